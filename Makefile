@@ -1,0 +1,72 @@
+# Everything here works on a fresh clone: each target installs what it needs into .venv first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS_VENV := .venv-protos
+GENERATED := clients/python
+
+export RAY_USAGE_STATS_ENABLED := 0
+export TOKENIZERS_PARALLELISM := false
+# Where cores are shared, waiting threads must not spin.
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev audit test check bench testbed protos docs clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.server: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[server]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[server,dev]'
+	@touch $(VENV)/.server $@
+
+install: $(VENV)/.server ## Install the backend and its client.
+
+install-dev: $(VENV)/.dev ## Install the backend, its client and what the tests need.
+
+audit: $(VENV)/.server ## Start the backend, audit an erased model, write build/audit.html.
+	@mkdir -p build
+	$(BIN)/unerase audit testbed/uce --concept hourglass --battery quick --allow-incomplete --local \
+		--html build/audit.html --json-file build/audit.json
+
+test: $(VENV)/.dev ## Run the tests.
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.dev ## Format, lint, types, import rules, contracts, docs.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against releases/0.1.0.binpb
+	$(MAKE) --no-print-directory docs
+
+docs: $(VENV)/.dev ## Build the documentation into build/docs; a broken link is an error.
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
+bench: $(VENV)/.dev ## Measure speed and memory as ratios within one run; writes build/bench.json.
+	$(BIN)/python -m bench
+
+testbed: $(VENV)/.dev ## Train the testbed from nothing and print its table of detection rates.
+	$(BIN)/python -m unerase_backend.testbed.train --out build/testbed
+
+$(PROTOS_VENV)/.tools: protos/requirements.txt
+	$(PYTHON) -m venv $(PROTOS_VENV)
+	$(PROTOS_VENV)/bin/python -m pip install --quiet --requirement protos/requirements.txt
+	@touch $@
+
+protos: $(PROTOS_VENV)/.tools ## Generate the Python code of the contracts.
+	$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -Iprotos \
+		--plugin=protoc-gen-mypy=$(PROTOS_VENV)/bin/protoc-gen-mypy \
+		--plugin=protoc-gen-mypy_grpc=$(PROTOS_VENV)/bin/protoc-gen-mypy_grpc \
+		--python_out=$(GENERATED) --grpc_python_out=$(GENERATED) --mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet:$(GENERATED) \
+		$$(cd protos && find unerase -name '*.proto' | sort)
+
+clean: ## Remove what was built and installed.
+	rm -rf build $(VENV) $(PROTOS_VENV)

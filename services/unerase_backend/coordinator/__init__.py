@@ -1,0 +1,1 @@
+"""The coordinator: plan, durable workflow, gRPC server, metrics."""

@@ -1,0 +1,1 @@
+"""The mathematics: loading, conditioning, the batched sampler, the denoising error."""

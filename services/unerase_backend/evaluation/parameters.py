@@ -1,0 +1,101 @@
+"""The parameters of an evaluation: checked against its description, defaults filled in.
+
+Pure, so that the coordinator refuses a bad request before anything is planned, by the same rule by which the
+rooms read a unit.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct, Value
+
+from unerase.v1.types_pb2 import EvaluationDescription, ParameterDescription
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+MAX_LIST_LENGTH = 64
+"""The most numbers that a list parameter may hold."""
+
+Parameters = dict[str, int | float | list[int] | list[float]]
+
+
+def resolve_parameters(
+    description: EvaluationDescription, given: Struct, *, field: str = "unit.parameters"
+) -> Parameters:
+    """Return every parameter of the evaluation by name: what is given, else its default.
+
+    Whole-number parameters come as `int`, others as `float`, list parameters as lists of either.
+
+    Raises:
+        InvalidRequestError: with one violation `<field>.<name>` for each parameter that is unknown, of another type,
+            not whole, not finite, or out of its bounds.
+    """
+    described = {parameter.name: parameter for parameter in description.parameters}
+    violations = [
+        FieldViolation(f"{field}.{name}", _unknown(description.name, name, list(described)))
+        for name in sorted(given.fields)
+        if name not in described
+    ]
+    parameters: Parameters = {}
+    for name, parameter in described.items():
+        value = given.fields.get(name, parameter.default_value)
+        problem = _problem(parameter, value)
+        if problem:
+            violations.append(FieldViolation(f"{field}.{name}", problem))
+        else:
+            parameters[name] = _read(parameter, value)
+    if violations:
+        raise InvalidRequestError.of(*violations)
+    return parameters
+
+
+def parameters_struct(parameters: Parameters) -> Struct:
+    """Return parameters as the message in which a unit carries them."""
+    struct = Struct()
+    json_format.ParseDict(parameters, struct)
+    return struct
+
+
+def _read(parameter: ParameterDescription, value: Value) -> int | float | list[int] | list[float]:
+    if parameter.list:
+        numbers = [item.number_value for item in value.list_value.values]
+        return [round(number) for number in numbers] if parameter.integer else numbers
+    return round(value.number_value) if parameter.integer else value.number_value
+
+
+def _problem(parameter: ParameterDescription, value: Value) -> str:
+    kind = value.WhichOneof("kind")
+    if not parameter.list:
+        return "must be a number" if kind != "number_value" else _number_problem(parameter, value.number_value)
+    if kind != "list_value":
+        return "must be a list of numbers"
+    items = value.list_value.values
+    if not 1 <= len(items) <= MAX_LIST_LENGTH:
+        return f"must hold 1 to {MAX_LIST_LENGTH} numbers, not {len(items)}"
+    for position, item in enumerate(items):
+        if item.WhichOneof("kind") != "number_value":
+            return f"item {position} must be a number"
+        problem = _number_problem(parameter, item.number_value)
+        if problem:
+            return f"item {position} {problem}"
+    return ""
+
+
+def _number_problem(parameter: ParameterDescription, number: float) -> str:
+    if not math.isfinite(number):
+        return "must be finite"
+    if parameter.integer and number != math.floor(number):
+        return f"must be a whole number, not {number:g}"
+    if parameter.HasField("minimum") and number < parameter.minimum:
+        return f"must be at least {parameter.minimum:g}, not {number:g}"
+    if parameter.HasField("maximum") and number > parameter.maximum:
+        return f"must be at most {parameter.maximum:g}, not {number:g}"
+    return ""
+
+
+def _unknown(evaluation: str, name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"{evaluation} has no such parameter; did you mean {near[0]!r}?"
+    return f"{evaluation} has no such parameter; it has {', '.join(sorted(names)) or 'none'}"

@@ -1,0 +1,1 @@
+"""The deployment around the sampler: queue, batching, caches."""

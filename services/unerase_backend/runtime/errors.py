@@ -1,0 +1,139 @@
+"""The domain's errors: each knows its gRPC code and a machine-readable reason.
+
+A message says what is wrong, where, and what to do; it never holds a path, a host or a stack trace.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import grpc
+
+
+@dataclass(frozen=True)
+class FieldViolation:
+    """One bad field of a request: its path as in `spec.battery.evaluations[1].name`, and what is wrong with it."""
+
+    field: str
+    description: str
+
+
+class UneraseError(Exception):
+    """Base of every error that a caller may see."""
+
+    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    reason: str = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        violations: Sequence[FieldViolation] = (),
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or type(self).reason
+        self.metadata = dict(metadata or {})
+        self.violations = tuple(violations)
+        self.retry_after_seconds = retry_after_seconds
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive a process boundary with every field."""
+        return _rebuild, (
+            type(self),
+            self.message,
+            self.reason,
+            self.metadata,
+            self.violations,
+            self.retry_after_seconds,
+        )
+
+
+def _rebuild(
+    kind: type[UneraseError],
+    message: str,
+    reason: str,
+    metadata: Mapping[str, str],
+    violations: Sequence[FieldViolation],
+    retry_after_seconds: float | None,
+) -> UneraseError:
+    return kind(
+        message, reason=reason, metadata=metadata, violations=violations, retry_after_seconds=retry_after_seconds
+    )
+
+
+class InvalidRequestError(UneraseError):
+    """A request with bad fields."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+    @classmethod
+    def of(cls, *violations: FieldViolation) -> "InvalidRequestError":
+        """Make the error of one or more violations; its message lists them."""
+        return cls("; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations)
+
+
+class NotFoundError(UneraseError):
+    """Something named does not exist."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "NOT_FOUND"
+
+
+class AlreadyExistsError(UneraseError):
+    """The same request id came with another body."""
+
+    code = grpc.StatusCode.ALREADY_EXISTS
+    reason = "ALREADY_EXISTS"
+
+
+class PreconditionError(UneraseError):
+    """The thing is not in a state in which this can be done."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "FAILED_PRECONDITION"
+
+
+class UnsafeModelError(UneraseError):
+    """A model folder that must not or cannot be loaded."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "UNSAFE_MODEL"
+
+
+class ExhaustedError(UneraseError):
+    """A limit is reached; trying later may succeed."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "RESOURCE_EXHAUSTED"
+
+
+class UnavailableError(UneraseError):
+    """A part of the backend is gone for the moment; trying again is safe."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+
+
+class CancelledError(UneraseError):
+    """The caller gave up."""
+
+    code = grpc.StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+class DeadlineError(UneraseError):
+    """The caller's deadline has passed."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class DataLossError(UneraseError):
+    """Stored bytes are missing or not what their digest says."""
+
+    code = grpc.StatusCode.DATA_LOSS
+    reason = "DATA_LOSS"

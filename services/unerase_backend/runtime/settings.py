@@ -1,0 +1,19 @@
+"""The settings that several rooms share; each room adds its own beside its deployment.
+
+An unknown key is an error, in a Serve config's `args` as well as here.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RoomSettings(BaseModel):
+    """Where a deployment finds its artefacts and its catalogue, and how it computes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    artifacts: str = Field(description="fsspec URL or folder of the artefact store")
+    catalogues: tuple[str, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
+    device: str = Field(default="cpu", description="torch device of the weights")
+    dtype: str = Field(default="float32", description="torch dtype of the computation")
+    # One thread in each of two processes uses two cores fully; two threads in one process use 1.3 of them.
+    torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica")
