@@ -1,1 +1,6 @@
-"""The catalogue: the models, judges and concepts that can be named, and the digests of their weights."""
+"""The catalogue: the models, judges and concepts that a request may name, and nothing else that could be loaded."""
+
+from unerase_backend.catalogue.catalogue import EMBEDDED, Catalogue
+from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry, ModelEntry
+
+__all__ = ["EMBEDDED", "Catalogue", "ConceptEntry", "JudgeEntry", "ModelEntry"]

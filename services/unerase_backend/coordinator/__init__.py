@@ -1,1 +1,1 @@
-"""The coordinator: plan, durable workflow, gRPC server, metrics."""
+"""The coordinator: plans audits, runs them as durable workflows, and serves them."""

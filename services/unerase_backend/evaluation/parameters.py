@@ -7,6 +7,7 @@ rooms read a unit.
 import difflib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
@@ -17,7 +18,8 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 MAX_LIST_LENGTH = 64
 """The most numbers that a list parameter may hold."""
 
-Parameters = dict[str, int | float | list[int] | list[float]]
+Parameters = dict[str, Any]
+"""Values by name: `int`, `float`, or a list of either, as the description says."""
 
 
 def resolve_parameters(

@@ -135,6 +135,7 @@ class Rate(_message.Message):
     CASES_FIELD_NUMBER: _builtins.int
     UNSCORED_FIELD_NUMBER: _builtins.int
     WILSON_FIELD_NUMBER: _builtins.int
+    CORRECTED_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     cases: _builtins.int
     """Cases that count; those with nothing scored are not among them."""
@@ -142,7 +143,11 @@ class Rate(_message.Message):
     """Cases in which at least one deciding draw is unscored."""
     @_builtins.property
     def wilson(self) -> Global___Interval:
-        """Wilson's two-sided 95 % interval."""
+        """Wilson's two-sided 95 % interval; for the several draws of an arm, at their effective number."""
+
+    @_builtins.property
+    def corrected(self) -> Global___Estimate:
+        """Corrected for the judge's errors (Rogan-Gladen); single draws only, and where the judges were measured."""
 
     def __init__(
         self,
@@ -151,10 +156,11 @@ class Rate(_message.Message):
         cases: _builtins.int = ...,
         unscored: _builtins.int = ...,
         wilson: Global___Interval | None = ...,
+        corrected: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["wilson", b"wilson"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["corrected", b"corrected", "wilson", b"wilson"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "hits", b"hits", "unscored", b"unscored", "wilson", b"wilson"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "corrected", b"corrected", "hits", b"hits", "unscored", b"unscored", "wilson", b"wilson"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -210,7 +216,7 @@ Global___Excess: _TypeAlias = Excess  # noqa: Y015
 
 @_typing.final
 class ArmResult(_message.Message):
-    """Detection rates of one arm, single draws."""
+    """Detection rates of one arm over its single draws: `cases` counts draws."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -261,6 +267,7 @@ class CurvePoint(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     CONTROL_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
+    """Empty where the draws of several deciding arms compete."""
     budget: _builtins.int
     @_builtins.property
     def subject(self) -> Global___Rate: ...
@@ -322,7 +329,9 @@ class EvaluationResult(_message.Message):
     """Share of scored deciding draws on which judge and second judge agree, and Cohen's kappa."""
     judge_kappa: _builtins.float
     controlled: _builtins.bool
-    """Whether the control is a model that never learned the concept (or a placebo)."""
+    """Whether the control is a model that never learned the concept (or a placebo). Otherwise `control`, if present,
+    is the judge's false positives on pictures without the concept, and the excess is over those, unpaired.
+    """
     @_builtins.property
     def subject(self) -> Global___Rate: ...
     @_builtins.property
@@ -398,7 +407,9 @@ class LikelihoodResult(_message.Message):
     @_builtins.property
     def general_damage(self) -> Global___Estimate: ...
     @_builtins.property
-    def lost_pull(self) -> Global___Estimate: ...
+    def lost_pull(self) -> Global___Estimate:
+        """Absent where the reference's own pull is not above 0."""
+
     @_builtins.property
     def control_destruction(self) -> Global___Estimate:
         """The control's own figures, for the plane."""

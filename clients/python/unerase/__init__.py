@@ -1,0 +1,68 @@
+"""unerase tells whether a concept was really erased from a text-to-image diffusion model, or only hidden.
+
+    from unerase import AuditSpec, Battery, Client
+
+    with Client("127.0.0.1:50051") as client:
+        spec = AuditSpec(subject="testbed/uce", concept="hourglass", battery=Battery(preset="quick"))
+        print(client.audit(spec).verdict.statement)
+
+This package is the client; it needs nothing of the backend. The messages are those of the contract `unerase.v1`.
+"""
+
+from unerase._aio import AsyncClient
+from unerase._client import Client
+from unerase._errors import FieldViolation, UneraseError
+from unerase._settings import DEFAULT_ADDRESS, ClientSettings, KeepAliveConfig, RetryConfig, TLSConfig
+from unerase.v1.audits_pb2 import (
+    Audit,
+    AuditEvent,
+    AuditSpec,
+    AuditState,
+    Battery,
+    BatteryPreset,
+    Report,
+    ReportFormat,
+    Tolerances,
+)
+from unerase.v1.models_pb2 import Model
+from unerase.v1.types_pb2 import (
+    Concept,
+    EvaluationClass,
+    EvaluationDescription,
+    EvaluationRequest,
+    ModelRole,
+    Observation,
+)
+from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Outcome, Verdict
+
+__all__ = [
+    "DEFAULT_ADDRESS",
+    "AsyncClient",
+    "Audit",
+    "AuditEvent",
+    "AuditSpec",
+    "AuditState",
+    "Battery",
+    "BatteryPreset",
+    "Client",
+    "ClientSettings",
+    "Concept",
+    "Conclusion",
+    "EvaluationClass",
+    "EvaluationDescription",
+    "EvaluationRequest",
+    "EvaluationResult",
+    "FieldViolation",
+    "KeepAliveConfig",
+    "Model",
+    "ModelRole",
+    "Observation",
+    "Outcome",
+    "Report",
+    "ReportFormat",
+    "RetryConfig",
+    "TLSConfig",
+    "Tolerances",
+    "UneraseError",
+    "Verdict",
+]

@@ -1,0 +1,250 @@
+"""The client for asyncio; method for method the same as `Client`."""
+
+# A timeout here is a deadline that the backend is told, and the same argument as in Client.
+# ruff: noqa: ASYNC109
+# grpc's classes are generic for type checkers only.
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import grpc
+from google.protobuf import json_format
+
+from unerase._client import joined
+from unerase._errors import UneraseError, error_of
+from unerase._settings import DEFAULT_ADDRESS, ClientSettings, channel_options
+from unerase._watching import ENDED, Watching
+from unerase.v1.audits_pb2 import (
+    Audit,
+    AuditEvent,
+    AuditSpec,
+    CancelAuditRequest,
+    CreateAuditRequest,
+    DeleteAuditRequest,
+    GetAuditRequest,
+    GetReportRequest,
+    GetReportResponse,
+    ListAuditsRequest,
+    ListEvaluationsRequest,
+    ListEvaluationsResponse,
+    ReadArtifactRequest,
+    ReadArtifactResponse,
+    Report,
+    ReportFormat,
+)
+from unerase.v1.audits_pb2_grpc import AuditServiceStub
+from unerase.v1.models_pb2 import GetModelRequest, ListConceptsRequest, ListModelsRequest, Model
+from unerase.v1.models_pb2_grpc import ModelServiceStub
+from unerase.v1.types_pb2 import Concept
+
+if TYPE_CHECKING:
+    from unerase.v1.audits_pb2_grpc import AuditServiceAsyncStub
+    from unerase.v1.models_pb2_grpc import ModelServiceAsyncStub
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Piece = TypeVar("Piece", GetReportResponse, ReadArtifactResponse)
+
+
+class AsyncClient:
+    """A connection to a backend, opened by the first call, in the event loop of that call.
+
+    Every method raises `UneraseError`. A timeout is in seconds and covers all attempts; None means the settings' own.
+    """
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> None:
+        self._address = address
+        self._settings = settings or ClientSettings()
+        self._channel: grpc.aio.Channel | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def create_audit(
+        self, spec: AuditSpec, *, request_id: str | None = None, timeout: float | None = None
+    ) -> Audit:
+        """Ask for an audit and return it as accepted, every default filled in.
+
+        The `request_id`, made here unless given, makes repeating safe: the same id and spec are the same audit.
+        """
+        request = CreateAuditRequest(request_id=request_id or uuid.uuid4().hex, spec=spec)
+        return await self._ask(self._audits().CreateAudit, request, timeout)
+
+    async def get_audit(self, audit_id: str, *, timeout: float | None = None) -> Audit:
+        """Return the audit as it is now."""
+        return await self._ask(self._audits().GetAudit, GetAuditRequest(id=audit_id), timeout)
+
+    async def audits(self, *, page_size: int = 100, timeout: float | None = None) -> AsyncIterator[Audit]:
+        """Yield all audits, the newest first, fetched by pages."""
+        token = ""
+        while True:
+            request = ListAuditsRequest(page_size=page_size, page_token=token)
+            page = await self._ask(self._audits().ListAudits, request, timeout)
+            for audit in page.audits:
+                yield audit
+            token = page.next_page_token
+            if not token:
+                return
+
+    async def watch(
+        self, audit_id: str, after_sequence: int = 0, *, timeout: float | None = None
+    ) -> AsyncIterator[AuditEvent]:
+        """Yield the audit's events after `after_sequence` until it ends, each once and in order.
+
+        A connection that breaks, or a backend that restarts, is resumed after the last event. Without a `timeout` it
+        watches for as long as the backend answers.
+        """
+        watching = Watching(audit_id, after_sequence, self._settings, timeout)
+        while True:
+            failure: UneraseError | None = None
+            try:
+                call = self._audits().WatchAudit(watching.request(), timeout=watching.remaining())
+                try:
+                    async for event in call:
+                        if watching.accept(event):
+                            yield event
+                finally:
+                    call.cancel()
+                # A stream after the last event brings nothing; only the audit itself says that this was all.
+                if watching.ended or (watching.idle and (await self.get_audit(audit_id)).state in ENDED):
+                    return
+            except grpc.RpcError as error:
+                failure = error_of(error)
+            except UneraseError as error:
+                failure = error
+            await asyncio.sleep(watching.delay(failure))
+
+    async def audit(
+        self,
+        spec: AuditSpec,
+        *,
+        request_id: str | None = None,
+        on_event: Callable[[AuditEvent], None] | None = None,
+        timeout: float | None = None,
+    ) -> Audit:
+        """Ask for an audit, watch it to its end and return it: succeeded with its verdict, failed or cancelled.
+
+        `on_event` is called with each event. A `timeout` ends the waiting, not the audit.
+        """
+        audit = await self.create_audit(spec, request_id=request_id)
+        async for event in self.watch(audit.id, timeout=timeout):
+            if on_event is not None:
+                on_event(event)
+        return await self.get_audit(audit.id)
+
+    async def cancel(self, audit_id: str, *, timeout: float | None = None) -> Audit:
+        """Cancel the audit; one that has ended stays as it is."""
+        return await self._ask(self._audits().CancelAudit, CancelAuditRequest(id=audit_id), timeout)
+
+    async def delete(self, audit_id: str, *, timeout: float | None = None) -> None:
+        """Delete an audit that has ended."""
+        await self._ask(self._audits().DeleteAudit, DeleteAuditRequest(id=audit_id), timeout)
+
+    async def report(
+        self,
+        audit_id: str,
+        format: ReportFormat.ValueType = ReportFormat.REPORT_FORMAT_HTML,
+        *,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Return the report of an audit that has succeeded: one HTML file, or JSON, in UTF-8."""
+        request = GetReportRequest(id=audit_id, format=format)
+        return await self._fetch(self._audits().GetReport, request, timeout)
+
+    async def report_json(self, audit_id: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return the report as the dictionary that docs/report.schema.json describes."""
+        report: dict[str, Any] = json.loads(
+            await self.report(audit_id, ReportFormat.REPORT_FORMAT_JSON, timeout=timeout)
+        )
+        return report
+
+    async def report_message(self, audit_id: str, *, timeout: float | None = None) -> Report:
+        """Return the report as a message."""
+        content = await self.report(audit_id, ReportFormat.REPORT_FORMAT_JSON, timeout=timeout)
+        return json_format.Parse(content, Report())
+
+    async def artifact(self, audit_id: str, digest: str, *, timeout: float | None = None) -> bytes:
+        """Return an artefact of the audit, as a PNG that its report names by SHA-256."""
+        return await self._fetch(self._audits().ReadArtifact, ReadArtifactRequest(id=audit_id, digest=digest), timeout)
+
+    async def evaluations(self, *, timeout: float | None = None) -> ListEvaluationsResponse:
+        """Return the evaluations there are, with their parameters, and the named batteries."""
+        return await self._ask(self._audits().ListEvaluations, ListEvaluationsRequest(), timeout)
+
+    async def models(self, *, timeout: float | None = None) -> list[Model]:
+        """Return the models of the catalogue, in order of name."""
+        models: list[Model] = []
+        token = ""
+        while True:
+            page = await self._ask(self._catalogue().ListModels, ListModelsRequest(page_token=token), timeout)
+            models += page.models
+            token = page.next_page_token
+            if not token:
+                return models
+
+    async def model(self, name: str, *, timeout: float | None = None) -> Model:
+        """Return one model of the catalogue."""
+        return await self._ask(self._catalogue().GetModel, GetModelRequest(name=name), timeout)
+
+    async def concepts(self, *, timeout: float | None = None) -> list[Concept]:
+        """Return the concepts of the catalogue, in order of name."""
+        concepts: list[Concept] = []
+        token = ""
+        while True:
+            page = await self._ask(self._catalogue().ListConcepts, ListConceptsRequest(page_token=token), timeout)
+            concepts += page.concepts
+            token = page.next_page_token
+            if not token:
+                return concepts
+
+    async def _ask(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout: float | None
+    ) -> Response:
+        try:
+            return await method(request, timeout=self._settings.timeout_seconds if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+
+    async def _fetch(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Request, Piece], request: Request, timeout: float | None
+    ) -> bytes:
+        limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
+        try:
+            return joined([piece async for piece in method(request, timeout=limit)])
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+
+    def _audits(self) -> AuditServiceAsyncStub:
+        return AuditServiceStub(self._open())
+
+    def _catalogue(self) -> ModelServiceAsyncStub:
+        return ModelServiceStub(self._open())
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            options = channel_options(self._address, self._settings)
+            tls = self._settings.tls
+            if tls is None:
+                self._channel = grpc.aio.insecure_channel(self._address, options=options)
+            else:
+                credentials = grpc.ssl_channel_credentials(
+                    tls.root_certificates, tls.client_key, tls.client_certificate
+                )
+                self._channel = grpc.aio.secure_channel(self._address, credentials, options=options)
+        return self._channel

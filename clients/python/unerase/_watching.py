@@ -1,0 +1,87 @@
+"""What a watch remembers between two connections; shared by both clients, without any I/O."""
+
+import random
+import time
+
+import grpc
+
+from unerase._errors import UneraseError
+from unerase._settings import ClientSettings
+from unerase.v1.audits_pb2 import AuditEvent, AuditState, WatchAuditRequest
+
+ENDED = (AuditState.AUDIT_STATE_SUCCEEDED, AuditState.AUDIT_STATE_FAILED, AuditState.AUDIT_STATE_CANCELLED)
+"""The states in which nothing more happens to an audit."""
+
+# A server that shuts down breaks its streams off with the second; a cancel of our own never gets here.
+_RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+class Watching:
+    """The place in an audit's events, and how long to wait before asking for the rest.
+
+    Attributes:
+        idle: this connection has brought nothing new yet.
+        ended: the last event was the audit's end.
+    """
+
+    def __init__(self, audit_id: str, after_sequence: int, settings: ClientSettings, timeout: float | None) -> None:
+        self._audit_id = audit_id
+        self._last = after_sequence
+        self._settings = settings
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._heard = time.monotonic()
+        self._failures = 0
+        self.idle = True
+        self.ended = False
+
+    def request(self) -> WatchAuditRequest:
+        """Ask, on a new connection, for everything after the last event."""
+        self.idle = True
+        return WatchAuditRequest(id=self._audit_id, after_sequence=self._last)
+
+    def remaining(self) -> float | None:
+        """Return the seconds left until the caller's own deadline; None if it has none."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def accept(self, event: AuditEvent) -> bool:
+        """Note an event; False if it was here before.
+
+        Raises:
+            UneraseError: DATA_LOSS, events between the last one and this one are missing.
+        """
+        if event.sequence <= self._last:
+            return False
+        if event.sequence != self._last + 1:
+            raise UneraseError(
+                grpc.StatusCode.DATA_LOSS,
+                f"events {self._last + 1} to {event.sequence - 1} of audit {self._audit_id} are missing",
+                reason="EVENTS_MISSING",
+            )
+        self._last = event.sequence
+        self._heard = time.monotonic()
+        self._failures = 0
+        self.idle = False
+        self.ended = event.state_changed.state in ENDED
+        return True
+
+    def delay(self, error: UneraseError | None = None) -> float:
+        """Return the seconds to wait before the next connection.
+
+        Raises:
+            UneraseError: `error` itself, if it is final or patience has run out; DEADLINE_EXCEEDED at the caller's.
+        """
+        if error is not None and error.code not in _RESUMABLE:
+            raise error
+        if time.monotonic() - self._heard > self._settings.watch_patience_seconds:
+            raise error or UneraseError(
+                grpc.StatusCode.UNAVAILABLE, f"the events of audit {self._audit_id} end before the audit does"
+            )
+        retry = self._settings.retry
+        wait = retry.initial_backoff_seconds * retry.multiplier ** min(self._failures, 16)
+        self._failures += 1
+        # Not a secret: it only spreads clients out.
+        wait = min(wait, retry.max_backoff_seconds) * random.uniform(0.8, 1.2)  # noqa: S311
+        remaining = self.remaining()
+        if remaining is not None and remaining <= wait:
+            raise UneraseError(grpc.StatusCode.DEADLINE_EXCEEDED, f"audit {self._audit_id} did not end in time")
+        return wait

@@ -1,0 +1,1 @@
+"""The attacks, one file each; each registers itself when it is imported."""

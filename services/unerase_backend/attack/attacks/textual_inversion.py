@@ -1,0 +1,190 @@
+"""Textual inversion against an erased model, known as CCE: a new word is learned for what the concept's pictures show.
+
+Pham, Marshall, Cohen, Mittal, Hegde, "Circumventing Concept Erasure Methods For Text-to-Image Generative Models",
+arXiv 2308.01508, section 4; textual inversion itself: Gal et al., arXiv 2208.01618, equation 2. All weights are
+frozen, only the embedding v of a new word, (tokens, width), is learned:
+
+    v* = argmin  E over z, e, t, y of  mean (e - e_model(x_t, t, c(y, v)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
+
+with z the latents of the concept's pictures (the first half of them: the likelihood is measured on the second), e
+Gaussian noise, t uniform (stratified over a batch, which leaves its distribution as it is), a_t the cumulative alpha
+and c(y, v) the encoding of a prompt template y in which the new word stands in the concept's place. Adam, with a
+cosine learning rate. v starts from the embedding of the concept's initial word, or from the vocabulary's mean.
+
+The new word then stands in prompts, and starts from latent seeds, that it was not trained on. All roles meet the same
+pictures, timesteps, noise and templates. The defaults suit the testbed; for Stable Diffusion 1.4 take the paper's
+scale: steps 3000, batch_size 4, learning_rate 0.002.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, Sample, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_INJECTING,
+    SAMPLE_STATUS_UNSCORED,
+    Concept,
+    Finding,
+    Observation,
+)
+from unerase_backend.attack.registry import attack
+from unerase_backend.attack.workbench import Workbench
+from unerase_backend.diffusion.conditioning import Prompt, encode_tokens, tokenise_learned
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.schedule import add_noise
+from unerase_backend.diffusion.tensors import to_message
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.seeds import derive_seed
+
+PLACEHOLDER = "<learned>"
+TRACE_POINTS = 100
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned word: its embedding, (tokens, width) in float32, and the loss of each step.
+
+    `failure` is empty, or says why the embedding is of no use.
+    """
+
+    embedding: Tensor
+    losses: list[float]
+    failure: str = ""
+
+
+@attack(
+    "textual-inversion",
+    title="Textual inversion",
+    summary="Learns a new word for the concept's pictures against the frozen model and uses it in unseen prompts.",
+    evaluation_class=EVALUATION_CLASS_INJECTING,
+    parameters=[
+        parameter("steps", "Optimisation steps.", 250, minimum=1, maximum=20_000, integer=True),
+        parameter("batch_size", "Pictures in one step.", 16, minimum=1, maximum=256, integer=True),
+        parameter("learning_rate", "Adam's learning rate at the first step.", 0.02, minimum=1e-6, maximum=1.0),
+        parameter("tokens", "Token embeddings that make up the new word.", 1, minimum=1, maximum=8, integer=True),
+    ],
+    required=True,
+)
+async def textual_inversion(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
+    """Learn the word, then make one picture a case with it."""
+    concept = unit.target.concept
+    prompts = [with_placeholder(case.held_out_prompt, concept) for case in unit.cases]
+    learned = await workbench.compute(lambda: learn(unit, workbench))
+    embedding = to_message(learned.embedding)
+    trace = learned.losses[:: math.ceil(len(learned.losses) / TRACE_POINTS) or 1]
+    workbench.finding(Finding(prompt=prompts[0], placeholder=PLACEHOLDER, embedding=embedding, losses=trace))
+    trajectories = [
+        Trajectory(
+            conditioning=Conditioning(learned=LearnedPrompt(text=prompt, placeholder=PLACEHOLDER, embedding=embedding)),
+            guidance_scale=unit.guidance_scale,
+            latent_seed=case.held_out_latent_seed,
+            noise_seed=derive_seed(unit.seed_base, unit.evaluation, "noise", case.index),
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+        for case, prompt in zip(unit.cases, prompts, strict=True)
+    ]
+    if learned.failure:
+        samples = [Sample(status=SAMPLE_STATUS_UNSCORED, reason=learned.failure)] * len(trajectories)
+    else:
+        samples = await models.generate(unit.model, trajectories, panel(unit.target))
+    return [
+        observe(unit, sample, trajectory, case_index=case.index, prompt=prompt)
+        for case, prompt, trajectory, sample in zip(unit.cases, prompts, trajectories, samples, strict=True)
+    ]
+
+
+def learn(unit: Unit, workbench: Workbench) -> Learned:
+    """Run the optimisation; the same unit gives the same embedding, bit for bit, within a numerics profile.
+
+    A gradient that is not finite ends it: the unit's cases are then unscored, since a model that answers in NaN has
+    not been shown to have lost anything.
+
+    Raises:
+        InvalidRequestError: the concept has too few pictures or no templates, or its initial word is not one token.
+        CancelledError, DeadlineError: from the workbench, between two steps.
+    """
+    model, concept, parameters = workbench.model, unit.target.concept, workbench.parameters
+    steps, batch_size, tokens = parameters["steps"], parameters["batch_size"], parameters["tokens"]
+    latents = workbench.latents(_training_pictures(concept)).to(model.device)
+    prompts = _training_prompts(model, concept, tokens)
+    alphas_cumprod = model.alphas_cumprod.to(model.device)
+    embedding = _initial_embedding(model, concept).repeat(tokens, 1).requires_grad_()
+    optimiser = torch.optim.Adam([embedding], parameters["learning_rate"])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    draws = {purpose: workbench.generator(purpose) for purpose in ("picture", "prompt", "timestep", "noise")}
+    losses: list[float] = []
+    for step in range(steps):
+        pictures = torch.randint(len(latents), (batch_size,), generator=draws["picture"])
+        chosen = torch.randint(len(prompts), (batch_size,), generator=draws["prompt"]).tolist()
+        strata = torch.arange(batch_size) + torch.rand(batch_size, generator=draws["timestep"])
+        timesteps = (strata / batch_size * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1)
+        timesteps = timesteps.to(model.device)
+        noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
+        noisy = add_noise(latents[pictures], noise, alphas_cumprod[timesteps]).to(model.dtype)
+        # The text encoder reads each prompt of the batch once.
+        used = sorted(set(chosen))
+        encoded = encode_tokens(model, [prompts[index] for index in used], [embedding] * len(used))
+        encoded = encoded[[used.index(index) for index in chosen]]
+        predicted = model.unet(noisy, timesteps, encoder_hidden_states=encoded).sample
+        loss = functional.mse_loss(predicted.float(), noise)
+        (embedding.grad,) = torch.autograd.grad(loss, [embedding])
+        if not bool(torch.isfinite(embedding.grad).all()):
+            return Learned(embedding.detach(), losses, f"the gradient was not finite at step {step + 1} of {steps}")
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        workbench.progress(step + 1, steps, losses[-1])
+    return Learned(embedding.detach(), losses)
+
+
+def with_placeholder(prompt: str, concept: Concept) -> str:
+    """Return the prompt with the placeholder in place of the concept's words.
+
+    Raises:
+        InvalidRequestError: none of the concept's words stands in the prompt as a whole word.
+    """
+    names = "|".join(re.escape(name) for name in sorted(concept.names, key=len, reverse=True))
+    replaced, count = re.subn(rf"(?<!\S)(?:{names})(?![^\s.,;:!?])", PLACEHOLDER, prompt, flags=re.IGNORECASE)
+    if not names or not count:
+        description = f"must name the concept {concept.name!r}, whose place the learned word takes"
+        raise InvalidRequestError.of(FieldViolation("unit.cases.held_out_prompt", description))
+    return replaced
+
+
+def _training_pictures(concept: Concept) -> Sequence[str]:
+    half = len(concept.picture_digests) // 2
+    if not half:
+        raise _bad("picture_digests", "must hold two pictures at least: half of them are learned from")
+    return concept.picture_digests[:half]
+
+
+def _training_prompts(model: DiffusionModel, concept: Concept, tokens: int) -> list[Prompt]:
+    if not concept.prompts:
+        raise _bad("prompts", "must hold one template at least")
+    texts = [template.replace("{concept}", PLACEHOLDER) for template in concept.prompts]
+    return [tokenise_learned(model, text, PLACEHOLDER, tokens) for text in texts]
+
+
+def _initial_embedding(model: DiffusionModel, concept: Concept) -> Tensor:
+    vocabulary: Tensor = model.text_encoder.get_input_embeddings().weight.detach().float()
+    if not concept.initial_token:
+        return vocabulary.mean(0)
+    ids = model.tokenizer(concept.initial_token, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        raise _bad("initial_token", f"must be one token, not {len(ids)}")
+    return vocabulary[ids[0]].clone()
+
+
+def _bad(field: str, description: str) -> InvalidRequestError:
+    return InvalidRequestError.of(FieldViolation(f"unit.target.concept.{field}", description))

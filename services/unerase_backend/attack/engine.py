@@ -1,0 +1,138 @@
+"""Runs attacks: a unit in; progress, findings and observations out, while the optimisation runs in a thread.
+
+Whoever closes the stream cancels the unit: the optimisation ends at its next step.
+"""
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from unerase.internal.v1alpha1.attack_pb2 import (
+    AttackRequest,
+    AttackResponse,
+    ListAttacksRequest,
+    ListAttacksResponse,
+)
+from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
+from unerase.v1.types_pb2 import MODEL_ROLE_UNSPECIFIED, Observation
+from unerase_backend.attack.registry import ATTACKS
+from unerase_backend.attack.settings import AttackSettings
+from unerase_backend.attack.workbench import Workbench
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.evaluation.models import Models
+from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
+from unerase_backend.evaluation.registry import Evaluation
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import ExhaustedError, FieldViolation, InvalidRequestError, NotFoundError
+
+HEARTBEAT_SECONDS = 60.0
+"""How often the latest progress is repeated where nothing is new: a silent stream would be taken for a dead one."""
+
+
+class AttackEngine:
+    """The attacks, with the models they work on and the backends they make pictures with."""
+
+    def __init__(self, catalogue: Catalogue, store: ArtifactStore, settings: AttackSettings, models: Models) -> None:
+        self._catalogue = catalogue
+        self._store = store
+        self._settings = settings
+        self._models = models
+        self._kept: OrderedDict[str, DiffusionModel] = OrderedDict()
+        # One thread: units are optimised one after another; two at once would only share the core.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attack")
+
+    async def Attack(self, request: AttackRequest) -> AsyncGenerator[AttackResponse]:  # noqa: N802 - the RPC's name
+        """Run one unit; its observations come last.
+
+        Raises:
+            NotFoundError: an unknown attack, model or picture.
+            InvalidRequestError: a bad parameter, or a unit without what every attack needs.
+            DeadlineError: the unit has used up its time.
+            ExhaustedError: the device's memory does not suffice.
+        """
+        unit = request.unit
+        evaluation, parameters = _checked(unit)
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[UnitEvent | None] = asyncio.Queue()
+        given_up = threading.Event()
+
+        async def attack() -> list[Observation]:
+            model = await loop.run_in_executor(self._thread, self._model, unit.model)
+            workbench = Workbench(
+                unit,
+                model,
+                parameters,
+                self._store,
+                self._thread,
+                lambda event: loop.call_soon_threadsafe(lambda: events.put_nowait(event)),
+                given_up,
+                self._settings.unit_timeout_seconds,
+            )
+            return await evaluation.run(unit, self._models, workbench)
+
+        run = asyncio.create_task(attack())
+        run.add_done_callback(lambda _: events.put_nowait(None))
+        latest = UnitEvent(progress=Progress())
+        try:
+            while (event := await _next(events, latest)) is not None:
+                latest = event if event.HasField("progress") else latest
+                yield AttackResponse(event=event)
+            for observation in run.result():
+                yield AttackResponse(event=UnitEvent(observation=observation))
+        except torch.OutOfMemoryError as error:
+            raise ExhaustedError("the attack needs more memory than the device has free") from error
+        finally:
+            given_up.set()
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+
+    async def ListAttacks(self, request: ListAttacksRequest) -> ListAttacksResponse:  # noqa: N802 - the RPC's name
+        """List the attacks, in order of name."""
+        return ListAttacksResponse(attacks=[evaluation.description for evaluation in ATTACKS.all().values()])
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _model(self, name: str) -> DiffusionModel:
+        torch.set_num_threads(self._settings.torch_threads)
+        if name not in self._kept:
+            device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.dtype)
+            self._kept[name] = load_model(self._catalogue, name, device, dtype)
+            if len(self._kept) > self._settings.models_kept:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(name)
+        return self._kept[name]
+
+
+async def _next(events: "asyncio.Queue[UnitEvent | None]", latest: UnitEvent) -> UnitEvent | None:
+    try:
+        async with asyncio.timeout(HEARTBEAT_SECONDS):
+            return await events.get()
+    except TimeoutError:
+        return latest
+
+
+def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
+    evaluation = ATTACKS.all().get(unit.evaluation)
+    if evaluation is None:
+        raise NotFoundError(
+            f"there is no attack {unit.evaluation!r}; there are {', '.join(ATTACKS.all())}",
+            reason="EVALUATION_NOT_FOUND",
+        )
+    needed = {
+        "unit.role": unit.role != MODEL_ROLE_UNSPECIFIED,
+        "unit.model": unit.model,
+        "unit.target.concept.name": unit.target.concept.name,
+        "unit.cases": unit.cases,
+        "unit.steps": unit.steps,
+    }
+    violations = [FieldViolation(field, "must be given") for field, given in needed.items() if not given]
+    if violations:
+        raise InvalidRequestError.of(*violations)
+    return evaluation, resolve_parameters(evaluation.description, unit.parameters)

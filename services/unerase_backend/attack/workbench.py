@@ -1,0 +1,104 @@
+"""What an attack is handed beside its unit and the backends: a model with gradients, pictures, and a way to report.
+
+The weights are frozen; gradients flow through them to whatever the attack optimises. The optimisation runs in a thread,
+and looks at `progress` (or `check`) once a step, where it learns that nobody waits for it any more.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
+from unerase.v1.types_pb2 import Finding
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.pictures import encode
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import CancelledError, DeadlineError, FieldViolation, InvalidRequestError
+from unerase_backend.runtime.pictures import decode_picture
+from unerase_backend.runtime.seeds import derive_seed
+
+Result = TypeVar("Result")
+
+REPORTS = 100
+ENCODE_BATCH = 8
+
+
+class Workbench:
+    """One unit's bench, used by one attack once."""
+
+    def __init__(
+        self,
+        unit: Unit,
+        model: DiffusionModel,
+        parameters: Parameters,
+        store: ArtifactStore,
+        thread: Executor,
+        emit: Callable[[UnitEvent], object],
+        given_up: threading.Event,
+        timeout_seconds: float,
+    ) -> None:
+        self.model = model
+        self.parameters = parameters
+        self._unit = unit
+        self._store = store
+        self._thread = thread
+        self._emit = emit
+        self._deadline = time.monotonic() + timeout_seconds
+        self._given_up = given_up
+
+    async def compute(self, optimisation: Callable[[], Result]) -> Result:
+        """Run `optimisation` in the room's thread, so that the event loop stays free."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, optimisation)
+
+    def check(self) -> None:
+        """Raise where the optimisation must end.
+
+        Raises:
+            CancelledError: the caller gave up.
+            DeadlineError: the unit has used up its time.
+        """
+        if self._given_up.is_set():
+            raise CancelledError("the caller gave up")
+        if time.monotonic() > self._deadline:
+            raise DeadlineError("the unit has used up the time that the attack's deployment allows")
+
+    def progress(self, step: int, steps: int, loss: float | None = None) -> None:
+        """Report that `step` of `steps` are done, and `check`; about a hundred reports go out, the last one always."""
+        self.check()
+        if step == steps or step * REPORTS // steps != (step - 1) * REPORTS // steps:
+            self._emit(UnitEvent(progress=Progress(step=step, steps=steps, loss=loss)))
+
+    def finding(self, finding: Finding) -> None:
+        """Leave what was found; the evaluation, role, model and concept are filled in."""
+        whole = Finding()
+        whole.CopyFrom(finding)
+        whole.evaluation, whole.role, whole.model = self._unit.evaluation, self._unit.role, self._unit.model
+        whole.concept = self._unit.target.concept.name
+        self._emit(UnitEvent(finding=whole))
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Return a new CPU generator for `purpose`: the same for every role, so that all models meet the same draws."""
+        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, purpose))
+
+    def latents(self, digests: Sequence[str]) -> Tensor:
+        """Return the latents of pictures of the artefact store, (n, channels, height, width), float32 on the CPU.
+
+        Raises:
+            NotFoundError: a picture is not in the store.
+            UnreadablePictureError: one is damaged.
+            InvalidRequestError: one is not of the model's resolution.
+        """
+        side = self.model.resolution
+        pictures = [decode_picture(self._store.get(digest)) for digest in digests]
+        if any(picture.shape != (side, side, 3) for picture in pictures):
+            description = f"the model's pictures are {side} x {side} pixels"
+            raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
+        # Cloned, since the VAE runs in inference mode, whose tensors no gradient may meet.
+        return encode(self.model, pictures, ENCODE_BATCH).clone()

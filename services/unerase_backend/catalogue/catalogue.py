@@ -1,0 +1,329 @@
+"""The catalogue of a deployment: the embedded testbed's file and those of the operator, checked as a whole."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
+from unerase.v1.models_pb2 import Model, WeightFile
+from unerase.v1.types_pb2 import (
+    CONCEPT_KIND_COLOUR,
+    CONCEPT_KIND_OBJECT,
+    CONCEPT_KIND_STYLE,
+    Concept,
+    JudgeLabels,
+)
+from unerase_backend.catalogue import digests, sheets
+from unerase_backend.catalogue.entries import (
+    GUIDANCE_SCALE,
+    PROMPTS,
+    STEPS,
+    CatalogueFile,
+    ConceptEntry,
+    JudgeEntry,
+    ModelEntry,
+    read_file,
+)
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
+
+EMBEDDED = Path(__file__).parent.parent / "testbed" / "weights" / "catalogue.yaml"
+
+_KINDS = {"object": CONCEPT_KIND_OBJECT, "colour": CONCEPT_KIND_COLOUR, "style": CONCEPT_KIND_STYLE}
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True)
+class ModelParts:
+    """What a model is loaded from: a pipeline folder, and files that replace tensors of its parts, in order."""
+
+    folder: Path
+    unet: tuple[Path, ...]
+    text_encoder: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Every model, judge and concept by name, in the order of the files."""
+
+    models: Mapping[str, ModelEntry]
+    judges: Mapping[str, JudgeEntry]
+    concepts: Mapping[str, ConceptEntry]
+    _memory: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, paths: Sequence[str] = (), *, embedded: Path = EMBEDDED) -> "Catalogue":
+        """Read the embedded catalogue, where it is there, and the files at `paths`.
+
+        Raises:
+            InvalidRequestError: a file holds a bad field, a name stands twice, or an entry names what is not there.
+        """
+        sources = [*([embedded] if embedded.exists() else []), *(Path(path) for path in paths)]
+        files = [(path, read_file(path)) for path in sources]
+        violations: list[FieldViolation] = []
+        merged: dict[str, dict[str, Any]] = {"models": {}, "judges": {}, "concepts": {}}
+        for path, file in files:
+            for section, entries in merged.items():
+                for name, entry in getattr(file, section).items():
+                    if name in entries:
+                        violations.append(_violation(path, section, name, "is already in the catalogue"))
+                    entries[name] = entry
+        for path, file in files:
+            violations += _dangling(path, file, merged)
+        if violations:
+            raise InvalidRequestError.of(*violations)
+        merged["models"] = {name: _inherited(name, merged["models"]) for name in merged["models"]}
+        models, judges, concepts = (MappingProxyType(merged[section]) for section in ("models", "judges", "concepts"))
+        return cls(models, judges, concepts)
+
+    def model(self, name: str) -> ModelEntry:
+        """Return a model's entry, with every figure filled in.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return _find(self.models, name, "model")
+
+    def judge(self, name: str) -> JudgeEntry:
+        """Return a judge's entry.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return _find(self.judges, name, "judge")
+
+    def concept(self, name: str) -> ConceptEntry:
+        """Return a concept's entry.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return _find(self.concepts, name, "concept")
+
+    def model_parts(self, name: str) -> ModelParts:
+        """Return what a model is loaded from.
+
+        Raises:
+            NotFoundError: there is no such model.
+            UnavailableError: the hub does not give it.
+        """
+        entry = self.model(name)
+        if entry.base is not None:
+            base = self.model_parts(entry.base)
+        else:
+            folder = entry.folder
+            assert folder is not None  # noqa: S101 - an entry has a folder or a base
+            base = ModelParts(folder, (), ())
+        return ModelParts(
+            base.folder,
+            (*base.unet, *([entry.unet] if entry.unet else [])),
+            (*base.text_encoder, *([entry.text_encoder] if entry.text_encoder else [])),
+        )
+
+    def describe_model(self, name: str) -> Model:
+        """Return a model with the digests of its weight files, its base's included; they are computed once.
+
+        The model's digest is over its configurations as well.
+
+        Raises:
+            NotFoundError: there is no such model.
+            UnsafeModelError: a part is missing, has no safetensors, or leads out of its folder.
+            UnavailableError: the hub does not give it.
+        """
+        entry = self.model(name)
+        described: Model = self._remembered("model", name, lambda: self._describe(name, entry))
+        copy = Model()
+        copy.CopyFrom(described)
+        return copy
+
+    def judge_digest(self, name: str) -> str:
+        """Return SHA-256 over a judge's files, computed once.
+
+        Raises:
+            NotFoundError: there is no such judge.
+            UnsafeModelError: it has no safetensors, or leads out of its folder.
+            UnavailableError: the hub does not give it.
+        """
+        entry = self.judge(name)
+
+        def compute() -> str:
+            folder = entry.folder
+            return digests.combined_digest(digests.folder_files("judge", folder, None if entry.hub else folder))
+
+        digest: str = self._remembered("judge", name, compute)
+        return digest
+
+    def default_judges(self) -> tuple[str, str, str]:
+        """Return the selector, the judge and the second judge where a request names none: the first judge of kind clip
+        and the first two of kind classifier.
+
+        Raises:
+            PreconditionError: the catalogue has not that many.
+        """
+        by_kind = {kind: [name for name, entry in self.judges.items() if entry.kind == kind] for kind in _JUDGE_KINDS}
+        if not by_kind["clip"] or len(by_kind["classifier"]) < 2:
+            raise PreconditionError(
+                "the catalogue needs one judge of kind clip and two of kind classifier, or the request must name three",
+                reason="JUDGES_MISSING",
+            )
+        return by_kind["clip"][0], by_kind["classifier"][0], by_kind["classifier"][1]
+
+    def concept_message(self, name: str, store: ArtifactStore) -> Concept:
+        """Return a concept, its pictures cut out of their sheets and put into `store`.
+
+        Raises:
+            NotFoundError: there is no such concept.
+        """
+        entry = self.concept(name)
+        message = Concept(
+            name=name,
+            kind=_KINDS[entry.kind],
+            names=entry.names,
+            prompts=entry.prompts or PROMPTS[entry.kind],
+            held_out_prompts=entry.held_out_prompts,
+            labels=[JudgeLabels(judge=judge, labels=labels) for judge, labels in entry.labels.items()],
+            control=entry.control or "",
+            initial_token=entry.initial_token,
+        )
+        message.picture_digests.extend(store.put(tile) for tile in self._tiles(entry.pictures, entry.tile))
+        message.near_miss_digests.extend(store.put(tile) for tile in self._tiles(entry.near_misses, entry.tile))
+        return message
+
+    def target(self, concept: str, store: ArtifactStore, selector: str, judge: str, second_judge: str) -> Target:
+        """Return a concept with the questions for three judges, from the tables of labels.
+
+        A CLIP judge weighs the concept's texts against those of every other concept of the same kind.
+
+        Raises:
+            NotFoundError: there is no such concept or judge.
+            PreconditionError: the concept has no labels for one of them.
+        """
+        return Target(
+            concept=self.concept_message(concept, store),
+            selector=self.question(concept, selector),
+            judge=self.question(concept, judge),
+            second_judge=self.question(concept, second_judge),
+        )
+
+    def question(self, concept: str, judge: str) -> Question:
+        """Return what a judge is asked about a concept; errors as in `target`."""
+        entry, kind = self.concept(concept), self.judge(judge).kind
+        if judge not in entry.labels:
+            raise PreconditionError(
+                f"the concept {concept!r} has no labels for the judge {judge!r}; add them to the catalogue",
+                reason="LABELS_MISSING",
+                metadata={"concept": concept, "judge": judge},
+            )
+        labels = entry.labels[judge]
+        alternatives = [
+            text
+            for other in self.concepts.values()
+            if kind == "clip" and other.kind == entry.kind
+            for text in other.labels.get(judge, ())
+            if text not in labels
+        ]
+        return Question(judge=judge, labels=labels, alternatives=dict.fromkeys(alternatives))
+
+    def _tiles(self, sheet: Path | None, tile: int) -> tuple[bytes, ...]:
+        if sheet is None:
+            return ()
+        return self._remembered("sheet", f"{sheet} {tile}", lambda: sheets.cut(sheet, tile))
+
+    def _describe(self, name: str, entry: ModelEntry) -> Model:
+        base = self.describe_model(entry.base) if entry.base else Model()
+        files: list[digests.HashedFile] = []
+        if entry.base is None:
+            folder = entry.folder
+            assert folder is not None  # noqa: S101 - an entry has a folder or a base
+            files += digests.pipeline_files(folder, None if entry.hub else folder)
+        for component, path in (("unet", entry.unet), ("text_encoder", entry.text_encoder)):
+            if path is not None:
+                files.append(digests.hash_file(f"{component} replaced", path))
+        weights = [
+            WeightFile(component=file.component.split()[0], digest=file.digest, size_bytes=file.size_bytes)
+            for file in files
+            if file.weights
+        ]
+        return Model(
+            name=name,
+            base=entry.base or "",
+            digest=digests.combined_digest(files, base.digest),
+            files=[*base.files, *weights],
+            guidance_scale=entry.guidance_scale,
+            steps=entry.steps,
+            resolution=entry.resolution,
+            erased=entry.erased,
+            never_learned=entry.never_learned,
+            method=entry.method,
+        )
+
+    def _remembered(self, kind: str, name: str, compute: Callable[[], Entry]) -> Entry:
+        with self._lock:
+            if (kind, name) not in self._memory:
+                self._memory[kind, name] = compute()
+            remembered: Entry = self._memory[kind, name]
+            return remembered
+
+
+_JUDGE_KINDS = ("clip", "classifier")
+
+
+def _find(entries: Mapping[str, Entry], name: str, kind: str) -> Entry:
+    if name not in entries:
+        raise NotFoundError(
+            f"the catalogue has no {kind} {name!r}", reason=f"{kind.upper()}_NOT_FOUND", metadata={kind: name}
+        )
+    return entries[name]
+
+
+def _violation(path: Path, section: str, key: str, description: str) -> FieldViolation:
+    return FieldViolation(f"{path.name}: {section}.{key}", description)
+
+
+def _dangling(path: Path, file: CatalogueFile, merged: Mapping[str, Mapping[str, Any]]) -> list[FieldViolation]:
+    violations = []
+    for name, model in file.models.items():
+        chain = [name]
+        while (base := merged["models"][chain[-1]].base) is not None:
+            if base not in merged["models"]:
+                violations.append(_violation(path, "models", f"{name}.base", f"there is no model {base!r}"))
+                break
+            if base in chain:
+                violations.append(_violation(path, "models", f"{name}.base", "leads back to itself"))
+                break
+            chain.append(base)
+        if model.base is not None and model.resolution:
+            violations.append(_violation(path, "models", f"{name}.resolution", "is the base's and cannot be changed"))
+    for name, concept in file.concepts.items():
+        for judge in concept.labels:
+            if judge not in merged["judges"]:
+                violations.append(_violation(path, "concepts", f"{name}.labels.{judge}", "there is no such judge"))
+        if concept.control is not None:
+            control = merged["models"].get(concept.control)
+            if control is None:
+                violations.append(_violation(path, "concepts", f"{name}.control", "there is no such model"))
+            elif name not in control.never_learned:
+                description = "the model's never_learned does not name the concept"
+                violations.append(_violation(path, "concepts", f"{name}.control", description))
+    return violations
+
+
+def _inherited(name: str, models: Mapping[str, ModelEntry]) -> ModelEntry:
+    entry = models[name]
+    if entry.base:
+        given: ModelEntry = _inherited(entry.base, models)
+        figures = (given.guidance_scale, given.steps, given.resolution)
+    else:
+        figures = (GUIDANCE_SCALE, STEPS, entry.resolution)
+    return entry.model_copy(
+        update={
+            "guidance_scale": entry.guidance_scale or figures[0],
+            "steps": entry.steps or figures[1],
+            "resolution": figures[2],
+        }
+    )

@@ -1,0 +1,87 @@
+"""What a model or judge is made of: its files by component, each with its SHA-256, and one digest over all of them."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unerase_backend.runtime.errors import UnsafeModelError
+
+WEIGHTS = ".safetensors"
+# What else decides the result: configurations, vocabularies.
+_TEXTS = (".json", ".txt")
+_UNSAFE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".msgpack", ".h5", ".onnx")
+_PIPELINE = ("unet", "vae", "text_encoder")
+_TEXT_ONLY = ("tokenizer", "scheduler")
+
+
+@dataclass(frozen=True)
+class HashedFile:
+    """A file with the component it belongs to."""
+
+    component: str
+    name: str
+    digest: str
+    size_bytes: int
+
+    @property
+    def weights(self) -> bool:
+        """Whether it holds weights; otherwise it configures them."""
+        return self.name.endswith(WEIGHTS)
+
+
+def hash_file(component: str, path: Path) -> HashedFile:
+    """Return the file with its digest."""
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return HashedFile(component, path.name, digest, path.stat().st_size)
+
+
+def pipeline_files(folder: Path, root: Path | None) -> list[HashedFile]:
+    """Return the files of a pipeline folder that are loaded, by component and name.
+
+    `root` is the folder that no link may lead out of; None for a snapshot of the hub, whose files are links.
+
+    Raises:
+        UnsafeModelError: a component is missing, has no safetensors, or leads out of `root`.
+    """
+    files = []
+    for component in _PIPELINE:
+        files += folder_files(component, folder / component, root)
+    for component in _TEXT_ONLY:
+        files += [hash_file(component, path) for path in _listed(component, folder / component, root, _TEXTS)]
+    return files
+
+
+def folder_files(component: str, folder: Path, root: Path | None) -> list[HashedFile]:
+    """Return the files of one folder with weights, by name.
+
+    Raises:
+        UnsafeModelError: it is missing, has no safetensors, or leads out of `root`.
+    """
+    paths = _listed(component, folder, root, (WEIGHTS, *_TEXTS))
+    if not any(path.suffix == WEIGHTS for path in paths):
+        if any(path.suffix in _UNSAFE for path in folder.iterdir()):
+            raise UnsafeModelError(
+                f"{component} has its weights in a format that can carry code; convert them to safetensors",
+                reason="WEIGHTS_NOT_SAFETENSORS",
+            )
+        raise UnsafeModelError(f"{component} has no weights", reason="WEIGHTS_MISSING")
+    return [hash_file(component, path) for path in paths]
+
+
+def combined_digest(files: Iterable[HashedFile], base: str = "") -> str:
+    """Return SHA-256 over the sorted components with their files' digests, and over the base's digest."""
+    lines: Sequence[str] = sorted(f"{file.component}\0{file.name}\0{file.digest}\n" for file in files)
+    return hashlib.sha256("".join([f"base\0{base}\n", *lines]).encode()).hexdigest()
+
+
+def _listed(component: str, folder: Path, root: Path | None, suffixes: tuple[str, ...]) -> list[Path]:
+    if not folder.is_dir():
+        raise UnsafeModelError(f"{component} is missing", reason="MODEL_INCOMPLETE")
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in suffixes)
+    if root is not None:
+        for path in (folder, *paths):
+            if not path.resolve().is_relative_to(root):
+                raise UnsafeModelError(f"{component} leads out of its folder by a link", reason="PATH_ESCAPES")
+    return paths

@@ -1,0 +1,297 @@
+"""One catalogue file: strict YAML, paths that stay inside its folder, hub ids that are pinned.
+
+hub_organisations: [CompVis]              # whose hub ids this file may name
+models:
+  sd/1.4:     {hub: CompVis/stable-diffusion-v1-4, revision: <40 hex digits>, resolution: 512}
+  sd/edited:  {base: sd/1.4, unet: edited/unet.safetensors, method: UCE, erased: [tench]}
+  own/folder: {pipeline: folder, guidance_scale: 3.0, steps: 50, resolution: 32}
+judges:
+  sd/clip:    {kind: clip, hub: openai/clip-vit-base-patch32, revision: <40 hex digits>}
+  own/judge:  {kind: classifier, path: judge}
+concepts:
+  tench:      {kind: object, names: [tench], labels: {own/judge: ["tench, Tinca tinca"]}, pictures: tench.png, ...}
+"""
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from PIL import Image
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from unerase_backend.catalogue import hub
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+GUIDANCE_SCALE = 7.5
+STEPS = 50
+PROMPTS = {
+    "object": ("a picture of a {concept}",),
+    "colour": ("a picture of something {concept}",),
+    "style": ("a painting in the style of {concept}",),
+}
+MAX_BYTES = 4 * 1024 * 1024
+
+
+def inside(root: Path, relative: object) -> Path:
+    """Return `relative` below `root`, links followed.
+
+    Raises:
+        ValueError: it is no relative path, leads out of `root` (by dots or by a link), or does not exist.
+    """
+    if not isinstance(relative, str) or not relative:
+        raise ValueError("must be a path relative to the catalogue file")
+    if Path(relative).is_absolute() or ".." in Path(relative).parts or "\\" in relative:
+        raise ValueError("must stay inside the catalogue file's folder")
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ValueError("leads out of the catalogue file's folder by a link")
+    if not path.exists():
+        raise ValueError("does not exist")
+    return path
+
+
+def _inside(value: object, info: ValidationInfo) -> object:
+    return value if value is None else inside(_context(info)["root"], value)
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError("must be a folder")
+    return path
+
+
+def _safetensors(path: Path) -> Path:
+    if not path.is_file() or path.suffix != ".safetensors":
+        raise ValueError("must be a .safetensors file; no other format is loaded")
+    return path
+
+
+def _picture(path: Path) -> Path:
+    try:
+        with Image.open(path, formats=["PNG"]):
+            return path
+    except (OSError, SyntaxError, ValueError):
+        raise ValueError("must be a PNG file") from None
+
+
+def _hub_id(value: str, info: ValidationInfo) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value, re.ASCII) or ".." in value:
+        raise ValueError("must be organisation/name")
+    organisation = value.partition("/")[0]
+    if organisation not in _context(info)["organisations"]:
+        raise ValueError(f"the organisation {organisation!r} is not among this file's hub_organisations")
+    return value
+
+
+def _context(info: ValidationInfo) -> dict[str, Any]:
+    assert info.context is not None  # noqa: S101 - every entry is validated with its file's folder
+    context: dict[str, Any] = info.context
+    return context
+
+
+Folder = Annotated[Path, BeforeValidator(_inside), AfterValidator(_folder)]
+Weights = Annotated[Path, BeforeValidator(_inside), AfterValidator(_safetensors)]
+Sheet = Annotated[Path, BeforeValidator(_inside), AfterValidator(_picture)]
+HubId = Annotated[str, AfterValidator(_hub_id)]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=100)]
+Word = Annotated[str, Field(min_length=1, max_length=1000)]
+Words = Annotated[tuple[Word, ...], Field(strict=False)]
+
+
+def _template(value: str) -> str:
+    if value.count("{concept}") != 1 or "{" in value.replace("{concept}", ""):
+        raise ValueError('must hold "{concept}" once, and no other braces')
+    return value
+
+
+Templates = Annotated[tuple[Annotated[Word, AfterValidator(_template)], ...], Field(strict=False)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelEntry(_Entry):
+    """A model: a pipeline folder, a hub id or a base, with its UNet or text encoder replaced, wholly or in part.
+
+    The figures that an entry leaves out come from its base; once the catalogue is loaded they are all there.
+    """
+
+    pipeline: Folder | None = None
+    hub: HubId | None = None
+    revision: Revision | None = None
+    base: Name | None = None
+    unet: Weights | None = None
+    text_encoder: Weights | None = None
+    # 0 stands for "not given".
+    guidance_scale: float = Field(default=0.0, ge=1, le=50, allow_inf_nan=False)
+    steps: int = Field(default=0, ge=1, le=1000)
+    resolution: int = Field(default=0, ge=8, le=4096)
+    method: str = ""
+    erased: Words = ()
+    never_learned: Words = ()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelEntry":
+        if sum(source is not None for source in (self.pipeline, self.hub, self.base)) != 1:
+            raise ValueError("must name exactly one of pipeline, hub and base")
+        _check_revision(self.hub, self.revision)
+        if self.base is None and not self.resolution:
+            raise ValueError("must give the resolution of its pictures in pixels")
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        """The pipeline's folder, fetched from the hub where the entry names one; None for a change of a base."""
+        if self.hub is not None and self.revision is not None:
+            return hub.pipeline_folder(self.hub, self.revision)
+        return self.pipeline
+
+
+class JudgeEntry(_Entry):
+    """A judge: a folder or a hub id, loaded by the code for its kind."""
+
+    kind: Name
+    path: Folder | None = None
+    hub: HubId | None = None
+    revision: Revision | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "JudgeEntry":
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("must name either path or hub")
+        _check_revision(self.hub, self.revision)
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The judge's folder, fetched from the hub where the entry names one."""
+        if self.path is not None:
+            return self.path
+        assert self.hub is not None and self.revision is not None  # noqa: S101, PT018 - validated above
+        return hub.judge_folder(self.hub, self.revision)
+
+
+class ConceptEntry(_Entry):
+    """A concept: its words, prompts, labels and pictures.
+
+    Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's
+    first pipeline.
+    """
+
+    kind: Literal["object", "colour", "style"]
+    names: Annotated[tuple[Word, ...], Field(strict=False, min_length=1)]
+    prompts: Templates = ()
+    held_out_prompts: Templates = ()
+    labels: dict[Name, Annotated[tuple[Word, ...], Field(strict=False, min_length=1)]] = Field(default_factory=dict)
+    pictures: Sheet | None = None
+    near_misses: Sheet | None = None
+    tile: int = Field(default=0, ge=8, le=4096)
+    control: Name | None = None
+    initial_token: str = ""
+
+    @model_validator(mode="after")
+    def _whole_tiles(self) -> "ConceptEntry":
+        for sheet in (self.pictures, self.near_misses):
+            if sheet is None:
+                continue
+            if not self.tile:
+                raise ValueError("must give the side of a tile, since the file has no model with a resolution")
+            with Image.open(sheet) as image:
+                if image.width % self.tile or image.height % self.tile:
+                    raise ValueError(f"a sheet of {image.width} x {image.height} pixels has no tiles of {self.tile}")
+        return self
+
+
+class CatalogueFile(_Entry):
+    """What one file holds."""
+
+    hub_organisations: Words = ()
+    models: dict[Name, ModelEntry] = Field(default_factory=dict)
+    judges: dict[Name, JudgeEntry] = Field(default_factory=dict)
+    concepts: dict[Name, ConceptEntry] = Field(default_factory=dict)
+
+
+def read_file(path: Path) -> CatalogueFile:
+    """Read and check one catalogue file.
+
+    Raises:
+        InvalidRequestError: it cannot be read, is no YAML, or holds a bad field; each violation's field is
+            "file: path of the key".
+    """
+    content = _parse(path)
+    organisations = content.get("hub_organisations")
+    context = {
+        "root": path.parent,
+        "organisations": organisations if isinstance(organisations, list) else (),
+    }
+    _fill_tiles(content)
+    try:
+        return CatalogueFile.model_validate(content, context=context)
+    except ValidationError as error:
+        violations = [_violation(path, problem) for problem in error.errors(include_url=False, include_input=False)]
+        raise InvalidRequestError.of(*violations) from None
+
+
+def _violation(path: Path, problem: Any) -> FieldViolation:
+    keys = [str(key) for key in problem["loc"] if key != "[key]"]
+    return FieldViolation(f"{path.name}: {'.'.join(keys)}", problem["msg"].removeprefix("Value error, "))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidRequestError.of(FieldViolation(path.name, f"must be at most {MAX_BYTES} bytes"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError):
+        raise InvalidRequestError.of(FieldViolation(path.name, "the catalogue file cannot be read")) from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" in line {place.line + 1}" if place is not None else ""
+        problem = getattr(error, "problem", None) or "no valid YAML"
+        raise InvalidRequestError.of(FieldViolation(path.name, f"{problem}{where}")) from None
+    if not isinstance(content, dict):
+        raise InvalidRequestError.of(FieldViolation(path.name, "must be a mapping of models, judges and concepts"))
+    return content
+
+
+def _fill_tiles(content: dict[str, Any]) -> None:
+    models, concepts = content.get("models"), content.get("concepts")
+    if not isinstance(models, dict) or not isinstance(concepts, dict):
+        return
+    resolutions = [
+        entry["resolution"] for entry in models.values() if isinstance(entry, dict) and "resolution" in entry
+    ]
+    for entry in concepts.values():
+        if isinstance(entry, dict) and resolutions:
+            entry.setdefault("tile", resolutions[0])
+
+
+def _check_revision(hub_id: str | None, revision: str | None) -> None:
+    if (hub_id is None) != (revision is None):
+        raise ValueError("a hub id needs its revision: the commit's 40 hexadecimal digits")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", node.value[index][0].start_mark
+                )
+        return super().construct_mapping(node, deep)

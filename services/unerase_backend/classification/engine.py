@@ -1,0 +1,191 @@
+"""Judges pictures: every question of every picture, a batch at a time, in a thread of its own.
+
+What cannot be judged is an unscored picture with its reason: a damaged PNG, an absurd size, scores that are not finite.
+A bad question or an unknown digest is an error of the request.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
+from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase_backend.classification.registry import Judge, Picture, kinds
+from unerase_backend.classification.settings import ClassificationSettings
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import (
+    CancelledError,
+    DataLossError,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    PreconditionError,
+)
+from unerase_backend.runtime.pictures import UnreadablePictureError, decode_picture
+
+if TYPE_CHECKING:
+    from unerase_backend.catalogue import Catalogue
+
+MAX_PICTURES = 4096
+MAX_QUESTIONS = 64
+MAX_TEXTS = 1024
+MAX_TEXT_LENGTH = 1000
+
+
+class ClassificationEngine:
+    """The judges of a catalogue, loaded when first asked and kept."""
+
+    def __init__(self, catalogue: "Catalogue", store: ArtifactStore, settings: ClassificationSettings) -> None:
+        self._catalogue = catalogue
+        self._store = store
+        self._settings = settings
+        self._judges: dict[str, Judge] = {}
+        # One thread: judges are not asked in parallel, and a judge is loaded once.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judges")
+
+    async def Classify(  # noqa: N802 - the RPC's name
+        self, request: ClassifyRequest, pictures: NDArray[np.uint8] | None = None
+    ) -> ClassifyResponse:
+        """Answer every question of every picture.
+
+        `pictures`, (n, height, width, 3), are judged in place of the request's digests.
+
+        Raises:
+            InvalidRequestError: too many pictures or questions, a question without labels, or a label that its judge
+                does not know.
+            NotFoundError: an unknown judge or digest.
+        """
+        _check(request, pictures)
+        given_up = threading.Event()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._classify, request, pictures, given_up
+            )
+        finally:
+            given_up.set()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _classify(
+        self, request: ClassifyRequest, pictures: NDArray[np.uint8] | None, given_up: threading.Event
+    ) -> ClassifyResponse:
+        torch.set_num_threads(self._settings.torch_threads)
+        judges = {question.judge: self._judge(question.judge) for question in request.questions}
+        _check_questions(judges, request.questions)
+        if pictures is None:
+            missing = [digest for digest in request.picture_digests if not self._store.contains(digest)]
+            if missing:
+                raise NotFoundError(f"no artefact has the digest {missing[0]}", reason="ARTIFACT_NOT_FOUND")
+        answers: list[PictureJudgements] = []
+        for chunk in self._chunks(request, pictures):
+            if given_up.is_set():
+                raise CancelledError("the caller gave up")
+            answers += _judge_chunk(judges, request.questions, chunk)
+        return ClassifyResponse(pictures=answers)
+
+    def _judge(self, name: str) -> Judge:
+        if name not in self._judges:
+            entry = self._catalogue.judge(name)
+            load = kinds().get(entry.kind)
+            if load is None:
+                raise PreconditionError(f"no judge of kind {entry.kind!r} is installed", reason="JUDGE_KIND_UNKNOWN")
+            self._judges[name] = load(
+                entry.folder,
+                torch.device(self._settings.device),
+                getattr(torch, self._settings.dtype),
+                self._settings.batch_size,
+            )
+        return self._judges[name]
+
+    def _chunks(
+        self, request: ClassifyRequest, pictures: NDArray[np.uint8] | None
+    ) -> Iterator[list[Picture | UnreadablePictureError]]:
+        size = self._settings.batch_size
+        if pictures is not None:
+            for start in range(0, len(pictures), size):
+                yield list(pictures[start : start + size])
+        else:
+            for start in range(0, len(request.picture_digests), size):
+                yield [self._read(digest) for digest in request.picture_digests[start : start + size]]
+
+    def _read(self, digest: str) -> Picture | UnreadablePictureError:
+        try:
+            return decode_picture(self._store.get(digest))
+        except UnreadablePictureError as error:
+            return error
+        except DataLossError as error:
+            return UnreadablePictureError(error.message)
+
+
+def _judge_chunk(
+    judges: dict[str, Judge], questions: Sequence[Question], chunk: Sequence[Picture | UnreadablePictureError]
+) -> list[PictureJudgements]:
+    readable = [picture for picture in chunk if not isinstance(picture, UnreadablePictureError)]
+    seen = {name: judge.look(readable) for name, judge in judges.items()} if readable else {}
+    answers: list[PictureJudgements] = []
+    row = 0
+    for picture in chunk:
+        if isinstance(picture, UnreadablePictureError):
+            answers.append(PictureJudgements(status=SAMPLE_STATUS_UNSCORED, reason=picture.message))
+            continue
+        blind = [name for name in judges if not np.isfinite(seen[name][row]).all()]
+        if blind:
+            reason = f"the scores of {', '.join(blind)} are not finite"
+            answers.append(PictureJudgements(status=SAMPLE_STATUS_UNSCORED, reason=reason))
+        else:
+            judgements = [judges[question.judge].answer(seen[question.judge][row], question) for question in questions]
+            answers.append(PictureJudgements(status=SAMPLE_STATUS_SCORED, judgements=judgements))
+        row += 1
+    return answers
+
+
+def _check(request: ClassifyRequest, pictures: NDArray[np.uint8] | None) -> None:
+    violations = []
+    if pictures is None:
+        count = len(request.picture_digests)
+    else:
+        count = len(pictures)
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
+            violations.append(FieldViolation("pictures", "must be uint8 of shape (n, height, width, 3)"))
+        if request.picture_digests:
+            violations.append(FieldViolation("picture_digests", "must be empty where pictures are handed over"))
+    if not 1 <= count <= MAX_PICTURES:
+        violations.append(FieldViolation("picture_digests", f"must be 1 to {MAX_PICTURES} pictures, not {count}"))
+    if not 1 <= len(request.questions) <= MAX_QUESTIONS:
+        violations.append(
+            FieldViolation("questions", f"must be 1 to {MAX_QUESTIONS} questions, not {len(request.questions)}")
+        )
+    for index, question in enumerate(request.questions[:MAX_QUESTIONS]):
+        if not question.judge:
+            violations.append(FieldViolation(f"questions[{index}].judge", "must name a judge"))
+        if not question.labels:
+            violations.append(FieldViolation(f"questions[{index}].labels", "must hold what means the concept"))
+        for field, texts in (("labels", question.labels), ("alternatives", question.alternatives)):
+            if len(texts) > MAX_TEXTS:
+                violations.append(FieldViolation(f"questions[{index}].{field}", f"must be at most {MAX_TEXTS}"))
+            violations += [
+                FieldViolation(f"questions[{index}].{field}[{place}]", f"must have 1 to {MAX_TEXT_LENGTH} characters")
+                for place, text in enumerate(texts[:MAX_TEXTS])
+                if not 1 <= len(text) <= MAX_TEXT_LENGTH
+            ]
+    if violations:
+        raise InvalidRequestError.of(*violations)
+
+
+def _check_questions(judges: dict[str, Judge], questions: Sequence[Question]) -> None:
+    violations = [
+        FieldViolation(f"questions[{index}].{field}", description)
+        for index, question in enumerate(questions)
+        for field, description in judges[question.judge].problems(question)
+    ]
+    if violations:
+        raise InvalidRequestError.of(*violations)

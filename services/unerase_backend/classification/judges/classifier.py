@@ -1,0 +1,113 @@
+"""Any image classifier of transformers: the probability of the concept's labels among all its own.
+
+The model's configuration says which question it was trained to answer:
+
+    multi_label_classification:  p(label) = sigmoid(logit);  the concept's score is the greatest p, detected if over 0.5
+    otherwise:                   p = softmax(logits);  the score is the sum of the concept's p, detected if the most
+                                 probable of all labels is one of the concept's
+
+A label is matched exactly, with the whole text of the configuration's label or with one of its synonyms as ImageNet
+writes them: "chain saw, chainsaw" is matched by that text, by "chain saw" and by "chainsaw", and "saw" matches nothing.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForImageClassification
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase.v1.types_pb2 import Judgement
+from unerase_backend.classification.pretrained import in_fixed_batches, load_image_processor, load_model
+from unerase_backend.classification.registry import Features, Picture, judge
+
+THRESHOLD = 0.5
+
+
+@judge("classifier")
+class Classifier:
+    """An image classifier in the layout of microsoft/resnet-50."""
+
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
+        self._model = load_model(AutoModelForImageClassification, folder, device, dtype)
+        self._process = load_image_processor(folder)
+        config = self._model.config
+        self._multi_label: bool = config.problem_type == "multi_label_classification"
+        self._labels = [config.id2label[index] for index in range(config.num_labels)]
+        self._table = label_table(self._labels)
+        self._device, self._dtype, self._batch_size = device, dtype, batch_size
+
+    def problems(self, question: Question) -> list[tuple[str, str]]:
+        """Each label must be one of the model's, and mean one class only; alternatives mean nothing here."""
+        found = []
+        for index, label in enumerate(question.labels):
+            classes = self._table.get(label, ())
+            if not classes:
+                near = difflib.get_close_matches(label, self._table, n=3)
+                hint = f"; near ones: {', '.join(map(repr, near))}" if near else ""
+                found.append((f"labels[{index}]", f"the judge has no label {label!r}{hint}"))
+            elif len(classes) > 1:
+                whole = ", ".join(repr(self._labels[index]) for index in classes)
+                found.append((f"labels[{index}]", f"{label!r} means several labels, name one whole: {whole}"))
+        if question.alternatives:
+            found.append(("alternatives", "a classifier's alternatives are its other labels; leave this empty"))
+        return found
+
+    def look(self, pictures: Sequence[Picture]) -> Features:
+        """Return logits, (pictures, labels)."""
+
+        def logits(values: Tensor) -> Tensor:
+            answer: Tensor = self._model(pixel_values=values.to(self._device, self._dtype)).logits
+            return answer.float().cpu()
+
+        return in_fixed_batches(logits, [self._process(picture) for picture in pictures], self._batch_size).numpy()
+
+    def answer(self, seen: Features, question: Question) -> Judgement:
+        """Answer from one row of logits."""
+        probabilities = (_sigmoid if self._multi_label else _softmax)(seen.astype(np.float64))
+        classes = sorted({self._table[label][0] for label in question.labels})
+        of_concept = probabilities[classes]
+        best = int(probabilities.argmax())
+        score = float(of_concept.max()) if self._multi_label else min(1.0, float(of_concept.sum()))
+        return Judgement(
+            judge=question.judge,
+            score=score,
+            detected=score > THRESHOLD if self._multi_label else best in classes,
+            label=self._labels[best],
+            label_score=float(probabilities[best]),
+        )
+
+
+def label_table(labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the classes that each text means: whole labels first, then synonyms that are no whole label themselves.
+
+    ImageNet has two classes "crane" and two "maillot"; a text that means several keeps them all, to be refused.
+    """
+    table: dict[str, tuple[int, ...]] = {}
+    for index, label in enumerate(labels):
+        table[label] = (*table.get(label, ()), index)
+    synonyms: dict[str, tuple[int, ...]] = {}
+    for index, label in enumerate(labels):
+        for synonym in dict.fromkeys(part.strip() for part in label.split(",")):
+            if synonym:
+                synonyms[synonym] = (*synonyms.get(synonym, ()), index)
+    for synonym, classes in synonyms.items():
+        table.setdefault(synonym, classes)
+    return table
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    odds = np.exp(logits - logits.max())
+    probabilities: NDArray[np.float64] = odds / odds.sum()
+    return probabilities
+
+
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    # exp of a negative number only: no overflow at either end.
+    small = np.exp(-np.abs(logits))
+    probabilities: NDArray[np.float64] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
+    return probabilities

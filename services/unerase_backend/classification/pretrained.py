@@ -1,0 +1,81 @@
+"""Loads a transformers model and its image processor from a folder in the layout of the model hub.
+
+Safetensors only, nothing from the network, no code from the folder; a checkpoint that leaves a weight to chance is
+refused. Image processors are the PIL ones, which need no torchvision.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoImageProcessor
+
+from unerase_backend.runtime.errors import UnsafeModelError
+
+
+def load_model(model_class: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """Return the folder's model, frozen and in evaluation mode.
+
+    Raises:
+        UnsafeModelError: there are no safetensors, or they do not hold every weight of the model.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise UnsafeModelError("the judge has no weights in safetensors", reason="WEIGHTS_NOT_SAFETENSORS")
+    try:
+        model, loading = model_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UnsafeModelError("the judge's weights do not load", reason="WEIGHTS_UNREADABLE") from error
+    left_out = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    if left_out:
+        raise UnsafeModelError(
+            f"the judge's weights lack {len(left_out)} tensors, {left_out[0]} among them", reason="WEIGHTS_INCOMPLETE"
+        )
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_image_processor(folder: Path) -> Callable[[NDArray[np.uint8]], Tensor]:
+    """Return a function from one picture, (height, width, 3) uint8, to the model's pixel values, (3, height, width).
+
+    Raises:
+        UnsafeModelError: the folder names no image processor that runs without torchvision.
+    """
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            folder, backend="pil", local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UnsafeModelError("the judge has no usable image processor", reason="IMAGE_PROCESSOR") from error
+    if processor.backend != "pil":
+        raise UnsafeModelError("the judge's image processor needs torchvision", reason="IMAGE_PROCESSOR")
+
+    def process(picture: NDArray[np.uint8]) -> Tensor:
+        values: Tensor = processor(images=picture, input_data_format="channels_last", return_tensors="pt").pixel_values
+        return values[0]
+
+    return process
+
+
+@torch.inference_mode()
+def in_fixed_batches(forward: Callable[[Tensor], Tensor], values: Sequence[Tensor], batch_size: int) -> Tensor:
+    """Return `forward` of the values, row by row, (values, features); every call has the shape (batch_size, ...).
+
+    The last batch is filled up by repeating its first row, so that a row's bits do not depend on what shares its batch.
+    """
+    rows: list[Tensor] = []
+    for start in range(0, len(values), batch_size):
+        chunk = list(values[start : start + batch_size])
+        filled = torch.stack(chunk + [chunk[0]] * (batch_size - len(chunk)))
+        rows.append(forward(filled)[: len(chunk)])
+    return torch.cat(rows)

@@ -1,0 +1,235 @@
+"""AuditService: audits asked for, watched, read."""
+
+# ruff: noqa: N802 - methods are named as the RPCs are
+
+import asyncio
+import hashlib
+import re
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+from dbos import DBOS
+from google.protobuf.empty_pb2 import Empty
+
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_PENDING,
+    AUDIT_STATE_SUCCEEDED,
+    REPORT_FORMAT_HTML,
+    Audit,
+    AuditEvent,
+    AuditState,
+    CancelAuditRequest,
+    CreateAuditRequest,
+    DeleteAuditRequest,
+    GetAuditRequest,
+    GetReportRequest,
+    GetReportResponse,
+    ListAuditsRequest,
+    ListAuditsResponse,
+    ListEvaluationsRequest,
+    ListEvaluationsResponse,
+    ReadArtifactRequest,
+    ReadArtifactResponse,
+    WatchAuditRequest,
+)
+from unerase.v1.audits_pb2_grpc import AuditServiceServicer
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.batteries import PRESETS
+from unerase_backend.coordinator.changes import Changes
+from unerase_backend.coordinator.database import ENDED, Database, timestamp
+from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
+from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.coordinator.workflow import Auditor
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import (
+    AlreadyExistsError,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    PreconditionError,
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+CHUNK_BYTES = 256 * 1024
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_EVENTS_AT_ONCE = 256
+# What another process commits is seen this late.
+_POLL_SECONDS = 1.0
+
+
+class AuditServicer(AuditServiceServicer):
+    """The audits of this backend."""
+
+    def __init__(
+        self, auditor: Auditor, database: Database, catalogue: Catalogue, store: ArtifactStore, changes: Changes
+    ) -> None:
+        self._auditor = auditor
+        self._database = database
+        self._catalogue = catalogue
+        self._store = store
+        self._changes = changes
+
+    async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
+        """Accept an audit; the same request again is answered with the same audit."""
+        if not _REQUEST_ID.fullmatch(request.request_id):
+            raise InvalidRequestError.of(
+                FieldViolation("request_id", 'must be 1 to 64 letters, digits, "-" and "_", chosen by the caller')
+            )
+        digest = hashlib.sha256(request.spec.SerializeToString(deterministic=True)).hexdigest()
+        existing = await self._repeated(request.request_id, digest)
+        if existing is not None:
+            return existing
+        descriptions = await self._auditor.descriptions()
+        plan = await asyncio.to_thread(
+            make_plan, request.spec, self._catalogue, self._store, descriptions, lambda: secrets.randbits(63)
+        )
+        audit = Audit(
+            id=uuid.uuid4().hex,
+            request_id=request.request_id,
+            spec=plan.spec,
+            state=AUDIT_STATE_PENDING,
+            units_total=len(plan.units),
+            create_time=timestamp(time.time_ns()),
+        )
+        if not await self._database.insert(audit, digest, plan):
+            # The same request id won the race meanwhile.
+            existing = await self._repeated(request.request_id, digest)
+            if existing is None:
+                raise PreconditionError("the audit of this request_id was just deleted", reason="AUDIT_DELETED")
+            return existing
+        # The caller may be gone by now; the audit is accepted all the same.
+        await asyncio.shield(self._auditor.start(audit.id))
+        await self._auditor.announce()
+        return audit
+
+    async def GetAudit(self, request: GetAuditRequest, context: Context) -> Audit:
+        """Return one audit."""
+        return await self._find(request.id)
+
+    async def ListAudits(self, request: ListAuditsRequest, context: Context) -> ListAuditsResponse:
+        """Return a page of audits, the newest first."""
+        size = page_size(request.page_size)
+        before = None
+        if request.page_token:
+            created, audit_id = cursor_of(request.page_token, "audits", 2)
+            if not created.isdecimal():
+                raise InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave"))
+            before = (int(created), audit_id)
+        audits = await self._database.newest(size + 1, before)
+        token = ""
+        if len(audits) > size:
+            last = audits[size - 1]
+            token = token_of("audits", str(last.create_time.ToNanoseconds()), last.id)
+        return ListAuditsResponse(audits=audits[:size], next_page_token=token)
+
+    async def WatchAudit(self, request: WatchAuditRequest, context: Context) -> AsyncIterator[AuditEvent]:
+        """Stream the events after a sequence number until the audit ends."""
+        await self._find(request.id)
+        seen = request.after_sequence
+        while True:
+            version = self._changes.version
+            # In this order: an audit seen as ended has all its events.
+            audit = await self._database.get(request.id)
+            events = await self._database.events(request.id, seen, _EVENTS_AT_ONCE)
+            for event in events:
+                yield event
+                seen = event.sequence
+            if audit is None:
+                raise NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND")
+            if len(events) == _EVENTS_AT_ONCE:
+                continue
+            if audit.state in ENDED:
+                return
+            await self._changes.wait(version, _POLL_SECONDS)
+
+    async def CancelAudit(self, request: CancelAuditRequest, context: Context) -> Audit:
+        """Cancel an audit; one that has ended stays as it is."""
+        await self._find(request.id)
+        if await self._database.cancel(request.id):
+            self._auditor.stop(request.id)
+            await self._auditor.announce()
+        return await self._find(request.id)
+
+    async def DeleteAudit(self, request: DeleteAuditRequest, context: Context) -> Empty:
+        """Delete an audit that has ended."""
+        audit = await self._find(request.id)
+        if audit.state not in ENDED:
+            raise PreconditionError(
+                "the audit has not ended; cancel it first", reason="AUDIT_NOT_ENDED", metadata=_state_of(audit)
+            )
+        if await self._database.delete(request.id):
+            await DBOS.delete_workflow_async(request.id, delete_children=True)
+            await self._auditor.announce()
+        return Empty()
+
+    async def GetReport(self, request: GetReportRequest, context: Context) -> AsyncIterator[GetReportResponse]:
+        """Stream the report of an audit that has succeeded."""
+        audit = await self._find(request.id)
+        reports = await self._database.reports(request.id)
+        if audit.state != AUDIT_STATE_SUCCEEDED or reports is None:
+            state = _state_of(audit)
+            raise PreconditionError(
+                f"there is no report of an audit in state {state['state']}", reason="REPORT_NOT_READY", metadata=state
+            )
+        html = request.format == REPORT_FORMAT_HTML
+        content = await asyncio.to_thread(self._store.get, reports.html if html else reports.json)
+        media_type = "text/html; charset=utf-8" if html else "application/json"
+        first = GetReportResponse(media_type=media_type, size_bytes=len(content))
+        for start in range(0, max(len(content), 1), CHUNK_BYTES):
+            response = first if start == 0 else GetReportResponse()
+            response.chunk = content[start : start + CHUNK_BYTES]
+            yield response
+
+    async def ReadArtifact(self, request: ReadArtifactRequest, context: Context) -> AsyncIterator[ReadArtifactResponse]:
+        """Stream an artefact of an audit."""
+        await self._find(request.id)
+        if not await self._database.may_read(request.id, request.digest):
+            raise NotFoundError("the audit has no artefact of this digest", reason="ARTIFACT_NOT_FOUND")
+        content = await asyncio.to_thread(self._store.get, request.digest)
+        png = content.startswith(b"\x89PNG\r\n\x1a\n")
+        media_type = "image/png" if png else "application/octet-stream"
+        first = ReadArtifactResponse(media_type=media_type, size_bytes=len(content))
+        for start in range(0, max(len(content), 1), CHUNK_BYTES):
+            response = first if start == 0 else ReadArtifactResponse()
+            response.chunk = content[start : start + CHUNK_BYTES]
+            yield response
+
+    async def ListEvaluations(self, request: ListEvaluationsRequest, context: Context) -> ListEvaluationsResponse:
+        """List the evaluations and the presets there are."""
+        descriptions = await self._auditor.descriptions()
+        return ListEvaluationsResponse(
+            evaluations=[descriptions[name] for name in sorted(descriptions)],
+            presets=[preset.message() for preset in PRESETS.values()],
+        )
+
+    async def _repeated(self, request_id: str, digest: str) -> Audit | None:
+        found = await self._database.by_request(request_id)
+        if found is None:
+            return None
+        audit, known = found
+        if known != digest:
+            raise AlreadyExistsError(
+                "another request had this request_id; choose a new one for a new audit",
+                reason="REQUEST_ID_REUSED",
+                metadata={"audit": audit.id},
+            )
+        return audit
+
+    async def _find(self, audit_id: str) -> Audit:
+        if not audit_id:
+            raise InvalidRequestError.of(FieldViolation("id", "must be an audit's id"))
+        audit = await self._database.get(audit_id) if len(audit_id) <= 64 else None
+        if audit is None:
+            raise NotFoundError(
+                "there is no audit of this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
+            )
+        return audit
+
+
+def _state_of(audit: Audit) -> dict[str, str]:
+    return {"state": AuditState.Name(audit.state).removeprefix("AUDIT_STATE_")}

@@ -1,0 +1,66 @@
+"""The presets: named batteries, as data."""
+
+from dataclasses import dataclass
+
+from google.protobuf import json_format
+
+from unerase.v1.audits_pb2 import BatteryPreset
+from unerase.v1.types_pb2 import EvaluationRequest
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named battery: its evaluations in order, each with the parameters that differ from its own defaults."""
+
+    name: str
+    summary: str
+    evaluations: dict[str, dict[str, float | list[float]]]
+    # 0 means the reference's own.
+    steps: int = 0
+
+    def requests(self) -> list[EvaluationRequest]:
+        """Return the evaluations as a client would ask for them."""
+        return [
+            json_format.ParseDict({"name": name, "parameters": parameters}, EvaluationRequest())
+            for name, parameters in self.evaluations.items()
+        ]
+
+    def message(self) -> BatteryPreset:
+        """Return the preset as it is listed."""
+        return BatteryPreset(name=self.name, summary=self.summary, evaluations=self.requests(), steps=self.steps)
+
+
+DEFAULT_PRESET = "standard"
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="quick",
+            summary="Every evaluation there is, with ten denoising steps and a short textual inversion.",
+            evaluations={
+                "standard-prompt": {},
+                "noise-based": {},
+                "diffusion-completion": {},
+                "textual-inversion": {"steps": 120},
+                "interference": {},
+                "likelihood": {},
+                "judge-quality": {},
+            },
+            steps=10,
+        ),
+        Preset(
+            name="standard",
+            summary="Every evaluation there is, with the reference's own denoising steps.",
+            evaluations={
+                "standard-prompt": {},
+                "noise-based": {},
+                "diffusion-completion": {},
+                "textual-inversion": {},
+                "interference": {},
+                "likelihood": {},
+                "judge-quality": {},
+            },
+        ),
+    )
+}

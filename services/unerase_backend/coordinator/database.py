@@ -1,0 +1,472 @@
+"""What the coordinator remembers: audits, their units, events, observations and findings.
+
+An audit's row is the truth about its state. Whatever is written to an audit in flight first takes the next sequence
+number from that row, and does so only while the audit runs: a unit that ends after the audit was cancelled finds no
+row and writes nothing. Sequence numbers have no gaps, since a transaction that fails gives its number back.
+
+SQLite in write-ahead mode by default; PostgreSQL by its URL.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import event as sa_event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_CANCELLED,
+    AUDIT_STATE_FAILED,
+    AUDIT_STATE_PENDING,
+    AUDIT_STATE_RUNNING,
+    AUDIT_STATE_SUCCEEDED,
+    Audit,
+    AuditEvent,
+    AuditSpec,
+    AuditState,
+    UnitDone,
+)
+from unerase.v1.types_pb2 import Case, Concept, Finding, Observation
+from unerase.v1.verdicts_pb2 import Verdict
+from unerase_backend.coordinator.plan import Plan
+
+ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
+ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
+
+_metadata = sa.MetaData()
+
+_audits = sa.Table(
+    "unerase_audits",
+    _metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("request_id", sa.String(64), nullable=False, unique=True),
+    # SHA-256 of the request as it came, to tell a repetition from another request.
+    sa.Column("request_digest", sa.String(64), nullable=False),
+    sa.Column("spec", sa.LargeBinary, nullable=False),
+    sa.Column("concept", sa.LargeBinary, nullable=False),
+    sa.Column("cases", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.Integer, nullable=False),
+    sa.Column("units_done", sa.Integer, nullable=False),
+    sa.Column("units_total", sa.Integer, nullable=False),
+    # Nanoseconds since 1970: the newest audits are listed first.
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("end_time", sa.BigInteger, nullable=False),
+    sa.Column("verdict", sa.LargeBinary, nullable=True),
+    sa.Column("error_reason", sa.String(64), nullable=False),
+    sa.Column("error_message", sa.Text, nullable=False),
+    sa.Column("last_sequence", sa.BigInteger, nullable=False),
+    # Artefacts: the deterministic bytes of the ReportContent, and the two forms of the report.
+    sa.Column("content_digest", sa.String(64), nullable=False),
+    sa.Column("json_digest", sa.String(64), nullable=False),
+    sa.Column("html_digest", sa.String(64), nullable=False),
+    sa.Index("unerase_audits_by_time", "create_time", "id"),
+)
+
+
+def _audit_key() -> sa.Column[str]:
+    return sa.Column("audit", sa.ForeignKey(_audits.c.id, ondelete="CASCADE"), primary_key=True)
+
+
+_units = sa.Table(
+    "unerase_units",
+    _metadata,
+    _audit_key(),
+    sa.Column("unit", sa.String(256), primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("done", sa.Boolean, nullable=False),
+)
+_events = sa.Table(
+    "unerase_events",
+    _metadata,
+    _audit_key(),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+_observations = sa.Table(
+    "unerase_observations",
+    _metadata,
+    _audit_key(),
+    sa.Column("unit", sa.String(256), primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+_findings = sa.Table(
+    "unerase_findings",
+    _metadata,
+    _audit_key(),
+    sa.Column("unit", sa.String(256), primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+# The artefacts that a reader of the audit may read.
+_artifacts = sa.Table(
+    "unerase_artifacts",
+    _metadata,
+    _audit_key(),
+    sa.Column("digest", sa.String(64), primary_key=True),
+)
+
+
+class AuditEndedError(Exception):
+    """The audit has ended meanwhile, or was deleted: there is nothing to write to."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a verdict and a report are made of, units in plan order."""
+
+    audit: Audit
+    concept: Concept
+    cases: list[Case]
+    observations: list[Observation]
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The digests of what an audit leaves in the artefact store."""
+
+    content: str
+    json: str
+    html: str
+
+
+def _deterministic(message: Message) -> bytes:
+    return message.SerializeToString(deterministic=True)
+
+
+def timestamp(nanoseconds: int) -> Timestamp:
+    """Return nanoseconds since 1970 as a message."""
+    return Timestamp(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """Return an engine for `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`."""
+    engine = create_async_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @sa_event.listens_for(engine.sync_engine, "connect")
+        def _prepare(connection: Any, _: Any) -> None:
+            # A writer takes the lock when it begins: two that read first and then write would deadlock.
+            connection.isolation_level = "IMMEDIATE"
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+    return engine
+
+
+class Database:
+    """The tables, through one engine; methods that take a session write within the caller's transaction."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+
+    async def migrate(self) -> None:
+        """Create what is missing."""
+        async with self.engine.begin() as connection:
+            await connection.run_sync(_metadata.create_all)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    async def insert(self, audit: Audit, request_digest: str, plan: Plan) -> bool:
+        """Insert an audit with its units and its first event; False if the request id is taken."""
+        try:
+            async with self.engine.begin() as connection:
+                await connection.execute(
+                    sa.insert(_audits).values(
+                        id=audit.id,
+                        request_id=audit.request_id,
+                        request_digest=request_digest,
+                        spec=_deterministic(plan.spec),
+                        concept=_deterministic(plan.concept),
+                        cases=_deterministic(Unit(cases=plan.cases)),
+                        state=AUDIT_STATE_PENDING,
+                        units_done=0,
+                        units_total=len(plan.units),
+                        create_time=audit.create_time.ToNanoseconds(),
+                        end_time=0,
+                        error_reason="",
+                        error_message="",
+                        last_sequence=0,
+                        content_digest="",
+                        json_digest="",
+                        html_digest="",
+                    )
+                )
+                await connection.execute(
+                    sa.insert(_units),
+                    [
+                        {
+                            "audit": audit.id,
+                            "unit": unit.id,
+                            "position": position,
+                            "message": _deterministic(unit),
+                            "done": False,
+                        }
+                        for position, unit in enumerate(plan.units)
+                    ],
+                )
+                await self._allow(connection, audit.id, plan.concept.picture_digests, plan.concept.near_miss_digests)
+                await self._append(connection, audit.id, AuditEvent(state_changed=audit))
+        except sa.exc.IntegrityError:
+            return False
+        return True
+
+    async def by_request(self, request_id: str) -> tuple[Audit, str] | None:
+        """Return the audit of a request id with the digest of its request."""
+        async with self.engine.connect() as connection:
+            row = (await connection.execute(sa.select(_audits).where(_audits.c.request_id == request_id))).first()
+        return (_audit(row), row.request_digest) if row else None
+
+    async def get(self, audit_id: str) -> Audit | None:
+        """Return an audit as it is."""
+        async with self.engine.connect() as connection:
+            return await self._get(connection, audit_id)
+
+    async def newest(self, limit: int, before: tuple[int, str] | None) -> list[Audit]:
+        """Return the newest audits, those created before (create time in nanoseconds, id) where given."""
+        query = sa.select(_audits).order_by(_audits.c.create_time.desc(), _audits.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(sa.tuple_(_audits.c.create_time, _audits.c.id) < sa.tuple_(*before))
+        async with self.engine.connect() as connection:
+            return [_audit(row) for row in await connection.execute(query)]
+
+    async def active(self) -> list[str]:
+        """Return the ids of the audits that have not ended, the oldest first."""
+        query = sa.select(_audits.c.id).where(_audits.c.state.in_(ACTIVE)).order_by(_audits.c.create_time)
+        async with self.engine.connect() as connection:
+            return [row.id for row in await connection.execute(query)]
+
+    async def count(self) -> dict[AuditState.ValueType, int]:
+        """Return how many audits there are of each state."""
+        query = sa.select(_audits.c.state, sa.func.count()).group_by(_audits.c.state)
+        async with self.engine.connect() as connection:
+            return {row[0]: row[1] for row in await connection.execute(query)}
+
+    async def events(self, audit_id: str, after: int, limit: int) -> list[AuditEvent]:
+        """Return the next events after a sequence number."""
+        query = (
+            sa.select(_events.c.message)
+            .where(_events.c.audit == audit_id, _events.c.sequence > after)
+            .order_by(_events.c.sequence)
+            .limit(limit)
+        )
+        async with self.engine.connect() as connection:
+            return [AuditEvent.FromString(row.message) for row in await connection.execute(query)]
+
+    async def unit_ids(self, audit_id: str) -> list[str]:
+        """Return the ids of an audit's units, in plan order."""
+        query = sa.select(_units.c.unit).where(_units.c.audit == audit_id).order_by(_units.c.position)
+        async with self.engine.connect() as connection:
+            return [row.unit for row in await connection.execute(query)]
+
+    async def unit(self, audit_id: str, unit_id: str) -> tuple[Unit, bool] | None:
+        """Return a unit, and whether it is done; None once its audit is deleted."""
+        query = sa.select(_units.c.message, _units.c.done).where(_units.c.audit == audit_id, _units.c.unit == unit_id)
+        async with self.engine.connect() as connection:
+            row = (await connection.execute(query)).first()
+        return (Unit.FromString(row.message), row.done) if row else None
+
+    async def evidence(self, audit_id: str) -> Evidence | None:
+        """Return everything an audit has found; None once it is deleted."""
+        async with self.engine.connect() as connection:
+            row = (await connection.execute(sa.select(_audits).where(_audits.c.id == audit_id))).first()
+            if row is None:
+                return None
+            observations = await self._messages(connection, audit_id, _observations)
+            findings = await self._messages(connection, audit_id, _findings)
+        return Evidence(
+            _audit(row),
+            Concept.FromString(row.concept),
+            list(Unit.FromString(row.cases).cases),
+            [Observation.FromString(message) for message in observations],
+            [Finding.FromString(message) for message in findings],
+        )
+
+    async def may_read(self, audit_id: str, digest: str) -> bool:
+        """Say whether an artefact belongs to an audit."""
+        query = sa.select(_artifacts.c.digest).where(_artifacts.c.audit == audit_id, _artifacts.c.digest == digest)
+        async with self.engine.connect() as connection:
+            return (await connection.execute(query)).first() is not None
+
+    async def reports(self, audit_id: str) -> Reports | None:
+        """Return the digests of an audit's reports; None if it has none."""
+        query = sa.select(_audits.c.content_digest, _audits.c.json_digest, _audits.c.html_digest).where(
+            _audits.c.id == audit_id, _audits.c.json_digest != ""
+        )
+        async with self.engine.connect() as connection:
+            row = (await connection.execute(query)).first()
+        return Reports(*row) if row else None
+
+    async def delete(self, audit_id: str) -> bool:
+        """Delete an audit that has ended, with everything that hangs on it; False if it has not, or is not there."""
+        statement = sa.delete(_audits).where(_audits.c.id == audit_id, _audits.c.state.in_(ENDED))
+        async with self.engine.begin() as connection:
+            return (await connection.execute(statement)).rowcount > 0
+
+    async def progress(self, audit_id: str, event: AuditEvent) -> None:
+        """Append an event of a unit on its way.
+
+        Raises:
+            AuditEndedError: the audit does not run any more.
+        """
+        async with self.engine.begin() as connection:
+            await self._append(connection, audit_id, event)
+
+    async def cancel(self, audit_id: str) -> bool:
+        """Cancel an audit; False if it has ended or does not exist."""
+        async with self.engine.begin() as connection:
+            return await self._end(connection, audit_id, AUDIT_STATE_CANCELLED)
+
+    async def fail(self, session: AsyncSession, audit_id: str, reason: str, message: str) -> bool:
+        """Let an audit fail; False if it has ended or does not exist."""
+        connection = await session.connection()
+        return await self._end(connection, audit_id, AUDIT_STATE_FAILED, error_reason=reason, error_message=message)
+
+    async def start(self, session: AsyncSession, audit_id: str) -> bool:
+        """Let a pending audit run; False if it is not pending."""
+        connection = await session.connection()
+        return await self._change(connection, audit_id, (AUDIT_STATE_PENDING,), state=AUDIT_STATE_RUNNING)
+
+    async def succeed(self, session: AsyncSession, audit_id: str, end: int, verdict: Verdict, reports: Reports) -> bool:
+        """Record the verdict and the reports; False if the audit has ended or does not exist."""
+        connection = await session.connection()
+        return await self._change(
+            connection,
+            audit_id,
+            (AUDIT_STATE_RUNNING,),
+            state=AUDIT_STATE_SUCCEEDED,
+            end_time=end,
+            verdict=_deterministic(verdict),
+            content_digest=reports.content,
+            json_digest=reports.json,
+            html_digest=reports.html,
+        )
+
+    async def record(
+        self,
+        session: AsyncSession,
+        audit_id: str,
+        done: UnitDone,
+        observations: Sequence[Observation],
+        findings: Sequence[Finding],
+    ) -> bool:
+        """Record what a unit found; False if that was done before, or if the audit does not run any more."""
+        connection = await session.connection()
+        of_unit = sa.and_(_units.c.audit == audit_id, _units.c.unit == done.unit)
+        row = (await connection.execute(sa.select(_units.c.done).where(of_unit))).first()
+        if row is None or row.done:
+            return False
+        if not await self._change(
+            connection,
+            audit_id,
+            (AUDIT_STATE_RUNNING,),
+            event=AuditEvent(unit_done=done),
+            units_done=_audits.c.units_done + 1,
+        ):
+            return False
+        await connection.execute(sa.update(_units).where(of_unit).values(done=True))
+        for table, messages in ((_observations, observations), (_findings, findings)):
+            rows = [
+                {"audit": audit_id, "unit": done.unit, "ordinal": ordinal, "message": _deterministic(message)}
+                for ordinal, message in enumerate(messages)
+            ]
+            if rows:
+                await connection.execute(sa.insert(table), rows)
+        await self._allow(connection, audit_id, [observation.picture_digest for observation in observations])
+        return True
+
+    async def _end(
+        self, connection: AsyncConnection, audit_id: str, state: AuditState.ValueType, **values: Any
+    ) -> bool:
+        return await self._change(connection, audit_id, ACTIVE, state=state, end_time=time.time_ns(), **values)
+
+    async def _change(
+        self,
+        connection: AsyncConnection,
+        audit_id: str,
+        states: Sequence[AuditState.ValueType],
+        *,
+        event: AuditEvent | None = None,
+        **values: Any,
+    ) -> bool:
+        """Change an audit that is in one of `states`, with an event: `event`, or the audit as it then is."""
+        statement = sa.update(_audits).where(_audits.c.id == audit_id, _audits.c.state.in_(states)).values(**values)
+        if (await connection.execute(statement)).rowcount == 0:
+            return False
+        if event is None:
+            event = AuditEvent(state_changed=await self._get(connection, audit_id))
+        await self._append(connection, audit_id, event, states=None)
+        return True
+
+    async def _append(
+        self,
+        connection: AsyncConnection,
+        audit_id: str,
+        event: AuditEvent,
+        states: Sequence[AuditState.ValueType] | None = ACTIVE,
+    ) -> None:
+        take = sa.update(_audits).where(_audits.c.id == audit_id)
+        if states is not None:
+            take = take.where(_audits.c.state.in_(states))
+        take = take.values(last_sequence=_audits.c.last_sequence + 1)
+        row = (await connection.execute(take.returning(_audits.c.last_sequence))).first()
+        if row is None:
+            raise AuditEndedError(audit_id)
+        event.sequence = row.last_sequence
+        event.time.FromNanoseconds(time.time_ns())
+        await connection.execute(
+            sa.insert(_events).values(audit=audit_id, sequence=event.sequence, message=_deterministic(event))
+        )
+
+    async def _get(self, connection: AsyncConnection, audit_id: str) -> Audit | None:
+        row = (await connection.execute(sa.select(_audits).where(_audits.c.id == audit_id))).first()
+        return _audit(row) if row else None
+
+    async def _messages(self, connection: AsyncConnection, audit_id: str, table: sa.Table) -> list[bytes]:
+        query = (
+            sa.select(table.c.message)
+            .join(_units, sa.and_(_units.c.audit == table.c.audit, _units.c.unit == table.c.unit))
+            .where(table.c.audit == audit_id)
+            .order_by(_units.c.position, table.c.ordinal)
+        )
+        return [row.message for row in await connection.execute(query)]
+
+    async def _allow(self, connection: AsyncConnection, audit_id: str, *digests: Sequence[str]) -> None:
+        wanted = {digest for some in digests for digest in some if digest}
+        known = {
+            row.digest
+            for row in await connection.execute(sa.select(_artifacts.c.digest).where(_artifacts.c.audit == audit_id))
+        }
+        rows = [{"audit": audit_id, "digest": digest} for digest in sorted(wanted - known)]
+        if rows:
+            await connection.execute(sa.insert(_artifacts), rows)
+
+
+def _audit(row: Any) -> Audit:
+    audit = Audit(
+        id=row.id,
+        request_id=row.request_id,
+        spec=AuditSpec.FromString(row.spec),
+        state=row.state,
+        units_done=row.units_done,
+        units_total=row.units_total,
+        create_time=timestamp(row.create_time),
+        error_reason=row.error_reason,
+        error_message=row.error_message,
+    )
+    if row.end_time:
+        audit.end_time.CopyFrom(timestamp(row.end_time))
+    if row.verdict is not None:
+        audit.verdict.ParseFromString(row.verdict)
+    return audit

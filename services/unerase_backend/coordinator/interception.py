@@ -1,0 +1,157 @@
+"""One interceptor for every RPC: errors leave as rich statuses, calls are counted and timed, and none runs for ever.
+
+A domain error keeps its code and carries google.rpc details: ErrorInfo (its reason), BadRequest (its violations),
+RetryInfo (when to try again). Anything else is logged under a number, and the caller is told that number alone.
+"""
+
+# grpc's classes are generic for type checkers only.
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
+from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.runtime.errors import DeadlineError, UneraseError
+
+_logger = logging.getLogger(__name__)
+
+DOMAIN = "unerase"
+UNARY_SECONDS = 300.0
+"""The time a unary call may take where its caller set no deadline."""
+
+# gRPC refuses trailing metadata of more than 8 KiB, of which the message takes a share.
+_MAX_DETAIL_BYTES = 5000
+_MAX_MESSAGE = 1000
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def status_of(error: UneraseError) -> status_pb2.Status:
+    """Return the google.rpc.Status of a domain error; violations beyond what fits into the trailers are counted."""
+    code = error.code.value[0]
+    status = status_pb2.Status(code=code, message=_cut(error.message, _MAX_MESSAGE))
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
+    for key, value in error.metadata.items():
+        info.metadata[_cut(key, 64)] = _cut(value, 200)
+    status.details.add().Pack(info)
+    if error.retry_after_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(round(error.retry_after_seconds * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.violations:
+        bad = error_details_pb2.BadRequest()
+        for position, violation in enumerate(error.violations):
+            bad.field_violations.add(field=_cut(violation.field, 200), description=_cut(violation.description, 400))
+            if status.ByteSize() + bad.ByteSize() > _MAX_DETAIL_BYTES:
+                left = len(error.violations) - position
+                bad.field_violations[-1].field = ""
+                bad.field_violations[-1].description = f"{left} more bad fields"
+                break
+        status.details.add().Pack(bad)
+    return status
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps the handler of every RPC."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the handler with errors translated and the call measured."""
+        handler: Any = await continuation(handler_call_details)
+        # Unknown methods have no handler; streams of requests are reflection's alone.
+        if handler is None or handler.request_streaming:
+            return handler
+        method = handler_call_details.method.lstrip("/")
+        if handler.response_streaming:
+            wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_stream_rpc_method_handler(
+                self._streaming(method, handler.unary_stream),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        else:
+            wrapped = grpc.unary_unary_rpc_method_handler(
+                self._unary(method, handler.unary_unary),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        return wrapped
+
+    def _unary(
+        self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def call(request: Any, context: Context) -> Any:
+            with _Measured(self._metrics, method) as measured:
+                try:
+                    async with asyncio.timeout(UNARY_SECONDS):
+                        response = await behaviour(request, context)
+                except Exception as error:
+                    await measured.fail(error, context)
+                measured.code = grpc.StatusCode.OK
+                return response
+
+        return call
+
+    def _streaming(
+        self, method: str, behaviour: Callable[[Any, Context], AsyncGenerator[Any]]
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            with _Measured(self._metrics, method) as measured:
+                try:
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            yield response
+                except Exception as error:
+                    await measured.fail(error, context)
+                measured.code = grpc.StatusCode.OK
+
+        return call
+
+
+class _Measured:
+    """One call's figures; a call that ends without a code was cancelled by its caller or its deadline."""
+
+    def __init__(self, metrics: Metrics, method: str) -> None:
+        self._metrics = metrics
+        self._method = method
+        self.code = grpc.StatusCode.CANCELLED
+
+    def __enter__(self) -> _Measured:
+        self._begin = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._metrics.rpcs.labels(self._method, self.code.name).inc()
+        self._metrics.rpc_seconds.labels(self._method).observe(time.monotonic() - self._begin)
+
+    async def fail(self, error: Exception, context: Context) -> NoReturn:
+        """End the call with the error's status."""
+        if isinstance(error, TimeoutError):
+            error = DeadlineError(f"the call took longer than the {UNARY_SECONDS:g} s that the backend allows")
+        if not isinstance(error, UneraseError):
+            incident = uuid.uuid4().hex[:12]
+            _logger.error("incident %s in %s", incident, self._method, exc_info=error)
+            message = f"something unexpected went wrong; the coordinator's log has it as {incident}"
+            error = UneraseError(message, metadata={"incident": incident})
+        self.code = error.code
+        status = status_of(error)
+        details = (("grpc-status-details-bin", status.SerializeToString()),)
+        await context.abort(error.code, status.message, trailing_metadata=details)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -1,0 +1,326 @@
+"""The plan of an audit: its request checked field by field, every default filled in, cut into cases and units.
+
+A pure function of the request, the catalogue and what the rooms say of their evaluations: the same request with the
+same seed base makes the same plan, and planning the filled-in request again changes nothing.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Target
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.audits_pb2 import AuditSpec
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_MEASURE,
+    MODEL_ROLE_CONTROL,
+    MODEL_ROLE_REFERENCE,
+    MODEL_ROLE_SUBJECT,
+    Case,
+    Concept,
+    EvaluationDescription,
+    EvaluationRequest,
+    ModelRole,
+)
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS
+from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.seeds import derive_seed
+
+DEFAULT_CASES = 24
+MAX_CASES = 512
+MAX_STEPS = 1000
+MAX_EVALUATIONS = 64
+MAX_NAME = 200
+GUIDANCE_SCALES = (1.0, 50.0)
+# The defaults of `Tolerances` and the most each may be; a rate cannot differ by more than 1.
+TOLERANCES = {
+    "excess": (0.15, 1.0),
+    "destruction": (0.10, 10.0),
+    "general_damage": (0.25, 10.0),
+    "interference": (0.15, 1.0),
+}
+
+# Which models a measure is taken of; every other evaluation has all three roles.
+_SUBJECT_AND_REFERENCE = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE)
+_ALL_ROLES = (*_SUBJECT_AND_REFERENCE, MODEL_ROLE_CONTROL)
+_ROLES_OF_MEASURE: Mapping[str, tuple[ModelRole.ValueType, ...]] = {"interference": _SUBJECT_AND_REFERENCE}
+# Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
+_WITHOUT_MODEL = ("judge-quality",)
+_ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference", MODEL_ROLE_CONTROL: "control"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An audit, ready to run: `spec` with every default filled in, and its units in the order in which they start."""
+
+    spec: AuditSpec
+    concept: Concept
+    cases: tuple[Case, ...]
+    units: tuple[Unit, ...]
+
+
+def make_plan(
+    spec: AuditSpec,
+    catalogue: Catalogue,
+    store: ArtifactStore,
+    descriptions: Mapping[str, EvaluationDescription],
+    draw_seed: Callable[[], int],
+) -> Plan:
+    """Check the request, fill in what it leaves out, and cut it into units.
+
+    `descriptions` are the evaluations there are; `draw_seed` is asked where the request has no seed base.
+
+    Raises:
+        InvalidRequestError: with a violation for each bad field; its reason names the kind of what was not found, if
+            that is all that is wrong.
+    """
+    resolved = _Resolution(spec, catalogue, descriptions).resolve(draw_seed)
+    concept = catalogue.concept_message(resolved.concept, store)
+    cases = tuple(_cases(concept, resolved))
+    return Plan(resolved, concept, cases, tuple(_units(resolved, concept, cases, catalogue, store, descriptions)))
+
+
+class _Resolution:
+    """One pass over a request: collects every violation before it gives up."""
+
+    def __init__(
+        self, spec: AuditSpec, catalogue: Catalogue, descriptions: Mapping[str, EvaluationDescription]
+    ) -> None:
+        self._given = spec
+        self._catalogue = catalogue
+        self._descriptions = descriptions
+        self._violations: list[FieldViolation] = []
+        self._reasons: set[str] = set()
+
+    def resolve(self, draw_seed: Callable[[], int]) -> AuditSpec:
+        spec = AuditSpec()
+        spec.CopyFrom(self._given)
+        self._models_and_concept(spec)
+        self._judges(spec)
+        self._numbers(spec)
+        self._battery(spec)
+        if self._violations:
+            error = InvalidRequestError.of(*self._violations)
+            if len(self._reasons) == 1:
+                error.reason = self._reasons.pop()
+            raise error
+        reference = self._catalogue.models[spec.reference]
+        spec.cases = spec.cases or DEFAULT_CASES
+        preset = PRESETS.get(spec.battery.preset)
+        spec.steps = spec.steps or (preset.steps if preset else 0) or reference.steps
+        if not spec.HasField("guidance_scale"):
+            spec.guidance_scale = reference.guidance_scale
+        if not spec.HasField("seed_base"):
+            spec.seed_base = draw_seed()
+        asked = {field.name for field, _ in spec.tolerances.ListFields()}
+        for name, (default, _) in TOLERANCES.items():
+            if name not in asked:
+                setattr(spec.tolerances, name, default)
+        return spec
+
+    def _models_and_concept(self, spec: AuditSpec) -> None:
+        models, concepts = self._catalogue.models, self._catalogue.concepts
+        known_subject = self._name("spec.subject", spec.subject, models, "model", required=True)
+        known_concept = self._name("spec.concept", spec.concept, concepts, "concept", required=True)
+        if not spec.reference and known_subject:
+            spec.reference = self._root(spec.subject)
+        known_reference = self._name("spec.reference", spec.reference, models, "model")
+        if not spec.control and known_concept:
+            spec.control = concepts[spec.concept].control or ""
+        known_control = self._name("spec.control", spec.control, models, "model")
+        if not (known_subject and known_reference and spec.reference):
+            return
+        resolution = self._resolution(spec.reference)
+        others = {"spec.subject": spec.subject, "spec.control": spec.control if known_control else ""}
+        for field, name in others.items():
+            if name and self._resolution(name) != resolution:
+                self._add(
+                    field,
+                    f"makes pictures of {self._resolution(name)} pixels, the reference of {resolution}: "
+                    "they cannot be compared",
+                )
+
+    def _judges(self, spec: AuditSpec) -> None:
+        fields = ("selector", "judge", "second_judge")
+        missing = [position for position, field in enumerate(fields) if not getattr(spec, field)]
+        if missing:
+            defaults = self._catalogue.default_judges()
+            for position in missing:
+                setattr(spec, fields[position], defaults[position])
+        known = [
+            self._name(f"spec.{field}", getattr(spec, field), self._catalogue.judges, "judge", required=True)
+            for field in fields
+        ]
+        names = [getattr(spec, field) for field in fields]
+        for position, field in enumerate(fields):
+            if known[position] and names[position] in names[:position]:
+                self._add(f"spec.{field}", "must be another judge than the ones before it: none may confirm itself")
+        concept = self._catalogue.concepts.get(spec.concept)
+        if concept is not None and all(known):
+            for field, name in zip(fields, names, strict=True):
+                if not concept.labels.get(name):
+                    self._add(f"spec.{field}", f"has no labels for the concept {spec.concept!r}")
+
+    def _numbers(self, spec: AuditSpec) -> None:
+        if spec.cases > MAX_CASES:
+            self._add("spec.cases", f"must be at most {MAX_CASES}, not {spec.cases}")
+        if spec.steps > MAX_STEPS:
+            self._add("spec.steps", f"must be at most {MAX_STEPS}, not {spec.steps}")
+        low, high = GUIDANCE_SCALES
+        if spec.HasField("guidance_scale") and not low <= spec.guidance_scale <= high:
+            self._add("spec.guidance_scale", f"must be from {low:g} to {high:g}, not {spec.guidance_scale:g}")
+        for field, value in spec.tolerances.ListFields():
+            most = TOLERANCES[field.name][1]
+            if not 0 < value <= most:
+                self._add(f"spec.tolerances.{field.name}", f"must be above 0 and at most {most:g}, not {value:g}")
+
+    def _battery(self, spec: AuditSpec) -> None:
+        battery = spec.battery
+        if not battery.preset and not battery.evaluations:
+            battery.preset = DEFAULT_PRESET
+        if battery.preset and battery.preset not in PRESETS:
+            self._add(
+                "spec.battery.preset", f"there is no preset {_quoted(battery.preset)}{_near(battery.preset, PRESETS)}"
+            )
+            return
+        if len(battery.evaluations) > MAX_EVALUATIONS:
+            self._add("spec.battery.evaluations", f"must be at most {MAX_EVALUATIONS}, not {len(battery.evaluations)}")
+            return
+        chosen = {request.name: request for request in (PRESETS[battery.preset].requests() if battery.preset else [])}
+        fields = {name: f"spec.battery.preset.{name}" for name in chosen}
+        seen: set[str] = set()
+        for index, request in enumerate(battery.evaluations):
+            field = f"spec.battery.evaluations[{index}]"
+            if not self._name(f"{field}.name", request.name, self._descriptions, "evaluation", required=True):
+                continue
+            if request.name in seen:
+                self._add(f"{field}.name", f"{request.name!r} is there twice")
+            seen.add(request.name)
+            chosen[request.name], fields[request.name] = request, field
+        resolved = [
+            self._evaluation(request, f"{fields[name]}.parameters")
+            for name, request in chosen.items()
+            if self._name(fields[name], name, self._descriptions, "evaluation")
+        ]
+        del battery.evaluations[:]
+        battery.evaluations.extend(resolved)
+
+    def _evaluation(self, request: EvaluationRequest, field: str) -> EvaluationRequest:
+        try:
+            parameters = resolve_parameters(self._descriptions[request.name], request.parameters, field=field)
+        except InvalidRequestError as error:
+            for violation in error.violations:
+                self._add(violation.field, violation.description)
+            return request
+        return EvaluationRequest(name=request.name, parameters=parameters_struct(parameters))
+
+    def _name(self, field: str, name: str, known: Iterable[str], kind: str, *, required: bool = False) -> bool:
+        if not name:
+            if required:
+                self._add(field, f"must name a{'n' if kind[0] in 'aeiou' else ''} {kind}")
+            return not required
+        if len(name) > MAX_NAME:
+            self._add(field, f"must be at most {MAX_NAME} characters, not {len(name)}")
+            return False
+        if name not in known:
+            self._add(field, f"there is no {kind} {_quoted(name)}{_near(name, known)}", f"{kind.upper()}_NOT_FOUND")
+            return False
+        return True
+
+    def _add(self, field: str, description: str, reason: str = InvalidRequestError.reason) -> None:
+        self._violations.append(FieldViolation(field, description))
+        self._reasons.add(reason)
+
+    def _root(self, name: str) -> str:
+        while base := self._catalogue.models[name].base:
+            name = base
+        return name
+
+    def _resolution(self, name: str) -> int:
+        return self._catalogue.models[name].resolution
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= 60 else name[:60] + "...")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _cases(concept: Concept, spec: AuditSpec) -> Iterable[Case]:
+    """Yield the cases: distinct prompts for as long as the concept has some, and a latent seed of its own for each."""
+    for index in range(spec.cases):
+        yield Case(
+            index=index,
+            prompt=_prompt(concept.prompts, concept.names, index),
+            latent_seed=derive_seed(spec.seed_base, "latent", index),
+            held_out_prompt=_prompt(concept.held_out_prompts or concept.prompts, concept.names[:1], index),
+            held_out_latent_seed=derive_seed(spec.seed_base, "held-out latent", index),
+        )
+
+
+def _prompt(templates: Sequence[str], names: Sequence[str], index: int) -> str:
+    # The shift after each common period reaches every pair of template and name before one comes again.
+    period = math.lcm(len(templates), len(names))
+    name = names[(index + index // period) % len(names)]
+    return templates[index % len(templates)].replace("{concept}", name)
+
+
+def _units(
+    spec: AuditSpec,
+    concept: Concept,
+    cases: Sequence[Case],
+    catalogue: Catalogue,
+    store: ArtifactStore,
+    descriptions: Mapping[str, EvaluationDescription],
+) -> Iterable[Unit]:
+    judges = (spec.selector, spec.judge, spec.second_judge)
+    target = catalogue.target(spec.concept, store, *judges)
+    others = _others(spec, catalogue, store)
+    models = {
+        MODEL_ROLE_SUBJECT: spec.subject,
+        MODEL_ROLE_REFERENCE: spec.reference,
+        MODEL_ROLE_CONTROL: spec.control,
+    }
+    for request in spec.battery.evaluations:
+        description = descriptions[request.name]
+        measure = description.evaluation_class == EVALUATION_CLASS_MEASURE
+        size = description.cases_per_unit or len(cases)
+        for role in _roles(request.name, spec):
+            for shard, start in enumerate(range(0, len(cases), size)):
+                yield Unit(
+                    id=f"{request.name}/{_ROLE_NAMES[role]}/{shard}",
+                    evaluation=request.name,
+                    role=role,
+                    model="" if request.name in _WITHOUT_MODEL else models[role],
+                    reference=spec.reference,
+                    target=target,
+                    others=others if measure else (),
+                    cases=cases[start : start + size],
+                    parameters=request.parameters,
+                    steps=spec.steps,
+                    guidance_scale=spec.guidance_scale,
+                    seed_base=spec.seed_base,
+                )
+
+
+def _roles(evaluation: str, spec: AuditSpec) -> Sequence[ModelRole.ValueType]:
+    if evaluation in _WITHOUT_MODEL:
+        return (MODEL_ROLE_REFERENCE,)
+    roles = _ROLES_OF_MEASURE.get(evaluation, _ALL_ROLES)
+    return [role for role in roles if role != MODEL_ROLE_CONTROL or spec.control]
+
+
+def _others(spec: AuditSpec, catalogue: Catalogue, store: ArtifactStore) -> list[Target]:
+    judges = (spec.selector, spec.judge, spec.second_judge)
+    return [
+        catalogue.target(name, store, *judges)
+        for name, entry in sorted(catalogue.concepts.items())
+        if name != spec.concept and all(entry.labels.get(judge) for judge in judges)
+    ]

@@ -1,0 +1,77 @@
+"""The gRPC server: every service on one port that nobody else shares, with health, reflection and limits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from unerase.v1 import audits_pb2, models_pb2
+from unerase.v1.audits_pb2_grpc import add_AuditServiceServicer_to_server
+from unerase.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
+from unerase_backend.coordinator.audits import AuditServicer
+from unerase_backend.coordinator.interception import Interceptor
+from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.models import ModelServicer
+from unerase_backend.coordinator.rooms import ROOMS, room_handlers
+from unerase_backend.runtime.errors import UnavailableError
+
+MAX_RECEIVE_BYTES = 4 * 1024 * 1024
+# Samples may carry latents, and a page of audits their verdicts.
+MAX_SEND_BYTES = 64 * 1024 * 1024
+
+_OPTIONS: Sequence[tuple[str, Any]] = (
+    # Without this two servers share a port, and each gets some of the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    ("grpc.max_send_message_length", MAX_SEND_BYTES),
+    # Watching an audit may be silent for long: the server pings, and lets clients ping every 5 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+)
+
+SERVICES = (
+    audits_pb2.DESCRIPTOR.services_by_name["AuditService"],
+    models_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    *ROOMS.values(),
+)
+
+
+class Server:
+    """The server with its health; it is up between `start` and `stop`."""
+
+    def __init__(self, audits: AuditServicer, models: ModelServicer, metrics: Metrics) -> None:
+        self._server = grpc.aio.server(interceptors=[Interceptor(metrics)], options=_OPTIONS)
+        add_AuditServiceServicer_to_server(audits, self._server)
+        add_ModelServiceServicer_to_server(models, self._server)
+        self._server.add_generic_rpc_handlers(room_handlers())
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = [service.full_name for service in SERVICES]
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        self._names = ["", *names]
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen.
+
+        Raises:
+            UnavailableError: the address is not to be had.
+        """
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound = self._server.add_insecure_port(address)
+        except RuntimeError:
+            bound = 0
+        if bound != port:
+            raise UnavailableError(f"{address} cannot be bound: another process has it", reason="ADDRESS_IN_USE")
+        await self._server.start()
+        for name in self._names:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, and let those in flight end within the grace period."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)

@@ -1,0 +1,35 @@
+"""The settings of the coordinator's deployment."""
+
+from pydantic import Field, model_validator
+
+from unerase_backend.runtime.settings import RoomSettings
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class CoordinatorSettings(RoomSettings):
+    """Where the coordinator listens, what it remembers audits in, and how much runs at once."""
+
+    state: str = Field(
+        description="folder of what belongs to this coordinator alone: its identity and, by default, its databases"
+    )
+    database_url: str = Field(default="", description="postgresql://... ; empty means SQLite in the state folder")
+    host: str = Field(default="127.0.0.1", description="address the gRPC server binds")
+    port: int = Field(default=50051, ge=1, le=65535, description="port of the gRPC server")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="port of /metrics; 0 means none")
+    allow_insecure_bind: bool = Field(default=False, description="bind an address that others reach, without TLS")
+    # Enough to keep generation's batch full while units wait for their judges; more only costs memory.
+    concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
+    unit_retry_seconds: float = Field(
+        default=600.0, ge=0, description="how long a unit is tried again while a room is unavailable"
+    )
+    shutdown_grace_seconds: float = Field(default=5.0, ge=0, description="time that calls in flight have to end")
+
+    @model_validator(mode="after")
+    def _refuse_insecure_bind(self) -> "CoordinatorSettings":
+        if self.host not in LOOPBACK and not self.allow_insecure_bind:
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines and the server has no TLS; "
+                "bind 127.0.0.1, or set allow_insecure_bind where the network itself keeps others out"
+            )
+        return self

@@ -1,0 +1,352 @@
+"""An audit as a durable workflow: one child workflow for each unit, then the verdict and the report.
+
+A unit is computed by plain awaits, outside any transaction; what it found, its event and its checkpoint then commit in
+one transaction, so that after a crash at any moment each observation is there exactly once. A unit that was under way
+is computed again, with the same seeds and therefore the same result. The audit's row decides what may still be
+written: cancelling is one update of it, and the units that it makes pointless are then stopped.
+
+Workflows are found by name when they are recovered, in a process that knows nothing yet; they reach the auditor through
+`CURRENT`, which the coordinator fills before DBOS starts.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from dbos import DBOS, AsyncSQLAlchemyDatasource, SetWorkflowID
+
+from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksRequest
+from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, DescribeGenerationResponse
+from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.audits_pb2 import AuditEvent, AuditSpec, Manifest, Report, UnitDone, UnitProgress
+from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, EvaluationDescription, Finding, Observation
+from unerase.v1.verdicts_pb2 import Verdict
+from unerase_backend import report
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.changes import Changes
+from unerase_backend.coordinator.database import ACTIVE, AuditEndedError, Database, Evidence, Reports, timestamp
+from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
+from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
+from unerase_backend.verdict import conclude
+
+_logger = logging.getLogger(__name__)
+
+# A workflow that a crash interrupts is recovered however often that happens.
+_RECOVERIES = 1_000_000
+_PROGRESS_SECONDS = 1.0
+_FIRST_WAIT_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 10.0
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Found:
+    """What one unit found."""
+
+    observations: list[Observation] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def done(self, unit: Unit) -> UnitDone:
+        """Return the unit's last event."""
+        return UnitDone(
+            unit=unit.id,
+            evaluation=unit.evaluation,
+            role=unit.role,
+            observations=len(self.observations),
+            detected=sum(
+                len(observation.judgements) > 1 and observation.judgements[1].detected
+                for observation in self.observations
+            ),
+            unscored=sum(observation.status == SAMPLE_STATUS_UNSCORED for observation in self.observations),
+        )
+
+
+class Auditor:
+    """Runs the units of all audits of this process."""
+
+    def __init__(
+        self,
+        database: Database,
+        datasource: AsyncSQLAlchemyDatasource,
+        catalogue: Catalogue,
+        store: ArtifactStore,
+        metrics: Metrics,
+        changes: Changes,
+        *,
+        concurrent_units: int,
+        retry_seconds: float,
+    ) -> None:
+        self._database = database
+        self._datasource = datasource
+        self._catalogue = catalogue
+        self._store = store
+        self._metrics = metrics
+        self._changes = changes
+        self._retry_seconds = retry_seconds
+        self._slots = asyncio.Semaphore(concurrent_units)
+        self._running: defaultdict[str, set[asyncio.Task[Found]]] = defaultdict(set)
+        self._closing = False
+        self._probes: dict[str, EvaluationDescription] = {}
+        self._attacks: dict[str, EvaluationDescription] = {}
+
+    async def descriptions(self) -> Mapping[str, EvaluationDescription]:
+        """Return what the rooms say of their evaluations, by name; asked once.
+
+        Raises:
+            UnavailableError: a room is gone for the moment.
+        """
+        if not self._attacks:
+            probes, attacks = await asyncio.gather(
+                PROBING.call("ListProbes", ListProbesRequest(), timeout_seconds=60),
+                ATTACK.call("ListAttacks", ListAttacksRequest(), timeout_seconds=60),
+            )
+            self._probes = {description.name: description for description in probes.probes}
+            self._attacks = {description.name: description for description in attacks.attacks}
+        return {**self._probes, **self._attacks}
+
+    async def start(self, audit_id: str) -> None:
+        """Start the audit's workflow; one that was started before goes on."""
+        with SetWorkflowID(audit_id):
+            await DBOS.start_workflow_async(_audit, audit_id)
+
+    def stop(self, audit_id: str) -> None:
+        """Stop the audit's units that are under way."""
+        for task in self._running.get(audit_id, ()):
+            task.cancel()
+
+    async def close(self) -> None:
+        """Interrupt every unit; the workflows stay as they are and are recovered by the next process."""
+        self._closing = True
+        tasks = [task for running in self._running.values() for task in running]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def announce(self) -> None:
+        """Tell watchers and metrics that something was committed."""
+        self._metrics.set_audits(await self._database.count())
+        await self._changes.announce()
+
+    async def run_audit(self, audit_id: str) -> None:
+        """Be the audit's workflow: start its units in plan order, wait for them, conclude."""
+        try:
+            await self._transact("start", self._database.start, audit_id)
+            handles = []
+            for unit_id in await self._database.unit_ids(audit_id):
+                with SetWorkflowID(f"{audit_id}/{unit_id}"):
+                    handles.append(await DBOS.start_workflow_async(_unit, audit_id, unit_id))
+            for handle in handles:
+                await handle.get_result()
+            await self._conclude(audit_id)
+        except Exception as error:
+            await self._fail(audit_id, error)
+
+    async def run_unit(self, audit_id: str, unit_id: str) -> None:
+        """Be a unit's workflow."""
+        planned = await self._database.unit(audit_id, unit_id)
+        if planned is None:
+            return
+        unit, done = planned
+        begin = time.monotonic()
+        found = Found()
+        if not done:
+            try:
+                maybe = await self._compute(audit_id, unit)
+            except Exception as error:
+                self._metrics.units.labels(unit.evaluation, "failed").inc()
+                await self._fail(audit_id, error)
+                return
+            if maybe is None:
+                self._metrics.units.labels(unit.evaluation, "stopped").inc()
+                return
+            found = maybe
+        # Recorded before: the step's checkpoint is read, and nothing is written again.
+        if await self._transact(
+            "record", self._database.record, audit_id, found.done(unit), found.observations, found.findings
+        ):
+            self._metrics.units.labels(unit.evaluation, "recorded").inc()
+            self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
+
+    async def _compute(self, audit_id: str, unit: Unit) -> Found | None:
+        """Return what the unit finds; None if the audit has ended meanwhile."""
+        task = asyncio.create_task(self._persist(lambda: self._attempt(audit_id, unit), unit.evaluation))
+        self._running[audit_id].add(task)
+        try:
+            audit = await self._database.get(audit_id)
+            if audit is None or audit.state not in ACTIVE:
+                return None
+            return await task
+        except AuditEndedError:
+            return None
+        except asyncio.CancelledError:
+            # An end of this process is not an end of the audit.
+            if self._closing or _this_task().cancelling():
+                raise
+            return None
+        finally:
+            task.cancel()
+            self._running[audit_id].discard(task)
+            if not self._running[audit_id]:
+                del self._running[audit_id]
+
+    async def _persist(self, attempt: Callable[[], Awaitable[Result]], evaluation: str) -> Result:
+        """Try again while a room is gone or full, with growing waits, for a bounded time."""
+        async with self._slots:
+            give_up: float | None = None
+            wait = _FIRST_WAIT_SECONDS
+            while True:
+                try:
+                    return await attempt()
+                except (UnavailableError, ExhaustedError) as error:
+                    now = time.monotonic()
+                    give_up = now + self._retry_seconds if give_up is None else give_up
+                    if now >= give_up:
+                        raise
+                    _logger.warning("%s is tried again in %.1f s: %s", evaluation, wait, error.message)
+                    self._metrics.units.labels(evaluation, "repeated").inc()
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+
+    async def _attempt(self, audit_id: str, unit: Unit) -> Found:
+        found = Found()
+        told = 0.0
+        await self.descriptions()
+        if unit.evaluation in self._attacks:
+            stream = ATTACK.stream("Attack", AttackRequest(unit=unit))
+        else:
+            stream = PROBING.stream("Probe", ProbeRequest(unit=unit))
+        async with aclosing(stream) as responses:
+            async for response in responses:
+                event = response.event
+                match event.WhichOneof("event"):
+                    case "observation":
+                        found.observations.append(event.observation)
+                    case "finding":
+                        found.findings.append(event.finding)
+                    case "progress" if time.monotonic() - told >= _PROGRESS_SECONDS:
+                        told = time.monotonic()
+                        await self._progress(audit_id, unit, event.progress)
+        return found
+
+    async def _progress(self, audit_id: str, unit: Unit, progress: Any) -> None:
+        event = UnitProgress(
+            unit=unit.id, evaluation=unit.evaluation, role=unit.role, step=progress.step, steps=progress.steps
+        )
+        if progress.HasField("loss"):
+            event.loss = progress.loss
+        await self._database.progress(audit_id, AuditEvent(unit_progress=event))
+        await self._changes.announce()
+
+    async def _conclude(self, audit_id: str) -> None:
+        evidence = await self._database.evidence(audit_id)
+        if evidence is None or evidence.audit.state not in ACTIVE:
+            return
+        manifest = await self._persist(lambda: self._manifest(evidence.audit.spec), "conclusion")
+        descriptions = await self.descriptions()
+        end = time.time_ns()
+        verdict, reports = await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
+        await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports)
+
+    async def _manifest(self, spec: AuditSpec) -> Manifest:
+        described: DescribeGenerationResponse = await GENERATION.call(
+            "DescribeGeneration", DescribeGenerationRequest(), timeout_seconds=60
+        )
+        names = list(dict.fromkeys(name for name in (spec.subject, spec.reference, spec.control) if name))
+        models = [await asyncio.to_thread(self._catalogue.describe_model, name) for name in names]
+        judges = {}
+        for name in (spec.selector, spec.judge, spec.second_judge):
+            judges[name] = await asyncio.to_thread(self._catalogue.judge_digest, name)
+        return Manifest(
+            versions=described.versions,
+            numerics_profile=described.numerics_profile,
+            models=models,
+            judge_digests=judges,
+            hardware=described.hardware,
+        )
+
+    def _write(
+        self,
+        evidence: Evidence,
+        descriptions: Mapping[str, EvaluationDescription],
+        manifest: Manifest,
+        end: int,
+    ) -> tuple[Verdict, Reports]:
+        audit, spec = evidence.audit, evidence.audit.spec
+        names = [request.name for request in spec.battery.evaluations]
+        verdict = conclude(evidence.observations, descriptions, names, spec)
+        content = report.build(
+            spec,
+            evidence.concept,
+            evidence.cases,
+            spec.battery.evaluations,
+            verdict,
+            evidence.observations,
+            evidence.findings,
+            manifest,
+        )
+        whole = Report(
+            schema_version=report.SCHEMA_VERSION,
+            content=content,
+            audit_id=audit.id,
+            create_time=audit.create_time,
+            end_time=timestamp(end),
+        )
+        return verdict, Reports(
+            content=self._store.put(content.SerializeToString(deterministic=True)),
+            json=self._store.put(report.render_json(whole).encode()),
+            html=self._store.put(report.render_html(whole, self._store.get).encode()),
+        )
+
+    async def _fail(self, audit_id: str, error: Exception) -> None:
+        if isinstance(error, UneraseError):
+            reason, message = error.reason, error.message
+        else:
+            incident = uuid.uuid4().hex[:12]
+            _logger.error("incident %s in audit %s", incident, audit_id, exc_info=error)
+            reason, message = "INTERNAL", f"something unexpected went wrong; the coordinator's log has it as {incident}"
+        await self._transact("fail", self._database.fail, audit_id, reason, message)
+        self.stop(audit_id)
+
+    async def _transact(self, name: str, write: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:
+        """Run one transaction of the database as a step of the current workflow."""
+
+        async def body() -> bool:
+            return await write(self._datasource.sql_session(), *arguments)
+
+        written: bool = await self._datasource.run_tx_step_async({"name": name}, body)
+        await self.announce()
+        return written
+
+
+class _Current:
+    auditor: Auditor
+
+
+CURRENT = _Current()
+
+
+@DBOS.workflow(name="unerase.audit", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
+async def _audit(audit_id: str) -> None:
+    await CURRENT.auditor.run_audit(audit_id)
+
+
+@DBOS.workflow(name="unerase.unit", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
+async def _unit(audit_id: str, unit_id: str) -> None:
+    await CURRENT.auditor.run_unit(audit_id, unit_id)
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("a workflow runs as a task")
+    return task

@@ -1,0 +1,66 @@
+"""The noise-prediction error of given pictures: what the likelihood is estimated from.
+
+For a picture with latents x_0 (mode of the VAE's distribution, scaled), timestep t and conditioning c:
+
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise,    error = mean over the latents' elements of (noise - e(x_t, t, c))^2
+
+The noise depends on the seed, the picture's digest and t alone: it is the same for every model and conditioning, so
+that differences between them are paired.
+"""
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unerase_backend.diffusion import pictures as autoencoding
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.pictures import Picture
+from unerase_backend.diffusion.schedule import add_noise
+from unerase_backend.runtime.seeds import derive_seed
+
+
+def measure_denoising(
+    model: DiffusionModel,
+    pictures: Sequence[Picture],
+    digests: Sequence[str],
+    conditionings: Sequence[Tensor],
+    timesteps: Sequence[int],
+    noise_seed: int,
+    *,
+    batch_rows: int,
+    decode_batch: int,
+) -> Generator[None, None, NDArray[np.float64]]:
+    """Return the errors, (pictures, conditionings, timesteps); yields between two calls of the UNet.
+
+    `conditionings` are encoded prompts, (tokens, width) each. Every call has `batch_rows` rows, the last one filled up.
+    """
+    latents = autoencoding.encode(model, pictures, decode_batch)
+    shape = (len(pictures), len(conditionings), len(timesteps))
+    rows = [(i, j, k) for i in range(shape[0]) for k in range(shape[2]) for j in range(shape[1])]
+    errors = np.full(shape, np.nan)
+    for start in range(0, len(rows), batch_rows):
+        chunk = rows[start : start + batch_rows]
+        filled = chunk + [chunk[0]] * (batch_rows - len(chunk))
+        noise = torch.stack([_noise(model, noise_seed, digests[i], timesteps[k]) for i, _, k in filled])
+        times = torch.tensor([timesteps[k] for _, _, k in filled])
+        noised = add_noise(latents[[i for i, _, _ in filled]], noise, model.alphas_cumprod[times])
+        with torch.inference_mode():
+            predicted = model.unet(
+                noised.to(model.device, model.dtype),
+                times.to(model.device),
+                encoder_hidden_states=torch.stack([conditionings[j] for _, j, _ in filled]),
+                return_dict=False,
+            )[0]
+            squares = (noise - predicted.float().cpu()).double().square().flatten(1).mean(1)
+        for row, value in zip(chunk, squares.tolist(), strict=False):
+            errors[row] = value
+        yield
+    return errors
+
+
+def _noise(model: DiffusionModel, noise_seed: int, digest: str, timestep: int) -> Tensor:
+    generator = torch.Generator().manual_seed(derive_seed(noise_seed, digest, timestep))
+    return torch.randn(model.latent_shape, generator=generator)

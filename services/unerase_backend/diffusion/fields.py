@@ -1,0 +1,13 @@
+"""Where in a request a bad field stands: whoever holds a part of a request knows the path to that part."""
+
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+
+def within(field: str, error: InvalidRequestError) -> InvalidRequestError:
+    """Return the error with its violations' fields taken as relative to `field`."""
+    return InvalidRequestError.of(
+        *(
+            FieldViolation(f"{field}.{violation.field}" if violation.field else field, violation.description)
+            for violation in error.violations
+        )
+    )

@@ -1,0 +1,49 @@
+"""Latents to pictures and back through the VAE, always in batches of one shape."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unerase_backend.diffusion.loading import DiffusionModel
+
+Picture = NDArray[np.uint8]
+
+
+@torch.inference_mode()
+def decode(model: DiffusionModel, latents: Sequence[Tensor], batch: int) -> list[Picture | None]:
+    """Return the picture of each of the latents, (height, width, 3) in RGB, as StableDiffusionPipeline makes it.
+
+    None stands for a picture with values that are not finite.
+    """
+    pictures: list[Picture | None] = []
+    for chunk, count in _filled(latents, batch):
+        scaled = chunk.to(model.device, model.dtype) / model.scaling_factor
+        values = model.vae.decode(scaled, return_dict=False)[0]
+        finite = torch.isfinite(values).flatten(1).all(1).tolist()
+        shown = (values * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
+        rounded = np.nan_to_num(shown * 255).round().astype(np.uint8)
+        pictures += [rounded[row] if finite[row] else None for row in range(count)]
+    return pictures
+
+
+@torch.inference_mode()
+def encode(model: DiffusionModel, pictures: Sequence[Picture], batch: int) -> Tensor:
+    """Return the latents of pictures, the mode of the VAE's distribution scaled for the UNet.
+
+    Shape (pictures, channels, height, width), float32 on the CPU.
+    """
+    values = [torch.tensor(picture).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
+    encoded = [
+        model.vae.encode(chunk.to(model.device, model.dtype)).latent_dist.mode()[:count].float().cpu()
+        for chunk, count in _filled(values, batch)
+    ]
+    return torch.cat(encoded) * model.scaling_factor
+
+
+def _filled(rows: Sequence[Tensor], batch: int) -> list[tuple[Tensor, int]]:
+    chunks = [list(rows[start : start + batch]) for start in range(0, len(rows), batch)]
+    # A picture that is not finite does not reach its neighbours; the filling repeats the first row.
+    return [(torch.stack(chunk + [chunk[0]] * (batch - len(chunk))), len(chunk)) for chunk in chunks]

@@ -1,0 +1,51 @@
+"""What fixes every bit of a result: the numerics profile.
+
+Within one profile a trajectory gives the same bits whatever shares its batch, on any worker; across profiles results
+agree within tolerance.
+"""
+
+import os
+import platform
+from importlib.metadata import version
+
+import torch
+
+from unerase_backend.diffusion.conditioning import TEXT_ROWS
+
+REVISION = 1
+"""Raised whenever the sampler's arithmetic changes, so that no older result is taken for a new one."""
+
+_LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
+
+
+def numerics_profile(device: torch.device, dtype: torch.dtype, threads: int, batch_rows: int, decode_batch: int) -> str:
+    """Return the profile of a worker, one line."""
+    return " ".join(
+        [
+            f"revision={REVISION}",
+            f"unet={batch_rows}",
+            f"vae={decode_batch}",
+            f"text={TEXT_ROWS}",
+            f"dtype={str(dtype).removeprefix('torch.')}",
+            f"device={device_class(device)}",
+            f"threads={threads}",
+            *(f"{name}={release}" for name, release in library_versions().items()),
+        ]
+    )
+
+
+def device_class(device: torch.device) -> str:
+    """Return what kind of device computes, as in "cpu/x86_64/AVX2"."""
+    if device.type == "cpu":
+        return f"cpu/{platform.machine()}/{torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type}/{torch.cuda.get_device_name(device).replace(' ', '-')}"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that take part in a result."""
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def hardware(device: torch.device, threads: int) -> dict[str, str]:
+    """Return what a manifest says of the machine."""
+    return {"device": device_class(device), "torch_threads": str(threads), "cpus": str(os.cpu_count())}

@@ -1,0 +1,93 @@
+"""Generation as a Ray Serve application; what it does is in `engine`."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import transformers
+from ray import serve
+from ray.util import metrics
+
+from unerase.internal.v1alpha1.generation_pb2 import (
+    DescribeGenerationRequest,
+    DescribeGenerationResponse,
+    EncodeRequest,
+    EncodeResponse,
+    GenerateRequest,
+    GenerateResponse,
+    MeasureDenoisingRequest,
+    MeasureDenoisingResponse,
+)
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.generation.engine import GenerationEngine
+from unerase_backend.generation.observer import Observer
+from unerase_backend.generation.settings import GenerationSettings
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.handles import remote_classify
+
+
+class RayObserver(Observer):
+    """Turns what generation tells into Ray's metrics, which come out on each node's metrics port."""
+
+    def __init__(self) -> None:
+        self._pictures = metrics.Counter(
+            "unerase_generation_trajectories_total",
+            "Trajectories that ended, by whether they were cached.",
+            ("cached",),
+        )
+        self._unet_seconds = metrics.Counter("unerase_generation_unet_seconds_total", "Seconds inside the UNet.")
+        self._fill = metrics.Gauge("unerase_generation_batch_fill", "Share of the UNet's rows in use, 0 to 1.")
+        self._queue = metrics.Gauge("unerase_generation_queue", "Trajectories that wait for a place in a batch.")
+
+    def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:
+        """Count the UNet's time and show the batch's fill."""
+        if unet_seconds > 0:
+            self._unet_seconds.inc(unet_seconds)
+        self._fill.set(rows / batch_rows)
+
+    def finished(self, pictures: int, *, cached: bool) -> None:
+        """Count ended trajectories."""
+        self._pictures.inc(pictures, {"cached": str(cached).lower()})
+
+    def queued(self, trajectories: int) -> None:
+        """Show the length of the queue."""
+        self._queue.set(trajectories)
+
+
+class Generation:
+    """The ingress of application "generation": its methods are the RPCs of GenerationService."""
+
+    def __init__(self, settings: GenerationSettings) -> None:
+        transformers.logging.disable_progress_bar()
+        catalogue, store = Catalogue.load(settings.catalogues), ArtifactStore(settings.artifacts)
+        self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayObserver())
+
+    async def Generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse]:  # noqa: N802
+        """Run trajectories of one model and stream each one's sample as it ends."""
+        async with aclosing(self._engine.Generate(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def Encode(self, request: EncodeRequest) -> EncodeResponse:  # noqa: N802
+        """Encode prompts."""
+        return await self._engine.Encode(request)
+
+    async def MeasureDenoising(self, request: MeasureDenoisingRequest) -> MeasureDenoisingResponse:  # noqa: N802
+        """Measure the noise-prediction error on given pictures."""
+        return await self._engine.MeasureDenoising(request)
+
+    async def DescribeGeneration(self, request: DescribeGenerationRequest) -> DescribeGenerationResponse:  # noqa: N802
+        """Say what fixes every bit of a result here."""
+        return await self._engine.DescribeGeneration(request)
+
+
+def build(args: GenerationSettings) -> serve.Application:
+    """Build the application from the `args` of a Serve config."""
+    deployment = serve.deployment(
+        Generation,
+        name="generation",
+        num_replicas=args.replicas,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=1024,
+        health_check_period_s=5,
+    )
+    return deployment.bind(args)

@@ -1,0 +1,56 @@
+"""Finished trajectories, kept in the artefact store: a picture as PNG, and a record of what became of each trajectory.
+
+A record holds a `Sample` without judgements: judges change, and asking them again costs little.
+"""
+
+from dataclasses import dataclass
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Sample
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
+from unerase_backend.diffusion.pictures import Picture
+from unerase_backend.diffusion.sampler import Finished
+from unerase_backend.diffusion.tensors import to_message
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import DataLossError, NotFoundError
+from unerase_backend.runtime.pictures import UnreadablePictureError, decode_picture, encode_picture
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trajectory came to."""
+
+    failure: str
+    """Why it cannot be scored; empty otherwise."""
+    latents: Tensor
+    """Where it stopped."""
+    picture_digest: str = ""
+    picture: Picture | None = None
+
+
+def keep(store: ArtifactStore, key: str, finished: Finished) -> Result:
+    """Put a finished trajectory into the store and return it."""
+    digest = store.put(encode_picture(finished.picture)) if finished.picture is not None else ""
+    latents = to_message(finished.latents)
+    record = Sample(
+        status=SAMPLE_STATUS_UNSCORED if finished.failure else SAMPLE_STATUS_SCORED,
+        reason=finished.failure,
+        picture_digest=digest,
+        latents=latents,
+    )
+    store.put_record(key, record.SerializeToString(deterministic=True))
+    return Result(finished.failure, latents, digest, finished.picture)
+
+
+def find(store: ArtifactStore, key: str, *, picture: bool) -> Result | None:
+    """Return what the store has under `key`; None if there is nothing, or no whole picture where one is asked for."""
+    content = store.get_record(key)
+    if content is None:
+        return None
+    record = Sample.FromString(content)
+    if not picture or record.reason:
+        return Result(record.reason, record.latents)
+    try:
+        shown = decode_picture(store.get(record.picture_digest))
+    except (NotFoundError, DataLossError, UnreadablePictureError):
+        return None
+    return Result("", record.latents, record.picture_digest, shown)

@@ -1,0 +1,106 @@
+"""What a request may hold, as far as it can be told without the model; every bad field is named."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, GenerateRequest, MeasureDenoisingRequest
+from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+MAX_TRAJECTORIES = 4096
+MAX_PROMPT_BYTES = 4096
+MAX_STEPS = 1000
+MAX_GUIDANCE_SCALE = 50.0
+MAX_ETA = 10.0
+MAX_VARIANCE_SCALE = 10.0
+MAX_PROMPTS = 1024
+MAX_PICTURES = 4096
+MAX_TIMESTEPS = 1000
+MAX_ERRORS = 1_000_000
+
+
+def check_generate(request: GenerateRequest) -> None:
+    """Check a request for trajectories.
+
+    Raises:
+        InvalidRequestError: with every bad field.
+    """
+    violations = list(_count("trajectories", len(request.trajectories), MAX_TRAJECTORIES))
+    for index, trajectory in enumerate(request.trajectories[:MAX_TRAJECTORIES]):
+        violations += [
+            FieldViolation(f"trajectories[{index}].{field}", description)
+            for field, description in _problems(trajectory)
+        ]
+    for index, question in enumerate(request.questions):
+        if not question.labels:
+            violations.append(FieldViolation(f"questions[{index}].labels", "must hold what means the concept"))
+    _raise(violations)
+
+
+def check_encode(request: EncodeRequest) -> None:
+    """Check a request for encoded prompts.
+
+    Raises:
+        InvalidRequestError: with every bad field.
+    """
+    _raise(_prompts(request.prompts))
+
+
+def check_measure(request: MeasureDenoisingRequest) -> None:
+    """Check a request for denoising errors.
+
+    Raises:
+        InvalidRequestError: with every bad field.
+    """
+    violations = [
+        *_count("picture_digests", len(request.picture_digests), MAX_PICTURES),
+        *_prompts(request.prompts),
+        *_count("timesteps", len(request.timesteps), MAX_TIMESTEPS),
+    ]
+    errors = len(request.picture_digests) * len(request.prompts) * len(request.timesteps)
+    if errors > MAX_ERRORS:
+        violations.append(FieldViolation("timesteps", f"must make at most {MAX_ERRORS} errors in all, not {errors}"))
+    _raise(violations)
+
+
+def _problems(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
+    steps = trajectory.steps
+    conditioning = trajectory.conditioning
+    if conditioning.WhichOneof("kind") is None:
+        yield "conditioning", "must be given"
+    for field, text in (("text", conditioning.text), ("learned.text", conditioning.learned.text)):
+        if len(text.encode()) > MAX_PROMPT_BYTES:
+            yield f"conditioning.{field}", f"must be at most {MAX_PROMPT_BYTES} bytes"
+    if not 1 <= steps <= MAX_STEPS:
+        yield "steps", f"must be 1 to {MAX_STEPS}, not {steps}"
+    yield from _within("guidance_scale", trajectory.guidance_scale, 1.0, MAX_GUIDANCE_SCALE)
+    yield from _within("eta", trajectory.eta, 0.0, MAX_ETA)
+    yield from _within("variance_scale", trajectory.variance_scale, 0.0, MAX_VARIANCE_SCALE)
+    taken = trajectory.resumption.step
+    if trajectory.HasField("resumption") and not 1 <= taken < steps:
+        yield "resumption.step", f"must be 1 to {steps - 1}, not {taken}"
+    if trajectory.stop_step and not taken < trajectory.stop_step <= steps:
+        yield "stop_step", f"must be 0, or {taken + 1} to {steps}, not {trajectory.stop_step}"
+
+
+def _within(field: str, value: float, minimum: float, maximum: float) -> Iterator[tuple[str, str]]:
+    if math.isnan(value) or not minimum <= value <= maximum:
+        yield field, f"must be {minimum:g} to {maximum:g}, not {value:g}"
+
+
+def _prompts(prompts: Sequence[str]) -> Iterator[FieldViolation]:
+    yield from _count("prompts", len(prompts), MAX_PROMPTS)
+    for index, prompt in enumerate(prompts[:MAX_PROMPTS]):
+        if len(prompt.encode()) > MAX_PROMPT_BYTES:
+            yield FieldViolation(f"prompts[{index}]", f"must be at most {MAX_PROMPT_BYTES} bytes")
+
+
+def _count(field: str, count: int, maximum: int) -> Iterator[FieldViolation]:
+    if not 1 <= count <= maximum:
+        yield FieldViolation(field, f"must be 1 to {maximum}, not {count}")
+
+
+def _raise(violations: Sequence[FieldViolation] | Iterator[FieldViolation]) -> None:
+    found = list(violations)
+    if found:
+        raise InvalidRequestError.of(*found)

@@ -1,0 +1,306 @@
+"""The one thread that computes: it steps every model with something to do, in turn, one UNet call each.
+
+A model is a lane. It has a queue for each caller, served in rotation, so that a large request does not keep a small
+one waiting; its trajectories share the sampler's batch. Models are loaded in a second thread, at most so many at once;
+where all places are taken, a lane that has run for a while stops taking in and makes room.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.sampler import Finished, Sampler
+from unerase_backend.generation.observer import Observer
+from unerase_backend.runtime.errors import ExhaustedError, UneraseError
+
+_LOG = logging.getLogger(__name__)
+
+# Ticks that a model may take before another one that waits for its place gets it; a load costs about as much.
+TURN_TICKS = 500
+
+Done = Callable[[Finished | UneraseError], None]
+Job = Callable[[DiffusionModel], Generator[None, None, Any]]
+
+
+@dataclass(eq=False)
+class Work:
+    """A trajectory handed to the worker; `done` is called once, from the worker's thread, unless it was cancelled."""
+
+    key: str
+    lane: str
+    trajectory: Trajectory
+    picture: bool
+    done: Done
+
+
+@dataclass(eq=False)
+class _Lane:
+    name: str
+    digest: str
+    sampler: Sampler | None = None
+    loading: bool = False
+    draining: bool = False
+    ticks: int = 0
+    queues: OrderedDict[Hashable, deque[Work]] = field(default_factory=OrderedDict)
+    running: dict[str, Work] = field(default_factory=dict)
+    cancelled: list[str] = field(default_factory=list)
+    jobs: deque[tuple[Job, Future[Any]]] = field(default_factory=deque)
+    started: Generator[None, None, Any] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.queues or self.running or self.jobs)
+
+    @property
+    def evictable(self) -> bool:
+        return not (self.running or self.started) and (self.draining or not (self.queues or self.jobs))
+
+
+class Worker:
+    """Steps trajectories and jobs of any number of models."""
+
+    def __init__(
+        self,
+        load: Callable[[str], DiffusionModel],
+        *,
+        batch_rows: int,
+        decode_batch: int,
+        models_in_memory: int,
+        torch_threads: int,
+        observer: Observer,
+    ) -> None:
+        self._load = load
+        self._batch_rows = batch_rows
+        self._decode_batch = decode_batch
+        self._models_in_memory = models_in_memory
+        self._torch_threads = torch_threads
+        self._observer = observer
+        self._serial = itertools.count()
+        # By digest, the least recently used first.
+        self._lanes: OrderedDict[str, _Lane] = OrderedDict()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._unet_seconds = 0.0
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, name: str, digest: str, caller: Hashable, trajectory: Trajectory, *, picture: bool, done: Done
+    ) -> Work:
+        """Queue a trajectory of the model `name`, whose digest tells models apart."""
+        work = Work(str(next(self._serial)), digest, trajectory, picture, done)
+        with self._changed:
+            self._lane(name, digest).queues.setdefault(caller, deque()).append(work)
+            self._changed.notify()
+        return work
+
+    def cancel(self, work: Work) -> None:
+        """Forget a trajectory: it leaves its batch before the next step."""
+        with self._changed:
+            lane = self._lanes.get(work.lane)
+            if lane is None:
+                return
+            if lane.running.pop(work.key, None) is not None:
+                lane.cancelled.append(work.key)
+            for caller, queue in list(lane.queues.items()):
+                if work in queue:
+                    queue.remove(work)
+                    if not queue:
+                        del lane.queues[caller]
+            self._changed.notify()
+
+    def compute(self, name: str, digest: str, job: Job) -> Future[Any]:
+        """Run a job of the model `name` between ticks, one step of its generator at a time.
+
+        Cancelling the future ends the job at its next step.
+        """
+        future: Future[Any] = Future()
+        with self._changed:
+            self._lane(name, digest).jobs.append((job, future))
+            self._changed.notify()
+        return future
+
+    def close(self) -> None:
+        """Stop after the step that is being taken; what is queued is never done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        self._thread.join()
+
+    def _lane(self, name: str, digest: str) -> _Lane:
+        lane = self._lanes.setdefault(digest, _Lane(name, digest))
+        self._lanes.move_to_end(digest)
+        return lane
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._torch_threads)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._make_room() or self._runnable())
+                if self._closed:
+                    return
+                lanes = self._runnable()
+            for lane in lanes:
+                try:
+                    self._turn(lane)
+                except Exception as error:
+                    _LOG.exception("a step of %s failed", lane.name)
+                    self._fail(lane, _as_domain(error))
+
+    def _runnable(self) -> list[_Lane]:
+        return [lane for lane in self._lanes.values() if lane.sampler is not None and (lane.wanted or lane.cancelled)]
+
+    def _make_room(self) -> bool:
+        """Start the load that is due, if there is a place for it; called under the lock."""
+        waiting = [lane for lane in self._lanes.values() if lane.wanted and lane.sampler is None and not lane.loading]
+        if not waiting:
+            for lane in self._lanes.values():
+                lane.draining = False
+            return False
+        held = [lane for lane in self._lanes.values() if lane.sampler is not None or lane.loading]
+        if len(held) >= self._models_in_memory:
+            loaded = [lane for lane in held if not lane.loading]
+            idle = next((lane for lane in loaded if lane.evictable), None)
+            if idle is None:
+                tired = max(loaded, key=lambda lane: lane.ticks, default=None)
+                if tired is not None and tired.ticks >= TURN_TICKS:
+                    tired.draining = True
+                return False
+            idle.sampler, idle.draining, idle.ticks = None, False, 0
+            if not idle.wanted:
+                del self._lanes[idle.digest]
+        lane = waiting[0]
+        lane.loading = True
+        self._loader.submit(self._fill, lane)
+        return False
+
+    def _fill(self, lane: _Lane) -> None:
+        try:
+            model = self._load(lane.name)
+            sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
+            self._time(model)
+        except Exception as error:
+            if not isinstance(error, UneraseError):
+                _LOG.exception("%s does not load", lane.name)
+            with self._changed:
+                lane.loading = False
+            self._fail(lane, _as_domain(error))
+            return
+        with self._changed:
+            lane.sampler, lane.loading = sampler, False
+            self._changed.notify()
+
+    def _time(self, model: DiffusionModel) -> None:
+        begun = [0.0]
+
+        def begin(*_: object) -> None:
+            begun[0] = time.perf_counter()
+
+        def end(*_: object) -> None:
+            self._unet_seconds += time.perf_counter() - begun[0]
+
+        model.unet.register_forward_pre_hook(begin)
+        model.unet.register_forward_hook(end)
+
+    def _turn(self, lane: _Lane) -> None:
+        sampler = lane.sampler
+        assert sampler is not None  # noqa: S101 - only loaded lanes run
+        with self._changed:
+            cancelled, lane.cancelled = lane.cancelled, []
+        for key in cancelled:
+            sampler.cancel(key)
+        self._admit(lane, sampler)
+        if sampler.busy:
+            self._unet_seconds = 0.0
+            finished = sampler.tick()
+            lane.ticks += 1
+            self._observer.ticked(self._unet_seconds, sampler.rows_in_use, self._batch_rows)
+            for result in finished:
+                with self._changed:
+                    work = lane.running.pop(result.key, None)
+                if work is not None:
+                    work.done(result)
+        if lane.started is not None or (lane.jobs and not lane.draining):
+            self._step_job(lane, sampler.model)
+
+    def _admit(self, lane: _Lane, sampler: Sampler) -> None:
+        while sampler.room > 0 and not lane.draining:
+            with self._changed:
+                if not lane.queues:
+                    break
+                caller, queue = next(iter(lane.queues.items()))
+                work = queue.popleft()
+                lane.queues.move_to_end(caller)
+                if not queue:
+                    del lane.queues[caller]
+                lane.running[work.key] = work
+            try:
+                sampler.admit(work.key, work.trajectory, picture=work.picture)
+            except UneraseError as error:
+                with self._changed:
+                    lane.running.pop(work.key, None)
+                work.done(error)
+        with self._changed:
+            queued = sum(len(queue) for other in self._lanes.values() for queue in other.queues.values())
+        self._observer.queued(queued)
+
+    def _step_job(self, lane: _Lane, model: DiffusionModel) -> None:
+        job, future = lane.jobs[0]
+        ended = False
+        lane.ticks += 1
+        try:
+            if lane.started is None:
+                lane.started = job(model)
+            if future.cancelled():
+                lane.started.close()
+                ended = True
+            else:
+                next(lane.started)
+        except StopIteration as stop:
+            ended = True
+            if future.set_running_or_notify_cancel():
+                future.set_result(stop.value)
+        except Exception as error:
+            ended = True
+            if not isinstance(error, UneraseError):
+                _LOG.exception("a job of %s failed", lane.name)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_as_domain(error))
+        if ended:
+            with self._changed:
+                lane.started = None
+                lane.jobs.popleft()
+
+    def _fail(self, lane: _Lane, error: UneraseError) -> None:
+        """Give everything in a lane the error, and load the model anew when it is next asked for."""
+        with self._changed:
+            works = [*lane.running.values(), *(work for queue in lane.queues.values() for work in queue)]
+            jobs = list(lane.jobs)
+            self._lanes.pop(lane.digest, None)
+            lane.sampler = None
+            self._changed.notify()
+        for work in works:
+            work.done(error)
+        for _, future in jobs:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+
+
+def _as_domain(error: Exception) -> UneraseError:
+    if isinstance(error, UneraseError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ExhaustedError("the model needs more memory than the device has free", reason="OUT_OF_MEMORY")
+    return UneraseError("the model failed on this request", reason="MODEL_FAILED")

@@ -1,0 +1,1 @@
+"""The probes, one file each; each registers itself when it is imported."""

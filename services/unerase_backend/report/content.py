@@ -1,0 +1,113 @@
+"""What two runs of one audit share byte for byte: independent of the order in which observations arrived."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from unerase.v1.audits_pb2 import AuditSpec, Manifest, ReportContent, ReportPicture
+from unerase.v1.types_pb2 import Case, Concept, EvaluationRequest, Finding, ModelRole, Observation, SampleStatus
+from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
+from unerase_backend.report.schema import canonical_json
+
+CASES_SHOWN = 4
+"""Cases of one evaluation whose pictures are shown: half of them hits of the subject and half misses, where it has both."""
+
+_ROLES = (ModelRole.MODEL_ROLE_SUBJECT, ModelRole.MODEL_ROLE_REFERENCE, ModelRole.MODEL_ROLE_CONTROL)
+
+
+def build(
+    spec: AuditSpec,
+    concept: Concept,
+    cases: Sequence[Case],
+    evaluations: Sequence[EvaluationRequest],
+    verdict: Verdict,
+    observations: Iterable[Observation],
+    findings: Iterable[Finding],
+    manifest: Manifest,
+) -> ReportContent:
+    """Return the content of a report."""
+    ordered = sorted(observations, key=place)
+    return ReportContent(
+        spec=spec,
+        concept=concept,
+        cases=sorted(cases, key=lambda case: case.index),
+        evaluations=sorted(evaluations, key=lambda evaluation: evaluation.name),
+        verdict=verdict,
+        pictures=[picture for result in verdict.evaluations for picture in pictures_of(result, ordered)],
+        findings=sorted(findings, key=lambda finding: (finding.evaluation, finding.role, finding.model)),
+        manifest=manifest,
+        observations=len(ordered),
+        observations_digest=digest_of(ordered),
+    )
+
+
+def place(observation: Observation) -> tuple[str, int, str, str, int, str, int]:
+    """Return what an observation is sorted by; no two of an audit have the same."""
+    return (
+        observation.evaluation,
+        observation.role,
+        observation.model,
+        observation.concept,
+        observation.case_index,
+        observation.arm,
+        observation.variant,
+    )
+
+
+def digest_of(observations: Iterable[Observation]) -> str:
+    """Return SHA-256 over the canonical JSON of the observations, one a line."""
+    digest = hashlib.sha256()
+    for observation in observations:
+        digest.update(canonical_json(observation).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def pictures_of(result: EvaluationResult, observations: Sequence[Observation]) -> list[ReportPicture]:
+    """Return the pictures that show an evaluation: of a few cases, the draw that decided for each model.
+
+    The first hits and the first misses of the subject in order of the cases, so that nobody chose them.
+    """
+    deciding = {arm.arm for arm in result.arms if arm.deciding}
+    drawn: dict[int, dict[int, Observation]] = {}
+    for observation in observations:
+        if (
+            observation.evaluation != result.name
+            or observation.arm not in deciding
+            or observation.status != SampleStatus.SAMPLE_STATUS_SCORED
+            or not observation.picture_digest
+        ):
+            continue
+        of_case = drawn.setdefault(observation.case_index, {})
+        best = of_case.get(observation.role)
+        if best is None or _selected_by(observation) > _selected_by(best):
+            of_case[observation.role] = observation
+    subject = ModelRole.MODEL_ROLE_SUBJECT
+    shown = sorted(case for case, of_case in drawn.items() if subject in of_case)
+    hits = [case for case in shown if _detected(drawn[case][subject])]
+    misses = [case for case in shown if not _detected(drawn[case][subject])]
+    half = CASES_SHOWN // 2
+    hits_shown = hits[: max(half, CASES_SHOWN - len(misses))]
+    misses_shown = misses[: CASES_SHOWN - len(hits_shown)]
+    return [
+        ReportPicture(
+            evaluation=result.name,
+            role=role,
+            model=observation.model,
+            case_index=case,
+            arm=observation.arm,
+            variant=observation.variant,
+            prompt=observation.prompt,
+            detected=_detected(observation),
+            digest=observation.picture_digest,
+        )
+        for case in hits_shown + misses_shown
+        for role in _ROLES
+        if (observation := drawn[case].get(role)) is not None
+    ]
+
+
+def _selected_by(observation: Observation) -> float:
+    return observation.judgements[0].score
+
+
+def _detected(observation: Observation) -> bool:
+    return observation.judgements[1].detected

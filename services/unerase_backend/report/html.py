@@ -1,0 +1,2 @@
+"""x"""
+def render_html(report, read_picture): return ""

@@ -1,0 +1,168 @@
+"""The other rooms, as seen from a Serve replica: Ray's errors become the domain's, a cancelled caller cancels the call.
+
+A handle is looked up when it is first called, so that the rooms may start in any order. Serve repeats a call only until
+a replica has accepted it; a replica that dies with a call in it shows as `UnavailableError`, and whoever knows that the
+call is safe to repeat repeats it. With no replica alive the router would wait for ever, so that every wait has a limit.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray import serve
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import (
+    BackPressureError,
+    RayServeException,
+    ReplicaUnavailableError,
+    RequestCancelledError,
+)
+
+from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
+from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase_backend.evaluation.models import Models
+from unerase_backend.runtime.errors import ExhaustedError, UnavailableError
+
+STALL_SECONDS = 600.0
+"""The longest that one answer, or the next item of a stream, may take to come."""
+
+
+class Room:
+    """One application, called by the names of its RPCs."""
+
+    def __init__(self, application: str) -> None:
+        self._application = application
+        self._handle: Any = None
+
+    async def call(self, method: str, *arguments: Any, timeout_seconds: float = STALL_SECONDS) -> Any:
+        """Call a unary RPC and return its response.
+
+        Raises:
+            UnavailableError: the replica died, or nothing answered within `timeout_seconds`.
+            UneraseError: what the room itself raised.
+        """
+        response = getattr(await self._resolve(), method).remote(*arguments)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await response
+        except BaseException as error:
+            await _cancel(response)
+            self._reraise(error)
+
+    async def stream(self, method: str, *arguments: Any, timeout_seconds: float = STALL_SECONDS) -> AsyncGenerator[Any]:
+        """Call a streaming RPC and yield its responses; leaving the iteration cancels the call.
+
+        Raises:
+            UnavailableError: the replica died, or no item came within `timeout_seconds`.
+            UneraseError: what the room itself raised.
+        """
+        response = getattr((await self._resolve()).options(stream=True), method).remote(*arguments)
+        ended = False
+        try:
+            while True:
+                async with asyncio.timeout(timeout_seconds):
+                    try:
+                        item = await anext(response)
+                    except StopAsyncIteration:
+                        ended = True
+                        return
+                yield item
+        except BaseException as error:
+            self._reraise(error)
+        finally:
+            if not ended:
+                await _cancel(response)
+
+    async def _resolve(self) -> Any:
+        if self._handle is None:
+            try:
+                # The look-up asks Serve's controller and blocks; the loop must go on meanwhile.
+                self._handle = await asyncio.to_thread(serve.get_app_handle, self._application)
+            except (RayServeException, RayError) as error:
+                self._reraise(error)
+        return self._handle
+
+    def _reraise(self, error: BaseException) -> NoReturn:
+        raise _translate(self._application, error) from None
+
+
+async def _cancel(response: Any) -> None:
+    # `cancel` may wait for the router, which lives on another loop.
+    await asyncio.shield(asyncio.to_thread(response.cancel))
+
+
+def _translate(application: str, error: BaseException) -> BaseException:
+    if isinstance(error, RayTaskError):
+        error = error.cause
+    if isinstance(error, BackPressureError):
+        return ExhaustedError(
+            f"the room {application!r} has too much to do",
+            reason="ROOM_BUSY",
+            metadata={"room": application},
+            retry_after_seconds=error.retry_after_s or 1.0,
+        )
+    problem = _problem(error)
+    if not problem:
+        return error
+    return UnavailableError(
+        f"the room {application!r} {problem}",
+        reason="ROOM_UNAVAILABLE",
+        metadata={"room": application},
+        retry_after_seconds=1.0,
+    )
+
+
+def _problem(error: BaseException) -> str:
+    match error:
+        case TimeoutError():
+            return "did not answer in time"
+        case RayActorError() | ReplicaUnavailableError():
+            return "is gone for the moment"
+        case RequestCancelledError():
+            return "gave the call up"
+        case asyncio.CancelledError() if not _cancelled_by_caller():
+            # Serve shows a call that ended with its replica's shutdown as if the caller had been cancelled.
+            return "gave the call up"
+        case RayServeException():
+            return "is not deployed"
+    return ""
+
+
+def _cancelled_by_caller() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+GENERATION = Room("generation")
+CLASSIFICATION = Room("classification")
+PROBING = Room("probing")
+ATTACK = Room("attack")
+
+
+def remote_models() -> Models:
+    """Return the backends of an evaluation over Serve handles."""
+    return Models(
+        generate_stream=lambda request: GENERATION.stream("Generate", request),
+        encode_prompts=lambda request: GENERATION.call("Encode", request),
+        measure=lambda request: GENERATION.call("MeasureDenoising", request),
+        classify_pictures=lambda request: CLASSIFICATION.call("Classify", request),
+    )
+
+
+Classify = Callable[[NDArray[np.uint8], Sequence[Question]], Awaitable[list[PictureJudgements]]]
+
+
+def remote_classify() -> Classify:
+    """Return what judges pictures, (n, height, width, 3): they go to classification by object reference."""
+
+    async def classify(pictures: NDArray[np.uint8], questions: Sequence[Question]) -> list[PictureJudgements]:
+        reference = ray.put(pictures)
+        response: ClassifyResponse = await CLASSIFICATION.call(
+            "Classify", ClassifyRequest(questions=questions), reference
+        )
+        return list(response.pictures)
+
+    return classify

@@ -1,0 +1,180 @@
+"""The backend on this machine: Ray in-process on loopback, and the five applications on it.
+
+`main` is what `unerase serve` calls; `start` gives the same to whoever wants to stop it again. Every setting can come
+from the environment, as in UNERASE_SERVE_PORT=50052.
+"""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+# Ray reads these when it is imported. What is set already stays.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_PREFIX = "UNERASE_SERVE_"
+
+
+class ServeSettings(BaseSettings):
+    """Everything about a local backend."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", description="address the gRPC server and /metrics bind")
+    port: int = Field(default=50051, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="port of /metrics; 0 takes a free one; none means no /metrics"
+    )
+    allow_insecure_bind: bool = Field(default=False, description="bind an address that others reach, without TLS")
+    data_dir: Path = Field(
+        default=Path("~/.local/share/unerase"), description="folder of the databases and of the artefacts"
+    )
+    database_url: str = Field(default="", description="postgresql://... ; empty means SQLite in data_dir")
+    catalogues: tuple[Path, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
+    device: str = Field(default="cpu", description="torch device of the weights")
+    dtype: str = Field(default="float32", description="torch dtype of the computation")
+    torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica")
+    generation_replicas: int = Field(default=1, ge=1, description="processes that run the sampler")
+    concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
+    unit_retry_seconds: float = Field(
+        default=600.0, ge=0, description="how long a unit is tried again while a room is unavailable"
+    )
+    object_store_mb: int = Field(default=256, ge=80, description="shared memory for pictures between the rooms")
+    # Ray's own ports are on every interface whatever is asked for: a token keeps others from giving it work.
+    ray_auth: Literal["token", "disabled"] = Field(default="token", description="authentication of Ray's own ports")
+
+    @model_validator(mode="after")
+    def _refuse_unknown_environment(self) -> "ServeSettings":
+        known = {_PREFIX + name.upper() for name in type(self).model_fields}
+        unknown = sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+        if unknown:
+            raise ValueError(f"the environment sets {', '.join(unknown)}, which is no setting")
+        return self
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend that is up."""
+
+    address: str
+    metrics_url: str
+    """Empty where /metrics is not served."""
+    stop: Callable[[], None]
+    """Drains and ends everything; Ray included."""
+
+
+def start(settings: ServeSettings) -> Backend:
+    """Start Ray and the five applications, and return once they answer.
+
+    Raises:
+        RuntimeError: an application could not be deployed, as where the port is taken.
+    """
+    os.environ["RAY_AUTH_MODE"] = settings.ray_auth
+    import ray
+    from ray import serve
+
+    host = settings.host
+    port = settings.port or _free_port(host)
+    metrics_port = _free_port(host) if settings.metrics_port == 0 else settings.metrics_port or 0
+    targets = _targets(settings, port, metrics_port, serve.RunTarget)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=settings.object_store_mb * 1024 * 1024,
+    )
+
+    def stop() -> None:
+        serve.shutdown()
+        ray.shutdown()
+
+    try:
+        # No proxy of Serve's: clients come through the coordinator's own server.
+        serve.start(proxy_location="Disabled")
+        serve.run_many(targets)
+    except BaseException:
+        stop()
+        raise
+    shown = f"[{host}]" if ":" in host else host
+    metrics_url = f"http://{shown}:{metrics_port}/metrics" if metrics_port else ""
+    return Backend(f"{shown}:{port}", metrics_url, stop)
+
+
+def main(**options: Any) -> None:
+    """Run a backend until SIGTERM or SIGINT; `options` are fields of `ServeSettings`, None stands for the default."""
+    settings = ServeSettings(**{name: value for name, value in options.items() if value is not None})
+    ended = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    backend = start(settings)
+    # After Ray, which installs handlers of its own.
+    for number in before:
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        print(f"unerase listens on {backend.address}", flush=True)
+        if backend.metrics_url:
+            print(f"metrics at {backend.metrics_url}", flush=True)
+        ended.wait()
+    finally:
+        backend.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Callable[..., Any]) -> list[Any]:
+    from unerase_backend.attack import deployment as attack
+    from unerase_backend.attack.settings import AttackSettings
+    from unerase_backend.classification import deployment as classification
+    from unerase_backend.classification.settings import ClassificationSettings
+    from unerase_backend.coordinator import deployment as coordinator
+    from unerase_backend.coordinator.settings import CoordinatorSettings
+    from unerase_backend.generation import deployment as generation
+    from unerase_backend.generation.settings import GenerationSettings
+    from unerase_backend.probing import deployment as probing
+    from unerase_backend.probing.settings import ProbingSettings
+
+    data = settings.data_dir.expanduser().resolve()
+    common: dict[str, Any] = {
+        "artifacts": str(data / "artifacts"),
+        "catalogues": [str(path.expanduser().resolve()) for path in settings.catalogues],
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "torch_threads": settings.torch_threads,
+    }
+    coordination = CoordinatorSettings(
+        **common,
+        state=str(data / "coordinator"),
+        database_url=settings.database_url,
+        host=settings.host,
+        port=port,
+        metrics_port=metrics_port,
+        allow_insecure_bind=settings.allow_insecure_bind,
+        concurrent_units=settings.concurrent_units,
+        unit_retry_seconds=settings.unit_retry_seconds,
+    )
+    applications = {
+        "classification": classification.build(ClassificationSettings(**common)),
+        "generation": generation.build(GenerationSettings(**common, replicas=settings.generation_replicas)),
+        "attack": attack.build(AttackSettings(**common)),
+        "probing": probing.build(ProbingSettings(**common)),
+        "coordinator": coordinator.build(coordination),
+    }
+    # Without a route no proxy, should there be one, would know them.
+    return [target(application, name=name, route_prefix=None) for name, application in applications.items()]
+
+
+def _free_port(host: str) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

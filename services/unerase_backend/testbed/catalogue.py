@@ -1,0 +1,127 @@
+"""What the weights folder tells others: models, judges, concepts with their prompts, and the sheets of pictures.
+
+Prompts of a concept are in the world's language and differ from each other: the first 24, an audit's default cases, go
+through all templates and attributes. The held-out prompts, for learned tokens, use other templates.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from PIL import Image
+
+from unerase_backend.testbed import world
+
+GUIDANCE = 3.0
+STEPS = 50
+SHEET_SEED = 7_000
+SHEET = 64
+COLOUR_NAMES = tuple(world.COLOURS)
+
+METHODS = {"uce": "UCE", "esd-x": "ESD-x"}
+
+
+def object_prompts(templates: tuple[str, ...], count: int) -> list[str]:
+    """Distinct prompts with a ``{concept}`` slot: templates in turn, each with another colour and style, or none."""
+    looks = [(colour, style) for style in (None, *world.STYLES) for colour in (None, *COLOUR_NAMES)]
+    prompts: list[str] = []
+    step = 0
+    while len(prompts) < count:
+        # 7 is coprime to the 20 looks, so that neighbours differ in colour and in style
+        colour, style = looks[7 * (step + step // len(looks)) % len(looks)]
+        prompt = templates[step % len(templates)].format(world.phrase("{concept}", colour, style))
+        if prompt not in prompts:
+            prompts.append(prompt)
+        step += 1
+    return prompts
+
+
+def attribute_prompts(templates: tuple[str, ...], count: int) -> list[str]:
+    """Distinct prompts in which the ``{concept}`` is an attribute of one of the objects."""
+    prompts: list[str] = []
+    step = 0
+    while len(prompts) < count:
+        name = world.OBJECTS[(step + step // len(world.OBJECTS)) % len(world.OBJECTS)]
+        prompt = templates[step % len(templates)].format("{concept} " + name)
+        if prompt not in prompts:
+            prompts.append(prompt)
+        step += 1
+    return prompts
+
+
+def concept_kind(name: str) -> str:
+    """``object``, ``colour`` or ``style``."""
+    return "colour" if name in world.COLOURS else "style" if name in world.STYLES else "object"
+
+
+def concept_entry(name: str, concept: str) -> dict[str, Any]:
+    """The catalogue's entry of a concept; ``concept`` is the one that has a model that never learned it."""
+    kind = concept_kind(name)
+    prompts = object_prompts if kind == "object" else attribute_prompts
+    candidate = f"a picture of a {name}" if kind == "object" else f"a picture of a {name} shape"
+    entry: dict[str, Any] = {
+        "kind": kind,
+        "names": [name, *world.SYNONYMS.get(name, ())],
+        "prompts": prompts(world.PROMPT_TEMPLATES, 36),
+        "held_out_prompts": prompts(world.HELD_OUT_TEMPLATES, 28),
+        "labels": {"testbed/judge": [name], "testbed/second-judge": [name], "testbed/clip": [candidate]},
+        "pictures": f"pictures/{name}.png",
+    }
+    if kind == "object":
+        entry["near_misses"] = f"pictures/{name}-near-misses.png"
+    if name == concept:
+        entry["control"] = "testbed/never"
+    entry["initial_token"] = {"object": "shape", "colour": "colour", "style": "style"}[kind]
+    return entry
+
+
+def model_entries(out: Path, concept: str) -> dict[str, dict[str, Any]]:
+    """The catalogue's models: the reference and every folder that changes it."""
+    entries: dict[str, dict[str, Any]] = {
+        "testbed/reference": {
+            "pipeline": "reference",
+            "guidance_scale": GUIDANCE,
+            "steps": STEPS,
+            "resolution": world.SIDE,
+        }
+    }
+    for name in ("never", "redirected", *METHODS):
+        entry: dict[str, Any] = {"base": "testbed/reference"}
+        for part in ("unet", "text_encoder"):
+            if (out / name / f"{part}.safetensors").exists():
+                entry[part] = f"{name}/{part}.safetensors"
+        if name == "never":
+            entry["never_learned"] = [concept]
+        else:
+            entry |= {"method": METHODS.get(name, "redirected"), "erased": [concept]}
+        entries[f"testbed/{name}"] = entry
+    return entries
+
+
+def write(out: Path, concept: str) -> None:
+    """Writes ``catalogue.yaml`` and the sheets of pictures."""
+    folder = out / "pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, name in enumerate(world.LABELS):
+        seed = SHEET_SEED + 10 * index
+        kind = concept_kind(name)
+        if kind == "object":
+            album = world.album_of([name], SHEET, seed)
+            _save(album, folder / f"{name}.png")
+            _save(world.album_of(world.near_misses_of(name), SHEET, seed + 1), folder / f"{name}-near-misses.png")
+        else:
+            _save(world.album_of(world.OBJECTS, SHEET, seed, **{kind: name}), folder / f"{name}.png")
+    catalogue = {
+        "models": model_entries(out, concept),
+        "judges": {
+            "testbed/clip": {"kind": "clip", "path": "clip"},
+            "testbed/judge": {"kind": "classifier", "path": "judge"},
+            "testbed/second-judge": {"kind": "classifier", "path": "second-judge"},
+        },
+        "concepts": {name: concept_entry(name, concept) for name in world.LABELS},
+    }
+    (out / "catalogue.yaml").write_text(yaml.safe_dump(catalogue, sort_keys=False, width=140))
+
+
+def _save(album: world.Album, path: Path) -> None:
+    Image.fromarray(world.sheet(album.pictures)).save(path, optimize=True)

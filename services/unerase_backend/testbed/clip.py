@@ -1,0 +1,174 @@
+"""The two-tower model: text tower of the pipeline, and the *selector* judge.
+
+CLIPModel (Radford et al. 2021) of two text and three vision layers, 64 wide. The loss is contrastive in both
+directions, with every compatible pair of a batch as a positive (a caption that names no colour fits a picture of any
+colour), plus auxiliary classifiers of shape, colour and style on both embeddings, which are thrown away afterwards.
+Without them 900 steps give a zero-shot accuracy of 35 %; with them 99 %.
+
+    loss = cross entropy(softmax(scale * image . text), uniform over positives), both ways
+         + sum of the six auxiliary cross entropies
+
+AdamW, 1.5e-3 after a warm-up of 50 steps, then cosine; batches of 64; a third of the captions carries filler words.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
+
+from unerase_backend.testbed import tokenizer as bpe
+from unerase_backend.testbed import world
+from unerase_backend.testbed.autoencoder import as_tensor
+from unerase_backend.testbed.schedule import warm_cosine
+from unerase_backend.testbed.world import Album, Pixels
+
+STEPS = 1300
+BATCH = 64
+RATE = 1.5e-3
+WIDTH = 64
+FILLER_SHARE = 0.33
+
+SHAPE_NAMES = (*world.OBJECTS, world.BLOB)
+COLOUR_NAMES = tuple(world.COLOURS)
+
+
+def untrained(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
+    """The model before training."""
+    torch.manual_seed(seed)
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=bpe.LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=world.SIDE,
+        patch_size=4,
+    )
+    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH))
+
+
+def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Padded and cut token ids (N, 24) of captions."""
+    ids: Tensor = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids
+
+
+def train(
+    album: Album, tokenizer: CLIPTokenizer, seed: int, steps: int = STEPS, report: Callable[[str], None] = print
+) -> CLIPModel:
+    """Trains both towers on an album of the world; captions are drawn anew at every step."""
+    model = untrained(tokenizer, seed)
+    heads = nn.ModuleDict(
+        {
+            f"{side} {kind}": nn.Linear(WIDTH, count + (side == "text" and kind != "shape"))
+            for side in ("image", "text")
+            for kind, count in (
+                ("shape", len(SHAPE_NAMES)),
+                ("colour", len(COLOUR_NAMES)),
+                ("style", len(world.STYLES)),
+            )
+        }
+    )
+    values = as_tensor(album.pictures)
+    truth = torch.tensor(
+        [
+            [SHAPE_NAMES.index(s.shape), COLOUR_NAMES.index(s.colour), world.STYLES.index(s.style)]
+            for s in album.subjects
+        ]
+    )
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], lr=RATE, weight_decay=0.02)
+    schedule = warm_cosine(optimizer, 50, steps)
+    model.train()
+    for step in range(steps):
+        chosen = rng.integers(len(values), size=BATCH)
+        captions = [world.caption(album.subjects[i], rng, bool(rng.random() < FILLER_SHARE)) for i in chosen]
+        ids = token_ids(tokenizer, captions)
+        output = model(input_ids=ids, pixel_values=values[chosen], attention_mask=torch.ones_like(ids))
+        seen = truth[chosen]
+        named = torch.tensor([_named(caption) for caption in captions])
+        named[:, 0] = seen[:, 0]
+        unnamed = torch.tensor([len(SHAPE_NAMES), len(COLOUR_NAMES), len(world.STYLES)])
+        fits = ((named[:, None] == seen[None]) | (named[:, None] == unnamed)).all(-1).float()
+        by_text = functional.cross_entropy(output.logits_per_text, fits / fits.sum(1, keepdim=True))
+        by_image = functional.cross_entropy(output.logits_per_image, fits.T / fits.T.sum(1, keepdim=True))
+        loss = by_text + by_image
+        for column, kind in enumerate(("shape", "colour", "style")):
+            loss = loss + functional.cross_entropy(heads[f"image {kind}"](output.image_embeds * 8), seen[:, column])
+            loss = loss + functional.cross_entropy(heads[f"text {kind}"](output.text_embeds * 8), named[:, column])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0 or step == steps - 1:
+            report(f"clip {step:5d}: loss {loss.item():.3f}, contrastive {(by_text + by_image).item():.3f}")
+    return model.eval().requires_grad_(False)
+
+
+def _named(caption: str) -> tuple[int, int, int]:
+    """Indices of (shape: not read here, colour, style) in a caption; one past the last where it names none."""
+    words = set(caption.split())
+    colour = next((i for i, name in enumerate(COLOUR_NAMES) if name in words), len(COLOUR_NAMES))
+    style = next((i for i, name in enumerate(world.STYLES) if name in words), len(world.STYLES))
+    return 0, colour, style
+
+
+def text_tower(model: CLIPModel) -> CLIPTextModel:
+    """The text tower alone, as the pipeline's text encoder."""
+    tower = CLIPTextModel(model.config.text_config)
+    tower.load_state_dict(model.text_model.state_dict())
+    return tower.eval().requires_grad_(False)
+
+
+def image_processor() -> CLIPImageProcessorPil:
+    """Pictures of any size to 32 x 32 values from -1 to 1."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": world.SIDE},
+        crop_size={"height": world.SIDE, "width": world.SIDE},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
+
+
+@torch.no_grad()
+def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pixels, texts: Sequence[str]) -> Tensor:
+    """Index (N,) of the text that fits each picture best."""
+    ids = token_ids(tokenizer, texts)
+    best = [
+        model(
+            input_ids=ids, pixel_values=as_tensor(pictures[at : at + 256]), attention_mask=torch.ones_like(ids)
+        ).logits_per_image.argmax(1)
+        for at in range(0, len(pictures), 256)
+    ]
+    return torch.cat(best)
+
+
+def save_processor(folder: Path, tokenizer: CLIPTokenizer) -> None:
+    """Writes the tokenizer's and the image processor's files beside the model."""
+    tokenizer.save_pretrained(folder)
+    image_processor().save_pretrained(folder)

@@ -1,0 +1,36 @@
+"""The known truth *avoided*: the concept's words mean the anchor, and nothing else changes.
+
+The rows of the token embedding that belong to the concept's names become the anchor's row. The UNet, and with it the
+unconditional knowledge of the concept, is untouched bit for bit: whatever leads there other than those words brings
+the concept back.
+"""
+
+import torch
+
+from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
+
+
+@eraser("redirected")
+@torch.no_grad()
+def redirect(subject: Subject, concept: Concept) -> None:
+    """Sets the embedding of every name of the concept to the anchor's.
+
+    Raises:
+        ValueError: a name, or the anchor, is not a single token.
+    """
+    rows = subject.text_encoder.get_input_embeddings().weight
+    anchor = single_token(subject, concept.anchor)
+    for name in concept.names:
+        rows[single_token(subject, name)] = rows[anchor]
+
+
+def single_token(subject: Subject, word: str) -> int:
+    """The id of a word that is one token.
+
+    Raises:
+        ValueError: it is not.
+    """
+    ids = subject.tokenizer(word, add_special_tokens=False).input_ids
+    if len(ids) != 1:
+        raise ValueError(f"{word!r} is {len(ids)} tokens, not one")
+    return int(ids[0])

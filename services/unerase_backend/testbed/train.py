@@ -1,0 +1,101 @@
+"""Trains the whole testbed from nothing: ``python -m unerase_backend.testbed.train [--out DIR] [--parts NAME ...]``.
+
+The parts form an acyclic graph (``parts.py``). Each runs in a process of its own with one thread, two at a time: at
+these sizes two single-thread processes use two cores where one process of two threads uses about 1.3. Seeds are fixed,
+so on one machine with the same library versions the same weights come out. What a part measured goes to
+``<work>/<part>.json``, its log to ``<work>/<part>.log``.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+AT_ONCE = 2
+
+
+def run_part(name: str, out: Path, work: Path) -> None:
+    """Makes one part in this process and writes its figures and minutes."""
+    import torch
+
+    from unerase_backend.testbed.parts import PARTS
+
+    torch.set_num_threads(1)
+    started, cpu_started = time.monotonic(), time.process_time()
+    figures = PARTS[name].make(out, work)
+    minutes = {
+        "minutes": round((time.monotonic() - started) / 60, 2),
+        "cpu_minutes": round((time.process_time() - cpu_started) / 60, 2),
+    }
+    (work / f"{name}.json").write_text(json.dumps({**minutes, **figures}, indent=2) + "\n")
+
+
+def run_all(names: list[str], out: Path, work: Path) -> None:
+    """Makes the named parts, each after those it needs, two at a time.
+
+    Raises:
+        RuntimeError: a part failed; its log says why.
+    """
+    from unerase_backend.testbed.parts import PARTS
+
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    waiting, running, done = list(names), dict[str, subprocess.Popen[bytes]](), set[str]()
+    while waiting or running:
+        for name in list(waiting):
+            ready = all(need in done or need not in names for need in PARTS[name].needs)
+            if ready and len(running) < AT_ONCE:
+                command = [sys.executable, "-m", __spec__.name, "--run", name, "--out", str(out), "--work", str(work)]
+                with (work / f"{name}.log").open("wb") as log:
+                    # the command is this interpreter with this module: nothing in it comes from outside
+                    running[name] = subprocess.Popen(  # noqa: S603
+                        command, stdout=log, stderr=subprocess.STDOUT, env=environment
+                    )
+                waiting.remove(name)
+                print(f"{name}: started", flush=True)
+        for name, process in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[name]
+            if process.returncode != 0:
+                for other in running.values():
+                    other.terminate()
+                raise RuntimeError(f"part {name} failed, see {work / name}.log")
+            done.add(name)
+            print(f"{name}: {json.loads((work / f'{name}.json').read_text())['minutes']} minutes", flush=True)
+        time.sleep(0.5)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="weights folder")
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "unerase-testbed", help="logs and figures"
+    )
+    parser.add_argument("--parts", nargs="*", help="only these parts; what they need must be in the weights folder")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.run:
+        run_part(arguments.run, arguments.out, arguments.work)
+        return
+    from unerase_backend.testbed.parts import PARTS
+
+    started = time.monotonic()
+    run_all(arguments.parts or list(PARTS), arguments.out, arguments.work)
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The engine: digests and arrays, what is unscored, what is refused."""
+
+import asyncio
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, PictureJudgements
+from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase_backend.classification.engine import MAX_PICTURES, MAX_QUESTIONS, ClassificationEngine
+from unerase_backend.classification.settings import ClassificationSettings
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError
+from unerase_backend.runtime.pictures import encode_picture
+
+NOWHERE = "0" * 64
+QUESTIONS = [
+    Question(judge="clip", labels=["a picture of a hourglass"], alternatives=["a picture of a heart"]),
+    Question(judge="resnet", labels=["chainsaw"]),
+    Question(judge="convnext", labels=["hourglass"]),
+    Question(judge="convnext", labels=["heart"]),
+]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+async def judged(engine: ClassificationEngine, digests: list[str]) -> list[PictureJudgements]:
+    return list((await engine.Classify(ClassifyRequest(picture_digests=digests, questions=QUESTIONS))).pictures)
+
+
+async def test_digests_and_arrays_are_judged_alike(
+    engine: ClassificationEngine, store: ArtifactStore, pictures: np.ndarray
+) -> None:
+    by_digest = await judged(engine, [store.put(encode_picture(picture)) for picture in pictures])
+    handed_over = await engine.Classify(ClassifyRequest(questions=QUESTIONS), pictures)
+    assert by_digest == list(handed_over.pictures)
+    assert all(answer.status == SAMPLE_STATUS_SCORED for answer in by_digest)
+    assert [j.judge for j in by_digest[0].judgements] == ["clip", "resnet", "convnext", "convnext"]
+
+
+async def test_what_cannot_be_read_is_unscored_and_disturbs_nothing(
+    engine: ClassificationEngine, store: ArtifactStore, pictures: np.ndarray
+) -> None:
+    whole = encode_picture(pictures[0])
+    broken = [whole[: len(whole) // 2], b"GIF89a", b"", png_of_size(50_000, 50_000), png_of_size(5_000, 5_000)]
+    digests = [store.put(whole), *(store.put(content) for content in broken), store.put(encode_picture(pictures[1]))]
+    answers = await judged(engine, digests)
+    for answer in answers[1:-1]:
+        assert answer.status == SAMPLE_STATUS_UNSCORED
+        assert answer.reason
+        assert not answer.judgements
+    assert "pixels" in answers[4].reason
+    assert "pixels" in answers[5].reason
+    assert [answers[0], answers[-1]] == await judged(engine, [digests[0], digests[-1]])
+
+
+async def test_an_artefact_damaged_in_the_store_is_unscored(
+    engine: ClassificationEngine, store: ArtifactStore, tmp_path: Path, judges: object, settings: ClassificationSettings
+) -> None:
+    own = ArtifactStore(str(tmp_path))
+    digest = own.put(encode_picture(np.zeros((32, 32, 3), np.uint8)))
+    (tmp_path / "artifacts" / digest[:2] / digest).write_bytes(b"other bytes")
+    answers = await judged(ClassificationEngine(judges, own, settings), [digest])
+    assert answers[0].status == SAMPLE_STATUS_UNSCORED
+    assert "damaged" in answers[0].reason
+
+
+async def test_scores_that_are_not_finite_are_unscored(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    store: ArtifactStore,
+    settings: ClassificationSettings,
+    pictures: np.ndarray,
+    judges_of: Callable[..., object],
+) -> None:
+    folder = tmp_path / "nan"
+    folder.mkdir()
+    for file in folders["resnet"].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.1.bias"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    engine = ClassificationEngine(judges_of(nan=("classifier", folder)), store, settings)
+    request = ClassifyRequest(questions=[Question(judge="nan", labels=["chainsaw"])])
+    answer = (await engine.Classify(request, pictures[:2])).pictures[1]
+    assert answer.status == SAMPLE_STATUS_UNSCORED
+    assert answer.reason == "the scores of nan are not finite"
+
+
+async def test_unknown_names_are_not_found(engine: ClassificationEngine, pictures: np.ndarray) -> None:
+    with pytest.raises(NotFoundError) as error:
+        await judged(engine, [NOWHERE])
+    assert error.value.reason == "ARTIFACT_NOT_FOUND"
+    with pytest.raises(NotFoundError) as error:
+        await engine.Classify(ClassifyRequest(questions=[Question(judge="no", labels=["x"])]), pictures)
+    assert error.value.reason == "JUDGE_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (ClassifyRequest(picture_digests=[NOWHERE]), ["questions"]),
+        (ClassifyRequest(questions=QUESTIONS), ["picture_digests"]),
+        (
+            ClassifyRequest(
+                picture_digests=[NOWHERE] * (MAX_PICTURES + 1), questions=QUESTIONS[:1] * (MAX_QUESTIONS + 1)
+            ),
+            ["picture_digests", "questions"],
+        ),
+        (
+            ClassifyRequest(
+                picture_digests=[NOWHERE], questions=[Question(judge="resnet"), Question(labels=["x" * 5000])]
+            ),
+            ["questions[0].labels", "questions[1].judge", "questions[1].labels[0]"],
+        ),
+        (
+            ClassifyRequest(
+                picture_digests=[NOWHERE], questions=[QUESTIONS[0], Question(judge="resnet", labels=["ball", "saw"])]
+            ),
+            ["questions[1].labels[0]", "questions[1].labels[1]"],
+        ),
+    ],
+)
+async def test_bad_requests_name_their_fields(
+    engine: ClassificationEngine, request_: ClassifyRequest, fields: list[str]
+) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        await engine.Classify(request_)
+    assert [violation.field for violation in error.value.violations] == fields
+
+
+async def test_arrays_of_another_form_are_refused(engine: ClassificationEngine, pictures: np.ndarray) -> None:
+    for wrong in (pictures.astype(np.float32), pictures[0], pictures[..., :1]):
+        with pytest.raises(InvalidRequestError):
+            await engine.Classify(ClassifyRequest(questions=QUESTIONS), wrong)
+
+
+async def test_the_loop_stays_free_and_concurrent_calls_agree(
+    engine: ClassificationEngine, pictures: np.ndarray
+) -> None:
+    request = ClassifyRequest(questions=QUESTIONS)
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    answers = await asyncio.gather(*(engine.Classify(request, pictures) for _ in range(4)))
+    ticking.cancel()
+    assert ticks > 20
+    assert all(answer == answers[0] for answer in answers)
+
+
+async def test_a_cancelled_call_ends_between_batches(engine: ClassificationEngine, pictures: np.ndarray) -> None:
+    many = np.concatenate([pictures] * 50)
+    call = asyncio.create_task(engine.Classify(ClassifyRequest(questions=QUESTIONS), many))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    # The thread is free again for the next call, long before 1,000 pictures are judged.
+    await asyncio.wait_for(engine.Classify(ClassifyRequest(questions=QUESTIONS), pictures[:1]), timeout=5)

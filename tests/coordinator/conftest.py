@@ -1,0 +1,78 @@
+"""A catalogue without weights: enough to plan with."""
+
+from pathlib import Path
+
+import pytest
+
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_ELICITING,
+    EVALUATION_CLASS_INJECTING,
+    EVALUATION_CLASS_MEASURE,
+    EVALUATION_CLASS_PLAIN,
+    EvaluationDescription,
+)
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.batteries import PRESETS
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.runtime.artifacts import ArtifactStore
+
+CATALOGUE = """
+models:
+  small/reference: {pipeline: folder, guidance_scale: 3.0, steps: 40, resolution: 32}
+  small/never: {base: small/reference, never_learned: [hourglass]}
+  small/edited: {base: small/reference, erased: [hourglass], guidance_scale: 2.0}
+  small/again: {base: small/edited}
+  large/reference: {pipeline: folder, resolution: 64}
+judges:
+  clip: {kind: clip, path: folder}
+  first: {kind: classifier, path: folder}
+  second: {kind: classifier, path: folder}
+concepts:
+  hourglass:
+    kind: object
+    names: [hourglass, sandglass]
+    prompts: ["a {concept}", "the {concept}", "one {concept}"]
+    held_out_prompts: ["this {concept}", "that {concept}"]
+    labels: {clip: [an hourglass], first: [hourglass], second: [hourglass]}
+    control: small/never
+  circle: {kind: object, names: [circle], labels: {clip: [a circle], first: [circle], second: [circle]}}
+  unlabelled: {kind: style, names: [plain], labels: {clip: [plain]}}
+"""
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    folder = tmp_path_factory.mktemp("catalogue")
+    (folder / "folder").mkdir()
+    path = folder / "catalogue.yaml"
+    path.write_text(CATALOGUE)
+    return Catalogue.load([str(path)], embedded=Path("none"))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    return ArtifactStore(str(tmp_path_factory.mktemp("artifacts")))
+
+
+@pytest.fixture(scope="session")
+def descriptions() -> dict[str, EvaluationDescription]:
+    classes = {
+        "standard-prompt": EVALUATION_CLASS_PLAIN,
+        "noise-based": EVALUATION_CLASS_ELICITING,
+        "interference": EVALUATION_CLASS_MEASURE,
+        "likelihood": EVALUATION_CLASS_MEASURE,
+        "judge-quality": EVALUATION_CLASS_MEASURE,
+    }
+    parameters = [
+        parameter("steps", "Optimisation steps.", 250, minimum=1, maximum=10_000, integer=True),
+        parameter("etas", "DDIM's eta.", [1.0, 1.5], minimum=0.0, maximum=3.0),
+    ]
+    return {
+        name: EvaluationDescription(
+            name=name,
+            evaluation_class=classes.get(name, EVALUATION_CLASS_INJECTING),
+            parameters=parameters,
+            cases_per_unit=10 if name == "noise-based" else 0,
+        )
+        for name in PRESETS["standard"].evaluations
+    }

@@ -1,0 +1,179 @@
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_CANCELLED,
+    AUDIT_STATE_FAILED,
+    AUDIT_STATE_PENDING,
+    AUDIT_STATE_RUNNING,
+    AUDIT_STATE_SUCCEEDED,
+    Audit,
+    AuditEvent,
+    AuditSpec,
+    UnitDone,
+    UnitProgress,
+)
+from unerase.v1.types_pb2 import EvaluationDescription, Finding, Observation
+from unerase.v1.verdicts_pb2 import Verdict
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.database import AuditEndedError, Database, Reports, create_engine, timestamp
+from unerase_backend.coordinator.plan import Plan, make_plan
+from unerase_backend.runtime.artifacts import ArtifactStore
+
+
+@pytest.fixture(scope="session")
+def plan(catalogue: Catalogue, store: ArtifactStore, descriptions: Mapping[str, EvaluationDescription]) -> Plan:
+    return make_plan(AuditSpec(subject="small/edited", concept="hourglass"), catalogue, store, descriptions, lambda: 1)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
+    await database.migrate()
+    yield database
+    await database.close()
+
+
+async def _insert(database: Database, plan: Plan, request_id: str = "", created: int = 5) -> Audit:
+    audit = Audit(
+        id=uuid.uuid4().hex,
+        request_id=request_id or uuid.uuid4().hex,
+        spec=plan.spec,
+        state=AUDIT_STATE_PENDING,
+        units_total=len(plan.units),
+        create_time=timestamp(created),
+    )
+    assert await database.insert(audit, "digest", plan)
+    return audit
+
+
+async def _running(database: Database, plan: Plan) -> Audit:
+    audit = await _insert(database, plan)
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert await database.start(session, audit.id)
+    return audit
+
+
+async def _record(database: Database, audit: Audit, unit: str, *observations: Observation) -> bool:
+    async with AsyncSession(database.engine) as session, session.begin():
+        return await database.record(session, audit.id, UnitDone(unit=unit), observations, [Finding(prompt=unit)])
+
+
+async def test_an_audit_comes_back_as_it_was(database: Database, plan: Plan) -> None:
+    audit = await _insert(database, plan)
+    assert await database.get(audit.id) == audit
+    assert await database.by_request(audit.request_id) == (audit, "digest")
+    assert await database.unit_ids(audit.id) == [unit.id for unit in plan.units]
+    assert await database.unit(audit.id, plan.units[3].id) == (plan.units[3], False)
+    assert await database.get("nobody") is None
+
+
+async def test_a_request_id_is_taken_once(database: Database, plan: Plan) -> None:
+    async def insert() -> bool:
+        audit = Audit(id=uuid.uuid4().hex, request_id="same", spec=plan.spec, create_time=timestamp(1))
+        return await database.insert(audit, "digest", plan)
+
+    assert sum(await asyncio.gather(*(insert() for _ in range(8)))) == 1
+    assert len(await database.newest(10, None)) == 1
+
+
+async def test_events_have_no_gaps_whoever_writes(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+
+    async def progress(step: int) -> None:
+        await database.progress(audit.id, AuditEvent(unit_progress=UnitProgress(step=step)))
+
+    units = [unit.id for unit in plan.units[:6]]
+    await asyncio.gather(*map(progress, range(20)), *(_record(database, audit, unit) for unit in units))
+    events = await database.events(audit.id, 0, 1000)
+    assert [event.sequence for event in events] == list(range(1, 29))
+    assert [event.sequence for event in await database.events(audit.id, 25, 2)] == [26, 27]
+
+
+async def test_a_unit_is_recorded_once(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    first, second = plan.units[0].id, plan.units[1].id
+    # The later unit ends first; the evidence is in plan order all the same.
+    assert await _record(database, audit, second, Observation(case_index=9, picture_digest="d"))
+    assert await _record(database, audit, first, Observation(case_index=1), Observation(case_index=2))
+    assert not await _record(database, audit, first, Observation(case_index=1), Observation(case_index=2))
+    evidence = await database.evidence(audit.id)
+    assert evidence is not None
+    assert [observation.case_index for observation in evidence.observations] == [1, 2, 9]
+    assert [finding.prompt for finding in evidence.findings] == [first, second]
+    assert evidence.cases == list(plan.cases)
+    assert (await database.unit(audit.id, first)) == (plan.units[0], True)
+    stored = await database.get(audit.id)
+    assert stored is not None
+    assert stored.units_done == 2
+    assert await database.may_read(audit.id, "d")
+    assert not await database.may_read(audit.id, "e")
+
+
+async def test_nothing_is_written_to_an_audit_that_has_ended(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    assert await database.cancel(audit.id)
+    assert not await database.cancel(audit.id)
+    assert not await _record(database, audit, plan.units[0].id, Observation())
+    with pytest.raises(AuditEndedError):
+        await database.progress(audit.id, AuditEvent(unit_progress=UnitProgress()))
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert not await database.fail(session, audit.id, "REASON", "message")
+        assert not await database.succeed(session, audit.id, 7, Verdict(), Reports("a", "b", "c"))
+    events = await database.events(audit.id, 0, 10)
+    states = [event.state_changed.state for event in events]
+    assert states == [AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING, AUDIT_STATE_CANCELLED]
+    evidence = await database.evidence(audit.id)
+    assert evidence is not None
+    assert not evidence.observations
+
+
+async def test_a_verdict_ends_an_audit(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    assert await database.reports(audit.id) is None
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert await database.succeed(session, audit.id, 7, Verdict(statement="so"), Reports("a", "b", "c"))
+    ended = await database.get(audit.id)
+    assert ended is not None
+    assert (ended.state, ended.verdict.statement, ended.end_time.ToNanoseconds()) == (AUDIT_STATE_SUCCEEDED, "so", 7)
+    assert await database.reports(audit.id) == Reports("a", "b", "c")
+    assert (await database.events(audit.id, 2, 10))[0].state_changed == ended
+    assert await database.active() == []
+
+
+async def test_a_failure_says_why(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert await database.fail(session, audit.id, "REASON", "message")
+    failed = await database.get(audit.id)
+    assert failed is not None
+    assert (failed.state, failed.error_reason, failed.error_message) == (AUDIT_STATE_FAILED, "REASON", "message")
+    assert (await database.count()) == {AUDIT_STATE_FAILED: 1}
+
+
+async def test_only_an_ended_audit_is_deleted_and_leaves_nothing(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    await _record(database, audit, plan.units[0].id, Observation(picture_digest="d"))
+    assert not await database.delete(audit.id)
+    await database.cancel(audit.id)
+    assert await database.delete(audit.id)
+    assert await database.get(audit.id) is None
+    assert await database.events(audit.id, 0, 10) == []
+    assert await database.evidence(audit.id) is None
+    assert await database.unit(audit.id, plan.units[0].id) is None
+    assert not await database.may_read(audit.id, "d")
+
+
+async def test_the_newest_come_first_page_by_page(database: Database, plan: Plan) -> None:
+    # Two of the same time: the id decides.
+    audits = [await _insert(database, plan, created=created) for created in (1, 2, 2, 3)]
+    expected = sorted(audits, key=lambda audit: (audit.create_time.ToNanoseconds(), audit.id), reverse=True)
+    seen: list[Audit] = []
+    while page := await database.newest(1, (seen[-1].create_time.ToNanoseconds(), seen[-1].id) if seen else None):
+        seen += page
+    assert seen == expected

@@ -1,0 +1,170 @@
+"""The interceptor behind a real socket, with handlers that fail in every way."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2, status_pb2
+
+from unerase_backend.coordinator.interception import Interceptor, status_of
+from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.runtime.errors import (
+    ExhaustedError,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    PreconditionError,
+)
+
+Answer = Any
+
+
+def _identity(value: bytes) -> bytes:
+    return value
+
+
+class _Service:
+    """Methods that fail as their request says."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+        self.begun = asyncio.Event()
+
+    async def unary(self, request: bytes, context: Answer) -> bytes:
+        self.begun.set()
+        if request == b"wait":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.set()
+        self._raise(request)
+        return request
+
+    async def stream(self, request: bytes, context: Answer) -> AsyncIterator[bytes]:
+        yield b"first"
+        await self.unary(request, context)
+
+    def _raise(self, request: bytes) -> None:
+        match request:
+            case b"invalid":
+                raise InvalidRequestError.of(*(FieldViolation(f"field[{i}]", "x" * 1000) for i in range(500)))
+            case b"missing":
+                raise NotFoundError("not there", reason="MODEL_NOT_FOUND", metadata={"model": "m"})
+            case b"full":
+                raise ExhaustedError("full", retry_after_seconds=1.5)
+            case b"bug":
+                raise ValueError("/secret/path")
+
+
+@pytest.fixture
+async def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+async def service() -> _Service:
+    return _Service()
+
+
+@pytest.fixture
+async def channel(metrics: Metrics, service: _Service) -> AsyncIterator[grpc.aio.Channel]:
+    server = grpc.aio.server(interceptors=[Interceptor(metrics)])
+    handlers = {
+        "Unary": grpc.unary_unary_rpc_method_handler(service.unary, _identity, _identity),
+        "Stream": grpc.unary_stream_rpc_method_handler(service.stream, _identity, _identity),
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Service", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        yield channel
+    await server.stop(None)
+
+
+async def _fail(channel: grpc.aio.Channel, method: str, request: bytes) -> tuple[grpc.aio.AioRpcError, list[Any]]:
+    async def call() -> None:
+        if method == "Unary":
+            await channel.unary_unary("/test.Service/Unary")(request, timeout=10)
+        else:
+            async for _ in channel.unary_stream("/test.Service/Stream")(request, timeout=10):
+                pass
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call()
+    trailers = dict(caught.value.trailing_metadata() or ())
+    status = status_pb2.Status.FromString(trailers.get("grpc-status-details-bin", b""))
+    kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+    details = [kind.FromString(item.value) for item in status.details for kind in kinds if item.Is(kind.DESCRIPTOR)]
+    return caught.value, details
+
+
+@pytest.mark.parametrize("method", ["Unary", "Stream"])
+async def test_a_domain_error_arrives_with_its_details(channel: grpc.aio.Channel, method: str) -> None:
+    error, details = await _fail(channel, method, b"missing")
+    assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "not there")
+    assert (details[0].reason, details[0].domain, dict(details[0].metadata)) == (
+        "MODEL_NOT_FOUND",
+        "unerase",
+        {"model": "m"},
+    )
+
+
+@pytest.mark.parametrize("method", ["Unary", "Stream"])
+async def test_more_violations_than_fit_are_counted(channel: grpc.aio.Channel, method: str) -> None:
+    error, details = await _fail(channel, method, b"invalid")
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    violations = details[1].field_violations
+    assert violations[0].field == "field[0]"
+    assert violations[-1].description == f"{500 - len(violations) + 1} more bad fields"
+
+
+async def test_a_full_room_says_when_to_come_back(channel: grpc.aio.Channel) -> None:
+    error, details = await _fail(channel, "Unary", b"full")
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details[1].retry_delay.ToMilliseconds() == 1500
+
+
+@pytest.mark.parametrize("method", ["Unary", "Stream"])
+async def test_a_bug_tells_nothing_but_its_number(
+    channel: grpc.aio.Channel, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error, details = await _fail(channel, method, b"bug")
+    assert error.code() == grpc.StatusCode.INTERNAL
+    incident = details[0].metadata["incident"]
+    assert incident in (error.details() or "")
+    assert "secret" not in (error.details() or "")
+    assert incident in caplog.text
+    assert "/secret/path" in caplog.text
+
+
+async def test_calls_are_counted_by_method_and_code(channel: grpc.aio.Channel, metrics: Metrics) -> None:
+    assert await channel.unary_unary("/test.Service/Unary")(b"fine") == b"fine"
+    await _fail(channel, "Unary", b"missing")
+
+    def count(code: str) -> float | None:
+        labels = {"method": "test.Service/Unary", "code": code}
+        return metrics.registry.get_sample_value("unerase_rpcs_total", labels)
+
+    assert (count("OK"), count("NOT_FOUND"), count("INTERNAL")) == (1, 1, None)
+    seconds = metrics.registry.get_sample_value("unerase_rpc_seconds_count", {"method": "test.Service/Unary"})
+    assert seconds == 2
+
+
+async def test_a_callers_cancel_and_deadline_reach_the_handler(channel: grpc.aio.Channel, service: _Service) -> None:
+    call = channel.unary_unary("/test.Service/Unary")(b"wait")
+    await service.begun.wait()
+    call.cancel()
+    await asyncio.wait_for(service.cancelled.wait(), 5)
+    service.cancelled.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary("/test.Service/Unary")(b"wait", timeout=0.1)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.wait_for(service.cancelled.wait(), 5)
+
+
+def test_a_status_fits_into_the_trailers() -> None:
+    violations = [FieldViolation("f" * 10_000, "é" * 10_000)] * 50
+    error = PreconditionError("m" * 100_000, metadata={"k" * 1000: "v" * 10_000}, violations=violations)
+    assert status_of(error).ByteSize() < 8000

@@ -1,0 +1,121 @@
+"""The schedule against diffusers' scheduler, the step against a scalar transcription of its formula."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.schedule import Schedule, add_noise, noise_step, step_coefficients
+from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError
+
+SD14 = {
+    "_class_name": "PNDMScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+
+
+@given(steps=st.integers(1, 999))
+@settings(max_examples=40, deadline=None)
+def test_timesteps_and_alphas_are_those_of_diffusers(steps: int) -> None:
+    schedule, theirs = Schedule.from_config(SD14), DDIMScheduler.from_config(SD14)
+    theirs.set_timesteps(steps)
+    assert schedule.timesteps(steps).tolist() == theirs.timesteps.tolist()
+    alpha, alpha_previous = schedule.alphas(steps)
+    for index, timestep in enumerate(theirs.timesteps.tolist()):
+        previous = timestep - 1000 // steps
+        assert alpha[index] == theirs.alphas_cumprod[timestep]
+        assert alpha_previous[index] == (theirs.alphas_cumprod[previous] if previous >= 0 else theirs.alphas_cumprod[0])
+
+
+@pytest.mark.parametrize("change", [{}, {"set_alpha_to_one": True}, {"timestep_spacing": "trailing"}])
+def test_the_configuration_counts(change: dict[str, Any]) -> None:
+    theirs = DDIMScheduler.from_config(SD14 | change)
+    theirs.set_timesteps(7)
+    schedule = Schedule.from_config(SD14 | change)
+    assert schedule.timesteps(7).tolist() == theirs.timesteps.tolist()
+    assert schedule.alphas(7)[1][-1].item() == theirs.final_alpha_cumprod.item()
+
+
+def test_a_pipeline_of_diffusers_overrules_an_outdated_configuration_in_the_same_way(pipeline: Any) -> None:
+    outdated = DDIMScheduler.from_config(SD14 | {"steps_offset": 0, "clip_sample": True})
+    theirs = type(pipeline)(**pipeline.components | {"scheduler": outdated}, requires_safety_checker=False).scheduler
+    theirs.set_timesteps(50)
+    assert Schedule.from_config(outdated.config).timesteps(50).tolist() == theirs.timesteps.tolist()
+
+
+def test_more_steps_than_the_schedule_has_are_refused() -> None:
+    for steps in (1000, 1001):
+        with pytest.raises(InvalidRequestError, match="steps"):
+            Schedule.from_config(SD14).timesteps(steps)
+
+
+def test_a_model_that_does_not_predict_noise_is_refused() -> None:
+    with pytest.raises(PreconditionError):
+        Schedule.from_config(SD14 | {"prediction_type": "v_prediction"})
+
+
+@given(
+    step=st.integers(0, 49),
+    eta=st.floats(0, 2),
+    scale=st.floats(0, 2),
+    values=st.tuples(*[st.floats(-3, 3)] * 3),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_step_is_the_formula(step: int, eta: float, scale: float, values: tuple[float, float, float]) -> None:
+    alpha, alpha_previous = Schedule.from_config(SD14).alphas(50)
+    a_t, a_p = alpha[step].item(), alpha_previous[step].item()
+    x_t, e, z = values
+    x0 = (x_t - math.sqrt(1 - a_t) * e) / math.sqrt(a_t)
+    s2 = (1 - a_p) / (1 - a_t) * (1 - a_t / a_p)
+    expected = math.sqrt(a_p) * x0 + math.sqrt(abs(1 - a_p - eta**2 * s2)) * e + scale * eta * math.sqrt(s2) * z
+    one = torch.ones(1, dtype=torch.float64)
+    coefficients = step_coefficients(a_t * one, a_p * one, eta * one, scale * one)
+    shaped = [torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in values]
+    assert noise_step(*shaped, coefficients).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_step_is_that_of_diffusers(eta: float) -> None:
+    theirs = DDIMScheduler.from_config(SD14)
+    theirs.set_timesteps(50)
+    alpha, alpha_previous = Schedule.from_config(SD14).alphas(50)
+    coefficients = step_coefficients(
+        alpha, alpha_previous, torch.full_like(alpha, eta), torch.ones_like(alpha)
+    ).float()
+    x_t, e, z = torch.randn((3, 50, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    ours = noise_step(x_t, e, z, coefficients)
+    for index, timestep in enumerate(theirs.timesteps.tolist()):
+        expected = theirs.step(
+            e[index], timestep, x_t[index], eta=eta, variance_noise=z[index]
+        ).prev_sample
+        torch.testing.assert_close(ours[index], expected, rtol=1e-5, atol=2e-5)
+
+
+def test_each_row_has_its_own_settings() -> None:
+    alpha, alpha_previous = Schedule.from_config(SD14).alphas(10)
+    rows = step_coefficients(alpha, alpha_previous, torch.linspace(0, 1.85, 10), torch.linspace(1, 1.04, 10))
+    x_t, e, z = torch.randn((3, 10, 4, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    together = noise_step(x_t, e, z, rows)
+    alone = [noise_step(x_t[i : i + 1], e[i : i + 1], z[i : i + 1], rows[i : i + 1]) for i in range(10)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_noising_is_that_of_diffusers(model: DiffusionModel) -> None:
+    theirs = DDIMScheduler.from_config(SD14)
+    latents, noise = torch.randn((2, 3, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    timesteps = torch.tensor([1, 500, 999])
+    expected = theirs.add_noise(latents, noise, timesteps)
+    torch.testing.assert_close(add_noise(latents, noise, model.alphas_cumprod[timesteps]), expected)

@@ -1,0 +1,137 @@
+"""What the server shows of itself: services, health, reflection, metrics, its port."""
+
+import inspect
+import socket
+import urllib.request
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import grpc
+import pytest
+import yaml
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from unerase import Client
+from unerase_backend.coordinator.rooms import ROOMS
+from unerase_backend.coordinator.server import SERVICES
+from unerase_backend.serve import ServeSettings, start
+
+from .conftest import Running
+
+INGRESSES = {
+    "GenerationService": "generation.deployment:Generation",
+    "ClassificationService": "classification.deployment:Classification",
+    "ProbingService": "probing.deployment:Probing",
+    "AttackService": "attack.deployment:Attack",
+}
+CONFIG = Path(__file__).parents[2] / "deploy" / "serve" / "local.yaml"
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+@pytest.mark.parametrize("service", ROOMS.values(), ids=lambda service: service.name)
+def test_an_ingress_has_exactly_the_rpcs_of_its_service(service: ServiceDescriptor) -> None:
+    ingress = _named(f"unerase_backend.{INGRESSES[service.name]}")
+    methods = {
+        name: method
+        for name, method in inspect.getmembers(ingress, inspect.isfunction)
+        if not name.startswith("_") and name not in ("check_health", "reconfigure")
+    }
+    assert methods.keys() == {method.name for method in service.methods}
+    for method in service.methods:
+        assert inspect.isasyncgenfunction(methods[method.name]) == method.server_streaming
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_a_service_is_served_healthy_and_reflected(channel: grpc.Channel, service: ServiceDescriptor) -> None:
+    request = health_pb2.HealthCheckRequest(service=service.full_name)
+    health = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)
+    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=service.full_name)
+    (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
+    assert service.file.serialized_pb in answer.file_descriptor_response.file_descriptor_proto
+    # Served at all: whatever an empty request gives, it is not UNIMPLEMENTED.
+    for method in service.methods:
+        call = channel.unary_stream if method.server_streaming else channel.unary_unary
+        try:
+            answer = call(f"/{service.full_name}/{method.name}")(b"", timeout=60)
+            if method.server_streaming:
+                list(answer)
+        except grpc.RpcError as error:
+            assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), error  # noqa: PT017
+
+
+def test_the_whole_server_is_healthy(channel: grpc.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_the_port_is_not_shared(backend: Running) -> None:
+    host, _, port = backend.address.rpartition(":")
+    server = grpc.server(None, options=[("grpc.so_reuseport", 1)])  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError):
+        server.add_insecure_port(backend.address)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with pytest.raises(OSError, match="in use"):
+            other.bind((host, int(port)))
+
+
+def test_the_port_is_on_loopback_only(backend: Running) -> None:
+    host, _, port = backend.address.rpartition(":")
+    assert host == "127.0.0.1"
+    outward = socket.gethostbyname(socket.gethostname())
+    if not outward.startswith("127."):
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection((outward, int(port)), timeout=5).close()
+
+
+def test_metrics_count_calls_and_audits(backend: Running, client: Client) -> None:
+    client.evaluations()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    text = opener.open(backend.metrics_url, timeout=10).read().decode()
+    assert 'unerase_rpcs_total{code="OK",method="unerase.v1.AuditService/ListEvaluations"}' in text
+    assert 'unerase_audits{state="running"}' in text
+
+
+def test_the_presets_ask_only_for_what_there_is(client: Client) -> None:
+    listed = client.evaluations()
+    names = {evaluation.name for evaluation in listed.evaluations}
+    assert {preset.name for preset in listed.presets} == {"quick", "standard"}
+    for preset in listed.presets:
+        assert {request.name for request in preset.evaluations} <= names
+
+
+def test_the_serve_config_is_strictly_right() -> None:
+    config = yaml.safe_load(CONFIG.read_text())
+    assert {"applications", "proxy_location"} <= config.keys()
+    applications = {application["name"]: application for application in config["applications"]}
+    assert applications.keys() == {"generation", "attack", "probing", "classification", "coordinator"}
+    for application in applications.values():
+        assert application.keys() <= {"name", "route_prefix", "import_path", "args", "runtime_env"}
+        assert application["route_prefix"] is None
+        build = _named(application["import_path"])
+        settings = get_type_hints(build)["args"]
+        settings.model_validate(application["args"])
+
+
+def test_settings_come_from_the_environment_and_unknown_ones_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNERASE_SERVE_PORT", "50123")
+    assert ServeSettings().port == 50123
+    monkeypatch.setenv("UNERASE_SERVE_PROT", "1")
+    with pytest.raises(ValueError, match="UNERASE_SERVE_PROT"):
+        ServeSettings()
+
+
+def test_an_insecure_bind_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="allow_insecure_bind"):
+        start(ServeSettings(host="0.0.0.0", port=0, data_dir=tmp_path))

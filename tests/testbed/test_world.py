@@ -1,0 +1,82 @@
+"""The world: the same seed gives the same picture, shapes can be told apart, captions are made of the corpus."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from unerase_backend.testbed import world
+
+EVERYTHING = (*world.OBJECTS, world.BLOB, *world.NEAR_MISSES)
+
+
+def test_the_same_seed_gives_the_same_album() -> None:
+    first, second, other = world.album(40, 3), world.album(40, 3), world.album(40, 4)
+    assert np.array_equal(first.pictures, second.pictures)
+    assert first.subjects == second.subjects
+    assert not np.array_equal(first.pictures, other.pictures)
+
+
+def test_leaving_a_shape_out_leaves_the_others_as_they_are() -> None:
+    whole, part = world.album(80, 3), world.album(80, 3, {"hourglass"})
+    kept = [index for index, subject in enumerate(whole.subjects) if subject.shape != "hourglass"]
+    assert 0 < len(kept) < 80
+    assert np.array_equal(whole.pictures[kept], part.pictures)
+    assert part.subjects == tuple(whole.subjects[index] for index in kept)
+
+
+@pytest.mark.parametrize("shape", EVERYTHING)
+def test_every_shape_renders(shape: str) -> None:
+    album = world.album_of([shape], 12, 0)
+    assert album.pictures.shape == (12, 32, 32, 3)
+    assert album.pictures.dtype == np.uint8
+    darkness = 255 - album.pictures.min(axis=3).astype(int)
+    covered = (darkness > 60).mean(axis=(1, 2))
+    assert ((covered > 0.03) & (covered < 0.7)).all()
+
+
+def test_shapes_differ_from_each_other() -> None:
+    u, v = np.meshgrid(np.linspace(-1, 1, 81), np.linspace(-1, 1, 81))
+    forms = {name: form(u, v) for name, form in world.SHAPES.items()}
+    forms |= {name: form(u, v) for name, (_, form) in world.NEAR_MISSES.items()}
+    for (left, a), (right, b) in itertools.combinations(forms.items(), 2):
+        overlap = (a & b).sum() / (a | b).sum()
+        assert overlap < 0.9, (left, right)
+
+
+def test_every_object_has_near_misses() -> None:
+    assert all(world.near_misses_of(name) for name in world.OBJECTS)
+    assert not set(world.NEAR_MISSES) & set(world.LABELS)
+
+
+def test_edges_are_anti_aliased() -> None:
+    picture = world.render(world.Subject("circle", "blue", "plain"), np.random.default_rng(0))
+    assert len(np.unique(picture[..., 0])) > 10
+
+
+@pytest.mark.parametrize("kind", world.JUNK)
+def test_every_kind_of_junk_is_drawn(kind: str) -> None:
+    assert kind in world.junk_album(120, 1)[1]
+
+
+def test_captions_name_colour_and_style_in_about_85_percent() -> None:
+    rng = np.random.default_rng(0)
+    subject = world.Subject("hourglass", "red", "striped")
+    captions = [world.caption(subject, rng) for _ in range(2000)]
+    for word in ("red", "striped"):
+        assert 0.82 < np.mean([word in caption.split() for caption in captions]) < 0.88
+    assert 0.15 < np.mean(["sandglass" in caption for caption in captions]) < 0.25
+
+
+def test_captions_are_made_of_corpus_words() -> None:
+    rng = np.random.default_rng(0)
+    known = set(world.corpus_words())
+    for subject in world.album(200, 5).subjects:
+        assert set(world.caption(subject, rng, filler=True).split()) <= known
+
+
+def test_a_sheet_is_read_row_by_row() -> None:
+    album = world.album_of(["ring"], 16, 0)
+    tiled = world.sheet(album.pictures)
+    assert tiled.shape == (64, 256, 3)
+    assert np.array_equal(tiled[32:64, 32:64], album.pictures[9])
