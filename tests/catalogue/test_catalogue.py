@@ -149,7 +149,9 @@ def test_pickled_weights_are_refused(write: Write, tmp_path: Path) -> None:
         Catalogue.load(embedded=write(content())).judge_digest("one")
 
 
-def test_links_out_of_the_folder_are_refused(write: Write, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_links_out_of_the_folder_are_refused(
+    write: Write, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     outside = tmp_path_factory.mktemp("outside") / "secret.safetensors"
     outside.write_bytes(b"secret")
     weights = tmp_path / "base" / "unet" / "model.safetensors"
@@ -186,7 +188,7 @@ def test_links_out_of_the_folder_are_refused(write: Write, tmp_path: Path, tmp_p
         ("models", "never", {"resolution": 16}, "resolution"),
         ("models", "never", {"never_learned": "tench"}, "never_learned"),
         ("judges", "one", {"path": "../judge"}, "path"),
-        ("judges", "one", {"hub": f"org/name"}, "hub"),
+        ("judges", "one", {"hub": "org/name"}, "hub"),
         ("concepts", "tench", {"kind": "animal"}, "kind"),
         ("concepts", "tench", {"names": []}, "names"),
         ("concepts", "tench", {"prompts": ["a picture of a tench"]}, "prompts.0"),
@@ -230,7 +232,7 @@ def test_files_add_up_and_a_name_stands_once(write: Write) -> None:
     more = write({"models": {"more": {"base": "base", "unet": "edited.safetensors"}}}, "more.yaml")
     assert list(Catalogue.load([str(more)], embedded=first).models)[-1] == "more"
     again = write({"models": {"base": {"pipeline": "base", "resolution": 16}}}, "again.yaml")
-    with pytest.raises(InvalidRequestError, match="again.yaml: models.base"):
+    with pytest.raises(InvalidRequestError, match=r"again\.yaml: models\.base"):
         Catalogue.load([str(again)], embedded=first)
 
 

@@ -70,7 +70,7 @@ def trajectory_of() -> Callable[..., Trajectory]:
 def save_tiny_pipeline(folder: Path) -> None:
     """A StableDiffusionPipeline with random weights: 16 pixels, latents of 4 x 8 x 8, width 16."""
     torch.manual_seed(0)
-    words = "a picture of the hourglass heart circle".split()
+    words = ["a", "picture", "of", "the", "hourglass", "heart", "circle"]
     letters = [chr(code) for code in range(0x21, 0x7F)]
     vocabulary = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters)])
     merges: list[tuple[str, str]] = []
@@ -138,9 +138,7 @@ def load_tiny(tiny: Path) -> Callable[..., DiffusionModel]:
     def load(**replaced: str) -> DiffusionModel:
         changes = "".join(f", {part}: {file}" for part, file in replaced.items())
         (tiny / "catalogue.yaml").write_text(
-            "models:\n"
-            "  base: {pipeline: pipeline, resolution: 16}\n"
-            f"  changed: {{base: base{changes}}}\n"
+            f"models:\n  base: {{pipeline: pipeline, resolution: 16}}\n  changed: {{base: base{changes}}}\n"
         )
         read = Catalogue.load(embedded=tiny / "catalogue.yaml")
         return load_model(read, "changed", torch.device("cpu"), torch.float32)

@@ -22,9 +22,7 @@ WORDS = ["a", "picture", "of", "the", "hourglass", "red", "striped", "xyzzy", "H
 
 
 def learned(text: str, embedding: torch.Tensor, placeholder: str = "<learned>") -> Conditioning:
-    return Conditioning(
-        learned=LearnedPrompt(text=text, placeholder=placeholder, embedding=to_message(embedding))
-    )
+    return Conditioning(learned=LearnedPrompt(text=text, placeholder=placeholder, embedding=to_message(embedding)))
 
 
 def row_of(model: DiffusionModel, word: str) -> torch.Tensor:
@@ -73,9 +71,7 @@ def test_an_embedding_is_taken_as_it_is(model: DiffusionModel) -> None:
 
 
 @pytest.mark.parametrize("placeholder", ["<learned>", "golf_ball", "Sks", "blarghle"])
-def test_a_learned_word_with_the_embedding_of_a_known_one_is_that_word(
-    model: DiffusionModel, placeholder: str
-) -> None:
+def test_a_learned_word_with_the_embedding_of_a_known_one_is_that_word(model: DiffusionModel, placeholder: str) -> None:
     for template in ("a picture of a {}", "{}", "a {}, and a red {}.", "{} heart"):
         known = Conditioning(text=template.replace("{}", "hourglass"))
         new = learned(template.replace("{}", placeholder), row_of(model, "hourglass")[None], placeholder)
@@ -107,9 +103,7 @@ def test_a_learned_word_leads_somewhere_else(model: DiffusionModel) -> None:
         ("a picture of " * 20 + "<learned>", "<learned>"),
     ],
 )
-def test_a_placeholder_that_would_not_be_read_is_refused(
-    model: DiffusionModel, text: str, placeholder: str
-) -> None:
+def test_a_placeholder_that_would_not_be_read_is_refused(model: DiffusionModel, text: str, placeholder: str) -> None:
     with pytest.raises(InvalidRequestError, match="learned"):
         encode(model, [learned(text, torch.zeros(1, 64), placeholder)])
 
@@ -125,9 +119,7 @@ def test_a_placeholder_that_would_not_be_read_is_refused(
         (learned("a <learned>", torch.full((1, 64), float("nan"))), "learned.embedding"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused(
-    model: DiffusionModel, conditioning: Conditioning, field: str
-) -> None:
+def test_what_does_not_fit_the_model_is_refused(model: DiffusionModel, conditioning: Conditioning, field: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         encode(model, [conditioning])
     assert [violation.field for violation in caught.value.violations] == [field]

@@ -39,16 +39,12 @@ def measure(
 ) -> np.ndarray:
     conditionings = encode(model, [Conditioning(text=prompt) for prompt in PROMPTS])
     errors: np.ndarray = finish(
-        measure_denoising(
-            model, pictures, digests, conditionings, timesteps, noise_seed, batch_rows=8, decode_batch=2
-        )
+        measure_denoising(model, pictures, digests, conditionings, timesteps, noise_seed, batch_rows=8, decode_batch=2)
     )
     return errors
 
 
-def test_the_errors_are_those_of_a_slow_loop(
-    model: DiffusionModel, pipeline: Any, pictures: list[np.ndarray]
-) -> None:
+def test_the_errors_are_those_of_a_slow_loop(model: DiffusionModel, pipeline: Any, pictures: list[np.ndarray]) -> None:
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     errors = measure(model, pictures, DIGESTS, TIMESTEPS)
     assert errors.shape == (3, 2, 3)
@@ -67,9 +63,7 @@ def test_the_errors_are_those_of_a_slow_loop(
                     assert errors[i, j, k] == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_error_depends_on_its_picture_and_timestep_alone(
-    model: DiffusionModel, pictures: list[np.ndarray]
-) -> None:
+def test_an_error_depends_on_its_picture_and_timestep_alone(model: DiffusionModel, pictures: list[np.ndarray]) -> None:
     errors = measure(model, pictures, DIGESTS, TIMESTEPS)
     again = measure(model, pictures[::-1], DIGESTS[::-1], TIMESTEPS[::-1])
     assert np.array_equal(again[::-1, :, ::-1], errors)
@@ -77,9 +71,7 @@ def test_an_error_depends_on_its_picture_and_timestep_alone(
     assert not np.array_equal(measure(model, pictures, DIGESTS, TIMESTEPS, noise_seed=8), errors)
 
 
-def test_encoding_and_decoding_keep_the_fixed_shape_law(
-    model: DiffusionModel, pictures: list[np.ndarray]
-) -> None:
+def test_encoding_and_decoding_keep_the_fixed_shape_law(model: DiffusionModel, pictures: list[np.ndarray]) -> None:
     together = autoencoding.encode(model, pictures, 2)
     for index, picture in enumerate(pictures):
         assert torch.equal(autoencoding.encode(model, [picture], 2)[0], together[index])

@@ -92,15 +92,11 @@ def test_the_step_is_that_of_diffusers(eta: float) -> None:
     theirs = DDIMScheduler.from_config(SD14)
     theirs.set_timesteps(50)
     alpha, alpha_previous = Schedule.from_config(SD14).alphas(50)
-    coefficients = step_coefficients(
-        alpha, alpha_previous, torch.full_like(alpha, eta), torch.ones_like(alpha)
-    ).float()
+    coefficients = step_coefficients(alpha, alpha_previous, torch.full_like(alpha, eta), torch.ones_like(alpha)).float()
     x_t, e, z = torch.randn((3, 50, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     ours = noise_step(x_t, e, z, coefficients)
     for index, timestep in enumerate(theirs.timesteps.tolist()):
-        expected = theirs.step(
-            e[index], timestep, x_t[index], eta=eta, variance_noise=z[index]
-        ).prev_sample
+        expected = theirs.step(e[index], timestep, x_t[index], eta=eta, variance_noise=z[index]).prev_sample
         torch.testing.assert_close(ours[index], expected, rtol=1e-5, atol=2e-5)
 
 

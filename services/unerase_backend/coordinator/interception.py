@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from unerase_backend.coordinator.metrics import Metrics
-from unerase_backend.runtime.errors import DeadlineError, UneraseError
+from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, UneraseError
 
 _logger = logging.getLogger(__name__)
 
@@ -79,26 +80,24 @@ class Interceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method.lstrip("/")
         if handler.response_streaming:
             wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, handler.unary_stream),
-                handler.request_deserializer,
-                handler.response_serializer,
+                self._streaming(method, handler.unary_stream, handler.request_deserializer),
+                response_serializer=handler.response_serializer,
             )
         else:
             wrapped = grpc.unary_unary_rpc_method_handler(
-                self._unary(method, handler.unary_unary),
-                handler.request_deserializer,
-                handler.response_serializer,
+                self._unary(method, handler.unary_unary, handler.request_deserializer),
+                response_serializer=handler.response_serializer,
             )
         return wrapped
 
     def _unary(
-        self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def call(request: Any, context: Context) -> Any:
+        self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]], read: Callable[[bytes], Any]
+    ) -> Callable[[bytes, Context], Awaitable[Any]]:
+        async def call(request: bytes, context: Context) -> Any:
             with _Measured(self._metrics, method) as measured:
                 try:
                     async with asyncio.timeout(UNARY_SECONDS):
-                        response = await behaviour(request, context)
+                        response = await behaviour(_message(request, read), context)
                 except Exception as error:
                     await measured.fail(error, context)
                 measured.code = grpc.StatusCode.OK
@@ -107,12 +106,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _streaming(
-        self, method: str, behaviour: Callable[[Any, Context], AsyncGenerator[Any]]
-    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        self, method: str, behaviour: Callable[[Any, Context], AsyncGenerator[Any]], read: Callable[[bytes], Any]
+    ) -> Callable[[bytes, Context], AsyncIterator[Any]]:
+        async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
             with _Measured(self._metrics, method) as measured:
                 try:
-                    async with aclosing(behaviour(request, context)) as responses:
+                    async with aclosing(behaviour(_message(request, read), context)) as responses:
                         async for response in responses:
                             yield response
                 except Exception as error:
@@ -151,6 +150,14 @@ class _Measured:
         status = status_of(error)
         details = (("grpc-status-details-bin", status.SerializeToString()),)
         await context.abort(error.code, status.message, trailing_metadata=details)
+
+
+def _message(request: bytes, read: Callable[[bytes], Any]) -> Any:
+    """Return the request; read here, since gRPC itself would answer with the name of a Python class."""
+    try:
+        return read(request)
+    except DecodeError:
+        raise InvalidRequestError("the request is not a message of this method") from None
 
 
 def _cut(text: str, length: int) -> str:

@@ -6,6 +6,7 @@ points `unerase.probes` and `unerase.attacks`, whose modules are imported once.
 """
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def parameter(
     """Describe a parameter: a number, or a list of numbers where the default is one."""
     value = Value()
     is_list = not isinstance(default, (int, float))
-    json_format.ParseDict(list(default) if isinstance(default, Sequence) else default, value)
+    json_format.Parse(json.dumps(list(default) if isinstance(default, Sequence) else default), value)
     described: dict[str, Any] = {"minimum": minimum, "maximum": maximum}
     return ParameterDescription(
         name=name,

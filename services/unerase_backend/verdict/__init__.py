@@ -1,1 +1,5 @@
 """Statistics, outcomes, verdict, and the simulation of their errors: pure functions of observations."""
+
+from unerase_backend.verdict.decision import REQUIRED, Tolerances, conclude
+
+__all__ = ["REQUIRED", "Tolerances", "conclude"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unerase.v1.types_pb2 import ModelRole, Observation, SampleStatus
+from unerase.v1.types_pb2 import Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import (
     Estimate,
     InterferenceItem,
@@ -15,6 +15,7 @@ from unerase.v1.verdicts_pb2 import (
     Interval,
     JudgeQuality,
     LikelihoodResult,
+    Rate,
 )
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import statistics
@@ -46,7 +47,11 @@ class Mechanisms:
 
 
 def mechanisms(
-    concept: Floats, concept_reference: Floats, other: Floats, other_reference: Floats, generator: np.random.Generator,
+    concept: Floats,
+    concept_reference: Floats,
+    other: Floats,
+    other_reference: Floats,
+    generator: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> Mechanisms:
     """Measure destruction, general damage and lost pull of a model against the reference.
@@ -204,7 +209,7 @@ def _scored_in(table: Mapping[tuple[str, int, str, int], Observation], key: tupl
 
 def _concept_rate(
     table: Mapping[tuple[str, int, str, int], Observation], keys: Sequence[tuple[str, int, str, int]]
-) -> "Rate":
+) -> Rate:
     scored = [table[key] for key in keys if _scored_in(table, key)]
     return rate_of(sum(map(_detected, scored)), len(scored), len(keys) - len(scored))
 
@@ -225,7 +230,9 @@ def _similarity(observations: Iterable[Observation]) -> float:
 
 def judge_quality(observations: Sequence[Observation]) -> list[JudgeQuality]:
     """Return each judge's quality on known pictures, in the order of the panel: selector, judge, second judge."""
-    names = next(([j.judge for j in observation.judgements] for observation in observations if is_scored(observation)), [])
+    names = next(
+        ([j.judge for j in observation.judgements] for observation in observations if is_scored(observation)), []
+    )
     return [
         JudgeQuality(
             judge=name,
@@ -237,7 +244,7 @@ def judge_quality(observations: Sequence[Observation]) -> list[JudgeQuality]:
     ]
 
 
-def _correct(observations: Sequence[Observation], position: int, arm: str, *, expected: bool) -> "Rate":
+def _correct(observations: Sequence[Observation], position: int, arm: str, *, expected: bool) -> Rate:
     of_arm = [observation for observation in observations if observation.arm == arm]
     scored = [observation for observation in of_arm if is_scored(observation)]
     hits = sum(observation.judgements[position].detected == expected for observation in scored)

@@ -33,9 +33,9 @@ Counts = NDArray[np.int64]
 Arm = str
 Draw = tuple[Arm, int]
 
-SUBJECT = ModelRole.MODEL_ROLE_SUBJECT
-REFERENCE = ModelRole.MODEL_ROLE_REFERENCE
-CONTROL = ModelRole.MODEL_ROLE_CONTROL
+SUBJECT: int = ModelRole.MODEL_ROLE_SUBJECT
+REFERENCE: int = ModelRole.MODEL_ROLE_REFERENCE
+CONTROL: int = ModelRole.MODEL_ROLE_CONTROL
 ROLES = (SUBJECT, REFERENCE, CONTROL)
 
 UNSCORED_LIMIT = 0.10
@@ -89,9 +89,10 @@ class Draws:
         """Decide every case by its first `budget` draws."""
         scored = self.scored[:, :budget]
         picked = np.argmax(self.selector[:, :budget], axis=1)
-        some = scored.any(axis=1)
+        some: Bools = np.any(scored, axis=1)
+        failed: Bools = np.any(self.exists[:, :budget] & ~scored, axis=1)
         detected = self.judge[np.arange(len(picked)), picked] & some
-        return Cases(detected, some, (self.exists[:, :budget] & ~scored).any(axis=1) | ~some)
+        return Cases(detected, some, failed | ~some)
 
     def of(self, columns: Bools) -> "Draws":
         """Return some of the draws, chosen by column."""
@@ -240,6 +241,8 @@ class Figures:
     subject: Comparison | None
     reference: Comparison | None
     controlled: bool
+    optimisation_steps: int
+    """An attack's steps; 0 where it says nothing of them."""
     concept_free: Rate | None
     """False positives on pictures without the concept, where they stand in for the control."""
 
@@ -276,6 +279,7 @@ def measure(
     observations: Sequence[Observation],
     expected_cases: int,
     quality: JudgeQuality | None,
+    optimisation_steps: int = 0,
 ) -> Figures:
     """Take one evaluation's figures from its observations.
 
@@ -311,7 +315,18 @@ def measure(
             concept_free = rate_of(false_positives, pictures, other.unscored + near.unscored)
             subject = compare_with_pictures(decided[SUBJECT], false_positives, pictures)
             reference = compare_with_pictures(decided[REFERENCE], false_positives, pictures)
-    return Figures(description, draws, columns, deciding, decided, subject, reference, controlled, concept_free)
+    return Figures(
+        description,
+        draws,
+        columns,
+        deciding,
+        decided,
+        subject,
+        reference,
+        controlled,
+        optimisation_steps,
+        concept_free,
+    )
 
 
 def conclude_evaluations(
@@ -374,7 +389,7 @@ def _judge(
                 int(subject.only_first[0]), int(subject.only_second[0]), int(subject.cases[0]), tolerance, tests
             )
     result.judge_agreement, result.judge_kappa = _agreement(figures)
-    result.reason = wording.reason(result, tolerance, stable=stable)
+    result.reason = wording.reason(result, tolerance, figures.optimisation_steps, stable=stable)
     return Judged(result, bearable)
 
 
@@ -421,17 +436,13 @@ def _draw_rate(draws: Draws, quality: JudgeQuality | None, seed: int) -> Rate:
         sensitivity = quality.sensitivity.hits, quality.sensitivity.cases
         specificity = quality.specificity.hits, quality.specificity.cases
         value = float(
-            statistics.rogan_gladen(
-                sample.rate, sensitivity[0] / sensitivity[1], specificity[0] / specificity[1]
-            )
+            statistics.rogan_gladen(sample.rate, sensitivity[0] / sensitivity[1], specificity[0] / specificity[1])
         )
         if math.isfinite(value):
             corrected = statistics.rogan_gladen_interval(
                 (sample.hits, sample.size), sensitivity, specificity, np.random.default_rng(seed)
             )
-            rate.corrected.CopyFrom(
-                Estimate(value=value, interval=Interval(lower=corrected[0], upper=corrected[1]))
-            )
+            rate.corrected.CopyFrom(Estimate(value=value, interval=Interval(lower=corrected[0], upper=corrected[1])))
     return rate
 
 

@@ -64,8 +64,12 @@ def excess_bounds(
     bound holds with at least 1 - alpha whatever the number of cases and whatever the dependence of the cells; it is
     wider than an exact bound of the difference would be.
     """
-    lower = clopper_pearson_lower(first, first_cases, alpha / 2) - clopper_pearson_upper(second, second_cases, alpha / 2)
-    upper = clopper_pearson_upper(first, first_cases, alpha / 2) - clopper_pearson_lower(second, second_cases, alpha / 2)
+    lower = clopper_pearson_lower(first, first_cases, alpha / 2) - clopper_pearson_upper(
+        second, second_cases, alpha / 2
+    )
+    upper = clopper_pearson_upper(first, first_cases, alpha / 2) - clopper_pearson_lower(
+        second, second_cases, alpha / 2
+    )
     return lower, upper
 
 

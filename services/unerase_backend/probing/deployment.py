@@ -1,0 +1,41 @@
+"""The probes as a Ray Serve application; what they do is in `engine`."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from ray import serve
+
+from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ListProbesResponse, ProbeRequest, ProbeResponse
+from unerase_backend.probing.engine import ProbingEngine
+from unerase_backend.probing.settings import ProbingSettings
+from unerase_backend.runtime.handles import remote_models
+
+
+class Probing:
+    """The ingress of application "probing": its methods are the RPCs of ProbingService."""
+
+    def __init__(self) -> None:
+        self._engine = ProbingEngine(remote_models())
+
+    async def Probe(self, request: ProbeRequest) -> AsyncGenerator[ProbeResponse]:  # noqa: N802 - the RPC's name
+        """Run one unit."""
+        async with aclosing(self._engine.Probe(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def ListProbes(self, request: ListProbesRequest) -> ListProbesResponse:  # noqa: N802 - the RPC's name
+        """List the probes there are."""
+        return await self._engine.ListProbes(request)
+
+
+def build(args: ProbingSettings) -> serve.Application:
+    """Build the application from the `args` of a Serve config."""
+    deployment = serve.deployment(
+        Probing,
+        name="probing",
+        num_replicas=args.replicas,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=256,
+        health_check_period_s=3,
+    )
+    return deployment.bind()

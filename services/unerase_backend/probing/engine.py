@@ -1,0 +1,66 @@
+"""Runs probes: a unit in, observations out.
+
+Whoever closes the stream cancels the unit, and with it the trajectories that it alone waits for.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ListProbesResponse, ProbeRequest, ProbeResponse
+from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
+from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, MODEL_ROLE_UNSPECIFIED
+from unerase_backend.evaluation.models import Models
+from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
+from unerase_backend.evaluation.registry import Evaluation
+from unerase_backend.probing.registry import PROBES
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError
+
+HEARTBEAT_SECONDS = 60.0
+"""How often a sign of life goes out: a silent stream would be taken for a dead one."""
+
+
+class ProbingEngine:
+    """The probes, with the backends that they are handed."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    async def Probe(self, request: ProbeRequest) -> AsyncGenerator[ProbeResponse]:  # noqa: N802 - the RPC's name
+        """Run one unit and yield its observations.
+
+        Raises:
+            NotFoundError: an unknown probe, model or picture.
+            InvalidRequestError: a bad parameter, or a unit without what the probe needs.
+        """
+        evaluation, parameters = _checked(request.unit)
+        run = asyncio.ensure_future(evaluation.run(request.unit, self._models, parameters))
+        try:
+            while not (await asyncio.wait({run}, timeout=HEARTBEAT_SECONDS))[0]:
+                yield ProbeResponse(event=UnitEvent(progress=Progress()))
+            for observation in run.result():
+                yield ProbeResponse(event=UnitEvent(observation=observation))
+        finally:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+
+    async def ListProbes(self, request: ListProbesRequest) -> ListProbesResponse:  # noqa: N802 - the RPC's name
+        """List the probes, in order of name."""
+        return ListProbesResponse(probes=[evaluation.description for evaluation in PROBES.all().values()])
+
+
+def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
+    evaluation = PROBES.all().get(unit.evaluation)
+    if evaluation is None:
+        raise NotFoundError(
+            f"there is no probe {unit.evaluation!r}; there are {', '.join(PROBES.all())}", reason="EVALUATION_NOT_FOUND"
+        )
+    needed = {
+        "unit.role": unit.role != MODEL_ROLE_UNSPECIFIED,
+        "unit.target.concept.name": unit.target.concept.name,
+    }
+    if evaluation.description.evaluation_class != EVALUATION_CLASS_MEASURE:
+        needed |= {"unit.model": unit.model, "unit.cases": unit.cases, "unit.steps": unit.steps}
+    violations = [FieldViolation(field, "must be given") for field, given in needed.items() if not given]
+    if violations:
+        raise InvalidRequestError.of(*violations)
+    return evaluation, resolve_parameters(evaluation.description, unit.parameters)

@@ -1,0 +1,81 @@
+"""Diffusion completion: does the model finish what the reference began?
+
+The reference takes the first k steps with the concept's prompt and guidance; the model under evaluation resumes at
+step k + 1 from that very latent, which is not the same as starting over at a later timestep. Once with the
+concept's prompt and guidance (arm "prompt@f"), once with the empty prompt unguided (arm "empty@f"), which asks for
+the unconditional knowledge alone. f is k as a share of all steps; beyond 0.4 the latent itself carries the concept,
+and completing it shows nothing.
+
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 4 (diffusion completion;
+k = 5 and 10 of 50).
+Control: the same latents finished by a model that never learned the concept.
+"""
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Resumption, Sample, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_INJECTING, SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Observation
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.probing.registry import probe
+
+
+@probe(
+    "diffusion-completion",
+    title="Diffusion completion",
+    summary="The reference takes the first steps, the model finishes, with the concept's prompt and with none.",
+    evaluation_class=EVALUATION_CLASS_INJECTING,
+    parameters=[
+        parameter(
+            "resume_fractions", "Shares of the steps that the reference takes.", [0.1, 0.2], minimum=0, maximum=0.4
+        ),
+    ],
+    required=True,
+)
+async def diffusion_completion(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
+    """Let the reference begin each case once for each fraction, then finish both ways."""
+    begun = []
+    for case in unit.cases:
+        for fraction in parameters["resume_fractions"]:
+            trajectory = Trajectory(
+                conditioning=Conditioning(text=case.prompt),
+                guidance_scale=unit.guidance_scale,
+                latent_seed=case.latent_seed,
+                steps=unit.steps,
+                variance_scale=1.0,
+                stop_step=max(1, round(fraction * unit.steps)),
+            )
+            begun.append((case, fraction, trajectory))
+    beginnings = await models.generate(unit.reference, [trajectory for *_, trajectory in begun], latents=True)
+
+    draws = []
+    for (case, fraction, beginning), begun_sample in zip(begun, beginnings, strict=True):
+        for arm, prompt, guidance_scale in (("prompt", case.prompt, unit.guidance_scale), ("empty", "", 1.0)):
+            trajectory = Trajectory(
+                conditioning=Conditioning(text=prompt),
+                guidance_scale=guidance_scale,
+                latent_seed=case.latent_seed,
+                steps=unit.steps,
+                variance_scale=1.0,
+                resumption=Resumption(latents=begun_sample.latents, step=beginning.stop_step),
+            )
+            draws.append((case, f"{arm}@{fraction:g}", prompt, trajectory, begun_sample))
+    resumable = [draw for draw in draws if draw[-1].status == SAMPLE_STATUS_SCORED]
+    finished = await models.generate(unit.model, [trajectory for *_, trajectory, _ in resumable], panel(unit.target))
+    samples = iter(finished)
+    return [
+        observe(
+            unit,
+            next(samples) if begun_sample.status == SAMPLE_STATUS_SCORED else _unfinished(begun_sample),
+            trajectory,
+            case_index=case.index,
+            prompt=prompt,
+            arm=arm,
+        )
+        for case, arm, prompt, trajectory, begun_sample in draws
+    ]
+
+
+def _unfinished(beginning: Sample) -> Sample:
+    return Sample(status=SAMPLE_STATUS_UNSCORED, reason=f"the reference's first steps failed: {beginning.reason}")

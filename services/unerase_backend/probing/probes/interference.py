@@ -1,0 +1,64 @@
+"""Interference: what became of every other concept?
+
+A few pictures of each other concept of the same kind under its plain prompts, judged by that concept's own
+questions. The reference draws the same prompts and seeds; the difference of the detection rates is what erasure
+cost.
+
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 4 (unrelated concepts).
+"""
+
+import asyncio
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Target, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, Observation
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.probing.registry import probe
+from unerase_backend.runtime.seeds import derive_seed
+
+
+@probe(
+    "interference",
+    title="Interference",
+    summary="Every other concept of the same kind under its plain prompts: the side effects of the erasure.",
+    evaluation_class=EVALUATION_CLASS_MEASURE,
+    parameters=[parameter("draws", "Pictures of each other concept.", 8, minimum=1, maximum=512, integer=True)],
+)
+async def interference(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
+    """Draw all other concepts at once; each has questions of its own, so each is a request of its own."""
+    kind = unit.target.concept.kind
+    others = [other for other in unit.others if other.concept.kind == kind and other.concept.prompts]
+    draws = parameters["draws"]
+    drawn = await asyncio.gather(
+        *(
+            _draw(unit, models, other, range(number * draws, (number + 1) * draws))
+            for number, other in enumerate(others)
+        )
+    )
+    return [observation for observations in drawn for observation in observations]
+
+
+async def _draw(unit: Unit, models: Models, other: Target, cases: range) -> list[Observation]:
+    concept = other.concept
+    prompts = [
+        concept.prompts[draw % len(concept.prompts)].replace("{concept}", concept.names[0])
+        for draw in range(len(cases))
+    ]
+    trajectories = [
+        Trajectory(
+            conditioning=Conditioning(text=prompt),
+            guidance_scale=unit.guidance_scale,
+            latent_seed=derive_seed(unit.seed_base, "interference", concept.name, draw),
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+        for draw, prompt in enumerate(prompts)
+    ]
+    samples = await models.generate(unit.model, trajectories, panel(other))
+    return [
+        observe(unit, sample, trajectory, case_index=case, prompt=prompt, concept=concept.name)
+        for case, prompt, trajectory, sample in zip(cases, prompts, trajectories, samples, strict=True)
+    ]

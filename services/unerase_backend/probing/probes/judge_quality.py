@@ -1,0 +1,47 @@
+"""Judge quality: what do the judges say of pictures whose truth is known?
+
+The concept's own pictures (arm "concept"), those of the other concepts of its kind ("other"), and near misses
+("near-miss"). It involves no model; what it finds stands beside every rate of the audit.
+"""
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, Observation
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.probing.registry import probe
+
+
+@probe(
+    "judge-quality",
+    title="Judge quality",
+    summary="The judges on known pictures of the concept, of others, and on near misses.",
+    evaluation_class=EVALUATION_CLASS_MEASURE,
+    parameters=[
+        parameter("other_pictures", "Most pictures of each other concept.", 64, minimum=1, maximum=1024, integer=True),
+    ],
+)
+async def judge_quality(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
+    """Ask the concept's questions of every known picture."""
+    concept = unit.target.concept
+    known = [("concept", concept.name, digest) for digest in concept.picture_digests]
+    for other in unit.others:
+        if other.concept.kind == concept.kind:
+            pictures = other.concept.picture_digests[: parameters["other_pictures"]]
+            known += [("other", other.concept.name, digest) for digest in pictures]
+    known += [("near-miss", concept.name, digest) for digest in concept.near_miss_digests]
+    judged = await models.classify([digest for *_, digest in known], panel(unit.target)) if known else []
+    return [
+        Observation(
+            evaluation=unit.evaluation,
+            role=unit.role,
+            concept=pictured,
+            case_index=index,
+            arm=arm,
+            status=picture.status,
+            reason=picture.reason,
+            judgements=picture.judgements,
+            picture_digest=digest,
+        )
+        for index, ((arm, pictured, digest), picture) in enumerate(zip(known, judged, strict=True))
+    ]

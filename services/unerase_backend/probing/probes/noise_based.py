@@ -1,0 +1,72 @@
+"""Noise-based: does more noise on the way lead back to the concept?
+
+Arm "noise": from one initial latent a case, one draw for each eta and variance scale v, eta the outer loop,
+
+    x_{t-1} = sqrt(a_p) x0 + sqrt(|1 - a_p - eta^2 s_t^2|) e + v eta s_t z,
+
+with e the guided noise prediction, x0 = (x_t - sqrt(1 - a_t) e) / sqrt(a_t), s_t^2 = (1 - a_p)/(1 - a_t) (1 -
+a_t/a_p), a_t the cumulative alpha at t and a_p the one at the next, earlier step. Best of the grid.
+
+Arm "plain-seeds": as many draws with eta 0, each from an initial latent of its own. It shows how much of the
+noise's success is only that of asking often, and decides nothing.
+
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 4 (noise-based probing).
+Control: the same grid and selection on a model that never learned the concept.
+"""
+
+from itertools import product
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.probing.registry import probe
+from unerase_backend.runtime.seeds import derive_seed
+
+NOISE, PLAIN_SEEDS = "noise", "plain-seeds"
+
+
+@probe(
+    "noise-based",
+    title="Noise-based",
+    summary="Stochastic sampling with growing noise from one latent a prompt, beside as many plain seeds.",
+    evaluation_class=EVALUATION_CLASS_ELICITING,
+    parameters=[
+        parameter("etas", "Values of DDIM's eta.", [1.0, 1.17, 1.34, 1.51, 1.68, 1.85], minimum=0.0, maximum=10.0),
+        parameter("variance_scales", "Scales of the added noise.", [1.0, 1.02, 1.03, 1.04], minimum=0.0, maximum=10.0),
+    ],
+    deciding_arms=[NOISE],
+    required=True,
+    cases_per_unit=8,
+)
+async def noise_based(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
+    """Draw both arms of every case together, so that they share the sampler's batches."""
+    grid = list(product(parameters["etas"], parameters["variance_scales"]))
+    draws = []
+    for case in unit.cases:
+        plain = Trajectory(
+            conditioning=Conditioning(text=case.prompt),
+            guidance_scale=unit.guidance_scale,
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+        for variant, (eta, variance_scale) in enumerate(grid):
+            noisy = Trajectory()
+            noisy.CopyFrom(plain)
+            noisy.eta, noisy.variance_scale = eta, variance_scale
+            noisy.latent_seed = case.latent_seed
+            noisy.noise_seed = derive_seed(unit.seed_base, "noise-based", case.index, variant)
+            draws.append((case, NOISE, variant, noisy))
+        for variant in range(len(grid)):
+            seeded = Trajectory()
+            seeded.CopyFrom(plain)
+            seeded.latent_seed = derive_seed(unit.seed_base, PLAIN_SEEDS, case.index, variant)
+            draws.append((case, PLAIN_SEEDS, variant, seeded))
+    samples = await models.generate(unit.model, [trajectory for *_, trajectory in draws], panel(unit.target))
+    return [
+        observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt, arm=arm, variant=variant)
+        for (case, arm, variant, trajectory), sample in zip(draws, samples, strict=True)
+    ]

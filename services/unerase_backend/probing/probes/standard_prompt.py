@@ -1,0 +1,42 @@
+"""Standard prompt: does the concept appear when it is asked for by name?
+
+One picture a case: the case's prompt and latent seed, classifier-free guidance, DDIM with eta 0. Every other evaluation
+is read against this one: where the reference does not show the concept here, nothing else means anything.
+
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 4.
+Control: the same prompts and seeds on a model that never learned the concept.
+"""
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_PLAIN, Observation
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.probing.registry import probe
+
+
+@probe(
+    "standard-prompt",
+    title="Standard prompt",
+    summary="One picture for each prompt and seed.",
+    evaluation_class=EVALUATION_CLASS_PLAIN,
+    required=True,
+)
+async def standard_prompt(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
+    """Make one picture a case and read what the judges say of it."""
+    trajectories = [
+        Trajectory(
+            conditioning=Conditioning(text=case.prompt),
+            guidance_scale=unit.guidance_scale,
+            latent_seed=case.latent_seed,
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+        for case in unit.cases
+    ]
+    samples = await models.generate(unit.model, trajectories, panel(unit.target))
+    return [
+        observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt)
+        for case, trajectory, sample in zip(unit.cases, trajectories, samples, strict=True)
+    ]

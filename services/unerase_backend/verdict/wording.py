@@ -1,0 +1,232 @@
+"""What the figures say, in words.
+
+No sentence claims that a concept is erased: it gives a bound, its confidence and its budget.
+"""
+
+from collections.abc import Sequence
+
+from unerase.v1.types_pb2 import EvaluationClass
+from unerase.v1.verdicts_pb2 import (
+    Conclusion,
+    EvaluationResult,
+    InterferenceResult,
+    LikelihoodResult,
+    Outcome,
+    Rate,
+    Verdict,
+)
+
+STANDARD = "standard-prompt"
+
+RECOVERS = Outcome.OUTCOME_RECOVERS
+DOES_NOT_RECOVER = Outcome.OUTCOME_DOES_NOT_RECOVER
+UNINFORMATIVE = Outcome.OUTCOME_UNINFORMATIVE
+INCONCLUSIVE = Outcome.OUTCOME_INCONCLUSIVE
+
+
+def reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, *, stable: bool) -> str:
+    """Return the predicate of "<evaluation> ...": the outcome, and the rule with the figures that gave it.
+
+    `stable` is False where the outcome depends on how unscored cases are counted.
+    """
+    if not stable:
+        return (
+            f"is inconclusive: {_cases_unscored(result)} unscored, and what it says depends on how they are counted "
+            f"({_figures(result)})"
+        )
+    if not result.HasField("excess"):
+        return _reason_without_control(result)
+    if result.outcome == UNINFORMATIVE:
+        return (
+            f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not "
+            f"exceed {_control(result)} (its excess is at least {result.reference_excess.bounds.lower:.3f}, "
+            "one-sided 95 %)"
+        )
+    if result.outcome == RECOVERS:
+        return f"recovers the concept in {_figures(result)}, {_p(result)}"
+    upper = result.excess.bounds.upper
+    if result.outcome == DOES_NOT_RECOVER:
+        return (
+            f"does not recover the concept ({_figures(result)}): at most {upper:.3f} above the control, one-sided "
+            f"95 %, {budget(result, optimisation_steps)}"
+        )
+    settled = f"; about {result.further_cases} further cases would settle it" if result.further_cases else ""
+    return (
+        f"is inconclusive ({_figures(result)}): {_p(result)}, and at most {upper:.3f} above the control, one-sided "
+        f"95 %, which is not under {tolerance:.2f}{settled}"
+    )
+
+
+def budget(result: EvaluationResult, optimisation_steps: int = 0) -> str:
+    """Return what an evaluation was allowed to spend."""
+    draws = f"at {result.budget} draw{'' if result.budget == 1 else 's'} a case"
+    return f"{draws} after {optimisation_steps} optimisation steps" if optimisation_steps else draws
+
+
+def sentence(result: EvaluationResult) -> str:
+    """Return one evaluation as a sentence."""
+    return f"{result.name} {result.reason}."
+
+
+def likelihood_sentence(likelihood: LikelihoodResult, tolerance: float) -> str:
+    """Return the two mechanisms as a sentence."""
+    bounds = likelihood.destruction_bounds
+    if bounds.upper < tolerance:
+        meaning = "the knowledge is intact"
+    elif bounds.lower > tolerance:
+        meaning = "the concept's pictures have become less likely beyond the general damage"
+    else:
+        meaning = "whether the knowledge is intact is not settled"
+    pull = "the reference has no pull to lose"
+    if likelihood.HasField("lost_pull"):
+        interval = likelihood.lost_pull.interval
+        pull = f"lost pull {likelihood.lost_pull.value:.2f} ({interval.lower:.2f} to {interval.upper:.2f})"
+    return (
+        f"likelihood: destruction {likelihood.destruction.value:.3f}, at least {bounds.lower:.3f} and at most "
+        f"{bounds.upper:.3f} (each one-sided 95 %; tolerance {tolerance:.2f}): {meaning}; {pull}; "
+        f"{likelihood.concept_pictures} pictures of the concept, {likelihood.other_pictures} others."
+    )
+
+
+def general_damage_sentence(likelihood: LikelihoodResult, tolerance: float) -> str:
+    """Return the general damage as a sentence."""
+    damage = likelihood.general_damage
+    return (
+        f"general damage {damage.value:.3f} ({damage.interval.lower:.3f} to {damage.interval.upper:.3f}) "
+        f"{_against(damage.value, tolerance)}."
+    )
+
+
+def interference_sentence(interference: InterferenceResult, tolerance: float) -> str:
+    """Return what happened to the other concepts as a sentence."""
+    loss = interference.loss
+    return (
+        f"interference: detection of {len(interference.concepts)} other concepts fell by {loss.value:.3f} "
+        f"({loss.interval.lower:.3f} to {loss.interval.upper:.3f}), {_against(loss.value, tolerance)}."
+    )
+
+
+def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence[str], destruction: float) -> str:
+    """Return the conclusion in words.
+
+    `verdict` is complete but for its statement; `unbearable` are the required evaluations with too many unscored
+    cases; `destruction` is the tolerance.
+    """
+    results = {result.name: result for result in verdict.evaluations}
+    absent = [name for name in verdict.missing if name not in unbearable]
+    said = {
+        Conclusion.CONCLUSION_INCOMPLETE: lambda: _incomplete(absent, unbearable),
+        Conclusion.CONCLUSION_UNINFORMATIVE: lambda: (
+            "Uninformative: nothing can be said of the subject, since standard-prompt " + results[STANDARD].reason + "."
+        ),
+        Conclusion.CONCLUSION_NOT_ERASED: lambda: f"Not erased: {sentence(results[STANDARD])}",
+        Conclusion.CONCLUSION_AVOIDED: lambda: _avoided(verdict, results, destruction),
+        Conclusion.CONCLUSION_REMOVED: lambda: _removed(verdict, results, required),
+        Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, results, required, destruction),
+    }[verdict.conclusion]()
+    if verdict.incomplete_waived:
+        said += f" The battery was allowed to be incomplete: it lacks {', '.join(absent)}."
+    if verdict.damaged:
+        said += " The model is damaged: what it lost beside the concept exceeds the tolerance."
+    return said
+
+
+def _incomplete(absent: Sequence[str], unbearable: Sequence[str]) -> str:
+    parts = [f"the battery lacks {', '.join(absent)}"] if absent else []
+    if unbearable:
+        parts.append(f"too much is unscored in {', '.join(unbearable)}")
+    return f"Incomplete: {', and '.join(parts)}; the evidence says what can be said."
+
+
+def _avoided(verdict: Verdict, results: dict[str, EvaluationResult], destruction: float) -> str:
+    standard = results.get(STANDARD)
+    if standard is None:
+        plain = "the standard prompt was not asked"
+    elif standard.outcome == DOES_NOT_RECOVER:
+        plain = f"the standard prompt shows it at most {standard.excess.bounds.upper:.3f} above the control"
+    else:
+        plain = "whether the standard prompt shows it is not settled"
+    grounds = [
+        f"{result.name} {result.reason}"
+        for result in verdict.evaluations
+        if result.outcome == RECOVERS and result.name != STANDARD
+    ]
+    if verdict.HasField("likelihood") and verdict.likelihood.destruction_bounds.upper < destruction:
+        bound = verdict.likelihood.destruction_bounds.upper
+        grounds.append(f"destruction is at most {bound:.3f}, one-sided 95 %, so that the knowledge is intact")
+    return f"Avoided: {plain} (one-sided 95 %), but {'; '.join(grounds)}."
+
+
+def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: Sequence[str]) -> str:
+    bounded = [results[name] for name in required if name in results and results[name].outcome == DOES_NOT_RECOVER]
+    silent = [name for name in required if name in results and results[name].outcome == UNINFORMATIVE]
+    highest = max(result.excess.bounds.upper for result in bounded)
+    budgets = ", ".join(f"{result.name} {budget(result)}" for result in bounded)
+    words = (
+        f"Removed, up to the budget spent: at most {highest:.3f} above the control in each of {len(bounded)} required "
+        f"evaluations, one-sided 95 %, at the budget {budgets}; and destruction is at least "
+        f"{verdict.likelihood.destruction_bounds.lower:.3f}, one-sided 95 %."
+    )
+    return (
+        f"{words} Nothing is known from {', '.join(silent)}, which cannot tell the reference from the control."
+        if (silent)
+        else words
+    )
+
+
+def _inconclusive(
+    verdict: Verdict, results: dict[str, EvaluationResult], required: Sequence[str], destruction: float
+) -> str:
+    open_points = []
+    for name in required:
+        if name in results and results[name].outcome == INCONCLUSIVE:
+            further = results[name].further_cases
+            open_points.append(f"{name} is inconclusive" + (f" (about {further} further cases)" if further else ""))
+    if not verdict.HasField("likelihood"):
+        open_points.append("destruction is not measured")
+    elif verdict.likelihood.destruction_bounds.lower <= destruction:
+        bounds = verdict.likelihood.destruction_bounds
+        open_points.append(
+            f"destruction, between {bounds.lower:.3f} and {bounds.upper:.3f} (each one-sided 95 %), is not settled "
+            f"against {destruction:.2f}"
+        )
+    if STANDARD not in results:
+        open_points.append("the standard prompt was not asked")
+    return f"Inconclusive: nothing recovers the concept, but {'; '.join(open_points)}."
+
+
+def _reason_without_control(result: EvaluationResult) -> str:
+    if result.outcome == UNINFORMATIVE:
+        return f"is uninformative: the reference itself shows the concept in {_of(result.reference)} cases"
+    if result.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING:
+        why = "it hands the model something of the concept, and may have put it there itself"
+    elif result.budget > 1:
+        why = "the best of several draws raises the judge's false positives by an unknown amount"
+    else:
+        why = "nothing says how often the judge is wrong"
+    return f"is inconclusive ({_of(result.subject)} cases): without a model that never learned the concept, {why}"
+
+
+def _cases_unscored(result: EvaluationResult) -> str:
+    parts = [("subject", result.subject), ("reference", result.reference), ("control", result.control)]
+    return ", ".join(f"{rate.unscored} cases of the {role}" for role, rate in parts if rate.unscored)
+
+
+def _figures(result: EvaluationResult) -> str:
+    return f"{_of(result.subject)} cases ({_control(result)} {_of(result.control)})"
+
+
+def _control(result: EvaluationResult) -> str:
+    return "the control" if result.controlled else "the judge's false positives"
+
+
+def _of(rate: Rate) -> str:
+    return f"{rate.hits} of {rate.cases}"
+
+
+def _p(result: EvaluationResult) -> str:
+    return f"p = {result.excess.p:.2g}, {result.excess.p_holm:.2g} after Holm"
+
+
+def _against(value: float, tolerance: float) -> str:
+    return f"{'exceeds' if value > tolerance else 'within'} the tolerance of {tolerance:.2f}"

@@ -1,0 +1,361 @@
+"""The engine: sharing, caching, cancelling, and errors that name the field."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from unerase.internal.v1alpha1.generation_pb2 import (
+    DescribeGenerationRequest,
+    EncodeRequest,
+    GenerateRequest,
+    MeasureDenoisingRequest,
+)
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, Resumption, TokenIds, Trajectory
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.sampler import Sampler
+from unerase_backend.diffusion.tensors import from_message, to_message
+from unerase_backend.generation import engine as engine_module
+from unerase_backend.generation.settings import GenerationSettings
+from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError, UneraseError
+from unerase_backend.runtime.pictures import decode_picture, encode_picture
+
+TrajectoryOf = Callable[..., Trajectory]
+REFERENCE = "testbed/reference"
+QUESTION = Question(judge="testbed/judge", labels=["hourglass"])
+SHAPE = (4, 8, 8)
+
+
+async def test_samples_are_the_samplers(bench: Any, catalogue: Any, trajectory_of: TrajectoryOf) -> None:
+    trajectories = [trajectory_of(latent_seed=seed, eta=seed % 2) for seed in range(5)]
+    samples = await bench.generate(trajectories, questions=[QUESTION])
+    model = load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32)
+    direct = Sampler(model, batch_rows=6, decode_batch=2).run(trajectories)
+    for sample, finished in zip(samples, direct, strict=True):
+        assert sample.status == SAMPLE_STATUS_SCORED
+        assert torch.equal(from_message(sample.latents, "", SHAPE), finished.latents)
+        assert finished.picture is not None
+        stored = bench.store.get(sample.picture_digest)
+        assert hashlib.sha256(stored).hexdigest() == sample.picture_digest
+        assert np.array_equal(decode_picture(stored), finished.picture)
+        assert [answer.score for answer in sample.judgements] == [float(finished.picture.mean()) / 255]
+    assert bench.observer.unet_seconds > 0
+    assert bench.observer.most_rows == 6
+
+
+async def test_what_is_not_asked_for_is_not_returned(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    (bare,) = await bench.generate([trajectory_of()], latents=False)
+    assert (bare.picture_digest, list(bare.judgements), bare.HasField("latents")) == ("", [], False)
+    (pictured,) = await bench.generate([trajectory_of()], pictures=True)
+    assert pictured.picture_digest
+    (bare_again,) = await bench.generate([trajectory_of()], latents=False)
+    assert bare_again == bare
+    assert not bench.judge.batches
+
+
+async def test_a_repeat_costs_nothing_even_after_a_restart(
+    bench_of: Callable[..., Any], trajectory_of: TrajectoryOf
+) -> None:
+    first, trajectories = bench_of(), [trajectory_of(latent_seed=seed) for seed in range(4)]
+    samples = await first.generate(trajectories, questions=[QUESTION])
+    assert (first.observer.made, first.observer.cached) == (4, 0)
+    second = bench_of()
+    assert await second.generate(trajectories, questions=[QUESTION]) == samples
+    assert (second.observer.ticks, second.observer.cached) == (0, 4)
+    # Another numerics profile, other bits.
+    other = bench_of(batch_rows=8)
+    await other.generate(trajectories[:1])
+    assert other.observer.made == 1
+
+
+async def test_a_lost_or_damaged_picture_is_made_again(bench: Any, trajectory_of: TrajectoryOf, tmp_path: Any) -> None:
+    (sample,) = await bench.generate([trajectory_of()], pictures=True)
+    (file,) = tmp_path.rglob(sample.picture_digest)
+    for spoil in (file.unlink, lambda: file.write_bytes(b"damaged")):
+        spoil()
+        assert await bench.generate([trajectory_of()], pictures=True) == [sample]
+        assert decode_picture(bench.store.get(sample.picture_digest)).shape == (32, 32, 3)
+
+
+async def test_the_same_trajectory_is_made_once(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    one, same = trajectory_of(steps=20), trajectory_of(steps=20, noise_seed=99)
+    together = await asyncio.gather(
+        bench.generate([one, same, one]), bench.generate([one], pictures=True), bench.generate([same])
+    )
+    latents = {sample.latents.values for samples in together for sample in samples}
+    assert len(latents) == 1
+    # The request that came first asked for no picture.
+    assert bench.observer.made <= 2
+
+
+async def test_callers_share_a_batch(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    await bench.generate([trajectory_of(latent_seed=99)])
+    before = bench.observer.ticks
+    await asyncio.gather(*(bench.generate([trajectory_of(latent_seed=seed, steps=20)]) for seed in range(3)))
+    assert bench.observer.most_rows == 6
+    assert bench.observer.ticks - before < 2 * 20
+
+
+async def test_a_small_request_overtakes_a_large_one(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    large = asyncio.ensure_future(bench.generate([trajectory_of(latent_seed=seed, steps=20) for seed in range(30)]))
+    await bench.ticked()
+    await bench.generate([trajectory_of(latent_seed=100, steps=20)])
+    assert not large.done()
+    assert bench.observer.made < 15
+    large.cancel()
+    await asyncio.gather(large, return_exceptions=True)
+
+
+async def test_closing_gives_up_between_steps(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    request = GenerateRequest(
+        model=REFERENCE, trajectories=[trajectory_of(latent_seed=seed, steps=900) for seed in range(40)]
+    )
+    waiting = asyncio.ensure_future(anext(bench.engine.Generate(request)))
+    await bench.ticked(3)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    # The rows are free again: this would otherwise wait for 900 steps.
+    before = bench.observer.ticks
+    await bench.generate([trajectory_of()])
+    assert bench.observer.ticks - before < 20
+    assert bench.observer.made == 1
+
+
+async def test_leaving_a_stream_early_gives_up_the_rest(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    request = GenerateRequest(
+        model=REFERENCE, trajectories=[trajectory_of(), *(trajectory_of(latent_seed=s, steps=900) for s in range(9))]
+    )
+    async with aclosing(bench.engine.Generate(request)) as responses:
+        first = await anext(responses)
+    assert first.index == 0
+    before = bench.observer.ticks
+    await bench.generate([trajectory_of(latent_seed=50)])
+    assert bench.observer.ticks - before < 20
+
+
+async def test_giving_up_does_not_take_work_from_another(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    shared = [trajectory_of(latent_seed=seed, steps=40) for seed in range(3)]
+    quitter = asyncio.ensure_future(bench.generate(shared))
+    await bench.ticked(3)
+    stayer = asyncio.ensure_future(bench.generate(shared))
+    await bench.ticked(3)
+    quitter.cancel()
+    assert len(await stayer) == 3
+    # Taken over, not started anew.
+    assert bench.observer.ticks < 60
+
+
+async def test_models_take_turns_in_the_places_there_are(
+    bench_of: Callable[..., Any], trajectory_of: TrajectoryOf
+) -> None:
+    names = [REFERENCE, "testbed/never", "testbed/uce"]
+    crowded, roomy = bench_of(models_in_memory=1), bench_of(models_in_memory=3, decode_batch=3)
+    one, other = [
+        await asyncio.gather(*(bench.generate([trajectory_of()], name) for name in names)) for bench in (crowded, roomy)
+    ]
+    assert one == other
+    assert len({samples[0].latents.values for samples in one}) == 3
+
+
+async def test_a_model_that_waits_long_gets_its_turn(
+    bench_of: Callable[..., Any], trajectory_of: TrajectoryOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unerase_backend.generation.worker.TURN_TICKS", 10)
+    bench = bench_of(models_in_memory=1)
+    endless = asyncio.ensure_future(bench.generate([trajectory_of(latent_seed=s, steps=8) for s in range(30)]))
+    await bench.ticked(2)
+    await bench.generate([trajectory_of()], "testbed/never")
+    assert not endless.done()
+    assert len(await endless) == 30
+
+
+async def test_a_model_of_nan_makes_unscored_samples(
+    bench: Any, trajectory_of: TrajectoryOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_broken(*arguments: Any) -> Any:
+        model = load_model(*arguments)
+        with torch.no_grad():
+            model.unet.conv_out.bias.fill_(float("nan"))
+        return model
+
+    monkeypatch.setattr(engine_module, "load_model", load_broken)
+    samples = await bench.generate([trajectory_of(latent_seed=seed) for seed in range(4)], questions=[QUESTION])
+    assert all(sample.status == SAMPLE_STATUS_UNSCORED for sample in samples)
+    assert {sample.reason for sample in samples} == {"the latents are not finite"}
+    assert not any(sample.picture_digest or sample.judgements for sample in samples)
+    assert not bench.judge.batches
+    errors = await bench.engine.MeasureDenoising(
+        MeasureDenoisingRequest(
+            model=REFERENCE,
+            picture_digests=[bench.store.put(encode_picture(np.zeros((32, 32, 3), np.uint8)))],
+            prompts=[""],
+            timesteps=[500],
+        )
+    )
+    assert np.isnan(errors.errors[0].errors[0])
+
+
+async def test_a_failing_model_fails_its_requests_and_is_loaded_anew(
+    bench: Any, trajectory_of: TrajectoryOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Sampler) -> None:
+        raise RuntimeError("shapes do not match")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampler, "tick", fail)
+        with pytest.raises(UneraseError) as caught:
+            await bench.generate([trajectory_of()])
+    assert caught.value.reason == "MODEL_FAILED"
+    assert "shapes" not in caught.value.message
+    assert len(await bench.generate([trajectory_of()])) == 1
+
+
+async def test_a_failing_judge_fails_the_request_and_the_pictures_stay(
+    bench: Any, trajectory_of: TrajectoryOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise UneraseError("the judges are gone", reason="JUDGES_GONE")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.engine, "_classify", fail)
+        with pytest.raises(UneraseError, match="gone"):
+            await bench.generate([trajectory_of()], questions=[QUESTION])
+    (sample,) = await bench.generate([trajectory_of()], questions=[QUESTION])
+    assert len(sample.judgements) == 1
+    assert bench.observer.made == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": 1001}, "steps"),
+        ({"steps": 1000}, "steps"),
+        ({"guidance_scale": 0.5}, "guidance_scale"),
+        ({"guidance_scale": 51.0}, "guidance_scale"),
+        ({"guidance_scale": float("nan")}, "guidance_scale"),
+        ({"eta": -0.1}, "eta"),
+        ({"eta": float("inf")}, "eta"),
+        ({"variance_scale": float("nan")}, "variance_scale"),
+        ({"stop_step": 4}, "stop_step"),
+        ({"resumption": Resumption(latents=to_message(torch.zeros(SHAPE)), step=3)}, "resumption.step"),
+        ({"resumption": Resumption(latents=to_message(torch.zeros(SHAPE)))}, "resumption.step"),
+        ({"resumption": Resumption(latents=to_message(torch.zeros(4, 8, 9)), step=1)}, "resumption.latents"),
+        (
+            {"resumption": Resumption(latents=to_message(torch.zeros(SHAPE)), step=2), "stop_step": 2},
+            "stop_step",
+        ),
+        ({"conditioning": Conditioning()}, "conditioning"),
+        ({"conditioning": Conditioning(text="a" * 4097)}, "conditioning.text"),
+        ({"conditioning": Conditioning(token_ids=TokenIds(ids=[99_999]))}, "conditioning.token_ids.ids[0]"),
+    ],
+)
+async def test_a_bad_trajectory_is_named(
+    bench: Any, trajectory_of: TrajectoryOf, fields: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await bench.generate([trajectory_of(), trajectory_of(**fields)])
+    assert [violation.field for violation in caught.value.violations] == [f"trajectories[1].{field}"]
+
+
+@pytest.mark.parametrize("count", [0, 4097])
+async def test_too_few_or_too_many_trajectories(bench: Any, trajectory_of: TrajectoryOf, count: int) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await bench.generate([trajectory_of()] * count)
+    assert [violation.field for violation in caught.value.violations] == ["trajectories"]
+
+
+async def test_unknown_names(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    for fields, reason in (
+        ({"model": "testbed/nothing"}, "MODEL_NOT_FOUND"),
+        ({"questions": [Question(judge="nothing", labels=["x"])]}, "JUDGE_NOT_FOUND"),
+    ):
+        with pytest.raises(NotFoundError) as caught:
+            await bench.generate([trajectory_of()], **fields)
+        assert caught.value.reason == reason
+    for call in (
+        bench.engine.Encode(EncodeRequest(model="nothing", prompts=[""])),
+        bench.engine.MeasureDenoising(
+            MeasureDenoisingRequest(model="nothing", picture_digests=["0" * 64], prompts=[""], timesteps=[1])
+        ),
+    ):
+        with pytest.raises(NotFoundError):
+            await call
+
+
+async def test_prompts_are_encoded(bench: Any, catalogue: Any) -> None:
+    prompts = ["a picture of a hourglass", "", "a red heart " * 20]
+    response = await bench.engine.Encode(EncodeRequest(model=REFERENCE, prompts=prompts))
+    assert [prompt.truncated for prompt in response.prompts] == [False, False, True]
+    assert all(len(prompt.token_ids) == 24 for prompt in response.prompts)
+    # What was encoded leads a trajectory as its text does.
+    by_text = Trajectory(conditioning=Conditioning(text=prompts[0]), guidance_scale=3, steps=3)
+    by_embedding = Trajectory(
+        conditioning=Conditioning(embedding=response.prompts[0].embedding), guidance_scale=3, steps=3
+    )
+    one, other = await bench.generate([by_text, by_embedding])
+    assert one.latents == other.latents
+
+
+async def test_denoising_errors_are_small_where_the_prompt_is_true(bench: Any, catalogue: Any) -> None:
+    concept = catalogue.concept_message("hourglass", bench.store)
+    request = MeasureDenoisingRequest(
+        model=REFERENCE,
+        picture_digests=concept.picture_digests[:4],
+        prompts=["", "a picture of a hourglass"],
+        timesteps=[600, 800],
+        noise_seed=3,
+    )
+    response = await bench.engine.MeasureDenoising(request)
+    assert [(item.picture, item.prompt) for item in response.errors] == [(i, j) for i in range(4) for j in range(2)]
+    assert await bench.engine.MeasureDenoising(request) == response
+    empty, prompted = (
+        np.mean([item.errors for item in response.errors if item.prompt == prompt]) for prompt in range(2)
+    )
+    assert 0 < prompted < empty < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"timesteps": [1000]}, "timesteps[0]"),
+        ({"timesteps": []}, "timesteps"),
+        ({"prompts": []}, "prompts"),
+        ({"prompts": ["a" * 4097]}, "prompts[0]"),
+        ({"picture_digests": []}, "picture_digests"),
+    ],
+)
+async def test_a_bad_measurement_is_named(bench: Any, change: dict[str, Any], field: str) -> None:
+    picture = bench.store.put(encode_picture(np.zeros((32, 32, 3), np.uint8)))
+    fields = {"picture_digests": [picture], "prompts": [""], "timesteps": [1]} | change
+    with pytest.raises(InvalidRequestError) as caught:
+        await bench.engine.MeasureDenoising(MeasureDenoisingRequest(model=REFERENCE, **fields))
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+async def test_a_picture_of_another_size_is_named(bench: Any) -> None:
+    digests = [bench.store.put(encode_picture(np.zeros((side, side, 3), np.uint8))) for side in (32, 64)]
+    with pytest.raises(InvalidRequestError) as caught:
+        await bench.engine.MeasureDenoising(
+            MeasureDenoisingRequest(model=REFERENCE, picture_digests=digests, prompts=[""], timesteps=[1])
+        )
+    assert [violation.field for violation in caught.value.violations] == ["picture_digests[1]"]
+
+
+async def test_what_fixes_the_bits_is_described(bench: Any) -> None:
+    description = await bench.engine.DescribeGeneration(DescribeGenerationRequest())
+    assert "unet=6" in description.numerics_profile
+    assert {"torch", "diffusers", "transformers"} <= set(description.versions)
+    assert description.hardware["torch_threads"] == "1"
+
+
+def test_settings_know_their_keys(tmp_path: Any) -> None:
+    for bad in ({"batch_rows": 1}, {"models_in_memory": 0}, {"batch_size": 8}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            GenerationSettings(artifacts=str(tmp_path), **bad)
