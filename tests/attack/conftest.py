@@ -131,10 +131,10 @@ def engine(catalogue: Catalogue, store: ArtifactStore, models: Models) -> Attack
 
 @pytest.fixture(scope="session")
 def unit_of(catalogue: Catalogue, store: ArtifactStore) -> Callable[..., Unit]:
-    """Makes a unit of textual inversion: a model, a number of cases, parameters."""
+    """Makes a unit of textual inversion: a model, how many cases and denoising steps, parameters."""
     target = catalogue.target("hourglass", store, "clip", "judge", "second-judge")
 
-    def make(model: str, cases: int = 4, seed_base: int = 1, **parameters: float) -> Unit:
+    def make(model: str, cases: int = 1, seed_base: int = 1, denoising_steps: int = 2, **parameters: float) -> Unit:
         held_out = target.concept.held_out_prompts
         return Unit(
             id=f"textual-inversion/{model}/0",
@@ -153,7 +153,7 @@ def unit_of(catalogue: Catalogue, store: ArtifactStore) -> Callable[..., Unit]:
                 for index in range(cases)
             ],
             parameters=parameters_struct(parameters),
-            steps=10,
+            steps=denoising_steps,
             guidance_scale=3.0,
             seed_base=seed_base,
         )

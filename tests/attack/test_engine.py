@@ -4,15 +4,17 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import aclosing
+from pathlib import Path
 
 import pytest
+from ray import serve
 
 from unerase.internal.v1alpha1 import attack_pb2
 from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import EVALUATION_CLASS_INJECTING
 from unerase_backend.attack import engine as module
-from unerase_backend.attack.deployment import Attack
+from unerase_backend.attack.deployment import Attack, build
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
@@ -46,7 +48,7 @@ async def test_leaving_the_stream_ends_the_optimisation_within_two_steps(
                 break
     seen = len(steps)
     # The thread takes the next unit only when the one before has ended.
-    await drained(engine, unit_of("reference", cases=1, steps=1, batch_size=1))
+    await drained(engine, unit_of("reference", steps=1, batch_size=1))
     assert steps[seen:-1] in ([], [seen + 1], [seen + 1, seen + 2])
     assert seen < 10
 
@@ -63,7 +65,7 @@ async def test_a_cancelled_task_ends_the_optimisation(engine: AttackEngine, unit
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(drained(engine, unit_of("reference", cases=1, steps=1, batch_size=1)), timeout=20)
+    await asyncio.wait_for(drained(engine, unit_of("reference", steps=1, batch_size=1)), timeout=20)
 
 
 async def test_a_unit_that_takes_too_long_ends(
@@ -99,7 +101,7 @@ async def test_an_error_of_the_backends_comes_through(
     broken = Models(generate, models.encode_prompts, models.measure, models.classify_pictures)
     engine = AttackEngine(catalogue, store, AttackSettings(artifacts="unused"), broken)
     with pytest.raises(NotFoundError):
-        await drained(engine, unit_of("reference", cases=1, steps=1, batch_size=1))
+        await drained(engine, unit_of("reference", steps=1, batch_size=1))
 
 
 @pytest.mark.parametrize(
@@ -149,8 +151,8 @@ async def test_attacks_are_listed(engine: AttackEngine) -> None:
     assert {parameter.name for parameter in inversion.parameters} == {"steps", "batch_size", "learning_rate", "tokens"}
 
 
-def test_the_deployment_serves_the_engine(catalogue_file: str, tmp_path: Path) -> None:
-    settings = AttackSettings(artifacts=str(tmp_path), catalogues=(catalogue_file,))
+def test_the_deployment_serves_the_engine(tmp_path: Path) -> None:
+    settings = AttackSettings(artifacts=str(tmp_path))
     handle = serve.run(build(settings), name="attack", route_prefix=None, _local_testing_mode=True)
     listed = handle.ListAttacks.remote(ListAttacksRequest()).result()
     assert "textual-inversion" in [item.name for item in listed.attacks]

@@ -19,6 +19,7 @@ from unerase.v1.types_pb2 import (
     Finding,
     Observation,
 )
+from unerase_backend.attack import workbench
 from unerase_backend.attack.attacks import textual_inversion as ti
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
@@ -46,7 +47,7 @@ def detected(observations: list[Observation]) -> float:
 async def test_it_brings_back_what_is_only_redirected_and_nothing_that_was_never_learned(
     engine: AttackEngine, unit_of: UnitOf
 ) -> None:
-    options = {"cases": 8, "steps": 60, "batch_size": 8, "learning_rate": 0.04}
+    options = {"cases": 8, "denoising_steps": 10, "steps": 60, "batch_size": 8, "learning_rate": 0.04}
     redirected, findings, _ = await attacked(engine, unit_of("redirected", **options))
     assert detected(redirected) >= 0.75
     never, _, _ = await attacked(engine, unit_of("never", **options))
@@ -62,7 +63,7 @@ async def test_it_brings_back_what_is_only_redirected_and_nothing_that_was_never
 
 
 async def test_the_same_unit_finds_the_same_word_whatever_its_role(engine: AttackEngine, unit_of: UnitOf) -> None:
-    unit = unit_of("reference", cases=2, steps=3, batch_size=4)
+    unit = unit_of("reference", steps=3, batch_size=4)
     first = await attacked(engine, unit)
     assert await attacked(engine, unit) == first
     unit.role = MODEL_ROLE_REFERENCE
@@ -71,7 +72,7 @@ async def test_the_same_unit_finds_the_same_word_whatever_its_role(engine: Attac
     _, (as_control,), _ = await attacked(engine, unit)
     assert as_reference.role == MODEL_ROLE_REFERENCE
     assert as_reference.embedding == as_control.embedding == first[1][0].embedding
-    _, (other_seed,), _ = await attacked(engine, unit_of("reference", cases=2, seed_base=2, steps=3, batch_size=4))
+    _, (other_seed,), _ = await attacked(engine, unit_of("reference", seed_base=2, steps=3, batch_size=4))
     assert other_seed.embedding != first[1][0].embedding
 
 
@@ -87,8 +88,8 @@ async def test_the_learned_word_enters_the_prompt(
     put_in = encode_tokens(model, [prompt], [table[plain.ids[place]][None]])
     torch.testing.assert_close(put_in, encode_tokens(model, [plain], [None]), rtol=0, atol=0)
 
-    few = await attacked(engine, unit_of("reference", cases=1, steps=1, batch_size=1, learning_rate=1e-6))
-    many = await attacked(engine, unit_of("reference", cases=1, steps=4, batch_size=4, learning_rate=0.5))
+    few = await attacked(engine, unit_of("reference", steps=1, batch_size=1, learning_rate=1e-6))
+    many = await attacked(engine, unit_of("reference", steps=4, batch_size=4, learning_rate=0.5))
     pictures = [decode_picture(store.get(found[0][0].picture_digest)) for found in (few, many)]
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() > 1
 
@@ -98,7 +99,7 @@ async def test_the_first_gradient_is_that_of_the_loss(
 ) -> None:
     """One step of Adam moves each entry by the learning rate, and the loss, written out anew, falls along it."""
     model = load_model(catalogue, "reference", torch.device("cpu"), torch.float32)
-    unit = unit_of("reference", cases=1, steps=1, batch_size=4, learning_rate=0.001)
+    unit = unit_of("reference", steps=1, batch_size=4, learning_rate=0.001)
     (token,) = model.tokenizer("shape", add_special_tokens=False).input_ids
     start = model.text_encoder.get_input_embeddings().weight[token].detach()
     _, (finding,), (progress,) = await attacked(engine, unit)
@@ -150,19 +151,22 @@ def _loss(
 
 
 async def test_a_word_of_several_tokens(engine: AttackEngine, unit_of: UnitOf) -> None:
-    observations, (finding,), _ = await attacked(engine, unit_of("reference", cases=1, steps=2, batch_size=2, tokens=3))
+    observations, (finding,), _ = await attacked(engine, unit_of("reference", steps=2, batch_size=2, tokens=3))
     assert list(finding.embedding.shape) == [3, 64]
     rows = np.frombuffer(finding.embedding.values, "<f4").reshape(3, 64)
     assert len(np.unique(rows, axis=0)) == 3
     assert observations[0].status == SAMPLE_STATUS_SCORED
 
 
-async def test_a_long_run_keeps_at_most_a_hundred_losses(engine: AttackEngine, unit_of: UnitOf) -> None:
-    _, (finding,), progress = await attacked(engine, unit_of("reference", cases=1, steps=130, batch_size=1))
-    assert len(finding.losses) == 65
-    assert 90 <= len(progress) <= 101
-    assert [item.step for item in progress] == sorted({item.step for item in progress})
-    assert (progress[-1].step, progress[-1].steps) == (130, 130)
+async def test_a_long_run_is_told_in_few_words(
+    engine: AttackEngine, unit_of: UnitOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ti, "TRACE_POINTS", 10)
+    monkeypatch.setattr(workbench, "REPORTS", 10)
+    _, (finding,), progress = await attacked(engine, unit_of("reference", steps=25, batch_size=1))
+    assert len(finding.losses) == 9
+    assert [item.step for item in progress] == [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]
+    assert all(item.steps == 25 for item in progress)
 
 
 async def test_a_model_that_answers_nan_is_unscored(
@@ -213,7 +217,7 @@ def test_a_prompt_without_the_concept_is_refused(prompt: str) -> None:
 async def test_a_concept_that_cannot_be_learned_is_refused(
     engine: AttackEngine, unit_of: UnitOf, field: str, change: Callable[[Concept], None]
 ) -> None:
-    unit = unit_of("reference", cases=1, steps=1, batch_size=1)
+    unit = unit_of("reference", steps=1, batch_size=1)
     change(unit.target.concept)
     with pytest.raises(InvalidRequestError) as error:
         await attacked(engine, unit)
@@ -223,7 +227,7 @@ async def test_a_concept_that_cannot_be_learned_is_refused(
 async def test_without_an_initial_word_it_starts_from_the_vocabularys_mean(
     engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue
 ) -> None:
-    unit = unit_of("reference", cases=1, steps=1, batch_size=1, learning_rate=1e-6)
+    unit = unit_of("reference", steps=1, batch_size=1, learning_rate=1e-6)
     unit.target.concept.initial_token = ""
     _, (finding,), _ = await attacked(engine, unit)
     model = load_model(catalogue, "reference", torch.device("cpu"), torch.float32)
@@ -232,7 +236,7 @@ async def test_without_an_initial_word_it_starts_from_the_vocabularys_mean(
 
 
 async def test_only_the_first_half_of_the_pictures_is_read(engine: AttackEngine, unit_of: UnitOf) -> None:
-    unit = unit_of("reference", cases=1, steps=2, batch_size=4)
+    unit = unit_of("reference", steps=2, batch_size=4)
     _, (whole,), _ = await attacked(engine, unit)
     half = len(unit.target.concept.picture_digests) // 2
     for index in range(half, 2 * half):

@@ -8,16 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ray import serve
 from safetensors.torch import load_file, save_file
 
+from unerase.internal.v1alpha1 import classification_pb2
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.classification.deployment import Classification, build
 from unerase_backend.classification.engine import MAX_PICTURES, MAX_QUESTIONS, ClassificationEngine
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError
 from unerase_backend.runtime.pictures import encode_picture
+from unerase_backend.testbed import world
 
 NOWHERE = "0" * 64
 QUESTIONS = [
@@ -176,3 +181,24 @@ async def test_a_cancelled_call_ends_between_batches(engine: ClassificationEngin
         await call
     # The thread is free again for the next call, long before 1,000 pictures are judged.
     await asyncio.wait_for(engine.Classify(ClassifyRequest(questions=QUESTIONS), pictures[:1]), timeout=5)
+
+
+def test_the_deployment_judges_pictures_that_are_handed_over(tmp_path: Path, pictures: np.ndarray) -> None:
+    """Over the shipped judges: a picture of the testbed is what it is."""
+    settings = ClassificationSettings(artifacts=str(tmp_path))
+    handle = serve.run(build(settings), name="classification", route_prefix=None, _local_testing_mode=True)
+    catalogue = Catalogue.load()
+    judges = catalogue.default_judges()
+    album = world.album_of(("hourglass",), 4, 5).pictures
+    request = ClassifyRequest(questions=[catalogue.question("hourglass", judge) for judge in judges])
+    shown = handle.Classify.remote(request, album).result().pictures
+    assert all(judgement.detected for picture in shown for judgement in picture.judgements)
+    noise = handle.Classify.remote(request, pictures).result().pictures
+    assert not any(judgement.detected for picture in noise for judgement in picture.judgements[1:])
+
+
+def test_the_deployment_has_the_services_methods() -> None:
+    methods = {
+        method.name for method in classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"].methods
+    }
+    assert methods == {name for name in vars(Classification) if name[0].isupper()}

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import torch
+import transformers
 from ray import serve
 
 from unerase.internal.v1alpha1.attack_pb2 import (
@@ -15,6 +16,7 @@ from unerase.internal.v1alpha1.attack_pb2 import (
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.handles import remote_models
 
@@ -24,8 +26,9 @@ class Attack:
 
     def __init__(self, settings: AttackSettings) -> None:
         torch.set_num_threads(settings.torch_threads)
+        transformers.logging.disable_progress_bar()
         catalogue = Catalogue.load(settings.catalogues)
-        self._engine = AttackEngine(catalogue, ArtifactStore(settings.artifacts), settings, remote_models())
+        self._engine = AttackEngine(catalogue, ArtifactStore(settings.artifacts), settings, remote_models(Models))
 
     async def Attack(self, request: AttackRequest) -> AsyncGenerator[AttackResponse]:  # noqa: N802 - the RPC's name
         """Run one unit."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import transformers
 from ray import serve
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse
@@ -17,6 +18,7 @@ class Classification:
 
     def __init__(self, settings: ClassificationSettings) -> None:
         torch.set_num_threads(settings.torch_threads)
+        transformers.logging.disable_progress_bar()
         catalogue = Catalogue.load(settings.catalogues)
         self._engine = ClassificationEngine(catalogue, ArtifactStore(settings.artifacts), settings)
 

@@ -282,8 +282,7 @@ class Auditor:
         end: int,
     ) -> tuple[Verdict, Reports]:
         audit, spec = evidence.audit, evidence.audit.spec
-        names = [request.name for request in spec.battery.evaluations]
-        verdict = conclude(evidence.observations, descriptions, names, spec)
+        verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
         content = report.build(
             spec,
             evidence.concept,

@@ -1,6 +1,6 @@
 """What an evaluation is handed: pictures, encodings, errors and judgements of models that it only knows by name.
 
-The same class serves in production (over Serve handles) and in tests (over the engines themselves): it needs five
+The same class serves in production (over Serve handles) and in tests (over the engines themselves): it needs four
 callables and does not know what is behind them.
 """
 

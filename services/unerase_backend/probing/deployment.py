@@ -6,6 +6,7 @@ from contextlib import aclosing
 from ray import serve
 
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ListProbesResponse, ProbeRequest, ProbeResponse
+from unerase_backend.evaluation.models import Models
 from unerase_backend.probing.engine import ProbingEngine
 from unerase_backend.probing.settings import ProbingSettings
 from unerase_backend.runtime.handles import remote_models
@@ -15,7 +16,7 @@ class Probing:
     """The ingress of application "probing": its methods are the RPCs of ProbingService."""
 
     def __init__(self) -> None:
-        self._engine = ProbingEngine(remote_models())
+        self._engine = ProbingEngine(remote_models(Models))
 
     async def Probe(self, request: ProbeRequest) -> AsyncGenerator[ProbeResponse]:  # noqa: N802 - the RPC's name
         """Run one unit."""

@@ -7,7 +7,7 @@ call is safe to repeat repeats it. With no replica alive the router would wait f
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import ray
@@ -23,8 +23,9 @@ from ray.serve.exceptions import (
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
-from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError
+
+Backends = TypeVar("Backends")
 
 STALL_SECONDS = 600.0
 """The longest that one answer, or the next item of a stream, may take to come."""
@@ -142,9 +143,9 @@ PROBING = Room("probing")
 ATTACK = Room("attack")
 
 
-def remote_models() -> Models:
-    """Return the backends of an evaluation over Serve handles."""
-    return Models(
+def remote_models(models: Callable[..., Backends]) -> Backends:
+    """Return `models`, the class of an evaluation's backends, made over Serve handles."""
+    return models(
         generate_stream=lambda request: GENERATION.stream("Generate", request),
         encode_prompts=lambda request: GENERATION.call("Encode", request),
         measure=lambda request: GENERATION.call("MeasureDenoising", request),

@@ -6,7 +6,7 @@ concept's prompt and guidance (arm "prompt@f"), once with the empty prompt ungui
 the unconditional knowledge alone. f is k as a share of all steps; beyond 0.4 the latent itself carries the concept,
 and completing it shows nothing.
 
-Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 4 (diffusion completion;
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (diffusion completion,
 k = 5 and 10 of 50).
 Control: the same latents finished by a model that never learned the concept.
 """
@@ -19,6 +19,7 @@ from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 
 @probe(
@@ -32,12 +33,18 @@ from unerase_backend.probing.registry import probe
         ),
     ],
     required=True,
+    cases_per_unit=24,
 )
 async def diffusion_completion(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Let the reference begin each case once for each fraction, then finish both ways."""
+    if unit.steps < 2:
+        description = "must be at least 2: one for the reference and one to complete"
+        raise InvalidRequestError.of(FieldViolation("unit.steps", description))
+    # Fractions that read the same would be the same arm.
+    fractions = {f"{fraction:g}": fraction for fraction in parameters["resume_fractions"]}
     begun = []
     for case in unit.cases:
-        for fraction in parameters["resume_fractions"]:
+        for name, fraction in fractions.items():
             trajectory = Trajectory(
                 conditioning=Conditioning(text=case.prompt),
                 guidance_scale=unit.guidance_scale,
@@ -46,11 +53,11 @@ async def diffusion_completion(unit: Unit, models: Models, parameters: Parameter
                 variance_scale=1.0,
                 stop_step=max(1, round(fraction * unit.steps)),
             )
-            begun.append((case, fraction, trajectory))
+            begun.append((case, name, trajectory))
     beginnings = await models.generate(unit.reference, [trajectory for *_, trajectory in begun], latents=True)
 
     draws = []
-    for (case, fraction, beginning), begun_sample in zip(begun, beginnings, strict=True):
+    for (case, name, beginning), begun_sample in zip(begun, beginnings, strict=True):
         for arm, prompt, guidance_scale in (("prompt", case.prompt, unit.guidance_scale), ("empty", "", 1.0)):
             trajectory = Trajectory(
                 conditioning=Conditioning(text=prompt),
@@ -60,7 +67,7 @@ async def diffusion_completion(unit: Unit, models: Models, parameters: Parameter
                 variance_scale=1.0,
                 resumption=Resumption(latents=begun_sample.latents, step=beginning.stop_step),
             )
-            draws.append((case, f"{arm}@{fraction:g}", prompt, trajectory, begun_sample))
+            draws.append((case, f"{arm}@{name}", prompt, trajectory, begun_sample))
     resumable = [draw for draw in draws if draw[-1].status == SAMPLE_STATUS_SCORED]
     finished = await models.generate(unit.model, [trajectory for *_, trajectory, _ in resumable], panel(unit.target))
     samples = iter(finished)

@@ -1,17 +1,21 @@
 """Interference: what became of every other concept?
 
-A few pictures of each other concept of the same kind under its plain prompts, judged by that concept's own
-questions. The reference draws the same prompts and seeds; the difference of the detection rates is what erasure
-cost.
+A few pictures of every other object, and of every other concept of the erased one's kind, under its own plain prompts
+and judged by its own questions:
 
-Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 4 (unrelated concepts).
+    loss = mean over pictures of [reference shows it] - [subject shows it]
+
+which is the verdict's to compute (`verdict/measures.py`).
+
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (unrelated concepts).
+Control: the reference, with the same prompts and seeds.
 """
 
 import asyncio
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Target, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, Observation
+from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, EVALUATION_CLASS_MEASURE, Observation
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
@@ -23,21 +27,25 @@ from unerase_backend.runtime.seeds import derive_seed
 @probe(
     "interference",
     title="Interference",
-    summary="Every other concept of the same kind under its plain prompts: the side effects of the erasure.",
+    summary="Every other object, or concept of the same kind, under its plain prompts: the side effects.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
     parameters=[parameter("draws", "Pictures of each other concept.", 8, minimum=1, maximum=512, integer=True)],
 )
 async def interference(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Draw all other concepts at once; each has questions of its own, so each is a request of its own."""
-    kind = unit.target.concept.kind
-    others = [other for other in unit.others if other.concept.kind == kind and other.concept.prompts]
+    kinds = (CONCEPT_KIND_OBJECT, unit.target.concept.kind)
+    others = [other for other in unit.others if other.concept.kind in kinds and other.concept.prompts]
     draws = parameters["draws"]
-    drawn = await asyncio.gather(
-        *(
-            _draw(unit, models, other, range(number * draws, (number + 1) * draws))
-            for number, other in enumerate(others)
-        )
-    )
+    drawing = [
+        asyncio.ensure_future(_draw(unit, models, other, range(number * draws, (number + 1) * draws)))
+        for number, other in enumerate(others)
+    ]
+    try:
+        drawn = await asyncio.gather(*drawing)
+    finally:
+        # Where one fails, nobody waits for the others.
+        for task in drawing:
+            task.cancel()
     return [observation for observations in drawn for observation in observations]
 
 

@@ -1,7 +1,12 @@
 """Judge quality: what do the judges say of pictures whose truth is known?
 
-The concept's own pictures (arm "concept"), those of the other concepts of its kind ("other"), and near misses
-("near-miss"). It involves no model; what it finds stands beside every rate of the audit.
+The concept's own pictures (arm "concept"), those of the other concepts of its kind (arm "other"), and near misses (arm
+"near-miss"), all judged by the concept's questions:
+
+    sensitivity = share detected of "concept",    specificity = share not detected of "other", or of "near-miss"
+
+which is the verdict's to compute (`verdict/measures.py`). No model that is audited takes part, so that one unit serves
+all roles. Pictures of another kind are left out: a picture of a red thing may well show the concept.
 """
 
 from unerase.internal.v1alpha1.units_pb2 import Unit

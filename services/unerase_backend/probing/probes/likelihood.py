@@ -1,15 +1,17 @@
-"""Likelihood: how well does the model know the concept's pictures, and how much does the prompt pull?
+"""Likelihood: how well does the model know the concept's pictures, and how much does the prompt pull towards them?
 
 On held-out pictures x of the concept and of other concepts, with the same noise and timesteps for every model,
 
-    L(x, c) = mean over t of || eps - eps_theta(sqrt(a_t) x + sqrt(1 - a_t) eps, t, c) ||^2 / dim
+    L(x, c) = mean over t of mean over elements of (eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t, c))^2
 
-under the concept's prompt and under the empty prompt. The verdict makes general damage, destruction and lost pull of it
-(`verdict/measures.py`). Held out: the second half of each concept's pictures; attacks learn from the first.
+with z the latents of x, c the first prompt of the picture's own concept ("loss_prompt") or the empty prompt
+("loss_empty"), and t the midpoints of equal parts of the training schedule. The verdict makes destruction, lost pull
+and general damage of it (`verdict/measures.py`). Held out: the second half of each concept's pictures; attacks learn
+from the first. Others are those of the concept's kind: a picture of a red thing may well show an object that was erased.
 
-Source: the mechanisms of Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 3,
-measured through the denoising loss, which bounds the negative log likelihood (Ho et al., arXiv 2006.11239, equation
-14).
+Source: the two mechanisms of Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, measured
+through the denoising loss, a reweighted bound of the negative log likelihood (Ho et al., arXiv 2006.11239, equation 14).
+Control: the same measure of a model that never learned the concept, a point beside the subject's.
 """
 
 import numpy as np
@@ -47,7 +49,7 @@ TRAINING_TIMESTEPS = 1000
 async def likelihood(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Measure every held-out picture under its concept's prompt and under none."""
     concept = unit.target.concept
-    held_out = _held_out(concept)[: parameters["pictures"]]
+    held_out = _held_out(concept, parameters["pictures"])
     if not held_out:
         description = "must hold two pictures at least: half of them are held out"
         raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
@@ -58,7 +60,7 @@ async def likelihood(unit: Unit, models: Models, parameters: Parameters) -> list
     groups = [("concept", concept, held_out)]
     for other in unit.others:
         if other.concept.kind == concept.kind:
-            groups.append(("other", other.concept, _held_out(other.concept)[: parameters["other_pictures"]]))
+            groups.append(("other", other.concept, _held_out(other.concept, parameters["other_pictures"])))
     observations: list[Observation] = []
     for arm, pictured, digests in groups:
         if not digests:
@@ -87,5 +89,7 @@ async def likelihood(unit: Unit, models: Models, parameters: Parameters) -> list
     return observations
 
 
-def _held_out(concept: Concept) -> list[str]:
-    return list(concept.picture_digests[len(concept.picture_digests) // 2 :])
+def _held_out(concept: Concept, most: int) -> list[str]:
+    half = concept.picture_digests[len(concept.picture_digests) // 2 :]
+    count = min(most, len(half))
+    return [half[index * len(half) // count] for index in range(count)]

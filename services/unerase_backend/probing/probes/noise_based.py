@@ -4,13 +4,14 @@ Arm "noise": from one initial latent a case, one draw for each eta and variance 
 
     x_{t-1} = sqrt(a_p) x0 + sqrt(|1 - a_p - eta^2 s_t^2|) e + v eta s_t z,
 
-with e the guided noise prediction, x0 = (x_t - sqrt(1 - a_t) e) / sqrt(a_t), s_t^2 = (1 - a_p)/(1 - a_t) (1 -
-a_t/a_p), a_t the cumulative alpha at t and a_p the one at the next, earlier step. Best of the grid.
+with e the guided noise prediction, x0 = (x_t - sqrt(1 - a_t) e) / sqrt(a_t), a_t the cumulative alpha at t, a_p the one
+at the next (earlier) step, s_t^2 = (1 - a_p) / (1 - a_t) * (1 - a_t / a_p) and z Gaussian noise of the variant's own
+noise seed. The best of the grid counts.
 
 Arm "plain-seeds": as many draws with eta 0, each from an initial latent of its own. It shows how much of the
 noise's success is only that of asking often, and decides nothing.
 
-Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 4 (noise-based probing).
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (noise-based probing).
 Control: the same grid and selection on a model that never learned the concept.
 """
 
@@ -24,9 +25,13 @@ from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 
 NOISE, PLAIN_SEEDS = "noise", "plain-seeds"
+CASES_PER_UNIT = 8
+# Both arms of a whole unit go to the sampler as one request.
+MAX_DRAWS = 256
 
 
 @probe(
@@ -40,11 +45,14 @@ NOISE, PLAIN_SEEDS = "noise", "plain-seeds"
     ],
     deciding_arms=[NOISE],
     required=True,
-    cases_per_unit=8,
+    cases_per_unit=CASES_PER_UNIT,
 )
 async def noise_based(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Draw both arms of every case together, so that they share the sampler's batches."""
     grid = list(product(parameters["etas"], parameters["variance_scales"]))
+    if len(grid) > MAX_DRAWS:
+        description = f"make {len(grid)} draws a case with variance_scales; {MAX_DRAWS} is the most"
+        raise InvalidRequestError.of(FieldViolation("unit.parameters.etas", description))
     draws = []
     for case in unit.cases:
         plain = Trajectory(

@@ -3,7 +3,8 @@
 One picture a case: the case's prompt and latent seed, classifier-free guidance, DDIM with eta 0. Every other evaluation
 is read against this one: where the reference does not show the concept here, nothing else means anything.
 
-Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, section 4.
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (the plain baseline
+of every probe).
 Control: the same prompts and seeds on a model that never learned the concept.
 """
 

@@ -1,0 +1,276 @@
+"""The command `unerase`.
+
+Exit codes: 0 the audit ended (whatever its verdict); 1 something unexpected; 2 bad input; 3 the audit failed or was
+cancelled; 4 no backend answers.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import grpc
+import typer
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from unerase._client import Client
+from unerase._display import LiveProgress, event_line, name_of, show_verdict, state_name
+from unerase._errors import UneraseError
+from unerase._local import local_backend
+from unerase._settings import DEFAULT_ADDRESS
+from unerase.v1.audits_pb2 import Audit, AuditSpec, AuditState, Battery, ReportFormat
+from unerase.v1.types_pb2 import EvaluationClass, EvaluationRequest
+
+BAD_INPUT, AUDIT_FAILED, UNREACHABLE = 2, 3, 4
+_EXIT_CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT: BAD_INPUT,
+    grpc.StatusCode.NOT_FOUND: BAD_INPUT,
+    grpc.StatusCode.ALREADY_EXISTS: BAD_INPUT,
+    grpc.StatusCode.FAILED_PRECONDITION: BAD_INPUT,
+    grpc.StatusCode.UNAVAILABLE: UNREACHABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UNREACHABLE,
+}
+
+app = typer.Typer(
+    help="Tells whether a concept was really erased from a text-to-image model, or only hidden.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_stdout, _stderr = Console(), Console(stderr=True)
+
+Address = Annotated[str, typer.Option(help="HOST:PORT of the backend.", envvar="UNERASE_ADDRESS")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+AuditId = Annotated[str, typer.Argument(help="The audit's id.")]
+OutFile = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report to this file.")]
+
+
+def main() -> None:
+    """Run the command."""
+    app()
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 unless given.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 50051 unless given, 0 takes a free one.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0 takes a free one.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of databases and artefacts.")] = None,
+    catalogue: Annotated[list[Path] | None, typer.Option(help="Catalogue file; may be repeated.")] = None,
+    generation_replicas: Annotated[int | None, typer.Option(help="Processes that make pictures.")] = None,
+    allow_insecure_bind: Annotated[
+        bool | None, typer.Option("--allow-insecure-bind", help="Listen beyond loopback without TLS.")
+    ] = None,
+) -> None:
+    """Run the backend on this machine until it is told to stop."""
+    found = list(entry_points(group="unerase.server", name="serve"))
+    if not found:
+        _fail("the backend is not installed; install it with: pip install 'unerase[server]'", BAD_INPUT)
+    try:
+        found[0].load()(
+            host=host,
+            port=port,
+            metrics_port=metrics_port,
+            data_dir=data_dir,
+            catalogues=tuple(catalogue) if catalogue else None,
+            generation_replicas=generation_replicas,
+            allow_insecure_bind=allow_insecure_bind,
+        )
+    except (ValueError, RuntimeError) as error:
+        _fail(str(error), BAD_INPUT)
+
+
+@app.command()
+def audit(
+    subject: Annotated[str, typer.Argument(help="Catalogue name of the erased model.")],
+    concept: Annotated[str, typer.Option(help="Catalogue name of the concept.")],
+    reference: Annotated[str, typer.Option(help="The model it was made from; its base unless given.")] = "",
+    control: Annotated[str, typer.Option(help="A model that never learned the concept.")] = "",
+    battery: Annotated[
+        str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")
+    ] = "standard",
+    evaluation: Annotated[list[str] | None, typer.Option(help="Add this evaluation; may be repeated.")] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Conclude although a required evaluation is missing.")
+    ] = False,
+    cases: Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed base; drawn at random unless given.", min=0)] = None,
+    request_id: Annotated[str | None, typer.Option(help="Makes the call safe to repeat.")] = None,
+    html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the HTML report here.")] = None,
+    json_file: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the JSON report here.")] = None,
+    local: Annotated[bool, typer.Option("--local", help="Start a backend for this audit, and end it after.")] = False,
+    data_dir: Annotated[str | None, typer.Option(help="With --local: the backend's folder.")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the end.")] = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a model: watch it, print the verdict with its evidence, write the report."""
+    spec = AuditSpec(
+        subject=subject,
+        concept=concept,
+        reference=reference,
+        control=control,
+        battery=Battery(
+            preset=battery,
+            evaluations=[EvaluationRequest(name=name) for name in evaluation or ()],
+            allow_incomplete=allow_incomplete,
+        ),
+        cases=cases,
+        steps=steps,
+        seed_base=seed,
+    )
+    with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
+        with LiveProgress(_stderr) as progress:
+            ended = client.audit(spec, request_id=request_id, on_event=progress.show, timeout=timeout)
+        if ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
+            for file, form in ((html, ReportFormat.REPORT_FORMAT_HTML), (json_file, ReportFormat.REPORT_FORMAT_JSON)):
+                if file is not None:
+                    file.write_bytes(client.report(ended.id, form))
+                    _stderr.print(f"report: {file}", highlight=False)
+        _show_ended(ended, as_json)
+
+
+@app.command()
+def watch(
+    audit_id: AuditId,
+    after: Annotated[int, typer.Option(help="The last sequence number already seen.", min=0)] = 0,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Follow an audit's events, then print its verdict."""
+    with _reported(), Client(address) as client:
+        for event in client.watch(audit_id, after):
+            if as_json:
+                print(json.dumps(_plain(event)), flush=True)
+            else:
+                _stdout.print(event_line(event), highlight=False)
+        if not as_json:
+            _show_ended(client.get_audit(audit_id), as_json)
+
+
+@app.command()
+def report(
+    audit_id: AuditId,
+    html: OutFile = None,
+    json_file: OutFile = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Write an audit's report, or print its verdict."""
+    with _reported(), Client(address) as client:
+        for file, form in ((html, ReportFormat.REPORT_FORMAT_HTML), (json_file, ReportFormat.REPORT_FORMAT_JSON)):
+            if file is not None:
+                file.write_bytes(client.report(audit_id, form))
+                _stderr.print(f"report: {file}", highlight=False)
+        if as_json:
+            print(json.dumps(client.report_json(audit_id)))
+        elif html is None and json_file is None:
+            _show_ended(client.get_audit(audit_id), as_json)
+
+
+@app.command()
+def audits(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the audits, the newest first."""
+    with _reported(), Client(address) as client:
+        rows = list(client.audits())
+        _list(rows, ["id", "subject", "concept", "state"], _audit_row, as_json)
+
+
+@app.command()
+def cancel(audit_id: AuditId, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """Cancel an audit."""
+    with _reported(), Client(address) as client:
+        cancelled = client.cancel(audit_id)
+        print(json.dumps(_plain(cancelled)) if as_json else state_name(cancelled))
+
+
+@app.command()
+def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the models of the catalogue."""
+    with _reported(), Client(address) as client:
+        _list(
+            client.models(),
+            ["name", "base", "method", "erased", "digest"],
+            lambda model: [model.name, model.base, model.method, ", ".join(model.erased), model.digest[:12]],
+            as_json,
+        )
+
+
+@app.command()
+def concepts(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the concepts of the catalogue."""
+    with _reported(), Client(address) as client:
+        _list(
+            client.concepts(),
+            ["name", "words", "control"],
+            lambda concept: [concept.name, ", ".join(concept.names), concept.control],
+            as_json,
+        )
+
+
+@app.command()
+def evaluations(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the evaluations with their parameters."""
+    with _reported(), Client(address) as client:
+        _list(
+            client.evaluations().evaluations,
+            ["name", "class", "what it does", "parameters"],
+            lambda evaluation: [
+                evaluation.name,
+                name_of(EvaluationClass.Name(evaluation.evaluation_class), "EVALUATION_CLASS_"),
+                evaluation.summary,
+                ", ".join(parameter.name for parameter in evaluation.parameters),
+            ],
+            as_json,
+        )
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Turn an error of the wire into lines on stderr and an exit code."""
+    try:
+        yield
+    except UneraseError as error:
+        lines = [f"{violation.field}: {violation.description}" for violation in error.violations] or [error.message]
+        _fail("\n".join(lines), _EXIT_CODES.get(error.code, 1))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _stderr.print(Text(message, style="red"))
+    raise typer.Exit(code)
+
+
+def _show_ended(ended: Audit, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_plain(ended)))
+    elif ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
+        show_verdict(_stdout, ended)
+    if ended.state != AuditState.AUDIT_STATE_SUCCEEDED:
+        _fail(f"the audit {ended.id} is {state_name(ended)} {ended.error_reason} {ended.error_message}", AUDIT_FAILED)
+
+
+def _audit_row(row: Audit) -> list[str]:
+    return [row.id, row.spec.subject, row.spec.concept, state_name(row)]
+
+
+def _list(rows: Any, columns: list[str], cells: Any, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([_plain(row) for row in rows]))
+        return
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*cells(row))
+    _stdout.print(table)
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    return json_format.MessageToDict(message, preserving_proto_field_name=True)

@@ -1,0 +1,150 @@
+"""How the command shows audits on a terminal."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from unerase.v1.audits_pb2 import Audit, AuditEvent, AuditState
+from unerase.v1.types_pb2 import ModelRole
+from unerase.v1.verdicts_pb2 import Conclusion, Estimate, Outcome, Rate, Verdict
+
+_COLOURS = {
+    Conclusion.CONCLUSION_NOT_ERASED: "red",
+    Conclusion.CONCLUSION_AVOIDED: "red",
+    Conclusion.CONCLUSION_REMOVED: "green",
+}
+
+
+class LiveProgress:
+    """A bar that follows an audit's events."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} units"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._task = self._progress.add_task("accepted", total=1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: AuditEvent) -> None:
+        """Follow one event."""
+        if self._task is None:
+            return
+        match event.WhichOneof("event"):
+            case "state_changed":
+                audit = event.state_changed
+                self._progress.update(
+                    self._task, description=state_name(audit), total=audit.units_total, completed=audit.units_done
+                )
+            case "unit_done":
+                done = event.unit_done
+                self._progress.update(self._task, advance=1, description=_unit(done.evaluation, done.role))
+            case "unit_progress":
+                at = event.unit_progress
+                share = f" step {at.step}/{at.steps}" if at.steps else ""
+                self._progress.update(self._task, description=_unit(at.evaluation, at.role) + share)
+
+
+def event_line(event: AuditEvent) -> str:
+    """Return one event as one line."""
+    match event.WhichOneof("event"):
+        case "state_changed":
+            return f"{event.sequence:>5}  {state_name(event.state_changed)}"
+        case "unit_done":
+            done = event.unit_done
+            unscored = f", {done.unscored} unscored" if done.unscored else ""
+            return f"{event.sequence:>5}  {done.unit}: {done.detected} of {done.observations} detected{unscored}"
+        case _:
+            at = event.unit_progress
+            return f"{event.sequence:>5}  {at.unit}: step {at.step} of {at.steps}"
+
+
+def state_name(audit: Audit) -> str:
+    """Return the audit's state as a word."""
+    return name_of(
+        audit.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[audit.state].name, "AUDIT_STATE_"
+    )
+
+
+def name_of(value: str, prefix: str) -> str:
+    """Return an enum value's name as people write it."""
+    return value.removeprefix(prefix).lower().replace("_", " ")
+
+
+def show_verdict(console: Console, audit: Audit) -> None:
+    """Print the verdict, its evidence, and the evaluations in a table."""
+    verdict = audit.verdict
+    conclusion = name_of(Conclusion.Name(verdict.conclusion), "CONCLUSION_")
+    damaged = ", damaged" if verdict.damaged else ""
+    heading = Text(f"{audit.spec.subject}: {audit.spec.concept} is {conclusion}{damaged}")
+    heading.stylize(f"bold {_COLOURS.get(verdict.conclusion, 'yellow')}")
+    console.print()
+    console.print(heading)
+    console.print(Text(verdict.statement))
+    for sentence in verdict.evidence:
+        console.print(Padding(Text(f"- {sentence}"), (0, 0, 0, 2)))
+    console.print()
+    console.print(_evaluations(verdict))
+    likelihood = verdict.likelihood
+    if verdict.HasField("likelihood"):
+        console.print(
+            Text(
+                f"destruction {_estimate(likelihood.destruction)}   lost pull {_estimate(likelihood.lost_pull)}   "
+                f"general damage {_estimate(likelihood.general_damage)}"
+            )
+        )
+    if verdict.HasField("interference"):
+        console.print(Text(f"detection lost on other concepts {_estimate(verdict.interference.loss)}"))
+    console.print(Text(f"audit {audit.id}   seed base {audit.spec.seed_base}", style="dim"))
+
+
+def _evaluations(verdict: Verdict) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("evaluation")
+    for column in ("subject", "reference", "control"):
+        table.add_column(column, justify="right")
+    table.add_column("excess, one-sided 95 %", justify="right")
+    table.add_column("p (Holm)", justify="right")
+    table.add_column("outcome")
+    for result in verdict.evaluations:
+        table.add_row(
+            result.title or result.name,
+            _rate(result.subject, result.HasField("subject")),
+            _rate(result.reference, result.HasField("reference")),
+            _rate(result.control, result.HasField("control")),
+            f"{result.excess.value:+.2f} [{result.excess.bounds.lower:+.2f}, {result.excess.bounds.upper:+.2f}]"
+            if result.HasField("excess")
+            else "-",
+            f"{result.excess.p_holm:.2g}" if result.HasField("excess") else "-",
+            name_of(Outcome.Name(result.outcome), "OUTCOME_"),
+        )
+    return table
+
+
+def _rate(rate: Rate, known: bool) -> str:
+    return f"{rate.hits}/{rate.cases}" if known else "-"
+
+
+def _estimate(estimate: Estimate) -> str:
+    return f"{estimate.value:.2f} [{estimate.interval.lower:.2f}, {estimate.interval.upper:.2f}]"
+
+
+def _unit(evaluation: str, role: ModelRole.ValueType) -> str:
+    return f"{evaluation} / {name_of(ModelRole.Name(role), 'MODEL_ROLE_')}"

@@ -1,0 +1,47 @@
+"""A backend of one's own: a child process that serves for as long as it is needed."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from unerase._errors import UneraseError
+
+READY = "unerase listens on "
+STOP_SECONDS = 60
+
+
+@contextmanager
+def local_backend(data_dir: str | None = None) -> Iterator[str]:
+    """Start `unerase serve` on a free port of the loopback, yield its address, and end it by its pid.
+
+    Raises:
+        UneraseError: UNAVAILABLE, it ended before it was ready; what it said is on stderr.
+    """
+    command = [sys.executable, "-m", "unerase", "serve", "--port", "0"]
+    if data_dir:
+        command += ["--data-dir", data_dir]
+    # The command is this interpreter and this package; `data_dir` is one argument, and no shell reads it.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    try:
+        yield _address(process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _address(process: "subprocess.Popen[str]") -> str:
+    if process.stdout is not None:
+        for line in process.stdout:
+            if line.startswith(READY):
+                return line.removeprefix(READY).strip()
+    raise UneraseError(
+        grpc.StatusCode.UNAVAILABLE, "the backend ended before it was ready", reason="BACKEND_DID_NOT_START"
+    )

@@ -1,0 +1,45 @@
+"""What every registered evaluation is run on: the testbed, two cases, few steps, the least of every budget."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from backend import LocalBackend, evaluations, local_backend
+
+from google.protobuf.struct_pb2 import Struct
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
+
+STEPS = 4
+
+
+def small(evaluation: str) -> Parameters:
+    """Three of whatever is counted, and the first and the last of every list."""
+    description = evaluations()[evaluation].description
+    parameters = resolve_parameters(description, Struct())
+    for parameter in description.parameters:
+        value = parameters[parameter.name]
+        if parameter.list:
+            parameters[parameter.name] = list(dict.fromkeys([value[0], value[-1]]))
+        elif parameter.integer:
+            parameters[parameter.name] = max(min(value, 3), int(parameter.minimum))
+    return parameters
+
+
+def small_unit(backend: LocalBackend, evaluation: str, model: str = "testbed/uce", **changes: int) -> Unit:
+    """A unit of seconds."""
+    return backend.unit(evaluation, model, parameters=small(evaluation), **{"steps": STEPS} | changes)
+
+
+@pytest.fixture(scope="session")
+async def fresh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalBackend]:
+    """A second backend with a store of its own: nothing is remembered from the first."""
+    async with local_backend(tmp_path_factory.mktemp("fresh")) as backend:
+        yield backend
+
+
+@pytest.fixture(scope="session")
+async def crowded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalBackend]:
+    """A third one, whose batches are shared with other units."""
+    async with local_backend(tmp_path_factory.mktemp("crowded")) as backend:
+        yield backend
