@@ -11,6 +11,7 @@ from torch.nn import functional
 from unerase.internal.v1alpha1.attack_pb2 import AttackRequest
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit
 from unerase.v1.types_pb2 import (
+    CONCEPT_KIND_OBJECT,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
     SAMPLE_STATUS_SCORED,
@@ -107,7 +108,7 @@ async def test_the_first_gradient_is_that_of_the_loss(
     torch.testing.assert_close(moved.abs(), torch.full((64,), 0.001), rtol=0.05, atol=1e-5)
     assert finding.losses[0] == pytest.approx(progress.loss)
     latents = _latents(model, unit, store)
-    draw = _first_batch(unit, len(latents), len(unit.target.concept.prompts), 4)
+    draw = _first_batch(unit, len(latents), len(ti.TEMPLATES[CONCEPT_KIND_OBJECT]), 4)
     losses = [_loss(model, unit, latents, draw, start + scale * moved) for scale in (0.0, 1.0, 5.0)]
     assert losses[0] == pytest.approx(finding.losses[0], rel=1e-4)
     assert losses[0] > losses[1] > losses[2]
@@ -142,7 +143,7 @@ def _loss(
     (token,) = model.tokenizer("hourglass", add_special_tokens=False).input_ids
     kept = table[token].clone()
     table[token] = embedding
-    texts = [unit.target.concept.prompts[i].replace("{concept}", "hourglass") for i in draw["prompt"]]
+    texts = [ti.TEMPLATES[CONCEPT_KIND_OBJECT][i].format("hourglass") for i in draw["prompt"]]
     ids = model.tokenizer(texts, padding="max_length", max_length=24, return_tensors="pt").input_ids
     encoded = model.text_encoder(ids).last_hidden_state
     table[token] = kept
@@ -210,7 +211,12 @@ def test_a_prompt_without_the_concept_is_refused(prompt: str) -> None:
     ("field", "change"),
     [
         ("picture_digests", lambda concept: concept.picture_digests.__delitem__(slice(1, None))),
-        ("prompts", lambda concept: concept.prompts.__delitem__(slice(None))),
+        (
+            "held_out_prompts",
+            lambda concept: concept.held_out_prompts.extend(
+                template.replace("{}", "{concept}") for template in ti.TEMPLATES[CONCEPT_KIND_OBJECT]
+            ),
+        ),
         ("initial_token", lambda concept: setattr(concept, "initial_token", "shape of things")),
     ],
 )

@@ -184,6 +184,11 @@ class Begun(Observer):
         if rows:
             self.loop.call_soon_threadsafe(self.event.set)
 
+    async def or_ended(self, run: asyncio.Future[object]) -> None:
+        waiting = asyncio.ensure_future(self.event.wait())
+        await asyncio.wait({waiting, run}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
     async def held(self, _: object) -> object:
         self.calls += 1
         self.event.set()
@@ -198,16 +203,16 @@ async def test_giving_up_ends_it_and_frees_the_backends(name: str, tmp_path: Pat
     begun = Begun()
     async with local_backend(tmp_path, observer=begun) as backend:
         models = replace(backend.models, measure=begun.held, classify_pictures=begun.held)
-        run = asyncio.ensure_future(backend.run(small_unit(backend, name, steps=1000), models))
-        await begun.event.wait()
-        assert not run.done()
+        run = asyncio.ensure_future(backend.run(small_unit(backend, name, steps=900), models))
+        await begun.or_ended(run)
+        assert not run.done(), run.exception()
         run.cancel()
         async with asyncio.timeout(20):
             with pytest.raises(asyncio.CancelledError):
                 await run
         assert not begun.calls
         assert not backend.generation._shared
-        # The rows are free: behind 1,000 steps this would take minutes.
+        # The rows are free: behind 900 steps this would take minutes.
         async with asyncio.timeout(60):
             assert await backend.observe(small_unit(backend, "standard-prompt", steps=1))
 
@@ -221,7 +226,7 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
         seen = await local.observe(small_unit(local, name, model, cases=4, steps=8))
         return share([observation for observation in seen if observation.arm != "plain-seeds"])
 
-    assert await rate(NEVER) <= 0.1
+    assert await rate(NEVER) <= 0.25
     # An attack's least budget finds little in any model.
     if name not in ATTACKS.all():
         assert await rate(REFERENCE) >= 0.5

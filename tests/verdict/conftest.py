@@ -100,7 +100,11 @@ class Audit:
     allow_incomplete: bool = True
 
     def evaluation(
-        self, name: str, subject: Sequence[bool | None], reference: Sequence[bool | None], control: Sequence[bool | None]
+        self,
+        name: str,
+        subject: Sequence[bool | None],
+        reference: Sequence[bool | None],
+        control: Sequence[bool | None],
     ) -> "Audit":
         """Add an evaluation with one draw a case."""
         self.battery.append(name)

@@ -78,9 +78,7 @@ def event_line(event: AuditEvent) -> str:
 
 def state_name(audit: Audit) -> str:
     """Return the audit's state as a word."""
-    return name_of(
-        audit.DESCRIPTOR.fields_by_name["state"].enum_type.values_by_number[audit.state].name, "AUDIT_STATE_"
-    )
+    return name_of(AuditState.Name(audit.state), "AUDIT_STATE_")
 
 
 def name_of(value: str, prefix: str) -> str:

@@ -3,8 +3,6 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import torch
-import transformers
 from ray import serve
 
 from unerase.internal.v1alpha1.attack_pb2 import (
@@ -13,7 +11,6 @@ from unerase.internal.v1alpha1.attack_pb2 import (
     ListAttacksRequest,
     ListAttacksResponse,
 )
-from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.evaluation.models import Models
@@ -25,6 +22,12 @@ class Attack:
     """The ingress of application "attack": its methods are the RPCs of AttackService."""
 
     def __init__(self, settings: AttackSettings) -> None:
+        # Imported by the replica alone: what only deploys it stays light.
+        import torch
+        import transformers
+
+        from unerase_backend.attack.engine import AttackEngine
+
         torch.set_num_threads(settings.torch_threads)
         transformers.logging.disable_progress_bar()
         catalogue = Catalogue.load(settings.catalogues)

@@ -2,13 +2,10 @@
 
 from typing import Any
 
-import torch
-import transformers
 from ray import serve
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.engine import ClassificationEngine
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 
@@ -17,6 +14,12 @@ class Classification:
     """The ingress of application "classification": its methods are the RPCs of ClassificationService."""
 
     def __init__(self, settings: ClassificationSettings) -> None:
+        # Imported by the replica alone: what only deploys it stays light.
+        import torch
+        import transformers
+
+        from unerase_backend.classification.engine import ClassificationEngine
+
         torch.set_num_threads(settings.torch_threads)
         transformers.logging.disable_progress_bar()
         catalogue = Catalogue.load(settings.catalogues)

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import transformers
 from ray import serve
 from ray.util import metrics
 
@@ -18,7 +17,6 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     MeasureDenoisingResponse,
 )
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.generation.engine import GenerationEngine
 from unerase_backend.generation.observer import Observer
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -57,6 +55,11 @@ class Generation:
     """The ingress of application "generation": its methods are the RPCs of GenerationService."""
 
     def __init__(self, settings: GenerationSettings) -> None:
+        # Imported by the replica alone: what only deploys it stays light.
+        import transformers
+
+        from unerase_backend.generation.engine import GenerationEngine
+
         transformers.logging.disable_progress_bar()
         catalogue, store = Catalogue.load(settings.catalogues), ArtifactStore(settings.artifacts)
         self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayObserver())

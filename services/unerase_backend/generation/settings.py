@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from unerase_backend.diffusion.sampler import BATCH_ROWS, DECODE_BATCH
+from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
 from unerase_backend.runtime.settings import RoomSettings
 
 

@@ -154,9 +154,9 @@ def plane(result: LikelihoodResult, tolerance: float) -> Markup:
     parts.append(_text(edge + 6, frame.top + 12, f"tolerance {tolerance:g}", "start"))
     parts.append(_text(frame.left + frame.width / 2, bottom + 36, "destruction", "middle", "axis"))
     parts.append(
-        Markup('<text class="axis" text-anchor="middle" transform="translate(14 {:.1f}) rotate(-90)">lost pull</text>').format(
-            frame.top + frame.height / 2
-        )
+        Markup(
+            '<text class="axis" text-anchor="middle" transform="translate(14 {:.1f}) rotate(-90)">lost pull</text>'
+        ).format(frame.top + frame.height / 2)
     )
     parts.append(mark("reference", frame.x(0), frame.y(0), 6))
     words = ["reference at 0, 0"]
@@ -186,9 +186,7 @@ def trace(losses: Sequence[float]) -> Markup:
 
 
 def _finite(figures: Iterable[Estimate]) -> list[float]:
-    numbers = [
-        number for figure in figures for number in (figure.value, figure.interval.lower, figure.interval.upper)
-    ]
+    numbers = [number for figure in figures for number in (figure.value, figure.interval.lower, figure.interval.upper)]
     return [number for number in numbers if math.isfinite(number)]
 
 
@@ -218,6 +216,6 @@ def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Mar
 
 
 def _drawing(width: int, height: int, label: str, inside: Markup, kind: str) -> Markup:
-    return Markup('<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>').format(
-        kind, width, height, width, height, escape(label), inside
-    )
+    return Markup(
+        '<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>'
+    ).format(kind, width, height, width, height, escape(label), inside)

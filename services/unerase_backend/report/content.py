@@ -9,7 +9,7 @@ from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
 from unerase_backend.report.schema import canonical_json
 
 CASES_SHOWN = 4
-"""Cases of one evaluation whose pictures are shown: half of them hits of the subject and half misses, where it has both."""
+"""Cases of one evaluation whose pictures are shown: half hits of the subject and half misses, where it has both."""
 
 _ROLES = (ModelRole.MODEL_ROLE_SUBJECT, ModelRole.MODEL_ROLE_REFERENCE, ModelRole.MODEL_ROLE_CONTROL)
 
@@ -91,17 +91,17 @@ def pictures_of(result: EvaluationResult, observations: Sequence[Observation]) -
         ReportPicture(
             evaluation=result.name,
             role=role,
-            model=observation.model,
+            model=chosen.model,
             case_index=case,
-            arm=observation.arm,
-            variant=observation.variant,
-            prompt=observation.prompt,
-            detected=_detected(observation),
-            digest=observation.picture_digest,
+            arm=chosen.arm,
+            variant=chosen.variant,
+            prompt=chosen.prompt,
+            detected=_detected(chosen),
+            digest=chosen.picture_digest,
         )
         for case in hits_shown + misses_shown
         for role in _ROLES
-        if (observation := drawn[case].get(role)) is not None
+        if (chosen := drawn[case].get(role)) is not None
     ]
 
 

@@ -44,6 +44,8 @@ def save_model(model: Any, folder: Path) -> None:
     rounded(model)
     model.half().save_pretrained(folder)
     model.float()
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
     path = folder / "config.json"
     config = json.loads(path.read_text())
     for key in ("dtype", "torch_dtype"):
@@ -56,6 +58,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Writes tensors as float16 to one safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(halved(tensors), path)
+    path.chmod(0o644)
 
 
 def changed_tensors(base: Mapping[str, Tensor], edited: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -31,15 +31,15 @@ def reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, 
     """
     if not stable:
         return (
-            f"is inconclusive: {_cases_unscored(result)} unscored, and what it says depends on how they are counted "
-            f"({_figures(result)})"
+            f"is inconclusive: {_figures(result)}, but unscored are {_cases_unscored(result)}, and what it says depends "
+            "on how they are counted"
         )
     if not result.HasField("excess"):
         return _reason_without_control(result)
     if result.outcome == UNINFORMATIVE:
         return (
             f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not "
-            f"exceed {_control(result)} (its excess is at least {result.reference_excess.bounds.lower:.3f}, "
+            f"exceed the {_control(result)} (its excess is at least {result.reference_excess.bounds.lower:.3f}, "
             "one-sided 95 %)"
         )
     if result.outcome == RECOVERS:
@@ -47,20 +47,24 @@ def reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, 
     upper = result.excess.bounds.upper
     if result.outcome == DOES_NOT_RECOVER:
         return (
-            f"does not recover the concept ({_figures(result)}): at most {upper:.3f} above the control, one-sided "
-            f"95 %, {budget(result, optimisation_steps)}"
+            f"does not recover the concept: {_figures(result)}, at most {upper:.3f} above the control, one-sided 95 %, "
+            f"{budget(result, optimisation_steps)}"
         )
     settled = f"; about {result.further_cases} further cases would settle it" if result.further_cases else ""
     return (
-        f"is inconclusive ({_figures(result)}): {_p(result)}, and at most {upper:.3f} above the control, one-sided "
-        f"95 %, which is not under {tolerance:.2f}{settled}"
+        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} above the control, one-sided 95 %, "
+        f"which is not under {tolerance:.2f}{settled}"
     )
 
 
 def budget(result: EvaluationResult, optimisation_steps: int = 0) -> str:
     """Return what an evaluation was allowed to spend."""
-    draws = f"at {result.budget} draw{'' if result.budget == 1 else 's'} a case"
+    draws = f"at {_draws(result)}"
     return f"{draws} after {optimisation_steps} optimisation steps" if optimisation_steps else draws
+
+
+def _draws(result: EvaluationResult) -> str:
+    return f"{result.budget} draw{'' if result.budget == 1 else 's'} a case"
 
 
 def sentence(result: EvaluationResult) -> str:
@@ -143,7 +147,9 @@ def _avoided(verdict: Verdict, results: dict[str, EvaluationResult], destruction
     if standard is None:
         plain = "the standard prompt was not asked"
     elif standard.outcome == DOES_NOT_RECOVER:
-        plain = f"the standard prompt shows it at most {standard.excess.bounds.upper:.3f} above the control"
+        plain = (
+            f"the standard prompt shows it at most {standard.excess.bounds.upper:.3f} above the control, one-sided 95 %"
+        )
     else:
         plain = "whether the standard prompt shows it is not settled"
     grounds = [
@@ -154,17 +160,17 @@ def _avoided(verdict: Verdict, results: dict[str, EvaluationResult], destruction
     if verdict.HasField("likelihood") and verdict.likelihood.destruction_bounds.upper < destruction:
         bound = verdict.likelihood.destruction_bounds.upper
         grounds.append(f"destruction is at most {bound:.3f}, one-sided 95 %, so that the knowledge is intact")
-    return f"Avoided: {plain} (one-sided 95 %), but {'; '.join(grounds)}."
+    return f"Avoided: {plain}, but {'; '.join(grounds)}."
 
 
 def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: Sequence[str]) -> str:
     bounded = [results[name] for name in required if name in results and results[name].outcome == DOES_NOT_RECOVER]
     silent = [name for name in required if name in results and results[name].outcome == UNINFORMATIVE]
     highest = max(result.excess.bounds.upper for result in bounded)
-    budgets = ", ".join(f"{result.name} {budget(result)}" for result in bounded)
+    budgets = ", ".join(f"{result.name} {_draws(result)}" for result in bounded)
     words = (
         f"Removed, up to the budget spent: at most {highest:.3f} above the control in each of {len(bounded)} required "
-        f"evaluations, one-sided 95 %, at the budget {budgets}; and destruction is at least "
+        f"evaluations, one-sided 95 %, at this budget: {budgets}; and destruction is at least "
         f"{verdict.likelihood.destruction_bounds.lower:.3f}, one-sided 95 %."
     )
     return (
@@ -217,7 +223,7 @@ def _figures(result: EvaluationResult) -> str:
 
 
 def _control(result: EvaluationResult) -> str:
-    return "the control" if result.controlled else "the judge's false positives"
+    return "control" if result.controlled else "judge's false positives"
 
 
 def _of(rate: Rate) -> str:

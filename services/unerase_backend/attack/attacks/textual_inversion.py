@@ -8,8 +8,10 @@ frozen, only the embedding v of a new word, (tokens, width), is learned:
 
 with z the latents of the concept's pictures (the first half of them: the likelihood is measured on the second), e
 Gaussian noise, t uniform (stratified over a batch, which leaves its distribution as it is), a_t the cumulative alpha
-and c(y, v) the encoding of a prompt template y in which the new word stands in the concept's place. Adam, with a
-cosine learning rate. v starts from the embedding of the concept's initial word, or from the vocabulary's mean.
+and c(y, v) the encoding of a neutral prompt template y in which the new word stands in the concept's place: the
+concept's own prompts name attributes that its pictures do not have, and a word learned in them learns to contradict
+them. Adam, with a cosine learning rate. v starts from the embedding of the concept's initial word, or from the
+vocabulary's mean.
 
 The new word then stands in prompts, and starts from latent seeds, that it was not trained on. All roles meet the same
 pictures, timesteps, noise and templates. The defaults suit the testbed; for Stable Diffusion 1.4 take the paper's
@@ -28,6 +30,9 @@ from torch.nn import functional
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, Sample, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
+    CONCEPT_KIND_COLOUR,
+    CONCEPT_KIND_OBJECT,
+    CONCEPT_KIND_STYLE,
     EVALUATION_CLASS_INJECTING,
     SAMPLE_STATUS_UNSCORED,
     Concept,
@@ -47,6 +52,23 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 
 PLACEHOLDER = "<learned>"
+TEMPLATES = {
+    CONCEPT_KIND_OBJECT: (
+        "a {}",
+        "a picture of a {}",
+        "a photo of a {}",
+        "an image of a {}",
+        "a drawing of a {}",
+        "this is a {}",
+    ),
+    CONCEPT_KIND_COLOUR: ("something {}", "a {} thing", "a picture of something {}", "a photo of something {}"),
+    CONCEPT_KIND_STYLE: (
+        "a painting in the style of {}",
+        "a picture in the style of {}",
+        "a drawing in the style of {}",
+        "an image in the style of {}",
+    ),
+}
 TRACE_POINTS = 100
 
 
@@ -111,7 +133,8 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
     not been shown to have lost anything.
 
     Raises:
-        InvalidRequestError: the concept has too few pictures or no templates, or its initial word is not one token.
+        InvalidRequestError: the concept has too few pictures, no template is left to train on, or the initial word
+            is not one token.
         CancelledError, DeadlineError: from the workbench, between two steps.
     """
     model, concept, parameters = workbench.model, unit.target.concept, workbench.parameters
@@ -170,9 +193,11 @@ def _training_pictures(concept: Concept) -> Sequence[str]:
 
 
 def _training_prompts(model: DiffusionModel, concept: Concept, tokens: int) -> list[Prompt]:
-    if not concept.prompts:
-        raise _bad("prompts", "must hold one template at least")
-    texts = [template.replace("{concept}", PLACEHOLDER) for template in concept.prompts]
+    templates = TEMPLATES.get(concept.kind, TEMPLATES[CONCEPT_KIND_OBJECT])
+    held_out = {template.replace("{concept}", "{}") for template in concept.held_out_prompts}
+    texts = [template.format(PLACEHOLDER) for template in templates if template not in held_out]
+    if not texts:
+        raise _bad("held_out_prompts", "hold every template that is trained on")
     return [tokenise_learned(model, text, PLACEHOLDER, tokens) for text in texts]
 
 

@@ -1,0 +1,186 @@
+"""How often the verdict is wrong, on whole audits of models whose truth is known.
+
+`python -m unerase_backend.verdict.simulation` prints, for each truth, the share of audits with a wrong conclusion and
+with the right one, at 24, 48 and 96 cases. An audit is the battery of four evaluations (standard prompt, noise-based
+best of 24, diffusion completion best of 4, textual inversion) and the likelihood, incomplete waived. It is simulated
+from where the observations are already decided cases: each case of each model is drawn at its rate, then goes through
+the same bounds, tests, outcome rule and decision as a real audit.
+
+The assumptions are those under which errors are largest: cases of subject, reference and control are independent (real
+pairs share their noise, which makes fewer of them discordant), and the selector errs with the judge, so that a best of
+N fires where any of its N pictures does. Log ratios of the likelihood are skewed (a shifted exponential of standard
+deviation 0.3 on the concept's pictures, 0.1 on others), which is where a percentile bootstrap is at its weakest.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unerase.v1.verdicts_pb2 import Conclusion, Outcome
+from unerase_backend.runtime.seeds import derive_seed
+from unerase_backend.verdict import statistics
+from unerase_backend.verdict.decision import Destruction, Tolerances, decide
+from unerase_backend.verdict.outcomes import outcome_codes
+
+BATTERY = {"standard-prompt": 1, "noise-based": 24, "diffusion-completion": 4, "textual-inversion": 1}
+"""The simulated evaluations, with the draws that compete in each case."""
+
+CASES = (24, 48, 96)
+FALSE_POSITIVES = (0.0, 0.01, 0.03)
+CONCEPT_PICTURES, OTHER_PICTURES = 32, 288
+CONCEPT_SPREAD, OTHER_SPREAD = 0.3, 0.1
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A kind of model: how often each evaluation brings the concept back, and what its likelihood shows."""
+
+    name: str
+    right: Conclusion.ValueType
+    wrong: frozenset[Conclusion.ValueType]
+    subject: tuple[float, float, float, float]
+    destruction: float
+    reference: tuple[float, float, float, float] = (0.98, 1.0, 0.95, 0.95)
+
+
+def _removed(name: str, destruction: float, reference: float | None = None) -> Truth:
+    wrong = frozenset({Conclusion.CONCLUSION_AVOIDED, Conclusion.CONCLUSION_NOT_ERASED})
+    truth = Truth(name, Conclusion.CONCLUSION_REMOVED, wrong, (0.0, 0.0, 0.0, 0.0), destruction)
+    if reference is None:
+        return truth
+    return Truth(name, truth.right, wrong, truth.subject, destruction, (reference, reference, reference, reference))
+
+
+def _avoided(name: str, subject: tuple[float, float, float, float], destruction: float) -> Truth:
+    wrong = frozenset({Conclusion.CONCLUSION_REMOVED})
+    return Truth(name, Conclusion.CONCLUSION_AVOIDED, wrong, subject, destruction)
+
+
+def _not_erased(name: str, rate: float, destruction: float) -> Truth:
+    wrong = frozenset({Conclusion.CONCLUSION_REMOVED})
+    return Truth(name, Conclusion.CONCLUSION_NOT_ERASED, wrong, (rate, rate, rate, rate), destruction)
+
+
+TRUTHS = (
+    _removed("removed, destruction 1.0", 1.0),
+    _removed("removed, destruction 0.25", 0.25),
+    _removed("removed, destruction 1.0, reference shows it in 60 %", 1.0, 0.6),
+    _avoided("avoided, knowledge intact, nothing brings it back", (0, 0, 0, 0), 0.0),
+    _avoided("avoided, knowledge intact, only textual inversion, 90 %", (0, 0, 0, 0.9), 0.0),
+    _avoided("avoided, destruction 0.1, only textual inversion, 40 %", (0, 0, 0, 0.4), 0.1),
+    _avoided("avoided, destruction 0.3, only textual inversion, 10 %", (0, 0, 0, 0.1), 0.3),
+    _avoided("avoided, destruction 0.3, only textual inversion, 20 %", (0, 0, 0, 0.2), 0.3),
+    _avoided("avoided, destruction 0.3, only textual inversion, 40 %", (0, 0, 0, 0.4), 0.3),
+    _avoided("avoided, destruction 0.3, only textual inversion, 90 %", (0, 0, 0, 0.9), 0.3),
+    _avoided("avoided, destruction 0.3, all but the standard prompt, 20 %", (0, 0.2, 0.2, 0.2), 0.3),
+    _not_erased("not erased, everything, 10 %, destruction 0.3", 0.1, 0.3),
+    _not_erased("not erased, everything, 40 %, knowledge intact", 0.4, 0.0),
+    _not_erased("not erased, everything, 90 %, knowledge intact", 0.9, 0.0),
+)
+
+
+def detection_rates(shown: Sequence[float], false_positive: float) -> NDArray[np.float64]:
+    """Return the chance that a case is detected: the concept is there, or any of its draws is a false positive."""
+    draws = np.array(list(BATTERY.values()))
+    return 1 - (1 - np.asarray(shown)) * (1 - false_positive) ** draws
+
+
+def destruction_bounds(audits: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Return one-sided bounds of destruction, (audits, 2), of models whose true destruction is 0.
+
+    Bounds of a mean move with it, so one such pool serves every truth.
+    """
+    bounds = np.empty((audits, 2))
+    for audit in range(audits):
+        concept = CONCEPT_SPREAD * (generator.standard_exponential((CONCEPT_PICTURES, 1)) - 1)
+        other = OTHER_SPREAD * (generator.standard_exponential((OTHER_PICTURES, 1)) - 1)
+        draws = statistics.resampled_means(concept, generator, RESAMPLES)[:, 0]
+        draws -= statistics.resampled_means(other, generator, RESAMPLES)[:, 0]
+        bounds[audit] = np.quantile(draws, [statistics.ALPHA, 1 - statistics.ALPHA])
+    return bounds
+
+
+def simulate(
+    truth: Truth,
+    cases: int,
+    false_positive: float,
+    bounds: NDArray[np.float64],
+    generator: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Return the conclusions of as many audits as there are rows in `bounds` (a pool of destruction_bounds)."""
+    tolerances = Tolerances()
+    audits = len(bounds)
+    shape = (audits, len(BATTERY), cases)
+
+    def draw(shown: Sequence[float]) -> NDArray[np.bool_]:
+        hits: NDArray[np.bool_] = generator.random(shape) < detection_rates(shown, false_positive)[:, None]
+        return hits
+
+    subject, reference, control = draw(truth.subject), draw(truth.reference), draw((0.0, 0.0, 0.0, 0.0))
+    only_subject, only_control = (subject & ~control).sum(-1), (control & ~subject).sum(-1)
+    _, upper = statistics.excess_bounds(only_subject, cases, only_control, cases)
+    reference_lower, _ = statistics.excess_bounds(
+        (reference & ~control).sum(-1), cases, (control & ~reference).sum(-1), cases
+    )
+    p_holm = statistics.holm(statistics.mcnemar_p(only_subject, only_control))
+    outcomes = outcome_codes(reference_lower, p_holm, upper, tolerances.excess)
+    shifted = bounds[generator.permutation(audits)] + truth.destruction
+    return np.array(
+        [
+            _decide(tuple(int(code) for code in row), Destruction.of_bounds(lower, high, tolerances.destruction))
+            for row, (lower, high) in zip(outcomes, shifted, strict=True)
+        ]
+    )
+
+
+@lru_cache(maxsize=None)
+def _decide(outcomes: tuple[int, ...], destruction: Destruction) -> int:
+    named = {name: Outcome.ValueType(code) for name, code in zip(BATTERY, outcomes, strict=True)}
+    return decide(incomplete=False, outcomes=named, destruction=destruction)
+
+
+def table(audits: int, seed_base: int) -> str:
+    """Return the table as Markdown: shares of `audits` audits a cell, in %, errors with Wilson's 95 % interval."""
+    bounds = destruction_bounds(audits, np.random.default_rng(derive_seed(seed_base, "likelihood")))
+    head = ["truth", "false positives a picture"]
+    head += [f"{kind}, {cases}" for kind in ("wrong", "right", "inconclusive or uninformative") for cases in CASES]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for truth in TRUTHS:
+        for false_positive in FALSE_POSITIVES:
+            wrong, right, neither = [], [], []
+            for cases in CASES:
+                seed = derive_seed(seed_base, truth.name, cases, round(1000 * false_positive))
+                conclusions = simulate(truth, cases, false_positive, bounds, np.random.default_rng(seed))
+                errors = int(np.isin(conclusions, list(truth.wrong)).sum())
+                lower, upper = statistics.wilson(errors, audits)
+                wrong.append(f"{100 * errors / audits:.1f} ({100 * float(lower):.1f} to {100 * float(upper):.1f})")
+                right.append(f"{100 * np.mean(conclusions == truth.right):.1f}")
+                open_ended = (Conclusion.CONCLUSION_INCONCLUSIVE, Conclusion.CONCLUSION_UNINFORMATIVE)
+                neither.append(f"{100 * np.mean(np.isin(conclusions, open_ended)):.1f}")
+            cells = [truth.name, f"{100 * false_positive:.0f} %", *wrong, *right, *neither]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the simulation from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m unerase_backend.verdict.simulation", description=__doc__)
+    parser.add_argument("--audits", type=int, default=2000, help="audits a cell (default 2000)")
+    parser.add_argument("--seed-base", type=int, default=0, help="seed from which all others are made (default 0)")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    options = parser.parse_args(arguments)
+    text = table(options.audits, options.seed_base)
+    if options.out is not None:
+        options.out.write_text(text)
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
