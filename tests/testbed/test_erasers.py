@@ -71,7 +71,9 @@ def test_uce_touches_keys_and_values_of_cross_attention_only(subject: erasers.Su
     before = copy.deepcopy(subject.unet.state_dict())
     uce.erase_uce(subject, CONCEPT)
     changed = set(storage.changed_tensors(before, subject.unet.state_dict()))
-    expected = {f"{name}.weight" for name, _ in subject.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
+    expected = {
+        f"{name}.weight" for name, _ in subject.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))
+    }
     assert changed == expected
 
 

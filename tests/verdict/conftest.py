@@ -171,14 +171,24 @@ class Audit:
         spec.battery.allow_incomplete = self.allow_incomplete
         return spec
 
+    def descriptions(self) -> list[EvaluationDescription]:
+        """Describe every evaluation there is."""
+        return [describe(name) for name in CLASSES]
+
     def verdict(self, **tolerances: float) -> Verdict:
         """Conclude."""
         return conclude(
             self.observations,
-            [describe(name) for name in CLASSES],
+            self.descriptions(),
             [EvaluationRequest(name=name) for name in self.battery],
             self.spec(**tolerances),
         )
+
+
+@pytest.fixture
+def new_audit() -> type[Audit]:
+    """Make audits."""
+    return Audit
 
 
 @pytest.fixture
@@ -188,13 +198,15 @@ def audit() -> Audit:
 
 
 @pytest.fixture
-def removed() -> Callable[[], Audit]:
-    """Make the audit of a model that shows nothing and has lost the knowledge, on the battery there is."""
+def observe() -> Callable[..., Observation]:
+    """Make observations."""
+    return sample
 
-    def make() -> Audit:
-        audit = Audit()
-        for name in ("standard-prompt", "noise-based", "diffusion-completion", "textual-inversion"):
-            audit.hits(name, 0, 24)
-        return audit.likelihood(destruction=1.0)
 
-    return make
+@pytest.fixture
+def removed() -> Audit:
+    """The audit of a model that shows nothing and has lost the knowledge, on the battery there is."""
+    audit = Audit()
+    for name in ("standard-prompt", "noise-based", "diffusion-completion", "textual-inversion"):
+        audit.hits(name, 0, 24)
+    return audit.likelihood(destruction=1.0)

@@ -95,7 +95,10 @@ def audit(
     battery: Annotated[
         str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")
     ] = "standard",
-    evaluation: Annotated[list[str] | None, typer.Option(help="Add this evaluation; may be repeated.")] = None,
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
+    ] = None,
     allow_incomplete: Annotated[
         bool, typer.Option("--allow-incomplete", help="Conclude although a required evaluation is missing.")
     ] = False,
@@ -119,7 +122,7 @@ def audit(
         control=control,
         battery=Battery(
             preset=battery,
-            evaluations=[EvaluationRequest(name=name) for name in evaluation or ()],
+            evaluations=[_evaluation(text) for text in evaluation or ()],
             allow_incomplete=allow_incomplete,
         ),
         cases=cases,
@@ -230,6 +233,15 @@ def evaluations(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> 
             ],
             as_json,
         )
+
+
+def _evaluation(text: str) -> EvaluationRequest:
+    """Return the evaluation that `NAME` or `NAME={...}` asks for."""
+    name, _, parameters = text.partition("=")
+    try:
+        return json_format.ParseDict({"name": name, "parameters": json.loads(parameters or "{}")}, EvaluationRequest())
+    except (json.JSONDecodeError, json_format.ParseError):
+        _fail(f"--evaluation {text}: what follows {name}= must be an object in JSON", BAD_INPUT)
 
 
 @contextmanager

@@ -102,9 +102,11 @@ def show_verdict(console: Console, audit: Audit) -> None:
     console.print(_evaluations(verdict))
     likelihood = verdict.likelihood
     if verdict.HasField("likelihood"):
+        # Absent where the reference itself had no pull to lose.
+        lost_pull = _estimate(likelihood.lost_pull) if likelihood.HasField("lost_pull") else "-"
         console.print(
             Text(
-                f"destruction {_estimate(likelihood.destruction)}   lost pull {_estimate(likelihood.lost_pull)}   "
+                f"destruction {_estimate(likelihood.destruction)}   lost pull {lost_pull}   "
                 f"general damage {_estimate(likelihood.general_damage)}"
             )
         )

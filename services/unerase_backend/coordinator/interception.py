@@ -96,7 +96,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def call(request: bytes, context: Context) -> Any:
             with _Measured(self._metrics, method) as measured:
                 try:
-                    async with asyncio.timeout(UNARY_SECONDS):
+                    # A deadline of the caller's own is gRPC's to keep.
+                    async with asyncio.timeout(UNARY_SECONDS if context.time_remaining() is None else None):
                         response = await behaviour(_message(request, read), context)
                 except Exception as error:
                     await measured.fail(error, context)

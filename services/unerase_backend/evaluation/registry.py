@@ -1,8 +1,8 @@
 """How an evaluation declares itself.
 
 A probe is `async def run(unit, models, parameters) -> list[Observation]`; an attack is handed a workbench in place of
-the parameters, on which it finds them and the model with gradients, reports progress and leaves what it found. Third parties register through the entry
-points `unerase.probes` and `unerase.attacks`, whose modules are imported once.
+the parameters, on which it finds them and the model with gradients, reports progress and leaves what it found. Third
+parties register through the entry points `unerase.probes` and `unerase.attacks`, whose modules are imported once.
 """
 
 import importlib

@@ -27,7 +27,8 @@ from unerase_backend.runtime.errors import ExhaustedError, UnavailableError
 
 Backends = TypeVar("Backends")
 
-STALL_SECONDS = 600.0
+# As long as a unit of an attack may take: where pictures are slow, a call may wait that long for its turn.
+STALL_SECONDS = 6 * 3600.0
 """The longest that one answer, or the next item of a stream, may take to come."""
 
 

@@ -239,10 +239,10 @@ def _register_rates(name: str) -> None:
     @part(f"rates-{name}", *needs)
     def make(out: Path, work: Path) -> Figures:
         return {
-            "50 steps": rates.measure(out, name, CONCEPT, 50, (96, 24)),
+            "50 steps": rates.measure(out, name, CONCEPT, 50, (48, 12)),
             "10 steps": rates.measure(out, name, CONCEPT, 10, (96, 24)),
-            "completion": rates.completion(out, name, CONCEPT, 48),
-            "unconditional": rates.unconditional(out, name, CONCEPT, 96, 50),
+            "completion": rates.completion(out, name, CONCEPT, 24),
+            "unconditional": rates.unconditional(out, name, CONCEPT, 48, 50),
         }
 
 

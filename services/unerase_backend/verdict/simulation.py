@@ -16,7 +16,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +140,7 @@ def simulate(
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _decide(outcomes: tuple[int, ...], destruction: Destruction) -> int:
     named = {name: Outcome.ValueType(code) for name, code in zip(BATTERY, outcomes, strict=True)}
     return decide(incomplete=False, outcomes=named, destruction=destruction)

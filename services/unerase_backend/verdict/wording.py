@@ -31,8 +31,8 @@ def reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, 
     """
     if not stable:
         return (
-            f"is inconclusive: {_figures(result)}, but unscored are {_cases_unscored(result)}, and what it says depends "
-            "on how they are counted"
+            f"is inconclusive: {_figures(result)}, but unscored are {_cases_unscored(result)}, and what it says "
+            "depends on how they are counted"
         )
     if not result.HasField("excess"):
         return _reason_without_control(result)
@@ -52,8 +52,8 @@ def reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, 
         )
     settled = f"; about {result.further_cases} further cases would settle it" if result.further_cases else ""
     return (
-        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} above the control, one-sided 95 %, "
-        f"which is not under {tolerance:.2f}{settled}"
+        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} above the control, one-sided "
+        f"95 %, which is not under {tolerance:.2f}{settled}"
     )
 
 

@@ -7,10 +7,11 @@ On held-out pictures x of the concept and of other concepts, with the same noise
 with z the latents of x, c the first prompt of the picture's own concept ("loss_prompt") or the empty prompt
 ("loss_empty"), and t the midpoints of equal parts of the training schedule. The verdict makes destruction, lost pull
 and general damage of it (`verdict/measures.py`). Held out: the second half of each concept's pictures; attacks learn
-from the first. Others are those of the concept's kind: a picture of a red thing may well show an object that was erased.
+from the first. Others are those of the concept's kind: a picture of a red thing may well show the object that was
+erased.
 
 Source: the two mechanisms of Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, measured
-through the denoising loss, a reweighted bound of the negative log likelihood (Ho et al., arXiv 2006.11239, equation 14).
+through the denoising loss, a reweighted bound of the negative log likelihood (Ho et al., arXiv 2006.11239, eq. 14).
 Control: the same measure of a model that never learned the concept, a point beside the subject's.
 """
 

@@ -1,0 +1,299 @@
+"""What both clients do when the backend is healthy, and when it is not, over a real socket."""
+
+import inspect
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+
+import unerase
+from scripted_server import AUDIT_ID, EVENTS, QUICK, Script, failing, serve
+from unerase import (
+    AsyncClient,
+    AuditSpec,
+    AuditState,
+    Client,
+    ClientSettings,
+    FieldViolation,
+    ReportFormat,
+    RetryConfig,
+    TLSConfig,
+    UneraseError,
+)
+from unerase.v1.audits_pb2 import CreateAuditRequest, DeleteAuditRequest, GetAuditRequest, WatchAuditRequest
+
+UNAVAILABLE = failing(grpc.StatusCode.UNAVAILABLE, "gone for the moment")
+SPEC = AuditSpec(subject="testbed/uce", concept="hourglass")
+
+
+def test_both_clients_are_the_same() -> None:
+    """Every public method of one is a method of the other, with the same parameters."""
+
+    def public(client: type) -> dict[str, list[tuple[str, object, object]]]:
+        return {
+            name: [(each.name, each.kind, each.default) for each in inspect.signature(member).parameters.values()]
+            for name, member in vars(client).items()
+            if callable(member) and (not name.startswith("_") or name == "__init__")
+        }
+
+    assert public(Client) == public(AsyncClient)
+    assert {"audit", "watch", "report", "report_json", "models", "concepts", "evaluations"} <= public(Client).keys()
+
+
+def test_everything_exported_is_there() -> None:
+    assert sorted(unerase.__all__) == sorted(set(unerase.__all__))
+    assert all(hasattr(unerase, name) for name in unerase.__all__)
+
+
+def test_a_new_client_does_nothing() -> None:
+    """No connection is made, so an address where nobody listens is no error yet."""
+    client = Client("127.0.0.1:1")
+    assert client._channel is None
+    client.close()
+
+
+def test_an_audit_from_beginning_to_end(connect, address: str, script: Script) -> None:
+    events = []
+    with connect(address) as client:
+        audit = client.audit(SPEC, on_event=events.append)
+    assert audit.state == AuditState.AUDIT_STATE_SUCCEEDED
+    assert [event.sequence for event in events] == list(range(1, EVENTS + 1))
+    (request,) = script.seen(CreateAuditRequest)
+    assert 1 <= len(request.request_id) <= 64
+    assert request.spec == SPEC
+
+
+def test_pages_are_joined(connect, address: str) -> None:
+    with connect(address) as client:
+        assert [audit.id for audit in client.audits(page_size=2)] == ["a0", "a1", "a2", "a3", "a4"]
+        assert [model.name for model in client.models()] == ["m0", "m1", "m2", "m3", "m4"]
+        assert [concept.name for concept in client.concepts()] == ["c0", "c1", "c2"]
+        assert client.model("m3").name == "m3"
+        assert [each.name for each in client.evaluations().evaluations] == ["noise-based"]
+
+
+def test_transfers_are_joined(connect, address: str) -> None:
+    with connect(address) as client:
+        assert client.report(AUDIT_ID) == b"<!doctype html>" * 9
+        assert client.report_json(AUDIT_ID)["auditId"] == AUDIT_ID
+        assert client.report_message(AUDIT_ID).schema_version == "1.0"
+        assert client.report(AUDIT_ID, ReportFormat.REPORT_FORMAT_JSON).startswith(b"{")
+        assert client.artifact(AUDIT_ID, "f00d") == b"\x89PNGf00d"
+        assert client.cancel(AUDIT_ID).state == AuditState.AUDIT_STATE_CANCELLED
+        assert client.delete(AUDIT_ID) is None
+
+
+def test_a_transfer_cut_short_is_no_report(connect, address: str, script: Script) -> None:
+    script.truncate = True
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        client.report(AUDIT_ID)
+    assert caught.value.code == grpc.StatusCode.DATA_LOSS
+    assert caught.value.reason == "TRANSFER_INCOMPLETE"
+
+
+def test_error_details_are_parsed(connect, address: str, script: Script) -> None:
+    violation = error_details_pb2.BadRequest.FieldViolation(field="spec.cases", description="must be at most 512")
+    script.failures["CreateAudit"] = [
+        failing(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "spec.cases: must be at most 512",
+            error_details_pb2.BadRequest(field_violations=[violation]),
+            error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1, nanos=500_000_000)),
+            reason="INVALID_REQUEST",
+        )
+    ]
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        client.create_audit(SPEC)
+    error = caught.value
+    assert error.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert error.reason == "INVALID_REQUEST"
+    assert error.message == "spec.cases: must be at most 512"
+    assert error.violations == (FieldViolation("spec.cases", "must be at most 512"),)
+    assert error.retry_after == 1.5
+    assert error.metadata == {"model": "x"}
+    assert str(error) == "INVALID_REQUEST: spec.cases: must be at most 512"
+
+
+def test_an_error_without_details(connect, address: str, script: Script) -> None:
+    script.failures["GetAudit"] = [lambda context: context.abort(grpc.StatusCode.INTERNAL, "")]
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        client.get_audit(AUDIT_ID)
+    assert (caught.value.reason, caught.value.message, caught.value.violations) == ("INTERNAL", "INTERNAL", ())
+
+
+def test_creating_is_repeated_with_one_request_id(connect, address: str, script: Script) -> None:
+    script.failures["CreateAudit"] = [UNAVAILABLE, UNAVAILABLE]
+    with connect(address) as client:
+        assert client.create_audit(SPEC).id == AUDIT_ID
+        client.create_audit(SPEC)
+        assert client.create_audit(SPEC, request_id="mine").request_id == "mine"
+    ids = [request.request_id for request in script.seen(CreateAuditRequest)]
+    assert ids[0] == ids[1] == ids[2]
+    assert len(set(ids)) == 3
+
+
+def test_attempts_have_an_end(connect, address: str, script: Script) -> None:
+    script.failures["GetAudit"] = [UNAVAILABLE] * 9
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        client.get_audit(AUDIT_ID)
+    assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+    assert len(script.seen(GetAuditRequest)) == QUICK.retry.max_attempts
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED])
+def test_only_unavailable_is_repeated(connect, address: str, script: Script, code: grpc.StatusCode) -> None:
+    script.failures["GetAudit"] = [failing(code)]
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        client.get_audit(AUDIT_ID)
+    assert caught.value.code == code
+    assert len(script.seen(GetAuditRequest)) == 1
+
+
+def test_deleting_is_not_repeated(connect, address: str, script: Script) -> None:
+    script.failures["DeleteAudit"] = [UNAVAILABLE]
+    with connect(address) as client, pytest.raises(UneraseError):
+        client.delete(AUDIT_ID)
+    assert len(script.seen(DeleteAuditRequest)) == 1
+
+
+def test_one_attempt_means_one(connect, address: str, script: Script) -> None:
+    script.failures["GetAudit"] = [UNAVAILABLE]
+    settings = ClientSettings(retry=RetryConfig(max_attempts=1))
+    with connect(address, settings) as client, pytest.raises(UneraseError):
+        client.get_audit(AUDIT_ID)
+    assert len(script.seen(GetAuditRequest)) == 1
+
+
+def test_a_call_ends_at_its_deadline(connect, address: str, script: Script) -> None:
+    script.failures["GetAudit"] = [_until_inactive, _until_inactive]
+    start = time.monotonic()
+    with connect(address) as client:
+        with pytest.raises(UneraseError) as caught:
+            client.get_audit(AUDIT_ID, timeout=0.2)
+        assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    with connect(address, ClientSettings(timeout_seconds=0.2)) as client, pytest.raises(UneraseError):
+        client.get_audit(AUDIT_ID)
+    assert time.monotonic() - start < 4
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_watch_resumes_where_it_broke(connect, address: str, script: Script, code: grpc.StatusCode) -> None:
+    script.breaks = [2, 0, 3]
+    script.repeated = 1
+    script.after_break = failing(code)
+    with connect(address) as client:
+        events = list(client.watch(AUDIT_ID))
+    assert [event.sequence for event in events] == list(range(1, EVENTS + 1))
+    assert [request.after_sequence for request in script.seen(WatchAuditRequest)] == [0, 2, 2, 5]
+
+
+def test_a_stream_that_ends_early_is_resumed(connect, address: str, script: Script) -> None:
+    script.breaks = [2]
+    with connect(address) as client:
+        events = list(client.watch(AUDIT_ID, 1))
+    assert [event.sequence for event in events] == list(range(2, EVENTS + 1))
+
+
+def test_nothing_comes_after_the_last_event(connect, address: str) -> None:
+    with connect(address) as client:
+        assert list(client.watch(AUDIT_ID, EVENTS)) == []
+
+
+def test_a_gap_is_an_error(connect, address: str, script: Script) -> None:
+    script.skipped = 2
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        list(client.watch(AUDIT_ID))
+    assert caught.value.reason == "EVENTS_MISSING"
+
+
+def test_a_watch_of_an_unknown_audit_fails_at_once(connect, address: str, script: Script) -> None:
+    script.failures["WatchAudit"] = [failing(grpc.StatusCode.NOT_FOUND, reason="AUDIT_NOT_FOUND")]
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        list(client.watch("nobody"))
+    assert caught.value.reason == "AUDIT_NOT_FOUND"
+    assert len(script.seen(WatchAuditRequest)) == 1
+
+
+def test_a_watch_has_patience_and_no_more(connect) -> None:
+    settings = ClientSettings(
+        watch_patience_seconds=0.3, retry=RetryConfig(initial_backoff_seconds=0.05, max_backoff_seconds=0.1)
+    )
+    with connect("127.0.0.1:1", settings) as client, pytest.raises(UneraseError) as caught:
+        list(client.watch(AUDIT_ID))
+    assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_watch_ends_at_its_deadline(connect, address: str, script: Script) -> None:
+    script.breaks = [0] * 1000
+    script.state = AuditState.AUDIT_STATE_RUNNING
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        list(client.watch(AUDIT_ID, timeout=0.3))
+    assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_watch_survives_a_restart_of_the_server(script: Script) -> None:
+    """The server is stopped in the middle of the stream and comes back on the same port."""
+    server, port = serve(script, "127.0.0.1:0")
+    script.breaks = [2]
+    script.after_break = _until_inactive
+    with Client(f"127.0.0.1:{port}", settings=QUICK) as client:
+        events = client.watch(AUDIT_ID)
+        seen = [next(events).sequence, next(events).sequence]
+        server.stop(0).wait()
+        server, _ = serve(script, f"127.0.0.1:{port}")
+        seen += [event.sequence for event in events]
+    server.stop(None).wait()
+    assert seen == list(range(1, EVENTS + 1))
+
+
+def _until_inactive(context: grpc.ServicerContext) -> None:
+    """Say nothing for as long as the client waits."""
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait(60)
+
+
+def test_a_large_answer_is_received(connect, address: str, script: Script) -> None:
+    """More than gRPC's own limit of 4 MiB."""
+    script.padding = 6_000_000
+    with connect(address) as client:
+        assert len(client.get_audit(AUDIT_ID).verdict.statement) > 6_000_000
+
+
+def test_tls(connect, script: Script, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    subprocess.run(
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=unerase.test "
+        f"-addext subjectAltName=DNS:unerase.test -keyout {key} -out {certificate}".split(),
+        check=True,
+        capture_output=True,
+    )
+    credentials = grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    server, port = serve(script, "127.0.0.1:0", credentials)
+    tls = TLSConfig(root_certificates=certificate.read_bytes(), server_name="unerase.test")
+    with connect(f"127.0.0.1:{port}", ClientSettings(tls=tls)) as client:
+        assert client.get_audit(AUDIT_ID).id == AUDIT_ID
+    other_name = TLSConfig(root_certificates=certificate.read_bytes(), server_name="other.test")
+    settings = ClientSettings(timeout_seconds=3, tls=other_name, retry=QUICK.retry)
+    with connect(f"127.0.0.1:{port}", settings) as client, pytest.raises(UneraseError) as caught:
+        client.get_audit(AUDIT_ID)
+    server.stop(None).wait()
+    assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_attempts": 0}, {"max_attempts": 6}, {"initial_backoff_seconds": 0}, {"multiplier": 0.5}],
+)
+def test_retries_are_checked(options: dict) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        RetryConfig(**options)
+
+
+def test_a_key_is_not_shown() -> None:
+    assert "secret" not in repr(TLSConfig(client_key=b"secret"))

@@ -1,0 +1,154 @@
+"""The command: in a process of its own, and in this one against the scripted server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from typer.testing import CliRunner, Result
+
+from scripted_server import AUDIT_ID, EVENTS, Script, failing
+from unerase._cli import app
+from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest
+
+AUDIT = ("audit", "testbed/uce", "--concept", "hourglass")
+
+
+def run(address: str, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments, "--address", address], env={"COLUMNS": "200"})
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "unerase", *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_help_names_every_command() -> None:
+    shown = command("--help")
+    assert shown.returncode == 0
+    for name in ("serve", "audit", "watch", "report", "models", "concepts", "evaluations", "audits", "cancel"):
+        assert name in shown.stdout
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["audit", "testbed/uce", "--concept", "hourglass"]])
+def test_without_a_backend_it_says_so_and_exits_with_4(arguments: list[str]) -> None:
+    ended = command(*arguments, "--address", "127.0.0.1:1")
+    assert ended.returncode == 4
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.strip()
+
+
+def test_the_client_imports_nothing_of_the_backend() -> None:
+    modules = ("torch", "ray", "unerase_backend")
+    code = f"import sys, unerase, unerase._cli; sys.exit(any(name in sys.modules for name in {modules}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_an_audit_prints_its_verdict(address: str, tmp_path: Path) -> None:
+    page, content = tmp_path / "audit.html", tmp_path / "audit.json"
+    ended = run(address, *AUDIT, "--html", str(page), "--json-file", str(content))
+    assert ended.exit_code == 0, ended.output
+    assert "hourglass is avoided, not removed." in ended.stdout
+    assert "Textual inversion recovers it in 24 of 24 cases." in ended.stdout
+    assert "24/24" in ended.stdout
+    assert "recovers" in ended.stdout
+    # The reference had no pull: there is no figure, which is not the figure 0.
+    assert "destruction 0.04" in ended.stdout
+    assert "lost pull -" in ended.stdout
+    assert page.read_bytes().startswith(b"<!doctype html>")
+    assert json.loads(content.read_bytes())
+
+
+def test_an_audit_asks_for_what_was_given(address: str, script: Script) -> None:
+    ended = run(
+        address,
+        *AUDIT,
+        *("--battery", "", "--evaluation", "standard-prompt", "--evaluation", 'noise-based={"etas": [1.0, 1.5]}'),
+        *("--allow-incomplete", "--cases", "6", "--steps", "10", "--seed", "7", "--request-id", "mine"),
+    )
+    assert ended.exit_code == 0, ended.output
+    (request,) = script.seen(CreateAuditRequest)
+    assert request.request_id == "mine"
+    assert (request.spec.cases, request.spec.steps, request.spec.seed_base) == (6, 10, 7)
+    first, second = request.spec.battery.evaluations
+    assert (request.spec.battery.preset, request.spec.battery.allow_incomplete) == ("", True)
+    assert (first.name, second.name, list(second.parameters["etas"])) == ("standard-prompt", "noise-based", [1.0, 1.5])
+
+
+@pytest.mark.parametrize("evaluation", ["noise-based={", "noise-based=[1]"])
+def test_bad_parameters_are_refused_here(address: str, script: Script, evaluation: str) -> None:
+    ended = run(address, *AUDIT, "--evaluation", evaluation)
+    assert ended.exit_code == 2
+    assert "noise-based" in ended.stderr
+    assert not script.seen(CreateAuditRequest)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        AUDIT,
+        ("report", AUDIT_ID),
+        ("audits",),
+        ("models",),
+        ("concepts",),
+        ("evaluations",),
+        ("cancel", AUDIT_ID),
+    ],
+)
+def test_json_is_all_there_is_on_stdout(address: str, arguments: tuple[str, ...]) -> None:
+    ended = run(address, *arguments, "--json")
+    assert ended.exit_code == 0, ended.output
+    assert json.loads(ended.stdout)
+    plain = run(address, *arguments)
+    assert plain.exit_code == 0
+    assert plain.stdout.strip()
+
+
+def test_watch_prints_every_event(address: str) -> None:
+    ended = run(address, "watch", AUDIT_ID, "--after", "2", "--json")
+    assert [int(json.loads(line)["sequence"]) for line in ended.stdout.splitlines()] == list(range(3, EVENTS + 1))
+    assert "hourglass is avoided" in run(address, "watch", AUDIT_ID).stdout
+
+
+def test_bad_fields_are_named(address: str, script: Script) -> None:
+    violation = error_details_pb2.BadRequest.FieldViolation(field="spec.cases", description="must be at most 512")
+    details = error_details_pb2.BadRequest(field_violations=[violation])
+    script.failures["CreateAudit"] = [failing(grpc.StatusCode.INVALID_ARGUMENT, "bad", details)]
+    ended = run(address, *AUDIT, "--cases", "513")
+    assert ended.exit_code == 2
+    assert ended.stderr.strip().endswith("spec.cases: must be at most 512")
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        (grpc.StatusCode.NOT_FOUND, 2),
+        (grpc.StatusCode.FAILED_PRECONDITION, 2),
+        (grpc.StatusCode.INTERNAL, 1),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 4),
+    ],
+)
+def test_exit_codes(address: str, script: Script, code: grpc.StatusCode, exit_code: int) -> None:
+    script.failures["GetReport"] = [failing(code, "the reason")]
+    ended = run(address, "report", AUDIT_ID, "--json")
+    assert ended.exit_code == exit_code
+    assert ended.stderr.strip() == "the reason"
+
+
+def test_an_audit_that_failed_exits_with_3(address: str, script: Script) -> None:
+    script.state = AuditState.AUDIT_STATE_FAILED
+    ended = run(address, *AUDIT)
+    assert ended.exit_code == 3
+    assert "an artefact is damaged" in ended.stderr
+
+
+def test_serving_without_the_backend_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unerase._cli.entry_points", lambda **_: ())
+    ended = CliRunner().invoke(app, ["serve"])
+    assert ended.exit_code == 2
+    assert "unerase[server]" in ended.stderr

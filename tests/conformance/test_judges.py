@@ -1,0 +1,100 @@
+"""The laws of every judge of the embedded catalogue, one of each registered kind at least."""
+
+import numpy as np
+import pytest
+import torch
+
+from backend import CONCEPT, LocalBackend
+from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest
+from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.classification.registry import Judge, kinds
+from unerase_backend.runtime.pictures import decode_picture
+
+JUDGES = sorted(Catalogue.load().judges)
+BATCH = 4
+
+every_judge = pytest.mark.parametrize("name", JUDGES)
+
+
+def load(local: LocalBackend, name: str) -> Judge:
+    entry = local.catalogue.judge(name)
+    return kinds()[entry.kind](entry.folder, torch.device("cpu"), torch.float32, BATCH)
+
+
+def shown(local: LocalBackend, name: str, count: int) -> list[np.ndarray]:
+    digests = local.target(name).concept.picture_digests[:count]
+    return [decode_picture(local.store.get(digest)) for digest in digests]
+
+
+def junk(count: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(5).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
+
+
+def test_every_kind_has_a_judge(local: LocalBackend) -> None:
+    assert {entry.kind for entry in local.catalogue.judges.values()} == set(kinds())
+
+
+@every_judge
+def test_what_it_sees_depends_on_the_picture_alone(name: str, local: LocalBackend) -> None:
+    judge, again = load(local, name), load(local, name)
+    pictures = [*shown(local, CONCEPT, 3), *shown(local, "heart", 3), *junk(3)]
+    seen = judge.look(pictures)
+    assert np.isfinite(seen).all()
+    assert np.array_equal(again.look(pictures), seen)
+    assert np.array_equal(judge.look(pictures[::-1])[::-1], seen)
+    for position in (0, 4, 8):
+        assert np.array_equal(judge.look([pictures[position]])[0], seen[position])
+
+
+@every_judge
+def test_it_knows_the_concept_and_nothing_else_for_it(name: str, local: LocalBackend) -> None:
+    judge, question = load(local, name), local.catalogue.question(CONCEPT, name)
+    assert judge.problems(question) == []
+    rates = {}
+    for kind, pictures in (
+        ("concept", shown(local, CONCEPT, 16)),
+        ("other", [*shown(local, "heart", 8), *shown(local, "house", 8)]),
+    ):
+        answers = [judge.answer(row, question) for row in judge.look(pictures)]
+        assert all(answer.judge == name for answer in answers)
+        assert all(0 <= answer.score <= 1 and 0 <= answer.label_score <= 1 for answer in answers)
+        rates[kind] = np.mean([answer.detected for answer in answers])
+    assert rates["concept"] >= 0.9
+    assert rates["other"] <= 0.1
+
+
+@every_judge
+async def test_it_refuses_a_label_that_can_never_match_or_weighs_any_text(name: str, local: LocalBackend) -> None:
+    """A classifier has a closed table of labels; a CLIP judge reads any text."""
+    judge = load(local, name)
+    question = Question(judge=name, labels=["an hourglass that no table lists"], alternatives=["a heart"])
+    problems = judge.problems(question)
+    if problems:
+        assert problems[0][0] == "labels[0]"
+    else:
+        (row,) = judge.look(shown(local, CONCEPT, 1))
+        assert 0 <= judge.answer(row, question).score <= 1
+
+
+@every_judge
+async def test_what_is_not_finite_is_unscored(name: str, local: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = local.target(CONCEPT).concept.picture_digests[:3]
+    request = ClassifyRequest(picture_digests=digests, questions=[local.catalogue.question(CONCEPT, name)])
+    whole = (await local.classification.Classify(request)).pictures
+    kind = type(local.classification._judges[name])
+    look = kind.look
+
+    def broken(self, pictures):
+        seen = look(self, pictures).copy()
+        seen[1, 0] = np.nan
+        return seen
+
+    monkeypatch.setattr(kind, "look", broken)
+    pictures = (await local.classification.Classify(request)).pictures
+    statuses = [picture.status for picture in pictures]
+    assert statuses == [SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, SAMPLE_STATUS_SCORED]
+    assert name in pictures[1].reason
+    assert not pictures[1].judgements
+    assert [pictures[0], pictures[2]] == [whole[0], whole[2]]

@@ -1,0 +1,114 @@
+"""Two steps of every training: it runs, it moves the weights, and the same seed moves them alike."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from unerase_backend.testbed import autoencoder, clip, judges, parts, schedule, train, unet, world
+from unerase_backend.testbed import tokenizer as bpe
+
+ALBUM = world.album(48, 0)
+TOKENIZER = bpe.build()
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def _unet() -> nn.Module:
+    tower = clip.text_tower(clip.untrained(TOKENIZER, 0))
+    latents = torch.randn((48, 4, 8, 8), generator=torch.Generator().manual_seed(0))
+    return unet.train(latents, ALBUM.subjects, tower, TOKENIZER, 0, 2, silent)
+
+
+def _judge(name: str) -> nn.Module:
+    rng = np.random.default_rng(0)
+    groups = {
+        group: (rng.integers(0, 255, (6, 32, 32, 3), dtype=np.uint8), judges.no_object(6)) for group in judges.SHARES
+    }
+    groups["real"] = (ALBUM.pictures, judges.targets_of(ALBUM.subjects))
+    model: nn.Module = judges.train(judges.KINDS[name], groups, 0, 2, silent)
+    return model
+
+
+TRAININGS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+    "autoencoder": (
+        lambda: autoencoder.untrained(0),
+        lambda: autoencoder.train(ALBUM.pictures, 0, 2, silent),
+    ),
+    "clip": (lambda: clip.untrained(TOKENIZER, 0), lambda: clip.train(ALBUM, TOKENIZER, 0, 2, silent)),
+    "unet": (lambda: unet.untrained(0), _unet),
+    "judge": (judges.KINDS["judge"].build, lambda: _judge("judge")),
+    "second-judge": (judges.KINDS["second-judge"].build, lambda: _judge("second-judge")),
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_two_steps_train_alike_twice(name: str) -> None:
+    untrained, trained = TRAININGS[name]
+    before, first, second = untrained().state_dict(), trained().state_dict(), trained().state_dict()
+    assert all(torch.isfinite(tensor).all() for tensor in first.values())
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], before[key]) for key in first)
+
+
+def test_the_autoencoders_latents_have_unit_spread() -> None:
+    vae = autoencoder.train(ALBUM.pictures, 0, 2, silent)
+    assert autoencoder.encode(vae, ALBUM.pictures).std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_judges_training_set_is_complete() -> None:
+    groups = judges.training_set(autoencoder.untrained(0).eval(), 0, scale=0.004)
+    assert set(groups) == set(judges.SHARES)
+    for name, (pictures, targets) in groups.items():
+        assert len(pictures) == len(targets) > 0, name
+        objects = targets[:, : len(world.OBJECTS)]
+        assert not np.isnan(objects).any()
+        if name not in ("real", "decoded", "noisy"):
+            assert objects.sum() == 0, name
+
+
+def test_noise_is_added_as_published() -> None:
+    alphas = unet.scheduler().alphas_cumprod
+    draws = torch.Generator().manual_seed(0)
+    latents, noise = torch.randn((2, 5, 4, 8, 8), generator=draws)
+    timesteps = torch.tensor([0, 10, 500, 998, 999])
+    assert torch.allclose(
+        unet.add_noise(latents, noise, timesteps, alphas),
+        unet.scheduler().add_noise(latents, noise, timesteps),
+        atol=1e-6,
+    )
+
+
+def test_the_rate_warms_up_and_ends_at_nothing() -> None:
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedule_ = schedule.warm_cosine(optimizer, 4, 10)
+    rates = []
+    for _ in range(10):
+        rates.append(schedule_.get_last_lr()[0])
+        optimizer.step()
+        schedule_.step()
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert schedule_.get_last_lr()[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_parts_form_an_acyclic_graph() -> None:
+    done: set[str] = set()
+    waiting = dict(parts.PARTS)
+    while waiting:
+        ready = [name for name, part in waiting.items() if set(part.needs) <= done]
+        assert ready, waiting
+        done |= set(ready)
+        waiting = {name: part for name, part in waiting.items() if name not in ready}
+    assert train.AT_ONCE == 2
+
+
+def test_the_concept_is_left_out_of_the_autoencoders_pictures() -> None:
+    with_it = autoencoder.training_pictures(64, 0, set())
+    without = autoencoder.training_pictures(64, 0, {parts.CONCEPT})
+    assert len(without) < len(with_it)

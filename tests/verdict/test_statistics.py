@@ -1,0 +1,271 @@
+"""Every statistic against an independent implementation, and its laws by enumeration."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from unerase_backend.verdict import statistics
+
+COUNTS = [(hits, cases) for cases in (1, 5, 24, 96) for hits in range(cases + 1)]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1])
+def test_wilson_and_clopper_pearson_equal_statsmodels(alpha: float) -> None:
+    hits, cases = np.array(COUNTS).T
+    for method, ours in (("wilson", statistics.wilson), ("beta", statistics.clopper_pearson)):
+        lower, upper = ours(hits, cases, alpha)
+        expected_lower, expected_upper = proportion_confint(hits, cases, alpha, method=method)
+        np.testing.assert_allclose(lower, expected_lower, atol=1e-12)
+        np.testing.assert_allclose(upper, expected_upper, atol=1e-12)
+
+
+@pytest.mark.parametrize(("side", "ours"), [("less", "upper"), ("greater", "lower")])
+def test_one_sided_bounds_equal_scipy(side: str, ours: str) -> None:
+    for hits, cases in COUNTS[:40]:
+        interval = stats.binomtest(hits, cases, alternative=side).proportion_ci(0.95, method="exact")
+        expected = interval.high if ours == "upper" else interval.low
+        assert getattr(statistics, f"clopper_pearson_{ours}")(hits, cases) == pytest.approx(expected, abs=1e-9)
+
+
+def test_nothing_in_30_claims_what_the_rules_say() -> None:
+    assert statistics.clopper_pearson_upper(0, 30) == pytest.approx(0.095, abs=5e-4)
+    assert statistics.clopper_pearson(0, 30)[1] == pytest.approx(0.116, abs=5e-4)
+
+
+def test_without_cases_nothing_is_known() -> None:
+    assert [float(bound) for bound in statistics.wilson(0, 0)] == [0, 1]
+    assert [float(bound) for bound in statistics.clopper_pearson(0, 0)] == [0, 1]
+    assert [float(bound) for bound in statistics.excess_bounds(0, 0, 0, 0)] == [-1, 1]
+
+
+def test_mcnemar_equals_statsmodels_and_scipy() -> None:
+    for b in range(12):
+        for c in range(12):
+            ours = float(statistics.mcnemar_p(b, c))
+            expected = stats.binomtest(b, b + c, alternative="greater").pvalue if b + c else 1.0
+            assert ours == pytest.approx(expected, rel=1e-12)
+            if b > c:
+                two_sided = mcnemar([[0, b], [c, 0]], exact=True).pvalue
+                assert 2 * ours == pytest.approx(two_sided, rel=1e-12)
+
+
+def test_fisher_equals_scipy() -> None:
+    for hits in range(0, 9, 2):
+        for false in range(0, 13, 3):
+            table = [[hits, 8 - hits], [false, 12 - false]]
+            expected = stats.fisher_exact(table, alternative="greater").pvalue
+            assert float(statistics.fisher_p(hits, 8, false, 12)) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_equals_statsmodels(p: list[float]) -> None:
+    np.testing.assert_allclose(statistics.holm(p), multipletests(p, method="holm")[1], rtol=1e-12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.data())
+def test_holm_grows_with_every_p(p: list[float], data: st.DataObject) -> None:
+    """What bounds every mixture of unscored cases: no p that grows makes another's adjusted p smaller."""
+    index = data.draw(st.integers(0, len(p) - 1))
+    raised = [*p]
+    raised[index] = data.draw(st.floats(p[index], 1))
+    assert np.all(statistics.holm(raised) >= statistics.holm(p) - 1e-15)
+
+
+def test_holm_works_along_the_last_axis() -> None:
+    p = np.random.default_rng(0).random((5, 4))
+    np.testing.assert_array_equal(statistics.holm(p), np.stack([statistics.holm(row) for row in p]))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
+def test_kappa_equals_statsmodels(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = zip(*pairs, strict=True)
+    table = np.zeros((2, 2))
+    for a, b in pairs:
+        table[int(a), int(b)] += 1
+    expected = cohens_kappa(table, return_results=False)
+    if math.isfinite(expected):
+        assert statistics.cohen_kappa(first, second) == pytest.approx(expected, abs=1e-12)
+    else:
+        assert statistics.cohen_kappa(first, second) == 1.0
+
+
+def _coverage(p_first: float, p_second: float, cases: int) -> tuple[float, float]:
+    """Return the chance that each bound covers the true difference, over every outcome of the multinomial."""
+    b, c = np.meshgrid(np.arange(cases + 1), np.arange(cases + 1), indexing="ij")
+    possible = b + c <= cases
+    b, c = b[possible], c[possible]
+    outcomes = np.stack([b, c, cases - b - c], axis=1)
+    weight = stats.multinomial.pmf(outcomes, cases, [p_first, p_second, 1 - p_first - p_second])
+    assert weight.sum() == pytest.approx(1)
+    lower, upper = statistics.excess_bounds(b, cases, c, cases)
+    truth = p_first - p_second
+    return float(weight[lower <= truth + 1e-12].sum()), float(weight[upper >= truth - 1e-12].sum())
+
+
+@pytest.mark.parametrize("cases", [1, 9, 24])
+def test_excess_bounds_cover_whatever_the_truth(cases: int) -> None:
+    """Exact validity, by full enumeration over a grid of truths."""
+    for p_first in np.linspace(0, 1, 11):
+        for p_second in np.linspace(0, 1 - p_first, 6):
+            lower, upper = _coverage(p_first, p_second, cases)
+            assert lower >= 0.95 - 1e-9
+            assert upper >= 0.95 - 1e-9
+
+
+def test_excess_bounds_without_the_bonferroni_half_would_not_cover() -> None:
+    """The test above can fail: at twice the level some truth is not covered."""
+    worst = 1.0
+    for p_first in np.linspace(0, 1, 41):
+        b = np.arange(25)
+        weight = stats.binom.pmf(b, 24, p_first)
+        _, upper = statistics.excess_bounds(b, 24, 0, 24, alpha=0.2)
+        worst = min(worst, float(weight[upper >= p_first].sum()))
+    assert worst < 0.95
+
+
+@given(st.integers(0, 24), st.integers(0, 24))
+def test_excess_bounds_are_antisymmetric_and_monotone(b: int, c: int) -> None:
+    lower, upper = statistics.excess_bounds(b, 48, c, 48)
+    mirrored_lower, mirrored_upper = statistics.excess_bounds(c, 48, b, 48)
+    assert float(lower) == pytest.approx(-float(mirrored_upper))
+    assert float(upper) == pytest.approx(-float(mirrored_lower))
+    more_lower, more_upper = statistics.excess_bounds(b + 1, 48, c, 48)
+    assert more_lower >= lower
+    assert more_upper > upper
+    assert lower <= (b - c) / 48 <= upper
+
+
+@pytest.mark.parametrize("cases", [8, 16, 24])
+def test_mcnemar_holds_its_level(cases: int) -> None:
+    """P(p < 0.05) is at most 0.05 for every share of discordant cases, where neither model exceeds the other."""
+    discordant = np.arange(cases + 1)
+    for share in np.linspace(0.1, 1, 10):
+        level = 0.0
+        for d in discordant:
+            b = np.arange(d + 1)
+            rejected = statistics.mcnemar_p(b, d - b) < 0.05
+            level += stats.binom.pmf(d, cases, share) * stats.binom.pmf(b, d, 0.5)[rejected].sum()
+        assert level <= 0.05 + 1e-12
+
+
+def test_rogan_gladen_undoes_what_a_judge_does() -> None:
+    for true in (0.0, 0.3, 1.0):
+        apparent = true * 0.9 + (1 - true) * 0.05
+        assert float(statistics.rogan_gladen(apparent, 0.9, 0.95)) == pytest.approx(true)
+    assert math.isnan(statistics.rogan_gladen(0.5, 0.4, 0.6))
+
+
+def test_rogan_gladen_interval_covers() -> None:
+    """By simulation of sample and judge together; without the judge's uncertainty it falls well short."""
+    generator = np.random.default_rng(3)
+    true, sensitivity, specificity, cases, known = 0.3, 0.9, 0.95, 200, 60
+    covered = naive = 0
+    for _ in range(400):
+        hits = generator.binomial(cases, true * sensitivity + (1 - true) * (1 - specificity))
+        sensitive, specific = generator.binomial(known, sensitivity), generator.binomial(known, specificity)
+        lower, upper = statistics.rogan_gladen_interval(
+            (hits, cases), (sensitive, known), (specific, known), generator, resamples=500
+        )
+        covered += lower <= true <= upper
+        # The same with a judge of known (infinitely well measured) quality: only the sample is uncertain.
+        lower, upper = statistics.rogan_gladen_interval(
+            (hits, cases), (sensitive * 1e6, known * 1e6), (specific * 1e6, known * 1e6), generator, resamples=500
+        )
+        naive += lower <= true <= upper
+    assert covered / 400 >= 0.92
+    assert naive < covered
+
+
+def test_rogan_gladen_interval_knows_nothing_from_a_useless_judge() -> None:
+    assert statistics.rogan_gladen_interval((5, 24), (5, 10), (5, 10), np.random.default_rng(0)) == (0.0, 1.0)
+
+
+def test_bootstrap_agrees_with_the_normal_interval_of_a_mean() -> None:
+    values = np.random.default_rng(1).standard_normal((400, 1))
+    means = statistics.resampled_means(values, np.random.default_rng(2), 8000)[:, 0]
+    error = values.std() / 20
+    assert np.quantile(means, 0.975) == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+    assert np.quantile(means, 0.025) == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
+
+
+def test_bootstrap_keeps_a_picture_together() -> None:
+    values = np.random.default_rng(1).standard_normal((30, 1))
+    means = statistics.resampled_means(np.hstack([values, 2 * values]), np.random.default_rng(2), 100)
+    np.testing.assert_allclose(means[:, 1], 2 * means[:, 0])
+
+
+def test_independent_draws_are_their_own_effective_sample() -> None:
+    sample = statistics.effective_sample([1, 0, 1, 1], [1, 1, 1, 1])
+    assert (sample.rate, sample.size) == (0.75, 4)
+    lower, upper = statistics.korn_graubard([1, 0, 1, 1], [1, 1, 1, 1])
+    assert (lower, upper) == pytest.approx(tuple(float(x) for x in statistics.clopper_pearson(3, 4)))
+
+
+def test_draws_that_all_agree_within_a_case_count_about_once() -> None:
+    hits = np.array([10] * 6 + [0] * 18)
+    sample = statistics.effective_sample(hits, np.full(24, 10))
+    assert sample.rate == 0.25
+    assert 18 < sample.size < 24
+    assert statistics.effective_sample(np.zeros(24), np.full(24, 10)).size == 24
+
+
+def test_korn_graubard_covers_clustered_draws_where_clopper_pearson_does_not() -> None:
+    """10 prompts x 10 seeds, intra-prompt correlation 0.2, rate 0.1."""
+    generator = np.random.default_rng(5)
+    covered = naive = 0
+    for _ in range(400):
+        # A beta-binomial with correlation 1 / (a + b + 1) = 0.2.
+        hits = generator.binomial(10, generator.beta(0.4, 3.6, 10))
+        lower, upper = statistics.korn_graubard(hits, np.full(10, 10))
+        covered += lower <= 0.1 <= upper
+        lower, upper = (float(x) for x in statistics.clopper_pearson(hits.sum(), 100))
+        naive += lower <= 0.1 <= upper
+    assert covered / 400 >= 0.92
+    assert naive / 400 <= 0.85
+
+
+def test_discordant_needed_is_the_least_that_survives_holm() -> None:
+    for tests in range(1, 12):
+        needed = statistics.discordant_needed(tests)
+        others = [1.0] * (tests - 1)
+        assert statistics.holm([float(statistics.mcnemar_p(needed, 0)), *others])[0] < 0.05
+        assert statistics.holm([float(statistics.mcnemar_p(needed - 1, 0)), *others])[0] >= 0.05
+
+
+def test_power_is_the_chance_of_a_significant_result() -> None:
+    generator = np.random.default_rng(0)
+    b = generator.binomial(24, 0.4, 20000)
+    simulated = np.mean(statistics.mcnemar_p(b, 0) * 4 < 0.05)
+    assert statistics.power(24, 0.4, 4) == pytest.approx(simulated, abs=0.01)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(6, 40), st.integers(0, 10), st.integers(0, 10))
+def test_further_cases_settle_it_and_one_less_does_not(cases: int, b: int, c: int) -> None:
+    b, c = min(b, cases), min(c, cases - min(b, cases))
+    further = statistics.further_cases(b, c, cases, 0.15, 4)
+
+    def settled(total: int) -> bool:
+        first, second = np.rint(b * total / cases), np.rint(c * total / cases)
+        _, upper = statistics.excess_bounds(first, total, second, total)
+        return bool(upper < 0.15) or float(statistics.mcnemar_p(first, second)) * 4 < 0.05
+
+    if further:
+        assert settled(cases + further)
+        assert not any(settled(total) for total in range(cases + 1, cases + further))
+    else:
+        assert not any(settled(total) for total in range(cases + 1, 1000, 97))
+
+
+def test_further_cases_of_a_clean_but_small_sample() -> None:
+    assert statistics.further_cases(0, 0, 12, 0.15, 4) == 23 - 12
+    assert statistics.further_cases(0, 0, 0, 0.15, 4) == 0
