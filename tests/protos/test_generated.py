@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ def compiled() -> dict[str, descriptor_pb2.FileDescriptorProto]:
     """The contracts as buf compiles them, by file name."""
     buf = Path(sys.executable).with_name("buf")
     image = subprocess.run(
-        [str(buf), "build", "-o", "-#format=binpb", "--exclude-source-info"], cwd=PROTOS, check=True, capture_output=True
+        [str(buf), "build", "-o", "-#format=binpb", "--exclude-source-info"],
+        cwd=PROTOS,
+        check=True,
+        capture_output=True,
     ).stdout
     files = descriptor_pb2.FileDescriptorSet.FromString(image).file
     return {file.name: file for file in files}
@@ -52,6 +56,6 @@ def test_generated_code_is_current(contract: str, compiled: dict[str, descriptor
 def test_every_element_is_explained(contract: str) -> None:
     """Each message, enum and RPC of a contract has a comment: it is the documentation of the API."""
     lines = (PROTOS / contract).read_text().splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         if line.strip().startswith(("message ", "enum ", "rpc ", "service ")):
             assert before.strip().startswith("//"), f"{contract}: {line.strip()!r} has no comment"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from backend import evaluations, local_backend
 
+from backend import evaluations, local_backend
 from unerase.v1.audits_pb2 import AuditSpec, Battery, Manifest, Report
 from unerase.v1.types_pb2 import EvaluationRequest
 from unerase_backend import report
@@ -51,7 +51,9 @@ async def test_the_order_of_arrival_changes_no_byte(audit) -> None:
     observations = list(audit[1])
     shuffled = observations[:]
     random.Random(3).shuffle(shuffled)
-    first, second = (made(audit, each).content.SerializeToString(deterministic=True) for each in (observations, shuffled))
+    first, second = (
+        made(audit, each).content.SerializeToString(deterministic=True) for each in (observations, shuffled)
+    )
     assert shuffled != observations
     assert first == second
 
