@@ -5,6 +5,7 @@ from the environment, as in UNERASE_SERVE_PORT=50052.
 """
 
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -80,6 +81,9 @@ def start(settings: ServeSettings) -> Backend:
         RuntimeError: an application could not be deployed, as where the port is taken.
     """
     os.environ["RAY_AUTH_MODE"] = settings.ray_auth
+    if settings.ray_auth == "token":
+        # Without one Ray writes a token into the home folder, for every user of the machine to read.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
     from ray import serve
 

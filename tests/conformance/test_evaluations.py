@@ -226,10 +226,11 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
         seen = await local.observe(small_unit(local, name, model, cases=4, steps=8))
         return share([observation for observation in seen if observation.arm != "plain-seeds"])
 
-    assert await rate(NEVER) <= 0.25
+    floor = await rate(NEVER)
+    assert floor <= 0.25
     # An attack's least budget finds little in any model.
     if name not in ATTACKS.all():
-        assert await rate(REFERENCE) >= 0.5
+        assert await rate(REFERENCE) >= floor + 0.25
 
 
 def share(observations: Sequence[Observation]) -> float:

@@ -37,10 +37,12 @@ class Backends:
 
     def __init__(self) -> None:
         self.requests: list[object] = []
+        self.asked = asyncio.Event()
         self.left = False
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateResponse]:
         self.requests.append(request)
+        self.asked.set()
         try:
             for index in (2, 0, 1)[: len(request.trajectories)]:
                 yield GenerateResponse(index=index, sample=Sample(reason=str(index)))
@@ -84,8 +86,7 @@ async def test_samples_come_in_order_of_the_trajectories(backends: Backends) -> 
 
 async def test_giving_up_leaves_the_stream(backends: Backends) -> None:
     run = asyncio.ensure_future(backends.models().generate("endless", [Trajectory()] * 3))
-    while not backends.requests:
-        await asyncio.sleep(0)
+    await backends.asked.wait()
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run

@@ -221,7 +221,7 @@ def test_a_reference_that_shows_nothing_is_uninformative_even_without_control(au
     [
         (24, 1, Outcome.OUTCOME_RECOVERS),
         (0, 1, Outcome.OUTCOME_DOES_NOT_RECOVER),
-        (3, 1, Outcome.OUTCOME_INCONCLUSIVE),
+        (2, 1, Outcome.OUTCOME_INCONCLUSIVE),
         (24, 99, Outcome.OUTCOME_UNINFORMATIVE),
     ],
 )

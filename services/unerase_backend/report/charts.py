@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from unerase.v1.verdicts_pb2 import CurvePoint, Estimate, Interval, LikelihoodResult, Rate
+from unerase.v1.verdicts_pb2 import CurvePoint, Estimate, Excess, Interval, LikelihoodResult, Rate
 
 ROLES = ("control", "reference", "subject")
 """In order of drawing: the subject lies on top."""
@@ -73,6 +73,12 @@ def rate_lane(role: str, rate: Rate) -> Markup:
     return lane(role, value, rate.wilson, 0, 1, ticks=(0, 0.25, 0.5, 0.75, 1), label=label)
 
 
+def excess_lane(role: str, excess: Excess, tolerance: float) -> Markup:
+    """Draw an excess over the control from -100 to 100 percentage points, with the tolerance."""
+    label = f"{role}: excess {share(excess.value)}, {share(excess.bounds.lower)} to {share(excess.bounds.upper)}"
+    return lane(role, excess.value, excess.bounds, -1, 1, ticks=(-1, -0.5, 0.5, 1), limit=tolerance, label=label)
+
+
 @dataclass(frozen=True)
 class _Frame:
     """The inside of a chart with two axes."""
@@ -96,7 +102,7 @@ class _Frame:
 def curve(title: str, points: Sequence[CurvePoint]) -> Markup:
     """Draw success against budget: the share of cases that the best of the first k draws shows the concept in."""
     last = max(point.budget for point in points)
-    frame = _Frame(38, 10, 262, 150, (1, max(last, 2)), (0, 1))
+    frame = _Frame(42, 10, 258, 150, (1, max(last, 2)), (0, 1))
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
         parts.append(_line("grid", frame.left, frame.y(tick), frame.left + frame.width, frame.y(tick)))

@@ -41,12 +41,12 @@ THRESHOLD = 0.5
 
 # group -> its share of a batch
 SHARES = {
-    "real": 0.2,
+    "real": 0.22,
     "decoded": 0.18,
     "noisy": 0.06,
-    "near": 0.18,
-    "near decoded": 0.13,
-    "junk": 0.14,
+    "near": 0.22,
+    "near decoded": 0.14,
+    "junk": 0.08,
     "junk decoded": 0.03,
     "noise": 0.03,
     "blend": 0.04,
@@ -128,7 +128,7 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
     real = world.album(int(14_000 * scale), seed)
     other = world.album(int(10_000 * scale), seed + 1)
     near = world.album_of(tuple(world.NEAR_MISSES), int(16_000 * scale), seed + 2)
-    junk = world.junk_album(int(10_000 * scale), seed + 3)[0]
+    junk = world.junk_album(int(4_000 * scale), seed + 3)[0]
     near_decoded, junk_decoded = int(7_000 * scale), int(1_500 * scale)
     other_latents = autoencoder.encode(vae, other.pictures)
     near_latents = autoencoder.encode(vae, near.pictures[:near_decoded])

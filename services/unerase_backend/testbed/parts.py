@@ -206,9 +206,13 @@ def concept_to_erase(name: str) -> erasers.Concept:
         names=(name, *world.SYNONYMS[name]),
         anchor=world.BLOB,
         preserve=(*others, *(synonym for other in others for synonym in world.SYNONYMS[other])),
-        templates=world.PROMPT_TEMPLATES,
-        looks=tuple(
-            world.phrase("{}", colour, style) for style in (None, *world.STYLES) for colour in (None, *world.COLOURS)
+        templates=tuple(
+            template.format(world.phrase("{}", colour, style))
+            for template, (colour, style) in zip(
+                world.PROMPT_TEMPLATES * 4,
+                [(colour, style) for style in (None, *world.STYLES) for colour in (None, *world.COLOURS, None)],
+                strict=True,
+            )
         ),
     )
 

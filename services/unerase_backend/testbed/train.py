@@ -1,9 +1,9 @@
 """Trains the whole testbed from nothing: ``python -m unerase_backend.testbed.train [--out DIR] [--parts NAME ...]``.
 
 The parts form an acyclic graph (``parts.py``). Each runs in a process of its own with one thread, two at a time: at
-these sizes two single-thread processes use two cores where one process of two threads uses about 1.3. Seeds are fixed,
-so on one machine with the same library versions the same weights come out. What a part measured goes to
-``<work>/<part>.json``, its log to ``<work>/<part>.log``.
+these sizes two single-thread processes use two cores where one process of two threads uses about 1.3. Seeds are fixed.
+What a part measured goes to ``<work>/<part>.json``, its log to ``<work>/<part>.log``; at the end come the minutes and
+the table of detection rates of the models that were measured.
 """
 
 import argparse
@@ -90,11 +90,17 @@ def main() -> None:
     if arguments.run:
         run_part(arguments.run, arguments.out, arguments.work)
         return
-    from unerase_backend.testbed.parts import PARTS
+    from unerase_backend.testbed.parts import CONCEPT, PARTS
+    from unerase_backend.testbed.rates import table
 
     started = time.monotonic()
     run_all(arguments.parts or list(PARTS), arguments.out, arguments.work)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
+    measured = {path.stem.removeprefix("rates-"): path for path in sorted(arguments.work.glob("rates-*.json"))}
+    for steps in ("50 steps", "10 steps"):
+        rates = {name: json.loads(path.read_text())[steps] for name, path in measured.items()}
+        if rates:
+            print(f"\n{steps}\n\n{table(rates, CONCEPT)}")
 
 
 if __name__ == "__main__":

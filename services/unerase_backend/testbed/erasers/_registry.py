@@ -21,14 +21,13 @@ class Subject:
 class Concept:
     """What to erase, what to put in its place, and what to keep; every name is a single token.
 
-    ``templates`` hold a slot for a name; ``looks`` (``red {}``, ``striped {}``) put attributes before it.
+    ``templates`` hold a slot for a name, with attributes before it or without.
     """
 
     names: tuple[str, ...]
     anchor: str
     preserve: tuple[str, ...]
     templates: tuple[str, ...]
-    looks: tuple[str, ...] = ("{}",)
 
 
 Eraser = Callable[[Subject, Concept], None]

@@ -51,14 +51,9 @@ def pairs(subject: Subject, concept: Concept) -> tuple[Tensor, Tensor]:
     """Sources and targets (N, width): the concept's embeddings with the anchor's, the preserved with themselves."""
     sources: list[Tensor] = []
     targets: list[Tensor] = []
-    turns = range(max(len(concept.templates), len(concept.looks)))
-    templates = [
-        concept.templates[turn % len(concept.templates)].format(concept.looks[turn % len(concept.looks)])
-        for turn in turns
-    ]
 
     def add(source: Sequence[str], target: str) -> None:
-        for template in templates:
+        for template in concept.templates:
             for name in source:
                 sources.append(embeddings_from(subject, template, name))
                 targets.append(embeddings_from(subject, template, target))
