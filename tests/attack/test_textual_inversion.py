@@ -48,7 +48,7 @@ def detected(observations: list[Observation]) -> float:
 async def test_it_brings_back_what_is_only_redirected_and_nothing_that_was_never_learned(
     engine: AttackEngine, unit_of: UnitOf
 ) -> None:
-    options = {"cases": 8, "denoising_steps": 10, "steps": 60, "batch_size": 8, "learning_rate": 0.04}
+    options = {"cases": 8, "denoising_steps": 10, "steps": 60, "batch_size": 8}
     redirected, findings, _ = await attacked(engine, unit_of("redirected", **options))
     assert detected(redirected) >= 0.75
     never, _, _ = await attacked(engine, unit_of("never", **options))
@@ -59,7 +59,7 @@ async def test_it_brings_back_what_is_only_redirected_and_nothing_that_was_never
     (finding,) = findings
     assert (finding.evaluation, finding.model, finding.concept) == ("textual-inversion", "redirected", "hourglass")
     assert finding.placeholder in finding.prompt
-    assert list(finding.embedding.shape) == [1, 64]
+    assert list(finding.embedding.shape) == [4, 64]
     assert len(finding.losses) == 60
 
 
@@ -100,7 +100,7 @@ async def test_the_first_gradient_is_that_of_the_loss(
 ) -> None:
     """One step of Adam moves each entry by the learning rate, and the loss, written out anew, falls along it."""
     model = load_model(catalogue, "reference", torch.device("cpu"), torch.float32)
-    unit = unit_of("reference", steps=1, batch_size=4, learning_rate=0.001)
+    unit = unit_of("reference", steps=1, batch_size=4, learning_rate=0.001, tokens=1)
     (token,) = model.tokenizer("shape", add_special_tokens=False).input_ids
     start = model.text_encoder.get_input_embeddings().weight[token].detach()
     _, (finding,), (progress,) = await attacked(engine, unit)
@@ -233,7 +233,7 @@ async def test_a_concept_that_cannot_be_learned_is_refused(
 async def test_without_an_initial_word_it_starts_from_the_vocabularys_mean(
     engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue
 ) -> None:
-    unit = unit_of("reference", steps=1, batch_size=1, learning_rate=1e-6)
+    unit = unit_of("reference", steps=1, batch_size=1, learning_rate=1e-6, tokens=1)
     unit.target.concept.initial_token = ""
     _, (finding,), _ = await attacked(engine, unit)
     model = load_model(catalogue, "reference", torch.device("cpu"), torch.float32)

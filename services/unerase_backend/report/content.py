@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest, ReportContent, ReportPicture
-from unerase.v1.types_pb2 import Case, Concept, EvaluationRequest, Finding, ModelRole, Observation, SampleStatus
+from unerase.v1.types_pb2 import Case, Concept, EvaluationRequest, Finding, ModelRole, Observation
 from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
 from unerase_backend.report.schema import canonical_json
+from unerase_backend.verdict.outcomes import JUDGE, SELECTOR, is_scored
 
 CASES_SHOWN = 4
 """Cases of one evaluation whose pictures are shown: half hits of the subject and half misses, where it has both."""
@@ -72,7 +73,7 @@ def pictures_of(result: EvaluationResult, observations: Sequence[Observation]) -
         if (
             observation.evaluation != result.name
             or observation.arm not in deciding
-            or observation.status != SampleStatus.SAMPLE_STATUS_SCORED
+            or not is_scored(observation)
             or not observation.picture_digest
         ):
             continue
@@ -106,8 +107,8 @@ def pictures_of(result: EvaluationResult, observations: Sequence[Observation]) -
 
 
 def _selected_by(observation: Observation) -> float:
-    return observation.judgements[0].score
+    return observation.judgements[SELECTOR].score
 
 
 def _detected(observation: Observation) -> bool:
-    return observation.judgements[1].detected
+    return observation.judgements[JUDGE].detected

@@ -14,8 +14,11 @@ them. Adam, with a cosine learning rate. v starts from the embedding of the conc
 vocabulary's mean.
 
 The new word then stands in prompts, and starts from latent seeds, that it was not trained on. All roles meet the same
-pictures, timesteps, noise and templates. The defaults suit the testbed; for Stable Diffusion 1.4 take the paper's
-scale: steps 3000, batch_size 4, learning_rate 0.002.
+pictures, timesteps, noise and templates.
+
+The defaults suit the testbed, whose embeddings are 64 wide: one token at learning rate 0.02 does not bring back what
+UCE hid there, four at 0.1 do, and neither brings anything back from the model that never learned the concept. For
+Stable Diffusion 1.4 take the paper's scale: steps 3000, batch_size 4, learning_rate 0.002, tokens 1.
 """
 
 import math
@@ -92,8 +95,8 @@ class Learned:
     parameters=[
         parameter("steps", "Optimisation steps.", 250, minimum=1, maximum=20_000, integer=True),
         parameter("batch_size", "Pictures in one step.", 16, minimum=1, maximum=256, integer=True),
-        parameter("learning_rate", "Adam's learning rate at the first step.", 0.02, minimum=1e-6, maximum=1.0),
-        parameter("tokens", "Token embeddings that make up the new word.", 1, minimum=1, maximum=8, integer=True),
+        parameter("learning_rate", "Adam's learning rate at the first step.", 0.1, minimum=1e-6, maximum=1.0),
+        parameter("tokens", "Token embeddings that make up the new word.", 4, minimum=1, maximum=8, integer=True),
     ],
     required=True,
 )

@@ -1,0 +1,329 @@
+"""The page and the JSON of reports made of observations written down by hand: what a healthy audit does not show."""
+
+import hashlib
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import jsonschema
+import pytest
+from PIL import Image
+
+from unerase.v1.audits_pb2 import AuditSpec, Manifest, Report
+from unerase.v1.types_pb2 import (
+    Case,
+    Concept,
+    EvaluationClass,
+    EvaluationDescription,
+    EvaluationRequest,
+    Finding,
+    Judgement,
+    ModelRole,
+    Observation,
+    SampleStatus,
+    Tensor,
+)
+from unerase.v1.verdicts_pb2 import Estimate, Interval
+from unerase_backend import report
+from unerase_backend.report.html import MAX_SIDE, data_uri, estimate, p_value, points
+from unerase_backend.report.schema import canonical_json
+from unerase_backend.verdict import conclude
+
+SUBJECT, REFERENCE, CONTROL = (
+    ModelRole.MODEL_ROLE_SUBJECT,
+    ModelRole.MODEL_ROLE_REFERENCE,
+    ModelRole.MODEL_ROLE_CONTROL,
+)
+CASES, DRAWS = 8, 3
+HOSTILE = '<script>alert("x")</script>'
+
+DESCRIPTIONS = [
+    EvaluationDescription(
+        name="standard-prompt", title="Standard prompt", evaluation_class=EvaluationClass.EVALUATION_CLASS_PLAIN
+    ),
+    EvaluationDescription(
+        name="noise-based",
+        title="Noise-based",
+        evaluation_class=EvaluationClass.EVALUATION_CLASS_ELICITING,
+        deciding_arms=["noise"],
+    ),
+    EvaluationDescription(
+        name="likelihood", title="Likelihood", evaluation_class=EvaluationClass.EVALUATION_CLASS_MEASURE
+    ),
+]
+
+
+def png(side: int, value: int) -> bytes:
+    """A flat picture."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (value, 90, 90)).save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURES = {hashlib.sha256(content).hexdigest(): content for content in (png(32, value) for value in range(250))}
+DIGESTS = list(PICTURES)
+
+
+def sample(evaluation: str, role: int, case: int, hit: bool, arm: str = "", variant: int = 0, selector: float = 0.5):
+    judgements = [
+        Judgement(judge="clip", score=selector),
+        Judgement(judge="judge", score=float(hit), detected=hit),
+        Judgement(judge="second", score=float(hit), detected=hit),
+    ]
+    return Observation(
+        evaluation=evaluation,
+        role=role,
+        model=ModelRole.Name(role),
+        concept="hourglass",
+        case_index=case,
+        arm=arm,
+        variant=variant,
+        status=SampleStatus.SAMPLE_STATUS_SCORED,
+        judgements=judgements,
+        picture_digest=DIGESTS[(case * 31 + variant * 7 + role + 50 * (arm == "noise")) % len(DIGESTS)],
+        prompt=HOSTILE,
+    )
+
+
+def measured(role: int, arm: str, index: int, empty: float, prompt: float) -> Observation:
+    return Observation(
+        evaluation="likelihood",
+        role=role,
+        concept="hourglass" if arm == "concept" else "moon",
+        case_index=index,
+        arm=arm,
+        status=SampleStatus.SAMPLE_STATUS_SCORED,
+        measures={"loss_empty": empty, "loss_prompt": prompt},
+    )
+
+
+def observed(*, control: bool = True, pull: float = 0.2) -> list[Observation]:
+    """A subject that noise recovers in the odd cases: there the selector prefers the hit, elsewhere a miss."""
+    roles = (SUBJECT, REFERENCE, CONTROL) if control else (SUBJECT, REFERENCE)
+    observations = []
+    for role in roles:
+        for case in range(CASES):
+            observations.append(sample("standard-prompt", role, case, role == REFERENCE))
+            for variant in range(DRAWS):
+                hit = role == REFERENCE or (role == SUBJECT and variant == 1)
+                preferred = variant == (1 if case % 2 else 2)
+                observations.append(sample("noise-based", role, case, hit, "noise", variant, 0.9 if preferred else 0.1))
+                # Would win every selection, if it took part.
+                observations.append(sample("noise-based", role, case, True, "plain-seeds", variant, 1.0))
+        for index in range(6):
+            empty = 0.04 + 0.001 * index + 0.002 * (role == SUBJECT)
+            observations.append(measured(role, "concept", index, empty, empty * math.exp(-pull)))
+            observations.append(measured(role, "other", 6 + index, empty, empty))
+    return observations
+
+
+def made(observations: list[Observation], findings: list[Finding] | None = None) -> Report:
+    spec = AuditSpec(
+        subject="s",
+        concept=HOSTILE,
+        reference="r",
+        control="c",
+        cases=CASES,
+        seed_base=2**63 - 1,
+        guidance_scale=3,
+        tolerances={"excess": 0.15, "destruction": 0.1, "general_damage": 0.25, "interference": 0.15},
+    )
+    spec.battery.allow_incomplete = True
+    requested = [EvaluationRequest(name=description.name) for description in DESCRIPTIONS]
+    content = report.build(
+        spec,
+        Concept(name="hourglass", picture_digests=DIGESTS[:12], near_miss_digests=DIGESTS[12:14]),
+        [Case(index=index, prompt=HOSTILE, latent_seed=index) for index in reversed(range(CASES))],
+        requested,
+        conclude(observations, DESCRIPTIONS, requested, spec),
+        observations,
+        findings or [],
+        Manifest(versions={"torch": "2.13.0"}, numerics_profile="32 float32 cpu"),
+    )
+    return Report(schema_version=report.SCHEMA_VERSION, content=content, audit_id="a1")
+
+
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in {"meta", "img", "br", "line", "circle", "rect", "polygon", "polyline"}:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def of(self, *tags: str) -> list[dict[str, str]]:
+        return [attributes for tag, attributes in self.tags if tag in tags]
+
+
+def page(made_report: Report) -> Page:
+    return Page(report.render_html(made_report, PICTURES.__getitem__))
+
+
+def test_the_page_is_well_formed_and_accessible() -> None:
+    text = report.render_html(made(observed()), PICTURES.__getitem__)
+    shown = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert shown.open == []
+    assert len(shown.of("h1")) == 1
+    assert all(attributes.get("alt") for attributes in shown.of("img"))
+    assert all(attributes.get("scope") in {"col", "row"} for attributes in shown.of("th"))
+    assert all(svg.get("aria-label") or svg.get("aria-hidden") == "true" for svg in shown.of("svg"))
+    anchors = {link["href"].removeprefix("#") for link in shown.of("a")}
+    identifiers = [attributes["id"] for _, attributes in shown.tags if "id" in attributes]
+    assert anchors <= set(identifiers)
+    assert len(identifiers) == len(set(identifiers))
+    assert "nan" not in re.sub(r"data:image/[a-z]+;base64,[^\"]*", "", text).lower().replace("finance", "")
+
+
+def test_nothing_comes_from_outside() -> None:
+    shown = page(made(observed()))
+    assert not shown.of("script", "link", "iframe", "object", "embed", "base", "form")
+    for tag, attributes in shown.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in {"src", "href", "action", "poster", "data", "srcset", "xlink:href"}:
+                assert value.startswith(("data:image/png;base64,", "#")), (tag, name)
+    assert not re.search(r"url\(|@import|https?:", report.render_html(made(observed()), PICTURES.__getitem__))
+
+
+def test_hostile_text_is_shown_as_text() -> None:
+    assert HOSTILE in page(made(observed())).text
+
+
+def test_the_pictures_are_the_draws_that_decided() -> None:
+    """Against the rule written down again: of the deciding draws, the selector's favourite."""
+    observations = observed()
+    content = made(observations).content
+    noise = next(result for result in content.verdict.evaluations if result.name == "noise-based")
+    shown = [picture for picture in content.pictures if picture.evaluation == "noise-based"]
+    assert noise.subject.hits == CASES // 2
+    assert [picture.case_index for picture in shown if picture.role == SUBJECT] == [1, 3, 0, 2]
+    for picture in shown:
+        assert picture.arm == "noise"
+        assert picture.variant == (1 if picture.case_index % 2 else 2)
+        (drawn,) = [
+            each
+            for each in observations
+            if (each.evaluation, each.role, each.case_index, each.arm, each.variant)
+            == ("noise-based", picture.role, picture.case_index, "noise", picture.variant)
+        ]
+        assert (picture.digest, picture.detected) == (drawn.picture_digest, drawn.judgements[1].detected)
+    plain = [picture for picture in content.pictures if picture.evaluation == "standard-prompt"]
+    assert [picture.case_index for picture in plain if picture.role == SUBJECT] == [0, 1, 2, 3]
+
+
+def test_an_unscored_draw_is_counted_and_not_shown() -> None:
+    observations = observed()
+    lost = next(each for each in observations if each.evaluation == "standard-prompt" and each.role == SUBJECT)
+    lost.status, lost.reason = SampleStatus.SAMPLE_STATUS_UNSCORED, "not finite"
+    del lost.judgements[:]
+    made_report = made(observations)
+    shown = {(picture.role, picture.case_index) for picture in made_report.content.pictures if picture.arm == ""}
+    assert (SUBJECT, 0) not in shown
+    assert "1 unscored" in page(made_report).text
+
+
+def test_without_a_control_there_is_no_test() -> None:
+    text = page(made(observed(control=False))).text
+    assert "no control" in text
+    assert "no test" in text
+
+
+def test_without_pull_there_is_no_plane() -> None:
+    made_report = made(observed(pull=0.0))
+    assert not made_report.content.verdict.likelihood.HasField("lost_pull")
+    shown = page(made_report)
+    assert "not measurable" in shown.text
+    assert not any("plane" in svg.get("class", "") for svg in shown.of("svg"))
+    assert any("plane" in svg.get("class", "") for svg in page(made(observed())).of("svg"))
+
+
+def test_a_waived_battery_is_shown() -> None:
+    made_report = made(observed())
+    assert made_report.content.verdict.incomplete_waived
+    text = page(made_report).text
+    assert "incomplete battery, waived" in text
+    assert all(name in text for name in made_report.content.verdict.missing)
+
+
+def test_findings_are_shown() -> None:
+    finding = Finding(
+        evaluation="textual-inversion",
+        role=SUBJECT,
+        model="s",
+        prompt=HOSTILE,
+        placeholder="<learned>",
+        embedding=Tensor(shape=[1, 2], values=b"\x00\x00\x40\x40\x00\x00\x80\x40"),
+        losses=[0.5, math.nan, 0.25],
+    )
+    text = page(made(observed(), [finding])).text
+    assert "<learned>" in text
+    assert "one learned token of width 2, norm 5.00" in text
+    assert "Loss over 3 steps" in text
+
+
+def test_an_empty_report_can_be_shown() -> None:
+    """Whatever is missing: no verdict, no pictures, no tolerances."""
+    assert "No verdict" in page(Report(schema_version="1.0")).text
+
+
+def test_a_missing_picture_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        report.render_html(made(observed()), {}.__getitem__)
+
+
+@pytest.mark.parametrize(("side", "kind"), [(32, "png"), (MAX_SIDE, "png"), (MAX_SIDE + 1, "jpeg")])
+def test_large_pictures_are_reduced(side: int, kind: str) -> None:
+    assert data_uri(png(side, 10)).startswith(f"data:image/{kind};base64,")
+
+
+def test_figures_in_words() -> None:
+    assert [points(value) for value in (0.385, -0.142, 0.001, -0.001, 1, math.nan)] == [
+        "+38",
+        "\N{MINUS SIGN}14",
+        "0",
+        "0",
+        "+100",
+        "none",
+    ]
+    assert [p_value(p) for p in (1, 0.0123, 2.4e-7)] == ["= 1", "= 0.012", "< 0.0001"]
+    figure = Estimate(value=-0.004, interval=Interval(lower=-0.5, upper=math.inf))
+    assert estimate(figure) == "0.00 (\N{MINUS SIGN}0.50 to none)"
+
+
+def test_numbers_that_are_not_finite_survive_the_json() -> None:
+    made_report = made(observed())
+    power = made_report.content.verdict.power
+    power.at_10_percent, power.at_20_percent, power.at_40_percent = math.nan, math.inf, -math.inf
+    content = json.loads(report.render_json(made_report), parse_constant=pytest.fail)
+    jsonschema.Draft202012Validator(report.report_schema()).validate(content)
+    shown = content["content"]["verdict"]["power"]
+    assert (shown["at_10_percent"], shown["at_20_percent"], shown["at_40_percent"]) == ("NaN", "Infinity", "-Infinity")
+
+
+def test_json_is_canonical() -> None:
+    """Equal messages are equal bytes, whatever the order in which their maps were filled."""
+    first, second = Manifest(), Manifest()
+    for name in ("torch", "ray", "dbos"):
+        first.versions[name] = name
+    for name in ("dbos", "torch", "ray"):
+        second.versions[name] = name
+    assert canonical_json(first) == canonical_json(second)
+    assert json.loads(canonical_json(AuditSpec(seed_base=2**63)))["seed_base"] == str(2**63)
