@@ -65,9 +65,7 @@ def test_fisher_equals_scipy() -> None:
             assert float(statistics.fisher_p(hits, 8, false, 12)) == pytest.approx(expected, rel=1e-9)
 
 
-# statsmodels collects garbage at every call.
-@settings(max_examples=15, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+@pytest.mark.parametrize("p", [[0.2], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.001], [0.0, 1.0, 0.02, 0.02, 0.7]])
 def test_holm_equals_statsmodels(p: list[float]) -> None:
     np.testing.assert_allclose(statistics.holm(p), multipletests(p, method="holm")[1], rtol=1e-12)
 
