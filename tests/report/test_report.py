@@ -22,14 +22,14 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 async def audit(tmp_path_factory: pytest.TempPathFactory):
     """Everything that a report is made of, and the store with its pictures."""
-    names = ("standard-prompt", "diffusion-completion", "likelihood", "judge-quality")
+    names = ("standard-prompt", "diffusion-completion")
     descriptions = {name: each.description for name, each in evaluations().items()}
     async with local_backend(tmp_path_factory.mktemp("report")) as backend:
         spec = AuditSpec(
             subject="testbed/uce",
             concept="hourglass",
             battery=Battery(evaluations=[EvaluationRequest(name=name) for name in names], allow_incomplete=True),
-            cases=4,
+            cases=3,
             steps=4,
             seed_base=11,
         )
