@@ -20,6 +20,7 @@ from unerase.v1.audits_pb2 import (
     CreateAuditRequest,
     GetAuditRequest,
     ListAuditsRequest,
+    ReportFormat,
     WatchAuditRequest,
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
@@ -213,6 +214,9 @@ def test_an_artefact_is_read_by_its_audit_alone(client: Client) -> None:
     for audit_id, asked in ((audits[1].id, digest), (audits[0].id, "0" * 64), (audits[0].id, "../../etc/passwd")):
         error = _failing(lambda audit_id=audit_id, asked=asked: client.artifact(audit_id, asked))
         assert (error.code, error.reason) == (NOT_FOUND, "ARTIFACT_NOT_FOUND")
+    page = client.report(audits[0].id, ReportFormat.REPORT_FORMAT_HTML).decode()
+    assert page.startswith("<!doctype html>")
+    assert "data:image/png;base64," in page
     concept = client.report_message(audits[0].id).content.concept
     assert client.artifact(audits[0].id, concept.picture_digests[0]).startswith(b"\x89PNG")
 
