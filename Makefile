@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev audit test test-service check bench testbed protos docs clean
+.PHONY: help install install-dev audit test check bench testbed protos docs clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -36,12 +36,8 @@ audit: $(VENV)/.server ## Start the backend, audit an erased model, write build/
 	$(BIN)/unerase audit testbed/uce --concept hourglass --battery quick --allow-incomplete --local \
 		--html build/audit.html --json-file build/audit.json
 
-# The service's tests start Ray and kill its processes; they have not yet been seen to pass on a crowded machine.
-test: $(VENV)/.dev ## Run the tests of every room but the service.
-	$(BIN)/python -m pytest -q --ignore tests/service
-
-test-service: $(VENV)/.dev ## Run the tests of the service: real Ray, real sockets, killed processes.
-	$(BIN)/python -m pytest -q tests/service
+test: $(VENV)/.dev ## Run the tests.
+	$(BIN)/python -m pytest -q
 
 check: $(VENV)/.dev ## Format, lint, types, import rules, contracts, docs.
 	$(BIN)/ruff format --check .

@@ -170,6 +170,15 @@ def test_a_case_that_never_arrived_is_unscored(removed: Audit) -> None:
     assert verdict.conclusion == Conclusion.CONCLUSION_INCOMPLETE
 
 
+def test_a_case_that_never_arrived_for_any_model_is_unscored_too(removed: Audit) -> None:
+    removed.observations = [
+        o for o in removed.observations if not (o.evaluation == "standard-prompt" and o.case_index == 23)
+    ]
+    verdict = removed.verdict()
+    assert _result(verdict, "standard-prompt").reference.unscored == 1
+    assert verdict.conclusion == Conclusion.CONCLUSION_INCOMPLETE
+
+
 @pytest.mark.parametrize("spoiled", ["score", "judges"])
 def test_a_judgement_that_is_not_whole_is_unscored(audit: Audit, spoiled: str) -> None:
     audit.hits("standard-prompt", 24, 24)
