@@ -8,7 +8,6 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.registry import Judge, Picture, kinds
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -30,9 +30,6 @@ from unerase_backend.runtime.errors import (
 )
 from unerase_backend.runtime.pictures import UnreadablePictureError, decode_picture
 
-if TYPE_CHECKING:
-    from unerase_backend.catalogue import Catalogue
-
 MAX_PICTURES = 4096
 MAX_QUESTIONS = 64
 MAX_TEXTS = 1024
@@ -42,7 +39,7 @@ MAX_TEXT_LENGTH = 1000
 class ClassificationEngine:
     """The judges of a catalogue, loaded when first asked and kept."""
 
-    def __init__(self, catalogue: "Catalogue", store: ArtifactStore, settings: ClassificationSettings) -> None:
+    def __init__(self, catalogue: Catalogue, store: ArtifactStore, settings: ClassificationSettings) -> None:
         self._catalogue = catalogue
         self._store = store
         self._settings = settings
