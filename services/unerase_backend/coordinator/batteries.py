@@ -37,7 +37,7 @@ PRESETS = {
     for preset in (
         Preset(
             name="quick",
-            summary="Every evaluation there is, with ten denoising steps, fewer noise draws and a short textual inversion.",
+            summary="Every evaluation there is: ten denoising steps, fewer noise draws, a short textual inversion.",
             evaluations={
                 "standard-prompt": {},
                 # In ten steps larger values of eta break the pictures of the reference too.
