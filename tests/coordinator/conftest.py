@@ -66,6 +66,7 @@ def descriptions() -> dict[str, EvaluationDescription]:
     parameters = [
         parameter("steps", "Optimisation steps.", 250, minimum=1, maximum=10_000, integer=True),
         parameter("etas", "DDIM's eta.", [1.0, 1.5], minimum=0.0, maximum=3.0),
+        parameter("variance_scales", "Scales of the added noise.", [1.0], minimum=0.0, maximum=3.0),
     ]
     return {
         name: EvaluationDescription(
