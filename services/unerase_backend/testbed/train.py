@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -49,30 +50,30 @@ def run_all(names: list[str], out: Path, work: Path) -> None:
         "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    waiting, running, done = list(names), dict[str, subprocess.Popen[bytes]](), set[str]()
-    while waiting or running:
-        for name in list(waiting):
-            ready = all(need in done or need not in names for need in PARTS[name].needs)
-            if ready and len(running) < AT_ONCE:
-                command = [sys.executable, "-m", __spec__.name, "--run", name, "--out", str(out), "--work", str(work)]
-                with (work / f"{name}.log").open("wb") as log:
-                    # the command is this interpreter with this module: nothing in it comes from outside
-                    running[name] = subprocess.Popen(  # noqa: S603
-                        command, stdout=log, stderr=subprocess.STDOUT, env=environment
-                    )
-                waiting.remove(name)
-                print(f"{name}: started", flush=True)
-        for name, process in list(running.items()):
-            if process.poll() is None:
-                continue
-            del running[name]
-            if process.returncode != 0:
-                for other in running.values():
-                    other.terminate()
-                raise RuntimeError(f"part {name} failed, see {work / name}.log")
-            done.add(name)
-            print(f"{name}: {json.loads((work / f'{name}.json').read_text())['minutes']} minutes", flush=True)
-        time.sleep(0.5)
+    waiting, running, done = list(names), dict[Future[int], str](), set[str]()
+    with ThreadPoolExecutor(AT_ONCE) as processes:
+        while waiting or running:
+            for name in list(waiting):
+                ready = all(need in done or need not in names for need in PARTS[name].needs)
+                if ready and len(running) < AT_ONCE:
+                    running[processes.submit(_run_apart, name, out, work, environment)] = name
+                    waiting.remove(name)
+                    print(f"{name}: started", flush=True)
+            for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(ended)
+                if ended.result() != 0:
+                    raise RuntimeError(f"part {name} failed, see {work / name}.log")
+                done.add(name)
+                print(f"{name}: {json.loads((work / f'{name}.json').read_text())['minutes']} minutes", flush=True)
+
+
+def _run_apart(name: str, out: Path, work: Path, environment: dict[str, str]) -> int:
+    command = [sys.executable, "-m", __spec__.name, "--run", name, "--out", str(out), "--work", str(work)]
+    with (work / f"{name}.log").open("wb") as log:
+        # the command is this interpreter with this module: nothing in it comes from outside
+        return subprocess.run(  # noqa: S603
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
+        ).returncode
 
 
 def main() -> None:
