@@ -18,7 +18,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
-from unerase_backend.runtime.settings import RoomSettings
+from unerase_backend.generation.settings import GenerationSettings
 
 MODEL = "testbed/reference"
 ETAS = (1.0, 1.17, 1.34, 1.51, 1.68, 1.85)
@@ -31,7 +31,7 @@ LOOPED_PICTURES = 4
 
 def measure() -> list[dict[str, Any]]:
     """Return the figures `sampler.batched_over_loop` and `sampler.unet_fraction`."""
-    torch.set_num_threads(RoomSettings.model_fields["torch_threads"].default)
+    torch.set_num_threads(GenerationSettings.model_fields["torch_threads"].default)
     transformers.logging.disable_progress_bar()
     catalogue = Catalogue.load()
     entry = catalogue.model(MODEL)

@@ -4,6 +4,7 @@
 from the environment, as in UNERASE_SERVE_PORT=50052.
 """
 
+import logging
 import os
 import secrets
 import signal
@@ -44,7 +45,8 @@ class ServeSettings(BaseSettings):
     catalogues: tuple[Path, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
     device: str = Field(default="cpu", description="torch device of the weights")
     dtype: str = Field(default="float32", description="torch dtype of the computation")
-    torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica")
+    torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica, generation's excepted")
+    generation_threads: int = Field(default=2, ge=1, description="torch threads of one of generation's replicas")
     generation_replicas: int = Field(default=1, ge=1, description="processes that run the sampler")
     concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
     unit_retry_seconds: float = Field(
@@ -95,6 +97,7 @@ def start(settings: ServeSettings) -> Backend:
         address="local",
         include_dashboard=False,
         log_to_driver=False,
+        logging_level="WARNING",
         object_store_memory=settings.object_store_mb * 1024 * 1024,
     )
 
@@ -102,6 +105,7 @@ def start(settings: ServeSettings) -> Backend:
         serve.shutdown()
         ray.shutdown()
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         # No proxy of Serve's: clients come through the coordinator's own server.
         serve.start(proxy_location="Disabled")
@@ -167,7 +171,11 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
     )
     applications = {
         "classification": classification.build(ClassificationSettings(**common)),
-        "generation": generation.build(GenerationSettings(**common, replicas=settings.generation_replicas)),
+        "generation": generation.build(
+            GenerationSettings(
+                **common | {"torch_threads": settings.generation_threads}, replicas=settings.generation_replicas
+            )
+        ),
         "attack": attack.build(AttackSettings(**common)),
         "probing": probing.build(ProbingSettings(**common)),
         "coordinator": coordinator.build(coordination),

@@ -11,8 +11,8 @@ from google.rpc import error_details_pb2
 from typer.testing import CliRunner, Result
 
 from scripted_server import AUDIT_ID, EVENTS, Script, failing
-from unerase._cli import app
-from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest
+from unerase._cli import BAD_INPUT, app
+from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest, Tolerances
 
 AUDIT = ("audit", "testbed/uce", "--concept", "hourglass")
 
@@ -63,17 +63,31 @@ def test_an_audit_prints_its_verdict(address: str, tmp_path: Path) -> None:
     assert json.loads(content.read_bytes())
 
 
+@pytest.mark.parametrize("text", ["excess", "excess=much", "patience=1", ""])
+def test_a_tolerance_that_is_none_is_refused(address: str, script: Script, text: str) -> None:
+    ended = run(address, *AUDIT, "--tolerance", text)
+    assert ended.exit_code == BAD_INPUT
+    assert f"--tolerance {text}: " in ended.stderr
+    assert not script.seen(CreateAuditRequest)
+
+
 def test_an_audit_asks_for_what_was_given(address: str, script: Script) -> None:
     ended = run(
         address,
         *AUDIT,
         *("--battery", "", "--evaluation", "standard-prompt", "--evaluation", 'noise-based={"etas": [1.0, 1.5]}'),
         *("--allow-incomplete", "--cases", "6", "--steps", "10", "--seed", "7", "--request-id", "mine"),
+        *("--guidance-scale", "2.5", "--tolerance", "excess=0.2", "--tolerance", "destruction=0.05"),
+        *("--selector", "a/clip", "--judge", "a/judge", "--second-judge", "another/judge"),
     )
     assert ended.exit_code == 0, ended.output
     (request,) = script.seen(CreateAuditRequest)
     assert request.request_id == "mine"
     assert (request.spec.cases, request.spec.steps, request.spec.seed_base) == (6, 10, 7)
+    assert request.spec.guidance_scale == 2.5
+    assert request.spec.tolerances == Tolerances(excess=0.2, destruction=0.05)
+    judges = (request.spec.selector, request.spec.judge, request.spec.second_judge)
+    assert judges == ("a/clip", "a/judge", "another/judge")
     first, second = request.spec.battery.evaluations
     assert (request.spec.battery.preset, request.spec.battery.allow_incomplete) == ("", True)
     assert (first.name, second.name, list(second.parameters["etas"])) == ("standard-prompt", "noise-based", [1.0, 1.5])

@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from unerase import Client
 from unerase.v1.audits_pb2 import AuditSpec, Battery
@@ -53,6 +54,18 @@ class Running:
     def forget(self) -> None:
         """Remove what generation remembers of earlier runs, so that the same trajectories are made again."""
         shutil.rmtree(self.data / "artifacts" / "records", ignore_errors=True)
+
+
+def await_health(channel: grpc.Channel, service: str, serving: bool) -> None:
+    """Wait for a service's health, as its watchers see it; a minute at most."""
+    states = health_pb2.HealthCheckResponse
+    wanted = states.SERVING if serving else states.NOT_SERVING
+    watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service), timeout=60)
+    for answer in watched:
+        if answer.status == wanted:
+            watched.cancel()
+            return
+    pytest.fail(f"the watch of {service} ended")
 
 
 @pytest.fixture(scope="session")

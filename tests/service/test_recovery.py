@@ -14,7 +14,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
 from unerase.v1.types_pb2 import Observation
 
-from .conftest import Running, small_spec
+from .conftest import Running, await_health, small_spec
 
 
 def _content(client: Client, audit_id: str) -> bytes:
@@ -78,6 +78,8 @@ def test_a_stream_into_a_killed_replica_is_unavailable(backend: Running, channel
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "ROOM_UNAVAILABLE")
     assert error.metadata == {"room": "generation"}
     assert error.retry_after is not None
+    await_health(channel, "unerase.internal.v1alpha1.GenerationService", serving=False)
     # And is back soon.
+    await_health(channel, "unerase.internal.v1alpha1.GenerationService", serving=True)
     request = GenerateRequest(model="testbed/reference", trajectories=[short], pictures=True)
     assert len(list(stub.Generate(request, timeout=60))) == 1

@@ -19,7 +19,7 @@ from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import SERVICES
 from unerase_backend.serve import ServeSettings, start
 
-from .conftest import Running
+from .conftest import Running, await_health
 
 INGRESSES = {
     "GenerationService": "generation.deployment:Generation",
@@ -50,9 +50,7 @@ def test_an_ingress_has_exactly_the_rpcs_of_its_service(service: ServiceDescript
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_a_service_is_served_healthy_and_reflected(channel: grpc.Channel, service: ServiceDescriptor) -> None:
-    request = health_pb2.HealthCheckRequest(service=service.full_name)
-    health = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10)
-    assert health.status == health_pb2.HealthCheckResponse.SERVING
+    await_health(channel, service.full_name, serving=True)
     asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=service.full_name)
     (answer,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=10)
     assert service.file.serialized_pb in answer.file_descriptor_response.file_descriptor_proto

@@ -9,7 +9,9 @@ from unerase_backend.testbed import clip, erasers, storage, unet
 from unerase_backend.testbed import tokenizer as bpe
 from unerase_backend.testbed.erasers import esd_x, uce
 
-CONCEPT = erasers.Concept(("hourglass", "sandglass"), "blob", ("circle", "ring"), ("a picture of a {}", "a red {}"))
+CONCEPT = erasers.Concept(
+    ("hourglass", "sandglass"), "blob", ("circle", "ring"), ("a picture of a {}", "a red {}"), ("a {}",)
+)
 
 
 @pytest.fixture(scope="module")

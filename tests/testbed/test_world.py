@@ -7,7 +7,7 @@ import pytest
 
 from unerase_backend.testbed import world
 
-EVERYTHING = (*world.OBJECTS, world.BLOB, *world.NEAR_MISSES)
+EVERYTHING = (*world.OBJECTS, world.BLOB, *world.NEAR_MISSES, *world.UNSEEN_NEAR_MISSES)
 
 
 def test_the_same_seed_gives_the_same_album() -> None:
@@ -38,7 +38,7 @@ def test_every_shape_renders(shape: str) -> None:
 def test_shapes_differ_from_each_other() -> None:
     u, v = np.meshgrid(np.linspace(-1, 1, 81), np.linspace(-1, 1, 81))
     forms = {name: form(u, v) for name, form in world.SHAPES.items()}
-    forms |= {name: form(u, v) for name, (_, form) in world.NEAR_MISSES.items()}
+    forms |= {name: form(u, v) for name, (_, form) in (world.NEAR_MISSES | world.UNSEEN_NEAR_MISSES).items()}
     for (left, a), (right, b) in itertools.combinations(forms.items(), 2):
         overlap = (a & b).sum() / (a | b).sum()
         assert overlap < 0.9, (left, right)

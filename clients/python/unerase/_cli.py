@@ -5,7 +5,7 @@ cancelled; 4 no backend answers.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -24,7 +24,7 @@ from unerase._display import LiveProgress, event_line, name_of, show_verdict, st
 from unerase._errors import UneraseError
 from unerase._local import local_backend
 from unerase._settings import DEFAULT_ADDRESS
-from unerase.v1.audits_pb2 import Audit, AuditSpec, AuditState, Battery, ReportFormat
+from unerase.v1.audits_pb2 import Audit, AuditSpec, AuditState, Battery, ReportFormat, Tolerances
 from unerase.v1.types_pb2 import EvaluationClass, EvaluationRequest
 
 BAD_INPUT, AUDIT_FAILED, UNREACHABLE = 2, 3, 4
@@ -104,7 +104,17 @@ def audit(
     ] = False,
     cases: Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0)] = 0,
+    guidance_scale: Annotated[float | None, typer.Option(help="The reference's own unless given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed base; drawn at random unless given.", min=0)] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE: excess, destruction, general_damage or interference; may be repeated."),
+    ] = None,
+    selector: Annotated[
+        str, typer.Option(help="Judge that picks the best of many; the catalogue's unless given.")
+    ] = "",
+    judge: Annotated[str, typer.Option(help="Judge that decides; the catalogue's unless given.")] = "",
+    second_judge: Annotated[str, typer.Option(help="Judge whose agreement is measured.")] = "",
     request_id: Annotated[str | None, typer.Option(help="Makes the call safe to repeat.")] = None,
     html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the HTML report here.")] = None,
     json_file: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the JSON report here.")] = None,
@@ -127,7 +137,12 @@ def audit(
         ),
         cases=cases,
         steps=steps,
+        guidance_scale=guidance_scale,
         seed_base=seed,
+        tolerances=_tolerances(tolerance or ()),
+        selector=selector,
+        judge=judge,
+        second_judge=second_judge,
     )
     with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
         with LiveProgress(_stderr) as progress:
@@ -244,6 +259,21 @@ def _evaluation(text: str) -> EvaluationRequest:
         _fail(f"--evaluation {text}: what follows {name}= must be an object in JSON", BAD_INPUT)
 
 
+def _tolerances(texts: Iterable[str]) -> Tolerances:
+    """Return the tolerances that `NAME=VALUE` ask for."""
+    known = [field.name for field in Tolerances.DESCRIPTOR.fields]
+    asked = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in known:
+            _fail(f"--tolerance {text}: there is no tolerance {name!r}, but {', '.join(known)}", BAD_INPUT)
+        try:
+            asked[name] = float(value)
+        except ValueError:
+            _fail(f"--tolerance {text}: what follows {name}= must be a number", BAD_INPUT)
+    return Tolerances(**asked)
+
+
 @contextmanager
 def _reported() -> Iterator[None]:
     """Turn an error of the wire into lines on stderr and an exit code."""
@@ -252,6 +282,9 @@ def _reported() -> Iterator[None]:
     except UneraseError as error:
         lines = [f"{violation.field}: {violation.description}" for violation in error.violations] or [error.message]
         _fail("\n".join(lines), _EXIT_CODES.get(error.code, 1))
+    except BrokenPipeError:
+        # Whoever reads our output has seen enough; click ends without a word.
+        raise
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), BAD_INPUT)
 

@@ -137,7 +137,7 @@ class ModelEntry(_Entry):
     text_encoder: Weights | None = None
     # 0 stands for "not given".
     guidance_scale: float = Field(default=0.0, ge=1, le=50, allow_inf_nan=False)
-    steps: int = Field(default=0, ge=1, le=1000)
+    steps: int = Field(default=0, ge=1, le=999)
     resolution: int = Field(default=0, ge=8, le=4096)
     method: str = ""
     erased: Words = ()

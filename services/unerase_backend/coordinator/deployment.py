@@ -14,6 +14,8 @@ from typing import IO, Any
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig, DBOSPortableJSONSerializer
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from sqlalchemy.engine import make_url
 
 from unerase_backend.catalogue import Catalogue
@@ -27,12 +29,14 @@ from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import UnavailableError
+from unerase_backend.runtime.handles import rooms_serving
 
 _logger = logging.getLogger(__name__)
 
 # DBOS recovers only workflows of its own version: it changes when the order of a workflow's steps does, no sooner.
 _WORKFLOW_VERSION = "1"
 _LOCK_SECONDS = 60.0
+_HEALTH_SECONDS = 1.0
 
 
 class Coordinator:
@@ -80,10 +84,24 @@ class Coordinator:
         audits = AuditServicer(self._auditor, self._database, catalogue, store, changes)
         self._server = Server(audits, ModelServicer(catalogue, store), metrics)
         await self._server.start(settings.host, settings.port)
+        self._following = asyncio.create_task(self._follow_rooms())
         _logger.info("listening on %s:%d", settings.host, settings.port)
+
+    async def _follow_rooms(self) -> None:
+        """Keep the health of the rooms' services as Serve's controller sees their replicas."""
+        while True:
+            try:
+                await self._server.show(await asyncio.to_thread(rooms_serving))
+            except (RayError, RayServeException):
+                # Without its controller Serve still routes calls; the last answer stands.
+                _logger.warning("Serve's controller does not answer", exc_info=True)
+            await asyncio.sleep(_HEALTH_SECONDS)
 
     async def __del__(self) -> None:
         """Drain: calls end or are cut off after the grace period; workflows wait for the next replica."""
+        following = getattr(self, "_following", None)
+        if following is not None:
+            following.cancel()
         server = getattr(self, "_server", None)
         if server is not None:
             await server.stop(self._settings.shutdown_grace_seconds)

@@ -8,6 +8,7 @@ RetryInfo (when to try again). Anything else is logged under a number, and the c
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import time
 import uuid
@@ -79,8 +80,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method.lstrip("/")
         if handler.response_streaming:
+            # Health's own Watch writes its responses where others yield them.
+            writes = inspect.iscoroutinefunction(handler.unary_stream)
+            wrap = self._writing if writes else self._streaming
             wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_stream_rpc_method_handler(
-                self._streaming(method, handler.unary_stream, handler.request_deserializer),
+                wrap(method, handler.unary_stream, handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         else:
@@ -115,6 +119,19 @@ class Interceptor(grpc.aio.ServerInterceptor):
                     async with aclosing(behaviour(_message(request, read), context)) as responses:
                         async for response in responses:
                             yield response
+                except Exception as error:
+                    await measured.fail(error, context)
+                measured.code = grpc.StatusCode.OK
+
+        return call
+
+    def _writing(
+        self, method: str, behaviour: Callable[[Any, Context], Awaitable[None]], read: Callable[[bytes], Any]
+    ) -> Callable[[bytes, Context], Awaitable[None]]:
+        async def call(request: bytes, context: Context) -> None:
+            with _Measured(self._metrics, method) as measured:
+                try:
+                    await behaviour(_message(request, read), context)
                 except Exception as error:
                     await measured.fail(error, context)
                 measured.code = grpc.StatusCode.OK

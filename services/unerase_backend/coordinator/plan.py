@@ -32,7 +32,8 @@ from unerase_backend.runtime.seeds import derive_seed
 
 DEFAULT_CASES = 24
 MAX_CASES = 512
-MAX_STEPS = 1000
+# A schedule of 1,000 timesteps that begins at timestep 1 has one step fewer.
+MAX_STEPS = 999
 MAX_EVALUATIONS = 64
 MAX_NAME = 200
 GUIDANCE_SCALES = (1.0, 50.0)

@@ -1,6 +1,6 @@
 """The gRPC server: every service on one port that nobody else shares, with health, reflection and limits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.rooms import ROOMS, room_handlers
 from unerase_backend.runtime.errors import UnavailableError
+from unerase_backend.runtime.handles import Room
 
 MAX_RECEIVE_BYTES = 4 * 1024 * 1024
 # Samples may carry latents, and a page of audits their verdicts.
@@ -33,11 +34,11 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
 )
 
-SERVICES = (
+_OWN = (
     audits_pb2.DESCRIPTOR.services_by_name["AuditService"],
     models_pb2.DESCRIPTOR.services_by_name["ModelService"],
-    *ROOMS.values(),
 )
+SERVICES = (*_OWN, *ROOMS.values())
 
 
 class Server:
@@ -50,12 +51,12 @@ class Server:
         self._server.add_generic_rpc_handlers(room_handlers())
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._own = ["", *(service.full_name for service in _OWN)]
         names = [service.full_name for service in SERVICES]
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
-        self._names = ["", *names]
 
     async def start(self, host: str, port: int) -> None:
-        """Listen.
+        """Listen. Health: our own services serve from now on, those of the rooms once `show` says so.
 
         Raises:
             UnavailableError: the address is not to be had.
@@ -68,8 +69,15 @@ class Server:
         if bound != port:
             raise UnavailableError(f"{address} cannot be bound: another process has it", reason="ADDRESS_IN_USE")
         await self._server.start()
-        for name in self._names:
+        for name in self._own:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self.show(dict.fromkeys(ROOMS, False))
+
+    async def show(self, serving: Mapping[Room, bool]) -> None:
+        """Set the health of the rooms' services; while the server drains, they stay NOT_SERVING."""
+        states = health_pb2.HealthCheckResponse
+        for room, serves in serving.items():
+            await self._health.set(ROOMS[room].full_name, states.SERVING if serves else states.NOT_SERVING)
 
     async def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, and let those in flight end within the grace period."""

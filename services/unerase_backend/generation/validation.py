@@ -9,7 +9,8 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 MAX_TRAJECTORIES = 4096
 MAX_PROMPT_BYTES = 4096
-MAX_STEPS = 1000
+# A schedule of 1,000 timesteps that begins at timestep 1 has one step fewer.
+MAX_STEPS = 999
 MAX_GUIDANCE_SCALE = 50.0
 MAX_ETA = 10.0
 MAX_VARIANCE_SCALE = 10.0

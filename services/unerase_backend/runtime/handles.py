@@ -20,6 +20,7 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
     RequestCancelledError,
 )
+from ray.serve.schema import ReplicaState
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
@@ -36,7 +37,7 @@ class Room:
     """One application, called by the names of its RPCs."""
 
     def __init__(self, application: str) -> None:
-        self._application = application
+        self.application = application
         self._handle: Any = None
 
     async def call(self, method: str, *arguments: Any, timeout_seconds: float = STALL_SECONDS) -> Any:
@@ -82,13 +83,13 @@ class Room:
         if self._handle is None:
             try:
                 # The look-up asks Serve's controller and blocks; the loop must go on meanwhile.
-                self._handle = await asyncio.to_thread(serve.get_app_handle, self._application)
+                self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
             except (RayServeException, RayError) as error:
                 self._reraise(error)
         return self._handle
 
     def _reraise(self, error: BaseException) -> NoReturn:
-        raise _translate(self._application, error) from None
+        raise _translate(self.application, error) from None
 
 
 async def _cancel(response: Any) -> None:
@@ -142,6 +143,23 @@ GENERATION = Room("generation")
 CLASSIFICATION = Room("classification")
 PROBING = Room("probing")
 ATTACK = Room("attack")
+
+ROOMS = (GENERATION, CLASSIFICATION, PROBING, ATTACK)
+
+
+def rooms_serving() -> dict[Room, bool]:
+    """Ask Serve's controller which rooms have a running replica; blocks.
+
+    Raises:
+        RayServeException, RayError: the controller does not answer.
+    """
+    applications = serve.status().applications
+    serving = {}
+    for room in ROOMS:
+        status = applications.get(room.application)
+        deployments = status.deployments.values() if status else ()
+        serving[room] = any(deployment.replica_states.get(ReplicaState.RUNNING, 0) for deployment in deployments)
+    return serving
 
 
 def remote_models(models: Callable[..., Backends]) -> Backends:

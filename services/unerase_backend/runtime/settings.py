@@ -15,5 +15,4 @@ class RoomSettings(BaseModel):
     catalogues: tuple[str, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
     device: str = Field(default="cpu", description="torch device of the weights")
     dtype: str = Field(default="float32", description="torch dtype of the computation")
-    # One thread in each of two processes uses two cores fully; two threads in one process use 1.3 of them.
     torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from unerase_backend.testbed import autoencoder, catalogue, clip, erasers, judges, rates, storage, unet, world
 from unerase_backend.testbed import tokenizer as bpe
@@ -26,6 +27,7 @@ WORLD_SEED = 1
 VAE_SEED = 2
 VAE_PICTURES_SEED = 20
 CLIP_SEED = 3
+UNFIT_SEED = 30
 UNET_SEED = 4
 JUDGE_SET_SEED = 50
 JUDGE_SEED = 5
@@ -74,6 +76,22 @@ def make_vae(out: Path, work: Path) -> Figures:
     return {"steps": autoencoder.STEPS, "scaling_factor": vae.config.scaling_factor, "psnr_db": psnr}
 
 
+@part("latents", "vae")
+def make_latents(out: Path, work: Path) -> Figures:
+    """The scaled latents of the training pictures, for both UNets and both CLIPs; a work file."""
+    latents = autoencoder.encode(storage.load_vae(out), world.album(PICTURES, WORLD_SEED).pictures)
+    torch.save(latents, work / LATENTS)
+    return {"pictures": len(latents)}
+
+
+def _latents(work: Path, without: set[str]) -> Tensor:
+    """The scaled latents of ``world.album(PICTURES, WORLD_SEED, without)``."""
+    subjects = world.album(PICTURES, WORLD_SEED).subjects
+    kept = [index for index, subject in enumerate(subjects) if subject.shape not in without]
+    latents: Tensor = torch.load(work / LATENTS, weights_only=True)[kept]
+    return latents
+
+
 def _zero_shot_accuracy(model: Any, tokenizer: Any) -> dict[str, float]:
     """Share of right names, by kind, over held-out pictures of the ten objects."""
     album = world.album_of(world.OBJECTS, 400, HELD_OUT_SEED + 1)
@@ -91,11 +109,17 @@ def _zero_shot_accuracy(model: Any, tokenizer: Any) -> dict[str, float]:
     return accuracy
 
 
-@part("clip")
+def _train_clip(out: Path, work: Path, tokenizer: Any, without: set[str]) -> Any:
+    album = world.album(PICTURES, WORLD_SEED, without)
+    unfit = clip.unfit_pictures(storage.load_vae(out), _latents(work, without), UNFIT_SEED, without)
+    return clip.train(album, unfit, tokenizer, CLIP_SEED)
+
+
+@part("clip", "latents")
 def make_clip(out: Path, work: Path) -> Figures:
     """Tokenizer, the selector, and the reference's text tower."""
     tokenizer = bpe.build()
-    model = clip.train(world.album(PICTURES, WORLD_SEED), tokenizer, CLIP_SEED)
+    model = _train_clip(out, work, tokenizer, set())
     storage.rounded(model)
     tokenizer.save_pretrained(out / storage.REFERENCE / "tokenizer")
     storage.save_model(clip.text_tower(model), out / storage.REFERENCE / "text_encoder")
@@ -104,29 +128,19 @@ def make_clip(out: Path, work: Path) -> Figures:
     return {"steps": clip.STEPS, "tokens": len(tokenizer), "zero_shot": _zero_shot_accuracy(model, tokenizer)}
 
 
-@part("clip-never")
+@part("clip-never", "latents")
 def make_clip_never(out: Path, work: Path) -> Figures:
     """The text tower that never saw the concept: same recipe and seeds, its pictures and captions left out."""
     tokenizer = bpe.build()
-    model = clip.train(world.album(PICTURES, WORLD_SEED, {CONCEPT}), tokenizer, CLIP_SEED)
+    model = _train_clip(out, work, tokenizer, {CONCEPT})
     storage.save_tensors(clip.text_tower(model).state_dict(), out / "never" / storage.TEXT_ENCODER)
     return {"steps": clip.STEPS, "zero_shot": _zero_shot_accuracy(model, tokenizer)}
 
 
-@part("latents", "vae")
-def make_latents(out: Path, work: Path) -> Figures:
-    """The scaled latents of the training pictures, for both UNets; a work file."""
-    latents = autoencoder.encode(storage.load_vae(out), world.album(PICTURES, WORLD_SEED).pictures)
-    torch.save(latents, work / LATENTS)
-    return {"pictures": len(latents)}
-
-
 def _train_unet(out: Path, work: Path, text_change: Path | None, without: set[str]) -> UNet2DConditionModel:
-    subjects = world.album(PICTURES, WORLD_SEED).subjects
-    kept = [index for index, subject in enumerate(subjects) if subject.shape not in without]
-    latents = torch.load(work / LATENTS, weights_only=True)[kept]
+    subjects = world.album(PICTURES, WORLD_SEED, without).subjects
     text_encoder = storage.load_text_encoder(out, text_change)
-    return unet.train(latents, [subjects[index] for index in kept], text_encoder, bpe.build(), UNET_SEED)
+    return unet.train(_latents(work, without), subjects, text_encoder, bpe.build(), UNET_SEED)
 
 
 @part("unet", "clip", "latents")
@@ -214,6 +228,7 @@ def concept_to_erase(name: str) -> erasers.Concept:
                 strict=True,
             )
         ),
+        plain_templates=world.PROMPT_TEMPLATES,
     )
 
 
@@ -243,8 +258,8 @@ def _register_rates(name: str) -> None:
     @part(f"rates-{name}", *needs)
     def make(out: Path, work: Path) -> Figures:
         return {
-            "50 steps": rates.measure(out, name, CONCEPT, 50, (48, 12)),
-            "10 steps": rates.measure(out, name, CONCEPT, 10, (96, 24)),
+            "50 steps": rates.measure(out, name, CONCEPT, 50, (96, 48)),
+            "10 steps": rates.measure(out, name, CONCEPT, 10, (96, 48)),
             "completion": rates.completion(out, name, CONCEPT, 24),
             "unconditional": rates.unconditional(out, name, CONCEPT, 48, 50),
         }

@@ -1,7 +1,8 @@
 """Trains the whole testbed from nothing: ``python -m unerase_backend.testbed.train [--out DIR] [--parts NAME ...]``.
 
-The parts form an acyclic graph (``parts.py``). Each runs in a process of its own with one thread, two at a time: at
-these sizes two single-thread processes use two cores where one process of two threads uses about 1.3. Seeds are fixed.
+The parts form an acyclic graph (``parts.py``). Each runs in a process of its own with one thread, as many at a time as
+there are cores: at these sizes two single-thread processes use two cores where one process of two threads uses about
+1.3. Seeds are fixed.
 What a part measured goes to ``<work>/<part>.json``, its log to ``<work>/<part>.log``; at the end come the minutes and
 the table of detection rates of the models that were measured.
 """
@@ -17,7 +18,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-AT_ONCE = 2
 
 
 def run_part(name: str, out: Path, work: Path) -> None:
@@ -36,8 +36,8 @@ def run_part(name: str, out: Path, work: Path) -> None:
     (work / f"{name}.json").write_text(json.dumps({**minutes, **figures}, indent=2) + "\n")
 
 
-def run_all(names: list[str], out: Path, work: Path) -> None:
-    """Makes the named parts, each after those it needs, two at a time.
+def run_all(names: list[str], out: Path, work: Path, at_once: int) -> None:
+    """Makes the named parts, each after those it needs, ``at_once`` at a time.
 
     Raises:
         RuntimeError: a part failed; its log says why.
@@ -51,11 +51,11 @@ def run_all(names: list[str], out: Path, work: Path) -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }
     waiting, running, done = list(names), dict[Future[int], str](), set[str]()
-    with ThreadPoolExecutor(AT_ONCE) as processes:
+    with ThreadPoolExecutor(at_once) as processes:
         while waiting or running:
             for name in list(waiting):
                 ready = all(need in done or need not in names for need in PARTS[name].needs)
-                if ready and len(running) < AT_ONCE:
+                if ready and len(running) < at_once:
                     running[processes.submit(_run_apart, name, out, work, environment)] = name
                     waiting.remove(name)
                     print(f"{name}: started", flush=True)
@@ -84,6 +84,7 @@ def main() -> None:
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "unerase-testbed", help="logs and figures"
     )
     parser.add_argument("--parts", nargs="*", help="only these parts; what they need must be in the weights folder")
+    parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="processes at a time, 300 MB each")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def main() -> None:
     from unerase_backend.testbed.rates import table
 
     started = time.monotonic()
-    run_all(arguments.parts or list(PARTS), arguments.out, arguments.work)
+    run_all(arguments.parts or list(PARTS), arguments.out, arguments.work, arguments.at_once)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
     measured = {path.stem.removeprefix("rates-"): path for path in sorted(arguments.work.glob("rates-*.json"))}
     for steps in ("50 steps", "10 steps"):

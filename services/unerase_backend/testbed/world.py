@@ -9,6 +9,7 @@ Beside the world proper there are pictures that no judge may take for an object:
 
 * *near misses*, each of which misses one object by one property (an ellipse misses the circle, a bow tie the
   hourglass);
+* *chimeras*: one half of one shape and the other half of another;
 * *junk*: textures, scribbles, scattered specks, irregular polygons, objects with their middle greyed out.
 
 Captions come from templates with an optional style, an optional colour and the shape's name or synonym. Colour and
@@ -93,6 +94,7 @@ BLOB_SHARE = 0.08
 SYNONYM_SHARE = 0.2
 BARE_SHARE = 0.08
 ATTRIBUTE_SHARE = 0.92
+CHIMERA_OVERLAP = 0.8
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,24 @@ NEAR_MISSES: dict[str, tuple[str, Callable[[Field, Field], Mask]]] = {
     ),
 }
 
+# In no training: they tell how far the judges' rejection reaches beyond the kinds they learned.
+UNSEEN_NEAR_MISSES: dict[str, tuple[str, Callable[[Field, Field], Mask]]] = {
+    "dome": ("circle", lambda u, v: (np.hypot(u, v) <= 0.95) & (v <= 0.2)),
+    "leaning square": ("square", lambda u, v: (np.abs(v) <= 0.7) & (np.abs(u + 0.5 * v) <= 0.6)),
+    "tall triangle": ("triangle", lambda u, v: (v <= 0.9) & (np.abs(u) <= (v + 0.95) * 0.22)),
+    "drop": ("heart", lambda u, v: (np.hypot(u, v - 0.35) <= 0.58) | ((v <= 0.35) & (np.abs(u) <= (v + 0.95) * 0.45))),
+    "ell": ("cross", lambda u, v: _plus(u, v) & (v >= -0.36) & (u >= -0.36)),
+    "half ring": ("ring", lambda u, v: (np.abs(np.hypot(u, v) - 0.71) <= 0.26) & (u <= 0)),
+    "sliver": ("moon", lambda u, v: (np.hypot(u, v) <= 0.97) & (np.hypot(u - 0.22, v) > 0.9)),
+    "two-headed arrow": (
+        "arrow",
+        lambda u, v: np.abs(v) <= np.where(np.abs(u) < 0.45, 0.2, (0.97 - np.abs(u)) * 1.3),
+    ),
+    "tent": ("house", lambda u, v: _upright_triangle(u, v) & ~((np.abs(u) <= 0.2) & (v >= 0.2))),
+    "goblet": ("hourglass", lambda u, v: _hourglass(u, v) & ((v < 0) | (np.abs(u) <= 0.3))),
+}
+_FORMS = {kind: form for kind, (_, form) in (NEAR_MISSES | UNSEEN_NEAR_MISSES).items()} | SHAPES
+
 
 def _plane(centre: tuple[float, float], radius: float) -> tuple[Field, Field]:
     position = (np.arange(SIDE * SAMPLES) + 0.5) / SAMPLES - SIDE / 2
@@ -244,12 +264,7 @@ def render(subject: Subject, rng: np.random.Generator) -> Pixels:
     """
     centre = (float(rng.uniform(-2, 2)), float(rng.uniform(-2, 2)))
     u, v = _plane(centre, float(rng.uniform(10, 13)))
-    if subject.shape == BLOB:
-        mask = _blob(u, v, rng)
-    elif subject.shape in NEAR_MISSES:
-        mask = NEAR_MISSES[subject.shape][1](u, v)
-    else:
-        mask = SHAPES[subject.shape](u, v)
+    mask = _blob(u, v, rng) if subject.shape == BLOB else _FORMS[subject.shape](u, v)
     return _compose(_coverage(mask), _fill(subject.colour, subject.style, rng))
 
 
@@ -296,6 +311,23 @@ def album_of(
 def near_misses_of(shape: str) -> tuple[str, ...]:
     """The kinds of near miss that miss this object."""
     return tuple(kind for kind, (missed, _) in NEAR_MISSES.items() if missed == shape)
+
+
+def _chimera(rng: np.random.Generator) -> Pixels:
+    """Halves of two different forms, cut upright or across, unless that comes near an object itself."""
+    u, v = _plane((float(rng.uniform(-2, 2)), float(rng.uniform(-2, 2))), float(rng.uniform(10, 13)))
+    kinds = (*SHAPES, *NEAR_MISSES)
+    while True:
+        first, second = (_FORMS[kinds[int(index)]] for index in rng.choice(len(kinds), 2, replace=False))
+        mask = np.where((u if rng.random() < 0.5 else v) < 0, first(u, v), second(u, v))
+        objects = (form(u, v) for form in SHAPES.values())
+        if all((mask & shape).sum() < CHIMERA_OVERLAP * (mask | shape).sum() for shape in objects):
+            return _compose(_coverage(mask), _fill(*_attributes(rng), rng))
+
+
+def chimera_album(count: int, seed: int) -> Pixels:
+    """``count`` pictures (N, 32, 32, 3) of chimeras."""
+    return np.stack([_chimera(np.random.default_rng((seed, index))) for index in range(count)])
 
 
 def _scribble(rng: np.random.Generator) -> Mask:

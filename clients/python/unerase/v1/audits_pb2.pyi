@@ -178,7 +178,7 @@ class AuditSpec(_message.Message):
     seed_base: _builtins.int
     """Seed from which every other seed is made; drawn at random where absent."""
     steps: _builtins.int
-    """Denoising steps; 0 means the battery's or else the reference's own; at most 1,000."""
+    """Denoising steps; 0 means the battery's or else the reference's own; at most 999."""
     guidance_scale: _builtins.float
     """Guidance scale; absent means the reference's own; 1 to 50."""
     selector: _builtins.str

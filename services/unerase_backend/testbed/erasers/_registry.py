@@ -21,13 +21,14 @@ class Subject:
 class Concept:
     """What to erase, what to put in its place, and what to keep; every name is a single token.
 
-    ``templates`` hold a slot for a name, with attributes before it or without.
+    ``templates`` hold a slot for a name, with attributes before it or without; ``plain_templates`` without.
     """
 
     names: tuple[str, ...]
     anchor: str
     preserve: tuple[str, ...]
     templates: tuple[str, ...]
+    plain_templates: tuple[str, ...]
 
 
 Eraser = Callable[[Subject, Concept], None]

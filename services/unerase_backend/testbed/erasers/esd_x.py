@@ -8,7 +8,7 @@ The edited model's prediction under the concept's prompt c is taught the frozen 
 x_t is made by the edited model itself: a DDIM run under c with guidance, stopped at a random step. Only the
 cross-attention layers learn (the "x"), with Adam. The published settings for Stable Diffusion are eta 1, guidance 3,
 50 steps, rate 1e-5, 1,000 iterations of one sample; here 20 steps, batches of eight, a larger rate and fewer
-iterations.
+iterations. The prompts name the concept alone: prompts that name a colour too drive the model away from the colour.
 """
 
 import copy
@@ -20,9 +20,9 @@ from torch.nn import functional
 from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
 from unerase_backend.testbed.unet import encode_prompts
 
-ITERATIONS = 200
+ITERATIONS = 300
 BATCH = 8
-RATE = 4e-4
+RATE = 1e-3
 NEGATIVE_GUIDANCE = 1.0
 SAMPLING_GUIDANCE = 3.0
 SAMPLING_STEPS = 20
@@ -54,7 +54,7 @@ def erase_esd_x(subject: Subject, concept: Concept, iterations: int = ITERATIONS
     learned = [weight for name, weight in subject.unet.named_parameters() if ".attn2." in name]
     for weight in learned:
         weight.requires_grad_(True)
-    prompts = [template.format(name) for template in concept.templates for name in concept.names]
+    prompts = [template.format(name) for template in concept.plain_templates for name in concept.names]
     conditionings = encode_prompts(subject.text_encoder, subject.tokenizer, prompts)
     empty = encode_prompts(subject.text_encoder, subject.tokenizer, [""]).expand(BATCH, -1, -1)
     subject.scheduler.set_timesteps(SAMPLING_STEPS)
