@@ -1,0 +1,89 @@
+"""`python -m bench.results DIR [MODEL ...]`: the tables of docs/results.md from the JSON reports DIR/MODEL.json."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+MODELS = ("reference", "never", "redirected", "uce", "esd-x")
+ROLES = ("subject", "reference", "control")
+
+
+def row(*cells: str) -> str:
+    """Return one row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def head(*names: str) -> list[str]:
+    """Return the first two rows of a Markdown table."""
+    return [row(*names), row(*("---" for _ in names))]
+
+
+def words(enumerated: str, prefix: str) -> str:
+    """Return an enumerator's name as words."""
+    return enumerated.removeprefix(prefix).replace("_", " ").lower()
+
+
+def interval(estimate: dict[str, Any]) -> str:
+    """Return a value with its 95 % interval."""
+    return f"{estimate['value']:.2f} ({estimate['interval']['lower']:.2f} to {estimate['interval']['upper']:.2f})"
+
+
+def rate(counted: dict[str, Any]) -> str:
+    """Return hits of cases."""
+    return f"{counted['hits']} of {counted['cases']}"
+
+
+def verdicts(contents: dict[str, Any]) -> list[str]:
+    """Return the table of verdicts and of what they rest on."""
+    lines = head("model", "verdict", "destruction", "lost pull", "general damage", "detection lost on others")
+    for name, content in contents.items():
+        verdict = content["verdict"]
+        conclusion = words(verdict["conclusion"], "CONCLUSION_") + (", damaged" if verdict["damaged"] else "")
+        measures = [interval(verdict["likelihood"][key]) for key in ("destruction", "lost_pull", "general_damage")]
+        lines.append(row(name, f"**{conclusion}**", *measures, interval(verdict["interference"]["loss"])))
+    return lines
+
+
+def outcomes(contents: dict[str, Any]) -> list[str]:
+    """Return the table of evaluations: rates, excess with its one-sided bounds, and what follows."""
+    lines = head("evaluation", "model", *ROLES, "excess (one-sided 95 %)", "p, Holm", "outcome")
+    names = [evaluation["title"] for evaluation in next(iter(contents.values()))["verdict"]["evaluations"]]
+    for at, title in enumerate(names):
+        for name, content in contents.items():
+            found = content["verdict"]["evaluations"][at]
+            excess = found["excess"]
+            bounds = f"{excess['value']:.2f} ({excess['bounds']['lower']:.2f} to {excess['bounds']['upper']:.2f})"
+            rates = [rate(found[role]) for role in ROLES]
+            lines.append(
+                row(title, name, *rates, bounds, f"{excess['p_holm']:.2g}", words(found["outcome"], "OUTCOME_"))
+            )
+    return lines
+
+
+def draws(contents: dict[str, Any]) -> list[str]:
+    """Return the table of single draws of best-of-N evaluations, by arm."""
+    lines = head("evaluation, arm", *contents)
+    for at, evaluation in enumerate(next(iter(contents.values()))["verdict"]["evaluations"]):
+        if evaluation["budget"] > 1:
+            for place, arm in enumerate(evaluation["arms"]):
+                found = [content["verdict"]["evaluations"][at]["arms"][place] for content in contents.values()]
+                lines.append(row(f"{evaluation['title']}, {arm['arm']}", *(rate(each["subject"]) for each in found)))
+    return lines
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of MODEL.json, as `unerase audit --json-file` writes them")
+    parser.add_argument("models", nargs="*", default=MODELS, help="in the tables' order")
+    arguments = parser.parse_args()
+    contents = {
+        name: json.loads((arguments.folder / f"{name}.json").read_text())["content"] for name in arguments.models
+    }
+    for table in (verdicts, outcomes, draws):
+        print("\n".join(table(contents)), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
