@@ -20,7 +20,7 @@ RUN python -m pip install --no-cache-dir '.[server]' \
 
 USER unerase
 ENV RAY_USAGE_STATS_ENABLED=0 \
-    OMP_WAIT_POLICY=PASSIVE \
+    GOMP_SPINCOUNT=10000 \
     PYTHONUNBUFFERED=1
 VOLUME /var/lib/unerase
 EXPOSE 50051 9464

@@ -7,8 +7,8 @@ GENERATED := clients/python
 
 export RAY_USAGE_STATS_ENABLED := 0
 export TOKENIZERS_PARALLELISM := false
-# Where cores are shared, waiting threads must not spin.
-export OMP_WAIT_POLICY := PASSIVE
+# Where cores are shared, waiting threads spin for some microseconds and no longer.
+export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev audit test check bench testbed protos docs clean

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,9 +89,9 @@ class Worker:
         # By digest, the least recently used first.
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
         self._changed = threading.Condition()
+        self._loading = threading.Lock()
         self._closed = False
         self._unet_seconds = 0.0
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
 
@@ -136,7 +136,6 @@ class Worker:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._loader.shutdown(wait=False, cancel_futures=True)
         self._thread.join()
 
     def _lane(self, name: str, digest: str) -> _Lane:
@@ -183,12 +182,16 @@ class Worker:
                 del self._lanes[idle.digest]
         lane = waiting[0]
         lane.loading = True
-        self._loader.submit(self._fill, lane)
+        # A thread that lives on keeps an OpenMP pool of its own; with more of those than cores, OpenMP puts the
+        # sampler's to sleep between any two operations.
+        threading.Thread(target=self._fill, args=(lane,), name="loader", daemon=True).start()
         return False
 
     def _fill(self, lane: _Lane) -> None:
         try:
-            model = self._load(lane.name)
+            # The libraries patch themselves while they load.
+            with self._loading:
+                model = self._load(lane.name)
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
             self._time(model)
         except Exception as error:
