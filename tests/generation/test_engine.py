@@ -352,7 +352,7 @@ async def test_what_fixes_the_bits_is_described(bench: Any) -> None:
     description = await bench.engine.DescribeGeneration(DescribeGenerationRequest())
     assert "unet=6" in description.numerics_profile
     assert {"torch", "diffusers", "transformers"} <= set(description.versions)
-    assert description.hardware["torch_threads"] == "2"
+    assert description.hardware["torch_threads"] == "1"
 
 
 def test_settings_know_their_keys(tmp_path: Any) -> None:

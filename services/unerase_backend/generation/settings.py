@@ -9,8 +9,6 @@ from unerase_backend.runtime.settings import RoomSettings
 class GenerationSettings(RoomSettings):
     """Where generation finds weights and keeps pictures, and how it computes."""
 
-    # The rest of the backend waits for pictures: the sampler may use the cores that the others leave.
-    torch_threads: int = Field(default=2, ge=1, description="torch threads of one replica")
     # Both are part of the numerics profile: other values give other bits.
     batch_rows: int = Field(default=BATCH_ROWS, ge=2, le=1024, description="rows of every UNet call")
     decode_batch: int = Field(default=DECODE_BATCH, ge=1, le=256, description="pictures in every VAE call")
