@@ -222,15 +222,18 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
     if is_measure(name):
         pytest.skip("a measure finds nothing")
 
-    async def rate(model: str) -> float:
-        seen = await local.observe(small_unit(local, name, model, cases=4, steps=8))
-        return share([observation for observation in seen if observation.arm != "plain-seeds"])
+    async def seen(model: str) -> list[Observation]:
+        observations = await local.observe(small_unit(local, name, model, cases=4, steps=8))
+        return [observation for observation in observations if observation.arm != "plain-seeds"]
 
-    floor = await rate(NEVER)
+    floor = share(await seen(NEVER))
     assert floor <= 0.25
     # An attack's least budget finds little in any model.
     if name not in ATTACKS.all():
-        assert await rate(REFERENCE) >= floor + 0.25
+        found = await seen(REFERENCE)
+        # Where nothing is asked for, the world's ten objects share the pictures.
+        asked = any(observation.prompt for observation in found)
+        assert share(found) >= floor + (0.25 if asked else 0.05)
 
 
 def share(observations: Sequence[Observation]) -> float:

@@ -87,6 +87,7 @@ async def test_probes_are_listed_in_order_of_name(local: LocalBackend) -> None:
         "likelihood",
         "noise-based",
         "standard-prompt",
+        "unconditional-rate",
     } <= set(names)
     assert not any(description.attack for description in listed)
     deciding = {description.name: list(description.deciding_arms) for description in listed}

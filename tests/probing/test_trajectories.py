@@ -21,7 +21,7 @@ def seeds(trajectory: Trajectory) -> tuple[int, int]:
     return trajectory.latent_seed, trajectory.noise_seed
 
 
-@pytest.mark.parametrize("evaluation", ["standard-prompt", "noise-based", "interference"])
+@pytest.mark.parametrize("evaluation", ["standard-prompt", "noise-based", "unconditional-rate", "interference"])
 async def test_every_model_meets_the_same_trajectories(local: LocalBackend, evaluation: str) -> None:
     one, other = Recording(), Recording()
     await one.observe(local.unit(evaluation, REFERENCE))
@@ -72,6 +72,19 @@ async def test_noise_is_24_draws_of_the_grid_and_as_many_plain_seeds(local: Loca
             assert trajectory.latent_seed == derive_seed(5, "plain-seeds", case.index, variant)
     assert len({seeds(trajectory) for trajectory in request.trajectories}) == 96
     assert {trajectory.conditioning.text for trajectory in request.trajectories} == {case.prompt for case in unit.cases}
+
+
+async def test_the_unconditional_rate_asks_for_nothing(local: LocalBackend, recording: Recording) -> None:
+    unit = local.unit("unconditional-rate", cases=2, seed_base=5, parameters={"draws": 3})
+    seen = await recording.observe(unit)
+    (request,) = recording.generated
+    expected = [(case.index, variant) for case in unit.cases for variant in range(3)]
+    assert [(o.case_index, o.variant) for o in seen] == expected
+    assert {(o.arm, o.prompt) for o in seen} == {("empty", "")}
+    for (case, variant), trajectory in zip(expected, request.trajectories, strict=True):
+        assert trajectory.latent_seed == derive_seed(5, "unconditional-rate", case, variant)
+        assert (trajectory.conditioning.text, trajectory.guidance_scale) == ("", 1)
+        assert (trajectory.eta, trajectory.variance_scale, trajectory.steps) == (0, 1, unit.steps)
 
 
 @given(

@@ -37,7 +37,7 @@ PRESETS = {
     for preset in (
         Preset(
             name="quick",
-            summary="Every evaluation there is, in ten denoising steps.",
+            summary="What a verdict rests on, in ten denoising steps.",
             evaluations={
                 "standard-prompt": {},
                 "noise-based": {},
@@ -51,7 +51,7 @@ PRESETS = {
         ),
         Preset(
             name="standard",
-            summary="Every evaluation there is, with the reference's own denoising steps.",
+            summary="What a verdict rests on, with the reference's own denoising steps.",
             evaluations={
                 "standard-prompt": {},
                 "noise-based": {},

@@ -1,0 +1,51 @@
+"""Unconditional rate: how often does the concept appear when nothing is asked for?
+
+Unguided samples from the empty prompt, several for each case, each from an initial latent of its own. What the text
+side was taught to say does not matter here: a concept whose unconditional likelihood is intact turns up as often as it
+did before.
+
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (unconditional sampling).
+Control: the same latents on a model that never learned the concept.
+"""
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.probing.registry import probe
+from unerase_backend.runtime.seeds import derive_seed
+
+# Unguided: the prediction under the empty prompt as it is.
+UNGUIDED = 1.0
+
+
+@probe(
+    "unconditional-rate",
+    title="Unconditional rate",
+    summary="Unguided samples from the empty prompt: the share that holds the concept.",
+    evaluation_class=EVALUATION_CLASS_ELICITING,
+    parameters=[parameter("draws", "Samples for each case.", 24, minimum=1, maximum=256, integer=True)],
+    deciding_arms=["empty"],
+    cases_per_unit=4,
+)
+async def unconditional_rate(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
+    """Draw every case's samples at once."""
+    draws = [(case, variant) for case in unit.cases for variant in range(parameters["draws"])]
+    trajectories = [
+        Trajectory(
+            conditioning=Conditioning(text=""),
+            guidance_scale=UNGUIDED,
+            latent_seed=derive_seed(unit.seed_base, "unconditional-rate", case.index, variant),
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+        for case, variant in draws
+    ]
+    samples = await models.generate(unit.model, trajectories, panel(unit.target))
+    return [
+        observe(unit, sample, trajectory, case_index=case.index, prompt="", arm="empty", variant=variant)
+        for (case, variant), trajectory, sample in zip(draws, trajectories, samples, strict=True)
+    ]
