@@ -166,6 +166,7 @@ async def test_a_long_run_is_told_in_few_words(
     monkeypatch.setattr(workbench, "REPORTS", 10)
     _, (finding,), progress = await attacked(engine, unit_of("reference", steps=25, batch_size=1))
     assert len(finding.losses) == 9
+    assert finding.steps == 25
     assert [item.step for item in progress] == [3, 5, 8, 10, 13, 15, 18, 20, 23, 25]
     assert all(item.steps == 25 for item in progress)
 

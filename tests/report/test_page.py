@@ -277,6 +277,8 @@ def test_findings_are_shown() -> None:
     assert "<learned>" in text
     assert "one learned token of width 2, norm 5.00" in text
     assert "Loss over 3 steps" in text
+    finding.steps = 250
+    assert "Loss over 250 steps" in page(made(observed(), [finding])).text
 
 
 def test_an_empty_report_can_be_shown() -> None:

@@ -1,6 +1,6 @@
 """The catalogue: the models, judges and concepts that a request may name, and nothing else that could be loaded."""
 
 from unerase_backend.catalogue.catalogue import EMBEDDED, Catalogue
-from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry, ModelEntry
+from unerase_backend.catalogue.entries import MAX_STEPS, ConceptEntry, JudgeEntry, ModelEntry
 
-__all__ = ["EMBEDDED", "Catalogue", "ConceptEntry", "JudgeEntry", "ModelEntry"]
+__all__ = ["EMBEDDED", "MAX_STEPS", "Catalogue", "ConceptEntry", "JudgeEntry", "ModelEntry"]

@@ -35,6 +35,8 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 GUIDANCE_SCALE = 7.5
 STEPS = 50
+# A schedule of 1,000 timesteps that begins at timestep 1 has one step fewer.
+MAX_STEPS = 999
 PROMPTS = {
     "object": ("a picture of a {concept}",),
     "colour": ("a picture of something {concept}",),
@@ -137,7 +139,7 @@ class ModelEntry(_Entry):
     text_encoder: Weights | None = None
     # 0 stands for "not given".
     guidance_scale: float = Field(default=0.0, ge=1, le=50, allow_inf_nan=False)
-    steps: int = Field(default=0, ge=1, le=999)
+    steps: int = Field(default=0, ge=1, le=MAX_STEPS)
     resolution: int = Field(default=0, ge=8, le=4096)
     method: str = ""
     erased: Words = ()

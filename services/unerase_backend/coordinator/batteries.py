@@ -32,35 +32,29 @@ class Preset:
 
 DEFAULT_PRESET = "standard"
 
+_WHAT_A_VERDICT_RESTS_ON: dict[str, dict[str, float | list[float]]] = {
+    "standard-prompt": {},
+    "noise-based": {},
+    "diffusion-completion": {},
+    "textual-inversion": {},
+    "interference": {},
+    "likelihood": {},
+    "judge-quality": {},
+}
+
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset(
             name="quick",
             summary="What a verdict rests on, in ten denoising steps.",
-            evaluations={
-                "standard-prompt": {},
-                "noise-based": {},
-                "diffusion-completion": {},
-                "textual-inversion": {},
-                "interference": {},
-                "likelihood": {},
-                "judge-quality": {},
-            },
+            evaluations=_WHAT_A_VERDICT_RESTS_ON,
             steps=10,
         ),
         Preset(
             name="standard",
             summary="What a verdict rests on, with the reference's own denoising steps.",
-            evaluations={
-                "standard-prompt": {},
-                "noise-based": {},
-                "diffusion-completion": {},
-                "textual-inversion": {},
-                "interference": {},
-                "likelihood": {},
-                "judge-quality": {},
-            },
+            evaluations=_WHAT_A_VERDICT_RESTS_ON,
         ),
     )
 }

@@ -14,8 +14,6 @@ from typing import IO, Any
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig, DBOSPortableJSONSerializer
 from ray import serve
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 from sqlalchemy.engine import make_url
 
 from unerase_backend.catalogue import Catalogue
@@ -24,6 +22,7 @@ from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database, create_engine
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
+from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
@@ -91,10 +90,10 @@ class Coordinator:
         """Keep the health of the rooms' services as Serve's controller sees their replicas."""
         while True:
             try:
-                await self._server.show(await asyncio.to_thread(rooms_serving))
-            except (RayError, RayServeException):
+                await self._server.show(await asyncio.to_thread(rooms_serving, ROOMS))
+            except Exception:
                 # Without its controller Serve still routes calls; the last answer stands.
-                _logger.warning("Serve's controller does not answer", exc_info=True)
+                _logger.warning("Serve's controller does not say how the rooms are", exc_info=True)
             await asyncio.sleep(_HEALTH_SECONDS)
 
     async def __del__(self) -> None:

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -80,28 +81,33 @@ class Interceptor(grpc.aio.ServerInterceptor):
             return handler
         method = handler_call_details.method.lstrip("/")
         if handler.response_streaming:
-            # Health's own Watch writes its responses where others yield them.
-            writes = inspect.iscoroutinefunction(handler.unary_stream)
-            wrap = self._writing if writes else self._streaming
+            # Health's own Watch is awaited, and writes its responses where others yield them.
+            awaited = inspect.iscoroutinefunction(handler.unary_stream)
+            wrap = partial(self._awaited, seconds=None) if awaited else self._streaming
             wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_stream_rpc_method_handler(
                 wrap(method, handler.unary_stream, handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         else:
             wrapped = grpc.unary_unary_rpc_method_handler(
-                self._unary(method, handler.unary_unary, handler.request_deserializer),
+                self._awaited(method, handler.unary_unary, handler.request_deserializer, seconds=UNARY_SECONDS),
                 response_serializer=handler.response_serializer,
             )
         return wrapped
 
-    def _unary(
-        self, method: str, behaviour: Callable[[Any, Context], Awaitable[Any]], read: Callable[[bytes], Any]
+    def _awaited(
+        self,
+        method: str,
+        behaviour: Callable[[Any, Context], Awaitable[Any]],
+        read: Callable[[bytes], Any],
+        *,
+        seconds: float | None,
     ) -> Callable[[bytes, Context], Awaitable[Any]]:
         async def call(request: bytes, context: Context) -> Any:
             with _Measured(self._metrics, method) as measured:
                 try:
                     # A deadline of the caller's own is gRPC's to keep.
-                    async with asyncio.timeout(UNARY_SECONDS if context.time_remaining() is None else None):
+                    async with asyncio.timeout(seconds if context.time_remaining() is None else None):
                         response = await behaviour(_message(request, read), context)
                 except Exception as error:
                     await measured.fail(error, context)
@@ -119,19 +125,6 @@ class Interceptor(grpc.aio.ServerInterceptor):
                     async with aclosing(behaviour(_message(request, read), context)) as responses:
                         async for response in responses:
                             yield response
-                except Exception as error:
-                    await measured.fail(error, context)
-                measured.code = grpc.StatusCode.OK
-
-        return call
-
-    def _writing(
-        self, method: str, behaviour: Callable[[Any, Context], Awaitable[None]], read: Callable[[bytes], Any]
-    ) -> Callable[[bytes, Context], Awaitable[None]]:
-        async def call(request: bytes, context: Context) -> None:
-            with _Measured(self._metrics, method) as measured:
-                try:
-                    await behaviour(_message(request, read), context)
                 except Exception as error:
                     await measured.fail(error, context)
                 measured.code = grpc.StatusCode.OK

@@ -23,7 +23,7 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
     ModelRole,
 )
-from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue import MAX_STEPS, Catalogue
 from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -32,8 +32,6 @@ from unerase_backend.runtime.seeds import derive_seed
 
 DEFAULT_CASES = 24
 MAX_CASES = 512
-# A schedule of 1,000 timesteps that begins at timestep 1 has one step fewer.
-MAX_STEPS = 999
 MAX_EVALUATIONS = 64
 MAX_NAME = 200
 GUIDANCE_SCALES = (1.0, 50.0)

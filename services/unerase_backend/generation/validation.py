@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, GenerateRequest, MeasureDenoisingRequest
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
+from unerase_backend.catalogue import MAX_STEPS
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 MAX_TRAJECTORIES = 4096
 MAX_PROMPT_BYTES = 4096
-# A schedule of 1,000 timesteps that begins at timestep 1 has one step fewer.
-MAX_STEPS = 999
 MAX_GUIDANCE_SCALE = 50.0
 MAX_ETA = 10.0
 MAX_VARIANCE_SCALE = 10.0

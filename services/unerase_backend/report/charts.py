@@ -177,8 +177,8 @@ def plane(result: LikelihoodResult, tolerance: float) -> Markup:
     return _drawing(416, 330, label, Markup("").join(parts), "chart plane")
 
 
-def trace(losses: Sequence[float]) -> Markup:
-    """Draw a loss by optimisation step, averaged over short stretches."""
+def trace(losses: Sequence[float], steps: int) -> Markup:
+    """Draw the losses at evenly spaced steps of `steps` optimisation steps, averaged over short stretches."""
     stretch = max(1, len(losses) // 60)
     means = [
         sum(part) / len(part) for start in range(0, len(losses), stretch) if (part := losses[start : start + stretch])
@@ -187,7 +187,7 @@ def trace(losses: Sequence[float]) -> Markup:
     low, high = min(finite, default=0.0), max(finite, default=1.0)
     frame = _Frame(2, 4, 196, 40, (0, max(len(means) - 1, 1)), (low, high if high > low else low + 1))
     path = " ".join(f"{frame.x(i):.1f},{frame.y(mean):.1f}" for i, mean in enumerate(means) if math.isfinite(mean))
-    label = f"Loss over {len(losses)} steps, from {means[0]:.4g} to {means[-1]:.4g}"
+    label = f"Loss over {steps} steps, from {means[0]:.4g} to {means[-1]:.4g}"
     return _drawing(200, 48, label, Markup('<polyline class="curve subject" points="{}"/>').format(path), "trace")
 
 

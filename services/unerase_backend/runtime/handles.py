@@ -6,7 +6,7 @@ call is safe to repeat repeats it. With no replica alive the router would wait f
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -144,18 +144,16 @@ CLASSIFICATION = Room("classification")
 PROBING = Room("probing")
 ATTACK = Room("attack")
 
-ROOMS = (GENERATION, CLASSIFICATION, PROBING, ATTACK)
 
-
-def rooms_serving() -> dict[Room, bool]:
-    """Ask Serve's controller which rooms have a running replica; blocks.
+def rooms_serving(rooms: Iterable[Room]) -> dict[Room, bool]:
+    """Ask Serve's controller which of the rooms have a running replica; blocks.
 
     Raises:
         RayServeException, RayError: the controller does not answer.
     """
     applications = serve.status().applications
     serving = {}
-    for room in ROOMS:
+    for room in rooms:
         status = applications.get(room.application)
         deployments = status.deployments.values() if status else ()
         serving[room] = any(deployment.replica_states.get(ReplicaState.RUNNING, 0) for deployment in deployments)

@@ -400,6 +400,7 @@ class Finding(_message.Message):
     PLACEHOLDER_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     LOSSES_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
     role: Global___ModelRole.ValueType
     model: _builtins.str
@@ -408,6 +409,8 @@ class Finding(_message.Message):
     """The prompt or template in which the finding stands."""
     placeholder: _builtins.str
     """The placeholder word of a learned token."""
+    steps: _builtins.int
+    """Optimisation steps taken; 0 where every one has its loss."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids of the found prompt."""
@@ -418,7 +421,7 @@ class Finding(_message.Message):
 
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Loss by optimisation step."""
+        """Losses at evenly spaced optimisation steps, the first included; of a long run not all are kept."""
 
     def __init__(
         self,
@@ -432,10 +435,11 @@ class Finding(_message.Message):
         placeholder: _builtins.str = ...,
         embedding: Global___Tensor | None = ...,
         losses: _abc.Iterable[_builtins.float] | None = ...,
+        steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "embedding", b"embedding", "evaluation", b"evaluation", "losses", b"losses", "model", b"model", "placeholder", b"placeholder", "prompt", b"prompt", "role", b"role", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "embedding", b"embedding", "evaluation", b"evaluation", "losses", b"losses", "model", b"model", "placeholder", b"placeholder", "prompt", b"prompt", "role", b"role", "steps", b"steps", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

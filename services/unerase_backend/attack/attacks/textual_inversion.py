@@ -107,7 +107,15 @@ async def textual_inversion(unit: Unit, models: Models, workbench: Workbench) ->
     learned = await workbench.compute(lambda: learn(unit, workbench))
     embedding = to_message(learned.embedding)
     trace = learned.losses[:: math.ceil(len(learned.losses) / TRACE_POINTS) or 1]
-    workbench.finding(Finding(prompt=prompts[0], placeholder=PLACEHOLDER, embedding=embedding, losses=trace))
+    workbench.finding(
+        Finding(
+            prompt=prompts[0],
+            placeholder=PLACEHOLDER,
+            embedding=embedding,
+            losses=trace,
+            steps=len(learned.losses),
+        )
+    )
     trajectories = [
         Trajectory(
             conditioning=Conditioning(learned=LearnedPrompt(text=prompt, placeholder=PLACEHOLDER, embedding=embedding)),
