@@ -35,7 +35,7 @@ class LiveProgress:
 
     def __enter__(self) -> Self:
         self._progress.start()
-        self._task = self._progress.add_task("accepted", total=1)
+        self._task = self._progress.add_task("asking", total=1)
         return self
 
     def __exit__(
