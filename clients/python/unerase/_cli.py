@@ -281,8 +281,8 @@ def _reported() -> Iterator[None]:
         yield
     except UneraseError as error:
         lines = [f"{violation.field}: {violation.description}" for violation in error.violations] or [error.message]
-        # A backend that answers gives its reasons; without one nobody did.
-        if error.code == grpc.StatusCode.UNAVAILABLE and not error.reason:
+        # A backend that answers gives a reason; gRPC's own error bears the name of its code.
+        if error.reason == grpc.StatusCode.UNAVAILABLE.name:
             lines.append("No backend answers there: start one with `unerase serve`, or name another with --address.")
         _fail("\n".join(lines), _EXIT_CODES.get(error.code, 1))
     except BrokenPipeError:
