@@ -9,6 +9,8 @@ from unerase.v1.types_pb2 import (
     EVALUATION_CLASS_INJECTING,
     EVALUATION_CLASS_MEASURE,
     EVALUATION_CLASS_PLAIN,
+    MODEL_ROLE_REFERENCE,
+    MODEL_ROLE_SUBJECT,
     EvaluationDescription,
 )
 from unerase_backend.catalogue import Catalogue
@@ -74,6 +76,8 @@ def descriptions() -> dict[str, EvaluationDescription]:
             evaluation_class=classes.get(name, EVALUATION_CLASS_INJECTING),
             parameters=parameters,
             cases_per_unit=10 if name == "noise-based" else 0,
+            others=classes.get(name) == EVALUATION_CLASS_MEASURE,
+            roles=[MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE] if name == "interference" else [],
         )
         for name in PRESETS["standard"].evaluations
     }

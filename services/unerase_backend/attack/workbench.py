@@ -69,11 +69,14 @@ class Workbench:
         if time.monotonic() > self._deadline:
             raise DeadlineError("the unit has used up the time that the attack's deployment allows")
 
-    def progress(self, step: int, steps: int, loss: float | None = None) -> None:
-        """Report that `step` of `steps` are done, and `check`; about a hundred reports go out, the last one always."""
+    def progress(self, step: int, steps: int, loss: float | None = None, success: float | None = None) -> None:
+        """Report that `step` of `steps` are done, and `check`; about a hundred reports go out, the last one always.
+
+        `success` is the share of cases in which the selector sees the concept so far.
+        """
         self.check()
         if step == steps or step * REPORTS // steps != (step - 1) * REPORTS // steps:
-            self._emit(UnitEvent(progress=Progress(step=step, steps=steps, loss=loss)))
+            self._emit(UnitEvent(progress=Progress(step=step, steps=steps, loss=loss, success=success)))
 
     def finding(self, finding: Finding) -> None:
         """Leave what was found; the evaluation, role, model and concept are filled in."""

@@ -189,6 +189,7 @@ class Catalogue:
             labels=[JudgeLabels(judge=judge, labels=labels) for judge, labels in entry.labels.items()],
             control=entry.control or "",
             initial_token=entry.initial_token,
+            placebo=entry.placebo,
         )
         message.picture_digests.extend(store.put(tile) for tile in self._tiles(entry.pictures, entry.tile))
         message.near_miss_digests.extend(store.put(tile) for tile in self._tiles(entry.near_misses, entry.tile))

@@ -203,6 +203,7 @@ class ConceptEntry(_Entry):
     tile: int = Field(default=0, ge=8, le=4096)
     control: Name | None = None
     initial_token: str = ""
+    placebo: bool = False
 
     @model_validator(mode="after")
     def _whole_tiles(self) -> "ConceptEntry":

@@ -13,7 +13,6 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import (
-    EVALUATION_CLASS_MEASURE,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
     MODEL_ROLE_SUBJECT,
@@ -43,10 +42,7 @@ TOLERANCES = {
     "interference": (0.15, 1.0),
 }
 
-# Which models a measure is taken of; every other evaluation has all three roles.
-_SUBJECT_AND_REFERENCE = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE)
-_ALL_ROLES = (*_SUBJECT_AND_REFERENCE, MODEL_ROLE_CONTROL)
-_ROLES_OF_MEASURE: Mapping[str, tuple[ModelRole.ValueType, ...]] = {"interference": _SUBJECT_AND_REFERENCE}
+_ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 # Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
 _WITHOUT_MODEL = ("judge-quality",)
 _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference", MODEL_ROLE_CONTROL: "control"}
@@ -289,9 +285,8 @@ def _units(
     }
     for request in spec.battery.evaluations:
         description = descriptions[request.name]
-        measure = description.evaluation_class == EVALUATION_CLASS_MEASURE
         size = description.cases_per_unit or len(cases)
-        for role in _roles(request.name, spec):
+        for role in _roles(description, spec):
             for shard, start in enumerate(range(0, len(cases), size)):
                 yield Unit(
                     id=f"{request.name}/{_ROLE_NAMES[role]}/{shard}",
@@ -300,7 +295,7 @@ def _units(
                     model="" if request.name in _WITHOUT_MODEL else models[role],
                     reference=spec.reference,
                     target=target,
-                    others=others if measure else (),
+                    others=others if description.others else (),
                     cases=cases[start : start + size],
                     parameters=request.parameters,
                     steps=spec.steps,
@@ -309,10 +304,10 @@ def _units(
                 )
 
 
-def _roles(evaluation: str, spec: AuditSpec) -> Sequence[ModelRole.ValueType]:
-    if evaluation in _WITHOUT_MODEL:
+def _roles(description: EvaluationDescription, spec: AuditSpec) -> Sequence[ModelRole.ValueType]:
+    if description.name in _WITHOUT_MODEL:
         return (MODEL_ROLE_REFERENCE,)
-    roles = _ROLES_OF_MEASURE.get(evaluation, _ALL_ROLES)
+    roles = description.roles or _ALL_ROLES
     return [role for role in roles if role != MODEL_ROLE_CONTROL or spec.control]
 
 
@@ -321,5 +316,5 @@ def _others(spec: AuditSpec, catalogue: Catalogue, store: ArtifactStore) -> list
     return [
         catalogue.target(name, store, *judges)
         for name, entry in sorted(catalogue.concepts.items())
-        if name != spec.concept and all(entry.labels.get(judge) for judge in judges)
+        if name != spec.concept and not entry.placebo and all(entry.labels.get(judge) for judge in judges)
     ]

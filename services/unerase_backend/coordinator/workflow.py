@@ -244,6 +244,8 @@ class Auditor:
         )
         if progress.HasField("loss"):
             event.loss = progress.loss
+        if progress.HasField("success"):
+            event.success = progress.success
         await self._database.progress(audit_id, AuditEvent(unit_progress=event))
         await self._changes.announce()
 

@@ -16,7 +16,7 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Value
 
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Observation, ParameterDescription
+from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, ModelRole, Observation, ParameterDescription
 
 Run = Callable[..., Awaitable[list[Observation]]]
 
@@ -50,10 +50,13 @@ class Registry:
         required: bool = False,
         attack: bool = False,
         cases_per_unit: int = 0,
+        others: bool = False,
+        roles: Sequence[ModelRole.ValueType] = (),
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
-        Without `deciding_arms` every arm decides; "prompt@*" stands for every arm that begins so.
+        Without `deciding_arms` every arm decides; "prompt@*" stands for every arm that begins so. `others` asks for
+        every other concept of the catalogue; a measure may name the `roles` of which it is taken.
         """
 
         def decorate(run: Run) -> Run:
@@ -69,6 +72,8 @@ class Registry:
                 required=required,
                 attack=attack,
                 cases_per_unit=cases_per_unit,
+                others=others,
+                roles=roles,
             )
             self._evaluations[name] = Evaluation(description, run)
             return run

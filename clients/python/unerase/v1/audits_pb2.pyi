@@ -56,6 +56,8 @@ class _ReportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportFo
     REPORT_FORMAT_UNSPECIFIED: _ReportFormat.ValueType  # 0
     REPORT_FORMAT_JSON: _ReportFormat.ValueType  # 1
     REPORT_FORMAT_HTML: _ReportFormat.ValueType  # 2
+    REPORT_FORMAT_PARQUET: _ReportFormat.ValueType  # 3
+    """The observations as Parquet, with what the verdict needs beside them: the same verdict follows from the file alone."""
 
 class ReportFormat(_ReportFormat, metaclass=_ReportFormatEnumTypeWrapper):
     """The form of a report."""
@@ -63,6 +65,8 @@ class ReportFormat(_ReportFormat, metaclass=_ReportFormatEnumTypeWrapper):
 REPORT_FORMAT_UNSPECIFIED: ReportFormat.ValueType  # 0
 REPORT_FORMAT_JSON: ReportFormat.ValueType  # 1
 REPORT_FORMAT_HTML: ReportFormat.ValueType  # 2
+REPORT_FORMAT_PARQUET: ReportFormat.ValueType  # 3
+"""The observations as Parquet, with what the verdict needs beside them: the same verdict follows from the file alone."""
 Global___ReportFormat: _TypeAlias = ReportFormat  # noqa: Y015
 
 @_typing.final
@@ -165,6 +169,8 @@ class AuditSpec(_message.Message):
     SELECTOR_FIELD_NUMBER: _builtins.int
     JUDGE_FIELD_NUMBER: _builtins.int
     SECOND_JUDGE_FIELD_NUMBER: _builtins.int
+    PLACEBO_FIELD_NUMBER: _builtins.int
+    SEQUENTIAL_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Catalogue name of the erased model."""
     concept: _builtins.str
@@ -185,6 +191,12 @@ class AuditSpec(_message.Message):
     """Catalogue names of the judges; empty means the catalogue's."""
     judge: _builtins.str
     second_judge: _builtins.str
+    placebo: _builtins.str
+    """Catalogue name of a concept that neither model knows: the control of injecting evaluations where there is no model
+    that never learned the concept. Empty means the catalogue's own where it is needed.
+    """
+    sequential: _builtins.bool
+    """Stop an evaluation as soon as its answer is settled: cases are taken in order, with bounds that hold at every look."""
     @_builtins.property
     def battery(self) -> Global___Battery: ...
     @_builtins.property
@@ -205,10 +217,12 @@ class AuditSpec(_message.Message):
         selector: _builtins.str = ...,
         judge: _builtins.str = ...,
         second_judge: _builtins.str = ...,
+        placebo: _builtins.str = ...,
+        sequential: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "guidance_scale", b"guidance_scale", "seed_base", b"seed_base", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "guidance_scale", b"guidance_scale", "judge", b"judge", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "guidance_scale", b"guidance_scale", "judge", b"judge", "placebo", b"placebo", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
@@ -418,12 +432,15 @@ class UnitProgress(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
+    SUCCESS_FIELD_NUMBER: _builtins.int
     unit: _builtins.str
     evaluation: _builtins.str
     role: _types_pb2.ModelRole.ValueType
     step: _builtins.int
     steps: _builtins.int
     loss: _builtins.float
+    success: _builtins.float
+    """Share of cases in which the selector sees the concept so far."""
     def __init__(
         self,
         *,
@@ -433,14 +450,20 @@ class UnitProgress(_message.Message):
         step: _builtins.int = ...,
         steps: _builtins.int = ...,
         loss: _builtins.float | None = ...,
+        success: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "loss", b"loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_success", b"_success", "loss", b"loss", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "evaluation", b"evaluation", "loss", b"loss", "role", b"role", "step", b"step", "steps", b"steps", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_success", b"_success", "evaluation", b"evaluation", "loss", b"loss", "role", b"role", "step", b"step", "steps", b"steps", "success", b"success", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__success: _TypeAlias = _typing.Literal["success"]  # noqa: Y015
+    _WhichOneofArgType__success: _TypeAlias = _typing.Literal["_success", b"_success"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__success) -> _WhichOneofReturnType__success | None: ...
 
 Global___UnitProgress: _TypeAlias = UnitProgress  # noqa: Y015
 
@@ -456,12 +479,15 @@ class UnitDone(_message.Message):
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     DETECTED_FIELD_NUMBER: _builtins.int
     UNSCORED_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
     unit: _builtins.str
     evaluation: _builtins.str
     role: _types_pb2.ModelRole.ValueType
     observations: _builtins.int
     detected: _builtins.int
     unscored: _builtins.int
+    skipped: _builtins.bool
+    """Not run, since its evaluation's answer was settled before."""
     def __init__(
         self,
         *,
@@ -471,10 +497,11 @@ class UnitDone(_message.Message):
         observations: _builtins.int = ...,
         detected: _builtins.int = ...,
         unscored: _builtins.int = ...,
+        skipped: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected", b"detected", "evaluation", b"evaluation", "observations", b"observations", "role", b"role", "unit", b"unit", "unscored", b"unscored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected", b"detected", "evaluation", b"evaluation", "observations", b"observations", "role", b"role", "skipped", b"skipped", "unit", b"unit", "unscored", b"unscored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

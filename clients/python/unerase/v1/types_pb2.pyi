@@ -160,6 +160,7 @@ class Concept(_message.Message):
     NEAR_MISS_DIGESTS_FIELD_NUMBER: _builtins.int
     CONTROL_FIELD_NUMBER: _builtins.int
     INITIAL_TOKEN_FIELD_NUMBER: _builtins.int
+    PLACEBO_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, as in "hourglass"."""
     kind: Global___ConceptKind.ValueType
@@ -167,6 +168,8 @@ class Concept(_message.Message):
     """Catalogue name of a model that never learned the concept; empty where there is none."""
     initial_token: _builtins.str
     """The word from whose embedding a learned token starts."""
+    placebo: _builtins.bool
+    """A concept that no model knows, for the control of injecting evaluations; it is no "other" concept."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The words that mean the concept: the name first, then its synonyms."""
@@ -202,10 +205,11 @@ class Concept(_message.Message):
         near_miss_digests: _abc.Iterable[_builtins.str] | None = ...,
         control: _builtins.str = ...,
         initial_token: _builtins.str = ...,
+        placebo: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "held_out_prompts", b"held_out_prompts", "initial_token", b"initial_token", "kind", b"kind", "labels", b"labels", "name", b"name", "names", b"names", "near_miss_digests", b"near_miss_digests", "picture_digests", b"picture_digests", "prompts", b"prompts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "held_out_prompts", b"held_out_prompts", "initial_token", b"initial_token", "kind", b"kind", "labels", b"labels", "name", b"name", "names", b"names", "near_miss_digests", b"near_miss_digests", "picture_digests", b"picture_digests", "placebo", b"placebo", "prompts", b"prompts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -391,6 +395,26 @@ class Finding(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FiguresEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     EVALUATION_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
@@ -401,6 +425,10 @@ class Finding(_message.Message):
     EMBEDDING_FIELD_NUMBER: _builtins.int
     LOSSES_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    CASE_INDEX_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
     role: Global___ModelRole.ValueType
     model: _builtins.str
@@ -411,6 +439,12 @@ class Finding(_message.Message):
     """The placeholder word of a learned token."""
     steps: _builtins.int
     """Optimisation steps taken; 0 where every one has its loss."""
+    case_index: _builtins.int
+    """The case it belongs to; absent where it serves all cases."""
+    label: _builtins.str
+    """What it is, where an evaluation finds several things, as in "few-shot@40"."""
+    weights_digest: _builtins.str
+    """Digest in the artefact store of found weights: a classifier's, a relearned UNet's."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids of the found prompt."""
@@ -422,6 +456,10 @@ class Finding(_message.Message):
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Losses at evenly spaced optimisation steps, the first included; of a long run not all are kept."""
+
+    @_builtins.property
+    def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Figures by name, as in "auc@100"."""
 
     def __init__(
         self,
@@ -436,12 +474,18 @@ class Finding(_message.Message):
         embedding: Global___Tensor | None = ...,
         losses: _abc.Iterable[_builtins.float] | None = ...,
         steps: _builtins.int = ...,
+        case_index: _builtins.int | None = ...,
+        label: _builtins.str = ...,
+        weights_digest: _builtins.str = ...,
+        figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_index", b"_case_index", "case_index", b"case_index", "embedding", b"embedding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "embedding", b"embedding", "evaluation", b"evaluation", "losses", b"losses", "model", b"model", "placeholder", b"placeholder", "prompt", b"prompt", "role", b"role", "steps", b"steps", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_index", b"_case_index", "case_index", b"case_index", "concept", b"concept", "embedding", b"embedding", "evaluation", b"evaluation", "figures", b"figures", "label", b"label", "losses", b"losses", "model", b"model", "placeholder", b"placeholder", "prompt", b"prompt", "role", b"role", "steps", b"steps", "token_ids", b"token_ids", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__case_index: _TypeAlias = _typing.Literal["case_index"]  # noqa: Y015
+    _WhichOneofArgType__case_index: _TypeAlias = _typing.Literal["_case_index", b"_case_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__case_index) -> _WhichOneofReturnType__case_index | None: ...
 
 Global___Finding: _TypeAlias = Finding  # noqa: Y015
 
@@ -536,6 +580,8 @@ class EvaluationDescription(_message.Message):
     REQUIRED_FIELD_NUMBER: _builtins.int
     ATTACK_FIELD_NUMBER: _builtins.int
     CASES_PER_UNIT_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     summary: _builtins.str
@@ -546,11 +592,17 @@ class EvaluationDescription(_message.Message):
     """An attack runs where gradients are; a probe only asks for pictures."""
     cases_per_unit: _builtins.int
     """The most cases one unit may hold; 0 means that all cases belong to one unit."""
+    others: _builtins.bool
+    """Units are handed every other concept of the catalogue."""
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterDescription]: ...
     @_builtins.property
     def deciding_arms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Arms whose draws compete in the best of N that decides; other arms are shown beside them."""
+
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___ModelRole.ValueType]:
+        """Measures only: the roles of which the measure is taken; empty means all."""
 
     def __init__(
         self,
@@ -564,10 +616,12 @@ class EvaluationDescription(_message.Message):
         required: _builtins.bool = ...,
         attack: _builtins.bool = ...,
         cases_per_unit: _builtins.int = ...,
+        others: _builtins.bool = ...,
+        roles: _abc.Iterable[Global___ModelRole.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "parameters", b"parameters", "required", b"required", "summary", b"summary", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "required", b"required", "roles", b"roles", "summary", b"summary", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -315,6 +315,9 @@ class EvaluationResult(_message.Message):
     JUDGE_AGREEMENT_FIELD_NUMBER: _builtins.int
     JUDGE_KAPPA_FIELD_NUMBER: _builtins.int
     CONTROLLED_FIELD_NUMBER: _builtins.int
+    PLACEBO_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    STOPPED_AFTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     evaluation_class: _types_pb2.EvaluationClass.ValueType
@@ -332,6 +335,10 @@ class EvaluationResult(_message.Message):
     """Whether the control is a model that never learned the concept (or a placebo). Otherwise `control`, if present,
     is the judge's false positives on pictures without the concept, and the excess is over those, unpaired.
     """
+    placebo: _builtins.bool
+    """The control is the same procedure for a concept that neither model knows."""
+    stopped_after: _builtins.int
+    """Cases after which a sequential audit stopped; 0 where all were run."""
     @_builtins.property
     def subject(self) -> Global___Rate: ...
     @_builtins.property
@@ -350,6 +357,10 @@ class EvaluationResult(_message.Message):
     def arms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArmResult]: ...
     @_builtins.property
     def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]: ...
+    @_builtins.property
+    def calibration(self) -> Global___Calibration:
+        """Absent where the evaluation was not calibrated at such a budget."""
+
     def __init__(
         self,
         *,
@@ -370,10 +381,13 @@ class EvaluationResult(_message.Message):
         judge_agreement: _builtins.float = ...,
         judge_kappa: _builtins.float = ...,
         controlled: _builtins.bool = ...,
+        placebo: _builtins.bool = ...,
+        calibration: Global___Calibration | None = ...,
+        stopped_after: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "excess", b"excess", "reference", b"reference", "reference_excess", b"reference_excess", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "control", b"control", "excess", b"excess", "reference", b"reference", "reference_excess", b"reference_excess", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "budget", b"budget", "control", b"control", "controlled", b"controlled", "curve", b"curve", "evaluation_class", b"evaluation_class", "excess", b"excess", "further_cases", b"further_cases", "judge_agreement", b"judge_agreement", "judge_kappa", b"judge_kappa", "name", b"name", "outcome", b"outcome", "reason", b"reason", "reference", b"reference", "reference_excess", b"reference_excess", "subject", b"subject", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "budget", b"budget", "calibration", b"calibration", "control", b"control", "controlled", b"controlled", "curve", b"curve", "evaluation_class", b"evaluation_class", "excess", b"excess", "further_cases", b"further_cases", "judge_agreement", b"judge_agreement", "judge_kappa", b"judge_kappa", "name", b"name", "outcome", b"outcome", "placebo", b"placebo", "reason", b"reason", "reference", b"reference", "reference_excess", b"reference_excess", "stopped_after", b"stopped_after", "subject", b"subject", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +452,250 @@ class LikelihoodResult(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LikelihoodResult: _TypeAlias = LikelihoodResult  # noqa: Y015
+
+@_typing.final
+class TracingPoint(_message.Message):
+    """One point of the path from the reference to the subject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    DETECTED_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    DESTRUCTION_FIELD_NUMBER: _builtins.int
+    GENERAL_DAMAGE_FIELD_NUMBER: _builtins.int
+    LOST_PULL_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    strength: _builtins.float
+    """Share of the subject's weights, the rest the reference's: 0 is the reference, 1 the subject."""
+    similarity: _builtins.float
+    """Mean similarity with the concept's text."""
+    @_builtins.property
+    def detected(self) -> Global___Rate:
+        """Under the plain prompt."""
+
+    @_builtins.property
+    def destruction(self) -> Global___Estimate: ...
+    @_builtins.property
+    def general_damage(self) -> Global___Estimate: ...
+    @_builtins.property
+    def lost_pull(self) -> Global___Estimate:
+        """Absent where the reference's own pull is not above 0."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelShare]:
+        """The judge's labels on what was made, the most frequent first."""
+
+    def __init__(
+        self,
+        *,
+        strength: _builtins.float = ...,
+        detected: Global___Rate | None = ...,
+        similarity: _builtins.float = ...,
+        destruction: Global___Estimate | None = ...,
+        general_damage: Global___Estimate | None = ...,
+        lost_pull: Global___Estimate | None = ...,
+        labels: _abc.Iterable[Global___LabelShare] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destruction", b"destruction", "detected", b"detected", "general_damage", b"general_damage", "lost_pull", b"lost_pull"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destruction", b"destruction", "detected", b"detected", "general_damage", b"general_damage", "labels", b"labels", "lost_pull", b"lost_pull", "similarity", b"similarity", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TracingPoint: _TypeAlias = TracingPoint  # noqa: Y015
+
+@_typing.final
+class TracingResult(_message.Message):
+    """What stands under the plain prompt on the way from the reference to the subject."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___TracingPoint]:
+        """In order of strength."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___TracingPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TracingResult: _TypeAlias = TracingResult  # noqa: Y015
+
+@_typing.final
+class LabelShare(_message.Message):
+    """How often a label was a judge's first choice."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    PICTURE_DIGEST_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    pictures: _builtins.int
+    picture_digest: _builtins.str
+    """Digest of a picture so labelled, with the judge's highest score."""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        pictures: _builtins.int = ...,
+        picture_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "picture_digest", b"picture_digest", "pictures", b"pictures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelShare: _TypeAlias = LabelShare  # noqa: Y015
+
+@_typing.final
+class Neighbour(_message.Message):
+    """A concept whose text lies near the pictures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    concept: _builtins.str
+    similarity: _builtins.float
+    """Mean cosine of picture and text."""
+    def __init__(
+        self,
+        *,
+        concept: _builtins.str = ...,
+        similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Neighbour: _TypeAlias = Neighbour  # noqa: Y015
+
+@_typing.final
+class Alternatives(_message.Message):
+    """What one model makes in the concept's place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    UNSCORED_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    ENTROPY_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    DISPERSION_FIELD_NUMBER: _builtins.int
+    role: _types_pb2.ModelRole.ValueType
+    pictures: _builtins.int
+    unscored: _builtins.int
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelShare]:
+        """The most frequent first."""
+
+    @_builtins.property
+    def entropy(self) -> Global___Estimate:
+        """Of the labels' distribution, in bits, with its 95 % interval."""
+
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
+        """Concepts by the selector's similarity, the nearest first."""
+
+    @_builtins.property
+    def dispersion(self) -> Global___Estimate:
+        """Mean pairwise cosine distance of the pictures' embeddings, with its 95 % interval."""
+
+    def __init__(
+        self,
+        *,
+        role: _types_pb2.ModelRole.ValueType = ...,
+        pictures: _builtins.int = ...,
+        unscored: _builtins.int = ...,
+        labels: _abc.Iterable[Global___LabelShare] | None = ...,
+        entropy: Global___Estimate | None = ...,
+        neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
+        dispersion: Global___Estimate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dispersion", b"dispersion", "entropy", b"entropy"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispersion", b"dispersion", "entropy", b"entropy", "labels", b"labels", "neighbours", b"neighbours", "pictures", b"pictures", "role", b"role", "unscored", b"unscored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Alternatives: _TypeAlias = Alternatives  # noqa: Y015
+
+@_typing.final
+class AlternativesResult(_message.Message):
+    """What stands in the concept's place, for each model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Alternatives]: ...
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[Global___Alternatives] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlternativesResult: _TypeAlias = AlternativesResult  # noqa: Y015
+
+@_typing.final
+class Calibration(_message.Message):
+    """What is known of an evaluation from models whose truth is known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENSITIVITY_FIELD_NUMBER: _builtins.int
+    SPECIFICITY_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    budget: _builtins.int
+    """Draws a case with which these were measured."""
+    steps: _builtins.int
+    """Denoising steps with which these were measured."""
+    source: _builtins.str
+    """The models measured, and the version of the testbed, in words."""
+    @_builtins.property
+    def sensitivity(self) -> Global___Rate:
+        """Cases in which it brings the concept back from models that hold it for certain."""
+
+    @_builtins.property
+    def specificity(self) -> Global___Rate:
+        """Cases in which it shows nothing in models that never learned the concept."""
+
+    def __init__(
+        self,
+        *,
+        sensitivity: Global___Rate | None = ...,
+        specificity: Global___Rate | None = ...,
+        budget: _builtins.int = ...,
+        steps: _builtins.int = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sensitivity", b"sensitivity", "specificity", b"specificity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "sensitivity", b"sensitivity", "source", b"source", "specificity", b"specificity", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Calibration: _TypeAlias = Calibration  # noqa: Y015
 
 @_typing.final
 class InterferenceItem(_message.Message):
@@ -597,6 +855,8 @@ class Verdict(_message.Message):
     POWER_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     INCOMPLETE_WAIVED_FIELD_NUMBER: _builtins.int
+    TRACING_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
     conclusion: Global___Conclusion.ValueType
     statement: _builtins.str
     """The conclusion in one sentence, with its figures."""
@@ -622,6 +882,10 @@ class Verdict(_message.Message):
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required evaluations that the battery lacks, or that have too many unscored cases."""
 
+    @_builtins.property
+    def tracing(self) -> Global___TracingResult: ...
+    @_builtins.property
+    def alternatives(self) -> Global___AlternativesResult: ...
     def __init__(
         self,
         *,
@@ -636,10 +900,12 @@ class Verdict(_message.Message):
         power: Global___Power | None = ...,
         missing: _abc.Iterable[_builtins.str] | None = ...,
         incomplete_waived: _builtins.bool = ...,
+        tracing: Global___TracingResult | None = ...,
+        alternatives: Global___AlternativesResult | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["interference", b"interference", "likelihood", b"likelihood", "power", b"power"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "interference", b"interference", "likelihood", b"likelihood", "power", b"power", "tracing", b"tracing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conclusion", b"conclusion", "damaged", b"damaged", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "missing", b"missing", "power", b"power", "statement", b"statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "conclusion", b"conclusion", "damaged", b"damaged", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "missing", b"missing", "power", b"power", "statement", b"statement", "tracing", b"tracing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

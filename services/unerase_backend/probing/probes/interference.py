@@ -15,7 +15,13 @@ import asyncio
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Target, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, EVALUATION_CLASS_MEASURE, Observation
+from unerase.v1.types_pb2 import (
+    CONCEPT_KIND_OBJECT,
+    EVALUATION_CLASS_MEASURE,
+    MODEL_ROLE_REFERENCE,
+    MODEL_ROLE_SUBJECT,
+    Observation,
+)
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
@@ -29,6 +35,8 @@ from unerase_backend.runtime.seeds import derive_seed
     title="Interference",
     summary="Every other object, or concept of the same kind, under its plain prompts: the side effects.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    others=True,
+    roles=[MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE],
     parameters=[parameter("draws", "Pictures of each other concept.", 8, minimum=1, maximum=512, integer=True)],
 )
 async def interference(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:

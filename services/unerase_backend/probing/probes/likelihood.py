@@ -40,6 +40,7 @@ TRAINING_TIMESTEPS = 1000
     title="Likelihood",
     summary="Noise-prediction errors on held-out pictures: destruction, lost pull and general damage.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    others=True,
     parameters=[
         parameter("timesteps", "Points of the even grid of timesteps.", 10, minimum=1, maximum=200, integer=True),
         parameter("pictures", "Most pictures of the concept.", 32, minimum=2, maximum=1024, integer=True),

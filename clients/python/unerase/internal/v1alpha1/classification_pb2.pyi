@@ -28,21 +28,31 @@ class ClassifyRequest(_message.Message):
 
     PICTURE_DIGESTS_FIELD_NUMBER: _builtins.int
     QUESTIONS_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    EMBEDDING_JUDGE_FIELD_NUMBER: _builtins.int
+    embedding_judge: _builtins.str
+    """Name of the CLIP judge whose embedding of each picture is wanted; empty for none."""
     @_builtins.property
     def picture_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests in the artefact store."""
 
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_trajectories_pb2.Question]: ...
+    @_builtins.property
+    def view(self) -> _trajectories_pb2.View:
+        """Absent: the pictures as they are."""
+
     def __init__(
         self,
         *,
         picture_digests: _abc.Iterable[_builtins.str] | None = ...,
         questions: _abc.Iterable[_trajectories_pb2.Question] | None = ...,
+        view: _trajectories_pb2.View | None = ...,
+        embedding_judge: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["picture_digests", b"picture_digests", "questions", b"questions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_judge", b"embedding_judge", "picture_digests", b"picture_digests", "questions", b"questions", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -57,11 +67,16 @@ class PictureJudgements(_message.Message):
     JUDGEMENTS_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
     status: _types_pb2.SampleStatus.ValueType
     reason: _builtins.str
     @_builtins.property
     def judgements(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Judgement]:
         """In order of the questions; empty if the picture is unscored."""
+
+    @_builtins.property
+    def embedding(self) -> _types_pb2.Tensor:
+        """The picture's embedding of unit length, (width,), if asked for."""
 
     def __init__(
         self,
@@ -69,10 +84,11 @@ class PictureJudgements(_message.Message):
         judgements: _abc.Iterable[_types_pb2.Judgement] | None = ...,
         status: _types_pb2.SampleStatus.ValueType = ...,
         reason: _builtins.str = ...,
+        embedding: _types_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["judgements", b"judgements", "reason", b"reason", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "judgements", b"judgements", "reason", b"reason", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

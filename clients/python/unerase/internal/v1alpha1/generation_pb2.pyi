@@ -21,6 +21,62 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class ModelChange(_message.Message):
+    """A change of a catalogue's model, so that what is made of it is a model like any other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNET_DIGEST_FIELD_NUMBER: _builtins.int
+    INTERPOLATION_FIELD_NUMBER: _builtins.int
+    unet_digest: _builtins.str
+    """Digest in the artefact store of a safetensors file whose tensors replace the UNet's."""
+    @_builtins.property
+    def interpolation(self) -> Global___Interpolation:
+        """On the way to another model."""
+
+    def __init__(
+        self,
+        *,
+        unet_digest: _builtins.str = ...,
+        interpolation: Global___Interpolation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "kind", b"kind", "unet_digest", b"unet_digest"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "kind", b"kind", "unet_digest", b"unet_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["unet_digest", "interpolation"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ModelChange: _TypeAlias = ModelChange  # noqa: Y015
+
+@_typing.final
+class Interpolation(_message.Message):
+    """Every weight of UNet and text encoder: (1 - share) of its own + share of the other model's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Catalogue name; of the same architecture."""
+    share: _builtins.float
+    """From 0 to 1."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Interpolation: _TypeAlias = Interpolation  # noqa: Y015
+
+@_typing.final
 class GenerateRequest(_message.Message):
     """Trajectories of one model."""
 
@@ -31,6 +87,7 @@ class GenerateRequest(_message.Message):
     QUESTIONS_FIELD_NUMBER: _builtins.int
     PICTURES_FIELD_NUMBER: _builtins.int
     LATENTS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name."""
     pictures: _builtins.bool
@@ -43,6 +100,10 @@ class GenerateRequest(_message.Message):
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_trajectories_pb2.Question]:
         """Asked of each picture; without questions no judge is called."""
 
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelChange]:
+        """Made of the model in this order."""
+
     def __init__(
         self,
         *,
@@ -51,10 +112,11 @@ class GenerateRequest(_message.Message):
         questions: _abc.Iterable[_trajectories_pb2.Question] | None = ...,
         pictures: _builtins.bool = ...,
         latents: _builtins.bool = ...,
+        changes: _abc.Iterable[Global___ModelChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "model", b"model", "pictures", b"pictures", "questions", b"questions", "trajectories", b"trajectories"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "latents", b"latents", "model", b"model", "pictures", b"pictures", "questions", b"questions", "trajectories", b"trajectories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,6 +240,7 @@ class MeasureDenoisingRequest(_message.Message):
     PROMPTS_FIELD_NUMBER: _builtins.int
     TIMESTEPS_FIELD_NUMBER: _builtins.int
     NOISE_SEED_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     noise_seed: _builtins.int
     """The noise of picture i at timestep j depends on this seed, i's digest and j alone."""
@@ -193,6 +256,10 @@ class MeasureDenoisingRequest(_message.Message):
     def timesteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Timesteps of the training schedule."""
 
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelChange]:
+        """Made of the model in this order."""
+
     def __init__(
         self,
         *,
@@ -201,10 +268,11 @@ class MeasureDenoisingRequest(_message.Message):
         prompts: _abc.Iterable[_builtins.str] | None = ...,
         timesteps: _abc.Iterable[_builtins.int] | None = ...,
         noise_seed: _builtins.int = ...,
+        changes: _abc.Iterable[Global___ModelChange] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "noise_seed", b"noise_seed", "picture_digests", b"picture_digests", "prompts", b"prompts", "timesteps", b"timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "model", b"model", "noise_seed", b"noise_seed", "picture_digests", b"picture_digests", "prompts", b"prompts", "timesteps", b"timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -143,6 +143,58 @@ class Resumption(_message.Message):
 Global___Resumption: _TypeAlias = Resumption  # noqa: Y015
 
 @_typing.final
+class Inpainting(_message.Message):
+    """A central square of a picture to be made anew; around it the given picture stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURE_DIGEST_FIELD_NUMBER: _builtins.int
+    MASK_SHARE_FIELD_NUMBER: _builtins.int
+    picture_digest: _builtins.str
+    """Digest in the artefact store of a picture of the model's resolution."""
+    mask_share: _builtins.float
+    """Side of the square as a share of the picture's side, above 0 and under 1."""
+    def __init__(
+        self,
+        *,
+        picture_digest: _builtins.str = ...,
+        mask_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mask_share", b"mask_share", "picture_digest", b"picture_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Inpainting: _TypeAlias = Inpainting  # noqa: Y015
+
+@_typing.final
+class ClassifierGuidance(_message.Message):
+    """Guidance by a classifier of noised latents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLASSIFIER_DIGEST_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    classifier_digest: _builtins.str
+    """Digest of the classifier's weights, in the artefact store."""
+    scale: _builtins.float
+    """e = e - sqrt(1 - a_t) * scale * gradient of log p(concept given x_t, t), after classifier-free guidance."""
+    def __init__(
+        self,
+        *,
+        classifier_digest: _builtins.str = ...,
+        scale: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifier_digest", b"classifier_digest", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClassifierGuidance: _TypeAlias = ClassifierGuidance  # noqa: Y015
+
+@_typing.final
 class Trajectory(_message.Message):
     """One path from noise to picture."""
 
@@ -157,6 +209,8 @@ class Trajectory(_message.Message):
     VARIANCE_SCALE_FIELD_NUMBER: _builtins.int
     RESUMPTION_FIELD_NUMBER: _builtins.int
     STOP_STEP_FIELD_NUMBER: _builtins.int
+    INPAINTING_FIELD_NUMBER: _builtins.int
+    CLASSIFIER_GUIDANCE_FIELD_NUMBER: _builtins.int
     guidance_scale: _builtins.float
     """Classifier-free guidance: e = e_empty + scale * (e_prompt - e_empty). 1 uses the conditioning alone, one row a step."""
     latent_seed: _builtins.int
@@ -177,6 +231,14 @@ class Trajectory(_message.Message):
     def resumption(self) -> Global___Resumption:
         """Absent: starts from noise."""
 
+    @_builtins.property
+    def inpainting(self) -> Global___Inpainting:
+        """Absent: the whole picture is made. Judges then see the square alone, as large as a picture."""
+
+    @_builtins.property
+    def classifier_guidance(self) -> Global___ClassifierGuidance:
+        """Absent: no classifier leads."""
+
     def __init__(
         self,
         *,
@@ -189,14 +251,44 @@ class Trajectory(_message.Message):
         variance_scale: _builtins.float = ...,
         resumption: Global___Resumption | None = ...,
         stop_step: _builtins.int = ...,
+        inpainting: Global___Inpainting | None = ...,
+        classifier_guidance: Global___ClassifierGuidance | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["conditioning", b"conditioning", "resumption", b"resumption"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["classifier_guidance", b"classifier_guidance", "conditioning", b"conditioning", "inpainting", b"inpainting", "resumption", b"resumption"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conditioning", b"conditioning", "eta", b"eta", "guidance_scale", b"guidance_scale", "latent_seed", b"latent_seed", "noise_seed", b"noise_seed", "resumption", b"resumption", "steps", b"steps", "stop_step", b"stop_step", "variance_scale", b"variance_scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifier_guidance", b"classifier_guidance", "conditioning", b"conditioning", "eta", b"eta", "guidance_scale", b"guidance_scale", "inpainting", b"inpainting", "latent_seed", b"latent_seed", "noise_seed", b"noise_seed", "resumption", b"resumption", "steps", b"steps", "stop_step", b"stop_step", "variance_scale", b"variance_scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Trajectory: _TypeAlias = Trajectory  # noqa: Y015
+
+@_typing.final
+class View(_message.Message):
+    """What is shown of a picture."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CROP_SHARE_FIELD_NUMBER: _builtins.int
+    GREY_SHARE_FIELD_NUMBER: _builtins.int
+    crop_share: _builtins.float
+    """Its central square alone, as large as the picture; the square's side as a share of the picture's."""
+    grey_share: _builtins.float
+    """The picture with its central square grey; the square's side as a share of the picture's."""
+    def __init__(
+        self,
+        *,
+        crop_share: _builtins.float = ...,
+        grey_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["crop_share", b"crop_share", "grey_share", b"grey_share", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crop_share", b"crop_share", "grey_share", b"grey_share", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["crop_share", "grey_share"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___View: _TypeAlias = View  # noqa: Y015
 
 @_typing.final
 class Question(_message.Message):
