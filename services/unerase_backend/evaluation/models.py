@@ -95,9 +95,13 @@ class Models:
             errors[item.picture, item.prompt] = item.errors
         return errors
 
-    async def classify(self, picture_digests: Sequence[str], questions: Sequence[Question]) -> list[PictureJudgements]:
-        """Judge pictures of the artefact store, in order."""
-        response = await self.classify_pictures(ClassifyRequest(picture_digests=picture_digests, questions=questions))
+    async def classify(
+        self, picture_digests: Sequence[str], questions: Sequence[Question], *, embedding_judge: str = ""
+    ) -> list[PictureJudgements]:
+        """Judge pictures of the artefact store, in order; the CLIP judge `embedding_judge` embeds them as well."""
+        response = await self.classify_pictures(
+            ClassifyRequest(picture_digests=picture_digests, questions=questions, embedding_judge=embedding_judge)
+        )
         return list(response.pictures)
 
 
