@@ -139,7 +139,6 @@ class Auditor:
         if planned is None:
             return
         unit, done = planned
-        begin = time.monotonic()
         result = UnitResult()
         if not done:
             try:
@@ -157,7 +156,6 @@ class Auditor:
             "record", self._database.record, audit_id, _done(unit, result), result.observations, result.findings
         ):
             self._metrics.units.labels(unit.evaluation, "recorded").inc()
-            self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
 
     async def _compute(self, audit_id: str, unit: Unit) -> UnitResult | None:
         """Return what the unit finds; None if the audit has ended meanwhile."""
@@ -208,7 +206,9 @@ class Auditor:
         async with self._under_way.setdefault(key, asyncio.Lock()):
             result = await asyncio.to_thread(kept.find, self._store, key)
             if result is None:
+                begin = time.monotonic()
                 result = await self._run(audit_id, unit)
+                self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
                 await asyncio.to_thread(kept.keep, self._store, key, result)
         return result
 
