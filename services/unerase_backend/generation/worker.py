@@ -19,7 +19,7 @@ import torch
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.loading import DiffusionModel
-from unerase_backend.diffusion.sampler import Finished, Sampler
+from unerase_backend.diffusion.sampler import Finished, Given, Sampler
 from unerase_backend.generation.observer import Observer
 from unerase_backend.runtime.errors import ExhaustedError, UneraseError
 
@@ -40,6 +40,7 @@ class Work:
     lane: str
     trajectory: Trajectory
     picture: bool
+    given: Given
     done: Done
 
 
@@ -96,10 +97,18 @@ class Worker:
         self._thread.start()
 
     def submit(
-        self, name: str, digest: str, caller: Hashable, trajectory: Trajectory, *, picture: bool, done: Done
+        self,
+        name: str,
+        digest: str,
+        caller: Hashable,
+        trajectory: Trajectory,
+        *,
+        picture: bool,
+        given: Given,
+        done: Done,
     ) -> Work:
-        """Queue a trajectory of the model `name`, whose digest tells models apart."""
-        work = Work(str(next(self._serial)), digest, trajectory, picture, done)
+        """Queue a trajectory of the model `name`, whose digest tells models apart, with what it names by digest."""
+        work = Work(str(next(self._serial)), digest, trajectory, picture, given, done)
         with self._changed:
             self._lane(name, digest).queues.setdefault(caller, deque()).append(work)
             self._changed.notify()
@@ -250,7 +259,7 @@ class Worker:
                     del lane.queues[caller]
                 lane.running[work.key] = work
             try:
-                sampler.admit(work.key, work.trajectory, picture=work.picture)
+                sampler.admit(work.key, work.trajectory, picture=work.picture, given=work.given)
             except UneraseError as error:
                 with self._changed:
                     lane.running.pop(work.key, None)
