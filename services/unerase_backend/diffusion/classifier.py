@@ -7,7 +7,8 @@ and e the noise prediction after classifier-free guidance:
 
     e <- e - sqrt(1 - a_t) s grad_x log p(concept | x_t, t)
 
-Its weights travel as safetensors, whose metadata names the architecture and the latents' shape.
+Its weights travel as safetensors, whose metadata names the architecture and the latents' shape: in one entry, since
+safetensors writes several in no fixed order, and the same weights are to have the same digest.
 """
 
 import json
@@ -23,6 +24,7 @@ from torch.nn import functional
 from unerase_backend.runtime.errors import UnsafeModelError
 
 DROPOUT = 0.3
+_ENTRY = "classifier"
 
 LatentShape = tuple[int, int, int]
 
@@ -116,11 +118,8 @@ def log_probability_gradient(classifier: LatentClassifier, latents: Tensor, alph
 def save_classifier(classifier: LatentClassifier) -> bytes:
     """Return the classifier as safetensors, the same bytes for the same weights."""
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in classifier.state_dict().items()}
-    metadata = {
-        "architecture": classifier.architecture,
-        "latent_shape": ",".join(str(size) for size in classifier.latent_shape),
-    }
-    content: bytes = safetensors.torch.save(tensors, metadata)
+    described = {"architecture": classifier.architecture, "latent_shape": classifier.latent_shape}
+    content: bytes = safetensors.torch.save(tensors, {_ENTRY: json.dumps(described)})
     return content
 
 
@@ -132,15 +131,14 @@ def load_classifier(content: bytes, device: torch.device) -> LatentClassifier:
     """
     try:
         tensors = safetensors.torch.load(content)
-        metadata = _metadata(content)
-        shape = tuple(int(size) for size in metadata["latent_shape"].split(","))
-        kind = ARCHITECTURES[metadata["architecture"]]
-        channels, height, width = shape
+        described = _described(content)
+        kind = ARCHITECTURES[described["architecture"]]
+        channels, height, width = described["latent_shape"]
         # On the meta device a shape that the file only claims takes no memory.
         with torch.device("meta"):
             classifier = kind((channels, height, width))
         classifier.load_state_dict(tensors, assign=True)
-    except (SafetensorError, KeyError, ValueError, RuntimeError, AttributeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UnsafeModelError("the classifier's weights do not load", reason="CLASSIFIER_UNREADABLE") from error
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
@@ -148,11 +146,11 @@ def load_classifier(content: bytes, device: torch.device) -> LatentClassifier:
     return classifier.to(device).eval().requires_grad_(False)
 
 
-def _metadata(content: bytes) -> dict[str, str]:
+def _described(content: bytes) -> dict[str, Any]:
     length = int.from_bytes(content[:8], "little")
     header: dict[str, Any] = json.loads(content[8 : 8 + length])
-    metadata: dict[str, str] = header["__metadata__"]
-    return metadata
+    described: dict[str, Any] = json.loads(header["__metadata__"][_ENTRY])
+    return described
 
 
 def _time(alphas: Tensor) -> Tensor:
