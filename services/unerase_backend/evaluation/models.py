@@ -21,7 +21,7 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     MeasureDenoisingResponse,
     ModelChange,
 )
-from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target, Trajectory
+from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target, Trajectory, View
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,13 @@ class Models:
             errors[item.picture, item.prompt] = item.errors
         return errors
 
-    async def classify(self, picture_digests: Sequence[str], questions: Sequence[Question]) -> list[PictureJudgements]:
-        """Judge pictures of the artefact store, in order."""
-        response = await self.classify_pictures(ClassifyRequest(picture_digests=picture_digests, questions=questions))
+    async def classify(
+        self, picture_digests: Sequence[str], questions: Sequence[Question], view: View | None = None
+    ) -> list[PictureJudgements]:
+        """Judge pictures of the artefact store, in order; `view` says what is shown of them."""
+        response = await self.classify_pictures(
+            ClassifyRequest(picture_digests=picture_digests, questions=questions, view=view)
+        )
         return list(response.pictures)
 
 
