@@ -304,6 +304,9 @@ class Auditor:
             content=self._store.put(content.SerializeToString(deterministic=True)),
             json=self._store.put(report.render_json(whole).encode()),
             html=self._store.put(report.render_html(whole, self._store.get).encode()),
+            parquet=self._store.put(
+                report.render_parquet(audit.id, content, descriptions.values(), evidence.observations)
+            ),
         )
 
     async def _fail(self, audit_id: str, error: Exception) -> None:
