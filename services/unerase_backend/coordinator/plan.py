@@ -7,7 +7,7 @@ same seed base makes the same plan, and planning the filled-in request again cha
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -28,19 +28,13 @@ from unerase_backend.evaluation.parameters import parameters_struct, resolve_par
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
+from unerase_backend.verdict.decision import Tolerances, tolerance_problem
 
 DEFAULT_CASES = 24
 MAX_CASES = 512
 MAX_EVALUATIONS = 64
 MAX_NAME = 200
 GUIDANCE_SCALES = (1.0, 50.0)
-# The defaults of `Tolerances` and the most each may be; a rate cannot differ by more than 1.
-TOLERANCES = {
-    "excess": (0.15, 1.0),
-    "destruction": (0.10, 10.0),
-    "general_damage": (0.25, 10.0),
-    "interference": (0.15, 1.0),
-}
 
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 # Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
@@ -112,7 +106,7 @@ class _Resolution:
         if not spec.HasField("seed_base"):
             spec.seed_base = draw_seed()
         asked = {field.name for field, _ in spec.tolerances.ListFields()}
-        for name, (default, _) in TOLERANCES.items():
+        for name, default in asdict(Tolerances()).items():
             if name not in asked:
                 setattr(spec.tolerances, name, default)
         return spec
@@ -169,9 +163,8 @@ class _Resolution:
         if spec.HasField("guidance_scale") and not low <= spec.guidance_scale <= high:
             self._add("spec.guidance_scale", f"must be from {low:g} to {high:g}, not {spec.guidance_scale:g}")
         for field, value in spec.tolerances.ListFields():
-            most = TOLERANCES[field.name][1]
-            if not 0 < value <= most:
-                self._add(f"spec.tolerances.{field.name}", f"must be above 0 and at most {most:g}, not {value:g}")
+            if problem := tolerance_problem(field.name, value):
+                self._add(f"spec.tolerances.{field.name}", problem)
 
     def _battery(self, spec: AuditSpec) -> None:
         battery = spec.battery

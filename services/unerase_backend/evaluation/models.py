@@ -21,7 +21,7 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     MeasureDenoisingResponse,
     ModelChange,
 )
-from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target, Trajectory
+from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target, Trajectory, View
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,21 @@ class Models:
         return errors
 
     async def classify(
-        self, picture_digests: Sequence[str], questions: Sequence[Question], *, embedding_judge: str = ""
+        self,
+        picture_digests: Sequence[str],
+        questions: Sequence[Question],
+        view: View | None = None,
+        *,
+        embedding_judge: str = "",
     ) -> list[PictureJudgements]:
-        """Judge pictures of the artefact store, in order; the CLIP judge `embedding_judge` embeds them as well."""
+        """Judge pictures of the artefact store, in order.
+
+        `view` says what is shown of them; the CLIP judge `embedding_judge` embeds them as well.
+        """
         response = await self.classify_pictures(
-            ClassifyRequest(picture_digests=picture_digests, questions=questions, embedding_judge=embedding_judge)
+            ClassifyRequest(
+                picture_digests=picture_digests, questions=questions, view=view, embedding_judge=embedding_judge
+            )
         )
         return list(response.pictures)
 

@@ -2,7 +2,8 @@
 
 Protobuf's bytes are not canonical. Here every field has its fixed place, every value its type and length; fields that
 cannot change the result are left out: the noise seed and the variance scale where eta is 0, the latent seed of what
-resumes, a stop at the schedule's end.
+resumes (unless it inpaints: its initial noise stands around the mask), a stop at the schedule's end. A mask and a
+classifier come last, each under its name, so that what has neither keeps the key it always had.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ def canonical_trajectory(trajectory: Trajectory) -> bytes:
             _VERSION,
             *_conditioning(trajectory.conditioning),
             float(trajectory.guidance_scale),
-            "" if resumes else trajectory.latent_seed,
+            "" if resumes and not trajectory.HasField("inpainting") else trajectory.latent_seed,
             trajectory.noise_seed if noisy else "",
             trajectory.steps,
             float(trajectory.eta) if noisy else 0.0,
@@ -48,6 +49,7 @@ def canonical_trajectory(trajectory: Trajectory) -> bytes:
             *(_tensor(trajectory.resumption.latents) if resumes else [""]),
             trajectory.resumption.step if resumes else "",
             trajectory.stop_step or trajectory.steps,
+            *_given(trajectory),
         ]
     )
 
@@ -65,6 +67,14 @@ def _conditioning(conditioning: Conditioning) -> Iterable[bytes | str | int | fl
         case "embedding":
             return [kind, *_tensor(conditioning.embedding)]
     return [kind]
+
+
+def _given(trajectory: Trajectory) -> Iterable[bytes | str | int | float]:
+    if trajectory.HasField("inpainting"):
+        yield from ("inpainting", trajectory.inpainting.picture_digest, trajectory.inpainting.mask_share)
+    if trajectory.HasField("classifier_guidance"):
+        guidance = trajectory.classifier_guidance
+        yield from ("classifier", guidance.classifier_digest, guidance.scale)
 
 
 def _tensor(tensor: Tensor) -> Iterable[bytes | str | int | float]:

@@ -7,6 +7,7 @@ a callable that is handed in, several at a time.
 
 import asyncio
 import threading
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,11 +34,12 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, S
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import conditioning, profile
+from unerase_backend.diffusion.classifier import LatentClassifier, load_classifier
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.pictures import Picture
-from unerase_backend.diffusion.sampler import Finished
+from unerase_backend.diffusion.sampler import Finished, Given
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.generation import results, validation
 from unerase_backend.generation.canonical import trajectory_key
@@ -47,14 +49,15 @@ from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.generation.wanted import WantedModel, wanted_model
 from unerase_backend.generation.worker import Work, Worker
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, UneraseError
-from unerase_backend.runtime.pictures import decode_picture
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, UneraseError
+from unerase_backend.runtime.pictures import crop_square, decode_picture
 
 Classify = Callable[[NDArray[np.uint8], Sequence[Question]], Awaitable[list[PictureJudgements]]]
 
 # Trajectories of one request that may be under way or finished and not yet taken: what bounds the memory it uses.
 WINDOW = 256
 JUDGED_AT_ONCE = 32
+CLASSIFIERS_KEPT = 8
 
 
 @dataclass(eq=False)
@@ -112,6 +115,9 @@ class GenerationEngine:
         # By key, and whether there will be a picture.
         self._shared: dict[tuple[str, bool], _Shared] = {}
         self._lock = threading.Lock()
+        # By digest, the least recently used first.
+        self._classifiers: OrderedDict[str, LatentClassifier] = OrderedDict()
+        self._classifiers_lock = threading.Lock()
         self._storage = ThreadPoolExecutor(max_workers=4, thread_name_prefix="storage")
 
     async def Generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse]:  # noqa: N802 - the RPC's name
@@ -120,7 +126,8 @@ class GenerationEngine:
         Closing the generator gives up what nobody else waits for.
 
         Raises:
-            InvalidRequestError: with every bad field that can be told beforehand, or the first that its model refuses.
+            InvalidRequestError: with every bad field that can be told beforehand, or the first that its model refuses
+                or that names what the artefact store has not.
             NotFoundError: an unknown model, artefact or judge.
             UnsafeModelError, PreconditionError: the model cannot be loaded, or not be changed in this way.
             ExhaustedError: the device's memory does not suffice.
@@ -276,6 +283,7 @@ class GenerationEngine:
     def _find_or_make(self, shared: _Shared, caller: _Caller) -> None:
         try:
             result = results.find(self._store, shared.key, picture=shared.picture)
+            given = self._given(shared.trajectory) if result is None else Given()
         except Exception as error:
             self._tell(shared, _storage_error(error))
             return
@@ -290,8 +298,34 @@ class GenerationEngine:
                     caller,
                     shared.trajectory,
                     picture=shared.picture,
+                    given=given,
                     done=lambda outcome: self._done(shared, outcome),
                 )
+
+    def _given(self, trajectory: Trajectory) -> Given:
+        field = ""
+        try:
+            picture = classifier = None
+            if trajectory.HasField("inpainting"):
+                field = "inpainting.picture_digest"
+                picture = decode_picture(self._store.get(trajectory.inpainting.picture_digest))
+            if trajectory.HasField("classifier_guidance"):
+                field = "classifier_guidance.classifier_digest"
+                classifier = self._classifier(trajectory.classifier_guidance.classifier_digest)
+        except NotFoundError as error:
+            refused = InvalidRequestError.of(FieldViolation(field, error.message))
+            refused.reason = error.reason
+            raise refused from None
+        return Given(picture, classifier)
+
+    def _classifier(self, digest: str) -> LatentClassifier:
+        with self._classifiers_lock:
+            if digest not in self._classifiers:
+                self._classifiers[digest] = load_classifier(self._store.get(digest), self._device)
+                if len(self._classifiers) > CLASSIFIERS_KEPT:
+                    self._classifiers.popitem(last=False)
+            self._classifiers.move_to_end(digest)
+            return self._classifiers[digest]
 
     def _done(self, shared: _Shared, outcome: Finished | UneraseError) -> None:
         if isinstance(outcome, UneraseError):
@@ -335,7 +369,10 @@ class GenerationEngine:
             )
             samples.append((indices, sample))
             if result.picture is not None and request.questions:
-                shown.append((sample, result.picture))
+                trajectory = request.trajectories[indices[0]]
+                inpaints = trajectory.HasField("inpainting")
+                view = crop_square(result.picture, trajectory.inpainting.mask_share) if inpaints else result.picture
+                shown.append((sample, view))
         if shown:
             judged = await self._classify(np.stack([picture for _, picture in shown]), list(request.questions))
             for (sample, _), answers in zip(shown, judged, strict=True):

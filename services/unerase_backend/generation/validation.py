@@ -1,6 +1,7 @@
 """What a request may hold, as far as it can be told without the model; every bad field is named."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 from unerase.internal.v1alpha1.generation_pb2 import (
@@ -18,11 +19,14 @@ MAX_PROMPT_BYTES = 4096
 MAX_GUIDANCE_SCALE = 50.0
 MAX_ETA = 10.0
 MAX_VARIANCE_SCALE = 10.0
+MAX_CLASSIFIER_SCALE = 10_000.0
 MAX_PROMPTS = 1024
 MAX_PICTURES = 4096
 MAX_TIMESTEPS = 1000
 MAX_ERRORS = 1_000_000
 MAX_CHANGES = 16
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_generate(request: GenerateRequest) -> None:
@@ -89,6 +93,20 @@ def _problems(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
         yield "resumption.step", f"must be 1 to {steps - 1}, not {taken}"
     if trajectory.stop_step and not taken < trajectory.stop_step <= steps:
         yield "stop_step", f"must be 0, or {taken + 1} to {steps}, not {trajectory.stop_step}"
+    if trajectory.HasField("inpainting"):
+        yield from _digest("inpainting.picture_digest", trajectory.inpainting.picture_digest)
+        share = trajectory.inpainting.mask_share
+        if not 0 < share < 1:
+            yield "inpainting.mask_share", f"must be above 0 and under 1, not {share:g}"
+    if trajectory.HasField("classifier_guidance"):
+        guidance = trajectory.classifier_guidance
+        yield from _digest("classifier_guidance.classifier_digest", guidance.classifier_digest)
+        yield from _within("classifier_guidance.scale", guidance.scale, 0.0, MAX_CLASSIFIER_SCALE)
+
+
+def _digest(field: str, digest: str) -> Iterator[tuple[str, str]]:
+    if not _DIGEST.fullmatch(digest):
+        yield field, "must be 64 hexadecimal digits in lower case"
 
 
 def _changes(changes: Sequence[ModelChange]) -> Iterator[FieldViolation]:

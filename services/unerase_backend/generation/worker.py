@@ -21,7 +21,7 @@ import torch
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.loading import DiffusionModel
-from unerase_backend.diffusion.sampler import Finished, Sampler
+from unerase_backend.diffusion.sampler import Finished, Given, Sampler
 from unerase_backend.generation.observer import Observer
 from unerase_backend.generation.wanted import WantedModel
 from unerase_backend.runtime.errors import ExhaustedError, UneraseError
@@ -43,6 +43,7 @@ class Work:
     lane: str
     trajectory: Trajectory
     picture: bool
+    given: Given
     done: Done
 
 
@@ -98,10 +99,17 @@ class Worker:
         self._thread.start()
 
     def submit(
-        self, model: WantedModel, caller: Hashable, trajectory: Trajectory, *, picture: bool, done: Done
+        self,
+        model: WantedModel,
+        caller: Hashable,
+        trajectory: Trajectory,
+        *,
+        picture: bool,
+        given: Given,
+        done: Done,
     ) -> Work:
-        """Queue a trajectory of a model."""
-        work = Work(str(next(self._serial)), model.digest, trajectory, picture, done)
+        """Queue a trajectory of a model, with what it names by digest."""
+        work = Work(str(next(self._serial)), model.digest, trajectory, picture, given, done)
         with self._changed:
             self._lane(model).queues.setdefault(caller, deque()).append(work)
             self._changed.notify()
@@ -261,7 +269,7 @@ class Worker:
                     del lane.queues[caller]
                 lane.running[work.key] = work
             try:
-                sampler.admit(work.key, work.trajectory, picture=work.picture)
+                sampler.admit(work.key, work.trajectory, picture=work.picture, given=work.given)
             except UneraseError as error:
                 with self._changed:
                     lane.running.pop(work.key, None)

@@ -31,6 +31,15 @@ REQUIRED = (
 
 DEFAULT_CASES = 24
 
+MOST_TOLERATED = {"excess": 1.0, "destruction": 10.0, "general_damage": 10.0, "interference": 1.0}
+"""The most each tolerance may be; a rate cannot differ by more than 1."""
+
+
+def tolerance_problem(name: str, value: float) -> str:
+    """Return what is wrong with a tolerance; empty where nothing is."""
+    most = MOST_TOLERATED[name]
+    return "" if 0 < value <= most else f"must be above 0 and at most {most:g}, not {value:g}"
+
 
 @dataclass(frozen=True)
 class Tolerances:
