@@ -201,9 +201,7 @@ def standing() -> AlternativesResult:
     models = []
     for role, labels in STANDING.items():
         shares = [LabelShare(label=label, pictures=count, picture_digest=DIGESTS[count]) for label, count in labels]
-        near = [
-            Neighbour(concept=name, similarity=0.3 - 0.02 * at) for at, name in enumerate(("house", "moon", "heart"))
-        ]
+        near = [Neighbour(concept=name, similarity=0.3 - 0.02 * at) for at, name in enumerate(("house", "moon", "heart"))]
         models.append(
             Alternatives(
                 role=role,
@@ -283,9 +281,7 @@ def whole() -> Report:
     verdict.alternatives.CopyFrom(standing())
     plain, noise = verdict.evaluations
     plain.calibration.CopyFrom(
-        Calibration(
-            sensitivity=rate(46, 48), specificity=rate(23, 24), budget=1, steps=50, source="testbed 1, <b>two</b>"
-        )
+        Calibration(sensitivity=rate(46, 48), specificity=rate(23, 24), budget=1, steps=50, source="testbed 1, <b>two</b>")
     )
     noise.placebo, noise.stopped_after = True, 6
     made_report.content.spec.placebo = "zigzag"
@@ -325,3 +321,5 @@ class Page(HTMLParser):
 
     def of(self, *tags: str) -> list[dict[str, str]]:
         return [attributes for tag, attributes in self.tags if tag in tags]
+
+

@@ -31,7 +31,6 @@ from unerase_backend.report.html import MAX_SIDE, data_uri, estimate, p_value, p
 from unerase_backend.report.schema import canonical_json
 from unerase_backend.verdict import conclude
 
-
 def page(made_report: Report) -> Page:
     return Page(report.render_html(made_report, PICTURES.__getitem__))
 

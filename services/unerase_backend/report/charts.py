@@ -168,9 +168,7 @@ def tracing(points: Sequence[TracingPoint], tolerances: tuple[float, float]) -> 
     """Draw each figure over the strength of the erasure; `tolerances` are those of destruction and general damage."""
     if not points:
         return []
-    across = Axis(
-        Scale(0, max(1.0, *(point.strength for point in points))), _QUARTERS, share, "strength of the erasure"
-    )
+    across = Axis(Scale(0, max(1.0, *(point.strength for point in points))), _QUARTERS, share, "strength of the erasure")
     similarity = [Point(each.strength, each.similarity, each.similarity, each.similarity) for each in points]
     detected = [
         Point(each.strength, _share_of(each.detected), each.detected.wilson.lower, each.detected.wilson.upper)
@@ -184,13 +182,7 @@ def tracing(points: Sequence[TracingPoint], tolerances: tuple[float, float]) -> 
             Axis(Scale(0, 1), _QUARTERS, share),
             "; ".join(f"{each.detected.hits} of {each.detected.cases} at {share(each.strength)}" for each in points),
         ),
-        _over(
-            "Similarity with the concept\N{RIGHT SINGLE QUOTATION MARK}s text",
-            similarity,
-            across,
-            None,
-            _read(similarity),
-        ),
+        _over("Similarity with the concept\N{RIGHT SINGLE QUOTATION MARK}s text", similarity, across, None, _read(similarity)),
     ]
     of_pictures = [point for point in points if point.HasField("destruction")]
     for title, chosen, limit in (
@@ -268,3 +260,4 @@ def _counts(last: int) -> list[float]:
     if last <= 6:
         return list(range(1, last + 1))
     return sorted({1, round(last / 4), round(last / 2), round(3 * last / 4), last})
+

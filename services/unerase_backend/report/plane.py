@@ -62,7 +62,10 @@ class Box:
     def overlaps(self, other: "Box") -> bool:
         """Return whether two rectangles share more than an edge."""
         return (
-            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
         )
 
     def within(self, other: "Box") -> bool:
@@ -84,10 +87,7 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
     lines = [_edge(frame, tolerance)]
     for stand, (x, y) in zip(stands, places, strict=True):
         across, along = stand.destruction.interval, stand.lost_pull.interval
-        left, right, top, bottom = (
-            *map(frame.x, (across.lower, across.upper)),
-            *map(frame.y, (along.upper, along.lower)),
-        )
+        left, right, top, bottom = *map(frame.x, (across.lower, across.upper)), *map(frame.y, (along.upper, along.lower))
         parts.append(line(f"whisker {stand.kind}", left, y, right, y))
         parts.append(line(f"whisker {stand.kind}", x, top, x, bottom))
         lines += [Box(left, y - 1, right, y + 1), Box(x - 1, top, x + 1, bottom)]
