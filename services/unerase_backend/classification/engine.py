@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
-from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase.internal.v1alpha1.trajectories_pb2 import Question, View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.registry import Judge, Picture, kinds
@@ -28,7 +28,7 @@ from unerase_backend.runtime.errors import (
     NotFoundError,
     PreconditionError,
 )
-from unerase_backend.runtime.pictures import UnreadablePictureError, decode_picture
+from unerase_backend.runtime.pictures import UnreadablePictureError, crop_square, decode_picture, grey_square
 
 MAX_PICTURES = 4096
 MAX_QUESTIONS = 64
@@ -55,8 +55,8 @@ class ClassificationEngine:
         `pictures`, (n, height, width, 3), are judged in place of the request's digests.
 
         Raises:
-            InvalidRequestError: too many pictures or questions, a question without labels, or a label that its judge
-                does not know.
+            InvalidRequestError: too many pictures or questions, a question without labels, a label that its judge does
+                not know, or a view that shows nothing.
             NotFoundError: an unknown judge or digest.
         """
         _check(request, pictures)
@@ -86,7 +86,7 @@ class ClassificationEngine:
         for chunk in self._chunks(request, pictures):
             if given_up.is_set():
                 raise CancelledError("the caller gave up")
-            answers += _judge_chunk(judges, request.questions, chunk)
+            answers += _judge_chunk(judges, request.questions, [_shown(picture, request.view) for picture in chunk])
         return ClassifyResponse(pictures=answers)
 
     def _judge(self, name: str) -> Judge:
@@ -121,6 +121,13 @@ class ClassificationEngine:
             return error
         except DataLossError as error:
             return UnreadablePictureError(error.message)
+
+
+def _shown(picture: Picture | UnreadablePictureError, view: View) -> Picture | UnreadablePictureError:
+    kind = view.WhichOneof("kind")
+    if kind is None or isinstance(picture, UnreadablePictureError):
+        return picture
+    return crop_square(picture, view.crop_share) if kind == "crop_share" else grey_square(picture, view.grey_share)
 
 
 def _judge_chunk(
@@ -174,8 +181,17 @@ def _check(request: ClassifyRequest, pictures: NDArray[np.uint8] | None) -> None
                 for place, text in enumerate(texts[:MAX_TEXTS])
                 if not 1 <= len(text) <= MAX_TEXT_LENGTH
             ]
+    violations += _view_violations(request)
     if violations:
         raise InvalidRequestError.of(*violations)
+
+
+def _view_violations(request: ClassifyRequest) -> Iterator[FieldViolation]:
+    kind = request.view.WhichOneof("kind")
+    if request.HasField("view") and kind is None:
+        yield FieldViolation("view", "must say what is shown; leave it out for the whole picture")
+    if kind is not None and not 0 < getattr(request.view, kind) < 1:
+        yield FieldViolation(f"view.{kind}", "must be above 0 and under 1")
 
 
 def _check_questions(judges: dict[str, Judge], questions: Sequence[Question]) -> None:
