@@ -94,6 +94,9 @@ def audit(
     concept: Annotated[str, typer.Option(help="Catalogue name of the concept.")],
     reference: Annotated[str, typer.Option(help="The model it was made from; its base unless given.")] = "",
     control: Annotated[str, typer.Option(help="A model that never learned the concept.")] = "",
+    placebo: Annotated[
+        str, typer.Option(help="A concept that no model knows, as the control of injecting evaluations.")
+    ] = "",
     battery: Annotated[
         str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")
     ] = "standard",
@@ -130,6 +133,7 @@ def audit(
         concept=concept,
         reference=reference,
         control=control,
+        placebo=placebo,
         battery=Battery(
             preset=battery,
             evaluations=[_evaluation(text) for text in evaluation or ()],

@@ -465,7 +465,7 @@ def _add_columns(connection: sa.Connection) -> None:
         for column in table.columns:
             if column.name not in there:
                 described = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(sa.DDL(f"ALTER TABLE {table.name} ADD COLUMN {described}"))
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {described}"))
 
 
 def _audit(row: Any) -> Audit:

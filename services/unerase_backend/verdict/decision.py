@@ -154,6 +154,7 @@ def conclude(
                 spec.cases,
                 quality,
                 _optimisation_steps(described[name], battery[name]),
+                spec.concept,
             )
             for name in tried
         ],
