@@ -148,7 +148,8 @@ class Faulty:
 
     async def classify(self, request: ClassifyRequest) -> ClassifyResponse:
         response = await self.whole.classify_pictures(request)
-        response.pictures[1].CopyFrom(PictureJudgements(status=SAMPLE_STATUS_UNSCORED, reason=self.reason))
+        for picture in response.pictures[1:2]:
+            picture.CopyFrom(PictureJudgements(status=SAMPLE_STATUS_UNSCORED, reason=self.reason))
         return response
 
     def models(self) -> Models:
