@@ -86,9 +86,9 @@ class Workbench:
         whole.concept = self._unit.target.concept.name
         self._emit(UnitEvent(finding=whole))
 
-    def generator(self, purpose: str) -> torch.Generator:
+    def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a new CPU generator for `purpose`: the same for every role, so that all models meet the same draws."""
-        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, purpose))
+        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, *purpose))
 
     def latents(self, digests: Sequence[str]) -> Tensor:
         """Return the latents of pictures of the artefact store, (n, channels, height, width), float32 on the CPU.
