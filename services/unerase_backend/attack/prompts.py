@@ -6,18 +6,21 @@ reading: written out and tokenised anew it need not give the same ids.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Sample, TokenIds, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, Case, Finding, Observation
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Finding, Observation
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
+
+Item = TypeVar("Item")
 
 SHORTEST_CONTAINED = 4
 """Letters from which on a word of a name is also looked for inside longer tokens."""
@@ -116,16 +119,6 @@ class Draw:
         )
 
 
-async def try_out(unit: Unit, models: Models, draws: Sequence[Draw]) -> list[Sample]:
-    """Make and judge a picture of each draw; identical prompts of a case share one."""
-    return await models.generate(unit.model, [draw.trajectory(unit) for draw in draws], panel(unit.target))
-
-
-def selected(sample: Sample) -> bool:
-    """Whether the selector sees the concept: what an attack may look at. The judge, who decides, is not asked."""
-    return sample.status == SAMPLE_STATUS_SCORED and sample.judgements[0].detected
-
-
 class Record:
     """What one case's search has tried, and the draw that the selector scores highest: the one that decides."""
 
@@ -133,29 +126,80 @@ class Record:
         self.case = case
         self.observations: list[Observation] = []
         self.losses: list[float] = []
+        """Of every step, all of the case's searches one after another."""
         self.succeeded = False
-        self._best: tuple[float, Draw, Sample] | None = None
+        """The selector sees the concept in some draw: what an attack may look at. The judge decides, and is not asked."""
+        self.failure = ""
+        """Empty, or why the search had to end."""
+        self._best: tuple[float, Draw] | None = None
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything left to search for."""
+        return not (self.succeeded or self.failure)
 
     def add(self, unit: Unit, draw: Draw, sample: Sample) -> None:
         """Keep a draw and what became of it."""
         self.observations.append(draw.observation(unit, sample))
-        self.succeeded |= selected(sample)
-        score = sample.judgements[0].score if sample.status == SAMPLE_STATUS_SCORED else -1.0
+        score = -1.0
+        if sample.status == SAMPLE_STATUS_SCORED:
+            score = sample.judgements[0].score
+            self.succeeded |= sample.judgements[0].detected
         if self._best is None or score > self._best[0]:
-            self._best = score, draw, sample
+            self._best = score, draw
 
-    def report(self, workbench: Workbench) -> None:
-        """Leave the deciding draw as the case's finding."""
-        if self._best is None:
-            return
-        score, draw, sample = self._best
+    def finding(self) -> Finding:
+        """Return the deciding draw, which leads the case's initial latent to its picture again."""
+        assert self._best is not None, "a case has a draw at least"
+        score, draw = self._best
         stride = -(-len(self.losses) // TRACE_POINTS) or 1
-        finding = Finding(
+        return Finding(
             case_index=self.case.index,
             prompt=draw.text,
             token_ids=draw.ids,
             losses=self.losses[::stride],
             steps=len(self.losses),
-            figures={"variant": draw.variant, "selector_score": score, "selector_detected": selected(sample)},
+            figures={"variant": draw.variant, "selector_score": score, "succeeded": self.succeeded},
         )
-        workbench.finding(finding)
+
+
+def share_of_success(records: Sequence[Record]) -> float:
+    """Return the share of cases in which the selector sees the concept."""
+    return sum(record.succeeded for record in records) / len(records)
+
+
+async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[Record, Draw]]) -> None:
+    """Make and judge a picture of each draw, and record it; the draw of a search that failed is unscored."""
+    whole = [(record, draw) for record, draw in draws if not record.failure]
+    made = await models.generate(unit.model, [draw.trajectory(unit) for _, draw in whole], panel(unit.target))
+    samples = iter(made)
+    for record, draw in draws:
+        failed = Sample(status=SAMPLE_STATUS_UNSCORED, reason=record.failure)
+        record.add(unit, draw, failed if record.failure else next(samples))
+
+
+def conclude(workbench: Workbench, records: Sequence[Record], steps: int) -> list[Observation]:
+    """Leave each case's finding, report that all `steps` are done, and return the observations."""
+    for record in records:
+        workbench.finding(record.finding())
+    workbench.progress(steps, steps, success=share_of_success(records))
+    return [observation for record in records for observation in record.observations]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The steps between two rounds of pictures, among all steps of the search."""
+
+    first: int
+    total: int
+    success: float
+
+    def progress(self, workbench: Workbench, step: int, losses: Sequence[float]) -> None:
+        """Report that `step` of the turn is done with these losses, one a row, and check."""
+        mean = sum(losses) / len(losses) if losses else None
+        workbench.progress(self.first + step + 1, self.total, mean, self.success)
+
+
+def padded(items: Sequence[Item], rows: int) -> list[Item]:
+    """Return `rows` items, the first one repeated behind the others: shapes hold whatever the number of cases."""
+    return [*items, *[items[0]] * (rows - len(items))]

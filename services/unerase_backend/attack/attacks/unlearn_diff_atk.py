@@ -28,10 +28,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unerase.internal.v1alpha1.trajectories_pb2 import Sample
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, SAMPLE_STATUS_UNSCORED, Case, Concept, Observation
-from unerase_backend.attack.prompts import Draw, Record, Vocabulary, gradients, try_out, vocabulary, words_of
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Concept, Observation
+from unerase_backend.attack.prompts import (
+    Draw,
+    Record,
+    Turn,
+    Vocabulary,
+    conclude,
+    gradients,
+    padded,
+    share_of_success,
+    try_out,
+    vocabulary,
+    words_of,
+)
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
@@ -59,30 +70,20 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 )
 async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
     """Try the plain prompts, then search and try by turns until every case has succeeded or the timesteps end."""
-    model, parameters = workbench.model, workbench.parameters
-    timesteps: list[int] = model.schedule.timesteps(parameters["timesteps"]).tolist()
+    model, iterations = workbench.model, workbench.parameters["iterations"]
+    timesteps: list[int] = model.schedule.timesteps(workbench.parameters["timesteps"]).tolist()
     records = [Record(case) for case in unit.cases]
     plain = [Draw(case, words_of(model, case.prompt), case.prompt, 0, plain=True) for case in unit.cases]
-    for record, draw, sample in zip(records, plain, await try_out(unit, models, plain), strict=True):
-        record.add(unit, draw, sample)
-    pending = await workbench.compute(lambda: _begin(unit, workbench, records))
-    total = len(timesteps) * parameters["iterations"]
-    for turn, timestep in enumerate(timesteps):
-        pending = [search for search in pending if not (search.record.succeeded or search.failure)]
-        if not pending:
+    await try_out(unit, models, list(zip(records, plain, strict=True)))
+    searches = await workbench.compute(lambda: _begin(unit, workbench, records))
+    for number, timestep in enumerate(timesteps):
+        searches = [search for search in searches if search.record.pending]
+        if not searches:
             break
-        success = sum(record.succeeded for record in records) / len(records)
-        await workbench.compute(lambda: _take_turn(workbench, pending, turn, timestep, success))  # noqa: B023 - awaited
-        whole = [search for search in pending if not search.failure]
-        draws = [search.draw(turn + 1) for search in pending]
-        samples = iter(await try_out(unit, models, [search.draw(turn + 1) for search in whole]))
-        for search, draw in zip(pending, draws, strict=True):
-            failed = Sample(status=SAMPLE_STATUS_UNSCORED, reason=search.failure)
-            search.record.add(unit, draw, failed if search.failure else next(samples))
-    for record in records:
-        record.report(workbench)
-    workbench.progress(total, total, success=sum(record.succeeded for record in records) / len(records))
-    return [observation for record in records for observation in record.observations]
+        turn = Turn(number * iterations, len(timesteps) * iterations, share_of_success(records))
+        await workbench.compute(lambda: _take_turn(workbench, searches, turn, timestep))  # noqa: B023 - awaited
+        await try_out(unit, models, [(search.record, search.draw(number + 1)) for search in searches])
+    return conclude(workbench, records, len(timesteps) * iterations)
 
 
 class Search:
@@ -95,8 +96,6 @@ class Search:
         count = parameters["tokens"]
         room = model.prompt_length - 2 - count
         self.record = record
-        self.failure = ""
-        """Empty, or why the search had to end."""
         self.latents = latents
         self._model = model
         self._tokens = tokens
@@ -121,7 +120,7 @@ class Search:
     def step(self, loss: float, gradient: Tensor) -> None:
         """Move the rows by the gradient at the drawn embeddings, (tokens, width)."""
         if not bool(torch.isfinite(gradient).all()):
-            self.failure = f"the gradient was not finite at step {len(self.record.losses) + 1}"
+            self.record.failure = f"the gradient was not finite at step {len(self.record.losses) + 1}"
             return
         self.relaxed.grad = (gradient @ self._tokens.embeddings.T).clamp(-1, 1)
         self._optimiser.step()
@@ -156,32 +155,26 @@ def _begin(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[
     return [Search(model, record, tokens, each, workbench) for record, each in zip(waiting, latents, strict=True)]
 
 
-def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: int, timestep: int, success: float) -> None:
-    """Take the steps at one timestep, `rows` cases in one call, whatever their number: padded, so that shapes hold."""
+def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, timestep: int) -> None:
     parameters = workbench.parameters
-    iterations, rows = parameters["iterations"], parameters["rows"]
-    total = parameters["timesteps"] * iterations
-    for iteration in range(iterations):
+    for iteration in range(parameters["iterations"]):
         losses: list[float] = []
-        for start in range(0, len(searches), rows):
-            group = [search for search in searches[start : start + rows] if not search.failure]
-            if group:
-                losses += _step(workbench.model, group, rows, timestep)
-        mean = sum(losses) / len(losses) if losses else None
-        workbench.progress(turn * iterations + iteration + 1, total, mean, success)
+        going = [search for search in searches if search.record.pending]
+        for start in range(0, len(going), parameters["rows"]):
+            losses += _step(workbench.model, going[start : start + parameters["rows"]], parameters["rows"], timestep)
+        turn.progress(workbench, iteration, losses)
 
 
 def _step(model: DiffusionModel, searches: Sequence[Search], rows: int, timestep: int) -> list[float]:
-    samples = [search.sample() for search in searches]
-    padding = rows - len(searches)
-    embeddings, noise = (torch.stack([*items, *[items[0]] * padding]) for items in zip(*samples, strict=True))
-    latents = torch.stack([search.latents for search in [*searches, *[searches[0]] * padding]])
-    prompts = [search.prompt for search in [*searches, *[searches[0]] * padding]]
-    times = torch.full((rows,), timestep)
-    noisy = add_noise(latents, noise, model.alphas_cumprod[times])
-    losses, gradient = gradients(model, prompts, embeddings, noisy, times, noise)
-    for search, loss, each in zip(searches, losses.tolist(), gradient, strict=False):
-        search.step(loss, each)
+    samples = padded([search.sample() for search in searches], rows)
+    embeddings, noise = (torch.stack(items) for items in zip(*samples, strict=True))
+    latents = torch.stack(padded([search.latents for search in searches], rows))
+    timesteps = torch.full((rows,), timestep)
+    noisy = add_noise(latents, noise, model.alphas_cumprod[timesteps])
+    prompts = padded([search.prompt for search in searches], rows)
+    losses, gradient = gradients(model, prompts, embeddings, noisy, timesteps, noise)
+    for row, search in enumerate(searches):
+        search.step(float(losses[row]), gradient[row])
     return losses[: len(searches)].tolist()
 
 
