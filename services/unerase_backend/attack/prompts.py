@@ -128,10 +128,10 @@ class Record:
         self.losses: list[float] = []
         """Of every step, all of the case's searches one after another."""
         self.succeeded = False
-        """The selector sees the concept in some draw: what an attack may look at. The judge decides, and is not asked."""
+        """The selector sees the concept in some draw; an attack is not told what the judge, who decides, says."""
         self.failure = ""
         """Empty, or why the search had to end."""
-        self._best: tuple[float, Draw] | None = None
+        self._scored: list[tuple[float, Draw]] = []
 
     @property
     def pending(self) -> bool:
@@ -145,13 +145,11 @@ class Record:
         if sample.status == SAMPLE_STATUS_SCORED:
             score = sample.judgements[0].score
             self.succeeded |= sample.judgements[0].detected
-        if self._best is None or score > self._best[0]:
-            self._best = score, draw
+        self._scored.append((score, draw))
 
     def finding(self) -> Finding:
         """Return the deciding draw, which leads the case's initial latent to its picture again."""
-        assert self._best is not None, "a case has a draw at least"
-        score, draw = self._best
+        score, draw = max(self._scored, key=lambda scored: scored[0])
         stride = -(-len(self.losses) // TRACE_POINTS) or 1
         return Finding(
             case_index=self.case.index,
