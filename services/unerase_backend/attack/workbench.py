@@ -1,17 +1,20 @@
 """What an attack is handed beside its unit and the backends: a model with gradients, pictures, and a way to report.
 
-The weights are frozen; gradients flow through them to whatever the attack optimises. The optimisation runs in a thread,
-and looks at `progress` (or `check`) once a step, where it learns that nobody waits for it any more.
+The weights are frozen; gradients flow through them to whatever the attack optimises. An attack that trains weights is
+given a copy of them. The optimisation runs in a thread, and looks at `progress` (or `check`) once a step, where it
+learns that nobody waits for it any more.
 """
 
 import asyncio
+import copy
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
@@ -102,6 +105,19 @@ class Workbench:
     def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a new CPU generator for `purpose`: the same for every role, so that all models meet the same draws."""
         return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, *purpose))
+
+    def trainable_unet(self) -> Any:
+        """Return a copy of the model's UNet in float32, whose weights take gradients; the model's own stay as they are.
+
+        It is in evaluation mode: without dropout.
+        """
+        return copy.deepcopy(self.model.unet).float().requires_grad_()
+
+    def keep_weights(self, tensors: Mapping[str, Tensor]) -> str:
+        """Put tensors into the artefact store as safetensors, in the model's dtype, and return their digest."""
+        return self._store.put(
+            save({key: tensor.detach().to("cpu", self.model.dtype).contiguous() for key, tensor in tensors.items()})
+        )
 
     def latents(self, digests: Sequence[str]) -> Tensor:
         """Return the latents of pictures of the artefact store, (n, channels, height, width), float32 on the CPU.

@@ -199,7 +199,10 @@ def _optimisation_steps(description: EvaluationDescription, request: EvaluationR
         return 0
     defaults = {parameter.name: parameter.default_value for parameter in description.parameters}
     value = request.parameters.fields.get("steps", defaults.get("steps"))
-    return round(value.number_value) if value is not None else 0
+    if value is None:
+        return 0
+    # An attack that looks at several numbers of steps has spent the largest.
+    return round(max((item.number_value for item in value.list_value.values), default=value.number_value))
 
 
 def _power(cases: int, tests: int) -> Power:
