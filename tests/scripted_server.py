@@ -91,6 +91,9 @@ class Script:
     state: "AuditState.ValueType" = AuditState.AUDIT_STATE_SUCCEEDED
     report: Report = field(default_factory=lambda: Report(schema_version="1.0", audit_id=AUDIT_ID))
     parquet: bytes = b"PAR1"
+    # What the catalogue holds, listed two a page.
+    models: list[Model] = field(default_factory=lambda: [Model(name=f"m{index}") for index in range(5)])
+    concepts: list[Concept] = field(default_factory=lambda: [Concept(name=f"c{index}") for index in range(3)])
     truncate: bool = False
     # Bytes that every audit carries besides.
     padding: int = 0
@@ -196,25 +199,30 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
 
 
 class _Models(models_pb2_grpc.ModelServiceServicer):
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
     def ListModels(self, request, context):
         first = int(request.page_token or 0)
-        models = [Model(name=f"m{index}") for index in range(first, min(first + 2, 5))]
-        return ListModelsResponse(models=models, next_page_token=str(first + 2) if first + 2 < 5 else "")
+        models = self._script.models
+        token = str(first + 2) if first + 2 < len(models) else ""
+        return ListModelsResponse(models=models[first : first + 2], next_page_token=token)
 
     def GetModel(self, request, context):
         return Model(name=request.name)
 
     def ListConcepts(self, request, context):
         first = int(request.page_token or 0)
-        concepts = [Concept(name=f"c{index}") for index in range(first, min(first + 2, 3))]
-        return ListConceptsResponse(concepts=concepts, next_page_token=str(first + 2) if first + 2 < 3 else "")
+        concepts = self._script.concepts
+        token = str(first + 2) if first + 2 < len(concepts) else ""
+        return ListConceptsResponse(concepts=concepts[first : first + 2], next_page_token=token)
 
 
 def serve(script: Script, address: str, credentials: grpc.ServerCredentials | None = None) -> tuple[grpc.Server, int]:
     """Start a server and return it with its port."""
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     audits_pb2_grpc.add_AuditServiceServicer_to_server(_Audits(script), server)
-    models_pb2_grpc.add_ModelServiceServicer_to_server(_Models(), server)
+    models_pb2_grpc.add_ModelServiceServicer_to_server(_Models(script), server)
     port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     server.start()
     return server, port

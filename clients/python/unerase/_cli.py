@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unerase._calibration import chosen, run_all
 from unerase._client import Client
 from unerase._display import LiveProgress, event_line, name_of, show_verdict, state_name
 from unerase._errors import UneraseError
@@ -207,6 +208,73 @@ def verdict(
             _show_ended(conclude(file, _tolerances(tolerance or ())), as_json)
     except ValueError as error:
         _fail(str(error), BAD_INPUT)
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Write the calibration here, as JSON.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "--models", help="Audit this one; may be repeated. Every model of the reference's unless given."
+        ),
+    ] = None,
+    concept: Annotated[
+        str, typer.Option(help="A concept that some model never learned; the only one unless given.")
+    ] = "",
+    battery: Annotated[str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")] = "quick",
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
+    ] = None,
+    cases: Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed base of all audits.", min=0)] = 2505,
+    request_id: Annotated[
+        str | None,
+        typer.Option(help="Prefix of the audits' request ids: the same call again takes up the same audits."),
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Start a backend for it, and end it after.")] = False,
+    data_dir: Annotated[str | None, typer.Option(help="With --local: the backend's folder.")] = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Audit models whose truth is known: how often each evaluation brings the concept back, and how often it errs."""
+    compute = _of_the_backend("calibrate")
+    with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
+        sought, reference, names = chosen(client.models(), client.concepts(), concept, model or ())
+        specs = [
+            AuditSpec(
+                subject=name,
+                reference=reference,
+                concept=sought,
+                battery=Battery(
+                    preset=battery, evaluations=[_evaluation(text) for text in evaluation or ()], allow_incomplete=True
+                ),
+                cases=cases,
+                steps=steps,
+                seed_base=seed,
+            )
+            for name in names
+        ]
+        ended = run_all(client, specs, request_id, lambda: LiveProgress(_stderr))
+        succeeded = [each for each in ended if each.state == AuditState.AUDIT_STATE_SUCCEEDED]
+        exported = [client.report_parquet(each.id) for each in succeeded]
+    failed = [
+        f"the audit {each.id} of {each.spec.subject} is {state_name(each)} {each.error_reason} {each.error_message}"
+        for each in ended
+        if each.state != AuditState.AUDIT_STATE_SUCCEEDED
+    ]
+    try:
+        content, table = compute(exported)
+    except ValueError as error:
+        _fail("\n".join([*failed, str(error)]), AUDIT_FAILED if failed else BAD_INPUT)
+    with _reported():
+        out.write_text(content)
+    _stderr.print(f"calibration: {out}", highlight=False)
+    print(content if as_json else table, end="")
+    if failed:
+        _fail("\n".join(failed), AUDIT_FAILED)
 
 
 @app.command()

@@ -283,6 +283,7 @@ class Auditor:
     ) -> tuple[Verdict, Reports]:
         audit, spec = evidence.audit, evidence.audit.spec
         verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
+        report.shipped().quote(verdict, spec)
         content = report.build(
             spec,
             evidence.concept,
