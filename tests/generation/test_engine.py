@@ -189,8 +189,8 @@ async def test_a_model_that_waits_long_gets_its_turn(
 async def test_a_model_of_nan_makes_unscored_samples(
     bench: Any, trajectory_of: TrajectoryOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load_broken(*arguments: Any) -> Any:
-        model = load_model(*arguments)
+    def load_broken(*arguments: Any, **named: Any) -> Any:
+        model = load_model(*arguments, **named)
         with torch.no_grad():
             model.unet.conv_out.bias.fill_(float("nan"))
         return model

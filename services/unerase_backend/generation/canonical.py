@@ -8,12 +8,24 @@ classifier come last, each under its name, so that what has neither keeps the ke
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.v1.types_pb2 import Tensor
 
 _VERSION = "trajectory-1"
+_MODEL_VERSION = "model-1"
+
+
+def model_key(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
+    """Return the digest of what changes, in order, make of a model; without any, the model's own.
+
+    A change is the digest of a replacing artefact with share 0, or of the model towards which it goes with the share.
+    """
+    if not changes:
+        return base_digest
+    figures = [figure for digest, share in changes for figure in (digest, float(share))]
+    return hashlib.sha256(_encoded([_MODEL_VERSION, base_digest, *figures])).hexdigest()
 
 
 def trajectory_key(model_digest: str, trajectory: Trajectory, profile: str) -> str:

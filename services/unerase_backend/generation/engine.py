@@ -28,6 +28,7 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     GenerateResponse,
     MeasureDenoisingRequest,
     MeasureDenoisingResponse,
+    ModelChange,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, Sample, Trajectory
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
@@ -45,6 +46,7 @@ from unerase_backend.generation.canonical import trajectory_key
 from unerase_backend.generation.observer import Observer
 from unerase_backend.generation.results import Result
 from unerase_backend.generation.settings import GenerationSettings
+from unerase_backend.generation.wanted import WantedModel, wanted_model
 from unerase_backend.generation.worker import Work, Worker
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, UneraseError
@@ -71,8 +73,7 @@ class _Shared:
     """A trajectory that is being made, for everyone who waits for it."""
 
     key: str
-    model: str
-    digest: str
+    model: WantedModel
     trajectory: Trajectory
     picture: bool
     waiting: dict[_Caller, list[int]] = field(default_factory=dict)
@@ -127,8 +128,8 @@ class GenerationEngine:
         Raises:
             InvalidRequestError: with every bad field that can be told beforehand, or the first that its model refuses
                 or that names what the artefact store has not.
-            NotFoundError: an unknown model or judge.
-            UnsafeModelError, PreconditionError: the model cannot be loaded.
+            NotFoundError: an unknown model, artefact or judge.
+            UnsafeModelError, PreconditionError: the model cannot be loaded, or not be changed in this way.
             ExhaustedError: the device's memory does not suffice.
             UneraseError: what the judges raise.
         """
@@ -136,7 +137,7 @@ class GenerationEngine:
         self._catalogue.model(request.model)
         for question in request.questions:
             self._catalogue.judge(question.judge)
-        digest = (await asyncio.to_thread(self._catalogue.describe_model, request.model)).digest
+        model = await self._wanted(request.model, request.changes)
         picture = request.pictures or bool(request.questions)
         caller = _Caller(asyncio.get_running_loop())
         remaining = iter(enumerate(request.trajectories))
@@ -144,7 +145,7 @@ class GenerationEngine:
         try:
             while True:
                 while outstanding < WINDOW and (following := next(remaining, None)) is not None:
-                    self._join(caller, following[0], request.model, digest, following[1], picture)
+                    self._join(caller, following[0], model, following[1], picture)
                     outstanding += 1
                 if not outstanding:
                     return
@@ -164,7 +165,7 @@ class GenerationEngine:
             UnsafeModelError, PreconditionError: the model cannot be loaded.
         """
         validation.check_encode(request)
-        digest = (await asyncio.to_thread(self._catalogue.describe_model, request.model)).digest
+        wanted = await self._wanted(request.model)
 
         def job(model: DiffusionModel) -> Generator[None, None, EncodeResponse]:
             prompts = []
@@ -179,7 +180,7 @@ class GenerationEngine:
                 yield
             return EncodeResponse(prompts=prompts)
 
-        response: EncodeResponse = await asyncio.wrap_future(self._worker.compute(request.model, digest, job))
+        response: EncodeResponse = await asyncio.wrap_future(self._worker.compute(wanted, job))
         return response
 
     async def MeasureDenoising(  # noqa: N802 - the RPC's name
@@ -192,12 +193,12 @@ class GenerationEngine:
         Raises:
             InvalidRequestError: nothing to measure, too much, a timestep outside the schedule, or a picture of another
                 size than the model's.
-            NotFoundError: an unknown model or picture.
+            NotFoundError: an unknown model, artefact or picture.
             DataLossError, UnreadablePictureError: a damaged picture.
-            UnsafeModelError, PreconditionError: the model cannot be loaded.
+            UnsafeModelError, PreconditionError: the model cannot be loaded, or not be changed in this way.
         """
         validation.check_measure(request)
-        digest = (await asyncio.to_thread(self._catalogue.describe_model, request.model)).digest
+        wanted = await self._wanted(request.model, request.changes)
         pictures = await asyncio.to_thread(self._read, request)
         settings = self._settings
 
@@ -219,7 +220,7 @@ class GenerationEngine:
                 )
             )
 
-        errors = await asyncio.wrap_future(self._worker.compute(request.model, digest, job))
+        errors = await asyncio.wrap_future(self._worker.compute(wanted, job))
         return MeasureDenoisingResponse(
             errors=[
                 DenoisingError(picture=picture, prompt=prompt, errors=errors[picture, prompt].tolist())
@@ -243,18 +244,28 @@ class GenerationEngine:
         self._worker.close()
         self._storage.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, name: str) -> DiffusionModel:
-        return load_model(self._catalogue, name, self._device, getattr(torch, self._settings.dtype))
+    async def _wanted(self, name: str, changes: Sequence[ModelChange] = ()) -> WantedModel:
+        # Files are hashed when their model is first asked for.
+        return await asyncio.to_thread(wanted_model, self._catalogue, self._store, name, changes)
 
-    def _join(
-        self, caller: _Caller, index: int, model: str, digest: str, trajectory: Trajectory, picture: bool
-    ) -> None:
-        key = trajectory_key(digest, trajectory, self._profile)
+    def _load(self, model: WantedModel) -> DiffusionModel:
+        return load_model(
+            self._catalogue,
+            model.name,
+            self._device,
+            getattr(torch, self._settings.dtype),
+            changes=model.changes,
+            store=self._store,
+            digest=model.digest,
+        )
+
+    def _join(self, caller: _Caller, index: int, model: WantedModel, trajectory: Trajectory, picture: bool) -> None:
+        key = trajectory_key(model.digest, trajectory, self._profile)
         with self._lock:
             shared = self._shared.get((key, True)) or self._shared.get((key, picture))
             found = shared is not None
             if shared is None:
-                shared = self._shared[key, picture] = _Shared(key, model, digest, trajectory, picture)
+                shared = self._shared[key, picture] = _Shared(key, model, trajectory, picture)
             shared.waiting.setdefault(caller, []).append(index)
         if not found:
             self._storage.submit(self._find_or_make, shared, caller)
@@ -284,7 +295,6 @@ class GenerationEngine:
             if shared.waiting:
                 shared.work = self._worker.submit(
                     shared.model,
-                    shared.digest,
                     caller,
                     shared.trajectory,
                     picture=shared.picture,

@@ -4,7 +4,12 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 
-from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, GenerateRequest, MeasureDenoisingRequest
+from unerase.internal.v1alpha1.generation_pb2 import (
+    EncodeRequest,
+    GenerateRequest,
+    MeasureDenoisingRequest,
+    ModelChange,
+)
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.catalogue import MAX_STEPS
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
@@ -19,6 +24,7 @@ MAX_PROMPTS = 1024
 MAX_PICTURES = 4096
 MAX_TIMESTEPS = 1000
 MAX_ERRORS = 1_000_000
+MAX_CHANGES = 16
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -38,6 +44,7 @@ def check_generate(request: GenerateRequest) -> None:
     for index, question in enumerate(request.questions):
         if not question.labels:
             violations.append(FieldViolation(f"questions[{index}].labels", "must hold what means the concept"))
+    violations += _changes(request.changes)
     _raise(violations)
 
 
@@ -60,6 +67,7 @@ def check_measure(request: MeasureDenoisingRequest) -> None:
         *_count("picture_digests", len(request.picture_digests), MAX_PICTURES),
         *_prompts(request.prompts),
         *_count("timesteps", len(request.timesteps), MAX_TIMESTEPS),
+        *_changes(request.changes),
     ]
     errors = len(request.picture_digests) * len(request.prompts) * len(request.timesteps)
     if errors > MAX_ERRORS:
@@ -99,6 +107,21 @@ def _problems(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
 def _digest(field: str, digest: str) -> Iterator[tuple[str, str]]:
     if not _DIGEST.fullmatch(digest):
         yield field, "must be 64 hexadecimal digits in lower case"
+
+
+def _changes(changes: Sequence[ModelChange]) -> Iterator[FieldViolation]:
+    if len(changes) > MAX_CHANGES:
+        yield FieldViolation("changes", f"must be at most {MAX_CHANGES}, not {len(changes)}")
+    for index, change in enumerate(changes[:MAX_CHANGES]):
+        field = f"changes[{index}]"
+        match change.WhichOneof("kind"):
+            case None:
+                yield FieldViolation(field, "must be a digest or an interpolation")
+            case "interpolation":
+                if not change.interpolation.model:
+                    yield FieldViolation(f"{field}.interpolation.model", "must name a model")
+                for name, problem in _within("share", change.interpolation.share, 0.0, 1.0):
+                    yield FieldViolation(f"{field}.interpolation.{name}", problem)
 
 
 def _within(field: str, value: float, minimum: float, maximum: float) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,61 @@
+"""`python -m bench.context DIR`: where the testbed's models stand on the plane, from the JSON reports DIR/*.json.
+
+Prints what `services/unerase_backend/report/context.json` holds: for each concept and reference (known by its digest)
+the likelihood figures of every audited model. A model whose lost pull could not be measured has no place on the plane
+and is left out; so is the reference, which stands at the origin.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def measured_with(content: dict[str, Any]) -> str:
+    """Return where a report's likelihood figures come from, in words."""
+    likelihood, spec = content["verdict"]["likelihood"], content["spec"]
+    return (
+        f"audits of the models on {spec['reference']}, each with {likelihood['concept_pictures']} pictures of the concept "
+        f"and {likelihood['other_pictures']} of others, seed base {spec['seed_base']}"
+    )
+
+
+def grouped(contents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the groups in order of concept and reference, the models in each by name."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for content in contents:
+        spec, likelihood = content["spec"], content["verdict"].get("likelihood")
+        if spec["subject"] == spec["reference"] or likelihood is None or "lost_pull" not in likelihood:
+            continue
+        models = {model["name"]: model for model in content["manifest"]["models"]}
+        subject, reference = models[spec["subject"]], models[spec["reference"]]["digest"]
+        source = measured_with(content)
+        group = groups.setdefault(
+            (content["concept"]["name"], reference),
+            {"concept": content["concept"]["name"], "reference": reference, "source": source, "models": []},
+        )
+        if group["source"] != source:
+            raise ValueError(f"figures that cannot be compared: {group['source']}; {source}")
+        figures = {name: likelihood[name] for name in ("destruction", "lost_pull", "general_damage")}
+        group["models"].append(
+            {"model": subject["name"], "method": subject["method"], "digest": subject["digest"], **figures}
+        )
+    for group in groups.values():
+        group["models"].sort(key=lambda entry: entry["model"])
+    return [groups[key] for key in sorted(groups)]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="folder of reports, as `unerase audit --json-file` writes them")
+    arguments = parser.parse_args()
+    contents = [json.loads(path.read_text())["content"] for path in sorted(arguments.folder.glob("*.json"))]
+    json.dump(grouped(contents), sys.stdout, indent=1)
+    print()
+
+
+if __name__ == "__main__":
+    main()
