@@ -134,3 +134,19 @@ class Workbench:
             raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
         # Cloned, since the VAE runs in inference mode, whose tensors no gradient may meet.
         return encode(self.model, pictures, ENCODE_BATCH).clone()
+
+    def keep(self, content: bytes) -> str:
+        """Keep found weights in the artefact store and return their digest."""
+        return self._store.put(content)
+
+    def kept(self, digest: str) -> bool:
+        """Say whether the artefact store still has what `keep` was given."""
+        return self._store.contains(digest)
+
+    def record(self, key: str, content: bytes) -> None:
+        """Record what work under `key` came to, 64 hexadecimal digits, so that no unit has to do it again."""
+        self._store.put_record(key, content)
+
+    def recorded(self, key: str) -> bytes | None:
+        """Return what was recorded under `key`; None if there is nothing."""
+        return self._store.get_record(key)
