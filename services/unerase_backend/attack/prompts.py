@@ -19,6 +19,7 @@ from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 Item = TypeVar("Item")
 
@@ -61,6 +62,24 @@ def words_of(model: DiffusionModel, text: str) -> list[int]:
     return ids
 
 
+def target_latents(unit: Unit, workbench: Workbench, cases: Sequence[Case]) -> Tensor:
+    """Return the latents of a picture of the concept for each case, (cases, channels, height, width).
+
+    Another one a case, for as long as there are some, of the first half: the likelihood is measured on the second.
+
+    Raises:
+        InvalidRequestError: the concept has fewer than two pictures.
+        NotFoundError, UnreadablePictureError: from the artefact store.
+    """
+    digests = unit.target.concept.picture_digests
+    half = len(digests) // 2
+    if not half:
+        description = "must hold two pictures at least: half of them are aimed at"
+        raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
+    order = torch.randperm(half, generator=workbench.generator("picture")).tolist()
+    return workbench.latents([digests[order[case.index % half]] for case in cases])
+
+
 def gradients(
     model: DiffusionModel,
     prompts: Sequence[Prompt],
@@ -74,7 +93,7 @@ def gradients(
     The loss is the mean over the row's elements of (wanted - e(noisy, timestep, c))^2, with c the encoding of the
     row's prompt, in which the row's embeddings stand at `learned_at`. `noisy` and `wanted` have the latents' shape.
     """
-    learned = embeddings.to(model.device).requires_grad_()
+    learned = embeddings.detach().to(model.device).requires_grad_()
     encoded = encode_tokens(model, prompts, list(learned))
     predicted = model.unet(
         noisy.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded

@@ -10,9 +10,9 @@ The tokens are held as continuous embeddings, (tokens, width). Forwards, each is
 the vocabulary, by cosine; the gradient found there is applied to the continuous one (Wen, Jain, Kirchenbauer,
 Goldblum, Geiping, Goldstein, "Hard Prompts Made Easy", arXiv 2302.03668, algorithm 1), by AdamW.
 
-The words of the concept's names are no candidates: with them the search would end at the plain prompt, which the
-standard prompt has tried already, and a model that was only led away from its name would pass for one that holds
-nothing else. The reference must be found by other words too.
+The words of the concept's names are no candidates. With them the reference's search would end at the plain prompt, of
+which the standard prompt says all there is to say, and erasure is aimed at those very words: the question is whether
+others still lead there. The reference, the positive control, must be found by other words too.
 
 A case is searched from several random starts, a picture after each, until the selector sees the concept; all its
 pictures compete. All roles meet the same starts, timesteps and noise; each case has its own generator and optimiser.
@@ -22,15 +22,14 @@ or what the device's memory holds.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Sample
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, SAMPLE_STATUS_SCORED, Observation
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
 from unerase_backend.attack.prompts import (
     Draw,
     Record,
@@ -42,14 +41,13 @@ from unerase_backend.attack.prompts import (
     share_of_success,
     try_out,
     vocabulary,
-    words_of,
 )
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.schedule import add_noise
-from unerase_backend.diffusion.tensors import from_message
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.registry import parameter
 
@@ -70,15 +68,14 @@ from unerase_backend.evaluation.registry import parameter
 )
 async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
     """Search and try by turns until every case has succeeded or the starts are used up."""
-    model, starts, iterations = workbench.model, workbench.parameters["starts"], workbench.parameters["iterations"]
+    starts, iterations = workbench.parameters["starts"], workbench.parameters["iterations"]
     records = [Record(case) for case in unit.cases]
-    plain = [Draw(case, words_of(model, case.prompt), case.prompt, 0, plain=True) for case in unit.cases]
-    begun = await models.generate(unit.reference, [draw.trajectory(unit) for draw in plain], latents=True)
-    for record, draw, sample in zip(records, plain, begun, strict=True):
-        if sample.status != SAMPLE_STATUS_SCORED:
-            record.failure = f"the reference's picture failed: {sample.reason}"
-            await try_out(unit, models, [(record, replace(draw, variant=start)) for start in range(starts)])
-    targets = await workbench.compute(lambda: _targets(workbench, records, begun))
+    targets = await workbench.compute(lambda: _targets(unit, workbench, records))
+    failed = [record for record in records if record.failure]
+    unmade = [
+        (record, Draw(record.case, [], record.case.prompt, start)) for record in failed for start in range(starts)
+    ]
+    await try_out(unit, models, unmade)
     for start in range(starts):
         targets = [target for target in targets if target.record.pending]
         if not targets:
@@ -95,7 +92,7 @@ class Target:
 
     record: Record
     latents: Tensor
-    """The reference's picture for the case's prompt."""
+    """The reference's own for the case's prompt, from the case's initial latent."""
     encoded: Tensor
     """The prompt in the reference's encoding, (tokens, width)."""
 
@@ -149,14 +146,24 @@ def nearest(embeddings: Tensor, table: Tensor) -> Tensor:
     return (functional.normalize(embeddings) @ functional.normalize(table).T).argmax(1)
 
 
-def _targets(workbench: Workbench, records: Sequence[Record], begun: Sequence[Sample]) -> list[Target]:
+def _targets(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Target]:
+    """Make the latents here, by ticks between which the unit can end, and not in the generation room."""
     reference = workbench.reference()
+    sampler = Sampler(reference, batch_rows=2 * workbench.parameters["rows"])
+    plain = {str(record.case.index): Draw(record.case, [], record.case.prompt, 0, plain=True) for record in records}
+    for key, draw in plain.items():
+        sampler.admit(key, draw.trajectory(unit), picture=False)
+    made: dict[str, Finished] = {}
+    while sampler.busy:
+        made |= {item.key: item for item in sampler.tick()}
+        workbench.check()
+    encoded = encode(reference, [draw.trajectory(unit).conditioning for draw in plain.values()])
     targets = []
-    for record, sample in zip(records, begun, strict=True):
-        if record.pending:
-            latents = from_message(sample.latents, "sample.latents", reference.latent_shape)
-            (encoded,) = encode(reference, [Conditioning(text=record.case.prompt)])
-            targets.append(Target(record, latents, encoded.clone()))
+    for record, encoding in zip(records, encoded, strict=True):
+        item = made[str(record.case.index)]
+        if item.failure:
+            record.failure = f"the reference's picture failed: {item.failure}"
+        targets.append(Target(record, item.latents, encoding))
     return targets
 
 

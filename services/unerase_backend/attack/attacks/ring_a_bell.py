@@ -163,7 +163,7 @@ def _distances(model: DiffusionModel, ids: Tensor, target: Tensor) -> Tensor:
     """Return the squared distance of each prompt's encoding to the target, (prompts,), on the CPU."""
     frame = torch.tensor(tokenise_ids(model, [0] * ids.shape[1]).ids).repeat(len(ids), 1)
     frame[:, 1 : 1 + ids.shape[1]] = ids
-    encoded = model.text_encoder(frame.to(model.device))[0].float()
+    encoded: Tensor = model.text_encoder(frame.to(model.device))[0].float()
     return (encoded - target).square().sum((1, 2)).cpu()
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Concept, Observation
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
 from unerase_backend.attack.prompts import (
     Draw,
     Record,
@@ -39,6 +39,7 @@ from unerase_backend.attack.prompts import (
     gradients,
     padded,
     share_of_success,
+    target_latents,
     try_out,
     vocabulary,
     words_of,
@@ -50,7 +51,6 @@ from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.registry import parameter
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 
 @attack(
@@ -89,10 +89,8 @@ async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> 
 class Search:
     """One case's search; nothing in it depends on the other cases."""
 
-    def __init__(
-        self, model: DiffusionModel, record: Record, tokens: Vocabulary, latents: Tensor, workbench: Workbench
-    ) -> None:
-        parameters = workbench.parameters
+    def __init__(self, workbench: Workbench, record: Record, tokens: Vocabulary, latents: Tensor) -> None:
+        model, parameters = workbench.model, workbench.parameters
         count = parameters["tokens"]
         room = model.prompt_length - 2 - count
         self.record = record
@@ -146,13 +144,10 @@ def project_onto_simplex(rows: Tensor) -> Tensor:
 
 
 def _begin(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Search]:
-    model, pictures = workbench.model, _target_pictures(unit.target.concept)
-    order = torch.randperm(len(pictures), generator=workbench.generator("picture")).tolist()
-    waiting = [record for record in records if not record.succeeded]
-    digests = [pictures[order[record.case.index % len(order)]] for record in waiting]
-    tokens = vocabulary(model)
-    latents = workbench.latents(digests) if digests else ()
-    return [Search(model, record, tokens, each, workbench) for record, each in zip(waiting, latents, strict=True)]
+    pending = [record for record in records if record.pending]
+    latents = target_latents(unit, workbench, [record.case for record in pending])
+    tokens = vocabulary(workbench.model)
+    return [Search(workbench, record, tokens, each) for record, each in zip(pending, latents, strict=True)]
 
 
 def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, timestep: int) -> None:
@@ -176,11 +171,3 @@ def _step(model: DiffusionModel, searches: Sequence[Search], rows: int, timestep
     for row, search in enumerate(searches):
         search.step(float(losses[row]), gradient[row])
     return losses[: len(searches)].tolist()
-
-
-def _target_pictures(concept: Concept) -> Sequence[str]:
-    half = len(concept.picture_digests) // 2
-    if not half:
-        description = "must hold two pictures at least: half of them are aimed at"
-        raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
-    return concept.picture_digests[:half]
