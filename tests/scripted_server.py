@@ -90,6 +90,7 @@ class Script:
     after_break: Callable[[grpc.ServicerContext], None] | None = None
     state: "AuditState.ValueType" = AuditState.AUDIT_STATE_SUCCEEDED
     report: Report = field(default_factory=lambda: Report(schema_version="1.0", audit_id=AUDIT_ID))
+    parquet: bytes = b"PAR1"
     truncate: bool = False
     # Bytes that every audit carries besides.
     padding: int = 0
@@ -172,8 +173,12 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
 
     def GetReport(self, request, context):
         self._begin("GetReport", request, context)
-        html = request.format == ReportFormat.REPORT_FORMAT_HTML
-        content = b"<!doctype html>" * 9 if html else json_format.MessageToJson(self._script.report).encode()
+        if request.format == ReportFormat.REPORT_FORMAT_HTML:
+            content = b"<!doctype html>" * 9
+        elif request.format == ReportFormat.REPORT_FORMAT_PARQUET:
+            content = self._script.parquet
+        else:
+            content = json_format.MessageToJson(self._script.report).encode()
         for at in range(0, len(content), 16):
             first = {"media_type": "text/html", "size_bytes": len(content)} if at == 0 else {}
             yield GetReportResponse(chunk=content[at : at + 16], **first)

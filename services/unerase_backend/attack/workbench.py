@@ -37,6 +37,7 @@ class Workbench:
         self,
         unit: Unit,
         model: DiffusionModel,
+        load: Callable[[str], DiffusionModel],
         parameters: Parameters,
         store: ArtifactStore,
         thread: Executor,
@@ -47,6 +48,7 @@ class Workbench:
         self.model = model
         self.parameters = parameters
         self._unit = unit
+        self._load = load
         self._store = store
         self._thread = thread
         self._emit = emit
@@ -56,6 +58,17 @@ class Workbench:
     async def compute(self, optimisation: Callable[[], Result]) -> Result:
         """Run `optimisation` in the room's thread, so that the event loop stays free."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, optimisation)
+
+    def reference(self) -> DiffusionModel:
+        """Return the audit's reference, its weights frozen; called within `compute`, since it may have to be loaded.
+
+        Raises:
+            InvalidRequestError: the unit names none.
+            NotFoundError: the catalogue has no such model.
+        """
+        if not self._unit.reference:
+            raise InvalidRequestError.of(FieldViolation("unit.reference", "must be given"))
+        return self._load(self._unit.reference)
 
     def check(self) -> None:
         """Raise where the optimisation must end.
@@ -86,9 +99,9 @@ class Workbench:
         whole.concept = self._unit.target.concept.name
         self._emit(UnitEvent(finding=whole))
 
-    def generator(self, purpose: str) -> torch.Generator:
+    def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a new CPU generator for `purpose`: the same for every role, so that all models meet the same draws."""
-        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, purpose))
+        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, *purpose))
 
     def latents(self, digests: Sequence[str]) -> Tensor:
         """Return the latents of pictures of the artefact store, (n, channels, height, width), float32 on the CPU.

@@ -5,12 +5,15 @@ the parameters, on which it finds them and the model with gradients, reports pro
 parties register through the entry points `unerase.probes` and `unerase.attacks`, whose modules are imported once.
 """
 
+import hashlib
 import importlib
+import inspect
 import json
 import pkgutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
@@ -74,6 +77,7 @@ class Registry:
                 cases_per_unit=cases_per_unit,
                 others=others,
                 roles=roles,
+                source_digest=_source_digest(run),
             )
             self._evaluations[name] = Evaluation(description, run)
             return run
@@ -90,6 +94,11 @@ class Registry:
                 entry_point.load()
             self._loaded = True
         return dict(sorted(self._evaluations.items()))
+
+
+def _source_digest(run: Run) -> str:
+    file = inspect.getsourcefile(run)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
 
 
 def parameter(
