@@ -17,8 +17,8 @@ def measured_with(content: dict[str, Any]) -> str:
     """Return where a report's likelihood figures come from, in words."""
     likelihood, spec = content["verdict"]["likelihood"], content["spec"]
     return (
-        f"audits of the models on {spec['reference']}, each with {likelihood['concept_pictures']} pictures of the concept "
-        f"and {likelihood['other_pictures']} of others, seed base {spec['seed_base']}"
+        f"audits of the models on {spec['reference']}, each with {likelihood['concept_pictures']} pictures of the "
+        f"concept and {likelihood['other_pictures']} of others, seed base {spec['seed_base']}"
     )
 
 
