@@ -84,9 +84,9 @@ class AuditServicer(AuditServiceServicer):
         existing = await self._repeated(request.request_id, digest)
         if existing is not None:
             return existing
-        descriptions = await self._auditor.descriptions()
+        descriptions, broken = await self._auditor.descriptions(), await self._auditor.broken()
         plan = await asyncio.to_thread(
-            make_plan, request.spec, self._catalogue, self._store, descriptions, lambda: secrets.randbits(63)
+            make_plan, request.spec, self._catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
         )
         audit = Audit(
             id=uuid.uuid4().hex,
