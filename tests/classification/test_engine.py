@@ -12,6 +12,7 @@ from PIL import Image
 from ray import serve
 from safetensors.torch import load_file, save_file
 
+from backend import LocalBackend
 from unerase.internal.v1alpha1 import classification_pb2
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, View
@@ -247,3 +248,42 @@ def test_the_deployment_has_the_services_methods() -> None:
         method.name for method in classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"].methods
     }
     assert methods == {name for name in vars(Classification) if name[0].isupper()}
+
+
+async def test_an_embedding_comes_with_the_answers_or_alone(local: LocalBackend) -> None:
+    digests = local.target().concept.picture_digests[:3]
+    target = local.target()
+    request = ClassifyRequest(picture_digests=digests, questions=[target.judge], embedding_judge="testbed/clip")
+    both = (await local.classification.Classify(request)).pictures
+    plain = await local.classification.Classify(ClassifyRequest(picture_digests=digests, questions=[target.judge]))
+    alone = await local.classification.Classify(
+        ClassifyRequest(picture_digests=digests, embedding_judge="testbed/clip")
+    )
+    assert [list(each.judgements) for each in both] == [list(each.judgements) for each in plain.pictures]
+    assert not any(each.HasField("embedding") for each in plain.pictures)
+    assert [each.embedding for each in both] == [each.embedding for each in alone.pictures]
+    # The answer's cosine is that of this embedding with the text's.
+    question = target.selector
+    asked = await local.classification.Classify(
+        ClassifyRequest(picture_digests=digests, questions=[question], embedding_judge="testbed/clip")
+    )
+    clip = local.classification._judges["testbed/clip"]
+    for each in asked.pictures:
+        vector = np.frombuffer(each.embedding.values, "<f4").astype(float)
+        assert list(each.embedding.shape) == [len(vector)]
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+        cosines = [float(clip._embed(text) @ vector) for text in question.labels]
+        assert each.judgements[0].similarity == pytest.approx(max(cosines), abs=1e-6)
+
+
+async def test_a_judge_without_embeddings_is_refused(local: LocalBackend) -> None:
+    digests = local.target().concept.picture_digests[:1]
+    for request, field in (
+        (ClassifyRequest(picture_digests=digests, embedding_judge="testbed/judge"), "embedding_judge"),
+        (ClassifyRequest(picture_digests=digests), "questions"),
+    ):
+        with pytest.raises(InvalidRequestError) as caught:
+            await local.classification.Classify(request)
+        assert [violation.field for violation in caught.value.violations] == [field]
+    with pytest.raises(NotFoundError):
+        await local.classification.Classify(ClassifyRequest(picture_digests=digests, embedding_judge="nothing"))

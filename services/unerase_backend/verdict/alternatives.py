@@ -107,8 +107,9 @@ def _resampled_mean(
 
 
 def _around(value: float, deviations: Floats, most: float) -> Estimate:
-    lower, upper = value + np.quantile(deviations, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
-    return Estimate(value=value, interval=Interval(lower=max(0.0, float(lower)), upper=min(most, float(upper))))
+    bounds = value + np.quantile(deviations, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
+    lower, upper = np.clip(bounds, 0.0, most)
+    return Estimate(value=value, interval=Interval(lower=float(lower), upper=float(upper)))
 
 
 def _neighbours(scored: Sequence[Observation]) -> list[Neighbour]:
