@@ -1,6 +1,7 @@
-"""The testbed's reference, `never`, a redirected and two planted models, with an attack engine and backends in this process.
+"""The testbed's reference, `never`, a redirected and two planted models, with an attack engine and backends.
 
-In the planted models the word "bridge" means an hourglass; in `planted` the names themselves mean no more than "thing".
+All in this process. In the planted models the word "bridge" means an hourglass; in `planted` the names themselves
+mean no more than "thing".
 """
 
 import asyncio
@@ -15,11 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from unerase.internal.v1alpha1.attack_pb2 import AttackRequest
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample
-from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import MODEL_ROLE_SUBJECT, SAMPLE_STATUS_UNSCORED, Case
+from unerase.internal.v1alpha1.units_pb2 import Progress, Unit
+from unerase.v1.types_pb2 import MODEL_ROLE_SUBJECT, SAMPLE_STATUS_UNSCORED, Case, Finding, Observation
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import EMBEDDED, Catalogue
@@ -42,6 +44,14 @@ PLANTED = "bridge"
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+async def attacked(engine: AttackEngine, unit: Unit) -> tuple[list[Observation], list[Finding], list[Progress]]:
+    """Run a unit; return its observations, what was found, and its progress."""
+    events = [response.event async for response in engine.Attack(AttackRequest(unit=unit))]
+    observations = [event.observation for event in events if event.HasField("observation")]
+    findings = [event.finding for event in events if event.HasField("finding")]
+    return observations, findings, [event.progress for event in events if event.HasField("progress")]
 
 
 def pictures_of(shape: str, count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the searches for prompts share: which tokens they may use, gradients at embeddings, which draw is the finding."""
+"""What the searches for prompts share: which tokens they may use, gradients at embeddings, what the finding is."""
 
 from collections.abc import Callable
 

@@ -10,23 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from attack.conftest import PLANTED
-from unerase.internal.v1alpha1.attack_pb2 import AttackRequest
+from attack.conftest import PLANTED, attacked
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, TokenIds, Trajectory
-from unerase.internal.v1alpha1.units_pb2 import Progress, Unit
-from unerase.v1.types_pb2 import (
-    MODEL_ROLE_CONTROL,
-    SAMPLE_STATUS_SCORED,
-    SAMPLE_STATUS_UNSCORED,
-    Finding,
-    Observation,
-)
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import MODEL_ROLE_CONTROL, SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.attack.attacks import unlearn_diff_atk as module
 from unerase_backend.attack.attacks.unlearn_diff_atk import project_onto_simplex
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
-from unerase_backend.evaluation.models import Models
+from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.runtime.pictures import decode_picture
@@ -35,13 +28,6 @@ from unerase_backend.runtime.seeds import derive_seed
 UnitOf = Callable[..., Unit]
 NAME = "unlearn-diff-atk"
 SMALL = {"evaluation": NAME, "timesteps": 2, "iterations": 3, "rows": 3}
-
-
-async def attacked(engine: AttackEngine, unit: Unit) -> tuple[list[Observation], list[Finding], list[Progress]]:
-    events = [response.event async for response in engine.Attack(AttackRequest(unit=unit))]
-    observations = [event.observation for event in events if event.HasField("observation")]
-    findings = [event.finding for event in events if event.HasField("finding")]
-    return observations, findings, [event.progress for event in events if event.HasField("progress")]
 
 
 async def test_a_planted_word_is_found(engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue) -> None:
@@ -81,7 +67,7 @@ async def test_the_finding_makes_the_picture_again(
             steps=unit.steps,
             variance_scale=1.0,
         )
-        (again,) = await models.generate("never", [trajectory], pictures=True)
+        (again,) = await models.generate("never", [trajectory], panel(unit.target))
         assert again.picture_digest == best.picture_digest
         assert best.prompt == finding.prompt
 
@@ -93,6 +79,7 @@ async def test_a_case_does_not_depend_on_which_others_share_the_unit(engine: Att
     alone, (finding,), _ = await attacked(engine, unit)
     assert alone == [observation for observation in observations if observation.case_index == 1]
     assert finding == findings[1]
+    assert finding.losses
 
 
 async def test_the_same_unit_finds_the_same_whatever_its_role(engine: AttackEngine, unit_of: UnitOf) -> None:
@@ -110,7 +97,7 @@ async def test_the_same_unit_finds_the_same_whatever_its_role(engine: AttackEngi
 async def test_its_steps_are_those_of_a_slow_loop(
     engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue, store: ArtifactStore
 ) -> None:
-    """Two timesteps of two steps, written out anew: diffusers' noising, one-hot rows, Adam by hand, projection by SLSQP."""
+    """Two timesteps of two steps, written out anew: diffusers' noising, one-hot rows, Adam by hand, bisection."""
     unit = unit_of("never", evaluation=NAME, tokens=1, timesteps=2, iterations=2, rows=3, learning_rate=0.05)
     observations, (finding,), _ = await attacked(engine, unit)
     model = load_model(catalogue, "never", torch.device("cpu"), torch.float32)

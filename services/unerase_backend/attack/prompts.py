@@ -62,7 +62,7 @@ def words_of(model: DiffusionModel, text: str) -> list[int]:
     return ids
 
 
-def target_latents(unit: Unit, workbench: Workbench, cases: Sequence[Case]) -> Tensor:
+def target_latents(unit: Unit, workbench: Workbench) -> Tensor:
     """Return the latents of a picture of the concept for each case, (cases, channels, height, width).
 
     Another one a case, for as long as there are some, of the first half: the likelihood is measured on the second.
@@ -77,7 +77,7 @@ def target_latents(unit: Unit, workbench: Workbench, cases: Sequence[Case]) -> T
         description = "must hold two pictures at least: half of them are aimed at"
         raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
     order = torch.randperm(half, generator=workbench.generator("picture")).tolist()
-    return workbench.latents([digests[order[case.index % half]] for case in cases])
+    return workbench.latents([digests[order[case.index % half]] for case in unit.cases])
 
 
 def gradients(

@@ -144,10 +144,9 @@ def project_onto_simplex(rows: Tensor) -> Tensor:
 
 
 def _begin(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Search]:
-    pending = [record for record in records if record.pending]
-    latents = target_latents(unit, workbench, [record.case for record in pending])
+    latents = target_latents(unit, workbench)
     tokens = vocabulary(workbench.model)
-    return [Search(workbench, record, tokens, each) for record, each in zip(pending, latents, strict=True)]
+    return [Search(workbench, record, tokens, each) for record, each in zip(records, latents, strict=True)]
 
 
 def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, timestep: int) -> None:
