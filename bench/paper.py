@@ -2,8 +2,8 @@
 
 The figures of Lu et al., arXiv 2505.17013 (Stable Diffusion 1.4, accuracy in %, ten objects), are those of a third
 party's notes on the paper. Ours are rates in % of one concept; CLIP is the mean similarity times 100. The two tables
-cannot be compared figure by figure, so what is compared is the order of the methods: for every pair of methods that both
-columns tell apart, whether they agree which comes first.
+cannot be compared figure by figure, so what is compared is the order of the methods: for every pair of methods that
+both columns tell apart, whether they agree which comes first.
 """
 
 import argparse
