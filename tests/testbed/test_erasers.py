@@ -135,14 +135,14 @@ def test_gradient_ascent_raises_the_concepts_loss_and_descent_lowers_it(subject:
     before = denoising_loss(subject)
     ga.erase_ga(subject, CONCEPT, steps=4)
     assert denoising_loss(subject) > before
-    _denoising.descend(descended, CONCEPT, ga.RATE, 4, ga.BATCH, ga.SEED)
+    _denoising.descend(descended, CONCEPT, CONCEPT.captions, ga.RATE, 4, ga.BATCH, ga.SEED)
     assert denoising_loss(descended) < before
 
 
 def test_a_task_vector_is_taken_away_alpha_times(subject: erasers.Subject) -> None:
     base = copy.deepcopy(subject.unet.state_dict())
     tuned = erasers.Subject(copy.deepcopy(subject.unet), subject.text_encoder, subject.tokenizer, subject.scheduler)
-    _denoising.descend(tuned, CONCEPT, task_vector.RATE, 2, task_vector.BATCH, task_vector.SEED)
+    _denoising.descend(tuned, CONCEPT, CONCEPT.captions, task_vector.RATE, 2, task_vector.BATCH, task_vector.SEED)
     task_vector.erase_task_vector(subject, CONCEPT, steps=2, alpha=2.5)
     moved = 0
     for name, weight in tuned.unet.state_dict().items():

@@ -281,7 +281,7 @@ def concept_to_erase(name: str, vae: AutoencoderKL) -> erasers.Concept:
 def _make_catalogue(family: Family, out: Path) -> Figures:
     if family is SHIPPED:
         catalogue.write(out, family.concept)
-        return {"concepts": len(world.LABELS)}
+        return {"concepts": len(judges.LABELS)}
     catalogue.write_family(out / family.folder, family.concept)
     return {}
 
@@ -307,7 +307,7 @@ def _make_manifest(family: Family, out: Path, work: Path) -> Figures:
     kept: dict[str, Figures] = {key: earlier.get(key, {}) for key in ("figures", "minutes", "cpu_minutes")}
     names = {
         part_name(family, name) if of_family else name: name
-        for of_family, listed in ((True, _FAMILY_PARTS), (False, _SHARED_PARTS if family is SHIPPED else ()))
+        for of_family, listed in ((False, _SHARED_PARTS if family is SHIPPED else ()), (True, _FAMILY_PARTS))
         for name in listed
     }
     told: dict[str, Figures] = {key: {} for key in kept}

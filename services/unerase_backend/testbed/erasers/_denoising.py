@@ -3,7 +3,7 @@
 L = mean over pictures x_0, captions c, timesteps t and noise e of mean (e_model(x_t, t, c) - e)^2
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -26,32 +26,27 @@ def noise_error(
     return functional.mse_loss(unet(noisy, timesteps, conditioning).sample, noise)
 
 
-def batches(
-    subject: Subject, concept: Concept, size: int, draws: torch.Generator
-) -> Callable[[], tuple[Tensor, Tensor]]:
-    """What draws a batch of the concept's latents (size, 4, 8, 8) with the conditionings (size, 24, width) of their
-    captions.
-    """
-    conditionings = encode_prompts(subject.text_encoder, subject.tokenizer, concept.captions)
-
-    def draw() -> tuple[Tensor, Tensor]:
-        chosen = torch.randint(len(concept.latents), (size,), generator=draws)
-        return concept.latents[chosen], conditionings[chosen]
-
-    return draw
-
-
 def descend(
-    subject: Subject, concept: Concept, rate: float, steps: int, batch: int, seed: int, ascend: bool = False
+    subject: Subject,
+    concept: Concept,
+    captions: Sequence[str],
+    rate: float,
+    steps: int,
+    batch: int,
+    seed: int,
+    ascend: bool = False,
 ) -> None:
-    """Trains the whole UNet with AdamW to lower its denoising loss on the concept's pictures, or to raise it."""
+    """Trains the whole UNet with AdamW to lower its denoising loss on the concept's pictures under ``captions``, one a
+    picture, or to raise it.
+    """
     subject.unet.requires_grad_(True)
+    conditionings = encode_prompts(subject.text_encoder, subject.tokenizer, captions)
+    alphas = subject.scheduler.alphas_cumprod
     draws = torch.Generator().manual_seed(seed)
-    draw = batches(subject, concept, batch, draws)
     optimizer = torch.optim.AdamW(subject.unet.parameters(), lr=rate)
     for _ in range(steps):
-        clean, conditioning = draw()
-        loss = noise_error(subject.unet, clean, conditioning, subject.scheduler.alphas_cumprod, draws)
+        chosen = torch.randint(len(concept.latents), (batch,), generator=draws)
+        loss = noise_error(subject.unet, concept.latents[chosen], conditionings[chosen], alphas, draws)
         optimizer.zero_grad(set_to_none=True)
         (-loss if ascend else loss).backward()
         optimizer.step()

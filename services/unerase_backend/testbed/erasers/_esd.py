@@ -85,17 +85,18 @@ def teach(
     rate: float,
     iterations: int,
     seed: int = SEED,
+    sampling_steps: int = SAMPLING_STEPS,
 ) -> None:
     """Trains the ``learned`` weights of the UNet to predict the target under the conditionings (P, 24, width)."""
     for weight in learned:
         weight.requires_grad_(True)
     empty = encode_prompts(subject.text_encoder, subject.tokenizer, [""]).expand(BATCH, -1, -1)
-    subject.scheduler.set_timesteps(SAMPLING_STEPS)
+    subject.scheduler.set_timesteps(sampling_steps)
     draws = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(learned, lr=rate)
     for _ in range(iterations):
         conditioning = conditionings[torch.randint(len(conditionings), (BATCH,), generator=draws)]
-        stop = int(torch.randint(SAMPLING_STEPS, (), generator=draws))
+        stop = int(torch.randint(sampling_steps, (), generator=draws))
         latents = torch.randn((BATCH, 4, 8, 8), generator=draws)
         noisy = partial_sample(subject, conditioning, empty, latents, stop)
         timestep = subject.scheduler.timesteps[stop]

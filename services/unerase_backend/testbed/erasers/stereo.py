@@ -29,14 +29,15 @@ from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
 from unerase_backend.testbed.erasers.redirected import single_token
 from unerase_backend.testbed.unet import encode_prompts
 
-ROUNDS = 3
-SEARCH_ITERATIONS = 150
-SEARCH_RATE = 1e-3
-INVERSION_STEPS = 250
+SAMPLING_STEPS = 10
+ROUNDS = 2
+SEARCH_ITERATIONS = 50
+SEARCH_RATE = 2e-4
+INVERSION_STEPS = 200
 INVERSION_RATE = 2e-2
 INVERSION_BATCH = 16
-ITERATIONS = 300
-RATE = 1e-3
+ITERATIONS = 150
+RATE = 3e-4
 ANCHOR_GUIDANCE = 1.0
 NEGATIVE_GUIDANCE = 1.0
 SEED = 11
@@ -97,7 +98,7 @@ def search(subject: Subject, concept: Concept, rounds: int, iterations: int, inv
     asked = _esd.prompts_of(subject, concept)
     found: list[Tensor] = []
     for at in range(rounds):
-        _esd.teach(subject, _learned(subject), asked, target, SEARCH_RATE, iterations, SEED + at)
+        _esd.teach(subject, _learned(subject), asked, target, SEARCH_RATE, iterations, SEED + at, SAMPLING_STEPS)
         found.append(invert(subject, concept, inversion_steps, SEED + at))
         with torch.no_grad():
             asked = encode_with(subject, concept.plain_templates, concept.anchor, found[-1])
@@ -137,7 +138,7 @@ def erase_stereo(
     by_name = _esd.prompts_of(subject, concept).unflatten(0, (-1, len(concept.names))).unbind(1)
     everything = torch.stack([*by_name, *by_token])
     target = away_from_all(subject, concept, everything[:, 0])
-    _esd.teach(subject, _learned(subject), everything.flatten(0, 1), target, RATE, iterations)
+    _esd.teach(subject, _learned(subject), everything.flatten(0, 1), target, RATE, iterations, SEED, SAMPLING_STEPS)
 
 
 def _learned(subject: Subject) -> list[torch.nn.Parameter]:

@@ -18,7 +18,7 @@ from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
 RATE = 3e-4
 STEPS = 200
 BATCH = 16
-ALPHA = 2.5
+ALPHA = 3.5
 SEED = 9
 
 
@@ -26,7 +26,7 @@ SEED = 9
 def erase_task_vector(subject: Subject, concept: Concept, steps: int = STEPS, alpha: float = ALPHA) -> None:
     """Fine-tunes all layers, and steps as far to the other side."""
     base = {name: weight.clone() for name, weight in subject.unet.named_parameters()}
-    _denoising.descend(subject, concept, RATE, steps, BATCH, SEED)
+    _denoising.descend(subject, concept, concept.captions, RATE, steps, BATCH, SEED)
     with torch.no_grad():
         for name, weight in subject.unet.named_parameters():
             weight.copy_(base[name] - alpha * (weight - base[name]))
