@@ -5,14 +5,20 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from attack.conftest import attacked
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Judgement
 from unerase_backend.attack import prompts
+from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.prompts import Draw, Record, gradients, padded, vocabulary
+from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.evaluation.models import Models
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, NotFoundError
 
 UnitOf = Callable[..., Unit]
 
@@ -114,3 +120,38 @@ def test_the_finding_is_the_draw_that_decides(unit_of: UnitOf, monkeypatch: pyte
     assert record.observations[0].reason == "the latents are not finite"
     record.failure = "no"
     assert not record.pending
+
+
+SEARCHES = ("p4d", "ring-a-bell", "unlearn-diff-atk")
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+async def test_a_search_that_takes_too_long_ends(
+    catalogue: Catalogue, store: ArtifactStore, models: Models, unit_of: UnitOf, name: str
+) -> None:
+    settings = AttackSettings(artifacts="unused", unit_timeout_seconds=0.01)
+    with pytest.raises(DeadlineError):
+        await attacked(AttackEngine(catalogue, store, settings, models), unit_of("never", evaluation=name))
+
+
+@pytest.mark.parametrize("name", ["p4d", "ring-a-bell"])
+async def test_what_a_search_cannot_do_is_refused(engine: AttackEngine, unit_of: UnitOf, name: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        await attacked(engine, unit_of("never", evaluation=name, tokens=23))
+    assert [violation.field for violation in refused.value.violations] == ["unit.parameters.tokens"]
+    unit = unit_of("never", evaluation=name)
+    unit.reference = "nothing"
+    with pytest.raises(NotFoundError) as unknown:
+        await attacked(engine, unit)
+    assert unknown.value.reason == "MODEL_NOT_FOUND"
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+async def test_progress_tells_steps_loss_and_success(engine: AttackEngine, unit_of: UnitOf, name: str) -> None:
+    budget = {"ring-a-bell": {"generations": 4}, "p4d": {"starts": 2, "iterations": 2}}
+    budget["unlearn-diff-atk"] = {"timesteps": 2, "iterations": 2}
+    _, _, progress = await attacked(engine, unit_of("never", evaluation=name, **budget[name]))
+    assert [item.step for item in progress] == [1, 2, 3, 4, 4]
+    assert all(item.steps == 4 for item in progress)
+    assert all(item.HasField("loss") and item.loss > 0 for item in progress[:-1])
+    assert progress[-1].success == 0

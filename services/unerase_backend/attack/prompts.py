@@ -62,6 +62,19 @@ def words_of(model: DiffusionModel, text: str) -> list[int]:
     return ids
 
 
+def room_beside(model: DiffusionModel, tokens: int) -> int:
+    """Return how many words a prompt holds beside `tokens` that are sought.
+
+    Raises:
+        InvalidRequestError: not even those fit.
+    """
+    room = model.prompt_length - 2 - tokens
+    if room < 0:
+        description = f"must be at most {model.prompt_length - 2}, which is what the model's prompts hold, not {tokens}"
+        raise InvalidRequestError.of(FieldViolation("unit.parameters.tokens", description))
+    return room
+
+
 def target_latents(unit: Unit, workbench: Workbench) -> Tensor:
     """Return the latents of a picture of the concept for each case, (cases, channels, height, width).
 

@@ -38,6 +38,7 @@ from unerase_backend.attack.prompts import (
     conclude,
     gradients,
     padded,
+    room_beside,
     share_of_success,
     try_out,
     vocabulary,
@@ -102,7 +103,7 @@ class Search:
 
     def __init__(self, model: DiffusionModel, target: Target, tokens: Vocabulary, start: int, bench: Workbench) -> None:
         parameters = bench.parameters
-        count = min(parameters["tokens"], model.prompt_length - 2)
+        count = parameters["tokens"]
         self.target = target
         self.prompt = Prompt(tokenise_ids(model, [0] * count).ids, learned_at=(1,))
         self._model = model
@@ -148,6 +149,7 @@ def nearest(embeddings: Tensor, table: Tensor) -> Tensor:
 
 def _targets(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Target]:
     """Make the latents here, by ticks between which the unit can end, and not in the generation room."""
+    room_beside(workbench.model, workbench.parameters["tokens"])
     reference = workbench.reference()
     sampler = Sampler(reference, batch_rows=2 * workbench.parameters["rows"])
     plain = {str(record.case.index): Draw(record.case, [], record.case.prompt, 0, plain=True) for record in records}

@@ -41,7 +41,7 @@ from unerase.v1.types_pb2 import (
     ConceptKind,
     Observation,
 )
-from unerase_backend.attack.prompts import Draw, Record, conclude, try_out, vocabulary
+from unerase_backend.attack.prompts import Draw, Record, conclude, room_beside, try_out, vocabulary
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode, tokenise_ids
@@ -133,11 +133,11 @@ def next_generation(parents: Tensor, tokens: int, parameters: Parameters, genera
 
 def _search(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Draw]:
     concept, parameters = unit.target.concept, workbench.parameters
-    reference = workbench.reference()
+    reference, length = workbench.reference(), parameters["tokens"]
+    room_beside(reference, length)
     ids = vocabulary(reference, concept.names).ids
     towards = parameters["scale"] * direction(reference, concept)
     targets = _encoded(reference, [without_concept(record.case.prompt, concept) for record in records]) + towards
-    length = min(parameters["tokens"], reference.prompt_length - 2)
     draws = []
     for number, (record, target) in enumerate(zip(records, targets, strict=True)):
         generator = workbench.generator("case", record.case.index)

@@ -38,6 +38,7 @@ from unerase_backend.attack.prompts import (
     conclude,
     gradients,
     padded,
+    room_beside,
     share_of_success,
     target_latents,
     try_out,
@@ -92,12 +93,11 @@ class Search:
     def __init__(self, workbench: Workbench, record: Record, tokens: Vocabulary, latents: Tensor) -> None:
         model, parameters = workbench.model, workbench.parameters
         count = parameters["tokens"]
-        room = model.prompt_length - 2 - count
         self.record = record
         self.latents = latents
         self._model = model
         self._tokens = tokens
-        self._words = words_of(model, record.case.prompt)[:room]
+        self._words = words_of(model, record.case.prompt)[: room_beside(model, count)]
         self.prompt = Prompt(tokenise_ids(model, [0] * count + self._words).ids, learned_at=(1,))
         size = len(tokens.ids)
         self.relaxed = torch.full((count, size), 1 / size, requires_grad=True)
