@@ -175,7 +175,7 @@ def _key(unit: Unit, workbench: Workbench, recipe: Recipe, concepts: Sequence[Co
     digest.update(repr((_VERSION, recipe, _seed(unit, "weights"), profile, model.scaling_factor, pictures)).encode())
     for name, tensor in [*sorted(model.vae.state_dict().items()), ("alphas", model.alphas_cumprod)]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
 
 

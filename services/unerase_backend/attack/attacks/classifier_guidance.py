@@ -43,11 +43,11 @@ MAX_DRAWS = 256
 
 _RECIPE = [
     parameter("architecture", "0: the paper's MLP, 1: convolutions.", 1, minimum=0, maximum=1, integer=True),
-    parameter("training_steps", "The classifier's optimiser steps.", 1000, minimum=1, maximum=100_000, integer=True),
+    parameter("training_steps", "The classifier's optimiser steps.", 500, minimum=1, maximum=100_000, integer=True),
     parameter(
         "batch_size", "Pictures in one of them, half of them the concept's.", 64, minimum=2, maximum=4096, integer=True
     ),
-    parameter("learning_rate", "AdamW's learning rate at the first of them.", 1e-3, minimum=1e-6, maximum=1.0),
+    parameter("learning_rate", "AdamW's learning rate at the first of them.", 2e-3, minimum=1e-6, maximum=1.0),
 ]
 
 
