@@ -87,7 +87,7 @@ async def test_a_subject_that_is_the_reference_stays_where_it_is(local: LocalBac
 
 
 class Embedding:
-    """Answers every question with a cosine, and gives picture i the direction i x 60 degrees; one may fail."""
+    """Answers every question with a cosine, and gives picture i the direction i x 60 degrees; one may have none."""
 
     def __init__(self, recording: Any, failing: int | None = None) -> None:
         self.recording = recording
@@ -98,7 +98,7 @@ class Embedding:
         self.requests.append(request)
         response = ClassifyResponse()
         for index in range(len(request.picture_digests)):
-            if index == self.failing:
+            if index == self.failing and request.embedding_judge:
                 failed = PictureJudgements(status=SAMPLE_STATUS_UNSCORED, reason="the scores of clip are not finite")
                 response.pictures.append(failed)
                 continue
@@ -123,7 +123,7 @@ async def test_distances_are_of_a_picture_to_the_others(recording: Any, local: L
     seen = await embedding.observe(local.unit("alternatives", cases=3))
     # Directions of 0, 60 and 120 degrees: cosines 1/2, 1/2 and -1/2.
     assert [each.measures["distance"] for each in seen] == pytest.approx([1.0, 0.5, 1.0], abs=1e-6)
-    (request,) = embedding.requests
+    _, request = embedding.requests
     assert request.embedding_judge == "testbed/clip"
     names = {f"similarity:{name}" for name in local.catalogue.concepts}
     assert all(set(each.measures) == names | {"distance"} for each in seen)
@@ -142,7 +142,7 @@ async def test_a_panel_without_clip_gives_labels_alone(recording: Any, local: Lo
     unit.target.selector.CopyFrom(Question(judge="another", labels=["hourglass"]))
     embedding = Embedding(recording)
     seen = await embedding.observe(unit)
-    assert not embedding.requests
+    assert not any(request.embedding_judge for request in embedding.requests)
     assert all(len(each.judgements) == 3 and not each.measures for each in seen)
 
 

@@ -1,8 +1,8 @@
 """Alternatives: asked for the concept by its name, what does the model make in its place?
 
 The pictures of the standard prompt, and with more than one draw a case others of its prompt. Of each: the judge's
-first label, the cosine of picture and text for every concept of the catalogue ("similarity:<concept>", by the first
-CLIP judge of the panel), and its mean cosine distance to the other pictures,
+label (`evaluation/standing.py`), the cosine of picture and text for every concept of the catalogue
+("similarity:<concept>", by the first CLIP judge of the panel), and its mean cosine distance to the other pictures,
 
     distance_i = mean over j != i of (1 - <v_i, v_j>),    v the CLIP embedding of length 1.
 
@@ -23,7 +23,6 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     EVALUATION_CLASS_MEASURE,
     SAMPLE_STATUS_SCORED,
-    SAMPLE_STATUS_UNSCORED,
     Observation,
     Tensor,
 )
@@ -31,11 +30,9 @@ from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
+from unerase_backend.evaluation.standing import QUESTIONS_AT_ONCE, name_what_stands, unscore
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.seeds import derive_seed
-
-# What one question to the judges may hold.
-CONCEPTS_AT_ONCE = 64
 
 
 @probe(
@@ -67,6 +64,7 @@ async def alternatives(unit: Unit, models: Models, parameters: Parameters) -> li
         observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt, variant=variant)
         for (case, variant), trajectory, sample in zip(draws, trajectories, samples, strict=True)
     ]
+    await name_what_stands(unit, models, observations)
     place = next((place for place, question in enumerate(panel(unit.target)) if question.alternatives), None)
     scored = [observation for observation in observations if observation.status == SAMPLE_STATUS_SCORED]
     if place is not None and scored:
@@ -79,26 +77,23 @@ async def _compare(models: Models, observations: Sequence[Observation], texts: d
     digests = [observation.picture_digest for observation in observations]
     names = list(texts)
     embeddings: list[NDArray[np.float64]] = []
-    for start in range(0, len(names), CONCEPTS_AT_ONCE):
-        asked = names[start : start + CONCEPTS_AT_ONCE]
+    for start in range(0, len(names), QUESTIONS_AT_ONCE):
+        asked = names[start : start + QUESTIONS_AT_ONCE]
         questions = [texts[name] for name in asked]
         seen = await models.classify(digests, questions, embedding_judge=questions[0].judge)
         embeddings = [_values(picture.embedding) for picture in seen]
         for observation, picture in zip(observations, seen, strict=True):
             if picture.status != SAMPLE_STATUS_SCORED:
-                observation.status, observation.reason = SAMPLE_STATUS_UNSCORED, picture.reason
-            for name, judgement in zip(asked, picture.judgements, strict=False):
-                observation.measures[f"similarity:{name}"] = judgement.similarity
+                unscore(observation, picture.reason)
+            elif observation.status == SAMPLE_STATUS_SCORED:
+                for name, judgement in zip(asked, picture.judgements, strict=True):
+                    observation.measures[f"similarity:{name}"] = judgement.similarity
     whole = [index for index, observation in enumerate(observations) if observation.status == SAMPLE_STATUS_SCORED]
     # A picture alone is at no distance.
     if len(whole) > 1:
         distances = mean_distances(np.stack([embeddings[index] for index in whole]))
         for index, distance in zip(whole, distances.tolist(), strict=True):
             observations[index].measures["distance"] = distance
-    for observation in observations:
-        if observation.status == SAMPLE_STATUS_UNSCORED:
-            observation.ClearField("judgements")
-            observation.ClearField("measures")
 
 
 def mean_distances(embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
