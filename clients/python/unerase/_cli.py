@@ -114,6 +114,9 @@ def audit(
     cases: Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0)] = 0,
     guidance_scale: Annotated[float | None, typer.Option(help="The reference's own unless given.")] = None,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="Stop an evaluation as soon as its answer is settled.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed base; drawn at random unless given.", min=0)] = None,
     tolerance: ToleranceOption = None,
     selector: Annotated[
@@ -151,6 +154,7 @@ def audit(
         selector=selector,
         judge=judge,
         second_judge=second_judge,
+        sequential=sequential,
     )
     with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
         with LiveProgress(_stderr) as progress:

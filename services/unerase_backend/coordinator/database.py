@@ -295,6 +295,12 @@ class Database:
             row = (await connection.execute(query)).first()
         return (Unit.FromString(row.message), row.done) if row else None
 
+    async def observations(self, audit_id: str, units: Sequence[str]) -> list[Observation]:
+        """Return what some of an audit's units have observed, in plan order."""
+        async with self.engine.connect() as connection:
+            found = await self._messages(connection, audit_id, _observations, _observations.c.unit.in_(units))
+        return [Observation.FromString(message) for message in found]
+
     async def evidence(self, audit_id: str) -> Evidence | None:
         """Return everything an audit has found; None once it is deleted."""
         async with self.engine.connect() as connection:
@@ -492,11 +498,13 @@ class Database:
         row = (await connection.execute(sa.select(_audits).where(_audits.c.id == audit_id))).first()
         return _audit(row) if row else None
 
-    async def _messages(self, connection: AsyncConnection, audit_id: str, table: sa.Table) -> list[bytes]:
+    async def _messages(
+        self, connection: AsyncConnection, audit_id: str, table: sa.Table, *which: sa.ColumnElement[bool]
+    ) -> list[bytes]:
         query = (
             sa.select(table.c.message)
             .join(_units, sa.and_(_units.c.audit == table.c.audit, _units.c.unit == table.c.unit))
-            .where(table.c.audit == audit_id)
+            .where(table.c.audit == audit_id, *which)
             .order_by(_units.c.position, table.c.ordinal)
         )
         return [row.message for row in await connection.execute(query)]

@@ -31,6 +31,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict.decision import Tolerances, tolerance_problem
+from unerase_backend.verdict.sequential import cases_between_looks
 
 DEFAULT_CASES = 24
 MAX_CASES = 512
@@ -294,6 +295,11 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def runs_in_sequence(description: EvaluationDescription) -> bool:
+    """Whether a sequential audit may stop the evaluation where it has a control: its cases need not be one unit."""
+    return description.cases_per_unit > 0 and (description.evaluation_class != EvaluationClass.EVALUATION_CLASS_MEASURE)
+
+
 def has_placebo(description: EvaluationDescription) -> bool:
     """Whether the evaluation can run with a placebo as its control."""
     injecting = description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
@@ -341,8 +347,12 @@ def _units(
         sought[MODEL_ROLE_CONTROL] = (placebo, tuple(_cases(placebo.concept, spec)))
     for request in spec.battery.evaluations:
         description = descriptions[request.name]
-        size = description.cases_per_unit or len(cases)
-        for role in _roles(description, spec):
+        roles = _roles(description, spec)
+        size = description.cases_per_unit
+        if spec.sequential and runs_in_sequence(description) and MODEL_ROLE_CONTROL in roles:
+            size = cases_between_looks(size)
+        size = size or len(cases)
+        for role in roles:
             target, cases_of_role = sought[role]
             for shard, start in enumerate(range(0, len(cases), size)):
                 yield Unit(
@@ -359,6 +369,29 @@ def _units(
                     guidance_scale=spec.guidance_scale,
                     seed_base=spec.seed_base,
                 )
+
+
+def evaluation_of(unit_id: str) -> str:
+    """Return the evaluation that a unit is of."""
+    return unit_id.rsplit("/", 2)[0]
+
+
+def in_sequence(
+    unit_ids: Iterable[str], descriptions: Mapping[str, EvaluationDescription]
+) -> dict[str, list[list[str]]]:
+    """Return what a sequential audit runs shard after shard: by evaluation, the units of all roles for each shard.
+
+    `unit_ids` are in plan order. Without a control there is nothing to settle, and all units run at once.
+    """
+    shards: dict[str, dict[str, list[str]]] = {}
+    controlled = set()
+    for unit_id in unit_ids:
+        evaluation, role, shard = unit_id.rsplit("/", 2)
+        if evaluation in descriptions and runs_in_sequence(descriptions[evaluation]):
+            shards.setdefault(evaluation, {}).setdefault(shard, []).append(unit_id)
+            if role == _ROLE_NAMES[MODEL_ROLE_CONTROL]:
+                controlled.add(evaluation)
+    return {name: list(of_shard.values()) for name, of_shard in shards.items() if name in controlled}
 
 
 def _roles(description: EvaluationDescription, spec: AuditSpec) -> Sequence[ModelRole.ValueType]:

@@ -27,11 +27,20 @@ UNINFORMATIVE = Outcome.OUTCOME_UNINFORMATIVE
 INCONCLUSIVE = Outcome.OUTCOME_INCONCLUSIVE
 
 
-def reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, *, stable: bool) -> str:
+def reason(
+    result: EvaluationResult, tolerance: float, optimisation_steps: int, *, stable: bool, looked_at: bool = False
+) -> str:
     """Return the predicate of "<evaluation> ...": the outcome, and the rule with the figures that gave it.
 
-    `stable` is False where the outcome depends on how unscored cases are counted.
+    `stable` is False where the outcome depends on how unscored cases are counted; `looked_at` is True where bounds and
+    p hold at every look.
     """
+    said = _reason(result, tolerance, optimisation_steps, stable)
+    stopped = f"; stopped after {result.stopped_after} cases" if result.stopped_after else ""
+    return f"{said} (valid at every look{stopped})" if looked_at else said
+
+
+def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, stable: bool) -> str:
     if not stable:
         return (
             f"is inconclusive: {_figures(result)}, but unscored are {_cases_unscored(result)}, and what it says "
