@@ -185,7 +185,7 @@ class _Messages:
     """The requests of a call, each read when it is asked for; no generator, which would have to be closed."""
 
     def __init__(self, requests: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> None:
-        self._requests = aiter(requests)
+        self._requests = requests
         self._read = read
 
     def __aiter__(self) -> _Messages:
