@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +36,34 @@ LOOK_SECONDS = 0.5
 
 def measure() -> list[dict[str, Any]]:
     """Return the figures `serving.overhead` and `memory.peak_mb`."""
-    with tempfile.TemporaryDirectory() as folder, _backend(Path(folder) / "served") as (address, process):
-        overhead = asyncio.run(_overhead(address, Path(folder) / "local"))
-        peak = _peak_mb(address, process)
+    with tempfile.TemporaryDirectory() as folder, backend(Path(folder) / "served") as running:
+        overhead = asyncio.run(_overhead(running.address, Path(folder) / "local"))
+        peak = _peak_mb(running.address, running.process)
     return [
         {"name": "serving.overhead", "value": round(overhead, 4), "unit": "ratio", "target": 0.05, "better": "lower"},
         {"name": "memory.peak_mb", "value": round(peak), "unit": "MB", "target": None, "better": "lower"},
     ]
 
 
+@dataclass(frozen=True)
+class Running:
+    """A backend of its own."""
+
+    address: str
+    metrics_url: str
+    process: psutil.Process
+
+
 @contextmanager
-def _backend(data: Path) -> Iterator[tuple[str, psutil.Process]]:
-    command = [sys.executable, "-m", "unerase", "serve", "--port", "0", "--data-dir", str(data)]
+def backend(data: Path) -> Iterator[Running]:
+    """Serve from `data` for as long as the context lasts."""
+    command = [sys.executable, "-m", "unerase", "serve", "--port", "0", "--metrics-port", "0", "--data-dir", str(data)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
     try:
-        line = next(line for line in process.stdout or () if line.startswith("unerase listens on "))
-        yield line.split()[-1], psutil.Process(process.pid)
+        told = iter(process.stdout or ())
+        address = next(line for line in told if line.startswith("unerase listens on ")).split()[-1]
+        metrics_url = next(line for line in told if line.startswith("metrics at ")).split()[-1]
+        yield Running(address, metrics_url, psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(timeout=120)

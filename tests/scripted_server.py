@@ -90,6 +90,10 @@ class Script:
     after_break: Callable[[grpc.ServicerContext], None] | None = None
     state: "AuditState.ValueType" = AuditState.AUDIT_STATE_SUCCEEDED
     report: Report = field(default_factory=lambda: Report(schema_version="1.0", audit_id=AUDIT_ID))
+    parquet: bytes = b"PAR1"
+    # What the catalogue holds, listed two a page.
+    models: list[Model] = field(default_factory=lambda: [Model(name=f"m{index}") for index in range(5)])
+    concepts: list[Concept] = field(default_factory=lambda: [Concept(name=f"c{index}") for index in range(3)])
     truncate: bool = False
     # Bytes that every audit carries besides.
     padding: int = 0
@@ -175,8 +179,12 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
 
     def GetReport(self, request, context):
         self._script.begin("GetReport", request, context)
-        html = request.format == ReportFormat.REPORT_FORMAT_HTML
-        content = b"<!doctype html>" * 9 if html else json_format.MessageToJson(self._script.report).encode()
+        if request.format == ReportFormat.REPORT_FORMAT_HTML:
+            content = b"<!doctype html>" * 9
+        elif request.format == ReportFormat.REPORT_FORMAT_PARQUET:
+            content = self._script.parquet
+        else:
+            content = json_format.MessageToJson(self._script.report).encode()
         for at in range(0, len(content), 16):
             first = {"media_type": "text/html", "size_bytes": len(content)} if at == 0 else {}
             yield GetReportResponse(chunk=content[at : at + 16], **first)
@@ -199,16 +207,18 @@ class _Models(models_pb2_grpc.ModelServiceServicer):
 
     def ListModels(self, request, context):
         first = int(request.page_token or 0)
-        models = [Model(name=f"m{index}") for index in range(first, min(first + 2, 5))]
-        return ListModelsResponse(models=models, next_page_token=str(first + 2) if first + 2 < 5 else "")
+        models = self._script.models
+        token = str(first + 2) if first + 2 < len(models) else ""
+        return ListModelsResponse(models=models[first : first + 2], next_page_token=token)
 
     def GetModel(self, request, context):
         return Model(name=request.name)
 
     def ListConcepts(self, request, context):
         first = int(request.page_token or 0)
-        concepts = [Concept(name=f"c{index}") for index in range(first, min(first + 2, 3))]
-        return ListConceptsResponse(concepts=concepts, next_page_token=str(first + 2) if first + 2 < 3 else "")
+        concepts = self._script.concepts
+        token = str(first + 2) if first + 2 < len(concepts) else ""
+        return ListConceptsResponse(concepts=concepts[first : first + 2], next_page_token=token)
 
     def CreateConcept(self, requests, context):
         upload = list(requests)

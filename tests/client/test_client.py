@@ -89,6 +89,7 @@ def test_transfers_are_joined(connect, address: str) -> None:
         assert client.report_json(AUDIT_ID)["auditId"] == AUDIT_ID
         assert client.report_message(AUDIT_ID).schema_version == "1.0"
         assert client.report(AUDIT_ID, ReportFormat.REPORT_FORMAT_JSON).startswith(b"{")
+        assert client.report_parquet(AUDIT_ID) == b"PAR1"
         assert client.artifact(AUDIT_ID, "f00d") == b"\x89PNGf00d"
         assert client.cancel(AUDIT_ID).state == AuditState.AUDIT_STATE_CANCELLED
         assert client.delete(AUDIT_ID) is None

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import grpc
@@ -13,8 +14,10 @@ from typer.testing import CliRunner, Result
 
 from scripted_server import AUDIT_ID, EVENTS, Script, failing
 from unerase._cli import BAD_INPUT, app
-from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest, Tolerances
+from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, ReportContent, Tolerances
 from unerase.v1.models_pb2 import DeleteConceptRequest
+from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Judgement, Observation, SampleStatus
+from unerase_backend.report.parquet import render_parquet
 
 AUDIT = ("audit", "testbed/uce", "--concept", "hourglass")
 
@@ -46,7 +49,7 @@ def test_without_a_backend_it_says_so_and_exits_with_4(arguments: list[str]) -> 
 
 
 def test_the_client_imports_nothing_of_the_backend() -> None:
-    modules = ("torch", "ray", "unerase_backend")
+    modules = ("torch", "ray", "pyarrow", "unerase_backend")
     code = f"import sys, unerase, unerase._cli; sys.exit(any(name in sys.modules for name in {modules}))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
@@ -171,6 +174,7 @@ def test_an_audit_asks_for_what_was_given(address: str, script: Script) -> None:
         *AUDIT,
         *("--battery", "", "--evaluation", "standard-prompt", "--evaluation", 'noise-based={"etas": [1.0, 1.5]}'),
         *("--allow-incomplete", "--cases", "6", "--steps", "10", "--seed", "7", "--request-id", "mine"),
+        *("--placebo", "thing"),
         *("--guidance-scale", "2.5", "--tolerance", "excess=0.2", "--tolerance", "destruction=0.05"),
         *("--selector", "a/clip", "--judge", "a/judge", "--second-judge", "another/judge"),
     )
@@ -179,6 +183,7 @@ def test_an_audit_asks_for_what_was_given(address: str, script: Script) -> None:
     assert request.request_id == "mine"
     assert (request.spec.cases, request.spec.steps, request.spec.seed_base) == (6, 10, 7)
     assert request.spec.guidance_scale == 2.5
+    assert request.spec.placebo == "thing"
     assert request.spec.tolerances == Tolerances(excess=0.2, destruction=0.05)
     judges = (request.spec.selector, request.spec.judge, request.spec.second_judge)
     assert judges == ("a/clip", "a/judge", "another/judge")
@@ -255,8 +260,84 @@ def test_an_audit_that_failed_exits_with_3(address: str, script: Script) -> None
     assert "an artefact is damaged" in ended.stderr
 
 
-def test_serving_without_the_backend_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["serve"], ["verdict", "observations.parquet"], ["calibrate", "--out", "calibration.json"]]
+)
+def test_without_the_backend_the_command_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
     monkeypatch.setattr("unerase._cli.entry_points", lambda **_: ())
-    ended = CliRunner().invoke(app, ["serve"])
+    ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == 2
     assert "unerase[server]" in ended.stderr
+
+
+def test_a_backend_that_is_installed_in_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint(name="verdict", group="unerase.server", value="no_such_module:verdict")
+    monkeypatch.setattr("unerase._cli.entry_points", lambda **_: (entry,))
+    ended = CliRunner().invoke(app, ["verdict", "observations.parquet"])
+    assert ended.exit_code == 2
+    assert "no_such_module is missing" in ended.stderr
+    assert "unerase[server]" in ended.stderr
+
+
+@pytest.fixture
+def observations(tmp_path: Path) -> Path:
+    """An export of an audit in which the standard prompt brings the concept back in 2 of 24 cases."""
+    spec = AuditSpec(subject="testbed/uce", concept="hourglass", cases=24, seed_base=7)
+    spec.battery.evaluations.add(name="standard-prompt")
+    spec.battery.allow_incomplete = True
+    described = EvaluationDescription(
+        name="standard-prompt", title="Standard prompt", evaluation_class=EvaluationClass.EVALUATION_CLASS_PLAIN
+    )
+    seen = [
+        Observation(
+            evaluation="standard-prompt",
+            role=role,
+            concept="hourglass",
+            case_index=case,
+            status=SampleStatus.SAMPLE_STATUS_SCORED,
+            judgements=[Judgement(judge=name, score=0.5, detected=case < hits) for name in ("clip", "one", "two")],
+        )
+        for role, hits in ((1, 2), (2, 24), (3, 0))
+        for case in range(24)
+    ]
+    path = tmp_path / "observations.parquet"
+    path.write_bytes(render_parquet(AUDIT_ID, ReportContent(spec=spec), [described], seen))
+    return path
+
+
+def test_a_verdict_needs_no_backend(observations: Path) -> None:
+    ended = CliRunner().invoke(app, ["verdict", str(observations)], env={"COLUMNS": "200"})
+    assert ended.exit_code == 0, ended.output
+    assert "testbed/uce: hourglass is inconclusive" in ended.stdout
+    assert "2/24" in ended.stdout
+    assert f"audit {AUDIT_ID}   seed base 7" in ended.stdout
+    asked = CliRunner().invoke(app, ["verdict", str(observations), "--tolerance", "excess=0.3", "--json"])
+    (result,) = json.loads(asked.stdout)["verdict"]["evaluations"]
+    assert result["outcome"] == "OUTCOME_DOES_NOT_RECOVER"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.parquet"], "missing.parquet: No such file"),
+        (["{file}", "--tolerance", "excess=2"], "excess: must be above 0 and at most 1, not 2"),
+        (["{file}", "--tolerance", "patience=1"], "there is no tolerance 'patience'"),
+        ([__file__], "it is no whole Parquet file"),
+    ],
+)
+def test_what_no_verdict_follows_from_is_said(observations: Path, arguments: list[str], said: str) -> None:
+    given = [str(observations) if argument == "{file}" else argument for argument in arguments]
+    ended = CliRunner().invoke(app, ["verdict", *given], env={"COLUMNS": "400"})
+    assert ended.exit_code == BAD_INPUT
+    assert said in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_observations_are_written_beside_the_reports(address: str, tmp_path: Path) -> None:
+    for at, arguments in enumerate((AUDIT, ("report", AUDIT_ID))):
+        file = tmp_path / f"{at}.parquet"
+        ended = run(address, *arguments, "--parquet", str(file))
+        assert ended.exit_code == 0, ended.output
+        assert file.read_bytes() == b"PAR1"

@@ -13,12 +13,14 @@ STEPS = 4
 
 
 def small(evaluation: str) -> Parameters:
-    """Three of whatever is counted, and the first and the last of every list."""
+    """Three of whatever is counted, one and three where a list counts, else the first and the last of every list."""
     description = evaluations()[evaluation].description
     parameters = resolve_parameters(description, Struct())
     for parameter in description.parameters:
         value = parameters[parameter.name]
-        if parameter.list:
+        if parameter.list and parameter.integer:
+            parameters[parameter.name] = [1, 3]
+        elif parameter.list:
             parameters[parameter.name] = list(dict.fromkeys([value[0], value[-1]]))
         elif parameter.integer:
             parameters[parameter.name] = max(min(value, 3), int(parameter.minimum))

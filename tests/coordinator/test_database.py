@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from unerase.v1.audits_pb2 import (
@@ -124,7 +125,7 @@ async def test_nothing_is_written_to_an_audit_that_has_ended(database: Database,
         await database.progress(audit.id, AuditEvent(unit_progress=UnitProgress()))
     async with AsyncSession(database.engine) as session, session.begin():
         assert not await database.fail(session, audit.id, "REASON", "message")
-        assert not await database.succeed(session, audit.id, 7, Verdict(), Reports("a", "b", "c"))
+        assert not await database.succeed(session, audit.id, 7, Verdict(), Reports("a", "b", "c", "d"))
     events = await database.events(audit.id, 0, 10)
     states = [event.state_changed.state for event in events]
     assert states == [AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING, AUDIT_STATE_CANCELLED]
@@ -137,13 +138,24 @@ async def test_a_verdict_ends_an_audit(database: Database, plan: Plan) -> None:
     audit = await _running(database, plan)
     assert await database.reports(audit.id) is None
     async with AsyncSession(database.engine) as session, session.begin():
-        assert await database.succeed(session, audit.id, 7, Verdict(statement="so"), Reports("a", "b", "c"))
+        assert await database.succeed(session, audit.id, 7, Verdict(statement="so"), Reports("a", "b", "c", "d"))
     ended = await database.get(audit.id)
     assert ended is not None
     assert (ended.state, ended.verdict.statement, ended.end_time.ToNanoseconds()) == (AUDIT_STATE_SUCCEEDED, "so", 7)
-    assert await database.reports(audit.id) == Reports("a", "b", "c")
+    assert await database.reports(audit.id) == Reports("a", "b", "c", "d")
     assert (await database.events(audit.id, 2, 10))[0].state_changed == ended
     assert await database.active() == []
+
+
+async def test_a_table_of_an_earlier_version_gets_what_it_lacks(database: Database, plan: Plan) -> None:
+    async with database.engine.begin() as connection:
+        await connection.execute(sa.text("ALTER TABLE unerase_audits DROP COLUMN parquet_digest"))
+    await database.migrate()
+    audit = await _running(database, plan)
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert await database.succeed(session, audit.id, 7, Verdict(), Reports("a", "b", "c", ""))
+    assert await database.reports(audit.id) == Reports("a", "b", "c", "")
+    await database.migrate()
 
 
 async def test_a_failure_says_why(database: Database, plan: Plan) -> None:

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save, save_file
 
+from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.profile import numerics_profile
-from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import NotFoundError, PreconditionError, UnsafeModelError
 
 Load = Callable[..., DiffusionModel]
 UNET = Path("pipeline/unet/diffusion_pytorch_model.safetensors")
@@ -124,6 +128,118 @@ def test_another_kind_of_pipeline_is_refused(tiny: Path, load_tiny: Load) -> Non
     with pytest.raises(PreconditionError) as caught:
         load_tiny()
     assert caught.value.reason == "MODEL_UNSUPPORTED"
+
+
+def towards(name: str, share: float) -> ModelChange:
+    return ModelChange(interpolation=Interpolation(model=name, share=share))
+
+
+def changed(
+    catalogue: Catalogue,
+    *changes: ModelChange,
+    name: str = "testbed/reference",
+    dtype: torch.dtype = torch.float32,
+    store: ArtifactStore | None = None,
+) -> DiffusionModel:
+    return load_model(catalogue, name, torch.device("cpu"), dtype, changes=changes, store=store, digest="derived")
+
+
+def weights(model: DiffusionModel) -> dict[str, torch.Tensor]:
+    return {
+        f"{part}.{key}": tensor
+        for part in ("unet", "text_encoder")
+        for key, tensor in getattr(model, part).state_dict().items()
+    }
+
+
+def same_bits(one: DiffusionModel, other: DiffusionModel) -> bool:
+    # Zeros of either sign are equal, and other bits.
+    return all(
+        torch.equal(tensor.flatten().view(torch.uint8), weights(other)[key].flatten().view(torch.uint8))
+        for key, tensor in weights(one).items()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("share", "end"), [(0.0, "testbed/reference"), (1.0, "testbed/never")])
+def test_the_ends_of_a_path_are_the_models_bit_for_bit(
+    catalogue: Catalogue, share: float, end: str, dtype: torch.dtype
+) -> None:
+    derived = changed(catalogue, towards("testbed/never", share), dtype=dtype)
+    assert same_bits(derived, load_model(catalogue, end, torch.device("cpu"), dtype))
+    assert (derived.name, derived.digest) == ("testbed/reference", "derived")
+    assert next(derived.unet.parameters()).dtype == dtype
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.floats(0, 1, allow_subnormal=False))
+def test_between_two_models_every_weight_lies_between(
+    catalogue: Catalogue, model: DiffusionModel, share: float
+) -> None:
+    never = load_model(catalogue, "testbed/never", torch.device("cpu"), torch.float32)
+    for key, tensor in weights(changed(catalogue, towards("testbed/never", share))).items():
+        one, other = weights(model)[key].double(), weights(never)[key].double()
+        torch.testing.assert_close(tensor.double(), (1 - share) * one + share * other, rtol=1e-5, atol=1e-7)
+
+
+def test_a_way_to_itself_leaves_every_bit(catalogue: Catalogue, model: DiffusionModel) -> None:
+    assert same_bits(changed(catalogue, towards("testbed/reference", 0.3)), model)
+
+
+def test_the_way_is_rounded_once(catalogue: Catalogue) -> None:
+    exact = changed(catalogue, towards("testbed/never", 0.5))
+    coarse = changed(catalogue, towards("testbed/never", 0.5), dtype=torch.bfloat16)
+    assert all(
+        torch.equal(coarse_tensor, weights(exact)[key].bfloat16()) for key, coarse_tensor in weights(coarse).items()
+    )
+
+
+def test_changes_are_made_in_order(catalogue: Catalogue, model: DiffusionModel, tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    bias = torch.arange(4.0)
+    edit = ModelChange(unet_digest=store.put(save({"conv_out.bias": bias})))
+    never = load_model(catalogue, "testbed/never", torch.device("cpu"), torch.float32)
+    first = changed(catalogue, edit, towards("testbed/never", 0.5), store=store).unet.conv_out.bias
+    torch.testing.assert_close(first, (bias + never.unet.conv_out.bias) / 2)
+    last = changed(catalogue, towards("testbed/never", 0.5), edit, store=store)
+    assert torch.equal(last.unet.conv_out.bias, bias)
+    assert not torch.equal(last.unet.conv_in.weight, model.unet.conv_in.weight)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"conv_in.wait": torch.zeros(8, 4, 3, 3)}, "WEIGHTS_UNKNOWN_TENSOR"),
+        ({"conv_out.bias": torch.zeros(5)}, "WEIGHTS_WRONG_SHAPE"),
+        ({"conv_out.bias": torch.zeros(4, dtype=torch.int32)}, "WEIGHTS_WRONG_TYPE"),
+        ({"conv_out.bias": torch.full((4,), float("nan"))}, "WEIGHTS_NOT_FINITE"),
+        ({}, "WEIGHTS_INCOMPLETE"),
+    ],
+)
+def test_a_bad_artefact_is_refused_like_a_bad_file(
+    catalogue: Catalogue, tmp_path: Path, tensors: dict[str, torch.Tensor], reason: str
+) -> None:
+    store = ArtifactStore(str(tmp_path))
+    with pytest.raises(UnsafeModelError) as caught:
+        changed(catalogue, ModelChange(unet_digest=store.put(save(tensors))), store=store)
+    assert caught.value.reason == reason
+
+
+def test_an_artefact_that_is_no_safetensors_or_not_there_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    with pytest.raises(UnsafeModelError) as caught:
+        changed(catalogue, ModelChange(unet_digest=store.put(b"no tensors")), store=store)
+    assert caught.value.reason == "WEIGHTS_UNREADABLE"
+    with pytest.raises(NotFoundError):
+        changed(catalogue, ModelChange(unet_digest="0" * 64), store=store)
+
+
+def test_there_is_no_way_to_another_architecture(tiny: Path, load_tiny: Load) -> None:
+    load_tiny()
+    read = Catalogue.load([str(tiny / "catalogue.yaml")])
+    with pytest.raises(PreconditionError) as caught:
+        changed(read, towards("base", 0.5))
+    assert caught.value.reason == "MODELS_DIFFER"
 
 
 def test_a_profile_names_what_fixes_the_bits() -> None:

@@ -17,6 +17,7 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     GenerateResponse,
     MeasureDenoisingRequest,
     MeasureDenoisingResponse,
+    ModelChange,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -77,10 +78,11 @@ def backends() -> Backends:
 
 async def test_samples_come_in_order_of_the_trajectories(backends: Backends) -> None:
     questions = [Question(judge="j", labels=["x"])]
-    samples = await backends.models().generate("m", [Trajectory()] * 3, questions, latents=True)
+    changes = [ModelChange(unet_digest="d")]
+    samples = await backends.models().generate("m", [Trajectory()] * 3, questions, latents=True, changes=changes)
     assert [sample.reason for sample in samples] == ["0", "1", "2"]
     assert backends.requests == [
-        GenerateRequest(model="m", trajectories=[Trajectory()] * 3, questions=questions, latents=True)
+        GenerateRequest(model="m", trajectories=[Trajectory()] * 3, questions=questions, latents=True, changes=changes)
     ]
 
 
@@ -94,13 +96,14 @@ async def test_giving_up_leaves_the_stream(backends: Backends) -> None:
 
 
 async def test_errors_are_a_table_and_what_is_missing_is_nan(backends: Backends) -> None:
-    errors = await backends.models().measure_denoising("m", ["a", "b"], ["", "p"], [1, 2], 7)
+    changes = [ModelChange(unet_digest="d")]
+    errors = await backends.models().measure_denoising("m", ["a", "b"], ["", "p"], [1, 2], 7, changes=changes)
     assert errors.shape == (2, 2, 2)
     np.testing.assert_array_equal(errors[:, 0], [[1, 2], [3, 4]])
     assert np.isnan(errors[:, 1]).all()
     (request,) = backends.requests
     assert request == MeasureDenoisingRequest(
-        model="m", picture_digests=["a", "b"], prompts=["", "p"], timesteps=[1, 2], noise_seed=7
+        model="m", picture_digests=["a", "b"], prompts=["", "p"], timesteps=[1, 2], noise_seed=7, changes=changes
     )
 
 

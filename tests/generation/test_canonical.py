@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, Resumption, TokenIds, Trajectory
+from unerase.internal.v1alpha1.trajectories_pb2 import (
+    ClassifierGuidance,
+    Conditioning,
+    Inpainting,
+    LearnedPrompt,
+    Resumption,
+    TokenIds,
+    Trajectory,
+)
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.generation.canonical import canonical_trajectory, trajectory_key
 
@@ -37,6 +45,16 @@ def test_every_field_that_matters_changes_the_key(trajectory_of: TrajectoryOf) -
         {"conditioning": Conditioning(learned=LearnedPrompt(text="a b", placeholder="b", embedding=ONES))},
         {"conditioning": Conditioning(learned=LearnedPrompt(text="a b", placeholder="a", embedding=ONES))},
         {"conditioning": Conditioning(learned=LearnedPrompt(text="a b", placeholder="b", embedding=ZEROS))},
+        {"inpainting": Inpainting(picture_digest="a", mask_share=0.5)},
+        {"inpainting": Inpainting(picture_digest="b", mask_share=0.5)},
+        {"inpainting": Inpainting(picture_digest="a", mask_share=0.75)},
+        {"classifier_guidance": ClassifierGuidance(classifier_digest="a", scale=0.5)},
+        {"classifier_guidance": ClassifierGuidance(classifier_digest="b", scale=0.5)},
+        {"classifier_guidance": ClassifierGuidance(classifier_digest="a", scale=0.75)},
+        {
+            "inpainting": Inpainting(picture_digest="a", mask_share=0.5),
+            "classifier_guidance": ClassifierGuidance(classifier_digest="a", scale=0.5),
+        },
     ]
     encoded = {canonical_trajectory(trajectory_of(**{"eta": 1.0} | change)) for change in changes}
     assert len(encoded) == len(changes)
@@ -58,6 +76,20 @@ def test_what_cannot_matter_does_not_change_the_key(trajectory_of: TrajectoryOf,
 def test_the_latent_seed_of_what_resumes_does_not_matter(trajectory_of: TrajectoryOf) -> None:
     one, other = (trajectory_of(latent_seed=seed, resumption=Resumption(latents=ONES, step=1)) for seed in (1, 2))
     assert canonical_trajectory(one) == canonical_trajectory(other)
+
+
+def test_the_latent_seed_of_what_resumes_inpainting_matters(trajectory_of: TrajectoryOf) -> None:
+    """Its initial noise still stands around the mask."""
+    around = Inpainting(picture_digest="a", mask_share=0.5)
+    resumption = Resumption(latents=ONES, step=1)
+    one, other = (trajectory_of(latent_seed=seed, resumption=resumption, inpainting=around) for seed in (1, 2))
+    assert canonical_trajectory(one) != canonical_trajectory(other)
+
+
+def test_what_neither_inpaints_nor_follows_a_classifier_keeps_its_key(trajectory_of: TrajectoryOf) -> None:
+    """Pictures made before there were masks and classifiers are found again."""
+    key = trajectory_key("model", trajectory_of(), "profile")
+    assert key == "0a7edd337116fa42fba0a58dd013898f4553e6876e4cf81469c9c0daa3870ac3"
 
 
 def test_model_and_profile_are_in_the_key(trajectory_of: TrajectoryOf) -> None:

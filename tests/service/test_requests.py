@@ -26,7 +26,7 @@ from unerase.v1.audits_pb2_grpc import AuditServiceStub
 from unerase.v1.models_pb2 import ListConceptsRequest, ListModelsRequest
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 
-from .conftest import small_spec
+from .conftest import Running, small_spec
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
@@ -189,6 +189,28 @@ def test_a_cancelled_audit_stops_and_others_go_on(client: Client) -> None:
     assert last.state_changed.state == AUDIT_STATE_SUCCEEDED
     client.delete(audit.id)
     assert _failing(lambda: client.get_audit(audit.id)).code == NOT_FOUND
+
+
+def test_a_second_subject_of_the_same_reference_shares_its_units(client: Client, backend: Running) -> None:
+    def records() -> set[str]:
+        return {path.name for path in (backend.data / "artifacts" / "records").rglob("*") if path.is_file()}
+
+    def finished(subject: str) -> bytes:
+        audit = client.create_audit(small_spec(seed_base=404, cases=2, subject=subject))
+        assert list(client.watch(audit.id, timeout=120))[-1].state_changed.state == AUDIT_STATE_SUCCEEDED
+        return client.report_message(audit.id).content.SerializeToString(deterministic=True)
+
+    before = records()
+    content = finished("testbed/uce")
+    first = records()
+    finished("testbed/redirected")
+    second = records()
+    # Two evaluations of three models, and their trajectories (2 cases of 1 + 2 + 2); then the second subject's alone.
+    assert len(first - before) == 3 * (2 + 2 * 5)
+    assert len(second - first) == 1 * (2 + 2 * 5)
+    # The same audit again runs nothing, and says the same.
+    assert finished("testbed/uce") == content
+    assert records() == second
 
 
 def test_events_can_be_resumed_anywhere(client: Client, channel: grpc.Channel) -> None:

@@ -186,6 +186,10 @@ class AsyncClient:
         content = await self.report(audit_id, ReportFormat.REPORT_FORMAT_JSON, timeout=timeout)
         return json_format.Parse(content, Report())
 
+    async def report_parquet(self, audit_id: str, *, timeout: float | None = None) -> bytes:
+        """Return the observations of an audit that has succeeded, as the Parquet file that `unerase verdict` reads."""
+        return await self.report(audit_id, ReportFormat.REPORT_FORMAT_PARQUET, timeout=timeout)
+
     async def artifact(self, audit_id: str, digest: str, *, timeout: float | None = None) -> bytes:
         """Return an artefact of the audit, as a PNG that its report names by SHA-256."""
         return await self._fetch(self._audits().ReadArtifact, ReadArtifactRequest(id=audit_id, digest=digest), timeout)

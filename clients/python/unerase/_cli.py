@@ -5,7 +5,7 @@ cancelled; 4 no backend answers.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unerase._calibration import chosen, run_all
 from unerase._client import Client
 from unerase._concept_file import read_concept_file
 from unerase._display import LiveProgress, event_line, name_of, show_verdict, state_name
@@ -51,6 +52,10 @@ _stdout, _stderr = Console(), Console(stderr=True)
 Address = Annotated[str, typer.Option(help="HOST:PORT of the backend.", envvar="UNERASE_ADDRESS")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 AuditId = Annotated[str, typer.Argument(help="The audit's id.")]
+ToleranceOption = Annotated[
+    list[str] | None,
+    typer.Option(help="NAME=VALUE: excess, destruction, general_damage or interference; may be repeated."),
+]
 OutFile = Annotated[Path | None, typer.Option(dir_okay=False, help="Write the report to this file.")]
 
 
@@ -72,11 +77,9 @@ def serve(
     ] = None,
 ) -> None:
     """Run the backend on this machine until it is told to stop."""
-    found = list(entry_points(group="unerase.server", name="serve"))
-    if not found:
-        _fail("the backend is not installed; install it with: pip install 'unerase[server]'", BAD_INPUT)
+    run = _of_the_backend("serve")
     try:
-        found[0].load()(
+        run(
             host=host,
             port=port,
             metrics_port=metrics_port,
@@ -95,6 +98,9 @@ def audit(
     concept: Annotated[str, typer.Option(help="Catalogue name of the concept.")],
     reference: Annotated[str, typer.Option(help="The model it was made from; its base unless given.")] = "",
     control: Annotated[str, typer.Option(help="A model that never learned the concept.")] = "",
+    placebo: Annotated[
+        str, typer.Option(help="A concept that no model knows, as the control of injecting evaluations.")
+    ] = "",
     battery: Annotated[
         str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")
     ] = "standard",
@@ -109,10 +115,7 @@ def audit(
     steps: Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0)] = 0,
     guidance_scale: Annotated[float | None, typer.Option(help="The reference's own unless given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed base; drawn at random unless given.", min=0)] = None,
-    tolerance: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=VALUE: excess, destruction, general_damage or interference; may be repeated."),
-    ] = None,
+    tolerance: ToleranceOption = None,
     selector: Annotated[
         str, typer.Option(help="Judge that picks the best of many; the catalogue's unless given.")
     ] = "",
@@ -121,6 +124,7 @@ def audit(
     request_id: Annotated[str | None, typer.Option(help="Makes the call safe to repeat.")] = None,
     html: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the HTML report here.")] = None,
     json_file: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the JSON report here.")] = None,
+    parquet: Annotated[Path | None, typer.Option(dir_okay=False, help="Write the observations here.")] = None,
     local: Annotated[bool, typer.Option("--local", help="Start a backend for this audit, and end it after.")] = False,
     data_dir: Annotated[str | None, typer.Option(help="With --local: the backend's folder.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the end.")] = None,
@@ -133,6 +137,7 @@ def audit(
         concept=concept,
         reference=reference,
         control=control,
+        placebo=placebo,
         battery=Battery(
             preset=battery,
             evaluations=[_evaluation(text) for text in evaluation or ()],
@@ -151,10 +156,7 @@ def audit(
         with LiveProgress(_stderr) as progress:
             ended = client.audit(spec, request_id=request_id, on_event=progress.show, timeout=timeout)
         if ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
-            for file, form in ((html, ReportFormat.REPORT_FORMAT_HTML), (json_file, ReportFormat.REPORT_FORMAT_JSON)):
-                if file is not None:
-                    file.write_bytes(client.report(ended.id, form))
-                    _stderr.print(f"report: {file}", highlight=False)
+            _write_reports(client, ended.id, html, json_file, parquet)
         _show_ended(ended, as_json)
 
 
@@ -181,19 +183,101 @@ def report(
     audit_id: AuditId,
     html: OutFile = None,
     json_file: OutFile = None,
+    parquet: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the observations to this file, for `unerase verdict`.")
+    ] = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:
     """Write an audit's report, or print its verdict."""
     with _reported(), Client(address) as client:
-        for file, form in ((html, ReportFormat.REPORT_FORMAT_HTML), (json_file, ReportFormat.REPORT_FORMAT_JSON)):
-            if file is not None:
-                file.write_bytes(client.report(audit_id, form))
-                _stderr.print(f"report: {file}", highlight=False)
+        _write_reports(client, audit_id, html, json_file, parquet)
         if as_json:
             print(json.dumps(client.report_json(audit_id)))
-        elif html is None and json_file is None:
+        elif html is None and json_file is None and parquet is None:
             _show_ended(client.get_audit(audit_id), as_json)
+
+
+@app.command()
+def verdict(
+    file: Annotated[Path, typer.Argument(help="Observations, as `unerase report ID --parquet FILE` writes them.")],
+    tolerance: ToleranceOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Conclude from exported observations: without a backend, and at other tolerances where that is asked."""
+    conclude = _of_the_backend("verdict")
+    try:
+        with _reported():
+            _show_ended(conclude(file, _tolerances(tolerance or ())), as_json)
+    except ValueError as error:
+        _fail(str(error), BAD_INPUT)
+
+
+@app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Write the calibration here, as JSON.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "--models", help="Audit this one; may be repeated. Every model of the reference's unless given."
+        ),
+    ] = None,
+    concept: Annotated[
+        str, typer.Option(help="A concept that some model never learned; the only one unless given.")
+    ] = "",
+    battery: Annotated[str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")] = "quick",
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
+    ] = None,
+    cases: Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed base of all audits.", min=0)] = 2505,
+    request_id: Annotated[
+        str | None,
+        typer.Option(help="Prefix of the audits' request ids: the same call again takes up the same audits."),
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Start a backend for it, and end it after.")] = False,
+    data_dir: Annotated[str | None, typer.Option(help="With --local: the backend's folder.")] = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Audit models whose truth is known: how often each evaluation brings the concept back, and how often it errs."""
+    compute = _of_the_backend("calibrate")
+    with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
+        sought, reference, names = chosen(client.models(), client.concepts(), concept, model or ())
+        specs = [
+            AuditSpec(
+                subject=name,
+                reference=reference,
+                concept=sought,
+                battery=Battery(
+                    preset=battery, evaluations=[_evaluation(text) for text in evaluation or ()], allow_incomplete=True
+                ),
+                cases=cases,
+                steps=steps,
+                seed_base=seed,
+            )
+            for name in names
+        ]
+        ended = run_all(client, specs, request_id, lambda: LiveProgress(_stderr))
+        succeeded = [each for each in ended if each.state == AuditState.AUDIT_STATE_SUCCEEDED]
+        exported = [client.report_parquet(each.id) for each in succeeded]
+    failed = [
+        f"the audit {each.id} of {each.spec.subject} is {state_name(each)} {each.error_reason} {each.error_message}"
+        for each in ended
+        if each.state != AuditState.AUDIT_STATE_SUCCEEDED
+    ]
+    try:
+        content, table = compute(exported)
+    except ValueError as error:
+        _fail("\n".join([*failed, str(error)]), AUDIT_FAILED if failed else BAD_INPUT)
+    with _reported():
+        out.write_text(content)
+    _stderr.print(f"calibration: {out}", highlight=False)
+    print(content if as_json else table, end="")
+    if failed:
+        _fail("\n".join(failed), AUDIT_FAILED)
 
 
 @app.command()
@@ -320,6 +404,34 @@ def _tolerances(texts: Iterable[str]) -> Tolerances:
         except ValueError:
             _fail(f"--tolerance {text}: what follows {name}= must be a number", BAD_INPUT)
     return Tolerances(**asked)
+
+
+def _write_reports(
+    client: Client, audit_id: str, html: Path | None, json_file: Path | None, parquet: Path | None
+) -> None:
+    """Write the forms of a report that are asked for."""
+    for file, form in (
+        (html, ReportFormat.REPORT_FORMAT_HTML),
+        (json_file, ReportFormat.REPORT_FORMAT_JSON),
+        (parquet, ReportFormat.REPORT_FORMAT_PARQUET),
+    ):
+        if file is not None:
+            file.write_bytes(client.report(audit_id, form))
+            _stderr.print(f"report: {file}", highlight=False)
+
+
+def _of_the_backend(name: str) -> Callable[..., Any]:
+    """Return what the backend offers the command under `name`, where it is installed."""
+    found = list(entry_points(group="unerase.server", name=name))
+    missing = ""
+    try:
+        loaded: Callable[..., Any] | None = found[0].load() if found else None
+    except ModuleNotFoundError as error:
+        # The package is there without the extra: this names what the extra would have brought.
+        loaded, missing = None, f" ({error.name} is missing)"
+    if loaded is None:
+        _fail(f"the backend is not installed{missing}; install it with: pip install 'unerase[server]'", BAD_INPUT)
+    return loaded
 
 
 @contextmanager

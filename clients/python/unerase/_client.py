@@ -210,6 +210,10 @@ class Client:
         content = self.report(audit_id, ReportFormat.REPORT_FORMAT_JSON, timeout=timeout)
         return json_format.Parse(content, Report())
 
+    def report_parquet(self, audit_id: str, *, timeout: float | None = None) -> bytes:
+        """Return the observations of an audit that has succeeded, as the Parquet file that `unerase verdict` reads."""
+        return self.report(audit_id, ReportFormat.REPORT_FORMAT_PARQUET, timeout=timeout)
+
     def artifact(self, audit_id: str, digest: str, *, timeout: float | None = None) -> bytes:
         """Return an artefact of the audit, as a PNG that its report names by SHA-256."""
         return self._fetch(self._audits().ReadArtifact, ReadArtifactRequest(id=audit_id, digest=digest), timeout)

@@ -66,6 +66,7 @@ class AttackEngine:
             workbench = Workbench(
                 unit,
                 model,
+                self._model,
                 parameters,
                 self._store,
                 self._thread,

@@ -6,7 +6,7 @@ points `unerase.judges`.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,14 @@ class Judge(Protocol):
 
     def answer(self, seen: Features, question: Question) -> Judgement:
         """Answer a question about one picture from one row of `look`, all of whose values are finite."""
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """A judge that knows where a picture stands among all others, beside what it answers."""
+
+    def embedding(self, seen: Features) -> Features:
+        """Return the picture's embedding of length 1, (width,), from one row of `look`."""
 
 
 Load = Callable[[Path, torch.device, torch.dtype, int], Judge]

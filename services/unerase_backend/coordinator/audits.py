@@ -17,7 +17,6 @@ from google.protobuf.empty_pb2 import Empty
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_PENDING,
     AUDIT_STATE_SUCCEEDED,
-    REPORT_FORMAT_HTML,
     Audit,
     AuditEvent,
     AuditState,
@@ -33,6 +32,7 @@ from unerase.v1.audits_pb2 import (
     ListEvaluationsResponse,
     ReadArtifactRequest,
     ReadArtifactResponse,
+    ReportFormat,
     WatchAuditRequest,
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceServicer
@@ -174,9 +174,18 @@ class AuditServicer(AuditServiceServicer):
             raise PreconditionError(
                 f"there is no report of an audit in state {state['state']}", reason="REPORT_NOT_READY", metadata=state
             )
-        html = request.format == REPORT_FORMAT_HTML
-        content = await asyncio.to_thread(self._store.get, reports.html if html else reports.json)
-        media_type = "text/html; charset=utf-8" if html else "application/json"
+        match request.format:
+            case ReportFormat.REPORT_FORMAT_HTML:
+                digest, media_type = reports.html, "text/html; charset=utf-8"
+            case ReportFormat.REPORT_FORMAT_PARQUET:
+                digest, media_type = reports.parquet, "application/vnd.apache.parquet"
+            case _:
+                digest, media_type = reports.json, "application/json"
+        if not digest:
+            raise PreconditionError(
+                "the audit ended before its observations could be exported; run it again", reason="REPORT_NOT_KEPT"
+            )
+        content = await asyncio.to_thread(self._store.get, digest)
         first = GetReportResponse(media_type=media_type, size_bytes=len(content))
         for start in range(0, max(len(content), 1), CHUNK_BYTES):
             response = first if start == 0 else GetReportResponse()

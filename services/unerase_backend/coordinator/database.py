@@ -61,10 +61,12 @@ _audits = sa.Table(
     sa.Column("error_reason", sa.String(64), nullable=False),
     sa.Column("error_message", sa.Text, nullable=False),
     sa.Column("last_sequence", sa.BigInteger, nullable=False),
-    # Artefacts: the deterministic bytes of the ReportContent, and the two forms of the report.
+    # Artefacts: the deterministic bytes of the ReportContent, the two forms of the report, and the observations.
     sa.Column("content_digest", sa.String(64), nullable=False),
     sa.Column("json_digest", sa.String(64), nullable=False),
     sa.Column("html_digest", sa.String(64), nullable=False),
+    # Empty for an audit that ended before there was such an export.
+    sa.Column("parquet_digest", sa.String(64), nullable=False, server_default=""),
     sa.Index("unerase_audits_by_time", "create_time", "id"),
 )
 
@@ -149,6 +151,7 @@ class Reports:
     content: str
     json: str
     html: str
+    parquet: str
 
 
 def _deterministic(message: Message) -> bytes:
@@ -184,9 +187,10 @@ class Database:
         self.engine = engine
 
     async def migrate(self) -> None:
-        """Create what is missing."""
+        """Create what is missing, be it a column of a table that an earlier version made."""
         async with self.engine.begin() as connection:
             await connection.run_sync(_metadata.create_all)
+            await connection.run_sync(_add_columns)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -315,9 +319,9 @@ class Database:
 
     async def reports(self, audit_id: str) -> Reports | None:
         """Return the digests of an audit's reports; None if it has none."""
-        query = sa.select(_audits.c.content_digest, _audits.c.json_digest, _audits.c.html_digest).where(
-            _audits.c.id == audit_id, _audits.c.json_digest != ""
-        )
+        query = sa.select(
+            _audits.c.content_digest, _audits.c.json_digest, _audits.c.html_digest, _audits.c.parquet_digest
+        ).where(_audits.c.id == audit_id, _audits.c.json_digest != "")
         async with self.engine.connect() as connection:
             row = (await connection.execute(query)).first()
         return Reports(*row) if row else None
@@ -405,6 +409,7 @@ class Database:
             content_digest=reports.content,
             json_digest=reports.json,
             html_digest=reports.html,
+            parquet_digest=reports.parquet,
         )
 
     async def record(
@@ -505,6 +510,16 @@ class Database:
         rows = [{"audit": audit_id, "digest": digest} for digest in sorted(wanted - known)]
         if rows:
             await connection.execute(sa.insert(_artifacts), rows)
+
+
+def _add_columns(connection: sa.Connection) -> None:
+    inspector = sa.inspect(connection)
+    for table in _metadata.sorted_tables:
+        there = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                described = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {described}"))
 
 
 def _custom(row: Any) -> CustomConcept:

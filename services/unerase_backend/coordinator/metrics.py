@@ -26,7 +26,7 @@ class Metrics:
         )
         self.unit_seconds = Histogram(
             "unerase_unit_seconds",
-            "Time from a unit's start to its record, waiting included.",
+            "Time that a unit ran, beside others; one that was kept from before does not run.",
             ["evaluation"],
             buckets=_UNIT_SECONDS,
             registry=self.registry,

@@ -7,7 +7,7 @@ same seed base makes the same plan, and planning the filled-in request again cha
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
@@ -19,6 +19,7 @@ from unerase.v1.types_pb2 import (
     MODEL_ROLE_SUBJECT,
     Case,
     Concept,
+    EvaluationClass,
     EvaluationDescription,
     EvaluationRequest,
     ModelRole,
@@ -29,23 +30,19 @@ from unerase_backend.evaluation.parameters import parameters_struct, resolve_par
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
+from unerase_backend.verdict.decision import Tolerances, tolerance_problem
 
 DEFAULT_CASES = 24
 MAX_CASES = 512
 MAX_EVALUATIONS = 64
 MAX_NAME = 200
 GUIDANCE_SCALES = (1.0, 50.0)
-# The defaults of `Tolerances` and the most each may be; a rate cannot differ by more than 1.
-TOLERANCES = {
-    "excess": (0.15, 1.0),
-    "destruction": (0.10, 10.0),
-    "general_damage": (0.25, 10.0),
-    "interference": (0.15, 1.0),
-}
 
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 # Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
 _WITHOUT_MODEL = ("judge-quality",)
+# What the reference must begin has no placebo: it cannot begin what it does not know.
+_WITHOUT_PLACEBO = ("diffusion-completion",)
 _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference", MODEL_ROLE_CONTROL: "control"}
 
 
@@ -106,6 +103,7 @@ class _Resolution:
         self._judges(spec)
         self._numbers(spec)
         self._battery(spec)
+        self._placebo(spec)
         if self._violations:
             error = InvalidRequestError.of(*self._violations)
             if len(self._reasons) == 1:
@@ -120,7 +118,7 @@ class _Resolution:
         if not spec.HasField("seed_base"):
             spec.seed_base = draw_seed()
         asked = {field.name for field, _ in spec.tolerances.ListFields()}
-        for name, (default, _) in TOLERANCES.items():
+        for name, default in asdict(Tolerances()).items():
             if name not in asked:
                 setattr(spec.tolerances, name, default)
         return spec
@@ -132,7 +130,8 @@ class _Resolution:
         if not spec.reference and known_subject:
             spec.reference = self._root(spec.subject)
         known_reference = self._name("spec.reference", spec.reference, models, "model")
-        if not spec.control and known_concept:
+        # A placebo that is asked for stands in the place of the concept's own control.
+        if not spec.control and not spec.placebo and known_concept:
             spec.control = concepts[spec.concept].control or ""
         known_control = self._name("spec.control", spec.control, models, "model")
         if not (known_subject and known_reference and spec.reference):
@@ -180,9 +179,8 @@ class _Resolution:
         if spec.HasField("guidance_scale") and not low <= spec.guidance_scale <= high:
             self._add("spec.guidance_scale", f"must be from {low:g} to {high:g}, not {spec.guidance_scale:g}")
         for field, value in spec.tolerances.ListFields():
-            most = TOLERANCES[field.name][1]
-            if not 0 < value <= most:
-                self._add(f"spec.tolerances.{field.name}", f"must be above 0 and at most {most:g}, not {value:g}")
+            if problem := tolerance_problem(field.name, value):
+                self._add(f"spec.tolerances.{field.name}", problem)
 
     def _battery(self, spec: AuditSpec) -> None:
         battery = spec.battery
@@ -214,6 +212,42 @@ class _Resolution:
         ]
         del battery.evaluations[:]
         battery.evaluations.extend(resolved)
+
+    def _placebo(self, spec: AuditSpec) -> None:
+        """Check the placebo, or take the catalogue's only one that can serve where one is needed."""
+        concepts = self._catalogue.concepts
+        if not spec.placebo:
+            placebos = [name for name, entry in concepts.items() if entry.placebo and not self._unfit(spec, name)]
+            needed = not spec.control and any(
+                has_placebo(self._descriptions[request.name])
+                for request in spec.battery.evaluations
+                if request.name in self._descriptions
+            )
+            if needed and len(placebos) == 1:
+                (spec.placebo,) = placebos
+            return
+        if self._given.control:
+            self._add("spec.placebo", "is for audits without a control model; this one names spec.control")
+        if self._name("spec.placebo", spec.placebo, concepts, "concept"):
+            if not concepts[spec.placebo].placebo:
+                self._add(
+                    "spec.placebo", "is a concept like any other: the catalogue does not say that no model knows it"
+                )
+            elif problem := self._unfit(spec, spec.placebo):
+                self._add("spec.placebo", problem)
+
+    def _unfit(self, spec: AuditSpec, placebo: str) -> str:
+        """Return why a placebo cannot stand beside the concept; empty where it can."""
+        entry, concept = self._catalogue.concepts[placebo], self._catalogue.concepts.get(spec.concept)
+        if placebo == spec.concept:
+            return "is the concept itself"
+        if concept is not None and entry.kind != concept.kind:
+            return f"is of the kind {entry.kind}, the concept is not: the procedure would be another"
+        if entry.pictures is None:
+            return "has no pictures to hand to the model"
+        judges = (spec.selector, spec.judge, spec.second_judge)
+        missing = [judge for judge in judges if judge not in entry.labels]
+        return f"has no labels for the judge {missing[0]!r}" if missing else ""
 
     def _evaluation(self, request: EvaluationRequest, field: str) -> EvaluationRequest:
         try:
@@ -260,6 +294,12 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+def has_placebo(description: EvaluationDescription) -> bool:
+    """Whether the evaluation can run with a placebo as its control."""
+    injecting = description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
+    return injecting and description.name not in _WITHOUT_PLACEBO
+
+
 def _cases(concept: Concept, spec: AuditSpec) -> Iterable[Case]:
     """Yield the cases: distinct prompts for as long as the concept has some, and a latent seed of its own for each."""
     for index in range(spec.cases):
@@ -293,12 +333,17 @@ def _units(
     models = {
         MODEL_ROLE_SUBJECT: spec.subject,
         MODEL_ROLE_REFERENCE: spec.reference,
-        MODEL_ROLE_CONTROL: spec.control,
+        MODEL_ROLE_CONTROL: spec.control or spec.subject,
     }
+    sought = dict.fromkeys(models, (target, cases))
+    if spec.placebo:
+        placebo = catalogue.target(spec.placebo, store, *judges)
+        sought[MODEL_ROLE_CONTROL] = (placebo, tuple(_cases(placebo.concept, spec)))
     for request in spec.battery.evaluations:
         description = descriptions[request.name]
         size = description.cases_per_unit or len(cases)
         for role in _roles(description, spec):
+            target, cases_of_role = sought[role]
             for shard, start in enumerate(range(0, len(cases), size)):
                 yield Unit(
                     id=f"{request.name}/{_ROLE_NAMES[role]}/{shard}",
@@ -308,7 +353,7 @@ def _units(
                     reference=spec.reference,
                     target=target,
                     others=others if description.others else (),
-                    cases=cases[start : start + size],
+                    cases=cases_of_role[start : start + size],
                     parameters=request.parameters,
                     steps=spec.steps,
                     guidance_scale=spec.guidance_scale,
@@ -320,7 +365,8 @@ def _roles(description: EvaluationDescription, spec: AuditSpec) -> Sequence[Mode
     if description.name in _WITHOUT_MODEL:
         return (MODEL_ROLE_REFERENCE,)
     roles = description.roles or _ALL_ROLES
-    return [role for role in roles if role != MODEL_ROLE_CONTROL or spec.control]
+    controlled = bool(spec.control) or (bool(spec.placebo) and has_placebo(description))
+    return [role for role in roles if role != MODEL_ROLE_CONTROL or controlled]
 
 
 def _others(spec: AuditSpec, catalogue: Catalogue, store: ArtifactStore) -> list[Target]:

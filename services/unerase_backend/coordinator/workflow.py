@@ -16,20 +16,22 @@ import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, SetWorkflowID
 
 from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksRequest
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, DescribeGenerationResponse
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
-from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.audits_pb2 import AuditEvent, AuditSpec, Manifest, Report, UnitDone, UnitProgress
-from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, EvaluationDescription, Finding, Observation
+from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator import kept
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import ACTIVE, AuditEndedError, Database, Evidence, Reports, timestamp
 from unerase_backend.coordinator.metrics import Metrics
@@ -40,6 +42,7 @@ from unerase_backend.verdict import conclude
 
 _logger = logging.getLogger(__name__)
 
+VERSION = version("unerase")
 # A workflow that a crash interrupts is recovered however often that happens.
 _RECOVERIES = 1_000_000
 _PROGRESS_SECONDS = 1.0
@@ -47,28 +50,6 @@ _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 10.0
 
 Result = TypeVar("Result")
-
-
-@dataclass
-class Found:
-    """What one unit found."""
-
-    observations: list[Observation] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-
-    def done(self, unit: Unit) -> UnitDone:
-        """Return the unit's last event."""
-        return UnitDone(
-            unit=unit.id,
-            evaluation=unit.evaluation,
-            role=unit.role,
-            observations=len(self.observations),
-            detected=sum(
-                len(observation.judgements) > 1 and observation.judgements[1].detected
-                for observation in self.observations
-            ),
-            unscored=sum(observation.status == SAMPLE_STATUS_UNSCORED for observation in self.observations),
-        )
 
 
 class Auditor:
@@ -94,7 +75,8 @@ class Auditor:
         self._changes = changes
         self._retry_seconds = retry_seconds
         self._slots = asyncio.Semaphore(concurrent_units)
-        self._running: defaultdict[str, set[asyncio.Task[Found]]] = defaultdict(set)
+        self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
+        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._closing = False
         self._probes: dict[str, EvaluationDescription] = {}
         self._attacks: dict[str, EvaluationDescription] = {}
@@ -165,8 +147,7 @@ class Auditor:
         if planned is None:
             return
         unit, done = planned
-        begin = time.monotonic()
-        found = Found()
+        result = UnitResult()
         if not done:
             try:
                 maybe = await self._compute(audit_id, unit)
@@ -177,15 +158,14 @@ class Auditor:
             if maybe is None:
                 self._metrics.units.labels(unit.evaluation, "stopped").inc()
                 return
-            found = maybe
+            result = maybe
         # Recorded before: the step's checkpoint is read, and nothing is written again.
         if await self._transact(
-            "record", self._database.record, audit_id, found.done(unit), found.observations, found.findings
+            "record", self._database.record, audit_id, _done(unit, result), result.observations, result.findings
         ):
             self._metrics.units.labels(unit.evaluation, "recorded").inc()
-            self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
 
-    async def _compute(self, audit_id: str, unit: Unit) -> Found | None:
+    async def _compute(self, audit_id: str, unit: Unit) -> UnitResult | None:
         """Return what the unit finds; None if the audit has ended meanwhile."""
         task = asyncio.create_task(self._persist(lambda: self._attempt(audit_id, unit), unit.evaluation))
         self._running[audit_id].add(task)
@@ -225,10 +205,24 @@ class Auditor:
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
-    async def _attempt(self, audit_id: str, unit: Unit) -> Found:
-        found = Found()
+    async def _attempt(self, audit_id: str, unit: Unit) -> UnitResult:
+        described = await self._described()
+        description = (await self.descriptions())[unit.evaluation]
+        profile = described.numerics_profile
+        key = await asyncio.to_thread(kept.unit_key, unit, description, self._catalogue, profile, VERSION)
+        # Audits that ask for the same unit at the same time wait for whoever began it.
+        async with self._under_way.setdefault(key, asyncio.Lock()):
+            result = await asyncio.to_thread(kept.find, self._store, key)
+            if result is None:
+                begin = time.monotonic()
+                result = await self._run(audit_id, unit)
+                self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
+                await asyncio.to_thread(kept.keep, self._store, key, result)
+        return result
+
+    async def _run(self, audit_id: str, unit: Unit) -> UnitResult:
+        result = UnitResult()
         told = 0.0
-        await self.descriptions()
         if unit.evaluation in self._attacks:
             stream = ATTACK.stream("Attack", AttackRequest(unit=unit))
         else:
@@ -238,13 +232,13 @@ class Auditor:
                 event = response.event
                 match event.WhichOneof("event"):
                     case "observation":
-                        found.observations.append(event.observation)
+                        result.observations.append(event.observation)
                     case "finding":
-                        found.findings.append(event.finding)
+                        result.findings.append(event.finding)
                     case "progress" if time.monotonic() - told >= _PROGRESS_SECONDS:
                         told = time.monotonic()
                         await self._progress(audit_id, unit, event.progress)
-        return found
+        return result
 
     async def _progress(self, audit_id: str, unit: Unit, progress: Any) -> None:
         event = UnitProgress(
@@ -267,10 +261,14 @@ class Auditor:
         verdict, reports = await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
         await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports)
 
-    async def _manifest(self, spec: AuditSpec) -> Manifest:
+    async def _described(self) -> DescribeGenerationResponse:
         described: DescribeGenerationResponse = await GENERATION.call(
             "DescribeGeneration", DescribeGenerationRequest(), timeout_seconds=60
         )
+        return described
+
+    async def _manifest(self, spec: AuditSpec) -> Manifest:
+        described = await self._described()
         names = list(dict.fromkeys(name for name in (spec.subject, spec.reference, spec.control) if name))
         models = [await asyncio.to_thread(self._catalogue.describe_model, name) for name in names]
         judges = {}
@@ -293,6 +291,7 @@ class Auditor:
     ) -> tuple[Verdict, Reports]:
         audit, spec = evidence.audit, evidence.audit.spec
         verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
+        report.shipped().quote(verdict, spec)
         content = report.build(
             spec,
             evidence.concept,
@@ -314,6 +313,9 @@ class Auditor:
             content=self._store.put(content.SerializeToString(deterministic=True)),
             json=self._store.put(report.render_json(whole).encode()),
             html=self._store.put(report.render_html(whole, self._store.get).encode()),
+            parquet=self._store.put(
+                report.render_parquet(audit.id, content, descriptions.values(), evidence.observations)
+            ),
         )
 
     async def _fail(self, audit_id: str, error: Exception) -> None:
@@ -352,6 +354,20 @@ async def _audit(audit_id: str) -> None:
 @DBOS.workflow(name="unerase.unit", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
 async def _unit(audit_id: str, unit_id: str) -> None:
     await CURRENT.auditor.run_unit(audit_id, unit_id)
+
+
+def _done(unit: Unit, result: UnitResult) -> UnitDone:
+    return UnitDone(
+        unit=unit.id,
+        evaluation=unit.evaluation,
+        role=unit.role,
+        observations=len(result.observations),
+        detected=sum(
+            len(observation.judgements) > 1 and observation.judgements[1].detected
+            for observation in result.observations
+        ),
+        unscored=sum(observation.status == SAMPLE_STATUS_UNSCORED for observation in result.observations),
+    )
 
 
 def _this_task() -> asyncio.Task[Any]:

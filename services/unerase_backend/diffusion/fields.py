@@ -5,9 +5,11 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 def within(field: str, error: InvalidRequestError) -> InvalidRequestError:
     """Return the error with its violations' fields taken as relative to `field`."""
-    return InvalidRequestError.of(
+    placed = InvalidRequestError.of(
         *(
             FieldViolation(f"{field}.{violation.field}" if violation.field else field, violation.description)
             for violation in error.violations
         )
     )
+    placed.reason = error.reason
+    return placed

@@ -2,23 +2,34 @@
 
 Safetensors only, nothing from the network, no code from the folder. A replacing file may hold all or some tensors of
 the UNet or text encoder; it may hold nothing else.
+
+A request may change the model further, in order: tensors of an artefact replace the UNet's, or every weight w of UNet
+and text encoder goes a share s of the way to the weight v of another model,
+
+    w <- w + s (v - w)
+
+in float32, whatever the dtype of the result. Share 0 leaves w and share 1 gives v, bit for bit; so does any share where
+w = v. VAE, tokenizer and schedule are always the model's own.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.schedule import Schedule
+from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
 _CLASSES = {
@@ -74,39 +85,58 @@ class DiffusionModel:
 
 
 def load_model(
-    catalogue: Catalogue, name: str, device: torch.device, dtype: torch.dtype, *, trainable: bool = False
+    catalogue: Catalogue,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    changes: Sequence[ModelChange] = (),
+    store: ArtifactStore | None = None,
+    digest: str = "",
+    trainable: bool = False,
 ) -> DiffusionModel:
     """Load the model `name`; its weights are frozen unless `trainable`.
 
+    `changes` are made in order, with artefacts of `store`; `digest` then stands for the whole.
+
     Raises:
-        NotFoundError: the catalogue has no such model.
+        NotFoundError: the catalogue has no such model, or the store no such artefact.
         UnsafeModelError: a part is missing, in another format than safetensors, incomplete, or not finite, or a
             replacing file holds a tensor that its module has not.
-        PreconditionError: the model is of a kind that cannot be sampled here.
+        PreconditionError: the model is of a kind that cannot be sampled here, or of another architecture than the one
+            it goes towards.
         UnavailableError: the hub does not give it.
+        DataLossError: an artefact is damaged.
     """
     description = catalogue.describe_model(name)
-    parts = catalogue.model_parts(name)
-    _check_classes(parts.folder)
-    unet = _load(UNet2DConditionModel, parts.folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False)
-    vae = _load(AutoencoderKL, parts.folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False)
-    text_encoder = _load(CLIPTextModel, parts.folder / "text_encoder", dtype=dtype)
-    _replace("unet", unet, parts.unet)
-    _replace("text_encoder", text_encoder, parts.text_encoder)
+    folder = catalogue.model_parts(name).folder
+    _check_classes(folder)
+    # What is changed is changed in float32, and rounded once.
+    unet, text_encoder = _changing_parts(catalogue, name, torch.float32 if changes else dtype)
+    for change in changes:
+        match change.WhichOneof("kind"):
+            case "unet_digest":
+                assert store is not None  # noqa: S101 - a model with artefacts is loaded with their store
+                _replace("unet", unet, partial(load, store.get(change.unet_digest)))
+            case "interpolation":
+                _interpolate(catalogue, (unet, text_encoder), change.interpolation)
+    vae = _load(AutoencoderKL, folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False)
     for part, module in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
-        _check_finite(part, module)
         module.to(device).eval().requires_grad_(trainable)
+        if changes:
+            module.to(dtype)
+        _check_finite(part, module)
     for module in (unet, vae):
         # The UNet is 15 % faster on a CPU, with the same weights.
         module.to(memory_format=torch.channels_last)
     model = DiffusionModel(
         name=name,
-        digest=description.digest,
-        tokenizer=_load_tokenizer(parts.folder / "tokenizer"),
+        digest=digest or description.digest,
+        tokenizer=_load_tokenizer(folder / "tokenizer"),
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
-        schedule=Schedule.from_config(_json(parts.folder / "scheduler" / "scheduler_config.json")),
+        schedule=Schedule.from_config(_json(folder / "scheduler" / "scheduler_config.json")),
         scaling_factor=vae.config.scaling_factor,
         resolution=description.resolution,
         device=device,
@@ -114,6 +144,16 @@ def load_model(
     )
     _check_fit(model)
     return model
+
+
+def _changing_parts(catalogue: Catalogue, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    parts = catalogue.model_parts(name)
+    unet = _load(UNet2DConditionModel, parts.folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False)
+    text_encoder = _load(CLIPTextModel, parts.folder / "text_encoder", dtype=dtype)
+    for part, module, files in (("unet", unet, parts.unet), ("text_encoder", text_encoder, parts.text_encoder)):
+        for file in files:
+            _replace(part, module, partial(load_file, file))
+    return unet, text_encoder
 
 
 def _load(kind: Any, folder: Path, **options: Any) -> Any:
@@ -139,27 +179,45 @@ def _load_tokenizer(folder: Path) -> Any:
         raise UnsafeModelError("the tokenizer does not load", reason="TOKENIZER_UNREADABLE") from error
 
 
-def _replace(part: str, module: Any, files: Sequence[Path]) -> None:
+def _replace(part: str, module: Any, read: Callable[[], dict[str, Tensor]]) -> None:
     state = module.state_dict()
-    for file in files:
-        try:
-            tensors = load_file(file)
-        except (OSError, SafetensorError, ValueError) as error:
-            message = f"the file that replaces the {part} cannot be read"
-            raise UnsafeModelError(message, reason="WEIGHTS_UNREADABLE") from error
-        if not tensors:
-            raise UnsafeModelError(f"the file that replaces the {part} is empty", reason="WEIGHTS_INCOMPLETE")
+    try:
+        tensors = read()
+    except (OSError, SafetensorError, ValueError) as error:
+        message = f"the file that replaces the {part} cannot be read"
+        raise UnsafeModelError(message, reason="WEIGHTS_UNREADABLE") from error
+    if not tensors:
+        raise UnsafeModelError(f"the file that replaces the {part} is empty", reason="WEIGHTS_INCOMPLETE")
+    for key, tensor in tensors.items():
+        if key not in state:
+            raise UnsafeModelError(f"the {part} has no tensor {key!r}", reason="WEIGHTS_UNKNOWN_TENSOR")
+        if tensor.shape != state[key].shape:
+            message = f"{key!r} of the {part} has the shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
+            raise UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
+        if tensor.is_floating_point() != state[key].is_floating_point():
+            raise UnsafeModelError(f"{key!r} of the {part} is no {state[key].dtype}", reason="WEIGHTS_WRONG_TYPE")
+    with torch.no_grad():
         for key, tensor in tensors.items():
-            if key not in state:
-                raise UnsafeModelError(f"the {part} has no tensor {key!r}", reason="WEIGHTS_UNKNOWN_TENSOR")
-            if tensor.shape != state[key].shape:
-                message = f"{key!r} of the {part} has the shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
-                raise UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
-            if tensor.is_floating_point() != state[key].is_floating_point():
-                raise UnsafeModelError(f"{key!r} of the {part} is no {state[key].dtype}", reason="WEIGHTS_WRONG_TYPE")
+            state[key].copy_(tensor)
+
+
+def _interpolate(catalogue: Catalogue, modules: Sequence[Any], interpolation: Interpolation) -> None:
+    others = _changing_parts(catalogue, interpolation.model, torch.float32)
+    for module, other in zip(modules, others, strict=True):
+        state, towards = module.state_dict(), other.state_dict()
+        if {key: tensor.shape for key, tensor in state.items()} != {key: each.shape for key, each in towards.items()}:
+            message = f"the model is of another architecture than {interpolation.model!r}, towards which it is to go"
+            raise PreconditionError(message, reason="MODELS_DIFFER")
         with torch.no_grad():
-            for key, tensor in tensors.items():
-                state[key].copy_(tensor)
+            for key, tensor in state.items():
+                tensor.copy_(_between(tensor, towards[key], interpolation.share))
+
+
+def _between(tensor: Tensor, other: Tensor, share: float) -> Tensor:
+    # Arithmetic would make 0 of -0; whole numbers have nothing between them.
+    if share == 0 or not tensor.is_floating_point():
+        return tensor
+    return other if share == 1 else torch.lerp(tensor, other, share)
 
 
 def _check_finite(part: str, module: Any) -> None:

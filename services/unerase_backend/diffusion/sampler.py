@@ -6,9 +6,13 @@ interest. New trajectories start as others finish. Classifier-free guidance (Ho 
 
     e = e_empty + scale * (e_conditioning - e_empty)
 
-then the step of `schedule`. Since every call has the same shape, a trajectory's bits do not depend on what shares its
-batch, on its position, or on when it started. Its initial noise is drawn from its latent seed, the noise of step k is
-the k-th draw from its noise seed, each with a CPU generator of its own.
+then guidance by a classifier (`classifier`) where a trajectory has one, then the step of `schedule`, then, where it
+inpaints, the given picture's latents around the mask. The mask is a central square of latent cells: the picture's
+square, rounded outward to whole cells.
+
+Since every call has the same shape, a trajectory's bits do not depend on what shares its batch, on its position, or on
+when it started; classifiers are called in a fixed shape of half as many rows. Its initial noise is drawn from its
+latent seed, the noise of step k is the k-th draw from its noise seed, each with a CPU generator of its own.
 """
 
 from collections import OrderedDict, deque
@@ -20,17 +24,30 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion import conditioning, pictures
+from unerase_backend.diffusion.classifier import LatentClassifier, log_probability_gradient
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.schedule import noise_step, step_coefficients
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
 from unerase_backend.diffusion.tensors import from_message
-from unerase_backend.runtime.errors import InvalidRequestError
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.pictures import square_margin
 
 ENCODINGS_KEPT = 256
+SURROUNDINGS_KEPT = 256
 # Ticks that a finished trajectory may wait for others to share its decoding.
 DECODE_PATIENCE = 4
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a trajectory names by digest."""
+
+    picture: Picture | None = None
+    """Of `inpainting`, (height, width, 3)."""
+    classifier: LatentClassifier | None = None
+    """Of `classifier_guidance`, on the model's device."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ class _Flight:
     trajectory: Trajectory
     picture: bool
     start: Tensor | None
+    given: Given
     slot: int = -1
     rows: tuple[int, ...] = ()
     noise: torch.Generator | None = None
@@ -69,6 +87,7 @@ class Sampler:
         self.batch_rows = batch_rows
         self._decode_batch = decode_batch
         self._encodings: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._surroundings: OrderedDict[str, Tensor] = OrderedDict()
         self._waiting: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
         self._undecoded: list[tuple[_Flight, Tensor]] = []
@@ -92,6 +111,12 @@ class Sampler:
             (batch_rows, model.prompt_length, model.prompt_width), device=device, dtype=model.dtype
         )
         self._slots = torch.arange(batch_rows)
+        # Of inpainting: cells that the model paints, the clean latents around them, the initial noise, and the factors
+        # of both after each step.
+        self._painted = torch.ones((batch_rows, 1, *model.latent_shape[1:]), dtype=torch.bool, device=device)
+        self._around = torch.zeros((batch_rows, *model.latent_shape), device=device)
+        self._initial = torch.zeros((batch_rows, *model.latent_shape), device=device)
+        self._kept = torch.zeros((batch_rows, training, 2))
 
     @property
     def busy(self) -> bool:
@@ -108,11 +133,14 @@ class Sampler:
         """Rows of the UNet's batch that belong to a trajectory."""
         return self.batch_rows - len(self._free_rows)
 
-    def admit(self, key: str, trajectory: Trajectory, *, picture: bool = True) -> None:
+    def admit(self, key: str, trajectory: Trajectory, *, picture: bool = True, given: Given = Given()) -> None:
         """Take a trajectory in under a key that no other one has; it starts when there is room, in its turn.
 
+        `given` holds the picture and the classifier that it names.
+
         Raises:
-            InvalidRequestError: its conditioning, steps or resumption do not fit the model; fields are relative to it.
+            InvalidRequestError: its conditioning, steps, resumption, mask, picture or classifier do not fit the model;
+                fields are relative to it.
         """
         self.model.schedule.timesteps(trajectory.steps)
         start = None
@@ -122,7 +150,8 @@ class Sampler:
             conditioning.prepare(self.model, trajectory.conditioning)
         except InvalidRequestError as error:
             raise within("conditioning", error) from None
-        self._waiting.append(_Flight(key, trajectory, picture, start))
+        _check_given(self.model, trajectory, given)
+        self._waiting.append(_Flight(key, trajectory, picture, start, given))
 
     @torch.inference_mode()
     def cancel(self, key: str) -> None:
@@ -148,10 +177,12 @@ class Sampler:
             finished += self._decode()
         return finished
 
-    def run(self, trajectories: Sequence[Trajectory], *, picture: bool = True) -> list[Finished]:
+    def run(
+        self, trajectories: Sequence[Trajectory], *, picture: bool = True, given: Sequence[Given] = ()
+    ) -> list[Finished]:
         """Run trajectories to their end and return them in order; the sampler must be idle before."""
         for index, trajectory in enumerate(trajectories):
-            self.admit(str(index), trajectory, picture=picture)
+            self.admit(str(index), trajectory, picture=picture, given=given[index] if given else Given())
         finished: dict[str, Finished] = {}
         while self.busy:
             finished |= {item.key: item for item in self.tick()}
@@ -170,6 +201,7 @@ class Sampler:
             empty, *encodings = self._encode(
                 [Conditioning(text=""), *(flight.trajectory.conditioning for flight in starting)]
             )
+            self._encode_surroundings(starting)
             for flight, encoding in zip(starting, encodings, strict=True):
                 self._start(flight, encoding, empty)
 
@@ -194,11 +226,15 @@ class Sampler:
         self._step[slot] = done
         self._end[slot] = trajectory.stop_step or steps
         shape = self.model.latent_shape
-        if flight.start is None:
-            generator = torch.Generator().manual_seed(trajectory.latent_seed)
-            self._latents[slot] = torch.randn(shape, generator=generator).to(self._latents)
-        else:
-            self._latents[slot] = flight.start.to(self._latents)
+        initial = torch.randn(shape, generator=torch.Generator().manual_seed(trajectory.latent_seed))
+        self._latents[slot] = (initial if flight.start is None else flight.start).to(self._latents)
+        if trajectory.HasField("inpainting"):
+            standing = square_margin(shape[1], trajectory.inpainting.mask_share)
+            self._painted[slot] = False
+            self._painted[slot, :, standing : shape[1] - standing, standing : shape[2] - standing] = True
+            self._around[slot] = self._surroundings[trajectory.inpainting.picture_digest].to(self._around)
+            self._initial[slot] = initial.to(self._initial)
+            self._kept[slot, :steps] = self.model.schedule.kept_coefficients(steps).float()
         if trajectory.eta > 0:
             flight.noise = torch.Generator().manual_seed(trajectory.noise_seed)
             for _ in range(done):
@@ -220,8 +256,33 @@ class Sampler:
         )[0].float()
         empty = predicted[self._empty_row]
         predicted = empty + self._guidance * (predicted[self._conditioned_row] - empty)
+        self._guide_by_classifiers(predicted, timesteps)
         self._latents = noise_step(self._latents, predicted, self._noise.to(model.device), coefficients)
+        if any(flight.trajectory.HasField("inpainting") for flight in self._flights.values()):
+            of_picture, of_noise = self._kept[self._slots, step].to(model.device)[:, :, None, None, None].unbind(1)
+            around = of_picture * self._around + of_noise * self._initial
+            self._latents = torch.where(self._painted, self._latents, around)
         self._step += 1
+
+    def _guide_by_classifiers(self, predicted: Tensor, timesteps: Tensor) -> None:
+        """Take each guided slot's share of its classifier's gradient off its noise prediction, in place."""
+        guided: dict[LatentClassifier, list[_Flight]] = {}
+        for flight in self._flights.values():
+            if flight.given.classifier is not None:
+                guided.setdefault(flight.given.classifier, []).append(flight)
+        if not guided:
+            return
+        alphas = self.model.alphas_cumprod.to(self.model.device)[timesteps]
+        rows = self.batch_rows // 2
+        for classifier, flights in guided.items():
+            for start in range(0, len(flights), rows):
+                chunk = flights[start : start + rows]
+                slots = [flight.slot for flight in chunk]
+                filled = slots + [slots[0]] * (rows - len(slots))
+                gradient = log_probability_gradient(classifier, self._latents[filled], alphas[filled])[: len(slots)]
+                scales = torch.tensor([flight.trajectory.classifier_guidance.scale for flight in chunk])
+                factors = (1 - alphas[slots]).sqrt() * scales.to(alphas)
+                predicted[slots] -= factors[:, None, None, None] * gradient
 
     def _arrive(self, slot: int) -> list[Finished]:
         flight = next(flight for flight in self._flights.values() if flight.slot == slot)
@@ -254,7 +315,26 @@ class Sampler:
         self._timesteps[slot] = 0
         self._coefficients[slot] = 0
         self._guidance[slot] = 1
+        self._painted[slot] = True
+        self._around[slot] = 0
+        self._initial[slot] = 0
+        self._kept[slot] = 0
         self._slot_of_row[list(flight.rows)] = slot
+
+    def _encode_surroundings(self, starting: Sequence[_Flight]) -> None:
+        wanted = {
+            flight.trajectory.inpainting.picture_digest: flight.given.picture
+            for flight in starting
+            if flight.given.picture is not None
+        }
+        missing = {digest: picture for digest, picture in wanted.items() if digest not in self._surroundings}
+        if missing:
+            latents = pictures.encode(self.model, list(missing.values()), self._decode_batch)
+            self._surroundings |= dict(zip(missing, latents, strict=True))
+        for digest in wanted:
+            self._surroundings.move_to_end(digest)
+        while len(self._surroundings) > max(SURROUNDINGS_KEPT, len(wanted)):
+            self._surroundings.popitem(last=False)
 
     def _encode(self, wanted: Sequence[Conditioning]) -> list[Tensor]:
         keys = [item.SerializeToString(deterministic=True) for item in wanted]
@@ -271,3 +351,23 @@ class Sampler:
 
 def _rows(trajectory: Trajectory) -> int:
     return 1 if trajectory.guidance_scale == 1 else 2
+
+
+def _check_given(model: DiffusionModel, trajectory: Trajectory, given: Given) -> None:
+    violations = []
+    if trajectory.HasField("inpainting"):
+        side = model.resolution
+        if given.picture is None or given.picture.shape != (side, side, 3):
+            problem = f"the model's pictures are {side} x {side} pixels"
+            violations.append(FieldViolation("inpainting.picture_digest", problem))
+        cells = model.latent_shape[1]
+        if square_margin(cells, trajectory.inpainting.mask_share) < 1:
+            problem = f"must leave one of the model's {cells} latent cells on either side"
+            violations.append(FieldViolation("inpainting.mask_share", problem))
+    if trajectory.HasField("classifier_guidance"):
+        classifier = given.classifier
+        if classifier is None or classifier.latent_shape != model.latent_shape:
+            problem = f"must be a classifier of latents of the shape {model.latent_shape}"
+            violations.append(FieldViolation("classifier_guidance.classifier_digest", problem))
+    if violations:
+        raise InvalidRequestError.of(*violations)

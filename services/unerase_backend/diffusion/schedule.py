@@ -8,6 +8,11 @@ same at the next (earlier) timestep, e the noise prediction after guidance and z
     s_t^2   = (1 - a_p) / (1 - a_t) * (1 - a_t / a_p)
     x_{t-1} = sqrt(a_p) x0 + sqrt(abs(1 - a_p - eta^2 s_t^2)) e + v eta s_t z
 
+Inpainting keeps what is around the mask m (1 where the model paints) at the noise level that each step reaches, with
+the initial noise n and the picture's clean latents y, clean at the end:
+
+    x_{t-1} <- m x_{t-1} + (1 - m) (sqrt(a_p) y + sqrt(1 - a_p) n)
+
 The timesteps are those of diffusers' DDIMScheduler as StableDiffusionPipeline configures it: no clipping of x0, and a
 steps offset of 1.
 """
@@ -64,6 +69,14 @@ class Schedule:
         previous = timesteps - len(alphas) // steps
         final = self.scheduler.final_alpha_cumprod.double()
         return alphas[timesteps], torch.where(previous >= 0, alphas[previous.clamp(min=0)], final)
+
+    def kept_coefficients(self, steps: int) -> Tensor:
+        """Return the factors of y and n after each of `steps` steps, (steps, 2), float64; errors as in `timesteps`.
+
+        As in diffusers' inpainting, a_p is read at the next timestep that is visited, and is 1 after the last step.
+        """
+        reached = torch.cat([self.alphas(steps)[0][1:], torch.ones(1, dtype=torch.float64)])
+        return torch.stack([reached.sqrt(), (1 - reached).sqrt()], dim=-1)
 
 
 def step_coefficients(alpha: Tensor, alpha_previous: Tensor, eta: Tensor, variance_scale: Tensor) -> Tensor:

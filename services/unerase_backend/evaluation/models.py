@@ -19,8 +19,9 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     GenerateResponse,
     MeasureDenoisingRequest,
     MeasureDenoisingResponse,
+    ModelChange,
 )
-from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target, Trajectory
+from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target, Trajectory, View
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,20 @@ class Models:
         *,
         pictures: bool = False,
         latents: bool = False,
+        changes: Sequence[ModelChange] = (),
     ) -> list[Sample]:
         """Run trajectories and return their samples, in order of the trajectories.
 
         A picture that fails is an unscored sample, not an error. `pictures` keeps the pictures without asking a judge;
-        `latents` returns the latents where each trajectory stopped.
+        `latents` returns the latents where each trajectory stopped; `changes` are made of the model before.
         """
         request = GenerateRequest(
-            model=model, trajectories=trajectories, questions=questions, pictures=pictures, latents=latents
+            model=model,
+            trajectories=trajectories,
+            questions=questions,
+            pictures=pictures,
+            latents=latents,
+            changes=changes,
         )
         samples: dict[int, Sample] = {}
         async for response in self.generate_stream(request):
@@ -66,8 +73,13 @@ class Models:
         prompts: Sequence[str],
         timesteps: Sequence[int],
         noise_seed: int,
+        *,
+        changes: Sequence[ModelChange] = (),
     ) -> NDArray[np.float64]:
-        """Return mean-square noise-prediction errors, shape (pictures, prompts, timesteps)."""
+        """Return mean-square noise-prediction errors, shape (pictures, prompts, timesteps).
+
+        `changes` are made of the model before.
+        """
         response = await self.measure(
             MeasureDenoisingRequest(
                 model=model,
@@ -75,6 +87,7 @@ class Models:
                 prompts=prompts,
                 timesteps=timesteps,
                 noise_seed=noise_seed,
+                changes=changes,
             )
         )
         errors = np.full((len(picture_digests), len(prompts), len(timesteps)), np.nan)
@@ -82,9 +95,23 @@ class Models:
             errors[item.picture, item.prompt] = item.errors
         return errors
 
-    async def classify(self, picture_digests: Sequence[str], questions: Sequence[Question]) -> list[PictureJudgements]:
-        """Judge pictures of the artefact store, in order."""
-        response = await self.classify_pictures(ClassifyRequest(picture_digests=picture_digests, questions=questions))
+    async def classify(
+        self,
+        picture_digests: Sequence[str],
+        questions: Sequence[Question],
+        view: View | None = None,
+        *,
+        embedding_judge: str = "",
+    ) -> list[PictureJudgements]:
+        """Judge pictures of the artefact store, in order.
+
+        `view` says what is shown of them; the CLIP judge `embedding_judge` embeds them as well.
+        """
+        response = await self.classify_pictures(
+            ClassifyRequest(
+                picture_digests=picture_digests, questions=questions, view=view, embedding_judge=embedding_judge
+            )
+        )
         return list(response.pictures)
 
 

@@ -5,11 +5,13 @@ the parameters, on which it finds them and the model with gradients, reports pro
 parties register through the entry points `unerase.probes` and `unerase.attacks`, whose modules are imported once.
 """
 
+import hashlib
 import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
@@ -84,6 +86,7 @@ class Registry:
                 cases_per_unit=cases_per_unit,
                 others=others,
                 roles=roles,
+                source_digest=_source_digest(run),
             )
             _refuse_bad(description, run)
             self._evaluations.add(name, Evaluation(description, run), run.__module__)
@@ -121,6 +124,11 @@ def _refuse_bad(description: EvaluationDescription, run: Run) -> None:
         problems.append("it must be an async function")
     if problems:
         raise RegistrationError(f"the evaluation {description.name!r}: {'; '.join(problems)}")
+
+
+def _source_digest(run: Run) -> str:
+    file = inspect.getsourcefile(run)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
 
 
 def parameter(

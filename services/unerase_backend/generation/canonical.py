@@ -2,17 +2,30 @@
 
 Protobuf's bytes are not canonical. Here every field has its fixed place, every value its type and length; fields that
 cannot change the result are left out: the noise seed and the variance scale where eta is 0, the latent seed of what
-resumes, a stop at the schedule's end.
+resumes (unless it inpaints: its initial noise stands around the mask), a stop at the schedule's end. A mask and a
+classifier come last, each under its name, so that what has neither keeps the key it always had.
 """
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.v1.types_pb2 import Tensor
 
 _VERSION = "trajectory-1"
+_MODEL_VERSION = "model-1"
+
+
+def model_key(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
+    """Return the digest of what changes, in order, make of a model; without any, the model's own.
+
+    A change is the digest of a replacing artefact with share 0, or of the model towards which it goes with the share.
+    """
+    if not changes:
+        return base_digest
+    figures = [figure for digest, share in changes for figure in (digest, float(share))]
+    return hashlib.sha256(_encoded([_MODEL_VERSION, base_digest, *figures])).hexdigest()
 
 
 def trajectory_key(model_digest: str, trajectory: Trajectory, profile: str) -> str:
@@ -28,7 +41,7 @@ def canonical_trajectory(trajectory: Trajectory) -> bytes:
             _VERSION,
             *_conditioning(trajectory.conditioning),
             float(trajectory.guidance_scale),
-            "" if resumes else trajectory.latent_seed,
+            "" if resumes and not trajectory.HasField("inpainting") else trajectory.latent_seed,
             trajectory.noise_seed if noisy else "",
             trajectory.steps,
             float(trajectory.eta) if noisy else 0.0,
@@ -36,6 +49,7 @@ def canonical_trajectory(trajectory: Trajectory) -> bytes:
             *(_tensor(trajectory.resumption.latents) if resumes else [""]),
             trajectory.resumption.step if resumes else "",
             trajectory.stop_step or trajectory.steps,
+            *_given(trajectory),
         ]
     )
 
@@ -53,6 +67,14 @@ def _conditioning(conditioning: Conditioning) -> Iterable[bytes | str | int | fl
         case "embedding":
             return [kind, *_tensor(conditioning.embedding)]
     return [kind]
+
+
+def _given(trajectory: Trajectory) -> Iterable[bytes | str | int | float]:
+    if trajectory.HasField("inpainting"):
+        yield from ("inpainting", trajectory.inpainting.picture_digest, trajectory.inpainting.mask_share)
+    if trajectory.HasField("classifier_guidance"):
+        guidance = trajectory.classifier_guidance
+        yield from ("classifier", guidance.classifier_digest, guidance.scale)
 
 
 def _tensor(tensor: Tensor) -> Iterable[bytes | str | int | float]:

@@ -7,6 +7,7 @@ a callable that is handed in, several at a time.
 
 import asyncio
 import threading
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,32 +28,36 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     GenerateResponse,
     MeasureDenoisingRequest,
     MeasureDenoisingResponse,
+    ModelChange,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, Sample, Trajectory
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import conditioning, profile
+from unerase_backend.diffusion.classifier import LatentClassifier, load_classifier
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.pictures import Picture
-from unerase_backend.diffusion.sampler import Finished
+from unerase_backend.diffusion.sampler import Finished, Given
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.generation import results, validation
 from unerase_backend.generation.canonical import trajectory_key
 from unerase_backend.generation.observer import Observer
 from unerase_backend.generation.results import Result
 from unerase_backend.generation.settings import GenerationSettings
+from unerase_backend.generation.wanted import WantedModel, wanted_model
 from unerase_backend.generation.worker import Work, Worker
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, UneraseError
-from unerase_backend.runtime.pictures import decode_picture
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, UneraseError
+from unerase_backend.runtime.pictures import crop_square, decode_picture
 
 Classify = Callable[[NDArray[np.uint8], Sequence[Question]], Awaitable[list[PictureJudgements]]]
 
 # Trajectories of one request that may be under way or finished and not yet taken: what bounds the memory it uses.
 WINDOW = 256
 JUDGED_AT_ONCE = 32
+CLASSIFIERS_KEPT = 8
 
 
 @dataclass(eq=False)
@@ -68,8 +73,7 @@ class _Shared:
     """A trajectory that is being made, for everyone who waits for it."""
 
     key: str
-    model: str
-    digest: str
+    model: WantedModel
     trajectory: Trajectory
     picture: bool
     waiting: dict[_Caller, list[int]] = field(default_factory=dict)
@@ -111,6 +115,9 @@ class GenerationEngine:
         # By key, and whether there will be a picture.
         self._shared: dict[tuple[str, bool], _Shared] = {}
         self._lock = threading.Lock()
+        # By digest, the least recently used first.
+        self._classifiers: OrderedDict[str, LatentClassifier] = OrderedDict()
+        self._classifiers_lock = threading.Lock()
         self._storage = ThreadPoolExecutor(max_workers=4, thread_name_prefix="storage")
 
     async def Generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse]:  # noqa: N802 - the RPC's name
@@ -119,9 +126,10 @@ class GenerationEngine:
         Closing the generator gives up what nobody else waits for.
 
         Raises:
-            InvalidRequestError: with every bad field that can be told beforehand, or the first that its model refuses.
-            NotFoundError: an unknown model or judge.
-            UnsafeModelError, PreconditionError: the model cannot be loaded.
+            InvalidRequestError: with every bad field that can be told beforehand, or the first that its model refuses
+                or that names what the artefact store has not.
+            NotFoundError: an unknown model, artefact or judge.
+            UnsafeModelError, PreconditionError: the model cannot be loaded, or not be changed in this way.
             ExhaustedError: the device's memory does not suffice.
             UneraseError: what the judges raise.
         """
@@ -129,7 +137,7 @@ class GenerationEngine:
         self._catalogue.model(request.model)
         for question in request.questions:
             self._catalogue.judge(question.judge)
-        digest = (await asyncio.to_thread(self._catalogue.describe_model, request.model)).digest
+        model = await self._wanted(request.model, request.changes)
         picture = request.pictures or bool(request.questions)
         caller = _Caller(asyncio.get_running_loop())
         remaining = iter(enumerate(request.trajectories))
@@ -137,7 +145,7 @@ class GenerationEngine:
         try:
             while True:
                 while outstanding < WINDOW and (following := next(remaining, None)) is not None:
-                    self._join(caller, following[0], request.model, digest, following[1], picture)
+                    self._join(caller, following[0], model, following[1], picture)
                     outstanding += 1
                 if not outstanding:
                     return
@@ -157,7 +165,7 @@ class GenerationEngine:
             UnsafeModelError, PreconditionError: the model cannot be loaded.
         """
         validation.check_encode(request)
-        digest = (await asyncio.to_thread(self._catalogue.describe_model, request.model)).digest
+        wanted = await self._wanted(request.model)
 
         def job(model: DiffusionModel) -> Generator[None, None, EncodeResponse]:
             prompts = []
@@ -172,7 +180,7 @@ class GenerationEngine:
                 yield
             return EncodeResponse(prompts=prompts)
 
-        response: EncodeResponse = await asyncio.wrap_future(self._worker.compute(request.model, digest, job))
+        response: EncodeResponse = await asyncio.wrap_future(self._worker.compute(wanted, job))
         return response
 
     async def MeasureDenoising(  # noqa: N802 - the RPC's name
@@ -185,12 +193,12 @@ class GenerationEngine:
         Raises:
             InvalidRequestError: nothing to measure, too much, a timestep outside the schedule, or a picture of another
                 size than the model's.
-            NotFoundError: an unknown model or picture.
+            NotFoundError: an unknown model, artefact or picture.
             DataLossError, UnreadablePictureError: a damaged picture.
-            UnsafeModelError, PreconditionError: the model cannot be loaded.
+            UnsafeModelError, PreconditionError: the model cannot be loaded, or not be changed in this way.
         """
         validation.check_measure(request)
-        digest = (await asyncio.to_thread(self._catalogue.describe_model, request.model)).digest
+        wanted = await self._wanted(request.model, request.changes)
         pictures = await asyncio.to_thread(self._read, request)
         settings = self._settings
 
@@ -212,7 +220,7 @@ class GenerationEngine:
                 )
             )
 
-        errors = await asyncio.wrap_future(self._worker.compute(request.model, digest, job))
+        errors = await asyncio.wrap_future(self._worker.compute(wanted, job))
         return MeasureDenoisingResponse(
             errors=[
                 DenoisingError(picture=picture, prompt=prompt, errors=errors[picture, prompt].tolist())
@@ -236,18 +244,28 @@ class GenerationEngine:
         self._worker.close()
         self._storage.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, name: str) -> DiffusionModel:
-        return load_model(self._catalogue, name, self._device, getattr(torch, self._settings.dtype))
+    async def _wanted(self, name: str, changes: Sequence[ModelChange] = ()) -> WantedModel:
+        # Files are hashed when their model is first asked for.
+        return await asyncio.to_thread(wanted_model, self._catalogue, self._store, name, changes)
 
-    def _join(
-        self, caller: _Caller, index: int, model: str, digest: str, trajectory: Trajectory, picture: bool
-    ) -> None:
-        key = trajectory_key(digest, trajectory, self._profile)
+    def _load(self, model: WantedModel) -> DiffusionModel:
+        return load_model(
+            self._catalogue,
+            model.name,
+            self._device,
+            getattr(torch, self._settings.dtype),
+            changes=model.changes,
+            store=self._store,
+            digest=model.digest,
+        )
+
+    def _join(self, caller: _Caller, index: int, model: WantedModel, trajectory: Trajectory, picture: bool) -> None:
+        key = trajectory_key(model.digest, trajectory, self._profile)
         with self._lock:
             shared = self._shared.get((key, True)) or self._shared.get((key, picture))
             found = shared is not None
             if shared is None:
-                shared = self._shared[key, picture] = _Shared(key, model, digest, trajectory, picture)
+                shared = self._shared[key, picture] = _Shared(key, model, trajectory, picture)
             shared.waiting.setdefault(caller, []).append(index)
         if not found:
             self._storage.submit(self._find_or_make, shared, caller)
@@ -265,6 +283,7 @@ class GenerationEngine:
     def _find_or_make(self, shared: _Shared, caller: _Caller) -> None:
         try:
             result = results.find(self._store, shared.key, picture=shared.picture)
+            given = self._given(shared.trajectory) if result is None else Given()
         except Exception as error:
             self._tell(shared, _storage_error(error))
             return
@@ -276,12 +295,37 @@ class GenerationEngine:
             if shared.waiting:
                 shared.work = self._worker.submit(
                     shared.model,
-                    shared.digest,
                     caller,
                     shared.trajectory,
                     picture=shared.picture,
+                    given=given,
                     done=lambda outcome: self._done(shared, outcome),
                 )
+
+    def _given(self, trajectory: Trajectory) -> Given:
+        field = ""
+        try:
+            picture = classifier = None
+            if trajectory.HasField("inpainting"):
+                field = "inpainting.picture_digest"
+                picture = decode_picture(self._store.get(trajectory.inpainting.picture_digest))
+            if trajectory.HasField("classifier_guidance"):
+                field = "classifier_guidance.classifier_digest"
+                classifier = self._classifier(trajectory.classifier_guidance.classifier_digest)
+        except NotFoundError as error:
+            refused = InvalidRequestError.of(FieldViolation(field, error.message))
+            refused.reason = error.reason
+            raise refused from None
+        return Given(picture, classifier)
+
+    def _classifier(self, digest: str) -> LatentClassifier:
+        with self._classifiers_lock:
+            if digest not in self._classifiers:
+                self._classifiers[digest] = load_classifier(self._store.get(digest), self._device)
+                if len(self._classifiers) > CLASSIFIERS_KEPT:
+                    self._classifiers.popitem(last=False)
+            self._classifiers.move_to_end(digest)
+            return self._classifiers[digest]
 
     def _done(self, shared: _Shared, outcome: Finished | UneraseError) -> None:
         if isinstance(outcome, UneraseError):
@@ -325,7 +369,10 @@ class GenerationEngine:
             )
             samples.append((indices, sample))
             if result.picture is not None and request.questions:
-                shown.append((sample, result.picture))
+                trajectory = request.trajectories[indices[0]]
+                inpaints = trajectory.HasField("inpainting")
+                view = crop_square(result.picture, trajectory.inpainting.mask_share) if inpaints else result.picture
+                shown.append((sample, view))
         if shown:
             judged = await self._classify(np.stack([picture for _, picture in shown]), list(request.questions))
             for (sample, _), answers in zip(shown, judged, strict=True):

@@ -1,9 +1,15 @@
 """What a request may hold, as far as it can be told without the model; every bad field is named."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
-from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, GenerateRequest, MeasureDenoisingRequest
+from unerase.internal.v1alpha1.generation_pb2 import (
+    EncodeRequest,
+    GenerateRequest,
+    MeasureDenoisingRequest,
+    ModelChange,
+)
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.catalogue import MAX_STEPS
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
@@ -13,10 +19,14 @@ MAX_PROMPT_BYTES = 4096
 MAX_GUIDANCE_SCALE = 50.0
 MAX_ETA = 10.0
 MAX_VARIANCE_SCALE = 10.0
+MAX_CLASSIFIER_SCALE = 10_000.0
 MAX_PROMPTS = 1024
 MAX_PICTURES = 4096
 MAX_TIMESTEPS = 1000
 MAX_ERRORS = 1_000_000
+MAX_CHANGES = 16
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_generate(request: GenerateRequest) -> None:
@@ -34,6 +44,7 @@ def check_generate(request: GenerateRequest) -> None:
     for index, question in enumerate(request.questions):
         if not question.labels:
             violations.append(FieldViolation(f"questions[{index}].labels", "must hold what means the concept"))
+    violations += _changes(request.changes)
     _raise(violations)
 
 
@@ -56,6 +67,7 @@ def check_measure(request: MeasureDenoisingRequest) -> None:
         *_count("picture_digests", len(request.picture_digests), MAX_PICTURES),
         *_prompts(request.prompts),
         *_count("timesteps", len(request.timesteps), MAX_TIMESTEPS),
+        *_changes(request.changes),
     ]
     errors = len(request.picture_digests) * len(request.prompts) * len(request.timesteps)
     if errors > MAX_ERRORS:
@@ -81,6 +93,35 @@ def _problems(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
         yield "resumption.step", f"must be 1 to {steps - 1}, not {taken}"
     if trajectory.stop_step and not taken < trajectory.stop_step <= steps:
         yield "stop_step", f"must be 0, or {taken + 1} to {steps}, not {trajectory.stop_step}"
+    if trajectory.HasField("inpainting"):
+        yield from _digest("inpainting.picture_digest", trajectory.inpainting.picture_digest)
+        share = trajectory.inpainting.mask_share
+        if not 0 < share < 1:
+            yield "inpainting.mask_share", f"must be above 0 and under 1, not {share:g}"
+    if trajectory.HasField("classifier_guidance"):
+        guidance = trajectory.classifier_guidance
+        yield from _digest("classifier_guidance.classifier_digest", guidance.classifier_digest)
+        yield from _within("classifier_guidance.scale", guidance.scale, 0.0, MAX_CLASSIFIER_SCALE)
+
+
+def _digest(field: str, digest: str) -> Iterator[tuple[str, str]]:
+    if not _DIGEST.fullmatch(digest):
+        yield field, "must be 64 hexadecimal digits in lower case"
+
+
+def _changes(changes: Sequence[ModelChange]) -> Iterator[FieldViolation]:
+    if len(changes) > MAX_CHANGES:
+        yield FieldViolation("changes", f"must be at most {MAX_CHANGES}, not {len(changes)}")
+    for index, change in enumerate(changes[:MAX_CHANGES]):
+        field = f"changes[{index}]"
+        match change.WhichOneof("kind"):
+            case None:
+                yield FieldViolation(field, "must be a digest or an interpolation")
+            case "interpolation":
+                if not change.interpolation.model:
+                    yield FieldViolation(f"{field}.interpolation.model", "must name a model")
+                for name, problem in _within("share", change.interpolation.share, 0.0, 1.0):
+                    yield FieldViolation(f"{field}.interpolation.{name}", problem)
 
 
 def _within(field: str, value: float, minimum: float, maximum: float) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,9 @@
 
 A model is a lane. It has a queue for each caller, served in rotation, so that a large request does not keep a small
 one waiting; its trajectories share the sampler's batch. Models are loaded in a second thread, at most so many at once;
-where all places are taken, a lane that has run for a while stops taking in and makes room.
+where all places are taken, a lane that has run for a while stops taking in and makes room. Derived models come in
+numbers and are asked for once: they follow one another in one place, and take a model of the catalogue's only where
+none of them has one yet.
 """
 
 import itertools
@@ -19,8 +21,9 @@ import torch
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.loading import DiffusionModel
-from unerase_backend.diffusion.sampler import Finished, Sampler
+from unerase_backend.diffusion.sampler import Finished, Given, Sampler
 from unerase_backend.generation.observer import Observer
+from unerase_backend.generation.wanted import WantedModel
 from unerase_backend.runtime.errors import ExhaustedError, UneraseError
 
 _LOG = logging.getLogger(__name__)
@@ -40,13 +43,13 @@ class Work:
     lane: str
     trajectory: Trajectory
     picture: bool
+    given: Given
     done: Done
 
 
 @dataclass(eq=False)
 class _Lane:
-    name: str
-    digest: str
+    model: WantedModel
     sampler: Sampler | None = None
     loading: bool = False
     draining: bool = False
@@ -71,7 +74,7 @@ class Worker:
 
     def __init__(
         self,
-        load: Callable[[str], DiffusionModel],
+        load: Callable[[WantedModel], DiffusionModel],
         *,
         batch_rows: int,
         decode_batch: int,
@@ -96,12 +99,19 @@ class Worker:
         self._thread.start()
 
     def submit(
-        self, name: str, digest: str, caller: Hashable, trajectory: Trajectory, *, picture: bool, done: Done
+        self,
+        model: WantedModel,
+        caller: Hashable,
+        trajectory: Trajectory,
+        *,
+        picture: bool,
+        given: Given,
+        done: Done,
     ) -> Work:
-        """Queue a trajectory of the model `name`, whose digest tells models apart."""
-        work = Work(str(next(self._serial)), digest, trajectory, picture, done)
+        """Queue a trajectory of a model, with what it names by digest."""
+        work = Work(str(next(self._serial)), model.digest, trajectory, picture, given, done)
         with self._changed:
-            self._lane(name, digest).queues.setdefault(caller, deque()).append(work)
+            self._lane(model).queues.setdefault(caller, deque()).append(work)
             self._changed.notify()
         return work
 
@@ -120,14 +130,14 @@ class Worker:
                         del lane.queues[caller]
             self._changed.notify()
 
-    def compute(self, name: str, digest: str, job: Job) -> Future[Any]:
-        """Run a job of the model `name` between ticks, one step of its generator at a time.
+    def compute(self, model: WantedModel, job: Job) -> Future[Any]:
+        """Run a job of a model between ticks, one step of its generator at a time.
 
         Cancelling the future ends the job at its next step.
         """
         future: Future[Any] = Future()
         with self._changed:
-            self._lane(name, digest).jobs.append((job, future))
+            self._lane(model).jobs.append((job, future))
             self._changed.notify()
         return future
 
@@ -138,9 +148,9 @@ class Worker:
             self._changed.notify()
         self._thread.join()
 
-    def _lane(self, name: str, digest: str) -> _Lane:
-        lane = self._lanes.setdefault(digest, _Lane(name, digest))
-        self._lanes.move_to_end(digest)
+    def _lane(self, model: WantedModel) -> _Lane:
+        lane = self._lanes.setdefault(model.digest, _Lane(model))
+        self._lanes.move_to_end(model.digest)
         return lane
 
     def _run(self) -> None:
@@ -155,7 +165,7 @@ class Worker:
                 try:
                     self._turn(lane)
                 except Exception as error:
-                    _LOG.exception("a step of %s failed", lane.name)
+                    _LOG.exception("a step of %s failed", lane.model.name)
                     self._fail(lane, _as_domain(error))
 
     def _runnable(self) -> list[_Lane]:
@@ -168,35 +178,44 @@ class Worker:
             for lane in self._lanes.values():
                 lane.draining = False
             return False
-        held = [lane for lane in self._lanes.values() if lane.sampler is not None or lane.loading]
-        if len(held) >= self._models_in_memory:
-            loaded = [lane for lane in held if not lane.loading]
-            idle = next((lane for lane in loaded if lane.evictable), None)
-            if idle is None:
-                tired = max(loaded, key=lambda lane: lane.ticks, default=None)
-                if tired is not None and tired.ticks >= TURN_TICKS:
-                    tired.draining = True
-                return False
-            idle.sampler, idle.draining, idle.ticks = None, False, 0
-            if not idle.wanted:
-                del self._lanes[idle.digest]
-        lane = waiting[0]
-        lane.loading = True
-        # A thread that lives on keeps an OpenMP pool of its own; with more of those than cores, OpenMP puts the
-        # sampler's to sleep between any two operations.
-        threading.Thread(target=self._fill, args=(lane,), name="loader", daemon=True).start()
+        for lane in waiting:
+            if self._take_place(lane):
+                lane.loading = True
+                # A thread that lives on keeps an OpenMP pool of its own; with more of those than cores, OpenMP puts the
+                # sampler's to sleep between any two operations.
+                threading.Thread(target=self._fill, args=(lane,), name="loader", daemon=True).start()
+                break
         return False
+
+    def _take_place(self, lane: _Lane) -> bool:
+        """Say whether there is a place for the lane, once an idle one has left it or been asked to."""
+        held = [other for other in self._lanes.values() if other.sampler is not None or other.loading]
+        derived = [other for other in held if other.model.derived]
+        if len(held) < self._models_in_memory and not (lane.model.derived and derived):
+            return True
+        # Derived models are the first to go, and the only ones that make room for another of their kind.
+        loaded = [other for other in (derived if lane.model.derived and derived else held) if not other.loading]
+        idle = min((other for other in loaded if other.evictable), key=lambda one: not one.model.derived, default=None)
+        if idle is None:
+            tired = max(loaded, key=lambda other: other.ticks, default=None)
+            if tired is not None and tired.ticks >= TURN_TICKS:
+                tired.draining = True
+            return False
+        idle.sampler, idle.draining, idle.ticks = None, False, 0
+        if not idle.wanted:
+            del self._lanes[idle.model.digest]
+        return True
 
     def _fill(self, lane: _Lane) -> None:
         try:
             # The libraries patch themselves while they load.
             with self._loading:
-                model = self._load(lane.name)
+                model = self._load(lane.model)
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
             self._time(model)
         except Exception as error:
             if not isinstance(error, UneraseError):
-                _LOG.exception("%s does not load", lane.name)
+                _LOG.exception("%s does not load", lane.model.name)
             with self._changed:
                 lane.loading = False
             self._fail(lane, _as_domain(error))
@@ -250,7 +269,7 @@ class Worker:
                     del lane.queues[caller]
                 lane.running[work.key] = work
             try:
-                sampler.admit(work.key, work.trajectory, picture=work.picture)
+                sampler.admit(work.key, work.trajectory, picture=work.picture, given=work.given)
             except UneraseError as error:
                 with self._changed:
                     lane.running.pop(work.key, None)
@@ -278,7 +297,7 @@ class Worker:
         except Exception as error:
             ended = True
             if not isinstance(error, UneraseError):
-                _LOG.exception("a job of %s failed", lane.name)
+                _LOG.exception("a job of %s failed", lane.model.name)
             if future.set_running_or_notify_cancel():
                 future.set_exception(_as_domain(error))
         if ended:
@@ -291,7 +310,7 @@ class Worker:
         with self._changed:
             works = [*lane.running.values(), *(work for queue in lane.queues.values() for work in queue)]
             jobs = list(lane.jobs)
-            self._lanes.pop(lane.digest, None)
+            self._lanes.pop(lane.model.digest, None)
             lane.sampler = None
             self._changed.notify()
         for work in works:

@@ -1,41 +1,29 @@
-"""The drawings of the HTML report, as inline SVG.
-
-Colours are classes (`subject`, `reference`, `control`), so that the page's style sheet decides them for light, dark and
-print; each model has a shape of its own besides. Every drawing says in words what it shows, for those who do not see
-it.
-"""
+"""The report's charts of rates and of curves: over the budget, the steps of an attack, the strength of an erasure."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from unerase.v1.verdicts_pb2 import CurvePoint, Estimate, Excess, Interval, LikelihoodResult, Rate
+from unerase.v1.verdicts_pb2 import ArmResult, CurvePoint, Estimate, Excess, Interval, Rate, TracingPoint
+from unerase_backend.report.drawing import (
+    ROLES,
+    Frame,
+    Scale,
+    drawing,
+    known,
+    line,
+    mark,
+    polygon,
+    polyline,
+    share,
+    short,
+    words,
+)
 
-ROLES = ("control", "reference", "subject")
-"""In order of drawing: the subject lies on top."""
-
-
-def share(value: float) -> str:
-    """Return a share in per cent, as in "71 %"; "none" where it is not finite."""
-    return f"{100 * value:.0f} %".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "none"
-
-
-def mark(role: str, x: float, y: float, size: float = 4.5) -> Markup:
-    """Draw a model's own shape: a filled circle, a diamond, an open square."""
-    if role == "subject":
-        return Markup('<circle class="mark subject" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(x, y, size)
-    if role == "reference":
-        points = " ".join(f"{x + dx * size * 1.2:.1f},{y + dy * size * 1.2:.1f}" for dx, dy in _DIAMOND)
-        return Markup('<polygon class="mark reference" points="{}"/>').format(points)
-    side = 1.7 * size
-    return Markup('<rect class="mark control" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
-        x - side / 2, y - side / 2, side, side
-    )
-
-
-_DIAMOND = ((0, -1), (1, 0), (0, 1), (-1, 0))
+_QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def lane(
@@ -51,26 +39,26 @@ def lane(
 ) -> Markup:
     """Draw one figure with its interval on a scale from `low` to `high`; `limit` is a dashed line."""
     width, height, margin = 168, 20, 7
+    scale = Scale(low, high)
 
     def across(number: float) -> float:
-        inside = min(max(number, low), high) if math.isfinite(number) else (high if number > 0 else low)
-        return margin + (inside - low) / (high - low) * (width - 2 * margin)
+        inside = number if not math.isnan(number) else low
+        return margin + scale.place(inside) * (width - 2 * margin)
 
     middle = height / 2
-    lines = [_line("grid", across(tick), 0, across(tick), height) for tick in ticks]
+    lines = [line("grid", across(tick), 0, across(tick), height) for tick in ticks]
     if low < 0 < high:
-        lines.append(_line("zero", across(0), 0, across(0), height))
+        lines.append(line("zero", across(0), 0, across(0), height))
     if limit is not None and low < limit < high:
-        lines.append(_line("limit", across(limit), 0, across(limit), height))
-    lines.append(_line(f"whisker {role}", across(interval.lower), middle, across(interval.upper), middle))
-    return _drawing(width, height, label, Markup("").join(lines) + mark(role, across(value), middle), "lane")
+        lines.append(line("limit", across(limit), 0, across(limit), height))
+    lines.append(line(f"whisker {role}", across(interval.lower), middle, across(interval.upper), middle))
+    return drawing(width, height, label, [*lines, mark(role, across(value), middle)], "lane")
 
 
 def rate_lane(role: str, rate: Rate) -> Markup:
     """Draw a detection rate from 0 to 100 %."""
-    value = rate.hits / rate.cases if rate.cases else math.nan
     label = f"{role}: {rate.hits} of {rate.cases}, {share(rate.wilson.lower)} to {share(rate.wilson.upper)}"
-    return lane(role, value, rate.wilson, 0, 1, ticks=(0, 0.25, 0.5, 0.75, 1), label=label)
+    return lane(role, _share_of(rate), rate.wilson, 0, 1, ticks=_QUARTERS, label=label)
 
 
 def excess_lane(role: str, excess: Excess, tolerance: float) -> Markup:
@@ -79,105 +67,145 @@ def excess_lane(role: str, excess: Excess, tolerance: float) -> Markup:
     return lane(role, excess.value, excess.bounds, -1, 1, ticks=(-1, -0.5, 0.5, 1), limit=tolerance, label=label)
 
 
+def bar(role: str, part: int, whole: int, label: str) -> Markup:
+    """Draw the share that a label has of a model's pictures."""
+    width, height = 168, 20
+    lines = [line("grid", 4 + tick * (width - 8), 0, 4 + tick * (width - 8), height) for tick in _QUARTERS]
+    reach = part / whole * (width - 8) if whole else 0.0
+    body = Markup('<rect class="bar {}" x="4" y="4" width="{:.1f}" height="12"/>').format(role, reach)
+    return drawing(width, height, f"{role}: {label}, {part} of {whole}", [*lines, body], "lane")
+
+
 @dataclass(frozen=True)
-class _Frame:
-    """The inside of a chart with two axes."""
+class Point:
+    """A figure with its interval, at a place across."""
 
-    left: float
-    top: float
-    width: float
-    height: float
-    x_range: tuple[float, float]
-    y_range: tuple[float, float]
+    at: float
+    value: float
+    lower: float
+    upper: float
 
-    def x(self, value: float) -> float:
-        low, high = self.x_range
-        return self.left + (min(max(value, low), high) - low) / (high - low) * self.width
+    @property
+    def measured(self) -> bool:
+        """Whether there is a figure to draw."""
+        return math.isfinite(self.value)
 
-    def y(self, value: float) -> float:
-        low, high = self.y_range
-        return self.top + self.height - (min(max(value, low), high) - low) / (high - low) * self.height
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis says, where, and how its numbers read."""
+
+    scale: Scale
+    ticks: Sequence[float]
+    read: Callable[[float], str]
+    title: str = ""
+
+
+def lines(
+    title: str,
+    series: Sequence[tuple[str, Sequence[Point]]],
+    across: Axis,
+    along: Axis,
+    described: str,
+    limit: float | None = None,
+) -> Markup:
+    """Draw curves with their bands, one a role, over one axis; where nothing was measured the curve is interrupted."""
+    frame = Frame(46, 10, 244, 150, across.scale, along.scale)
+    parts = []
+    for tick in along.ticks:
+        parts.append(line("grid", frame.left, frame.y(tick), frame.right, frame.y(tick)))
+        parts.append(words(frame.left - 6, frame.y(tick) + 4, along.read(tick), "end"))
+    for tick in across.ticks:
+        parts.append(words(frame.x(tick), frame.bottom + 16, across.read(tick), "middle"))
+    parts.append(words(frame.left + frame.width / 2, frame.bottom + 33, across.title, "middle"))
+    if limit is not None and along.scale.low < limit < along.scale.high:
+        parts.append(line("limit", frame.left, frame.y(limit), frame.right, frame.y(limit)))
+    for role, points in series:
+        for there, run in groupby(points, key=lambda point: point.measured):
+            stretch = list(run)
+            if there:
+                upper = [(frame.x(point.at), frame.y(known(point.upper, point.value))) for point in stretch]
+                lower = [(frame.x(point.at), frame.y(known(point.lower, point.value))) for point in reversed(stretch)]
+                parts.append(polygon(f"band {role}", upper + lower))
+                parts.append(polyline(f"curve {role}", [(frame.x(each.at), frame.y(each.value)) for each in stretch]))
+        measured = [point for point in points if point.measured]
+        few = measured if len(measured) <= 12 else measured[-1:]
+        parts += [mark(role, frame.x(point.at), frame.y(point.value), 3.5) for point in few]
+    return drawing(312, 202, title, parts, "chart", described)
 
 
 def curve(title: str, points: Sequence[CurvePoint]) -> Markup:
     """Draw success against budget: the share of cases that the best of the first k draws shows the concept in."""
     last = max(point.budget for point in points)
-    frame = _Frame(42, 10, 258, 150, (1, max(last, 2)), (0, 1))
-    parts = []
-    for tick in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(_line("grid", frame.left, frame.y(tick), frame.left + frame.width, frame.y(tick)))
-        parts.append(_text(frame.left - 6, frame.y(tick) + 4, share(tick), "end"))
-    for tick in _budget_ticks(last):
-        parts.append(_text(frame.x(tick), frame.top + frame.height + 16, str(tick), "middle"))
-    parts.append(_text(frame.left + frame.width / 2, frame.top + frame.height + 33, "draws a case", "middle"))
-    words = []
-    for role in ROLES:
-        series = [(point.budget, getattr(point, role)) for point in points if point.HasField(role)]  # type: ignore[arg-type]
-        series = [(budget, rate) for budget, rate in series if rate.cases]
-        if not series:
-            continue
-        upper = [f"{frame.x(budget):.1f},{frame.y(rate.wilson.upper):.1f}" for budget, rate in series]
-        lower = [f"{frame.x(budget):.1f},{frame.y(rate.wilson.lower):.1f}" for budget, rate in reversed(series)]
-        parts.append(Markup('<polygon class="band {}" points="{}"/>').format(role, " ".join(upper + lower)))
-        path = " ".join(f"{frame.x(budget):.1f},{frame.y(rate.hits / rate.cases):.1f}" for budget, rate in series)
-        parts.append(Markup('<polyline class="curve {}" points="{}"/>').format(role, path))
-        budget, rate = series[-1]
-        parts.append(mark(role, frame.x(budget), frame.y(rate.hits / rate.cases), 4))
-        words.append(f"{role} {rate.hits} of {rate.cases} at {budget}")
-    return _drawing(312, 200, f"{title}: {'; '.join(words)}", Markup("").join(parts), "chart")
+    across = Axis(Scale(1, max(last, 2)), _counts(last), str, "draws a case")
+    return _rates(title, [(point.budget, point) for point in points], across)
 
 
-def _budget_ticks(last: int) -> list[int]:
-    if last <= 6:
-        return list(range(1, last + 1))
-    return sorted({1, round(last / 4), round(last / 2), round(3 * last / 4), last})
+def over_steps(title: str, points: Sequence[tuple[float, ArmResult]], unit: str) -> Markup:
+    """Draw success against what an attack spent: the share of single draws that show the concept."""
+    spent = [at for at, _ in points]
+    read = share if unit == "share of the steps" else short
+    scale = Scale(0, max(spent))
+    return _rates(title, points, Axis(scale, scale.ticks(), read, unit))
 
 
-def plane(result: LikelihoodResult, tolerance: float) -> Markup:
-    """Draw the plane of destruction (x) and lost pull (y): the reference at the origin, the others with intervals."""
-    placed = [("subject", result.destruction, result.lost_pull)]
-    if result.HasField("control_destruction") and result.HasField("control_lost_pull"):
-        placed.insert(0, ("control", result.control_destruction, result.control_lost_pull))
-    xs = [0.0, tolerance * 1.6, *_finite(figure for _, figure, _ in placed)]
-    ys = [0.0, 1.0, *_finite(figure for _, _, figure in placed)]
-    frame = _Frame(54, 14, 350, 270, _padded(xs), _padded(ys))
-    right, bottom = frame.left + frame.width, frame.top + frame.height
-    edge = frame.x(tolerance)
-    parts = [
-        Markup('<rect class="intact" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
-            frame.left, frame.top, edge - frame.left, frame.height
-        )
-    ]
-    for tick in _ticks(*frame.x_range):
-        parts.append(_line("grid", frame.x(tick), frame.top, frame.x(tick), bottom))
-        parts.append(_text(frame.x(tick), bottom + 17, _number(tick), "middle"))
-    for tick in _ticks(*frame.y_range):
-        parts.append(_line("grid", frame.left, frame.y(tick), right, frame.y(tick)))
-        parts.append(_text(frame.left - 7, frame.y(tick) + 4, _number(tick), "end"))
-    parts.append(_line("zero", frame.x(0), frame.top, frame.x(0), bottom))
-    parts.append(_line("zero", frame.left, frame.y(0), right, frame.y(0)))
-    parts.append(_line("limit", edge, frame.top, edge, bottom))
-    parts.append(_text(edge + 6, frame.top + 12, f"tolerance {tolerance:g}", "start"))
-    parts.append(_text(frame.left + frame.width / 2, bottom + 36, "destruction", "middle", "axis"))
-    parts.append(
-        Markup(
-            '<text class="axis" text-anchor="middle" transform="translate(14 {:.1f}) rotate(-90)">lost pull</text>'
-        ).format(frame.top + frame.height / 2)
+def figures(title: str, points: Sequence[tuple[float, float]], unit: str) -> Markup:
+    """Draw a figure that an attack gave at several places."""
+    numbers = [value for _, value in points if math.isfinite(value)]
+    along = Scale(0, 1) if all(0 <= value <= 1 for value in numbers) else Scale.fit(numbers, zero=False)
+    spent = [at for at, _ in points]
+    across = Scale(0, max(spent))
+    series = [Point(at, value, value, value) for at, value in points]
+    return lines(
+        title,
+        [("subject", series)],
+        Axis(across, across.ticks(), short, unit),
+        Axis(along, along.ticks(), short),
+        "; ".join(f"{short(value)} at {short(at)}" for at, value in points),
     )
-    parts.append(mark("reference", frame.x(0), frame.y(0), 6))
-    words = ["reference at 0, 0"]
-    for role, destruction, lost_pull in placed:
-        x, y = frame.x(destruction.value), frame.y(lost_pull.value)
-        across, along = destruction.interval, lost_pull.interval
-        parts.append(_line(f"whisker {role}", frame.x(across.lower), y, frame.x(across.upper), y))
-        parts.append(_line(f"whisker {role}", x, frame.y(along.lower), x, frame.y(along.upper)))
-        parts.append(mark(role, x, y, 6))
-        words.append(f"{role} at {destruction.value:.2f}, {lost_pull.value:.2f}")
-    label = f"Plane of destruction and lost pull: {'; '.join(words)}"
-    return _drawing(416, 330, label, Markup("").join(parts), "chart plane")
 
 
-def trace(losses: Sequence[float], steps: int) -> Markup:
+def tracing(points: Sequence[TracingPoint], tolerances: tuple[float, float]) -> list[tuple[str, Markup]]:
+    """Draw each figure over the strength of the erasure; `tolerances` are those of destruction and general damage."""
+    if not points:
+        return []
+    across = Axis(
+        Scale(0, max(1.0, *(point.strength for point in points))), _QUARTERS, share, "strength of the erasure"
+    )
+    similarity = [Point(each.strength, each.similarity, each.similarity, each.similarity) for each in points]
+    detected = [
+        Point(each.strength, _share_of(each.detected), each.detected.wilson.lower, each.detected.wilson.upper)
+        for each in points
+    ]
+    drawn = [
+        _over(
+            "Detected under the plain prompt",
+            detected,
+            across,
+            Axis(Scale(0, 1), _QUARTERS, share),
+            "; ".join(f"{each.detected.hits} of {each.detected.cases} at {share(each.strength)}" for each in points),
+        ),
+        _over(
+            "Similarity with the concept\N{RIGHT SINGLE QUOTATION MARK}s text",
+            similarity,
+            across,
+            None,
+            _read(similarity),
+        ),
+    ]
+    of_pictures = [point for point in points if point.HasField("destruction")]
+    for title, chosen, limit in (
+        ("Destruction", [(each.strength, each.destruction) for each in of_pictures], tolerances[0]),
+        ("General damage", [(each.strength, each.general_damage) for each in of_pictures], tolerances[1]),
+        ("Lost pull", [(each.strength, each.lost_pull) for each in points if each.HasField("lost_pull")], 1.0),
+    ):
+        if chosen:
+            series = [_estimated(strength, figure) for strength, figure in chosen]
+            drawn.append(_over(title, series, across, None, _read(series), limit))
+    return drawn
+
+
+def trace(role: str, losses: Sequence[float], steps: int) -> Markup:
     """Draw the losses at evenly spaced steps of `steps` optimisation steps, averaged over short stretches."""
     stretch = max(1, len(losses) // 60)
     means = [
@@ -185,43 +213,55 @@ def trace(losses: Sequence[float], steps: int) -> Markup:
     ]
     finite = [mean for mean in means if math.isfinite(mean)]
     low, high = min(finite, default=0.0), max(finite, default=1.0)
-    frame = _Frame(2, 4, 196, 40, (0, max(len(means) - 1, 1)), (low, high if high > low else low + 1))
-    path = " ".join(f"{frame.x(i):.1f},{frame.y(mean):.1f}" for i, mean in enumerate(means) if math.isfinite(mean))
+    scale = Scale(low, high if high > low else low + 1)
+    frame = Frame(2, 4, 196, 40, Scale(0, max(len(means) - 1, 1)), scale)
+    path = [(frame.x(i), frame.y(mean)) for i, mean in enumerate(means) if math.isfinite(mean)]
     label = f"Loss over {steps} steps, from {means[0]:.4g} to {means[-1]:.4g}"
-    return _drawing(200, 48, label, Markup('<polyline class="curve subject" points="{}"/>').format(path), "trace")
+    return drawing(200, 48, label, [polyline(f"curve {role}", path)], "trace")
 
 
-def _finite(figures: Iterable[Estimate]) -> list[float]:
-    numbers = [number for figure in figures for number in (figure.value, figure.interval.lower, figure.interval.upper)]
-    return [number for number in numbers if math.isfinite(number)]
+def _rates(title: str, points: Sequence[tuple[float, CurvePoint | ArmResult]], across: Axis) -> Markup:
+    series, said = [], []
+    for role in ROLES:
+        rates: list[tuple[float, Rate]] = [
+            (at, getattr(point, role))
+            for at, point in points
+            if point.HasField(role)  # type: ignore[arg-type]
+        ]
+        rates = [(at, rate) for at, rate in rates if rate.cases]
+        if rates:
+            series.append(
+                (role, [Point(at, _share_of(rate), rate.wilson.lower, rate.wilson.upper) for at, rate in rates])
+            )
+            at, rate = rates[-1]
+            said.append(f"{role} {rate.hits} of {rate.cases} at {across.read(at)}")
+    return lines(title, series, across, Axis(Scale(0, 1), _QUARTERS, share), "; ".join(said))
 
 
-def _padded(numbers: Sequence[float]) -> tuple[float, float]:
-    low, high = min(numbers), max(numbers)
-    return low - 0.08 * (high - low), high + 0.08 * (high - low)
+def _over(
+    title: str, points: Sequence[Point], across: Axis, along: Axis | None, described: str, limit: float | None = None
+) -> tuple[str, Markup]:
+    if along is None:
+        near = [0.0, limit] if limit is not None else []
+        reach = [number for point in points for number in (point.value, point.lower, point.upper)]
+        scale = Scale.fit([*near, *reach], zero=limit is not None)
+        along = Axis(scale, scale.ticks(), short)
+    return title, lines(title, [("subject", points)], across, along, described, limit)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Return about five round numbers between two."""
-    rough = (high - low) / 5
-    unit = 10 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
-    return [step * count for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
+def _estimated(at: float, figure: Estimate) -> Point:
+    return Point(at, figure.value, figure.interval.lower, figure.interval.upper)
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
+def _read(points: Sequence[Point]) -> str:
+    return "; ".join(f"{point.value:.2f} at {share(point.at)}" for point in points if point.measured)
 
 
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
-    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
+def _share_of(rate: Rate) -> float:
+    return rate.hits / rate.cases if rate.cases else math.nan
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Markup:
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, text)
-
-
-def _drawing(width: int, height: int, label: str, inside: Markup, kind: str) -> Markup:
-    return Markup(
-        '<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>'
-    ).format(kind, width, height, width, height, escape(label), inside)
+def _counts(last: int) -> list[float]:
+    if last <= 6:
+        return list(range(1, last + 1))
+    return sorted({1, round(last / 4), round(last / 2), round(3 * last / 4), last})

@@ -34,7 +34,17 @@ def build(
         evaluations=sorted(evaluations, key=lambda evaluation: evaluation.name),
         verdict=verdict,
         pictures=[picture for result in verdict.evaluations for picture in pictures_of(result, ordered)],
-        findings=sorted(findings, key=lambda finding: (finding.evaluation, finding.role, finding.model)),
+        findings=sorted(
+            findings,
+            key=lambda found: (
+                found.evaluation,
+                found.HasField("case_index"),
+                found.case_index,
+                found.label,
+                found.role,
+                found.model,
+            ),
+        ),
         manifest=manifest,
         observations=len(ordered),
         observations_digest=digest_of(ordered),

@@ -1,12 +1,11 @@
 """A report as one HTML file: no script, no external resource; pictures are data URIs and drawings inline SVG.
 
-`page.html.j2` lays it out, `page.css` dresses it, `charts` draws; here is what the page says that the verdict does not
-say in words itself.
+`page.html.j2` lays it out with a template for each of the longer sections, `page.css` dresses it, `charts` and `plane`
+draw; here is what the page says that the verdict does not say in words itself.
 """
 
-import base64
-import io
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,16 +13,36 @@ from itertools import groupby
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from unerase.v1.audits_pb2 import Report, ReportContent, ReportPicture
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationRequest, ModelRole, Tensor
-from unerase.v1.verdicts_pb2 import Conclusion, Estimate, EvaluationResult, Excess, Interval, Outcome, Rate
-from unerase_backend.report import charts
+from unerase.v1.types_pb2 import EvaluationClass, EvaluationRequest, Finding, ModelRole, Tensor
+from unerase.v1.verdicts_pb2 import (
+    Alternatives,
+    AlternativesResult,
+    ArmResult,
+    Calibration,
+    Conclusion,
+    Estimate,
+    EvaluationResult,
+    Excess,
+    Interval,
+    LabelShare,
+    Outcome,
+    Rate,
+)
+from unerase_backend.report import charts, drawing, plane
+from unerase_backend.report.context import Context, context_of
+from unerase_backend.report.pictures import Pictures
 from unerase_backend.report.schema import canonical_json
 
-MAX_SIDE = 256
-"""Larger pictures are shown reduced to this many pixels a side, so that the file stays small enough to mail."""
+FINDINGS_SHOWN = 6
+"""Findings of one evaluation that are shown unfolded: with three models, those of two cases."""
+
+LABELS_SHOWN = 10
+"""Labels of the distribution of alternatives that are shown unfolded."""
+
+_COUNTED = re.compile(r"(.*)@(\d+(?:\.\d+)?)")
+"""A name that says after an "@" what was spent: of an arm as in "few-shot@40", of a figure as in "auc@100"."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,14 @@ _READINGS = {
 }
 _NO_READING = _Reading("No verdict", "", "none")
 
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("unerase_backend.report", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
 _TONE_OF_OUTCOME = {
     Outcome.OUTCOME_RECOVERS: "bad",
     Outcome.OUTCOME_DOES_NOT_RECOVER: "good",
@@ -74,21 +101,32 @@ class _ShownCase:
     pictures: list[ReportPicture]
 
 
+@dataclass(frozen=True)
+class _Trace:
+    """A finding, and its figures: curves over what was spent, and single ones."""
+
+    finding: Finding
+    curves: list[tuple[str, Markup]]
+    figures: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class _AlternativeRow:
+    """How often each model's pictures have one label: the model's role, its share, and its labelled pictures."""
+
+    label: str
+    shares: list[tuple[str, LabelShare, int]]
+
+
 def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
     """Return the page; `read_picture` gives a picture's PNG for its digest, and its errors are raised."""
-    environment = Environment(
-        loader=PackageLoader("unerase_backend.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     content = report.content
     verdict = content.verdict
     reading = _READINGS.get(verdict.conclusion, _NO_READING)
     titles = {result.name: result.title or result.name for result in verdict.evaluations}
-    spec = content.spec
-    return environment.get_template("page.html.j2").render(
+    spec, tolerances = content.spec, content.spec.tolerances
+    context = context_of(content)
+    return _ENVIRONMENT.get_template("page.html.j2").render(
         report=report,
         content=content,
         verdict=verdict,
@@ -101,13 +139,27 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
             if name
         ],
         sections=_sections(content),
+        stands=_stands(content, context) if verdict.likelihood.HasField("lost_pull") else [],
+        context=context,
         curves=[drawn for result in verdict.evaluations for drawn in _curves(result)],
+        spent=[drawn for result in verdict.evaluations for drawn in _spent(result)],
+        traced=charts.tracing(verdict.tracing.points, (tolerances.destruction, tolerances.general_damage)),
+        has_path=len(plane.on_path(verdict.tracing.points)) > 1,
+        alternatives=_alternative_rows(verdict.alternatives),
+        labels_shown=LABELS_SHOWN,
+        findings=[
+            (titles.get(name, name), [_trace(finding) for finding in sorted(group, key=_by_spent)])
+            for name, group in groupby(content.findings, key=lambda finding: finding.evaluation)
+        ],
+        findings_shown=FINDINGS_SHOWN,
         galleries=[
             (titles.get(name, name), list(_cases(group)))
             for name, group in groupby(content.pictures, key=lambda picture: picture.evaluation)
         ],
         titles=titles,
         charts=charts,
+        plane=plane,
+        drawing=drawing,
         rates=_rates,
         estimate=estimate,
         number=number,
@@ -117,11 +169,12 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         has_doubt=_has_doubt,
         learned=_learned,
         parameters=_parameters,
+        calibrated=_calibrated,
         outcome=lambda value: _word(Outcome.Name(value), "OUTCOME_"),
         outcome_tone=lambda value: _TONE_OF_OUTCOME.get(value, "none"),
         kind=lambda value: _word(EvaluationClass.Name(value), "EVALUATION_CLASS_"),
-        role=lambda value: _word(ModelRole.Name(value), "MODEL_ROLE_"),
-        data_uri=lambda digest: data_uri(read_picture(digest)),
+        role=_role,
+        picture=Pictures(read_picture).show,
     )
 
 
@@ -150,18 +203,6 @@ def estimate(figure: Estimate) -> str:
     return f"{number(figure.value)} ({number(figure.interval.lower)} to {number(figure.interval.upper)})"
 
 
-def data_uri(picture: bytes) -> str:
-    """Return the picture as a data URI, reduced if it is large."""
-    kind = "png"
-    with Image.open(io.BytesIO(picture)) as image:
-        if max(image.size) > MAX_SIDE:
-            image.thumbnail((MAX_SIDE, MAX_SIDE))
-            reduced = io.BytesIO()
-            image.convert("RGB").save(reduced, "JPEG", quality=88)
-            kind, picture = "jpeg", reduced.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
 def _percent(value: float) -> str:
     return _signed(f"{100 * value:.0f}") if math.isfinite(value) else "none"
 
@@ -179,18 +220,64 @@ def _sections(content: ReportContent) -> list[tuple[str, str]]:
     likelihood = verdict.HasField("likelihood")
     sections = [
         ("evidence", "Evidence", True),
-        ("evaluations", "Evaluations", True),
-        ("budget", "Budget", any(result.curve for result in verdict.evaluations)),
-        ("pictures", "Pictures", bool(content.pictures)),
         ("plane", "Destruction", likelihood),
+        ("evaluations", "Evaluations", True),
+        ("budget", "Budget", any([*_curves(result), *_spent(result)] for result in verdict.evaluations)),
+        ("pictures", "Pictures", bool(content.pictures)),
+        ("alternatives", "Alternatives", verdict.HasField("alternatives")),
+        ("tracing", "Tracing", verdict.HasField("tracing")),
+        ("findings", "Findings", bool(content.findings)),
         ("side", "Side effects", likelihood or verdict.HasField("interference")),
         ("judges", "Judges", True),
         ("power", "Power", True),
-        ("findings", "Findings", bool(content.findings)),
         ("reading", "How to read", True),
         ("manifest", "Manifest", True),
     ]
     return [(anchor, title) for anchor, title, there in sections if there]
+
+
+def _stands(content: ReportContent, context: Context | None) -> list[plane.Stand]:
+    """Return the models on the plane, in order of drawing: the context, the control, the reference, the subject."""
+    spec, measured, limit = content.spec, content.verdict.likelihood, content.spec.tolerances.general_damage
+    stands = [
+        plane.Stand(point.name, "context", point.destruction, point.lost_pull, point.general_damage.value > limit)
+        for point in (context.points if context else [])
+    ]
+    if measured.HasField("control_destruction") and measured.HasField("control_lost_pull"):
+        damage = measured.control_general_damage.value
+        stands.append(
+            plane.Stand(
+                _last_part(spec.control),
+                "control",
+                measured.control_destruction,
+                measured.control_lost_pull,
+                damage > limit,
+            )
+        )
+    stands.append(plane.Stand(_last_part(spec.reference), "reference", Estimate(), Estimate()))
+    damaged = measured.general_damage.value > limit
+    subject = _last_part(spec.subject)
+    return [*stands, plane.Stand(subject, "subject", measured.destruction, measured.lost_pull, damaged)]
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _role(value: ModelRole.ValueType) -> str:
+    return _word(ModelRole.Name(value), "MODEL_ROLE_")
+
+
+def _calibrated(calibration: Calibration) -> str:
+    """Return in words what is known of an evaluation from models of known truth."""
+    held, free = calibration.sensitivity, calibration.specificity
+    known = []
+    if calibration.HasField("sensitivity"):
+        known.append(f"brings the concept back in {held.hits} of {held.cases} cases of models that hold it")
+    if calibration.HasField("specificity"):
+        known.append(f"falsely in {free.cases - free.hits} of {free.cases} of models that never learned it")
+    draws = "1 draw" if calibration.budget == 1 else f"{calibration.budget} draws"
+    return f"{', '.join(known)}; at {draws} a case and {calibration.steps} steps ({calibration.source})"
 
 
 def _rates(result: EvaluationResult) -> list[tuple[str, Rate]]:
@@ -221,6 +308,63 @@ def _curves(result: EvaluationResult) -> Iterator[tuple[str, Markup]]:
     for arm, of_arm in groupby(result.curve, key=lambda point: point.arm):
         title = f"{result.title or result.name}{f', {arm}' if arm else ''}"
         yield title, charts.curve(title, list(of_arm))
+
+
+def _spent(result: EvaluationResult) -> Iterator[tuple[str, Markup]]:
+    """Yield a curve for the arms that say after an "@" what was spent, where there is more than one of a name."""
+    found: dict[str, list[tuple[float, ArmResult]]] = {}
+    for arm in result.arms:
+        if match := _COUNTED.fullmatch(arm.arm):
+            found.setdefault(match[1], []).append((float(match[2]), arm))
+    for name, arms in found.items():
+        if len({at for at, _ in arms}) > 1:
+            title = f"{result.title or result.name}, {name}"
+            whole = all(at.is_integer() for at, _ in arms)
+            unit = "optimisation steps" if whole else "share of the steps"
+            yield title, charts.over_steps(title, sorted(arms, key=lambda spent: spent[0]), unit)
+
+
+def _by_spent(finding: Finding) -> tuple[bool, int, str, float, int]:
+    """Order findings as the report does, but "few-shot@5" before "few-shot@40"."""
+    match = _COUNTED.fullmatch(finding.label)
+    name, spent = (match[1], float(match[2])) if match else (finding.label, 0.0)
+    return finding.HasField("case_index"), finding.case_index, name, spent, finding.role
+
+
+def _trace(finding: Finding) -> _Trace:
+    found: dict[str, list[tuple[float, float]]] = {}
+    single = []
+    for name, value in sorted(finding.figures.items()):
+        if match := _COUNTED.fullmatch(name):
+            found.setdefault(match[1], []).append((float(match[2]), value))
+        else:
+            single.append((name, value))
+    curves = []
+    for name, points in found.items():
+        if len(points) > 1:
+            curves.append((name, charts.figures(name, sorted(points), "step")))
+        else:
+            single.append((f"{name}@{points[0][0]:g}", points[0][1]))
+    return _Trace(finding, curves, single)
+
+
+def _alternative_rows(result: AlternativesResult) -> list[_AlternativeRow]:
+    """Return the labels in order of the subject's pictures, then of the other models'."""
+    models: list[tuple[Alternatives, dict[str, LabelShare]]] = [
+        (model, {each.label: each for each in model.labels})
+        for model in sorted(result.models, key=lambda model: model.role)
+    ]
+    labels = dict.fromkeys(label for _, found in models for label in found)
+    return [
+        _AlternativeRow(
+            label,
+            [
+                (_role(model.role), found.get(label, LabelShare(label=label)), sum(s.pictures for s in model.labels))
+                for model, found in models
+            ],
+        )
+        for label in labels
+    ]
 
 
 def _cases(pictures: Iterable[ReportPicture]) -> Iterator[_ShownCase]:

@@ -1,6 +1,10 @@
-"""Pictures as artefacts: PNG in the store, uint8 arrays of shape (height, width, 3) in RGB outside it."""
+"""Pictures as artefacts: PNG in the store, uint8 arrays of shape (height, width, 3) in RGB outside it.
+
+A picture's central square, by its share of the side, is what inpainting makes anew and what a view shows or hides.
+"""
 
 import io
+import math
 
 import grpc
 import numpy as np
@@ -11,6 +15,13 @@ from unerase_backend.runtime.errors import UneraseError
 
 MAX_PIXELS = 4096 * 4096
 """A larger picture is not decoded: a few kilobytes of PNG can unfold to gigabytes."""
+
+
+GREY = 128
+"""What stands where a square is hidden; the middle of the range, as an inpainting pipeline blanks its mask."""
+
+# A share that was made of whole cells gives them back, whatever floating point makes of it.
+_ROUNDING = 1e-9
 
 
 _OPAQUE_MODES = ("1", "L", "P", "RGB")
@@ -49,6 +60,34 @@ def decode_picture(content: bytes) -> NDArray[np.uint8]:
     # Pillow's decoders raise any of these on damaged bytes.
     except (OSError, SyntaxError, ValueError, EOFError):
         raise UnreadablePictureError("the picture is damaged or no PNG") from None
+
+
+def square_margin(side: int, share: float) -> int:
+    """Return how many of `side` pixels or cells stand on either side of the central square.
+
+    The square's side is `share` of `side`, rounded outward to whole ones: floor((1 - share) / 2 * side) stand.
+    """
+    return min(math.floor((1 - share) / 2 * side + _ROUNDING), (side - 1) // 2)
+
+
+def crop_square(picture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """Return the central square alone, enlarged to the picture's size (bicubic)."""
+    height, width = picture.shape[:2]
+    square = Image.fromarray(np.ascontiguousarray(picture[_central(height, width, share)]), mode="RGB")
+    return np.asarray(square.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def grey_square(picture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """Return the picture with its central square grey."""
+    hidden = picture.copy()
+    height, width = picture.shape[:2]
+    hidden[_central(height, width, share)] = GREY
+    return hidden
+
+
+def _central(height: int, width: int, share: float) -> tuple[slice, slice]:
+    across, down = square_margin(width, share), square_margin(height, share)
+    return slice(down, height - down), slice(across, width - across)
 
 
 def opaque_size(content: bytes) -> tuple[int, int]:

@@ -243,6 +243,8 @@ class Figures:
     controlled: bool
     optimisation_steps: int
     """An attack's steps; 0 where it says nothing of them."""
+    placebo: bool
+    """The control is the same procedure for a concept that neither model knows."""
     concept_free: Rate | None
     """False positives on pictures without the concept, where they stand in for the control."""
 
@@ -280,10 +282,12 @@ def measure(
     expected_cases: int,
     quality: JudgeQuality | None,
     optimisation_steps: int = 0,
+    concept: str = "",
 ) -> Figures:
     """Take one evaluation's figures from its observations.
 
-    A case below `expected_cases` without any observation counts as unscored; 0 expects those that are seen.
+    A case below `expected_cases` without any observation counts as unscored; 0 expects those that are seen. A control
+    in which another than `concept` was looked for is a placebo.
     """
     cases = sorted({observation.case_index for observation in observations} | set(range(expected_cases)))
     columns = sorted({(observation.arm, observation.variant) for observation in observations})
@@ -325,6 +329,7 @@ def measure(
         reference,
         controlled,
         optimisation_steps,
+        any(observation.concept != concept for observation in by_role[CONTROL]),
         concept_free,
     )
 
@@ -375,6 +380,7 @@ def _judge(
         arms=_arms(figures, seed_base, quality),
         curve=_curve(figures),
         controlled=figures.controlled,
+        placebo=figures.placebo,
     )
     if figures.controlled:
         result.control.CopyFrom(figures.decided[CONTROL].rate())
@@ -416,7 +422,9 @@ def _arms(figures: Figures, seed_base: int, quality: JudgeQuality | None) -> lis
             draws = figures.draws[role].of(columns)
             result.draws = max(result.draws, draws.budget)
             seed = derive_seed(seed_base, "verdict", "rogan-gladen", figures.description.name, arm, role)
-            target.CopyFrom(_draw_rate(draws, quality, seed))
+            # The judge was measured on the concept's pictures, not on the placebo's.
+            measured = None if figures.placebo and role == CONTROL else quality
+            target.CopyFrom(_draw_rate(draws, measured, seed))
         arms.append(result)
     return arms
 

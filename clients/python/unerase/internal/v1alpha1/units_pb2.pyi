@@ -87,6 +87,32 @@ class Unit(_message.Message):
 Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
 @_typing.final
+class UnitResult(_message.Message):
+    """What a unit came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def observations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Observation]: ...
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]: ...
+    def __init__(
+        self,
+        *,
+        observations: _abc.Iterable[_types_pb2.Observation] | None = ...,
+        findings: _abc.Iterable[_types_pb2.Finding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "observations", b"observations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnitResult: _TypeAlias = UnitResult  # noqa: Y015
+
+@_typing.final
 class Progress(_message.Message):
     """How far a unit has come."""
 

@@ -1,0 +1,229 @@
+"""The observations of an audit as one Parquet file, and back without loss.
+
+One row an observation, in the order of the report's digest. Beside the rows, in the file's key-value metadata, is what
+the verdict needs: the same verdict follows from the file alone.
+
+    unerase.schema_version  version of this layout, as in "1.0"
+    unerase.audit           the audit's id
+    unerase.content         canonical JSON of a ReportContent: spec, concept, cases, manifest, number and digest of the
+                            observations
+    unerase.descriptions    canonical JSON of a ListEvaluationsResponse: the evaluations of the battery
+    unerase.calibrations    JSON object: by evaluation, the Calibration that the audit quoted
+
+The columns, of which `selector_`, `judge_` and `second_judge_` each have those of `_JUDGED`, are null where the
+judge said nothing; `measures` is a map from a figure's name to its value. Equal observations are equal bytes, within
+one version of pyarrow.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from unerase.v1.audits_pb2 import ListEvaluationsResponse, ReportContent
+from unerase.v1.types_pb2 import EvaluationDescription, Judgement, ModelRole, Observation, SampleStatus
+from unerase.v1.verdicts_pb2 import Calibration
+from unerase_backend.report.content import digest_of, place
+from unerase_backend.report.schema import canonical_json
+
+PARQUET_VERSION = "1.0"
+"""The first number changes with what a reader must know, the second with what was added."""
+
+JUDGES = ("selector", "judge", "second_judge")
+ROLE, STATUS = "MODEL_ROLE_", "SAMPLE_STATUS_"
+
+_PLAIN: dict[str, pa.DataType] = {
+    "evaluation": pa.string(),
+    # "subject", "reference" or "control".
+    "role": pa.string(),
+    "model": pa.string(),
+    "concept": pa.string(),
+    "case_index": pa.uint32(),
+    "arm": pa.string(),
+    "variant": pa.uint32(),
+    # "scored" or "unscored".
+    "status": pa.string(),
+    "reason": pa.string(),
+    "picture_digest": pa.string(),
+    "prompt": pa.string(),
+    "latent_seed": pa.uint64(),
+    "noise_seed": pa.uint64(),
+}
+_JUDGED: dict[str, pa.DataType] = {
+    # The judge's catalogue name; null where there is no judgement.
+    "name": pa.string(),
+    "score": pa.float64(),
+    "detected": pa.bool_(),
+    "label": pa.string(),
+    "label_score": pa.float64(),
+    # Null where the judge compares nothing with a text.
+    "similarity": pa.float64(),
+}
+SCHEMA = pa.schema(
+    [pa.field(name, kind, nullable=False) for name, kind in _PLAIN.items()]
+    + [pa.field(f"{judge}_{name}", kind) for judge in JUDGES for name, kind in _JUDGED.items()]
+    + [pa.field("measures", pa.map_(pa.string(), pa.float64()), nullable=False)]
+)
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a file holds; `content` has no verdict and no pictures."""
+
+    audit_id: str
+    content: ReportContent
+    descriptions: list[EvaluationDescription]
+    calibrations: dict[str, Calibration]
+    observations: list[Observation]
+
+
+def render_parquet(
+    audit_id: str,
+    content: ReportContent,
+    descriptions: Iterable[EvaluationDescription],
+    observations: Iterable[Observation],
+) -> bytes:
+    """Return the file; of `descriptions` only those of the battery are kept.
+
+    Raises:
+        ValueError: an observation has more judgements than there are judges.
+    """
+    ordered = sorted(observations, key=place)
+    kept = ReportContent(
+        spec=content.spec,
+        concept=content.concept,
+        cases=content.cases,
+        manifest=content.manifest,
+        observations=len(ordered),
+        observations_digest=digest_of(ordered),
+    )
+    battery = {request.name for request in content.spec.battery.evaluations}
+    described = sorted((one for one in descriptions if one.name in battery), key=lambda one: one.name)
+    metadata = {
+        "unerase.schema_version": PARQUET_VERSION,
+        "unerase.audit": audit_id,
+        "unerase.content": canonical_json(kept),
+        "unerase.descriptions": canonical_json(ListEvaluationsResponse(evaluations=described)),
+        "unerase.calibrations": json.dumps(
+            {
+                result.name: json.loads(canonical_json(result.calibration))
+                for result in content.verdict.evaluations
+                if result.HasField("calibration")
+            }
+        ),
+    }
+    rows = [_row(observation) for observation in ordered]
+    columns = {field.name: [row[field.name] for row in rows] for field in SCHEMA}
+    table = pa.table(columns, schema=SCHEMA.with_metadata(metadata))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def read_parquet(file: bytes) -> Record:
+    """Return what a file holds.
+
+    Raises:
+        ValueError: it is no Parquet file, is damaged, was not made here, has another major version, or its rows are
+            not those that were exported.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(file))
+    except (pa.ArrowException, OSError) as error:
+        # Arrow says which offset of the file is wrong, over several lines; the first says enough.
+        raise ValueError(f"it is no whole Parquet file ({str(error).splitlines()[0]})") from None
+    metadata = {
+        key.decode(errors="replace"): value.decode(errors="replace")
+        for key, value in (table.schema.metadata or {}).items()
+    }
+    version = metadata.get("unerase.schema_version", "")
+    if not version:
+        raise ValueError("it holds no observations of an audit: the Parquet file was not made by unerase")
+    if version.partition(".")[0] != PARQUET_VERSION.partition(".")[0]:
+        raise ValueError(f"its layout has the version {version}; this installation reads {PARQUET_VERSION}")
+    if not table.schema.remove_metadata().equals(SCHEMA):
+        raise ValueError("its columns are not those of an audit's observations")
+    content = _parsed(metadata, "unerase.content", ReportContent())
+    descriptions = _parsed(metadata, "unerase.descriptions", ListEvaluationsResponse()).evaluations
+    calibrations = _calibrations(metadata)
+    observations = _observations(table)
+    if digest_of(observations) != content.observations_digest:
+        raise ValueError("its rows are not those that were exported: some were changed, left out or put in")
+    return Record(metadata.get("unerase.audit", ""), content, list(descriptions), calibrations, observations)
+
+
+def _row(observation: Observation) -> dict[str, Any]:
+    if len(observation.judgements) > len(JUDGES):
+        raise ValueError(f"an observation of {observation.evaluation} has {len(observation.judgements)} judgements")
+    row: dict[str, Any] = {name: getattr(observation, name) for name in _PLAIN if name not in ("role", "status")}
+    row["role"] = _word(ModelRole.Name(observation.role), ROLE)
+    row["status"] = _word(SampleStatus.Name(observation.status), STATUS)
+    for position, judge in enumerate(JUDGES):
+        given = observation.judgements[position] if position < len(observation.judgements) else None
+        row |= {f"{judge}_{name}": value for name, value in _said(given).items()}
+    row["measures"] = sorted(observation.measures.items())
+    return row
+
+
+def _said(given: Judgement | None) -> dict[str, Any]:
+    if given is None:
+        return dict.fromkeys(_JUDGED)
+    return {
+        "name": given.judge,
+        "score": given.score,
+        "detected": given.detected,
+        "label": given.label,
+        "label_score": given.label_score,
+        "similarity": given.similarity if given.HasField("similarity") else None,
+    }
+
+
+def _observations(table: pa.Table) -> list[Observation]:
+    try:
+        return [_observation(row) for row in table.to_pylist()]
+    except (ValueError, TypeError, UnicodeDecodeError):
+        raise ValueError("a row of it is no observation") from None
+
+
+def _observation(row: dict[str, Any]) -> Observation:
+    observation = Observation(
+        role=ModelRole.Value(ROLE + row["role"].upper()), status=SampleStatus.Value(STATUS + row["status"].upper())
+    )
+    for name in _PLAIN:
+        if name not in ("role", "status"):
+            setattr(observation, name, row[name])
+    for judge in JUDGES:
+        said = {name: row[f"{judge}_{name}"] for name in _JUDGED}
+        if said["name"] is not None:
+            judged = {name: value for name, value in said.items() if name != "name" and value is not None}
+            observation.judgements.add(judge=said["name"], **judged)
+    observation.measures.update(dict(row["measures"]))
+    return observation
+
+
+def _calibrations(metadata: dict[str, str]) -> dict[str, Calibration]:
+    try:
+        quoted = json.loads(metadata.get("unerase.calibrations", "{}"))
+        return {name: json_format.ParseDict(known, Calibration()) for name, known in quoted.items()}
+    except (json.JSONDecodeError, json_format.ParseError, AttributeError):
+        raise ValueError("its metadata unerase.calibrations cannot be read") from None
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower()
+
+
+def _parsed(metadata: dict[str, str], key: str, message: AnyMessage) -> AnyMessage:
+    try:
+        # A later minor version may have added fields.
+        return json_format.Parse(metadata.get(key, ""), message, ignore_unknown_fields=True)
+    except json_format.ParseError:
+        raise ValueError(f"its metadata {key} cannot be read") from None

@@ -1,0 +1,50 @@
+"""Pictures on the page: each is in the file once, however often it is shown.
+
+A picture is drawn as SVG around a data URI; where it comes up again, it refers to the first by its id. Large ones are
+reduced.
+"""
+
+import base64
+import io
+from collections.abc import Callable
+
+from markupsafe import Markup
+from PIL import Image
+
+MAX_SIDE = 256
+"""Larger pictures are shown reduced to this many pixels a side, so that the file stays small enough to mail."""
+
+
+class Pictures:
+    """The pictures of one page; `read` gives a picture's PNG for its digest, and its errors are raised."""
+
+    def __init__(self, read: Callable[[str], bytes]) -> None:
+        self._read = read
+        self._shown: dict[str, tuple[str, int, int]] = {}
+
+    def show(self, digest: str, described: str) -> Markup:
+        """Return a picture, with what it shows in words."""
+        if digest in self._shown:
+            identifier, width, height = self._shown[digest]
+            inside = Markup('<use href="#{}"/>').format(identifier)
+        else:
+            identifier = f"picture-{len(self._shown) + 1}"
+            uri, width, height = data_uri(self._read(digest))
+            self._shown[digest] = identifier, width, height
+            inside = Markup('<image id="{}" width="{}" height="{}" href="{}"/>').format(identifier, width, height, uri)
+        return Markup('<svg class="picture" viewBox="0 0 {} {}" role="img"><title>{}</title>{}</svg>').format(
+            width, height, described, inside
+        )
+
+
+def data_uri(picture: bytes) -> tuple[str, int, int]:
+    """Return the picture as a data URI, reduced if it is large, with its width and height."""
+    kind = "png"
+    with Image.open(io.BytesIO(picture)) as image:
+        if max(image.size) > MAX_SIDE:
+            image.thumbnail((MAX_SIDE, MAX_SIDE))
+            reduced = io.BytesIO()
+            image.convert("RGB").save(reduced, "JPEG", quality=88)
+            kind, picture = "jpeg", reduced.getvalue()
+        width, height = image.size
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}", width, height

@@ -1,0 +1,250 @@
+"""The plane of destruction (x) and lost pull (y): where an audit's models stand, and others beside them for context.
+
+The reference stands at the origin. Destruction counts in units of its tolerance and lost pull in units of 1 (all of the
+prompt's pull): where a model stands far out, the axis is compressed beyond the unit, and says so. A model whose general
+damage exceeds its tolerance is ringed. Labels are put where they cover neither a mark nor another label.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from unerase.v1.verdicts_pb2 import Estimate, TracingPoint
+from unerase_backend.report.drawing import (
+    Frame,
+    Scale,
+    drawing,
+    ends,
+    known,
+    line,
+    mark,
+    polyline,
+    share,
+    short,
+    words,
+)
+
+SIZE = 400, 340
+SMALL = 312, 240
+"""Of a plane among other charts."""
+
+LETTER, LINE = 7.4, 13
+"""A generous width of a letter, and the height of a line, at the size of the style sheet."""
+
+MAX_LABEL = 26
+_RINGS = (5, 12, 20, 30, 44, 60, 80, 104, 132)
+_DIRECTIONS = [(math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)) for turn in range(16)]
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A model's place on the plane."""
+
+    name: str
+    kind: str
+    """"subject", "reference", "control" or "context"."""
+    destruction: Estimate
+    lost_pull: Estimate
+    damaged: bool = False
+    """Its general damage exceeds the tolerance."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlaps(self, other: "Box") -> bool:
+        """Return whether two rectangles share more than an edge."""
+        return (
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
+        )
+
+    def within(self, other: "Box") -> bool:
+        """Return whether the other rectangle holds this one."""
+        return (
+            other.left <= self.left
+            and self.right <= other.right
+            and other.top <= self.top
+            and self.bottom <= other.bottom
+        )
+
+
+def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
+    """Draw the models, the last on top, each with the intervals of its two figures and its name."""
+    stands = [stand for stand in stands if _finite(stand.destruction, stand.lost_pull)]
+    xs, ys = ends(stand.destruction for stand in stands), ends(stand.lost_pull for stand in stands)
+    frame = _frame(SIZE, xs, ys, tolerance)
+    parts = _ground(frame, tolerance)
+    places = [(frame.x(stand.destruction.value), frame.y(stand.lost_pull.value)) for stand in stands]
+    lines = [_edge(frame, tolerance)]
+    for stand, (x, y) in zip(stands, places, strict=True):
+        left, right = map(frame.x, _reach(stand.destruction))
+        bottom, top = map(frame.y, _reach(stand.lost_pull))
+        parts.append(line(f"whisker {stand.kind}", left, y, right, y))
+        parts.append(line(f"whisker {stand.kind}", x, top, x, bottom))
+        lines += [Box(left, y - 1, right, y + 1), Box(x - 1, top, x + 1, bottom)]
+    for stand, (x, y) in zip(stands, places, strict=True):
+        if stand.damaged:
+            parts.append(Markup('<circle class="ring {}" cx="{:.1f}" cy="{:.1f}" r="9.5"/>').format(stand.kind, x, y))
+        parts.append(mark(stand.kind, x, y, 4 if stand.kind == "context" else 6))
+    # The audit's own models choose their places first.
+    order = sorted(range(len(stands)), key=lambda at: stands[at].kind == "context")
+    boxes = place_labels(
+        [(*places[at], _cut(stands[at].name)) for at in order],
+        Box(frame.left, frame.top, frame.right, frame.bottom),
+        [_around(*place, 10 if stand.damaged else 7) for place, stand in zip(places, stands, strict=True)],
+        lines,
+    )
+    for at, box in zip(order, boxes, strict=True):
+        parts += _label(_cut(stands[at].name), f"name {stands[at].kind}", places[at], box)
+    described = "; ".join(
+        f"{stand.name} ({stand.kind}) at {stand.destruction.value:.2f}, {stand.lost_pull.value:.2f}"
+        + (", damaged" if stand.damaged else "")
+        for stand in reversed(stands)
+    )
+    return drawing(*SIZE, "Plane of destruction and lost pull", parts, "chart plane", f"{described}.")
+
+
+def path(points: Sequence[TracingPoint], tolerance: float) -> Markup:
+    """Draw the path from the reference to the subject over the strength of the erasure."""
+    placed = on_path(points)
+    xs, ys = [point.destruction.value for point in placed], [point.lost_pull.value for point in placed]
+    frame = _frame(SMALL, xs, ys, tolerance)
+    places = [(frame.x(point.destruction.value), frame.y(point.lost_pull.value)) for point in placed]
+    parts = [*_ground(frame, tolerance), polyline("curve subject", places)]
+    parts += [mark("subject", x, y, 3) for x, y in places[1:-1]]
+    parts += [mark("reference" if placed[0].strength == 0 else "subject", *places[0]), mark("subject", *places[-1], 6)]
+    named = {0, len(places) - 1, *(at for at, point in enumerate(placed) if round(100 * point.strength) % 50 == 0)}
+    order = sorted(named)
+    boxes = place_labels(
+        [(*places[at], share(placed[at].strength)) for at in order],
+        Box(frame.left, frame.top, frame.right, frame.bottom),
+        [_around(x, y, 5) for x, y in places],
+        [_edge(frame, tolerance)],
+    )
+    for at, box in zip(order, boxes, strict=True):
+        parts += _label(share(placed[at].strength), "name subject", places[at], box)
+    described = "; ".join(
+        f"{share(point.strength)} at {point.destruction.value:.2f}, {point.lost_pull.value:.2f}" for point in placed
+    )
+    return drawing(*SMALL, "Path on the plane over the strength", parts, "chart", f"{described}.")
+
+
+def on_path(points: Iterable[TracingPoint]) -> list[TracingPoint]:
+    """Return the points that have a place on the plane."""
+    return [point for point in points if point.HasField("lost_pull") and _finite(point.destruction, point.lost_pull)]
+
+
+def place_labels(
+    anchors: Sequence[tuple[float, float, str]], inside: Box, marks: Sequence[Box], lines: Sequence[Box] = ()
+) -> list[Box]:
+    """Return a rectangle for each label, near its anchor, that covers neither a mark nor another label.
+
+    Each takes, in turn, the nearest free place on rings around its anchor, else the nearest on a grid over `inside`;
+    only where nothing is free at all does it lie on others. It keeps off lines too where that keeps it near.
+    """
+    taken = list(marks)
+    chosen = []
+    for x, y, text in anchors:
+        near, far = _candidates(x, y, LETTER * len(text), inside)
+        tried = [(near, [*taken, *lines]), (near, taken), (far, taken), (far, [])]
+        box = next(box for boxes, busy in tried for box in boxes if not any(map(box.overlaps, busy)))
+        chosen.append(box)
+        taken.append(box)
+    return chosen
+
+
+def _candidates(x: float, y: float, width: float, inside: Box) -> tuple[list[Box], list[Box]]:
+    """Return rectangles within `inside` on rings and on a grid, the preferred first: near, and to the right."""
+    rings = [
+        (x + across * (ring + width / 2), y + along * (ring + LINE / 2))
+        for ring in _RINGS
+        for across, along in _DIRECTIONS
+    ]
+    grid = [
+        (inside.left + width / 2 + across * (inside.right - inside.left - width) / 24, inside.top + LINE * (row + 0.5))
+        for across in range(25)
+        for row in range(int((inside.bottom - inside.top) / LINE))
+    ]
+    grid.sort(key=lambda centre: math.dist(centre, (x, y)))
+
+    def boxes(centres: list[tuple[float, float]]) -> list[Box]:
+        half, height = width / 2, LINE / 2
+        each = (Box(across - half, along - height, across + half, along + height) for across, along in centres)
+        return [box for box in each if box.within(inside)]
+
+    return boxes(rings), boxes(grid)
+
+
+def _frame(size: tuple[int, int], xs: Iterable[float], ys: Iterable[float], tolerance: float) -> Frame:
+    across = Scale.fit([1.6 * tolerance, *xs], unit=tolerance or None)
+    return Frame(46, 10, size[0] - 62, size[1] - 56, across, Scale.fit([1.0, *ys], unit=1.0))
+
+
+def _ground(frame: Frame, tolerance: float) -> list[Markup]:
+    """Draw the axes, the band in which the knowledge is intact, and the lines of the tolerance and of all pull lost."""
+    edge, right, bottom = frame.x(tolerance), frame.right, frame.bottom
+    parts = [
+        Markup('<rect class="intact" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+            frame.left, frame.top, edge - frame.left, frame.height
+        )
+    ]
+    for tick in frame.across.ticks():
+        parts.append(line("zero" if tick == 0 else "grid", frame.x(tick), frame.top, frame.x(tick), bottom))
+        parts.append(words(frame.x(tick), bottom + 16, short(tick), "middle"))
+    for tick in frame.along.ticks():
+        parts.append(line("zero" if tick == 0 else "grid", frame.left, frame.y(tick), right, frame.y(tick)))
+        parts.append(words(frame.left - 6, frame.y(tick) + 4, short(tick), "end"))
+    parts.append(line("limit", edge, frame.top, edge, bottom))
+    x, y = frame.left + frame.width / 2, frame.top + frame.height / 2
+    parts.append(words(x, bottom + 36, f"destruction{_compressed(frame.across)}", "middle", "axis"))
+    parts.append(
+        Markup('<text class="axis" text-anchor="middle" transform="translate(13 {:.1f}) rotate(-90)">{}</text>').format(
+            y, f"lost pull{_compressed(frame.along)}"
+        )
+    )
+    return parts
+
+
+def _edge(frame: Frame, tolerance: float) -> Box:
+    """Return the rectangle of the dashed line."""
+    return Box(frame.x(tolerance) - 1, frame.top, frame.x(tolerance) + 1, frame.bottom)
+
+
+def _compressed(scale: Scale) -> str:
+    return "" if scale.unit is None else f" (compressed beyond {short(scale.unit)})"
+
+
+def _label(text: str, kind: str, anchor: tuple[float, float], box: Box) -> list[Markup]:
+    """Write a label, with a thin line to its mark where it lies far from it."""
+    x, y = anchor
+    near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
+    leader = [line("leader", x, y, near_x, near_y)] if math.dist((x, y), (near_x, near_y)) > 8 else []
+    if box.left > x:
+        return [*leader, words(box.left, box.bottom - 3, text, "start", kind)]
+    if box.right < x:
+        return [*leader, words(box.right, box.bottom - 3, text, "end", kind)]
+    return [*leader, words((box.left + box.right) / 2, box.bottom - 3, text, "middle", kind)]
+
+
+def _finite(*figures: Estimate) -> bool:
+    return all(math.isfinite(figure.value) for figure in figures)
+
+
+def _reach(figure: Estimate) -> tuple[float, float]:
+    return known(figure.interval.lower, figure.value), known(figure.interval.upper, figure.value)
+
+
+def _around(x: float, y: float, reach: float) -> Box:
+    return Box(x - reach, y - reach, x + reach, y + reach)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"

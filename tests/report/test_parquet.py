@@ -1,0 +1,186 @@
+"""Observations go into a Parquet file and come back as they were, and the verdict follows from the file alone."""
+
+import math
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unerase.v1.audits_pb2 import AuditSpec, Battery, Manifest, ReportContent, Tolerances
+from unerase.v1.types_pb2 import (
+    Case,
+    EvaluationClass,
+    EvaluationDescription,
+    EvaluationRequest,
+    Judgement,
+    ModelRole,
+    Observation,
+    SampleStatus,
+)
+from unerase.v1.verdicts_pb2 import Conclusion
+from unerase_backend.report.offline import conclude_file
+from unerase_backend.report.parquet import SCHEMA, read_parquet, render_parquet
+from unerase_backend.verdict import conclude
+
+text = st.text(st.characters(codec="utf-8"), max_size=12)
+uint32, uint64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+judgements = st.builds(
+    Judgement,
+    judge=text,
+    score=st.floats(),
+    detected=st.booleans(),
+    label=text,
+    label_score=st.floats(),
+    similarity=st.none() | st.floats(),
+)
+observations = st.builds(
+    Observation,
+    evaluation=text,
+    role=st.sampled_from(ModelRole.values()),
+    model=text,
+    concept=text,
+    case_index=uint32,
+    arm=text,
+    variant=uint32,
+    status=st.sampled_from(SampleStatus.values()),
+    reason=text,
+    judgements=st.lists(judgements, max_size=3),
+    picture_digest=text,
+    prompt=text,
+    latent_seed=uint64,
+    noise_seed=uint64,
+    measures=st.dictionaries(text, st.floats(), max_size=3),
+)
+
+
+def _bytes(each: list[Observation]) -> list[bytes]:
+    """As bytes, since a NaN is not equal to itself."""
+    return sorted(observation.SerializeToString(deterministic=True) for observation in each)
+
+
+@given(st.lists(observations, max_size=6))
+@settings(deadline=None)
+def test_observations_come_back_as_they_were(each: list[Observation]) -> None:
+    written = render_parquet("a1", ReportContent(), [], each)
+    assert _bytes(read_parquet(written).observations) == _bytes(each)
+    assert render_parquet("a1", ReportContent(), [], each) == written
+
+
+def _sample(evaluation: str, role: int, case: int, detected: bool) -> Observation:
+    return Observation(
+        evaluation=evaluation,
+        role=role,
+        model="m",
+        concept="hourglass",
+        case_index=case,
+        status=SampleStatus.SAMPLE_STATUS_SCORED,
+        judgements=[Judgement(judge=judge, score=0.25, detected=detected) for judge in ("clip", "first", "second")],
+    )
+
+
+@pytest.fixture
+def audit() -> tuple[ReportContent, list[EvaluationDescription], list[Observation]]:
+    """Two of 24 cases come back: not under the tolerance, and under a wider one."""
+    evaluations = [EvaluationRequest(name="standard-prompt"), EvaluationRequest(name="another")]
+    spec = AuditSpec(subject="s", concept="hourglass", cases=24, seed_base=2**63)
+    spec.battery.CopyFrom(Battery(evaluations=evaluations, allow_incomplete=True))
+    spec.tolerances.CopyFrom(Tolerances(excess=0.15))
+    evaluations[1].parameters.update({"etas": [1.0, 1.5]})
+    descriptions = [
+        EvaluationDescription(name=name, evaluation_class=EvaluationClass.EVALUATION_CLASS_PLAIN)
+        for name in ("standard-prompt", "unused", "another")
+    ]
+    seen = [
+        _sample(name, role, case, role == ModelRole.MODEL_ROLE_REFERENCE or (role == 1 and case < 2))
+        for name in ("standard-prompt", "another")
+        for role in (1, 2, 3)
+        for case in range(24)
+    ]
+    content = ReportContent(spec=spec, cases=[Case(index=case) for case in range(24)], manifest=Manifest())
+    return content, descriptions, seen
+
+
+@pytest.fixture
+def file(audit, tmp_path: Path) -> Path:
+    path = tmp_path / "observations.parquet"
+    path.write_bytes(render_parquet("a1", *audit))
+    return path
+
+
+def test_the_verdict_follows_from_the_file_alone(audit, file: Path) -> None:
+    content, descriptions, seen = audit
+    online = conclude(seen, descriptions, content.spec.battery.evaluations, content.spec)
+    offline = conclude_file(file, Tolerances())
+    assert offline.verdict == online
+    assert (offline.id, offline.spec) == ("a1", content.spec)
+    record = read_parquet(file.read_bytes())
+    assert list(record.content.cases) == list(content.cases)
+    # Of what was not in the battery nothing is kept.
+    assert [one.name for one in record.descriptions] == ["another", "standard-prompt"]
+
+
+def test_tolerances_may_be_changed_offline(file: Path) -> None:
+    as_it_was = conclude_file(file, Tolerances()).verdict
+    wider = conclude_file(file, Tolerances(excess=0.4))
+    assert as_it_was.evaluations[0].outcome != wider.verdict.evaluations[0].outcome
+    assert wider.spec.tolerances.excess == 0.4
+    assert wider.verdict.conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
+    for wrong in (0.0, -1.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match=r"^excess: must be above 0 and at most 1"):
+            conclude_file(file, Tolerances(excess=wrong))
+
+
+def test_the_columns_can_be_read_by_others(file: Path) -> None:
+    table = pq.read_table(file)
+    assert table.schema.names == SCHEMA.names
+    assert set(table["role"].to_pylist()) == {"subject", "reference", "control"}
+    assert sum(table.filter(pa.compute.equal(table["role"], "subject"))["judge_detected"].to_pylist()) == 4
+
+
+def test_the_order_of_arrival_changes_no_byte(audit) -> None:
+    content, descriptions, seen = audit
+    assert render_parquet("a1", content, descriptions, seen[::-1]) == render_parquet("a1", *audit)
+
+
+def test_more_judgements_than_judges_are_refused(audit) -> None:
+    with pytest.raises(ValueError, match="4 judgements"):
+        render_parquet("a1", audit[0], [], [Observation(judgements=[Judgement()] * 4)])
+
+
+def _again(file: Path, table: pa.Table, **metadata: str) -> None:
+    merged = {key.decode(): value.decode() for key, value in pq.read_table(file).schema.metadata.items()} | {
+        f"unerase.{key}": value for key, value in metadata.items()
+    }
+    pq.write_table(table.replace_schema_metadata(merged), file)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.write_bytes(b""), "no whole Parquet file"),
+        (lambda file: file.write_bytes(b"not parquet" * 9), "no whole Parquet file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-40]), "no whole Parquet file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:100] + file.read_bytes()[140:]), "no whole Parquet file"),
+        (lambda file: pq.write_table(pa.table({"a": [1]}), file), "not made by unerase"),
+        (lambda file: _again(file, pq.read_table(file), schema_version="2.0"), "the version 2.0"),
+        (lambda file: _again(file, pq.read_table(file).drop_columns("arm")), "its columns are not those"),
+        (lambda file: _again(file, pq.read_table(file).slice(1)), "its rows are not those"),
+        (lambda file: _again(file, pq.read_table(file), content="{"), "unerase.content cannot be read"),
+        (lambda file: _again(file, pq.read_table(file), descriptions="[1]"), "unerase.descriptions cannot be read"),
+    ],
+)
+def test_a_bad_file_is_told_from_a_good_one(file: Path, spoil, message: str) -> None:
+    spoil(file)
+    with pytest.raises(ValueError, match=message) as caught:
+        conclude_file(file, Tolerances())
+    assert str(caught.value).startswith(f"{file}: it")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_later_minor_version_is_read(file: Path) -> None:
+    before = conclude_file(file, Tolerances()).verdict
+    _again(file, pq.read_table(file), schema_version="1.7")
+    assert conclude_file(file, Tolerances()).verdict == before
