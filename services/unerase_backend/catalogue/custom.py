@@ -104,7 +104,9 @@ def check_concept(
         violations.append(FieldViolation("concept.name", f"the catalogue has a concept {concept.name!r}"))
     known = [labels.judge for labels in concept.labels]
     for keys, description in problems_of_concept(concept.name, entry, models, judges):
-        violations.append(FieldViolation(_field(keys, known), description))
+        # Of labels it is their judge that is not there.
+        exact = (*keys, "[key]") if keys[0] == "labels" else keys
+        violations.append(FieldViolation(_field(exact, known), description))
     if violations:
         raise InvalidRequestError.of(*violations)
 
@@ -114,7 +116,7 @@ def _field(keys: Iterable[int | str], judges: list[str]) -> str:
     match list(keys):
         case ["[key]"]:
             return "concept.name"
-        case ["labels", judge, "[key]"] | ["labels", judge] if judge in judges:
+        case ["labels", judge, "[key]"] if judge in judges:
             return f"concept.labels[{judges.index(str(judge))}].judge"
         case ["labels", judge, *rest] if judge in judges:
             return f"concept.labels[{judges.index(str(judge))}].labels{_indexed(rest)}"

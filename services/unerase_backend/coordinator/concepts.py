@@ -109,32 +109,33 @@ def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
     pictures = Pictures()
     violations: list[FieldViolation] = []
     seen: dict[bytes, str] = {}
-    pixels = 0
+    pixels = count = 0
     for index, each in enumerate(sent):
         name = f"pictures[{index}]"
         try:
             width, height = opaque_size(each.content)
-            pixels += width * height
             problem = _size_problem(width, height, each.tile, pictures.side)
-            if pixels > MAX_PIXELS:
-                problem = f"is one too many: all together must be at most {MAX_PIXELS} pixels"
             if problem:
                 violations.append(FieldViolation(name, problem))
-            else:
-                pictures.side = each.tile or width
-                kept = pictures.near_misses if each.near_miss else pictures.concept
-                for part, tile in _tiles(name, each):
-                    picture = encode_picture(tile)
-                    digest = hashlib.sha256(picture).digest()
-                    if digest in seen:
-                        violations.append(FieldViolation(part, f"is the same picture as {seen[digest]}"))
-                    seen[digest] = part
-                    kept.append(picture)
+                continue
+            pictures.side = each.tile or width
+            pixels += width * height
+            count += (width // pictures.side) * (height // pictures.side)
+            # Before any of them is made.
+            if pixels > MAX_PIXELS or count > MAX_PICTURES:
+                most = f"{MAX_PICTURES} pictures, tiles of sheets included, and {MAX_PIXELS} pixels"
+                violations.append(FieldViolation(name, f"is one too many: all together must be at most {most}"))
+                break
+            kept = pictures.near_misses if each.near_miss else pictures.concept
+            for part, tile in _tiles(name, each):
+                kept.append(encode_picture(tile))
+                digest = hashlib.sha256(kept[-1]).digest()
+                if digest in seen:
+                    violations.append(FieldViolation(part, f"is the same picture as {seen[digest]}"))
+                seen.setdefault(digest, part)
         except UnreadablePictureError as error:
             violations.append(FieldViolation(name, error.message))
-        if len(seen) > MAX_PICTURES:
-            violations.append(FieldViolation("pictures", f"must be at most {MAX_PICTURES}, tiles of sheets included"))
-        if pixels > MAX_PIXELS or len(seen) > MAX_PICTURES or len(violations) >= _MAX_VIOLATIONS:
+        if len(violations) >= _MAX_VIOLATIONS:
             break
     if violations:
         raise InvalidRequestError.of(*violations)

@@ -83,7 +83,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if handler.request_streaming:
             wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
                 self._awaited(
-                    method, handler.stream_unary, handler.request_deserializer, seconds=UNARY_SECONDS, read=_messages
+                    method, handler.stream_unary, handler.request_deserializer, seconds=UNARY_SECONDS, read=_Messages
                 ),
                 response_serializer=handler.response_serializer,
             )
@@ -181,9 +181,18 @@ def _message(request: bytes, read: Callable[[bytes], Any]) -> Any:
         raise InvalidRequestError("the request is not a message of this method") from None
 
 
-async def _messages(requests: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _message(request, read)
+class _Messages:
+    """The requests of a call, each read when it is asked for; no generator, which would have to be closed."""
+
+    def __init__(self, requests: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> None:
+        self._requests = requests
+        self._read = read
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _message(await anext(self._requests), self._read)
 
 
 def _cut(text: str, length: int) -> str:
