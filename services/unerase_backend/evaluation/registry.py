@@ -63,6 +63,7 @@ class Registry:
         cases_per_unit: int = 0,
         others: bool = False,
         roles: Sequence[ModelRole.ValueType] = (),
+        reference_begins: bool = False,
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
@@ -86,6 +87,7 @@ class Registry:
                 cases_per_unit=cases_per_unit,
                 others=others,
                 roles=roles,
+                reference_begins=reference_begins,
                 source_digest=_source_digest(run),
             )
             _refuse_bad(description, run)
