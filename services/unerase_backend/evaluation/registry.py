@@ -69,6 +69,7 @@ class Registry:
 
         Without `deciding_arms` every arm decides; "prompt@*" stands for every arm that begins so. `others` asks for
         every other concept of the catalogue; a measure may name the `roles` of which it is taken.
+        `reference_begins` says that the reference makes what the model is handed.
 
         Raises:
             RegistrationError: the name is taken, or the description is not whole.
