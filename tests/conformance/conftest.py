@@ -33,14 +33,14 @@ def small_unit(backend: LocalBackend, evaluation: str, model: str = "testbed/uce
 
 
 @pytest.fixture(scope="session")
-async def fresh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalBackend]:
+async def fresh(tmp_path_factory: pytest.TempPathFactory, catalogues: tuple[str, ...]) -> AsyncIterator[LocalBackend]:
     """A second backend with a store of its own: nothing is remembered from the first."""
-    async with local_backend(tmp_path_factory.mktemp("fresh")) as backend:
+    async with local_backend(tmp_path_factory.mktemp("fresh"), catalogues=catalogues) as backend:
         yield backend
 
 
 @pytest.fixture(scope="session")
-async def crowded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalBackend]:
+async def crowded(tmp_path_factory: pytest.TempPathFactory, catalogues: tuple[str, ...]) -> AsyncIterator[LocalBackend]:
     """A third one, whose batches are shared with other units."""
-    async with local_backend(tmp_path_factory.mktemp("crowded")) as backend:
+    async with local_backend(tmp_path_factory.mktemp("crowded"), catalogues=catalogues) as backend:
         yield backend

@@ -79,5 +79,5 @@ def descriptions() -> dict[str, EvaluationDescription]:
             others=classes.get(name) == EVALUATION_CLASS_MEASURE,
             roles=[MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE] if name == "interference" else [],
         )
-        for name in PRESETS["standard"].evaluations
+        for name in PRESETS["full"].evaluations
     }

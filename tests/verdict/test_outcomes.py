@@ -220,6 +220,42 @@ def test_an_injecting_evaluation_without_control_is_inconclusive(audit: Audit, h
     assert "may have put it there itself" in result.reason
 
 
+def _with_placebo(audit: Audit) -> Audit:
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.concept = "placebo"
+    return audit
+
+
+@pytest.mark.parametrize(
+    ("hits", "control", "expected"),
+    [
+        (24, 0, Outcome.OUTCOME_RECOVERS),
+        (0, 0, Outcome.OUTCOME_DOES_NOT_RECOVER),
+        # What is put there by the procedure itself says nothing of the model.
+        (24, 24, Outcome.OUTCOME_UNINFORMATIVE),
+    ],
+)
+def test_an_injecting_evaluation_is_held_against_its_placebo(
+    audit: Audit, hits: int, control: int, expected: Outcome.ValueType
+) -> None:
+    verdict = _with_placebo(audit.hits("textual-inversion", hits, 24, control)).verdict()
+    result = _result(verdict, "textual-inversion")
+    assert (result.outcome, result.controlled, result.placebo) == (expected, True, True)
+    assert f"placebo {control} of 24" in result.reason or "exceed the placebo" in result.reason
+    assert not _result(audit.hits("standard-prompt", 0, 24).verdict(), "standard-prompt").placebo
+
+
+def test_the_judge_was_not_measured_on_the_placebo(audit: Audit) -> None:
+    audit.hits("textual-inversion", 12, 24).judge_quality(90, 5, 5)
+    (arm,) = _result(audit.verdict(), "textual-inversion").arms
+    assert arm.subject.HasField("corrected")
+    assert arm.control.HasField("corrected")
+    (arm,) = _result(_with_placebo(audit).verdict(), "textual-inversion").arms
+    assert arm.subject.HasField("corrected")
+    assert not arm.control.HasField("corrected")
+
+
 def test_a_reference_that_shows_nothing_is_uninformative_even_without_control(audit: Audit) -> None:
     result = _result(_without_control(audit.hits("textual-inversion", 0, 0)).verdict(), "textual-inversion")
     assert result.outcome == Outcome.OUTCOME_UNINFORMATIVE

@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unerase._calibration import chosen, run_all
 from unerase._client import Client
+from unerase._concept_file import read_concept_file
 from unerase._display import LiveProgress, event_line, name_of, show_verdict, state_name
 from unerase._errors import UneraseError
 from unerase._local import local_backend
@@ -43,6 +45,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+concepts_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+app.add_typer(concepts_app, name="concepts")
 _stdout, _stderr = Console(), Console(stderr=True)
 
 Address = Annotated[str, typer.Option(help="HOST:PORT of the backend.", envvar="UNERASE_ADDRESS")]
@@ -94,6 +98,9 @@ def audit(
     concept: Annotated[str, typer.Option(help="Catalogue name of the concept.")],
     reference: Annotated[str, typer.Option(help="The model it was made from; its base unless given.")] = "",
     control: Annotated[str, typer.Option(help="A model that never learned the concept.")] = "",
+    placebo: Annotated[
+        str, typer.Option(help="A concept that no model knows, as the control of injecting evaluations.")
+    ] = "",
     battery: Annotated[
         str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")
     ] = "standard",
@@ -107,6 +114,9 @@ def audit(
     cases: Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0)] = 0,
     guidance_scale: Annotated[float | None, typer.Option(help="The reference's own unless given.")] = None,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="Stop an evaluation as soon as its answer is settled.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed base; drawn at random unless given.", min=0)] = None,
     tolerance: ToleranceOption = None,
     selector: Annotated[
@@ -130,6 +140,7 @@ def audit(
         concept=concept,
         reference=reference,
         control=control,
+        placebo=placebo,
         battery=Battery(
             preset=battery,
             evaluations=[_evaluation(text) for text in evaluation or ()],
@@ -143,6 +154,7 @@ def audit(
         selector=selector,
         judge=judge,
         second_judge=second_judge,
+        sequential=sequential,
     )
     with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
         with LiveProgress(_stderr) as progress:
@@ -206,6 +218,73 @@ def verdict(
 
 
 @app.command()
+def calibrate(
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Write the calibration here, as JSON.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "--models", help="Audit this one; may be repeated. Every model of the reference's unless given."
+        ),
+    ] = None,
+    concept: Annotated[
+        str, typer.Option(help="A concept that some model never learned; the only one unless given.")
+    ] = "",
+    battery: Annotated[str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")] = "quick",
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
+    ] = None,
+    cases: Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0)] = 0,
+    steps: Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed base of all audits.", min=0)] = 2505,
+    request_id: Annotated[
+        str | None,
+        typer.Option(help="Prefix of the audits' request ids: the same call again takes up the same audits."),
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Start a backend for it, and end it after.")] = False,
+    data_dir: Annotated[str | None, typer.Option(help="With --local: the backend's folder.")] = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Audit models whose truth is known: how often each evaluation brings the concept back, and how often it errs."""
+    compute = _of_the_backend("calibrate")
+    with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
+        sought, reference, names = chosen(client.models(), client.concepts(), concept, model or ())
+        specs = [
+            AuditSpec(
+                subject=name,
+                reference=reference,
+                concept=sought,
+                battery=Battery(
+                    preset=battery, evaluations=[_evaluation(text) for text in evaluation or ()], allow_incomplete=True
+                ),
+                cases=cases,
+                steps=steps,
+                seed_base=seed,
+            )
+            for name in names
+        ]
+        ended = run_all(client, specs, request_id, lambda: LiveProgress(_stderr))
+        succeeded = [each for each in ended if each.state == AuditState.AUDIT_STATE_SUCCEEDED]
+        exported = [client.report_parquet(each.id) for each in succeeded]
+    failed = [
+        f"the audit {each.id} of {each.spec.subject} is {state_name(each)} {each.error_reason} {each.error_message}"
+        for each in ended
+        if each.state != AuditState.AUDIT_STATE_SUCCEEDED
+    ]
+    try:
+        content, table = compute(exported)
+    except ValueError as error:
+        _fail("\n".join([*failed, str(error)]), AUDIT_FAILED if failed else BAD_INPUT)
+    with _reported():
+        out.write_text(content)
+    _stderr.print(f"calibration: {out}", highlight=False)
+    print(content if as_json else table, end="")
+    if failed:
+        _fail("\n".join(failed), AUDIT_FAILED)
+
+
+@app.command()
 def audits(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """List the audits, the newest first."""
     with _reported(), Client(address) as client:
@@ -233,16 +312,61 @@ def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
         )
 
 
-@app.command()
-def concepts(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """List the concepts of the catalogue."""
+@concepts_app.callback()
+def concepts(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the concepts, or create and delete custom ones."""
+    if context.invoked_subcommand is not None:
+        for option in ("address", "as_json"):
+            source = context.get_parameter_source(option)
+            if source is not None and source.name == "COMMANDLINE":
+                _fail(f"options come after {context.invoked_subcommand}", BAD_INPUT)
+        return
     with _reported(), Client(address) as client:
         _list(
             client.concepts(),
-            ["name", "words", "control"],
-            lambda concept: [concept.name, ", ".join(concept.names), concept.control],
+            ["name", "words", "control", "pictures", "custom"],
+            lambda concept: [
+                concept.name,
+                ", ".join(concept.names),
+                concept.control,
+                f"{len(concept.picture_digests)} + {len(concept.near_miss_digests)}",
+                "custom" if concept.custom else "",
+            ],
             as_json,
         )
+
+
+@concepts_app.command("create")
+def create_concept(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="YAML: a catalogue's entry with its name and pictures.")],
+    request_id: Annotated[str | None, typer.Option(help="Makes the call safe to repeat.")] = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Create a custom concept from a YAML file and the pictures that it names."""
+    with _reported():
+        try:
+            read = read_concept_file(file)
+        except ValueError as error:
+            _fail(str(error), BAD_INPUT)
+        with Client(address) as client:
+            concept = client.create_concept(
+                read.concept, read.pictures, read.near_misses, tile=read.tile, request_id=request_id
+            )
+    if as_json:
+        print(json.dumps(_plain(concept)))
+    else:
+        near_misses = len(concept.near_miss_digests)
+        print(f"{concept.name}: {len(concept.picture_digests)} pictures, {near_misses} near misses")
+
+
+@concepts_app.command("delete")
+def delete_concept(
+    name: Annotated[str, typer.Argument(help="Name of a custom concept.")], address: Address = DEFAULT_ADDRESS
+) -> None:
+    """Delete a custom concept; its audits keep what they have of it."""
+    with _reported(), Client(address) as client:
+        client.delete_concept(name)
 
 
 @app.command()

@@ -69,6 +69,8 @@ def event_line(event: AuditEvent) -> str:
             return f"{event.sequence:>5}  {state_name(event.state_changed)}"
         case "unit_done":
             done = event.unit_done
+            if done.skipped:
+                return f"{event.sequence:>5}  {done.unit}: not run, since its evaluation's answer was settled"
             unscored = f", {done.unscored} unscored" if done.unscored else ""
             return f"{event.sequence:>5}  {done.unit}: {done.detected} of {done.observations} detected{unscored}"
         case _:

@@ -40,6 +40,7 @@ class Workbench:
         self,
         unit: Unit,
         model: DiffusionModel,
+        load: Callable[[str], DiffusionModel],
         parameters: Parameters,
         store: ArtifactStore,
         thread: Executor,
@@ -50,6 +51,7 @@ class Workbench:
         self.model = model
         self.parameters = parameters
         self._unit = unit
+        self._load = load
         self._store = store
         self._thread = thread
         self._emit = emit
@@ -59,6 +61,17 @@ class Workbench:
     async def compute(self, optimisation: Callable[[], Result]) -> Result:
         """Run `optimisation` in the room's thread, so that the event loop stays free."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, optimisation)
+
+    def reference(self) -> DiffusionModel:
+        """Return the audit's reference, its weights frozen; called within `compute`, since it may have to be loaded.
+
+        Raises:
+            InvalidRequestError: the unit names none.
+            NotFoundError: the catalogue has no such model.
+        """
+        if not self._unit.reference:
+            raise InvalidRequestError.of(FieldViolation("unit.reference", "must be given"))
+        return self._load(self._unit.reference)
 
     def check(self) -> None:
         """Raise where the optimisation must end.
@@ -89,9 +102,9 @@ class Workbench:
         whole.concept = self._unit.target.concept.name
         self._emit(UnitEvent(finding=whole))
 
-    def generator(self, purpose: str) -> torch.Generator:
+    def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a new CPU generator for `purpose`: the same for every role, so that all models meet the same draws."""
-        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, purpose))
+        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, *purpose))
 
     def trainable_unet(self) -> Any:
         """Return a copy of the model's UNet in float32, whose weights take gradients; the model's own stay as they are.
@@ -121,3 +134,19 @@ class Workbench:
             raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
         # Cloned, since the VAE runs in inference mode, whose tensors no gradient may meet.
         return encode(self.model, pictures, ENCODE_BATCH).clone()
+
+    def keep(self, content: bytes) -> str:
+        """Keep found weights in the artefact store and return their digest."""
+        return self._store.put(content)
+
+    def kept(self, digest: str) -> bool:
+        """Say whether the artefact store still has what `keep` was given."""
+        return self._store.contains(digest)
+
+    def record(self, key: str, content: bytes) -> None:
+        """Record what work under `key` came to, 64 hexadecimal digits, so that no unit has to do it again."""
+        self._store.put_record(key, content)
+
+    def recorded(self, key: str) -> bytes | None:
+        """Return what was recorded under `key`; None if there is nothing."""
+        return self._store.get_record(key)

@@ -13,7 +13,7 @@ concepts:
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -250,7 +250,29 @@ def read_file(path: Path) -> CatalogueFile:
 
 def _violation(path: Path, problem: Any) -> FieldViolation:
     keys = [str(key) for key in problem["loc"] if key != "[key]"]
-    return FieldViolation(f"{path.name}: {'.'.join(keys)}", problem["msg"].removeprefix("Value error, "))
+    return FieldViolation(f"{path.name}: {'.'.join(keys)}", without_prefix(problem["msg"]))
+
+
+def without_prefix(message: str) -> str:
+    """Return a message of pydantic's as one of ours."""
+    return message.removeprefix("Value error, ")
+
+
+def problems_of_concept(
+    name: str, entry: ConceptEntry, models: Mapping[str, ModelEntry], judges: Mapping[str, JudgeEntry]
+) -> list[tuple[tuple[str, ...], str]]:
+    """Return what a concept names that is not there: the keys within its entry, and a description."""
+    problems: list[tuple[tuple[str, ...], str]] = [
+        (("labels", judge), "there is no such judge") for judge in entry.labels if judge not in judges
+    ]
+    if entry.control is not None:
+        control = models.get(entry.control)
+        if control is None:
+            problems.append((("control",), "there is no such model"))
+        elif not {name, *entry.names} & set(control.never_learned):
+            description = "the model's never_learned names neither the concept nor one of its words"
+            problems.append((("control",), description))
+    return problems
 
 
 def _parse(path: Path) -> dict[str, Any]:

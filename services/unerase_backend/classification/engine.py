@@ -17,7 +17,7 @@ from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, Classi
 from unerase.internal.v1alpha1.trajectories_pb2 import View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.registry import Embeds, Judge, Picture, kinds
+from unerase_backend.classification.registry import Embeds, Judge, Picture, broken, kinds
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
@@ -96,7 +96,8 @@ class ClassificationEngine:
             entry = self._catalogue.judge(name)
             load = kinds().get(entry.kind)
             if load is None:
-                raise PreconditionError(f"no judge of kind {entry.kind!r} is installed", reason="JUDGE_KIND_UNKNOWN")
+                why = "; ".join([f"no judge of kind {entry.kind!r} is installed", *broken().values()])
+                raise PreconditionError(why, reason="JUDGE_KIND_UNKNOWN", metadata={"judge": name})
             self._judges[name] = load(
                 entry.folder,
                 torch.device(self._settings.device),

@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -18,6 +19,7 @@ from unerase.v1.types_pb2 import (
     MODEL_ROLE_SUBJECT,
     Case,
     Concept,
+    EvaluationClass,
     EvaluationDescription,
     EvaluationRequest,
     ModelRole,
@@ -29,6 +31,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict.decision import Tolerances, tolerance_problem
+from unerase_backend.verdict.sequential import cases_between_looks
 
 DEFAULT_CASES = 24
 MAX_CASES = 512
@@ -39,6 +42,8 @@ GUIDANCE_SCALES = (1.0, 50.0)
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 # Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
 _WITHOUT_MODEL = ("judge-quality",)
+# What the reference must begin has no placebo: it cannot begin what it does not know.
+_WITHOUT_PLACEBO = ("diffusion-completion",)
 _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference", MODEL_ROLE_CONTROL: "control"}
 
 
@@ -58,16 +63,18 @@ def make_plan(
     store: ArtifactStore,
     descriptions: Mapping[str, EvaluationDescription],
     draw_seed: Callable[[], int],
+    broken: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """Check the request, fill in what it leaves out, and cut it into units.
 
-    `descriptions` are the evaluations there are; `draw_seed` is asked where the request has no seed base.
+    `descriptions` are the evaluations there are, `broken` says why others that are installed are not among them;
+    `draw_seed` is asked where the request has no seed base.
 
     Raises:
         InvalidRequestError: with a violation for each bad field; its reason names the kind of what was not found, if
             that is all that is wrong.
     """
-    resolved = _Resolution(spec, catalogue, descriptions).resolve(draw_seed)
+    resolved = _Resolution(spec, catalogue, descriptions, broken).resolve(draw_seed)
     concept = catalogue.concept_message(resolved.concept, store)
     cases = tuple(_cases(concept, resolved))
     return Plan(resolved, concept, cases, tuple(_units(resolved, concept, cases, catalogue, store, descriptions)))
@@ -77,11 +84,16 @@ class _Resolution:
     """One pass over a request: collects every violation before it gives up."""
 
     def __init__(
-        self, spec: AuditSpec, catalogue: Catalogue, descriptions: Mapping[str, EvaluationDescription]
+        self,
+        spec: AuditSpec,
+        catalogue: Catalogue,
+        descriptions: Mapping[str, EvaluationDescription],
+        broken: Mapping[str, str],
     ) -> None:
         self._given = spec
         self._catalogue = catalogue
         self._descriptions = descriptions
+        self._broken = broken
         self._violations: list[FieldViolation] = []
         self._reasons: set[str] = set()
 
@@ -92,6 +104,7 @@ class _Resolution:
         self._judges(spec)
         self._numbers(spec)
         self._battery(spec)
+        self._placebo(spec)
         if self._violations:
             error = InvalidRequestError.of(*self._violations)
             if len(self._reasons) == 1:
@@ -118,12 +131,16 @@ class _Resolution:
         if not spec.reference and known_subject:
             spec.reference = self._root(spec.subject)
         known_reference = self._name("spec.reference", spec.reference, models, "model")
-        if not spec.control and known_concept:
+        # A placebo that is asked for stands in the place of the concept's own control.
+        if not spec.control and not spec.placebo and known_concept:
             spec.control = concepts[spec.concept].control or ""
         known_control = self._name("spec.control", spec.control, models, "model")
         if not (known_subject and known_reference and spec.reference):
             return
         resolution = self._resolution(spec.reference)
+        side = self._catalogue.picture_side(spec.concept) if known_concept else 0
+        if side not in (0, resolution):
+            self._add("spec.concept", f"its pictures have {side} pixels a side, the reference's {resolution}")
         others = {"spec.subject": spec.subject, "spec.control": spec.control if known_control else ""}
         for field, name in others.items():
             if name and self._resolution(name) != resolution:
@@ -197,6 +214,42 @@ class _Resolution:
         del battery.evaluations[:]
         battery.evaluations.extend(resolved)
 
+    def _placebo(self, spec: AuditSpec) -> None:
+        """Check the placebo, or take the catalogue's only one that can serve where one is needed."""
+        concepts = self._catalogue.concepts
+        if not spec.placebo:
+            placebos = [name for name, entry in concepts.items() if entry.placebo and not self._unfit(spec, name)]
+            needed = not spec.control and any(
+                has_placebo(self._descriptions[request.name])
+                for request in spec.battery.evaluations
+                if request.name in self._descriptions
+            )
+            if needed and len(placebos) == 1:
+                (spec.placebo,) = placebos
+            return
+        if self._given.control:
+            self._add("spec.placebo", "is for audits without a control model; this one names spec.control")
+        if self._name("spec.placebo", spec.placebo, concepts, "concept"):
+            if not concepts[spec.placebo].placebo:
+                self._add(
+                    "spec.placebo", "is a concept like any other: the catalogue does not say that no model knows it"
+                )
+            elif problem := self._unfit(spec, spec.placebo):
+                self._add("spec.placebo", problem)
+
+    def _unfit(self, spec: AuditSpec, placebo: str) -> str:
+        """Return why a placebo cannot stand beside the concept; empty where it can."""
+        entry, concept = self._catalogue.concepts[placebo], self._catalogue.concepts.get(spec.concept)
+        if placebo == spec.concept:
+            return "is the concept itself"
+        if concept is not None and entry.kind != concept.kind:
+            return f"is of the kind {entry.kind}, the concept is not: the procedure would be another"
+        if entry.pictures is None:
+            return "has no pictures to hand to the model"
+        judges = (spec.selector, spec.judge, spec.second_judge)
+        missing = [judge for judge in judges if judge not in entry.labels]
+        return f"has no labels for the judge {missing[0]!r}" if missing else ""
+
     def _evaluation(self, request: EvaluationRequest, field: str) -> EvaluationRequest:
         try:
             parameters = resolve_parameters(self._descriptions[request.name], request.parameters, field=field)
@@ -215,7 +268,8 @@ class _Resolution:
             self._add(field, f"must be at most {MAX_NAME} characters, not {len(name)}")
             return False
         if name not in known:
-            self._add(field, f"there is no {kind} {_quoted(name)}{_near(name, known)}", f"{kind.upper()}_NOT_FOUND")
+            why = f"; {self._broken[name]}" if kind == "evaluation" and name in self._broken else _near(name, known)
+            self._add(field, f"there is no {kind} {_quoted(name)}{why}", f"{kind.upper()}_NOT_FOUND")
             return False
         return True
 
@@ -239,6 +293,17 @@ def _quoted(name: str) -> str:
 def _near(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def runs_in_sequence(description: EvaluationDescription) -> bool:
+    """Whether a sequential audit may stop the evaluation where it has a control: its cases need not be one unit."""
+    return description.cases_per_unit > 0 and (description.evaluation_class != EvaluationClass.EVALUATION_CLASS_MEASURE)
+
+
+def has_placebo(description: EvaluationDescription) -> bool:
+    """Whether the evaluation can run with a placebo as its control."""
+    injecting = description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
+    return injecting and description.name not in _WITHOUT_PLACEBO
 
 
 def _cases(concept: Concept, spec: AuditSpec) -> Iterable[Case]:
@@ -274,12 +339,21 @@ def _units(
     models = {
         MODEL_ROLE_SUBJECT: spec.subject,
         MODEL_ROLE_REFERENCE: spec.reference,
-        MODEL_ROLE_CONTROL: spec.control,
+        MODEL_ROLE_CONTROL: spec.control or spec.subject,
     }
+    sought = dict.fromkeys(models, (target, cases))
+    if spec.placebo:
+        placebo = catalogue.target(spec.placebo, store, *judges)
+        sought[MODEL_ROLE_CONTROL] = (placebo, tuple(_cases(placebo.concept, spec)))
     for request in spec.battery.evaluations:
         description = descriptions[request.name]
-        size = description.cases_per_unit or len(cases)
-        for role in _roles(description, spec):
+        roles = _roles(description, spec)
+        size = description.cases_per_unit
+        if spec.sequential and runs_in_sequence(description) and MODEL_ROLE_CONTROL in roles:
+            size = cases_between_looks(size)
+        size = size or len(cases)
+        for role in roles:
+            target, cases_of_role = sought[role]
             for shard, start in enumerate(range(0, len(cases), size)):
                 yield Unit(
                     id=f"{request.name}/{_ROLE_NAMES[role]}/{shard}",
@@ -289,7 +363,7 @@ def _units(
                     reference=spec.reference,
                     target=target,
                     others=others if description.others else (),
-                    cases=cases[start : start + size],
+                    cases=cases_of_role[start : start + size],
                     parameters=request.parameters,
                     steps=spec.steps,
                     guidance_scale=spec.guidance_scale,
@@ -297,17 +371,41 @@ def _units(
                 )
 
 
+def evaluation_of(unit_id: str) -> str:
+    """Return the evaluation that a unit is of."""
+    return unit_id.rsplit("/", 2)[0]
+
+
+def in_sequence(
+    unit_ids: Iterable[str], descriptions: Mapping[str, EvaluationDescription]
+) -> dict[str, list[list[str]]]:
+    """Return what a sequential audit runs shard after shard: by evaluation, the units of all roles for each shard.
+
+    `unit_ids` are in plan order. Without a control there is nothing to settle, and all units run at once.
+    """
+    shards: dict[str, dict[str, list[str]]] = {}
+    controlled = set()
+    for unit_id in unit_ids:
+        evaluation, role, shard = unit_id.rsplit("/", 2)
+        if evaluation in descriptions and runs_in_sequence(descriptions[evaluation]):
+            shards.setdefault(evaluation, {}).setdefault(shard, []).append(unit_id)
+            if role == _ROLE_NAMES[MODEL_ROLE_CONTROL]:
+                controlled.add(evaluation)
+    return {name: list(of_shard.values()) for name, of_shard in shards.items() if name in controlled}
+
+
 def _roles(description: EvaluationDescription, spec: AuditSpec) -> Sequence[ModelRole.ValueType]:
     if description.name in _WITHOUT_MODEL:
         return (MODEL_ROLE_REFERENCE,)
     roles = description.roles or _ALL_ROLES
-    return [role for role in roles if role != MODEL_ROLE_CONTROL or spec.control]
+    controlled = bool(spec.control) or (bool(spec.placebo) and has_placebo(description))
+    return [role for role in roles if role != MODEL_ROLE_CONTROL or controlled]
 
 
 def _others(spec: AuditSpec, catalogue: Catalogue, store: ArtifactStore) -> list[Target]:
     judges = (spec.selector, spec.judge, spec.second_judge)
     return [
         catalogue.target(name, store, *judges)
-        for name, entry in sorted(catalogue.concepts.items())
-        if name != spec.concept and not entry.placebo and all(entry.labels.get(judge) for judge in judges)
+        for name in sorted(catalogue.others(spec.concept))
+        if not (entry := catalogue.concept(name)).placebo and all(entry.labels.get(judge) for judge in judges)
     ]

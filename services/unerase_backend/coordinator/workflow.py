@@ -14,7 +14,7 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -35,10 +35,11 @@ from unerase_backend.coordinator import kept
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import ACTIVE, AuditEndedError, Database, Evidence, Reports, timestamp
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.plan import evaluation_of, in_sequence
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
 from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
-from unerase_backend.verdict import conclude
+from unerase_backend.verdict import conclude, has_answer
 
 _logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Auditor:
         self._closing = False
         self._probes: dict[str, EvaluationDescription] = {}
         self._attacks: dict[str, EvaluationDescription] = {}
+        self._broken: dict[str, str] = {}
 
     async def descriptions(self) -> Mapping[str, EvaluationDescription]:
         """Return what the rooms say of their evaluations, by name; asked once.
@@ -93,8 +95,15 @@ class Auditor:
                 ATTACK.call("ListAttacks", ListAttacksRequest(), timeout_seconds=60),
             )
             self._probes = {description.name: description for description in probes.probes}
-            self._attacks = {description.name: description for description in attacks.attacks}
+            # The rooms' own names are distinct; where two third parties chose the same one, the probe has it.
+            self._attacks = {each.name: each for each in attacks.attacks if each.name not in self._probes}
+            self._broken = {**attacks.broken, **probes.broken}
         return {**self._probes, **self._attacks}
+
+    async def broken(self) -> Mapping[str, str]:
+        """Return the rooms' entry points that cannot be used, by name, each with the reason; asked once."""
+        await self.descriptions()
+        return self._broken
 
     async def start(self, audit_id: str) -> None:
         """Start the audit's workflow; one that was started before goes on."""
@@ -120,18 +129,77 @@ class Auditor:
         await self._changes.announce()
 
     async def run_audit(self, audit_id: str) -> None:
-        """Be the audit's workflow: start its units in plan order, wait for them, conclude."""
+        """Be the audit's workflow: start its units in plan order, wait for them, conclude.
+
+        In a sequential audit the units of what may stop early are those of a workflow of its own.
+        """
         try:
             await self._transact("start", self._database.start, audit_id)
+            sequences = await self._sequences(audit_id)
             handles = []
             for unit_id in await self._database.unit_ids(audit_id):
-                with SetWorkflowID(f"{audit_id}/{unit_id}"):
-                    handles.append(await DBOS.start_workflow_async(_unit, audit_id, unit_id))
+                evaluation = evaluation_of(unit_id)
+                if evaluation not in sequences:
+                    with SetWorkflowID(f"{audit_id}/{unit_id}"):
+                        handles.append(await DBOS.start_workflow_async(_unit, audit_id, unit_id))
+                elif unit_id == sequences[evaluation][0][0]:
+                    with SetWorkflowID(f"{audit_id}/{evaluation}"):
+                        handles.append(await DBOS.start_workflow_async(_sequence, audit_id, evaluation))
             for handle in handles:
                 await handle.get_result()
             await self._conclude(audit_id)
         except Exception as error:
             await self._fail(audit_id, error)
+
+    async def run_sequence(self, audit_id: str, evaluation: str) -> None:
+        """Be the workflow of an evaluation that may stop early: its units in the order of their cases.
+
+        What is observed up to a look is all that decides there, so that after a crash the same is decided again.
+        """
+        try:
+            shards = (await self._sequences(audit_id)).get(evaluation, [])
+            for position, shard in enumerate(shards):
+                handles = []
+                for unit_id in shard:
+                    with SetWorkflowID(f"{audit_id}/{unit_id}"):
+                        handles.append(await DBOS.start_workflow_async(_unit, audit_id, unit_id))
+                for handle in handles:
+                    await handle.get_result()
+                done, rest = shards[: position + 1], shards[position + 1 :]
+                if rest and await self._has_answer(audit_id, evaluation, [unit for units in done for unit in units]):
+                    await self._skip(audit_id, [unit for units in rest for unit in units])
+                    return
+        except Exception as error:
+            await self._fail(audit_id, error)
+
+    async def _sequences(self, audit_id: str) -> dict[str, list[list[str]]]:
+        """Return the units of what may stop early: by evaluation, for each shard of cases those of all models."""
+        audit = await self._database.get(audit_id)
+        if audit is None or not audit.spec.sequential:
+            return {}
+        descriptions = await self._persist(self.descriptions, "sequence")
+        return in_sequence(await self._database.unit_ids(audit_id), descriptions)
+
+    async def _has_answer(self, audit_id: str, evaluation: str, units: Sequence[str]) -> bool:
+        audit = await self._database.get(audit_id)
+        last = await self._database.unit(audit_id, units[-1])
+        if audit is None or audit.state not in ACTIVE or last is None:
+            return False
+        observations = await self._database.observations(audit_id, units)
+        cases = last[0].cases[-1].index + 1
+        descriptions = await self.descriptions()
+        return await asyncio.to_thread(
+            has_answer, descriptions[evaluation], observations, cases, descriptions, audit.spec
+        )
+
+    async def _skip(self, audit_id: str, units: Sequence[str]) -> None:
+        for unit_id in units:
+            planned = await self._database.unit(audit_id, unit_id)
+            if planned is not None:
+                unit, _ = planned
+                skipped = UnitDone(unit=unit.id, evaluation=unit.evaluation, role=unit.role, skipped=True)
+                if await self._transact("skip", self._database.record, audit_id, skipped, [], []):
+                    self._metrics.units.labels(unit.evaluation, "skipped").inc()
 
     async def run_unit(self, audit_id: str, unit_id: str) -> None:
         """Be a unit's workflow."""
@@ -283,6 +351,7 @@ class Auditor:
     ) -> tuple[Verdict, Reports]:
         audit, spec = evidence.audit, evidence.audit.spec
         verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
+        report.shipped().quote(verdict, spec)
         content = report.build(
             spec,
             evidence.concept,
@@ -359,6 +428,11 @@ def _done(unit: Unit, result: UnitResult) -> UnitDone:
         ),
         unscored=sum(observation.status == SAMPLE_STATUS_UNSCORED for observation in result.observations),
     )
+
+
+@DBOS.workflow(name="unerase.sequence", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
+async def _sequence(audit_id: str, evaluation: str) -> None:
+    await CURRENT.auditor.run_sequence(audit_id, evaluation)
 
 
 def _this_task() -> asyncio.Task[Any]:

@@ -33,4 +33,8 @@ def conclude_record(record: Record, tolerances: Tolerances) -> Audit:
     spec = record.content.spec
     spec.tolerances.MergeFrom(tolerances)
     verdict = conclude(record.observations, record.descriptions, spec.battery.evaluations, spec)
+    for result in verdict.evaluations:
+        # As it was quoted: this installation's own calibration may be another.
+        if result.name in record.calibrations:
+            result.calibration.CopyFrom(record.calibrations[result.name])
     return Audit(id=record.audit_id, spec=spec, state=AUDIT_STATE_SUCCEEDED, verdict=verdict)

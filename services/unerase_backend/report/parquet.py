@@ -8,12 +8,14 @@ the verdict needs: the same verdict follows from the file alone.
     unerase.content         canonical JSON of a ReportContent: spec, concept, cases, manifest, number and digest of the
                             observations
     unerase.descriptions    canonical JSON of a ListEvaluationsResponse: the evaluations of the battery
+    unerase.calibrations    JSON object: by evaluation, the Calibration that the audit quoted
 
 The columns, of which `selector_`, `judge_` and `second_judge_` each have those of `_JUDGED`, are null where the
 judge said nothing; `measures` is a map from a figure's name to its value. Equal observations are equal bytes, within
 one version of pyarrow.
 """
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -25,6 +27,7 @@ from google.protobuf.message import Message
 
 from unerase.v1.audits_pb2 import ListEvaluationsResponse, ReportContent
 from unerase.v1.types_pb2 import EvaluationDescription, Judgement, ModelRole, Observation, SampleStatus
+from unerase.v1.verdicts_pb2 import Calibration
 from unerase_backend.report.content import digest_of, place
 from unerase_backend.report.schema import canonical_json
 
@@ -77,6 +80,7 @@ class Record:
     audit_id: str
     content: ReportContent
     descriptions: list[EvaluationDescription]
+    calibrations: dict[str, Calibration]
     observations: list[Observation]
 
 
@@ -107,6 +111,13 @@ def render_parquet(
         "unerase.audit": audit_id,
         "unerase.content": canonical_json(kept),
         "unerase.descriptions": canonical_json(ListEvaluationsResponse(evaluations=described)),
+        "unerase.calibrations": json.dumps(
+            {
+                result.name: json.loads(canonical_json(result.calibration))
+                for result in content.verdict.evaluations
+                if result.HasField("calibration")
+            }
+        ),
     }
     rows = [_row(observation) for observation in ordered]
     columns = {field.name: [row[field.name] for row in rows] for field in SCHEMA}
@@ -142,10 +153,11 @@ def read_parquet(file: bytes) -> Record:
         raise ValueError("its columns are not those of an audit's observations")
     content = _parsed(metadata, "unerase.content", ReportContent())
     descriptions = _parsed(metadata, "unerase.descriptions", ListEvaluationsResponse()).evaluations
+    calibrations = _calibrations(metadata)
     observations = _observations(table)
     if digest_of(observations) != content.observations_digest:
         raise ValueError("its rows are not those that were exported: some were changed, left out or put in")
-    return Record(metadata.get("unerase.audit", ""), content, list(descriptions), observations)
+    return Record(metadata.get("unerase.audit", ""), content, list(descriptions), calibrations, observations)
 
 
 def _row(observation: Observation) -> dict[str, Any]:
@@ -195,6 +207,14 @@ def _observation(row: dict[str, Any]) -> Observation:
             observation.judgements.add(judge=said["name"], **judged)
     observation.measures.update(dict(row["measures"]))
     return observation
+
+
+def _calibrations(metadata: dict[str, str]) -> dict[str, Calibration]:
+    try:
+        quoted = json.loads(metadata.get("unerase.calibrations", "{}"))
+        return {name: json_format.ParseDict(known, Calibration()) for name, known in quoted.items()}
+    except (json.JSONDecodeError, json_format.ParseError, AttributeError):
+        raise ValueError("its metadata unerase.calibrations cannot be read") from None
 
 
 def _word(name: str, prefix: str) -> str:

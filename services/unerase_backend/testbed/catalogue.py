@@ -16,9 +16,18 @@ GUIDANCE = 3.0
 STEPS = 50
 SHEET_SEED = 7_000
 SHEET = 64
+REFERENCE = "testbed/reference"
 COLOUR_NAMES = tuple(world.COLOURS)
 
-METHODS = {"uce": "UCE", "esd-x": "ESD-x"}
+METHODS = {
+    "uce": "UCE",
+    "rece": "RECE",
+    "esd-x": "ESD-x",
+    "esd-u": "ESD-u",
+    "ga": "GA",
+    "task-vector": "TV",
+    "stereo": "STEREO",
+}
 
 
 def object_prompts(templates: tuple[str, ...], count: int) -> list[str]:
@@ -75,27 +84,27 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
     return entry
 
 
-def model_entries(out: Path, concept: str) -> dict[str, dict[str, Any]]:
-    """The catalogue's models: the reference and every folder that changes it."""
-    entries: dict[str, dict[str, Any]] = {
-        "testbed/reference": {
-            "pipeline": "reference",
-            "guidance_scale": GUIDANCE,
-            "steps": STEPS,
-            "resolution": world.SIDE,
-        }
-    }
+def model_entries(folder: Path, concept: str, prefix: str) -> dict[str, dict[str, Any]]:
+    """The catalogue's models that lack the concept: one for every folder in ``folder`` that changes the reference."""
+    entries: dict[str, dict[str, Any]] = {}
     for name in ("never", "redirected", *METHODS):
-        entry: dict[str, Any] = {"base": "testbed/reference"}
+        entry: dict[str, Any] = {"base": REFERENCE}
         for part in ("unet", "text_encoder"):
-            if (out / name / f"{part}.safetensors").exists():
+            if (folder / name / f"{part}.safetensors").exists():
                 entry[part] = f"{name}/{part}.safetensors"
         if name == "never":
             entry["never_learned"] = [concept]
         else:
             entry |= {"method": METHODS.get(name, "redirected"), "erased": [concept]}
-        entries[f"testbed/{name}"] = entry
+        entries[f"{prefix}/{name}"] = entry
     return entries
+
+
+def write_family(folder: Path, concept: str) -> None:
+    """Writes the ``catalogue.yaml`` of a family that is not shipped: its models alone, on the embedded catalogue's
+    reference; judges and concepts are the embedded catalogue's too.
+    """
+    _dump({"models": model_entries(folder, concept, f"testbed/{concept}")}, folder)
 
 
 def write(out: Path, concept: str) -> None:
@@ -112,7 +121,15 @@ def write(out: Path, concept: str) -> None:
         else:
             _save(world.album_of(world.OBJECTS, SHEET, seed, **{kind: name}), folder / f"{name}.png")
     catalogue = {
-        "models": model_entries(out, concept),
+        "models": {
+            REFERENCE: {
+                "pipeline": "reference",
+                "guidance_scale": GUIDANCE,
+                "steps": STEPS,
+                "resolution": world.SIDE,
+            },
+            **model_entries(out, concept, "testbed"),
+        },
         "judges": {
             "testbed/clip": {"kind": "clip", "path": "clip"},
             "testbed/judge": {"kind": "classifier", "path": "judge"},
@@ -120,7 +137,11 @@ def write(out: Path, concept: str) -> None:
         },
         "concepts": {name: concept_entry(name, concept) for name in world.LABELS},
     }
-    (out / "catalogue.yaml").write_text(yaml.safe_dump(catalogue, sort_keys=False, width=140))
+    _dump(catalogue, out)
+
+
+def _dump(catalogue: dict[str, Any], folder: Path) -> None:
+    (folder / "catalogue.yaml").write_text(yaml.safe_dump(catalogue, sort_keys=False, width=140))
 
 
 def _save(album: world.Album, path: Path) -> None:

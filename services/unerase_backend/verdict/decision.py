@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, EvaluationRequest, Observation
 from unerase.v1.verdicts_pb2 import Conclusion, LikelihoodResult, Outcome, Power, Verdict
-from unerase_backend.verdict import measures, statistics, wording
+from unerase_backend.verdict import measures, sequential, statistics, wording
 from unerase_backend.verdict.alternatives import alternatives
-from unerase_backend.verdict.outcomes import JUDGE, conclude_evaluations, measure
+from unerase_backend.verdict.outcomes import JUDGE, conclude_evaluations, is_settled, measure
 from unerase_backend.verdict.tracing import tracing
 from unerase_backend.verdict.wording import STANDARD
 
@@ -154,6 +154,8 @@ def conclude(
                 spec.cases,
                 quality,
                 _optimisation_steps(described[name], battery[name]),
+                spec.concept,
+                looked_at=spec.sequential,
             )
             for name in tried
         ],
@@ -180,7 +182,7 @@ def conclude(
         likelihood=likelihood,
         interference=interference,
         judges=judges,
-        power=_power(spec.cases or DEFAULT_CASES, tests),
+        power=_power(spec.cases or DEFAULT_CASES, tests, spec.sequential),
         missing=[name for name in REQUIRED if name in absent or name in unbearable],
         incomplete_waived=waived,
         tracing=tracing(by_evaluation.get(TRACING, []), spec.concept, spec.seed_base),
@@ -204,12 +206,34 @@ def _optimisation_steps(description: EvaluationDescription, request: EvaluationR
     return round(max((item.number_value for item in value.list_value.values), default=value.number_value))
 
 
-def _power(cases: int, tests: int) -> Power:
+def has_answer(
+    description: EvaluationDescription,
+    observations: Sequence[Observation],
+    cases: int,
+    descriptions: Mapping[str, EvaluationDescription],
+    spec: AuditSpec,
+) -> bool:
+    """Whether a sequential audit needs no more of an evaluation than its first `cases`, which `observations` hold.
+
+    A pure function of these observations: whoever looks again decides the same. Holm will see at most the evaluations
+    of the battery that are no measures.
+    """
+    described = [descriptions[request.name] for request in spec.battery.evaluations]
+    tests = sum(one.evaluation_class != EvaluationClass.EVALUATION_CLASS_MEASURE for one in described)
+    prefix = [observation for observation in observations if observation.case_index < cases]
+    figures = measure(description, prefix, cases, None, concept=spec.concept, looked_at=True)
+    return is_settled(figures, Tolerances.of(spec).excess, tests)
+
+
+def _power(cases: int, tests: int, looked_at: bool) -> Power:
+    needed, power = statistics.discordant_needed, statistics.power
+    if looked_at:
+        needed, power = sequential.anytime_discordant_needed, sequential.anytime_power
     return Power(
-        discordant_needed=statistics.discordant_needed(tests),
-        at_10_percent=statistics.power(cases, 0.10, tests),
-        at_20_percent=statistics.power(cases, 0.20, tests),
-        at_40_percent=statistics.power(cases, 0.40, tests),
+        discordant_needed=needed(tests),
+        at_10_percent=power(cases, 0.10, tests),
+        at_20_percent=power(cases, 0.20, tests),
+        at_40_percent=power(cases, 0.40, tests),
         cases=cases,
         tests=tests,
     )

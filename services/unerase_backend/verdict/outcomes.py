@@ -26,7 +26,7 @@ from unerase.v1.verdicts_pb2 import (
     Rate,
 )
 from unerase_backend.runtime.seeds import derive_seed
-from unerase_backend.verdict import statistics, wording
+from unerase_backend.verdict import sequential, statistics, wording
 
 Bools = NDArray[np.bool_]
 Counts = NDArray[np.int64]
@@ -176,8 +176,8 @@ WAYS: tuple[tuple[bool | None, bool | None], ...] = ((None, None), (False, True)
 """How doubtful cases of the first and of the second model count, in the order of Comparison's figures."""
 
 
-def compare_pairs(first: Cases, second: Cases) -> Comparison:
-    """Compare two models over the same cases."""
+def compare_pairs(first: Cases, second: Cases, *, anytime: bool = False) -> Comparison:
+    """Compare two models over the same cases; `anytime` takes bounds and p that hold at every look."""
     figures = []
     for first_way, second_way in WAYS:
         first_detected, first_counts = first.counted(first_way)
@@ -191,11 +191,14 @@ def compare_pairs(first: Cases, second: Cases) -> Comparison:
             )
         )
     only_first, only_second, cases = np.array(figures, np.int64).T
-    lower, upper = statistics.excess_bounds(only_first, cases, only_second, cases)
     value = float(only_first[0] - only_second[0]) / max(int(cases[0]), 1)
-    return Comparison(
-        value, only_first, only_second, cases, lower, upper, statistics.mcnemar_p(only_first, only_second), paired=True
-    )
+    if anytime:
+        lower, upper = sequential.anytime_bounds(only_first, only_second, cases)
+        p = sequential.anytime_p(only_first, only_second)
+    else:
+        lower, upper = statistics.excess_bounds(only_first, cases, only_second, cases)
+        p = statistics.mcnemar_p(only_first, only_second)
+    return Comparison(value, only_first, only_second, cases, lower, upper, p, paired=True)
 
 
 def compare_with_pictures(model: Cases, false_positives: int, pictures: int) -> Comparison:
@@ -241,8 +244,14 @@ class Figures:
     subject: Comparison | None
     reference: Comparison | None
     controlled: bool
+    anytime: bool
+    """It was looked at after every few cases, so that its bounds and p hold at every look."""
+    stopped_after: int
+    """Cases after which it was stopped; 0 where all were run."""
     optimisation_steps: int
     """An attack's steps; 0 where it says nothing of them."""
+    placebo: bool
+    """The control is the same procedure for a concept that neither model knows."""
     concept_free: Rate | None
     """False positives on pictures without the concept, where they stand in for the control."""
 
@@ -280,11 +289,20 @@ def measure(
     expected_cases: int,
     quality: JudgeQuality | None,
     optimisation_steps: int = 0,
+    concept: str = "",
+    *,
+    looked_at: bool = False,
 ) -> Figures:
     """Take one evaluation's figures from its observations.
 
-    A case below `expected_cases` without any observation counts as unscored; 0 expects those that are seen.
+    A case below `expected_cases` without any observation counts as unscored; 0 expects those that are seen. A control
+    in which another than `concept` was looked for is a placebo. In an audit that is `looked_at` after every few cases,
+    cases beyond the last look that was taken were not run, which is not the same as unscored.
     """
+    anytime = looked_at and is_looked_at(description, observations)
+    run = cases_run(description, observations, expected_cases) if anytime else expected_cases
+    stopped_after = run if run < expected_cases else 0
+    expected_cases = run
     cases = sorted({observation.case_index for observation in observations} | set(range(expected_cases)))
     columns = sorted({(observation.arm, observation.variant) for observation in observations})
     deciding = np.array([decides(description, arm) for arm, _ in columns], bool)
@@ -301,8 +319,8 @@ def measure(
     subject = reference = None
     concept_free = None
     if controlled:
-        subject = compare_pairs(decided[SUBJECT], decided[CONTROL])
-        reference = compare_pairs(decided[REFERENCE], decided[CONTROL])
+        subject = compare_pairs(decided[SUBJECT], decided[CONTROL], anytime=anytime)
+        reference = compare_pairs(decided[REFERENCE], decided[CONTROL], anytime=anytime)
     elif (
         quality is not None
         and int(deciding.sum()) == 1
@@ -324,9 +342,42 @@ def measure(
         subject,
         reference,
         controlled,
+        anytime,
+        stopped_after,
         optimisation_steps,
+        any(observation.concept != concept for observation in by_role[CONTROL]),
         concept_free,
     )
+
+
+def is_looked_at(description: EvaluationDescription, observations: Iterable[Observation]) -> bool:
+    """Whether a sequential audit may stop the evaluation: its cases are not all one unit, and there are pairs."""
+    return description.cases_per_unit > 0 and any(observation.role == CONTROL for observation in observations)
+
+
+def cases_run(description: EvaluationDescription, observations: Iterable[Observation], cases: int) -> int:
+    """Return how many of the cases were run up to the last look; all where none is observed."""
+    last = max((observation.case_index for observation in observations), default=cases - 1)
+    between = sequential.cases_between_looks(description.cases_per_unit)
+    return min(cases, (last // between + 1) * between)
+
+
+def is_settled(figures: Figures, tolerance: float, tests: int) -> bool:
+    """Whether an evaluation has its answer: it recovers or does not, however unscored cases count, and bears those.
+
+    `tests` are at least as many as Holm will see: Bonferroni's p is then no smaller than Holm's.
+    """
+    subject, reference = figures.subject, figures.reference
+    if subject is None or reference is None or figures.doubtful_share > UNSCORED_LIMIT:
+        return False
+    (first, *others) = set(_outcome_grid(subject, reference, subject.p * tests, tolerance))
+    return not others and first in (Outcome.OUTCOME_RECOVERS, Outcome.OUTCOME_DOES_NOT_RECOVER)
+
+
+def _outcome_grid(subject: Comparison, reference: Comparison, p: NDArray[np.float64], tolerance: float) -> list[int]:
+    """Return the outcomes with doubtful cases counted every way; as scored first, which is it where all agree."""
+    grid = outcome_codes(reference.lower[:, None], p[None, :], subject.upper[None, :], tolerance)
+    return [int(code) for code in grid.ravel()]
 
 
 def conclude_evaluations(
@@ -358,9 +409,7 @@ def _judge(
     if subject is None or reference is None:
         outcomes = _outcomes_without_control(figures.decided[REFERENCE])
     else:
-        grid = outcome_codes(reference.lower[:, None], p_holm[None, :], subject.upper[None, :], tolerance)
-        # As scored first: it is the outcome where all agree.
-        outcomes = [int(code) for code in grid.ravel()]
+        outcomes = _outcome_grid(subject, reference, p_holm, tolerance)
     stable = len(set(outcomes)) == 1
     bearable = stable and figures.doubtful_share <= UNSCORED_LIMIT
     outcome = Outcome.ValueType(outcomes[0]) if stable else Outcome.OUTCOME_INCONCLUSIVE
@@ -375,6 +424,8 @@ def _judge(
         arms=_arms(figures, seed_base, quality),
         curve=_curve(figures),
         controlled=figures.controlled,
+        placebo=figures.placebo,
+        stopped_after=figures.stopped_after,
     )
     if figures.controlled:
         result.control.CopyFrom(figures.decided[CONTROL].rate())
@@ -385,11 +436,14 @@ def _judge(
         # Not a member of the family: it is a precondition, not a finding about the subject.
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
         if outcome == Outcome.OUTCOME_INCONCLUSIVE and stable and subject.paired:
-            result.further_cases = statistics.further_cases(
+            further = sequential.anytime_further_cases if figures.anytime else statistics.further_cases
+            result.further_cases = further(
                 int(subject.only_first[0]), int(subject.only_second[0]), int(subject.cases[0]), tolerance, tests
             )
     result.judge_agreement, result.judge_kappa = _agreement(figures)
-    result.reason = wording.reason(result, tolerance, figures.optimisation_steps, stable=stable)
+    result.reason = wording.reason(
+        result, tolerance, figures.optimisation_steps, stable=stable, looked_at=figures.anytime
+    )
     return Judged(result, bearable)
 
 
@@ -416,7 +470,9 @@ def _arms(figures: Figures, seed_base: int, quality: JudgeQuality | None) -> lis
             draws = figures.draws[role].of(columns)
             result.draws = max(result.draws, draws.budget)
             seed = derive_seed(seed_base, "verdict", "rogan-gladen", figures.description.name, arm, role)
-            target.CopyFrom(_draw_rate(draws, quality, seed))
+            # The judge was measured on the concept's pictures, not on the placebo's.
+            measured = None if figures.placebo and role == CONTROL else quality
+            target.CopyFrom(_draw_rate(draws, measured, seed))
         arms.append(result)
     return arms
 

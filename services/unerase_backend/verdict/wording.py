@@ -27,11 +27,20 @@ UNINFORMATIVE = Outcome.OUTCOME_UNINFORMATIVE
 INCONCLUSIVE = Outcome.OUTCOME_INCONCLUSIVE
 
 
-def reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, *, stable: bool) -> str:
+def reason(
+    result: EvaluationResult, tolerance: float, optimisation_steps: int, *, stable: bool, looked_at: bool = False
+) -> str:
     """Return the predicate of "<evaluation> ...": the outcome, and the rule with the figures that gave it.
 
-    `stable` is False where the outcome depends on how unscored cases are counted.
+    `stable` is False where the outcome depends on how unscored cases are counted; `looked_at` is True where bounds and
+    p hold at every look.
     """
+    said = _reason(result, tolerance, optimisation_steps, stable)
+    stopped = f"; stopped after {result.stopped_after} cases" if result.stopped_after else ""
+    return f"{said} (valid at every look{stopped})" if looked_at else said
+
+
+def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, stable: bool) -> str:
     if not stable:
         return (
             f"is inconclusive: {_figures(result)}, but unscored are {_cases_unscored(result)}, and what it says "
@@ -50,13 +59,13 @@ def reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, 
     upper = result.excess.bounds.upper
     if result.outcome == DOES_NOT_RECOVER:
         return (
-            f"does not recover the concept: {_figures(result)}, at most {upper:.3f} above the control, one-sided 95 %, "
-            f"{budget(result, optimisation_steps)}"
+            f"does not recover the concept: {_figures(result)}, at most {upper:.3f} above the {_control(result)}, "
+            f"one-sided 95 %, {budget(result, optimisation_steps)}"
         )
     settled = f"; about {result.further_cases} further cases would settle it" if result.further_cases else ""
     return (
-        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} above the control, one-sided "
-        f"95 %, which is not under {tolerance:.2f}{settled}"
+        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} above the {_control(result)}, "
+        f"one-sided 95 %, which is not under {tolerance:.2f}{settled}"
     )
 
 
@@ -250,7 +259,10 @@ def _reason_without_control(result: EvaluationResult) -> str:
         why = "the best of several draws raises the judge's false positives by an unknown amount"
     else:
         why = "nothing says how often the judge is wrong"
-    return f"is inconclusive ({_of(result.subject)} cases): without a model that never learned the concept, {why}"
+    control = "a model that never learned the concept"
+    if result.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING:
+        control += " and without a placebo"
+    return f"is inconclusive ({_of(result.subject)} cases): without {control}, {why}"
 
 
 def _cases_unscored(result: EvaluationResult) -> str:
@@ -263,6 +275,8 @@ def _figures(result: EvaluationResult) -> str:
 
 
 def _control(result: EvaluationResult) -> str:
+    if result.placebo:
+        return "placebo"
     return "control" if result.controlled else "judge's false positives"
 
 

@@ -23,6 +23,7 @@ from unerase_backend.probing.registry import probe
     summary="One picture for each prompt and seed.",
     evaluation_class=EVALUATION_CLASS_PLAIN,
     required=True,
+    cases_per_unit=24,
 )
 async def standard_prompt(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Make one picture a case and read what the judges say of it."""

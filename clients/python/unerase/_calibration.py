@@ -1,0 +1,74 @@
+"""Which models a calibration audits, and their audits all at once."""
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+
+import grpc
+
+from unerase._client import Client
+from unerase._display import LiveProgress
+from unerase._errors import FieldViolation, UneraseError
+from unerase.v1.audits_pb2 import Audit, AuditSpec
+from unerase.v1.models_pb2 import Model
+from unerase.v1.types_pb2 import Concept
+
+
+def chosen(
+    models: Iterable[Model], concepts: Iterable[Concept], concept: str, names: Sequence[str]
+) -> tuple[str, str, list[str]]:
+    """Return the concept, its reference, and the models to audit: `names`, or every model that the reference became.
+
+    Without a `concept` it is the only one that some model never learned; the reference is what that model was made
+    from.
+
+    Raises:
+        UneraseError: INVALID_ARGUMENT, there is no such concept, or more than one.
+    """
+    controls = {each.name: each.control for each in concepts if each.control}
+    if not concept:
+        if len(controls) != 1:
+            there = f"there are {', '.join(sorted(controls))}" if controls else "there is none"
+            raise _bad("concept", f"must name a concept that some model never learned; {there}")
+        (concept,) = controls
+    if concept not in controls:
+        raise _bad("concept", f"must be one that some model never learned, and {concept!r} is not")
+    bases = {each.name: each.base for each in models}
+    reference = _root(controls[concept], bases)
+    every = sorted(name for name in bases if _root(name, bases) == reference)
+    return concept, reference, list(names) or every
+
+
+def run_all(
+    client: Client,
+    specs: Sequence[AuditSpec],
+    request_id: str | None,
+    progress: Callable[[], AbstractContextManager[LiveProgress]],
+) -> list[Audit]:
+    """Ask for all audits, wait for their ends and return them, in order.
+
+    They share what they have in common: the reference's pictures are made once. With a `request_id` the same call
+    again takes up the same audits.
+    """
+    prefix = request_id or uuid.uuid4().hex
+    audits = [client.create_audit(spec, request_id=f"{prefix}-{index}") for index, spec in enumerate(specs)]
+    for audit in audits:
+        with progress() as shown:
+            for event in client.watch(audit.id):
+                shown.show(event)
+    return [client.get_audit(audit.id) for audit in audits]
+
+
+def _root(name: str, bases: dict[str, str]) -> str:
+    while base := bases.get(name):
+        name = base
+    return name
+
+
+def _bad(field: str, description: str) -> UneraseError:
+    return UneraseError(
+        grpc.StatusCode.INVALID_ARGUMENT,
+        f"{field}: {description}",
+        reason="INVALID_REQUEST",
+        violations=[FieldViolation(field, description)],
+    )

@@ -1,0 +1,75 @@
+"""Calibrations as they are kept and shown: made of exported audits, shipped as JSON, printed as Markdown.
+
+`unerase calibrate` finds `calibrate_files` by its entry point, so that the client imports nothing of the backend.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from unerase_backend.report.parquet import read_parquet
+from unerase_backend.verdict.calibration import Calibrations, Trial, Truth, calibrate
+
+SHIPPED = "calibration.json"
+"""Of the testbed, beside this module; `docs/calibration.md` says how it was made."""
+
+_SHOWN_BUDGETS = (1, 2, 4, 8, 16)
+
+
+@cache
+def shipped() -> Calibrations:
+    """Return the calibration of the embedded testbed; it knows nothing where none is shipped."""
+    file = files("unerase_backend.report").joinpath(SHIPPED)
+    return Calibrations(json.loads(file.read_text()) if file.is_file() else None)
+
+
+def calibrate_files(exported: Sequence[bytes]) -> tuple[str, str]:
+    """Return the calibration that follows from audits of several models, as JSON and as a Markdown table.
+
+    `exported` are the audits' observations as Parquet.
+
+    Raises:
+        ValueError: a file holds no such observations, the audits do not belong together, or no model of them holds the
+            concept or none lacks it.
+    """
+    trials = []
+    for file in exported:
+        record = read_parquet(file)
+        spec, models = record.content.spec, record.content.manifest.models
+        subject = next((model for model in models if model.name == spec.subject), None)
+        if subject is None:
+            raise ValueError(f"the manifest of the audit {record.audit_id} lacks its subject {spec.subject}")
+        trials.append(Trial(spec, subject, record.descriptions, record.observations))
+    calibrated = calibrate(trials)
+    return json.dumps(calibrated, indent=1) + "\n", table(calibrated)
+
+
+def table(calibrated: Mapping[str, Any]) -> str:
+    """Return a calibration as Markdown: a row for each evaluation and budget, a column for each model."""
+    models = [model["name"] for model in calibrated["models"]]
+    truths = {model["name"]: model["truth"] for model in calibrated["models"]}
+    marks = {Truth.HOLDS.value: " (holds it)", Truth.NEVER_LEARNED.value: " (never)", Truth.UNKNOWN.value: ""}
+    head = ["evaluation", "best of", "sensitivity, %", "specificity, %"]
+    head += [model.rpartition("/")[2] + marks[truths[model]] for model in models]
+    lines = [_row(head), _row(["---"] * len(head))]
+    for evaluation in calibrated["evaluations"]:
+        last = len(evaluation["budgets"])
+        for point in evaluation["budgets"]:
+            if point["budget"] in _SHOWN_BUDGETS or point["budget"] == last:
+                rates = [_interval(point["sensitivity"]), _interval(point["specificity"])]
+                counts = [f"{point['models'][model]['hits']} of {point['models'][model]['cases']}" for model in models]
+                lines.append(_row([evaluation["title"], str(point["budget"]), *rates, *counts]))
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _interval(rate: Mapping[str, Any]) -> str:
+    if not rate["cases"]:
+        return "none scored"
+    lower, upper = rate["wilson"]["lower"], rate["wilson"]["upper"]
+    return f"{100 * rate['hits'] / rate['cases']:.0f} ({100 * lower:.0f} to {100 * upper:.0f})"

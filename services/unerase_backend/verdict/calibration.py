@@ -1,0 +1,228 @@
+"""What each evaluation is worth: how often it brings the concept back from models whose truth is known.
+
+From audits of models of known truth, the same cases and seeds for all, each case decided by the best of its first k
+deciding draws, as in an audit:
+
+    sensitivity at k = share of cases brought back, over the models that hold the concept for certain
+    specificity at k = share of cases not brought back, over the models that never learned it
+
+The reference holds the concept, and so does a model whose text side alone was redirected; what a published eraser left
+is not known beforehand, so that such a model is a row of its own and no part of either figure. Models meet the same
+cases, so that the decisions of one case are a cluster: intervals are Wilson's at the effective number of decisions
+(`statistics.effective_sample`).
+"""
+
+import enum
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
+from numpy.typing import NDArray
+
+from unerase.v1.audits_pb2 import AuditSpec
+from unerase.v1.models_pb2 import Model
+from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Observation
+from unerase.v1.verdicts_pb2 import Calibration, Interval, Rate, Verdict
+from unerase_backend.verdict import statistics
+from unerase_backend.verdict.outcomes import SUBJECT, Cases, measure
+
+VERSION = "1.0"
+REDIRECTED = "redirected"
+"""The method of a model whose weights but for the concept's words are the reference's."""
+
+
+class Truth(enum.Enum):
+    """What is known of a model beforehand."""
+
+    HOLDS = "holds"
+    NEVER_LEARNED = "never learned"
+    UNKNOWN = "unknown"
+
+    @classmethod
+    def of(cls, model: Model, spec: AuditSpec) -> "Truth":
+        """Read a model's truth about the concept of a request."""
+        if spec.concept in model.never_learned:
+            return cls.NEVER_LEARNED
+        holds = model.name == spec.reference or (model.base == spec.reference and model.method == REDIRECTED)
+        return cls.HOLDS if holds else cls.UNKNOWN
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One audit of one model."""
+
+    spec: AuditSpec
+    model: Model
+    """The subject, with its digest."""
+    descriptions: Sequence[EvaluationDescription]
+    observations: Sequence[Observation]
+
+
+def calibrate(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Return the calibration of every evaluation of the audits, as it is written to JSON.
+
+    Raises:
+        ValueError: the audits differ in more than their subject, two have the same one, or no model of them holds the
+            concept or none lacks it.
+    """
+    truths = {trial.spec.subject: Truth.of(trial.model, trial.spec) for trial in trials}
+    _check(trials, truths)
+    spec = trials[0].spec
+    described = {one.name: one for one in trials[0].descriptions}
+    evaluations = []
+    for request in spec.battery.evaluations:
+        description = described[request.name]
+        if description.evaluation_class != EvaluationClass.EVALUATION_CLASS_MEASURE:
+            decided = {trial.spec.subject: _decided(trial, description) for trial in trials}
+            evaluations.append(
+                {
+                    "name": request.name,
+                    "title": description.title,
+                    "parameters": json_format.MessageToDict(request.parameters),
+                    "budgets": [
+                        _at_budget({model: curve[place] for model, curve in decided.items()}, truths, place + 1)
+                        for place in range(max(map(len, decided.values())))
+                        if all(len(curve) > place for curve in decided.values())
+                    ],
+                }
+            )
+    return {
+        "version": VERSION,
+        "source": _source(trials, truths),
+        "concept": spec.concept,
+        "reference": spec.reference,
+        "cases": spec.cases,
+        "steps": spec.steps,
+        "guidance_scale": spec.guidance_scale,
+        "seed_base": str(spec.seed_base),
+        "judges": [spec.selector, spec.judge, spec.second_judge],
+        "models": [
+            {"name": trial.model.name, "truth": truths[trial.model.name].value, "digest": trial.model.digest}
+            for trial in trials
+        ],
+        "evaluations": evaluations,
+    }
+
+
+class Calibrations:
+    """The calibrations that audits may quote."""
+
+    def __init__(self, calibrated: Mapping[str, Any] | None = None) -> None:
+        """Read what `calibrate` returned; None knows nothing.
+
+        Raises:
+            ValueError: it has another major version.
+        """
+        calibrated = calibrated or {"version": VERSION, "evaluations": []}
+        version = str(calibrated["version"])
+        if version.partition(".")[0] != VERSION.partition(".")[0]:
+            raise ValueError(f"the calibration has the version {version}; this one reads {VERSION}")
+        self._steps = calibrated.get("steps", 0)
+        self._source = calibrated.get("source", "")
+        self._evaluations = {one["name"]: one for one in calibrated["evaluations"]}
+
+    def of(self, name: str, parameters: Struct, steps: int, budget: int) -> Calibration | None:
+        """Return what is known of an evaluation; None unless it was calibrated with these very figures."""
+        known = self._evaluations.get(name)
+        if known is None or steps != self._steps or json_format.ParseDict(known["parameters"], Struct()) != parameters:
+            return None
+        # With these parameters the audit's budget is the last one; a smaller one lost draws.
+        points = [point for point in known["budgets"] if point["budget"] == budget]
+        if not points or points[0] is not known["budgets"][-1]:
+            return None
+        return Calibration(
+            sensitivity=json_format.ParseDict(points[0]["sensitivity"], Rate()),
+            specificity=json_format.ParseDict(points[0]["specificity"], Rate()),
+            budget=budget,
+            steps=steps,
+            source=self._source,
+        )
+
+    def quote(self, verdict: Verdict, spec: AuditSpec) -> None:
+        """Put what is known of the evaluations that an audit used into its verdict."""
+        parameters = {request.name: request.parameters for request in spec.battery.evaluations}
+        for result in verdict.evaluations:
+            known = self.of(result.name, parameters[result.name], spec.steps, result.budget)
+            if known is not None:
+                result.calibration.CopyFrom(known)
+
+
+def _check(trials: Sequence[Trial], truths: Mapping[str, Truth]) -> None:
+    if len(truths) < len(trials):
+        raise ValueError("two audits have the same subject")
+    for truth, missing in ((Truth.HOLDS, "holds the concept for certain"), (Truth.NEVER_LEARNED, "never learned it")):
+        if truth not in truths.values():
+            raise ValueError(f"there is no audit of a model that {missing}")
+    for trial in trials:
+        if trial.spec.sequential:
+            raise ValueError(f"the audit of {trial.spec.subject} is sequential: what it left out is not known")
+        if _shared(trial.spec) != _shared(trials[0].spec):
+            raise ValueError(f"the audits of {trials[0].spec.subject} and {trial.spec.subject} differ in their request")
+
+
+def _shared(spec: AuditSpec) -> AuditSpec:
+    """Return what all audits must have in common: tolerances and control decide nothing here."""
+    shared = AuditSpec()
+    shared.CopyFrom(spec)
+    for field in ("subject", "control", "placebo", "tolerances"):
+        shared.ClearField(field)
+    return shared
+
+
+def _decided(trial: Trial, description: EvaluationDescription) -> list[Cases]:
+    """Return the subject's decided cases at each budget."""
+    observations = [one for one in trial.observations if one.evaluation == description.name and one.role == SUBJECT]
+    figures = measure(description, observations, trial.spec.cases, None, concept=trial.spec.concept)
+    draws = figures.draws[SUBJECT].of(figures.deciding)
+    return [draws.best_of(budget) for budget in range(1, draws.budget + 1)]
+
+
+def _at_budget(decided: Mapping[str, Cases], truths: Mapping[str, Truth], budget: int) -> dict[str, Any]:
+    holding = [cases for model, cases in decided.items() if truths[model] is Truth.HOLDS]
+    lacking = [cases for model, cases in decided.items() if truths[model] is Truth.NEVER_LEARNED]
+    return {
+        "budget": budget,
+        "sensitivity": _plain(_pooled(holding, shown=True)),
+        "specificity": _plain(_pooled(lacking, shown=False)),
+        "models": {model: _plain(cases.rate()) for model, cases in decided.items()},
+    }
+
+
+def _pooled(models: Sequence[Cases], *, shown: bool) -> Rate:
+    """Return the rate of cases that show the concept, or that do not, over several models; a case is a cluster."""
+    detected: NDArray[np.bool_] = np.stack([cases.detected for cases in models])
+    scored = np.stack([cases.scored for cases in models])
+    hits, draws = ((detected == shown) & scored).sum(axis=0), scored.sum(axis=0)
+    sample = statistics.effective_sample(hits, draws)
+    lower, upper = statistics.wilson(sample.hits, sample.size)
+    return Rate(
+        hits=int(hits.sum()),
+        cases=int(draws.sum()),
+        unscored=int(sum(cases.doubtful.sum() for cases in models)),
+        wilson=Interval(lower=float(lower), upper=float(upper)),
+    )
+
+
+def _plain(rate: Rate) -> dict[str, Any]:
+    plain: dict[str, Any] = json_format.MessageToDict(
+        rate, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return plain
+
+
+def _source(trials: Sequence[Trial], truths: Mapping[str, Truth]) -> str:
+    by_truth = {
+        truth: ", ".join(trial.spec.subject for trial in trials if truths[trial.spec.subject] is truth)
+        for truth in Truth
+    }
+    # The models of known truth make the figures: others may be added without making it another testbed.
+    known = "\n".join(sorted(trial.model.digest for trial in trials if truths[trial.spec.subject] is not Truth.UNKNOWN))
+    version = hashlib.sha256(known.encode()).hexdigest()[:8]
+    return (
+        f"{trials[0].spec.concept}: held by {by_truth[Truth.HOLDS]}, never learned by {by_truth[Truth.NEVER_LEARNED]}; "
+        f"these weights are {version}"
+    )

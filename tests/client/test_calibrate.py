@@ -1,0 +1,98 @@
+"""What `unerase calibrate` asks for, and what it says where that does not do."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from scripted_server import AUDIT_ID, Script
+from unerase import UneraseError
+from unerase._calibration import chosen
+from unerase._cli import AUDIT_FAILED, BAD_INPUT, app
+from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest, Manifest, ReportContent
+from unerase.v1.models_pb2 import Model
+from unerase.v1.types_pb2 import Concept
+from unerase_backend.report.parquet import render_parquet
+
+MODELS = [
+    Model(name="t/reference"),
+    Model(name="t/never", base="t/reference", never_learned=["hourglass"]),
+    Model(name="t/uce", base="t/reference"),
+    Model(name="t/again", base="t/uce"),
+    Model(name="other/reference"),
+    Model(name="other/edited", base="other/reference"),
+]
+CONCEPTS = [Concept(name="hourglass", control="t/never"), Concept(name="moon"), Concept(name="ring")]
+
+
+def test_every_model_that_the_reference_became_is_audited() -> None:
+    concept, reference, models = chosen(MODELS, CONCEPTS, "", [])
+    assert (concept, reference) == ("hourglass", "t/reference")
+    assert models == ["t/again", "t/never", "t/reference", "t/uce"]
+    assert chosen(MODELS, CONCEPTS, "hourglass", ["t/never", "t/reference"])[2] == ["t/never", "t/reference"]
+
+
+@pytest.mark.parametrize(
+    ("concepts", "concept", "said"),
+    [
+        ([], "", "there is none"),
+        ([*CONCEPTS, Concept(name="heart", control="t/never")], "", "there are heart, hourglass"),
+        (CONCEPTS, "moon", "'moon' is not"),
+    ],
+)
+def test_without_a_model_that_never_learned_it_there_is_nothing_to_calibrate(
+    concepts: list[Concept], concept: str, said: str
+) -> None:
+    with pytest.raises(UneraseError) as caught:
+        chosen(MODELS, concepts, concept, [])
+    (violation,) = caught.value.violations
+    assert violation.field == "concept"
+    assert said in violation.description
+
+
+@pytest.fixture
+def catalogued(script: Script) -> Script:
+    script.models, script.concepts = MODELS, CONCEPTS
+    content = ReportContent(manifest=Manifest(models=[MODELS[0]]))
+    content.spec.subject = content.spec.reference = "t/reference"
+    content.spec.concept = "hourglass"
+    script.parquet = render_parquet(AUDIT_ID, content, [], [])
+    return script
+
+
+def run(address: str, out: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, ["calibrate", "--out", str(out), "--address", address, *arguments])
+
+
+def test_the_audits_are_asked_for_all_at_once(address: str, catalogued: Script, tmp_path: Path) -> None:
+    arguments = ("--cases", "6", "--steps", "10", "--request-id", "mine", "--battery", "", "--evaluation", "a={}")
+    run(address, tmp_path / "out.json", *arguments)
+    requests = catalogued.seen(CreateAuditRequest)
+    assert [request.spec.subject for request in requests] == ["t/again", "t/never", "t/reference", "t/uce"]
+    assert [request.request_id for request in requests] == ["mine-0", "mine-1", "mine-2", "mine-3"]
+    assert catalogued.requests[: len(requests)] == requests
+    for request in requests:
+        spec = request.spec
+        assert (spec.reference, spec.concept, spec.cases, spec.steps) == ("t/reference", "hourglass", 6, 10)
+        assert spec.battery.allow_incomplete
+        assert [asked.name for asked in spec.battery.evaluations] == ["a"]
+    assert len({request.spec.seed_base for request in requests}) == 1
+
+
+def test_what_cannot_be_calibrated_is_said(address: str, catalogued: Script, tmp_path: Path) -> None:
+    ended = run(address, tmp_path / "out.json", "--models", "t/reference")
+    assert ended.exit_code == BAD_INPUT
+    assert "there is no audit of a model that never learned it" in " ".join(ended.stderr.split())
+    assert not (tmp_path / "out.json").exists()
+    ended = run(address, tmp_path / "out.json", "--concept", "moon")
+    assert ended.exit_code == BAD_INPUT
+    assert "concept: must be one that some model never learned" in " ".join(ended.stderr.split())
+
+
+def test_an_audit_that_failed_is_named(address: str, catalogued: Script, tmp_path: Path) -> None:
+    catalogued.state = AuditState.AUDIT_STATE_FAILED
+    ended = run(address, tmp_path / "out.json", "--models", "t/never")
+    assert ended.exit_code == AUDIT_FAILED
+    assert "an artefact is damaged" in " ".join(ended.stderr.split())
+    assert not json.loads(ended.stdout or "{}")
