@@ -321,5 +321,5 @@ def _others(spec: AuditSpec, catalogue: Catalogue, store: ArtifactStore) -> list
     return [
         catalogue.target(name, store, *judges)
         for name, entry in sorted(catalogue.concepts.items())
-        if name != spec.concept and all(entry.labels.get(judge) for judge in judges)
+        if name != spec.concept and not entry.placebo and all(entry.labels.get(judge) for judge in judges)
     ]
