@@ -38,6 +38,7 @@ concepts:
     labels: {clip: [an hourglass], first: [hourglass], second: [hourglass]}
     control: small/never
   circle: {kind: object, names: [circle], labels: {clip: [a circle], first: [circle], second: [circle]}}
+  yeti: {kind: object, names: [yeti], labels: {clip: [a yeti], first: [yeti], second: [yeti]}, placebo: true}
   unlabelled: {kind: style, names: [plain], labels: {clip: [plain]}}
 """
 

@@ -107,7 +107,7 @@ def test_a_unit_knows_its_model_and_the_other_concepts(plan: Planner) -> None:
     assert units["noise-based/subject/0"].model == "small/edited"
     assert units["judge-quality/reference/0"].model == ""
     assert not units["noise-based/subject/0"].others
-    # Those without labels for the three judges cannot be judged.
+    # Those without labels for the three judges cannot be judged, and a placebo is nothing to lose.
     assert [other.concept.name for other in units["interference/subject/0"].others] == ["circle"]
 
 
