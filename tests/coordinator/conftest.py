@@ -61,6 +61,9 @@ def descriptions() -> dict[str, EvaluationDescription]:
     classes = {
         "standard-prompt": EVALUATION_CLASS_PLAIN,
         "noise-based": EVALUATION_CLASS_ELICITING,
+        "unlearn-diff-atk": EVALUATION_CLASS_ELICITING,
+        "unconditional-rate": EVALUATION_CLASS_ELICITING,
+        "alternatives": EVALUATION_CLASS_MEASURE,
         "interference": EVALUATION_CLASS_MEASURE,
         "likelihood": EVALUATION_CLASS_MEASURE,
         "judge-quality": EVALUATION_CLASS_MEASURE,
@@ -76,6 +79,7 @@ def descriptions() -> dict[str, EvaluationDescription]:
             evaluation_class=classes.get(name, EVALUATION_CLASS_INJECTING),
             parameters=parameters,
             cases_per_unit=10 if name == "noise-based" else 0,
+            reference_begins=name in ("diffusion-completion", "inpainting"),
             others=classes.get(name) == EVALUATION_CLASS_MEASURE,
             roles=[MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE] if name == "interference" else [],
         )

@@ -56,7 +56,7 @@ def test_an_evaluation_of_the_request_replaces_the_presets(plan: Planner) -> Non
     spec = plan(_spec(battery={"preset": "quick", "evaluations": [asked]})).spec
     steps = [request.parameters["steps"] for request in spec.battery.evaluations if request.name == "textual-inversion"]
     assert steps == [3]
-    assert len(spec.battery.evaluations) == 7
+    assert len(spec.battery.evaluations) == 8
 
 
 def test_a_battery_without_preset_is_what_it_names(plan: Planner) -> None:
