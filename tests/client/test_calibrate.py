@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, Script
-from unerase import UneraseError
-from unerase._calibration import chosen
+from scripted_server import AUDIT_ID, QUICK, Script, failing
+from unerase import Client, UneraseError
+from unerase._calibration import chosen, persistently
 from unerase._cli import AUDIT_FAILED, BAD_INPUT, app
 from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest, Manifest, ReportContent
 from unerase.v1.models_pb2 import Model
@@ -78,6 +79,22 @@ def test_the_audits_are_asked_for_all_at_once(address: str, catalogued: Script, 
         assert spec.battery.allow_incomplete
         assert [asked.name for asked in spec.battery.evaluations] == ["a"]
     assert len({request.spec.seed_base for request in requests}) == 1
+
+
+def test_a_connection_that_breaks_is_no_end(address: str, catalogued: Script, tmp_path: Path) -> None:
+    """More often than one call is repeated by itself."""
+    unavailable = failing(grpc.StatusCode.UNAVAILABLE, "gone for the moment")
+    catalogued.failures["GetReport"] = [unavailable] * 5
+    with Client(address, settings=QUICK) as client:
+        with pytest.raises(UneraseError):
+            client.report_parquet(AUDIT_ID)
+        assert persistently(client.report_parquet, AUDIT_ID) == catalogued.parquet
+        catalogued.failures["GetReport"] = [failing(grpc.StatusCode.NOT_FOUND)]
+        with pytest.raises(UneraseError):
+            persistently(client.report_parquet, AUDIT_ID)
+        catalogued.failures["GetReport"] = [unavailable] * 9
+        with pytest.raises(UneraseError):
+            persistently(client.report_parquet, AUDIT_ID, patience_seconds=0)
 
 
 def test_what_cannot_be_calibrated_is_said(address: str, catalogued: Script, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """Which models a calibration audits, and their audits all at once."""
 
-import uuid
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import grpc
 
@@ -12,6 +13,8 @@ from unerase._errors import FieldViolation, UneraseError
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept
+
+Answer = TypeVar("Answer")
 
 
 def chosen(
@@ -42,21 +45,37 @@ def chosen(
 def run_all(
     client: Client,
     specs: Sequence[AuditSpec],
-    request_id: str | None,
+    request_id: str,
     progress: Callable[[], AbstractContextManager[LiveProgress]],
 ) -> list[Audit]:
     """Ask for all audits, wait for their ends and return them, in order.
 
-    They share what they have in common: the reference's pictures are made once. With a `request_id` the same call
-    again takes up the same audits.
+    They share what they have in common: the reference's pictures are made once. With the same `request_id` the same
+    call again takes up the same audits.
     """
-    prefix = request_id or uuid.uuid4().hex
-    audits = [client.create_audit(spec, request_id=f"{prefix}-{index}") for index, spec in enumerate(specs)]
+    audits = [client.create_audit(spec, request_id=f"{request_id}-{index}") for index, spec in enumerate(specs)]
     for audit in audits:
         with progress() as shown:
             for event in client.watch(audit.id):
                 shown.show(event)
-    return [client.get_audit(audit.id) for audit in audits]
+    return [persistently(client.get_audit, audit.id) for audit in audits]
+
+
+def persistently(call: Callable[[str], Answer], audit_id: str, patience_seconds: float = 120.0) -> Answer:
+    """Return what a call about an audit gives that is safe to repeat, however often the connection breaks meanwhile.
+
+    Raises:
+        UneraseError: of the last attempt, once patience has run out, or of another kind.
+    """
+    give_up = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return call(audit_id)
+        except UneraseError as error:
+            if error.code != grpc.StatusCode.UNAVAILABLE or time.monotonic() > give_up:
+                raise
+        # A machine with more to do than it can takes its time to answer.
+        time.sleep(1.0)
 
 
 def _root(name: str, bases: dict[str, str]) -> str:
