@@ -100,7 +100,7 @@ def _convnext() -> Any:
     return ConvNextForImageClassification(config)
 
 
-KINDS = {"judge": Kind(_resnet, 64, 3e-3, 2500), "second-judge": Kind(_convnext, 32, 2e-3, 3000)}
+KINDS = {"judge": Kind(_resnet, 64, 3e-3, 2500), "second-judge": Kind(_convnext, 32, 2e-3, 2500)}
 
 
 def targets_of(subjects: Sequence[Subject]) -> Targets:
