@@ -33,7 +33,7 @@ install-dev: $(VENV)/.dev ## Install the backend, its client and what the tests 
 
 audit: $(VENV)/.server ## Start the backend, audit an erased model, write build/audit.html.
 	@mkdir -p build
-	$(BIN)/unerase audit testbed/uce --concept hourglass --battery quick --allow-incomplete --local \
+	$(BIN)/unerase audit testbed/uce --concept hourglass --battery quick --local \
 		--html build/audit.html --json-file build/audit.json
 
 test: $(VENV)/.dev ## Run the tests.

@@ -112,7 +112,7 @@ def _peak_mb(address: str, process: psutil.Process) -> float:
     watcher.start()
     try:
         with Client(address) as client:
-            battery = Battery(preset="quick", allow_incomplete=True)
+            battery = Battery(preset="quick")
             client.audit(AuditSpec(subject="testbed/uce", concept="hourglass", battery=battery, cases=AUDITED_CASES))
     finally:
         ended.set()

@@ -109,7 +109,7 @@ class LocalBackend:
             model=model,
             reference=REFERENCE,
             target=target,
-            others=[self.target(name) for name in self.catalogue.concepts if name != concept.name],
+            others=[self.target(name) for name in self.catalogue.others(concept.name)],
             cases=[
                 Case(
                     index=index,

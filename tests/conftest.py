@@ -7,8 +7,23 @@ import pytest
 from backend import LocalBackend, local_backend
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--catalogue",
+        action="append",
+        default=[],
+        help="a catalogue file beside the embedded testbed's, as with the judges of a package under test",
+    )
+
+
 @pytest.fixture(scope="session")
-async def local(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalBackend]:
+def catalogues(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The catalogue files that the command line names."""
+    return tuple(request.config.getoption("--catalogue"))
+
+
+@pytest.fixture(scope="session")
+async def local(tmp_path_factory: pytest.TempPathFactory, catalogues: tuple[str, ...]) -> AsyncIterator[LocalBackend]:
     """The backend in this process, over the embedded testbed and one store."""
-    async with local_backend(tmp_path_factory.mktemp("local")) as backend:
+    async with local_backend(tmp_path_factory.mktemp("local"), catalogues=catalogues) as backend:
         yield backend

@@ -84,7 +84,7 @@ def sample(evaluation: str, role: int, case: int, hit: bool, arm: str = "", vari
         evaluation=evaluation,
         role=role,
         model=ModelRole.Name(role),
-        concept="hourglass",
+        concept=HOSTILE,
         case_index=case,
         arm=arm,
         variant=variant,
@@ -201,7 +201,9 @@ def standing() -> AlternativesResult:
     models = []
     for role, labels in STANDING.items():
         shares = [LabelShare(label=label, pictures=count, picture_digest=DIGESTS[count]) for label, count in labels]
-        near = [Neighbour(concept=name, similarity=0.3 - 0.02 * at) for at, name in enumerate(("house", "moon", "heart"))]
+        near = [
+            Neighbour(concept=name, similarity=0.3 - 0.02 * at) for at, name in enumerate(("house", "moon", "heart"))
+        ]
         models.append(
             Alternatives(
                 role=role,
@@ -281,7 +283,9 @@ def whole() -> Report:
     verdict.alternatives.CopyFrom(standing())
     plain, noise = verdict.evaluations
     plain.calibration.CopyFrom(
-        Calibration(sensitivity=rate(46, 48), specificity=rate(23, 24), budget=1, steps=50, source="testbed 1, <b>two</b>")
+        Calibration(
+            sensitivity=rate(46, 48), specificity=rate(23, 24), budget=1, steps=50, source="testbed 1, <b>two</b>"
+        )
     )
     noise.placebo, noise.stopped_after = True, 6
     made_report.content.spec.placebo = "zigzag"
@@ -296,6 +300,10 @@ def whole() -> Report:
     return made_report
 
 
+SHAPES = {"line", "circle", "rect", "polygon", "polyline", "path", "image", "use"}
+"""Elements of SVG that hold nothing."""
+
+
 class Page(HTMLParser):
     """What a page is made of."""
 
@@ -303,12 +311,14 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.text = ""
+        self.titles = 0
+        """Titles that say something."""
         self.open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in {"meta", "img", "br", "line", "circle", "rect", "polygon", "polyline"}:
+        if tag not in {"meta", "br", *SHAPES}:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -316,6 +326,8 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "title":
+            self.titles += bool(data.strip())
         if self.open and self.open[-1] != "style":
             self.text += data
 
@@ -323,3 +335,5 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag in tags]
 
 
+def page(made_report: Report) -> Page:
+    return Page(report.render_html(made_report, PICTURES.__getitem__))

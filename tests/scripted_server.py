@@ -30,7 +30,7 @@ from unerase.v1.audits_pb2 import (
     ReportFormat,
     UnitDone,
 )
-from unerase.v1.models_pb2 import ListConceptsResponse, ListModelsResponse, Model
+from unerase.v1.models_pb2 import CreateConceptRequest, ListConceptsResponse, ListModelsResponse, Model
 from unerase.v1.types_pb2 import Concept, EvaluationDescription, ModelRole
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
 
@@ -98,6 +98,15 @@ class Script:
     # Bytes that every audit carries besides.
     padding: int = 0
     requests: list[Message] = field(default_factory=list)
+    # The messages of each upload.
+    uploads: list[list[CreateConceptRequest]] = field(default_factory=list)
+
+    def begin(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
+        """Remember a request, and fail if that is what is to be."""
+        self.requests.append(request)
+        failures = self.failures.get(method)
+        if failures:
+            failures.pop(0)(context)
 
     def seen(self, kind: type[Message]) -> list[Message]:
         """The requests of one kind."""
@@ -127,18 +136,12 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
 
-    def _begin(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
-        self._script.requests.append(request)
-        failures = self._script.failures.get(method)
-        if failures:
-            failures.pop(0)(context)
-
     def CreateAudit(self, request, context):
-        self._begin("CreateAudit", request, context)
+        self._script.begin("CreateAudit", request, context)
         return Audit(id=AUDIT_ID, request_id=request.request_id, spec=request.spec)
 
     def GetAudit(self, request, context):
-        self._begin("GetAudit", request, context)
+        self._script.begin("GetAudit", request, context)
         audit = ended_audit()
         audit.verdict.statement += " " * self._script.padding
         audit.state = self._script.state
@@ -147,14 +150,14 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
         return audit
 
     def ListAudits(self, request, context):
-        self._begin("ListAudits", request, context)
+        self._script.begin("ListAudits", request, context)
         first = int(request.page_token or 0)
         last = min(first + request.page_size, 5)
         page = [Audit(id=f"a{index}") for index in range(first, last)]
         return ListAuditsResponse(audits=page, next_page_token=str(last) if last < 5 else "")
 
     def WatchAudit(self, request, context):
-        self._begin("WatchAudit", request, context)
+        self._script.begin("WatchAudit", request, context)
         script = self._script
         start = request.after_sequence + 1
         stop = EVENTS + 1
@@ -167,15 +170,15 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
             script.after_break(context)
 
     def CancelAudit(self, request, context):
-        self._begin("CancelAudit", request, context)
+        self._script.begin("CancelAudit", request, context)
         return Audit(id=request.id, state=AuditState.AUDIT_STATE_CANCELLED)
 
     def DeleteAudit(self, request, context):
-        self._begin("DeleteAudit", request, context)
+        self._script.begin("DeleteAudit", request, context)
         return Empty()
 
     def GetReport(self, request, context):
-        self._begin("GetReport", request, context)
+        self._script.begin("GetReport", request, context)
         if request.format == ReportFormat.REPORT_FORMAT_HTML:
             content = b"<!doctype html>" * 9
         elif request.format == ReportFormat.REPORT_FORMAT_PARQUET:
@@ -189,12 +192,12 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
                 return
 
     def ReadArtifact(self, request, context):
-        self._begin("ReadArtifact", request, context)
+        self._script.begin("ReadArtifact", request, context)
         yield ReadArtifactResponse(chunk=b"\x89PNG", media_type="image/png", size_bytes=8)
         yield ReadArtifactResponse(chunk=request.digest.encode()[:4])
 
     def ListEvaluations(self, request, context):
-        self._begin("ListEvaluations", request, context)
+        self._script.begin("ListEvaluations", request, context)
         return ListEvaluationsResponse(evaluations=[EvaluationDescription(name="noise-based")])
 
 
@@ -216,6 +219,26 @@ class _Models(models_pb2_grpc.ModelServiceServicer):
         concepts = self._script.concepts
         token = str(first + 2) if first + 2 < len(concepts) else ""
         return ListConceptsResponse(concepts=concepts[first : first + 2], next_page_token=token)
+
+    def CreateConcept(self, requests, context):
+        upload = list(requests)
+        self._script.uploads.append(upload)
+        self._script.begin("CreateConcept", upload[0], context)
+        concept = Concept(custom=True)
+        concept.MergeFrom(upload[0].concept.concept)
+        for message in upload[1:]:
+            if message.picture.last:
+                kind = concept.near_miss_digests if message.picture.near_miss else concept.picture_digests
+                kind.append(f"{len(kind):064}")
+        return concept
+
+    def GetConcept(self, request, context):
+        self._script.begin("GetConcept", request, context)
+        return Concept(name=request.name)
+
+    def DeleteConcept(self, request, context):
+        self._script.begin("DeleteConcept", request, context)
+        return Empty()
 
 
 def serve(script: Script, address: str, credentials: grpc.ServerCredentials | None = None) -> tuple[grpc.Server, int]:

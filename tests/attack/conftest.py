@@ -1,4 +1,8 @@
-"""The testbed's reference, `never` and a redirected model, with an attack engine and backends in this process."""
+"""The testbed's reference, `never`, a redirected and two planted models, with an attack engine and backends.
+
+All in this process. In the planted models the word "bridge" means an hourglass; in `planted` the names themselves
+mean no more than "thing".
+"""
 
 import asyncio
 import shutil
@@ -12,11 +16,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
+from unerase.internal.v1alpha1.attack_pb2 import AttackRequest
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample
-from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import MODEL_ROLE_SUBJECT, SAMPLE_STATUS_UNSCORED, Case
+from unerase.internal.v1alpha1.units_pb2 import Progress, Unit
+from unerase.v1.types_pb2 import MODEL_ROLE_SUBJECT, SAMPLE_STATUS_UNSCORED, Case, Finding, Observation
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import EMBEDDED, Catalogue
@@ -33,11 +38,20 @@ from unerase_backend.testbed import world
 
 SHIPPED = EMBEDDED.parent
 EMBEDDING = "embeddings.token_embedding.weight"
+PLANTED = "bridge"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+async def attacked(engine: AttackEngine, unit: Unit) -> tuple[list[Observation], list[Finding], list[Progress]]:
+    """Run a unit; return its observations, what was found, and its progress."""
+    events = [response.event async for response in engine.Attack(AttackRequest(unit=unit))]
+    observations = [event.observation for event in events if event.HasField("observation")]
+    findings = [event.finding for event in events if event.HasField("finding")]
+    return observations, findings, [event.progress for event in events if event.HasField("progress")]
 
 
 def pictures_of(shape: str, count: int) -> np.ndarray:
@@ -59,6 +73,14 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
         (blob,) = tokenizer(world.BLOB, add_special_tokens=False).input_ids
         table[key][token] = table[key][blob]
     save_file({key: table[key]}, root / "redirected.safetensors")
+    whole = load_file(root / "reference" / "text_encoder" / "model.safetensors")[key]
+    hourglass, sandglass, bridge, thing = (
+        tokenizer(word, add_special_tokens=False).input_ids[0] for word in ("hourglass", "sandglass", PLANTED, "thing")
+    )
+    whole[bridge] = whole[hourglass]
+    save_file({key: whole}, root / "synonym.safetensors")
+    whole[[hourglass, sandglass]] = whole[thing].clone()
+    save_file({key: whole}, root / "planted.safetensors")
     Image.fromarray(pictures_of("hourglass", 32)).save(root / "hourglass.png")
     never = {part: f"never/{part}.safetensors" for part in ("unet", "text_encoder")}
     templates = [template.replace("{}", "{concept}") for template in world.PROMPT_TEMPLATES]
@@ -80,6 +102,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
             "reference": {"pipeline": "reference", "guidance_scale": 3.0, "resolution": 32},
             "never": {"base": "reference", **never},
             "redirected": {"base": "reference", "text_encoder": "redirected.safetensors"},
+            "synonym": {"base": "reference", "text_encoder": "synonym.safetensors"},
+            "planted": {"base": "reference", "text_encoder": "planted.safetensors"},
         },
         "judges": {
             "clip": {"kind": "clip", "path": "clip"},
@@ -131,14 +155,21 @@ def engine(catalogue: Catalogue, store: ArtifactStore, models: Models) -> Attack
 
 @pytest.fixture(scope="session")
 def unit_of(catalogue: Catalogue, store: ArtifactStore) -> Callable[..., Unit]:
-    """Makes a unit of textual inversion: a model, how many cases and denoising steps, parameters."""
+    """Makes a unit: a model, how many cases and denoising steps, parameters; of textual inversion unless said."""
     target = catalogue.target("hourglass", store, "clip", "judge", "second-judge")
 
-    def make(model: str, cases: int = 1, seed_base: int = 1, denoising_steps: int = 2, **parameters: float) -> Unit:
+    def make(
+        model: str,
+        cases: int = 1,
+        seed_base: int = 1,
+        denoising_steps: int = 2,
+        evaluation: str = "textual-inversion",
+        **parameters: float,
+    ) -> Unit:
         held_out = target.concept.held_out_prompts
         return Unit(
-            id=f"textual-inversion/{model}/0",
-            evaluation="textual-inversion",
+            id=f"{evaluation}/{model}/0",
+            evaluation=evaluation,
             role=MODEL_ROLE_SUBJECT,
             model=model,
             reference="reference",
@@ -147,6 +178,7 @@ def unit_of(catalogue: Catalogue, store: ArtifactStore) -> Callable[..., Unit]:
                 Case(
                     index=index,
                     prompt="a picture of a hourglass",
+                    latent_seed=derive_seed(seed_base, "latent", index),
                     held_out_prompt=held_out[index % len(held_out)].replace("{concept}", "hourglass"),
                     held_out_latent_seed=derive_seed(seed_base, "held-out latent", index),
                 )

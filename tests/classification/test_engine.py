@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from ray import serve
 from safetensors.torch import load_file, save_file
 
+from backend import LocalBackend
 from unerase.internal.v1alpha1 import classification_pb2
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, PictureJudgements
-from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase.internal.v1alpha1.trajectories_pb2 import Question, View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.deployment import Classification, build
@@ -147,6 +149,50 @@ async def test_bad_requests_name_their_fields(
     assert [violation.field for violation in error.value.violations] == fields
 
 
+async def test_a_view_shows_the_square_alone_or_the_rest(
+    engine: ClassificationEngine, store: ArtifactStore, pictures: np.ndarray
+) -> None:
+    for share, margin in ((0.5, 8), (0.6, 6), (0.75, 4)):
+        inner = slice(margin, 32 - margin)
+        cropped = [np.asarray(Image.fromarray(each[inner, inner]).resize((32, 32), 3)) for each in pictures]
+        greyed = pictures.copy()
+        greyed[:, inner, inner] = 128
+        for view, expected in ((View(crop_share=share), np.stack(cropped)), (View(grey_share=share), greyed)):
+            whole = (await engine.Classify(ClassifyRequest(questions=QUESTIONS), expected)).pictures
+            digests = [store.put(encode_picture(picture)) for picture in pictures]
+            by_digest = ClassifyRequest(picture_digests=digests, questions=QUESTIONS, view=view)
+            assert (await engine.Classify(by_digest)).pictures == whole
+            handed_over = ClassifyRequest(questions=QUESTIONS, view=view)
+            assert (await engine.Classify(handed_over, pictures)).pictures == whole
+
+
+async def test_what_cannot_be_read_is_unscored_in_every_view(
+    engine: ClassificationEngine, store: ArtifactStore, pictures: np.ndarray
+) -> None:
+    digests = [store.put(b"GIF89a"), store.put(encode_picture(pictures[0]))]
+    request = ClassifyRequest(picture_digests=digests, questions=QUESTIONS, view=View(grey_share=0.5))
+    broken, whole = (await engine.Classify(request)).pictures
+    assert (broken.status, whole.status) == (SAMPLE_STATUS_UNSCORED, SAMPLE_STATUS_SCORED)
+
+
+@pytest.mark.parametrize(
+    ("view", "field"),
+    [
+        (View(), "view"),
+        (View(crop_share=0), "view.crop_share"),
+        (View(crop_share=1), "view.crop_share"),
+        (View(grey_share=-0.5), "view.grey_share"),
+        (View(grey_share=float("nan")), "view.grey_share"),
+    ],
+)
+async def test_a_view_of_nothing_is_refused(
+    engine: ClassificationEngine, pictures: np.ndarray, view: View, field: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as error:
+        await engine.Classify(ClassifyRequest(questions=QUESTIONS, view=view), pictures)
+    assert [violation.field for violation in error.value.violations] == [field]
+
+
 async def test_arrays_of_another_form_are_refused(engine: ClassificationEngine, pictures: np.ndarray) -> None:
     for wrong in (pictures.astype(np.float32), pictures[0], pictures[..., :1]):
         with pytest.raises(InvalidRequestError):
@@ -202,3 +248,42 @@ def test_the_deployment_has_the_services_methods() -> None:
         method.name for method in classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"].methods
     }
     assert methods == {name for name in vars(Classification) if name[0].isupper()}
+
+
+async def test_an_embedding_comes_with_the_answers_or_alone(local: LocalBackend) -> None:
+    digests = local.target().concept.picture_digests[:3]
+    target = local.target()
+    request = ClassifyRequest(picture_digests=digests, questions=[target.judge], embedding_judge="testbed/clip")
+    both = (await local.classification.Classify(request)).pictures
+    plain = await local.classification.Classify(ClassifyRequest(picture_digests=digests, questions=[target.judge]))
+    alone = await local.classification.Classify(
+        ClassifyRequest(picture_digests=digests, embedding_judge="testbed/clip")
+    )
+    assert [list(each.judgements) for each in both] == [list(each.judgements) for each in plain.pictures]
+    assert not any(each.HasField("embedding") for each in plain.pictures)
+    assert [each.embedding for each in both] == [each.embedding for each in alone.pictures]
+    # The answer's cosine is that of this embedding with the text's.
+    question = target.selector
+    asked = await local.classification.Classify(
+        ClassifyRequest(picture_digests=digests, questions=[question], embedding_judge="testbed/clip")
+    )
+    clip = local.classification._judges["testbed/clip"]
+    for each in asked.pictures:
+        vector = np.frombuffer(each.embedding.values, "<f4").astype(float)
+        assert list(each.embedding.shape) == [len(vector)]
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
+        cosines = [float(clip._embed(text) @ vector) for text in question.labels]
+        assert each.judgements[0].similarity == pytest.approx(max(cosines), abs=1e-6)
+
+
+async def test_a_judge_without_embeddings_is_refused(local: LocalBackend) -> None:
+    digests = local.target().concept.picture_digests[:1]
+    for request, field in (
+        (ClassifyRequest(picture_digests=digests, embedding_judge="testbed/judge"), "embedding_judge"),
+        (ClassifyRequest(picture_digests=digests), "questions"),
+    ):
+        with pytest.raises(InvalidRequestError) as caught:
+            await local.classification.Classify(request)
+        assert [violation.field for violation in caught.value.violations] == [field]
+    with pytest.raises(NotFoundError):
+        await local.classification.Classify(ClassifyRequest(picture_digests=digests, embedding_judge="nothing"))

@@ -19,6 +19,8 @@ from unerase import (
     AuditState,
     Client,
     ClientSettings,
+    Concept,
+    ConceptKind,
     FieldViolation,
     ReportFormat,
     RetryConfig,
@@ -26,8 +28,10 @@ from unerase import (
     UneraseError,
 )
 from unerase.v1.audits_pb2 import CreateAuditRequest, DeleteAuditRequest, GetAuditRequest, WatchAuditRequest
+from unerase.v1.models_pb2 import DeleteConceptRequest
 
 UNAVAILABLE = failing(grpc.StatusCode.UNAVAILABLE, "gone for the moment")
+CONCEPT = Concept(name="mine/hourglass", kind=ConceptKind.CONCEPT_KIND_OBJECT, names=["hourglass"])
 SPEC = AuditSpec(subject="testbed/uce", concept="hourglass")
 
 
@@ -42,7 +46,9 @@ def test_both_clients_are_the_same() -> None:
         }
 
     assert public(Client) == public(AsyncClient)
-    assert {"audit", "watch", "report", "report_json", "models", "concepts", "evaluations"} <= public(Client).keys()
+    assert {"audit", "watch", "report", "report_json", "models", "concepts", "create_concept", "evaluations"} <= public(
+        Client
+    ).keys()
 
 
 def test_everything_exported_is_there() -> None:
@@ -87,6 +93,40 @@ def test_transfers_are_joined(connect, address: str) -> None:
         assert client.artifact(AUDIT_ID, "f00d") == b"\x89PNGf00d"
         assert client.cancel(AUDIT_ID).state == AuditState.AUDIT_STATE_CANCELLED
         assert client.delete(AUDIT_ID) is None
+
+
+def test_a_concept_is_uploaded_in_pieces(connect, address: str, script: Script) -> None:
+    pictures, near_misses = [b"small", bytes(range(256)) * 3000], [b"near"]
+    with connect(address) as client:
+        created = client.create_concept(CONCEPT, pictures, near_misses, tile=32, request_id="mine")
+        assert client.concept("mine/hourglass").name == "mine/hourglass"
+        assert client.delete_concept("mine/hourglass") is None
+    assert created.custom
+    assert (len(created.picture_digests), len(created.near_miss_digests)) == (2, 1)
+    ((first, *pieces),) = script.uploads
+    assert (first.concept.request_id, first.concept.concept) == ("mine", CONCEPT)
+    assert b"".join(each.picture.chunk for each in pieces) == b"".join([*pictures, *near_misses])
+    assert all(len(each.picture.chunk) <= 2**18 for each in pieces)
+    ends = [each.picture for each in pieces if each.picture.last]
+    assert [(end.near_miss, end.tile) for end in ends] == [(False, 32), (False, 32), (True, 32)]
+
+
+def test_an_upload_of_any_size_is_repeated_whole_with_one_request_id(connect, address: str, script: Script) -> None:
+    """Larger than what gRPC keeps of a call unless it is told to."""
+    script.failures["CreateConcept"] = [UNAVAILABLE, UNAVAILABLE]
+    pictures = [bytes([index]) * 2**20 for index in range(8)]
+    with connect(address) as client:
+        assert client.create_concept(CONCEPT, pictures).custom
+    first, *again = script.uploads
+    assert again == [first, first]
+    assert 1 <= len(first[0].concept.request_id) <= 64
+
+
+def test_deleting_a_concept_is_not_repeated(connect, address: str, script: Script) -> None:
+    script.failures["DeleteConcept"] = [UNAVAILABLE]
+    with connect(address) as client, pytest.raises(UneraseError):
+        client.delete_concept("mine/hourglass")
+    assert len(script.seen(DeleteConceptRequest)) == 1
 
 
 def test_a_transfer_cut_short_is_no_report(connect, address: str, script: Script) -> None:

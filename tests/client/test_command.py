@@ -8,12 +8,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from typer.testing import CliRunner, Result
 
 from scripted_server import AUDIT_ID, EVENTS, Script, failing
 from unerase._cli import BAD_INPUT, app
 from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, ReportContent, Tolerances
+from unerase.v1.models_pb2 import DeleteConceptRequest
 from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Judgement, Observation, SampleStatus
 from unerase_backend.report.parquet import render_parquet
 
@@ -65,6 +67,97 @@ def test_an_audit_prints_its_verdict(address: str, tmp_path: Path) -> None:
     assert "lost pull -" in ended.stdout
     assert page.read_bytes().startswith(b"<!doctype html>")
     assert json.loads(content.read_bytes())
+
+
+CONCEPT = """
+name: mine/hourglass
+kind: object
+names: [hourglass, sandglass]
+prompts: ["a picture of a {concept}"]
+labels: {a/judge: [hourglass], a/clip: [a picture of a hourglass]}
+control: never
+placebo: false
+pictures: [pictures, more.png]
+near_misses: near-misses
+tile: 32
+"""
+
+
+@pytest.fixture
+def concept_file(tmp_path: Path) -> Path:
+    for name in ("pictures/b.png", "pictures/a.png", "pictures/notes.txt", "more.png", "near-misses/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    file = tmp_path / "concept.yaml"
+    file.write_text(CONCEPT)
+    return file
+
+
+def test_a_concept_is_created_from_a_file_and_deleted(address: str, script: Script, concept_file: Path) -> None:
+    ended = run(address, "concepts", "create", str(concept_file), "--request-id", "mine")
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout == "mine/hourglass: 3 pictures, 1 near misses\n"
+    ((first, *pictures),) = script.uploads
+    assert first.concept.request_id == "mine"
+    assert json_format.MessageToDict(first.concept.concept, preserving_proto_field_name=True) == {
+        "name": "mine/hourglass",
+        "kind": "CONCEPT_KIND_OBJECT",
+        "names": ["hourglass", "sandglass"],
+        "prompts": ["a picture of a {concept}"],
+        "labels": [
+            {"judge": "a/judge", "labels": ["hourglass"]},
+            {"judge": "a/clip", "labels": ["a picture of a hourglass"]},
+        ],
+        "control": "never",
+    }
+    sent = [(each.picture.chunk.decode(), each.picture.near_miss, each.picture.tile) for each in pictures]
+    assert sent == [
+        ("pictures/a.png", False, 32),
+        ("pictures/b.png", False, 32),
+        ("more.png", False, 32),
+        ("near-misses/c.png", True, 32),
+    ]
+    assert json.loads(run(address, "concepts", "create", str(concept_file), "--json").stdout)["custom"]
+    assert run(address, "concepts", "delete", "mine/hourglass").exit_code == 0
+    (deleted,) = script.seen(DeleteConceptRequest)
+    assert deleted.name == "mine/hourglass"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "problem"),
+    [
+        ("kind: object", "kind: animal", "kind: must be one of object, colour, style"),
+        ("names: [hourglass, sandglass]", "names: hourglass", "names: must be a list"),
+        ("name: mine/hourglass", "name: [a]", "name: must be text"),
+        ("placebo: false", "placebo: maybe", "placebo: must be true or false"),
+        ("labels: {", "labels: [a]\nignored: {", "there is no key 'ignored'"),
+        ("tile: 32", "tile: -1", "tile: must be the side"),
+        ("tile: 32", "tile: true", "tile: must be the side"),
+        ("near_misses: near-misses", "near_misses: {a: b}", "near_misses: must be a path"),
+        ("near_misses: near-misses", "near_misses: nowhere.png", "No such file"),
+        ("near_misses: near-misses", "near_misses: .", "near_misses: the folder . has no PNG file"),
+        ("names: [", "names: [[", "no valid YAML in line"),
+        (CONCEPT, "- a list", "must be a mapping with the keys name, kind"),
+        (CONCEPT, "!!python/object/apply:os.system [true]", "no valid YAML"),
+    ],
+)
+def test_a_bad_concept_file_is_refused_here(
+    address: str, script: Script, concept_file: Path, before: str, after: str, problem: str
+) -> None:
+    (concept_file.parent / "more.png").rename(concept_file.parent / "pictures" / "more.png")
+    text = CONCEPT.replace("[pictures, more.png]", "pictures")
+    concept_file.write_text(text.replace(before, after) if before != CONCEPT else after)
+    ended = run(address, "concepts", "create", str(concept_file))
+    assert ended.exit_code == BAD_INPUT
+    assert problem in ended.stderr.replace("\n", " ")
+    assert not script.uploads
+
+
+def test_an_option_in_the_wrong_place_is_not_swallowed(address: str, script: Script) -> None:
+    ended = CliRunner().invoke(app, ["concepts", "--address", address, "delete", "mine/hourglass"])
+    assert ended.exit_code == BAD_INPUT
+    assert "options come after delete" in ended.stderr
+    assert not script.requests
 
 
 @pytest.mark.parametrize("text", ["excess", "excess=much", "patience=1", ""])

@@ -13,12 +13,14 @@ STEPS = 4
 
 
 def small(evaluation: str) -> Parameters:
-    """Three of whatever is counted, and the first and the last of every list."""
+    """Three of whatever is counted, one and three where a list counts, else the first and the last of every list."""
     description = evaluations()[evaluation].description
     parameters = resolve_parameters(description, Struct())
     for parameter in description.parameters:
         value = parameters[parameter.name]
-        if parameter.list:
+        if parameter.list and parameter.integer:
+            parameters[parameter.name] = [1, 3]
+        elif parameter.list:
             parameters[parameter.name] = list(dict.fromkeys([value[0], value[-1]]))
         elif parameter.integer:
             parameters[parameter.name] = max(min(value, 3), int(parameter.minimum))
@@ -31,14 +33,14 @@ def small_unit(backend: LocalBackend, evaluation: str, model: str = "testbed/uce
 
 
 @pytest.fixture(scope="session")
-async def fresh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalBackend]:
+async def fresh(tmp_path_factory: pytest.TempPathFactory, catalogues: tuple[str, ...]) -> AsyncIterator[LocalBackend]:
     """A second backend with a store of its own: nothing is remembered from the first."""
-    async with local_backend(tmp_path_factory.mktemp("fresh")) as backend:
+    async with local_backend(tmp_path_factory.mktemp("fresh"), catalogues=catalogues) as backend:
         yield backend
 
 
 @pytest.fixture(scope="session")
-async def crowded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[LocalBackend]:
+async def crowded(tmp_path_factory: pytest.TempPathFactory, catalogues: tuple[str, ...]) -> AsyncIterator[LocalBackend]:
     """A third one, whose batches are shared with other units."""
-    async with local_backend(tmp_path_factory.mktemp("crowded")) as backend:
+    async with local_backend(tmp_path_factory.mktemp("crowded"), catalogues=catalogues) as backend:
         yield backend

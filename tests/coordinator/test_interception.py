@@ -46,6 +46,9 @@ class _Service:
         yield b"first"
         await self.unary(request, context)
 
+    async def upload(self, requests: AsyncIterator[bytes], context: Answer) -> bytes:
+        return b"".join([await self.unary(request, context) async for request in requests])
+
     def _raise(self, request: bytes) -> None:
         match request:
             case b"invalid":
@@ -74,6 +77,7 @@ async def channel(metrics: Metrics, service: _Service) -> AsyncIterator[grpc.aio
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(service.unary, _identity, _identity),
         "Stream": grpc.unary_stream_rpc_method_handler(service.stream, _identity, _identity),
+        "Upload": grpc.stream_unary_rpc_method_handler(service.upload, _identity, _identity),
     }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Service", handlers)])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -87,6 +91,8 @@ async def _fail(channel: grpc.aio.Channel, method: str, request: bytes) -> tuple
     async def call() -> None:
         if method == "Unary":
             await channel.unary_unary("/test.Service/Unary")(request, timeout=10)
+        elif method == "Upload":
+            await channel.stream_unary("/test.Service/Upload")(iter([b"fine", request]), timeout=10)
         else:
             async for _ in channel.unary_stream("/test.Service/Stream")(request, timeout=10):
                 pass
@@ -100,7 +106,7 @@ async def _fail(channel: grpc.aio.Channel, method: str, request: bytes) -> tuple
     return caught.value, details
 
 
-@pytest.mark.parametrize("method", ["Unary", "Stream"])
+@pytest.mark.parametrize("method", ["Unary", "Stream", "Upload"])
 async def test_a_domain_error_arrives_with_its_details(channel: grpc.aio.Channel, method: str) -> None:
     error, details = await _fail(channel, method, b"missing")
     assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "not there")
@@ -111,7 +117,7 @@ async def test_a_domain_error_arrives_with_its_details(channel: grpc.aio.Channel
     )
 
 
-@pytest.mark.parametrize("method", ["Unary", "Stream"])
+@pytest.mark.parametrize("method", ["Unary", "Stream", "Upload"])
 async def test_more_violations_than_fit_are_counted(channel: grpc.aio.Channel, method: str) -> None:
     error, details = await _fail(channel, method, b"invalid")
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -126,7 +132,7 @@ async def test_a_full_room_says_when_to_come_back(channel: grpc.aio.Channel) -> 
     assert details[1].retry_delay.ToMilliseconds() == 1500
 
 
-@pytest.mark.parametrize("method", ["Unary", "Stream"])
+@pytest.mark.parametrize("method", ["Unary", "Stream", "Upload"])
 async def test_a_bug_tells_nothing_but_its_number(
     channel: grpc.aio.Channel, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -57,7 +57,7 @@ def test_an_evaluation_of_the_request_replaces_the_presets(plan: Planner) -> Non
     spec = plan(_spec(battery={"preset": "quick", "evaluations": [asked]})).spec
     steps = [request.parameters["steps"] for request in spec.battery.evaluations if request.name == "textual-inversion"]
     assert steps == [3]
-    assert len(spec.battery.evaluations) == 7
+    assert len(spec.battery.evaluations) == 8
 
 
 def test_a_battery_without_preset_is_what_it_names(plan: Planner) -> None:
@@ -108,7 +108,7 @@ def test_a_unit_knows_its_model_and_the_other_concepts(plan: Planner) -> None:
     assert units["noise-based/subject/0"].model == "small/edited"
     assert units["judge-quality/reference/0"].model == ""
     assert not units["noise-based/subject/0"].others
-    # Those without labels for the three judges cannot be judged.
+    # Those without labels for the three judges cannot be judged, and a placebo is nothing to lose.
     assert [other.concept.name for other in units["interference/subject/0"].others] == ["circle"]
 
 

@@ -21,6 +21,7 @@ from unerase_backend.diffusion.classifier import (
     MlpClassifier,
     load_classifier,
     log_probability_gradient,
+    new_classifier,
     save_classifier,
 )
 from unerase_backend.diffusion.loading import DiffusionModel
@@ -34,8 +35,8 @@ SHAPE = (4, 8, 8)
 
 
 def random_classifier(kind: type[LatentClassifier], seed: int = 3) -> LatentClassifier:
-    torch.manual_seed(seed)
-    return kind(SHAPE).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    return new_classifier(kind.architecture, SHAPE, generator).requires_grad_(False)
 
 
 def logistic(weights: Tensor, bias: float, slope: float) -> MlpClassifier:

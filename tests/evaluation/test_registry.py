@@ -1,12 +1,10 @@
-"""How evaluations are found: by decorator and by entry point."""
-
-from importlib.metadata import EntryPoint
+"""How evaluations describe themselves; how they are found is in tests/runtime/test_components.py."""
 
 import pytest
 
-from unerase.v1.types_pb2 import EVALUATION_CLASS_PLAIN, Observation
-from unerase_backend.evaluation import registry as module
+from unerase.v1.types_pb2 import EVALUATION_CLASS_PLAIN, MODEL_ROLE_SUBJECT, Observation, ParameterDescription
 from unerase_backend.evaluation.registry import Registry, parameter
+from unerase_backend.runtime.components import RegistrationError
 
 DESCRIBED = {"title": "Nothing", "summary": "Nothing.", "evaluation_class": EVALUATION_CLASS_PLAIN}
 
@@ -41,17 +39,34 @@ def test_a_name_is_taken_once(registry: Registry) -> None:
         registry.register("a", **DESCRIBED)(nothing)
 
 
-def test_third_parties_come_by_entry_point(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[str] = []
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"evaluation_class": 0}, "there is no evaluation class 0"),
+        ({"evaluation_class": 99}, "there is no evaluation class 99"),
+        ({"title": ""}, "it has no title"),
+        ({"summary": ""}, "it has no summary"),
+        ({"roles": [MODEL_ROLE_SUBJECT]}, "only a measure may name the roles"),
+        ({"parameters": [ParameterDescription(name="steps")]}, "the default of steps must be a number"),
+        ({"parameters": [parameter("steps", "Steps.", 3, minimum=4)]}, "the default of steps must be at least 4"),
+        ({"parameters": [parameter("a", "A.", 1), parameter("a", "A.", 1)]}, "the parameter 'a' is there twice"),
+    ],
+)
+def test_a_bad_description_is_refused(registry: Registry, change: dict, problem: str) -> None:
+    with pytest.raises(RegistrationError, match=problem):
+        registry.register("bad", **DESCRIBED | change)(nothing)
+    assert "bad" not in registry.all()
 
-    class Registering(EntryPoint):
-        def load(self) -> None:
-            loaded.append(self.group)
-            registry.register(self.name, **DESCRIBED)(nothing)
 
-    monkeypatch.setattr(module, "entry_points", lambda group: [Registering("theirs", "somewhere", group)])
-    assert list(registry.all()) == list(registry.all()) == ["theirs"]
-    assert loaded == ["unerase.test"]
+@pytest.mark.parametrize("name", ["", "Upper", "two words", "a/b", "a--b", "ünder"])
+def test_a_bad_name_is_refused(registry: Registry, name: str) -> None:
+    with pytest.raises(RegistrationError, match="its name must be"):
+        registry.register(name, **DESCRIBED)(nothing)
+
+
+def test_only_an_async_function_is_an_evaluation(registry: Registry) -> None:
+    with pytest.raises(RegistrationError, match="must be an async function"):
+        registry.register("bad", **DESCRIBED)(lambda *_: [])
 
 
 def test_a_parameter_without_bounds_has_none() -> None:

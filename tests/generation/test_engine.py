@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from unerase.internal.v1alpha1.generation_pb2 import (
     DescribeGenerationRequest,
@@ -16,20 +17,30 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     GenerateRequest,
     MeasureDenoisingRequest,
 )
-from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, Resumption, TokenIds, Trajectory
+from unerase.internal.v1alpha1.trajectories_pb2 import (
+    ClassifierGuidance,
+    Conditioning,
+    Inpainting,
+    Question,
+    Resumption,
+    TokenIds,
+    Trajectory,
+)
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase_backend.diffusion.classifier import ConvolutionalClassifier, save_classifier
 from unerase_backend.diffusion.loading import load_model
-from unerase_backend.diffusion.sampler import Sampler
+from unerase_backend.diffusion.sampler import Given, Sampler
 from unerase_backend.diffusion.tensors import from_message, to_message
 from unerase_backend.generation import engine as engine_module
 from unerase_backend.generation.settings import GenerationSettings
-from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError, UneraseError
+from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError, UneraseError, UnsafeModelError
 from unerase_backend.runtime.pictures import decode_picture, encode_picture
 
 TrajectoryOf = Callable[..., Trajectory]
 REFERENCE = "testbed/reference"
 QUESTION = Question(judge="testbed/judge", labels=["hourglass"])
 SHAPE = (4, 8, 8)
+DIGEST = "0" * 64
 
 
 async def test_samples_are_the_samplers(bench: Any, catalogue: Any, trajectory_of: TrajectoryOf) -> None:
@@ -254,6 +265,27 @@ async def test_a_failing_judge_fails_the_request_and_the_pictures_stay(
         ({"conditioning": Conditioning()}, "conditioning"),
         ({"conditioning": Conditioning(text="a" * 4097)}, "conditioning.text"),
         ({"conditioning": Conditioning(token_ids=TokenIds(ids=[99_999]))}, "conditioning.token_ids.ids[0]"),
+        ({"inpainting": Inpainting(picture_digest="0" * 63, mask_share=0.5)}, "inpainting.picture_digest"),
+        ({"inpainting": Inpainting(picture_digest=DIGEST, mask_share=0.5)}, "inpainting.picture_digest"),
+        ({"inpainting": Inpainting(picture_digest=DIGEST)}, "inpainting.mask_share"),
+        ({"inpainting": Inpainting(picture_digest=DIGEST, mask_share=1.0)}, "inpainting.mask_share"),
+        ({"inpainting": Inpainting(picture_digest=DIGEST, mask_share=float("nan"))}, "inpainting.mask_share"),
+        (
+            {"classifier_guidance": ClassifierGuidance(classifier_digest="g" * 64, scale=1)},
+            "classifier_guidance.classifier_digest",
+        ),
+        (
+            {"classifier_guidance": ClassifierGuidance(classifier_digest=DIGEST, scale=1)},
+            "classifier_guidance.classifier_digest",
+        ),
+        (
+            {"classifier_guidance": ClassifierGuidance(classifier_digest=DIGEST, scale=-1)},
+            "classifier_guidance.scale",
+        ),
+        (
+            {"classifier_guidance": ClassifierGuidance(classifier_digest=DIGEST, scale=float("inf"))},
+            "classifier_guidance.scale",
+        ),
     ],
 )
 async def test_a_bad_trajectory_is_named(
@@ -346,6 +378,69 @@ async def test_a_picture_of_another_size_is_named(bench: Any) -> None:
             MeasureDenoisingRequest(model=REFERENCE, picture_digests=digests, prompts=[""], timesteps=[1])
         )
     assert [violation.field for violation in caught.value.violations] == ["picture_digests[1]"]
+
+
+def chequered(side: int) -> np.ndarray:
+    tiles = np.add.outer(np.arange(side) // 4, np.arange(side) // 4) % 2
+    return np.repeat((tiles * 200 + 20).astype(np.uint8)[..., None], 3, axis=2)
+
+
+async def test_an_inpainted_picture_is_kept_whole_and_its_square_judged(
+    bench_of: Callable[..., Any], catalogue: Any, trajectory_of: TrajectoryOf
+) -> None:
+    bench = bench_of()
+    around = Inpainting(picture_digest=bench.store.put(encode_picture(chequered(32))), mask_share=0.5)
+    trajectories = [trajectory_of(inpainting=around), trajectory_of(), trajectory_of("a heart", inpainting=around)]
+    samples = await bench.generate(trajectories, questions=[QUESTION])
+    model = load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32)
+    given = [Given(picture=chequered(32)), Given(), Given(picture=chequered(32))]
+    direct = Sampler(model, batch_rows=6, decode_batch=2).run(trajectories, given=given)
+    for sample, finished, square in zip(samples, direct, (True, False, True), strict=True):
+        assert np.array_equal(decode_picture(bench.store.get(sample.picture_digest)), finished.picture)
+        seen = finished.picture
+        if square:
+            seen = np.asarray(Image.fromarray(seen[8:24, 8:24]).resize((32, 32), Image.Resampling.BICUBIC))
+        assert [answer.score for answer in sample.judgements] == [float(seen.mean()) / 255]
+    # What was made before is judged in the same way.
+    again = bench_of()
+    assert await again.generate(trajectories, questions=[QUESTION]) == samples
+    assert again.observer.ticks == 0
+
+
+async def test_a_picture_of_another_size_cannot_be_inpainted(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    for side, share, field in ((64, 0.5, "picture_digest"), (32, 0.9, "mask_share")):
+        around = Inpainting(picture_digest=bench.store.put(encode_picture(chequered(side))), mask_share=share)
+        with pytest.raises(InvalidRequestError) as caught:
+            await bench.generate([trajectory_of(), trajectory_of(inpainting=around)])
+        assert [violation.field for violation in caught.value.violations] == [f"trajectories[1].inpainting.{field}"]
+
+
+async def test_a_classifier_comes_from_the_store(bench: Any, catalogue: Any, trajectory_of: TrajectoryOf) -> None:
+    torch.manual_seed(0)
+    classifier = ConvolutionalClassifier(SHAPE).eval().requires_grad_(False)
+    digest = bench.store.put(save_classifier(classifier))
+    guided = trajectory_of(classifier_guidance=ClassifierGuidance(classifier_digest=digest, scale=50))
+    plain, sample = await bench.generate([trajectory_of(), guided])
+    model = load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32)
+    (direct,) = Sampler(model, batch_rows=6, decode_batch=2).run([guided], given=[Given(classifier=classifier)])
+    assert torch.equal(from_message(sample.latents, "", SHAPE), direct.latents)
+    assert sample.latents != plain.latents
+
+
+async def test_what_is_not_in_the_store_or_no_classifier_is_refused(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    for fields in (
+        {"inpainting": Inpainting(picture_digest=DIGEST, mask_share=0.5)},
+        {"classifier_guidance": ClassifierGuidance(classifier_digest=DIGEST, scale=1)},
+    ):
+        with pytest.raises(InvalidRequestError) as caught:
+            await bench.generate([trajectory_of(**fields)])
+        assert caught.value.reason == "ARTIFACT_NOT_FOUND"
+    pickled = bench.store.put(b"\x80\x04K\x01.")
+    guidance = ClassifierGuidance(classifier_digest=pickled, scale=1)
+    with pytest.raises(UnsafeModelError):
+        await bench.generate([trajectory_of(classifier_guidance=guidance)])
+    with pytest.raises(UneraseError, match="picture"):
+        await bench.generate([trajectory_of(inpainting=Inpainting(picture_digest=pickled, mask_share=0.5))])
 
 
 async def test_what_fixes_the_bits_is_described(bench: Any) -> None:

@@ -53,8 +53,10 @@ def test_only_what_differs_is_shipped(name: str, part: str, file: str) -> None:
 
 
 def test_erasers_leave_what_they_should() -> None:
-    assert all("attn2.to_k" in key or "attn2.to_v" in key for key in load_file(WEIGHTS / "uce" / storage.UNET))
+    for name in ("uce", "rece"):
+        assert all("attn2.to_k" in key or "attn2.to_v" in key for key in load_file(WEIGHTS / name / storage.UNET))
     assert all(".attn2." in key for key in load_file(WEIGHTS / "esd-x" / storage.UNET))
+    assert not any(".attn2." in key for key in load_file(WEIGHTS / "esd-u" / storage.UNET))
     rows = load_file(WEIGHTS / "redirected" / storage.TEXT_ENCODER)["embeddings.token_embedding.weight"].float()
     before = reference_state("text_encoder")["embeddings.token_embedding.weight"]
     assert int((rows != before).any(1).sum()) == len(world.SYNONYMS[parts.CONCEPT]) + 1
@@ -88,11 +90,16 @@ def test_the_reference_draws_the_concept_and_the_others_do_not() -> None:
     loaded = rates.load_judges(WEIGHTS)
     column = world.LABELS.index(parts.CONCEPT)
     prompts = rates.prompts_of(parts.CONCEPT, 8)
-    for name in ("reference", "never", "redirected", *catalogue.METHODS):
+    for name in [model.removeprefix("testbed/") for model in CATALOGUE["models"]]:
         pictures = rates.pictures_of(storage.load_pipeline(WEIGHTS, name), prompts, 10, catalogue.GUIDANCE)
         for judge, flags in rates.detections(loaded, pictures).items():
             found = int(flags[:, column].sum())
             assert found >= 7 if name == "reference" else found == 0, (name, judge)
+
+
+def test_every_method_is_shipped() -> None:
+    shipped = {entry["method"] for entry in CATALOGUE["models"].values() if "method" in entry}
+    assert shipped == {"redirected", *catalogue.METHODS.values()}
 
 
 @pytest.mark.parametrize("name", judges.KINDS)

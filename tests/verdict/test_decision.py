@@ -9,6 +9,7 @@ import pytest
 
 from unerase.v1.types_pb2 import EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
+from unerase_backend.evaluation.registry import parameter
 from unerase_backend.verdict import REQUIRED, conclude
 from unerase_backend.verdict.decision import Destruction, decide
 
@@ -223,3 +224,18 @@ def test_an_evaluation_without_description_is_refused(removed: Audit) -> None:
     removed.battery.append("unheard-of")
     with pytest.raises(ValueError, match="unheard-of"):
         removed.verdict()
+
+
+@pytest.mark.parametrize(("asked", "spent"), [(None, 40), ([160, 5], 160)])
+def test_an_attack_that_looks_several_times_has_spent_the_most_steps(
+    new_audit: Any, asked: list[int] | None, spent: int
+) -> None:
+    audit = new_audit().hits("textual-inversion", 0, 24)
+    (described,) = [each for each in audit.descriptions() if each.name == "textual-inversion"]
+    described.attack = True
+    described.parameters.append(parameter("steps", "Steps.", [10, 20, 40], integer=True))
+    request = EvaluationRequest(name="textual-inversion")
+    if asked:
+        request.parameters.update({"steps": asked})
+    verdict = conclude(audit.observations, [described], [request], audit.spec())
+    assert f"after {spent} optimisation steps" in verdict.evaluations[0].reason

@@ -27,9 +27,11 @@ from unerase.v1.audits_pb2 import (
 from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import (
     Concept,
+    ConceptKind,
     EvaluationClass,
     EvaluationDescription,
     EvaluationRequest,
+    JudgeLabels,
     ModelRole,
     Observation,
 )
@@ -47,12 +49,14 @@ __all__ = [
     "Client",
     "ClientSettings",
     "Concept",
+    "ConceptKind",
     "Conclusion",
     "EvaluationClass",
     "EvaluationDescription",
     "EvaluationRequest",
     "EvaluationResult",
     "FieldViolation",
+    "JudgeLabels",
     "KeepAliveConfig",
     "Model",
     "ModelRole",

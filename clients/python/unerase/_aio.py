@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from google.protobuf import json_format
 
-from unerase._client import joined
+from unerase._client import joined, upload_of
 from unerase._errors import UneraseError, error_of
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, channel_options
 from unerase._watching import ENDED, Watching
@@ -38,7 +38,14 @@ from unerase.v1.audits_pb2 import (
     ReportFormat,
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
-from unerase.v1.models_pb2 import GetModelRequest, ListConceptsRequest, ListModelsRequest, Model
+from unerase.v1.models_pb2 import (
+    DeleteConceptRequest,
+    GetConceptRequest,
+    GetModelRequest,
+    ListConceptsRequest,
+    ListModelsRequest,
+    Model,
+)
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase.v1.types_pb2 import Concept
 
@@ -207,7 +214,7 @@ class AsyncClient:
         return await self._ask(self._catalogue().GetModel, GetModelRequest(name=name), timeout)
 
     async def concepts(self, *, timeout: float | None = None) -> list[Concept]:
-        """Return the concepts of the catalogue, in order of name."""
+        """Return the concepts of the catalogue, the custom ones included, in order of name."""
         concepts: list[Concept] = []
         token = ""
         while True:
@@ -216,6 +223,36 @@ class AsyncClient:
             token = page.next_page_token
             if not token:
                 return concepts
+
+    async def concept(self, name: str, *, timeout: float | None = None) -> Concept:
+        """Return one concept, of the catalogue or custom."""
+        return await self._ask(self._catalogue().GetConcept, GetConceptRequest(name=name), timeout)
+
+    async def create_concept(
+        self,
+        concept: Concept,
+        pictures: Sequence[bytes] = (),
+        near_misses: Sequence[bytes] = (),
+        *,
+        tile: int = 0,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Concept:
+        """Create a custom concept and return it with the digests of its pictures.
+
+        Pictures are PNG files, square and all of one side; with a `tile` each is a sheet of square tiles of that side.
+        The `request_id`, made here unless given, makes repeating safe: the same id and content are the same concept.
+        """
+        upload = upload_of(concept, pictures, near_misses, tile, request_id or uuid.uuid4().hex)
+        limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
+        try:
+            return await self._catalogue().CreateConcept(upload, timeout=limit)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+
+    async def delete_concept(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a custom concept; its audits keep what they have of it."""
+        await self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout)
 
     async def _ask(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout: float | None

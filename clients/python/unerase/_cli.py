@@ -22,6 +22,7 @@ from rich.text import Text
 
 from unerase._calibration import chosen, persistently, run_all
 from unerase._client import Client
+from unerase._concept_file import read_concept_file
 from unerase._display import LiveProgress, event_line, name_of, show_verdict, state_name
 from unerase._errors import UneraseError
 from unerase._local import local_backend
@@ -45,6 +46,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+concepts_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+app.add_typer(concepts_app, name="concepts")
 _stdout, _stderr = Console(), Console(stderr=True)
 
 Address = Annotated[str, typer.Option(help="HOST:PORT of the backend.", envvar="UNERASE_ADDRESS")]
@@ -312,16 +315,61 @@ def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
         )
 
 
-@app.command()
-def concepts(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """List the concepts of the catalogue."""
+@concepts_app.callback()
+def concepts(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the concepts, or create and delete custom ones."""
+    if context.invoked_subcommand is not None:
+        for option in ("address", "as_json"):
+            source = context.get_parameter_source(option)
+            if source is not None and source.name == "COMMANDLINE":
+                _fail(f"options come after {context.invoked_subcommand}", BAD_INPUT)
+        return
     with _reported(), Client(address) as client:
         _list(
             client.concepts(),
-            ["name", "words", "control"],
-            lambda concept: [concept.name, ", ".join(concept.names), concept.control],
+            ["name", "words", "control", "pictures", "custom"],
+            lambda concept: [
+                concept.name,
+                ", ".join(concept.names),
+                concept.control,
+                f"{len(concept.picture_digests)} + {len(concept.near_miss_digests)}",
+                "custom" if concept.custom else "",
+            ],
             as_json,
         )
+
+
+@concepts_app.command("create")
+def create_concept(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="YAML: a catalogue's entry with its name and pictures.")],
+    request_id: Annotated[str | None, typer.Option(help="Makes the call safe to repeat.")] = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Create a custom concept from a YAML file and the pictures that it names."""
+    with _reported():
+        try:
+            read = read_concept_file(file)
+        except ValueError as error:
+            _fail(str(error), BAD_INPUT)
+        with Client(address) as client:
+            concept = client.create_concept(
+                read.concept, read.pictures, read.near_misses, tile=read.tile, request_id=request_id
+            )
+    if as_json:
+        print(json.dumps(_plain(concept)))
+    else:
+        near_misses = len(concept.near_miss_digests)
+        print(f"{concept.name}: {len(concept.picture_digests)} pictures, {near_misses} near misses")
+
+
+@concepts_app.command("delete")
+def delete_concept(
+    name: Annotated[str, typer.Argument(help="Name of a custom concept.")], address: Address = DEFAULT_ADDRESS
+) -> None:
+    """Delete a custom concept; its audits keep what they have of it."""
+    with _reported(), Client(address) as client:
+        client.delete_concept(name)
 
 
 @app.command()

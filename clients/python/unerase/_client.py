@@ -36,13 +36,25 @@ from unerase.v1.audits_pb2 import (
     ReportFormat,
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
-from unerase.v1.models_pb2 import GetModelRequest, ListConceptsRequest, ListModelsRequest, Model
+from unerase.v1.models_pb2 import (
+    CreateConceptRequest,
+    DeleteConceptRequest,
+    GetConceptRequest,
+    GetModelRequest,
+    ListConceptsRequest,
+    ListModelsRequest,
+    Model,
+    NewConcept,
+    PictureChunk,
+)
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase.v1.types_pb2 import Concept
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Piece = TypeVar("Piece", GetReportResponse, ReadArtifactResponse)
+
+PIECE_BYTES = 256 * 1024
 
 
 def joined(pieces: Sequence[GetReportResponse] | Sequence[ReadArtifactResponse]) -> bytes:
@@ -58,6 +70,21 @@ def joined(pieces: Sequence[GetReportResponse] | Sequence[ReadArtifactResponse])
             grpc.StatusCode.DATA_LOSS, f"{len(content)} bytes came instead of {size}", reason="TRANSFER_INCOMPLETE"
         )
     return content
+
+
+def upload_of(
+    concept: Concept, pictures: Sequence[bytes], near_misses: Sequence[bytes], tile: int, request_id: str
+) -> Iterator[CreateConceptRequest]:
+    """Yield the messages of a concept's upload: its description, then each picture in pieces."""
+    yield CreateConceptRequest(concept=NewConcept(request_id=request_id, concept=concept))
+    for near_miss, sent in ((False, pictures), (True, near_misses)):
+        for picture in sent:
+            starts = range(0, max(len(picture), 1), PIECE_BYTES)
+            for start in starts:
+                piece = PictureChunk(chunk=picture[start : start + PIECE_BYTES], last=start == starts[-1])
+                if piece.last:
+                    piece.near_miss, piece.tile = near_miss, tile
+                yield CreateConceptRequest(picture=piece)
 
 
 class Client:
@@ -211,7 +238,7 @@ class Client:
         return self._ask(self._catalogue().GetModel, GetModelRequest(name=name), timeout)
 
     def concepts(self, *, timeout: float | None = None) -> list[Concept]:
-        """Return the concepts of the catalogue, in order of name."""
+        """Return the concepts of the catalogue, the custom ones included, in order of name."""
         concepts: list[Concept] = []
         token = ""
         while True:
@@ -220,6 +247,36 @@ class Client:
             token = page.next_page_token
             if not token:
                 return concepts
+
+    def concept(self, name: str, *, timeout: float | None = None) -> Concept:
+        """Return one concept, of the catalogue or custom."""
+        return self._ask(self._catalogue().GetConcept, GetConceptRequest(name=name), timeout)
+
+    def create_concept(
+        self,
+        concept: Concept,
+        pictures: Sequence[bytes] = (),
+        near_misses: Sequence[bytes] = (),
+        *,
+        tile: int = 0,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Concept:
+        """Create a custom concept and return it with the digests of its pictures.
+
+        Pictures are PNG files, square and all of one side; with a `tile` each is a sheet of square tiles of that side.
+        The `request_id`, made here unless given, makes repeating safe: the same id and content are the same concept.
+        """
+        upload = upload_of(concept, pictures, near_misses, tile, request_id or uuid.uuid4().hex)
+        limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
+        try:
+            return self._catalogue().CreateConcept(upload, timeout=limit)
+        except grpc.RpcError as error:
+            raise error_of(error) from None
+
+    def delete_concept(self, name: str, *, timeout: float | None = None) -> None:
+        """Delete a custom concept; its audits keep what they have of it."""
+        self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout)
 
     def _ask(
         self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout: float | None

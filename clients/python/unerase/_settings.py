@@ -73,7 +73,10 @@ class ClientSettings:
     tls: TLSConfig | None = None
 
 
-# DeleteAudit is not here: repeated after an answer that got lost it would fail with NOT_FOUND. WatchAudit is not
+# The most that the backend takes of a concept's pictures, and what frames them.
+_UPLOAD_BYTES = 80 * 1024 * 1024
+
+# What deletes is not here: repeated after an answer that got lost it would fail with NOT_FOUND. WatchAudit is not
 # either: it resumes from the last event instead.
 _REPEATABLE = {
     "unerase.v1.AuditService": (
@@ -85,7 +88,7 @@ _REPEATABLE = {
         "ReadArtifact",
         "ListEvaluations",
     ),
-    "unerase.v1.ModelService": ("ListModels", "GetModel", "ListConcepts"),
+    "unerase.v1.ModelService": ("ListModels", "GetModel", "ListConcepts", "CreateConcept", "GetConcept"),
 }
 
 
@@ -101,6 +104,8 @@ def channel_options(address: str, settings: ClientSettings) -> list[tuple[str, A
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", round(settings.retry.max_backoff_seconds * 1000)),
         ("grpc.service_config", _service_config(settings.retry)),
+        # An upload is repeated from here; gRPC would keep 256 KiB of it, and give up beyond.
+        ("grpc.per_rpc_retry_buffer_size", _UPLOAD_BYTES),
     ]
     if address.startswith(_LOOPBACK):
         # A proxy named in the environment cannot reach this machine's loopback.

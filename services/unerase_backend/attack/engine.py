@@ -66,6 +66,7 @@ class AttackEngine:
             workbench = Workbench(
                 unit,
                 model,
+                self._model,
                 parameters,
                 self._store,
                 self._thread,
@@ -93,7 +94,8 @@ class AttackEngine:
 
     async def ListAttacks(self, request: ListAttacksRequest) -> ListAttacksResponse:  # noqa: N802 - the RPC's name
         """List the attacks, in order of name."""
-        return ListAttacksResponse(attacks=[evaluation.description for evaluation in ATTACKS.all().values()])
+        described = [evaluation.description for evaluation in ATTACKS.all().values()]
+        return ListAttacksResponse(attacks=described, broken=ATTACKS.broken())
 
     def close(self) -> None:
         """Let the thread end."""
@@ -121,10 +123,8 @@ async def _next(events: "asyncio.Queue[UnitEvent | None]", latest: UnitEvent) ->
 def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
     evaluation = ATTACKS.all().get(unit.evaluation)
     if evaluation is None:
-        raise NotFoundError(
-            f"there is no attack {unit.evaluation!r}; there are {', '.join(ATTACKS.all())}",
-            reason="EVALUATION_NOT_FOUND",
-        )
+        why = ATTACKS.broken().get(unit.evaluation) or f"there are {', '.join(ATTACKS.all())}"
+        raise NotFoundError(f"there is no attack {unit.evaluation!r}; {why}", reason="EVALUATION_NOT_FOUND")
     needed = {
         "unit.role": unit.role != MODEL_ROLE_UNSPECIFIED,
         "unit.model": unit.model,

@@ -1,17 +1,20 @@
 """What an attack is handed beside its unit and the backends: a model with gradients, pictures, and a way to report.
 
-The weights are frozen; gradients flow through them to whatever the attack optimises. The optimisation runs in a thread,
-and looks at `progress` (or `check`) once a step, where it learns that nobody waits for it any more.
+The weights are frozen; gradients flow through them to whatever the attack optimises. An attack that trains weights is
+given a copy of them. The optimisation runs in a thread, and looks at `progress` (or `check`) once a step, where it
+learns that nobody waits for it any more.
 """
 
 import asyncio
+import copy
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
@@ -37,6 +40,7 @@ class Workbench:
         self,
         unit: Unit,
         model: DiffusionModel,
+        load: Callable[[str], DiffusionModel],
         parameters: Parameters,
         store: ArtifactStore,
         thread: Executor,
@@ -47,6 +51,7 @@ class Workbench:
         self.model = model
         self.parameters = parameters
         self._unit = unit
+        self._load = load
         self._store = store
         self._thread = thread
         self._emit = emit
@@ -56,6 +61,17 @@ class Workbench:
     async def compute(self, optimisation: Callable[[], Result]) -> Result:
         """Run `optimisation` in the room's thread, so that the event loop stays free."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, optimisation)
+
+    def reference(self) -> DiffusionModel:
+        """Return the audit's reference, its weights frozen; called within `compute`, since it may have to be loaded.
+
+        Raises:
+            InvalidRequestError: the unit names none.
+            NotFoundError: the catalogue has no such model.
+        """
+        if not self._unit.reference:
+            raise InvalidRequestError.of(FieldViolation("unit.reference", "must be given"))
+        return self._load(self._unit.reference)
 
     def check(self) -> None:
         """Raise where the optimisation must end.
@@ -86,9 +102,22 @@ class Workbench:
         whole.concept = self._unit.target.concept.name
         self._emit(UnitEvent(finding=whole))
 
-    def generator(self, purpose: str) -> torch.Generator:
+    def generator(self, *purpose: str | int) -> torch.Generator:
         """Return a new CPU generator for `purpose`: the same for every role, so that all models meet the same draws."""
-        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, purpose))
+        return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, *purpose))
+
+    def trainable_unet(self) -> Any:
+        """Return a copy of the model's UNet in float32, whose weights take gradients; the model's own stay as they are.
+
+        It is in evaluation mode: without dropout.
+        """
+        return copy.deepcopy(self.model.unet).float().requires_grad_()
+
+    def keep_weights(self, tensors: Mapping[str, Tensor]) -> str:
+        """Put tensors into the artefact store as safetensors, in the model's dtype, and return their digest."""
+        return self._store.put(
+            save({key: tensor.detach().to("cpu", self.model.dtype).contiguous() for key, tensor in tensors.items()})
+        )
 
     def latents(self, digests: Sequence[str]) -> Tensor:
         """Return the latents of pictures of the artefact store, (n, channels, height, width), float32 on the CPU.
@@ -105,3 +134,19 @@ class Workbench:
             raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
         # Cloned, since the VAE runs in inference mode, whose tensors no gradient may meet.
         return encode(self.model, pictures, ENCODE_BATCH).clone()
+
+    def keep(self, content: bytes) -> str:
+        """Keep found weights in the artefact store and return their digest."""
+        return self._store.put(content)
+
+    def kept(self, digest: str) -> bool:
+        """Say whether the artefact store still has what `keep` was given."""
+        return self._store.contains(digest)
+
+    def record(self, key: str, content: bytes) -> None:
+        """Record what work under `key` came to, 64 hexadecimal digits, so that no unit has to do it again."""
+        self._store.put_record(key, content)
+
+    def recorded(self, key: str) -> bytes | None:
+        """Return what was recorded under `key`; None if there is nothing."""
+        return self._store.get_record(key)

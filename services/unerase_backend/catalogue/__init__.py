@@ -1,6 +1,16 @@
 """The catalogue: the models, judges and concepts that a request may name, and nothing else that could be loaded."""
 
 from unerase_backend.catalogue.catalogue import EMBEDDED, Catalogue
+from unerase_backend.catalogue.custom import CustomConcept, check_concept
 from unerase_backend.catalogue.entries import MAX_STEPS, ConceptEntry, JudgeEntry, ModelEntry
 
-__all__ = ["EMBEDDED", "MAX_STEPS", "Catalogue", "ConceptEntry", "JudgeEntry", "ModelEntry"]
+__all__ = [
+    "EMBEDDED",
+    "MAX_STEPS",
+    "Catalogue",
+    "ConceptEntry",
+    "CustomConcept",
+    "JudgeEntry",
+    "ModelEntry",
+    "check_concept",
+]

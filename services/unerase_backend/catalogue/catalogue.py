@@ -1,22 +1,17 @@
 """The catalogue of a deployment: the embedded testbed's file and those of the operator, checked as a whole."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.v1.models_pb2 import Model, WeightFile
-from unerase.v1.types_pb2 import (
-    CONCEPT_KIND_COLOUR,
-    CONCEPT_KIND_OBJECT,
-    CONCEPT_KIND_STYLE,
-    Concept,
-    JudgeLabels,
-)
+from unerase.v1.types_pb2 import Concept, JudgeLabels
 from unerase_backend.catalogue import digests, sheets
+from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
 from unerase_backend.catalogue.entries import (
     GUIDANCE_SCALE,
     PROMPTS,
@@ -25,14 +20,13 @@ from unerase_backend.catalogue.entries import (
     ConceptEntry,
     JudgeEntry,
     ModelEntry,
+    problems_of_concept,
     read_file,
 )
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
 
 EMBEDDED = Path(__file__).parent.parent / "testbed" / "weights" / "catalogue.yaml"
-
-_KINDS = {"object": CONCEPT_KIND_OBJECT, "colour": CONCEPT_KIND_COLOUR, "style": CONCEPT_KIND_STYLE}
 
 Entry = TypeVar("Entry")
 
@@ -53,6 +47,8 @@ class Catalogue:
     models: Mapping[str, ModelEntry]
     judges: Mapping[str, JudgeEntry]
     concepts: Mapping[str, ConceptEntry]
+    custom: Mapping[str, CustomConcept] = field(default_factory=dict)
+    """Those of `concepts` that are in no file."""
     _memory: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -78,8 +74,16 @@ class Catalogue:
         if violations:
             raise InvalidRequestError.of(*violations)
         merged["models"] = {name: _inherited(name, merged["models"]) for name in merged["models"]}
+        merged["concepts"] = {name: _controlled(name, merged) for name in merged["concepts"]}
         models, judges, concepts = (MappingProxyType(merged[section]) for section in ("models", "judges", "concepts"))
         return cls(models, judges, concepts)
+
+    def extended(self, custom: Iterable[CustomConcept]) -> "Catalogue":
+        """Return this catalogue with custom concepts beside its own; where both have a name, its own has it."""
+        added = {each.concept.name: each for each in custom if each.concept.name not in self.concepts}
+        entries = {name: entry_of(each.concept, each.side) for name, each in added.items()}
+        concepts = MappingProxyType({**self.concepts, **entries})
+        return replace(self, concepts=concepts, custom=MappingProxyType({**self.custom, **added}))
 
     def model(self, name: str) -> ModelEntry:
         """Return a model's entry, with every figure filled in.
@@ -180,9 +184,14 @@ class Catalogue:
             NotFoundError: there is no such concept.
         """
         entry = self.concept(name)
+        if name in self.custom:
+            message = Concept()
+            message.CopyFrom(self.custom[name].concept)
+            message.prompts[:] = entry.prompts or PROMPTS[entry.kind]
+            return message
         message = Concept(
             name=name,
-            kind=_KINDS[entry.kind],
+            kind=KINDS[entry.kind],
             names=entry.names,
             prompts=entry.prompts or PROMPTS[entry.kind],
             held_out_prompts=entry.held_out_prompts,
@@ -195,10 +204,36 @@ class Catalogue:
         message.near_miss_digests.extend(store.put(tile) for tile in self._tiles(entry.near_misses, entry.tile))
         return message
 
+    def picture_side(self, concept: str) -> int:
+        """Return the side of a concept's pictures in pixels; 0 where it has none.
+
+        Raises:
+            NotFoundError: there is no such concept.
+        """
+        entry = self.concept(concept)
+        return entry.tile if concept in self.custom or entry.pictures or entry.near_misses else 0
+
+    def others(self, concept: str) -> list[str]:
+        """Return the names of the files' concepts that are something else than `concept`, in the order of the files.
+
+        What shares one of its words, or a label of a judge that has a closed set of them, is the same thing to the
+        models or to the judge. A custom concept is nobody's other: what an audit finds does not depend on what
+        somebody else has uploaded.
+
+        Raises:
+            NotFoundError: there is no such concept.
+        """
+        entry = self.concept(concept)
+        return [
+            name
+            for name, other in self.concepts.items()
+            if name != concept and name not in self.custom and not self._same(entry, other)
+        ]
+
     def target(self, concept: str, store: ArtifactStore, selector: str, judge: str, second_judge: str) -> Target:
         """Return a concept with the questions for three judges, from the tables of labels.
 
-        A CLIP judge weighs the concept's texts against those of every other concept of the same kind.
+        A CLIP judge weighs the concept's texts against those of its `others` of the same kind; placebos are left out.
 
         Raises:
             NotFoundError: there is no such concept or judge.
@@ -223,12 +258,20 @@ class Catalogue:
         labels = entry.labels[judge]
         alternatives = [
             text
-            for other in self.concepts.values()
-            if kind == "clip" and other.kind == entry.kind
+            for other in map(self.concept, self.others(concept) if kind == "clip" else ())
+            if other.kind == entry.kind and not other.placebo
             for text in other.labels.get(judge, ())
             if text not in labels
         ]
         return Question(judge=judge, labels=labels, alternatives=dict.fromkeys(alternatives))
+
+    def _same(self, entry: ConceptEntry, other: ConceptEntry) -> bool:
+        words = [{name.casefold() for name in each.names} for each in (entry, other)]
+        return not words[0].isdisjoint(words[1]) or any(
+            self.judges[judge].kind != "clip" and not set(labels).isdisjoint(other.labels.get(judge, ()))
+            for judge, labels in entry.labels.items()
+            if judge in self.judges
+        )
 
     def _tiles(self, sheet: Path | None, tile: int) -> tuple[bytes, ...]:
         if sheet is None:
@@ -301,17 +344,18 @@ def _dangling(path: Path, file: CatalogueFile, merged: Mapping[str, Mapping[str,
         if model.base is not None and model.resolution:
             violations.append(_violation(path, "models", f"{name}.resolution", "is the base's and cannot be changed"))
     for name, concept in file.concepts.items():
-        for judge in concept.labels:
-            if judge not in merged["judges"]:
-                violations.append(_violation(path, "concepts", f"{name}.labels.{judge}", "there is no such judge"))
-        if concept.control is not None:
-            control = merged["models"].get(concept.control)
-            if control is None:
-                violations.append(_violation(path, "concepts", f"{name}.control", "there is no such model"))
-            elif name not in control.never_learned:
-                description = "the model's never_learned does not name the concept"
-                violations.append(_violation(path, "concepts", f"{name}.control", description))
+        for keys, description in problems_of_concept(name, concept, merged["models"], merged["judges"]):
+            violations.append(_violation(path, "concepts", ".".join((name, *keys)), description))
     return violations
+
+
+def _controlled(name: str, merged: Mapping[str, Mapping[str, Any]]) -> ConceptEntry:
+    """A concept's entry; where it names no control, with the first model of all files that never learned it."""
+    entry: ConceptEntry = merged["concepts"][name]
+    if entry.control is not None:
+        return entry
+    control = next((model for model, given in merged["models"].items() if name in given.never_learned), None)
+    return entry.model_copy(update={"control": control})
 
 
 def _inherited(name: str, models: Mapping[str, ModelEntry]) -> ModelEntry:

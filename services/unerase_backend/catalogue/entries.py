@@ -13,7 +13,7 @@ concepts:
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -189,6 +189,9 @@ class JudgeEntry(_Entry):
 class ConceptEntry(_Entry):
     """A concept: its words, prompts, labels and pictures.
 
+    A `placebo` is a concept that no model knows: what an evaluation hands to a model can be tried with it, and it is no
+    "other concept" of an audit.
+
     Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's
     first pipeline.
     """
@@ -250,7 +253,29 @@ def read_file(path: Path) -> CatalogueFile:
 
 def _violation(path: Path, problem: Any) -> FieldViolation:
     keys = [str(key) for key in problem["loc"] if key != "[key]"]
-    return FieldViolation(f"{path.name}: {'.'.join(keys)}", problem["msg"].removeprefix("Value error, "))
+    return FieldViolation(f"{path.name}: {'.'.join(keys)}", without_prefix(problem["msg"]))
+
+
+def without_prefix(message: str) -> str:
+    """Return a message of pydantic's as one of ours."""
+    return message.removeprefix("Value error, ")
+
+
+def problems_of_concept(
+    name: str, entry: ConceptEntry, models: Mapping[str, ModelEntry], judges: Mapping[str, JudgeEntry]
+) -> list[tuple[tuple[str, ...], str]]:
+    """Return what a concept names that is not there: the keys within its entry, and a description."""
+    problems: list[tuple[tuple[str, ...], str]] = [
+        (("labels", judge), "there is no such judge") for judge in entry.labels if judge not in judges
+    ]
+    if entry.control is not None:
+        control = models.get(entry.control)
+        if control is None:
+            problems.append((("control",), "there is no such model"))
+        elif not {name, *entry.names} & set(control.never_learned):
+            description = "the model's never_learned names neither the concept nor one of its words"
+            problems.append((("control",), description))
+    return problems
 
 
 def _parse(path: Path) -> dict[str, Any]:

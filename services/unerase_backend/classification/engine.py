@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
-from unerase.internal.v1alpha1.trajectories_pb2 import Question, View
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase.internal.v1alpha1.trajectories_pb2 import View
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.registry import Judge, Picture, kinds
+from unerase_backend.classification.registry import Embeds, Judge, Picture, broken, kinds
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
@@ -50,13 +50,13 @@ class ClassificationEngine:
     async def Classify(  # noqa: N802 - the RPC's name
         self, request: ClassifyRequest, pictures: NDArray[np.uint8] | None = None
     ) -> ClassifyResponse:
-        """Answer every question of every picture.
+        """Answer every question of every picture, and embed it if that is asked for.
 
         `pictures`, (n, height, width, 3), are judged in place of the request's digests.
 
         Raises:
             InvalidRequestError: too many pictures or questions, a question without labels, a label that its judge does
-                not know, or a view that shows nothing.
+                not know, an embedding by a judge that has none, or a view that shows nothing.
             NotFoundError: an unknown judge or digest.
         """
         _check(request, pictures)
@@ -76,8 +76,10 @@ class ClassificationEngine:
         self, request: ClassifyRequest, pictures: NDArray[np.uint8] | None, given_up: threading.Event
     ) -> ClassifyResponse:
         torch.set_num_threads(self._settings.torch_threads)
-        judges = {question.judge: self._judge(question.judge) for question in request.questions}
-        _check_questions(judges, request.questions)
+        asked = [question.judge for question in request.questions]
+        embedding = request.embedding_judge
+        judges = {name: self._judge(name) for name in (*asked, *([embedding] if embedding else []))}
+        _check_questions(judges, request)
         if pictures is None:
             missing = [digest for digest in request.picture_digests if not self._store.contains(digest)]
             if missing:
@@ -86,7 +88,7 @@ class ClassificationEngine:
         for chunk in self._chunks(request, pictures):
             if given_up.is_set():
                 raise CancelledError("the caller gave up")
-            answers += _judge_chunk(judges, request.questions, [_shown(picture, request.view) for picture in chunk])
+            answers += _judge_chunk(judges, request, [_shown(picture, request.view) for picture in chunk])
         return ClassifyResponse(pictures=answers)
 
     def _judge(self, name: str) -> Judge:
@@ -94,7 +96,8 @@ class ClassificationEngine:
             entry = self._catalogue.judge(name)
             load = kinds().get(entry.kind)
             if load is None:
-                raise PreconditionError(f"no judge of kind {entry.kind!r} is installed", reason="JUDGE_KIND_UNKNOWN")
+                why = "; ".join([f"no judge of kind {entry.kind!r} is installed", *broken().values()])
+                raise PreconditionError(why, reason="JUDGE_KIND_UNKNOWN", metadata={"judge": name})
             self._judges[name] = load(
                 entry.folder,
                 torch.device(self._settings.device),
@@ -131,7 +134,7 @@ def _shown(picture: Picture | UnreadablePictureError, view: View) -> Picture | U
 
 
 def _judge_chunk(
-    judges: dict[str, Judge], questions: Sequence[Question], chunk: Sequence[Picture | UnreadablePictureError]
+    judges: dict[str, Judge], request: ClassifyRequest, chunk: Sequence[Picture | UnreadablePictureError]
 ) -> list[PictureJudgements]:
     readable = [picture for picture in chunk if not isinstance(picture, UnreadablePictureError)]
     seen = {name: judge.look(readable) for name, judge in judges.items()} if readable else {}
@@ -146,8 +149,15 @@ def _judge_chunk(
             reason = f"the scores of {', '.join(blind)} are not finite"
             answers.append(PictureJudgements(status=SAMPLE_STATUS_UNSCORED, reason=reason))
         else:
-            judgements = [judges[question.judge].answer(seen[question.judge][row], question) for question in questions]
-            answers.append(PictureJudgements(status=SAMPLE_STATUS_SCORED, judgements=judgements))
+            answer = PictureJudgements(status=SAMPLE_STATUS_SCORED)
+            answer.judgements.extend(
+                judges[question.judge].answer(seen[question.judge][row], question) for question in request.questions
+            )
+            embeds = judges.get(request.embedding_judge)
+            if isinstance(embeds, Embeds):
+                values = embeds.embedding(seen[request.embedding_judge][row])
+                answer.embedding.CopyFrom(Tensor(shape=values.shape, values=values.astype("<f4").tobytes()))
+            answers.append(answer)
         row += 1
     return answers
 
@@ -164,9 +174,10 @@ def _check(request: ClassifyRequest, pictures: NDArray[np.uint8] | None) -> None
             violations.append(FieldViolation("picture_digests", "must be empty where pictures are handed over"))
     if not 1 <= count <= MAX_PICTURES:
         violations.append(FieldViolation("picture_digests", f"must be 1 to {MAX_PICTURES} pictures, not {count}"))
-    if not 1 <= len(request.questions) <= MAX_QUESTIONS:
+    fewest = 0 if request.embedding_judge else 1
+    if not fewest <= len(request.questions) <= MAX_QUESTIONS:
         violations.append(
-            FieldViolation("questions", f"must be 1 to {MAX_QUESTIONS} questions, not {len(request.questions)}")
+            FieldViolation("questions", f"must be {fewest} to {MAX_QUESTIONS} questions, not {len(request.questions)}")
         )
     for index, question in enumerate(request.questions[:MAX_QUESTIONS]):
         if not question.judge:
@@ -194,11 +205,13 @@ def _view_violations(request: ClassifyRequest) -> Iterator[FieldViolation]:
         yield FieldViolation(f"view.{kind}", "must be above 0 and under 1")
 
 
-def _check_questions(judges: dict[str, Judge], questions: Sequence[Question]) -> None:
+def _check_questions(judges: dict[str, Judge], request: ClassifyRequest) -> None:
     violations = [
         FieldViolation(f"questions[{index}].{field}", description)
-        for index, question in enumerate(questions)
+        for index, question in enumerate(request.questions)
         for field, description in judges[question.judge].problems(question)
     ]
+    if request.embedding_judge and not isinstance(judges[request.embedding_judge], Embeds):
+        violations.append(FieldViolation("embedding_judge", "must be a CLIP judge: others have no embedding"))
     if violations:
         raise InvalidRequestError.of(*violations)

@@ -4,12 +4,9 @@ A kind is a class with the three methods of `Judge`, registered by a decorator; 
 points `unerase.judges`.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
+from unerase_backend.runtime.components import Components
 
 Picture = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -41,20 +39,29 @@ class Judge(Protocol):
         """Answer a question about one picture from one row of `look`, all of whose values are finite."""
 
 
+@runtime_checkable
+class Embeds(Protocol):
+    """A judge that knows where a picture stands among all others, beside what it answers."""
+
+    def embedding(self, seen: Features) -> Features:
+        """Return the picture's embedding of length 1, (width,), from one row of `look`."""
+
+
 Load = Callable[[Path, torch.device, torch.dtype, int], Judge]
 """Loads a judge: its folder, the device and dtype of its weights, the batch shape to which every call is padded."""
 
-_KINDS: dict[str, Load] = {}
-_loaded = False
+_KINDS = Components[Load]("kind of judge", "unerase_backend.classification.judges", "unerase.judges")
 
 
 def judge(kind: str) -> Callable[[Load], Load]:
-    """Register the decorated class (or function) as what loads judges of `kind`."""
+    """Register the decorated class (or function) as what loads judges of `kind`.
+
+    Raises:
+        RegistrationError: the kind is taken.
+    """
 
     def decorate(load: Load) -> Load:
-        if kind in _KINDS:
-            raise ValueError(f"the kind of judge {kind!r} is registered twice")
-        _KINDS[kind] = load
+        _KINDS.add(kind, load, load.__module__)
         return load
 
     return decorate
@@ -62,12 +69,9 @@ def judge(kind: str) -> Callable[[Load], Load]:
 
 def kinds() -> dict[str, Load]:
     """Return every kind of judge by name, those of third parties included."""
-    global _loaded  # noqa: PLW0603 - modules are imported once a process
-    if not _loaded:
-        package = importlib.import_module("unerase_backend.classification.judges")
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{package.__name__}.{module.name}")
-        for entry_point in entry_points(group="unerase.judges"):
-            entry_point.load()
-        _loaded = True
-    return dict(sorted(_KINDS.items()))
+    return _KINDS.all()
+
+
+def broken() -> dict[str, str]:
+    """Return the entry points that cannot be used, by name, each with its distribution and the reason."""
+    return _KINDS.broken()

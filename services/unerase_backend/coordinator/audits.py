@@ -4,7 +4,6 @@
 
 import asyncio
 import hashlib
-import re
 import secrets
 import time
 import uuid
@@ -43,6 +42,7 @@ from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import ENDED, Database, timestamp
 from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
 from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.coordinator.requests import check_request_id
 from unerase_backend.coordinator.workflow import Auditor
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
@@ -56,7 +56,6 @@ from unerase_backend.runtime.errors import (
 Context = grpc.aio.ServicerContext[Any, Any]
 
 CHUNK_BYTES = 256 * 1024
-_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _EVENTS_AT_ONCE = 256
 # What another process commits is seen this late.
 _POLL_SECONDS = 1.0
@@ -76,17 +75,16 @@ class AuditServicer(AuditServiceServicer):
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
         """Accept an audit; the same request again is answered with the same audit."""
-        if not _REQUEST_ID.fullmatch(request.request_id):
-            raise InvalidRequestError.of(
-                FieldViolation("request_id", 'must be 1 to 64 letters, digits, "-" and "_", chosen by the caller')
-            )
+        check_request_id(request.request_id)
         digest = hashlib.sha256(request.spec.SerializeToString(deterministic=True)).hexdigest()
         existing = await self._repeated(request.request_id, digest)
         if existing is not None:
             return existing
-        descriptions = await self._auditor.descriptions()
+        descriptions, broken = await self._auditor.descriptions(), await self._auditor.broken()
+        custom = await self._database.concepts([request.spec.concept, request.spec.placebo])
+        catalogue = self._catalogue.extended(custom)
         plan = await asyncio.to_thread(
-            make_plan, request.spec, self._catalogue, self._store, descriptions, lambda: secrets.randbits(63)
+            make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
         )
         audit = Audit(
             id=uuid.uuid4().hex,

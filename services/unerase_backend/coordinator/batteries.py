@@ -32,14 +32,30 @@ class Preset:
 
 DEFAULT_PRESET = "standard"
 
-_WHAT_A_VERDICT_RESTS_ON: dict[str, dict[str, float | list[float]]] = {
+Evaluations = dict[str, dict[str, float | list[float]]]
+
+_WHAT_A_VERDICT_RESTS_ON: Evaluations = {
     "standard-prompt": {},
     "noise-based": {},
     "diffusion-completion": {},
     "textual-inversion": {},
+    "unlearn-diff-atk": {},
     "interference": {},
     "likelihood": {},
     "judge-quality": {},
+}
+_BESIDE_IT: Evaluations = {
+    "unconditional-rate": {},
+    "inpainting": {},
+    "alternatives": {},
+}
+_THE_REST: Evaluations = {
+    "classifier-guidance": {},
+    "classifier-guidance-noise": {},
+    "p4d": {},
+    "ring-a-bell": {},
+    "relearning": {},
+    "tracing": {},
 }
 
 PRESETS = {
@@ -53,8 +69,13 @@ PRESETS = {
         ),
         Preset(
             name="standard",
-            summary="What a verdict rests on, with the reference's own denoising steps.",
-            evaluations=_WHAT_A_VERDICT_RESTS_ON,
+            summary="What a verdict rests on, what costs little beside it, and the reference's own denoising steps.",
+            evaluations=_WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT,
+        ),
+        Preset(
+            name="full",
+            summary="Every evaluation there is, with the reference's own denoising steps.",
+            evaluations=_WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT | _THE_REST,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""What the coordinator remembers: audits, their units, events, observations and findings.
+"""What the coordinator remembers: audits, their units, events, observations and findings; and custom concepts.
 
 An audit's row is the truth about its state. Whatever is written to an audit in flight first takes the next sequence
 number from that row, and does so only while the audit runs: a unit that ends after the audit was cancelled finds no
@@ -33,6 +33,7 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.types_pb2 import Case, Concept, Finding, Observation
 from unerase.v1.verdicts_pb2 import Verdict
+from unerase_backend.catalogue import CustomConcept
 from unerase_backend.coordinator.plan import Plan
 
 ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
@@ -112,6 +113,19 @@ _artifacts = sa.Table(
     _metadata,
     _audit_key(),
     sa.Column("digest", sa.String(64), primary_key=True),
+)
+
+_concepts = sa.Table(
+    "unerase_concepts",
+    _metadata,
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("request_id", sa.String(64), nullable=False, unique=True),
+    # SHA-256 of the description and the pictures, to tell a repetition from another request.
+    sa.Column("request_digest", sa.String(64), nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("side", sa.Integer, nullable=False),
+    # Nanoseconds since 1970.
+    sa.Column("create_time", sa.BigInteger, nullable=False),
 )
 
 
@@ -324,6 +338,46 @@ class Database:
         async with self.engine.begin() as connection:
             return (await connection.execute(statement)).rowcount > 0
 
+    async def insert_concept(self, custom: CustomConcept, request_id: str, request_digest: str) -> bool:
+        """Insert a custom concept; False if its name or the request id is taken."""
+        statement = sa.insert(_concepts).values(
+            name=custom.concept.name,
+            request_id=request_id,
+            request_digest=request_digest,
+            message=_deterministic(custom.concept),
+            side=custom.side,
+            create_time=time.time_ns(),
+        )
+        try:
+            async with self.engine.begin() as connection:
+                await connection.execute(statement)
+        except sa.exc.IntegrityError:
+            return False
+        return True
+
+    async def concept_by_request(self, request_id: str) -> tuple[CustomConcept, str] | None:
+        """Return the custom concept of a request id with the digest of its request."""
+        async with self.engine.connect() as connection:
+            query = sa.select(_concepts).where(_concepts.c.request_id == request_id)
+            row = (await connection.execute(query)).first()
+        return (_custom(row), row.request_digest) if row else None
+
+    async def concept_names(self) -> list[str]:
+        """Return the names of the custom concepts."""
+        async with self.engine.connect() as connection:
+            return [row.name for row in await connection.execute(sa.select(_concepts.c.name))]
+
+    async def concepts(self, names: Sequence[str]) -> list[CustomConcept]:
+        """Return those of the named concepts that are custom."""
+        async with self.engine.connect() as connection:
+            query = sa.select(_concepts).where(_concepts.c.name.in_(names))
+            return [_custom(row) for row in await connection.execute(query)]
+
+    async def delete_concept(self, name: str) -> bool:
+        """Delete a custom concept; False if there is none of this name."""
+        async with self.engine.begin() as connection:
+            return (await connection.execute(sa.delete(_concepts).where(_concepts.c.name == name))).rowcount > 0
+
     async def progress(self, audit_id: str, event: AuditEvent) -> None:
         """Append an event of a unit on its way.
 
@@ -474,6 +528,10 @@ def _add_columns(connection: sa.Connection) -> None:
             if column.name not in there:
                 described = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
                 connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {described}"))
+
+
+def _custom(row: Any) -> CustomConcept:
+    return CustomConcept(Concept.FromString(row.message), row.side)
 
 
 def _audit(row: Any) -> Audit:

@@ -28,7 +28,7 @@ from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import UnavailableError
-from unerase_backend.runtime.handles import rooms_serving
+from unerase_backend.runtime.handles import remote_classify, rooms_serving
 
 _logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Coordinator:
         await self._auditor.announce()
         self._stop_metrics = metrics.serve(settings.host, settings.metrics_port) if settings.metrics_port else None
         audits = AuditServicer(self._auditor, self._database, catalogue, store, changes)
-        self._server = Server(audits, ModelServicer(catalogue, store), metrics)
+        self._server = Server(audits, ModelServicer(catalogue, store, self._database, remote_classify()), metrics)
         await self._server.start(settings.host, settings.port)
         self._following = asyncio.create_task(self._follow_rooms())
         _logger.info("listening on %s:%d", settings.host, settings.port)

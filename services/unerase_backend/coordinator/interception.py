@@ -76,15 +76,22 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Return the handler with errors translated and the call measured."""
         handler: Any = await continuation(handler_call_details)
-        # Unknown methods have no handler; streams of requests are reflection's alone.
-        if handler is None or handler.request_streaming:
+        # Unknown methods have no handler; streams both ways are reflection's alone.
+        if handler is None or (handler.request_streaming and handler.response_streaming):
             return handler
         method = handler_call_details.method.lstrip("/")
-        if handler.response_streaming:
+        if handler.request_streaming:
+            wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
+                self._awaited(
+                    method, handler.stream_unary, handler.request_deserializer, seconds=UNARY_SECONDS, read=_Messages
+                ),
+                response_serializer=handler.response_serializer,
+            )
+        elif handler.response_streaming:
             # Health's own Watch is awaited, and writes its responses where others yield them.
             awaited = inspect.iscoroutinefunction(handler.unary_stream)
             wrap = partial(self._awaited, seconds=None) if awaited else self._streaming
-            wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_stream_rpc_method_handler(
+            wrapped = grpc.unary_stream_rpc_method_handler(
                 wrap(method, handler.unary_stream, handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
@@ -99,16 +106,19 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self,
         method: str,
         behaviour: Callable[[Any, Context], Awaitable[Any]],
-        read: Callable[[bytes], Any],
+        deserialise: Callable[[bytes], Any],
         *,
         seconds: float | None,
-    ) -> Callable[[bytes, Context], Awaitable[Any]]:
-        async def call(request: bytes, context: Context) -> Any:
+        read: Callable[[Any, Callable[[bytes], Any]], Any] | None = None,
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        reading = read or _message
+
+        async def call(request: Any, context: Context) -> Any:
             with _Measured(self._metrics, method) as measured:
                 try:
                     # A deadline of the caller's own is gRPC's to keep.
                     async with asyncio.timeout(seconds if context.time_remaining() is None else None):
-                        response = await behaviour(_message(request, read), context)
+                        response = await behaviour(reading(request, deserialise), context)
                 except Exception as error:
                     await measured.fail(error, context)
                 measured.code = grpc.StatusCode.OK
@@ -169,6 +179,20 @@ def _message(request: bytes, read: Callable[[bytes], Any]) -> Any:
         return read(request)
     except DecodeError:
         raise InvalidRequestError("the request is not a message of this method") from None
+
+
+class _Messages:
+    """The requests of a call, each read when it is asked for; no generator, which would have to be closed."""
+
+    def __init__(self, requests: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> None:
+        self._requests = requests
+        self._read = read
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> Any:
+        return _message(await anext(self._requests), self._read)
 
 
 def _cut(text: str, length: int) -> str:

@@ -1,14 +1,21 @@
-"""ModelService: the catalogue, read."""
+"""ModelService: the catalogue, read; and custom concepts, which come beside it."""
 
 # ruff: noqa: N802 - methods are named as the RPCs are
 
 import asyncio
-from collections.abc import Iterable
+import hashlib
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
+import numpy as np
+from google.protobuf.empty_pb2 import Empty
 
+from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.models_pb2 import (
+    CreateConceptRequest,
+    DeleteConceptRequest,
+    GetConceptRequest,
     GetModelRequest,
     ListConceptsRequest,
     ListConceptsResponse,
@@ -17,20 +24,40 @@ from unerase.v1.models_pb2 import (
     Model,
 )
 from unerase.v1.models_pb2_grpc import ModelServiceServicer
-from unerase_backend.catalogue import Catalogue
+from unerase.v1.types_pb2 import Concept
+from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
+from unerase_backend.coordinator.concepts import Pictures, Upload, decode_pictures, read_upload
+from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.errors import (
+    AlreadyExistsError,
+    DeadlineError,
+    ExhaustedError,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    PreconditionError,
+)
+from unerase_backend.runtime.handles import Classify
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_CONCEPTS = 1000
+# Each holds its pictures in memory until they are checked.
+UPLOADS_AT_ONCE = 4
+UPLOAD_SECONDS = 300.0
 
 
 class ModelServicer(ModelServiceServicer):
     """The catalogue of this backend; files are hashed and cut in threads, once."""
 
-    def __init__(self, catalogue: Catalogue, store: ArtifactStore) -> None:
+    def __init__(self, catalogue: Catalogue, store: ArtifactStore, database: Database, classify: Classify) -> None:
         self._catalogue = catalogue
         self._store = store
+        self._database = database
+        self._classify = classify
+        self._uploads = 0
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         """Return a page of models, in order of name."""
@@ -46,9 +73,123 @@ class ModelServicer(ModelServiceServicer):
 
     async def ListConcepts(self, request: ListConceptsRequest, context: Context) -> ListConceptsResponse:
         """Return a page of concepts, in order of name."""
-        names, token = _page(self._catalogue.concepts, request.page_size, request.page_token, "concepts")
-        concepts = [await asyncio.to_thread(self._catalogue.concept_message, name, self._store) for name in names]
+        known = {*self._catalogue.concepts, *await self._database.concept_names()}
+        names, token = _page(known, request.page_size, request.page_token, "concepts")
+        catalogue = self._catalogue.extended(await self._database.concepts(names))
+        # One that was deleted since its name was read is not there any more.
+        there = [name for name in names if name in catalogue.concepts]
+        concepts = [await asyncio.to_thread(catalogue.concept_message, name, self._store) for name in there]
         return ListConceptsResponse(concepts=concepts, next_page_token=token)
+
+    async def GetConcept(self, request: GetConceptRequest, context: Context) -> Concept:
+        """Return one concept."""
+        if not request.name:
+            raise InvalidRequestError.of(FieldViolation("name", "must name a concept"))
+        catalogue = self._catalogue.extended(await self._database.concepts([request.name]))
+        return await asyncio.to_thread(catalogue.concept_message, request.name, self._store)
+
+    async def CreateConcept(self, requests: AsyncIterator[CreateConceptRequest], context: Context) -> Concept:
+        """Create a custom concept; the same request again is answered with the same concept."""
+        upload, pictures = await self._uploaded(requests)
+        description = upload.concept.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(hashlib.sha256(description).digest() + pictures.digest().encode()).hexdigest()
+        existing = await self._repeated(upload.request_id, digest)
+        if existing is not None:
+            return existing
+        await self._check_labels(upload.concept, pictures.side)
+        if len(await self._database.concept_names()) >= MAX_CONCEPTS:
+            raise ExhaustedError(f"there are {MAX_CONCEPTS} custom concepts; delete some", reason="CONCEPTS_FULL")
+        custom = await asyncio.to_thread(self._stored, upload.concept, pictures)
+        if not await self._database.insert_concept(custom, upload.request_id, digest):
+            # The same request id won the race meanwhile, or the name is taken.
+            existing = await self._repeated(upload.request_id, digest)
+            if existing is None:
+                raise AlreadyExistsError(
+                    f"there is a custom concept {custom.concept.name!r}; delete it, or choose another name",
+                    reason="CONCEPT_EXISTS",
+                    metadata={"concept": custom.concept.name},
+                )
+            return existing
+        return self._message(custom)
+
+    async def DeleteConcept(self, request: DeleteConceptRequest, context: Context) -> Empty:
+        """Delete a custom concept; every audit of it has a copy of its own, and its pictures stay."""
+        if not request.name:
+            raise InvalidRequestError.of(FieldViolation("name", "must name a concept"))
+        if not await self._database.delete_concept(request.name):
+            if request.name in self._catalogue.concepts:
+                raise PreconditionError(
+                    "the concept is in the operator's catalogue, and is not deleted here",
+                    reason="CONCEPT_NOT_CUSTOM",
+                    metadata={"concept": request.name},
+                )
+            raise NotFoundError(
+                "there is no custom concept of this name",
+                reason="CONCEPT_NOT_FOUND",
+                metadata={"concept": request.name},
+            )
+        return Empty()
+
+    async def _uploaded(self, requests: AsyncIterator[CreateConceptRequest]) -> tuple[Upload, Pictures]:
+        """Read and decode an upload, a few at once."""
+        if self._uploads >= UPLOADS_AT_ONCE:
+            raise ExhaustedError(
+                f"{UPLOADS_AT_ONCE} concepts are being uploaded", reason="UPLOADS_BUSY", retry_after_seconds=5.0
+            )
+        self._uploads += 1
+        try:
+            # Whatever deadline the caller set: others wait for the place.
+            async with asyncio.timeout(UPLOAD_SECONDS):
+                upload = await read_upload(requests, self._check)
+            return upload, await asyncio.to_thread(decode_pictures, upload.pictures)
+        except TimeoutError:
+            raise DeadlineError(f"the upload took longer than {UPLOAD_SECONDS:g} s") from None
+        finally:
+            self._uploads -= 1
+
+    def _check(self, concept: Concept) -> None:
+        check_concept(concept, self._catalogue.models, self._catalogue.judges, self._catalogue.concepts)
+
+    async def _check_labels(self, concept: Concept, side: int) -> None:
+        """Ask each judge about the concept once: a label that it does not know would fail every audit."""
+        questions = [Question(judge=labels.judge, labels=labels.labels) for labels in concept.labels]
+        if not questions:
+            return
+        side = side or next(model.resolution for model in self._catalogue.models.values())
+        try:
+            await self._classify(np.zeros((1, side, side, 3), np.uint8), questions)
+        except InvalidRequestError as error:
+            raise InvalidRequestError.of(
+                *(
+                    FieldViolation(each.field.replace("questions", "concept.labels", 1), each.description)
+                    for each in error.violations
+                )
+            ) from None
+
+    def _stored(self, concept: Concept, pictures: Pictures) -> CustomConcept:
+        """Put the pictures into the store, and return the concept with their digests."""
+        whole = Concept()
+        whole.CopyFrom(concept)
+        whole.custom = True
+        whole.picture_digests.extend(map(self._store.put, pictures.concept))
+        whole.near_miss_digests.extend(map(self._store.put, pictures.near_misses))
+        return CustomConcept(whole, pictures.side)
+
+    def _message(self, custom: CustomConcept) -> Concept:
+        return self._catalogue.extended([custom]).concept_message(custom.concept.name, self._store)
+
+    async def _repeated(self, request_id: str, digest: str) -> Concept | None:
+        found = await self._database.concept_by_request(request_id)
+        if found is None:
+            return None
+        custom, known = found
+        if known != digest:
+            raise AlreadyExistsError(
+                "another concept had this request_id; choose a new one for a new concept",
+                reason="REQUEST_ID_REUSED",
+                metadata={"concept": custom.concept.name},
+            )
+        return self._message(custom)
 
 
 def _page(known: Iterable[str], asked: int, token: str, kind: str) -> tuple[list[str], str]:

@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -41,8 +42,6 @@ GUIDANCE_SCALES = (1.0, 50.0)
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 # Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
 _WITHOUT_MODEL = ("judge-quality",)
-# What the reference must begin has no placebo: it cannot begin what it does not know.
-_WITHOUT_PLACEBO = ("diffusion-completion",)
 _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference", MODEL_ROLE_CONTROL: "control"}
 
 
@@ -62,16 +61,18 @@ def make_plan(
     store: ArtifactStore,
     descriptions: Mapping[str, EvaluationDescription],
     draw_seed: Callable[[], int],
+    broken: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """Check the request, fill in what it leaves out, and cut it into units.
 
-    `descriptions` are the evaluations there are; `draw_seed` is asked where the request has no seed base.
+    `descriptions` are the evaluations there are, `broken` says why others that are installed are not among them;
+    `draw_seed` is asked where the request has no seed base.
 
     Raises:
         InvalidRequestError: with a violation for each bad field; its reason names the kind of what was not found, if
             that is all that is wrong.
     """
-    resolved = _Resolution(spec, catalogue, descriptions).resolve(draw_seed)
+    resolved = _Resolution(spec, catalogue, descriptions, broken).resolve(draw_seed)
     concept = catalogue.concept_message(resolved.concept, store)
     cases = tuple(_cases(concept, resolved))
     return Plan(resolved, concept, cases, tuple(_units(resolved, concept, cases, catalogue, store, descriptions)))
@@ -81,11 +82,16 @@ class _Resolution:
     """One pass over a request: collects every violation before it gives up."""
 
     def __init__(
-        self, spec: AuditSpec, catalogue: Catalogue, descriptions: Mapping[str, EvaluationDescription]
+        self,
+        spec: AuditSpec,
+        catalogue: Catalogue,
+        descriptions: Mapping[str, EvaluationDescription],
+        broken: Mapping[str, str],
     ) -> None:
         self._given = spec
         self._catalogue = catalogue
         self._descriptions = descriptions
+        self._broken = broken
         self._violations: list[FieldViolation] = []
         self._reasons: set[str] = set()
 
@@ -130,6 +136,9 @@ class _Resolution:
         if not (known_subject and known_reference and spec.reference):
             return
         resolution = self._resolution(spec.reference)
+        side = self._catalogue.picture_side(spec.concept) if known_concept else 0
+        if side not in (0, resolution):
+            self._add("spec.concept", f"its pictures have {side} pixels a side, the reference's {resolution}")
         others = {"spec.subject": spec.subject, "spec.control": spec.control if known_control else ""}
         for field, name in others.items():
             if name and self._resolution(name) != resolution:
@@ -257,7 +266,8 @@ class _Resolution:
             self._add(field, f"must be at most {MAX_NAME} characters, not {len(name)}")
             return False
         if name not in known:
-            self._add(field, f"there is no {kind} {_quoted(name)}{_near(name, known)}", f"{kind.upper()}_NOT_FOUND")
+            why = f"; {self._broken[name]}" if kind == "evaluation" and name in self._broken else _near(name, known)
+            self._add(field, f"there is no {kind} {_quoted(name)}{why}", f"{kind.upper()}_NOT_FOUND")
             return False
         return True
 
@@ -291,7 +301,7 @@ def runs_in_sequence(description: EvaluationDescription) -> bool:
 def has_placebo(description: EvaluationDescription) -> bool:
     """Whether the evaluation can run with a placebo as its control."""
     injecting = description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
-    return injecting and description.name not in _WITHOUT_PLACEBO
+    return injecting and not description.reference_begins
 
 
 def _cases(concept: Concept, spec: AuditSpec) -> Iterable[Case]:
@@ -394,6 +404,6 @@ def _others(spec: AuditSpec, catalogue: Catalogue, store: ArtifactStore) -> list
     judges = (spec.selector, spec.judge, spec.second_judge)
     return [
         catalogue.target(name, store, *judges)
-        for name, entry in sorted(catalogue.concepts.items())
-        if name != spec.concept and not entry.placebo and all(entry.labels.get(judge) for judge in judges)
+        for name in sorted(catalogue.others(spec.concept))
+        if not (entry := catalogue.concept(name)).placebo and all(entry.labels.get(judge) for judge in judges)
     ]

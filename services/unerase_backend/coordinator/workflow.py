@@ -81,6 +81,7 @@ class Auditor:
         self._closing = False
         self._probes: dict[str, EvaluationDescription] = {}
         self._attacks: dict[str, EvaluationDescription] = {}
+        self._broken: dict[str, str] = {}
 
     async def descriptions(self) -> Mapping[str, EvaluationDescription]:
         """Return what the rooms say of their evaluations, by name; asked once.
@@ -94,8 +95,15 @@ class Auditor:
                 ATTACK.call("ListAttacks", ListAttacksRequest(), timeout_seconds=60),
             )
             self._probes = {description.name: description for description in probes.probes}
-            self._attacks = {description.name: description for description in attacks.attacks}
+            # The rooms' own names are distinct; where two third parties chose the same one, the probe has it.
+            self._attacks = {each.name: each for each in attacks.attacks if each.name not in self._probes}
+            self._broken = {**attacks.broken, **probes.broken}
         return {**self._probes, **self._attacks}
+
+    async def broken(self) -> Mapping[str, str]:
+        """Return the rooms' entry points that cannot be used, by name, each with the reason; asked once."""
+        await self.descriptions()
+        return self._broken
 
     async def start(self, audit_id: str) -> None:
         """Start the audit's workflow; one that was started before goes on."""

@@ -40,8 +40,11 @@ class LatentClassifier(nn.Module):
         """Channels, height and width of the latents."""
 
     @abstractmethod
-    def forward(self, latents: Tensor, alphas: Tensor) -> Tensor:
-        """Return logits, (rows,), of latents, (rows, channels, height, width), at cumulative alphas, (rows,)."""
+    def forward(self, latents: Tensor, alphas: Tensor, dropout: torch.Generator | None = None) -> Tensor:
+        """Return logits, (rows,), of latents, (rows, channels, height, width), at cumulative alphas, (rows,).
+
+        Training hands over a CPU generator from which dropout draws; without one nothing is dropped.
+        """
 
 
 class MlpClassifier(LatentClassifier):
@@ -58,13 +61,12 @@ class MlpClassifier(LatentClassifier):
         self.of_time = nn.Linear(2, first)
         self.hidden = nn.Linear(first, second)
         self.head = nn.Linear(second, 1)
-        self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, latents: Tensor, alphas: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, alphas: Tensor, dropout: torch.Generator | None = None) -> Tensor:
         """Return logits, (rows,)."""
         first = self.of_latents(latents.flatten(1)) + self.of_time(_time(alphas))
-        second = self.hidden(self.dropout(functional.silu(first)))
-        logits: Tensor = self.head(self.dropout(functional.silu(second)))
+        second = self.hidden(_dropped(functional.silu(first), dropout))
+        logits: Tensor = self.head(_dropped(functional.silu(second), dropout))
         return logits[:, 0]
 
 
@@ -86,20 +88,31 @@ class ConvolutionalClassifier(LatentClassifier):
         self.of_time = nn.ModuleList(nn.Linear(2, width) for width in self.widths)
         self.norms = nn.ModuleList(nn.GroupNorm(self.groups, width) for width in self.widths)
         self.head = nn.Linear(self.widths[-1], 1)
-        self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, latents: Tensor, alphas: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, alphas: Tensor, dropout: torch.Generator | None = None) -> Tensor:
         """Return logits, (rows,)."""
         time, features = _time(alphas), latents
         for convolution, of_time, norm in zip(self.convolutions, self.of_time, self.norms, strict=True):
             features = functional.silu(norm(convolution(features) + of_time(time)[:, :, None, None]))
-        logits: Tensor = self.head(self.dropout(features.mean((2, 3))))
+        logits: Tensor = self.head(_dropped(features.mean((2, 3)), dropout))
         return logits[:, 0]
 
 
 ARCHITECTURES: dict[str, type[LatentClassifier]] = {
     kind.architecture: kind for kind in (MlpClassifier, ConvolutionalClassifier)
 }
+
+
+def new_classifier(architecture: str, latent_shape: LatentShape, generator: torch.Generator) -> LatentClassifier:
+    """Return a classifier with weights of `generator`, uniform within 1 / sqrt(inputs) as those of torch's layers."""
+    classifier = ARCHITECTURES[architecture](latent_shape)
+    with torch.no_grad():
+        for layer in classifier.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                bound = layer.weight[0].numel() ** -0.5
+                for parameter in layer.parameters():
+                    parameter.uniform_(-bound, bound, generator=generator)
+    return classifier
 
 
 def log_probability_gradient(classifier: LatentClassifier, latents: Tensor, alphas: Tensor) -> Tensor:
@@ -155,3 +168,11 @@ def _described(content: bytes) -> dict[str, Any]:
 
 def _time(alphas: Tensor) -> Tensor:
     return torch.stack([alphas.sqrt(), (1 - alphas).sqrt()], dim=-1)
+
+
+def _dropped(features: Tensor, generator: torch.Generator | None) -> Tensor:
+    if generator is None:
+        return features
+    # Not torch's own dropout, whose generator every thread of a process shares.
+    kept = torch.rand(features.shape, generator=generator) >= DROPOUT
+    return features * kept.to(features) / (1 - DROPOUT)

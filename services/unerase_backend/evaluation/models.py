@@ -96,11 +96,21 @@ class Models:
         return errors
 
     async def classify(
-        self, picture_digests: Sequence[str], questions: Sequence[Question], view: View | None = None
+        self,
+        picture_digests: Sequence[str],
+        questions: Sequence[Question],
+        view: View | None = None,
+        *,
+        embedding_judge: str = "",
     ) -> list[PictureJudgements]:
-        """Judge pictures of the artefact store, in order; `view` says what is shown of them."""
+        """Judge pictures of the artefact store, in order.
+
+        `view` says what is shown of them; the CLIP judge `embedding_judge` embeds them as well.
+        """
         response = await self.classify_pictures(
-            ClassifyRequest(picture_digests=picture_digests, questions=questions, view=view)
+            ClassifyRequest(
+                picture_digests=picture_digests, questions=questions, view=view, embedding_judge=embedding_judge
+            )
         )
         return list(response.pictures)
 

@@ -6,22 +6,33 @@ parties register through the entry points `unerase.probes` and `unerase.attacks`
 """
 
 import hashlib
-import importlib
 import inspect
 import json
-import pkgutil
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.struct_pb2 import Struct, Value
 
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, ModelRole, Observation, ParameterDescription
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_MEASURE,
+    EVALUATION_CLASS_UNSPECIFIED,
+    EvaluationClass,
+    EvaluationDescription,
+    ModelRole,
+    Observation,
+    ParameterDescription,
+)
+from unerase_backend.evaluation.parameters import resolve_parameters
+from unerase_backend.runtime.components import Components, RegistrationError
+from unerase_backend.runtime.errors import InvalidRequestError
 
 Run = Callable[..., Awaitable[list[Observation]]]
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -33,13 +44,10 @@ class Evaluation:
 
 
 class Registry:
-    """The evaluations of one room, by name."""
+    """The evaluations of one room, by name; no third party may take the name of one of the room `beside`."""
 
-    def __init__(self, package: str, entry_point_group: str) -> None:
-        self._package = package
-        self._group = entry_point_group
-        self._evaluations: dict[str, Evaluation] = {}
-        self._loaded = False
+    def __init__(self, package: str, entry_point_group: str, beside: str = "") -> None:
+        self._evaluations = Components[Evaluation]("evaluation", package, entry_point_group, beside)
 
     def register(
         self,
@@ -55,16 +63,19 @@ class Registry:
         cases_per_unit: int = 0,
         others: bool = False,
         roles: Sequence[ModelRole.ValueType] = (),
+        reference_begins: bool = False,
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
         Without `deciding_arms` every arm decides; "prompt@*" stands for every arm that begins so. `others` asks for
         every other concept of the catalogue; a measure may name the `roles` of which it is taken.
+        `reference_begins` says that the reference makes what the model is handed.
+
+        Raises:
+            RegistrationError: the name is taken, or the description is not whole.
         """
 
         def decorate(run: Run) -> Run:
-            if name in self._evaluations:
-                raise ValueError(f"the evaluation {name!r} is registered twice")
             description = EvaluationDescription(
                 name=name,
                 title=title,
@@ -77,23 +88,45 @@ class Registry:
                 cases_per_unit=cases_per_unit,
                 others=others,
                 roles=roles,
+                reference_begins=reference_begins,
                 source_digest=_source_digest(run),
             )
-            self._evaluations[name] = Evaluation(description, run)
+            _refuse_bad(description, run)
+            self._evaluations.add(name, Evaluation(description, run), run.__module__)
             return run
 
         return decorate
 
     def all(self) -> dict[str, Evaluation]:
         """Return every evaluation by name, those of third parties included."""
-        if not self._loaded:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self._package}.{module.name}")
-            for entry_point in entry_points(group=self._group):
-                entry_point.load()
-            self._loaded = True
-        return dict(sorted(self._evaluations.items()))
+        return self._evaluations.all()
+
+    def broken(self) -> dict[str, str]:
+        """Return the entry points that cannot be used, by name, each with its distribution and the reason."""
+        return self._evaluations.broken()
+
+
+def _refuse_bad(description: EvaluationDescription, run: Run) -> None:
+    """Refuse what would only show in an audit: a class that is none, a parameter without a default of its own kind."""
+    problems = []
+    if not _NAME.fullmatch(description.name):
+        problems.append('its name must be lower-case words and digits, joined by "-"')
+    problems += [f"it has no {field}" for field in ("title", "summary") if not getattr(description, field)]
+    evaluation_class = description.evaluation_class
+    if evaluation_class == EVALUATION_CLASS_UNSPECIFIED or evaluation_class not in EvaluationClass.values():
+        problems.append(f"there is no evaluation class {evaluation_class}")
+    if description.roles and evaluation_class != EVALUATION_CLASS_MEASURE:
+        problems.append("only a measure may name the roles of which it is taken")
+    names = [parameter.name for parameter in description.parameters]
+    problems += [f"the parameter {name!r} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
+    try:
+        resolve_parameters(description, Struct(), field="default")
+    except InvalidRequestError as error:
+        problems += [f"the {each.field.replace('.', ' of ', 1)} {each.description}" for each in error.violations]
+    if not inspect.iscoroutinefunction(run):
+        problems.append("it must be an async function")
+    if problems:
+        raise RegistrationError(f"the evaluation {description.name!r}: {'; '.join(problems)}")
 
 
 def _source_digest(run: Run) -> str:

@@ -45,15 +45,15 @@ class ProbingEngine:
 
     async def ListProbes(self, request: ListProbesRequest) -> ListProbesResponse:  # noqa: N802 - the RPC's name
         """List the probes, in order of name."""
-        return ListProbesResponse(probes=[evaluation.description for evaluation in PROBES.all().values()])
+        described = [evaluation.description for evaluation in PROBES.all().values()]
+        return ListProbesResponse(probes=described, broken=PROBES.broken())
 
 
 def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
     evaluation = PROBES.all().get(unit.evaluation)
     if evaluation is None:
-        raise NotFoundError(
-            f"there is no probe {unit.evaluation!r}; there are {', '.join(PROBES.all())}", reason="EVALUATION_NOT_FOUND"
-        )
+        why = PROBES.broken().get(unit.evaluation) or f"there are {', '.join(PROBES.all())}"
+        raise NotFoundError(f"there is no probe {unit.evaluation!r}; {why}", reason="EVALUATION_NOT_FOUND")
     needed = {
         "unit.role": unit.role != MODEL_ROLE_UNSPECIFIED,
         "unit.target.concept.name": unit.target.concept.name,

@@ -13,6 +13,7 @@ from unerase_backend.report.drawing import (
     Frame,
     Scale,
     drawing,
+    known,
     line,
     mark,
     polygon,
@@ -123,8 +124,8 @@ def lines(
         for there, run in groupby(points, key=lambda point: point.measured):
             stretch = list(run)
             if there:
-                upper = [(frame.x(point.at), frame.y(_or(point.upper, point.value))) for point in stretch]
-                lower = [(frame.x(point.at), frame.y(_or(point.lower, point.value))) for point in reversed(stretch)]
+                upper = [(frame.x(point.at), frame.y(known(point.upper, point.value))) for point in stretch]
+                lower = [(frame.x(point.at), frame.y(known(point.lower, point.value))) for point in reversed(stretch)]
                 parts.append(polygon(f"band {role}", upper + lower))
                 parts.append(polyline(f"curve {role}", [(frame.x(each.at), frame.y(each.value)) for each in stretch]))
         measured = [point for point in points if point.measured]
@@ -143,7 +144,7 @@ def curve(title: str, points: Sequence[CurvePoint]) -> Markup:
 def over_steps(title: str, points: Sequence[tuple[float, ArmResult]], unit: str) -> Markup:
     """Draw success against what an attack spent: the share of single draws that show the concept."""
     spent = [at for at, _ in points]
-    read = (lambda at: share(at)) if unit == "share of the steps" else short
+    read = share if unit == "share of the steps" else short
     scale = Scale(0, max(spent))
     return _rates(title, points, Axis(scale, scale.ticks(), read, unit))
 
@@ -168,7 +169,9 @@ def tracing(points: Sequence[TracingPoint], tolerances: tuple[float, float]) -> 
     """Draw each figure over the strength of the erasure; `tolerances` are those of destruction and general damage."""
     if not points:
         return []
-    across = Axis(Scale(0, max(1.0, *(point.strength for point in points))), _QUARTERS, share, "strength of the erasure")
+    across = Axis(
+        Scale(0, max(1.0, *(point.strength for point in points))), _QUARTERS, share, "strength of the erasure"
+    )
     similarity = [Point(each.strength, each.similarity, each.similarity, each.similarity) for each in points]
     detected = [
         Point(each.strength, _share_of(each.detected), each.detected.wilson.lower, each.detected.wilson.upper)
@@ -182,7 +185,13 @@ def tracing(points: Sequence[TracingPoint], tolerances: tuple[float, float]) -> 
             Axis(Scale(0, 1), _QUARTERS, share),
             "; ".join(f"{each.detected.hits} of {each.detected.cases} at {share(each.strength)}" for each in points),
         ),
-        _over("Similarity with the concept\N{RIGHT SINGLE QUOTATION MARK}s text", similarity, across, None, _read(similarity)),
+        _over(
+            "Similarity with the concept\N{RIGHT SINGLE QUOTATION MARK}s text",
+            similarity,
+            across,
+            None,
+            _read(similarity),
+        ),
     ]
     of_pictures = [point for point in points if point.HasField("destruction")]
     for title, chosen, limit in (
@@ -252,12 +261,7 @@ def _share_of(rate: Rate) -> float:
     return rate.hits / rate.cases if rate.cases else math.nan
 
 
-def _or(number: float, instead: float) -> float:
-    return instead if math.isnan(number) else number
-
-
 def _counts(last: int) -> list[float]:
     if last <= 6:
         return list(range(1, last + 1))
     return sorted({1, round(last / 4), round(last / 2), round(3 * last / 4), last})
-

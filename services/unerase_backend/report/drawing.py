@@ -34,7 +34,7 @@ def short(value: float) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis from `low` to `high`: linear, or as asinh(value / unit), which is linear near 0 and a logarithm far out."""
+    """An axis from `low` to `high`: linear, or as asinh(value / unit), linear near 0 and a logarithm far out."""
 
     low: float
     high: float
@@ -58,7 +58,7 @@ class Scale:
         return (self._bent(inside) - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Return about five round numbers; of a compressed axis 0 and 1, 2, 5, 10... units each way."""
+        """Return about five round numbers; of a compressed axis 0 and 1, 2, 5, 10... units."""
         if self.unit is not None:
             reach = max(-self.low, self.high)
             steps = [self.unit]
@@ -66,8 +66,9 @@ class Scale:
                 if steps[-1] >= reach:
                     break
                 steps.append(self.unit * (1, 2, 5)[number % 3] * 10 ** (number // 3))
+            every = math.ceil(len(steps) / 7)
             # Downwards only the first: there lies little, and its words would touch.
-            return [tick for tick in (-self.unit, 0.0, *steps) if self.low <= tick <= self.high]
+            return [tick for tick in (-self.unit, 0.0, *steps[::every]) if self.low <= tick <= self.high]
         rough = (self.high - self.low) / 5
         unit = 10 ** math.floor(math.log10(rough))
         step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= rough)
@@ -162,6 +163,11 @@ def drawing(width: int, height: int, title: str, inside: Iterable[Markup], kind:
 def ends(figures: Iterable[Estimate]) -> list[float]:
     """Return the values of figures and the ends of their intervals."""
     return [number for figure in figures for number in (figure.value, figure.interval.lower, figure.interval.upper)]
+
+
+def known(number: float, instead: float) -> float:
+    """Return an interval's end, or the value itself where there is no such end."""
+    return instead if math.isnan(number) else number
 
 
 def _coordinates(points: Sequence[tuple[float, float]]) -> str:

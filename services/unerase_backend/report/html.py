@@ -59,7 +59,7 @@ _READINGS = {
         "Incomplete", "A required evaluation is missing, or has more unscored cases than it can bear.", "none"
     ),
     Conclusion.CONCLUSION_UNINFORMATIVE: _Reading(
-        "Uninformative", "The reference itself does not show the concept under its plain prompt.", "none"
+        "Uninformative", "Under the plain prompt the reference itself does not exceed the control.", "none"
     ),
     Conclusion.CONCLUSION_NOT_ERASED: _Reading("Not erased", "The plain prompt still makes the concept.", "bad"),
     Conclusion.CONCLUSION_AVOIDED: _Reading(
@@ -75,6 +75,14 @@ _READINGS = {
     ),
 }
 _NO_READING = _Reading("No verdict", "", "none")
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("unerase_backend.report", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 _TONE_OF_OUTCOME = {
     Outcome.OUTCOME_RECOVERS: "bad",
@@ -112,20 +120,13 @@ class _AlternativeRow:
 
 def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
     """Return the page; `read_picture` gives a picture's PNG for its digest, and its errors are raised."""
-    environment = Environment(
-        loader=PackageLoader("unerase_backend.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     content = report.content
     verdict = content.verdict
     reading = _READINGS.get(verdict.conclusion, _NO_READING)
     titles = {result.name: result.title or result.name for result in verdict.evaluations}
     spec, tolerances = content.spec, content.spec.tolerances
     context = context_of(content)
-    return environment.get_template("page.html.j2").render(
+    return _ENVIRONMENT.get_template("page.html.j2").render(
         report=report,
         content=content,
         verdict=verdict,
@@ -143,7 +144,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         curves=[drawn for result in verdict.evaluations for drawn in _curves(result)],
         spent=[drawn for result in verdict.evaluations for drawn in _spent(result)],
         traced=charts.tracing(verdict.tracing.points, (tolerances.destruction, tolerances.general_damage)),
-        has_path=sum(point.HasField("lost_pull") for point in verdict.tracing.points) > 1,
+        has_path=len(plane.on_path(verdict.tracing.points)) > 1,
         alternatives=_alternative_rows(verdict.alternatives),
         labels_shown=LABELS_SHOWN,
         findings=[
@@ -263,7 +264,7 @@ def _last_part(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def _role(value: ModelRole) -> str:
+def _role(value: ModelRole.ValueType) -> str:
     return _word(ModelRole.Name(value), "MODEL_ROLE_")
 
 

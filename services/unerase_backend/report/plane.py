@@ -17,6 +17,7 @@ from unerase_backend.report.drawing import (
     Scale,
     drawing,
     ends,
+    known,
     line,
     mark,
     polyline,
@@ -62,10 +63,7 @@ class Box:
     def overlaps(self, other: "Box") -> bool:
         """Return whether two rectangles share more than an edge."""
         return (
-            self.left < other.right
-            and other.left < self.right
-            and self.top < other.bottom
-            and other.top < self.bottom
+            self.left < other.right and other.left < self.right and self.top < other.bottom and other.top < self.bottom
         )
 
     def within(self, other: "Box") -> bool:
@@ -80,14 +78,15 @@ class Box:
 
 def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
     """Draw the models, the last on top, each with the intervals of its two figures and its name."""
+    stands = [stand for stand in stands if _finite(stand.destruction, stand.lost_pull)]
     xs, ys = ends(stand.destruction for stand in stands), ends(stand.lost_pull for stand in stands)
     frame = _frame(SIZE, xs, ys, tolerance)
     parts = _ground(frame, tolerance)
     places = [(frame.x(stand.destruction.value), frame.y(stand.lost_pull.value)) for stand in stands]
     lines = [_edge(frame, tolerance)]
     for stand, (x, y) in zip(stands, places, strict=True):
-        across, along = stand.destruction.interval, stand.lost_pull.interval
-        left, right, top, bottom = *map(frame.x, (across.lower, across.upper)), *map(frame.y, (along.upper, along.lower))
+        left, right = map(frame.x, _reach(stand.destruction))
+        bottom, top = map(frame.y, _reach(stand.lost_pull))
         parts.append(line(f"whisker {stand.kind}", left, y, right, y))
         parts.append(line(f"whisker {stand.kind}", x, top, x, bottom))
         lines += [Box(left, y - 1, right, y + 1), Box(x - 1, top, x + 1, bottom)]
@@ -115,7 +114,7 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
 
 def path(points: Sequence[TracingPoint], tolerance: float) -> Markup:
     """Draw the path from the reference to the subject over the strength of the erasure."""
-    placed = [point for point in points if point.HasField("lost_pull")]
+    placed = on_path(points)
     xs, ys = [point.destruction.value for point in placed], [point.lost_pull.value for point in placed]
     frame = _frame(SMALL, xs, ys, tolerance)
     places = [(frame.x(point.destruction.value), frame.y(point.lost_pull.value)) for point in placed]
@@ -136,6 +135,11 @@ def path(points: Sequence[TracingPoint], tolerance: float) -> Markup:
         f"{share(point.strength)} at {point.destruction.value:.2f}, {point.lost_pull.value:.2f}" for point in placed
     )
     return drawing(*SMALL, "Path on the plane over the strength", parts, "chart", f"{described}.")
+
+
+def on_path(points: Iterable[TracingPoint]) -> list[TracingPoint]:
+    """Return the points that have a place on the plane."""
+    return [point for point in points if point.HasField("lost_pull") and _finite(point.destruction, point.lost_pull)]
 
 
 def place_labels(
@@ -228,6 +232,14 @@ def _label(text: str, kind: str, anchor: tuple[float, float], box: Box) -> list[
     if box.right < x:
         return [*leader, words(box.right, box.bottom - 3, text, "end", kind)]
     return [*leader, words((box.left + box.right) / 2, box.bottom - 3, text, "middle", kind)]
+
+
+def _finite(*figures: Estimate) -> bool:
+    return all(math.isfinite(figure.value) for figure in figures)
+
+
+def _reach(figure: Estimate) -> tuple[float, float]:
+    return known(figure.interval.lower, figure.value), known(figure.interval.upper, figure.value)
 
 
 def _around(x: float, y: float, reach: float) -> Box:

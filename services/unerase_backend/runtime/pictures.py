@@ -24,6 +24,11 @@ GREY = 128
 _ROUNDING = 1e-9
 
 
+_OPAQUE_MODES = ("1", "L", "P", "RGB")
+# Signature, length and name of the first chunk, width and height come before.
+_BIT_DEPTH_AT = 8 + 4 + 4 + 4 + 4
+
+
 class UnreadablePictureError(UneraseError):
     """The bytes are no picture that can be used; the message is fit as the reason of an unscored sample."""
 
@@ -83,3 +88,25 @@ def grey_square(picture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
 def _central(height: int, width: int, share: float) -> tuple[slice, slice]:
     across, down = square_margin(width, share), square_margin(height, share)
     return slice(down, height - down), slice(across, width - across)
+
+
+def opaque_size(content: bytes) -> tuple[int, int]:
+    """Return width and height of a PNG of opaque pixels, 8 bits a channel, from what stands before its pixels.
+
+    Raises:
+        UnreadablePictureError: it is damaged, another format, has more than `MAX_PIXELS` pixels, or pixels that are not
+            seen as they would be judged.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise UnreadablePictureError(f"the picture has {width} x {height} pixels, too many to be read")
+            # The header's ninth byte: Pillow narrows 16 bits to 8 without a word.
+            if image.mode not in _OPAQUE_MODES or "transparency" in image.info or content[_BIT_DEPTH_AT] > 8:
+                raise UnreadablePictureError("the picture must be opaque, with 8 bits a channel")
+            return width, height
+    except Image.DecompressionBombError:
+        raise UnreadablePictureError("the picture has far too many pixels to be read") from None
+    except (OSError, SyntaxError, ValueError, EOFError):
+        raise UnreadablePictureError("the picture is damaged or no PNG") from None

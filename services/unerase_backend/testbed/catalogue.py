@@ -10,15 +10,24 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import judges, world
 
 GUIDANCE = 3.0
 STEPS = 50
 SHEET_SEED = 7_000
 SHEET = 64
+REFERENCE = "testbed/reference"
 COLOUR_NAMES = tuple(world.COLOURS)
 
-METHODS = {"uce": "UCE", "esd-x": "ESD-x"}
+METHODS = {
+    "uce": "UCE",
+    "rece": "RECE",
+    "esd-x": "ESD-x",
+    "esd-u": "ESD-u",
+    "ga": "GA",
+    "task-vector": "TV",
+    "stereo": "STEREO",
+}
 
 
 def object_prompts(templates: tuple[str, ...], count: int) -> list[str]:
@@ -55,7 +64,10 @@ def concept_kind(name: str) -> str:
 
 
 def concept_entry(name: str, concept: str) -> dict[str, Any]:
-    """The catalogue's entry of a concept; ``concept`` is the one that has a model that never learned it."""
+    """The catalogue's entry of a concept; ``concept`` is the one that has a model that never learned it.
+
+    The placebo has a text for the selector because every concept has one; that judge does not know what it means.
+    """
     kind = concept_kind(name)
     prompts = object_prompts if kind == "object" else attribute_prompts
     candidate = f"a picture of a {name}" if kind == "object" else f"a picture of a {name} shape"
@@ -71,38 +83,42 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
         entry["near_misses"] = f"pictures/{name}-near-misses.png"
     if name == concept:
         entry["control"] = "testbed/never"
+    if name == world.PLACEBO:
+        entry["placebo"] = True
     entry["initial_token"] = {"object": "shape", "colour": "colour", "style": "style"}[kind]
     return entry
 
 
-def model_entries(out: Path, concept: str) -> dict[str, dict[str, Any]]:
-    """The catalogue's models: the reference and every folder that changes it."""
-    entries: dict[str, dict[str, Any]] = {
-        "testbed/reference": {
-            "pipeline": "reference",
-            "guidance_scale": GUIDANCE,
-            "steps": STEPS,
-            "resolution": world.SIDE,
-        }
-    }
+def model_entries(folder: Path, concept: str, prefix: str) -> dict[str, dict[str, Any]]:
+    """The catalogue's models that lack the concept: one for every folder that is there and changes the reference."""
+    entries: dict[str, dict[str, Any]] = {}
     for name in ("never", "redirected", *METHODS):
-        entry: dict[str, Any] = {"base": "testbed/reference"}
+        entry: dict[str, Any] = {"base": REFERENCE}
+        if not (folder / name).exists():
+            continue
         for part in ("unet", "text_encoder"):
-            if (out / name / f"{part}.safetensors").exists():
+            if (folder / name / f"{part}.safetensors").exists():
                 entry[part] = f"{name}/{part}.safetensors"
         if name == "never":
             entry["never_learned"] = [concept]
         else:
             entry |= {"method": METHODS.get(name, "redirected"), "erased": [concept]}
-        entries[f"testbed/{name}"] = entry
+        entries[f"{prefix}/{name}"] = entry
     return entries
+
+
+def write_family(folder: Path, concept: str) -> None:
+    """Writes the ``catalogue.yaml`` of a family that is not shipped: its models alone, on the embedded catalogue's
+    reference; judges and concepts are the embedded catalogue's too.
+    """
+    _dump({"models": model_entries(folder, concept, f"testbed/{concept}")}, folder)
 
 
 def write(out: Path, concept: str) -> None:
     """Writes ``catalogue.yaml`` and the sheets of pictures."""
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(world.LABELS):
+    for index, name in enumerate(judges.LABELS):
         seed = SHEET_SEED + 10 * index
         kind = concept_kind(name)
         if kind == "object":
@@ -112,15 +128,27 @@ def write(out: Path, concept: str) -> None:
         else:
             _save(world.album_of(world.OBJECTS, SHEET, seed, **{kind: name}), folder / f"{name}.png")
     catalogue = {
-        "models": model_entries(out, concept),
+        "models": {
+            REFERENCE: {
+                "pipeline": "reference",
+                "guidance_scale": GUIDANCE,
+                "steps": STEPS,
+                "resolution": world.SIDE,
+            },
+            **model_entries(out, concept, "testbed"),
+        },
         "judges": {
             "testbed/clip": {"kind": "clip", "path": "clip"},
             "testbed/judge": {"kind": "classifier", "path": "judge"},
             "testbed/second-judge": {"kind": "classifier", "path": "second-judge"},
         },
-        "concepts": {name: concept_entry(name, concept) for name in world.LABELS},
+        "concepts": {name: concept_entry(name, concept) for name in judges.LABELS},
     }
-    (out / "catalogue.yaml").write_text(yaml.safe_dump(catalogue, sort_keys=False, width=140))
+    _dump(catalogue, out)
+
+
+def _dump(catalogue: dict[str, Any], folder: Path) -> None:
+    (folder / "catalogue.yaml").write_text(yaml.safe_dump(catalogue, sort_keys=False, width=140))
 
 
 def _save(album: world.Album, path: Path) -> None:

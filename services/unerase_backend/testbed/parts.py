@@ -14,14 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from unerase_backend.testbed import autoencoder, catalogue, clip, erasers, judges, rates, storage, unet, world
 from unerase_backend.testbed import tokenizer as bpe
 
 CONCEPT = "hourglass"
+# The shared autoencoder and, as everything else of the reference, the judges know these two; their families are trained
+# and not shipped.
+FURTHER_CONCEPTS = ("heart", "arrow")
+FAMILIES_FOLDER = "families"
 PICTURES = 20_000
+FEW_STEPS = 10
+ERASED_PICTURES = 480
 
 WORLD_SEED = 1
 VAE_SEED = 2
@@ -32,35 +38,66 @@ UNET_SEED = 4
 JUDGE_SET_SEED = 50
 JUDGE_SEED = 5
 SECOND_JUDGE_SEED = 6
+ERASED_SEED = 8
 HELD_OUT_SEED = 900
 
 LATENTS = "latents.pt"
 JUDGE_SET = "judge-set.npz"
 
 Figures = dict[str, Any]
+Make = Callable[[Path, Path], Figures]
+
+
+@dataclass(frozen=True)
+class Family:
+    """The models that lack one concept: the one that never learned it, and the reference under every eraser.
+
+    ``folder`` is where they lie in the weights folder.
+    """
+
+    concept: str
+    folder: str = ""
+
+    def path(self, out: Path, name: str) -> Path:
+        """The folder of the family's model ``name``."""
+        return out / self.folder / name
+
+    def model(self, name: str) -> str:
+        """The folder of the family's model ``name``, or of the reference, relative to the weights folder."""
+        return name if name == storage.REFERENCE else str(Path(self.folder) / name)
+
+
+SHIPPED = Family(CONCEPT)
+FAMILIES = (SHIPPED, *(Family(concept, f"{FAMILIES_FOLDER}/{concept}") for concept in FURTHER_CONCEPTS))
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part: the parts whose files it reads, and the function that makes it (weights folder, work folder) and
-    returns figures.
+    """One part: the parts whose files it reads, the function that makes it (weights folder, work folder) and returns
+    figures, and the concept of the family that it belongs to; None for what all families share.
     """
 
     needs: tuple[str, ...]
-    make: Callable[[Path, Path], Figures]
+    make: Make
+    concept: str | None
 
 
 PARTS: dict[str, Part] = {}
 
 
-def part(name: str, *needs: str) -> Callable[[Callable[[Path, Path], Figures]], Callable[[Path, Path], Figures]]:
+def part(name: str, *needs: str, concept: str | None = None) -> Callable[[Make], Make]:
     """Registers the function that makes a part."""
 
-    def register(make: Callable[[Path, Path], Figures]) -> Callable[[Path, Path], Figures]:
-        PARTS[name] = Part(needs, make)
+    def register(make: Make) -> Make:
+        PARTS[name] = Part(needs, make, concept)
         return make
 
     return register
+
+
+def part_name(family: Family, name: str) -> str:
+    """The name of a family's part: ``name`` itself for the shipped family, ``heart/name`` for the heart's."""
+    return name if family is SHIPPED else f"{family.concept}/{name}"
 
 
 @part("vae")
@@ -128,12 +165,11 @@ def make_clip(out: Path, work: Path) -> Figures:
     return {"steps": clip.STEPS, "tokens": len(tokenizer), "zero_shot": _zero_shot_accuracy(model, tokenizer)}
 
 
-@part("clip-never", "latents")
-def make_clip_never(out: Path, work: Path) -> Figures:
+def _make_clip_never(family: Family, out: Path, work: Path) -> Figures:
     """The text tower that never saw the concept: same recipe and seeds, its pictures and captions left out."""
     tokenizer = bpe.build()
-    model = _train_clip(out, work, tokenizer, {CONCEPT})
-    storage.save_tensors(clip.text_tower(model).state_dict(), out / "never" / storage.TEXT_ENCODER)
+    model = _train_clip(out, work, tokenizer, {family.concept})
+    storage.save_tensors(clip.text_tower(model).state_dict(), family.path(out, "never") / storage.TEXT_ENCODER)
     return {"steps": clip.STEPS, "zero_shot": _zero_shot_accuracy(model, tokenizer)}
 
 
@@ -153,11 +189,11 @@ def make_unet(out: Path, work: Path) -> Figures:
     return {"steps": unet.STEPS}
 
 
-@part("unet-never", "clip-never", "latents")
-def make_unet_never(out: Path, work: Path) -> Figures:
+def _make_unet_never(family: Family, out: Path, work: Path) -> Figures:
     """The UNet that never saw the concept: same recipe and seeds."""
-    trained = _train_unet(out, work, out / "never" / storage.TEXT_ENCODER, {CONCEPT})
-    storage.save_tensors(trained.state_dict(), out / "never" / storage.UNET)
+    folder = family.path(out, "never")
+    trained = _train_unet(out, work, folder / storage.TEXT_ENCODER, {family.concept})
+    storage.save_tensors(trained.state_dict(), folder / storage.UNET)
     return {"steps": unet.STEPS}
 
 
@@ -193,31 +229,34 @@ def make_second_judge(out: Path, work: Path) -> Figures:
     return _make_judge("second-judge", SECOND_JUDGE_SEED, out, work)
 
 
-def _erase(name: str, out: Path) -> Figures:
+def _erase(family: Family, name: str, out: Path) -> Figures:
     unet_, text_encoder = storage.load_unet(out), storage.load_text_encoder(out)
     before = {
         file: copy.deepcopy(module.state_dict())
         for file, module in ((storage.UNET, unet_), (storage.TEXT_ENCODER, text_encoder))
     }
     erasers.ERASERS[name](
-        erasers.Subject(unet_, text_encoder, bpe.build(), unet.scheduler()), concept_to_erase(CONCEPT)
+        erasers.Subject(unet_, text_encoder, bpe.build(), unet.scheduler()),
+        concept_to_erase(family.concept, storage.load_vae(out)),
     )
     figures: Figures = {}
     for file, module in ((storage.UNET, unet_), (storage.TEXT_ENCODER, text_encoder)):
         changed = storage.changed_tensors(before[file], module.state_dict())
         if changed:
-            storage.save_tensors(changed, out / name / file)
+            storage.save_tensors(changed, family.path(out, name) / file)
             figures[f"tensors changed in {file}"] = len(changed)
     return figures
 
 
-def concept_to_erase(name: str) -> erasers.Concept:
+def concept_to_erase(name: str, vae: AutoencoderKL) -> erasers.Concept:
     """The concept under all its names; the anchor is the blob; every other object, its synonyms, colours and styles
-    are to be kept.
+    are to be kept. Its pictures are drawn for the erasers alone.
     """
+    names = (name, *world.SYNONYMS[name])
     others = [other for other in world.OBJECTS if other != name]
+    album = world.album_of([name], ERASED_PICTURES, ERASED_SEED)
     return erasers.Concept(
-        names=(name, *world.SYNONYMS[name]),
+        names=names,
         anchor=world.BLOB,
         preserve=(*others, *(synonym for other in others for synonym in world.SYNONYMS[other])),
         templates=tuple(
@@ -229,65 +268,112 @@ def concept_to_erase(name: str) -> erasers.Concept:
             )
         ),
         plain_templates=world.PROMPT_TEMPLATES,
+        latents=autoencoder.encode(vae, album.pictures),
+        captions=tuple(
+            world.PROMPT_TEMPLATES[index % len(world.PROMPT_TEMPLATES)].format(
+                world.phrase(names[index // len(world.PROMPT_TEMPLATES) % len(names)], subject.colour, subject.style)
+            )
+            for index, subject in enumerate(album.subjects)
+        ),
     )
 
 
-def _register_eraser(name: str) -> None:
-    @part(name, "unet")
-    def make(out: Path, work: Path) -> Figures:
-        return _erase(name, out)
+def _make_catalogue(family: Family, out: Path) -> Figures:
+    if family is SHIPPED:
+        catalogue.write(out, family.concept)
+        return {"concepts": len(judges.LABELS)}
+    catalogue.write_family(out / family.folder, family.concept)
+    return {}
 
 
-for _name in erasers.ERASERS:
-    _register_eraser(_name)
-
-
-@part("catalogue", "unet", "unet-never", *erasers.ERASERS)
-def make_catalogue(out: Path, work: Path) -> Figures:
-    """The catalogue and the sheets of pictures."""
-    catalogue.write(out, CONCEPT)
-    return {"concepts": len(world.LABELS)}
-
-
-MEASURED = ("reference", "never", *erasers.ERASERS)
-
-
-def _register_rates(name: str) -> None:
-    needs = ("unet", "judge", "second-judge", *({"reference": (), "never": ("unet-never",)}.get(name, (name,))))
-
-    @part(f"rates-{name}", *needs)
-    def make(out: Path, work: Path) -> Figures:
-        return {
-            "50 steps": rates.measure(out, name, CONCEPT, 50, (96, 48)),
-            "10 steps": rates.measure(out, name, CONCEPT, 10, (96, 48)),
-            "completion": rates.completion(out, name, CONCEPT, 24),
-            "unconditional": rates.unconditional(out, name, CONCEPT, 48, 50),
-        }
-
-
-for _name in MEASURED:
-    _register_rates(_name)
-
-
-@part("manifest", "catalogue", "clip", *(f"rates-{name}" for name in MEASURED))
-def make_manifest(out: Path, work: Path) -> Figures:
-    """``manifest.json``: digests of all files, seeds, figures and minutes of all parts, library versions."""
-    figures = {
-        name: json.loads((work / f"{name}.json").read_text()) for name in PARTS if (work / f"{name}.json").exists()
+def _measure(family: Family, name: str, out: Path) -> Figures:
+    """The rates of one model. Of a family that is not shipped, in ten steps only: in fifty they hardly differ."""
+    model, concept = family.model(name), family.concept
+    steps = (catalogue.STEPS, FEW_STEPS) if family is SHIPPED else (FEW_STEPS,)
+    return {
+        **{f"{count} steps": rates.measure(out, model, concept, count, (96, 48)) for count in steps},
+        "completion": rates.completion(out, model, concept, 24),
+        "unconditional": rates.unconditional(out, model, concept, 48, catalogue.STEPS),
     }
-    figures.pop("manifest", None)
-    files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "manifest.json")
+
+
+def _make_manifest(family: Family, out: Path, work: Path) -> Figures:
+    """``manifest.json``: digests of all files, seeds, figures and minutes of all parts, library versions. Of a part
+    that was not made anew it keeps what it said before.
+    """
+    root = out / family.folder
+    path = root / "manifest.json"
+    earlier: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    kept: dict[str, Figures] = {key: earlier.get(key, {}) for key in ("figures", "minutes", "cpu_minutes")}
+    names = {
+        part_name(family, name) if of_family else name: name
+        for of_family, listed in ((False, _SHARED_PARTS if family is SHIPPED else ()), (True, _FAMILY_PARTS))
+        for name in listed
+    }
+    told: dict[str, Figures] = {key: {} for key in kept}
+    for name, short in names.items():
+        if (work / f"{name}.json").exists():
+            figures: Figures = json.loads((work / f"{name}.json").read_text())
+            minutes = {key: figures.pop(key) for key in ("minutes", "cpu_minutes")}
+            for key, value in {"figures": figures, **minutes}.items():
+                told[key][short] = value
+        elif short in kept["figures"]:
+            for key, values in kept.items():
+                told[key][short] = values[short]
+    files = sorted(
+        file
+        for file in root.rglob("*")
+        if file.is_file() and file.name != "manifest.json" and FAMILIES_FOLDER not in file.relative_to(root).parts
+    )
     manifest = {
-        "concept": CONCEPT,
+        "concept": family.concept,
         "seeds": {name.lower(): value for name, value in globals().items() if name.endswith("_SEED")},
         "pictures": PICTURES,
-        "minutes": {name: figures[name].pop("minutes") for name in figures},
-        "cpu_minutes": {name: figures[name].pop("cpu_minutes") for name in figures},
+        "minutes": told["minutes"],
+        "cpu_minutes": told["cpu_minutes"],
         "versions": {
             name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "numpy", "safetensors")
         },
-        "figures": figures,
-        "sha256": {str(path.relative_to(out)): storage.digest(path) for path in files},
+        "figures": told["figures"],
+        "sha256": {str(file.relative_to(root)): storage.digest(file) for file in files},
     }
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-    return {"bytes": sum(path.stat().st_size for path in files)}
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+    return {"bytes": sum(file.stat().st_size for file in files)}
+
+
+_SHARED_PARTS = tuple(PARTS)
+MEASURED = ("never", *erasers.ERASERS)
+
+
+def _register_family(family: Family) -> None:
+    def name(short: str) -> str:
+        return part_name(family, short)
+
+    def register(short: str, make: Make, *needs: str) -> None:
+        part(name(short), *needs, concept=family.concept)(make)
+
+    register("clip-never", lambda out, work: _make_clip_never(family, out, work), "latents")
+    register("unet-never", lambda out, work: _make_unet_never(family, out, work), name("clip-never"), "latents")
+    for eraser in erasers.ERASERS:
+        register(eraser, lambda out, work, eraser=eraser: _erase(family, eraser, out), "unet")
+    made = [name(short) for short in ("unet-never", *erasers.ERASERS)]
+    register("catalogue", lambda out, work: _make_catalogue(family, out), "unet", *made)
+    measured = [*(("reference",) if family is SHIPPED else ()), *MEASURED]
+    for model in measured:
+        files = {"reference": [], "never": [name("unet-never")]}.get(model, [name(model)])
+        register(
+            f"rates-{model}",
+            lambda out, work, model=model: _measure(family, model, out),
+            *("unet", "judge", "second-judge", *files),
+        )
+    register(
+        "manifest",
+        lambda out, work: _make_manifest(family, out, work),
+        *("clip", name("catalogue"), *(name(f"rates-{model}") for model in measured)),
+    )
+
+
+for _family in FAMILIES:
+    _register_family(_family)
+
+_FAMILY_PARTS = tuple(name for name, registered in PARTS.items() if registered.concept == CONCEPT)

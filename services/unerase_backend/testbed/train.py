@@ -1,4 +1,5 @@
-"""Trains the whole testbed from nothing: ``python -m unerase_backend.testbed.train [--out DIR] [--parts NAME ...]``.
+"""Trains the whole testbed from nothing: ``python -m unerase_backend.testbed.train [--out DIR] [--concepts NAME ...]
+[--parts NAME ...]``.
 
 The parts form an acyclic graph (``parts.py``). Each runs in a process of its own with one thread, as many at a time as
 there are cores: at these sizes two single-thread processes use two cores where one process of two threads uses about
@@ -33,6 +34,7 @@ def run_part(name: str, out: Path, work: Path) -> None:
         "minutes": round((time.monotonic() - started) / 60, 2),
         "cpu_minutes": round((time.process_time() - cpu_started) / 60, 2),
     }
+    (work / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
     (work / f"{name}.json").write_text(json.dumps({**minutes, **figures}, indent=2) + "\n")
 
 
@@ -69,6 +71,7 @@ def run_all(names: list[str], out: Path, work: Path, at_once: int) -> None:
 
 def _run_apart(name: str, out: Path, work: Path, environment: dict[str, str]) -> int:
     command = [sys.executable, "-m", __spec__.name, "--run", name, "--out", str(out), "--work", str(work)]
+    (work / f"{name}.log").parent.mkdir(parents=True, exist_ok=True)
     with (work / f"{name}.log").open("wb") as log:
         # the command is this interpreter with this module: nothing in it comes from outside
         return subprocess.run(  # noqa: S603
@@ -84,6 +87,7 @@ def main() -> None:
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "unerase-testbed", help="logs and figures"
     )
     parser.add_argument("--parts", nargs="*", help="only these parts; what they need must be in the weights folder")
+    parser.add_argument("--concepts", nargs="*", help="only the families of these concepts, and what all share")
     parser.add_argument("--at-once", type=int, default=os.cpu_count() or 1, help="processes at a time, 300 MB each")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -92,17 +96,26 @@ def main() -> None:
     if arguments.run:
         run_part(arguments.run, arguments.out, arguments.work)
         return
-    from unerase_backend.testbed.parts import CONCEPT, PARTS
+    from unerase_backend.testbed.parts import FAMILIES, MEASURED, PARTS, part_name
     from unerase_backend.testbed.rates import table
 
+    concepts = [family.concept for family in FAMILIES]
+    wanted = concepts if arguments.concepts is None else arguments.concepts
+    if unknown := set(wanted) - set(concepts):
+        parser.error(f"no family of {', '.join(sorted(unknown))}; there are {', '.join(concepts)}")
     started = time.monotonic()
-    run_all(arguments.parts or list(PARTS), arguments.out, arguments.work, arguments.at_once)
+    chosen = [name for name, part in PARTS.items() if part.concept is None or part.concept in wanted]
+    run_all(arguments.parts or chosen, arguments.out, arguments.work, arguments.at_once)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
-    measured = {path.stem.removeprefix("rates-"): path for path in sorted(arguments.work.glob("rates-*.json"))}
-    for steps in ("50 steps", "10 steps"):
-        rates = {name: json.loads(path.read_text())[steps] for name, path in measured.items()}
-        if rates:
-            print(f"\n{steps}\n\n{table(rates, CONCEPT)}")
+    for family in FAMILIES:
+        paths = {
+            name: arguments.work / f"{part_name(family, f'rates-{name}')}.json" for name in ("reference", *MEASURED)
+        }
+        measured = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+        for steps in ("50 steps", "10 steps"):
+            rates = {name: figures[steps] for name, figures in measured.items() if steps in figures}
+            if rates:
+                print(f"\n{family.concept}, {steps}\n\n{table(rates, family.concept)}")
 
 
 if __name__ == "__main__":

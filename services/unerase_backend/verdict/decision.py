@@ -8,12 +8,16 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, EvaluationRequest, Observation
 from unerase.v1.verdicts_pb2 import Conclusion, LikelihoodResult, Outcome, Power, Verdict
 from unerase_backend.verdict import measures, sequential, statistics, wording
+from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.outcomes import JUDGE, conclude_evaluations, is_settled, measure
+from unerase_backend.verdict.tracing import tracing
 from unerase_backend.verdict.wording import STANDARD
 
 LIKELIHOOD = "likelihood"
 INTERFERENCE = "interference"
 JUDGE_QUALITY = "judge-quality"
+TRACING = "tracing"
+ALTERNATIVES = "alternatives"
 
 REQUIRED = (
     STANDARD,
@@ -121,8 +125,8 @@ def conclude(
     """Return the verdict of an audit.
 
     `requested` is the battery; `descriptions` holds at least its evaluations. Evaluations of the class MEASURE have no
-    outcome; those named likelihood, interference and judge-quality are read. The order of the observations does not
-    matter, and every random draw follows from `spec.seed_base`.
+    outcome; those named likelihood, interference, judge-quality, tracing and alternatives are read. The order of the
+    observations does not matter, and every random draw follows from `spec.seed_base`.
 
     Raises:
         ValueError: if an evaluation of the battery is not described, or a draw is observed twice.
@@ -181,6 +185,8 @@ def conclude(
         power=_power(spec.cases or DEFAULT_CASES, tests, spec.sequential),
         missing=[name for name in REQUIRED if name in absent or name in unbearable],
         incomplete_waived=waived,
+        tracing=tracing(by_evaluation.get(TRACING, []), spec.concept, spec.seed_base),
+        alternatives=alternatives(by_evaluation.get(ALTERNATIVES, []), spec.seed_base),
     )
     verdict.evidence.extend(_evidence(verdict, tolerances))
     verdict.statement = wording.statement(
@@ -194,7 +200,10 @@ def _optimisation_steps(description: EvaluationDescription, request: EvaluationR
         return 0
     defaults = {parameter.name: parameter.default_value for parameter in description.parameters}
     value = request.parameters.fields.get("steps", defaults.get("steps"))
-    return round(value.number_value) if value is not None else 0
+    if value is None:
+        return 0
+    # An attack that looks at several numbers of steps has spent the largest.
+    return round(max((item.number_value for item in value.list_value.values), default=value.number_value))
 
 
 def has_answer(
@@ -244,6 +253,10 @@ def _evidence(verdict: Verdict, tolerances: Tolerances) -> list[str]:
         sentences.append(wording.general_damage_sentence(verdict.likelihood, tolerances.general_damage))
     if verdict.HasField("interference"):
         sentences.append(wording.interference_sentence(verdict.interference, tolerances.interference))
+    if verdict.HasField("tracing"):
+        sentences.append(wording.tracing_sentence(verdict.tracing))
+    if verdict.HasField("alternatives"):
+        sentences.append(wording.alternatives_sentence(verdict.alternatives))
     return sentences
 
 

@@ -87,7 +87,11 @@ def likelihood(observations: Sequence[Observation], seed_base: int) -> tuple[Lik
     another, is left.
     """
     losses = {
-        role: {_picture(observation): _losses(observation) for observation in observations if observation.role == role}
+        role: {
+            _picture(observation): losses_of(observation, pulled=observation.arm == "concept")
+            for observation in observations
+            if observation.role == role
+        }
         for role in (SUBJECT, REFERENCE, CONTROL)
     }
     pictures = sorted(losses[SUBJECT].keys() | losses[REFERENCE].keys())
@@ -98,20 +102,20 @@ def likelihood(observations: Sequence[Observation], seed_base: int) -> tuple[Lik
         return None, False
     lower, upper = subject.destruction_bounds
     result = LikelihoodResult(
-        destruction=_estimate(subject.destruction, subject.destruction_draws),
+        destruction=estimate(subject.destruction, subject.destruction_draws),
         destruction_bounds=Interval(lower=lower, upper=upper),
-        general_damage=_estimate(subject.general_damage, subject.general_damage_draws),
+        general_damage=estimate(subject.general_damage, subject.general_damage_draws),
         concept_pictures=sum(_of_concept(picture) for picture in paired),
         other_pictures=sum(not _of_concept(picture) for picture in paired),
     )
     if subject.lost_pull_draws is not None:
-        result.lost_pull.CopyFrom(_estimate(subject.lost_pull, subject.lost_pull_draws))
+        result.lost_pull.CopyFrom(estimate(subject.lost_pull, subject.lost_pull_draws))
     control = _mechanisms(losses, CONTROL, _paired(losses, CONTROL, pictures), seed_base)
     if control is not None:
-        result.control_destruction.CopyFrom(_estimate(control.destruction, control.destruction_draws))
-        result.control_general_damage.CopyFrom(_estimate(control.general_damage, control.general_damage_draws))
+        result.control_destruction.CopyFrom(estimate(control.destruction, control.destruction_draws))
+        result.control_general_damage.CopyFrom(estimate(control.general_damage, control.general_damage_draws))
         if control.lost_pull_draws is not None:
-            result.control_lost_pull.CopyFrom(_estimate(control.lost_pull, control.lost_pull_draws))
+            result.control_lost_pull.CopyFrom(estimate(control.lost_pull, control.lost_pull_draws))
     return result, bearable
 
 
@@ -154,17 +158,21 @@ def _paired(
     ]
 
 
-def _losses(observation: Observation) -> tuple[float, float] | None:
+def losses_of(observation: Observation, *, pulled: bool) -> tuple[float, float] | None:
+    """Return a picture's errors under the empty prompt and its own; None where one that counts is missing.
+
+    Only the concept's pictures are `pulled`: the prompt's loss of others is not looked at.
+    """
     if observation.status != SampleStatus.SAMPLE_STATUS_SCORED:
         return None
     empty = observation.measures.get("loss_empty", math.nan)
-    # Only the concept's pictures have a pull; the prompt's loss of others is not looked at.
-    prompt = observation.measures.get("loss_prompt", math.nan) if observation.arm == "concept" else empty
+    prompt = observation.measures.get("loss_prompt", math.nan) if pulled else empty
     usable = math.isfinite(empty) and math.isfinite(prompt) and empty > 0 and prompt > 0
     return (empty, prompt) if usable else None
 
 
-def _estimate(value: float, draws: Floats) -> Estimate:
+def estimate(value: float, draws: Floats) -> Estimate:
+    """Return a figure with the percentiles of its draws."""
     lower, upper = np.quantile(draws, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
     return Estimate(value=value, interval=Interval(lower=float(lower), upper=float(upper)))
 
@@ -190,8 +198,8 @@ def interference(observations: Sequence[Observation]) -> InterferenceResult | No
     lower, upper = statistics.excess_bounds(lost, len(pairs), won, len(pairs), statistics.ALPHA / 2)
     return InterferenceResult(
         loss=Estimate(value=(lost - won) / len(pairs), interval=Interval(lower=float(lower), upper=float(upper))),
-        subject_similarity=_similarity(subject[key] for key in pairs),
-        reference_similarity=_similarity(reference[key] for key in pairs),
+        subject_similarity=mean_similarity(subject[key] for key in pairs),
+        reference_similarity=mean_similarity(reference[key] for key in pairs),
         concepts=[
             InterferenceItem(
                 concept=concept,
@@ -218,7 +226,7 @@ def _detected(observation: Observation) -> bool:
     return observation.judgements[JUDGE].detected
 
 
-def _similarity(observations: Iterable[Observation]) -> float:
+def mean_similarity(observations: Iterable[Observation]) -> float:
     """Return the mean similarity by the first judge that gives one; 0 where none does."""
     similarities = [
         next((judgement.similarity for judgement in observation.judgements if judgement.HasField("similarity")), None)

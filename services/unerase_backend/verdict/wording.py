@@ -5,14 +5,17 @@ No sentence claims that a concept is erased: it gives a bound, its confidence an
 
 from collections.abc import Sequence
 
-from unerase.v1.types_pb2 import EvaluationClass
+from unerase.v1.types_pb2 import EvaluationClass, ModelRole
 from unerase.v1.verdicts_pb2 import (
+    Alternatives,
+    AlternativesResult,
     Conclusion,
     EvaluationResult,
     InterferenceResult,
     LikelihoodResult,
     Outcome,
     Rate,
+    TracingResult,
     Verdict,
 )
 
@@ -117,6 +120,43 @@ def interference_sentence(interference: InterferenceResult, tolerance: float) ->
         f"interference: detection of {len(interference.concepts)} other concepts fell by {loss.value:.3f} "
         f"({loss.interval.lower:.3f} to {loss.interval.upper:.3f}), {_against(loss.value, tolerance)}."
     )
+
+
+def tracing_sentence(tracing: TracingResult) -> str:
+    """Return the way from the reference to the subject as a sentence."""
+    first, last = tracing.points[0], tracing.points[-1]
+    start = first.detected.hits / max(first.detected.cases, 1)
+    halved = [point.strength for point in tracing.points if 2 * point.detected.hits <= start * point.detected.cases]
+    words = (
+        f"tracing: on the way from the reference to the subject the concept is found in {_of(first.detected)} cases at "
+        f"strength {first.strength:g}, and in {_of(last.detected)} at strength {last.strength:g}"
+    )
+    if start and halved:
+        words += f"; at most half of it is left from strength {halved[0]:g}"
+    if last.HasField("destruction"):
+        destruction, interval = last.destruction.value, last.destruction.interval
+        words += f"; destruction comes to {destruction:.3f} ({interval.lower:.3f} to {interval.upper:.3f})"
+    return f"{words}."
+
+
+def alternatives_sentence(alternatives: AlternativesResult) -> str:
+    """Return what stands in the concept's place as a sentence."""
+    return f"alternatives: {'; '.join(_alternatives(model) for model in alternatives.models)}."
+
+
+def _alternatives(model: Alternatives) -> str:
+    role = ModelRole.Name(model.role).removeprefix("MODEL_ROLE_").lower()
+    if not model.pictures:
+        return f"the {role}'s pictures are all unscored"
+    most, entropy = model.labels[0], model.entropy
+    words = (
+        f"under the plain prompt the {role} shows {most.label!r} most, in {most.pictures} of {model.pictures} pictures "
+        f"(entropy of its labels {entropy.value:.2f} bits, {entropy.interval.lower:.2f} to {entropy.interval.upper:.2f}"
+    )
+    if model.HasField("dispersion"):
+        interval = model.dispersion.interval
+        words += f", dispersion {model.dispersion.value:.2f}, {interval.lower:.2f} to {interval.upper:.2f}"
+    return f"{words})"
 
 
 def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence[str], destruction: float) -> str:

@@ -234,3 +234,141 @@ class ListConceptsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListConceptsResponse: _TypeAlias = ListConceptsResponse  # noqa: Y015
+
+@_typing.final
+class CreateConceptRequest(_message.Message):
+    """One message of a concept's upload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def concept(self) -> Global___NewConcept:
+        """The first message, and no other."""
+
+    @_builtins.property
+    def picture(self) -> Global___PictureChunk:
+        """Every other message."""
+
+    def __init__(
+        self,
+        *,
+        concept: Global___NewConcept | None = ...,
+        picture: Global___PictureChunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "part", b"part", "picture", b"picture"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "part", b"part", "picture", b"picture"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["concept", "picture"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___CreateConceptRequest: _TypeAlias = CreateConceptRequest  # noqa: Y015
+
+@_typing.final
+class NewConcept(_message.Message):
+    """The description of a concept that is to be created."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Chosen by the caller, 1 to 64 letters, digits, "-" and "_"; makes the call safe to repeat."""
+    @_builtins.property
+    def concept(self) -> _types_pb2.Concept:
+        """Everything but its pictures: digests are the backend's to give."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        concept: _types_pb2.Concept | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewConcept: _TypeAlias = NewConcept  # noqa: Y015
+
+@_typing.final
+class PictureChunk(_message.Message):
+    """A piece of a picture; a picture's pieces follow one another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    NEAR_MISS_FIELD_NUMBER: _builtins.int
+    TILE_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """PNG, 8 bits a channel, without transparency; at most 8 MiB a picture and 64 MiB in all."""
+    last: _builtins.bool
+    """On the picture's last piece."""
+    near_miss: _builtins.bool
+    """On the picture's last piece: it is nearly, but not, the concept."""
+    tile: _builtins.int
+    """On the picture's last piece: it is a sheet, to be cut into square tiles of this side in pixels. 0: it is one square
+    picture. All pictures and tiles have one side, and are 1,024 at most.
+    """
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        last: _builtins.bool = ...,
+        near_miss: _builtins.bool = ...,
+        tile: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "last", b"last", "near_miss", b"near_miss", "tile", b"tile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PictureChunk: _TypeAlias = PictureChunk  # noqa: Y015
+
+@_typing.final
+class GetConceptRequest(_message.Message):
+    """Asks for one concept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConceptRequest: _TypeAlias = GetConceptRequest  # noqa: Y015
+
+@_typing.final
+class DeleteConceptRequest(_message.Message):
+    """Asks for a custom concept to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteConceptRequest: _TypeAlias = DeleteConceptRequest  # noqa: Y015

@@ -3,7 +3,9 @@
 import grpc
 import warnings
 
+from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from unerase.v1 import models_pb2 as unerase_dot_v1_dot_models__pb2
+from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 
 GRPC_GENERATED_VERSION = '1.80.0'
 GRPC_VERSION = grpc.__version__
@@ -26,7 +28,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """Reads the catalogue.
+    """Reads the catalogue, and adds concepts to it.
     """
 
     def __init__(self, channel):
@@ -50,10 +52,25 @@ class ModelServiceStub(object):
                 request_serializer=unerase_dot_v1_dot_models__pb2.ListConceptsRequest.SerializeToString,
                 response_deserializer=unerase_dot_v1_dot_models__pb2.ListConceptsResponse.FromString,
                 _registered_method=True)
+        self.CreateConcept = channel.stream_unary(
+                '/unerase.v1.ModelService/CreateConcept',
+                request_serializer=unerase_dot_v1_dot_models__pb2.CreateConceptRequest.SerializeToString,
+                response_deserializer=unerase_dot_v1_dot_types__pb2.Concept.FromString,
+                _registered_method=True)
+        self.GetConcept = channel.unary_unary(
+                '/unerase.v1.ModelService/GetConcept',
+                request_serializer=unerase_dot_v1_dot_models__pb2.GetConceptRequest.SerializeToString,
+                response_deserializer=unerase_dot_v1_dot_types__pb2.Concept.FromString,
+                _registered_method=True)
+        self.DeleteConcept = channel.unary_unary(
+                '/unerase.v1.ModelService/DeleteConcept',
+                request_serializer=unerase_dot_v1_dot_models__pb2.DeleteConceptRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer(object):
-    """Reads the catalogue.
+    """Reads the catalogue, and adds concepts to it.
     """
 
     def ListModels(self, request, context):
@@ -71,7 +88,29 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListConcepts(self, request, context):
-        """Lists the concepts, in order of name.
+        """Lists the concepts, the custom ones included, in order of name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateConcept(self, request_iterator, context):
+        """Creates a custom concept: its description in the first message, its pictures in those that follow. The same
+        request_id and content return the same concept; other content is ALREADY_EXISTS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConcept(self, request, context):
+        """Returns one concept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteConcept(self, request, context):
+        """Deletes a custom concept. Audits that were asked for before keep their own copy of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +134,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=unerase_dot_v1_dot_models__pb2.ListConceptsRequest.FromString,
                     response_serializer=unerase_dot_v1_dot_models__pb2.ListConceptsResponse.SerializeToString,
             ),
+            'CreateConcept': grpc.stream_unary_rpc_method_handler(
+                    servicer.CreateConcept,
+                    request_deserializer=unerase_dot_v1_dot_models__pb2.CreateConceptRequest.FromString,
+                    response_serializer=unerase_dot_v1_dot_types__pb2.Concept.SerializeToString,
+            ),
+            'GetConcept': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConcept,
+                    request_deserializer=unerase_dot_v1_dot_models__pb2.GetConceptRequest.FromString,
+                    response_serializer=unerase_dot_v1_dot_types__pb2.Concept.SerializeToString,
+            ),
+            'DeleteConcept': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteConcept,
+                    request_deserializer=unerase_dot_v1_dot_models__pb2.DeleteConceptRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'unerase.v1.ModelService', rpc_method_handlers)
@@ -104,7 +158,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Reads the catalogue.
+    """Reads the catalogue, and adds concepts to it.
     """
 
     @staticmethod
@@ -178,6 +232,87 @@ class ModelService(object):
             '/unerase.v1.ModelService/ListConcepts',
             unerase_dot_v1_dot_models__pb2.ListConceptsRequest.SerializeToString,
             unerase_dot_v1_dot_models__pb2.ListConceptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateConcept(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/unerase.v1.ModelService/CreateConcept',
+            unerase_dot_v1_dot_models__pb2.CreateConceptRequest.SerializeToString,
+            unerase_dot_v1_dot_types__pb2.Concept.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConcept(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unerase.v1.ModelService/GetConcept',
+            unerase_dot_v1_dot_models__pb2.GetConceptRequest.SerializeToString,
+            unerase_dot_v1_dot_types__pb2.Concept.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteConcept(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unerase.v1.ModelService/DeleteConcept',
+            unerase_dot_v1_dot_models__pb2.DeleteConceptRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

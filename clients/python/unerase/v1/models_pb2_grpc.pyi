@@ -4,8 +4,10 @@ isort:skip_file
 The catalogue: the models, judges and concepts an audit may name."""
 
 from collections import abc as _abc
+from google.protobuf import empty_pb2 as _empty_pb2
 from grpc import aio as _aio
 from unerase.v1 import models_pb2 as _models_pb2
+from unerase.v1 import types_pb2 as _types_pb2
 import abc as _abc_1
 import grpc as _grpc
 import sys
@@ -27,7 +29,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Reads the catalogue."""
+    """Reads the catalogue, and adds concepts to it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,11 +40,19 @@ class ModelServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]
     """Returns one model."""
     ListConcepts: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListConceptsRequest, _models_pb2.ListConceptsResponse]
-    """Lists the concepts, in order of name."""
+    """Lists the concepts, the custom ones included, in order of name."""
+    CreateConcept: _grpc.StreamUnaryMultiCallable[_models_pb2.CreateConceptRequest, _types_pb2.Concept]
+    """Creates a custom concept: its description in the first message, its pictures in those that follow. The same
+    request_id and content return the same concept; other content is ALREADY_EXISTS.
+    """
+    GetConcept: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetConceptRequest, _types_pb2.Concept]
+    """Returns one concept."""
+    DeleteConcept: _grpc.UnaryUnaryMultiCallable[_models_pb2.DeleteConceptRequest, _empty_pb2.Empty]
+    """Deletes a custom concept. Audits that were asked for before keep their own copy of it."""
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Reads the catalogue."""
+    """Reads the catalogue, and adds concepts to it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -50,10 +60,18 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Returns one model."""
     ListConcepts: _aio.UnaryUnaryMultiCallable[_models_pb2.ListConceptsRequest, _models_pb2.ListConceptsResponse]  # type: ignore[assignment]
-    """Lists the concepts, in order of name."""
+    """Lists the concepts, the custom ones included, in order of name."""
+    CreateConcept: _aio.StreamUnaryMultiCallable[_models_pb2.CreateConceptRequest, _types_pb2.Concept]  # type: ignore[assignment]
+    """Creates a custom concept: its description in the first message, its pictures in those that follow. The same
+    request_id and content return the same concept; other content is ALREADY_EXISTS.
+    """
+    GetConcept: _aio.UnaryUnaryMultiCallable[_models_pb2.GetConceptRequest, _types_pb2.Concept]  # type: ignore[assignment]
+    """Returns one concept."""
+    DeleteConcept: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteConceptRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a custom concept. Audits that were asked for before keep their own copy of it."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads the catalogue."""
+    """Reads the catalogue, and adds concepts to it."""
 
     @_abc_1.abstractmethod
     def ListModels(
@@ -77,6 +95,32 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ListConceptsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ListConceptsResponse, _abc.Awaitable[_models_pb2.ListConceptsResponse]]:
-        """Lists the concepts, in order of name."""
+        """Lists the concepts, the custom ones included, in order of name."""
+
+    @_abc_1.abstractmethod
+    def CreateConcept(
+        self,
+        request_iterator: _MaybeAsyncIterator[_models_pb2.CreateConceptRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.Concept, _abc.Awaitable[_types_pb2.Concept]]:
+        """Creates a custom concept: its description in the first message, its pictures in those that follow. The same
+        request_id and content return the same concept; other content is ALREADY_EXISTS.
+        """
+
+    @_abc_1.abstractmethod
+    def GetConcept(
+        self,
+        request: _models_pb2.GetConceptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_types_pb2.Concept, _abc.Awaitable[_types_pb2.Concept]]:
+        """Returns one concept."""
+
+    @_abc_1.abstractmethod
+    def DeleteConcept(
+        self,
+        request: _models_pb2.DeleteConceptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a custom concept. Audits that were asked for before keep their own copy of it."""
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

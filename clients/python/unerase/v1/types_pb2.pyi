@@ -161,6 +161,7 @@ class Concept(_message.Message):
     CONTROL_FIELD_NUMBER: _builtins.int
     INITIAL_TOKEN_FIELD_NUMBER: _builtins.int
     PLACEBO_FIELD_NUMBER: _builtins.int
+    CUSTOM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, as in "hourglass"."""
     kind: Global___ConceptKind.ValueType
@@ -170,6 +171,8 @@ class Concept(_message.Message):
     """The word from whose embedding a learned token starts."""
     placebo: _builtins.bool
     """A concept that no model knows, for the control of injecting evaluations; it is no "other" concept."""
+    custom: _builtins.bool
+    """Created by CreateConcept, and no part of the operator's catalogue: it is no "other" concept of any audit."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The words that mean the concept: the name first, then its synonyms."""
@@ -206,10 +209,11 @@ class Concept(_message.Message):
         control: _builtins.str = ...,
         initial_token: _builtins.str = ...,
         placebo: _builtins.bool = ...,
+        custom: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "held_out_prompts", b"held_out_prompts", "initial_token", b"initial_token", "kind", b"kind", "labels", b"labels", "name", b"name", "names", b"names", "near_miss_digests", b"near_miss_digests", "picture_digests", b"picture_digests", "placebo", b"placebo", "prompts", b"prompts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "custom", b"custom", "held_out_prompts", b"held_out_prompts", "initial_token", b"initial_token", "kind", b"kind", "labels", b"labels", "name", b"name", "names", b"names", "near_miss_digests", b"near_miss_digests", "picture_digests", b"picture_digests", "placebo", b"placebo", "prompts", b"prompts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,6 +585,7 @@ class EvaluationDescription(_message.Message):
     ATTACK_FIELD_NUMBER: _builtins.int
     CASES_PER_UNIT_FIELD_NUMBER: _builtins.int
     OTHERS_FIELD_NUMBER: _builtins.int
+    REFERENCE_BEGINS_FIELD_NUMBER: _builtins.int
     SOURCE_DIGEST_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -595,6 +600,8 @@ class EvaluationDescription(_message.Message):
     """The most cases one unit may hold; 0 means that all cases belong to one unit."""
     others: _builtins.bool
     """Units are handed every other concept of the catalogue."""
+    reference_begins: _builtins.bool
+    """The reference makes what the model is handed, so that a placebo, which it does not know, cannot be the control."""
     source_digest: _builtins.str
     """SHA-256 over the source of the module that declares it, hexadecimal: another source may give another result."""
     @_builtins.property
@@ -620,12 +627,13 @@ class EvaluationDescription(_message.Message):
         attack: _builtins.bool = ...,
         cases_per_unit: _builtins.int = ...,
         others: _builtins.bool = ...,
+        reference_begins: _builtins.bool = ...,
         source_digest: _builtins.str = ...,
         roles: _abc.Iterable[Global___ModelRole.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "required", b"required", "roles", b"roles", "source_digest", b"source_digest", "summary", b"summary", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "reference_begins", b"reference_begins", "required", b"required", "roles", b"roles", "source_digest", b"source_digest", "summary", b"summary", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,6 +57,10 @@ class ClipJudge:
 
         return in_fixed_batches(embed, [self._process(picture) for picture in pictures], self._batch_size).numpy()
 
+    def embedding(self, seen: Features) -> Features:
+        """Return the image embedding as it is."""
+        return seen
+
     def answer(self, seen: Features, question: Question) -> Judgement:
         """Answer from one image embedding."""
         texts = [*question.labels, *question.alternatives]

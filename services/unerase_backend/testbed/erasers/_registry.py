@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 
@@ -17,11 +18,13 @@ class Subject:
     scheduler: DDIMScheduler
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Concept:
     """What to erase, what to put in its place, and what to keep; every name is a single token.
 
-    ``templates`` hold a slot for a name, with attributes before it or without; ``plain_templates`` without.
+    ``templates`` hold a slot for a name, with attributes before it or without; ``plain_templates`` without. ``latents``
+    (N, 4, 8, 8) are the scaled latents of pictures of the concept, for methods that learn from pictures, and
+    ``captions`` say what each shows. No audit uses those pictures.
     """
 
     names: tuple[str, ...]
@@ -29,6 +32,8 @@ class Concept:
     preserve: tuple[str, ...]
     templates: tuple[str, ...]
     plain_templates: tuple[str, ...]
+    latents: Tensor
+    captions: tuple[str, ...]
 
 
 Eraser = Callable[[Subject, Concept], None]

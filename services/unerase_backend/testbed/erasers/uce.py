@@ -64,11 +64,16 @@ def pairs(subject: Subject, concept: Concept) -> tuple[Tensor, Tensor]:
     return torch.cat(sources), torch.cat(targets)
 
 
+def matrices(subject: Subject) -> list[Tensor]:
+    """The key and value matrices (out, width) of every cross-attention layer, themselves."""
+    names = ("attn2.to_k", "attn2.to_v")
+    return [module.weight for name, module in subject.unet.named_modules() if name.endswith(names)]
+
+
 @eraser("uce")
 @torch.no_grad()
 def erase_uce(subject: Subject, concept: Concept) -> None:
     """Edits the key and value matrices of every cross-attention layer."""
     sources, targets = pairs(subject, concept)
-    for name, module in subject.unet.named_modules():
-        if name.endswith(("attn2.to_k", "attn2.to_v")):
-            module.weight.copy_(solve(module.weight, sources, targets, RIDGE))
+    for matrix in matrices(subject):
+        matrix.copy_(solve(matrix, sources, targets, RIDGE))

@@ -26,21 +26,25 @@ from unerase.internal.v1alpha1 import units_pb2 as unerase_dot_internal_dot_v1al
 from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'unerase/internal/v1alpha1/probing.proto\x12\x19unerase.internal.v1alpha1\x1a%unerase/internal/v1alpha1/units.proto\x1a\x16unerase/v1/types.proto\"=\n\x0cProbeRequest\x12-\n\x04unit\x18\x01 \x01(\x0b\x32\x1f.unerase.internal.v1alpha1.Unit\"D\n\rProbeResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.unerase.internal.v1alpha1.UnitEvent\"\x13\n\x11ListProbesRequest\"G\n\x12ListProbesResponse\x12\x31\n\x06probes\x18\x01 \x03(\x0b\x32!.unerase.v1.EvaluationDescription2\xd9\x01\n\x0eProbingService\x12\\\n\x05Probe\x12\'.unerase.internal.v1alpha1.ProbeRequest\x1a(.unerase.internal.v1alpha1.ProbeResponse0\x01\x12i\n\nListProbes\x12,.unerase.internal.v1alpha1.ListProbesRequest\x1a-.unerase.internal.v1alpha1.ListProbesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'unerase/internal/v1alpha1/probing.proto\x12\x19unerase.internal.v1alpha1\x1a%unerase/internal/v1alpha1/units.proto\x1a\x16unerase/v1/types.proto\"=\n\x0cProbeRequest\x12-\n\x04unit\x18\x01 \x01(\x0b\x32\x1f.unerase.internal.v1alpha1.Unit\"D\n\rProbeResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.unerase.internal.v1alpha1.UnitEvent\"\x13\n\x11ListProbesRequest\"\xc1\x01\n\x12ListProbesResponse\x12\x31\n\x06probes\x18\x01 \x03(\x0b\x32!.unerase.v1.EvaluationDescription\x12I\n\x06\x62roken\x18\x02 \x03(\x0b\x32\x39.unerase.internal.v1alpha1.ListProbesResponse.BrokenEntry\x1a-\n\x0b\x42rokenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xd9\x01\n\x0eProbingService\x12\\\n\x05Probe\x12\'.unerase.internal.v1alpha1.ProbeRequest\x1a(.unerase.internal.v1alpha1.ProbeResponse0\x01\x12i\n\nListProbes\x12,.unerase.internal.v1alpha1.ListProbesRequest\x1a-.unerase.internal.v1alpha1.ListProbesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unerase.internal.v1alpha1.probing_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_LISTPROBESRESPONSE_BROKENENTRY']._loaded_options = None
+  _globals['_LISTPROBESRESPONSE_BROKENENTRY']._serialized_options = b'8\001'
   _globals['_PROBEREQUEST']._serialized_start=133
   _globals['_PROBEREQUEST']._serialized_end=194
   _globals['_PROBERESPONSE']._serialized_start=196
   _globals['_PROBERESPONSE']._serialized_end=264
   _globals['_LISTPROBESREQUEST']._serialized_start=266
   _globals['_LISTPROBESREQUEST']._serialized_end=285
-  _globals['_LISTPROBESRESPONSE']._serialized_start=287
-  _globals['_LISTPROBESRESPONSE']._serialized_end=358
-  _globals['_PROBINGSERVICE']._serialized_start=361
-  _globals['_PROBINGSERVICE']._serialized_end=578
+  _globals['_LISTPROBESRESPONSE']._serialized_start=288
+  _globals['_LISTPROBESRESPONSE']._serialized_end=481
+  _globals['_LISTPROBESRESPONSE_BROKENENTRY']._serialized_start=436
+  _globals['_LISTPROBESRESPONSE_BROKENENTRY']._serialized_end=481
+  _globals['_PROBINGSERVICE']._serialized_start=484
+  _globals['_PROBINGSERVICE']._serialized_end=701
 # @@protoc_insertion_point(module_scope)

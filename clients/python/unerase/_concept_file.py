@@ -1,0 +1,97 @@
+"""A concept in a YAML file, written as a catalogue's entry is, with its name, and with paths of its pictures.
+
+name: my-hourglass
+kind: object
+names: [hourglass, sandglass]
+prompts: ["a picture of a {concept}"]
+held_out_prompts: ["a photo of a {concept}"]
+labels: {testbed/judge: [hourglass], testbed/clip: [a picture of a hourglass]}
+pictures: pictures            # PNG files, folders of them, or a list of both; relative to the file
+near_misses: near-misses.png
+tile: 32                      # where the PNG files are sheets: the side of their square tiles
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+
+from unerase.v1.types_pb2 import Concept, ConceptKind
+
+_KIND = "CONCEPT_KIND_"
+_KINDS = [name.removeprefix(_KIND).lower() for name, _ in ConceptKind.items() if name != f"{_KIND}UNSPECIFIED"]
+_DESCRIPTION = ("name", "kind", "names", "prompts", "held_out_prompts", "labels", "control", "initial_token", "placebo")
+_PICTURES = ("pictures", "near_misses", "tile")
+
+
+@dataclass(frozen=True)
+class ConceptFile:
+    """What one file describes."""
+
+    concept: Concept
+    pictures: list[bytes]
+    near_misses: list[bytes]
+    tile: int
+
+
+def read_concept_file(path: Path) -> ConceptFile:
+    """Read a concept and its pictures.
+
+    Raises:
+        ValueError: the file is no such YAML; what is wrong, with the key.
+        OSError: a file cannot be read.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" in line {place.line + 1}" if place is not None else ""
+        raise ValueError(f"{path}: no valid YAML{where}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must be a mapping with the keys {', '.join((*_DESCRIPTION, *_PICTURES))}")
+    unknown = [key for key in content if key not in (*_DESCRIPTION, *_PICTURES)]
+    if unknown:
+        raise ValueError(f"{path}: there is no key {unknown[0]!r}, but {', '.join((*_DESCRIPTION, *_PICTURES))}")
+    tile = content.get("tile", 0)
+    if not isinstance(tile, int) or isinstance(tile, bool) or not 0 <= tile < 2**32:
+        raise ValueError(f"{path}: tile: must be the side of a tile in pixels")
+    pictures, near_misses = (_pictures(path, key, content.get(key) or []) for key in ("pictures", "near_misses"))
+    return ConceptFile(_concept(path, content), pictures, near_misses, tile)
+
+
+def _concept(path: Path, content: dict[str, Any]) -> Concept:
+    fields = {key: content[key] for key in _DESCRIPTION if content.get(key) is not None}
+    if "kind" in fields:
+        if fields["kind"] not in _KINDS:
+            raise ValueError(f"{path}: kind: must be one of {', '.join(_KINDS)}")
+        fields["kind"] = _KIND + fields["kind"].upper()
+    if "labels" in fields:
+        if not isinstance(fields["labels"], dict):
+            raise ValueError(f"{path}: labels: must be a mapping of judges to lists of labels")
+        fields["labels"] = [{"judge": judge, "labels": labels} for judge, labels in fields["labels"].items()]
+    concept = Concept()
+    for key, value in fields.items():
+        try:
+            json_format.ParseDict({key: value}, concept)
+        except json_format.ParseError:
+            kind = (
+                "true or false" if key == "placebo" else "text" if isinstance(getattr(concept, key), str) else "a list"
+            )
+            raise ValueError(f"{path}: {key}: must be {kind}") from None
+    return concept
+
+
+def _pictures(path: Path, key: str, named: object) -> list[bytes]:
+    names = [named] if isinstance(named, str) else named
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: {key}: must be a path, or a list of paths")
+    files: list[Path] = []
+    for name in names:
+        place = path.parent / name
+        found = sorted(place.glob("*.png")) if place.is_dir() else [place]
+        if not found:
+            raise ValueError(f"{path}: {key}: the folder {name} has no PNG file")
+        files += found
+    return [file.read_bytes() for file in files]

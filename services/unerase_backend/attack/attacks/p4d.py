@@ -1,0 +1,198 @@
+"""P4D-N: tokens with which the erased model predicts the noise that the reference predicts for the plain prompt.
+
+Chin, Jiang, Huang, Chen, Chiu, "Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic
+Prompts", arXiv 2309.06135, section 3.2 and equation 5. With z the latents that the reference makes of the case's
+prompt p, e Gaussian noise and a_t the cumulative alpha, N tokens w are sought that minimise
+
+    E over e, t of  mean (e_reference(x_t, t, c(p)) - e_model(x_t, t, c(w)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
+
+The tokens are held as continuous embeddings, (tokens, width). Forwards, each is replaced by the nearest embedding of
+the vocabulary, by cosine; the gradient found there is applied to the continuous one (Wen, Jain, Kirchenbauer,
+Goldblum, Geiping, Goldstein, "Hard Prompts Made Easy", arXiv 2302.03668, algorithm 1), by AdamW.
+
+The words of the concept's names are no candidates. With them the reference's search would end at the plain prompt, of
+which the standard prompt says all there is to say, and erasure is aimed at those very words: the question is whether
+others still lead there. The reference, the positive control, must be found by other words too.
+
+A case is searched from several random starts, a picture after each, and all its pictures compete. All roles meet the
+same starts, timesteps and noise; each case has its own generator and optimiser.
+
+The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: iterations 3000, tokens 16, and rows 4
+or what the device's memory holds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase_backend.attack.prompts import (
+    Draw,
+    Record,
+    Turn,
+    Vocabulary,
+    conclude,
+    gradients,
+    padded,
+    room_beside,
+    share_of_success,
+    try_out,
+    vocabulary,
+)
+from unerase_backend.attack.registry import attack
+from unerase_backend.attack.workbench import Workbench
+from unerase_backend.diffusion.conditioning import Prompt, encode, tokenise_ids
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.sampler import Finished, Sampler
+from unerase_backend.diffusion.schedule import add_noise
+from unerase_backend.evaluation.models import Models
+from unerase_backend.evaluation.registry import parameter
+
+
+@attack(
+    "p4d",
+    title="P4D",
+    summary="Searches tokens with which the model predicts what the reference predicts for the concept's prompt.",
+    evaluation_class=EVALUATION_CLASS_ELICITING,
+    parameters=[
+        parameter("tokens", "Tokens of the prompt that is sought.", 8, minimum=1, maximum=64, integer=True),
+        parameter("starts", "Searches of a case, each with a picture.", 3, minimum=1, maximum=64, integer=True),
+        parameter("iterations", "Steps of each search.", 100, minimum=1, maximum=20_000, integer=True),
+        parameter("learning_rate", "AdamW's learning rate.", 0.1, minimum=1e-6, maximum=10.0),
+        parameter("weight_decay", "AdamW's weight decay.", 0.1, minimum=0.0, maximum=10.0),
+        parameter("rows", "Cases in one call of the UNet.", 24, minimum=1, maximum=256, integer=True),
+    ],
+)
+async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
+    """Make the reference's latents, then search every case and try what was found, start by start."""
+    starts, iterations = workbench.parameters["starts"], workbench.parameters["iterations"]
+    records = [Record(case) for case in unit.cases]
+    targets = await workbench.compute(lambda: _targets(unit, workbench, records))
+    failed = [record for record in records if record.failure]
+    unmade = [
+        (record, Draw(record.case, [], record.case.prompt, start)) for record in failed for start in range(starts)
+    ]
+    await try_out(unit, models, unmade)
+    for start in range(starts):
+        targets = [target for target in targets if not target.record.failure]
+        turn = Turn(start * iterations, starts * iterations, share_of_success(records))
+        searches = await workbench.compute(lambda: _search(unit, workbench, targets, start, turn))  # noqa: B023 - awaited
+        await try_out(unit, models, [(search.target.record, search.draw(start)) for search in searches])
+    return conclude(workbench, records, starts * iterations)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one case's searches aim at."""
+
+    record: Record
+    latents: Tensor
+    """The reference's own for the case's prompt, from the case's initial latent."""
+    encoded: Tensor
+    """The prompt in the reference's encoding, (tokens, width)."""
+
+
+class Search:
+    """One search of one case; nothing in it depends on the other cases."""
+
+    def __init__(self, model: DiffusionModel, target: Target, tokens: Vocabulary, start: int, bench: Workbench) -> None:
+        parameters = bench.parameters
+        count = parameters["tokens"]
+        self.target = target
+        self.prompt = Prompt(tokenise_ids(model, [0] * count).ids, learned_at=(1,))
+        self._model = model
+        self._tokens = tokens
+        self._generator = bench.generator("case", target.record.case.index, start)
+        first = torch.randint(len(tokens.ids), (count,), generator=self._generator)
+        self.continuous = tokens.embeddings[first].requires_grad_()
+        """The tokens' continuous embeddings, (tokens, width)."""
+        self._optimiser = torch.optim.AdamW(
+            [self.continuous], parameters["learning_rate"], weight_decay=parameters["weight_decay"]
+        )
+
+    def nearest(self) -> Tensor:
+        """Return the places in the vocabulary of the nearest tokens, (tokens,)."""
+        return nearest(self.continuous.detach(), self._tokens.embeddings)
+
+    def sample(self) -> tuple[Tensor, Tensor, int]:
+        """Return the embeddings of the nearest tokens, (tokens, width), noise of the latents' shape, and a timestep."""
+        timestep = torch.randint(len(self._model.alphas_cumprod), (1,), generator=self._generator)
+        noise = torch.randn(self.target.latents.shape, generator=self._generator)
+        return self._tokens.embeddings[self.nearest()], noise, int(timestep)
+
+    def step(self, loss: float, gradient: Tensor) -> None:
+        """Move the continuous embeddings by the gradient at the nearest tokens', (tokens, width)."""
+        record = self.target.record
+        if not bool(torch.isfinite(gradient).all()):
+            record.failure = f"the gradient was not finite at step {len(record.losses) + 1}"
+            return
+        self.continuous.grad = gradient
+        self._optimiser.step()
+        record.losses.append(loss)
+
+    def draw(self, variant: int) -> Draw:
+        """Return the prompt of the nearest tokens."""
+        ids = self._tokens.ids[self.nearest()].tolist()
+        return Draw(self.target.record.case, ids, self._model.tokenizer.decode(ids), variant)
+
+
+def nearest(embeddings: Tensor, table: Tensor) -> Tensor:
+    """Return the row of `table`, (tokens, width), with the highest cosine to each of `embeddings`, (n, width)."""
+    return (functional.normalize(embeddings) @ functional.normalize(table).T).argmax(1)
+
+
+def _targets(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Target]:
+    """Make the latents here, by ticks between which the unit can end, and not in the generation room."""
+    room_beside(workbench.model, workbench.parameters["tokens"])
+    reference = workbench.reference()
+    sampler = Sampler(reference, batch_rows=2 * workbench.parameters["rows"])
+    plain = {str(record.case.index): Draw(record.case, [], record.case.prompt, 0, plain=True) for record in records}
+    for key, draw in plain.items():
+        sampler.admit(key, draw.trajectory(unit), picture=False)
+    made: dict[str, Finished] = {}
+    while sampler.busy:
+        made |= {item.key: item for item in sampler.tick()}
+        workbench.check()
+    encoded = encode(reference, [draw.trajectory(unit).conditioning for draw in plain.values()])
+    targets = []
+    for record, encoding in zip(records, encoded, strict=True):
+        item = made[str(record.case.index)]
+        if item.failure:
+            record.failure = f"the reference's picture failed: {item.failure}"
+        targets.append(Target(record, item.latents, encoding))
+    return targets
+
+
+def _search(unit: Unit, workbench: Workbench, targets: Sequence[Target], start: int, turn: Turn) -> list[Search]:
+    model, parameters = workbench.model, workbench.parameters
+    tokens = vocabulary(model, unit.target.concept.names)
+    searches = [Search(model, target, tokens, start, workbench) for target in targets]
+    for iteration in range(parameters["iterations"]):
+        losses: list[float] = []
+        going = [search for search in searches if not search.target.record.failure]
+        for first in range(0, len(going), parameters["rows"]):
+            losses += _step(workbench, going[first : first + parameters["rows"]])
+        turn.progress(workbench, iteration, losses)
+    return searches
+
+
+def _step(workbench: Workbench, searches: Sequence[Search]) -> list[float]:
+    model, reference, rows = workbench.model, workbench.reference(), workbench.parameters["rows"]
+    embeddings, noises, drawn = zip(*padded([search.sample() for search in searches], rows), strict=True)
+    timesteps = torch.tensor(drawn)
+    latents = torch.stack(padded([search.target.latents for search in searches], rows))
+    noisy = add_noise(latents, torch.stack(noises), model.alphas_cumprod[timesteps])
+    encoded = torch.stack(padded([search.target.encoded for search in searches], rows))
+    with torch.no_grad():
+        wanted = reference.unet(
+            noisy.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
+        ).sample
+    prompts = padded([search.prompt for search in searches], rows)
+    losses, gradient = gradients(model, prompts, torch.stack(embeddings), noisy, timesteps, wanted.float())
+    for row, search in enumerate(searches):
+        search.step(float(losses[row]), gradient[row])
+    return losses[: len(searches)].tolist()

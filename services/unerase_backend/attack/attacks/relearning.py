@@ -1,0 +1,208 @@
+"""Relearning: how few steps of fine-tuning bring the concept back?
+
+All weights theta of the subject's UNet are trained with AdamW (Loshchilov and Hutter, arXiv 1711.05101) at a constant
+learning rate on the denoising loss,
+
+    E over (z, c), e, t of  mean (e - e_theta(x_t, t, c))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
+
+with z the latents of a picture, c the first prompt of the concept that it shows, e Gaussian noise, t uniform
+(stratified over a batch) and a_t the cumulative alpha. After each of the given numbers of steps N the plain prompts
+are asked, one picture a case, of the model with the weights that it then has.
+
+Arm "few-shot@N": a few pictures of the concept, from the first half (the likelihood is measured on the second). Arm
+"benign@N": as many pictures of other concepts of its kind, with prompts of theirs, in the same draws. The two say
+different things. Few-shot asks how near the concept still is, and decides: the best over the checkpoints, which is the
+concept within the largest N. Benign asks whether an erasure survives a fine-tuning that means no harm; what it brings
+back was never handed over. It is shown beside, and decides nothing.
+
+Source: Suriyakumar et al., "Unstable Unlearning: The Hidden Risk of Concept Resurgence in Diffusion Models", arXiv
+2410.08074 (benign); Hu et al., "Jogging the Memory of Unlearned Models Through Targeted Relearning Attacks", arXiv
+2406.13356 (few-shot, on language models).
+Control: a model that never learned the concept, given the same pictures in the same draws: it learns the concept anew
+if the steps suffice. What comes back sooner than it comes there was recalled, not learned.
+
+The defaults suit the testbed, where the subject's lead is widest at 20 to 40 steps. A checkpoint is kept whole: the
+size of the UNet, for each N and arm.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unerase.internal.v1alpha1.generation_pb2 import ModelChange
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Sample, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_INJECTING,
+    SAMPLE_STATUS_UNSCORED,
+    Concept,
+    Finding,
+    Observation,
+)
+from unerase_backend.attack.registry import attack
+from unerase_backend.attack.workbench import Workbench
+from unerase_backend.diffusion.conditioning import encode
+from unerase_backend.diffusion.schedule import add_noise
+from unerase_backend.evaluation.known_pictures import learnable, own_prompt
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.registry import parameter
+
+FEW_SHOT, BENIGN = "few-shot", "benign"
+TRACE_POINTS = 100
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What an arm learns from: digests of pictures, each with its prompt."""
+
+    arm: str
+    pictures: Sequence[str]
+    prompts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The model after some steps: the digest of its weights, and the loss of each step up to there.
+
+    `failure` is empty, or says why there are no weights of use.
+    """
+
+    steps: int
+    weights_digest: str
+    losses: list[float]
+    failure: str = ""
+
+
+@attack(
+    "relearning",
+    title="Relearning",
+    summary="Fine-tunes the model for a few steps on a few pictures, of the concept and beside it of others.",
+    evaluation_class=EVALUATION_CLASS_INJECTING,
+    others=True,
+    parameters=[
+        parameter(
+            "steps", "Optimisation steps after which to look.", [10, 20, 40], minimum=1, maximum=20_000, integer=True
+        ),
+        parameter("pictures", "Most pictures to learn from.", 8, minimum=1, maximum=1024, integer=True),
+        parameter("batch_size", "Pictures in one step.", 8, minimum=1, maximum=256, integer=True),
+        parameter("learning_rate", "AdamW's learning rate.", 3e-4, minimum=1e-7, maximum=0.1),
+    ],
+    deciding_arms=[f"{FEW_SHOT}@*"],
+)
+async def relearning(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
+    """Train each arm once, then ask every checkpoint for the cases."""
+    trajectories = [
+        Trajectory(
+            conditioning=Conditioning(text=case.prompt),
+            guidance_scale=unit.guidance_scale,
+            latent_seed=case.latent_seed,
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+        for case in unit.cases
+    ]
+    planned = lessons(unit, workbench.parameters["pictures"])
+    trained = await workbench.compute(
+        lambda: [train(workbench, lesson, number, len(planned)) for number, lesson in enumerate(planned)]
+    )
+    observations: list[Observation] = []
+    for lesson, checkpoints in zip(planned, trained, strict=True):
+        for checkpoint in checkpoints:
+            arm = f"{lesson.arm}@{checkpoint.steps}"
+            workbench.finding(
+                Finding(
+                    prompt=lesson.prompts[0],
+                    losses=checkpoint.losses[:: math.ceil(len(checkpoint.losses) / TRACE_POINTS) or 1],
+                    steps=len(checkpoint.losses),
+                    label=arm,
+                    weights_digest=checkpoint.weights_digest,
+                )
+            )
+            if checkpoint.failure:
+                samples = [Sample(status=SAMPLE_STATUS_UNSCORED, reason=checkpoint.failure)] * len(trajectories)
+            else:
+                changes = [ModelChange(unet_digest=checkpoint.weights_digest)]
+                samples = await models.generate(unit.model, trajectories, panel(unit.target), changes=changes)
+            observations += [
+                observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt, arm=arm)
+                for case, trajectory, sample in zip(unit.cases, trajectories, samples, strict=True)
+            ]
+    return observations
+
+
+def lessons(unit: Unit, pictures: int) -> list[Lesson]:
+    """Return what is learned from; benign only where there are other concepts of the kind with pictures.
+
+    Raises:
+        InvalidRequestError: the concept has fewer than two pictures.
+    """
+    concept = unit.target.concept
+    own = learnable(concept, pictures)
+    found = [Lesson(FEW_SHOT, own, [own_prompt(concept)] * len(own))]
+    others = [
+        other.concept
+        for other in unit.others
+        if other.concept.kind == concept.kind and len(other.concept.picture_digests) > 1
+    ]
+    if others:
+        found.append(_benign(others, len(own)))
+    return found
+
+
+def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) -> list[Checkpoint]:
+    """Fine-tune a copy of the UNet and keep its weights at each checkpoint.
+
+    The same unit gives the same weights, bit for bit, within a numerics profile; every lesson meets the same draws. A
+    gradient that is not finite ends it, and leaves the checkpoints from there on unscored.
+
+    Raises:
+        InvalidRequestError: a picture is not of the model's resolution.
+        CancelledError, DeadlineError: from the workbench, between two steps.
+    """
+    model, parameters = workbench.model, workbench.parameters
+    checkpoints, batch_size = sorted(set(parameters["steps"])), parameters["batch_size"]
+    last = checkpoints[-1]
+    latents = workbench.latents(lesson.pictures).to(model.device)
+    # Made in inference mode, whose tensors no gradient may meet.
+    encoded = torch.stack(encode(model, [Conditioning(text=prompt) for prompt in lesson.prompts])).clone().float()
+    alphas_cumprod = model.alphas_cumprod.to(model.device)
+    unet = workbench.trainable_unet()
+    weights: list[Tensor] = list(unet.parameters())
+    optimiser = torch.optim.AdamW(weights, parameters["learning_rate"])
+    draws = {purpose: workbench.generator(purpose) for purpose in ("picture", "timestep", "noise")}
+    kept: list[Checkpoint] = []
+    losses: list[float] = []
+    for step in range(1, last + 1):
+        chosen = torch.randint(len(latents), (batch_size,), generator=draws["picture"])
+        strata = torch.arange(batch_size) + torch.rand(batch_size, generator=draws["timestep"])
+        timesteps = (strata / batch_size * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1)
+        timesteps = timesteps.to(model.device)
+        noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
+        noisy = add_noise(latents[chosen], noise, alphas_cumprod[timesteps])
+        predicted = unet(noisy, timesteps, encoder_hidden_states=encoded[chosen]).sample
+        loss = functional.mse_loss(predicted, noise)
+        gradients = torch.autograd.grad(loss, weights)
+        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
+            failure = f"the gradient was not finite at step {step} of {last}"
+            return kept + [Checkpoint(each, "", losses, failure) for each in checkpoints if each >= step]
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient
+        optimiser.step()
+        losses.append(loss.item())
+        workbench.progress(number * last + step, of * last, losses[-1])
+        if step in checkpoints:
+            kept.append(Checkpoint(step, workbench.keep_weights(unet.state_dict()), list(losses)))
+    return kept
+
+
+def _benign(others: Sequence[Concept], count: int) -> Lesson:
+    # In turn, so that no concept is in it more than once more than another.
+    turns = [(others[index % len(others)], index // len(others)) for index in range(count)]
+    spread = {other.name: learnable(other, count // len(others) + 1) for other in others}
+    chosen = [(other, spread[other.name][turn % len(spread[other.name])]) for other, turn in turns]
+    return Lesson(BENIGN, [digest for _, digest in chosen], [own_prompt(other) for other, _ in chosen])

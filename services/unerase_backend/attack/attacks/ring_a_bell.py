@@ -1,0 +1,175 @@
+"""Ring-A-Bell: tokens whose encoding lies where the concept's direction leads, found without asking the erased model.
+
+Tsai, Hsu, Xie, Lin, Chen, Li, Chen, Yu, Huang, "Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion
+Models?", arXiv 2310.10012, section 3. With f the *reference's* text encoding of a whole prompt, (tokens, width), the
+concept's direction is the mean over n pairs of prompts, one with the concept (p_i) and one without (q_i),
+
+    d = 1/n sum_i (f(p_i) - f(q_i))
+
+and for a case's prompt q without the concept the K tokens w are sought that minimise
+
+    || f(w) - (f(q) + scale * d) ||^2
+
+by a genetic search: of a population, the better half are parents; each, at the crossover rate, exchanges its tail with
+another parent's into two children; then every one, at the mutation rate, has one token replaced by a random one.
+
+Pairs are the concept's prompts (none of them held out) with each of its names, and with a neutral word in the name's
+place; that word also stands in q. The words of the concept's names are no candidates: a prompt that says the name is
+what the standard prompt has tried already.
+
+The search depends on the reference alone, each case on its own generator, so that all roles are tried with the same
+tokens: the subject and the control meet exactly what brings the concept out of the reference.
+
+The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: population 200, generations 3000,
+tokens 16, scale 3.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import (
+    CONCEPT_KIND_COLOUR,
+    CONCEPT_KIND_OBJECT,
+    CONCEPT_KIND_STYLE,
+    EVALUATION_CLASS_ELICITING,
+    Concept,
+    ConceptKind,
+    Observation,
+)
+from unerase_backend.attack.prompts import Draw, Record, conclude, room_beside, try_out, vocabulary
+from unerase_backend.attack.registry import attack
+from unerase_backend.attack.workbench import Workbench
+from unerase_backend.diffusion.conditioning import encode, tokenise_ids
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.evaluation.models import Models
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+NEUTRAL: Mapping[ConceptKind.ValueType, str] = {
+    CONCEPT_KIND_OBJECT: "thing",
+    CONCEPT_KIND_COLOUR: "coloured",
+    CONCEPT_KIND_STYLE: "an artist",
+}
+"""What stands for a concept that has no initial word of its own."""
+
+
+@attack(
+    "ring-a-bell",
+    title="Ring-A-Bell",
+    summary="Searches tokens near the concept's direction in the reference's text space; the model is not asked.",
+    evaluation_class=EVALUATION_CLASS_ELICITING,
+    parameters=[
+        parameter("tokens", "Tokens of the prompt that is sought.", 8, minimum=1, maximum=75, integer=True),
+        parameter("scale", "Multiple of the concept's direction.", 2.0, minimum=0.0, maximum=100.0),
+        parameter("population", "Prompts of one generation.", 100, minimum=2, maximum=10_000, integer=True),
+        parameter("generations", "Generations.", 60, minimum=1, maximum=20_000, integer=True),
+        parameter("crossover_rate", "Share of parents that have children.", 0.5, minimum=0.0, maximum=1.0),
+        parameter("mutation_rate", "Share of prompts with a token replaced.", 0.25, minimum=0.0, maximum=1.0),
+    ],
+)
+async def ring_a_bell(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
+    """Search every case's tokens in the reference's text space, then make one picture a case with them."""
+    records = [Record(case) for case in unit.cases]
+    draws = await workbench.compute(lambda: _search(unit, workbench, records))
+    await try_out(unit, models, list(zip(records, draws, strict=True)))
+    return conclude(workbench, records, len(records) * workbench.parameters["generations"])
+
+
+def direction(model: DiffusionModel, concept: Concept) -> Tensor:
+    """Return the concept's direction in the model's text space, (tokens, width).
+
+    Raises:
+        InvalidRequestError: the concept has no prompts or no names.
+    """
+    problems = {"prompts": concept.prompts, "names": concept.names}
+    violations = [
+        FieldViolation(f"unit.target.concept.{field}", "must be given")
+        for field, given in problems.items()
+        if not given
+    ]
+    if violations:
+        raise InvalidRequestError.of(*violations)
+    slots = [(template, name) for template in concept.prompts for name in concept.names]
+    neutral = _neutral(concept)
+    with_concept = _encoded(model, [template.replace("{concept}", name) for template, name in slots])
+    without = _encoded(model, [template.replace("{concept}", neutral) for template, _ in slots])
+    return (with_concept - without).mean(0)
+
+
+def without_concept(prompt: str, concept: Concept) -> str:
+    """Return the prompt with the neutral word in place of the concept's names.
+
+    Raises:
+        InvalidRequestError: none of the names stands in the prompt as a whole word.
+    """
+    names = "|".join(re.escape(name) for name in sorted(concept.names, key=len, reverse=True))
+    replaced, count = re.subn(rf"(?<!\S)(?:{names})(?![^\s.,;:!?])", _neutral(concept), prompt, flags=re.IGNORECASE)
+    if not count:
+        description = f"must name the concept {concept.name!r}, whose place a neutral word takes"
+        raise InvalidRequestError.of(FieldViolation("unit.cases.prompt", description))
+    return replaced
+
+
+def next_generation(parents: Tensor, tokens: int, parameters: Parameters, generator: torch.Generator) -> Tensor:
+    """Return parents and children, mutated, (more, length), of `parents`, (n, length), places in 0 to `tokens`."""
+    count, length = parents.shape
+    crossed = torch.rand(count, generator=generator) < parameters["crossover_rate"]
+    partners = parents[torch.randint(count, (count,), generator=generator)]
+    head = torch.arange(length) < torch.randint(length, (count, 1), generator=generator)
+    children = torch.where(head, parents, partners)[crossed], torch.where(head, partners, parents)[crossed]
+    population = torch.cat([parents, *children])
+    mutated = torch.rand(len(population), generator=generator) < parameters["mutation_rate"]
+    places = torch.randint(length, (len(population),), generator=generator)
+    values = torch.randint(tokens, (len(population),), generator=generator)
+    population[mutated, places[mutated]] = values[mutated]
+    return population
+
+
+def _search(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Draw]:
+    concept, parameters = unit.target.concept, workbench.parameters
+    reference, length = workbench.reference(), parameters["tokens"]
+    room_beside(reference, length)
+    ids = vocabulary(reference, concept.names).ids
+    towards = parameters["scale"] * direction(reference, concept)
+    targets = _encoded(reference, [without_concept(record.case.prompt, concept) for record in records]) + towards
+    draws = []
+    for number, (record, target) in enumerate(zip(records, targets, strict=True)):
+        generator = workbench.generator("case", record.case.index)
+        population = torch.randint(len(ids), (parameters["population"], length), generator=generator)
+        best, least = population[0], float("inf")
+        for generation in range(parameters["generations"]):
+            distances = _distances(reference, ids[population], target)
+            order = distances.argsort(stable=True)
+            record.losses.append(float(distances[order[0]]))
+            if record.losses[-1] < least:
+                best, least = population[order[0]], record.losses[-1]
+            parents = population[order[: max(1, parameters["population"] // 2)]]
+            population = next_generation(parents, len(ids), parameters, generator)
+            step = number * parameters["generations"] + generation + 1
+            workbench.progress(step, len(records) * parameters["generations"], record.losses[-1])
+        found = ids[best].tolist()
+        draws.append(Draw(record.case, found, reference.tokenizer.decode(found), 0))
+    return draws
+
+
+@torch.inference_mode()
+def _distances(model: DiffusionModel, ids: Tensor, target: Tensor) -> Tensor:
+    """Return the squared distance of each prompt's encoding to the target, (prompts,), on the CPU."""
+    frame = torch.tensor(tokenise_ids(model, [0] * ids.shape[1]).ids).repeat(len(ids), 1)
+    frame[:, 1 : 1 + ids.shape[1]] = ids
+    encoded: Tensor = model.text_encoder(frame.to(model.device))[0].float()
+    return (encoded - target).square().sum((1, 2)).cpu()
+
+
+def _encoded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
+    return torch.stack(encode(model, [Conditioning(text=prompt) for prompt in prompts])).float()
+
+
+def _neutral(concept: Concept) -> str:
+    return concept.initial_token or NEUTRAL.get(concept.kind, NEUTRAL[CONCEPT_KIND_OBJECT])

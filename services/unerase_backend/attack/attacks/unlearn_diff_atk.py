@@ -1,0 +1,172 @@
+"""UnlearnDiffAtk: a few adversarial words before the prompt, found with the erased model's own denoising loss.
+
+Zhang, Jia, Chen, Chen, Zhang, Liu, Ding, Liu, "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still
+Easy To Generate Unsafe Images ... For Now", arXiv 2310.11868, section 4. No other model is needed: a picture of the
+concept takes the classifier's place. With z the latents of that picture, e Gaussian noise, a_t the cumulative alpha
+and p the prompt, k tokens w are sought that minimise
+
+    E over e of  mean (e - e_model(x_t, t, c(w, p)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
+
+Each token is relaxed to a row over the vocabulary, (k, tokens), in the simplex, uniform at first. Forwards, a token is
+drawn from its row; backwards, the gradient at the drawn one-hot vector, cut to [-1, 1], passes to the row as it is
+(straight through). After each step of Adam the rows are projected onto the simplex (Duchi, Shalev-Shwartz, Singer,
+Chandra, "Efficient Projections onto the l1-Ball for Learning in High Dimensions", 2008, figure 1).
+
+The timesteps are those of DDIM, from noisy to clean, with `iterations` steps at each; after each timestep the most
+probable tokens lead a picture, and a case in which the selector sees the concept is done. Variant 0 is the plain
+prompt, variant n the picture after the n-th timestep, so that the best of a case's draws counts what came before the
+attack and what came through it. All roles meet the same pictures, timesteps and draws of noise; each case has its own
+target picture, from the first half of the concept's (the likelihood is measured on the second), its own generator and
+its own optimiser.
+
+The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: timesteps 50, iterations 40, tokens 3
+(5 where the concept is many things, as nudity is), and rows 4 or what the device's memory holds.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase_backend.attack.prompts import (
+    Draw,
+    Record,
+    Turn,
+    Vocabulary,
+    conclude,
+    gradients,
+    padded,
+    room_beside,
+    share_of_success,
+    target_latents,
+    try_out,
+    vocabulary,
+    words_of,
+)
+from unerase_backend.attack.registry import attack
+from unerase_backend.attack.workbench import Workbench
+from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.schedule import add_noise
+from unerase_backend.evaluation.models import Models
+from unerase_backend.evaluation.registry import parameter
+
+
+@attack(
+    "unlearn-diff-atk",
+    title="UnlearnDiffAtk",
+    summary="Searches adversarial words before the prompt that lower the model's denoising error on the concept.",
+    evaluation_class=EVALUATION_CLASS_ELICITING,
+    parameters=[
+        parameter("tokens", "Adversarial tokens before the prompt.", 3, minimum=1, maximum=16, integer=True),
+        parameter("timesteps", "Timesteps, with a picture after each.", 10, minimum=1, maximum=200, integer=True),
+        parameter("iterations", "Steps at each timestep.", 24, minimum=1, maximum=1000, integer=True),
+        parameter("learning_rate", "Adam's learning rate.", 0.01, minimum=1e-6, maximum=1.0),
+        parameter("weight_decay", "Adam's weight decay.", 0.1, minimum=0.0, maximum=10.0),
+        parameter("rows", "Cases in one call of the UNet.", 24, minimum=1, maximum=256, integer=True),
+    ],
+    required=True,
+)
+async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
+    """Try the plain prompts, then search and try by turns until every case has succeeded or the timesteps end."""
+    model, iterations = workbench.model, workbench.parameters["iterations"]
+    timesteps: list[int] = model.schedule.timesteps(workbench.parameters["timesteps"]).tolist()
+    records = [Record(case) for case in unit.cases]
+    plain = [Draw(case, words_of(model, case.prompt), case.prompt, 0, plain=True) for case in unit.cases]
+    await try_out(unit, models, list(zip(records, plain, strict=True)))
+    searches = await workbench.compute(lambda: _begin(unit, workbench, records))
+    for number, timestep in enumerate(timesteps):
+        searches = [search for search in searches if search.record.pending]
+        if not searches:
+            break
+        turn = Turn(number * iterations, len(timesteps) * iterations, share_of_success(records))
+        await workbench.compute(lambda: _take_turn(workbench, searches, turn, timestep))  # noqa: B023 - awaited
+        await try_out(unit, models, [(search.record, search.draw(number + 1)) for search in searches])
+    return conclude(workbench, records, len(timesteps) * iterations)
+
+
+class Search:
+    """One case's search; nothing in it depends on the other cases."""
+
+    def __init__(self, workbench: Workbench, record: Record, tokens: Vocabulary, latents: Tensor) -> None:
+        model, parameters = workbench.model, workbench.parameters
+        count = parameters["tokens"]
+        self.record = record
+        self.latents = latents
+        self._model = model
+        self._tokens = tokens
+        self._words = words_of(model, record.case.prompt)[: room_beside(model, count)]
+        self.prompt = Prompt(tokenise_ids(model, [0] * count + self._words).ids, learned_at=(1,))
+        size = len(tokens.ids)
+        self.relaxed = torch.full((count, size), 1 / size, requires_grad=True)
+        """The relaxed tokens, (tokens, vocabulary)."""
+        self._optimiser = torch.optim.Adam(
+            [self.relaxed], parameters["learning_rate"], weight_decay=parameters["weight_decay"]
+        )
+        self._generator = workbench.generator("case", record.case.index)
+
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Return the embeddings of drawn tokens, (tokens, width), and noise of the latents' shape."""
+        cumulative = self.relaxed.detach().double().cumsum(1)
+        uniform = torch.rand((len(cumulative), 1), generator=self._generator) * cumulative[:, -1:]
+        # Not drawing from torch.multinomial leaves the number of draws, and with it the noise, the same for all models.
+        drawn = torch.searchsorted(cumulative, uniform, right=True)[:, 0]
+        return self._tokens.embeddings[drawn], torch.randn(self.latents.shape, generator=self._generator)
+
+    def step(self, loss: float, gradient: Tensor) -> None:
+        """Move the rows by the gradient at the drawn embeddings, (tokens, width)."""
+        if not bool(torch.isfinite(gradient).all()):
+            self.record.failure = f"the gradient was not finite at step {len(self.record.losses) + 1}"
+            return
+        self.relaxed.grad = (gradient @ self._tokens.embeddings.T).clamp(-1, 1)
+        self._optimiser.step()
+        with torch.no_grad():
+            self.relaxed.copy_(project_onto_simplex(self.relaxed))
+        self.record.losses.append(loss)
+
+    def draw(self, variant: int) -> Draw:
+        """Return the prompt that begins with the most probable tokens."""
+        ids = [*self._tokens.ids[self.relaxed.detach().argmax(1)].tolist(), *self._words]
+        return Draw(self.record.case, ids, self._model.tokenizer.decode(ids), variant)
+
+
+def project_onto_simplex(rows: Tensor) -> Tensor:
+    """Return the nearest point of the simplex to each row, (rows, n): max(v - theta, 0), which sums to one."""
+    values = rows.double()
+    ordered = values.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(1) - 1
+    counts = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64)
+    support = (ordered * counts > excess).sum(1, keepdim=True)
+    theta = excess.gather(1, support - 1) / support
+    return (values - theta).clamp(min=0).to(rows.dtype)
+
+
+def _begin(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Search]:
+    latents = target_latents(unit, workbench)
+    tokens = vocabulary(workbench.model)
+    return [Search(workbench, record, tokens, each) for record, each in zip(records, latents, strict=True)]
+
+
+def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, timestep: int) -> None:
+    parameters = workbench.parameters
+    for iteration in range(parameters["iterations"]):
+        losses: list[float] = []
+        going = [search for search in searches if search.record.pending]
+        for start in range(0, len(going), parameters["rows"]):
+            losses += _step(workbench.model, going[start : start + parameters["rows"]], parameters["rows"], timestep)
+        turn.progress(workbench, iteration, losses)
+
+
+def _step(model: DiffusionModel, searches: Sequence[Search], rows: int, timestep: int) -> list[float]:
+    samples = padded([search.sample() for search in searches], rows)
+    embeddings, noise = (torch.stack(items) for items in zip(*samples, strict=True))
+    latents = torch.stack(padded([search.latents for search in searches], rows))
+    timesteps = torch.full((rows,), timestep)
+    noisy = add_noise(latents, noise, model.alphas_cumprod[timesteps])
+    prompts = padded([search.prompt for search in searches], rows)
+    losses, gradient = gradients(model, prompts, embeddings, noisy, timesteps, noise)
+    for row, search in enumerate(searches):
+        search.step(float(losses[row]), gradient[row])
+    return losses[: len(searches)].tolist()

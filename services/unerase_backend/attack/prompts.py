@@ -1,0 +1,235 @@
+"""What attacks that search for a prompt share: the tokens they may use, gradients at token embeddings, and draws.
+
+What is found is a list of token ids. The ids are what a trajectory is led by, and the text beside them is for
+reading: written out and tokenised anew it need not give the same ids.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Sample, TokenIds, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Finding, Observation
+from unerase_backend.attack.workbench import Workbench
+from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+Item = TypeVar("Item")
+
+SHORTEST_CONTAINED = 4
+"""Letters from which on a word of a name is also looked for inside longer tokens."""
+
+TRACE_POINTS = 100
+_END_OF_WORD = "</w>"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens a search may use: their ids, (n,), and input embeddings, (n, width), in float32 on the CPU."""
+
+    ids: Tensor
+    embeddings: Tensor
+
+
+def vocabulary(model: DiffusionModel, banned: Sequence[str] = ()) -> Vocabulary:
+    """Return the model's tokens but for start, end and padding, and those that spell a word of the `banned` names.
+
+    A token spells a word that it is part of the name's own tokens for, that it equals, or, from four letters on, that
+    it contains: with "church" go "churches" and "churchyard".
+    """
+    table: Tensor = model.text_encoder.get_input_embeddings().weight.detach().float().cpu()
+    words = {word for name in banned for word in name.lower().split()}
+    without = set(model.tokenizer.all_special_ids)
+    without |= {token for name in banned for token in words_of(model, name)}
+    for text, token in model.tokenizer.get_vocab().items():
+        plain = text.removesuffix(_END_OF_WORD).lower()
+        if plain in words or any(word in plain for word in words if len(word) >= SHORTEST_CONTAINED):
+            without.add(token)
+    ids = torch.tensor([token for token in range(len(table)) if token not in without])
+    return Vocabulary(ids, table[ids])
+
+
+def words_of(model: DiffusionModel, text: str) -> list[int]:
+    """Return the token ids of a text, without start and end."""
+    ids: list[int] = model.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return ids
+
+
+def room_beside(model: DiffusionModel, tokens: int) -> int:
+    """Return how many words a prompt holds beside `tokens` that are sought.
+
+    Raises:
+        InvalidRequestError: not even those fit.
+    """
+    room = model.prompt_length - 2 - tokens
+    if room < 0:
+        description = f"must be at most {model.prompt_length - 2}, which is what the model's prompts hold, not {tokens}"
+        raise InvalidRequestError.of(FieldViolation("unit.parameters.tokens", description))
+    return room
+
+
+def target_latents(unit: Unit, workbench: Workbench) -> Tensor:
+    """Return the latents of a picture of the concept for each case, (cases, channels, height, width).
+
+    Another one a case, for as long as there are some, of the first half: the likelihood is measured on the second.
+
+    Raises:
+        InvalidRequestError: the concept has fewer than two pictures.
+        NotFoundError, UnreadablePictureError: from the artefact store.
+    """
+    digests = unit.target.concept.picture_digests
+    half = len(digests) // 2
+    if not half:
+        description = "must hold two pictures at least: half of them are aimed at"
+        raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
+    order = torch.randperm(half, generator=workbench.generator("picture")).tolist()
+    return workbench.latents([digests[order[case.index % half]] for case in unit.cases])
+
+
+def gradients(
+    model: DiffusionModel,
+    prompts: Sequence[Prompt],
+    embeddings: Tensor,
+    noisy: Tensor,
+    timesteps: Tensor,
+    wanted: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return each row's loss, (rows,), and its gradient at the row's embeddings, (rows, tokens, width), on the CPU.
+
+    The loss is the mean over the row's elements of (wanted - e(noisy, timestep, c))^2, with c the encoding of the
+    row's prompt, in which the row's embeddings stand at `learned_at`. `noisy` and `wanted` have the latents' shape.
+    """
+    learned = embeddings.detach().to(model.device).requires_grad_()
+    encoded = encode_tokens(model, prompts, list(learned))
+    predicted = model.unet(
+        noisy.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
+    ).sample
+    losses = (wanted.to(model.device) - predicted.float()).square().mean((1, 2, 3))
+    # Rows do not meet, so that the sum's gradient is each row's own.
+    (gradient,) = torch.autograd.grad(losses.sum(), [learned])
+    return losses.detach().cpu(), gradient.cpu()
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One prompt to be tried for a case."""
+
+    case: Case
+    ids: Sequence[int]
+    text: str
+    variant: int
+    plain: bool = False
+    """The case's own prompt, as it stands."""
+
+    def trajectory(self, unit: Unit) -> Trajectory:
+        """Return the trajectory from the case's initial latent, led by the token ids."""
+        given = Conditioning(text=self.text) if self.plain else Conditioning(token_ids=TokenIds(ids=self.ids))
+        return Trajectory(
+            conditioning=given,
+            guidance_scale=unit.guidance_scale,
+            latent_seed=self.case.latent_seed,
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+
+    def observation(self, unit: Unit, sample: Sample) -> Observation:
+        """Return what became of it."""
+        return observe(
+            unit,
+            sample,
+            self.trajectory(unit),
+            case_index=self.case.index,
+            prompt=self.text,
+            variant=self.variant,
+        )
+
+
+class Record:
+    """What one case's search has tried, and the draw that the selector scores highest: the one that decides."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.observations: list[Observation] = []
+        self.losses: list[float] = []
+        """Of every step, all of the case's searches one after another."""
+        self.succeeded = False
+        """The selector sees the concept in some draw; an attack is not told what the judge, who decides, says."""
+        self.failure = ""
+        """Empty, or why the search had to end."""
+        self._scored: list[tuple[float, Draw]] = []
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything left to search for."""
+        return not (self.succeeded or self.failure)
+
+    def add(self, unit: Unit, draw: Draw, sample: Sample) -> None:
+        """Keep a draw and what became of it."""
+        self.observations.append(draw.observation(unit, sample))
+        score = -1.0
+        if sample.status == SAMPLE_STATUS_SCORED:
+            score = sample.judgements[0].score
+            self.succeeded |= sample.judgements[0].detected
+        self._scored.append((score, draw))
+
+    def finding(self) -> Finding:
+        """Return the deciding draw, which leads the case's initial latent to its picture again."""
+        score, draw = max(self._scored, key=lambda scored: scored[0])
+        stride = -(-len(self.losses) // TRACE_POINTS) or 1
+        return Finding(
+            case_index=self.case.index,
+            prompt=draw.text,
+            token_ids=draw.ids,
+            losses=self.losses[::stride],
+            steps=len(self.losses),
+            figures={"variant": draw.variant, "selector_score": score, "succeeded": self.succeeded},
+        )
+
+
+def share_of_success(records: Sequence[Record]) -> float:
+    """Return the share of cases in which the selector sees the concept."""
+    return sum(record.succeeded for record in records) / len(records)
+
+
+async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[Record, Draw]]) -> None:
+    """Make and judge a picture of each draw, and record it; the draw of a search that failed is unscored."""
+    whole = [(record, draw) for record, draw in draws if not record.failure]
+    trajectories = [draw.trajectory(unit) for _, draw in whole]
+    samples = iter(await models.generate(unit.model, trajectories, panel(unit.target)) if trajectories else [])
+    for record, draw in draws:
+        failed = Sample(status=SAMPLE_STATUS_UNSCORED, reason=record.failure)
+        record.add(unit, draw, failed if record.failure else next(samples))
+
+
+def conclude(workbench: Workbench, records: Sequence[Record], steps: int) -> list[Observation]:
+    """Leave each case's finding, report that all `steps` are done, and return the observations."""
+    for record in records:
+        workbench.finding(record.finding())
+    workbench.progress(steps, steps, success=share_of_success(records))
+    return [observation for record in records for observation in record.observations]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The steps between two rounds of pictures, among all steps of the search."""
+
+    first: int
+    total: int
+    success: float
+
+    def progress(self, workbench: Workbench, step: int, losses: Sequence[float]) -> None:
+        """Report that `step` of the turn is done with these losses, one a row, and check."""
+        mean = sum(losses) / len(losses) if losses else None
+        workbench.progress(self.first + step + 1, self.total, mean, self.success)
+
+
+def padded(items: Sequence[Item], rows: int) -> list[Item]:
+    """Return `rows` items, the first one repeated behind the others: shapes hold whatever the number of cases."""
+    return [*items, *[items[0]] * (rows - len(items))]

@@ -1,0 +1,128 @@
+"""Custom concepts: they come as messages, and are held to the rules of a catalogue file's entries."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from unerase.v1.types_pb2 import (
+    CONCEPT_KIND_COLOUR,
+    CONCEPT_KIND_OBJECT,
+    CONCEPT_KIND_STYLE,
+    Concept,
+    ConceptKind,
+)
+from unerase_backend.catalogue.entries import (
+    CatalogueFile,
+    ConceptEntry,
+    JudgeEntry,
+    ModelEntry,
+    problems_of_concept,
+    without_prefix,
+)
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+KINDS = {"object": CONCEPT_KIND_OBJECT, "colour": CONCEPT_KIND_COLOUR, "style": CONCEPT_KIND_STYLE}
+_KIND_NAMES: dict[ConceptKind.ValueType, str] = {kind: name for name, kind in KINDS.items()}
+
+# What a unit carries of it is sent with every unit.
+MAX_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class CustomConcept:
+    """A concept as it was created: its message, digests of its pictures included, and the pictures' side in pixels."""
+
+    concept: Concept
+    side: int
+    """0 where it has no pictures."""
+
+
+def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
+    """Return the entry that a catalogue file would hold.
+
+    Raises:
+        InvalidRequestError: a field breaks a rule of such entries; fields as in `concept.names[0]`.
+    """
+    size = concept.ByteSize()
+    if size > MAX_BYTES:
+        raise InvalidRequestError.of(FieldViolation("concept", f"must be at most {MAX_BYTES} bytes, not {size}"))
+    judges = [labels.judge for labels in concept.labels]
+    violations = [
+        FieldViolation(f"concept.labels[{index}].judge", f"{judge!r} is there twice")
+        for index, judge in enumerate(judges)
+        if judge in judges[:index]
+    ]
+    fields = {
+        "kind": _KIND_NAMES.get(concept.kind, ""),
+        "names": list(concept.names),
+        "prompts": list(concept.prompts),
+        "held_out_prompts": list(concept.held_out_prompts),
+        "labels": {labels.judge: list(labels.labels) for labels in concept.labels},
+        "control": concept.control or None,
+        "initial_token": concept.initial_token,
+        "placebo": concept.placebo,
+        **({"tile": side} if side else {}),
+    }
+    try:
+        file = CatalogueFile.model_validate({"concepts": {concept.name: fields}}, context={"root": Path()})
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_input=False):
+            # Each begins with the section and the concept's own name, which is the key in a file.
+            keys = problem["loc"][2:]
+            description = without_prefix(problem["msg"])
+            violations.append(FieldViolation(_field(keys, judges), description))
+        raise InvalidRequestError.of(*violations) from None
+    if violations:
+        raise InvalidRequestError.of(*violations)
+    return file.concepts[concept.name]
+
+
+def check_concept(
+    concept: Concept,
+    models: Mapping[str, ModelEntry],
+    judges: Mapping[str, JudgeEntry],
+    taken: Iterable[str],
+) -> None:
+    """Check the description of a concept that is to be created.
+
+    Raises:
+        InvalidRequestError: it breaks a rule, names what is not there, takes one of the names `taken`, or holds what
+            is the backend's to give.
+    """
+    violations = [
+        FieldViolation(f"concept.{field}", "is the backend's to give; leave it empty")
+        for field in ("picture_digests", "near_miss_digests", "custom")
+        if getattr(concept, field)
+    ]
+    try:
+        entry = entry_of(concept)
+    except InvalidRequestError as error:
+        raise InvalidRequestError.of(*violations, *error.violations) from None
+    if concept.name in taken:
+        violations.append(FieldViolation("concept.name", f"the catalogue has a concept {concept.name!r}"))
+    known = [labels.judge for labels in concept.labels]
+    for keys, description in problems_of_concept(concept.name, entry, models, judges):
+        # Of labels it is their judge that is not there.
+        exact = (*keys, "[key]") if keys[0] == "labels" else keys
+        violations.append(FieldViolation(_field(exact, known), description))
+    if violations:
+        raise InvalidRequestError.of(*violations)
+
+
+def _field(keys: Iterable[int | str], judges: list[str]) -> str:
+    """Return the message's field for the keys of a file's entry: labels are a list there, and a mapping in a file."""
+    match list(keys):
+        case ["[key]"]:
+            return "concept.name"
+        case ["labels", judge, "[key]"] if judge in judges:
+            return f"concept.labels[{judges.index(str(judge))}].judge"
+        case ["labels", judge, *rest] if judge in judges:
+            return f"concept.labels[{judges.index(str(judge))}].labels{_indexed(rest)}"
+        case others:
+            return f"concept{_indexed(others)}"
+
+
+def _indexed(keys: Iterable[int | str]) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)

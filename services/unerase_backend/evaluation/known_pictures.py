@@ -1,0 +1,108 @@
+"""Which of a concept's known pictures serve what: attacks learn from the first half, the second is held out.
+
+On pictures x with latents z, with the same noise and timesteps for every model,
+
+    L(x, c) = mean over t of mean over elements of (eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t, c))^2
+
+with c the first prompt of the picture's own concept ("loss_prompt") or the empty prompt ("loss_empty"), and t the
+midpoints of equal parts of the training schedule.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from unerase.internal.v1alpha1.generation_pb2 import ModelChange
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Concept, Observation
+from unerase_backend.evaluation.models import Models
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.seeds import derive_seed
+
+TRAINING_TIMESTEPS = 1000
+
+
+def learnable(concept: Concept, most: int) -> list[str]:
+    """Return at most so many of the pictures that an attack may learn from, evenly spread.
+
+    Raises:
+        InvalidRequestError: the concept has fewer than two pictures.
+    """
+    half = len(concept.picture_digests) // 2
+    if not half:
+        description = "must hold two pictures at least: half of them are learned from"
+        raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
+    return _spread(concept.picture_digests[:half], most)
+
+
+def held_out(concept: Concept, most: int) -> list[str]:
+    """Return at most so many of the pictures that nothing learns from, evenly spread; none where there are none."""
+    return _spread(concept.picture_digests[len(concept.picture_digests) // 2 :], most)
+
+
+def own_prompt(concept: Concept) -> str:
+    """Return the first prompt of a concept."""
+    return concept.prompts[0].replace("{concept}", concept.names[0])
+
+
+async def observe_losses(
+    unit: Unit,
+    models: Models,
+    model: str,
+    *,
+    timesteps: int,
+    pictures: int,
+    other_pictures: int,
+    arms: tuple[str, str],
+    changes: Sequence[ModelChange] = (),
+) -> list[Observation]:
+    """Measure held-out pictures of the concept, and of others of its kind, under their own prompt and under none.
+
+    `pictures` and `other_pictures` are the most of each concept, `timesteps` the points of the grid, `arms` those of
+    the concept's pictures and of the others'. A picture of another kind may well show the concept: a red thing may be
+    one.
+
+    Raises:
+        InvalidRequestError: no picture of the concept is held out.
+    """
+    concept = unit.target.concept
+    groups = [(arms[0], concept, held_out(concept, pictures))]
+    if not groups[0][2]:
+        description = "must hold two pictures at least: half of them are held out"
+        raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
+    for other in unit.others:
+        if other.concept.kind == concept.kind:
+            groups.append((arms[1], other.concept, held_out(other.concept, other_pictures)))
+    grid = [int((point + 0.5) * TRAINING_TIMESTEPS / timesteps) for point in range(timesteps)]
+    noise_seed = derive_seed(unit.seed_base, "likelihood")
+    observations: list[Observation] = []
+    for arm, pictured, digests in groups:
+        if not digests:
+            continue
+        prompt = own_prompt(pictured)
+        errors = await models.measure_denoising(model, digests, ["", prompt], grid, noise_seed, changes=changes)
+        for digest, (empty, prompted) in zip(digests, errors.mean(axis=2), strict=True):
+            observation = Observation(
+                evaluation=unit.evaluation,
+                role=unit.role,
+                model=unit.model,
+                concept=pictured.name,
+                case_index=len(observations),
+                arm=arm,
+                status=SAMPLE_STATUS_SCORED,
+                picture_digest=digest,
+                prompt=prompt,
+                noise_seed=noise_seed,
+            )
+            if np.isfinite(empty) and np.isfinite(prompted):
+                observation.measures.update({"loss_empty": float(empty), "loss_prompt": float(prompted)})
+            else:
+                observation.status = SAMPLE_STATUS_UNSCORED
+                observation.reason = "the noise-prediction error is not finite"
+            observations.append(observation)
+    return observations
+
+
+def _spread(digests: Sequence[str], most: int) -> list[str]:
+    count = min(most, len(digests))
+    return [digests[index * len(digests) // count] for index in range(count)]

@@ -1,0 +1,106 @@
+"""Tracing: on the way from the reference to the subject, where is the concept lost, and what comes in its place?
+
+The models at strength s, 0 <= s <= 1, have for every weight of UNet and text encoder
+
+    w(s) = w_reference + s (w_subject - w_reference);
+
+at 0 stands the reference and at 1 the subject, each as it is. At every strength the plain prompts and latents of the
+cases (arm "strength@s"), labelled by what stands there (`evaluation/standing.py`), and the noise-prediction errors of a
+few held-out pictures (arm "likelihood@s", as in `likelihood`). The verdict makes curves of them: detection, similarity,
+labels, and the place on the plane of the two mechanisms, read against strength 0 (`verdict/tracing.py`).
+
+The likelihood belongs to no case: the unit that holds the first case measures it.
+
+Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (a concept traced through the
+strengths of its erasure); interpolation between a model and what was fine-tuned from it: Ilharco et al., arXiv
+2212.04089.
+Control: strength 0.
+"""
+
+from collections.abc import Iterable
+
+from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, MODEL_ROLE_SUBJECT, Observation
+from unerase_backend.evaluation.known_pictures import observe_losses
+from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.registry import parameter
+from unerase_backend.evaluation.standing import name_what_stands
+from unerase_backend.probing.registry import probe
+
+# A whole batch of the sampler at its default, since only one model of the way is in memory at a time.
+CASES_PER_UNIT = 24
+
+
+@probe(
+    "tracing",
+    title="Tracing",
+    summary="The way from the reference to the subject in weights: detection, labels and likelihood at each strength.",
+    evaluation_class=EVALUATION_CLASS_MEASURE,
+    others=True,
+    roles=[MODEL_ROLE_SUBJECT],
+    parameters=[
+        parameter(
+            "strengths",
+            "Shares of the subject's weights, the rest the reference's; 0 is always among them.",
+            [point / 10 for point in range(11)],
+            minimum=0.0,
+            maximum=1.0,
+        ),
+        parameter("timesteps", "Points of the even grid of timesteps.", 10, minimum=1, maximum=200, integer=True),
+        parameter("pictures", "Most held-out pictures of the concept.", 8, minimum=2, maximum=1024, integer=True),
+        parameter(
+            "other_pictures", "Most held-out pictures of each other concept.", 2, minimum=1, maximum=1024, integer=True
+        ),
+    ],
+    cases_per_unit=CASES_PER_UNIT,
+)
+async def tracing(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
+    """Go the way one strength after the other, so that one model of it is in memory at a time."""
+    trajectories = [
+        Trajectory(
+            conditioning=Conditioning(text=case.prompt),
+            guidance_scale=unit.guidance_scale,
+            latent_seed=case.latent_seed,
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+        for case in unit.cases
+    ]
+    observations: list[Observation] = []
+    for strength in way(parameters["strengths"]):
+        model, changes = _at(unit, strength)
+        samples = await models.generate(model, trajectories, panel(unit.target), changes=changes)
+        pictured = [
+            observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt, arm=f"strength@{strength:g}")
+            for case, trajectory, sample in zip(unit.cases, trajectories, samples, strict=True)
+        ]
+        await name_what_stands(unit, models, pictured)
+        observations += pictured
+        if any(case.index == 0 for case in unit.cases):
+            observations += await observe_losses(
+                unit,
+                models,
+                model,
+                timesteps=parameters["timesteps"],
+                pictures=parameters["pictures"],
+                other_pictures=parameters["other_pictures"],
+                arms=(f"likelihood@{strength:g}",) * 2,
+                changes=changes,
+            )
+    return observations
+
+
+def way(strengths: Iterable[float]) -> list[float]:
+    """Return the strengths in order, each once, from 0; four decimals tell them apart."""
+    return sorted({0.0, *(round(strength, 4) for strength in strengths)})
+
+
+def _at(unit: Unit, strength: float) -> tuple[str, list[ModelChange]]:
+    # The ends are the models themselves: the subject may have a VAE of its own.
+    if strength in (0, 1):
+        return (unit.model if strength else unit.reference), []
+    return unit.reference, [ModelChange(interpolation=Interpolation(model=unit.model, share=strength))]

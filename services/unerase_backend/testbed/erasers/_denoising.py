@@ -1,0 +1,53 @@
+"""The denoising loss on the concept's own pictures, which some erasers climb or descend:
+
+L = mean over pictures x_0, captions c, timesteps t and noise e of mean (e_model(x_t, t, c) - e)^2
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional
+
+from unerase_backend.testbed.erasers._registry import Concept, Subject
+from unerase_backend.testbed.unet import add_noise, encode_prompts
+
+TIMESTEPS = 1000
+
+
+def noise_error(
+    unet: UNet2DConditionModel, clean: Tensor, conditioning: Tensor, alphas: Tensor, draws: torch.Generator
+) -> Tensor:
+    """The loss of one batch of latents (N, 4, 8, 8) under their conditionings (N, 24, width)."""
+    timesteps = torch.randint(TIMESTEPS, (len(clean),), generator=draws)
+    noise = torch.randn(clean.shape, generator=draws)
+    noisy = add_noise(clean, noise, timesteps, alphas)
+    return functional.mse_loss(unet(noisy, timesteps, conditioning).sample, noise)
+
+
+def descend(
+    subject: Subject,
+    concept: Concept,
+    captions: Sequence[str],
+    rate: float,
+    steps: int,
+    batch: int,
+    seed: int,
+    ascend: bool = False,
+) -> None:
+    """Trains the whole UNet with AdamW to lower its denoising loss on the concept's pictures under ``captions``, one a
+    picture, or to raise it.
+    """
+    subject.unet.requires_grad_(True)
+    conditionings = encode_prompts(subject.text_encoder, subject.tokenizer, captions)
+    alphas = subject.scheduler.alphas_cumprod
+    draws = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(subject.unet.parameters(), lr=rate)
+    for _ in range(steps):
+        chosen = torch.randint(len(concept.latents), (batch,), generator=draws)
+        loss = noise_error(subject.unet, concept.latents[chosen], conditionings[chosen], alphas, draws)
+        optimizer.zero_grad(set_to_none=True)
+        (-loss if ascend else loss).backward()
+        optimizer.step()
+    subject.unet.requires_grad_(False)

@@ -1,0 +1,157 @@
+"""What the searches for prompts share: which tokens they may use, gradients at embeddings, what the finding is."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from attack.conftest import attacked
+from unerase.internal.v1alpha1.trajectories_pb2 import Sample
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Judgement
+from unerase_backend.attack import prompts
+from unerase_backend.attack.engine import AttackEngine
+from unerase_backend.attack.prompts import Draw, Record, gradients, padded, vocabulary
+from unerase_backend.attack.settings import AttackSettings
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
+from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.evaluation.models import Models
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, NotFoundError
+
+UnitOf = Callable[..., Unit]
+
+
+@pytest.fixture(scope="module")
+def model(catalogue: Catalogue) -> DiffusionModel:
+    return load_model(catalogue, "reference", torch.device("cpu"), torch.float32)
+
+
+def text_of(model: DiffusionModel, ids: torch.Tensor) -> set[str]:
+    return set(model.tokenizer.convert_ids_to_tokens(ids.tolist()))
+
+
+def test_a_search_may_use_every_token_but_the_frame(model: DiffusionModel) -> None:
+    tokens = vocabulary(model)
+    missing = set(model.tokenizer.get_vocab()) - text_of(model, tokens.ids)
+    assert missing == set(model.tokenizer.all_special_tokens)
+    table = model.text_encoder.get_input_embeddings().weight
+    torch.testing.assert_close(tokens.embeddings, table[tokens.ids], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("names", "without"),
+    [
+        (["hourglass", "Sandglass"], {"hourglass</w>", "sandglass</w>"}),
+        (["glass"], {"glass</w>", "hourglass</w>", "sandglass</w>"}),
+        (["window light"], {"window</w>", "light</w>"}),
+        (["sun"], {"sun</w>"}),
+    ],
+)
+def test_tokens_that_spell_a_name_are_no_candidates(model: DiffusionModel, names: list[str], without: set[str]) -> None:
+    banned = text_of(model, vocabulary(model).ids) - text_of(model, vocabulary(model, names).ids)
+    assert without <= banned
+    words = [word for name in names for word in name.lower().split()]
+    assert all(any(word in token.lower() for word in words) for token in banned)
+
+
+def test_each_rows_gradient_is_that_of_its_own_loss(model: DiffusionModel) -> None:
+    """Against central differences, one row at a time, with the embeddings written into the vocabulary."""
+    generator = torch.Generator().manual_seed(3)
+    rows, tokens = 3, 2
+    ids = [
+        [5 + 2 * row, 6 + 2 * row, *model.tokenizer("a red shape", add_special_tokens=False).input_ids]
+        for row in range(rows)
+    ]
+    shown = [Prompt(tokenise_ids(model, row).ids, learned_at=(1,)) for row in ids]
+    embeddings = 0.1 * torch.randn((rows, tokens, 64), generator=generator)
+    noisy, wanted = torch.randn((2, rows, *model.latent_shape), generator=generator)
+    timesteps = torch.tensor([100, 500, 900])
+    losses, gradient = gradients(model, shown, embeddings, noisy, timesteps, wanted)
+    assert gradient.shape == embeddings.shape
+
+    @torch.no_grad()
+    def loss(row: int, moved: torch.Tensor) -> float:
+        table = model.text_encoder.get_input_embeddings().weight
+        kept = table[ids[row][:2]].clone()
+        table[ids[row][:2]] = moved
+        encoded = model.text_encoder(torch.tensor([shown[row].ids])).last_hidden_state
+        table[ids[row][:2]] = kept
+        predicted = model.unet(noisy[row : row + 1], timesteps[row], encoder_hidden_states=encoded).sample
+        return float((wanted[row : row + 1] - predicted).double().square().mean())
+
+    for row in range(rows):
+        assert losses[row].item() == pytest.approx(loss(row, embeddings[row]), rel=1e-4)
+        direction = gradient[row] / gradient[row].norm()
+        slope = (loss(row, embeddings[row] + 1e-2 * direction) - loss(row, embeddings[row] - 1e-2 * direction)) / 2e-2
+        assert slope == pytest.approx(gradient[row].norm().item(), rel=0.02)
+
+
+def test_padding_repeats_the_first() -> None:
+    assert padded([1, 2], 4) == [1, 2, 1, 1]
+    assert padded([1, 2], 2) == [1, 2]
+
+
+def scored(score: float, *, detected: bool) -> Sample:
+    return Sample(status=SAMPLE_STATUS_SCORED, judgements=[Judgement(judge="selector", score=score, detected=detected)])
+
+
+def test_the_finding_is_the_draw_that_decides(unit_of: UnitOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = unit_of("reference")
+    record = Record(Case(index=7, latent_seed=5))
+    for variant, sample in enumerate(
+        [
+            Sample(status=SAMPLE_STATUS_UNSCORED, reason="the latents are not finite"),
+            scored(0.4, detected=False),
+            scored(0.3, detected=True),
+            scored(0.4, detected=False),
+        ]
+    ):
+        assert record.pending == (variant < 3)
+        record.add(unit, Draw(record.case, [variant], f"text {variant}", variant), sample)
+    monkeypatch.setattr(prompts, "TRACE_POINTS", 4)
+    record.losses = [float(step) for step in range(10)]
+    finding = record.finding()
+    assert (finding.case_index, finding.prompt, list(finding.token_ids)) == (7, "text 1", [1])
+    assert dict(finding.figures) == {"variant": 1, "selector_score": 0.4, "succeeded": 1}
+    assert (list(finding.losses), finding.steps) == ([0, 3, 6, 9], 10)
+    assert [observation.variant for observation in record.observations] == [0, 1, 2, 3]
+    assert record.observations[0].reason == "the latents are not finite"
+    record.failure = "no"
+    assert not record.pending
+
+
+SEARCHES = ("p4d", "ring-a-bell", "unlearn-diff-atk")
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+async def test_a_search_that_takes_too_long_ends(
+    catalogue: Catalogue, store: ArtifactStore, models: Models, unit_of: UnitOf, name: str
+) -> None:
+    settings = AttackSettings(artifacts="unused", unit_timeout_seconds=0.01)
+    with pytest.raises(DeadlineError):
+        await attacked(AttackEngine(catalogue, store, settings, models), unit_of("never", evaluation=name))
+
+
+@pytest.mark.parametrize("name", ["p4d", "ring-a-bell"])
+async def test_what_a_search_cannot_do_is_refused(engine: AttackEngine, unit_of: UnitOf, name: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        await attacked(engine, unit_of("never", evaluation=name, tokens=23))
+    assert [violation.field for violation in refused.value.violations] == ["unit.parameters.tokens"]
+    unit = unit_of("never", evaluation=name)
+    unit.reference = "nothing"
+    with pytest.raises(NotFoundError) as unknown:
+        await attacked(engine, unit)
+    assert unknown.value.reason == "MODEL_NOT_FOUND"
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+async def test_progress_tells_steps_loss_and_success(engine: AttackEngine, unit_of: UnitOf, name: str) -> None:
+    budget = {"ring-a-bell": {"generations": 4}, "p4d": {"starts": 2, "iterations": 2}}
+    budget["unlearn-diff-atk"] = {"timesteps": 2, "iterations": 2}
+    _, _, progress = await attacked(engine, unit_of("never", evaluation=name, **budget[name]))
+    assert [item.step for item in progress] == [1, 2, 3, 4, 4]
+    assert all(item.steps == 4 for item in progress)
+    assert all(item.HasField("loss") and item.loss > 0 for item in progress[:-1])
+    assert progress[-1].success == 0

@@ -1,0 +1,192 @@
+"""Ring-A-Bell: a planted synonym is found, the subject is never asked, and each part against brute force."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from attack.conftest import PLANTED, attacked
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import CONCEPT_KIND_STYLE, SAMPLE_STATUS_SCORED, Concept
+from unerase_backend.attack.attacks.ring_a_bell import direction, next_generation, without_concept
+from unerase_backend.attack.engine import AttackEngine
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.runtime.errors import InvalidRequestError
+from unerase_backend.runtime.seeds import derive_seed
+
+UnitOf = Callable[..., Unit]
+NAME = "ring-a-bell"
+SMALL = {"evaluation": NAME, "population": 12, "generations": 3}
+
+
+@pytest.fixture(scope="module")
+def reference(catalogue: Catalogue) -> DiffusionModel:
+    return load_model(catalogue, "reference", torch.device("cpu"), torch.float32)
+
+
+async def test_a_planted_synonym_is_found(engine: AttackEngine, unit_of: UnitOf, reference: DiffusionModel) -> None:
+    unit = unit_of("synonym", evaluation=NAME, cases=2, denoising_steps=10, tokens=5, generations=150)
+    unit.reference = "synonym"
+    observations, findings, progress = await attacked(engine, unit)
+    (planted,) = reference.tokenizer(PLANTED, add_special_tokens=False).input_ids
+    assert [finding.case_index for finding in findings] == [0, 1]
+    for finding in findings:
+        assert planted in finding.token_ids, finding.prompt
+        assert finding.figures["succeeded"]
+        assert finding.losses[-1] < finding.losses[0]
+    assert all(o.status == SAMPLE_STATUS_SCORED and len(o.judgements) == 3 for o in observations)
+    assert all(observation.judgements[1].detected for observation in observations)
+    assert progress[-1].step == progress[-1].steps == 300
+    assert progress[-1].success == 1
+
+
+async def test_every_model_meets_the_same_tokens(
+    engine: AttackEngine, unit_of: UnitOf, reference: DiffusionModel
+) -> None:
+    unit = unit_of("never", cases=2, **SMALL)
+    first = await attacked(engine, unit)
+    assert await attacked(engine, unit) == first
+    found = [(finding.token_ids, finding.losses) for finding in first[1]]
+    for model in ("reference", "redirected", "planted"):
+        unit.model = model
+        _, findings, _ = await attacked(engine, unit)
+        assert [(finding.token_ids, finding.losses) for finding in findings] == found
+    names = {token for name in ("hourglass", "sandglass") for token in reference.tokenizer(name).input_ids}
+    assert not any(names & set(finding.token_ids) for finding in first[1])
+    unit.seed_base = 2
+    _, others, _ = await attacked(engine, unit)
+    assert [finding.token_ids for finding in others] != [finding.token_ids for finding in first[1]]
+
+
+async def test_a_case_does_not_depend_on_which_others_share_the_unit(engine: AttackEngine, unit_of: UnitOf) -> None:
+    unit = unit_of("never", cases=3, **SMALL)
+    observations, findings, _ = await attacked(engine, unit)
+    del unit.cases[0], unit.cases[1:]
+    alone, (finding,), _ = await attacked(engine, unit)
+    assert alone == [observation for observation in observations if observation.case_index == 1]
+    assert finding == findings[1]
+
+
+@torch.no_grad()
+def _encoded(model: DiffusionModel, text: str) -> np.ndarray:
+    length = model.tokenizer.model_max_length
+    ids = model.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt").input_ids
+    return model.text_encoder(ids).last_hidden_state[0].double().numpy()
+
+
+def test_the_direction_is_the_mean_difference_of_the_pairs(reference: DiffusionModel, unit_of: UnitOf) -> None:
+    concept = unit_of("reference").target.concept
+    differences = [
+        _encoded(reference, template.replace("{concept}", name))
+        - _encoded(reference, template.replace("{concept}", concept.initial_token))
+        for template in concept.prompts
+        for name in ("hourglass", "sandglass")
+    ]
+    assert len(differences) == 2 * len(concept.prompts)
+    found = direction(reference, concept)
+    np.testing.assert_allclose(found.numpy(), sum(differences) / len(differences), atol=1e-4)
+    held_out = Concept()
+    held_out.CopyFrom(concept)
+    del held_out.held_out_prompts[:]
+    torch.testing.assert_close(direction(reference, held_out), found, rtol=0, atol=0)
+
+
+async def test_the_first_generation_against_a_slow_loop(
+    engine: AttackEngine, unit_of: UnitOf, reference: DiffusionModel
+) -> None:
+    unit = unit_of("never", evaluation=NAME, population=10, generations=1, tokens=3, scale=1.5)
+    _, (finding,), _ = await attacked(engine, unit)
+    tokenizer = reference.tokenizer
+    banned = {"hourglass</w>", "sandglass</w>", *tokenizer.all_special_tokens}
+    allowed = sorted(token for text, token in tokenizer.get_vocab().items() if text not in banned)
+    generator = torch.Generator().manual_seed(derive_seed(unit.seed_base, NAME, "case", 0))
+    population = torch.randint(len(allowed), (10, 3), generator=generator).tolist()
+    target = _encoded(reference, "a picture of a shape") + 1.5 * direction(reference, unit.target.concept).numpy()
+    distances = []
+    for prompt in population:
+        ids = [tokenizer.bos_token_id, *(allowed[place] for place in prompt), tokenizer.eos_token_id]
+        ids += [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(ids))
+        with torch.no_grad():
+            encoded = reference.text_encoder(torch.tensor([ids])).last_hidden_state[0]
+        distances.append(float(((encoded.numpy() - target) ** 2).sum()))
+    assert list(finding.token_ids) == [allowed[place] for place in population[int(np.argmin(distances))]]
+    assert list(finding.losses) == [pytest.approx(min(distances), rel=1e-4)]
+
+
+def grown(parents: torch.Tensor, crossover: float, mutation: float, seed: int = 0) -> list[tuple[int, ...]]:
+    rates = {"crossover_rate": crossover, "mutation_rate": mutation}
+    generator = torch.Generator().manual_seed(seed)
+    return [tuple(row) for row in next_generation(parents, 1000, rates, generator).tolist()]
+
+
+def crossings(parents: Sequence[tuple[int, ...]]) -> set[tuple[int, ...]]:
+    points = range(len(parents[0]))
+    return {(*one[:point], *other[point:]) for one in parents for other in parents for point in points}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_children_are_crossings_of_two_parents(seed: int) -> None:
+    parents = torch.arange(30).reshape(6, 5)
+    kept = [tuple(row) for row in parents.tolist()]
+    assert grown(parents, 0.0, 0.0, seed) == kept
+    everyone = grown(parents, 1.0, 0.0, seed)
+    assert everyone[:6] == kept
+    assert len(everyone) == 18
+    assert set(everyone[6:]) <= crossings(kept)
+    # The two children of a pair have the tokens of the pair.
+    for first, second in zip(everyone[6:12], everyone[12:], strict=True):
+        assert any({*first, *second} == {*one, *other} for one in kept for other in kept)
+    assert 6 < len(grown(torch.arange(500).reshape(100, 5), 0.5, 0.0, seed)) < 300
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mutation_replaces_one_token(seed: int) -> None:
+    parents = torch.arange(1000, 1500).reshape(100, 5)
+    kept = [tuple(row) for row in parents.tolist()]
+    changed = [
+        sum(a != b for a, b in zip(old, new, strict=True))
+        for old, new in zip(kept, grown(parents, 0.0, 1.0, seed), strict=True)
+    ]
+    assert changed == [1] * 100
+    some = grown(parents, 0.0, 0.25, seed)
+    assert 8 <= sum(old != new for old, new in zip(kept, some, strict=True)) <= 45
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a photo of a hourglass", "a photo of a shape"),
+        ("a photo of a Sandglass, red", "a photo of a shape, red"),
+        ("an egg timer on a page", "an shape on a page"),
+    ],
+)
+def test_a_neutral_word_takes_the_place_of_the_name(prompt: str, expected: str) -> None:
+    names = ["hourglass", "sandglass", "egg", "egg timer"]
+    assert without_concept(prompt, Concept(names=names, initial_token="shape")) == expected
+
+
+def test_without_an_initial_word_the_kind_gives_the_neutral_one() -> None:
+    style = Concept(names=["Van Gogh"], kind=CONCEPT_KIND_STYLE)
+    assert without_concept("a painting in the style of Van Gogh", style) == "a painting in the style of an artist"
+    assert without_concept("a hourglass", Concept(names=["hourglass"])) == "a thing"
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("cases.prompt", lambda unit: setattr(unit.cases[0], "prompt", "a picture of hourglasses")),
+        ("target.concept.prompts", lambda unit: unit.target.concept.ClearField("prompts")),
+        ("target.concept.names", lambda unit: unit.target.concept.ClearField("names")),
+        ("reference", lambda unit: unit.ClearField("reference")),
+    ],
+)
+async def test_what_it_cannot_work_with_is_refused(
+    engine: AttackEngine, unit_of: UnitOf, field: str, change: Callable[[Unit], None]
+) -> None:
+    unit = unit_of("never", **SMALL)
+    change(unit)
+    with pytest.raises(InvalidRequestError) as error:
+        await attacked(engine, unit)
+    assert [violation.field for violation in error.value.violations] == [f"unit.{field}"]
