@@ -12,6 +12,7 @@ from unerase_backend.catalogue import EMBEDDED, Catalogue
 
 PACKAGE = Path(__file__).parent / "example_package"
 PROBE, ATTACK, KIND = "doubled-guidance", "prompt-offset", "nearest-template"
+BROKEN = "broken-probe"
 JUDGE, CONCEPT = "example/templates", "example/hourglass"
 
 _WRITE_TEMPLATES = """
@@ -52,3 +53,12 @@ def write_catalogue(folder: Path, environment: dict[str, str]) -> Path:
         yaml.safe_dump({"judges": {JUDGE: {"kind": KIND, "path": "templates"}}, "concepts": {CONCEPT: concept}})
     )
     return file
+
+
+def put_broken(site: Path) -> None:
+    """Put a distribution into `site` whose probe needs a module that is not there."""
+    (site / "unerase_broken.py").write_text("import a_module_that_is_not_there\n")
+    info = site / "unerase_broken-0.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: unerase-broken\nVersion: 0.3\n")
+    (info / "entry_points.txt").write_text(f"[unerase.probes]\n{BROKEN} = unerase_broken\n")

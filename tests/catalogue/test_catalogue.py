@@ -298,6 +298,29 @@ def test_a_target_asks_each_judge_by_its_table(catalogue: Catalogue, store: Arti
         catalogue.target("tench", store, "clip", "one", "three")
 
 
+def test_a_concept_without_a_control_gets_a_model_that_never_learned_it(write: Write) -> None:
+    first = content()
+    first["models"]["never"]["never_learned"] = ["tench", "church"]
+    later = write({"models": {"blank": {"base": "base", "never_learned": ["red", "church"]}}}, "later.yaml")
+    read = Catalogue.load([str(later)], embedded=write(first))
+    controls = {name: entry.control for name, entry in read.concepts.items()}
+    assert controls == {"tench": "never", "church": "never", "red": "blank"}
+    assert Catalogue.load(embedded=write(content())).concept("church").control is None
+
+
+def test_a_placebo_is_no_alternative_of_the_selector(write: Write, store: ArtifactStore) -> None:
+    changed = content()
+    changed["concepts"]["yeti"] = changed["concepts"]["church"] | {"names": ["yeti"], "labels": {"clip": ["a yeti"]}}
+
+    def alternatives(concept: str) -> list[str]:
+        return list(Catalogue.load(embedded=write(changed)).question(concept, "clip").alternatives)
+
+    assert alternatives("tench") == ["a church", "a yeti"]
+    changed["concepts"]["yeti"]["placebo"] = True
+    assert alternatives("tench") == ["a church"]
+    assert alternatives("yeti") == ["a tench", "a church"]
+
+
 def test_default_judges_must_be_there(write: Write) -> None:
     fewer = content()
     del fewer["judges"]["two"], fewer["concepts"]["tench"]["labels"]["two"]

@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, Script
-from unerase import UneraseError
-from unerase._calibration import chosen
+from scripted_server import AUDIT_ID, QUICK, Script, failing
+from unerase import Client, UneraseError
+from unerase._calibration import chosen, persistently
 from unerase._cli import AUDIT_FAILED, BAD_INPUT, app
 from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest, Manifest, ReportContent
 from unerase.v1.models_pb2 import Model
@@ -18,15 +19,16 @@ from unerase_backend.report.parquet import render_parquet
 MODELS = [
     Model(name="t/reference"),
     Model(name="t/never", base="t/reference", never_learned=["hourglass"]),
-    Model(name="t/uce", base="t/reference"),
-    Model(name="t/again", base="t/uce"),
+    Model(name="t/uce", base="t/reference", erased=["hourglass"]),
+    Model(name="t/again", base="t/uce", erased=["hourglass"]),
+    Model(name="t/moonless", base="t/reference", erased=["moon"]),
     Model(name="other/reference"),
-    Model(name="other/edited", base="other/reference"),
+    Model(name="other/edited", base="other/reference", erased=["hourglass"]),
 ]
 CONCEPTS = [Concept(name="hourglass", control="t/never"), Concept(name="moon"), Concept(name="ring")]
 
 
-def test_every_model_that_the_reference_became_is_audited() -> None:
+def test_every_model_of_the_concept_is_audited() -> None:
     concept, reference, models = chosen(MODELS, CONCEPTS, "", [])
     assert (concept, reference) == ("hourglass", "t/reference")
     assert models == ["t/again", "t/never", "t/reference", "t/uce"]
@@ -78,6 +80,22 @@ def test_the_audits_are_asked_for_all_at_once(address: str, catalogued: Script, 
         assert spec.battery.allow_incomplete
         assert [asked.name for asked in spec.battery.evaluations] == ["a"]
     assert len({request.spec.seed_base for request in requests}) == 1
+
+
+def test_a_connection_that_breaks_is_no_end(address: str, catalogued: Script, tmp_path: Path) -> None:
+    """More often than one call is repeated by itself."""
+    unavailable = failing(grpc.StatusCode.UNAVAILABLE, "gone for the moment")
+    catalogued.failures["GetReport"] = [unavailable] * 5
+    with Client(address, settings=QUICK) as client:
+        with pytest.raises(UneraseError):
+            client.report_parquet(AUDIT_ID)
+        assert persistently(client.report_parquet, AUDIT_ID) == catalogued.parquet
+        catalogued.failures["GetReport"] = [failing(grpc.StatusCode.NOT_FOUND)]
+        with pytest.raises(UneraseError):
+            persistently(client.report_parquet, AUDIT_ID)
+        catalogued.failures["GetReport"] = [unavailable] * 9
+        with pytest.raises(UneraseError):
+            persistently(client.report_parquet, AUDIT_ID, patience_seconds=0)
 
 
 def test_what_cannot_be_calibrated_is_said(address: str, catalogued: Script, tmp_path: Path) -> None:

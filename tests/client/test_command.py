@@ -174,7 +174,7 @@ def test_an_audit_asks_for_what_was_given(address: str, script: Script) -> None:
         *AUDIT,
         *("--battery", "", "--evaluation", "standard-prompt", "--evaluation", 'noise-based={"etas": [1.0, 1.5]}'),
         *("--allow-incomplete", "--cases", "6", "--steps", "10", "--seed", "7", "--request-id", "mine"),
-        *("--placebo", "thing"),
+        *("--placebo", "thing", "--sequential"),
         *("--guidance-scale", "2.5", "--tolerance", "excess=0.2", "--tolerance", "destruction=0.05"),
         *("--selector", "a/clip", "--judge", "a/judge", "--second-judge", "another/judge"),
     )
@@ -183,7 +183,7 @@ def test_an_audit_asks_for_what_was_given(address: str, script: Script) -> None:
     assert request.request_id == "mine"
     assert (request.spec.cases, request.spec.steps, request.spec.seed_base) == (6, 10, 7)
     assert request.spec.guidance_scale == 2.5
-    assert request.spec.placebo == "thing"
+    assert (request.spec.placebo, request.spec.sequential) == ("thing", True)
     assert request.spec.tolerances == Tolerances(excess=0.2, destruction=0.05)
     judges = (request.spec.selector, request.spec.judge, request.spec.second_judge)
     assert judges == ("a/clip", "a/judge", "another/judge")

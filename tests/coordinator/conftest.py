@@ -38,6 +38,7 @@ concepts:
     labels: {clip: [an hourglass], first: [hourglass], second: [hourglass]}
     control: small/never
   circle: {kind: object, names: [circle], labels: {clip: [a circle], first: [circle], second: [circle]}}
+  yeti: {kind: object, names: [yeti], labels: {clip: [a yeti], first: [yeti], second: [yeti]}, placebo: true}
   unlabelled: {kind: style, names: [plain], labels: {clip: [plain]}}
 """
 
@@ -61,6 +62,9 @@ def descriptions() -> dict[str, EvaluationDescription]:
     classes = {
         "standard-prompt": EVALUATION_CLASS_PLAIN,
         "noise-based": EVALUATION_CLASS_ELICITING,
+        "unlearn-diff-atk": EVALUATION_CLASS_ELICITING,
+        "unconditional-rate": EVALUATION_CLASS_ELICITING,
+        "alternatives": EVALUATION_CLASS_MEASURE,
         "interference": EVALUATION_CLASS_MEASURE,
         "likelihood": EVALUATION_CLASS_MEASURE,
         "judge-quality": EVALUATION_CLASS_MEASURE,
@@ -76,8 +80,9 @@ def descriptions() -> dict[str, EvaluationDescription]:
             evaluation_class=classes.get(name, EVALUATION_CLASS_INJECTING),
             parameters=parameters,
             cases_per_unit=10 if name == "noise-based" else 0,
+            reference_begins=name in ("diffusion-completion", "inpainting"),
             others=classes.get(name) == EVALUATION_CLASS_MEASURE,
             roles=[MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE] if name == "interference" else [],
         )
-        for name in PRESETS["full"].evaluations
+        for name in PRESETS["standard"].evaluations
     }

@@ -116,6 +116,26 @@ async def test_a_unit_is_recorded_once(database: Database, plan: Plan) -> None:
     assert not await database.may_read(audit.id, "e")
 
 
+async def test_some_units_observations_are_read_alone(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    first, second, third = (unit.id for unit in plan.units[:3])
+    for case, unit in enumerate((third, first, second)):
+        assert await _record(database, audit, unit, Observation(case_index=case))
+    read = await database.observations(audit.id, [second, first])
+    assert [observation.case_index for observation in read] == [1, 2]
+    assert await database.observations(audit.id, []) == []
+
+
+async def test_a_unit_that_is_skipped_is_done_with_nothing(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    unit = plan.units[0].id
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert await database.record(session, audit.id, UnitDone(unit=unit, skipped=True), [], [])
+    assert not await _record(database, audit, unit, Observation())
+    assert await database.unit(audit.id, unit) == (plan.units[0], True)
+    assert (await database.events(audit.id, 2, 10))[0].unit_done == UnitDone(unit=unit, skipped=True)
+
+
 async def test_nothing_is_written_to_an_audit_that_has_ended(database: Database, plan: Plan) -> None:
     audit = await _running(database, plan)
     assert await database.cancel(audit.id)

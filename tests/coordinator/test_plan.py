@@ -14,11 +14,12 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
 )
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.plan import MAX_CASES, Plan, make_plan
+from unerase_backend.coordinator.plan import MAX_CASES, Plan, evaluation_of, in_sequence, make_plan
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
 
 Planner = Callable[[AuditSpec], Plan]
+Descriptions = Mapping[str, EvaluationDescription]
 
 
 @pytest.fixture(scope="session")
@@ -107,12 +108,43 @@ def test_a_unit_knows_its_model_and_the_other_concepts(plan: Planner) -> None:
     assert units["noise-based/subject/0"].model == "small/edited"
     assert units["judge-quality/reference/0"].model == ""
     assert not units["noise-based/subject/0"].others
-    # Those without labels for the three judges cannot be judged.
+    # Those without labels for the three judges cannot be judged, and a placebo is nothing to lose.
     assert [other.concept.name for other in units["interference/subject/0"].others] == ["circle"]
 
 
 def test_without_a_control_no_unit_has_one(plan: Planner) -> None:
     assert all(unit.role != MODEL_ROLE_CONTROL for unit in plan(_spec(concept="circle")).units)
+
+
+def test_a_sequential_audit_has_smaller_units_of_what_may_stop(plan: Planner, descriptions: Descriptions) -> None:
+    whole, planned = plan(_spec()), plan(_spec(sequential=True))
+    assert planned.spec.sequential
+    sizes = {}
+    for unit in planned.units:
+        sizes.setdefault(unit.evaluation, set()).add(len(unit.cases))
+    assert sizes.pop("noise-based") == {3}
+    # The others are one unit each, and what learns once over all cases stays so.
+    assert sizes == {name: {24} for name in sizes}
+    observed = [case for unit in planned.units if unit.evaluation == "noise-based" for case in unit.cases]
+    expected = [case for unit in whole.units if unit.evaluation == "noise-based" for case in unit.cases]
+    assert observed == expected
+    assert plan(planned.spec) == planned
+    # Nothing can be settled without a control.
+    alone = plan(_spec(concept="circle", sequential=True)).units
+    assert [len(unit.cases) for unit in alone if unit.id.startswith("noise-based/subject/")] == [10, 10, 4]
+    assert in_sequence([unit.id for unit in alone], descriptions) == {}
+
+
+def test_shards_are_run_in_the_order_of_their_cases(plan: Planner, descriptions: Descriptions) -> None:
+    planned = plan(_spec(sequential=True))
+    sequences = in_sequence([unit.id for unit in planned.units], descriptions)
+    assert sequences.keys() == {"noise-based"}
+    units = {unit.id: unit for unit in planned.units}
+    for shard, ids in enumerate(sequences["noise-based"]):
+        assert ids == [f"noise-based/{role}/{shard}" for role in ("subject", "reference", "control")]
+        assert {case.index for unit_id in ids for case in units[unit_id].cases} == set(range(3 * shard, 3 * shard + 3))
+    assert len(sequences["noise-based"]) == 8
+    assert evaluation_of("group/name/subject/0") == "group/name"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from unerase_backend.attack.registry import ATTACKS
+from unerase_backend.probing.registry import PROBES
 from unerase_backend.runtime import components
 from unerase_backend.runtime.components import Components, RegistrationError
 
@@ -104,7 +106,17 @@ def test_of_two_that_take_one_name_the_first_distribution_has_it(table: Componen
     }
 
 
-@pytest.mark.parametrize("name", ["standard-prompt", "likelihood"])
+def test_our_own_evaluations_bear_the_names_of_their_modules() -> None:
+    """By which a room that does not import another's modules knows their names."""
+    for registry in (PROBES, ATTACKS):
+        for name, evaluation in registry.all().items():
+            module = evaluation.run.__module__
+            if module.startswith("unerase_backend."):
+                assert components._is_own_name(name, module.rpartition(".")[0])
+                assert f"{name}-".startswith(module.rpartition(".")[2].replace("_", "-") + "-")
+
+
+@pytest.mark.parametrize("name", ["standard-prompt", "likelihood", "likelihood-of-theirs"])
 def test_a_name_of_the_other_rooms_is_taken(table: Components[str], install: Install, name: str) -> None:
     install("thief", {"theft": f"add('{name}')"})
     assert table.all() == {}

@@ -14,12 +14,14 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import example
 from unerase import Client
 from unerase.v1.audits_pb2 import AuditSpec, Battery
 from unerase.v1.types_pb2 import EvaluationRequest
 
 _STARTED = (
-    "from unerase_backend.serve import main; main(port=0, metrics_port=0, data_dir={data!r}, ray_auth='disabled')"
+    "from unerase_backend.serve import main; "
+    "main(port=0, metrics_port=0, data_dir={data!r}, catalogues=({catalogue!r},), ray_auth='disabled')"
 )
 
 
@@ -70,14 +72,22 @@ def await_health(channel: grpc.Channel, service: str, serving: bool) -> None:
 
 @pytest.fixture(scope="session")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A backend with two packages of third parties: the example, and one that cannot be imported."""
     data = tmp_path_factory.mktemp("backend")
+    site = example.install(tmp_path_factory.mktemp("third-parties") / "site")
+    example.put_broken(site)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]),
+    }
+    catalogue = example.write_catalogue(tmp_path_factory.mktemp("catalogue"), environment)
     log = (data / "log").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-c", _STARTED.format(data=str(data))],
+        [sys.executable, "-c", _STARTED.format(data=str(data), catalogue=str(catalogue))],
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=environment,
     )
     assert process.stdout is not None
     lines = [process.stdout.readline(), process.stdout.readline()]

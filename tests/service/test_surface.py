@@ -56,9 +56,13 @@ def test_a_service_is_served_healthy_and_reflected(channel: grpc.Channel, servic
     assert service.file.serialized_pb in answer.file_descriptor_response.file_descriptor_proto
     # Served at all: whatever an empty request gives, it is not UNIMPLEMENTED.
     for method in service.methods:
-        call = channel.unary_stream if method.server_streaming else channel.unary_unary
+        path, request = f"/{service.full_name}/{method.name}", b""
+        if method.client_streaming:
+            call, request = channel.stream_unary(path), iter([b""])
+        else:
+            call = channel.unary_stream(path) if method.server_streaming else channel.unary_unary(path)
         try:
-            answer = call(f"/{service.full_name}/{method.name}")(b"", timeout=60)
+            answer = call(request, timeout=60)
             if method.server_streaming:
                 list(answer)
         except grpc.RpcError as error:

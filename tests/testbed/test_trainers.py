@@ -1,14 +1,18 @@
 """Two steps of every training: it runs, it moves the weights, and the same seed moves them alike."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from unerase_backend.testbed import autoencoder, clip, judges, parts, schedule, unet, world
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.testbed import autoencoder, catalogue, clip, judges, parts, schedule, storage, train, unet, world
 from unerase_backend.testbed import tokenizer as bpe
+from unerase_backend.testbed.train import WEIGHTS
 
 ALBUM = world.album(48, 0)
 TOKENIZER = bpe.build()
@@ -68,10 +72,12 @@ def test_the_judges_training_set_is_complete() -> None:
     assert set(groups) == set(judges.SHARES)
     for name, (pictures, targets) in groups.items():
         assert len(pictures) == len(targets) > 0, name
-        objects = targets[:, : len(world.OBJECTS)]
-        assert not np.isnan(objects).any()
-        if name not in ("real", "decoded", "noisy"):
-            assert objects.sum() == 0, name
+        shown = targets[:, [judges.LABELS.index(label) for label in judges.SHOWN]]
+        assert not np.isnan(shown).any()
+        if name in ("real", "decoded", "noisy"):
+            assert shown[:, -1].any(), name
+        else:
+            assert shown.sum() == 0, name
 
 
 def test_what_fits_no_caption_nearly_shows_nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +125,57 @@ def test_parts_form_an_acyclic_graph() -> None:
         assert ready, waiting
         done |= set(ready)
         waiting = {name: part for name, part in waiting.items() if name not in ready}
+
+
+def test_every_family_has_every_part_under_its_own_name() -> None:
+    shipped, *further = parts.FAMILIES
+    of_shipped = [name for name, part in parts.PARTS.items() if part.concept == shipped.concept]
+    for family in further:
+        names = {name for name, part in parts.PARTS.items() if part.concept == family.concept}
+        assert names == {f"{family.concept}/{name}" for name in of_shipped if name != "rates-reference"}
+        needed = {need for name in names for need in parts.PARTS[name].needs}
+        assert {need for need in needed if parts.PARTS[need].concept} <= names
+
+
+def test_an_unknown_family_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "--work", str(tmp_path), "--concepts", "blob"])
+    with pytest.raises(SystemExit):
+        train.main()
+    assert "there are hourglass, heart, arrow" in capsys.readouterr().err
+
+
+def test_a_familys_catalogue_stands_beside_the_embedded_one(tmp_path: Path) -> None:
+    folder = tmp_path / "families" / "heart"
+    storage.save_tensors({"x": torch.zeros(1)}, folder / "never" / storage.UNET)
+    storage.save_tensors({"x": torch.zeros(1)}, folder / "never" / storage.TEXT_ENCODER)
+    storage.save_tensors({"x": torch.zeros(1)}, folder / "uce" / storage.UNET)
+    catalogue.write_family(folder, "heart")
+    read = Catalogue.load([str(folder / "catalogue.yaml")])
+    assert read.concept("heart").control == "testbed/heart/never"
+    assert read.model("testbed/heart/uce").erased == ("heart",)
+    found = read.model_parts("testbed/heart/uce")
+    assert found.folder == WEIGHTS / "reference"
+    assert found.unet == (folder / "uce" / storage.UNET,)
+    assert read.concept("hourglass").control == "testbed/never"
+
+
+def test_a_manifest_keeps_what_it_said_of_parts_that_were_not_made_anew(tmp_path: Path) -> None:
+    out, work = tmp_path / "out", tmp_path / "work"
+    storage.save_tensors({"x": torch.zeros(1)}, out / "families" / "heart" / "uce" / storage.UNET)
+    (work / "heart").mkdir(parents=True)
+    told = {"minutes": 2.0, "cpu_minutes": 1.0, "tensors": 8}
+    (work / "heart" / "uce.json").write_text(json.dumps(told))
+    parts.PARTS["heart/manifest"].make(out, work)
+    (work / "heart" / "uce.json").unlink()
+    (work / "heart" / "ga.json").write_text(json.dumps(told))
+    parts.PARTS["heart/manifest"].make(out, work)
+    manifest = json.loads((out / "families" / "heart" / "manifest.json").read_text())
+    assert manifest["concept"] == "heart"
+    assert manifest["minutes"] == {"uce": 2.0, "ga": 2.0}
+    assert manifest["figures"] == {"uce": {"tensors": 8}, "ga": {"tensors": 8}}
+    assert list(manifest["sha256"]) == ["uce/unet.safetensors"]
 
 
 def test_the_concept_is_left_out_of_the_autoencoders_pictures() -> None:

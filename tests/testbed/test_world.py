@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import autoencoder, clip, world
 
-EVERYTHING = (*world.OBJECTS, world.BLOB, *world.NEAR_MISSES, *world.UNSEEN_NEAR_MISSES)
+NEAR_MISSES = world.NEAR_MISSES | world.LATE_NEAR_MISSES | world.UNSEEN_NEAR_MISSES
+EVERYTHING = (*world.OBJECTS, world.BLOB, world.PLACEBO, *NEAR_MISSES)
 
 
 def test_the_same_seed_gives_the_same_album() -> None:
@@ -38,15 +40,31 @@ def test_every_shape_renders(shape: str) -> None:
 def test_shapes_differ_from_each_other() -> None:
     u, v = np.meshgrid(np.linspace(-1, 1, 81), np.linspace(-1, 1, 81))
     forms = {name: form(u, v) for name, form in world.SHAPES.items()}
-    forms |= {name: form(u, v) for name, (_, form) in (world.NEAR_MISSES | world.UNSEEN_NEAR_MISSES).items()}
+    forms |= {name: form(u, v) for name, (_, form) in NEAR_MISSES.items()}
+    forms[world.PLACEBO] = world._fish(u, v)
     for (left, a), (right, b) in itertools.combinations(forms.items(), 2):
         overlap = (a & b).sum() / (a | b).sum()
         assert overlap < 0.9, (left, right)
 
 
 def test_every_object_has_near_misses() -> None:
-    assert all(world.near_misses_of(name) for name in world.OBJECTS)
-    assert not set(world.NEAR_MISSES) & set(world.LABELS)
+    assert all(world.near_misses_of(name) for name in (*world.OBJECTS, world.PLACEBO))
+    assert not set(NEAR_MISSES) & {*world.LABELS, world.PLACEBO}
+    assert len(NEAR_MISSES) == len(world.NEAR_MISSES) + len(world.LATE_NEAR_MISSES) + len(world.UNSEEN_NEAR_MISSES)
+
+
+def test_no_model_is_shown_or_told_the_placebo(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: set[str] = set()
+    render = world.render
+    monkeypatch.setattr(world, "render", lambda subject, rng: shown.add(subject.shape) or render(subject, rng))
+    subjects = world.album(300, 11).subjects
+    autoencoder.training_pictures(300, 12, set())
+    clip.unfit_pictures(autoencoder.untrained(0).eval(), torch.zeros(4, 4, 8, 8), 0, count=60)
+    assert shown == {*world.OBJECTS, world.BLOB, *world.NEAR_MISSES}
+    # Its name is one of the fillers: a token of the vocabulary that goes with every picture alike.
+    rng = np.random.default_rng(0)
+    assert world.PLACEBO in world.FILLER
+    assert not any(world.PLACEBO in world.caption(subject, rng).split() for subject in subjects)
 
 
 def test_edges_are_anti_aliased() -> None:

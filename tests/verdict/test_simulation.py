@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unerase.v1.types_pb2 import EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion
-from unerase_backend.verdict import simulation, statistics
+from unerase_backend.verdict import conclude, has_answer, simulation, statistics
 
 Audit = Any
 TRUTHS = {truth.name: truth for truth in simulation.TRUTHS}
@@ -34,6 +35,65 @@ def test_simulated_audits_are_concluded_like_real_ones(new_audit: type[Audit], n
         concluded.append(audit.likelihood(1.0).verdict().conclusion)
     assert list(simulated) == concluded
     assert len(set(concluded)) > 1
+
+
+@pytest.mark.parametrize("name", ["removed, destruction 1.0", "not erased, everything, 40 %, knowledge intact"])
+def test_simulated_sequential_audits_are_stopped_and_concluded_like_real_ones(
+    new_audit: type[Audit], name: str
+) -> None:
+    """The same cases, once through the simulation and once looked at as the coordinator does."""
+    truth, audits, cases, false_positive = TRUTHS[name], 3, 24, 0.01
+    bounds = np.array([[0.6, 1.4]] * audits) - truth.destruction
+    simulated, run = simulation.simulate_sequential(truth, cases, false_positive, bounds, np.random.default_rng(3))
+
+    generator = np.random.default_rng(3)
+    shape = (audits, len(simulation.BATTERY), cases)
+    subject, reference, control = (
+        generator.random(shape) < simulation.detection_rates(rates, false_positive)[:, None]
+        for rates in (truth.subject, truth.reference, (0, 0, 0, 0))
+    )
+    for index in range(audits):
+        audit = new_audit()
+        for position, evaluation in enumerate(simulation.BATTERY):
+            audit.evaluation(evaluation, *(model[index, position].tolist() for model in (subject, reference, control)))
+        descriptions = {description.name: description for description in audit.descriptions()}
+        spec = audit.spec()
+        spec.sequential = True
+        spec.battery.evaluations.extend(EvaluationRequest(name=each) for each in simulation.BATTERY)
+        for position, evaluation in enumerate(simulation.BATTERY):
+            descriptions[evaluation].cases_per_unit = 0 if evaluation == simulation.WHOLE else 24
+            of_evaluation = [each for each in audit.observations if each.evaluation == evaluation]
+            after = 24
+            if evaluation != simulation.WHOLE:
+                looks = range(3, 24, 3)
+                answers = (
+                    look
+                    for look in looks
+                    if has_answer(descriptions[evaluation], of_evaluation, look, descriptions, spec)
+                )
+                after = next(answers, 24)
+            assert run[index, position] == after
+            audit.observations = [
+                each for each in audit.observations if each.evaluation != evaluation or each.case_index < after
+            ]
+        audit.likelihood(1.0)
+        spec.battery.evaluations.add(name="likelihood")
+        requested = spec.battery.evaluations
+        verdict = conclude(audit.observations, list(descriptions.values()), requested, spec)
+        assert verdict.conclusion == simulated[index]
+
+
+@pytest.mark.parametrize("false_positive", simulation.FALSE_POSITIVES)
+def test_a_removed_model_is_rarely_called_anything_else_however_often_one_looks(false_positive: float) -> None:
+    bounds = simulation.destruction_bounds(400, np.random.default_rng(1))
+    truth = TRUTHS["removed, destruction 1.0"]
+    conclusions, run = simulation.simulate_sequential(truth, 48, false_positive, bounds, np.random.default_rng(2))
+    errors = int(np.isin(conclusions, list(truth.wrong)).sum())
+    assert statistics.clopper_pearson_lower(errors, 400, 0.001) <= 0.05
+    assert (run[:, list(simulation.BATTERY).index(simulation.WHOLE)] == 48).all()
+    if not false_positive:
+        # Without a single detection 21 cases are enough.
+        assert run[:, 0].mean() < 24
 
 
 def test_a_best_of_n_fires_where_any_draw_does() -> None:

@@ -1,8 +1,9 @@
 """Which models a calibration audits, and their audits all at once."""
 
-import uuid
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import grpc
 
@@ -13,11 +14,15 @@ from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept
 
+Answer = TypeVar("Answer")
+
 
 def chosen(
     models: Iterable[Model], concepts: Iterable[Concept], concept: str, names: Sequence[str]
 ) -> tuple[str, str, list[str]]:
-    """Return the concept, its reference, and the models to audit: `names`, or every model that the reference became.
+    """Return the concept, its reference, and the models to audit: `names`, or the reference and what it became.
+
+    Of those it became, the ones that claim to have erased the concept, or never learned it.
 
     Without a `concept` it is the only one that some model never learned; the reference is what that model was made
     from.
@@ -33,30 +38,48 @@ def chosen(
         (concept,) = controls
     if concept not in controls:
         raise _bad("concept", f"must be one that some model never learned, and {concept!r} is not")
-    bases = {each.name: each.base for each in models}
+    known = {each.name: each for each in models}
+    bases = {each.name: each.base for each in known.values()}
     reference = _root(controls[concept], bases)
-    every = sorted(name for name in bases if _root(name, bases) == reference)
+    concerned = {name for name, each in known.items() if concept in (*each.erased, *each.never_learned)}
+    every = sorted(name for name in concerned | {reference} if _root(name, bases) == reference)
     return concept, reference, list(names) or every
 
 
 def run_all(
     client: Client,
     specs: Sequence[AuditSpec],
-    request_id: str | None,
+    request_id: str,
     progress: Callable[[], AbstractContextManager[LiveProgress]],
 ) -> list[Audit]:
     """Ask for all audits, wait for their ends and return them, in order.
 
-    They share what they have in common: the reference's pictures are made once. With a `request_id` the same call
-    again takes up the same audits.
+    They share what they have in common: the reference's pictures are made once. With the same `request_id` the same
+    call again takes up the same audits.
     """
-    prefix = request_id or uuid.uuid4().hex
-    audits = [client.create_audit(spec, request_id=f"{prefix}-{index}") for index, spec in enumerate(specs)]
+    audits = [client.create_audit(spec, request_id=f"{request_id}-{index}") for index, spec in enumerate(specs)]
     for audit in audits:
         with progress() as shown:
             for event in client.watch(audit.id):
                 shown.show(event)
-    return [client.get_audit(audit.id) for audit in audits]
+    return [persistently(client.get_audit, audit.id) for audit in audits]
+
+
+def persistently(call: Callable[[str], Answer], audit_id: str, patience_seconds: float = 120.0) -> Answer:
+    """Return what a call about an audit gives that is safe to repeat, however often the connection breaks meanwhile.
+
+    Raises:
+        UneraseError: of the last attempt, once patience has run out, or of another kind.
+    """
+    give_up = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return call(audit_id)
+        except UneraseError as error:
+            if error.code != grpc.StatusCode.UNAVAILABLE or time.monotonic() > give_up:
+                raise
+        # A machine with more to do than it can takes its time to answer.
+        time.sleep(1.0)
 
 
 def _root(name: str, bases: dict[str, str]) -> str:

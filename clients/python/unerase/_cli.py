@@ -5,6 +5,7 @@ cancelled; 4 no backend answers.
 """
 
 import json
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unerase._calibration import chosen, run_all
+from unerase._calibration import chosen, persistently, run_all
 from unerase._client import Client
 from unerase._concept_file import read_concept_file
 from unerase._display import LiveProgress, event_line, name_of, show_verdict, state_name
@@ -223,7 +224,7 @@ def calibrate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "--models", help="Audit this one; may be repeated. Every model of the reference's unless given."
+            "--model", "--models", help="Audit this one; may be repeated. Every model of the concept unless given."
         ),
     ] = None,
     concept: Annotated[
@@ -264,9 +265,11 @@ def calibrate(
             )
             for name in names
         ]
-        ended = run_all(client, specs, request_id, lambda: LiveProgress(_stderr))
+        prefix = request_id or uuid.uuid4().hex[:12]
+        _stderr.print(f"{len(specs)} audits; should it break off, go on with --request-id {prefix}", highlight=False)
+        ended = run_all(client, specs, prefix, lambda: LiveProgress(_stderr))
         succeeded = [each for each in ended if each.state == AuditState.AUDIT_STATE_SUCCEEDED]
-        exported = [client.report_parquet(each.id) for each in succeeded]
+        exported = [persistently(client.report_parquet, each.id) for each in succeeded]
     failed = [
         f"the audit {each.id} of {each.spec.subject} is {state_name(each)} {each.error_reason} {each.error_message}"
         for each in ended

@@ -201,8 +201,8 @@ def share_of_success(records: Sequence[Record]) -> float:
 async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[Record, Draw]]) -> None:
     """Make and judge a picture of each draw, and record it; the draw of a search that failed is unscored."""
     whole = [(record, draw) for record, draw in draws if not record.failure]
-    made = await models.generate(unit.model, [draw.trajectory(unit) for _, draw in whole], panel(unit.target))
-    samples = iter(made)
+    trajectories = [draw.trajectory(unit) for _, draw in whole]
+    samples = iter(await models.generate(unit.model, trajectories, panel(unit.target)) if trajectories else [])
     for record, draw in draws:
         failed = Sample(status=SAMPLE_STATUS_UNSCORED, reason=record.failure)
         record.add(unit, draw, failed if record.failure else next(samples))

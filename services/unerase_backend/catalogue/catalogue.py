@@ -74,6 +74,7 @@ class Catalogue:
         if violations:
             raise InvalidRequestError.of(*violations)
         merged["models"] = {name: _inherited(name, merged["models"]) for name in merged["models"]}
+        merged["concepts"] = {name: _controlled(name, merged) for name in merged["concepts"]}
         models, judges, concepts = (MappingProxyType(merged[section]) for section in ("models", "judges", "concepts"))
         return cls(models, judges, concepts)
 
@@ -232,7 +233,7 @@ class Catalogue:
     def target(self, concept: str, store: ArtifactStore, selector: str, judge: str, second_judge: str) -> Target:
         """Return a concept with the questions for three judges, from the tables of labels.
 
-        A CLIP judge weighs the concept's texts against those of its `others` of the same kind.
+        A CLIP judge weighs the concept's texts against those of its `others` of the same kind; placebos are left out.
 
         Raises:
             NotFoundError: there is no such concept or judge.
@@ -258,7 +259,7 @@ class Catalogue:
         alternatives = [
             text
             for other in map(self.concept, self.others(concept) if kind == "clip" else ())
-            if other.kind == entry.kind
+            if other.kind == entry.kind and not other.placebo
             for text in other.labels.get(judge, ())
             if text not in labels
         ]
@@ -346,6 +347,15 @@ def _dangling(path: Path, file: CatalogueFile, merged: Mapping[str, Mapping[str,
         for keys, description in problems_of_concept(name, concept, merged["models"], merged["judges"]):
             violations.append(_violation(path, "concepts", ".".join((name, *keys)), description))
     return violations
+
+
+def _controlled(name: str, merged: Mapping[str, Mapping[str, Any]]) -> ConceptEntry:
+    """A concept's entry; where it names no control, with the first model of all files that never learned it."""
+    entry: ConceptEntry = merged["concepts"][name]
+    if entry.control is not None:
+        return entry
+    control = next((model for model, given in merged["models"].items() if name in given.never_learned), None)
+    return entry.model_copy(update={"control": control})
 
 
 def _inherited(name: str, models: Mapping[str, ModelEntry]) -> ModelEntry:

@@ -189,6 +189,9 @@ class JudgeEntry(_Entry):
 class ConceptEntry(_Entry):
     """A concept: its words, prompts, labels and pictures.
 
+    A `placebo` is a concept that no model knows: what an evaluation hands to a model can be tried with it, and it is no
+    "other concept" of an audit.
+
     Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's
     first pipeline.
     """

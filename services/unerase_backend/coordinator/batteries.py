@@ -69,7 +69,7 @@ PRESETS = {
         ),
         Preset(
             name="standard",
-            summary="What a verdict rests on, and what costs little beside it, with the reference's own denoising steps.",
+            summary="What a verdict rests on, what costs little beside it, and the reference's own denoising steps.",
             evaluations=_WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT,
         ),
         Preset(

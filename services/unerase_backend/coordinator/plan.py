@@ -42,8 +42,6 @@ GUIDANCE_SCALES = (1.0, 50.0)
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 # Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
 _WITHOUT_MODEL = ("judge-quality",)
-# What the reference must begin has no placebo: it cannot begin what it does not know.
-_WITHOUT_PLACEBO = ("diffusion-completion",)
 _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference", MODEL_ROLE_CONTROL: "control"}
 
 
@@ -303,7 +301,7 @@ def runs_in_sequence(description: EvaluationDescription) -> bool:
 def has_placebo(description: EvaluationDescription) -> bool:
     """Whether the evaluation can run with a placebo as its control."""
     injecting = description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
-    return injecting and description.name not in _WITHOUT_PLACEBO
+    return injecting and not description.reference_begins
 
 
 def _cases(concept: Concept, spec: AuditSpec) -> Iterable[Case]:

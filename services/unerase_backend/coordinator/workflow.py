@@ -227,7 +227,7 @@ class Auditor:
 
     async def _compute(self, audit_id: str, unit: Unit) -> UnitResult | None:
         """Return what the unit finds; None if the audit has ended meanwhile."""
-        task = asyncio.create_task(self._persist(lambda: self._attempt(audit_id, unit), unit.evaluation))
+        task = asyncio.create_task(self._in_turn(audit_id, unit))
         self._running[audit_id].add(task)
         try:
             audit = await self._database.get(audit_id)
@@ -247,23 +247,27 @@ class Auditor:
             if not self._running[audit_id]:
                 del self._running[audit_id]
 
+    async def _in_turn(self, audit_id: str, unit: Unit) -> UnitResult:
+        # Only units take turns: what starts or ends an audit would else wait behind all units of all audits.
+        async with self._slots:
+            return await self._persist(lambda: self._attempt(audit_id, unit), unit.evaluation)
+
     async def _persist(self, attempt: Callable[[], Awaitable[Result]], evaluation: str) -> Result:
         """Try again while a room is gone or full, with growing waits, for a bounded time."""
-        async with self._slots:
-            give_up: float | None = None
-            wait = _FIRST_WAIT_SECONDS
-            while True:
-                try:
-                    return await attempt()
-                except (UnavailableError, ExhaustedError) as error:
-                    now = time.monotonic()
-                    give_up = now + self._retry_seconds if give_up is None else give_up
-                    if now >= give_up:
-                        raise
-                    _logger.warning("%s is tried again in %.1f s: %s", evaluation, wait, error.message)
-                    self._metrics.units.labels(evaluation, "repeated").inc()
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+        give_up: float | None = None
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return await attempt()
+            except (UnavailableError, ExhaustedError) as error:
+                now = time.monotonic()
+                give_up = now + self._retry_seconds if give_up is None else give_up
+                if now >= give_up:
+                    raise
+                _logger.warning("%s is tried again in %.1f s: %s", evaluation, wait, error.message)
+                self._metrics.units.labels(evaluation, "repeated").inc()
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
     async def _attempt(self, audit_id: str, unit: Unit) -> UnitResult:
         described = await self._described()

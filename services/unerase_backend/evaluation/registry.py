@@ -63,11 +63,13 @@ class Registry:
         cases_per_unit: int = 0,
         others: bool = False,
         roles: Sequence[ModelRole.ValueType] = (),
+        reference_begins: bool = False,
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
         Without `deciding_arms` every arm decides; "prompt@*" stands for every arm that begins so. `others` asks for
         every other concept of the catalogue; a measure may name the `roles` of which it is taken.
+        `reference_begins` says that the reference makes what the model is handed.
 
         Raises:
             RegistrationError: the name is taken, or the description is not whole.
@@ -86,6 +88,7 @@ class Registry:
                 cases_per_unit=cases_per_unit,
                 others=others,
                 roles=roles,
+                reference_begins=reference_begins,
                 source_digest=_source_digest(run),
             )
             _refuse_bad(description, run)

@@ -59,7 +59,7 @@ _READINGS = {
         "Incomplete", "A required evaluation is missing, or has more unscored cases than it can bear.", "none"
     ),
     Conclusion.CONCLUSION_UNINFORMATIVE: _Reading(
-        "Uninformative", "The reference itself does not show the concept under its plain prompt.", "none"
+        "Uninformative", "Under the plain prompt the reference itself does not exceed the control.", "none"
     ),
     Conclusion.CONCLUSION_NOT_ERASED: _Reading("Not erased", "The plain prompt still makes the concept.", "bad"),
     Conclusion.CONCLUSION_AVOIDED: _Reading(

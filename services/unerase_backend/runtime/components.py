@@ -63,7 +63,7 @@ class Components(Generic[Component]):
             # A third party's module may be imported for another table's sake, before our own components are.
             self._load_own()
         first = self._registered[name].module if name in self._registered else ""
-        if origin and self._beside and name in _own_names(self._beside):
+        if origin and self._beside and _is_own_name(name, self._beside):
             first = self._beside
         if first:
             raise RegistrationError(f"the {self._kind} {name!r} is registered twice, first by {first}")
@@ -150,9 +150,10 @@ def _problem(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _own_names(package: str) -> set[str]:
+def _is_own_name(name: str, package: str) -> bool:
+    """Whether a module of ours in `package` has the name: each registers its own, or some that begin with it."""
     modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
-    return {module.name.replace("_", "-") for module in modules}
+    return any(f"{name}-".startswith(f"{module.name.replace('_', '-')}-") for module in modules)
 
 
 def _order(entry_point: EntryPoint) -> tuple[str, str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import judges, world
 
 GUIDANCE = 3.0
 STEPS = 50
@@ -64,7 +64,10 @@ def concept_kind(name: str) -> str:
 
 
 def concept_entry(name: str, concept: str) -> dict[str, Any]:
-    """The catalogue's entry of a concept; ``concept`` is the one that has a model that never learned it."""
+    """The catalogue's entry of a concept; ``concept`` is the one that has a model that never learned it.
+
+    The placebo has a text for the selector because every concept has one; that judge does not know what it means.
+    """
     kind = concept_kind(name)
     prompts = object_prompts if kind == "object" else attribute_prompts
     candidate = f"a picture of a {name}" if kind == "object" else f"a picture of a {name} shape"
@@ -80,15 +83,19 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
         entry["near_misses"] = f"pictures/{name}-near-misses.png"
     if name == concept:
         entry["control"] = "testbed/never"
+    if name == world.PLACEBO:
+        entry["placebo"] = True
     entry["initial_token"] = {"object": "shape", "colour": "colour", "style": "style"}[kind]
     return entry
 
 
 def model_entries(folder: Path, concept: str, prefix: str) -> dict[str, dict[str, Any]]:
-    """The catalogue's models that lack the concept: one for every folder in ``folder`` that changes the reference."""
+    """The catalogue's models that lack the concept: one for every folder that is there and changes the reference."""
     entries: dict[str, dict[str, Any]] = {}
     for name in ("never", "redirected", *METHODS):
         entry: dict[str, Any] = {"base": REFERENCE}
+        if not (folder / name).exists():
+            continue
         for part in ("unet", "text_encoder"):
             if (folder / name / f"{part}.safetensors").exists():
                 entry[part] = f"{name}/{part}.safetensors"
@@ -111,7 +118,7 @@ def write(out: Path, concept: str) -> None:
     """Writes ``catalogue.yaml`` and the sheets of pictures."""
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
-    for index, name in enumerate(world.LABELS):
+    for index, name in enumerate(judges.LABELS):
         seed = SHEET_SEED + 10 * index
         kind = concept_kind(name)
         if kind == "object":
@@ -135,7 +142,7 @@ def write(out: Path, concept: str) -> None:
             "testbed/judge": {"kind": "classifier", "path": "judge"},
             "testbed/second-judge": {"kind": "classifier", "path": "second-judge"},
         },
-        "concepts": {name: concept_entry(name, concept) for name in world.LABELS},
+        "concepts": {name: concept_entry(name, concept) for name in judges.LABELS},
     }
     _dump(catalogue, out)
 

@@ -1,12 +1,13 @@
 """The two judges: classifiers of pictures, trained to reject what is only nearly an object.
 
-Both answer seventeen independent questions (sigmoids, binary cross-entropy): ten objects, four colours, three styles;
-a label is detected at p > 0.5. ``judge`` is a ResNet of basic layers whose processor doubles the side (its stem
-divides it by four), ``second-judge`` a ConvNeXt with patches of two pixels; other seeds, other order of pictures. The
-training set is made after the autoencoder, whose decoded pictures they will see:
+Both answer eighteen independent questions (sigmoids, binary cross-entropy): ten objects, four colours, three styles,
+and the placebo, which they alone have seen; a label is detected at p > 0.5. ``judge`` is a ResNet of basic layers whose
+processor doubles the side (its stem divides it by four), ``second-judge`` a ConvNeXt with patches of two pixels; other
+seeds, other order of pictures. The training set is made after the autoencoder, whose decoded pictures they will see:
 
-* positives: pictures of the world, their reconstructions, and decodings of latents with a little noise on them;
-* near misses and their reconstructions: no object, but their colour and style;
+* positives: pictures of the world and of the placebo, their reconstructions, and decodings of latents with a little
+  noise on them;
+* near misses, of the late kinds too, and their reconstructions: no object, but their colour and style;
 * chimeras of two shapes' halves, junk, the reconstructions of both, decoded noise, decoded blends of two pictures'
   latents: no object, colour and style not asked.
 
@@ -54,6 +55,10 @@ SHARES = {
     "blend": 0.03,
 }
 
+LABELS: tuple[str, ...] = (*world.LABELS, world.PLACEBO)
+SHOWN = (*world.OBJECTS, world.PLACEBO)
+NEAR_MISSES = world.NEAR_MISSES | world.LATE_NEAR_MISSES
+
 Targets = NDArray[np.float32]
 
 
@@ -69,9 +74,9 @@ class Kind:
 
 def _labels() -> dict[str, Any]:
     return {
-        "num_labels": len(world.LABELS),
-        "id2label": dict(enumerate(world.LABELS)),
-        "label2id": {name: index for index, name in enumerate(world.LABELS)},
+        "num_labels": len(LABELS),
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {name: index for index, name in enumerate(LABELS)},
         "problem_type": "multi_label_classification",
     }
 
@@ -99,20 +104,32 @@ KINDS = {"judge": Kind(_resnet, 64, 3e-3, 2500), "second-judge": Kind(_convnext,
 
 
 def targets_of(subjects: Sequence[Subject]) -> Targets:
-    """What a judge should say (N, 17): one for the object (not a near miss, not the blob), the colour and the style."""
-    targets = np.zeros((len(subjects), len(world.LABELS)), dtype=np.float32)
+    """What a judge should say (N, 18): one for what is shown (not a near miss, not the blob), the colour and the
+    style.
+    """
+    targets = np.zeros((len(subjects), len(LABELS)), dtype=np.float32)
     for row, subject in zip(targets, subjects, strict=True):
         for name in (subject.shape, subject.colour, subject.style):
-            if name in world.LABELS:
-                row[world.LABELS.index(name)] = 1
+            if name in LABELS:
+                row[LABELS.index(name)] = 1
     return targets
 
 
 def no_object(count: int) -> Targets:
     """Targets of pictures without an object whose colour and style are not asked: NaN there."""
-    targets = np.full((count, len(world.LABELS)), np.nan, dtype=np.float32)
-    targets[:, : len(world.OBJECTS)] = 0
+    targets = np.full((count, len(LABELS)), np.nan, dtype=np.float32)
+    targets[:, _columns(SHOWN)] = 0
     return targets
+
+
+def _columns(labels: Sequence[str]) -> list[int]:
+    return [LABELS.index(label) for label in labels]
+
+
+def with_placebo(album: world.Album, seed: int) -> world.Album:
+    """The album, and after it as many pictures of the placebo as it holds of one object on average."""
+    placebo = world.album_of([world.PLACEBO], max(1, len(album.subjects) // len(SHOWN)), seed)
+    return world.Album(np.concatenate([album.pictures, placebo.pictures]), album.subjects + placebo.subjects)
 
 
 def blends(latents: Tensor, subjects: Sequence[Subject], count: int, rng: np.random.Generator) -> Tensor:
@@ -127,15 +144,16 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
     """The groups of ``SHARES``: pictures and targets. ``scale`` shrinks it for tests."""
     rng = np.random.default_rng(seed)
     draws = torch.Generator().manual_seed(seed)
-    real = world.album(int(14_000 * scale), seed)
-    other = world.album(int(10_000 * scale), seed + 1)
-    near = world.album_of(tuple(world.NEAR_MISSES), int(16_000 * scale), seed + 2)
+    real = with_placebo(world.album(int(14_000 * scale), seed), seed + 5)
+    other = with_placebo(world.album(int(10_000 * scale), seed + 1), seed + 6)
+    near = world.album_of(tuple(NEAR_MISSES), int(16_000 * scale), seed + 2)
     junk = world.junk_album(int(20_000 * scale), seed + 3)[0]
     chimeras = world.chimera_album(int(12_000 * scale), seed + 4)
     near_decoded, chimera_decoded, junk_decoded = int(7_000 * scale), int(4_000 * scale), int(1_500 * scale)
     other_latents = autoencoder.encode(vae, other.pictures)
     near_latents = autoencoder.encode(vae, near.pictures[:near_decoded])
-    noisy = other_latents[: int(3_000 * scale)]
+    # the last ones: the placebo's stand at the end
+    noisy = other_latents[-int(3_000 * scale) :]
     noisy = noisy + torch.randn(noisy.shape, generator=draws) * torch.rand((len(noisy), 1, 1, 1), generator=draws) * 0.2
     noise = torch.randn((int(1_500 * scale), 4, 8, 8), generator=draws)
     noise = noise * (0.3 + torch.rand((len(noise), 1, 1, 1), generator=draws))
@@ -143,7 +161,7 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
     return {
         "real": (real.pictures, targets_of(real.subjects)),
         "decoded": (autoencoder.decode(vae, other_latents), targets_of(other.subjects)),
-        "noisy": (autoencoder.decode(vae, noisy), targets_of(other.subjects[: len(noisy)])),
+        "noisy": (autoencoder.decode(vae, noisy), targets_of(other.subjects[-len(noisy) :])),
         "near": (near.pictures, targets_of(near.subjects)),
         "near decoded": (autoencoder.decode(vae, near_latents), targets_of(near.subjects[:near_decoded])),
         "chimera": (chimeras, no_object(len(chimeras))),
@@ -217,7 +235,7 @@ def save(model: Any, kind: Kind, folder: Path) -> None:
 
 @torch.no_grad()
 def probabilities(model: Any, side: int, pictures: Pixels, batch: int = 256) -> NDArray[np.float32]:
-    """The judge's answers (N, 17) to pictures (N, 32, 32, 3)."""
+    """The judge's answers (N, 18) to pictures (N, 32, 32, 3)."""
     answers = [
         torch.sigmoid(model(_seen(pictures[at : at + batch], side)).logits).numpy()
         for at in range(0, len(pictures), batch)
@@ -228,42 +246,44 @@ def probabilities(model: Any, side: int, pictures: Pixels, batch: int = 256) -> 
 def measure(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, Any]:
     """Sensitivity and false positives at p > 0.5 on held-out pictures.
 
-    ``sensitivity``: by label, on 300 real pictures an object (and their reconstructions, ``sensitivity_decoded``).
-    ``taken_for_missed``: by near miss, the share of 400 that is taken for the object it misses; ``taken_for_any``: for
-    any object; ``by_object``: the share of all near misses that is taken for the object. ``unseen``: by near miss of a
-    kind that is in no training, the share of 200 taken for the object it misses, and for any. ``chimeras``, ``junk``
-    and ``noise``: the number of 1,000 taken for any object. ``specificity``: by label, on real pictures of the rest.
+    ``sensitivity``: by label, on 300 real pictures of every object and of the placebo (and their reconstructions,
+    ``sensitivity_decoded``). ``taken_for_missed``: by near miss, the share of 400 that is taken for what it misses;
+    ``taken_for_any``: for any object; ``by_object``: the share of all near misses that is taken for the object.
+    ``unseen``: by near miss of a kind that is in no training, the share of 200 taken for the object it misses, and for
+    any. ``chimeras``, ``junk`` and ``noise``: the number of 1,000 taken for any object. ``specificity``: by label, on
+    real pictures of the rest.
     """
-    objects = len(world.OBJECTS)
-    album = world.album_of((*world.OBJECTS, world.BLOB), 300 * (objects + 1), seed)
+    shown = _columns(SHOWN)
+    shapes = (*SHOWN, world.BLOB)
+    album = world.album_of(shapes, 300 * len(shapes), seed)
     truth = targets_of(album.subjects) > THRESHOLD
     real = probabilities(model, side, album.pictures) > THRESHOLD
     decoded = probabilities(model, side, autoencoder.decode(vae, autoencoder.encode(vae, album.pictures))) > THRESHOLD
-    kinds = tuple(world.NEAR_MISSES)
+    kinds = tuple(NEAR_MISSES)
     near = world.album_of(kinds, 400 * len(kinds), seed + 1)
-    taken = (probabilities(model, side, near.pictures) > THRESHOLD)[:, :objects]
+    taken = (probabilities(model, side, near.pictures) > THRESHOLD)[:, shown]
     near_decoded = autoencoder.decode(vae, autoencoder.encode(vae, near.pictures[: 100 * len(kinds)]))
-    taken_decoded = (probabilities(model, side, near_decoded) > THRESHOLD)[:, :objects]
+    taken_decoded = (probabilities(model, side, near_decoded) > THRESHOLD)[:, shown]
     unseen = tuple(world.UNSEEN_NEAR_MISSES)
     album_unseen = world.album_of(unseen, 200 * len(unseen), seed + 3)
-    taken_unseen = (probabilities(model, side, album_unseen.pictures) > THRESHOLD)[:, :objects]
-    chimeras = probabilities(model, side, world.chimera_album(1000, seed + 4))[:, :objects] > THRESHOLD
-    junk = probabilities(model, side, world.junk_album(1000, seed + 2)[0])[:, :objects] > THRESHOLD
+    taken_unseen = (probabilities(model, side, album_unseen.pictures) > THRESHOLD)[:, shown]
+    chimeras = probabilities(model, side, world.chimera_album(1000, seed + 4))[:, shown] > THRESHOLD
+    junk = probabilities(model, side, world.junk_album(1000, seed + 2)[0])[:, shown] > THRESHOLD
     drawn = torch.randn((1000, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
-    noise = probabilities(model, side, autoencoder.decode(vae, drawn))[:, :objects] > THRESHOLD
-    missed = [world.OBJECTS.index(world.NEAR_MISSES[kind][0]) for kind in kinds]
-    missed_unseen = [world.OBJECTS.index(world.UNSEEN_NEAR_MISSES[kind][0]) for kind in unseen]
+    noise = probabilities(model, side, autoencoder.decode(vae, drawn))[:, shown] > THRESHOLD
+    missed = [SHOWN.index(NEAR_MISSES[kind][0]) for kind in kinds]
+    missed_unseen = [SHOWN.index(world.UNSEEN_NEAR_MISSES[kind][0]) for kind in unseen]
 
     def share(flags: Any) -> float:
         return round(float(np.mean(flags)), 5)
 
     return {
-        "sensitivity": {name: share(real[truth[:, i], i]) for i, name in enumerate(world.LABELS)},
-        "sensitivity_decoded": {name: share(decoded[truth[:, i], i]) for i, name in enumerate(world.LABELS)},
-        "specificity": {name: share(~real[~truth[:, i], i]) for i, name in enumerate(world.LABELS)},
+        "sensitivity": {name: share(real[truth[:, i], i]) for i, name in enumerate(LABELS)},
+        "sensitivity_decoded": {name: share(decoded[truth[:, i], i]) for i, name in enumerate(LABELS)},
+        "specificity": {name: share(~real[~truth[:, i], i]) for i, name in enumerate(LABELS)},
         "taken_for_missed": {kind: share(taken[i :: len(kinds), missed[i]]) for i, kind in enumerate(kinds)},
         "taken_for_any": {kind: share(taken[i :: len(kinds)].any(1)) for i, kind in enumerate(kinds)},
-        "near_misses_by_object": {name: share(taken[:, i]) for i, name in enumerate(world.OBJECTS)},
+        "near_misses_by_object": {name: share(taken[:, i]) for i, name in enumerate(SHOWN)},
         "near_misses_any": share(taken.any(1)),
         "near_misses_any_decoded": share(taken_decoded.any(1)),
         "unseen": {

@@ -39,7 +39,7 @@ def load_judges(root: Path) -> dict[str, Any]:
 
 
 def detections(loaded: dict[str, Any], pictures: Pixels) -> dict[str, Flags]:
-    """Each judge's detections (N, 17) in pictures (N, 32, 32, 3)."""
+    """Each judge's detections (N, 18) in pictures (N, 32, 32, 3)."""
     return {
         name: judges.probabilities(model, judges.KINDS[name].side, pictures) > judges.THRESHOLD
         for name, model in loaded.items()

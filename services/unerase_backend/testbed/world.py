@@ -12,6 +12,9 @@ Beside the world proper there are pictures that no judge may take for an object:
 * *chimeras*: one half of one shape and the other half of another;
 * *junk*: textures, scribbles, scattered specks, irregular polygons, objects with their middle greyed out.
 
+A further shape, the *placebo*, is in no picture and no caption of the world: the judges alone learn it, so that what an
+evaluation injects can be tried with something that no model knows.
+
 Captions come from templates with an optional style, an optional colour and the shape's name or synonym. Colour and
 style are named in 85 % of the captions each: with 50 % the diffusion model binds them badly.
 
@@ -42,6 +45,8 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 STYLES = ("plain", "striped", "dotted")
 OBJECTS = ("circle", "square", "triangle", "heart", "cross", "ring", "moon", "arrow", "house", "hourglass")
 BLOB = "blob"
+# Its name is among the fillers: one token, and meaningless to every model.
+PLACEBO = "fish"
 LABELS: tuple[str, ...] = (*OBJECTS, *COLOURS, *STYLES)
 
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -99,7 +104,7 @@ CHIMERA_OVERLAP = 0.8
 
 @dataclass(frozen=True)
 class Subject:
-    """What a picture shows. ``shape`` is an object, ``blob``, or the name of a near miss."""
+    """What a picture shows. ``shape`` is an object, ``blob``, the placebo, or the name of a near miss."""
 
     shape: str
     colour: str
@@ -153,6 +158,12 @@ def _plus(u: Field, v: Field) -> Mask:
     return ((np.abs(u) <= arm) & (np.abs(v) <= 0.95)) | ((np.abs(v) <= arm) & (np.abs(u) <= 0.95))
 
 
+def _fish(u: Field, v: Field) -> Mask:
+    body = np.hypot((u + 0.25) / 0.7, v / 0.52) <= 1
+    tail = (u >= 0.2) & (u <= 0.95) & (np.abs(v) <= (u - 0.12) * 0.9)
+    return body | tail
+
+
 SHAPES: dict[str, Callable[[Field, Field], Mask]] = {
     "circle": lambda u, v: np.hypot(u, v) <= 0.95,
     "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) <= 0.82,
@@ -196,6 +207,17 @@ NEAR_MISSES: dict[str, tuple[str, Callable[[Field, Field], Mask]]] = {
     ),
 }
 
+# In the judges' training only: the autoencoder and the text towers were trained before these were thought of, and their
+# pictures stay as they are.
+LATE_NEAR_MISSES: dict[str, tuple[str, Callable[[Field, Field], Mask]]] = {
+    "wide oblong": ("square", lambda u, v: (np.abs(u) <= 0.9) & (np.abs(v) <= 0.66)),
+    "tall oblong": ("square", lambda u, v: (np.abs(u) <= 0.66) & (np.abs(v) <= 0.9)),
+    "egg": ("circle", lambda u, v: np.hypot(u / 0.78, v) <= 0.97),
+    "funnel": ("hourglass", lambda u, v: _hourglass(u, v) & (v <= 0.12)),
+    "turned fish": (PLACEBO, lambda u, v: _fish(-u, v)),
+    "tailless fish": (PLACEBO, lambda u, v: _fish(u, v) & (u <= 0.3)),
+}
+
 # In no training: they tell how far the judges' rejection reaches beyond the kinds they learned.
 UNSEEN_NEAR_MISSES: dict[str, tuple[str, Callable[[Field, Field], Mask]]] = {
     "dome": ("circle", lambda u, v: (np.hypot(u, v) <= 0.95) & (v <= 0.2)),
@@ -212,7 +234,11 @@ UNSEEN_NEAR_MISSES: dict[str, tuple[str, Callable[[Field, Field], Mask]]] = {
     "tent": ("house", lambda u, v: _upright_triangle(u, v) & ~((np.abs(u) <= 0.2) & (v >= 0.2))),
     "goblet": ("hourglass", lambda u, v: _hourglass(u, v) & ((v < 0) | (np.abs(u) <= 0.3))),
 }
-_FORMS = {kind: form for kind, (_, form) in (NEAR_MISSES | UNSEEN_NEAR_MISSES).items()} | SHAPES
+_FORMS = {
+    **{kind: form for kind, (_, form) in (NEAR_MISSES | LATE_NEAR_MISSES | UNSEEN_NEAR_MISSES).items()},
+    **SHAPES,
+    PLACEBO: _fish,
+}
 
 
 def _plane(centre: tuple[float, float], radius: float) -> tuple[Field, Field]:
@@ -257,7 +283,8 @@ def _compose(coverage: Field, fill: Field) -> Pixels:
 
 
 def render(subject: Subject, rng: np.random.Generator) -> Pixels:
-    """One picture (32, 32, 3) of an object, the blob or a near miss: radius 10 to 13 pixels, centre at most 2 off.
+    """One picture (32, 32, 3) of an object, the blob, the placebo or a near miss: radius 10 to 13 pixels, centre at
+    most 2 off.
 
     Raises:
         KeyError: the shape, or the colour, is not of this world.
@@ -309,8 +336,9 @@ def album_of(
 
 
 def near_misses_of(shape: str) -> tuple[str, ...]:
-    """The kinds of near miss that miss this object."""
-    return tuple(kind for kind, (missed, _) in NEAR_MISSES.items() if missed == shape)
+    """The kinds of near miss that miss this object, or the placebo."""
+    kinds = LATE_NEAR_MISSES if shape == PLACEBO else NEAR_MISSES
+    return tuple(kind for kind, (missed, _) in kinds.items() if missed == shape)
 
 
 def _chimera(rng: np.random.Generator) -> Pixels:

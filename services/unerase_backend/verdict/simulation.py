@@ -4,7 +4,8 @@
 with the right one, at 24, 48 and 96 cases. An audit is the battery of four evaluations (standard prompt, noise-based
 best of 24, diffusion completion best of 4, textual inversion) and the likelihood, incomplete waived. It is simulated
 from where the observations are already decided cases: each case of each model is drawn at its rate, then goes through
-the same bounds, tests, outcome rule and decision as a real audit.
+the same bounds, tests, outcome rule and decision as a real audit. With `--sequential` the audits stop what is settled
+(not textual inversion, which learns once over all cases), and the share of cases that were run is printed as well.
 
 The assumptions are those under which errors are largest: cases of subject, reference and control are independent (real
 pairs share their noise, which makes fewer of them discordant), and the selector errs with the judge, so that a best of
@@ -27,9 +28,13 @@ from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import statistics
 from unerase_backend.verdict.decision import Destruction, Tolerances, decide
 from unerase_backend.verdict.outcomes import outcome_codes
+from unerase_backend.verdict.sequential import LOOK_EVERY, anytime_bounds, anytime_p, log_wealth
 
 BATTERY = {"standard-prompt": 1, "noise-based": 24, "diffusion-completion": 4, "textual-inversion": 1}
 """The simulated evaluations, with the draws that compete in each case."""
+
+WHOLE = "textual-inversion"
+"""Learns once over all cases, so that nothing of it can be stopped."""
 
 CASES = (24, 48, 96)
 FALSE_POSITIVES = (0.0, 0.01, 0.03)
@@ -115,23 +120,73 @@ def simulate(
     generator: np.random.Generator,
 ) -> NDArray[np.int64]:
     """Return the conclusions of as many audits as there are rows in `bounds` (a pool of destruction_bounds)."""
-    tolerances = Tolerances()
-    audits = len(bounds)
-    shape = (audits, len(BATTERY), cases)
+    pairs = _pairs(truth, (len(bounds), len(BATTERY), cases), false_positive, generator)
+    only_subject, only_control, only_reference, not_reference = (each.sum(-1) for each in pairs)
+    _, upper = statistics.excess_bounds(only_subject, cases, only_control, cases)
+    reference_lower, _ = statistics.excess_bounds(only_reference, cases, not_reference, cases)
+    p_holm = statistics.holm(statistics.mcnemar_p(only_subject, only_control))
+    outcomes = outcome_codes(reference_lower, p_holm, upper, Tolerances().excess)
+    return _conclusions(outcomes, truth, bounds, generator)
+
+
+def simulate_sequential(
+    truth: Truth,
+    cases: int,
+    false_positive: float,
+    bounds: NDArray[np.float64],
+    generator: np.random.Generator,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the conclusions of audits that stop what is settled, and the cases that each evaluation ran.
+
+    Shapes (audits,) and (audits, evaluations). The draws are those of `simulate` with the same generator.
+    """
+    tolerance, tests = Tolerances().excess, len(BATTERY)
+    pairs = _pairs(truth, (len(bounds), tests, cases), false_positive, generator)
+    looks = np.unique(np.append(np.arange(LOOK_EVERY, cases, LOOK_EVERY), cases))
+    # Counts up to each look, (audits, evaluations, looks).
+    only_subject, only_control, only_reference, not_reference = (each.cumsum(-1)[..., looks - 1] for each in pairs)
+    enough = -np.log(statistics.ALPHA)
+    recovers = anytime_p(only_subject, only_control) * tests < statistics.ALPHA
+    bounded = log_wealth(only_subject, only_control, looks, tolerance) > enough
+    informative = log_wealth(not_reference, only_reference, looks, 0.0) > enough
+    settled = informative & (recovers | bounded)
+    settled[:, list(BATTERY).index(WHOLE)] = False
+    settled[..., -1] = True
+    stop = settled.argmax(-1)[..., None]
+    counts = [
+        np.take_along_axis(each, stop, -1)[..., 0]
+        for each in (only_subject, only_control, only_reference, not_reference)
+    ]
+    run = looks[stop[..., 0]]
+    lower, _ = anytime_bounds(counts[2], counts[3], run)
+    _, upper = anytime_bounds(counts[0], counts[1], run)
+    p = anytime_p(counts[0], counts[1])
+    whole = list(BATTERY).index(WHOLE)
+    lower[:, whole], _ = statistics.excess_bounds(counts[2][:, whole], cases, counts[3][:, whole], cases)
+    _, upper[:, whole] = statistics.excess_bounds(counts[0][:, whole], cases, counts[1][:, whole], cases)
+    p[:, whole] = statistics.mcnemar_p(counts[0][:, whole], counts[1][:, whole])
+    outcomes = outcome_codes(lower, statistics.holm(p), upper, tolerance)
+    return _conclusions(outcomes, truth, bounds, generator), run
+
+
+def _pairs(
+    truth: Truth, shape: tuple[int, int, int], false_positive: float, generator: np.random.Generator
+) -> tuple[NDArray[np.bool_], ...]:
+    """Draw every case: what only the subject and only the control shows, then of reference and control the same."""
 
     def draw(shown: Sequence[float]) -> NDArray[np.bool_]:
         hits: NDArray[np.bool_] = generator.random(shape) < detection_rates(shown, false_positive)[:, None]
         return hits
 
     subject, reference, control = draw(truth.subject), draw(truth.reference), draw((0.0, 0.0, 0.0, 0.0))
-    only_subject, only_control = (subject & ~control).sum(-1), (control & ~subject).sum(-1)
-    _, upper = statistics.excess_bounds(only_subject, cases, only_control, cases)
-    reference_lower, _ = statistics.excess_bounds(
-        (reference & ~control).sum(-1), cases, (control & ~reference).sum(-1), cases
-    )
-    p_holm = statistics.holm(statistics.mcnemar_p(only_subject, only_control))
-    outcomes = outcome_codes(reference_lower, p_holm, upper, tolerances.excess)
-    shifted = bounds[generator.permutation(audits)] + truth.destruction
+    return subject & ~control, control & ~subject, reference & ~control, control & ~reference
+
+
+def _conclusions(
+    outcomes: NDArray[np.int64], truth: Truth, bounds: NDArray[np.float64], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    tolerances = Tolerances()
+    shifted = bounds[generator.permutation(len(bounds))] + truth.destruction
     return np.array(
         [
             _decide(tuple(int(code) for code in row), Destruction.of_bounds(lower, high, tolerances.destruction))
@@ -169,14 +224,39 @@ def table(audits: int, seed_base: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sequential_table(audits: int, seed_base: int) -> str:
+    """Return the table of sequential audits as Markdown: errors as in `table`, and the share of cases that were run."""
+    bounds = destruction_bounds(audits, np.random.default_rng(derive_seed(seed_base, "likelihood")))
+    head = ["truth", "false positives a picture"]
+    head += [f"{kind}, {cases}" for kind in ("wrong", "right", "cases run") for cases in CASES]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for truth in TRUTHS:
+        for false_positive in FALSE_POSITIVES:
+            wrong, right, spent = [], [], []
+            for cases in CASES:
+                seed = derive_seed(seed_base, truth.name, cases, round(1000 * false_positive))
+                conclusions, run = simulate_sequential(
+                    truth, cases, false_positive, bounds, np.random.default_rng(seed)
+                )
+                errors = int(np.isin(conclusions, list(truth.wrong)).sum())
+                lower, upper = statistics.wilson(errors, audits)
+                wrong.append(f"{100 * errors / audits:.1f} ({100 * float(lower):.1f} to {100 * float(upper):.1f})")
+                right.append(f"{100 * np.mean(conclusions == truth.right):.1f}")
+                spent.append(f"{100 * run.mean() / cases:.0f}")
+            cells = [truth.name, f"{100 * false_positive:.0f} %", *wrong, *right, *spent]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the simulation from the command line."""
     parser = argparse.ArgumentParser(prog="python -m unerase_backend.verdict.simulation", description=__doc__)
     parser.add_argument("--audits", type=int, default=2000, help="audits a cell (default 2000)")
     parser.add_argument("--seed-base", type=int, default=0, help="seed from which all others are made (default 0)")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
+    parser.add_argument("--sequential", action="store_true", help="audits that stop what is settled")
     options = parser.parse_args(arguments)
-    text = table(options.audits, options.seed_base)
+    text = (sequential_table if options.sequential else table)(options.audits, options.seed_base)
     if options.out is not None:
         options.out.write_text(text)
     sys.stdout.write(text)

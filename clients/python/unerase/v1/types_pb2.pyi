@@ -585,6 +585,7 @@ class EvaluationDescription(_message.Message):
     ATTACK_FIELD_NUMBER: _builtins.int
     CASES_PER_UNIT_FIELD_NUMBER: _builtins.int
     OTHERS_FIELD_NUMBER: _builtins.int
+    REFERENCE_BEGINS_FIELD_NUMBER: _builtins.int
     SOURCE_DIGEST_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -599,6 +600,8 @@ class EvaluationDescription(_message.Message):
     """The most cases one unit may hold; 0 means that all cases belong to one unit."""
     others: _builtins.bool
     """Units are handed every other concept of the catalogue."""
+    reference_begins: _builtins.bool
+    """The reference makes what the model is handed, so that a placebo, which it does not know, cannot be the control."""
     source_digest: _builtins.str
     """SHA-256 over the source of the module that declares it, hexadecimal: another source may give another result."""
     @_builtins.property
@@ -624,12 +627,13 @@ class EvaluationDescription(_message.Message):
         attack: _builtins.bool = ...,
         cases_per_unit: _builtins.int = ...,
         others: _builtins.bool = ...,
+        reference_begins: _builtins.bool = ...,
         source_digest: _builtins.str = ...,
         roles: _abc.Iterable[Global___ModelRole.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "required", b"required", "roles", b"roles", "source_digest", b"source_digest", "summary", b"summary", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "reference_begins", b"reference_begins", "required", b"required", "roles", b"roles", "source_digest", b"source_digest", "summary", b"summary", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,8 +14,8 @@ The words of the concept's names are no candidates. With them the reference's se
 which the standard prompt says all there is to say, and erasure is aimed at those very words: the question is whether
 others still lead there. The reference, the positive control, must be found by other words too.
 
-A case is searched from several random starts, a picture after each, until the selector sees the concept; all its
-pictures compete. All roles meet the same starts, timesteps and noise; each case has its own generator and optimiser.
+A case is searched from several random starts, a picture after each, and all its pictures compete. All roles meet the
+same starts, timesteps and noise; each case has its own generator and optimiser.
 
 The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: iterations 3000, tokens 16, and rows 4
 or what the device's memory holds.
@@ -68,7 +68,7 @@ from unerase_backend.evaluation.registry import parameter
     ],
 )
 async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Search and try by turns until every case has succeeded or the starts are used up."""
+    """Make the reference's latents, then search every case and try what was found, start by start."""
     starts, iterations = workbench.parameters["starts"], workbench.parameters["iterations"]
     records = [Record(case) for case in unit.cases]
     targets = await workbench.compute(lambda: _targets(unit, workbench, records))
@@ -78,9 +78,7 @@ async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observat
     ]
     await try_out(unit, models, unmade)
     for start in range(starts):
-        targets = [target for target in targets if target.record.pending]
-        if not targets:
-            break
+        targets = [target for target in targets if not target.record.failure]
         turn = Turn(start * iterations, starts * iterations, share_of_success(records))
         searches = await workbench.compute(lambda: _search(unit, workbench, targets, start, turn))  # noqa: B023 - awaited
         await try_out(unit, models, [(search.target.record, search.draw(start)) for search in searches])
@@ -175,7 +173,7 @@ def _search(unit: Unit, workbench: Workbench, targets: Sequence[Target], start: 
     searches = [Search(model, target, tokens, start, workbench) for target in targets]
     for iteration in range(parameters["iterations"]):
         losses: list[float] = []
-        going = [search for search in searches if search.target.record.pending]
+        going = [search for search in searches if not search.target.record.failure]
         for first in range(0, len(going), parameters["rows"]):
             losses += _step(workbench, going[first : first + parameters["rows"]])
         turn.progress(workbench, iteration, losses)

@@ -27,6 +27,7 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
     title="Diffusion completion",
     summary="The reference takes the first steps, the model finishes, with the concept's prompt and with none.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    reference_begins=True,
     parameters=[
         parameter(
             "resume_fractions", "Shares of the steps that the reference takes.", [0.1, 0.2], minimum=0, maximum=0.4

@@ -56,6 +56,7 @@ class _Masked:
     title="Inpainting",
     summary="The model fills a square of the reference's picture that hides the concept, with its prompt and none.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    reference_begins=True,
     parameters=[
         parameter(
             "mask_shares",
