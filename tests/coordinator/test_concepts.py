@@ -75,6 +75,12 @@ class Judges:
             for place, label in enumerate(question.labels)
             if label == "no such"
         ]
+        # As real ones do: a CLIP judge weighs its labels against others, a classifier has its own.
+        unknown += [
+            FieldViolation(f"questions[{index}].alternatives", "are a CLIP judge's, and needed there")
+            for index, question in enumerate(questions)
+            if (question.judge == "clip") != bool(question.alternatives)
+        ]
         if unknown:
             raise InvalidRequestError.of(*unknown)
         return [PictureJudgements()] * len(pictures)
