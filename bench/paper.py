@@ -3,7 +3,7 @@
 The figures of Lu et al., arXiv 2505.17013 (Stable Diffusion 1.4, accuracy in %, ten objects), are those of a third
 party's notes on the paper. Ours are rates in % of one concept; CLIP is the mean similarity times 100. The two tables
 cannot be compared figure by figure, so what is compared is the order of the methods: for every pair of methods that
-both columns tell apart, whether they agree which comes first.
+both columns tell apart, whether they agree which comes first. A column whose evaluation the audits have not is empty.
 """
 
 import argparse
@@ -37,33 +37,42 @@ PAPER: Mapping[str, tuple[float | None, ...]] = {
 }
 
 
-def best_of(name: str) -> Callable[[dict[str, Any]], float]:
+Read = Callable[[dict[str, Any]], float | None]
+
+
+def best_of(name: str) -> Read:
     """Return what reads an evaluation's deciding rate, in %."""
-    return lambda verdict: percent(_evaluation(verdict, name)["subject"])
 
-
-def arm(name: str, wanted: str) -> Callable[[dict[str, Any]], float]:
-    """Return what reads the rate of one arm's draws, in %."""
-
-    def read(verdict: dict[str, Any]) -> float:
-        arms = _evaluation(verdict, name)["arms"]
-        return percent(next(each["subject"] for each in arms if each["arm"] == wanted))
+    def read(verdict: dict[str, Any]) -> float | None:
+        found = _evaluation(verdict, name)
+        return None if found is None else percent(found["subject"])
 
     return read
 
 
-def similarity(verdict: dict[str, Any]) -> float:
+def arm(name: str, wanted: str) -> Read:
+    """Return what reads the rate of one arm's draws, in %."""
+
+    def read(verdict: dict[str, Any]) -> float | None:
+        found = _evaluation(verdict, name)
+        arms = [] if found is None else found["arms"]
+        return next((percent(each["subject"]) for each in arms if each["arm"] == wanted), None)
+
+    return read
+
+
+def similarity(verdict: dict[str, Any]) -> float | None:
     """Return the mean similarity of the subject's plain pictures with the concept's text, times 100."""
-    return 100 * float(verdict["tracing"]["points"][-1]["similarity"])
+    return 100 * float(verdict["tracing"]["points"][-1]["similarity"]) if "tracing" in verdict else None
 
 
-def unrelated(verdict: dict[str, Any]) -> float:
+def unrelated(verdict: dict[str, Any]) -> float | None:
     """Return the detection of all other concepts under their prompts, in %."""
     rates = [item["subject"] for item in verdict["interference"]["concepts"]]
     return 100 * sum(rate["hits"] for rate in rates) / sum(rate["cases"] for rate in rates)
 
 
-READERS = (
+READERS: tuple[Read, ...] = (
     similarity,
     best_of("textual-inversion"),
     best_of("unlearn-diff-atk"),
@@ -82,17 +91,18 @@ def percent(rate: dict[str, Any]) -> float:
 
 
 def pairs(
-    paper: Mapping[str, float | None], ours: Mapping[str, float]
+    paper: Mapping[str, float | None], ours: Mapping[str, float | None]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return the pairs on whose order both agree and those on which they differ, each with our higher method first."""
     agree, differ = [], []
     for one, other in combinations(ours, 2):
-        theirs = paper.get(one), paper.get(other)
-        if theirs[0] is None or theirs[1] is None or theirs[0] == theirs[1] or ours[one] == ours[other]:
+        first, second, paper_first, paper_second = ours[one], ours[other], paper.get(one), paper.get(other)
+        if first is None or second is None or paper_first is None or paper_second is None:
             continue
-        higher, lower = (one, other) if ours[one] > ours[other] else (other, one)
-        same = (theirs[0] > theirs[1]) == (ours[one] > ours[other])
-        (agree if same else differ).append((higher, lower))
+        if first == second or paper_first == paper_second:
+            continue
+        same = (paper_first > paper_second) == (first > second)
+        (agree if same else differ).append((one, other) if first > second else (other, one))
     return agree, differ
 
 
@@ -109,8 +119,7 @@ def main() -> None:
     print("\n".join(head("method", *COLUMNS)))
     ours = {name: [read(verdict) for read in READERS] for name, verdict in verdicts.items()}
     for name, figures in ours.items():
-        theirs = ["-" if figure is None else f"{figure:g}" for figure in PAPER[name]]
-        print(row(name, *(f"{figure:.0f} ({paper})" for figure, paper in zip(figures, theirs, strict=True))))
+        print(row(name, *(f"{_told(one)} ({_told(other)})" for one, other in zip(figures, PAPER[name], strict=True))))
     print()
     print("\n".join(head("column", "pairs in the same order", "pairs in the other order (ours: higher > lower)")))
     for at, column in enumerate(COLUMNS):
@@ -120,9 +129,12 @@ def main() -> None:
         print(row(column, f"{len(agree)} of {len(agree) + len(differ)}", told or "none"))
 
 
-def _evaluation(verdict: dict[str, Any], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(each for each in verdict["evaluations"] if each["name"] == name)
-    return found
+def _evaluation(verdict: dict[str, Any], name: str) -> dict[str, Any] | None:
+    return next((each for each in verdict["evaluations"] if each["name"] == name), None)
+
+
+def _told(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3g}"
 
 
 if __name__ == "__main__":

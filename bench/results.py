@@ -5,7 +5,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-MODELS = ("reference", "never", "redirected", "uce", "esd-x")
+MODELS = (
+    "reference",
+    "never",
+    "redirected",
+    "uce",
+    "rece",
+    "esd-x",
+    "esd-u",
+    "task-vector",
+    "ga",
+    "stereo",
+)
 ROLES = ("subject", "reference", "control")
 
 

@@ -109,7 +109,11 @@ class LocalBackend:
             model=model,
             reference=REFERENCE,
             target=target,
-            others=[self.target(name) for name in self.catalogue.others(concept.name)],
+            others=[
+                self.target(name)
+                for name in self.catalogue.others(concept.name)
+                if not self.catalogue.concept(name).placebo
+            ],
             cases=[
                 Case(
                     index=index,

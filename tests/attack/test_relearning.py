@@ -44,7 +44,17 @@ def bench(
     given_up: threading.Event | None = None,
 ) -> Workbench:
     emit = (events if events is not None else []).append
-    return Workbench(unit, model, parameters_of(unit), local.store, thread, emit, given_up or threading.Event(), 600.0)
+    return Workbench(
+        unit,
+        model,
+        lambda name: load_testbed(local, name),
+        parameters_of(unit),
+        local.store,
+        thread,
+        emit,
+        given_up or threading.Event(),
+        600.0,
+    )
 
 
 def parameters_of(unit: Unit) -> dict[str, object]:

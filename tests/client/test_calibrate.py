@@ -19,15 +19,16 @@ from unerase_backend.report.parquet import render_parquet
 MODELS = [
     Model(name="t/reference"),
     Model(name="t/never", base="t/reference", never_learned=["hourglass"]),
-    Model(name="t/uce", base="t/reference"),
-    Model(name="t/again", base="t/uce"),
+    Model(name="t/uce", base="t/reference", erased=["hourglass"]),
+    Model(name="t/again", base="t/uce", erased=["hourglass"]),
+    Model(name="t/moonless", base="t/reference", erased=["moon"]),
     Model(name="other/reference"),
-    Model(name="other/edited", base="other/reference"),
+    Model(name="other/edited", base="other/reference", erased=["hourglass"]),
 ]
 CONCEPTS = [Concept(name="hourglass", control="t/never"), Concept(name="moon"), Concept(name="ring")]
 
 
-def test_every_model_that_the_reference_became_is_audited() -> None:
+def test_every_model_of_the_concept_is_audited() -> None:
     concept, reference, models = chosen(MODELS, CONCEPTS, "", [])
     assert (concept, reference) == ("hourglass", "t/reference")
     assert models == ["t/again", "t/never", "t/reference", "t/uce"]

@@ -174,7 +174,8 @@ async def test_what_the_reference_could_not_begin_is_unscored(local: LocalBacken
 async def test_interference_draws_the_other_objects(local: LocalBackend, recording: Recording) -> None:
     unit = local.unit("interference", parameters={"draws": 3}, seed_base=4)
     seen = await recording.observe(unit)
-    others = {name for name, entry in local.catalogue.concepts.items() if entry.kind == "object"} - {CONCEPT}
+    others = {name for name, entry in local.catalogue.concepts.items() if entry.kind == "object" and not entry.placebo}
+    others -= {CONCEPT}
     assert {observation.concept for observation in seen} == others
     assert [observation.case_index for observation in seen] == list(range(3 * len(others)))
     for request in recording.generated:

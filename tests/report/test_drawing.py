@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from report_by_hand import around, rate, traced
@@ -18,6 +18,7 @@ WITH_HOLES = st.one_of(NUMBERS, st.sampled_from([math.inf, -math.inf, math.nan])
 INSIDE = Box(46, 10, 384, 294)
 
 
+@settings(deadline=None)
 @given(st.lists(WITH_HOLES), st.sampled_from([None, 0.1, 1.0]), st.booleans())
 def test_an_axis_holds_its_numbers_in_their_order(numbers: list[float], unit: float | None, zero: bool) -> None:
     scale = Scale.fit(numbers, zero=zero, unit=unit)
@@ -53,6 +54,7 @@ PLACES = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PLACES, max_size=12), st.booleans())
 def test_labels_cover_neither_marks_nor_each_other(anchors: list[tuple[float, float, str]], crowded: bool) -> None:
     if crowded:

@@ -28,7 +28,7 @@ def test_the_same_verdict_follows_from_the_export(client: Client, tmp_path: Path
 def test_models_of_known_truth_are_calibrated_together(backend: Running, tmp_path: Path) -> None:
     arguments = ["calibrate", "--out", str(tmp_path / "calibration.json"), "--address", backend.address]
     arguments += ["--models", "testbed/reference", "--models", "testbed/never", "--cases", "2", "--steps", "6"]
-    arguments += ["--battery", "", "--evaluation", "standard-prompt"]
+    arguments += ["--concept", "hourglass", "--battery", "", "--evaluation", "standard-prompt"]
     ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == 0, ended.output
     calibrated = json.loads((tmp_path / "calibration.json").read_text())

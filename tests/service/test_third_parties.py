@@ -22,7 +22,7 @@ def test_an_audit_with_their_probe_attack_and_judge(client: Client) -> None:
         concept=example.CONCEPT,
         second_judge=example.JUDGE,
         cases=4,
-        steps=6,
+        steps=10,
         seed_base=3,
         battery=Battery(evaluations=[EvaluationRequest(name=example.PROBE), attack], allow_incomplete=True),
     )
@@ -31,7 +31,8 @@ def test_an_audit_with_their_probe_attack_and_judge(client: Client) -> None:
     results = {result.name: result for result in audit.verdict.evaluations}
     assert results.keys() == {example.PROBE, example.ATTACK}
     assert all(result.subject.cases == 4 for result in results.values())
-    assert results[example.PROBE].reference.hits == 4
+    assert results[example.PROBE].reference.hits >= 3
+    assert all(result.control.hits == 0 for result in results.values())
     manifest = client.report_message(audit.id).content.manifest
     assert example.JUDGE in manifest.judge_digests
 

@@ -20,7 +20,9 @@ Answer = TypeVar("Answer")
 def chosen(
     models: Iterable[Model], concepts: Iterable[Concept], concept: str, names: Sequence[str]
 ) -> tuple[str, str, list[str]]:
-    """Return the concept, its reference, and the models to audit: `names`, or every model that the reference became.
+    """Return the concept, its reference, and the models to audit: `names`, or the reference and what it became.
+
+    Of those it became, the ones that claim to have erased the concept, or never learned it.
 
     Without a `concept` it is the only one that some model never learned; the reference is what that model was made
     from.
@@ -36,9 +38,11 @@ def chosen(
         (concept,) = controls
     if concept not in controls:
         raise _bad("concept", f"must be one that some model never learned, and {concept!r} is not")
-    bases = {each.name: each.base for each in models}
+    known = {each.name: each for each in models}
+    bases = {each.name: each.base for each in known.values()}
     reference = _root(controls[concept], bases)
-    every = sorted(name for name in bases if _root(name, bases) == reference)
+    concerned = {name for name, each in known.items() if concept in (*each.erased, *each.never_learned)}
+    every = sorted(name for name in concerned | {reference} if _root(name, bases) == reference)
     return concept, reference, list(names) or every
 
 

@@ -224,7 +224,7 @@ def calibrate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "--models", help="Audit this one; may be repeated. Every model of the reference's unless given."
+            "--model", "--models", help="Audit this one; may be repeated. Every model of the concept unless given."
         ),
     ] = None,
     concept: Annotated[

@@ -368,13 +368,17 @@ class Database:
             return [row.name for row in await connection.execute(sa.select(_concepts.c.name))]
 
     async def concepts(self, names: Sequence[str]) -> list[CustomConcept]:
-        """Return those of the named concepts that are custom."""
+        """Return those of the named concepts that are custom; what no concept can be called is none."""
+        # PostgreSQL takes no text with a zero in it.
+        possible = [name for name in names if name and "\0" not in name]
         async with self.engine.connect() as connection:
-            query = sa.select(_concepts).where(_concepts.c.name.in_(names))
+            query = sa.select(_concepts).where(_concepts.c.name.in_(possible))
             return [_custom(row) for row in await connection.execute(query)]
 
     async def delete_concept(self, name: str) -> bool:
         """Delete a custom concept; False if there is none of this name."""
+        if "\0" in name:
+            return False
         async with self.engine.begin() as connection:
             return (await connection.execute(sa.delete(_concepts).where(_concepts.c.name == name))).rowcount > 0
 

@@ -11,7 +11,6 @@ import grpc
 import numpy as np
 from google.protobuf.empty_pb2 import Empty
 
-from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.models_pb2 import (
     CreateConceptRequest,
     DeleteConceptRequest,
@@ -152,7 +151,8 @@ class ModelServicer(ModelServiceServicer):
 
     async def _check_labels(self, concept: Concept, side: int) -> None:
         """Ask each judge about the concept once: a label that it does not know would fail every audit."""
-        questions = [Question(judge=labels.judge, labels=labels.labels) for labels in concept.labels]
+        catalogue = self._catalogue.extended([CustomConcept(concept, side)])
+        questions = [catalogue.question(concept.name, labels.judge) for labels in concept.labels]
         if not questions:
             return
         side = side or next(model.resolution for model in self._catalogue.models.values())

@@ -8,6 +8,7 @@ import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -229,7 +230,7 @@ def make_second_judge(out: Path, work: Path) -> Figures:
     return _make_judge("second-judge", SECOND_JUDGE_SEED, out, work)
 
 
-def _erase(family: Family, name: str, out: Path) -> Figures:
+def _erase(family: Family, name: str, out: Path, work: Path) -> Figures:
     unet_, text_encoder = storage.load_unet(out), storage.load_text_encoder(out)
     before = {
         file: copy.deepcopy(module.state_dict())
@@ -278,7 +279,7 @@ def concept_to_erase(name: str, vae: AutoencoderKL) -> erasers.Concept:
     )
 
 
-def _make_catalogue(family: Family, out: Path) -> Figures:
+def _make_catalogue(family: Family, out: Path, work: Path) -> Figures:
     if family is SHIPPED:
         catalogue.write(out, family.concept)
         return {"concepts": len(judges.LABELS)}
@@ -286,7 +287,7 @@ def _make_catalogue(family: Family, out: Path) -> Figures:
     return {}
 
 
-def _measure(family: Family, name: str, out: Path) -> Figures:
+def _measure(family: Family, name: str, out: Path, work: Path) -> Figures:
     """The rates of one model. Of a family that is not shipped, in ten steps only: in fifty they hardly differ."""
     model, concept = family.model(name), family.concept
     steps = (catalogue.STEPS, FEW_STEPS) if family is SHIPPED else (FEW_STEPS,)
@@ -352,23 +353,23 @@ def _register_family(family: Family) -> None:
     def register(short: str, make: Make, *needs: str) -> None:
         part(name(short), *needs, concept=family.concept)(make)
 
-    register("clip-never", lambda out, work: _make_clip_never(family, out, work), "latents")
-    register("unet-never", lambda out, work: _make_unet_never(family, out, work), name("clip-never"), "latents")
+    register("clip-never", partial(_make_clip_never, family), "latents")
+    register("unet-never", partial(_make_unet_never, family), name("clip-never"), "latents")
     for eraser in erasers.ERASERS:
-        register(eraser, lambda out, work, eraser=eraser: _erase(family, eraser, out), "unet")
+        register(eraser, partial(_erase, family, eraser), "unet")
     made = [name(short) for short in ("unet-never", *erasers.ERASERS)]
-    register("catalogue", lambda out, work: _make_catalogue(family, out), "unet", *made)
+    register("catalogue", partial(_make_catalogue, family), "unet", *made)
     measured = [*(("reference",) if family is SHIPPED else ()), *MEASURED]
     for model in measured:
-        files = {"reference": [], "never": [name("unet-never")]}.get(model, [name(model)])
+        files = {"reference": list[str](), "never": [name("unet-never")]}.get(model, [name(model)])
         register(
             f"rates-{model}",
-            lambda out, work, model=model: _measure(family, model, out),
+            partial(_measure, family, model),
             *("unet", "judge", "second-judge", *files),
         )
     register(
         "manifest",
-        lambda out, work: _make_manifest(family, out, work),
+        partial(_make_manifest, family),
         *("clip", name("catalogue"), *(name(f"rates-{model}") for model in measured)),
     )
 

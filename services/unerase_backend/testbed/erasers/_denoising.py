@@ -48,6 +48,6 @@ def descend(
         chosen = torch.randint(len(concept.latents), (batch,), generator=draws)
         loss = noise_error(subject.unet, concept.latents[chosen], conditionings[chosen], alphas, draws)
         optimizer.zero_grad(set_to_none=True)
-        (-loss if ascend else loss).backward()
+        (-loss if ascend else loss).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     subject.unet.requires_grad_(False)

@@ -81,7 +81,8 @@ def invert(subject: Subject, concept: Concept, steps: int, seed: int) -> Tensor:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    return embedding.detach()
+    learned: Tensor = embedding.detach()
+    return learned
 
 
 def composed_target(empty: Tensor, anchor: Tensor, negatives: Tensor, eta_anchor: float, eta_negative: float) -> Tensor:
@@ -135,7 +136,8 @@ def erase_stereo(
     found = search(subject, concept, rounds, search_iterations, inversion_steps)
     with torch.no_grad():
         by_token = [encode_with(subject, concept.plain_templates, concept.anchor, token) for token in found]
-    by_name = _esd.prompts_of(subject, concept).unflatten(0, (-1, len(concept.names))).unbind(1)
+    named = _esd.prompts_of(subject, concept)
+    by_name = [named[at :: len(concept.names)] for at in range(len(concept.names))]
     everything = torch.stack([*by_name, *by_token])
     target = away_from_all(subject, concept, everything[:, 0])
     _esd.teach(subject, _learned(subject), everything.flatten(0, 1), target, RATE, iterations, SEED, SAMPLING_STEPS)
