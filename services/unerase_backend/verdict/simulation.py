@@ -15,9 +15,9 @@ deviation 0.3 on the concept's pictures, 0.1 on others), which is where a percen
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -146,9 +146,11 @@ def simulate_sequential(
     # Counts up to each look, (audits, evaluations, looks).
     only_subject, only_control, only_reference, not_reference = (each.cumsum(-1)[..., looks - 1] for each in pairs)
     enough = -np.log(statistics.ALPHA)
-    recovers = anytime_p(only_subject, only_control) * tests < statistics.ALPHA
-    bounded = log_wealth(only_subject, only_control, looks, tolerance) > enough
-    informative = log_wealth(not_reference, only_reference, looks, 0.0) > enough
+    p_at_looks = _each_once(anytime_p, only_subject, only_control)
+    recovers = p_at_looks * tests < statistics.ALPHA
+    against_tolerance = _each_once(partial(log_wealth, excess=tolerance), only_subject, only_control, looks)
+    bounded = against_tolerance > enough
+    informative = _each_once(partial(log_wealth, excess=0.0), not_reference, only_reference, looks) > enough
     settled = informative & (recovers | bounded)
     settled[:, list(BATTERY).index(WHOLE)] = False
     settled[..., -1] = True
@@ -158,8 +160,8 @@ def simulate_sequential(
         for each in (only_subject, only_control, only_reference, not_reference)
     ]
     run = looks[stop[..., 0]]
-    lower, _ = anytime_bounds(counts[2], counts[3], run)
-    _, upper = anytime_bounds(counts[0], counts[1], run)
+    lower = _each_once(lambda *each: anytime_bounds(*each)[0], counts[2], counts[3], run)
+    upper = _each_once(lambda *each: anytime_bounds(*each)[1], counts[0], counts[1], run)
     p = anytime_p(counts[0], counts[1])
     whole = list(BATTERY).index(WHOLE)
     lower[:, whole], _ = statistics.excess_bounds(counts[2][:, whole], cases, counts[3][:, whole], cases)
@@ -167,6 +169,14 @@ def simulate_sequential(
     p[:, whole] = statistics.mcnemar_p(counts[0][:, whole], counts[1][:, whole])
     outcomes = outcome_codes(lower, statistics.holm(p), upper, tolerance)
     return _conclusions(outcomes, truth, bounds, generator), run
+
+
+def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Apply a function of counts, which broadcast, to each combination that occurs once."""
+    stacked = np.stack(np.broadcast_arrays(*counts))
+    found, place = np.unique(stacked.reshape(len(counts), -1), axis=1, return_inverse=True)
+    values: NDArray[np.float64] = function(*found)[place].reshape(stacked.shape[1:])
+    return values
 
 
 def _pairs(
