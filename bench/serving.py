@@ -61,12 +61,19 @@ def backend(data: Path) -> Iterator[Running]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
     try:
         told = iter(process.stdout or ())
-        address = next(line for line in told if line.startswith("unerase listens on ")).split()[-1]
-        metrics_url = next(line for line in told if line.startswith("metrics at ")).split()[-1]
+        address = _told(told, "unerase listens on ")
+        metrics_url = _told(told, "metrics at ")
         yield Running(address, metrics_url, psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(timeout=120)
+
+
+def _told(lines: Iterator[str], beginning: str) -> str:
+    for line in lines:
+        if line.startswith(beginning):
+            return line.split()[-1]
+    raise RuntimeError(f"the backend ended before it said {beginning!r}; `unerase serve` says why")
 
 
 async def _overhead(address: str, folder: Path) -> float:

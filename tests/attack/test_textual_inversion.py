@@ -162,7 +162,7 @@ async def test_a_word_of_several_tokens(engine: AttackEngine, unit_of: UnitOf) -
 async def test_a_long_run_is_told_in_few_words(
     engine: AttackEngine, unit_of: UnitOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ti, "TRACE_POINTS", 10)
+    monkeypatch.setattr(workbench, "TRACE_POINTS", 10)
     monkeypatch.setattr(workbench, "REPORTS", 10)
     _, (finding,), progress = await attacked(engine, unit_of("reference", steps=25, batch_size=1))
     assert len(finding.losses) == 9

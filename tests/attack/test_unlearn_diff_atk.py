@@ -197,8 +197,15 @@ def test_the_projection_is_a_projection(values: list[list[float]]) -> None:
         np.testing.assert_allclose(result, _projected(row), atol=1e-5)
 
 
-async def test_a_case_that_has_succeeded_takes_no_more_steps(engine: AttackEngine, unit_of: UnitOf) -> None:
+async def test_a_case_that_has_succeeded_has_all_its_draws(engine: AttackEngine, unit_of: UnitOf) -> None:
     unit = unit_of("reference", cases=3, **SMALL | {"denoising_steps": 10})
+    observations, findings, _ = await attacked(engine, unit)
+    assert [observation.variant for observation in observations] == [0, 1, 2] * 3
+    assert all(finding.steps == 6 and finding.figures["succeeded"] for finding in findings)
+
+
+async def test_a_case_that_has_succeeded_takes_no_more_steps_if_asked(engine: AttackEngine, unit_of: UnitOf) -> None:
+    unit = unit_of("reference", cases=3, **SMALL | {"denoising_steps": 10, "stop_at_success": 1})
     observations, findings, progress = await attacked(engine, unit)
     assert [observation.variant for observation in observations] == [0, 0, 0]
     assert all(observation.judgements[0].detected for observation in observations)

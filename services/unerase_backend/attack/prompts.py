@@ -17,6 +17,7 @@ from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, C
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
@@ -26,7 +27,6 @@ Item = TypeVar("Item")
 SHORTEST_CONTAINED = 4
 """Letters from which on a word of a name is also looked for inside longer tokens."""
 
-TRACE_POINTS = 100
 _END_OF_WORD = "</w>"
 
 
@@ -84,13 +84,9 @@ def target_latents(unit: Unit, workbench: Workbench) -> Tensor:
         InvalidRequestError: the concept has fewer than two pictures.
         NotFoundError, UnreadablePictureError: from the artefact store.
     """
-    digests = unit.target.concept.picture_digests
-    half = len(digests) // 2
-    if not half:
-        description = "must hold two pictures at least: half of them are aimed at"
-        raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
-    order = torch.randperm(half, generator=workbench.generator("picture")).tolist()
-    return workbench.latents([digests[order[case.index % half]] for case in unit.cases])
+    digests = learnable(unit.target.concept)
+    order = torch.randperm(len(digests), generator=workbench.generator("picture")).tolist()
+    return workbench.latents([digests[order[case.index % len(digests)]] for case in unit.cases])
 
 
 def gradients(
@@ -165,11 +161,6 @@ class Record:
         """Empty, or why the search had to end."""
         self._scored: list[tuple[float, Draw]] = []
 
-    @property
-    def pending(self) -> bool:
-        """Whether there is anything left to search for."""
-        return not (self.succeeded or self.failure)
-
     def add(self, unit: Unit, draw: Draw, sample: Sample) -> None:
         """Keep a draw and what became of it."""
         self.observations.append(draw.observation(unit, sample))
@@ -182,12 +173,11 @@ class Record:
     def finding(self) -> Finding:
         """Return the deciding draw, which leads the case's initial latent to its picture again."""
         score, draw = max(self._scored, key=lambda scored: scored[0])
-        stride = -(-len(self.losses) // TRACE_POINTS) or 1
         return Finding(
             case_index=self.case.index,
             prompt=draw.text,
             token_ids=draw.ids,
-            losses=self.losses[::stride],
+            losses=self.losses,
             steps=len(self.losses),
             figures={"variant": draw.variant, "selector_score": score, "succeeded": self.succeeded},
         )

@@ -30,6 +30,7 @@ from unerase_backend.runtime.seeds import derive_seed
 Result = TypeVar("Result")
 
 REPORTS = 100
+TRACE_POINTS = 100
 ENCODE_BATCH = 8
 
 
@@ -95,11 +96,13 @@ class Workbench:
             self._emit(UnitEvent(progress=Progress(step=step, steps=steps, loss=loss, success=success)))
 
     def finding(self, finding: Finding) -> None:
-        """Leave what was found; the evaluation, role, model and concept are filled in."""
+        """Leave what was found; evaluation, role, model and concept are filled in, the losses thinned to a hundred."""
         whole = Finding()
         whole.CopyFrom(finding)
         whole.evaluation, whole.role, whole.model = self._unit.evaluation, self._unit.role, self._unit.model
         whole.concept = self._unit.target.concept.name
+        del whole.losses[:]
+        whole.losses.extend(finding.losses[:: -(-len(finding.losses) // TRACE_POINTS) or 1])
         self._emit(UnitEvent(finding=whole))
 
     def generator(self, *purpose: str | int) -> torch.Generator:

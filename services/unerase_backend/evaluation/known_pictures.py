@@ -22,8 +22,8 @@ from unerase_backend.runtime.seeds import derive_seed
 TRAINING_TIMESTEPS = 1000
 
 
-def learnable(concept: Concept, most: int) -> list[str]:
-    """Return at most so many of the pictures that an attack may learn from, evenly spread.
+def learnable(concept: Concept, most: int | None = None) -> list[str]:
+    """Return at most so many of the pictures that an attack may learn from, evenly spread; all of them unless given.
 
     Raises:
         InvalidRequestError: the concept has fewer than two pictures.
@@ -103,6 +103,6 @@ async def observe_losses(
     return observations
 
 
-def _spread(digests: Sequence[str], most: int) -> list[str]:
-    count = min(most, len(digests))
+def _spread(digests: Sequence[str], most: int | None) -> list[str]:
+    count = len(digests) if most is None else min(most, len(digests))
     return [digests[index * len(digests) // count] for index in range(count)]

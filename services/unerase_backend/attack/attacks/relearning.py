@@ -25,7 +25,6 @@ The defaults suit the testbed, where the subject's lead is widest at 20 to 40 st
 size of the UNet, for each N and arm.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +52,6 @@ from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.registry import parameter
 
 FEW_SHOT, BENIGN = "few-shot", "benign"
-TRACE_POINTS = 100
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ async def relearning(unit: Unit, models: Models, workbench: Workbench) -> list[O
             workbench.finding(
                 Finding(
                     prompt=lesson.prompts[0],
-                    losses=checkpoint.losses[:: math.ceil(len(checkpoint.losses) / TRACE_POINTS) or 1],
+                    losses=checkpoint.losses,
                     steps=len(checkpoint.losses),
                     label=arm,
                     weights_digest=checkpoint.weights_digest,

@@ -21,9 +21,7 @@ UCE hid there, four at 0.1 do, and neither brings anything back from the model t
 Stable Diffusion 1.4 take the paper's scale: steps 3000, batch_size 4, learning_rate 0.002, tokens 1.
 """
 
-import math
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +46,7 @@ from unerase_backend.diffusion.conditioning import Prompt, encode_tokens, tokeni
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.diffusion.tensors import to_message
+from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.registry import parameter
@@ -72,7 +71,6 @@ TEMPLATES = {
         "an image in the style of {}",
     ),
 }
-TRACE_POINTS = 100
 
 
 @dataclass(frozen=True)
@@ -106,13 +104,12 @@ async def textual_inversion(unit: Unit, models: Models, workbench: Workbench) ->
     prompts = [with_placeholder(case.held_out_prompt, concept) for case in unit.cases]
     learned = await workbench.compute(lambda: learn(unit, workbench))
     embedding = to_message(learned.embedding)
-    trace = learned.losses[:: math.ceil(len(learned.losses) / TRACE_POINTS) or 1]
     workbench.finding(
         Finding(
             prompt=prompts[0],
             placeholder=PLACEHOLDER,
             embedding=embedding,
-            losses=trace,
+            losses=learned.losses,
             steps=len(learned.losses),
         )
     )
@@ -150,7 +147,7 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
     """
     model, concept, parameters = workbench.model, unit.target.concept, workbench.parameters
     steps, batch_size, tokens = parameters["steps"], parameters["batch_size"], parameters["tokens"]
-    latents = workbench.latents(_training_pictures(concept)).to(model.device)
+    latents = workbench.latents(learnable(concept)).to(model.device)
     prompts = _training_prompts(model, concept, tokens)
     alphas_cumprod = model.alphas_cumprod.to(model.device)
     embedding = _initial_embedding(model, concept).repeat(tokens, 1).requires_grad_()
@@ -194,13 +191,6 @@ def with_placeholder(prompt: str, concept: Concept) -> str:
         description = f"must name the concept {concept.name!r}, whose place the learned word takes"
         raise InvalidRequestError.of(FieldViolation("unit.cases.held_out_prompt", description))
     return replaced
-
-
-def _training_pictures(concept: Concept) -> Sequence[str]:
-    half = len(concept.picture_digests) // 2
-    if not half:
-        raise _bad("picture_digests", "must hold two pictures at least: half of them are learned from")
-    return concept.picture_digests[:half]
 
 
 def _training_prompts(model: DiffusionModel, concept: Concept, tokens: int) -> list[Prompt]:

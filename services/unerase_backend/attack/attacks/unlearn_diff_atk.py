@@ -13,11 +13,14 @@ drawn from its row; backwards, the gradient at the drawn one-hot vector, cut to 
 Chandra, "Efficient Projections onto the l1-Ball for Learning in High Dimensions", 2008, figure 1).
 
 The timesteps are those of DDIM, from noisy to clean, with `iterations` steps at each; after each timestep the most
-probable tokens lead a picture, and a case in which the selector sees the concept is done. Variant 0 is the plain
-prompt, variant n the picture after the n-th timestep, so that the best of a case's draws counts what came before the
-attack and what came through it. All roles meet the same pictures, timesteps and draws of noise; each case has its own
-target picture, from the first half of the concept's (the likelihood is measured on the second), its own generator and
-its own optimiser.
+probable tokens lead a picture. Variant 0 is the plain prompt, variant n the picture after the n-th timestep, so that
+the best of a case's draws counts what came before the attack and what came through it. All roles meet the same
+pictures, timesteps and draws of noise; each case has its own target picture, from the first half of the concept's (the
+likelihood is measured on the second), its own generator and its own optimiser.
+
+The published attack ends a case at its first success. Here the selector would have to say what a success is, and it
+errs on the pictures of a damaged model: the attack would end early just there. So every case has all its draws unless
+`stop_at_success` is 1.
 
 The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: timesteps 50, iterations 40, tokens 3
 (5 where the concept is many things, as nudity is), and rows 4 or what the device's memory holds.
@@ -66,19 +69,28 @@ from unerase_backend.evaluation.registry import parameter
         parameter("learning_rate", "Adam's learning rate.", 0.01, minimum=1e-6, maximum=1.0),
         parameter("weight_decay", "Adam's weight decay.", 0.1, minimum=0.0, maximum=10.0),
         parameter("rows", "Cases in one call of the UNet.", 24, minimum=1, maximum=256, integer=True),
+        parameter(
+            "stop_at_success",
+            "1: end a case once the selector sees the concept.",
+            0,
+            minimum=0,
+            maximum=1,
+            integer=True,
+        ),
     ],
     required=True,
 )
 async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Try the plain prompts, then search and try by turns until every case has succeeded or the timesteps end."""
+    """Try the plain prompts, then search and try by turns until the timesteps end."""
     model, iterations = workbench.model, workbench.parameters["iterations"]
     timesteps: list[int] = model.schedule.timesteps(workbench.parameters["timesteps"]).tolist()
     records = [Record(case) for case in unit.cases]
     plain = [Draw(case, words_of(model, case.prompt), case.prompt, 0, plain=True) for case in unit.cases]
     await try_out(unit, models, list(zip(records, plain, strict=True)))
     searches = await workbench.compute(lambda: _begin(unit, workbench, records))
+    stopping = bool(workbench.parameters["stop_at_success"])
     for number, timestep in enumerate(timesteps):
-        searches = [search for search in searches if search.record.pending]
+        searches = [s for s in searches if not (s.record.failure or (stopping and s.record.succeeded))]
         if not searches:
             break
         turn = Turn(number * iterations, len(timesteps) * iterations, share_of_success(records))
@@ -153,7 +165,7 @@ def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, tim
     parameters = workbench.parameters
     for iteration in range(parameters["iterations"]):
         losses: list[float] = []
-        going = [search for search in searches if search.record.pending]
+        going = [search for search in searches if not search.record.failure]
         for start in range(0, len(going), parameters["rows"]):
             losses += _step(workbench.model, going[start : start + parameters["rows"]], parameters["rows"], timestep)
         turn.progress(workbench, iteration, losses)
