@@ -76,6 +76,20 @@ class InvalidRequestError(UneraseError):
         return cls("; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations)
 
 
+class UnauthenticatedError(UneraseError):
+    """A call without a token that counts."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class ForbiddenError(UneraseError):
+    """A call that its token does not allow."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "FORBIDDEN"
+
+
 class NotFoundError(UneraseError):
     """Something named does not exist."""
 
