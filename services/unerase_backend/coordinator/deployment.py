@@ -20,13 +20,16 @@ from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database, create_engine
+from unerase_backend.coordinator.exposition import serve_metrics
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
+from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import UnavailableError
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
 
@@ -42,6 +45,8 @@ class Coordinator:
     """The ingress of application "coordinator"."""
 
     async def __init__(self, settings: CoordinatorSettings) -> None:  # type: ignore[misc]
+        gate = Gate(Path(settings.tokens) if settings.tokens else None)
+        certificates = Certificates.of(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         state = Path(settings.state)
         self._settings = settings
         self._lock = await _locked(state)
@@ -79,10 +84,14 @@ class Coordinator:
         for audit_id in await self._database.active():
             await self._auditor.start(audit_id)
         await self._auditor.announce()
-        self._stop_metrics = metrics.serve(settings.host, settings.metrics_port) if settings.metrics_port else None
+        self._stop_metrics = (
+            serve_metrics(metrics, gate, settings.host, settings.metrics_port, certificates)
+            if settings.metrics_port
+            else None
+        )
         audits = AuditServicer(self._auditor, self._database, catalogue, store, changes)
-        self._server = Server(audits, ModelServicer(catalogue, store, self._database, remote_classify()), metrics)
-        await self._server.start(settings.host, settings.port)
+        self._server = Server(audits, ModelServicer(catalogue, store, self._database, remote_classify()), metrics, gate)
+        await self._server.start(settings.host, settings.port, certificates)
         self._following = asyncio.create_task(self._follow_rooms())
         _logger.info("listening on %s:%d", settings.host, settings.port)
 

@@ -1,4 +1,5 @@
-"""One interceptor for every RPC: errors leave as rich statuses, calls are counted and timed, and none runs for ever.
+"""One interceptor for every RPC: nobody unknown comes in, errors leave as rich statuses, calls are counted and timed,
+and none runs for ever.
 
 A domain error keeps its code and carries google.rpc details: ErrorInfo (its reason), BadRequest (its violations),
 RetryInfo (when to try again). Anything else is logged under a number, and the caller is told that number alone.
@@ -23,6 +24,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.scopes import scope_of
+from unerase_backend.runtime.access import CALLER, Gate
 from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, UneraseError
 
 _logger = logging.getLogger(__name__)
@@ -66,8 +69,9 @@ def status_of(error: UneraseError) -> status_pb2.Status:
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the handler of every RPC."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate) -> None:
         self._metrics = metrics
+        self._gate = gate
 
     async def intercept_service(
         self,
@@ -76,12 +80,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Return the handler with errors translated and the call measured."""
         handler: Any = await continuation(handler_call_details)
-        # Unknown methods have no handler; streams both ways are reflection's alone.
-        if handler is None or (handler.request_streaming and handler.response_streaming):
-            return handler
+        if handler is None:
+            return None
         method = handler_call_details.method.lstrip("/")
-        if handler.request_streaming:
-            wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
+        if handler.request_streaming and handler.response_streaming:
+            # Reflection's alone.
+            wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
+                self._streaming(method, handler.stream_stream, handler.request_deserializer, read=_Messages),
+                response_serializer=handler.response_serializer,
+            )
+        elif handler.request_streaming:
+            wrapped = grpc.stream_unary_rpc_method_handler(
                 self._awaited(
                     method, handler.stream_unary, handler.request_deserializer, seconds=UNARY_SECONDS, read=_Messages
                 ),
@@ -116,6 +125,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> Any:
             with _Measured(self._metrics, method) as measured:
                 try:
+                    self._admit(method, context)
                     # A deadline of the caller's own is gRPC's to keep.
                     async with asyncio.timeout(seconds if context.time_remaining() is None else None):
                         response = await behaviour(reading(request, deserialise), context)
@@ -127,12 +137,19 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _streaming(
-        self, method: str, behaviour: Callable[[Any, Context], AsyncGenerator[Any]], read: Callable[[bytes], Any]
-    ) -> Callable[[bytes, Context], AsyncIterator[Any]]:
-        async def call(request: bytes, context: Context) -> AsyncIterator[Any]:
+        self,
+        method: str,
+        behaviour: Callable[[Any, Context], AsyncGenerator[Any]],
+        deserialise: Callable[[bytes], Any],
+        read: Callable[[Any, Callable[[bytes], Any]], Any] | None = None,
+    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        reading = read or _message
+
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             with _Measured(self._metrics, method) as measured:
                 try:
-                    async with aclosing(behaviour(_message(request, read), context)) as responses:
+                    self._admit(method, context)
+                    async with aclosing(behaviour(reading(request, deserialise), context)) as responses:
                         async for response in responses:
                             yield response
                 except Exception as error:
@@ -140,6 +157,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 measured.code = grpc.StatusCode.OK
 
         return call
+
+
+    def _admit(self, method: str, context: Context) -> None:
+        """Let the call pass, and remember whose it is."""
+        scope = scope_of(method)
+        if scope is None:
+            return
+        sent = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+        caller = self._gate.admit(str(sent[0]) if len(sent) == 1 else None)
+        caller.require(scope)
+        CALLER.set(caller)
 
 
 class _Measured:

@@ -15,6 +15,8 @@ from unerase_backend.coordinator.interception import Interceptor
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.rooms import ROOMS, room_handlers
+from unerase_backend.runtime.access import Gate
+from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import UnavailableError
 from unerase_backend.runtime.handles import Room
 
@@ -44,8 +46,8 @@ SERVICES = (*_OWN, *ROOMS.values())
 class Server:
     """The server with its health; it is up between `start` and `stop`."""
 
-    def __init__(self, audits: AuditServicer, models: ModelServicer, metrics: Metrics) -> None:
-        self._server = grpc.aio.server(interceptors=[Interceptor(metrics)], options=_OPTIONS)
+    def __init__(self, audits: AuditServicer, models: ModelServicer, metrics: Metrics, gate: Gate) -> None:
+        self._server = grpc.aio.server(interceptors=[Interceptor(metrics, gate)], options=_OPTIONS)
         add_AuditServiceServicer_to_server(audits, self._server)
         add_ModelServiceServicer_to_server(models, self._server)
         self._server.add_generic_rpc_handlers(room_handlers())
@@ -55,15 +57,18 @@ class Server:
         names = [service.full_name for service in SERVICES]
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
 
-    async def start(self, host: str, port: int) -> None:
-        """Listen. Health: our own services serve from now on, those of the rooms once `show` says so.
+    async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:
+        """Listen, encrypted where there are certificates. Health: our own services serve from now on, those of the rooms once `show` says so.
 
         Raises:
             UnavailableError: the address is not to be had.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(address)
+            if certificates is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, certificates.credentials())
         except RuntimeError:
             bound = 0
         if bound != port:

@@ -17,7 +17,13 @@ class CoordinatorSettings(RoomSettings):
     host: str = Field(default="127.0.0.1", description="address the gRPC server binds")
     port: int = Field(default=50051, ge=1, le=65535, description="port of the gRPC server")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="port of /metrics; 0 means none")
-    allow_insecure_bind: bool = Field(default=False, description="bind an address that others reach, without TLS")
+    allow_insecure_bind: bool = Field(
+        default=False, description="bind an address that others reach without TLS and tokens"
+    )
+    tls_certificate: str = Field(default="", description="PEM file of the certificate chain; empty means no TLS")
+    tls_key: str = Field(default="", description="PEM file of the certificate's key")
+    tls_client_ca: str = Field(default="", description="PEM file of the authorities of clients' certificates (mTLS)")
+    tokens: str = Field(default="", description="file of tokens; empty lets everybody in")
     # Enough to keep generation's batch full while units wait for their judges; more only costs memory.
     concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
     unit_retry_seconds: float = Field(
@@ -27,9 +33,17 @@ class CoordinatorSettings(RoomSettings):
 
     @model_validator(mode="after")
     def _refuse_insecure_bind(self) -> "CoordinatorSettings":
-        if self.host not in LOOPBACK and not self.allow_insecure_bind:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key: give both, or neither")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca: asks for clients' certificates, which needs tls_certificate and tls_key")
+        if self.host not in LOOPBACK and not self.allow_insecure_bind and not (self.tls_certificate and self.tokens):
+            missing = " and ".join(
+                name for name, given in (("TLS", self.tls_certificate), ("tokens", self.tokens)) if not given
+            )
             raise ValueError(
-                f"host {self.host!r} is reachable from other machines and the server has no TLS; "
-                "bind 127.0.0.1, or set allow_insecure_bind where the network itself keeps others out"
+                f"host {self.host!r} is reachable from other machines and the server has no {missing}; "
+                "bind 127.0.0.1, give tls_certificate, tls_key and tokens, "
+                "or set allow_insecure_bind where the network itself keeps others out"
             )
         return self
