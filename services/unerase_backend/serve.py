@@ -38,7 +38,13 @@ class ServeSettings(BaseSettings):
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="port of /metrics; 0 takes a free one; none means no /metrics"
     )
-    allow_insecure_bind: bool = Field(default=False, description="bind an address that others reach, without TLS")
+    allow_insecure_bind: bool = Field(
+        default=False, description="bind an address that others reach without TLS and tokens"
+    )
+    tls_certificate: Path | None = Field(default=None, description="PEM file of the certificate chain; none: no TLS")
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's key")
+    tls_client_ca: Path | None = Field(default=None, description="PEM file of the authorities of clients' certificates")
+    tokens: Path | None = Field(default=None, description="file of tokens, as `unerase tokens` writes it")
     data_dir: Path = Field(
         default=Path("~/.local/share/unerase"), description="folder of the databases and of the artefacts"
     )
@@ -116,7 +122,8 @@ def start(settings: ServeSettings) -> Backend:
         stop()
         raise
     shown = f"[{host}]" if ":" in host else host
-    metrics_url = f"http://{shown}:{metrics_port}/metrics" if metrics_port else ""
+    scheme = "https" if settings.tls_certificate else "http"
+    metrics_url = f"{scheme}://{shown}:{metrics_port}/metrics" if metrics_port else ""
     return Backend(f"{shown}:{port}", metrics_url, stop)
 
 
@@ -168,6 +175,10 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
         port=port,
         metrics_port=metrics_port,
         allow_insecure_bind=settings.allow_insecure_bind,
+        tls_certificate=_file(settings.tls_certificate),
+        tls_key=_file(settings.tls_key),
+        tls_client_ca=_file(settings.tls_client_ca),
+        tokens=_file(settings.tokens),
         concurrent_units=settings.concurrent_units,
         unit_retry_seconds=settings.unit_retry_seconds,
     )
@@ -184,6 +195,10 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
     }
     # Without a route no proxy, should there be one, would know them.
     return [target(application, name=name, route_prefix=None) for name, application in applications.items()]
+
+
+def _file(path: Path | None) -> str:
+    return str(path.expanduser().resolve()) if path is not None else ""
 
 
 def _free_port(host: str) -> int:

@@ -31,6 +31,7 @@ from unerase_backend.coordinator.interception import Interceptor
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.pictures import decode_picture
@@ -102,7 +103,7 @@ async def service(
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('concepts') / 'audits.sqlite'}"))
     await database.migrate()
     judges = Judges()
-    server = grpc.aio.server(interceptors=[Interceptor(Metrics())])
+    server = grpc.aio.server(interceptors=[Interceptor(Metrics(), Gate(None))])
     add_ModelServiceServicer_to_server(ModelServicer(catalogue, store, database, judges.classify), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from unerase_backend.coordinator.interception import Interceptor, status_of
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.errors import (
     ExhaustedError,
     FieldViolation,
@@ -73,7 +74,7 @@ async def service() -> _Service:
 
 @pytest.fixture
 async def channel(metrics: Metrics, service: _Service) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server(interceptors=[Interceptor(metrics)])
+    server = grpc.aio.server(interceptors=[Interceptor(metrics, Gate(None))])
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(service.unary, _identity, _identity),
         "Stream": grpc.unary_stream_rpc_method_handler(service.stream, _identity, _identity),

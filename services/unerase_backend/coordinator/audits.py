@@ -44,6 +44,7 @@ from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.requests import check_request_id
 from unerase_backend.coordinator.workflow import Auditor
+from unerase_backend.runtime.access import CALLER
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
     AlreadyExistsError,
@@ -77,11 +78,12 @@ class AuditServicer(AuditServiceServicer):
         """Accept an audit; the same request again is answered with the same audit."""
         check_request_id(request.request_id)
         digest = hashlib.sha256(request.spec.SerializeToString(deterministic=True)).hexdigest()
+        tenant = CALLER.get().tenant
         existing = await self._repeated(request.request_id, digest)
         if existing is not None:
             return existing
         descriptions, broken = await self._auditor.descriptions(), await self._auditor.broken()
-        custom = await self._database.concepts([request.spec.concept, request.spec.placebo])
+        custom = await self._database.concepts([request.spec.concept, request.spec.placebo], tenant)
         catalogue = self._catalogue.extended(custom)
         plan = await asyncio.to_thread(
             make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
@@ -94,7 +96,7 @@ class AuditServicer(AuditServiceServicer):
             units_total=len(plan.units),
             create_time=timestamp(time.time_ns()),
         )
-        if not await self._database.insert(audit, digest, plan):
+        if not await self._database.insert(audit, digest, plan, tenant):
             # The same request id won the race meanwhile.
             existing = await self._repeated(request.request_id, digest)
             if existing is None:
@@ -118,7 +120,7 @@ class AuditServicer(AuditServiceServicer):
             if not created.isdecimal():
                 raise InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave"))
             before = (int(created), audit_id)
-        audits = await self._database.newest(size + 1, before)
+        audits = await self._database.newest(size + 1, before, CALLER.get().tenant)
         token = ""
         if len(audits) > size:
             last = audits[size - 1]
@@ -215,7 +217,7 @@ class AuditServicer(AuditServiceServicer):
         )
 
     async def _repeated(self, request_id: str, digest: str) -> Audit | None:
-        found = await self._database.by_request(request_id)
+        found = await self._database.by_request(request_id, CALLER.get().tenant)
         if found is None:
             return None
         audit, known = found
@@ -230,7 +232,8 @@ class AuditServicer(AuditServiceServicer):
     async def _find(self, audit_id: str) -> Audit:
         if not audit_id:
             raise InvalidRequestError.of(FieldViolation("id", "must be an audit's id"))
-        audit = await self._database.get(audit_id) if len(audit_id) <= 64 else None
+        # Another tenant's audit is as good as none.
+        audit = await self._database.owned(audit_id, CALLER.get().tenant) if len(audit_id) <= 64 else None
         if audit is None:
             raise NotFoundError(
                 "there is no audit of this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}

@@ -7,6 +7,7 @@ row and writes nothing. Sequence numbers have no gaps, since a transaction that 
 SQLite in write-ahead mode by default; PostgreSQL by its URL.
 """
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,9 +46,13 @@ _audits = sa.Table(
     "unerase_audits",
     _metadata,
     sa.Column("id", sa.String(64), primary_key=True),
+    # Of a tenant's audit a hash of tenant and id, so that tenants may choose the same; the id itself is `asked_as`.
     sa.Column("request_id", sa.String(64), nullable=False, unique=True),
     # SHA-256 of the request as it came, to tell a repetition from another request.
     sa.Column("request_digest", sa.String(64), nullable=False),
+    # Empty where there are no tokens.
+    sa.Column("tenant", sa.String(32), nullable=False, server_default=""),
+    sa.Column("asked_as", sa.String(64), nullable=False, server_default=""),
     sa.Column("spec", sa.LargeBinary, nullable=False),
     sa.Column("concept", sa.LargeBinary, nullable=False),
     sa.Column("cases", sa.LargeBinary, nullable=False),
@@ -118,8 +123,10 @@ _artifacts = sa.Table(
 _concepts = sa.Table(
     "unerase_concepts",
     _metadata,
+    # Of a tenant's concept hashes of tenant and name, or request id: tenants do not meet.
     sa.Column("name", sa.String(100), primary_key=True),
     sa.Column("request_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("tenant", sa.String(32), nullable=False, server_default=""),
     # SHA-256 of the description and the pictures, to tell a repetition from another request.
     sa.Column("request_digest", sa.String(64), nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
@@ -196,15 +203,17 @@ class Database:
         """Close every connection."""
         await self.engine.dispose()
 
-    async def insert(self, audit: Audit, request_digest: str, plan: Plan) -> bool:
-        """Insert an audit with its units and its first event; False if the request id is taken."""
+    async def insert(self, audit: Audit, request_digest: str, plan: Plan, tenant: str = "") -> bool:
+        """Insert a tenant's audit with its units and its first event; False if the request id is taken."""
         try:
             async with self.engine.begin() as connection:
                 await connection.execute(
                     sa.insert(_audits).values(
                         id=audit.id,
-                        request_id=audit.request_id,
+                        request_id=_own(tenant, audit.request_id),
                         request_digest=request_digest,
+                        tenant=tenant,
+                        asked_as=audit.request_id,
                         spec=_deterministic(plan.spec),
                         concept=_deterministic(plan.concept),
                         cases=_deterministic(Unit(cases=plan.cases)),
@@ -240,10 +249,11 @@ class Database:
             return False
         return True
 
-    async def by_request(self, request_id: str) -> tuple[Audit, str] | None:
-        """Return the audit of a request id with the digest of its request."""
+    async def by_request(self, request_id: str, tenant: str = "") -> tuple[Audit, str] | None:
+        """Return the audit of a tenant's request id with the digest of its request."""
+        query = sa.select(_audits).where(_audits.c.request_id == _own(tenant, request_id))
         async with self.engine.connect() as connection:
-            row = (await connection.execute(sa.select(_audits).where(_audits.c.request_id == request_id))).first()
+            row = (await connection.execute(query)).first()
         return (_audit(row), row.request_digest) if row else None
 
     async def get(self, audit_id: str) -> Audit | None:
@@ -251,9 +261,17 @@ class Database:
         async with self.engine.connect() as connection:
             return await self._get(connection, audit_id)
 
-    async def newest(self, limit: int, before: tuple[int, str] | None) -> list[Audit]:
-        """Return the newest audits, those created before (create time in nanoseconds, id) where given."""
-        query = sa.select(_audits).order_by(_audits.c.create_time.desc(), _audits.c.id.desc()).limit(limit)
+    async def owned(self, audit_id: str, tenant: str) -> Audit | None:
+        """Return an audit as it is, if it is the tenant's."""
+        async with self.engine.connect() as connection:
+            query = sa.select(_audits).where(_audits.c.id == audit_id, _audits.c.tenant == tenant)
+            row = (await connection.execute(query)).first()
+        return _audit(row) if row else None
+
+    async def newest(self, limit: int, before: tuple[int, str] | None, tenant: str = "") -> list[Audit]:
+        """Return a tenant's newest audits, those created before (create time in nanoseconds, id) where given."""
+        query = sa.select(_audits).where(_audits.c.tenant == tenant)
+        query = query.order_by(_audits.c.create_time.desc(), _audits.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(sa.tuple_(_audits.c.create_time, _audits.c.id) < sa.tuple_(*before))
         async with self.engine.connect() as connection:
@@ -338,12 +356,15 @@ class Database:
         async with self.engine.begin() as connection:
             return (await connection.execute(statement)).rowcount > 0
 
-    async def insert_concept(self, custom: CustomConcept, request_id: str, request_digest: str) -> bool:
-        """Insert a custom concept; False if its name or the request id is taken."""
+    async def insert_concept(
+        self, custom: CustomConcept, request_id: str, request_digest: str, tenant: str = ""
+    ) -> bool:
+        """Insert a tenant's custom concept; False if its name or the request id is taken."""
         statement = sa.insert(_concepts).values(
-            name=custom.concept.name,
-            request_id=request_id,
+            name=_own(tenant, custom.concept.name),
+            request_id=_own(tenant, request_id),
             request_digest=request_digest,
+            tenant=tenant,
             message=_deterministic(custom.concept),
             side=custom.side,
             create_time=time.time_ns(),
@@ -355,32 +376,34 @@ class Database:
             return False
         return True
 
-    async def concept_by_request(self, request_id: str) -> tuple[CustomConcept, str] | None:
-        """Return the custom concept of a request id with the digest of its request."""
+    async def concept_by_request(self, request_id: str, tenant: str = "") -> tuple[CustomConcept, str] | None:
+        """Return the custom concept of a tenant's request id with the digest of its request."""
         async with self.engine.connect() as connection:
-            query = sa.select(_concepts).where(_concepts.c.request_id == request_id)
+            query = sa.select(_concepts).where(_concepts.c.request_id == _own(tenant, request_id))
             row = (await connection.execute(query)).first()
         return (_custom(row), row.request_digest) if row else None
 
-    async def concept_names(self) -> list[str]:
-        """Return the names of the custom concepts."""
+    async def concept_names(self, tenant: str = "") -> list[str]:
+        """Return the names of a tenant's custom concepts."""
+        query = sa.select(_concepts).where(_concepts.c.tenant == tenant)
         async with self.engine.connect() as connection:
-            return [row.name for row in await connection.execute(sa.select(_concepts.c.name))]
+            return [_custom(row).concept.name for row in await connection.execute(query)]
 
-    async def concepts(self, names: Sequence[str]) -> list[CustomConcept]:
-        """Return those of the named concepts that are custom; what no concept can be called is none."""
+    async def concepts(self, names: Sequence[str], tenant: str = "") -> list[CustomConcept]:
+        """Return those of the named concepts that are the tenant's own; what no concept can be called is none."""
         # PostgreSQL takes no text with a zero in it.
-        possible = [name for name in names if name and "\0" not in name]
+        possible = [_own(tenant, name) for name in names if name and "\0" not in name]
         async with self.engine.connect() as connection:
-            query = sa.select(_concepts).where(_concepts.c.name.in_(possible))
+            query = sa.select(_concepts).where(_concepts.c.name.in_(possible), _concepts.c.tenant == tenant)
             return [_custom(row) for row in await connection.execute(query)]
 
-    async def delete_concept(self, name: str) -> bool:
-        """Delete a custom concept; False if there is none of this name."""
+    async def delete_concept(self, name: str, tenant: str = "") -> bool:
+        """Delete a tenant's custom concept; False if there is none of this name."""
         if "\0" in name:
             return False
+        statement = sa.delete(_concepts).where(_concepts.c.name == _own(tenant, name), _concepts.c.tenant == tenant)
         async with self.engine.begin() as connection:
-            return (await connection.execute(sa.delete(_concepts).where(_concepts.c.name == name))).rowcount > 0
+            return (await connection.execute(statement)).rowcount > 0
 
     async def progress(self, audit_id: str, event: AuditEvent) -> None:
         """Append an event of a unit on its way.
@@ -534,6 +557,11 @@ def _add_columns(connection: sa.Connection) -> None:
                 connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {described}"))
 
 
+def _own(tenant: str, chosen: str) -> str:
+    """Return what stands for a name or id that a tenant chose; a hash, so that no tenant can make another's."""
+    return hashlib.sha256(f"{tenant}\0{chosen}".encode()).hexdigest() if tenant else chosen
+
+
 def _custom(row: Any) -> CustomConcept:
     return CustomConcept(Concept.FromString(row.message), row.side)
 
@@ -541,7 +569,7 @@ def _custom(row: Any) -> CustomConcept:
 def _audit(row: Any) -> Audit:
     audit = Audit(
         id=row.id,
-        request_id=row.request_id,
+        request_id=row.asked_as or row.request_id,
         spec=AuditSpec.FromString(row.spec),
         state=row.state,
         units_done=row.units_done,

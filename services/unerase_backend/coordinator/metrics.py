@@ -1,10 +1,8 @@
 """What the coordinator counts, for Prometheus."""
 
-import threading
-from collections.abc import Callable, Mapping
-from wsgiref.simple_server import WSGIServer
+from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from unerase.v1.audits_pb2 import AuditState
 
@@ -44,14 +42,3 @@ class Metrics:
             if state:
                 label = name.removeprefix("AUDIT_STATE_").lower()
                 self._audits.labels(label).set(counts.get(state, 0))
-
-    def serve(self, host: str, port: int) -> Callable[[], None]:
-        """Serve /metrics in a thread; returns what stops it."""
-        server, thread = start_http_server(port, host, self.registry)
-        return lambda: _stop(server, thread)
-
-
-def _stop(server: WSGIServer, thread: threading.Thread) -> None:
-    server.shutdown()
-    server.server_close()
-    thread.join()

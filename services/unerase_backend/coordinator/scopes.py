@@ -6,6 +6,7 @@ from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.runtime.access import ADMIN
 
 METRICS = "metrics"
+"""What /metrics needs."""
 
 _PUBLIC = ("grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch")
 """Orchestrators ask for health without a token; it says that a service runs, and nothing else."""
