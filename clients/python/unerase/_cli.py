@@ -24,6 +24,7 @@ from unerase._calibration import chosen, persistently, run_all
 from unerase._client import Client
 from unerase._concept_file import read_concept_file
 from unerase._display import LiveProgress, event_line, name_of, show_verdict, state_name
+from unerase._environment import settings_from_environment
 from unerase._errors import UneraseError
 from unerase._local import local_backend
 from unerase._settings import DEFAULT_ADDRESS
@@ -74,8 +75,14 @@ def serve(
     catalogue: Annotated[list[Path] | None, typer.Option(help="Catalogue file; may be repeated.")] = None,
     generation_replicas: Annotated[int | None, typer.Option(help="Processes that make pictures.")] = None,
     allow_insecure_bind: Annotated[
-        bool | None, typer.Option("--allow-insecure-bind", help="Listen beyond loopback without TLS.")
+        bool | None, typer.Option("--allow-insecure-bind", help="Listen beyond loopback without TLS and tokens.")
     ] = None,
+    tls_certificate: Annotated[Path | None, typer.Option(help="PEM file of the server's certificate chain.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of authorities: clients need a certificate of theirs.")
+    ] = None,
+    tokens: Annotated[Path | None, typer.Option(help="File of tokens, as `unerase tokens` writes it.")] = None,
 ) -> None:
     """Run the backend on this machine until it is told to stop."""
     run = _of_the_backend("serve")
@@ -88,6 +95,10 @@ def serve(
             catalogues=tuple(catalogue) if catalogue else None,
             generation_replicas=generation_replicas,
             allow_insecure_bind=allow_insecure_bind,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            tokens=tokens,
         )
     except (ValueError, RuntimeError) as error:
         _fail(str(error), BAD_INPUT)
@@ -157,7 +168,7 @@ def audit(
         second_judge=second_judge,
         sequential=sequential,
     )
-    with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
+    with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, _client(at) as client:
         with LiveProgress(_stderr) as progress:
             ended = client.audit(spec, request_id=request_id, on_event=progress.show, timeout=timeout)
         if ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
@@ -173,7 +184,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Follow an audit's events, then print its verdict."""
-    with _reported(), Client(address) as client:
+    with _reported(), _client(address) as client:
         for event in client.watch(audit_id, after):
             if as_json:
                 print(json.dumps(_plain(event)), flush=True)
@@ -195,7 +206,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write an audit's report, or print its verdict."""
-    with _reported(), Client(address) as client:
+    with _reported(), _client(address) as client:
         _write_reports(client, audit_id, html, json_file, parquet)
         if as_json:
             print(json.dumps(client.report_json(audit_id)))
@@ -249,7 +260,7 @@ def calibrate(
 ) -> None:
     """Audit models whose truth is known: how often each evaluation brings the concept back, and how often it errs."""
     compute = _of_the_backend("calibrate")
-    with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, Client(at) as client:
+    with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, _client(at) as client:
         sought, reference, names = chosen(client.models(), client.concepts(), concept, model or ())
         specs = [
             AuditSpec(
@@ -290,7 +301,7 @@ def calibrate(
 @app.command()
 def audits(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """List the audits, the newest first."""
-    with _reported(), Client(address) as client:
+    with _reported(), _client(address) as client:
         rows = list(client.audits())
         _list(rows, ["id", "subject", "concept", "state"], _audit_row, as_json)
 
@@ -298,7 +309,7 @@ def audits(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
 @app.command()
 def cancel(audit_id: AuditId, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """Cancel an audit."""
-    with _reported(), Client(address) as client:
+    with _reported(), _client(address) as client:
         cancelled = client.cancel(audit_id)
         print(json.dumps(_plain(cancelled)) if as_json else state_name(cancelled))
 
@@ -306,7 +317,7 @@ def cancel(audit_id: AuditId, address: Address = DEFAULT_ADDRESS, as_json: AsJso
 @app.command()
 def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """List the models of the catalogue."""
-    with _reported(), Client(address) as client:
+    with _reported(), _client(address) as client:
         _list(
             client.models(),
             ["name", "base", "method", "erased", "digest"],
@@ -324,7 +335,7 @@ def concepts(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json
             if source is not None and source.name == "COMMANDLINE":
                 _fail(f"options come after {context.invoked_subcommand}", BAD_INPUT)
         return
-    with _reported(), Client(address) as client:
+    with _reported(), _client(address) as client:
         _list(
             client.concepts(),
             ["name", "words", "control", "pictures", "custom"],
@@ -352,7 +363,7 @@ def create_concept(
             read = read_concept_file(file)
         except ValueError as error:
             _fail(str(error), BAD_INPUT)
-        with Client(address) as client:
+        with _client(address) as client:
             concept = client.create_concept(
                 read.concept, read.pictures, read.near_misses, tile=read.tile, request_id=request_id
             )
@@ -368,14 +379,14 @@ def delete_concept(
     name: Annotated[str, typer.Argument(help="Name of a custom concept.")], address: Address = DEFAULT_ADDRESS
 ) -> None:
     """Delete a custom concept; its audits keep what they have of it."""
-    with _reported(), Client(address) as client:
+    with _reported(), _client(address) as client:
         client.delete_concept(name)
 
 
 @app.command()
 def evaluations(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """List the evaluations with their parameters."""
-    with _reported(), Client(address) as client:
+    with _reported(), _client(address) as client:
         _list(
             client.evaluations().evaluations,
             ["name", "class", "what it does", "parameters"],
@@ -439,6 +450,13 @@ def _of_the_backend(name: str) -> Callable[..., Any]:
     if loaded is None:
         _fail(f"the backend is not installed{missing}; install it with: pip install 'unerase[server]'", BAD_INPUT)
     return loaded
+
+
+def _client(address: str) -> Client:
+    try:
+        return Client(address, settings=settings_from_environment())
+    except ValueError as error:
+        _fail(str(error), BAD_INPUT)
 
 
 @contextmanager

@@ -71,6 +71,21 @@ class ClientSettings:
     keep_alive: KeepAliveConfig = KeepAliveConfig()
     # None: the connection is not encrypted.
     tls: TLSConfig | None = None
+    # A bearer token of the backend's; sent over an encrypted connection, or on this machine alone.
+    token: str | None = field(default=None, repr=False)
+
+
+def call_metadata(address: str, settings: ClientSettings) -> tuple[tuple[str, str], ...]:
+    """Return the metadata of every call: the token, if there is one.
+
+    Raises:
+        ValueError: the token would travel to another machine in the clear.
+    """
+    if settings.token is None:
+        return ()
+    if settings.tls is None and not address.startswith(_LOOPBACK):
+        raise ValueError(f"a token for {address} needs an encrypted connection: give tls as well")
+    return (("authorization", f"Bearer {settings.token}"),)
 
 
 # The most that the backend takes of a concept's pictures, and what frames them.

@@ -37,13 +37,16 @@ def serve_metrics(
         if environment.get("PATH_INFO") != "/metrics":
             start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
             return [b"there is /metrics\n"]
-        return exposition(environment, start)
+        content: Iterable[bytes] = exposition(environment, start)
+        return content
 
     server = make_server(
         host, port, application, server_class=_IPv6Server if ":" in host else _Server, handler_class=_Handler
     )
     if certificates is not None:
-        server.socket = certificates.context().wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        server.socket = certificates.context().wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     return lambda: _stop(server, thread)

@@ -158,7 +158,6 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-
     def _admit(self, method: str, context: Context) -> None:
         """Let the call pass, and remember whose it is."""
         scope = scope_of(method)

@@ -58,7 +58,9 @@ class Server:
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
 
     async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:
-        """Listen, encrypted where there are certificates. Health: our own services serve from now on, those of the rooms once `show` says so.
+        """Listen, encrypted where there are certificates.
+
+        Health: our own services serve from now on, those of the rooms once `show` says so.
 
         Raises:
             UnavailableError: the address is not to be had.

@@ -3,7 +3,8 @@
 The file is JSON, a list under "tokens"; `unerase tokens` writes it. A token is "unerase_" and 43 characters of 256
 random bits, so that a plain SHA-256 is hash enough: there is nothing to guess, and nothing to slow a guesser down for.
 
-    {"tokens": [{"id": "ci", "sha256": "...", "tenant": "acme", "scopes": ["audit:read"], "expires": "2027-01-31T00:00:00Z"}]}
+    {"tokens": [{"id": "ci", "sha256": "...", "tenant": "acme", "scopes": ["audit:read"],
+                 "expires": "2027-01-31T00:00:00Z"}]}
 
 The file is read again when it has changed, at most once a second, so that tokens are added, rotated and taken away
 without a restart. A file that has become unreadable leaves the tokens as they were, expiry included.

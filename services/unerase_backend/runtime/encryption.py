@@ -1,4 +1,5 @@
-"""The server's certificate, its key, and the authorities whose clients it trusts: PEM files, read again when they change.
+"""The server's certificate, its key, and the authorities whose clients it trusts: PEM files,
+read again when they change.
 
 A certificate that is renewed in place is offered to the next connection; those that are open stay as they are. Files
 that have become unreadable, or do not belong together, leave what was there before.

@@ -1,0 +1,47 @@
+"""What the command takes from the environment to reach a backend with TLS and tokens.
+
+| variable | |
+| --- | --- |
+| UNERASE_TOKEN, or UNERASE_TOKEN_FILE | the bearer token, or a file that holds it |
+| UNERASE_TLS | 1: encrypt, and trust the system's authorities |
+| UNERASE_TLS_CA | PEM file of the authorities to trust instead; encrypts |
+| UNERASE_TLS_CERTIFICATE, UNERASE_TLS_KEY | PEM files of the client's own certificate, where the backend asks for one |
+| UNERASE_TLS_SERVER_NAME | the name in the backend's certificate, where it differs from the address |
+"""
+
+import os
+from pathlib import Path
+
+from unerase._settings import ClientSettings, TLSConfig
+
+
+def settings_from_environment() -> ClientSettings:
+    """Return a client's settings.
+
+    Raises:
+        ValueError: variables that do not go together.
+        OSError: a file cannot be read.
+    """
+    told = {name: os.environ.get(f"UNERASE_{name}", "") for name in _NAMES}
+    if told["TOKEN"] and told["TOKEN_FILE"]:
+        raise ValueError("UNERASE_TOKEN and UNERASE_TOKEN_FILE: give one of them")
+    if bool(told["TLS_CERTIFICATE"]) != bool(told["TLS_KEY"]):
+        raise ValueError("UNERASE_TLS_CERTIFICATE and UNERASE_TLS_KEY: give both, or neither")
+    if told["TLS"] not in ("", "0", "1"):
+        raise ValueError(f"UNERASE_TLS must be 0 or 1, not {told['TLS']!r}")
+    token = Path(told["TOKEN_FILE"]).read_text().strip() if told["TOKEN_FILE"] else told["TOKEN"]
+    encrypted = told["TLS"] == "1" or told["TLS_CA"] or told["TLS_CERTIFICATE"]
+    tls = TLSConfig(
+        root_certificates=_content(told["TLS_CA"]),
+        client_certificate=_content(told["TLS_CERTIFICATE"]),
+        client_key=_content(told["TLS_KEY"]),
+        server_name=told["TLS_SERVER_NAME"] or None,
+    )
+    return ClientSettings(tls=tls if encrypted else None, token=token or None)
+
+
+_NAMES = ("TOKEN", "TOKEN_FILE", "TLS", "TLS_CA", "TLS_CERTIFICATE", "TLS_KEY", "TLS_SERVER_NAME")
+
+
+def _content(path: str) -> bytes | None:
+    return Path(path).read_bytes() if path else None
