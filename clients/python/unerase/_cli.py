@@ -6,7 +6,7 @@ cancelled; 4 no backend answers.
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -47,6 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+tokens_app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(tokens_app, name="tokens", help="Create, list and revoke the tokens that a backend asks for.")
 concepts_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(concepts_app, name="concepts")
 _stdout, _stderr = Console(), Console(stderr=True)
@@ -409,6 +411,49 @@ def _evaluation(text: str) -> EvaluationRequest:
         _fail(f"--evaluation {text}: what follows {name}= must be an object in JSON", BAD_INPUT)
 
 
+TokenFile = Annotated[
+    Path, typer.Option("--file", dir_okay=False, help="The file that `unerase serve --tokens` reads.")
+]
+
+
+@tokens_app.command("create")
+def create_token(
+    name: Annotated[str, typer.Argument(help="What the token is called in the list.")],
+    file: TokenFile,
+    tenant: Annotated[str, typer.Option(help="Whose audits its bearer sees; letters, digits and -.")],
+    scope: Annotated[list[str], typer.Option(help="What it allows, as audit:read; may be repeated.")],
+    days: Annotated[float, typer.Option(help="Days until it expires.", min=0)] = 90.0,
+) -> None:
+    """Add a token to the file and print it, once: the file holds its hash alone."""
+    with _of_the_operator():
+        print(_of_the_backend("tokens").create(file, name, tenant, scope, days))
+
+
+@tokens_app.command("list")
+def list_tokens(file: TokenFile) -> None:
+    """List the tokens of the file."""
+    with _of_the_operator():
+        table = Table("name", "tenant", "scopes", "expires", box=None, pad_edge=False)
+        for entry in _of_the_backend("tokens").listed(file):
+            table.add_row(entry.id, entry.tenant, " ".join(entry.scopes), entry.expires.isoformat(timespec="seconds"))
+        _stdout.print(table)
+
+
+@tokens_app.command("revoke")
+def revoke_token(name: Annotated[str, typer.Argument(help="The token's name.")], file: TokenFile) -> None:
+    """Take a token out of the file."""
+    with _of_the_operator():
+        _of_the_backend("tokens").revoke(file, name)
+
+
+@contextmanager
+def _of_the_operator() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        _fail(str(error), BAD_INPUT)
+
+
 def _tolerances(texts: Iterable[str]) -> Tolerances:
     """Return the tolerances that `NAME=VALUE` ask for."""
     known = [field.name for field in Tolerances.DESCRIPTOR.fields]
@@ -438,12 +483,12 @@ def _write_reports(
             _stderr.print(f"report: {file}", highlight=False)
 
 
-def _of_the_backend(name: str) -> Callable[..., Any]:
+def _of_the_backend(name: str) -> Any:
     """Return what the backend offers the command under `name`, where it is installed."""
     found = list(entry_points(group="unerase.server", name=name))
     missing = ""
     try:
-        loaded: Callable[..., Any] | None = found[0].load() if found else None
+        loaded: Any = found[0].load() if found else None
     except ModuleNotFoundError as error:
         # The package is there without the extra: this names what the extra would have brought.
         loaded, missing = None, f" ({error.name} is missing)"
