@@ -3,7 +3,8 @@
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from unerase import AsyncClient, Client, ClientSettings, TLSConfig, UneraseError
-from unerase_backend.catalogue import Catalogue
+from unerase.v1.audits_pb2 import Audit, AuditSpec
+from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
+from unerase_backend.catalogue import Catalogue, CustomConcept
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import Database, create_engine
+from unerase_backend.coordinator.database import Database, create_engine, timestamp
 from unerase_backend.coordinator.exposition import serve_metrics
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
+from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.scopes import scope_of
 from unerase_backend.coordinator.server import SERVICES, Server
 from unerase_backend.runtime import access, tokens
@@ -53,6 +57,7 @@ class Guarded:
     """By scope; and `expired`, and `other`, which is another tenant's for everything."""
     root: bytes
     metrics: str
+    database: Database
 
     def settings(self, token: str | None) -> ClientSettings:
         return ClientSettings(tls=TLSConfig(root_certificates=self.root), token=token)
@@ -103,6 +108,7 @@ async def guarded(
         made,
         authority.cert_pem.bytes(),
         f"https://127.0.0.1:{metrics_port}/metrics",
+        database,
     )
     stop()
     await server.stop(None)
@@ -235,6 +241,54 @@ def test_the_client_shows_no_token_in_the_clear(address: str) -> None:
     with pytest.raises(ValueError, match="encrypted"):
         Client(address, settings=ClientSettings(token="secret"))
     assert "secret" not in repr(ClientSettings(token="secret"))
+
+
+async def test_tenants_see_their_own_audits_and_artefacts_alone(
+    guarded: Guarded, catalogue: Catalogue, store: ArtifactStore, descriptions: Mapping[str, EvaluationDescription]
+) -> None:
+    plan = make_plan(AuditSpec(subject="small/edited", concept="hourglass"), catalogue, store, descriptions, lambda: 1)
+    digest = store.put(b"a picture")
+    plan.concept.picture_digests.append(digest)
+    mine, theirs = (
+        Audit(id=uuid.uuid4().hex, request_id="same", spec=plan.spec, create_time=timestamp(1)) for _ in range(2)
+    )
+    assert await guarded.database.insert(mine, "digest", plan, "acme")
+    assert await guarded.database.insert(theirs, "digest", plan, "rival")
+    settings = guarded.settings(guarded.token["other"])
+    async with AsyncClient(guarded.address, settings=settings) as rival:
+        assert [audit.id async for audit in rival.audits()] == [theirs.id]
+        assert (await rival.get_audit(theirs.id)).request_id == "same"
+        assert await rival.artifact(theirs.id, digest) == b"a picture"
+        calls: list[Callable[[str], Awaitable[object]]] = [
+            rival.get_audit,
+            rival.report,
+            lambda audit: rival.artifact(audit, digest),
+            rival.cancel,
+            rival.delete,
+            lambda audit: anext(rival.watch(audit)),
+        ]
+        for call in calls:
+            said = []
+            for audit in (mine.id, "0" * 32):
+                with pytest.raises(UneraseError) as refused:
+                    await call(audit)
+                assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.NOT_FOUND, "AUDIT_NOT_FOUND")
+                said.append(refused.value.message)
+            # Nothing tells another tenant's audit from one that is not there.
+            assert said[0] == said[1]
+    assert await guarded.database.get(mine.id) is not None
+
+
+async def test_tenants_name_their_concepts_as_they_like(guarded: Guarded) -> None:
+    concept = Concept(name="mine/hat", kind=CONCEPT_KIND_OBJECT, names=["hat"], prompts=["a {concept}"])
+    for tenant in ("acme", "rival"):
+        assert await guarded.database.insert_concept(CustomConcept(concept, 0), "same", "digest", tenant)
+    assert not await guarded.database.insert_concept(CustomConcept(concept, 0), "another", "digest", "acme")
+    assert await guarded.database.concept_names("acme") == ["mine/hat"]
+    assert await guarded.database.concept_names() == []
+    assert await guarded.database.concepts(["mine/hat"]) == []
+    assert await guarded.database.delete_concept("mine/hat", "rival")
+    assert [custom.concept for custom in await guarded.database.concepts(["mine/hat"], "acme")] == [concept]
 
 
 async def test_a_client_that_does_not_encrypt_gets_nothing(guarded: Guarded) -> None:

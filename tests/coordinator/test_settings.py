@@ -11,6 +11,22 @@ def test_another_machine_is_let_in_only_on_purpose() -> None:
     assert CoordinatorSettings(artifacts="a", state="s", host="::1").host == "::1"
 
 
+def test_with_tls_and_tokens_another_machine_may_come() -> None:
+    given = {"artifacts": "a", "state": "s", "host": "0.0.0.0"}
+    tls = {"tls_certificate": "c", "tls_key": "k"}
+    assert CoordinatorSettings(**given, **tls, tokens="t").host == "0.0.0.0"
+    with pytest.raises(ValidationError, match="no tokens"):
+        CoordinatorSettings(**given, **tls)
+    with pytest.raises(ValidationError, match="no TLS;"):
+        CoordinatorSettings(**given, tokens="t")
+
+
+@pytest.mark.parametrize("half", [{"tls_certificate": "c"}, {"tls_key": "k"}, {"tls_client_ca": "a"}])
+def test_half_of_tls_is_refused(half: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="tls_"):
+        CoordinatorSettings(artifacts="a", state="s", **half)
+
+
 def test_an_unknown_key_is_an_error() -> None:
     with pytest.raises(ValidationError, match="prot"):
         CoordinatorSettings.model_validate({"artifacts": "a", "state": "s", "prot": 1})
