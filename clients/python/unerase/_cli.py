@@ -103,7 +103,7 @@ def audit(
         str, typer.Option(help="A concept that no model knows, as the control of injecting evaluations.")
     ] = "",
     battery: Annotated[
-        str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")
+        str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")
     ] = "standard",
     evaluation: Annotated[
         list[str] | None,
@@ -230,7 +230,7 @@ def calibrate(
     concept: Annotated[
         str, typer.Option(help="A concept that some model never learned; the only one unless given.")
     ] = "",
-    battery: Annotated[str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")] = "quick",
+    battery: Annotated[str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")] = "quick",
     evaluation: Annotated[
         list[str] | None,
         typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
