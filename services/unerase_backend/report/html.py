@@ -78,6 +78,8 @@ _NO_READING = _Reading("No verdict", "", "none")
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("unerase_backend.report", "."),
+    # The page belongs to the program that began with it.
+    auto_reload=False,
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
