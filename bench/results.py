@@ -17,7 +17,7 @@ MODELS = (
     "ga",
     "stereo",
 )
-ROLES = ("subject", "reference", "control")
+MARKS = {"recovers": "**{}**", "does not recover": "{}", "inconclusive": "({})", "uninformative": "{} ?"}
 
 
 def row(*cells: str) -> str:
@@ -57,18 +57,16 @@ def verdicts(contents: dict[str, Any]) -> list[str]:
 
 
 def outcomes(contents: dict[str, Any]) -> list[str]:
-    """Return the table of evaluations: rates, excess with its one-sided bounds, and what follows."""
-    lines = head("evaluation", "model", *ROLES, "excess (one-sided 95 %)", "p, Holm", "outcome")
-    names = [evaluation["title"] for evaluation in next(iter(contents.values()))["verdict"]["evaluations"]]
-    for at, title in enumerate(names):
-        for name, content in contents.items():
+    """Return the table of evaluations: cases brought back, of how many; bold: recovers, in brackets: inconclusive."""
+    first = next(iter(contents.values()))["verdict"]["evaluations"]
+    lines = head("evaluation", "best of", "control", *contents)
+    for at, evaluation in enumerate(first):
+        cells = [evaluation["title"], str(evaluation["budget"]), rate(evaluation["control"])]
+        for content in contents.values():
             found = content["verdict"]["evaluations"][at]
-            excess = found["excess"]
-            bounds = f"{excess['value']:.2f} ({excess['bounds']['lower']:.2f} to {excess['bounds']['upper']:.2f})"
-            rates = [rate(found[role]) for role in ROLES]
-            lines.append(
-                row(title, name, *rates, bounds, f"{excess['p_holm']:.2g}", words(found["outcome"], "OUTCOME_"))
-            )
+            mark = MARKS[words(found["outcome"], "OUTCOME_")]
+            cells.append(mark.format(found["subject"]["hits"]))
+        lines.append(row(*cells))
     return lines
 
 

@@ -252,20 +252,21 @@ def test_one_arm_alone_is_no_curve() -> None:
 def test_what_is_known_of_an_evaluation_is_said_beside_it() -> None:
     text = section(html(whole()), "evaluations")
     assert (
-        "brings the concept back in 46 of 48 cases of models that hold it, falsely in 1 of 24 of models that never "
-        "learned it; at 1 draw a case and 50 steps (testbed 1, <b>two</b>)" in text
+        "Known: brings the concept back in 46 of 48 cases of models that hold it, falsely in 1 of 24 of models that "
+        "never learned it." in text
     )
+    assert text.count("(testbed 1, <b>two</b>), with the parameters") == 1
     assert "Stopped after 6 of 8 cases" in text
     assert "the same procedure for \N{LEFT DOUBLE QUOTATION MARK}zigzag" in text
     plain = section(html(made(observed())), "evaluations")
-    assert not any(word in plain for word in ("Known from", "Stopped after", "placebo"))
+    assert not any(word in plain for word in ("Known:", "known of an evaluation", "Stopped after", "placebo"))
 
 
 def test_a_calibration_of_one_truth_says_no_more() -> None:
     made_report = whole()
     made_report.content.verdict.evaluations[0].calibration.ClearField("specificity")
     text = section(html(made_report), "evaluations")
-    assert "models that hold it; at 1 draw" in text
+    assert "models that hold it." in text
     assert "falsely" not in text
 
 

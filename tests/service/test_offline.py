@@ -27,6 +27,7 @@ def test_the_same_verdict_follows_from_the_export(client: Client, tmp_path: Path
 
 def test_models_of_known_truth_are_calibrated_together(backend: Running, tmp_path: Path) -> None:
     arguments = ["calibrate", "--out", str(tmp_path / "calibration.json"), "--address", backend.address]
+    arguments += ["--reports", str(tmp_path / "reports")]
     arguments += ["--models", "testbed/reference", "--models", "testbed/never", "--cases", "2", "--steps", "6"]
     arguments += ["--concept", "hourglass", "--battery", "", "--evaluation", "standard-prompt"]
     ended = CliRunner().invoke(app, arguments)
@@ -37,3 +38,8 @@ def test_models_of_known_truth_are_calibrated_together(backend: Running, tmp_pat
     assert point["sensitivity"]["cases"] == point["specificity"]["cases"] == 2
     assert (point["sensitivity"]["hits"], point["specificity"]["hits"]) == (2, 2)
     assert "| Standard prompt | 1 |" in ended.stdout
+    forms = [f"{model}.{form}" for model in ("never", "reference") for form in ("html", "json", "parquet")]
+    assert sorted(path.name for path in (tmp_path / "reports").iterdir()) == forms
+    assert (
+        json.loads((tmp_path / "reports" / "never.json").read_text())["content"]["spec"]["subject"] == "testbed/never"
+    )

@@ -116,7 +116,7 @@ def audit(
         str, typer.Option(help="A concept that no model knows, as the control of injecting evaluations.")
     ] = "",
     battery: Annotated[
-        str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")
+        str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")
     ] = "standard",
     evaluation: Annotated[
         list[str] | None,
@@ -243,7 +243,7 @@ def calibrate(
     concept: Annotated[
         str, typer.Option(help="A concept that some model never learned; the only one unless given.")
     ] = "",
-    battery: Annotated[str, typer.Option(help="Preset: quick or standard; empty takes --evaluation alone.")] = "quick",
+    battery: Annotated[str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")] = "quick",
     evaluation: Annotated[
         list[str] | None,
         typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
@@ -255,6 +255,9 @@ def calibrate(
         str | None,
         typer.Option(help="Prefix of the audits' request ids: the same call again takes up the same audits."),
     ] = None,
+    reports: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Write each audit's report here: MODEL.json, .html, .parquet.")
+    ] = None,
     local: Annotated[bool, typer.Option("--local", help="Start a backend for it, and end it after.")] = False,
     data_dir: Annotated[str | None, typer.Option(help="With --local: the backend's folder.")] = None,
     address: Address = DEFAULT_ADDRESS,
@@ -264,6 +267,10 @@ def calibrate(
     compute = _of_the_backend("calibrate")
     with _reported(), local_backend(data_dir) if local else nullcontext(address) as at, _client(at) as client:
         sought, reference, names = chosen(client.models(), client.concepts(), concept, model or ())
+        if reports is not None:
+            if len({_file_name(name) for name in names}) < len(names):
+                _fail("--reports: the names of two of the models end alike", BAD_INPUT)
+            reports.mkdir(parents=True, exist_ok=True)
         specs = [
             AuditSpec(
                 subject=name,
@@ -283,6 +290,10 @@ def calibrate(
         ended = run_all(client, specs, prefix, lambda: LiveProgress(_stderr))
         succeeded = [each for each in ended if each.state == AuditState.AUDIT_STATE_SUCCEEDED]
         exported = [persistently(client.report_parquet, each.id) for each in succeeded]
+        if reports is not None:
+            for each in succeeded:
+                named = [reports / f"{_file_name(each.spec.subject)}.{form}" for form in ("html", "json", "parquet")]
+                _write_reports(client, each.id, *named)
     failed = [
         f"the audit {each.id} of {each.spec.subject} is {state_name(each)} {each.error_reason} {each.error_message}"
         for each in ended
@@ -467,6 +478,10 @@ def _tolerances(texts: Iterable[str]) -> Tolerances:
         except ValueError:
             _fail(f"--tolerance {text}: what follows {name}= must be a number", BAD_INPUT)
     return Tolerances(**asked)
+
+
+def _file_name(model: str) -> str:
+    return model.rpartition("/")[2]
 
 
 def _write_reports(

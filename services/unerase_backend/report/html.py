@@ -78,6 +78,8 @@ _NO_READING = _Reading("No verdict", "", "none")
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("unerase_backend.report", "."),
+    # The page belongs to the program that began with it.
+    auto_reload=False,
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -170,6 +172,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         learned=_learned,
         parameters=_parameters,
         calibrated=_calibrated,
+        sources=_sources,
         outcome=lambda value: _word(Outcome.Name(value), "OUTCOME_"),
         outcome_tone=lambda value: _TONE_OF_OUTCOME.get(value, "none"),
         kind=lambda value: _word(EvaluationClass.Name(value), "EVALUATION_CLASS_"),
@@ -276,8 +279,12 @@ def _calibrated(calibration: Calibration) -> str:
         known.append(f"brings the concept back in {held.hits} of {held.cases} cases of models that hold it")
     if calibration.HasField("specificity"):
         known.append(f"falsely in {free.cases - free.hits} of {free.cases} of models that never learned it")
-    draws = "1 draw" if calibration.budget == 1 else f"{calibration.budget} draws"
-    return f"{', '.join(known)}; at {draws} a case and {calibration.steps} steps ({calibration.source})"
+    return ", ".join(known)
+
+
+def _sources(results: Iterable[EvaluationResult]) -> list[str]:
+    """Return where what is known of the evaluations comes from, each source once."""
+    return list(dict.fromkeys(each.calibration.source for each in results if each.HasField("calibration")))
 
 
 def _rates(result: EvaluationResult) -> list[tuple[str, Rate]]:
