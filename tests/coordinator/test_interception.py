@@ -127,6 +127,21 @@ async def test_more_violations_than_fit_are_counted(channel: grpc.aio.Channel, m
     assert violations[-1].description == f"{500 - len(violations) + 1} more bad fields"
 
 
+@pytest.mark.parametrize("request_bytes", [b"fine", b"missing"])
+@pytest.mark.parametrize(
+    ("sent", "kept"), [((("x-request-id", "mine-1.2_3"),), True), ((("x-request-id", "not fit"),), False), ((), False)]
+)
+async def test_every_answer_has_its_request_id(
+    channel: grpc.aio.Channel, request_bytes: bytes, sent: tuple[tuple[str, str], ...], kept: bool
+) -> None:
+    call = channel.unary_unary("/test.Service/Unary")(request_bytes, timeout=10, metadata=sent)
+    assert await call.code() == (grpc.StatusCode.OK if request_bytes == b"fine" else grpc.StatusCode.NOT_FOUND)
+    answered = [value for key, value in await call.trailing_metadata() if key == "x-request-id"]
+    assert len(answered) == 1
+    assert (answered[0] == "mine-1.2_3") == kept
+    assert kept or len(answered[0]) == 32
+
+
 async def test_a_full_room_says_when_to_come_back(channel: grpc.aio.Channel) -> None:
     error, details = await _fail(channel, "Unary", b"full")
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -243,7 +243,9 @@ def calibrate(
     concept: Annotated[
         str, typer.Option(help="A concept that some model never learned; the only one unless given.")
     ] = "",
-    battery: Annotated[str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")] = "quick",
+    battery: Annotated[
+        str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")
+    ] = "quick",
     evaluation: Annotated[
         list[str] | None,
         typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),

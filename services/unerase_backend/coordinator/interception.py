@@ -3,6 +3,9 @@ and none runs for ever.
 
 A domain error keeps its code and carries google.rpc details: ErrorInfo (its reason), BadRequest (its violations),
 RetryInfo (when to try again). Anything else is logged under a number, and the caller is told that number alone.
+
+Every answer ends with the call's `x-request-id`: the caller's own, or a new one. It is in the trailers, since a client
+may repeat a call for as long as no headers have come.
 """
 
 # grpc's classes are generic for type checkers only.
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -31,6 +35,8 @@ from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, U
 _logger = logging.getLogger(__name__)
 
 DOMAIN = "unerase"
+REQUEST_ID = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 UNARY_SECONDS = 300.0
 """The time a unary call may take where its caller set no deadline."""
 
@@ -123,7 +129,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         reading = read or _message
 
         async def call(request: Any, context: Context) -> Any:
-            with _Measured(self._metrics, method) as measured:
+            with _Measured(self._metrics, method, context) as measured:
                 try:
                     self._admit(method, context)
                     # A deadline of the caller's own is gRPC's to keep.
@@ -146,7 +152,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         reading = read or _message
 
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            with _Measured(self._metrics, method) as measured:
+            with _Measured(self._metrics, method, context) as measured:
                 try:
                     self._admit(method, context)
                     async with aclosing(behaviour(reading(request, deserialise), context)) as responses:
@@ -169,12 +175,20 @@ class Interceptor(grpc.aio.ServerInterceptor):
         CALLER.set(caller)
 
 
+def _request_id(context: Context) -> str:
+    """Return the call's id, which is the caller's own where it sent a fit one."""
+    sent = [str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_ID]
+    return sent[0] if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else uuid.uuid4().hex
+
+
 class _Measured:
     """One call's figures; a call that ends without a code was cancelled by its caller or its deadline."""
 
-    def __init__(self, metrics: Metrics, method: str) -> None:
+    def __init__(self, metrics: Metrics, method: str, context: Context) -> None:
         self._metrics = metrics
         self._method = method
+        self._request_id = _request_id(context)
+        context.set_trailing_metadata(((REQUEST_ID, self._request_id),))
         self.code = grpc.StatusCode.CANCELLED
 
     def __enter__(self) -> _Measured:
@@ -191,12 +205,12 @@ class _Measured:
             error = DeadlineError(f"the call took longer than the {UNARY_SECONDS:g} s that the backend allows")
         if not isinstance(error, UneraseError):
             incident = uuid.uuid4().hex[:12]
-            _logger.error("incident %s in %s", incident, self._method, exc_info=error)
+            _logger.error("incident %s in %s, request %s", incident, self._method, self._request_id, exc_info=error)
             message = f"something unexpected went wrong; the coordinator's log has it as {incident}"
             error = UneraseError(message, metadata={"incident": incident})
         self.code = error.code
         status = status_of(error)
-        details = (("grpc-status-details-bin", status.SerializeToString()),)
+        details = ((REQUEST_ID, self._request_id), ("grpc-status-details-bin", status.SerializeToString()))
         await context.abort(error.code, status.message, trailing_metadata=details)
 
 
