@@ -53,6 +53,8 @@ def inside(root: Path, relative: object) -> Path:
     """
     if not isinstance(relative, str) or not relative:
         raise ValueError("must be a path relative to the catalogue file")
+    if not relative.isprintable():
+        raise ValueError("must have no control and no invisible characters")
     if Path(relative).is_absolute() or ".." in Path(relative).parts or "\\" in relative:
         raise ValueError("must stay inside the catalogue file's folder")
     path = (root / relative).resolve()

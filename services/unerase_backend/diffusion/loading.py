@@ -40,6 +40,13 @@ _CLASSES = {
 }
 
 
+_LIBRARIES = ("diffusers", "transformers")
+# Older checkpoints store what is computed today.
+_BUFFERS = ("position_ids",)
+# With these keys a configuration names code that a hub or folder would bring.
+_CODE_KEYS = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code")
+
+
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
     """A text-to-image latent diffusion model, in evaluation mode."""
@@ -169,6 +176,12 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
             f"the weights of {folder.name} lack {len(left_out)} tensors, {left_out[0]} among them",
             reason="WEIGHTS_INCOMPLETE",
         )
+    unknown = sorted(str(key) for key in loading["unexpected_keys"] if not str(key).endswith(_BUFFERS))
+    if unknown:
+        raise UnsafeModelError(
+            f"the weights of {folder.name} hold {len(unknown)} tensors that it has not, {unknown[0]!r} among them",
+            reason="WEIGHTS_UNKNOWN_TENSOR",
+        )
     return module
 
 
@@ -232,6 +245,24 @@ def _check_classes(folder: Path) -> None:
         named = index.get(part)
         if not isinstance(named, list) or named[-1:] not in ([kind.__name__], [f"{kind.__name__}Fast"]):
             raise PreconditionError(f"the {part} must be a {kind.__name__}", reason="MODEL_UNSUPPORTED")
+        if named[0] not in _LIBRARIES:
+            message = f"the {part} comes from {named[0]!r}, and no code but that of diffusers and transformers is run"
+            raise UnsafeModelError(message, reason="MODEL_NAMES_CODE")
+    for file in (folder / "model_index.json", *sorted(folder.glob("*/*.json"))):
+        named_code = _code_named(_json(file)) if file.name != "vocab.json" else None
+        if named_code:
+            message = f"{file.name} has {named_code!r}, which names code that is not run here"
+            raise UnsafeModelError(message, reason="MODEL_NAMES_CODE")
+
+
+def _code_named(content: Any) -> str | None:
+    """Return the first key anywhere in a configuration that names code."""
+    if isinstance(content, dict):
+        found = next((key for key in _CODE_KEYS if key in content), None)
+        return found or next((inner for value in content.values() if (inner := _code_named(value))), None)
+    if isinstance(content, list):
+        return next((inner for value in content if (inner := _code_named(value))), None)
+    return None
 
 
 def _check_fit(model: DiffusionModel) -> None:
