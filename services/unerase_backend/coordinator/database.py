@@ -268,6 +268,13 @@ class Database:
             row = (await connection.execute(query)).first()
         return _audit(row) if row else None
 
+    async def owner(self, audit_id: str) -> tuple[str, int]:
+        """Return whose an audit is, and when it was created, in nanoseconds; nobody's where it is not there any more."""
+        query = sa.select(_audits.c.tenant, _audits.c.create_time).where(_audits.c.id == audit_id)
+        async with self.engine.connect() as connection:
+            row = (await connection.execute(query)).first()
+        return (row.tenant, row.create_time) if row else ("", 0)
+
     async def newest(self, limit: int, before: tuple[int, str] | None, tenant: str = "") -> list[Audit]:
         """Return a tenant's newest audits, those created before (create time in nanoseconds, id) where given."""
         query = sa.select(_audits).where(_audits.c.tenant == tenant)

@@ -36,6 +36,7 @@ from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import ACTIVE, AuditEndedError, Database, Evidence, Reports, timestamp
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
+from unerase_backend.coordinator.turns import Turns
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
 from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
@@ -75,7 +76,7 @@ class Auditor:
         self._metrics = metrics
         self._changes = changes
         self._retry_seconds = retry_seconds
-        self._slots = asyncio.Semaphore(concurrent_units)
+        self._turns = Turns(concurrent_units)
         self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._closing = False
@@ -249,7 +250,8 @@ class Auditor:
 
     async def _in_turn(self, audit_id: str, unit: Unit) -> UnitResult:
         # Only units take turns: what starts or ends an audit would else wait behind all units of all audits.
-        async with self._slots:
+        tenant, created = await self._database.owner(audit_id)
+        async with self._turns.turn(tenant, (created, audit_id)):
             return await self._persist(lambda: self._attempt(audit_id, unit), unit.evaluation)
 
     async def _persist(self, attempt: Callable[[], Awaitable[Result]], evaluation: str) -> Result:
