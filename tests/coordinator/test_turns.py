@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from unerase_backend.coordinator.turns import Turns
 
-
-AGES = ["mine", "x", "y", "z", "first", "second", "third", "a", "b", "c", *(f"audit-{number}" for number in range(50))]
+AGES = [*"abcxyz", "mine", "first", "second", "third", *(f"audit-{number}" for number in range(50))]
 
 
 class Work:
