@@ -269,7 +269,7 @@ class Database:
         return _audit(row) if row else None
 
     async def owner(self, audit_id: str) -> tuple[str, int]:
-        """Return whose an audit is, and when it was created, in nanoseconds; nobody's where it is not there any more."""
+        """Return whose an audit is, and when it was created, in nanoseconds; nobody's once it is deleted."""
         query = sa.select(_audits.c.tenant, _audits.c.create_time).where(_audits.c.id == audit_id)
         async with self.engine.connect() as connection:
             row = (await connection.execute(query)).first()
