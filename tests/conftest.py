@@ -1,6 +1,7 @@
 """What several rooms' tests share."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="a catalogue file beside the embedded testbed's, as with the judges of a package under test",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process have all tests of a file, and one all tests of the service, which share a backend."""
+    tests = Path(__file__).parent
+    for item in items:
+        room, *_ = item.path.relative_to(tests).parts
+        item.add_marker(pytest.mark.xdist_group("service" if room == "service" else str(item.path)))
 
 
 @pytest.fixture(scope="session")
