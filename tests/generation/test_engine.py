@@ -143,8 +143,8 @@ async def test_leaving_a_stream_early_gives_up_the_rest(bench: Any, trajectory_o
         model=REFERENCE, trajectories=[trajectory_of(), *(trajectory_of(latent_seed=s, steps=900) for s in range(9))]
     )
     async with aclosing(bench.engine.Generate(request)) as responses:
-        first = await anext(responses)
-    assert first.index == 0
+        # The short one, unless three others were found to be new before it was.
+        await anext(responses)
     before = bench.observer.ticks
     await bench.generate([trajectory_of(latent_seed=50)])
     assert bench.observer.ticks - before < 20
