@@ -6,6 +6,7 @@ which run side by side. The second subject has the same reference and seed base.
 subject's under a seed base that nothing remembers; the saving is 1 - sequential / first.
 """
 
+import sys
 import tempfile
 import time
 import urllib.request
@@ -61,7 +62,9 @@ def _seconds(address: str, subject: str, *, seed_base: int, sequential: bool = F
     with Client(address) as client:
         begun = time.perf_counter()
         client.audit(spec)
-        return time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+    print(f"{subject}, seed base {seed_base}{', sequential' * sequential}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    return seconds
 
 
 def _unit_seconds(url: str) -> dict[str, float]:
