@@ -63,7 +63,9 @@ def _seconds(address: str, subject: str, *, seed_base: int, sequential: bool = F
         begun = time.perf_counter()
         client.audit(spec)
         seconds = time.perf_counter() - begun
-    print(f"{subject}, seed base {seed_base}{', sequential' * sequential}: {seconds:.0f} s", file=sys.stderr, flush=True)
+    print(
+        f"{subject}, seed base {seed_base}{', sequential' * sequential}: {seconds:.0f} s", file=sys.stderr, flush=True
+    )
     return seconds
 
 
