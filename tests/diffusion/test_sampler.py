@@ -194,9 +194,10 @@ def test_new_ones_start_as_others_finish(sampler: Sampler, trajectory_of: Trajec
     for index, trajectory in enumerate([guided, unguided, guided, unguided, guided]):
         sampler.admit(str(index), trajectory, picture=False)
     assert sampler.room < 0
-    assert [item.key for item in sampler.tick()] == ["1", "3"]
+    # Those of one tick come in the order of their places, which what went before has mixed.
+    assert {item.key for item in sampler.tick()} == {"1", "3"}
     assert sampler.rows_in_use == 4
-    assert [item.key for item in sampler.tick()] == ["0", "2"]
+    assert {item.key for item in sampler.tick()} == {"0", "2"}
     assert [item.key for item in [*sampler.tick()]] == ["4"]
     assert not sampler.busy
 
