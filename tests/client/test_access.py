@@ -1,0 +1,86 @@
+"""What the command takes from the environment, and what `unerase tokens` does with its file."""
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from unerase._cli import app
+from unerase._environment import settings_from_environment
+from unerase_backend.runtime.access import Gate
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("UNERASE_")]:
+        monkeypatch.delenv(name)
+
+
+def test_nothing_is_no_tls_and_no_token() -> None:
+    settings = settings_from_environment()
+    assert (settings.tls, settings.token) == (None, None)
+
+
+def test_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TOKEN_FILE", "TLS_CA", "TLS_CERTIFICATE", "TLS_KEY"):
+        (tmp_path / name).write_text(f"{name}\n")
+        monkeypatch.setenv(f"UNERASE_{name}", str(tmp_path / name))
+    monkeypatch.setenv("UNERASE_TLS_SERVER_NAME", "unerase")
+    settings = settings_from_environment()
+    assert settings.token == "TOKEN_FILE"
+    assert settings.tls is not None
+    assert (settings.tls.root_certificates, settings.tls.server_name) == (b"TLS_CA\n", "unerase")
+    assert (settings.tls.client_certificate, settings.tls.client_key) == (b"TLS_CERTIFICATE\n", b"TLS_KEY\n")
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"TOKEN": "a", "TOKEN_FILE": "b"}, "one of them"),
+        ({"TLS_CERTIFICATE": "a"}, "both"),
+        ({"TLS_KEY": "a"}, "both"),
+        ({"TLS": "yes"}, "0 or 1"),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"UNERASE_{name}", value)
+    with pytest.raises(ValueError, match=says):
+        settings_from_environment()
+    ended = CliRunner().invoke(app, ["models"])
+    assert ended.exit_code == 2
+    assert says in ended.stderr
+
+
+def test_a_token_in_the_clear_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNERASE_TOKEN", "secret")
+    ended = CliRunner().invoke(app, ["models", "--address", "unerase.example:443"])
+    assert ended.exit_code == 2
+    assert "encrypted" in ended.stderr
+    assert "secret" not in ended.output
+
+
+def test_tokens_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    file = ["--file", str(tmp_path / "tokens.json")]
+    made = CliRunner().invoke(app, ["tokens", "create", "ci", *file, "--tenant", "acme", "--scope", "audit:read"])
+    assert made.exit_code == 0, made.output
+    token = made.stdout.strip()
+    assert Gate(tmp_path / "tokens.json").admit(f"Bearer {token}").tenant == "acme"
+    shown = CliRunner().invoke(app, ["tokens", "list", *file])
+    assert "acme" in shown.stdout
+    assert token not in shown.stdout
+    assert CliRunner().invoke(app, ["tokens", "revoke", "ci", *file]).exit_code == 0
+    again = CliRunner().invoke(app, ["tokens", "revoke", "ci", *file])
+    assert again.exit_code == 2
+    assert "no token 'ci'" in again.stderr
+
+
+def test_a_scope_that_is_none_is_refused(tmp_path: Path) -> None:
+    file = ["--file", str(tmp_path / "tokens.json")]
+    made = CliRunner().invoke(app, ["tokens", "create", "ci", *file, "--tenant", "acme", "--scope", "everything"])
+    assert made.exit_code == 2
+    assert "there is no everything" in made.stderr
+    assert not (tmp_path / "tokens.json").exists()
