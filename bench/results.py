@@ -81,12 +81,17 @@ def draws(contents: dict[str, Any]) -> list[str]:
     return lines
 
 
+def asked(description: str, form: str) -> argparse.Namespace:
+    """Return the command line's `folder` of reports MODEL.form, and the `models` to show."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", type=Path, help=f"folder of MODEL.{form}, as `unerase calibrate --reports` writes it")
+    parser.add_argument("models", nargs="*", default=MODELS, help="in the tables' order")
+    return parser.parse_args()
+
+
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of MODEL.json, as `unerase audit --json-file` writes them")
-    parser.add_argument("models", nargs="*", default=MODELS, help="in the tables' order")
-    arguments = parser.parse_args()
+    arguments = asked((__doc__ or "").splitlines()[0], "json")
     contents = {
         name: json.loads((arguments.folder / f"{name}.json").read_text())["content"] for name in arguments.models
     }

@@ -4,10 +4,7 @@ Reads the observations DIR/MODEL.parquet of whole audits, as `unerase audit --pa
 a sequential audit does: the same cases in the same order, so that what it would have run is known to the picture.
 """
 
-import argparse
-from pathlib import Path
-
-from bench.results import MODELS, head, row
+from bench.results import asked, head, row
 from unerase.v1.types_pb2 import EvaluationClass
 from unerase_backend.report.parquet import Record, read_parquet
 from unerase_backend.verdict import conclude, has_answer
@@ -33,10 +30,7 @@ def stops(record: Record) -> dict[str, int]:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="folder of MODEL.parquet")
-    parser.add_argument("models", nargs="*", default=MODELS, help="in the table's order")
-    arguments = parser.parse_args()
+    arguments = asked((__doc__ or "").splitlines()[0], "parquet")
     lines: list[str] = []
     for model in arguments.models:
         record = read_parquet((arguments.folder / f"{model}.parquet").read_bytes())

@@ -1,5 +1,6 @@
 """The server behind TLS and tokens: every method of every descriptor, reflection and metrics, and who gets in."""
 
+import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -116,8 +117,6 @@ async def guarded(
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

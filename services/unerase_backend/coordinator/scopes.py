@@ -1,7 +1,5 @@
 """What each method needs: a scope, or nothing. A method that is not named here is nobody's but an admin's."""
 
-from google.protobuf.descriptor import ServiceDescriptor
-
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.runtime.access import ADMIN
 
@@ -30,17 +28,12 @@ _SCOPES = {
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "reflection",
 }
 
+_ROOM_SCOPES = {service.full_name: room.application for room, service in ROOMS.items()}
+"""Of the services behind, each a scope of its room's name."""
+
 
 def scope_of(method: str) -> str | None:
     """Return the scope that `package.Service/Method` needs; None for what is public."""
     if method in _PUBLIC:
         return None
-    return _SCOPES.get(method) or _of_room(method.partition("/")[0]) or ADMIN
-
-
-def _of_room(service: str) -> str | None:
-    return next((room.application for room, described in ROOMS.items() if _name(described) == service), None)
-
-
-def _name(service: ServiceDescriptor) -> str:
-    return str(service.full_name)
+    return _SCOPES.get(method) or _ROOM_SCOPES.get(method.partition("/")[0], ADMIN)

@@ -118,6 +118,7 @@ def load_model(
     description = catalogue.describe_model(name)
     folder = catalogue.model_parts(name).folder
     _check_classes(folder)
+    _check_no_code(folder)
     # What is changed is changed in float32, and rounded once.
     unet, text_encoder = _changing_parts(catalogue, name, torch.float32 if changes else dtype)
     for change in changes:
@@ -248,6 +249,9 @@ def _check_classes(folder: Path) -> None:
         if named[0] not in _LIBRARIES:
             message = f"the {part} comes from {named[0]!r}, and no code but that of diffusers and transformers is run"
             raise UnsafeModelError(message, reason="MODEL_NAMES_CODE")
+
+
+def _check_no_code(folder: Path) -> None:
     for file in (folder / "model_index.json", *sorted(folder.glob("*/*.json"))):
         named_code = _code_named(_json(file)) if file.name != "vocab.json" else None
         if named_code:
