@@ -53,7 +53,7 @@ class ServeSettings(BaseSettings):
     device: str = Field(default="cpu", description="torch device of the weights")
     dtype: str = Field(default="float32", description="torch dtype of the computation")
     torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica, generation's excepted")
-    # On two cores an audit takes 96 s with one and 130 s with two: attacks, probes and judges want a core as well.
+    # Attacks, probes and judges want a core as well (docs/performance.md).
     generation_threads: int = Field(default=1, ge=1, description="torch threads of one of generation's replicas")
     generation_replicas: int = Field(default=1, ge=1, description="processes that run the sampler")
     concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
