@@ -235,7 +235,17 @@ async def test_the_client_brings_its_token(guarded: Guarded) -> None:
     assert refused.value.metadata == {"scope": "model:read"}
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1:50051", "unerase.example:443"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1:50051",
+        "unerase.example:443",
+        "localhost.example:443",
+        "127.example:443",
+        "[::2]:443",
+        "127.0.0.1.example",
+    ],
+)
 def test_the_client_shows_no_token_in_the_clear(address: str) -> None:
     with pytest.raises(ValueError, match="encrypted"):
         Client(address, settings=ClientSettings(token="secret"))
@@ -288,6 +298,13 @@ async def test_tenants_name_their_concepts_as_they_like(guarded: Guarded) -> Non
     assert await guarded.database.concepts(["mine/hat"]) == []
     assert await guarded.database.delete_concept("mine/hat", "rival")
     assert [custom.concept for custom in await guarded.database.concepts(["mine/hat"], "acme")] == [concept]
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:50051", "127.1.2.3:1", "localhost:50051", "[::1]:50051", "localhost", "unix:/run/unerase"]
+)
+def test_on_this_machine_a_token_needs_no_tls(address: str) -> None:
+    Client(address, settings=ClientSettings(token="secret"))
 
 
 async def test_a_client_that_does_not_encrypt_gets_nothing(guarded: Guarded) -> None:

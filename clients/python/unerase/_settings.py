@@ -2,12 +2,11 @@
 
 import json
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 """Where `unerase serve` listens unless told otherwise."""
-
-_LOOPBACK = ("localhost", "127.", "[::1]", "unix:")
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,17 @@ class ClientSettings:
     token: str | None = field(default=None, repr=False)
 
 
+def on_this_machine(address: str) -> bool:
+    """Say whether an address is the loopback's or a socket file's; a name is taken for `localhost` alone."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].removeprefix("[").removesuffix("]") or address
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def call_metadata(address: str, settings: ClientSettings) -> tuple[tuple[str, str], ...]:
     """Return the metadata of every call: the token, if there is one.
 
@@ -83,7 +93,7 @@ def call_metadata(address: str, settings: ClientSettings) -> tuple[tuple[str, st
     """
     if settings.token is None:
         return ()
-    if settings.tls is None and not address.startswith(_LOOPBACK):
+    if settings.tls is None and not on_this_machine(address):
         raise ValueError(f"a token for {address} needs an encrypted connection: give tls as well")
     return (("authorization", f"Bearer {settings.token}"),)
 
@@ -122,7 +132,7 @@ def channel_options(address: str, settings: ClientSettings) -> list[tuple[str, A
         # An upload is repeated from here; gRPC would keep 256 KiB of it, and give up beyond.
         ("grpc.per_rpc_retry_buffer_size", _UPLOAD_BYTES),
     ]
-    if address.startswith(_LOOPBACK):
+    if on_this_machine(address):
         # A proxy named in the environment cannot reach this machine's loopback.
         options.append(("grpc.enable_http_proxy", 0))
     if tls is not None and tls.server_name:
