@@ -48,7 +48,15 @@ class ServeSettings(BaseSettings):
     data_dir: Path = Field(
         default=Path("~/.local/share/unerase"), description="folder of the databases and of the artefacts"
     )
-    database_url: str = Field(default="", description="postgresql://... ; empty means SQLite in data_dir")
+    artifacts: str = Field(
+        default="", description="folder or fsspec URL of the artefacts, which coordinators share; empty: in data_dir"
+    )
+    database_url: str = Field(
+        default="", description="postgresql://... , which coordinators share; empty: SQLite in data_dir"
+    )
+    lease_seconds: float = Field(
+        default=15.0, ge=1, description="how long after its last sign of life another takes a coordinator's audits over"
+    )
     catalogues: tuple[Path, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
     device: str = Field(default="cpu", description="torch device of the weights")
     dtype: str = Field(default="float32", description="torch dtype of the computation")
@@ -161,7 +169,7 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
 
     data = settings.data_dir.expanduser().resolve()
     common: dict[str, Any] = {
-        "artifacts": str(data / "artifacts"),
+        "artifacts": _url(settings.artifacts) if settings.artifacts else str(data / "artifacts"),
         "catalogues": [str(path.expanduser().resolve()) for path in settings.catalogues],
         "device": settings.device,
         "dtype": settings.dtype,
@@ -181,6 +189,7 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
         tokens=_file(settings.tokens),
         concurrent_units=settings.concurrent_units,
         unit_retry_seconds=settings.unit_retry_seconds,
+        lease_seconds=settings.lease_seconds,
     )
     applications = {
         "classification": classification.build(ClassificationSettings(**common)),
@@ -195,6 +204,10 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
     }
     # Without a route no proxy, should there be one, would know them.
     return [target(application, name=name, route_prefix=None) for name, application in applications.items()]
+
+
+def _url(place: str) -> str:
+    return place if "://" in place else str(Path(place).expanduser().resolve())
 
 
 def _file(path: Path | None) -> str:

@@ -284,9 +284,11 @@ class Database:
         async with self.engine.connect() as connection:
             return [_audit(row) for row in await connection.execute(query)]
 
-    async def active(self) -> list[str]:
-        """Return the ids of the audits that have not ended, the oldest first."""
+    async def active(self, among: Sequence[str] | None = None) -> list[str]:
+        """Return the ids of the audits, or of some of them, that have not ended, the oldest first."""
         query = sa.select(_audits.c.id).where(_audits.c.state.in_(ACTIVE)).order_by(_audits.c.create_time)
+        if among is not None:
+            query = query.where(_audits.c.id.in_(among))
         async with self.engine.connect() as connection:
             return [row.id for row in await connection.execute(query)]
 

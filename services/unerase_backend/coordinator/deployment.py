@@ -1,7 +1,8 @@
 """The coordinator as a Ray Serve application: one replica that owns the gRPC server, the database and the workflows.
 
-It has no RPCs of Serve's own. Its identity lies in its state folder, so that a replica that takes the place of a killed
-one recovers that one's workflows, and no other coordinator's; a lock on the folder keeps two replicas apart.
+It has no RPCs of Serve's own. A lock on its state folder keeps two replicas apart, so that one that takes the place of
+a killed one recovers that one's workflows at once. Where coordinators share a database, one also takes over what
+another left behind whose lease has run out.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import fcntl
 import logging
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +23,7 @@ from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database, create_engine
 from unerase_backend.coordinator.exposition import serve_metrics
+from unerase_backend.coordinator.leases import Leases
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.rooms import ROOMS
@@ -39,6 +42,7 @@ _logger = logging.getLogger(__name__)
 _WORKFLOW_VERSION = "1"
 _LOCK_SECONDS = 60.0
 _HEALTH_SECONDS = 1.0
+_ENDED_SECONDS = 1.0
 
 
 class Coordinator:
@@ -55,6 +59,9 @@ class Coordinator:
         engine = create_engine(urls["async"])
         self._database = Database(engine)
         await self._database.migrate()
+        home = _home(state / "executor")
+        self._leases = Leases(engine, home, settings.lease_seconds)
+        await self._leases.begin()
         catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
         store = ArtifactStore(settings.artifacts)
         metrics, changes = Metrics(), Changes()
@@ -73,16 +80,15 @@ class Coordinator:
                 name="unerase",
                 system_database_url=urls["dbos"],
                 application_version=_WORKFLOW_VERSION,
-                executor_id=_identity(state / "executor"),
+                executor_id=self._leases.id,
                 serializer=serializer,
                 log_level="WARNING",
             )
         )
         # On this loop, so that workflows that are recovered run here as well.
         DBOS.launch()
-        # An audit that was accepted in the moment of a crash may have no workflow yet.
-        for audit_id in await self._database.active():
-            await self._auditor.start(audit_id)
+        # Workflows of version 0.1.0 bear the home's name. After a first call audits without any workflow are started too.
+        await self._auditor.take_over([home, *await self._leases.dead()])
         await self._auditor.announce()
         self._stop_metrics = (
             serve_metrics(metrics, gate, settings.host, settings.metrics_port, certificates)
@@ -92,24 +98,34 @@ class Coordinator:
         audits = AuditServicer(self._auditor, self._database, catalogue, store, changes)
         self._server = Server(audits, ModelServicer(catalogue, store, self._database, remote_classify()), metrics, gate)
         await self._server.start(settings.host, settings.port, certificates)
-        self._following = asyncio.create_task(self._follow_rooms())
+        self._background = [
+            asyncio.create_task(repeated)
+            for repeated in (
+                _every(_HEALTH_SECONDS, self._show_rooms, "Serve's controller does not say how the rooms are"),
+                _every(settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed"),
+                _every(_ENDED_SECONDS, self._auditor.stop_ended, "what ended elsewhere is not known"),
+            )
+        ]
         _logger.info("listening on %s:%d", settings.host, settings.port)
 
-    async def _follow_rooms(self) -> None:
+    async def _show_rooms(self) -> None:
         """Keep the health of the rooms' services as Serve's controller sees their replicas."""
-        while True:
-            try:
-                await self._server.show(await asyncio.to_thread(rooms_serving, ROOMS))
-            except Exception:
-                # Without its controller Serve still routes calls; the last answer stands.
-                _logger.warning("Serve's controller does not say how the rooms are", exc_info=True)
-            await asyncio.sleep(_HEALTH_SECONDS)
+        await self._server.show(await asyncio.to_thread(rooms_serving, ROOMS))
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease of this coordinator, and take over from those that did not renew theirs."""
+        if not await self._leases.renew():
+            _logger.warning("the lease of this coordinator had run out; its audits may go on elsewhere")
+        dead = await self._leases.dead()
+        if dead:
+            _logger.warning("%d coordinators are gone; their audits go on", len(dead))
+            await self._auditor.take_over(dead)
+            await self._leases.forget(dead)
 
     async def __del__(self) -> None:
         """Drain: calls end or are cut off after the grace period; workflows wait for the next replica."""
-        following = getattr(self, "_following", None)
-        if following is not None:
-            following.cancel()
+        for repeated in getattr(self, "_background", ()):
+            repeated.cancel()
         server = getattr(self, "_server", None)
         if server is not None:
             await server.stop(self._settings.shutdown_grace_seconds)
@@ -117,6 +133,7 @@ class Coordinator:
         if auditor is not None:
             await auditor.close()
             await asyncio.to_thread(DBOS.destroy)
+            await self._leases.end()
             await self._database.close()
         stop_metrics = getattr(self, "_stop_metrics", None)
         if stop_metrics is not None:
@@ -124,6 +141,16 @@ class Coordinator:
         lock = getattr(self, "_lock", None)
         if lock is not None:
             lock.close()
+
+
+async def _every(seconds: float, act: Callable[[], Awaitable[None]], trouble: str) -> None:
+    """Act again and again; what goes wrong once may go well the next time."""
+    while True:
+        try:
+            await act()
+        except Exception:
+            _logger.warning(trouble, exc_info=True)
+        await asyncio.sleep(seconds)
 
 
 async def _locked(state: Path) -> IO[Any]:
@@ -147,7 +174,7 @@ def _lock_file(state: Path) -> IO[Any]:
     return (state / "lock").open("w")
 
 
-def _identity(path: Path) -> str:
+def _home(path: Path) -> str:
     if not path.exists():
         path.write_text(uuid.uuid4().hex)
     return path.read_text().strip()

