@@ -7,7 +7,8 @@ import hashlib
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -39,7 +40,7 @@ from unerase.v1.audits_pb2_grpc import AuditServiceServicer
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.batteries import PRESETS
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import ENDED, Database, timestamp
+from unerase_backend.coordinator.database import ENDED, Database, Reports, timestamp
 from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.requests import check_request_id
@@ -48,6 +49,7 @@ from unerase_backend.runtime.access import CALLER
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
     AlreadyExistsError,
+    DataLossError,
     FieldViolation,
     InvalidRequestError,
     NotFoundError,
@@ -60,6 +62,21 @@ CHUNK_BYTES = 256 * 1024
 _EVENTS_AT_ONCE = 256
 # What another process commits is seen this late.
 _POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One form of a report."""
+
+    media_type: str
+    digest: Callable[[Reports], str]
+
+
+_FORMS: dict[ReportFormat.ValueType, _Form] = {
+    ReportFormat.REPORT_FORMAT_JSON: _Form("application/json", lambda reports: reports.json),
+    ReportFormat.REPORT_FORMAT_HTML: _Form("text/html; charset=utf-8", lambda reports: reports.html),
+    ReportFormat.REPORT_FORMAT_PARQUET: _Form("application/vnd.apache.parquet", lambda reports: reports.parquet),
+}
 
 
 class AuditServicer(AuditServiceServicer):
@@ -176,18 +193,12 @@ class AuditServicer(AuditServiceServicer):
             raise PreconditionError(
                 f"there is no report of an audit in state {state['state']}", reason="REPORT_NOT_READY", metadata=state
             )
-        match request.format:
-            case ReportFormat.REPORT_FORMAT_HTML:
-                digest, media_type = reports.html, "text/html; charset=utf-8"
-            case ReportFormat.REPORT_FORMAT_PARQUET:
-                digest, media_type = reports.parquet, "application/vnd.apache.parquet"
-            case _:
-                digest, media_type = reports.json, "application/json"
-        if not digest:
+        form = _FORMS.get(request.format, _FORMS[ReportFormat.REPORT_FORMAT_JSON])
+        if not form.digest(reports):
             raise PreconditionError(
                 "the audit ended before its observations could be exported; run it again", reason="REPORT_NOT_KEPT"
             )
-        content = await asyncio.to_thread(self._store.get, digest)
+        media_type, content = form.media_type, await self._report(request.id, form, reports)
         first = GetReportResponse(media_type=media_type, size_bytes=len(content))
         for start in range(0, max(len(content), 1), CHUNK_BYTES):
             response = first if start == 0 else GetReportResponse()
@@ -199,7 +210,10 @@ class AuditServicer(AuditServiceServicer):
         await self._find(request.id)
         if not await self._database.may_read(request.id, request.digest):
             raise NotFoundError("the audit has no artefact of this digest", reason="ARTIFACT_NOT_FOUND")
-        content = await asyncio.to_thread(self._store.get, request.digest)
+        try:
+            content = await asyncio.to_thread(self._store.get, request.digest)
+        except NotFoundError:
+            raise DataLossError("the artefact is lost; the same audit run again makes it again") from None
         png = content.startswith(b"\x89PNG\r\n\x1a\n")
         media_type = "image/png" if png else "application/octet-stream"
         first = ReadArtifactResponse(media_type=media_type, size_bytes=len(content))
@@ -215,6 +229,15 @@ class AuditServicer(AuditServiceServicer):
             evaluations=[descriptions[name] for name in sorted(descriptions)],
             presets=[preset.message() for preset in PRESETS.values()],
         )
+
+    async def _report(self, audit_id: str, form: _Form, reports: Reports) -> bytes:
+        try:
+            return await asyncio.to_thread(self._store.get, form.digest(reports))
+        except (NotFoundError, DataLossError):
+            again = await self._auditor.render_again(audit_id)
+        if again is None:
+            raise NotFoundError(f"the audit {audit_id!r} was deleted", reason="AUDIT_NOT_FOUND")
+        return await asyncio.to_thread(self._store.get, form.digest(again))
 
     async def _repeated(self, request_id: str, digest: str) -> Audit | None:
         found = await self._database.by_request(request_id, CALLER.get().tenant)

@@ -40,6 +40,9 @@ from unerase_backend.coordinator.plan import Plan
 ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
 ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
 
+# As SQLite and PostgreSQL say it.
+_FULL = ("disk is full", "No space left on device")
+
 _metadata = sa.MetaData()
 
 _audits = sa.Table(
@@ -159,6 +162,11 @@ class Reports:
     json: str
     html: str
     parquet: str
+
+
+def is_full(error: Exception) -> bool:
+    """Say whether an error of the database, or one that was recorded as such, came of a full disk."""
+    return any(words in str(error) for words in _FULL)
 
 
 def _deterministic(message: Message) -> bytes:
@@ -358,6 +366,14 @@ class Database:
         async with self.engine.connect() as connection:
             row = (await connection.execute(query)).first()
         return Reports(*row) if row else None
+
+    async def replace_reports(self, audit_id: str, reports: Reports) -> None:
+        """Let an audit's reports be others, as a later version renders them."""
+        statement = sa.update(_audits).where(_audits.c.id == audit_id, _audits.c.json_digest != "")
+        digests = {"json": reports.json, "html": reports.html, "parquet": reports.parquet}
+        values = {f"{form}_digest": digest for form, digest in digests.items()}
+        async with self.engine.begin() as connection:
+            await connection.execute(statement.values(**values))
 
     async def delete(self, audit_id: str) -> bool:
         """Delete an audit that has ended, with everything that hangs on it; False if it has not, or is not there."""

@@ -87,7 +87,7 @@ class Coordinator:
         )
         # On this loop, so that workflows that are recovered run here as well.
         DBOS.launch()
-        # Workflows of version 0.1.0 bear the home's name. After a first call audits without any workflow are started too.
+        # Workflows of version 0.1.0 bear the home's name.
         await self._auditor.take_over([home, *await self._leases.dead()])
         await self._auditor.announce()
         self._stop_metrics = (

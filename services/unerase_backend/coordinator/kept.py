@@ -39,12 +39,12 @@ def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogu
 
 
 def find(store: ArtifactStore, key: str) -> UnitResult | None:
-    """Return the result under `key`, if it is there with every artefact that it names."""
+    """Return the result under `key`, if it is there with every artefact that it names, each as its digest says."""
     content = store.get_record(key)
     if content is None:
         return None
     result = UnitResult.FromString(content)
-    return result if all(store.contains(digest) for digest in _digests(result)) else None
+    return result if all(store.whole(digest) for digest in _digests(result)) else None
 
 
 def keep(store: ArtifactStore, key: str, result: UnitResult) -> None:

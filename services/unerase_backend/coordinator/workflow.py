@@ -26,19 +26,27 @@ from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksReque
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, DescribeGenerationResponse
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
-from unerase.v1.audits_pb2 import AuditEvent, AuditSpec, Manifest, Report, UnitDone, UnitProgress
+from unerase.v1.audits_pb2 import AuditEvent, AuditSpec, Delayed, Manifest, UnitDone, UnitProgress
 from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator import kept
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import ACTIVE, AuditEndedError, Database, Evidence, Reports, timestamp
+from unerase_backend.coordinator.database import (
+    ACTIVE,
+    AuditEndedError,
+    Database,
+    Evidence,
+    Reports,
+    is_full,
+)
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
+from unerase_backend.coordinator.reports import write_again, write_reports
 from unerase_backend.coordinator.turns import Turns
-from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
+from unerase_backend.runtime.artifacts import LOST, STORAGE_FULL, ArtifactStore
+from unerase_backend.runtime.errors import DataLossError, ExhaustedError, UnavailableError, UneraseError
 from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
 from unerase_backend.verdict import conclude, has_answer
 
@@ -50,6 +58,7 @@ _RECOVERIES = 1_000_000
 _PROGRESS_SECONDS = 1.0
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 10.0
+_CONCLUSION = "conclusion"
 
 Result = TypeVar("Result")
 
@@ -119,7 +128,9 @@ class Auditor:
         """
         await asyncio.to_thread(DBOS._recover_pending_workflows, list(dead))
         # An audit that was accepted in the moment of a crash may have no workflow yet.
-        for audit_id in await self._database.active():
+        active = await self._database.active()
+        known = await DBOS.list_workflows_async(workflow_ids=active, load_input=False, load_output=False)
+        for audit_id in set(active) - {workflow.workflow_id for workflow in known}:
             await self.start(audit_id)
 
     async def stop_ended(self) -> None:
@@ -166,6 +177,8 @@ class Auditor:
             for handle in handles:
                 await handle.get_result()
             await self._conclude(audit_id)
+        except AuditEndedError:
+            return
         except Exception as error:
             await self._fail(audit_id, error)
 
@@ -187,6 +200,8 @@ class Auditor:
                 if rest and await self._has_answer(audit_id, evaluation, [unit for units in done for unit in units]):
                     await self._skip(audit_id, [unit for units in rest for unit in units])
                     return
+        except AuditEndedError:
+            return
         except Exception as error:
             await self._fail(audit_id, error)
 
@@ -195,7 +210,7 @@ class Auditor:
         audit = await self._database.get(audit_id)
         if audit is None or not audit.spec.sequential:
             return {}
-        descriptions = await self._persist(self.descriptions, "sequence")
+        descriptions = await self._persist(self.descriptions, audit_id)
         return in_sequence(await self._database.unit_ids(audit_id), descriptions)
 
     async def _has_answer(self, audit_id: str, evaluation: str, units: Sequence[str]) -> bool:
@@ -269,24 +284,42 @@ class Auditor:
         # Only units take turns: what starts or ends an audit would else wait behind all units of all audits.
         tenant, created = await self._database.owner(audit_id)
         async with self._turns.turn(tenant, (created, audit_id)):
-            return await self._persist(lambda: self._attempt(audit_id, unit), unit.evaluation)
+            return await self._persist(lambda: self._attempt(audit_id, unit), audit_id, unit)
 
-    async def _persist(self, attempt: Callable[[], Awaitable[Result]], evaluation: str) -> Result:
-        """Try again while a room is gone or full, with growing waits, for a bounded time."""
+    async def _persist(
+        self, attempt: Callable[[], Awaitable[Result]], audit_id: str, unit: Unit | None = None
+    ) -> Result:
+        """Try again with growing waits: while a room is gone or busy for a bounded time, on a full disk for any."""
         give_up: float | None = None
         wait = _FIRST_WAIT_SECONDS
+        told = ""
+        waiting = unit or Unit(evaluation=_CONCLUSION)
         while True:
             try:
                 return await attempt()
             except (UnavailableError, ExhaustedError) as error:
                 now = time.monotonic()
                 give_up = now + self._retry_seconds if give_up is None else give_up
-                if now >= give_up:
+                if now >= give_up and error.reason != STORAGE_FULL:
                     raise
-                _logger.warning("%s is tried again in %.1f s: %s", evaluation, wait, error.message)
-                self._metrics.units.labels(evaluation, "repeated").inc()
+                _logger.warning("%s is tried again in %.1f s: %s", waiting.evaluation, wait, error.message)
+                self._metrics.units.labels(waiting.evaluation, "repeated").inc()
+                if error.reason != told:
+                    told = error.reason
+                    await self._tell_delay(audit_id, waiting, error)
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+
+    async def _tell_delay(self, audit_id: str, waiting: Unit, error: UneraseError) -> None:
+        delayed = Delayed(
+            unit=waiting.id,
+            evaluation=waiting.evaluation if waiting.id else "",
+            role=waiting.role,
+            reason=error.reason,
+            message=error.message,
+        )
+        await self._database.progress(audit_id, AuditEvent(delayed=delayed))
+        await self._changes.announce()
 
     async def _attempt(self, audit_id: str, unit: Unit) -> UnitResult:
         described = await self._described()
@@ -298,10 +331,28 @@ class Auditor:
             result = await asyncio.to_thread(kept.find, self._store, key)
             if result is None:
                 begin = time.monotonic()
-                result = await self._run(audit_id, unit)
+                result = await self._run_whole(audit_id, unit)
                 self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
                 await asyncio.to_thread(kept.keep, self._store, key, result)
         return result
+
+    async def _run_whole(self, audit_id: str, unit: Unit) -> UnitResult:
+        """Run a unit, a second time where an artefact turns out to be lost: what can be made again then is."""
+        try:
+            return await self._run(audit_id, unit)
+        except UneraseError as error:
+            if error.reason not in LOST:
+                raise
+            _logger.warning("%s is run again: %s", unit.evaluation, error.message)
+        for target in (unit.target, *unit.others):
+            if not target.concept.custom:
+                await asyncio.to_thread(self._catalogue.concept_message, target.concept.name, self._store)
+        try:
+            return await self._run(audit_id, unit)
+        except UneraseError as error:
+            if error.reason not in LOST:
+                raise
+            raise DataLossError(error.message) from None
 
     async def _run(self, audit_id: str, unit: Unit) -> UnitResult:
         result = UnitResult()
@@ -338,11 +389,52 @@ class Auditor:
         evidence = await self._database.evidence(audit_id)
         if evidence is None or evidence.audit.state not in ACTIVE:
             return
-        manifest = await self._persist(lambda: self._manifest(evidence.audit.spec), "conclusion")
+        manifest = await self._persist(lambda: self._manifest(evidence.audit.spec), audit_id)
         descriptions = await self.descriptions()
         end = time.time_ns()
-        verdict, reports = await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
+
+        async def write() -> tuple[Verdict, Reports]:
+            await self._make_whole(evidence)
+            return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
+
+        verdict, reports = await self._persist(write, audit_id)
         await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports)
+
+    async def render_again(self, audit_id: str) -> Reports | None:
+        """Render an audit's report again from its content, after one of its forms was lost; None if it was deleted.
+
+        Raises:
+            DataLossError: what it could be made of is lost as well.
+        """
+        evidence = await self._database.evidence(audit_id)
+        reports = await self._database.reports(audit_id)
+        if evidence is None or reports is None:
+            return None
+        await self._make_whole(evidence)
+        descriptions = (await self.descriptions()).values()
+        reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions)
+        await self._database.replace_reports(audit_id, reports)
+        return reports
+
+    async def _make_whole(self, evidence: Evidence) -> None:
+        """Make again the pictures that were lost since their units were recorded.
+
+        Raises:
+            DataLossError: one that comes out otherwise by now, as with another numerics profile.
+        """
+        audit = evidence.audit
+        lost = await asyncio.to_thread(self._lost, evidence)
+        for unit_id in await self._database.unit_ids(audit.id) if lost else ():
+            observations = await self._database.observations(audit.id, [unit_id])
+            planned = await self._database.unit(audit.id, unit_id)
+            if planned and not lost.isdisjoint(observation.picture_digest for observation in observations):
+                await self._attempt(audit.id, planned[0])
+        if lost and await asyncio.to_thread(self._lost, evidence):
+            raise DataLossError("pictures of the audit were lost, and come out otherwise by now; run it again")
+
+    def _lost(self, evidence: Evidence) -> set[str]:
+        digests = {observation.picture_digest for observation in evidence.observations if observation.picture_digest}
+        return {digest for digest in digests if not self._store.whole(digest)}
 
     async def _described(self) -> DescribeGenerationResponse:
         described: DescribeGenerationResponse = await GENERATION.call(
@@ -385,21 +477,7 @@ class Auditor:
             evidence.findings,
             manifest,
         )
-        whole = Report(
-            schema_version=report.SCHEMA_VERSION,
-            content=content,
-            audit_id=audit.id,
-            create_time=audit.create_time,
-            end_time=timestamp(end),
-        )
-        return verdict, Reports(
-            content=self._store.put(content.SerializeToString(deterministic=True)),
-            json=self._store.put(report.render_json(whole).encode()),
-            html=self._store.put(report.render_html(whole, self._store.get).encode()),
-            parquet=self._store.put(
-                report.render_parquet(audit.id, content, descriptions.values(), evidence.observations)
-            ),
-        )
+        return verdict, write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations)
 
     async def _fail(self, audit_id: str, error: Exception) -> None:
         if isinstance(error, UneraseError):
@@ -412,12 +490,20 @@ class Auditor:
         self.stop(audit_id)
 
     async def _transact(self, name: str, write: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:
-        """Run one transaction of the database as a step of the current workflow."""
+        """Run one transaction of the database as a step of the current workflow; on a full disk, wait for room."""
 
         async def body() -> bool:
             return await write(self._datasource.sql_session(), *arguments)
 
-        written: bool = await self._datasource.run_tx_step_async({"name": name}, body)
+        while True:
+            try:
+                written: bool = await self._datasource.run_tx_step_async({"name": name}, body)
+                break
+            except Exception as error:
+                if not is_full(error):
+                    raise
+                _logger.warning("the disk of the database is full; make room there, and what waits goes on by itself")
+            await asyncio.sleep(_LONGEST_WAIT_SECONDS)
         await self.announce()
         return written
 

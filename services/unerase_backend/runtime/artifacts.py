@@ -1,18 +1,30 @@
 """The artefact store: bytes under their SHA-256, and small records under a key, on any fsspec file system.
 
 A write goes to a temporary name and is moved into place, so that no half file ever stands under a final name. What is
-read is checked against its digest.
+read is checked against its digest, and what is not what its digest says is removed, so that it can be made again.
 """
 
+import errno
 import hashlib
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 import fsspec
 
-from unerase_backend.runtime.errors import DataLossError, NotFoundError
+from unerase_backend.runtime.errors import DataLossError, ExhaustedError, NotFoundError
+
+STORAGE_FULL = "STORAGE_FULL"
+"""The reason of what waits until there is room on a disk again."""
+
+LOST = ("ARTIFACT_NOT_FOUND", "ARTIFACT_DAMAGED")
+"""The reasons of an artefact that is not there, or is not there any more."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RETRY_SECONDS = 10.0
 
 
 class ArtifactStore:
@@ -23,11 +35,15 @@ class ArtifactStore:
         self._filesystem.makedirs(self._root, exist_ok=True)
 
     def put(self, content: bytes) -> str:
-        """Store `content` and return its SHA-256 (hexadecimal); storing the same bytes again costs one look."""
+        """Store `content` and return its SHA-256 (hexadecimal); storing the same bytes again costs one look.
+
+        Raises:
+            ExhaustedError: there is no room left.
+        """
         digest = hashlib.sha256(content).hexdigest()
-        path = self._path("artifacts", digest)
-        if not self._filesystem.exists(path):
-            self._write(path, content)
+        # One that was cut short is written again.
+        if self.size(digest) != len(content):
+            self._write(self._path("artifacts", digest), content)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -53,8 +69,44 @@ class ArtifactStore:
         """Say whether the artefact is there, without reading it."""
         return bool(_DIGEST.fullmatch(digest)) and bool(self._filesystem.exists(self._path("artifacts", digest)))
 
+    def whole(self, digest: str) -> bool:
+        """Say whether the artefact is there and what its digest says."""
+        try:
+            self.get(digest)
+        except (NotFoundError, DataLossError):
+            return False
+        return True
+
+    def size(self, digest: str) -> int | None:
+        """Return an artefact's size in bytes, without reading it; None if it is not there."""
+        try:
+            size: int = self._filesystem.size(self._path("artifacts", digest))
+        except FileNotFoundError:
+            return None
+        return size
+
+    def remove(self, digest: str) -> None:
+        """Remove an artefact; one that is not there is none."""
+        with suppress(FileNotFoundError):
+            self._filesystem.rm_file(self._path("artifacts", digest))
+
+    def older(self, before: datetime) -> Iterator[str]:
+        """Yield the digests of the artefacts that were written before a time."""
+        yield from (path.rsplit("/", 1)[1] for path in self._older("artifacts", before))
+
+    def remove_leavings(self, before: datetime) -> None:
+        """Remove what writes that were interrupted before a time have left, and the records written before it."""
+        partial = list(self._older("artifacts", before, partial=True))
+        for path in [*partial, *self._older("records", before), *self._older("records", before, partial=True)]:
+            with suppress(FileNotFoundError):
+                self._filesystem.rm_file(path)
+
     def put_record(self, key: str, content: bytes) -> None:
-        """Store a small record under `key` (64 hexadecimal digits), with its own check sum; the last writer wins."""
+        """Store a small record under `key` (64 hexadecimal digits), with its own check sum; the last writer wins.
+
+        Raises:
+            ExhaustedError: there is no room left.
+        """
         self._write(self._path("records", key), hashlib.sha256(content).digest() + content)
 
     def get_record(self, key: str) -> bytes | None:
@@ -69,9 +121,41 @@ class ArtifactStore:
     def _path(self, kind: str, name: str) -> str:
         return f"{self._root}/{kind}/{name[:2]}/{name}"
 
+    def _older(self, kind: str, before: datetime, *, partial: bool = False) -> Iterator[str]:
+        for path in self._filesystem.find(f"{self._root}/{kind}"):
+            if path.endswith(".partial") != partial:
+                continue
+            with suppress(FileNotFoundError):
+                if _aware(self._filesystem.modified(path)) < before:
+                    yield path
+
     def _write(self, path: str, content: bytes) -> None:
         folder = path.rsplit("/", 1)[0]
-        self._filesystem.makedirs(folder, exist_ok=True)
         partial = f"{folder}/.{uuid.uuid4().hex}.partial"
-        self._filesystem.pipe_file(partial, content)
-        self._filesystem.mv(partial, path)
+        with _room():
+            self._filesystem.makedirs(folder, exist_ok=True)
+            try:
+                self._filesystem.pipe_file(partial, content)
+                self._filesystem.mv(partial, path)
+            except BaseException:
+                with suppress(Exception):
+                    self._filesystem.rm_file(partial)
+                raise
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise ExhaustedError(
+            "the artefact store is full; make room there, and what waits goes on by itself",
+            reason=STORAGE_FULL,
+            retry_after_seconds=_RETRY_SECONDS,
+        ) from None
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -518,6 +518,7 @@ class AuditEvent(_message.Message):
     STATE_CHANGED_FIELD_NUMBER: _builtins.int
     UNIT_PROGRESS_FIELD_NUMBER: _builtins.int
     UNIT_DONE_FIELD_NUMBER: _builtins.int
+    DELAYED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """From 1, without gaps."""
     @_builtins.property
@@ -530,6 +531,8 @@ class AuditEvent(_message.Message):
     def unit_progress(self) -> Global___UnitProgress: ...
     @_builtins.property
     def unit_done(self) -> Global___UnitDone: ...
+    @_builtins.property
+    def delayed(self) -> Global___Delayed: ...
     def __init__(
         self,
         *,
@@ -538,16 +541,52 @@ class AuditEvent(_message.Message):
         state_changed: Global___Audit | None = ...,
         unit_progress: Global___UnitProgress | None = ...,
         unit_done: Global___UnitDone | None = ...,
+        delayed: Global___Delayed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "state_changed", b"state_changed", "time", b"time", "unit_done", b"unit_done", "unit_progress", b"unit_progress"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delayed", b"delayed", "event", b"event", "state_changed", b"state_changed", "time", b"time", "unit_done", b"unit_done", "unit_progress", b"unit_progress"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "sequence", b"sequence", "state_changed", b"state_changed", "time", b"time", "unit_done", b"unit_done", "unit_progress", b"unit_progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delayed", b"delayed", "event", b"event", "sequence", b"sequence", "state_changed", b"state_changed", "time", b"time", "unit_done", b"unit_done", "unit_progress", b"unit_progress"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "unit_progress", "unit_done"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "unit_progress", "unit_done", "delayed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___AuditEvent: _TypeAlias = AuditEvent  # noqa: Y015
+
+@_typing.final
+class Delayed(_message.Message):
+    """Something waits, as for room on a full disk or for a part of the backend that is gone; it goes on by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIT_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    unit: _builtins.str
+    """Empty where the audit's conclusion waits."""
+    evaluation: _builtins.str
+    role: _types_pb2.ModelRole.ValueType
+    reason: _builtins.str
+    """Machine-readable, as in "STORAGE_FULL"."""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        unit: _builtins.str = ...,
+        evaluation: _builtins.str = ...,
+        role: _types_pb2.ModelRole.ValueType = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "message", b"message", "reason", b"reason", "role", b"role", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delayed: _TypeAlias = Delayed  # noqa: Y015
 
 @_typing.final
 class CancelAuditRequest(_message.Message):
