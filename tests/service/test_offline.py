@@ -5,12 +5,13 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from serving import Running
 from unerase import Client
 from unerase._cli import app
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Tolerances
 from unerase_backend.report.offline import conclude_file
 
-from .conftest import Running, small_spec
+from .conftest import small_spec
 
 
 def test_the_same_verdict_follows_from_the_export(client: Client, tmp_path: Path) -> None:

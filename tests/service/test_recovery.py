@@ -6,6 +6,7 @@ import sqlite3
 import grpc
 import pytest
 
+from serving import Running
 from unerase import Client
 from unerase._errors import error_of
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest
@@ -14,7 +15,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
 from unerase.v1.types_pb2 import Observation
 
-from .conftest import Running, await_health, small_spec
+from .conftest import await_health, small_spec
 
 
 def _content(client: Client, audit_id: str) -> bytes:

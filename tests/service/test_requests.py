@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
+from serving import Running
 from unerase import Client, UneraseError
 from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, GenerateRequest
 from unerase.internal.v1alpha1.generation_pb2_grpc import GenerationServiceStub
@@ -26,7 +27,7 @@ from unerase.v1.audits_pb2_grpc import AuditServiceStub
 from unerase.v1.models_pb2 import ListConceptsRequest, ListModelsRequest
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 
-from .conftest import Running, small_spec
+from .conftest import small_spec
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 

@@ -2,12 +2,13 @@
 
 import pytest
 
+from serving import Running
 from unerase import Client
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Tolerances, UnitDone
 from unerase.v1.verdicts_pb2 import OUTCOME_RECOVERS
 from unerase_backend.report.offline import conclude_file
 
-from .conftest import Running, small_spec
+from .conftest import small_spec
 
 
 def _spec() -> AuditSpec:

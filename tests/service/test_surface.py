@@ -14,12 +14,13 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from serving import Running
 from unerase import Client
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import SERVICES
 from unerase_backend.serve import ServeSettings, start
 
-from .conftest import Running, await_health
+from .conftest import await_health
 
 INGRESSES = {
     "GenerationService": "generation.deployment:Generation",

@@ -1,0 +1,93 @@
+"""Backends in processes of their own: real replicas, a real socket, SIGTERM at the end."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_STARTED = "import json, sys; from unerase_backend.serve import main; main(**json.loads(sys.argv[1]))"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A backend in a process of its own."""
+
+    process: subprocess.Popen[str]
+    address: str
+    metrics_url: str
+    data: Path
+
+    @property
+    def log(self) -> str:
+        """What every backend of this data folder has written to stderr so far."""
+        return _log(self.data).read_text()
+
+    def replicas(self, application: str) -> list[psutil.Process]:
+        """Return the replica processes of an application."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                title = process.cmdline()[0]
+            except (psutil.Error, IndexError):
+                continue
+            if title.startswith(f"ray::ServeReplica:{application}:"):
+                found.append(process)
+        return found
+
+    def kill(self, application: str) -> None:
+        """SIGKILL the replicas of an application."""
+        killed = self.replicas(application)
+        assert killed, f"no replica of {application} is running"
+        for process in killed:
+            process.send_signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """SIGTERM the backend, and wait until it has drained and ended well."""
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(60) == 0, self.log
+
+    def forget(self) -> None:
+        """Remove what generation remembers of earlier runs, so that the same trajectories are made again."""
+        shutil.rmtree(self.data / "artifacts" / "records", ignore_errors=True)
+
+
+@contextmanager
+def serving(data: Path, *, environment: Mapping[str, str] | None = None, **options: Any) -> Iterator[Running]:
+    """Run a backend on a data folder, and stop it at the end unless it has ended before.
+
+    `options` are fields of `ServeSettings`, on free ports where they name none; `environment` goes beside this
+    process's own.
+    """
+    defaults = {"port": 0, "metrics_port": 0, "ray_auth": "disabled"}
+    options = {**defaults, "data_dir": data, **options}
+    with _log(data).open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _STARTED, json.dumps(options, default=str)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+        )
+    assert process.stdout is not None
+    lines = [process.stdout.readline(), process.stdout.readline()]
+    assert lines[0].startswith("unerase listens on "), _log(data).read_text()
+    running = Running(process, lines[0].split()[-1], lines[1].split()[-1], data)
+    try:
+        yield running
+    finally:
+        if process.poll() is None:
+            running.stop()
+        process.stdout.close()
+
+
+def _log(data: Path) -> Path:
+    return data / "log"
