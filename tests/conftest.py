@@ -1,11 +1,12 @@
 """What several rooms' tests share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from backend import LocalBackend, local_backend
+from postgres import Postgres, running_postgres
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,3 +37,10 @@ async def local(tmp_path_factory: pytest.TempPathFactory, catalogues: tuple[str,
     """The backend in this process, over the embedded testbed and one store."""
     async with local_backend(tmp_path_factory.mktemp("local"), catalogues=catalogues) as backend:
         yield backend
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL server."""
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server

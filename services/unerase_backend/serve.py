@@ -68,6 +68,14 @@ class ServeSettings(BaseSettings):
     unit_retry_seconds: float = Field(
         default=600.0, ge=0, description="how long a unit is tried again while a room is unavailable"
     )
+    retention_days: float = Field(
+        default=0.0, ge=0, description="days after its end that an audit is kept; 0 keeps it for ever"
+    )
+    quota_audits: int = Field(default=0, ge=0, description="audits that a tenant may have in flight; 0: no limit")
+    quota_pictures_per_day: int = Field(
+        default=0, ge=0, description="pictures of a tenant's audits within a day; 0: no limit"
+    )
+    quota_bytes: int = Field(default=0, ge=0, description="bytes of a tenant's pictures that are kept; 0: no limit")
     object_store_mb: int = Field(default=256, ge=80, description="shared memory for pictures between the rooms")
     # Ray's own ports are on every interface whatever is asked for: a token keeps others from giving it work.
     ray_auth: Literal["token", "disabled"] = Field(default="token", description="authentication of Ray's own ports")
@@ -190,6 +198,10 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
         concurrent_units=settings.concurrent_units,
         unit_retry_seconds=settings.unit_retry_seconds,
         lease_seconds=settings.lease_seconds,
+        retention_days=settings.retention_days,
+        quota_audits=settings.quota_audits,
+        quota_pictures_per_day=settings.quota_pictures_per_day,
+        quota_bytes=settings.quota_bytes,
     )
     applications = {
         "classification": classification.build(ClassificationSettings(**common)),

@@ -1,4 +1,5 @@
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from postgres import Postgres
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_CANCELLED,
     AUDIT_STATE_FAILED,
@@ -19,12 +21,14 @@ from unerase.v1.audits_pb2 import (
     UnitDone,
     UnitProgress,
 )
-from unerase.v1.types_pb2 import EvaluationDescription, Finding, Observation
+from unerase.v1.types_pb2 import Concept, EvaluationDescription, Finding, Observation
 from unerase.v1.verdicts_pb2 import Verdict
-from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue import Catalogue, CustomConcept
 from unerase_backend.coordinator.database import AuditEndedError, Database, Reports, create_engine, timestamp
 from unerase_backend.coordinator.plan import Plan, make_plan
+from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import ExhaustedError
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +36,12 @@ def plan(catalogue: Catalogue, store: ArtifactStore, descriptions: Mapping[str, 
     return make_plan(AuditSpec(subject="small/edited", concept="hourglass"), catalogue, store, descriptions, lambda: 1)
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(tmp_path: Path, postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"
+    if request.param == "postgresql":
+        url = postgres.new_database().replace("postgresql:", "postgresql+psycopg:")
+    database = Database(create_engine(url))
     await database.migrate()
     yield database
     await database.close()
@@ -199,6 +206,89 @@ async def test_only_an_ended_audit_is_deleted_and_leaves_nothing(database: Datab
     assert await database.evidence(audit.id) is None
     assert await database.unit(audit.id, plan.units[0].id) is None
     assert not await database.may_read(audit.id, "d")
+
+
+async def test_an_artefact_goes_with_the_last_that_names_it(database: Database, plan: Plan) -> None:
+    first, second = await _running(database, plan), await _running(database, plan)
+    await _record(database, first, plan.units[0].id, Observation(picture_digest="alone"))
+    await _record(database, first, plan.units[1].id, Observation(picture_digest="shared"))
+    await _record(database, second, plan.units[0].id, Observation(picture_digest="shared"))
+    concept = CustomConcept(Concept(name="mine", picture_digests=["shared", "mine"]), 32)
+    assert await database.insert_concept(concept, "r", "d")
+    removed: list[str] = []
+
+    async def delete(audit: Audit) -> set[str]:
+        await database.cancel(audit.id)
+        assert await database.delete(audit.id)
+        removed.clear()
+        while await database.collect(removed.append):
+            pass
+        return set(removed)
+
+    assert await delete(first) == {"alone"}
+    assert await delete(second) == set(plan.concept.picture_digests)
+    assert await database.delete_concept("mine")
+    removed.clear()
+    assert await database.collect(removed.append) == 2
+    assert removed == ["mine", "shared"]
+
+
+async def test_an_artefact_that_cannot_be_removed_is_tried_again(database: Database, plan: Plan) -> None:
+    await database.discard(["one"])
+
+    def fail(digest: str) -> None:
+        raise PermissionError(digest)
+
+    with pytest.raises(PermissionError):
+        await database.collect(fail)
+    removed: list[str] = []
+    assert await database.collect(removed.append) == 1
+    assert removed == ["one"]
+
+
+async def test_a_quota_counts_a_tenants_own_audits_that_have_not_ended(database: Database, plan: Plan) -> None:
+    quota = Quota(audits=3)
+
+    async def insert(tenant: str) -> Audit:
+        audit = Audit(id=uuid.uuid4().hex, request_id=uuid.uuid4().hex, create_time=timestamp(time.time_ns()))
+        assert await database.insert(audit, "digest", plan, tenant, quota)
+        return audit
+
+    # Those that come at once are counted one after another.
+    answers = await asyncio.gather(*(insert("acme") for _ in range(8)), return_exceptions=True)
+    audits = [answer for answer in answers if isinstance(answer, Audit)]
+    refused = [answer for answer in answers if isinstance(answer, ExhaustedError)]
+    assert (len(audits), len(refused)) == (3, 5)
+    assert {(error.reason, error.metadata["limit"]) for error in refused} == {("QUOTA_AUDITS", "3")}
+    assert all(error.retry_after_seconds for error in refused)
+    await insert("rival")
+    await database.cancel(audits[0].id)
+    await insert("acme")
+
+
+@pytest.mark.parametrize(
+    ("quota", "reason"), [({"pictures_per_day": 3}, "QUOTA_PICTURES"), ({"bytes": 30}, "QUOTA_BYTES")]
+)
+async def test_a_quota_counts_pictures_and_their_bytes(
+    database: Database, plan: Plan, quota: dict[str, int], reason: str
+) -> None:
+    async def insert(created: int) -> Audit:
+        audit = Audit(id=uuid.uuid4().hex, request_id=uuid.uuid4().hex, create_time=timestamp(created))
+        assert await database.insert(audit, "digest", plan, "acme", Quota(**quota))
+        return audit
+
+    audit = await insert(time.time_ns())
+    observations = [Observation(picture_digest=digest) for digest in ("a", "b", "c", "")]
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert await database.start(session, audit.id)
+        done = UnitDone(unit=plan.units[0].id)
+        assert await database.record(session, audit.id, done, observations, [], dict.fromkeys("abc", 10))
+    with pytest.raises(ExhaustedError) as caught:
+        await insert(time.time_ns())
+    assert caught.value.reason == reason
+    await database.cancel(audit.id)
+    assert await database.delete(audit.id)
+    await insert(time.time_ns())
 
 
 async def test_the_newest_come_first_page_by_page(database: Database, plan: Plan) -> None:

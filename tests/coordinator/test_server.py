@@ -1,6 +1,5 @@
 """The server behind TLS and tokens: every method of every descriptor, reflection and metrics, and who gets in."""
 
-import socket
 import ssl
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from coordinators import free_port
 from unerase import AsyncClient, Client, ClientSettings, TLSConfig, UneraseError
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
@@ -28,10 +28,11 @@ from unerase_backend.coordinator.exposition import serve_metrics
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.scopes import scope_of
 from unerase_backend.coordinator.server import SERVICES, Server
 from unerase_backend.runtime import access, tokens
-from unerase_backend.runtime.access import SCOPES, Gate
+from unerase_backend.runtime.access import SCOPES, Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.encryption import Certificates
 
@@ -97,7 +98,7 @@ async def guarded(
     certificates = Certificates.of(*written(folder, authority), "")
     assert certificates is not None
     metrics, gate = Metrics(), Gate(file)
-    audits = AuditServicer(NoAuditor(), database, catalogue, store, Changes())  # type: ignore[arg-type]
+    audits = audit_service(database, catalogue, store)
     server = Server(audits, ModelServicer(catalogue, store, database, None), metrics, gate)  # type: ignore[arg-type]
     port, metrics_port = free_port(), free_port()
     await server.start("127.0.0.1", port, certificates)
@@ -116,10 +117,9 @@ async def guarded(
     await database.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def audit_service(database: Database, catalogue: Catalogue, store: ArtifactStore) -> AuditServicer:
+    retention = Retention(database, store, 0)
+    return AuditServicer(NoAuditor(), database, catalogue, store, Changes(), retention, lambda _: Quota())  # type: ignore[arg-type]
 
 
 async def answer(
@@ -360,7 +360,7 @@ async def test_mtls_lets_in_whose_certificate_is_known(
     certificates = Certificates.of(*written(tmp_path, authority), str(tmp_path / "clients.pem"))
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
-    audits = AuditServicer(NoAuditor(), database, catalogue, store, Changes())  # type: ignore[arg-type]
+    audits = audit_service(database, catalogue, store)
     server = Server(audits, ModelServicer(catalogue, store, database, None), Metrics(), Gate(None))  # type: ignore[arg-type]
     port = free_port()
     await server.start("127.0.0.1", port, certificates)

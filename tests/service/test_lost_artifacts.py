@@ -7,10 +7,11 @@ from pathlib import Path
 import grpc
 import pytest
 
+from serving import Running
 from unerase import Client, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
 
-from .conftest import Running, small_spec
+from .conftest import small_spec
 
 SPEC = small_spec(seed_base=77, cases=8)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from dbos import DBOS
 from google.protobuf.empty_pb2 import Empty
 
 from unerase.v1.audits_pb2 import (
@@ -44,8 +43,9 @@ from unerase_backend.coordinator.database import ENDED, Database, Reports, times
 from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.requests import check_request_id
+from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.workflow import Auditor
-from unerase_backend.runtime.access import CALLER
+from unerase_backend.runtime.access import CALLER, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
     AlreadyExistsError,
@@ -83,13 +83,22 @@ class AuditServicer(AuditServiceServicer):
     """The audits of this backend."""
 
     def __init__(
-        self, auditor: Auditor, database: Database, catalogue: Catalogue, store: ArtifactStore, changes: Changes
+        self,
+        auditor: Auditor,
+        database: Database,
+        catalogue: Catalogue,
+        store: ArtifactStore,
+        changes: Changes,
+        retention: Retention,
+        quota: Callable[[str], Quota],
     ) -> None:
         self._auditor = auditor
         self._database = database
         self._catalogue = catalogue
         self._store = store
         self._changes = changes
+        self._retention = retention
+        self._quota = quota
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
         """Accept an audit; the same request again is answered with the same audit."""
@@ -113,7 +122,7 @@ class AuditServicer(AuditServiceServicer):
             units_total=len(plan.units),
             create_time=timestamp(time.time_ns()),
         )
-        if not await self._database.insert(audit, digest, plan, tenant):
+        if not await self._database.insert(audit, digest, plan, tenant, self._quota(tenant)):
             # The same request id won the race meanwhile.
             existing = await self._repeated(request.request_id, digest)
             if existing is None:
@@ -173,14 +182,13 @@ class AuditServicer(AuditServiceServicer):
         return await self._find(request.id)
 
     async def DeleteAudit(self, request: DeleteAuditRequest, context: Context) -> Empty:
-        """Delete an audit that has ended."""
+        """Delete an audit that has ended, and the artefacts that no other needs."""
         audit = await self._find(request.id)
         if audit.state not in ENDED:
             raise PreconditionError(
                 "the audit has not ended; cancel it first", reason="AUDIT_NOT_ENDED", metadata=_state_of(audit)
             )
-        if await self._database.delete(request.id):
-            await DBOS.delete_workflow_async(request.id, delete_children=True)
+        if await self._retention.delete(request.id):
             await self._auditor.announce()
         return Empty()
 

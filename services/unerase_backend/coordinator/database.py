@@ -9,8 +9,9 @@ SQLite in write-ahead mode by default; PostgreSQL by its URL.
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,6 +37,8 @@ from unerase.v1.types_pb2 import Case, Concept, Finding, Observation
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import CustomConcept
 from unerase_backend.coordinator.plan import Plan
+from unerase_backend.coordinator.quotas import DAY_SECONDS, Usage, check_quota
+from unerase_backend.runtime.access import Quota
 
 ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
 ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
@@ -75,6 +78,7 @@ _audits = sa.Table(
     sa.Column("html_digest", sa.String(64), nullable=False),
     # Empty for an audit that ended before there was such an export.
     sa.Column("parquet_digest", sa.String(64), nullable=False, server_default=""),
+    sa.Column("pictures", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("unerase_audits_by_time", "create_time", "id"),
 )
 
@@ -121,7 +125,12 @@ _artifacts = sa.Table(
     _metadata,
     _audit_key(),
     sa.Column("digest", sa.String(64), primary_key=True),
+    # 0 where it was not looked at, as with a concept's own pictures.
+    sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Index("unerase_artifacts_by_digest", "digest"),
 )
+# Artefacts that something has named that is deleted; they are removed unless something else names them.
+_discarded = sa.Table("unerase_discarded", _metadata, sa.Column("digest", sa.String(64), primary_key=True))
 
 _concepts = sa.Table(
     "unerase_concepts",
@@ -137,6 +146,11 @@ _concepts = sa.Table(
     # Nanoseconds since 1970.
     sa.Column("create_time", sa.BigInteger, nullable=False),
 )
+
+
+_REPORTS = (_audits.c.content_digest, _audits.c.json_digest, _audits.c.html_digest, _audits.c.parquet_digest)
+_COLLECTED_AT_ONCE = 500
+_UNLIMITED = Quota()
 
 
 class AuditEndedError(Exception):
@@ -211,10 +225,19 @@ class Database:
         """Close every connection."""
         await self.engine.dispose()
 
-    async def insert(self, audit: Audit, request_digest: str, plan: Plan, tenant: str = "") -> bool:
-        """Insert a tenant's audit with its units and its first event; False if the request id is taken."""
+    async def insert(
+        self, audit: Audit, request_digest: str, plan: Plan, tenant: str = "", quota: Quota = _UNLIMITED
+    ) -> bool:
+        """Insert a tenant's audit with its units and its first event; False if the request id is taken.
+
+        Raises:
+            ExhaustedError: the tenant's quota is used up.
+        """
         try:
             async with self.engine.begin() as connection:
+                # One audit of a tenant at a time is counted and inserted.
+                await self._alone(connection, f"tenant {tenant}")
+                check_quota(quota, await self._usage(connection, tenant))
                 await connection.execute(
                     sa.insert(_audits).values(
                         id=audit.id,
@@ -251,7 +274,8 @@ class Database:
                         for position, unit in enumerate(plan.units)
                     ],
                 )
-                await self._allow(connection, audit.id, plan.concept.picture_digests, plan.concept.near_miss_digests)
+                own = [*plan.concept.picture_digests, *plan.concept.near_miss_digests]
+                await self._allow(connection, audit.id, dict.fromkeys(own, 0))
                 await self._append(connection, audit.id, AuditEvent(state_changed=audit))
         except sa.exc.IntegrityError:
             return False
@@ -360,9 +384,7 @@ class Database:
 
     async def reports(self, audit_id: str) -> Reports | None:
         """Return the digests of an audit's reports; None if it has none."""
-        query = sa.select(
-            _audits.c.content_digest, _audits.c.json_digest, _audits.c.html_digest, _audits.c.parquet_digest
-        ).where(_audits.c.id == audit_id, _audits.c.json_digest != "")
+        query = sa.select(*_REPORTS).where(_audits.c.id == audit_id, _audits.c.json_digest != "")
         async with self.engine.connect() as connection:
             row = (await connection.execute(query)).first()
         return Reports(*row) if row else None
@@ -377,9 +399,87 @@ class Database:
 
     async def delete(self, audit_id: str) -> bool:
         """Delete an audit that has ended, with everything that hangs on it; False if it has not, or is not there."""
-        statement = sa.delete(_audits).where(_audits.c.id == audit_id, _audits.c.state.in_(ENDED))
+        ended = sa.and_(_audits.c.id == audit_id, _audits.c.state.in_(ENDED))
+        named = sa.select(_artifacts.c.digest).where(_artifacts.c.audit == audit_id)
         async with self.engine.begin() as connection:
-            return (await connection.execute(statement)).rowcount > 0
+            row = (await connection.execute(sa.select(*_REPORTS).where(ended))).first()
+            if row is None:
+                return False
+            digests = {each.digest for each in await connection.execute(named)} | {digest for digest in row if digest}
+            if (await connection.execute(sa.delete(_audits).where(ended))).rowcount == 0:
+                return False
+            await self._discard(connection, digests)
+        return True
+
+    async def ended_before(self, time_ns: int) -> list[str]:
+        """Return the audits that ended before a time, in nanoseconds since 1970."""
+        query = sa.select(_audits.c.id).where(_audits.c.state.in_(ENDED), _audits.c.end_time < time_ns)
+        async with self.engine.connect() as connection:
+            return [row.id for row in await connection.execute(query)]
+
+    async def discard(self, digests: Sequence[str]) -> None:
+        """Note artefacts for removal; those that something names will stay."""
+        for start in range(0, len(digests), _COLLECTED_AT_ONCE):
+            async with self.engine.begin() as connection:
+                await self._discard(connection, set(digests[start : start + _COLLECTED_AT_ONCE]))
+
+    async def collect(self, remove: Callable[[str], None]) -> int:
+        """Take some discarded artefacts, and `remove` those that nothing names; returns how many it took.
+
+        That is within the transaction, so that one that cannot be removed stays noted.
+        """
+        async with self.engine.begin() as connection:
+            await self._alone(connection, "collect")
+            query = sa.select(_discarded.c.digest).limit(_COLLECTED_AT_ONCE)
+            seen = {row.digest for row in await connection.execute(query)}
+            for digest in sorted(seen - await self._named(connection, seen)):
+                remove(digest)
+            await connection.execute(sa.delete(_discarded).where(_discarded.c.digest.in_(seen)))
+        return len(seen)
+
+    async def _discard(self, connection: AsyncConnection, digests: set[str]) -> None:
+        noted = sa.select(_discarded.c.digest).where(_discarded.c.digest.in_(digests))
+        rows = digests - {row.digest for row in await connection.execute(noted)}
+        if rows:
+            await connection.execute(sa.insert(_discarded), [{"digest": digest} for digest in sorted(rows)])
+
+    async def _named(self, connection: AsyncConnection, digests: set[str]) -> set[str]:
+        """Return those of the digests that an audit or a concept names."""
+        named = {
+            row.digest
+            for column in (_artifacts.c.digest, *_REPORTS)
+            for row in await connection.execute(sa.select(column.label("digest")).where(column.in_(digests)))
+        }
+        for row in await connection.execute(sa.select(_concepts.c.message)):
+            concept = Concept.FromString(row.message)
+            named.update((*concept.picture_digests, *concept.near_miss_digests))
+        return named & digests
+
+    async def _alone(self, connection: AsyncConnection, what: str) -> None:
+        """Wait until no other transaction that asked for the same is under way, before the first row is read."""
+        if connection.dialect.name == "postgresql":
+            await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(what, 0))))
+        else:
+            # SQLite's lock comes with the first statement that could write.
+            await connection.execute(sa.delete(_discarded).where(sa.false()))
+
+    async def _usage(self, connection: AsyncConnection, tenant: str) -> Usage:
+        day_ago = time.time_ns() - int(DAY_SECONDS * 1e9)
+        mine, recent = _audits.c.tenant == tenant, _audits.c.create_time > day_ago
+        active = sa.select(sa.func.count()).where(mine, _audits.c.state.in_(ACTIVE))
+        pictures = sa.select(
+            sa.func.coalesce(sa.func.sum(_audits.c.pictures), 0), sa.func.min(_audits.c.create_time)
+        ).where(mine, recent, _audits.c.pictures > 0)
+        stored = sa.select(sa.func.coalesce(sa.func.sum(_artifacts.c.size_bytes), 0)).where(
+            _artifacts.c.audit.in_(sa.select(_audits.c.id).where(mine))
+        )
+        made, oldest = (await connection.execute(pictures)).one()
+        return Usage(
+            audits=int((await connection.execute(active)).scalar_one()),
+            pictures=int(made),
+            pictures_free_in_seconds=(oldest - day_ago) / 1e9 if oldest else 0.0,
+            bytes=int((await connection.execute(stored)).scalar_one()),
+        )
 
     async def insert_concept(
         self, custom: CustomConcept, request_id: str, request_digest: str, tenant: str = ""
@@ -426,9 +526,15 @@ class Database:
         """Delete a tenant's custom concept; False if there is none of this name."""
         if "\0" in name:
             return False
-        statement = sa.delete(_concepts).where(_concepts.c.name == _own(tenant, name), _concepts.c.tenant == tenant)
+        which = sa.and_(_concepts.c.name == _own(tenant, name), _concepts.c.tenant == tenant)
         async with self.engine.begin() as connection:
-            return (await connection.execute(statement)).rowcount > 0
+            row = (await connection.execute(sa.select(_concepts.c.message).where(which))).first()
+            if row is None:
+                return False
+            concept = Concept.FromString(row.message)
+            await connection.execute(sa.delete(_concepts).where(which))
+            await self._discard(connection, {*concept.picture_digests, *concept.near_miss_digests})
+        return True
 
     async def progress(self, audit_id: str, event: AuditEvent) -> None:
         """Append an event of a unit on its way.
@@ -477,9 +583,14 @@ class Database:
         done: UnitDone,
         observations: Sequence[Observation],
         findings: Sequence[Finding],
+        sizes: Mapping[str, int] = MappingProxyType({}),
     ) -> bool:
-        """Record what a unit found; False if that was done before, or if the audit does not run any more."""
+        """Record what a unit found, with its pictures' sizes in bytes by digest.
+
+        False if that was done before, or if the audit does not run any more.
+        """
         connection = await session.connection()
+        await self._alone(connection, f"unit {audit_id} {done.unit}")
         of_unit = sa.and_(_units.c.audit == audit_id, _units.c.unit == done.unit)
         row = (await connection.execute(sa.select(_units.c.done).where(of_unit))).first()
         if row is None or row.done:
@@ -490,6 +601,7 @@ class Database:
             (AUDIT_STATE_RUNNING,),
             event=AuditEvent(unit_done=done),
             units_done=_audits.c.units_done + 1,
+            pictures=_audits.c.pictures + sum(bool(observation.picture_digest) for observation in observations),
         ):
             return False
         await connection.execute(sa.update(_units).where(of_unit).values(done=True))
@@ -500,7 +612,8 @@ class Database:
             ]
             if rows:
                 await connection.execute(sa.insert(table), rows)
-        await self._allow(connection, audit_id, [observation.picture_digest for observation in observations])
+        pictures = {observation.picture_digest for observation in observations if observation.picture_digest}
+        await self._allow(connection, audit_id, {digest: sizes.get(digest, 0) for digest in pictures})
         return True
 
     async def _end(
@@ -561,13 +674,12 @@ class Database:
         )
         return [row.message for row in await connection.execute(query)]
 
-    async def _allow(self, connection: AsyncConnection, audit_id: str, *digests: Sequence[str]) -> None:
-        wanted = {digest for some in digests for digest in some if digest}
-        known = {
-            row.digest
-            for row in await connection.execute(sa.select(_artifacts.c.digest).where(_artifacts.c.audit == audit_id))
-        }
-        rows = [{"audit": audit_id, "digest": digest} for digest in sorted(wanted - known)]
+    async def _allow(self, connection: AsyncConnection, audit_id: str, sizes: Mapping[str, int]) -> None:
+        query = sa.select(_artifacts.c.digest).where(_artifacts.c.audit == audit_id)
+        known = {row.digest for row in await connection.execute(query)}
+        rows = [
+            {"audit": audit_id, "digest": digest, "size_bytes": sizes[digest]} for digest in sorted(set(sizes) - known)
+        ]
         if rows:
             await connection.execute(sa.insert(_artifacts), rows)
 

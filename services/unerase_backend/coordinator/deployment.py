@@ -26,11 +26,12 @@ from unerase_backend.coordinator.exposition import serve_metrics
 from unerase_backend.coordinator.leases import Leases
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
+from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
-from unerase_backend.runtime.access import Gate
+from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import UnavailableError
@@ -43,6 +44,7 @@ _WORKFLOW_VERSION = "1"
 _LOCK_SECONDS = 60.0
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
+_EXPIRE_SECONDS = 3600.0
 
 
 class Coordinator:
@@ -95,7 +97,15 @@ class Coordinator:
             if settings.metrics_port
             else None
         )
-        audits = AuditServicer(self._auditor, self._database, catalogue, store, changes)
+        retention = Retention(self._database, store, settings.retention_days)
+        quota = Quota(
+            audits=settings.quota_audits,
+            pictures_per_day=settings.quota_pictures_per_day,
+            bytes=settings.quota_bytes,
+        )
+        audits = AuditServicer(
+            self._auditor, self._database, catalogue, store, changes, retention, lambda who: gate.quota(who) or quota
+        )
         self._server = Server(audits, ModelServicer(catalogue, store, self._database, remote_classify()), metrics, gate)
         await self._server.start(settings.host, settings.port, certificates)
         self._background = [
@@ -103,6 +113,7 @@ class Coordinator:
             for repeated in (
                 _every(_HEALTH_SECONDS, self._show_rooms, "Serve's controller does not say how the rooms are"),
                 _every(settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed"),
+                _every(_EXPIRE_SECONDS, retention.expire, "what has had its time could not be removed"),
                 _every(_ENDED_SECONDS, self._auditor.stop_ended, "what ended elsewhere is not known"),
             )
         ]

@@ -34,6 +34,14 @@ class CoordinatorSettings(RoomSettings):
         ge=1,
         description="how long after its last sign of life a coordinator's audits are taken over by another",
     )
+    retention_days: float = Field(
+        default=0.0, ge=0, description="days after its end that an audit is kept; 0 keeps it for ever"
+    )
+    quota_audits: int = Field(default=0, ge=0, description="audits that a tenant may have in flight; 0: no limit")
+    quota_pictures_per_day: int = Field(
+        default=0, ge=0, description="pictures of a tenant's audits within a day; 0: no limit"
+    )
+    quota_bytes: int = Field(default=0, ge=0, description="bytes of a tenant's pictures that are kept; 0: no limit")
     shutdown_grace_seconds: float = Field(default=5.0, ge=0, description="time that calls in flight have to end")
 
     @model_validator(mode="after")

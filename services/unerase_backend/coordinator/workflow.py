@@ -252,11 +252,15 @@ class Auditor:
                 self._metrics.units.labels(unit.evaluation, "stopped").inc()
                 return
             result = maybe
+        sizes = await asyncio.to_thread(self._sizes, result)
+        found = (_done(unit, result), result.observations, result.findings, sizes)
         # Recorded before: the step's checkpoint is read, and nothing is written again.
-        if await self._transact(
-            "record", self._database.record, audit_id, _done(unit, result), result.observations, result.findings
-        ):
+        if await self._transact("record", self._database.record, audit_id, *found):
             self._metrics.units.labels(unit.evaluation, "recorded").inc()
+
+    def _sizes(self, result: UnitResult) -> dict[str, int]:
+        digests = {observation.picture_digest for observation in result.observations if observation.picture_digest}
+        return {digest: self._store.size(digest) or 0 for digest in digests}
 
     async def _compute(self, audit_id: str, unit: Unit) -> UnitResult | None:
         """Return what the unit finds; None if the audit has ended meanwhile."""

@@ -4,7 +4,8 @@ The file is JSON, a list under "tokens"; `unerase tokens` writes it. A token is 
 random bits, so that a plain SHA-256 is hash enough: there is nothing to guess, and nothing to slow a guesser down for.
 
     {"tokens": [{"id": "ci", "sha256": "...", "tenant": "acme", "scopes": ["audit:read"],
-                 "expires": "2027-01-31T00:00:00Z"}]}
+                 "expires": "2027-01-31T00:00:00Z"}],
+     "quotas": {"acme": {"audits": 20, "pictures_per_day": 100000, "bytes": 50000000000}}}
 
 The file is read again when it has changed, at most once a second, so that tokens are added, rotated and taken away
 without a restart. A file that has become unreadable leaves the tokens as they were, expiry included.
@@ -66,12 +67,23 @@ class TokenEntry(BaseModel):
         return self
 
 
+class Quota(BaseModel):
+    """How much a tenant may have; 0 means no limit."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    audits: int = Field(default=0, ge=0, description="audits in flight")
+    pictures_per_day: int = Field(default=0, ge=0, description="pictures of audits created within a day")
+    bytes: int = Field(default=0, ge=0, description="bytes of the pictures kept")
+
+
 class TokenList(BaseModel):
-    """What a file of tokens holds."""
+    """What a file of tokens holds: the tokens, and the quotas of tenants that have others than the backend's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tokens: tuple[TokenEntry, ...] = ()
+    quotas: dict[str, Quota] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _tell_apart(self) -> "TokenList":
@@ -116,11 +128,12 @@ class Gate:
         self._path = path
         self._clock = clock
         self._tokens: dict[str, TokenEntry] = {}
+        self._quotas: dict[str, Quota] = {}
         self._stamp: tuple[int, int, int] | None = None
         self._looked = 0.0
         if path is not None:
             self._stamp = _stamp(path)
-            self._tokens = _by_hash(read_tokens(path))
+            self._read(path)
 
     def admit(self, authorization: str | None) -> Caller:
         """Return the caller of a call with this `authorization` header.
@@ -142,6 +155,16 @@ class Gate:
             raise UnauthenticatedError("the token has expired; ask for a new one", reason="TOKEN_EXPIRED")
         return Caller(entry.tenant, frozenset(entry.scopes))
 
+    def quota(self, tenant: str) -> Quota | None:
+        """Return the tenant's own quota; None where the backend's holds."""
+        if self._path is not None:
+            self._reload(self._path)
+        return self._quotas.get(tenant)
+
+    def _read(self, path: Path) -> None:
+        known = read_tokens(path)
+        self._tokens, self._quotas = {token.sha256: token for token in known.tokens}, known.quotas
+
     def _reload(self, path: Path) -> None:
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
@@ -150,7 +173,7 @@ class Gate:
         try:
             stamp = _stamp(path)
             if stamp != self._stamp:
-                self._tokens = _by_hash(read_tokens(path))
+                self._read(path)
                 self._stamp = stamp
                 _logger.info("%d tokens are known now", len(self._tokens))
         except (OSError, ValueError):
@@ -190,10 +213,6 @@ def entry_of(name: str, token: str, tenant: str, scopes: tuple[str, ...], expire
     return TokenEntry(
         id=name, sha256=hash_of(token), tenant=tenant, scopes=scopes, expires=datetime.fromtimestamp(expires, UTC)
     )
-
-
-def _by_hash(known: TokenList) -> dict[str, TokenEntry]:
-    return {token.sha256: token for token in known.tokens}
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

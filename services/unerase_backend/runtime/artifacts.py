@@ -61,7 +61,7 @@ class ArtifactStore:
         except FileNotFoundError:
             raise NotFoundError(f"no artefact has the digest {digest}", reason="ARTIFACT_NOT_FOUND") from None
         if hashlib.sha256(content).hexdigest() != digest:
-            self._filesystem.rm_file(path)
+            self.remove(digest)
             raise DataLossError(f"the artefact {digest} is damaged", reason="ARTIFACT_DAMAGED")
         return content
 
@@ -94,12 +94,14 @@ class ArtifactStore:
         """Yield the digests of the artefacts that were written before a time."""
         yield from (path.rsplit("/", 1)[1] for path in self._older("artifacts", before))
 
-    def remove_leavings(self, before: datetime) -> None:
-        """Remove what writes that were interrupted before a time have left, and the records written before it."""
-        partial = list(self._older("artifacts", before, partial=True))
-        for path in [*partial, *self._older("records", before), *self._older("records", before, partial=True)]:
-            with suppress(FileNotFoundError):
-                self._filesystem.rm_file(path)
+    def remove_interrupted(self, before: datetime) -> None:
+        """Remove what writes that were interrupted before a time have left."""
+        for kind in ("artifacts", "records"):
+            self._remove_older(kind, before, partial=True)
+
+    def remove_records(self, before: datetime) -> None:
+        """Remove the records that were written before a time; what they spare is then done again."""
+        self._remove_older("records", before)
 
     def put_record(self, key: str, content: bytes) -> None:
         """Store a small record under `key` (64 hexadecimal digits), with its own check sum; the last writer wins.
@@ -128,6 +130,11 @@ class ArtifactStore:
             with suppress(FileNotFoundError):
                 if _aware(self._filesystem.modified(path)) < before:
                     yield path
+
+    def _remove_older(self, kind: str, before: datetime, *, partial: bool = False) -> None:
+        for path in list(self._older(kind, before, partial=partial)):
+            with suppress(FileNotFoundError):
+                self._filesystem.rm_file(path)
 
     def _write(self, path: str, content: bytes) -> None:
         folder = path.rsplit("/", 1)[0]

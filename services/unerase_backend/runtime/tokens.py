@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -29,7 +29,7 @@ def create(file: Path, name: str, tenant: str, scopes: Sequence[str], days: floa
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, each['loc'])) or 'token'}: {each['msg']}" for each in error.errors())
         raise ValueError("; ".join(problems)) from None
-    _write(file, [*known, entry])
+    _write(file, lambda tokens: [*tokens, entry])
     return token
 
 
@@ -53,12 +53,13 @@ def revoke(file: Path, name: str) -> None:
     known = listed(file)
     if all(entry.id != name for entry in known):
         raise ValueError(f"there is no token {name!r}")
-    _write(file, [entry for entry in known if entry.id != name])
+    _write(file, lambda tokens: [entry for entry in tokens if entry.id != name])
 
 
-def _write(file: Path, entries: Sequence[TokenEntry]) -> None:
-    """Put the whole file in place at once, for its owner alone to read."""
-    content = TokenList(tokens=tuple(entries)).model_dump_json(indent=1) + "\n"
+def _write(file: Path, change: Callable[[Sequence[TokenEntry]], Sequence[TokenEntry]]) -> None:
+    """Put the whole file in place at once, for its owner alone to read; what it says of quotas stays."""
+    known = read_tokens(file) if file.exists() else TokenList()
+    content = known.model_copy(update={"tokens": tuple(change(known.tokens))}).model_dump_json(indent=1) + "\n"
     descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(descriptor, "w") as opened:
