@@ -4,6 +4,7 @@
 
 import asyncio
 import hashlib
+import re
 import secrets
 import time
 import uuid
@@ -58,6 +59,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 CHUNK_BYTES = 256 * 1024
 _EVENTS_AT_ONCE = 256
+# The database's numbers have 63 bits, and PostgreSQL's text has no zeros.
+_LAST_SEQUENCE = 2**63 - 1
+_NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
+_AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 # What another process commits is seen this late.
 _POLL_SECONDS = 1.0
 
@@ -117,7 +123,7 @@ class AuditServicer(AuditServiceServicer):
         before = None
         if request.page_token:
             created, audit_id = cursor_of(request.page_token, "audits", 2)
-            if not created.isdecimal():
+            if not _NANOSECONDS.fullmatch(created) or not _AUDIT_ID.fullmatch(audit_id):
                 raise InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave"))
             before = (int(created), audit_id)
         audits = await self._database.newest(size + 1, before, CALLER.get().tenant)
@@ -130,7 +136,7 @@ class AuditServicer(AuditServiceServicer):
     async def WatchAudit(self, request: WatchAuditRequest, context: Context) -> AsyncIterator[AuditEvent]:
         """Stream the events after a sequence number until the audit ends."""
         await self._find(request.id)
-        seen = request.after_sequence
+        seen = min(request.after_sequence, _LAST_SEQUENCE)
         while True:
             version = self._changes.version
             # In this order: an audit seen as ended has all its events.
@@ -197,7 +203,7 @@ class AuditServicer(AuditServiceServicer):
     async def ReadArtifact(self, request: ReadArtifactRequest, context: Context) -> AsyncIterator[ReadArtifactResponse]:
         """Stream an artefact of an audit."""
         await self._find(request.id)
-        if not await self._database.may_read(request.id, request.digest):
+        if not _DIGEST.fullmatch(request.digest) or not await self._database.may_read(request.id, request.digest):
             raise NotFoundError("the audit has no artefact of this digest", reason="ARTIFACT_NOT_FOUND")
         content = await asyncio.to_thread(self._store.get, request.digest)
         png = content.startswith(b"\x89PNG\r\n\x1a\n")
@@ -233,7 +239,7 @@ class AuditServicer(AuditServiceServicer):
         if not audit_id:
             raise InvalidRequestError.of(FieldViolation("id", "must be an audit's id"))
         # Another tenant's audit is as good as none.
-        audit = await self._database.owned(audit_id, CALLER.get().tenant) if len(audit_id) <= 64 else None
+        audit = await self._database.owned(audit_id, CALLER.get().tenant) if _AUDIT_ID.fullmatch(audit_id) else None
         if audit is None:
             raise NotFoundError(
                 "there is no audit of this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
