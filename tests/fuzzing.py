@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 _UNHURRIED: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("bounded", max_examples=25, derandomize=True, **_UNHURRIED)
+settings.register_profile("bounded", max_examples=100, derandomize=True, **_UNHURRIED)
 settings.register_profile("thorough", max_examples=500, **_UNHURRIED)
 FUZZ = settings.get_profile(os.environ.get("UNERASE_FUZZ", "bounded"))
 """How long to look: the same few requests each time, or by UNERASE_FUZZ=thorough many, other ones each time."""
@@ -27,6 +27,8 @@ FUZZ = settings.get_profile(os.environ.get("UNERASE_FUZZ", "bounded"))
 _DEPTH = 3
 # What protobuf reads of a message within messages: one level more is no message any more.
 _DEEPEST = 97
+# A little more than the server takes.
+_LARGEST = 5 * 2**20
 
 _FLOATS = (math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 5e-324, -0.0, 0.0, 0.5, 1.0, -1.0, 1e9)
 _INT32 = (0, 1, -1, 2, 1000, 2**31 - 1, -(2**31))
@@ -108,7 +110,8 @@ def _spoilt(draw: st.DrawFn, valid: Message) -> Message:
         way = draw(st.sampled_from(["set", "set", "set", "clear", "many"]))
         if way == "many" and field.is_repeated and not _is_map(field) and len(getattr(parent, field.name)):
             items = getattr(parent, field.name)
-            items.extend(list(items) * draw(st.sampled_from([1, 100, 5_000])))
+            room = _LARGEST // (message.ByteSize() + 64 * len(items))
+            items.extend(list(items) * min(room, draw(st.sampled_from([1, 100, 5_000]))))
         else:
             parent.ClearField(field.name)
             if way != "clear":

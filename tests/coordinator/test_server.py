@@ -97,7 +97,7 @@ async def guarded(
     certificates = Certificates.of(*written(folder, authority), "")
     assert certificates is not None
     metrics, gate = Metrics(), Gate(file)
-    audits = AuditServicer(NoAuditor(), database, catalogue, store, Changes())  # type: ignore[arg-type]
+    audits = AuditServicer(NoAuditor(), database, catalogue, store, Changes(database.sequences))  # type: ignore[arg-type]
     server = Server(audits, ModelServicer(catalogue, store, database, None), metrics, gate)  # type: ignore[arg-type]
     port, metrics_port = free_port(), free_port()
     await server.start("127.0.0.1", port, certificates)
@@ -360,7 +360,7 @@ async def test_mtls_lets_in_whose_certificate_is_known(
     certificates = Certificates.of(*written(tmp_path, authority), str(tmp_path / "clients.pem"))
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
-    audits = AuditServicer(NoAuditor(), database, catalogue, store, Changes())  # type: ignore[arg-type]
+    audits = AuditServicer(NoAuditor(), database, catalogue, store, Changes(database.sequences))  # type: ignore[arg-type]
     server = Server(audits, ModelServicer(catalogue, store, database, None), Metrics(), Gate(None))  # type: ignore[arg-type]
     port = free_port()
     await server.start("127.0.0.1", port, certificates)

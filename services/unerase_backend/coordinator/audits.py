@@ -64,8 +64,8 @@ _LAST_SEQUENCE = 2**63 - 1
 _NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
 _AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# What another process commits is seen this late.
-_POLL_SECONDS = 1.0
+# Watchers who are woken together take turns, and leave the database's other connections to other calls.
+_WATCHERS_READING = 4
 
 
 class AuditServicer(AuditServiceServicer):
@@ -79,6 +79,7 @@ class AuditServicer(AuditServiceServicer):
         self._catalogue = catalogue
         self._store = store
         self._changes = changes
+        self._reading = asyncio.Semaphore(_WATCHERS_READING)
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
         """Accept an audit; the same request again is answered with the same audit."""
@@ -137,21 +138,23 @@ class AuditServicer(AuditServiceServicer):
         """Stream the events after a sequence number until the audit ends."""
         await self._find(request.id)
         seen = min(request.after_sequence, _LAST_SEQUENCE)
-        while True:
-            version = self._changes.version
-            # In this order: an audit seen as ended has all its events.
-            audit = await self._database.get(request.id)
-            events = await self._database.events(request.id, seen, _EVENTS_AT_ONCE)
-            for event in events:
-                yield event
-                seen = event.sequence
-            if audit is None:
-                raise NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND")
-            if len(events) == _EVENTS_AT_ONCE:
-                continue
-            if audit.state in ENDED:
-                return
-            await self._changes.wait(version, _POLL_SECONDS)
+        with self._changes.watching(request.id) as watched:
+            while True:
+                version = watched.version
+                async with self._reading:
+                    # In this order: an audit seen as ended has all its events.
+                    audit = await self._database.get(request.id)
+                    events = await self._database.events(request.id, seen, _EVENTS_AT_ONCE)
+                for event in events:
+                    yield event
+                    seen = event.sequence
+                if audit is None:
+                    raise NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND")
+                if len(events) == _EVENTS_AT_ONCE:
+                    continue
+                if audit.state in ENDED:
+                    return
+                await watched.wait(version)
 
     async def CancelAudit(self, request: CancelAuditRequest, context: Context) -> Audit:
         """Cancel an audit; one that has ended stays as it is."""

@@ -1,4 +1,4 @@
-"""What a unit must hold, whichever room runs it: checked before anything is made or optimised, every bad field named."""
+"""What a unit must hold, whichever room runs it: checked before any work, every bad field named."""
 
 import math
 from collections.abc import Iterator
