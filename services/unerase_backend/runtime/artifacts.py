@@ -7,6 +7,7 @@ read is checked against its digest.
 import hashlib
 import re
 import uuid
+from collections.abc import Iterator
 
 import fsspec
 
@@ -48,6 +49,34 @@ class ArtifactStore:
             self._filesystem.rm_file(path)
             raise DataLossError(f"the artefact {digest} is damaged", reason="ARTIFACT_DAMAGED")
         return content
+
+    def pieces(self, digest: str, piece_bytes: int) -> tuple[int, Iterator[bytes]]:
+        """Return the size of `digest` in bytes, and its bytes piece by piece, one piece at least.
+
+        Only the pieces that are taken are read. The last one comes once all are known to be what the digest says.
+
+        Raises:
+            NotFoundError: as `get`.
+            DataLossError: in place of the last piece.
+        """
+        path = self._path("artifacts", digest)
+        if not self.contains(digest):
+            raise NotFoundError("no artefact has this digest", reason="ARTIFACT_NOT_FOUND")
+        return int(self._filesystem.size(path)), self._pieces(path, digest, piece_bytes)
+
+    def _pieces(self, path: str, digest: str, piece_bytes: int) -> Iterator[bytes]:
+        whole = hashlib.sha256()
+        with self._filesystem.open(path, "rb") as file:
+            piece = file.read(piece_bytes)
+            while following := file.read(piece_bytes):
+                whole.update(piece)
+                yield piece
+                piece = following
+        whole.update(piece)
+        if whole.hexdigest() != digest:
+            self._filesystem.rm_file(path)
+            raise DataLossError(f"the artefact {digest} is damaged", reason="ARTIFACT_DAMAGED")
+        yield piece
 
     def contains(self, digest: str) -> bool:
         """Say whether the artefact is there, without reading it."""
