@@ -228,7 +228,8 @@ async def _message(requests: AsyncIterator[bytes], deserialise: Deserialise) -> 
         async with asyncio.timeout(REQUEST_SECONDS):
             request = await anext(requests, None)
     except TimeoutError:
-        raise DeadlineError(f"the request did not arrive within {REQUEST_SECONDS:g} s") from None
+        late = f"the request did not arrive within {REQUEST_SECONDS:g} s"
+        raise DeadlineError(late, reason="REQUEST_LATE") from None
     if request is None:
         raise InvalidRequestError("the call has no request")
     return _parsed(request, deserialise)
