@@ -25,8 +25,8 @@ FUZZ = settings.get_profile(os.environ.get("UNERASE_FUZZ", "bounded"))
 """How long to look: the same few requests each time, or by UNERASE_FUZZ=thorough many, other ones each time."""
 
 _DEPTH = 3
-# What protobuf reads of a message within messages: one level more is no message any more.
-_DEEPEST = 97
+# Of lists in lists, each two messages: of a hundred messages within each other some hold the list.
+_DEEPEST = 40
 # A little more than the server takes.
 _LARGEST = 5 * 2**20
 
@@ -174,8 +174,7 @@ def _structs(draw: st.DrawFn) -> Struct:
                 numbers = draw(st.sampled_from([0, 1, 64, 65, 20_000]))
                 value.list_value.values.extend([Value(number_value=draw(st.sampled_from(_FLOATS)))] * numbers)
             case 3:
-                # Each level of a list is two messages.
-                for _ in range(draw(st.sampled_from([1, _DEEPEST // 2 - 8, _DEEPEST]))):
+                for _ in range(draw(st.sampled_from([1, _DEEPEST]))):
                     value = value.list_value.values.add()
             case 4:
                 value.null_value = 0  # type: ignore[assignment]

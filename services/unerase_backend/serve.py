@@ -31,7 +31,7 @@ _PREFIX = "UNERASE_SERVE_"
 class ServeSettings(BaseSettings):
     """Everything about a local backend."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field(default="127.0.0.1", description="address the gRPC server and /metrics bind")
     port: int = Field(default=50051, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
@@ -48,7 +48,7 @@ class ServeSettings(BaseSettings):
     data_dir: Path = Field(
         default=Path("~/.local/share/unerase"), description="folder of the databases and of the artefacts"
     )
-    database_url: str = Field(default="", description="postgresql://... ; empty means SQLite in data_dir")
+    database_url: str = Field(default="", repr=False, description="postgresql://... ; empty means SQLite in data_dir")
     catalogues: tuple[Path, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
     device: str = Field(default="cpu", description="torch device of the weights")
     dtype: str = Field(default="float32", description="torch dtype of the computation")
