@@ -1,13 +1,18 @@
-"""`python -m bench [sampler|serving|suite ...]`: measures what is named or everything; prints and writes it."""
+"""`python -m bench [sampler|serving|suite|hostile ...]`: measures what is named or everything; prints and writes it."""
 
 import argparse
 import json
 from pathlib import Path
 
-from bench import sampler, serving, suite
+from bench import hostile, sampler, serving, suite
 
 OUT = Path("build/bench.json")
-BENCHES = {"sampler": sampler.measure, "serving": serving.measure, "suite": suite.measure}
+BENCHES = {
+    "sampler": sampler.measure,
+    "serving": serving.measure,
+    "suite": suite.measure,
+    "hostile": hostile.measure,
+}
 
 
 def main() -> None:

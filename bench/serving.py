@@ -55,9 +55,10 @@ class Running:
 
 
 @contextmanager
-def backend(data: Path) -> Iterator[Running]:
-    """Serve from `data` for as long as the context lasts."""
+def backend(data: Path, *options: str) -> Iterator[Running]:
+    """Serve from `data` for as long as the context lasts, with further options of `unerase serve`."""
     command = [sys.executable, "-m", "unerase", "serve", "--port", "0", "--metrics-port", "0", "--data-dir", str(data)]
+    command += options
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
     try:
         told = iter(process.stdout or ())

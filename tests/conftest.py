@@ -4,9 +4,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from backend import LocalBackend, local_backend
 from postgres import Postgres, running_postgres
+
+
+# How long an example takes is the machine's affair; `make bench` measures.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

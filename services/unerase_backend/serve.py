@@ -31,7 +31,7 @@ _PREFIX = "UNERASE_SERVE_"
 class ServeSettings(BaseSettings):
     """Everything about a local backend."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
     host: str = Field(default="127.0.0.1", description="address the gRPC server and /metrics bind")
     port: int = Field(default=50051, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
@@ -52,7 +52,7 @@ class ServeSettings(BaseSettings):
         default="", description="folder or fsspec URL of the artefacts, which coordinators share; empty: in data_dir"
     )
     database_url: str = Field(
-        default="", description="postgresql://... , which coordinators share; empty: SQLite in data_dir"
+        default="", repr=False, description="postgresql://... , which coordinators share; empty: SQLite in data_dir"
     )
     lease_seconds: float = Field(
         default=15.0, ge=1, description="how long after its last sign of life another takes a coordinator's audits over"

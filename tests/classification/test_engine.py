@@ -19,8 +19,9 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Question, View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.deployment import Classification, build
-from unerase_backend.classification.engine import MAX_PICTURES, MAX_QUESTIONS, ClassificationEngine
+from unerase_backend.classification.engine import MAX_PICTURES, ClassificationEngine
 from unerase_backend.classification.settings import ClassificationSettings
+from unerase_backend.evaluation.questions import MAX_QUESTIONS
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError
 from unerase_backend.runtime.pictures import encode_picture

@@ -281,12 +281,32 @@ async def test_a_bad_request_id(client: AsyncClient, request_id: str) -> None:
 def bomb(side: int) -> bytes:
     """A PNG whose header promises `side` pixels a side, with next to nothing behind it."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def unfolding(head: bytes, kind: bytes) -> bytes:
+    """A picture like any other, with 64 MB behind its header: a profile, a text."""
+    whole = picture(0)
+    first = 8 + 12 + 13
+    return whole[:first] + chunk(kind, head + zlib.compress(bytes(64 * 2**20), 9)) + whole[first:]
+
+
+def crowded(count: int) -> bytes:
+    whole = picture(0)
+    return whole[:33] + chunk(b"abCd", b"") * count + whole[33:]
+
+
+def animated() -> bytes:
+    content = io.BytesIO()
+    frames = [Image.open(io.BytesIO(picture(seed))) for seed in (0, 1, 2)]
+    frames[0].save(content, format="PNG", save_all=True, append_images=frames[1:])
+    return content.getvalue()
 
 
 def encoded(form: str) -> bytes:
@@ -327,6 +347,12 @@ def transparent_palette() -> bytes:
         (bomb(5000), "5000 x 5000 pixels, too many"),
         (bomb(4000), "must have 8 to 2048 pixels a side, not 4000"),
         (bomb(SIDE), "damaged or no PNG"),
+        (unfolding(b"name\0\0", b"iCCP"), "damaged or no PNG"),
+        (unfolding(b"name\0\0", b"zTXt"), "damaged or no PNG"),
+        (unfolding(b"name\0\1\0\0\0", b"iTXt"), "damaged or no PNG"),
+        (crowded(4096), "more than 4096 chunks"),
+        (animated(), "not an animation"),
+        (chunk(b"IHDR", b"")[:4] * 1000, "damaged or no PNG"),
         (narrow(width=32, height=33), "must be square, not 32 x 33 pixels"),
         (narrow(width=4, height=4), "must have 8 to 2048 pixels a side, not 4"),
         (picture(0, 64), "must have 32 pixels a side, as those before it, not 64"),

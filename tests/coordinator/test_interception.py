@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from unerase_backend.coordinator import interception
 from unerase_backend.coordinator.interception import Interceptor, status_of
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.places import Places
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.errors import (
     ExhaustedError,
@@ -20,6 +23,7 @@ from unerase_backend.runtime.errors import (
 )
 
 Answer = Any
+CALLS, WATCHES = 3, 2
 
 
 def _identity(value: bytes) -> bytes:
@@ -32,14 +36,20 @@ class _Service:
     def __init__(self) -> None:
         self.cancelled = asyncio.Event()
         self.begun = asyncio.Event()
+        self.waiting = 0
+        self.all_ended = asyncio.Event()
 
     async def unary(self, request: bytes, context: Answer) -> bytes:
         self.begun.set()
         if request == b"wait":
+            self.waiting += 1
             try:
                 await asyncio.Event().wait()
             finally:
                 self.cancelled.set()
+                self.waiting -= 1
+                if not self.waiting:
+                    self.all_ended.set()
         self._raise(request)
         return request
 
@@ -74,10 +84,11 @@ async def service() -> _Service:
 
 @pytest.fixture
 async def channel(metrics: Metrics, service: _Service) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server(interceptors=[Interceptor(metrics, Gate(None))])
+    server = grpc.aio.server(interceptors=[Interceptor(metrics, Gate(None), Places(CALLS, WATCHES))])
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(service.unary, _identity, _identity),
         "Stream": grpc.unary_stream_rpc_method_handler(service.stream, _identity, _identity),
+        "Watch": grpc.unary_stream_rpc_method_handler(service.stream, _identity, _identity),
         "Upload": grpc.stream_unary_rpc_method_handler(service.upload, _identity, _identity),
     }
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Service", handlers)])
@@ -95,7 +106,7 @@ async def _fail(channel: grpc.aio.Channel, method: str, request: bytes) -> tuple
         elif method == "Upload":
             await channel.stream_unary("/test.Service/Upload")(iter([b"fine", request]), timeout=10)
         else:
-            async for _ in channel.unary_stream("/test.Service/Stream")(request, timeout=10):
+            async for _ in channel.unary_stream(f"/test.Service/{method}")(request, timeout=10):
                 pass
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -142,6 +153,60 @@ async def test_every_answer_has_its_request_id(
     assert kept or len(answered[0]) == 32
 
 
+async def test_a_tenant_has_so_many_places_and_gets_them_back(
+    channel: grpc.aio.Channel, service: _Service, metrics: Metrics
+) -> None:
+    calls = [channel.unary_unary("/test.Service/Unary")(b"wait") for _ in range(CALLS)]
+    watches = [channel.unary_stream("/test.Service/Watch")(b"wait") for _ in range(WATCHES)]
+    for watch in watches:
+        assert await watch.read() == b"first"
+    error, details = await _fail(channel, "Watch", b"wait")
+    assert (error.code(), details[0].reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCHES_FULL")
+    assert details[1].retry_delay.ToSeconds() == 1
+    error, details = await _fail(channel, "Unary", b"fine")
+    assert (error.code(), details[0].reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CALLS_FULL")
+    for call in (*calls, *watches):
+        call.cancel()
+    await asyncio.wait_for(service.all_ended.wait(), 5)
+    assert await channel.unary_unary("/test.Service/Unary")(b"fine") == b"fine"
+    assert await channel.unary_stream("/test.Service/Watch")(b"wait").read() == b"first"
+
+
+async def test_nothing_is_read_of_who_is_not_let_in(tmp_path: Path) -> None:
+    """The request of a stranger stays with the stranger: the server gives up the call, and asks for no byte of it."""
+    service, read = _Service(), []
+    (tmp_path / "tokens.json").write_text('{"tokens": []}')
+
+    def parse(request: bytes) -> bytes:
+        read.append(len(request))
+        return request
+
+    server = grpc.aio.server(interceptors=[Interceptor(Metrics(), Gate(tmp_path / "tokens.json"))])
+    handlers = {"Unary": grpc.unary_unary_rpc_method_handler(service.unary, parse, _identity)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Service", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        error, _ = await _fail(channel, "Unary", bytes(4_000_000))
+    await server.stop(None)
+    assert (error.code(), read) == (grpc.StatusCode.UNAUTHENTICATED, [])
+
+
+async def test_a_call_without_a_request(channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.stream_unary("/test.Service/Unary")(iter([]), timeout=10)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_request_that_does_not_come_is_not_waited_for(
+    channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interception, "REQUEST_SECONDS", 0.1)
+    call = channel.stream_unary("/test.Service/Unary")(timeout=10)
+    assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "did not arrive" in await call.details()
+
+
 async def test_a_full_room_says_when_to_come_back(channel: grpc.aio.Channel) -> None:
     error, details = await _fail(channel, "Unary", b"full")
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -186,7 +251,24 @@ async def test_a_callers_cancel_and_deadline_reach_the_handler(channel: grpc.aio
     await asyncio.wait_for(service.cancelled.wait(), 5)
 
 
-def test_a_status_fits_into_the_trailers() -> None:
-    violations = [FieldViolation("f" * 10_000, "é" * 10_000)] * 50
+@pytest.mark.parametrize("sign", ["é", "\n", "%", "\U0001f9ea"])
+async def test_a_status_of_any_signs_arrives(sign: str) -> None:
+    async def fail(request: bytes, context: Answer) -> bytes:
+        raise InvalidRequestError.of(*[FieldViolation(sign * 300, sign * 500)] * 50)
+
+    server = grpc.aio.server(interceptors=[Interceptor(Metrics(), Gate(None))])
+    handlers = {"Unary": grpc.unary_unary_rpc_method_handler(fail, _identity, _identity)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Service", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        error, details = await _fail(channel, "Unary", b"")
+    await server.stop(None)
+    assert (error.code(), details[0].reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("sign", ["é", "\n", "%", "\U0001f9ea"])
+def test_a_status_fits_into_the_trailers(sign: str) -> None:
+    violations = [FieldViolation("f" * 10_000, sign * 10_000)] * 50
     error = PreconditionError("m" * 100_000, metadata={"k" * 1000: "v" * 10_000}, violations=violations)
     assert status_of(error).ByteSize() < 8000

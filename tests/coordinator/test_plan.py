@@ -14,7 +14,8 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
 )
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.plan import MAX_CASES, Plan, evaluation_of, in_sequence, make_plan
+from unerase_backend.coordinator.plan import Plan, evaluation_of, in_sequence, make_plan
+from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
 

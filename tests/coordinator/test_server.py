@@ -119,7 +119,9 @@ async def guarded(
 
 def audit_service(database: Database, catalogue: Catalogue, store: ArtifactStore) -> AuditServicer:
     retention = Retention(database, store, 0)
-    return AuditServicer(NoAuditor(), database, catalogue, store, Changes(), retention, lambda _: Quota())  # type: ignore[arg-type]
+    return AuditServicer(
+        NoAuditor(), database, catalogue, store, Changes(database.sequences), retention, lambda _: Quota()
+    )  # type: ignore[arg-type]
 
 
 async def answer(

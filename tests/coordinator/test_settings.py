@@ -30,3 +30,12 @@ def test_half_of_tls_is_refused(half: dict[str, str]) -> None:
 def test_an_unknown_key_is_an_error() -> None:
     with pytest.raises(ValidationError, match="prot"):
         CoordinatorSettings.model_validate({"artifacts": "a", "state": "s", "prot": 1})
+
+
+def test_a_bad_setting_does_not_tell_the_others() -> None:
+    given = {"artifacts": "a", "state": "s", "database_url": "postgresql://unerase:hunter2@db/unerase"}
+    for bad in ({"host": "0.0.0.0"}, {"concurrent_units": 0}, {"prot": 1}):
+        with pytest.raises(ValidationError) as refused:
+            CoordinatorSettings.model_validate({**given, **bad})
+        assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in repr(CoordinatorSettings.model_validate(given))

@@ -23,12 +23,34 @@ def test_what_is_put_is_got_under_its_sha256(store: ArtifactStore, content: byte
     assert store.get(digest) == content
 
 
+@given(content=st.binary(max_size=50), piece_bytes=st.integers(1, 60))
+def test_the_pieces_make_the_whole(store: ArtifactStore, content: bytes, piece_bytes: int) -> None:
+    size, pieces = store.pieces(store.put(content), piece_bytes)
+    read = list(pieces)
+    assert (size, b"".join(read)) == (len(content), content)
+    assert max(map(len, read)) <= piece_bytes
+
+
+def test_the_last_piece_of_what_is_damaged_never_comes(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    digest = store.put(b"content")
+    (path,) = tmp_path.glob(f"artifacts/*/{digest}")
+    path.write_bytes(b"Content")
+    _, pieces = store.pieces(digest, 3)
+    assert [next(pieces), next(pieces)] == [b"Con", b"ten"]
+    with pytest.raises(DataLossError):
+        next(pieces)
+    assert not store.contains(digest)
+
+
 @pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 65, "../" * 21 + "x", "A" * 64, "0" * 64])
 def test_no_other_digest_is_there(store: ArtifactStore, digest: str) -> None:
     assert not store.contains(digest)
     with pytest.raises(NotFoundError) as caught:
         store.get(digest)
     assert caught.value.reason == "ARTIFACT_NOT_FOUND"
+    with pytest.raises(NotFoundError):
+        store.pieces(digest, 10)
 
 
 def test_a_damaged_artefact_is_an_error_once_and_can_be_put_again(tmp_path: Path) -> None:

@@ -18,17 +18,18 @@ from unerase.internal.v1alpha1.attack_pb2 import (
     ListAttacksResponse,
 )
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
-from unerase.v1.types_pb2 import MODEL_ROLE_UNSPECIFIED, Observation
+from unerase.v1.types_pb2 import Observation
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.evaluation.models import Models
-from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
+from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import Evaluation
+from unerase_backend.evaluation.units import check_unit
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import ExhaustedError, FieldViolation, InvalidRequestError, NotFoundError
+from unerase_backend.runtime.errors import ExhaustedError, NotFoundError
 
 HEARTBEAT_SECONDS = 60.0
 """How often the latest progress is repeated where nothing is new: a silent stream would be taken for a dead one."""
@@ -125,14 +126,4 @@ def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
     if evaluation is None:
         why = ATTACKS.broken().get(unit.evaluation) or f"there are {', '.join(ATTACKS.all())}"
         raise NotFoundError(f"there is no attack {unit.evaluation!r}; {why}", reason="EVALUATION_NOT_FOUND")
-    needed = {
-        "unit.role": unit.role != MODEL_ROLE_UNSPECIFIED,
-        "unit.model": unit.model,
-        "unit.target.concept.name": unit.target.concept.name,
-        "unit.cases": unit.cases,
-        "unit.steps": unit.steps,
-    }
-    violations = [FieldViolation(field, "must be given") for field, given in needed.items() if not given]
-    if violations:
-        raise InvalidRequestError.of(*violations)
-    return evaluation, resolve_parameters(evaluation.description, unit.parameters)
+    return evaluation, check_unit(unit, evaluation.description)

@@ -2,10 +2,21 @@
 
 from unerase_backend.catalogue.catalogue import EMBEDDED, Catalogue
 from unerase_backend.catalogue.custom import CustomConcept, check_concept
-from unerase_backend.catalogue.entries import MAX_STEPS, ConceptEntry, JudgeEntry, ModelEntry
+from unerase_backend.catalogue.entries import (
+    MAX_CONCEPT_NAMES,
+    MAX_CONCEPT_PROMPTS,
+    MAX_PROMPT_BYTES,
+    MAX_STEPS,
+    ConceptEntry,
+    JudgeEntry,
+    ModelEntry,
+)
 
 __all__ = [
     "EMBEDDED",
+    "MAX_CONCEPT_NAMES",
+    "MAX_CONCEPT_PROMPTS",
+    "MAX_PROMPT_BYTES",
     "MAX_STEPS",
     "Catalogue",
     "ConceptEntry",

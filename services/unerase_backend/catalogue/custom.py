@@ -14,6 +14,7 @@ from unerase.v1.types_pb2 import (
     ConceptKind,
 )
 from unerase_backend.catalogue.entries import (
+    MAX_PROMPT_BYTES,
     CatalogueFile,
     ConceptEntry,
     JudgeEntry,
@@ -100,6 +101,13 @@ def check_concept(
         entry = entry_of(concept)
     except InvalidRequestError as error:
         raise InvalidRequestError.of(*violations, *error.violations) from None
+    # What does not fit into a request for pictures would fail every audit.
+    longest = max((len(prompt.encode()) for prompt in (*entry.prompts, *entry.held_out_prompts)), default=0)
+    name = max(len(name.encode()) for name in entry.names)
+    if longest + name > MAX_PROMPT_BYTES:
+        violations.append(
+            FieldViolation("concept.prompts", f"must be at most {MAX_PROMPT_BYTES} bytes with the longest of the names")
+        )
     if concept.name in taken:
         violations.append(FieldViolation("concept.name", f"the catalogue has a concept {concept.name!r}"))
     known = [labels.judge for labels in concept.labels]

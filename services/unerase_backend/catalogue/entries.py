@@ -37,6 +37,10 @@ GUIDANCE_SCALE = 7.5
 STEPS = 50
 # A schedule of 1,000 timesteps that begins at timestep 1 has one step fewer.
 MAX_STEPS = 999
+MAX_PROMPT_BYTES = 4096
+"""A prompt, with the concept's name in its place, in UTF-8; what a text encoder does not read of it is cut off."""
+MAX_CONCEPT_NAMES = 100
+MAX_CONCEPT_PROMPTS = 1000
 PROMPTS = {
     "object": ("a picture of a {concept}",),
     "colour": ("a picture of something {concept}",),
@@ -120,7 +124,9 @@ def _template(value: str) -> str:
     return value
 
 
-Templates = Annotated[tuple[Annotated[Word, AfterValidator(_template)], ...], Field(strict=False)]
+Templates = Annotated[
+    tuple[Annotated[Word, AfterValidator(_template)], ...], Field(strict=False, max_length=MAX_CONCEPT_PROMPTS)
+]
 
 
 class _Entry(BaseModel):
@@ -199,7 +205,7 @@ class ConceptEntry(_Entry):
     """
 
     kind: Literal["object", "colour", "style"]
-    names: Annotated[tuple[Word, ...], Field(strict=False, min_length=1)]
+    names: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=MAX_CONCEPT_NAMES)]
     prompts: Templates = ()
     held_out_prompts: Templates = ()
     labels: dict[Name, Annotated[tuple[Word, ...], Field(strict=False, min_length=1)]] = Field(default_factory=dict)

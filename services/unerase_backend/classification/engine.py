@@ -19,6 +19,7 @@ from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, T
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.registry import Embeds, Judge, Picture, broken, kinds
 from unerase_backend.classification.settings import ClassificationSettings
+from unerase_backend.evaluation.questions import question_violations
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
     CancelledError,
@@ -31,9 +32,6 @@ from unerase_backend.runtime.errors import (
 from unerase_backend.runtime.pictures import UnreadablePictureError, crop_square, decode_picture, grey_square
 
 MAX_PICTURES = 4096
-MAX_QUESTIONS = 64
-MAX_TEXTS = 1024
-MAX_TEXT_LENGTH = 1000
 
 
 class ClassificationEngine:
@@ -174,24 +172,7 @@ def _check(request: ClassifyRequest, pictures: NDArray[np.uint8] | None) -> None
             violations.append(FieldViolation("picture_digests", "must be empty where pictures are handed over"))
     if not 1 <= count <= MAX_PICTURES:
         violations.append(FieldViolation("picture_digests", f"must be 1 to {MAX_PICTURES} pictures, not {count}"))
-    fewest = 0 if request.embedding_judge else 1
-    if not fewest <= len(request.questions) <= MAX_QUESTIONS:
-        violations.append(
-            FieldViolation("questions", f"must be {fewest} to {MAX_QUESTIONS} questions, not {len(request.questions)}")
-        )
-    for index, question in enumerate(request.questions[:MAX_QUESTIONS]):
-        if not question.judge:
-            violations.append(FieldViolation(f"questions[{index}].judge", "must name a judge"))
-        if not question.labels:
-            violations.append(FieldViolation(f"questions[{index}].labels", "must hold what means the concept"))
-        for field, texts in (("labels", question.labels), ("alternatives", question.alternatives)):
-            if len(texts) > MAX_TEXTS:
-                violations.append(FieldViolation(f"questions[{index}].{field}", f"must be at most {MAX_TEXTS}"))
-            violations += [
-                FieldViolation(f"questions[{index}].{field}[{place}]", f"must have 1 to {MAX_TEXT_LENGTH} characters")
-                for place, text in enumerate(texts[:MAX_TEXTS])
-                if not 1 <= len(text) <= MAX_TEXT_LENGTH
-            ]
+    violations += question_violations(request.questions, fewest=0 if request.embedding_judge else 1)
     violations += _view_violations(request)
     if violations:
         raise InvalidRequestError.of(*violations)

@@ -4,10 +4,11 @@
 
 import asyncio
 import hashlib
+import re
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +61,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 CHUNK_BYTES = 256 * 1024
 _EVENTS_AT_ONCE = 256
-# What another process commits is seen this late.
-_POLL_SECONDS = 1.0
+# The database's numbers have 63 bits, and PostgreSQL's text has no zeros.
+_LAST_SEQUENCE = 2**63 - 1
+_NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
+_AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+# Watchers who are woken together take turns, and leave the database's other connections to other calls.
+_WATCHERS_READING = 4
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ class AuditServicer(AuditServiceServicer):
         self._changes = changes
         self._retention = retention
         self._quota = quota
+        self._reading = asyncio.Semaphore(_WATCHERS_READING)
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
         """Accept an audit; the same request again is answered with the same audit."""
@@ -143,7 +150,7 @@ class AuditServicer(AuditServiceServicer):
         before = None
         if request.page_token:
             created, audit_id = cursor_of(request.page_token, "audits", 2)
-            if not created.isdecimal():
+            if not _NANOSECONDS.fullmatch(created) or not _AUDIT_ID.fullmatch(audit_id):
                 raise InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave"))
             before = (int(created), audit_id)
         audits = await self._database.newest(size + 1, before, CALLER.get().tenant)
@@ -156,22 +163,24 @@ class AuditServicer(AuditServiceServicer):
     async def WatchAudit(self, request: WatchAuditRequest, context: Context) -> AsyncIterator[AuditEvent]:
         """Stream the events after a sequence number until the audit ends."""
         await self._find(request.id)
-        seen = request.after_sequence
-        while True:
-            version = self._changes.version
-            # In this order: an audit seen as ended has all its events.
-            audit = await self._database.get(request.id)
-            events = await self._database.events(request.id, seen, _EVENTS_AT_ONCE)
-            for event in events:
-                yield event
-                seen = event.sequence
-            if audit is None:
-                raise NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND")
-            if len(events) == _EVENTS_AT_ONCE:
-                continue
-            if audit.state in ENDED:
-                return
-            await self._changes.wait(version, _POLL_SECONDS)
+        seen = min(request.after_sequence, _LAST_SEQUENCE)
+        with self._changes.watching(request.id) as watched:
+            while True:
+                version = watched.version
+                async with self._reading:
+                    # In this order: an audit seen as ended has all its events.
+                    audit = await self._database.get(request.id)
+                    events = await self._database.events(request.id, seen, _EVENTS_AT_ONCE)
+                for event in events:
+                    yield event
+                    seen = event.sequence
+                if audit is None:
+                    raise NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND")
+                if len(events) == _EVENTS_AT_ONCE:
+                    continue
+                if audit.state in ENDED:
+                    return
+                await watched.wait(version)
 
     async def CancelAudit(self, request: CancelAuditRequest, context: Context) -> Audit:
         """Cancel an audit; one that has ended stays as it is."""
@@ -206,29 +215,32 @@ class AuditServicer(AuditServiceServicer):
             raise PreconditionError(
                 "the audit ended before its observations could be exported; run it again", reason="REPORT_NOT_KEPT"
             )
-        media_type, content = form.media_type, await self._report(request.id, form, reports)
-        first = GetReportResponse(media_type=media_type, size_bytes=len(content))
-        for start in range(0, max(len(content), 1), CHUNK_BYTES):
-            response = first if start == 0 else GetReportResponse()
-            response.chunk = content[start : start + CHUNK_BYTES]
+        digest = await self._whole_report(request.id, form, reports)
+        size, pieces = await asyncio.to_thread(self._store.pieces, digest, CHUNK_BYTES)
+        response = GetReportResponse(media_type=form.media_type, size_bytes=size)
+        async for piece in _read(pieces):
+            response.chunk = piece
             yield response
+            response = GetReportResponse()
 
     async def ReadArtifact(self, request: ReadArtifactRequest, context: Context) -> AsyncIterator[ReadArtifactResponse]:
         """Stream an artefact of an audit."""
         await self._find(request.id)
-        if not await self._database.may_read(request.id, request.digest):
+        if not _DIGEST.fullmatch(request.digest) or not await self._database.may_read(request.id, request.digest):
             raise NotFoundError("the audit has no artefact of this digest", reason="ARTIFACT_NOT_FOUND")
         try:
-            content = await asyncio.to_thread(self._store.get, request.digest)
+            size, pieces = await asyncio.to_thread(self._store.pieces, request.digest, CHUNK_BYTES)
         except NotFoundError:
             raise DataLossError("the artefact is lost; the same audit run again makes it again") from None
-        png = content.startswith(b"\x89PNG\r\n\x1a\n")
-        media_type = "image/png" if png else "application/octet-stream"
-        first = ReadArtifactResponse(media_type=media_type, size_bytes=len(content))
-        for start in range(0, max(len(content), 1), CHUNK_BYTES):
-            response = first if start == 0 else ReadArtifactResponse()
-            response.chunk = content[start : start + CHUNK_BYTES]
+        response = ReadArtifactResponse(size_bytes=size)
+        first = True
+        async for piece in _read(pieces):
+            if first:
+                png = piece.startswith(b"\x89PNG\r\n\x1a\n")
+                response.media_type, first = "image/png" if png else "application/octet-stream", False
+            response.chunk = piece
             yield response
+            response = ReadArtifactResponse()
 
     async def ListEvaluations(self, request: ListEvaluationsRequest, context: Context) -> ListEvaluationsResponse:
         """List the evaluations and the presets there are."""
@@ -238,14 +250,14 @@ class AuditServicer(AuditServiceServicer):
             presets=[preset.message() for preset in PRESETS.values()],
         )
 
-    async def _report(self, audit_id: str, form: _Form, reports: Reports) -> bytes:
-        try:
-            return await asyncio.to_thread(self._store.get, form.digest(reports))
-        except (NotFoundError, DataLossError):
-            again = await self._auditor.render_again(audit_id)
+    async def _whole_report(self, audit_id: str, form: _Form, reports: Reports) -> str:
+        """Return the digest of a report that is there, rendered again if need be."""
+        if await asyncio.to_thread(self._store.whole, form.digest(reports)):
+            return form.digest(reports)
+        again = await self._auditor.render_again(audit_id)
         if again is None:
             raise NotFoundError(f"the audit {audit_id!r} was deleted", reason="AUDIT_NOT_FOUND")
-        return await asyncio.to_thread(self._store.get, form.digest(again))
+        return form.digest(again)
 
     async def _repeated(self, request_id: str, digest: str) -> Audit | None:
         found = await self._database.by_request(request_id, CALLER.get().tenant)
@@ -264,12 +276,18 @@ class AuditServicer(AuditServiceServicer):
         if not audit_id:
             raise InvalidRequestError.of(FieldViolation("id", "must be an audit's id"))
         # Another tenant's audit is as good as none.
-        audit = await self._database.owned(audit_id, CALLER.get().tenant) if len(audit_id) <= 64 else None
+        audit = await self._database.owned(audit_id, CALLER.get().tenant) if _AUDIT_ID.fullmatch(audit_id) else None
         if audit is None:
             raise NotFoundError(
                 "there is no audit of this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
             )
         return audit
+
+
+async def _read(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Read a piece when it is asked for: whoever takes none costs the memory of one."""
+    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield piece
 
 
 def _state_of(audit: Audit) -> dict[str, str]:

@@ -45,6 +45,8 @@ ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
 
 # As SQLite and PostgreSQL say it.
 _FULL = ("disk is full", "No space left on device")
+# SQLite takes some thousand parameters at once.
+_IDS_AT_ONCE = 1000
 
 _metadata = sa.MetaData()
 
@@ -340,6 +342,16 @@ class Database:
         )
         async with self.engine.connect() as connection:
             return [AuditEvent.FromString(row.message) for row in await connection.execute(query)]
+
+    async def sequences(self, audit_ids: Sequence[str]) -> dict[str, int]:
+        """Return the last sequence number of those of the audits that there are."""
+        found: dict[str, int] = {}
+        async with self.engine.connect() as connection:
+            for start in range(0, len(audit_ids), _IDS_AT_ONCE):
+                some = _audits.c.id.in_(audit_ids[start : start + _IDS_AT_ONCE])
+                query = sa.select(_audits.c.id, _audits.c.last_sequence).where(some)
+                found |= {row.id: row.last_sequence for row in await connection.execute(query)}
+        return found
 
     async def unit_ids(self, audit_id: str) -> list[str]:
         """Return the ids of an audit's units, in plan order."""

@@ -66,7 +66,7 @@ class Coordinator:
         await self._leases.begin()
         catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
         store = ArtifactStore(settings.artifacts)
-        metrics, changes = Metrics(), Changes()
+        metrics, changes = Metrics(), Changes(self._database.sequences)
         self._auditor = CURRENT.auditor = Auditor(
             self._database,
             await AsyncSQLAlchemyDatasource.create(urls["async"], engine=engine, serializer=serializer),

@@ -18,16 +18,17 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from functools import partial
 from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import duration_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.places import Places
 from unerase_backend.coordinator.scopes import scope_of
 from unerase_backend.runtime.access import CALLER, Gate
 from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, UneraseError
@@ -39,18 +40,23 @@ REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 UNARY_SECONDS = 300.0
 """The time a unary call may take where its caller set no deadline."""
+REQUEST_SECONDS = 30.0
+"""The time in which a method's one request must have arrived."""
 
-# gRPC refuses trailing metadata of more than 8 KiB, of which the message takes a share.
+# gRPC refuses trailing metadata of more than 8 KiB, of which the message takes a share; details grow by a third there.
 _MAX_DETAIL_BYTES = 5000
-_MAX_MESSAGE = 1000
+_MAX_MESSAGE_BYTES = 1000
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Deserialise = Callable[[bytes], Any]
+Read = Callable[[AsyncIterator[bytes], Deserialise], Awaitable[Any]]
+"""What gives a method its request, or its requests, from those that come."""
 
 
 def status_of(error: UneraseError) -> status_pb2.Status:
     """Return the google.rpc.Status of a domain error; violations beyond what fits into the trailers are counted."""
     code = error.code.value[0]
-    status = status_pb2.Status(code=code, message=_cut(error.message, _MAX_MESSAGE))
+    status = status_pb2.Status(code=code, message=_sendable(error.message))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
     for key, value in error.metadata.items():
         info.metadata[_cut(key, 64)] = _cut(value, 200)
@@ -75,9 +81,10 @@ def status_of(error: UneraseError) -> status_pb2.Status:
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the handler of every RPC."""
 
-    def __init__(self, metrics: Metrics, gate: Gate) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate, places: Places | None = None) -> None:
         self._metrics = metrics
         self._gate = gate
+        self._places = places or Places()
 
     async def intercept_service(
         self,
@@ -89,52 +96,40 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         method = handler_call_details.method.lstrip("/")
-        if handler.request_streaming and handler.response_streaming:
-            # Reflection's alone.
-            wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
-                self._streaming(method, handler.stream_stream, handler.request_deserializer, read=_Messages),
-                response_serializer=handler.response_serializer,
-            )
-        elif handler.request_streaming:
-            wrapped = grpc.stream_unary_rpc_method_handler(
-                self._awaited(
-                    method, handler.stream_unary, handler.request_deserializer, seconds=UNARY_SECONDS, read=_Messages
-                ),
-                response_serializer=handler.response_serializer,
-            )
-        elif handler.response_streaming:
+        # Whatever the method takes, its caller is known before any of it is read: gRPC reads a stream when it is asked
+        # to, and what is not read stays with its sender.
+        read = _messages if handler.request_streaming else _message
+        if handler.response_streaming:
+            behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
             # Health's own Watch is awaited, and writes its responses where others yield them.
-            awaited = inspect.iscoroutinefunction(handler.unary_stream)
+            awaited = inspect.iscoroutinefunction(behaviour)
             wrap = partial(self._awaited, seconds=None) if awaited else self._streaming
-            wrapped = grpc.unary_stream_rpc_method_handler(
-                wrap(method, handler.unary_stream, handler.request_deserializer),
+            return grpc.stream_stream_rpc_method_handler(
+                wrap(method, behaviour, handler.request_deserializer, read),
                 response_serializer=handler.response_serializer,
             )
-        else:
-            wrapped = grpc.unary_unary_rpc_method_handler(
-                self._awaited(method, handler.unary_unary, handler.request_deserializer, seconds=UNARY_SECONDS),
-                response_serializer=handler.response_serializer,
-            )
-        return wrapped
+        behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        return grpc.stream_unary_rpc_method_handler(
+            self._awaited(method, behaviour, handler.request_deserializer, read, seconds=UNARY_SECONDS),
+            response_serializer=handler.response_serializer,
+        )
 
     def _awaited(
         self,
         method: str,
         behaviour: Callable[[Any, Context], Awaitable[Any]],
         deserialise: Callable[[bytes], Any],
+        read: Read,
         *,
         seconds: float | None,
-        read: Callable[[Any, Callable[[bytes], Any]], Any] | None = None,
     ) -> Callable[[Any, Context], Awaitable[Any]]:
-        reading = read or _message
-
-        async def call(request: Any, context: Context) -> Any:
+        async def call(requests: Any, context: Context) -> Any:
             with _Measured(self._metrics, method, context) as measured:
                 try:
-                    self._admit(method, context)
-                    # A deadline of the caller's own is gRPC's to keep.
-                    async with asyncio.timeout(seconds if context.time_remaining() is None else None):
-                        response = await behaviour(reading(request, deserialise), context)
+                    with self._admitted(method, context):
+                        # A deadline of the caller's own is gRPC's to keep.
+                        async with asyncio.timeout(seconds if context.time_remaining() is None else None):
+                            response = await behaviour(await read(requests, deserialise), context)
                 except Exception as error:
                     await measured.fail(error, context)
                 measured.code = grpc.StatusCode.OK
@@ -147,32 +142,33 @@ class Interceptor(grpc.aio.ServerInterceptor):
         method: str,
         behaviour: Callable[[Any, Context], AsyncGenerator[Any]],
         deserialise: Callable[[bytes], Any],
-        read: Callable[[Any, Callable[[bytes], Any]], Any] | None = None,
+        read: Read,
     ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        reading = read or _message
-
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def call(requests: Any, context: Context) -> AsyncIterator[Any]:
             with _Measured(self._metrics, method, context) as measured:
                 try:
-                    self._admit(method, context)
-                    async with aclosing(behaviour(reading(request, deserialise), context)) as responses:
-                        async for response in responses:
-                            yield response
+                    with self._admitted(method, context):
+                        request = await read(requests, deserialise)
+                        async with aclosing(behaviour(request, context)) as responses:
+                            async for response in responses:
+                                yield response
                 except Exception as error:
                     await measured.fail(error, context)
                 measured.code = grpc.StatusCode.OK
 
         return call
 
-    def _admit(self, method: str, context: Context) -> None:
-        """Let the call pass, and remember whose it is."""
+    def _admitted(self, method: str, context: Context) -> AbstractContextManager[None]:
+        """Let the call pass, remember whose it is, and give it one of its tenant's places."""
         scope = scope_of(method)
+        watch = method.rpartition("/")[2].startswith("Watch")
         if scope is None:
-            return
+            return self._places.take(None, watch=watch)
         sent = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
         caller = self._gate.admit(str(sent[0]) if len(sent) == 1 else None)
         caller.require(scope)
         CALLER.set(caller)
+        return self._places.take(caller.tenant, watch=watch)
 
 
 def _request_id(context: Context) -> str:
@@ -214,26 +210,57 @@ class _Measured:
         await context.abort(error.code, status.message, trailing_metadata=details)
 
 
-def _message(request: bytes, read: Callable[[bytes], Any]) -> Any:
-    """Return the request; read here, since gRPC itself would answer with the name of a Python class."""
+def _parsed(request: bytes, deserialise: Deserialise) -> Any:
+    """Return a request; parsed here, since gRPC itself would answer with the name of a Python class."""
     try:
-        return read(request)
+        message = deserialise(request)
     except DecodeError:
         raise InvalidRequestError("the request is not a message of this method") from None
+    if isinstance(message, Message):
+        # A call may hold its request for long, and nobody will ask for these.
+        message.DiscardUnknownFields()
+    return message
 
 
-class _Messages:
+async def _message(requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
+    """Return the one request of a call."""
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            request = await anext(requests, None)
+    except TimeoutError:
+        late = f"the request did not arrive within {REQUEST_SECONDS:g} s"
+        raise DeadlineError(late, reason="REQUEST_LATE") from None
+    if request is None:
+        raise InvalidRequestError("the call has no request")
+    return _parsed(request, deserialise)
+
+
+class _Stream:
     """The requests of a call, each read when it is asked for; no generator, which would have to be closed."""
 
-    def __init__(self, requests: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> None:
+    def __init__(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> None:
         self._requests = requests
-        self._read = read
+        self._deserialise = deserialise
 
-    def __aiter__(self) -> _Messages:
+    def __aiter__(self) -> _Stream:
         return self
 
     async def __anext__(self) -> Any:
-        return _message(await anext(self._requests), self._read)
+        return _parsed(await anext(self._requests), self._deserialise)
+
+
+async def _messages(requests: AsyncIterator[bytes], deserialise: Deserialise) -> AsyncIterator[Any]:
+    return _Stream(requests, deserialise)
+
+
+def _sendable(message: str) -> str:
+    """Return a message, cut to what it may take in the trailers, where what is no printable ASCII takes three bytes."""
+    room = _MAX_MESSAGE_BYTES
+    for position, character in enumerate(message):
+        room -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if room < 0:
+            return _cut(message, position)
+    return message
 
 
 def _cut(text: str, length: int) -> str:

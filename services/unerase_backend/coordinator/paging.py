@@ -38,7 +38,7 @@ def cursor_of(token: str, kind: str, length: int) -> list[str]:
         raise wrong
     try:
         content = json.loads(base64.urlsafe_b64decode(token.encode("ascii")))
-    except (ValueError, binascii.Error):
+    except (ValueError, RecursionError, binascii.Error):
         raise wrong from None
     valid = isinstance(content, list) and len(content) == length + 1 and all(isinstance(part, str) for part in content)
     if not valid or content[0] != kind:

@@ -27,6 +27,7 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.catalogue import MAX_STEPS, Catalogue
 from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
+from unerase_backend.evaluation.units import GUIDANCE_SCALES, MAX_CASES
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
@@ -34,10 +35,8 @@ from unerase_backend.verdict.decision import Tolerances, tolerance_problem
 from unerase_backend.verdict.sequential import cases_between_looks
 
 DEFAULT_CASES = 24
-MAX_CASES = 512
 MAX_EVALUATIONS = 64
 MAX_NAME = 200
-GUIDANCE_SCALES = (1.0, 50.0)
 
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 # Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.

@@ -17,12 +17,13 @@ from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.rooms import ROOMS, room_handlers
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.encryption import Certificates
-from unerase_backend.runtime.errors import UnavailableError
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, UnavailableError
 from unerase_backend.runtime.handles import Room
 
 MAX_RECEIVE_BYTES = 4 * 1024 * 1024
 # Samples may carry latents, and a page of audits their verdicts.
 MAX_SEND_BYTES = 64 * 1024 * 1024
+MAX_CONNECTIONS = 4096
 
 _OPTIONS: Sequence[tuple[str, Any]] = (
     # Without this two servers share a port, and each gets some of the calls.
@@ -34,6 +35,12 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+    # A connection that does not begin to speak HTTP/2, or has nothing to say for long, is closed.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 15 * 60_000),
+    ("grpc.max_concurrent_streams", 1024),
+    # Each takes a file descriptor, of which databases and artefacts need some as well.
+    ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
 )
 
 _OWN = (
@@ -41,6 +48,30 @@ _OWN = (
     models_pb2.DESCRIPTOR.services_by_name["ModelService"],
 )
 SERVICES = (*_OWN, *ROOMS.values())
+# By name; the empty name stands for the server.
+_HEALTHY = frozenset(["", *(service.full_name for service in SERVICES)])
+_MAX_SERVICE_NAME = 200
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """Health by the protocol, with errors as everywhere else, and without keeping long names that nobody has."""
+
+    async def Check(  # noqa: N802 - the RPC's name
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """Say whether a service serves."""
+        if request.service not in _HEALTHY:
+            raise NotFoundError("there is no such service", reason="SERVICE_NOT_FOUND")
+        return await super().Check(request, context)
+
+    async def Watch(  # noqa: N802 - the RPC's name
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> None:
+        """Say so again with each change; a service that is not there is one that may come."""
+        if len(request.service) > _MAX_SERVICE_NAME:
+            description = f"must be at most {_MAX_SERVICE_NAME} characters, not {len(request.service)}"
+            raise InvalidRequestError.of(FieldViolation("service", description))
+        await super().Watch(request, context)
 
 
 class Server:
@@ -51,7 +82,7 @@ class Server:
         add_AuditServiceServicer_to_server(audits, self._server)
         add_ModelServiceServicer_to_server(models, self._server)
         self._server.add_generic_rpc_handlers(room_handlers())
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._own = ["", *(service.full_name for service in _OWN)]
         names = [service.full_name for service in SERVICES]

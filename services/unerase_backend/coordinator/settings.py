@@ -13,7 +13,9 @@ class CoordinatorSettings(RoomSettings):
     state: str = Field(
         description="folder of what belongs to this coordinator alone: its lock and, by default, its databases"
     )
-    database_url: str = Field(default="", description="postgresql://... ; empty means SQLite in the state folder")
+    database_url: str = Field(
+        default="", repr=False, description="postgresql://... ; empty means SQLite in the state folder"
+    )
     host: str = Field(default="127.0.0.1", description="address the gRPC server binds")
     port: int = Field(default=50051, ge=1, le=65535, description="port of the gRPC server")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="port of /metrics; 0 means none")

@@ -41,7 +41,14 @@ def held_out(concept: Concept, most: int) -> list[str]:
 
 
 def own_prompt(concept: Concept) -> str:
-    """Return the first prompt of a concept."""
+    """Return the first prompt of a concept.
+
+    Raises:
+        InvalidRequestError: it has none.
+    """
+    if not concept.prompts:
+        problem = f"must be given; {concept.name!r} has none"
+        raise InvalidRequestError.of(FieldViolation("unit.target.concept.prompts", problem))
     return concept.prompts[0].replace("{concept}", concept.names[0])
 
 

@@ -11,11 +11,11 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     ModelChange,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
-from unerase_backend.catalogue import MAX_STEPS
+from unerase_backend.catalogue import MAX_PROMPT_BYTES, MAX_STEPS
+from unerase_backend.evaluation.questions import question_violations
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 MAX_TRAJECTORIES = 4096
-MAX_PROMPT_BYTES = 4096
 MAX_GUIDANCE_SCALE = 50.0
 MAX_ETA = 10.0
 MAX_VARIANCE_SCALE = 10.0
@@ -41,9 +41,7 @@ def check_generate(request: GenerateRequest) -> None:
             FieldViolation(f"trajectories[{index}].{field}", description)
             for field, description in _problems(trajectory)
         ]
-    for index, question in enumerate(request.questions):
-        if not question.labels:
-            violations.append(FieldViolation(f"questions[{index}].labels", "must hold what means the concept"))
+    violations += question_violations(request.questions)
     violations += _changes(request.changes)
     _raise(violations)
 

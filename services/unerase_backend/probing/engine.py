@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator
 
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ListProbesResponse, ProbeRequest, ProbeResponse
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
-from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, MODEL_ROLE_UNSPECIFIED
 from unerase_backend.evaluation.models import Models
-from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
+from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import Evaluation
+from unerase_backend.evaluation.units import check_unit
 from unerase_backend.probing.registry import PROBES
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError
+from unerase_backend.runtime.errors import NotFoundError
 
 HEARTBEAT_SECONDS = 60.0
 """How often a sign of life goes out: a silent stream would be taken for a dead one."""
@@ -54,13 +54,4 @@ def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
     if evaluation is None:
         why = PROBES.broken().get(unit.evaluation) or f"there are {', '.join(PROBES.all())}"
         raise NotFoundError(f"there is no probe {unit.evaluation!r}; {why}", reason="EVALUATION_NOT_FOUND")
-    needed = {
-        "unit.role": unit.role != MODEL_ROLE_UNSPECIFIED,
-        "unit.target.concept.name": unit.target.concept.name,
-    }
-    if evaluation.description.evaluation_class != EVALUATION_CLASS_MEASURE:
-        needed |= {"unit.model": unit.model, "unit.cases": unit.cases, "unit.steps": unit.steps}
-    violations = [FieldViolation(field, "must be given") for field, given in needed.items() if not given]
-    if violations:
-        raise InvalidRequestError.of(*violations)
-    return evaluation, resolve_parameters(evaluation.description, unit.parameters)
+    return evaluation, check_unit(unit, evaluation.description)

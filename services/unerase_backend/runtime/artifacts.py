@@ -25,6 +25,7 @@ LOST = ("ARTIFACT_NOT_FOUND", "ARTIFACT_DAMAGED")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RETRY_SECONDS = 10.0
+_PIECE_BYTES = 1024 * 1024
 
 
 class ArtifactStore:
@@ -65,6 +66,38 @@ class ArtifactStore:
             raise DataLossError(f"the artefact {digest} is damaged", reason="ARTIFACT_DAMAGED")
         return content
 
+    def pieces(self, digest: str, piece_bytes: int) -> tuple[int, Iterator[bytes]]:
+        """Return the size of `digest` in bytes, and its bytes piece by piece, one piece at least.
+
+        Only the pieces that are taken are read. The last one comes once all are known to be what the digest says.
+
+        Raises:
+            NotFoundError: as `get`.
+            DataLossError: in place of the last piece.
+        """
+        size = self.size(digest) if _DIGEST.fullmatch(digest) else None
+        if size is None:
+            raise NotFoundError("no artefact has this digest", reason="ARTIFACT_NOT_FOUND")
+        return size, self._pieces(self._path("artifacts", digest), digest, piece_bytes)
+
+    def _pieces(self, path: str, digest: str, piece_bytes: int) -> Iterator[bytes]:
+        whole = hashlib.sha256()
+        try:
+            file = self._filesystem.open(path, "rb")
+        except FileNotFoundError:
+            raise DataLossError(f"the artefact {digest} was removed meanwhile", reason="ARTIFACT_NOT_FOUND") from None
+        with file:
+            piece = file.read(piece_bytes)
+            while following := file.read(piece_bytes):
+                whole.update(piece)
+                yield piece
+                piece = following
+        whole.update(piece)
+        if whole.hexdigest() != digest:
+            self.remove(digest)
+            raise DataLossError(f"the artefact {digest} is damaged", reason="ARTIFACT_DAMAGED")
+        yield piece
+
     def contains(self, digest: str) -> bool:
         """Say whether the artefact is there, without reading it."""
         return bool(_DIGEST.fullmatch(digest)) and bool(self._filesystem.exists(self._path("artifacts", digest)))
@@ -72,7 +105,9 @@ class ArtifactStore:
     def whole(self, digest: str) -> bool:
         """Say whether the artefact is there and what its digest says."""
         try:
-            self.get(digest)
+            _, pieces = self.pieces(digest, _PIECE_BYTES)
+            for _ in pieces:
+                pass
         except (NotFoundError, DataLossError):
             return False
         return True

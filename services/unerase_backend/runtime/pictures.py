@@ -5,6 +5,7 @@ A picture's central square, by its share of the side, is what inpainting makes a
 
 import io
 import math
+from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -16,6 +17,8 @@ from unerase_backend.runtime.errors import UneraseError
 MAX_PIXELS = 4096 * 4096
 """A larger picture is not decoded: a few kilobytes of PNG can unfold to gigabytes."""
 
+MAX_CHUNKS = 4096
+"""Of these a PNG may have; a megabyte of empty ones takes most of a second to read."""
 
 GREY = 128
 """What stands where a square is hidden; the middle of the range, as an inpainting pipeline blanks its mask."""
@@ -25,8 +28,9 @@ _ROUNDING = 1e-9
 
 
 _OPAQUE_MODES = ("1", "L", "P", "RGB")
+_SIGNATURE = 8
 # Signature, length and name of the first chunk, width and height come before.
-_BIT_DEPTH_AT = 8 + 4 + 4 + 4 + 4
+_BIT_DEPTH_AT = _SIGNATURE + 4 + 4 + 4 + 4
 
 
 class UnreadablePictureError(UneraseError):
@@ -94,9 +98,14 @@ def opaque_size(content: bytes) -> tuple[int, int]:
     """Return width and height of a PNG of opaque pixels, 8 bits a channel, from what stands before its pixels.
 
     Raises:
-        UnreadablePictureError: it is damaged, another format, has more than `MAX_PIXELS` pixels, or pixels that are not
-            seen as they would be judged.
+        UnreadablePictureError: it is damaged, another format, an animation, has more than `MAX_PIXELS` pixels or
+            `MAX_CHUNKS` chunks, or pixels that are not seen as they would be judged.
     """
+    for count, kind in enumerate(_chunks(content)):
+        if count == MAX_CHUNKS:
+            raise UnreadablePictureError(f"the picture has more than {MAX_CHUNKS} chunks, too many to be read")
+        if kind == b"acTL":
+            raise UnreadablePictureError("the picture must be one picture, not an animation")
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             width, height = image.size
@@ -110,3 +119,12 @@ def opaque_size(content: bytes) -> tuple[int, int]:
         raise UnreadablePictureError("the picture has far too many pixels to be read") from None
     except (OSError, SyntaxError, ValueError, EOFError):
         raise UnreadablePictureError("the picture is damaged or no PNG") from None
+
+
+def _chunks(content: bytes) -> Iterator[bytes]:
+    """Yield the names of a PNG's chunks for as long as there are whole heads of them."""
+    position = _SIGNATURE
+    while position + 8 <= len(content):
+        yield content[position + 4 : position + 8]
+        # Length, name, content and check sum.
+        position += 12 + int.from_bytes(content[position : position + 4])

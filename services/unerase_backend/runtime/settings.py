@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class RoomSettings(BaseModel):
     """Where a deployment finds its artefacts and its catalogue, and how it computes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # What is told of a bad setting does not hold the others: a database's URL has a password in it.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     artifacts: str = Field(description="fsspec URL or folder of the artefact store")
     catalogues: tuple[str, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")

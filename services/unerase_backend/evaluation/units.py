@@ -1,0 +1,97 @@
+"""What a unit must hold, whichever room runs it: checked before any work, every bad field named."""
+
+import math
+from collections.abc import Iterator
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Target
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_MEASURE,
+    MODEL_ROLE_CONTROL,
+    MODEL_ROLE_REFERENCE,
+    MODEL_ROLE_SUBJECT,
+    Concept,
+    EvaluationDescription,
+)
+from unerase_backend.catalogue import MAX_CONCEPT_NAMES, MAX_CONCEPT_PROMPTS, MAX_PROMPT_BYTES, MAX_STEPS
+from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
+from unerase_backend.evaluation.questions import problems
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+MAX_CASES = 512
+MAX_OTHERS = 1000
+GUIDANCE_SCALES = (1.0, 50.0)
+
+_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
+
+
+def check_unit(unit: Unit, description: EvaluationDescription) -> Parameters:
+    """Check a unit of the evaluation that `description` is of, and return its parameters.
+
+    Raises:
+        InvalidRequestError: with every bad field.
+    """
+    violations = [
+        *_general(unit),
+        *_generating(unit, required=description.evaluation_class != EVALUATION_CLASS_MEASURE),
+    ]
+    try:
+        parameters = resolve_parameters(description, unit.parameters)
+    except InvalidRequestError as error:
+        violations += error.violations
+    if violations:
+        raise InvalidRequestError.of(*violations)
+    return parameters
+
+
+def _general(unit: Unit) -> Iterator[FieldViolation]:
+    if unit.role not in _ROLES:
+        yield FieldViolation("unit.role", "must be subject, reference or control")
+    if len(unit.others) > MAX_OTHERS:
+        yield FieldViolation("unit.others", f"must be at most {MAX_OTHERS}, not {len(unit.others)}")
+    yield from _target(unit.target, "unit.target")
+    for index, other in enumerate(unit.others[:MAX_OTHERS]):
+        yield from _target(other, f"unit.others[{index}]")
+
+
+def _generating(unit: Unit, *, required: bool) -> Iterator[FieldViolation]:
+    """Check what pictures are made with; a measure may do without."""
+    if required and not unit.model:
+        yield FieldViolation("unit.model", "must be given")
+    if not required <= len(unit.cases) <= MAX_CASES:
+        yield FieldViolation("unit.cases", f"must be {required:d} to {MAX_CASES}, not {len(unit.cases)}")
+    if not required <= unit.steps <= MAX_STEPS:
+        yield FieldViolation("unit.steps", f"must be {required:d} to {MAX_STEPS}, not {unit.steps}")
+    scale, (low, high) = unit.guidance_scale, GUIDANCE_SCALES
+    if (required or scale) and (math.isnan(scale) or not low <= scale <= high):
+        yield FieldViolation("unit.guidance_scale", f"must be {low:g} to {high:g}, not {scale:g}")
+    for index, case in enumerate(unit.cases[:MAX_CASES]):
+        for field in ("prompt", "held_out_prompt"):
+            yield from _text(getattr(case, field), f"unit.cases[{index}].{field}")
+
+
+def _target(target: Target, field: str) -> Iterator[FieldViolation]:
+    yield from _concept(target.concept, f"{field}.concept")
+    for name in ("selector", "judge", "second_judge"):
+        if target.HasField(name):
+            yield from problems(getattr(target, name), f"{field}.{name}")
+
+
+def _concept(concept: Concept, field: str) -> Iterator[FieldViolation]:
+    if not concept.name:
+        yield FieldViolation(f"{field}.name", "must be given")
+    if concept.prompts and not concept.names:
+        yield FieldViolation(f"{field}.names", "must be given, since prompts are")
+    limits = {"names": MAX_CONCEPT_NAMES, "prompts": MAX_CONCEPT_PROMPTS, "held_out_prompts": MAX_CONCEPT_PROMPTS}
+    for name, most in limits.items():
+        texts = getattr(concept, name)
+        if len(texts) > most:
+            yield FieldViolation(f"{field}.{name}", f"must be at most {most}, not {len(texts)}")
+        for index, text in enumerate(texts[:most]):
+            yield from _text(text, f"{field}.{name}[{index}]")
+    yield from _text(concept.initial_token, f"{field}.initial_token")
+
+
+def _text(text: str, field: str) -> Iterator[FieldViolation]:
+    if len(text.encode()) > MAX_PROMPT_BYTES:
+        yield FieldViolation(field, f"must be at most {MAX_PROMPT_BYTES} bytes")
