@@ -27,11 +27,13 @@ from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import UnavailableError
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
+from unerase_backend.runtime.observed import observe
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Coordinator:
     """The ingress of application "coordinator"."""
 
     async def __init__(self, settings: CoordinatorSettings) -> None:  # type: ignore[misc]
+        observe("coordinator", settings)
         gate = Gate(Path(settings.tokens) if settings.tokens else None)
         certificates = Certificates.of(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         state = Path(settings.state)
@@ -57,13 +60,15 @@ class Coordinator:
         await self._database.migrate()
         catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
         store = ArtifactStore(settings.artifacts)
-        metrics, changes = Metrics(), Changes()
+        self._metrics, changes = Metrics(), Changes()
+        if Path(settings.artifacts).is_absolute():
+            self._metrics.measure_disk(settings.artifacts)
         self._auditor = CURRENT.auditor = Auditor(
             self._database,
             await AsyncSQLAlchemyDatasource.create(urls["async"], engine=engine, serializer=serializer),
             catalogue,
             store,
-            metrics,
+            self._metrics,
             changes,
             concurrent_units=settings.concurrent_units,
             retry_seconds=settings.unit_retry_seconds,
@@ -82,15 +87,18 @@ class Coordinator:
         DBOS.launch()
         # An audit that was accepted in the moment of a crash may have no workflow yet.
         for audit_id in await self._database.active():
+            self._metrics.survived("coordinator")
             await self._auditor.start(audit_id)
         await self._auditor.announce()
         self._stop_metrics = (
-            serve_metrics(metrics, gate, settings.host, settings.metrics_port, certificates)
+            serve_metrics(self._metrics, gate, settings.host, settings.metrics_port, certificates)
             if settings.metrics_port
             else None
         )
         audits = AuditServicer(self._auditor, self._database, catalogue, store, changes)
-        self._server = Server(audits, ModelServicer(catalogue, store, self._database, remote_classify()), metrics, gate)
+        self._server = Server(
+            audits, ModelServicer(catalogue, store, self._database, remote_classify()), self._metrics, gate
+        )
         await self._server.start(settings.host, settings.port, certificates)
         self._following = asyncio.create_task(self._follow_rooms())
         _logger.info("listening on %s:%d", settings.host, settings.port)
@@ -99,7 +107,9 @@ class Coordinator:
         """Keep the health of the rooms' services as Serve's controller sees their replicas."""
         while True:
             try:
-                await self._server.show(await asyncio.to_thread(rooms_serving, ROOMS))
+                serving = await asyncio.to_thread(rooms_serving, ROOMS)
+                self._metrics.set_rooms({room.application: serves for room, serves in serving.items()})
+                await self._server.show(serving)
             except Exception:
                 # Without its controller Serve still routes calls; the last answer stands.
                 _logger.warning("Serve's controller does not say how the rooms are", exc_info=True)
@@ -124,6 +134,7 @@ class Coordinator:
         lock = getattr(self, "_lock", None)
         if lock is not None:
             lock.close()
+        await asyncio.to_thread(tracing.flush)
 
 
 async def _locked(state: Path) -> IO[Any]:

@@ -17,7 +17,7 @@ from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.rooms import ROOMS, room_handlers
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.encryption import Certificates
-from unerase_backend.runtime.errors import UnavailableError
+from unerase_backend.runtime.errors import NotFoundError, UnavailableError
 from unerase_backend.runtime.handles import Room
 
 MAX_RECEIVE_BYTES = 4 * 1024 * 1024
@@ -43,6 +43,23 @@ _OWN = (
 SERVICES = (*_OWN, *ROOMS.values())
 
 
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """Health whose refusal is an error of the domain, with its reason."""
+
+    async def Check(  # noqa: N802 - the RPC's name
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
+        """Say how a service is.
+
+        Raises:
+            NotFoundError: there is no service of this name.
+        """
+        if request.service and request.service not in (service.full_name for service in SERVICES):
+            raise NotFoundError("the backend has no service of this name", reason="SERVICE_NOT_FOUND")
+        answer: health_pb2.HealthCheckResponse = await super().Check(request, context)
+        return answer
+
+
 class Server:
     """The server with its health; it is up between `start` and `stop`."""
 
@@ -51,7 +68,7 @@ class Server:
         add_AuditServiceServicer_to_server(audits, self._server)
         add_ModelServiceServicer_to_server(models, self._server)
         self._server.add_generic_rpc_handlers(room_handlers())
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._own = ["", *(service.full_name for service in _OWN)]
         names = [service.full_name for service in SERVICES]

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from importlib.metadata import version
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -26,7 +26,17 @@ from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksReque
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, DescribeGenerationResponse
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
-from unerase.v1.audits_pb2 import AuditEvent, AuditSpec, Manifest, Report, UnitDone, UnitProgress
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_FAILED,
+    AUDIT_STATE_SUCCEEDED,
+    AuditEvent,
+    AuditSpec,
+    AuditState,
+    Manifest,
+    Report,
+    UnitDone,
+    UnitProgress,
+)
 from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
@@ -37,9 +47,11 @@ from unerase_backend.coordinator.database import ACTIVE, AuditEndedError, Databa
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
 from unerase_backend.coordinator.turns import Turns
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.carried import AUDIT, REQUEST
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
-from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
+from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING, ReplicaDiedError
 from unerase_backend.verdict import conclude, has_answer
 
 _logger = logging.getLogger(__name__)
@@ -127,7 +139,26 @@ class Auditor:
     async def announce(self) -> None:
         """Tell watchers and metrics that something was committed."""
         self._metrics.set_audits(await self._database.count())
+        oldest = await self._database.oldest_active()
+        self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
         await self._changes.announce()
+
+    async def ended(self, audit_id: str, state: AuditState.ValueType) -> None:
+        """Note the end of an audit in metrics, in its trace and in the log."""
+        traceparent, created = await self._database.begun(audit_id)
+        name = AuditState.Name(state).removeprefix("AUDIT_STATE_").lower()
+        self._metrics.ended(state, (time.time_ns() - created) / 1e9)
+        tracing.end_durable(traceparent, audit_id, "audit", created, audit=audit_id, state=name)
+        AUDIT.set(audit_id)
+        _logger.info("the audit has ended: %s", name)
+
+    async def _belong(self, audit_id: str) -> str:
+        """Let this task belong to the audit, and to its trace; return the trace's place, as a traceparent."""
+        AUDIT.set(audit_id)
+        REQUEST.set("")
+        traceparent, _ = await self._database.begun(audit_id)
+        tracing.adopt(tracing.durable(traceparent, audit_id))
+        return tracing.traceparent()
 
     async def run_audit(self, audit_id: str) -> None:
         """Be the audit's workflow: start its units in plan order, wait for them, conclude.
@@ -135,6 +166,7 @@ class Auditor:
         In a sequential audit the units of what may stop early are those of a workflow of its own.
         """
         try:
+            await self._belong(audit_id)
             await self._transact("start", self._database.start, audit_id)
             sequences = await self._sequences(audit_id)
             handles = []
@@ -158,6 +190,7 @@ class Auditor:
         What is observed up to a look is all that decides there, so that after a crash the same is decided again.
         """
         try:
+            await self._belong(audit_id)
             shards = (await self._sequences(audit_id)).get(evaluation, [])
             for position, shard in enumerate(shards):
                 handles = []
@@ -204,27 +237,35 @@ class Auditor:
 
     async def run_unit(self, audit_id: str, unit_id: str) -> None:
         """Be a unit's workflow."""
+        place, key, begin = await self._belong(audit_id), f"{audit_id}/{unit_id}", time.time_ns()
         planned = await self._database.unit(audit_id, unit_id)
         if planned is None:
             return
         unit, done = planned
+        tracing.adopt(tracing.durable(place, key))
+        outcome = await self._outcome(audit_id, unit, done)
+        self._metrics.units.labels(unit.evaluation, outcome).inc()
+        tracing.end_durable(
+            place, key, "unit", begin, audit=audit_id, unit=unit_id, evaluation=unit.evaluation, outcome=outcome
+        )
+
+    async def _outcome(self, audit_id: str, unit: Unit, done: bool) -> str:
+        """Run the unit, record what it found, and say how that went."""
         result = UnitResult()
         if not done:
             try:
                 maybe = await self._compute(audit_id, unit)
             except Exception as error:
-                self._metrics.units.labels(unit.evaluation, "failed").inc()
                 await self._fail(audit_id, error)
-                return
+                return "failed"
             if maybe is None:
-                self._metrics.units.labels(unit.evaluation, "stopped").inc()
-                return
+                return "stopped"
             result = maybe
         # Recorded before: the step's checkpoint is read, and nothing is written again.
-        if await self._transact(
+        recorded = await self._transact(
             "record", self._database.record, audit_id, _done(unit, result), result.observations, result.findings
-        ):
-            self._metrics.units.labels(unit.evaluation, "recorded").inc()
+        )
+        return "recorded" if recorded else "stopped"
 
     async def _compute(self, audit_id: str, unit: Unit) -> UnitResult | None:
         """Return what the unit finds; None if the audit has ended meanwhile."""
@@ -251,8 +292,13 @@ class Auditor:
     async def _in_turn(self, audit_id: str, unit: Unit) -> UnitResult:
         # Only units take turns: what starts or ends an audit would else wait behind all units of all audits.
         tenant, created = await self._database.owner(audit_id)
-        async with self._turns.turn(tenant, (created, audit_id)):
-            return await self._persist(lambda: self._attempt(audit_id, unit), unit.evaluation)
+        async with AsyncExitStack() as held:
+            begin = time.monotonic()
+            with self._metrics.units_waiting.track_inprogress(), tracing.span("unit.wait"):
+                await held.enter_async_context(self._turns.turn(tenant, (created, audit_id)))
+            self._metrics.unit_wait_seconds.observe(time.monotonic() - begin)
+            with self._metrics.units_running.track_inprogress():
+                return await self._persist(lambda: self._attempt(audit_id, unit), unit.evaluation)
 
     async def _persist(self, attempt: Callable[[], Awaitable[Result]], evaluation: str) -> Result:
         """Try again while a room is gone or full, with growing waits, for a bounded time."""
@@ -268,6 +314,8 @@ class Auditor:
                     raise
                 _logger.warning("%s is tried again in %.1f s: %s", evaluation, wait, error.message)
                 self._metrics.units.labels(evaluation, "repeated").inc()
+                if isinstance(error, ReplicaDiedError):
+                    self._metrics.survived(error.metadata["room"])
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
@@ -284,6 +332,8 @@ class Auditor:
                 result = await self._run(audit_id, unit)
                 self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
                 await asyncio.to_thread(kept.keep, self._store, key, result)
+            else:
+                self._metrics.units_kept.labels(unit.evaluation).inc()
         return result
 
     async def _run(self, audit_id: str, unit: Unit) -> UnitResult:
@@ -325,7 +375,8 @@ class Auditor:
         descriptions = await self.descriptions()
         end = time.time_ns()
         verdict, reports = await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
-        await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports)
+        if await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports):
+            await self.ended(audit_id, AUDIT_STATE_SUCCEEDED)
 
     async def _described(self) -> DescribeGenerationResponse:
         described: DescribeGenerationResponse = await GENERATION.call(
@@ -389,9 +440,10 @@ class Auditor:
             reason, message = error.reason, error.message
         else:
             incident = uuid.uuid4().hex[:12]
-            _logger.error("incident %s in audit %s", incident, audit_id, exc_info=error)
+            _logger.error("incident %s in an audit", incident, exc_info=error)
             reason, message = "INTERNAL", f"something unexpected went wrong; the coordinator's log has it as {incident}"
-        await self._transact("fail", self._database.fail, audit_id, reason, message)
+        if await self._transact("fail", self._database.fail, audit_id, reason, message):
+            await self.ended(audit_id, AUDIT_STATE_FAILED)
         self.stop(audit_id)
 
     async def _transact(self, name: str, write: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:
