@@ -9,7 +9,6 @@ from hypothesis import settings
 from backend import LocalBackend, local_backend
 from postgres import Postgres, running_postgres
 
-
 # How long an example takes is the machine's affair; `make bench` measures.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

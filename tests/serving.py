@@ -24,6 +24,7 @@ class Running:
     process: subprocess.Popen[str]
     address: str
     metrics_url: str
+    rooms_metrics_url: str
     data: Path
 
     @property
@@ -78,9 +79,9 @@ def serving(data: Path, *, environment: Mapping[str, str] | None = None, **optio
             env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
         )
     assert process.stdout is not None
-    lines = [process.stdout.readline(), process.stdout.readline()]
+    lines = [process.stdout.readline() for _ in range(3)]
     assert lines[0].startswith("unerase listens on "), _log(data).read_text()
-    running = Running(process, lines[0].split()[-1], lines[1].split()[-1], data)
+    running = Running(process, *(line.split()[-1] for line in lines), data)
     try:
         yield running
     finally:

@@ -38,6 +38,9 @@ class ServeSettings(BaseSettings):
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="port of /metrics; 0 takes a free one; none means no /metrics"
     )
+    rooms_metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="port where Ray serves the rooms' metrics; 0 takes a free one"
+    )
     allow_insecure_bind: bool = Field(
         default=False, description="bind an address that others reach without TLS and tokens"
     )
@@ -77,6 +80,10 @@ class ServeSettings(BaseSettings):
     )
     quota_bytes: int = Field(default=0, ge=0, description="bytes of a tenant's pictures that are kept; 0: no limit")
     object_store_mb: int = Field(default=256, ge=80, description="shared memory for pictures between the rooms")
+    log_format: Literal["text", "json"] = Field(default="text", description="form of a line of the logs")
+    trace_endpoint: str = Field(
+        default="", description="OTLP receiver (gRPC) of traces, as http://127.0.0.1:4317; empty means none"
+    )
     # Ray's own ports are on every interface whatever is asked for: a token keeps others from giving it work.
     ray_auth: Literal["token", "disabled"] = Field(default="token", description="authentication of Ray's own ports")
 
@@ -96,6 +103,7 @@ class Backend:
     address: str
     metrics_url: str
     """Empty where /metrics is not served."""
+    rooms_metrics_url: str
     stop: Callable[[], None]
     """Drains and ends everything; Ray included."""
 
@@ -116,6 +124,7 @@ def start(settings: ServeSettings) -> Backend:
     host = settings.host
     port = settings.port or _free_port(host)
     metrics_port = _free_port(host) if settings.metrics_port == 0 else settings.metrics_port or 0
+    rooms_metrics_port = settings.rooms_metrics_port or _free_port(host)
     targets = _targets(settings, port, metrics_port, serve.RunTarget)
     ray.init(
         address="local",
@@ -123,6 +132,7 @@ def start(settings: ServeSettings) -> Backend:
         log_to_driver=False,
         logging_level="WARNING",
         object_store_memory=settings.object_store_mb * 1024 * 1024,
+        _metrics_export_port=rooms_metrics_port,
     )
 
     def stop() -> None:
@@ -132,7 +142,7 @@ def start(settings: ServeSettings) -> Backend:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         # No proxy of Serve's: clients come through the coordinator's own server.
-        serve.start(proxy_location="Disabled")
+        serve.start(proxy_location="Disabled", logging_config=_serves_own_logs(settings))
         serve.run_many(targets)
     except BaseException:
         stop()
@@ -140,7 +150,7 @@ def start(settings: ServeSettings) -> Backend:
     shown = f"[{host}]" if ":" in host else host
     scheme = "https" if settings.tls_certificate else "http"
     metrics_url = f"{scheme}://{shown}:{metrics_port}/metrics" if metrics_port else ""
-    return Backend(f"{shown}:{port}", metrics_url, stop)
+    return Backend(f"{shown}:{port}", metrics_url, f"http://127.0.0.1:{rooms_metrics_port}/metrics", stop)
 
 
 def main(**options: Any) -> None:
@@ -156,6 +166,7 @@ def main(**options: Any) -> None:
         print(f"unerase listens on {backend.address}", flush=True)
         if backend.metrics_url:
             print(f"metrics at {backend.metrics_url}", flush=True)
+        print(f"the rooms' metrics at {backend.rooms_metrics_url}", flush=True)
         ended.wait()
     finally:
         backend.stop()
@@ -182,6 +193,9 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
         "device": settings.device,
         "dtype": settings.dtype,
         "torch_threads": settings.torch_threads,
+        "log_format": settings.log_format,
+        "logs": str(data / "logs"),
+        "trace_endpoint": settings.trace_endpoint,
     }
     coordination = CoordinatorSettings(
         **common,
@@ -215,7 +229,15 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
         "coordinator": coordinator.build(coordination),
     }
     # Without a route no proxy, should there be one, would know them.
-    return [target(application, name=name, route_prefix=None) for name, application in applications.items()]
+    return [
+        target(application, name=name, route_prefix=None, logging_config=_serves_own_logs(settings))
+        for name, application in applications.items()
+    ]
+
+
+def _serves_own_logs(settings: ServeSettings) -> dict[str, str]:
+    """Return how Serve itself logs, into the logs of Ray's session."""
+    return {"encoding": settings.log_format.upper()}
 
 
 def _url(place: str) -> str:

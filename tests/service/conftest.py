@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.sdk.trace import TracerProvider
 
 import example
+from collector import Collector, collecting
 from serving import Running, serving
 from unerase import Client
-from unerase.v1.audits_pb2 import AuditSpec, Battery
+from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery
 from unerase.v1.types_pb2 import EvaluationRequest
 
 
@@ -27,13 +30,21 @@ def await_health(channel: grpc.Channel, service: str, serving: bool) -> None:
 
 
 @pytest.fixture(scope="session")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A backend with two packages of third parties: the example, and one that cannot be imported."""
+def collector() -> Iterator[Collector]:
+    """Where the backend sends its traces."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def backend(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Running]:
+    """A backend that traces and writes JSON logs, with two packages of third parties: the example, and a broken one."""
     site = example.install(tmp_path_factory.mktemp("third-parties") / "site")
     example.put_broken(site)
     environment = {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     catalogue = example.write_catalogue(tmp_path_factory.mktemp("catalogue"), os.environ | environment)
-    with serving(tmp_path_factory.mktemp("backend"), environment=environment, catalogues=[catalogue]) as running:
+    options = {"catalogues": [catalogue], "log_format": "json", "trace_endpoint": collector.endpoint}
+    with serving(tmp_path_factory.mktemp("backend"), environment=environment, **options) as running:
         yield running
 
 
@@ -47,6 +58,29 @@ def client(backend: Running) -> Iterator[Client]:
 def channel(backend: Running) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(backend.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         yield channel
+
+
+@dataclass(frozen=True)
+class Traced:
+    """An audit with an attack, asked for within a span of its caller's."""
+
+    audit: str
+    request: str
+    trace: str
+    span: str
+
+
+@pytest.fixture(scope="session")
+def traced(client: Client) -> Traced:
+    spec = small_spec(seed_base=4242)
+    attack = EvaluationRequest(name="textual-inversion")
+    attack.parameters.update({"steps": 3})
+    spec.battery.evaluations.append(attack)
+    with TracerProvider().get_tracer("caller").start_as_current_span("look at a model") as span:
+        ended = client.audit(spec, request_id="traced-audit", timeout=240)
+        context = span.get_span_context()
+    assert ended.state == AUDIT_STATE_SUCCEEDED, ended
+    return Traced(ended.id, "traced-audit", f"{context.trace_id:032x}", f"{context.span_id:016x}")
 
 
 def small_spec(seed_base: int = 11, *, cases: int = 8, steps: int = 6, subject: str = "testbed/uce") -> AuditSpec:

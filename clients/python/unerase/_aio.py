@@ -17,7 +17,7 @@ from google.protobuf import json_format
 
 from unerase._client import joined, upload_of
 from unerase._errors import UneraseError, error_of
-from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options
+from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
 from unerase._watching import ENDED, Watching
 from unerase.v1.audits_pb2 import (
     Audit,
@@ -67,7 +67,7 @@ class AsyncClient:
     def __init__(self, address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> None:
         self._address = address
         self._settings = settings or ClientSettings()
-        self._metadata = call_metadata(address, self._settings)
+        self._token = call_metadata(address, self._settings)
         self._channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
@@ -123,7 +123,7 @@ class AsyncClient:
             failure: UneraseError | None = None
             try:
                 call = self._audits().WatchAudit(
-                    watching.request(), timeout=watching.remaining(), metadata=self._metadata
+                    watching.request(), timeout=watching.remaining(), metadata=self._metadata()
                 )
                 try:
                     async for event in call:
@@ -249,7 +249,7 @@ class AsyncClient:
         upload = upload_of(concept, pictures, near_misses, tile, request_id or uuid.uuid4().hex)
         limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
         try:
-            return await self._catalogue().CreateConcept(upload, timeout=limit, metadata=self._metadata)
+            return await self._catalogue().CreateConcept(upload, timeout=limit, metadata=self._metadata())
         except grpc.RpcError as error:
             raise error_of(error) from None
 
@@ -257,12 +257,15 @@ class AsyncClient:
         """Delete a custom concept; its audits keep what they have of it."""
         await self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout)
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (*self._token, *trace_metadata(self._settings))
+
     async def _ask(
         self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout: float | None
     ) -> Response:
         try:
             limit = self._settings.timeout_seconds if timeout is None else timeout
-            return await method(request, timeout=limit, metadata=self._metadata)
+            return await method(request, timeout=limit, metadata=self._metadata())
         except grpc.RpcError as error:
             raise error_of(error) from None
 
@@ -271,7 +274,7 @@ class AsyncClient:
     ) -> bytes:
         limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
         try:
-            return joined([piece async for piece in method(request, timeout=limit, metadata=self._metadata)])
+            return joined([piece async for piece in method(request, timeout=limit, metadata=self._metadata())])
         except grpc.RpcError as error:
             raise error_of(error) from None
 

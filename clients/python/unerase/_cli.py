@@ -73,7 +73,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 unless given.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 50051 unless given, 0 takes a free one.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port of /metrics; 0 takes a free one.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of databases and artefacts.")] = None,
+    rooms_metrics_port: Annotated[
+        int | None, typer.Option(help="Port where Ray serves the rooms' metrics; a free one unless given.")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of databases, artefacts and logs.")] = None,
     catalogue: Annotated[list[Path] | None, typer.Option(help="Catalogue file; may be repeated.")] = None,
     generation_replicas: Annotated[int | None, typer.Option(help="Processes that make pictures.")] = None,
     allow_insecure_bind: Annotated[
@@ -85,6 +88,10 @@ def serve(
         Path | None, typer.Option(help="PEM file of authorities: clients need a certificate of theirs.")
     ] = None,
     tokens: Annotated[Path | None, typer.Option(help="File of tokens, as `unerase tokens` writes it.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="Form of the logs: text, unless given, or json.")] = None,
+    trace_endpoint: Annotated[
+        str | None, typer.Option(help="OTLP receiver of traces, as http://127.0.0.1:4317; none unless given.")
+    ] = None,
 ) -> None:
     """Run the backend on this machine until it is told to stop."""
     run = _of_the_backend("serve")
@@ -93,6 +100,7 @@ def serve(
             host=host,
             port=port,
             metrics_port=metrics_port,
+            rooms_metrics_port=rooms_metrics_port,
             data_dir=data_dir,
             catalogues=tuple(catalogue) if catalogue else None,
             generation_replicas=generation_replicas,
@@ -101,6 +109,8 @@ def serve(
             tls_key=tls_key,
             tls_client_ca=tls_client_ca,
             tokens=tokens,
+            log_format=log_format,
+            trace_endpoint=trace_endpoint,
         )
     except (ValueError, RuntimeError) as error:
         _fail(str(error), BAD_INPUT)

@@ -15,7 +15,7 @@ import grpc
 from google.protobuf import json_format
 
 from unerase._errors import UneraseError, error_of
-from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options
+from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
 from unerase._watching import ENDED, Watching
 from unerase.v1.audits_pb2 import (
     Audit,
@@ -96,7 +96,7 @@ class Client:
     def __init__(self, address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> None:
         self._address = address
         self._settings = settings or ClientSettings()
-        self._metadata = call_metadata(address, self._settings)
+        self._token = call_metadata(address, self._settings)
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
 
@@ -149,7 +149,7 @@ class Client:
             failure: UneraseError | None = None
             try:
                 call = self._audits().WatchAudit(
-                    watching.request(), timeout=watching.remaining(), metadata=self._metadata
+                    watching.request(), timeout=watching.remaining(), metadata=self._metadata()
                 )
                 try:
                     for event in call:
@@ -273,7 +273,7 @@ class Client:
         upload = upload_of(concept, pictures, near_misses, tile, request_id or uuid.uuid4().hex)
         limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
         try:
-            return self._catalogue().CreateConcept(upload, timeout=limit, metadata=self._metadata)
+            return self._catalogue().CreateConcept(upload, timeout=limit, metadata=self._metadata())
         except grpc.RpcError as error:
             raise error_of(error) from None
 
@@ -281,12 +281,15 @@ class Client:
         """Delete a custom concept; its audits keep what they have of it."""
         self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout)
 
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (*self._token, *trace_metadata(self._settings))
+
     def _ask(
         self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout: float | None
     ) -> Response:
         try:
             limit = self._settings.timeout_seconds if timeout is None else timeout
-            return method(request, timeout=limit, metadata=self._metadata)
+            return method(request, timeout=limit, metadata=self._metadata())
         except grpc.RpcError as error:
             raise error_of(error) from None
 
@@ -295,7 +298,7 @@ class Client:
     ) -> bytes:
         limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
         try:
-            return joined(list(method(request, timeout=limit, metadata=self._metadata)))
+            return joined(list(method(request, timeout=limit, metadata=self._metadata())))
         except grpc.RpcError as error:
             raise error_of(error) from None
 

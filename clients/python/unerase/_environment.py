@@ -7,6 +7,7 @@
 | UNERASE_TLS_CA | PEM file of the authorities to trust instead; encrypts |
 | UNERASE_TLS_CERTIFICATE, UNERASE_TLS_KEY | PEM files of the client's own certificate, where the backend asks for one |
 | UNERASE_TLS_SERVER_NAME | the name in the backend's certificate, where it differs from the address |
+| TRACEPARENT | the span that the command's calls belong to (W3C Trace Context) |
 """
 
 import os
@@ -37,7 +38,9 @@ def settings_from_environment() -> ClientSettings:
         client_key=_content(told["TLS_KEY"]),
         server_name=told["TLS_SERVER_NAME"] or None,
     )
-    return ClientSettings(tls=tls if encrypted else None, token=token or None)
+    return ClientSettings(
+        tls=tls if encrypted else None, token=token or None, traceparent=os.environ.get("TRACEPARENT") or None
+    )
 
 
 _NAMES = ("TOKEN", "TOKEN_FILE", "TLS", "TLS_CA", "TLS_CERTIFICATE", "TLS_KEY", "TLS_SERVER_NAME")

@@ -1,6 +1,7 @@
 """How a client connects, waits and tries again."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -72,6 +73,8 @@ class ClientSettings:
     tls: TLSConfig | None = None
     # A bearer token of the backend's; sent over an encrypted connection, or on this machine alone.
     token: str | None = field(default=None, repr=False)
+    # W3C Trace Context of the span that calls belong to. None: OpenTelemetry's current one, where the program has that.
+    traceparent: str | None = None
 
 
 def on_this_machine(address: str) -> bool:
@@ -96,6 +99,23 @@ def call_metadata(address: str, settings: ClientSettings) -> tuple[tuple[str, st
     if settings.tls is None and not on_this_machine(address):
         raise ValueError(f"a token for {address} needs an encrypted connection: give tls as well")
     return (("authorization", f"Bearer {settings.token}"),)
+
+
+def trace_metadata(settings: ClientSettings) -> tuple[tuple[str, str], ...]:
+    """Return what tells the backend which span a call belongs to, if any."""
+    traceparent = settings.traceparent or _current_traceparent()
+    return (("traceparent", traceparent),) if traceparent else ()
+
+
+def _current_traceparent() -> str:
+    # Who has not imported OpenTelemetry has no span; importing it here would cost everybody.
+    trace: Any = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return ""
+    current = trace.get_current_span().get_span_context()
+    if not current.is_valid:
+        return ""
+    return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags:02x}"
 
 
 # The most that the backend takes of a concept's pictures, and what frames them.

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from ray import serve
+from ray.util import metrics
 
 from unerase.internal.v1alpha1.attack_pb2 import (
     AttackRequest,
@@ -11,11 +12,44 @@ from unerase.internal.v1alpha1.attack_pb2 import (
     ListAttacksRequest,
     ListAttacksResponse,
 )
+from unerase_backend.attack.observer import Observer
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.carried import receives
 from unerase_backend.runtime.handles import remote_models
+from unerase_backend.runtime.observed import observe
+
+
+class RayObserver(Observer):
+    """Turns what the attacks tell into Ray's metrics, which come out on each node's metrics port."""
+
+    def __init__(self) -> None:
+        evaluation = ("evaluation",)
+        self._steps = metrics.Counter("unerase_attack_steps_total", "Steps of the attacks' optimisations.", evaluation)
+        self._seconds = metrics.Counter(
+            "unerase_attack_compute_seconds_total",
+            "Seconds of the attacks' own work, their pictures apart.",
+            evaluation,
+        )
+        self._loads = metrics.Counter("unerase_attack_model_loads_total", "Models loaded.")
+        self._load_seconds = metrics.Counter(
+            "unerase_attack_model_load_seconds_total", "Seconds that models took to load."
+        )
+
+    def stepped(self, evaluation: str) -> None:
+        """Count a step."""
+        self._steps.inc(tags={"evaluation": evaluation})
+
+    def computed(self, evaluation: str, seconds: float) -> None:
+        """Count the thread's time."""
+        self._seconds.inc(seconds, {"evaluation": evaluation})
+
+    def loaded(self, seconds: float) -> None:
+        """Count a load, and its time."""
+        self._loads.inc()
+        self._load_seconds.inc(seconds)
 
 
 class Attack:
@@ -29,16 +63,20 @@ class Attack:
         from unerase_backend.attack.engine import AttackEngine
 
         torch.set_num_threads(settings.torch_threads)
+        observe("attack", settings)
         transformers.logging.disable_progress_bar()
         catalogue = Catalogue.load(settings.catalogues)
-        self._engine = AttackEngine(catalogue, ArtifactStore(settings.artifacts), settings, remote_models(Models))
+        store, models = ArtifactStore(settings.artifacts), remote_models(Models)
+        self._engine = AttackEngine(catalogue, store, settings, models, RayObserver())
 
+    @receives
     async def Attack(self, request: AttackRequest) -> AsyncGenerator[AttackResponse]:  # noqa: N802 - the RPC's name
         """Run one unit."""
         async with aclosing(self._engine.Attack(request)) as responses:
             async for response in responses:
                 yield response
 
+    @receives
     async def ListAttacks(self, request: ListAttacksRequest) -> ListAttacksResponse:  # noqa: N802 - the RPC's name
         """List the attacks there are."""
         return await self._engine.ListAttacks(request)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import torch
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
 from unerase.v1.types_pb2 import Finding
+from unerase_backend.attack.observer import Observer
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import encode
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import CancelledError, DeadlineError, FieldViolation, InvalidRequestError
 from unerase_backend.runtime.pictures import decode_picture
@@ -48,6 +51,7 @@ class Workbench:
         emit: Callable[[UnitEvent], object],
         given_up: threading.Event,
         timeout_seconds: float,
+        observer: Observer | None = None,
     ) -> None:
         self.model = model
         self.parameters = parameters
@@ -58,10 +62,20 @@ class Workbench:
         self._emit = emit
         self._deadline = time.monotonic() + timeout_seconds
         self._given_up = given_up
+        self._observer = observer or Observer()
 
     async def compute(self, optimisation: Callable[[], Result]) -> Result:
         """Run `optimisation` in the room's thread, so that the event loop stays free."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, optimisation)
+
+        def timed() -> Result:
+            begin = time.perf_counter()
+            try:
+                with tracing.span("attack.compute"):
+                    return optimisation()
+            finally:
+                self._observer.computed(self._unit.evaluation, time.perf_counter() - begin)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, timed)
 
     def reference(self) -> DiffusionModel:
         """Return the audit's reference, its weights frozen; called within `compute`, since it may have to be loaded.
@@ -91,6 +105,7 @@ class Workbench:
 
         `success` is the share of cases in which the selector sees the concept so far.
         """
+        self._observer.stepped(self._unit.evaluation)
         self.check()
         if step == steps or step * REPORTS // steps != (step - 1) * REPORTS // steps:
             self._emit(UnitEvent(progress=Progress(step=step, steps=steps, loss=loss, success=success)))

@@ -3,11 +3,45 @@
 from typing import Any
 
 from ray import serve
+from ray.util import metrics
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.classification.observer import Observer
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.observed import observe
+
+
+class RayObserver(Observer):
+    """Turns what classification tells into Ray's metrics, which come out on each node's metrics port."""
+
+    def __init__(self) -> None:
+        judge = ("judge",)
+        self._calls = metrics.Counter("unerase_classification_judge_calls_total", "Calls of a judge.", judge)
+        self._pictures = metrics.Counter(
+            "unerase_classification_pictures_total", "Pictures that a judge has looked at.", judge
+        )
+        self._seconds = metrics.Counter(
+            "unerase_classification_judge_seconds_total", "Seconds that a judge took to look.", judge
+        )
+        self._loads = metrics.Counter("unerase_classification_judge_loads_total", "Judges loaded.")
+        self._load_seconds = metrics.Counter(
+            "unerase_classification_judge_load_seconds_total", "Seconds that judges took to load."
+        )
+
+    def judged(self, judge: str, pictures: int, seconds: float) -> None:
+        """Count a judge's call, its pictures and its time."""
+        tags = {"judge": judge}
+        self._calls.inc(tags=tags)
+        self._pictures.inc(pictures, tags)
+        self._seconds.inc(seconds, tags)
+
+    def loaded(self, seconds: float) -> None:
+        """Count a load, and its time."""
+        self._loads.inc()
+        self._load_seconds.inc(seconds)
 
 
 class Classification:
@@ -21,10 +55,12 @@ class Classification:
         from unerase_backend.classification.engine import ClassificationEngine
 
         torch.set_num_threads(settings.torch_threads)
+        observe("classification", settings)
         transformers.logging.disable_progress_bar()
         catalogue = Catalogue.load(settings.catalogues)
-        self._engine = ClassificationEngine(catalogue, ArtifactStore(settings.artifacts), settings)
+        self._engine = ClassificationEngine(catalogue, ArtifactStore(settings.artifacts), settings, RayObserver())
 
+    @receives
     async def Classify(self, request: ClassifyRequest, pictures: Any = None) -> ClassifyResponse:  # noqa: N802
         """Answer every question of every picture; `pictures` comes as an object reference, which Ray resolves."""
         return await self._engine.Classify(request, pictures)

@@ -6,8 +6,10 @@ A bad question or an unknown digest is an error of the request.
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 
 import numpy as np
 import torch
@@ -17,9 +19,11 @@ from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, Classi
 from unerase.internal.v1alpha1.trajectories_pb2 import View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.registry import Embeds, Judge, Picture, broken, kinds
+from unerase_backend.classification.observer import Observer
+from unerase_backend.classification.registry import Embeds, Features, Judge, Picture, broken, kinds
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.evaluation.questions import question_violations
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
     CancelledError,
@@ -37,10 +41,17 @@ MAX_PICTURES = 4096
 class ClassificationEngine:
     """The judges of a catalogue, loaded when first asked and kept."""
 
-    def __init__(self, catalogue: Catalogue, store: ArtifactStore, settings: ClassificationSettings) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        store: ArtifactStore,
+        settings: ClassificationSettings,
+        observer: Observer | None = None,
+    ) -> None:
         self._catalogue = catalogue
         self._store = store
         self._settings = settings
+        self._observer = observer or Observer()
         self._judges: dict[str, Judge] = {}
         # One thread: judges are not asked in parallel, and a judge is loaded once.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judges")
@@ -61,7 +72,7 @@ class ClassificationEngine:
         given_up = threading.Event()
         try:
             return await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._classify, request, pictures, given_up
+                self._thread, copy_context().run, self._classify, request, pictures, given_up
             )
         finally:
             given_up.set()
@@ -86,8 +97,18 @@ class ClassificationEngine:
         for chunk in self._chunks(request, pictures):
             if given_up.is_set():
                 raise CancelledError("the caller gave up")
-            answers += _judge_chunk(judges, request, [_shown(picture, request.view) for picture in chunk])
+            shown = [_shown(picture, request.view) for picture in chunk]
+            readable = [picture for picture in shown if not isinstance(picture, UnreadablePictureError)]
+            seen = {name: self._look(name, judge, readable) for name, judge in judges.items()} if readable else {}
+            answers += _answers(judges, request, shown, seen)
         return ClassifyResponse(pictures=answers)
+
+    def _look(self, name: str, judge: Judge, pictures: Sequence[Picture]) -> Features:
+        begin = time.perf_counter()
+        with tracing.span("classification.judge", judge=name, pictures=len(pictures)):
+            seen = judge.look(pictures)
+        self._observer.judged(name, len(pictures), time.perf_counter() - begin)
+        return seen
 
     def _judge(self, name: str) -> Judge:
         if name not in self._judges:
@@ -96,12 +117,14 @@ class ClassificationEngine:
             if load is None:
                 why = "; ".join([f"no judge of kind {entry.kind!r} is installed", *broken().values()])
                 raise PreconditionError(why, reason="JUDGE_KIND_UNKNOWN", metadata={"judge": name})
+            begin = time.perf_counter()
             self._judges[name] = load(
                 entry.folder,
                 torch.device(self._settings.device),
                 getattr(torch, self._settings.dtype),
                 self._settings.batch_size,
             )
+            self._observer.loaded(time.perf_counter() - begin)
         return self._judges[name]
 
     def _chunks(
@@ -131,11 +154,13 @@ def _shown(picture: Picture | UnreadablePictureError, view: View) -> Picture | U
     return crop_square(picture, view.crop_share) if kind == "crop_share" else grey_square(picture, view.grey_share)
 
 
-def _judge_chunk(
-    judges: dict[str, Judge], request: ClassifyRequest, chunk: Sequence[Picture | UnreadablePictureError]
+def _answers(
+    judges: dict[str, Judge],
+    request: ClassifyRequest,
+    chunk: Sequence[Picture | UnreadablePictureError],
+    seen: dict[str, Features],
 ) -> list[PictureJudgements]:
-    readable = [picture for picture in chunk if not isinstance(picture, UnreadablePictureError)]
-    seen = {name: judge.look(readable) for name, judge in judges.items()} if readable else {}
+    """Return what the judges say; `seen` has a row for each readable picture of the chunk, by judge."""
     answers: list[PictureJudgements] = []
     row = 0
     for picture in chunk:

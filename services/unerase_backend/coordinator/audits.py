@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_CANCELLED,
     AUDIT_STATE_PENDING,
     AUDIT_STATE_SUCCEEDED,
     Audit,
@@ -46,6 +47,7 @@ from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.requests import check_request_id
 from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.workflow import Auditor
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
@@ -129,7 +131,8 @@ class AuditServicer(AuditServiceServicer):
             units_total=len(plan.units),
             create_time=timestamp(time.time_ns()),
         )
-        if not await self._database.insert(audit, digest, plan, tenant, self._quota(tenant)):
+        quota = self._quota(tenant)
+        if not await self._database.insert(audit, digest, plan, tenant, quota, tracing.traceparent()):
             # The same request id won the race meanwhile.
             existing = await self._repeated(request.request_id, digest)
             if existing is None:
@@ -187,6 +190,7 @@ class AuditServicer(AuditServiceServicer):
         await self._find(request.id)
         if await self._database.cancel(request.id):
             self._auditor.stop(request.id)
+            await self._auditor.ended(request.id, AUDIT_STATE_CANCELLED)
             await self._auditor.announce()
         return await self._find(request.id)
 

@@ -81,6 +81,8 @@ _audits = sa.Table(
     # Empty for an audit that ended before there was such an export.
     sa.Column("parquet_digest", sa.String(64), nullable=False, server_default=""),
     sa.Column("pictures", sa.BigInteger, nullable=False, server_default="0"),
+    # The W3C traceparent of the call that asked for it; empty where nobody traces.
+    sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
     sa.Index("unerase_audits_by_time", "create_time", "id"),
 )
 
@@ -228,7 +230,13 @@ class Database:
         await self.engine.dispose()
 
     async def insert(
-        self, audit: Audit, request_digest: str, plan: Plan, tenant: str = "", quota: Quota = _UNLIMITED
+        self,
+        audit: Audit,
+        request_digest: str,
+        plan: Plan,
+        tenant: str = "",
+        quota: Quota = _UNLIMITED,
+        traceparent: str = "",
     ) -> bool:
         """Insert a tenant's audit with its units and its first event; False if the request id is taken.
 
@@ -261,6 +269,7 @@ class Database:
                         content_digest="",
                         json_digest="",
                         html_digest="",
+                        traceparent=traceparent,
                     )
                 )
                 await connection.execute(
@@ -325,6 +334,20 @@ class Database:
             query = query.where(_audits.c.id.in_(among))
         async with self.engine.connect() as connection:
             return [row.id for row in await connection.execute(query)]
+
+    async def begun(self, audit_id: str) -> tuple[str, int]:
+        """Return the traceparent an audit was asked for with, and when that was; empty and 0 once it is deleted."""
+        query = sa.select(_audits.c.traceparent, _audits.c.create_time).where(_audits.c.id == audit_id)
+        async with self.engine.connect() as connection:
+            row = (await connection.execute(query)).first()
+        return (row.traceparent, row.create_time) if row else ("", 0)
+
+    async def oldest_active(self) -> int | None:
+        """Return when the oldest audit that has not ended was asked for; None if all have ended."""
+        query = sa.select(sa.func.min(_audits.c.create_time)).where(_audits.c.state.in_(ACTIVE))
+        async with self.engine.connect() as connection:
+            oldest: int | None = (await connection.execute(query)).scalar()
+        return oldest
 
     async def count(self) -> dict[AuditState.ValueType, int]:
         """Return how many audits there are of each state."""

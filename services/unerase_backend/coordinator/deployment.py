@@ -31,11 +31,13 @@ from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import UnavailableError
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
+from unerase_backend.runtime.observed import observe
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class Coordinator:
     """The ingress of application "coordinator"."""
 
     async def __init__(self, settings: CoordinatorSettings) -> None:  # type: ignore[misc]
+        observe("coordinator", settings)
         gate = Gate(Path(settings.tokens) if settings.tokens else None)
         certificates = Certificates.of(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         state = Path(settings.state)
@@ -66,13 +69,15 @@ class Coordinator:
         await self._leases.begin()
         catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
         store = ArtifactStore(settings.artifacts)
-        metrics, changes = Metrics(), Changes(self._database.sequences)
+        self._metrics, changes = Metrics(), Changes(self._database.sequences)
+        if Path(settings.artifacts).is_absolute():
+            self._metrics.measure_disk(settings.artifacts)
         self._auditor = CURRENT.auditor = Auditor(
             self._database,
             await AsyncSQLAlchemyDatasource.create(urls["async"], engine=engine, serializer=serializer),
             catalogue,
             store,
-            metrics,
+            self._metrics,
             changes,
             concurrent_units=settings.concurrent_units,
             retry_seconds=settings.unit_retry_seconds,
@@ -93,7 +98,7 @@ class Coordinator:
         await self._auditor.take_over([home, *await self._leases.dead()])
         await self._auditor.announce()
         self._stop_metrics = (
-            serve_metrics(metrics, gate, settings.host, settings.metrics_port, certificates)
+            serve_metrics(self._metrics, gate, settings.host, settings.metrics_port, certificates)
             if settings.metrics_port
             else None
         )
@@ -106,7 +111,9 @@ class Coordinator:
         audits = AuditServicer(
             self._auditor, self._database, catalogue, store, changes, retention, lambda who: gate.quota(who) or quota
         )
-        self._server = Server(audits, ModelServicer(catalogue, store, self._database, remote_classify()), metrics, gate)
+        self._server = Server(
+            audits, ModelServicer(catalogue, store, self._database, remote_classify()), self._metrics, gate
+        )
         await self._server.start(settings.host, settings.port, certificates)
         self._background = [
             asyncio.create_task(repeated)
@@ -121,7 +128,9 @@ class Coordinator:
 
     async def _show_rooms(self) -> None:
         """Keep the health of the rooms' services as Serve's controller sees their replicas."""
-        await self._server.show(await asyncio.to_thread(rooms_serving, ROOMS))
+        serving = await asyncio.to_thread(rooms_serving, ROOMS)
+        self._metrics.set_rooms({room.application: serves for room, serves in serving.items()})
+        await self._server.show(serving)
 
     async def _keep_lease(self) -> None:
         """Renew the lease of this coordinator, and take over from those that did not renew theirs."""
@@ -152,6 +161,7 @@ class Coordinator:
         lock = getattr(self, "_lock", None)
         if lock is not None:
             lock.close()
+        await asyncio.to_thread(tracing.flush)
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[None]], trouble: str) -> None:

@@ -26,18 +26,23 @@ import grpc
 from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+from opentelemetry.trace import SpanKind
 
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.places import Places
 from unerase_backend.coordinator.scopes import scope_of
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Gate
-from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, UneraseError
+from unerase_backend.runtime.carried import AUDIT, REQUEST
+from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, UneraseError, UnknownMethodError
 
 _logger = logging.getLogger(__name__)
 
 DOMAIN = "unerase"
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+UNKNOWN = "unknown"
+"""What metrics call a method that there is not."""
 UNARY_SECONDS = 300.0
 """The time a unary call may take where its caller set no deadline."""
 REQUEST_SECONDS = 30.0
@@ -94,7 +99,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Return the handler with errors translated and the call measured."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
-            return None
+            return grpc.stream_stream_rpc_method_handler(self._streaming(UNKNOWN, _unknown, bytes, _messages))
         method = handler_call_details.method.lstrip("/")
         # Whatever the method takes, its caller is known before any of it is read: gRPC reads a stream when it is asked
         # to, and what is not read stays with its sender.
@@ -162,10 +167,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Let the call pass, remember whose it is, and give it one of its tenant's places."""
         scope = scope_of(method)
         watch = method.rpartition("/")[2].startswith("Watch")
-        if scope is None:
+        if scope is None or method == UNKNOWN:
             return self._places.take(None, watch=watch)
-        sent = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-        caller = self._gate.admit(str(sent[0]) if len(sent) == 1 else None)
+        caller = self._gate.admit(_sent(context, "authorization") or None)
         caller.require(scope)
         CALLER.set(caller)
         return self._places.take(caller.tenant, watch=watch)
@@ -173,27 +177,52 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
 def _request_id(context: Context) -> str:
     """Return the call's id, which is the caller's own where it sent a fit one."""
-    sent = [str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_ID]
-    return sent[0] if len(sent) == 1 and _REQUEST_ID.fullmatch(sent[0]) else uuid.uuid4().hex
+    sent = _sent(context, REQUEST_ID)
+    return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
+
+
+def _sent(context: Context, key: str) -> str:
+    """Return what a call's metadata hold under a key; empty unless it is there once."""
+    sent = [str(value) for sent_key, value in context.invocation_metadata() or () if sent_key == key]
+    return sent[0] if len(sent) == 1 else ""
+
+
+async def _unknown(requests: Any, context: Context) -> AsyncGenerator[Any]:
+    """Be every method that there is not."""
+    raise UnknownMethodError("the backend has no such method; reflection lists what it has")
+    yield
 
 
 class _Measured:
-    """One call's figures; a call that ends without a code was cancelled by its caller or its deadline."""
+    """One call's figures, its span and its line in the log.
+
+    A call that ends without a code was cancelled by its caller or its deadline.
+    """
 
     def __init__(self, metrics: Metrics, method: str, context: Context) -> None:
         self._metrics = metrics
         self._method = method
         self._request_id = _request_id(context)
+        self._traceparent = _sent(context, "traceparent")
         context.set_trailing_metadata(((REQUEST_ID, self._request_id),))
         self.code = grpc.StatusCode.CANCELLED
 
     def __enter__(self) -> _Measured:
+        # Every call is a task: nothing has to be set back.
+        REQUEST.set(self._request_id)
+        AUDIT.set("")
+        tracing.adopt(self._traceparent)
+        self._span = tracing.begin(self._method, SpanKind.SERVER, **{"rpc.system": "grpc"})
         self._begin = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
+        seconds = time.monotonic() - self._begin
         self._metrics.rpcs.labels(self._method, self.code.name).inc()
-        self._metrics.rpc_seconds.labels(self._method).observe(time.monotonic() - self._begin)
+        self._metrics.rpc_seconds.labels(self._method).observe(seconds)
+        self._span.set_attribute("rpc.grpc.status_code", self.code.value[0])
+        self._span.end()
+        _logger.info("%s ended with %s after %.3f s", self._method, self.code.name, seconds)
 
     async def fail(self, error: Exception, context: Context) -> NoReturn:
         """End the call with the error's status."""
@@ -201,10 +230,11 @@ class _Measured:
             error = DeadlineError(f"the call took longer than the {UNARY_SECONDS:g} s that the backend allows")
         if not isinstance(error, UneraseError):
             incident = uuid.uuid4().hex[:12]
-            _logger.error("incident %s in %s, request %s", incident, self._method, self._request_id, exc_info=error)
+            _logger.error("incident %s in %s", incident, self._method, exc_info=error)
             message = f"something unexpected went wrong; the coordinator's log has it as {incident}"
             error = UneraseError(message, metadata={"incident": incident})
         self.code = error.code
+        tracing.failed(self._span, error)
         status = status_of(error)
         details = ((REQUEST_ID, self._request_id), ("grpc-status-details-bin", status.SerializeToString()))
         await context.abort(error.code, status.message, trailing_metadata=details)

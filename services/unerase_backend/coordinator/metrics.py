@@ -1,11 +1,15 @@
 """What the coordinator counts, for Prometheus."""
 
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from unerase.v1.audits_pb2 import AuditState
 
+_AUDIT_SECONDS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
 _UNIT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 _RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 
@@ -15,7 +19,23 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        Gauge("unerase_info", "The backend's version; always 1.", ["version"], registry=self.registry).labels(
+            version("unerase")
+        ).set(1)
         self._audits = Gauge("unerase_audits", "Audits by state.", ["state"], registry=self.registry)
+        self._audit_seconds = Histogram(
+            "unerase_audit_seconds",
+            "Time from an audit's coming to its end, by the state it ended in.",
+            ["state"],
+            buckets=_AUDIT_SECONDS,
+            registry=self.registry,
+        )
+        self._oldest = Gauge(
+            "unerase_oldest_audit_seconds", "Age of the oldest audit that has not ended.", registry=self.registry
+        )
+        self._oldest.set_function(self._age_of_oldest)
+        self._oldest_created: float | None = None
         self.units = Counter(
             "unerase_units_total",
             "Units that ended, by evaluation and outcome (recorded, stopped, failed), and attempts that were repeated.",
@@ -29,6 +49,30 @@ class Metrics:
             buckets=_UNIT_SECONDS,
             registry=self.registry,
         )
+        self.units_running = Gauge("unerase_units_running", "Units that hold a place.", registry=self.registry)
+        self.units_waiting = Gauge("unerase_units_waiting", "Units that wait for a place.", registry=self.registry)
+        self.unit_wait_seconds = Histogram(
+            "unerase_unit_wait_seconds",
+            "Time that a unit waited for its place.",
+            buckets=_UNIT_SECONDS,
+            registry=self.registry,
+        )
+        self.units_kept = Counter(
+            "unerase_units_kept_total",
+            "Units whose result was there from before, so that they did not run.",
+            ["evaluation"],
+            registry=self.registry,
+        )
+        self._room_up = Gauge(
+            "unerase_room_up", "Whether a room has a replica that runs, 0 or 1.", ["room"], registry=self.registry
+        )
+        self._survived = Counter(
+            "unerase_kills_survived_total",
+            "Calls that were repeated because their replica died, by its room; audits that a coordinator found running "
+            "when it began, by `coordinator`.",
+            ["room"],
+            registry=self.registry,
+        )
         self.rpcs = Counter(
             "unerase_rpcs_total", "RPCs that ended, by method and code.", ["method", "code"], registry=self.registry
         )
@@ -36,9 +80,44 @@ class Metrics:
             "unerase_rpc_seconds", "Time of an RPC.", ["method"], buckets=_RPC_SECONDS, registry=self.registry
         )
 
+    def set_rooms(self, serving: Mapping[str, bool]) -> None:
+        """Set which rooms have a replica that runs."""
+        for room, serves in serving.items():
+            self._room_up.labels(room).set(serves)
+
+    def ended(self, state: AuditState.ValueType, seconds: float) -> None:
+        """Note the end of an audit, so long after it came."""
+        self._audit_seconds.labels(_label(state)).observe(seconds)
+
+    def survived(self, room: str, times: int = 1) -> None:
+        """Count calls that are repeated since a room's replica died, or audits that a new coordinator takes up."""
+        self._survived.labels(room).inc(times)
+
+    def measure_disk(self, folder: str) -> None:
+        """Show the disk that holds a local folder; a store elsewhere has no such figures."""
+        for name, text, figure in (
+            ("unerase_artifacts_disk_free_bytes", "Free bytes of the disk of the artefacts.", "free"),
+            ("unerase_artifacts_disk_size_bytes", "Size of the disk of the artefacts.", "total"),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(_disk(folder, figure))
+
+    def set_oldest(self, created: float | None) -> None:
+        """Set when the oldest audit that has not ended came, in seconds since 1970; None if all have ended."""
+        self._oldest_created = created
+
+    def _age_of_oldest(self) -> float:
+        return time.time() - self._oldest_created if self._oldest_created is not None else 0.0
+
     def set_audits(self, counts: Mapping[AuditState.ValueType, int]) -> None:
         """Set the number of audits of each state."""
-        for name, state in AuditState.items():
+        for state in AuditState.values():
             if state:
-                label = name.removeprefix("AUDIT_STATE_").lower()
-                self._audits.labels(label).set(counts.get(state, 0))
+                self._audits.labels(_label(state)).set(counts.get(state, 0))
+
+
+def _label(state: AuditState.ValueType) -> str:
+    return AuditState.Name(state).removeprefix("AUDIT_STATE_").lower()
+
+
+def _disk(folder: str, figure: str) -> Callable[[], float]:
+    return lambda: float(getattr(shutil.disk_usage(folder), figure))

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from importlib.metadata import version
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -26,7 +26,17 @@ from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksReque
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, DescribeGenerationResponse
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
-from unerase.v1.audits_pb2 import AuditEvent, AuditSpec, Delayed, Manifest, UnitDone, UnitProgress
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_FAILED,
+    AUDIT_STATE_SUCCEEDED,
+    AuditEvent,
+    AuditSpec,
+    AuditState,
+    Delayed,
+    Manifest,
+    UnitDone,
+    UnitProgress,
+)
 from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
@@ -45,9 +55,11 @@ from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
 from unerase_backend.coordinator.reports import write_again, write_reports
 from unerase_backend.coordinator.turns import Turns
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import LOST, STORAGE_FULL, ArtifactStore
+from unerase_backend.runtime.carried import AUDIT, REQUEST
 from unerase_backend.runtime.errors import DataLossError, ExhaustedError, UnavailableError, UneraseError
-from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
+from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING, ReplicaDiedError
 from unerase_backend.verdict import conclude, has_answer
 
 _logger = logging.getLogger(__name__)
@@ -126,7 +138,9 @@ class Auditor:
         Whoever dequeues a workflow first has it: that several take over from the same one does no harm, nor that one
         which was declared dead goes on.
         """
-        await asyncio.to_thread(DBOS._recover_pending_workflows, list(dead))
+        for recovered in await asyncio.to_thread(DBOS._recover_pending_workflows, list(dead)):
+            if "/" not in recovered.workflow_id:
+                self._metrics.survived("coordinator")
         # An audit that was accepted in the moment of a crash may have no workflow yet.
         active = await self._database.active()
         known = await DBOS.list_workflows_async(workflow_ids=active, load_input=False, load_output=False)
@@ -155,7 +169,26 @@ class Auditor:
     async def announce(self) -> None:
         """Tell watchers and metrics that something was committed."""
         self._metrics.set_audits(await self._database.count())
+        oldest = await self._database.oldest_active()
+        self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
         await self._changes.announce()
+
+    async def ended(self, audit_id: str, state: AuditState.ValueType) -> None:
+        """Note the end of an audit in metrics, in its trace and in the log."""
+        traceparent, created = await self._database.begun(audit_id)
+        name = AuditState.Name(state).removeprefix("AUDIT_STATE_").lower()
+        self._metrics.ended(state, (time.time_ns() - created) / 1e9)
+        tracing.end_durable(traceparent, audit_id, "audit", created, audit=audit_id, state=name)
+        AUDIT.set(audit_id)
+        _logger.info("the audit has ended: %s", name)
+
+    async def _belong(self, audit_id: str) -> str:
+        """Let this task belong to the audit, and to its trace; return the trace's place, as a traceparent."""
+        AUDIT.set(audit_id)
+        REQUEST.set("")
+        traceparent, _ = await self._database.begun(audit_id)
+        tracing.adopt(tracing.durable(traceparent, audit_id))
+        return tracing.traceparent()
 
     async def run_audit(self, audit_id: str) -> None:
         """Be the audit's workflow: start its units in plan order, wait for them, conclude.
@@ -163,6 +196,7 @@ class Auditor:
         In a sequential audit the units of what may stop early are those of a workflow of its own.
         """
         try:
+            await self._belong(audit_id)
             await self._transact("start", self._database.start, audit_id)
             sequences = await self._sequences(audit_id)
             handles = []
@@ -188,6 +222,7 @@ class Auditor:
         What is observed up to a look is all that decides there, so that after a crash the same is decided again.
         """
         try:
+            await self._belong(audit_id)
             shards = (await self._sequences(audit_id)).get(evaluation, [])
             for position, shard in enumerate(shards):
                 handles = []
@@ -236,27 +271,35 @@ class Auditor:
 
     async def run_unit(self, audit_id: str, unit_id: str) -> None:
         """Be a unit's workflow."""
+        place, key, begin = await self._belong(audit_id), f"{audit_id}/{unit_id}", time.time_ns()
         planned = await self._database.unit(audit_id, unit_id)
         if planned is None:
             return
         unit, done = planned
+        tracing.adopt(tracing.durable(place, key))
+        outcome = await self._outcome(audit_id, unit, done)
+        self._metrics.units.labels(unit.evaluation, outcome).inc()
+        tracing.end_durable(
+            place, key, "unit", begin, audit=audit_id, unit=unit_id, evaluation=unit.evaluation, outcome=outcome
+        )
+
+    async def _outcome(self, audit_id: str, unit: Unit, done: bool) -> str:
+        """Run the unit, record what it found, and say how that went."""
         result = UnitResult()
         if not done:
             try:
                 maybe = await self._compute(audit_id, unit)
             except Exception as error:
-                self._metrics.units.labels(unit.evaluation, "failed").inc()
                 await self._fail(audit_id, error)
-                return
+                return "failed"
             if maybe is None:
-                self._metrics.units.labels(unit.evaluation, "stopped").inc()
-                return
+                return "stopped"
             result = maybe
         sizes = await asyncio.to_thread(self._sizes, result)
         found = (_done(unit, result), result.observations, result.findings, sizes)
         # Recorded before: the step's checkpoint is read, and nothing is written again.
-        if await self._transact("record", self._database.record, audit_id, *found):
-            self._metrics.units.labels(unit.evaluation, "recorded").inc()
+        recorded = await self._transact("record", self._database.record, audit_id, *found)
+        return "recorded" if recorded else "stopped"
 
     def _sizes(self, result: UnitResult) -> dict[str, int]:
         digests = {observation.picture_digest for observation in result.observations if observation.picture_digest}
@@ -287,8 +330,13 @@ class Auditor:
     async def _in_turn(self, audit_id: str, unit: Unit) -> UnitResult:
         # Only units take turns: what starts or ends an audit would else wait behind all units of all audits.
         tenant, created = await self._database.owner(audit_id)
-        async with self._turns.turn(tenant, (created, audit_id)):
-            return await self._persist(lambda: self._attempt(audit_id, unit), audit_id, unit)
+        async with AsyncExitStack() as held:
+            begin = time.monotonic()
+            with self._metrics.units_waiting.track_inprogress(), tracing.span("unit.wait"):
+                await held.enter_async_context(self._turns.turn(tenant, (created, audit_id)))
+            self._metrics.unit_wait_seconds.observe(time.monotonic() - begin)
+            with self._metrics.units_running.track_inprogress():
+                return await self._persist(lambda: self._attempt(audit_id, unit), audit_id, unit)
 
     async def _persist(
         self, attempt: Callable[[], Awaitable[Result]], audit_id: str, unit: Unit | None = None
@@ -311,6 +359,8 @@ class Auditor:
                 if error.reason != told:
                     told = error.reason
                     await self._tell_delay(audit_id, waiting, error)
+                if isinstance(error, ReplicaDiedError):
+                    self._metrics.survived(error.metadata["room"])
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
@@ -338,6 +388,8 @@ class Auditor:
                 result = await self._run_whole(audit_id, unit)
                 self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
                 await asyncio.to_thread(kept.keep, self._store, key, result)
+            else:
+                self._metrics.units_kept.labels(unit.evaluation).inc()
         return result
 
     async def _run_whole(self, audit_id: str, unit: Unit) -> UnitResult:
@@ -402,7 +454,8 @@ class Auditor:
             return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
 
         verdict, reports = await self._persist(write, audit_id)
-        await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports)
+        if await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports):
+            await self.ended(audit_id, AUDIT_STATE_SUCCEEDED)
 
     async def render_again(self, audit_id: str) -> Reports | None:
         """Render an audit's report again from its content, after one of its forms was lost; None if it was deleted.
@@ -488,9 +541,10 @@ class Auditor:
             reason, message = error.reason, error.message
         else:
             incident = uuid.uuid4().hex[:12]
-            _logger.error("incident %s in audit %s", incident, audit_id, exc_info=error)
+            _logger.error("incident %s in an audit", incident, exc_info=error)
             reason, message = "INTERNAL", f"something unexpected went wrong; the coordinator's log has it as {incident}"
-        await self._transact("fail", self._database.fail, audit_id, reason, message)
+        if await self._transact("fail", self._database.fail, audit_id, reason, message):
+            await self.ended(audit_id, AUDIT_STATE_FAILED)
         self.stop(audit_id)
 
     async def _transact(self, name: str, write: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:

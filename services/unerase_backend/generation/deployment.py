@@ -20,7 +20,11 @@ from unerase_backend.catalogue import Catalogue
 from unerase_backend.generation.observer import Observer
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.carried import receives
 from unerase_backend.runtime.handles import remote_classify
+from unerase_backend.runtime.observed import observe
+
+_QUEUE_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800]
 
 
 class RayObserver(Observer):
@@ -32,14 +36,32 @@ class RayObserver(Observer):
             "Trajectories that ended, by whether they were cached.",
             ("cached",),
         )
+        self._steps = metrics.Counter("unerase_generation_unet_steps_total", "Calls of the UNet, each of a batch.")
+        self._rows = metrics.Counter("unerase_generation_rows_total", "Rows of the UNet's calls that were in use.")
+        self._places = metrics.Counter("unerase_generation_places_total", "Rows of the UNet's calls, used or not.")
         self._unet_seconds = metrics.Counter("unerase_generation_unet_seconds_total", "Seconds inside the UNet.")
         self._fill = metrics.Gauge("unerase_generation_batch_fill", "Share of the UNet's rows in use, 0 to 1.")
         self._queue = metrics.Gauge("unerase_generation_queue", "Trajectories that wait for a place in a batch.")
+        self._waited = metrics.Histogram(
+            "unerase_generation_queue_seconds",
+            "Time from a trajectory's coming to its place in a batch; the sum is an estimate from the buckets.",
+            boundaries=_QUEUE_SECONDS,
+        )
+        self._loads = metrics.Counter(
+            "unerase_generation_model_loads_total", "Models loaded, by outcome (loaded, failed).", ("outcome",)
+        )
+        self._load_seconds = metrics.Counter(
+            "unerase_generation_model_load_seconds_total", "Seconds that models took to load."
+        )
 
     def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:
         """Count the UNet's time and show the batch's fill."""
         if unet_seconds > 0:
+            self._steps.inc()
             self._unet_seconds.inc(unet_seconds)
+            self._places.inc(batch_rows)
+        if rows:
+            self._rows.inc(rows)
         self._fill.set(rows / batch_rows)
 
     def finished(self, pictures: int, *, cached: bool) -> None:
@@ -49,6 +71,15 @@ class RayObserver(Observer):
     def queued(self, trajectories: int) -> None:
         """Show the length of the queue."""
         self._queue.set(trajectories)
+
+    def admitted(self, waited_seconds: float) -> None:
+        """Note how long a trajectory waited."""
+        self._waited.observe(waited_seconds)
+
+    def loaded(self, seconds: float, *, failed: bool) -> None:
+        """Count a load, and its time."""
+        self._loads.inc(tags={"outcome": "failed" if failed else "loaded"})
+        self._load_seconds.inc(seconds)
 
 
 class Generation:
@@ -60,24 +91,29 @@ class Generation:
 
         from unerase_backend.generation.engine import GenerationEngine
 
+        observe("generation", settings)
         transformers.logging.disable_progress_bar()
         catalogue, store = Catalogue.load(settings.catalogues), ArtifactStore(settings.artifacts)
         self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayObserver())
 
+    @receives
     async def Generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse]:  # noqa: N802
         """Run trajectories of one model and stream each one's sample as it ends."""
         async with aclosing(self._engine.Generate(request)) as responses:
             async for response in responses:
                 yield response
 
+    @receives
     async def Encode(self, request: EncodeRequest) -> EncodeResponse:  # noqa: N802
         """Encode prompts."""
         return await self._engine.Encode(request)
 
+    @receives
     async def MeasureDenoising(self, request: MeasureDenoisingRequest) -> MeasureDenoisingResponse:  # noqa: N802
         """Measure the noise-prediction error on given pictures."""
         return await self._engine.MeasureDenoising(request)
 
+    @receives
     async def DescribeGeneration(self, request: DescribeGenerationRequest) -> DescribeGenerationResponse:  # noqa: N802
         """Say what fixes every bit of a result here."""
         return await self._engine.DescribeGeneration(request)

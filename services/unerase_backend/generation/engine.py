@@ -7,6 +7,7 @@ a callable that is handed in, several at a time.
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,7 @@ from unerase_backend.generation.results import Result
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.generation.wanted import WantedModel, wanted_model
 from unerase_backend.generation.worker import Work, Worker
+from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, UneraseError
 from unerase_backend.runtime.pictures import crop_square, decode_picture
@@ -66,6 +68,10 @@ class _Caller:
 
     loop: asyncio.AbstractEventLoop
     arrived: asyncio.Queue[tuple[list[int], Result | UneraseError]] = field(default_factory=asyncio.Queue)
+    # Of what the sampler made for it: how many, when the first got its place, and when the last ended.
+    made: int = 0
+    admitted: float = 0.0
+    ended: float = 0.0
 
 
 @dataclass(eq=False)
@@ -155,6 +161,9 @@ class GenerationEngine:
                     yield response
         finally:
             self._leave(caller)
+            if caller.made:
+                begin, end = (round(seconds * 1e9) for seconds in (caller.admitted, caller.ended))
+                tracing.record("generation.sample", begin, end, model=request.model, trajectories=caller.made)
 
     async def Encode(self, request: EncodeRequest) -> EncodeResponse:  # noqa: N802 - the RPC's name
         """Encode prompts.
@@ -347,6 +356,10 @@ class GenerationEngine:
             if self._shared.get((shared.key, shared.picture)) is shared:
                 del self._shared[shared.key, shared.picture]
             waiting = dict(shared.waiting)
+            if shared.work is not None and shared.work.admitted:
+                for caller, indices in waiting.items():
+                    caller.admitted = min(caller.admitted or shared.work.admitted, shared.work.admitted)
+                    caller.ended, caller.made = time.time(), caller.made + len(indices)
         for caller, indices in waiting.items():
             if not caller.loop.is_closed():
                 caller.loop.call_soon_threadsafe(caller.arrived.put_nowait, (indices, result))

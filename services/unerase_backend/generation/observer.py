@@ -12,3 +12,9 @@ class Observer:
 
     def queued(self, trajectories: int) -> None:
         """So many trajectories wait for a place in a batch."""
+
+    def admitted(self, waited_seconds: float) -> None:
+        """A trajectory has got its place in a batch, after so long; its model may have had to be loaded meanwhile."""
+
+    def loaded(self, seconds: float, *, failed: bool) -> None:
+        """A model has been loaded, or would not load."""

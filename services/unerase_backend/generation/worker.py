@@ -45,6 +45,9 @@ class Work:
     picture: bool
     given: Given
     done: Done
+    # Seconds since 1970.
+    submitted: float = field(default_factory=time.time)
+    admitted: float = 0.0
 
 
 @dataclass(eq=False)
@@ -207,6 +210,7 @@ class Worker:
         return True
 
     def _fill(self, lane: _Lane) -> None:
+        begin = time.perf_counter()
         try:
             # The libraries patch themselves while they load.
             with self._loading:
@@ -216,10 +220,12 @@ class Worker:
         except Exception as error:
             if not isinstance(error, UneraseError):
                 _LOG.exception("%s does not load", lane.model.name)
+            self._observer.loaded(time.perf_counter() - begin, failed=True)
             with self._changed:
                 lane.loading = False
             self._fail(lane, _as_domain(error))
             return
+        self._observer.loaded(time.perf_counter() - begin, failed=False)
         with self._changed:
             lane.sampler, lane.loading = sampler, False
             self._changed.notify()
@@ -268,6 +274,8 @@ class Worker:
                 if not queue:
                     del lane.queues[caller]
                 lane.running[work.key] = work
+            work.admitted = time.time()
+            self._observer.admitted(max(work.admitted - work.submitted, 0.0))
             try:
                 sampler.admit(work.key, work.trajectory, picture=work.picture, given=work.given)
             except UneraseError as error:

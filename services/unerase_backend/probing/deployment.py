@@ -9,21 +9,26 @@ from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ListProbesR
 from unerase_backend.evaluation.models import Models
 from unerase_backend.probing.engine import ProbingEngine
 from unerase_backend.probing.settings import ProbingSettings
+from unerase_backend.runtime.carried import receives
 from unerase_backend.runtime.handles import remote_models
+from unerase_backend.runtime.observed import observe
 
 
 class Probing:
     """The ingress of application "probing": its methods are the RPCs of ProbingService."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ProbingSettings) -> None:
+        observe("probing", settings)
         self._engine = ProbingEngine(remote_models(Models))
 
+    @receives
     async def Probe(self, request: ProbeRequest) -> AsyncGenerator[ProbeResponse]:  # noqa: N802 - the RPC's name
         """Run one unit."""
         async with aclosing(self._engine.Probe(request)) as responses:
             async for response in responses:
                 yield response
 
+    @receives
     async def ListProbes(self, request: ListProbesRequest) -> ListProbesResponse:  # noqa: N802 - the RPC's name
         """List the probes there are."""
         return await self._engine.ListProbes(request)
@@ -39,4 +44,4 @@ def build(args: ProbingSettings) -> serve.Application:
         max_ongoing_requests=256,
         health_check_period_s=3,
     )
-    return deployment.bind()
+    return deployment.bind(args)

@@ -132,6 +132,13 @@ class UnavailableError(UneraseError):
     reason = "UNAVAILABLE"
 
 
+class UnknownMethodError(UneraseError):
+    """A method that no service of the backend has."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+    reason = "METHOD_UNKNOWN"
+
+
 class CancelledError(UneraseError):
     """The caller gave up."""
 

@@ -24,6 +24,7 @@ from ray.serve.schema import ReplicaState
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase_backend.runtime.carried import carried
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError
 
 Backends = TypeVar("Backends")
@@ -31,6 +32,10 @@ Backends = TypeVar("Backends")
 # As long as a unit of an attack may take: where pictures are slow, a call may wait that long for its turn.
 STALL_SECONDS = 6 * 3600.0
 """The longest that one answer, or the next item of a stream, may take to come."""
+
+
+class ReplicaDiedError(UnavailableError):
+    """The replica that had the call is gone."""
 
 
 class Room:
@@ -47,7 +52,7 @@ class Room:
             UnavailableError: the replica died, or nothing answered within `timeout_seconds`.
             UneraseError: what the room itself raised.
         """
-        response = getattr(await self._resolve(), method).remote(*arguments)
+        response = getattr(await self._resolve(), method).remote(*arguments, carried=carried())
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await response
@@ -62,7 +67,7 @@ class Room:
             UnavailableError: the replica died, or no item came within `timeout_seconds`.
             UneraseError: what the room itself raised.
         """
-        response = getattr((await self._resolve()).options(stream=True), method).remote(*arguments)
+        response = getattr((await self._resolve()).options(stream=True), method).remote(*arguments, carried=carried())
         ended = False
         try:
             while True:
@@ -110,7 +115,8 @@ def _translate(application: str, error: BaseException) -> BaseException:
     problem = _problem(error)
     if not problem:
         return error
-    return UnavailableError(
+    kind = ReplicaDiedError if isinstance(error, RayActorError) else UnavailableError
+    return kind(
         f"the room {application!r} {problem}",
         reason="ROOM_UNAVAILABLE",
         metadata={"room": application},

@@ -3,6 +3,8 @@
 An unknown key is an error, in a Serve config's `args` as well as here.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -17,3 +19,8 @@ class RoomSettings(BaseModel):
     device: str = Field(default="cpu", description="torch device of the weights")
     dtype: str = Field(default="float32", description="torch dtype of the computation")
     torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica")
+    log_format: Literal["text", "json"] = Field(default="text", description="form of a line of the log")
+    logs: str = Field(default="", description="folder of a log file for each room; empty means the replica's stderr")
+    trace_endpoint: str = Field(
+        default="", description="OTLP receiver (gRPC) of traces, as http://127.0.0.1:4317; empty means none"
+    )

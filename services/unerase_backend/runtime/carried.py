@@ -1,0 +1,74 @@
+"""What goes with a call from room to room beside its message: whose audit it is for, which request, which trace."""
+
+import inspect
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, TypeVar
+
+from unerase_backend.runtime import tracing
+from unerase_backend.runtime.errors import UneraseError
+
+_logger = logging.getLogger(__name__)
+
+AUDIT: ContextVar[str] = ContextVar("unerase_audit", default="")
+"""The id of the audit that this task works for; empty where it works for none."""
+REQUEST: ContextVar[str] = ContextVar("unerase_request", default="")
+"""The `x-request-id` of the RPC that this task answers; empty in an audit's workflow."""
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def carried() -> dict[str, str]:
+    """Return what a call from this task carries."""
+    all_of_it = {"audit": AUDIT.get(), "request": REQUEST.get(), "traceparent": tracing.traceparent()}
+    return {name: value for name, value in all_of_it.items() if value}
+
+
+def receives(method: Method) -> Method:
+    """Let a room's RPC take what its call carries, and be a span of its caller's trace and a line of the log."""
+    if inspect.isasyncgenfunction(method):
+
+        @wraps(method)
+        async def streaming(
+            self: Any, *arguments: Any, carried: Mapping[str, str] | None = None
+        ) -> AsyncGenerator[Any]:
+            with _answering(f"{type(self).__name__.lower()}.{method.__name__}", carried or {}):
+                async with aclosing(method(self, *arguments)) as responses:
+                    async for response in responses:
+                        yield response
+
+        return streaming  # type: ignore[return-value]
+
+    @wraps(method)
+    async def unary(self: Any, *arguments: Any, carried: Mapping[str, str] | None = None) -> Any:
+        with _answering(f"{type(self).__name__.lower()}.{method.__name__}", carried or {}):
+            answer: Awaitable[Any] = method(self, *arguments)
+            return await answer
+
+    return unary  # type: ignore[return-value]
+
+
+@contextmanager
+def _answering(name: str, carried: Mapping[str, str]) -> Iterator[None]:
+    # Every call of a room is a task: nothing has to be set back.
+    AUDIT.set(carried.get("audit", ""))
+    REQUEST.set(carried.get("request", ""))
+    tracing.adopt(carried.get("traceparent", ""))
+    begin, outcome = time.monotonic(), "was given up"
+    try:
+        with tracing.span(name):
+            yield
+        outcome = "ended"
+    except UneraseError as error:
+        outcome = f"ended with {error.reason}"
+        raise
+    except Exception:
+        outcome = "failed"
+        _logger.exception("%s met something unexpected", name)
+        raise
+    finally:
+        _logger.info("%s %s after %.3f s", name, outcome, time.monotonic() - begin)
