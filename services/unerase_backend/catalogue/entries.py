@@ -198,7 +198,7 @@ class ConceptEntry(_Entry):
     """A concept: its words, prompts, labels and pictures.
 
     A `placebo` is a concept that no model knows: what an evaluation hands to a model can be tried with it, and it is no
-    "other concept" of an audit.
+    "other concept" of an audit. A report blurs the pictures of one that is `sensitive` until its reader asks for them.
 
     Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's
     first pipeline.
@@ -215,6 +215,7 @@ class ConceptEntry(_Entry):
     control: Name | None = None
     initial_token: str = ""
     placebo: bool = False
+    sensitive: bool = False
 
     @model_validator(mode="after")
     def _whole_tiles(self) -> "ConceptEntry":

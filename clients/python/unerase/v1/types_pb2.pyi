@@ -162,6 +162,7 @@ class Concept(_message.Message):
     INITIAL_TOKEN_FIELD_NUMBER: _builtins.int
     PLACEBO_FIELD_NUMBER: _builtins.int
     CUSTOM_FIELD_NUMBER: _builtins.int
+    SENSITIVE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, as in "hourglass"."""
     kind: Global___ConceptKind.ValueType
@@ -173,6 +174,8 @@ class Concept(_message.Message):
     """A concept that no model knows, for the control of injecting evaluations; it is no "other" concept."""
     custom: _builtins.bool
     """Created by CreateConcept, and no part of the operator's catalogue: it is no "other" concept of any audit."""
+    sensitive: _builtins.bool
+    """Its pictures may hurt who sees them: a report blurs them until its reader asks for them."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The words that mean the concept: the name first, then its synonyms."""
@@ -210,10 +213,11 @@ class Concept(_message.Message):
         initial_token: _builtins.str = ...,
         placebo: _builtins.bool = ...,
         custom: _builtins.bool = ...,
+        sensitive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "custom", b"custom", "held_out_prompts", b"held_out_prompts", "initial_token", b"initial_token", "kind", b"kind", "labels", b"labels", "name", b"name", "names", b"names", "near_miss_digests", b"near_miss_digests", "picture_digests", b"picture_digests", "placebo", b"placebo", "prompts", b"prompts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "custom", b"custom", "held_out_prompts", b"held_out_prompts", "initial_token", b"initial_token", "kind", b"kind", "labels", b"labels", "name", b"name", "names", b"names", "near_miss_digests", b"near_miss_digests", "picture_digests", b"picture_digests", "placebo", b"placebo", "prompts", b"prompts", "sensitive", b"sensitive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
