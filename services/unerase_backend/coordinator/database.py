@@ -40,6 +40,9 @@ from unerase_backend.coordinator.plan import Plan
 ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
 ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
 
+DATABASE_ERRORS = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+"""The database is gone, locked, full, or has no connection to spare; trying again may help."""
+
 # SQLite takes some thousand parameters at once.
 _IDS_AT_ONCE = 1000
 

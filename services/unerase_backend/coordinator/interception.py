@@ -27,11 +27,12 @@ from google.protobuf import duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
+from unerase_backend.coordinator.database import DATABASE_ERRORS
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.places import Places
 from unerase_backend.coordinator.scopes import scope_of
 from unerase_backend.runtime.access import CALLER, Gate
-from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, UneraseError
+from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, UnavailableError, UneraseError
 
 _logger = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ REQUEST_SECONDS = 30.0
 # gRPC refuses trailing metadata of more than 8 KiB, of which the message takes a share; details grow by a third there.
 _MAX_DETAIL_BYTES = 5000
 _MAX_MESSAGE_BYTES = 1000
+
+# How soon a call may be tried again whose database failed.
+_DATABASE_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Deserialise = Callable[[bytes], Any]
@@ -199,6 +203,13 @@ class _Measured:
         """End the call with the error's status."""
         if isinstance(error, TimeoutError):
             error = DeadlineError(f"the call took longer than the {UNARY_SECONDS:g} s that the backend allows")
+        if isinstance(error, DATABASE_ERRORS):
+            _logger.error("the database fails in %s, request %s", self._method, self._request_id, exc_info=error)
+            error = UnavailableError(
+                "the database does not answer as it should; try again",
+                reason="DATABASE_UNAVAILABLE",
+                retry_after_seconds=_DATABASE_SECONDS,
+            )
         if not isinstance(error, UneraseError):
             incident = uuid.uuid4().hex[:12]
             _logger.error("incident %s in %s, request %s", incident, self._method, self._request_id, exc_info=error)
