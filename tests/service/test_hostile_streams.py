@@ -82,7 +82,7 @@ async def test_readers_that_do_not_read_hold_a_piece_each(backend: Running, clie
         with pytest.raises(UneraseError) as refused:
             client.get_audit(audit.id)
         assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CALLS_FULL")
-        assert _resident(backend) - before < CALLS * 2**20
+        assert _resident(backend) - before < CALLS * 2**19
         for call in calls:
             call.cancel()
     for _ in range(100):
