@@ -67,18 +67,18 @@ async def _measured(running: Running, tokens: Sequence[str]) -> list[Figure]:
             calm, before = await latency(), _resident_mb(replica)
             async with _flood(running.address, flooding, audits):
                 flooded, during = await latency(), _resident_mb(replica)
-            after = _resident_mb(replica)
         slow = await _slow_readers(running.address, asking, finished, replica)
         silent_latency, silent_seconds = await asyncio.gather(latency(seconds=5.0), _silent(running.address))
+        after = _resident_mb(replica)
     return [
         ("rss_before_mb", round(before), "MB", None),
         (f"rss_{TENANTS * WATCHES}_streams_mb", round(during), "MB", None),
-        ("rss_after_mb", round(after), "MB", None),
         ("kb_per_stream", round((during - before) * 1000 / (TENANTS * WATCHES), 1), "kB", 100),
         ("get_audit_calm_ms", _ms(statistics.median(calm)), "ms", None),
         ("get_audit_flooded_ms", _ms(statistics.median(flooded)), "ms", None),
         ("get_audit_flooded_worst_ms", _ms(max(flooded)), "ms", 5000),
         (f"rss_{CALLS}_slow_readers_mb", round(slow), "MB", None),
+        ("rss_after_mb", round(after), "MB", None),
         (f"get_audit_{SILENT}_silent_connections_worst_ms", _ms(max(silent_latency)), "ms", 5000),
         ("silent_connection_seconds", round(silent_seconds, 1), "s", 30),
     ]

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fuzzing import leaks
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.runtime.errors import UneraseError
 
@@ -291,6 +292,7 @@ def test_no_hostile_model_loads(tiny: Path, load_tiny: Load, name: str) -> None:
     assert not TRIPPED
     # What is told holds no path of the machine's.
     assert str(tiny.parent) not in refused.value.message
+    assert not leaks(refused.value.message)
 
 
 def test_there_are_more_than_twenty() -> None:

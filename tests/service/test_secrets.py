@@ -1,17 +1,22 @@
-"""What a backend writes down: its output, its folder, and all that Ray keeps of its processes. No secret is in it.
+"""What a backend shows beside its RPCs: the ports of Ray, which ask for a token; and what it writes down.
+
+No secret is in its output, its folder, and all that Ray keeps of its processes.
 
 The backends are of their own: one with tokens, which is called in many ways, and one whose database does not answer.
 """
 
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from fuzzing import assert_lawful
@@ -39,6 +44,28 @@ def _serve(kept: Path, name: str, *options: str, **environment: str) -> subproce
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=os.environ | given)
 
 
+@dataclass(frozen=True)
+class Served:
+    """A backend with tokens."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    token: str
+
+
+@pytest.fixture(scope="module")
+def served(kept: Path) -> Iterator[Served]:
+    file = kept / "tokens.json"
+    token = tokens.create(file, "alice", "acme", ["admin"], 1)
+    process = _serve(kept, "served", "--tokens", str(file))
+    assert process.stdout is not None
+    first = process.stdout.readline().decode()
+    assert first.startswith("unerase listens on "), (kept / "served.log").read_text()
+    yield Served(process, first.split()[-1], token)
+    process.terminate()
+    process.wait(60)
+
+
 def _found(kept: Path, *secrets: str) -> list[str]:
     """Return the files that hold one of the secrets; a search of bytes, as some are no text."""
     return [
@@ -50,35 +77,93 @@ def _found(kept: Path, *secrets: str) -> list[str]:
     ]
 
 
-def test_no_token_is_written_down(kept: Path) -> None:
-    file = kept / "tokens.json"
-    token = tokens.create(file, "alice", "acme", ["admin"], 1)
-    wrong = tokens.new_token()
-    process = _serve(kept, "served", "--tokens", str(file))
-    assert process.stdout is not None
-    try:
-        first = process.stdout.readline().decode()
-        assert first.startswith("unerase listens on "), (kept / "served.log").read_text()
-        address = first.split()[-1]
-        with Client(address, settings=ClientSettings(token=token)) as client:
-            audit = client.audit(small_spec(cases=1, steps=2))
-            client.report(audit.id)
-            for call in (lambda: client.get_audit("x" * 40), lambda: client.concept("nothing")):
-                with pytest.raises(UneraseError):
-                    call()
-        with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            models = channel.unary_unary("/unerase.v1.ModelService/ListModels")
-            for sent in (wrong, f"{token} {token}", f"{token}\t", token[:-1], f"{token}\x7f"):
-                metadata = (("authorization", f"Bearer {sent}"),)
-                assert assert_lawful(lambda metadata=metadata: models(b"", metadata=metadata, timeout=20))  # type: ignore[misc]
-            # As a caller might, who takes one thing for another.
-            metadata = (("authorization", f"Bearer {wrong}"), ("x-request-id", token))
-            with pytest.raises(grpc.RpcError) as refused:
-                models(b"", metadata=metadata, timeout=20)
-            assert token not in str(refused.value.details())
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+# One method of each of Ray's servers: whichever of them a port has, it is asked for.
+RAY_METHODS = (
+    "/ray.rpc.InternalKVGcsService/InternalKVGet",
+    "/ray.rpc.NodeManagerService/GetNodeStats",
+    "/ray.rpc.ObjectManagerService/Pull",
+    "/ray.rpc.CoreWorkerService/GetCoreWorkerStats",
+    "/ray.rpc.ReporterService/GetTraceback",
+    "/ray.serve.ASGIService/HandleRequest",
+)
+
+
+def _listening(process: subprocess.Popen[bytes]) -> list[tuple[str, int, str]]:
+    """Return the address, the port and the process' title of everything that the backend listens on."""
+    return [
+        (connection.laddr.ip, connection.laddr.port, (each.cmdline() or [each.name()])[0])
+        for each in psutil.Process(process.pid).children(recursive=True)
+        for connection in each.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+def _grpc_codes(port: int) -> set[grpc.StatusCode]:
+    """Return how a port answers who brings no token; nothing where it does not speak gRPC."""
+    codes = set()
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        for method in RAY_METHODS:
+            try:
+                channel.unary_unary(method)(b"", timeout=2)
+                codes.add(grpc.StatusCode.OK)
+            except grpc.RpcError as error:
+                codes.add(error.code())
+    return codes - {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def _http_statuses(ip: str, port: int) -> tuple[int, int]:
+    """Return how a port answers a POST without a token that would run code, and a GET."""
+    statuses = []
+    for method, path in (("POST", "/api/job_agent/jobs/"), ("GET", "/metrics")):
+        connection = http.client.HTTPConnection("127.0.0.1" if ip == "0.0.0.0" else ip, port, timeout=5)
+        try:
+            connection.request(method, path)
+            statuses.append(connection.getresponse().status)
+        finally:
+            connection.close()
+    return statuses[0], statuses[1]
+
+
+def test_rays_ports_ask_for_its_token(served: Served) -> None:
+    """SECURITY.md names them: what is not the backend's own asks for Ray's token, or tells metrics and no more."""
+    own = int(served.address.rpartition(":")[2])
+    guarded, open_ = set(), set()
+    for ip, port, title in _listening(served.process):
+        if port == own:
+            assert ip.removeprefix("::ffff:") == "127.0.0.1"
+        elif codes := _grpc_codes(port):
+            assert codes == {grpc.StatusCode.UNAUTHENTICATED}, (title, port)
+            guarded.add(title)
+        elif (statuses := _http_statuses(ip, port)) == (401, 401):
+            guarded.add(title)
+        else:
+            assert statuses == (405, 200), (title, port, statuses)
+            open_.add(title)
+    assert {"ray::ServeController", "ray::DashboardAgent", "ray::RuntimeEnvAgent"} <= guarded
+    assert sum(title.startswith("ray::ServeReplica:") for title in guarded) == 5
+    assert not any(title.startswith("ray::Serve") for title in open_)
+
+
+def test_no_token_is_written_down(served: Served, kept: Path) -> None:
+    token, wrong = served.token, tokens.new_token()
+    with Client(served.address, settings=ClientSettings(token=token)) as client:
+        audit = client.audit(small_spec(cases=1, steps=2))
+        client.report(audit.id)
+        for call in (lambda: client.get_audit("x" * 40), lambda: client.concept("nothing")):
+            with pytest.raises(UneraseError):
+                call()
+    with grpc.insecure_channel(served.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        models = channel.unary_unary("/unerase.v1.ModelService/ListModels")
+        for sent in (wrong, f"{token} {token}", token[:-1], token * 50):
+            metadata = (("authorization", f"Bearer {sent}"),)
+            assert assert_lawful(lambda metadata=metadata: models(b"", metadata=metadata, timeout=20))  # type: ignore[misc]
+        # As a caller might, who takes one thing for another.
+        metadata = (("authorization", f"Bearer {wrong}"), ("x-request-id", "mine"))
+        with pytest.raises(grpc.RpcError) as refused:
+            models(token.encode(), metadata=metadata, timeout=20)
+        assert token not in str(refused.value)
+    served.process.send_signal(signal.SIGTERM)
+    assert served.process.wait(60) == 0
     written = {path.name for path in (kept / "ray").rglob("*.log")}
     assert any("coordinator" in name for name in written), written
     assert _found(kept, token, wrong, RAY_TOKEN) == []

@@ -61,7 +61,7 @@ from unerase_backend.runtime.errors import (
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 64 * 1024
 _EVENTS_AT_ONCE = 256
 # The database's numbers have 63 bits, and PostgreSQL's text has no zeros.
 _LAST_SEQUENCE = 2**63 - 1

@@ -45,6 +45,9 @@ ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
 
 # As SQLite and PostgreSQL say it.
 _FULL = ("disk is full", "No space left on device")
+DATABASE_ERRORS = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+"""The database is gone, locked, full, or has no connection to spare; trying again may help."""
+
 # SQLite takes some thousand parameters at once.
 _IDS_AT_ONCE = 1000
 

@@ -28,13 +28,20 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from opentelemetry.trace import SpanKind
 
+from unerase_backend.coordinator.database import DATABASE_ERRORS
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.places import Places
 from unerase_backend.coordinator.scopes import scope_of
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Gate
 from unerase_backend.runtime.carried import AUDIT, REQUEST
-from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, UneraseError, UnknownMethodError
+from unerase_backend.runtime.errors import (
+    DeadlineError,
+    InvalidRequestError,
+    UnavailableError,
+    UneraseError,
+    UnknownMethodError,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +58,9 @@ REQUEST_SECONDS = 30.0
 # gRPC refuses trailing metadata of more than 8 KiB, of which the message takes a share; details grow by a third there.
 _MAX_DETAIL_BYTES = 5000
 _MAX_MESSAGE_BYTES = 1000
+
+# How soon a call may be tried again whose database failed.
+_DATABASE_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Deserialise = Callable[[bytes], Any]
@@ -228,6 +238,13 @@ class _Measured:
         """End the call with the error's status."""
         if isinstance(error, TimeoutError):
             error = DeadlineError(f"the call took longer than the {UNARY_SECONDS:g} s that the backend allows")
+        if isinstance(error, DATABASE_ERRORS):
+            _logger.error("the database fails in %s, request %s", self._method, self._request_id, exc_info=error)
+            error = UnavailableError(
+                "the database does not answer as it should; try again",
+                reason="DATABASE_UNAVAILABLE",
+                retry_after_seconds=_DATABASE_SECONDS,
+            )
         if not isinstance(error, UneraseError):
             incident = uuid.uuid4().hex[:12]
             _logger.error("incident %s in %s", incident, self._method, exc_info=error)
