@@ -21,7 +21,7 @@ from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database, create_engine
 from unerase_backend.coordinator.exposition import serve_metrics
-from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
@@ -87,7 +87,7 @@ class Coordinator:
         DBOS.launch()
         # An audit that was accepted in the moment of a crash may have no workflow yet.
         for audit_id in await self._database.active():
-            self._metrics.survived("coordinator")
+            self._metrics.survived(COORDINATOR)
             await self._auditor.start(audit_id)
         await self._auditor.announce()
         self._stop_metrics = (
