@@ -88,14 +88,18 @@ async def channel(metrics: Metrics, service: _Service) -> AsyncIterator[grpc.aio
     await server.stop(None)
 
 
-async def _fail(channel: grpc.aio.Channel, method: str, request: bytes) -> tuple[grpc.aio.AioRpcError, list[Any]]:
+async def _fail(
+    channel: grpc.aio.Channel, method: str, request: bytes, name: str = ""
+) -> tuple[grpc.aio.AioRpcError, list[Any]]:
+    path = f"/test.Service/{name or method}"
+
     async def call() -> None:
         if method == "Unary":
-            await channel.unary_unary("/test.Service/Unary")(request, timeout=10)
+            await channel.unary_unary(path)(request, timeout=10)
         elif method == "Upload":
-            await channel.stream_unary("/test.Service/Upload")(iter([b"fine", request]), timeout=10)
+            await channel.stream_unary(path)(iter([b"fine", request]), timeout=10)
         else:
-            async for _ in channel.unary_stream("/test.Service/Stream")(request, timeout=10):
+            async for _ in channel.unary_stream(path)(request, timeout=10):
                 pass
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -140,6 +144,19 @@ async def test_every_answer_has_its_request_id(
     assert len(answered) == 1
     assert (answered[0] == "mine-1.2_3") == kept
     assert kept or len(answered[0]) == 32
+
+
+@pytest.mark.parametrize("method", ["Unary", "Stream", "Upload"])
+async def test_a_method_that_there_is_not_is_an_error_like_any_other(
+    channel: grpc.aio.Channel, metrics: Metrics, method: str
+) -> None:
+    error, details = await _fail(channel, method, b"whatever", name="Nothing")
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert (details[0].reason, details[0].domain) == ("METHOD_UNKNOWN", "unerase")
+    assert dict(error.trailing_metadata())["x-request-id"]
+    # Names that callers make up would be as many metrics.
+    labels = {"method": "unknown", "code": "UNIMPLEMENTED"}
+    assert metrics.registry.get_sample_value("unerase_rpcs_total", labels) == 1
 
 
 async def test_a_full_room_says_when_to_come_back(channel: grpc.aio.Channel) -> None:

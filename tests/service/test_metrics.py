@@ -12,8 +12,9 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving import Running
+from unerase import Client
 
-from .conftest import Traced
+from .conftest import Traced, small_spec
 
 ROOT = Path(__file__).parents[2]
 NAMES = re.compile(r"\b(?:ray|unerase|process)_\w+")
@@ -43,8 +44,10 @@ def _documented() -> dict[str, tuple[str, set[str]]]:
 
 
 @pytest.fixture(scope="module")
-def exposed(backend: Running, traced: Traced) -> dict[str, Metric]:
+def exposed(backend: Running, client: Client, traced: Traced) -> dict[str, Metric]:
     """Both expositions, once the rooms' has what the audit did: Ray sends it on from time to time."""
+    # Asked for again, its units are kept.
+    client.audit(small_spec(seed_base=traced.seed_base), timeout=120)
     missing: set[str] = set()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
