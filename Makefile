@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev audit test check chaos bench testbed protos docs clean
+.PHONY: help install install-dev audit test check check-deploy chaos bench testbed protos docs clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, contracts, docs.
 	$(BIN)/lint-imports --no-cache
 	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against releases/0.1.0.binpb
 	$(MAKE) --no-print-directory docs
+
+check-deploy: $(VENV)/.dev ## Check what is in deploy/ against the real thing (Debian's package prometheus).
+	PYTHONPATH=tests $(BIN)/python deploy/prometheus/check.py
 
 docs: $(VENV)/.dev ## Build the documentation into build/docs; a broken link is an error.
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs

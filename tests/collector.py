@@ -31,6 +31,8 @@ class Seen:
     attributes: dict[str, str]
     begin: int
     end: int
+    error: str
+    events: int
 
 
 class Collector(TraceServiceServicer):
@@ -63,7 +65,8 @@ class Collector(TraceServiceServicer):
 def _seen(service: str, span: Any) -> Seen:
     attributes = {a.key: str(getattr(a.value, a.value.WhichOneof("value"))) for a in span.attributes}
     ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
-    return Seen(service, span.name, *ids, attributes, span.start_time_unix_nano, span.end_time_unix_nano)
+    times = (span.start_time_unix_nano, span.end_time_unix_nano)
+    return Seen(service, span.name, *ids, attributes, *times, span.status.message, len(span.events))
 
 
 @contextmanager

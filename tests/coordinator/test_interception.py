@@ -99,14 +99,18 @@ async def channel(metrics: Metrics, service: _Service) -> AsyncIterator[grpc.aio
     await server.stop(None)
 
 
-async def _fail(channel: grpc.aio.Channel, method: str, request: bytes) -> tuple[grpc.aio.AioRpcError, list[Any]]:
+async def _fail(
+    channel: grpc.aio.Channel, method: str, request: bytes, name: str = ""
+) -> tuple[grpc.aio.AioRpcError, list[Any]]:
+    path = f"/test.Service/{name or method}"
+
     async def call() -> None:
         if method == "Unary":
-            await channel.unary_unary("/test.Service/Unary")(request, timeout=10)
+            await channel.unary_unary(path)(request, timeout=10)
         elif method == "Upload":
-            await channel.stream_unary("/test.Service/Upload")(iter([b"fine", request]), timeout=10)
+            await channel.stream_unary(path)(iter([b"fine", request]), timeout=10)
         else:
-            async for _ in channel.unary_stream(f"/test.Service/{method}")(request, timeout=10):
+            async for _ in channel.unary_stream(path)(request, timeout=10):
                 pass
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -205,6 +209,19 @@ async def test_a_request_that_does_not_come_is_not_waited_for(
     call = channel.stream_unary("/test.Service/Unary")(timeout=10)
     assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert "did not arrive" in await call.details()
+
+
+@pytest.mark.parametrize("method", ["Unary", "Stream", "Upload"])
+async def test_a_method_that_there_is_not_is_an_error_like_any_other(
+    channel: grpc.aio.Channel, metrics: Metrics, method: str
+) -> None:
+    error, details = await _fail(channel, method, b"whatever", name="Nothing")
+    assert error.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert (details[0].reason, details[0].domain) == ("METHOD_UNKNOWN", "unerase")
+    assert dict(error.trailing_metadata())["x-request-id"]
+    # Names that callers make up would be as many metrics.
+    labels = {"method": "unknown", "code": "UNIMPLEMENTED"}
+    assert metrics.registry.get_sample_value("unerase_rpcs_total", labels) == 1
 
 
 async def test_a_full_room_says_when_to_come_back(channel: grpc.aio.Channel) -> None:

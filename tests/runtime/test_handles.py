@@ -9,7 +9,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException, RequestCa
 
 from unerase_backend.runtime import handles
 from unerase_backend.runtime.errors import ExhaustedError, NotFoundError, UnavailableError, UneraseError
-from unerase_backend.runtime.handles import Room
+from unerase_backend.runtime.handles import ReplicaDiedError, Room
 
 
 class _Response:
@@ -46,7 +46,7 @@ class _Handle:
 
     def __getattr__(self, name: str) -> Any:
         assert name == "Method"
-        return type("Method", (), {"remote": lambda _, *arguments: self._response})()
+        return type("Method", (), {"remote": lambda _, *arguments, carried: self._response})()
 
 
 @pytest.fixture
@@ -78,8 +78,8 @@ Way = Callable[..., Awaitable[object]]
         (RayTaskError("Method", "traceback", NotFoundError("no", reason="MODEL_NOT_FOUND")), NotFoundError,
          "MODEL_NOT_FOUND"),
         (NotFoundError("no", reason="MODEL_NOT_FOUND"), NotFoundError, "MODEL_NOT_FOUND"),
-        (ActorDiedError(), UnavailableError, "ROOM_UNAVAILABLE"),
-        (ActorUnavailableError("gone", b"0" * 16), UnavailableError, "ROOM_UNAVAILABLE"),
+        (ActorDiedError(), ReplicaDiedError, "ROOM_UNAVAILABLE"),
+        (ActorUnavailableError("gone", b"0" * 16), ReplicaDiedError, "ROOM_UNAVAILABLE"),
         (RequestCancelledError("id"), UnavailableError, "ROOM_UNAVAILABLE"),
         (asyncio.CancelledError(), UnavailableError, "ROOM_UNAVAILABLE"),
         (RayServeException("no such application"), UnavailableError, "ROOM_UNAVAILABLE"),

@@ -65,7 +65,7 @@ class Traced:
     """An audit with an attack, asked for within a span of its caller's."""
 
     audit: str
-    request: str
+    seed_base: int
     trace: str
     span: str
 
@@ -77,10 +77,10 @@ def traced(client: Client) -> Traced:
     attack.parameters.update({"steps": 3})
     spec.battery.evaluations.append(attack)
     with TracerProvider().get_tracer("caller").start_as_current_span("look at a model") as span:
-        ended = client.audit(spec, request_id="traced-audit", timeout=240)
+        ended = client.audit(spec, timeout=240)
         context = span.get_span_context()
     assert ended.state == AUDIT_STATE_SUCCEEDED, ended
-    return Traced(ended.id, "traced-audit", f"{context.trace_id:032x}", f"{context.span_id:016x}")
+    return Traced(ended.id, spec.seed_base, f"{context.trace_id:032x}", f"{context.span_id:016x}")
 
 
 def small_spec(seed_base: int = 11, *, cases: int = 8, steps: int = 6, subject: str = "testbed/uce") -> AuditSpec:

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from serving import Running
 from unerase import Client
+from unerase._errors import error_of
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import SERVICES
 from unerase_backend.serve import ServeSettings, start
@@ -75,7 +76,8 @@ def test_the_whole_server_is_healthy(channel: grpc.Channel) -> None:
     assert health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
     with pytest.raises(grpc.RpcError) as caught:
         health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=10)
-    assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+    error = error_of(caught.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "SERVICE_NOT_FOUND")
 
 
 def test_the_port_is_not_shared(backend: Running) -> None:

@@ -5,13 +5,21 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from unerase.v1.audits_pb2 import AuditState
+from unerase_backend.coordinator.database import ENDED
+
+COORDINATOR = "coordinator"
+"""The room of what a new coordinator takes up, to `Metrics.survived`."""
 
 _AUDIT_SECONDS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
 _UNIT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 _RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
+
+
+# What Prometheus makes of a series' age is its own affair.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -31,6 +39,9 @@ class Metrics:
             buckets=_AUDIT_SECONDS,
             registry=self.registry,
         )
+        # Series that an alert waits for are there from the beginning: an increase is seen against what was before.
+        for state in ENDED:
+            self._audit_seconds.labels(_label(state))
         self._oldest = Gauge(
             "unerase_oldest_audit_seconds", "Age of the oldest audit that has not ended.", registry=self.registry
         )
@@ -68,11 +79,12 @@ class Metrics:
         )
         self._survived = Counter(
             "unerase_kills_survived_total",
-            "Calls that were repeated because their replica died, by its room; audits that a coordinator found running "
-            "when it began, by `coordinator`.",
+            "Calls that were repeated because their replica died, by its room; audits that were "
+            "taken up after their coordinator, by `coordinator`.",
             ["room"],
             registry=self.registry,
         )
+        self._survived.labels(COORDINATOR)
         self.rpcs = Counter(
             "unerase_rpcs_total", "RPCs that ended, by method and code.", ["method", "code"], registry=self.registry
         )
@@ -84,6 +96,7 @@ class Metrics:
         """Set which rooms have a replica that runs."""
         for room, serves in serving.items():
             self._room_up.labels(room).set(serves)
+            self._survived.labels(room)
 
     def ended(self, state: AuditState.ValueType, seconds: float) -> None:
         """Note the end of an audit, so long after it came."""

@@ -51,7 +51,7 @@ from unerase_backend.coordinator.database import (
     Reports,
     is_full,
 )
-from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
 from unerase_backend.coordinator.reports import write_again, write_reports
 from unerase_backend.coordinator.turns import Turns
@@ -140,7 +140,7 @@ class Auditor:
         """
         for recovered in await asyncio.to_thread(DBOS._recover_pending_workflows, list(dead)):
             if "/" not in recovered.workflow_id:
-                self._metrics.survived("coordinator")
+                self._metrics.survived(COORDINATOR)
         # An audit that was accepted in the moment of a crash may have no workflow yet.
         active = await self._database.active()
         known = await DBOS.list_workflows_async(workflow_ids=active, load_input=False, load_output=False)

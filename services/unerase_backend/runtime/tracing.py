@@ -13,7 +13,7 @@ import hashlib
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,6 +30,8 @@ Value = str | int | float | bool
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 # A process that is killed takes with it what it has not sent.
 _SEND_MILLISECONDS = 1000
+
+_SILENT = nullcontext(INVALID_SPAN)
 
 _provider: TracerProvider | None = None
 _CURRENT: ContextVar[SpanContext | None] = ContextVar("unerase_span", default=None)
@@ -94,12 +96,13 @@ def begin(name: str, kind: SpanKind = SpanKind.INTERNAL, **attributes: Value) ->
     return span
 
 
-@contextmanager
-def span(name: str, **attributes: Value) -> Iterator[Span]:
+def span(name: str, **attributes: Value) -> AbstractContextManager[Span]:
     """Be in a span; an error that passes is noted by its class alone."""
-    if _provider is None:
-        yield INVALID_SPAN
-        return
+    return _SILENT if _provider is None else _recorded(name, attributes)
+
+
+@contextmanager
+def _recorded(name: str, attributes: dict[str, Value]) -> Iterator[Span]:
     before = _CURRENT.get()
     current = begin(name, SpanKind.INTERNAL, **attributes)
     try:
