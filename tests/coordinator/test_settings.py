@@ -30,3 +30,17 @@ def test_half_of_tls_is_refused(half: dict[str, str]) -> None:
 def test_an_unknown_key_is_an_error() -> None:
     with pytest.raises(ValidationError, match="prot"):
         CoordinatorSettings.model_validate({"artifacts": "a", "state": "s", "prot": 1})
+
+
+def test_the_database_comes_from_the_environment_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = CoordinatorSettings(artifacts="a", state="s", database_url_variable="AUDITS_URL")
+    monkeypatch.delenv("AUDITS_URL", raising=False)
+    with pytest.raises(ValueError, match="the environment has no AUDITS_URL"):
+        settings.database()
+    monkeypatch.setenv("AUDITS_URL", "postgresql://db/unerase")
+    assert settings.database() == "postgresql://db/unerase"
+    assert CoordinatorSettings(artifacts="a", state="s").database() == ""
+    with pytest.raises(ValidationError, match="give one of them"):
+        CoordinatorSettings(
+            artifacts="a", state="s", database_url="postgresql://db/x", database_url_variable="AUDITS_URL"
+        )
