@@ -24,11 +24,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process have all tests of a file, and one all tests of the service, which share a backend."""
+    """Let one process have all tests of a file, and one all tests that start a backend, so that one runs at a time."""
     tests = Path(__file__).parent
     for item in items:
         room, *_ = item.path.relative_to(tests).parts
-        item.add_marker(pytest.mark.xdist_group("service" if room == "service" else str(item.path)))
+        item.add_marker(
+            pytest.mark.xdist_group(
+                "service" if room == "service" or item.path.name == "test_cluster.py" else str(item.path)
+            )
+        )
 
 
 @pytest.fixture(scope="session")

@@ -39,3 +39,17 @@ def test_a_bad_setting_does_not_tell_the_others() -> None:
             CoordinatorSettings.model_validate({**given, **bad})
         assert "hunter2" not in str(refused.value)
     assert "hunter2" not in repr(CoordinatorSettings.model_validate(given))
+
+
+def test_the_database_comes_from_the_environment_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = CoordinatorSettings(artifacts="a", state="s", database_url_variable="AUDITS_URL")
+    monkeypatch.delenv("AUDITS_URL", raising=False)
+    with pytest.raises(ValueError, match="the environment has no AUDITS_URL"):
+        settings.database()
+    monkeypatch.setenv("AUDITS_URL", "postgresql://db/unerase")
+    assert settings.database() == "postgresql://db/unerase"
+    assert CoordinatorSettings(artifacts="a", state="s").database() == ""
+    with pytest.raises(ValidationError, match="give one of them"):
+        CoordinatorSettings(
+            artifacts="a", state="s", database_url="postgresql://db/x", database_url_variable="AUDITS_URL"
+        )

@@ -5,11 +5,10 @@ import socket
 import urllib.request
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import grpc
 import pytest
-import yaml
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -29,7 +28,7 @@ INGRESSES = {
     "ProbingService": "probing.deployment:Probing",
     "AttackService": "attack.deployment:Attack",
 }
-CONFIG = Path(__file__).parents[2] / "deploy" / "serve" / "local.yaml"
+_HOOKS_OF_SERVE = ("check_health", "reconfigure", "record_autoscaling_stats", "record_routing_stats")
 
 
 def _named(path: str) -> Any:
@@ -43,7 +42,7 @@ def test_an_ingress_has_exactly_the_rpcs_of_its_service(service: ServiceDescript
     methods = {
         name: method
         for name, method in inspect.getmembers(ingress, inspect.isfunction)
-        if not name.startswith("_") and name not in ("check_health", "reconfigure")
+        if not name.startswith("_") and name not in _HOOKS_OF_SERVE
     }
     assert methods.keys() == {method.name for method in service.methods}
     for method in service.methods:
@@ -114,19 +113,6 @@ def test_the_presets_ask_only_for_what_there_is(client: Client) -> None:
     assert {preset.name for preset in listed.presets} == {"full", "quick", "standard"}
     for preset in listed.presets:
         assert {request.name for request in preset.evaluations} <= names
-
-
-def test_the_serve_config_is_strictly_right() -> None:
-    config = yaml.safe_load(CONFIG.read_text())
-    assert {"applications", "proxy_location"} <= config.keys()
-    applications = {application["name"]: application for application in config["applications"]}
-    assert applications.keys() == {"generation", "attack", "probing", "classification", "coordinator"}
-    for application in applications.values():
-        assert application.keys() <= {"name", "route_prefix", "import_path", "args", "runtime_env"}
-        assert application["route_prefix"] is None
-        build = _named(application["import_path"])
-        settings = get_type_hints(build)["args"]
-        settings.model_validate(application["args"])
 
 
 def test_settings_come_from_the_environment_and_unknown_ones_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:

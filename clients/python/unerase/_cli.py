@@ -49,6 +49,8 @@ app = typer.Typer(
 )
 tokens_app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(tokens_app, name="tokens", help="Create, list and revoke the tokens that a backend asks for.")
+deploy_app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(deploy_app, name="deploy", help="Check how a cluster is told to run the backend.")
 concepts_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 app.add_typer(concepts_app, name="concepts")
 _stdout, _stderr = Console(), Console(stderr=True)
@@ -467,6 +469,28 @@ def revoke_token(name: Annotated[str, typer.Argument(help="The token's name.")],
     """Take a token out of the file."""
     with _of_the_operator():
         _of_the_backend("tokens").revoke(file, name)
+
+
+@deploy_app.callback()
+def deploy() -> None:
+    """Check how a cluster is told to run the backend."""
+
+
+@deploy_app.command("check")
+def check_deployment(
+    files: Annotated[list[Path], typer.Argument(dir_okay=False, help="Serve configs, as `serve deploy` takes them.")],
+) -> None:
+    """Find what Serve would ignore, or first learn on the cluster: unknown keys, wrong arguments, missing imports."""
+    check = _of_the_backend("deploy")
+    found = []
+    with _of_the_operator():
+        for file in files:
+            problems = check(file)
+            found += [f"{file.name}: {problem}" for problem in problems]
+            if not problems:
+                print(f"{file.name}: right")
+    if found:
+        _fail("\n".join(found), BAD_INPUT)
 
 
 @contextmanager

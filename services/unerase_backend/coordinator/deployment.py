@@ -202,13 +202,14 @@ def _home(path: Path) -> str:
 
 
 def _database_urls(settings: CoordinatorSettings, state: Path) -> dict[str, str]:
-    if not settings.database_url:
+    database = settings.database()
+    if not database:
         # Two files: DBOS reads its own while a unit's transaction holds the lock of ours.
         return {
             "async": f"sqlite+aiosqlite:///{state / 'audits.sqlite'}",
             "dbos": f"sqlite:///{state / 'workflows.sqlite'}",
         }
-    url = make_url(settings.database_url)
+    url = make_url(database)
     plain, driven = url.set(drivername="postgresql"), url.set(drivername="postgresql+psycopg")
     return {
         "async": driven.render_as_string(hide_password=False),

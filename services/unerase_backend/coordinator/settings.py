@@ -1,5 +1,7 @@
 """The settings of the coordinator's deployment."""
 
+import os
+
 from pydantic import Field, model_validator
 
 from unerase_backend.runtime.settings import RoomSettings
@@ -15,6 +17,9 @@ class CoordinatorSettings(RoomSettings):
     )
     database_url: str = Field(
         default="", repr=False, description="postgresql://... ; empty means SQLite in the state folder"
+    )
+    database_url_variable: str = Field(
+        default="", description="environment variable of the coordinator's process that holds database_url"
     )
     host: str = Field(default="127.0.0.1", description="address the gRPC server binds")
     port: int = Field(default=50051, ge=1, le=65535, description="port of the gRPC server")
@@ -45,6 +50,25 @@ class CoordinatorSettings(RoomSettings):
     )
     quota_bytes: int = Field(default=0, ge=0, description="bytes of a tenant's pictures that are kept; 0: no limit")
     shutdown_grace_seconds: float = Field(default=5.0, ge=0, description="time that calls in flight have to end")
+
+    def database(self) -> str:
+        """Return the URL of the database, read from the environment where the settings say so; empty means SQLite.
+
+        Raises:
+            ValueError: the environment does not have it.
+        """
+        if not self.database_url_variable:
+            return self.database_url
+        url = os.environ.get(self.database_url_variable, "")
+        if not url:
+            raise ValueError(f"the environment has no {self.database_url_variable}, which database_url_variable names")
+        return url
+
+    @model_validator(mode="after")
+    def _take_one_database(self) -> "CoordinatorSettings":
+        if self.database_url and self.database_url_variable:
+            raise ValueError("database_url and database_url_variable: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _refuse_insecure_bind(self) -> "CoordinatorSettings":

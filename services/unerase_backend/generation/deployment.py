@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 from ray import serve
+from ray.serve.config import RequestRouterConfig
 from ray.util import metrics
 
 from unerase.internal.v1alpha1.generation_pb2 import (
@@ -17,7 +19,10 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     MeasureDenoisingResponse,
 )
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.generation.autoscaling import METRIC
+from unerase_backend.generation.load import Load
 from unerase_backend.generation.observer import Observer
+from unerase_backend.generation.routing import ModelRouter, model_key
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.carried import receives
@@ -25,6 +30,8 @@ from unerase_backend.runtime.handles import remote_classify
 from unerase_backend.runtime.observed import observe
 
 _QUEUE_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800]
+
+_TELL_SECONDS = 1.0
 
 
 class RayObserver(Observer):
@@ -95,13 +102,16 @@ class Generation:
         transformers.logging.disable_progress_bar()
         catalogue, store = Catalogue.load(settings.catalogues), ArtifactStore(settings.artifacts)
         self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayObserver())
+        self._load = Load()
 
     @receives
     async def Generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse]:  # noqa: N802
         """Run trajectories of one model and stream each one's sample as it ends."""
-        async with aclosing(self._engine.Generate(request)) as responses:
-            async for response in responses:
-                yield response
+        with self._load.of(request) as share:
+            async with aclosing(self._engine.Generate(request)) as responses:
+                async for response in responses:
+                    share.answered()
+                    yield response
 
     @receives
     async def Encode(self, request: EncodeRequest) -> EncodeResponse:  # noqa: N802
@@ -111,12 +121,22 @@ class Generation:
     @receives
     async def MeasureDenoising(self, request: MeasureDenoisingRequest) -> MeasureDenoisingResponse:  # noqa: N802
         """Measure the noise-prediction error on given pictures."""
-        return await self._engine.MeasureDenoising(request)
+        with self._load.of(request):
+            return await self._engine.MeasureDenoising(request)
 
     @receives
     async def DescribeGeneration(self, request: DescribeGenerationRequest) -> DescribeGenerationResponse:  # noqa: N802
         """Say what fixes every bit of a result here."""
         return await self._engine.DescribeGeneration(request)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Serve's autoscaler the load (`autoscaling`)."""
+        return {METRIC: float(self._load.trajectories)}
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Tell whoever calls this room what it has in memory and how much it has to do (`routing`)."""
+        held = sorted(model_key(model.name, model.changes) for model in self._engine.models())
+        return {"models": held, "trajectories": self._load.trajectories}
 
 
 def build(args: GenerationSettings) -> serve.Application:
@@ -128,5 +148,8 @@ def build(args: GenerationSettings) -> serve.Application:
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=1024,
         health_check_period_s=5,
+        request_router_config=RequestRouterConfig(
+            request_router_class=ModelRouter, request_routing_stats_period_s=_TELL_SECONDS
+        ),
     )
     return deployment.bind(args)

@@ -248,6 +248,10 @@ class GenerationEngine:
             hardware=profile.hardware(self._device, self._settings.torch_threads),
         )
 
+    def models(self) -> list[WantedModel]:
+        """Return the models that are in memory, or on their way there."""
+        return self._worker.held()
+
     def close(self) -> None:
         """Stop after the step that is being taken."""
         self._worker.close()

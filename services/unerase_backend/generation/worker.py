@@ -144,6 +144,11 @@ class Worker:
             self._changed.notify()
         return future
 
+    def held(self) -> list[WantedModel]:
+        """Return the models that are in memory, or on their way there."""
+        with self._changed:
+            return [lane.model for lane in self._lanes.values() if lane.sampler is not None or lane.loading]
+
     def close(self) -> None:
         """Stop after the step that is being taken; what is queued is never done."""
         with self._changed:
