@@ -21,8 +21,9 @@ from unerase_backend.coordinator.database import Database, create_engine, timest
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.server import Server
-from unerase_backend.runtime.access import Gate
+from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 
 from .test_server import NoAuditor, free_port
@@ -66,7 +67,16 @@ async def failing(tmp_path: Path, catalogue: Catalogue) -> AsyncIterator[Failing
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
     store = ArtifactStore(str(tmp_path / "store"))
-    audits = AuditServicer(NoAuditor(), database, catalogue, store, Changes(database.sequences))  # type: ignore[arg-type]
+    retention = Retention(database, store, 0)
+    audits = AuditServicer(
+        NoAuditor(),  # type: ignore[arg-type]
+        database,
+        catalogue,
+        store,
+        Changes(database.sequences),
+        retention,
+        lambda _: Quota(),
+    )
     server = Server(audits, ModelServicer(catalogue, store, database, None), Metrics(), Gate(None))  # type: ignore[arg-type]
     port = free_port()
     await server.start("127.0.0.1", port)
