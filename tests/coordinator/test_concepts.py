@@ -26,11 +26,12 @@ from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescrip
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator import concepts as limits
 from unerase_backend.coordinator import models as servicing
-from unerase_backend.coordinator.database import Database, create_engine
+from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.interception import Interceptor
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
@@ -371,7 +372,7 @@ async def test_a_bad_picture_is_named(
     assert error.code == INVALID
     assert list(fields(error)) == ["pictures[2]"]
     assert description in fields(error)["pictures[2]"]
-    assert await service.database.concepts([concept.name]) == []
+    assert await service.database.custom.named([concept.name]) == []
 
 
 async def test_every_bad_picture_is_named_at_once(client: AsyncClient) -> None:
@@ -514,7 +515,7 @@ async def test_a_few_upload_at_once_and_whoever_stalls_gives_the_place_back(
 async def test_there_is_a_most_of_concepts(
     client: AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servicing, "MAX_CONCEPTS", len(await service.database.concept_names()) + 1)
+    monkeypatch.setattr(servicing, "MAX_CONCEPTS", len(await service.database.custom.names()) + 1)
     await client.create_concept(described("mine/last"), request_id="last")
     error = await refused(client.create_concept(described()))
     assert (error.code, error.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "CONCEPTS_FULL")
@@ -554,7 +555,7 @@ async def test_a_custom_concept_is_planned_as_any_other_and_nobodys_other(
     descriptions: dict[str, EvaluationDescription],
 ) -> None:
     await client.create_concept(described("mine/planned", control="small/never"), [picture(seed) for seed in range(4)])
-    custom = await service.database.concepts(["mine/planned", "hourglass", ""])
+    custom = await service.database.custom.named(["mine/planned", "hourglass", ""])
     extended = catalogue.extended(custom)
 
     def plan(concept: str, known: Catalogue):
@@ -582,7 +583,7 @@ async def test_pictures_of_another_size_than_the_models_are_refused_when_planned
     descriptions: dict[str, EvaluationDescription],
 ) -> None:
     await client.create_concept(described("mine/large"), [picture(0, 64)])
-    extended = catalogue.extended(await service.database.concepts(["mine/large"]))
+    extended = catalogue.extended(await service.database.custom.named(["mine/large"]))
     with pytest.raises(InvalidRequestError) as caught:
         make_plan(AuditSpec(subject="small/edited", concept="mine/large"), extended, store, descriptions, lambda: 5)
     assert [(each.field, each.description) for each in caught.value.violations] == [
@@ -595,7 +596,7 @@ async def test_the_operators_concept_keeps_its_name(
 ) -> None:
     """A catalogue that gains a custom concept's name later has it."""
     await client.create_concept(described("mine/overtaken"))
-    custom = await service.database.concepts(["mine/overtaken"])
+    custom = await service.database.custom.named(["mine/overtaken"])
     file = tmp_path / "later.yaml"
     file.write_text("concepts: {mine/overtaken: {kind: style, names: [theirs]}}")
     later = Catalogue.load([str(file)], embedded=Path("none")).extended(custom)

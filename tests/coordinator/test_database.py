@@ -24,8 +24,9 @@ from unerase.v1.audits_pb2 import (
 from unerase.v1.types_pb2 import Concept, EvaluationDescription, Finding, Observation
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import Catalogue, CustomConcept
-from unerase_backend.coordinator.database import AuditEndedError, Database, Reports, create_engine, timestamp
+from unerase_backend.coordinator.database import AuditEndedError, Database, Reports, timestamp
 from unerase_backend.coordinator.plan import Plan, make_plan
+from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import ExhaustedError
@@ -214,35 +215,35 @@ async def test_an_artefact_goes_with_the_last_that_names_it(database: Database, 
     await _record(database, first, plan.units[1].id, Observation(picture_digest="shared"))
     await _record(database, second, plan.units[0].id, Observation(picture_digest="shared"))
     concept = CustomConcept(Concept(name="mine", picture_digests=["shared", "mine"]), 32)
-    assert await database.insert_concept(concept, "r", "d")
+    assert await database.custom.insert(concept, "r", "d")
     removed: list[str] = []
 
     async def delete(audit: Audit) -> set[str]:
         await database.cancel(audit.id)
         assert await database.delete(audit.id)
         removed.clear()
-        while await database.collect(removed.append):
+        while await database.discarded.collect(removed.append):
             pass
         return set(removed)
 
     assert await delete(first) == {"alone"}
     assert await delete(second) == set(plan.concept.picture_digests)
-    assert await database.delete_concept("mine")
+    assert await database.custom.delete("mine")
     removed.clear()
-    assert await database.collect(removed.append) == 2
+    assert await database.discarded.collect(removed.append) == 2
     assert removed == ["mine", "shared"]
 
 
 async def test_an_artefact_that_cannot_be_removed_is_tried_again(database: Database, plan: Plan) -> None:
-    await database.discard(["one"])
+    await database.discarded.add(["one"])
 
     def fail(digest: str) -> None:
         raise PermissionError(digest)
 
     with pytest.raises(PermissionError):
-        await database.collect(fail)
+        await database.discarded.collect(fail)
     removed: list[str] = []
-    assert await database.collect(removed.append) == 1
+    assert await database.discarded.collect(removed.append) == 1
     assert removed == ["one"]
 
 

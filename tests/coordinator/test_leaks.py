@@ -17,12 +17,13 @@ from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescrip
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import Database, create_engine, timestamp
+from unerase_backend.coordinator.database import Database, timestamp
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.server import Server
+from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 

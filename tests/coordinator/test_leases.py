@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from postgres import Postgres
-from unerase_backend.coordinator.database import create_engine
 from unerase_backend.coordinator.leases import Leases
+from unerase_backend.coordinator.tables import create_engine, migrate
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -17,6 +17,7 @@ async def engine(tmp_path: Path, postgres: Postgres, request: pytest.FixtureRequ
     if request.param == "postgresql":
         url = postgres.new_database().replace("postgresql:", "postgresql+psycopg:")
     engine = create_engine(url)
+    await migrate(engine)
     yield engine
     await engine.dispose()
 

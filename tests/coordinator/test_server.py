@@ -23,7 +23,7 @@ from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescrip
 from unerase_backend.catalogue import Catalogue, CustomConcept
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import Database, create_engine, timestamp
+from unerase_backend.coordinator.database import Database, timestamp
 from unerase_backend.coordinator.exposition import serve_metrics
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
@@ -31,6 +31,7 @@ from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.scopes import scope_of
 from unerase_backend.coordinator.server import SERVICES, Server
+from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.runtime import access, tokens
 from unerase_backend.runtime.access import SCOPES, Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -293,13 +294,13 @@ async def test_tenants_see_their_own_audits_and_artefacts_alone(
 async def test_tenants_name_their_concepts_as_they_like(guarded: Guarded) -> None:
     concept = Concept(name="mine/hat", kind=CONCEPT_KIND_OBJECT, names=["hat"], prompts=["a {concept}"])
     for tenant in ("acme", "rival"):
-        assert await guarded.database.insert_concept(CustomConcept(concept, 0), "same", "digest", tenant)
-    assert not await guarded.database.insert_concept(CustomConcept(concept, 0), "another", "digest", "acme")
-    assert await guarded.database.concept_names("acme") == ["mine/hat"]
-    assert await guarded.database.concept_names() == []
-    assert await guarded.database.concepts(["mine/hat"]) == []
-    assert await guarded.database.delete_concept("mine/hat", "rival")
-    assert [custom.concept for custom in await guarded.database.concepts(["mine/hat"], "acme")] == [concept]
+        assert await guarded.database.custom.insert(CustomConcept(concept, 0), "same", "digest", tenant)
+    assert not await guarded.database.custom.insert(CustomConcept(concept, 0), "another", "digest", "acme")
+    assert await guarded.database.custom.names("acme") == ["mine/hat"]
+    assert await guarded.database.custom.names() == []
+    assert await guarded.database.custom.named(["mine/hat"]) == []
+    assert await guarded.database.custom.delete("mine/hat", "rival")
+    assert [custom.concept for custom in await guarded.database.custom.named(["mine/hat"], "acme")] == [concept]
 
 
 @pytest.mark.parametrize(

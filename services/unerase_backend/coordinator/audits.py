@@ -41,11 +41,12 @@ from unerase.v1.audits_pb2_grpc import AuditServiceServicer
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.batteries import PRESETS
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import ENDED, Database, Reports, timestamp
+from unerase_backend.coordinator.database import Database, Reports, timestamp
 from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.requests import check_request_id
 from unerase_backend.coordinator.retention import Retention
+from unerase_backend.coordinator.tables import ENDED
 from unerase_backend.coordinator.workflow import Auditor
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Quota
@@ -118,7 +119,7 @@ class AuditServicer(AuditServiceServicer):
         if existing is not None:
             return existing
         descriptions, broken = await self._auditor.descriptions(), await self._auditor.broken()
-        custom = await self._database.concepts([request.spec.concept, request.spec.placebo], tenant)
+        custom = await self._database.custom.named([request.spec.concept, request.spec.placebo], tenant)
         catalogue = self._catalogue.extended(custom)
         plan = await asyncio.to_thread(
             make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken

@@ -21,7 +21,7 @@ from sqlalchemy.engine import make_url
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import Database, create_engine
+from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.exposition import serve_metrics
 from unerase_backend.coordinator.leases import Leases
 from unerase_backend.coordinator.metrics import Metrics
@@ -30,6 +30,7 @@ from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
+from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate, Quota

@@ -28,15 +28,17 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from opentelemetry.trace import SpanKind
 
-from unerase_backend.coordinator.database import DATABASE_ERRORS
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.places import Places
 from unerase_backend.coordinator.scopes import scope_of
+from unerase_backend.coordinator.tables import DATABASE_ERRORS, is_full
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Gate
+from unerase_backend.runtime.artifacts import STORAGE_FULL
 from unerase_backend.runtime.carried import AUDIT, REQUEST
 from unerase_backend.runtime.errors import (
     DeadlineError,
+    ExhaustedError,
     InvalidRequestError,
     UnavailableError,
     UneraseError,
@@ -60,6 +62,7 @@ _MAX_DETAIL_BYTES = 5000
 _MAX_MESSAGE_BYTES = 1000
 
 # How soon a call may be tried again whose database failed.
+_FULL_SECONDS = 10.0
 _DATABASE_SECONDS = 5.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -238,6 +241,13 @@ class _Measured:
         """End the call with the error's status."""
         if isinstance(error, TimeoutError):
             error = DeadlineError(f"the call took longer than the {UNARY_SECONDS:g} s that the backend allows")
+        if isinstance(error, DATABASE_ERRORS) and is_full(error):
+            _logger.error("the disk of the database is full")
+            error = ExhaustedError(
+                "the disk of the backend's database is full; try again once its operator has made room",
+                reason=STORAGE_FULL,
+                retry_after_seconds=_FULL_SECONDS,
+            )
         if isinstance(error, DATABASE_ERRORS):
             _logger.error("the database fails in %s, request %s", self._method, self._request_id, exc_info=error)
             error = UnavailableError(

@@ -12,16 +12,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-_metadata = sa.MetaData()
-_coordinators = sa.Table(
-    "unerase_coordinators",
-    _metadata,
-    sa.Column("id", sa.String(64), primary_key=True),
-    # The folder that one coordinator at a time has locked: whoever has the lock knows that its predecessor is dead.
-    sa.Column("home", sa.String(64), nullable=False),
-    # Seconds since 1970.
-    sa.Column("expires", sa.Double, nullable=False),
-)
+from unerase_backend.coordinator.tables import coordinators
 
 
 class Leases:
@@ -36,11 +27,10 @@ class Leases:
     async def begin(self) -> None:
         """Take a lease; whoever had one from the same home is dead."""
         async with self._engine.begin() as connection:
-            await connection.run_sync(_metadata.create_all)
-            mine = sa.update(_coordinators).where(_coordinators.c.home == self._home)
+            mine = sa.update(coordinators).where(coordinators.c.home == self._home)
             await connection.execute(mine.values(expires=0.0))
             await connection.execute(
-                sa.insert(_coordinators).values(id=self.id, home=self._home, expires=self._now() + self._seconds)
+                sa.insert(coordinators).values(id=self.id, home=self._home, expires=self._now() + self._seconds)
             )
 
     async def renew(self) -> bool:
@@ -48,31 +38,29 @@ class Leases:
         values = {"expires": self._now() + self._seconds}
         async with self._engine.begin() as connection:
             renewed = await connection.execute(
-                sa.update(_coordinators).where(_coordinators.c.id == self.id).values(**values)
+                sa.update(coordinators).where(coordinators.c.id == self.id).values(**values)
             )
             if renewed.rowcount:
                 return True
-            await connection.execute(sa.insert(_coordinators).values(id=self.id, home=self._home, **values))
+            await connection.execute(sa.insert(coordinators).values(id=self.id, home=self._home, **values))
         return False
 
     async def dead(self) -> list[str]:
         """Return the coordinators whose leases have run out."""
-        query = sa.select(_coordinators.c.id).where(
-            _coordinators.c.expires < self._now(), _coordinators.c.id != self.id
-        )
+        query = sa.select(coordinators.c.id).where(coordinators.c.expires < self._now(), coordinators.c.id != self.id)
         async with self._engine.connect() as connection:
             return [row.id for row in await connection.execute(query)]
 
     async def forget(self, dead: Sequence[str]) -> None:
         """Remove the leases of coordinators that were taken over; one that was renewed meanwhile stays."""
-        statement = sa.delete(_coordinators).where(_coordinators.c.id.in_(dead), _coordinators.c.expires < self._now())
+        statement = sa.delete(coordinators).where(coordinators.c.id.in_(dead), coordinators.c.expires < self._now())
         async with self._engine.begin() as connection:
             await connection.execute(statement)
 
     async def end(self) -> None:
         """Let the lease run out at once: others need not wait."""
         async with self._engine.begin() as connection:
-            statement = sa.update(_coordinators).where(_coordinators.c.id == self.id)
+            statement = sa.update(coordinators).where(coordinators.c.id == self.id)
             await connection.execute(statement.values(expires=0.0))
 
     def _now(self) -> sa.ColumnElement[float]:

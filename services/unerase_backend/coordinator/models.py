@@ -74,9 +74,9 @@ class ModelServicer(ModelServiceServicer):
     async def ListConcepts(self, request: ListConceptsRequest, context: Context) -> ListConceptsResponse:
         """Return a page of concepts, in order of name."""
         tenant = CALLER.get().tenant
-        known = {*self._catalogue.concepts, *await self._database.concept_names(tenant)}
+        known = {*self._catalogue.concepts, *await self._database.custom.names(tenant)}
         names, token = _page(known, request.page_size, request.page_token, "concepts")
-        catalogue = self._catalogue.extended(await self._database.concepts(names, tenant))
+        catalogue = self._catalogue.extended(await self._database.custom.named(names, tenant))
         # One that was deleted since its name was read is not there any more.
         there = [name for name in names if name in catalogue.concepts]
         concepts = [await asyncio.to_thread(catalogue.concept_message, name, self._store) for name in there]
@@ -86,7 +86,7 @@ class ModelServicer(ModelServiceServicer):
         """Return one concept."""
         if not request.name:
             raise InvalidRequestError.of(FieldViolation("name", "must name a concept"))
-        catalogue = self._catalogue.extended(await self._database.concepts([request.name], CALLER.get().tenant))
+        catalogue = self._catalogue.extended(await self._database.custom.named([request.name], CALLER.get().tenant))
         return await asyncio.to_thread(catalogue.concept_message, request.name, self._store)
 
     async def CreateConcept(self, requests: AsyncIterator[CreateConceptRequest], context: Context) -> Concept:
@@ -99,10 +99,10 @@ class ModelServicer(ModelServiceServicer):
             return existing
         await self._check_labels(upload.concept, pictures.side)
         tenant = CALLER.get().tenant
-        if len(await self._database.concept_names(tenant)) >= MAX_CONCEPTS:
+        if len(await self._database.custom.names(tenant)) >= MAX_CONCEPTS:
             raise ExhaustedError(f"there are {MAX_CONCEPTS} custom concepts; delete some", reason="CONCEPTS_FULL")
         custom = await asyncio.to_thread(self._stored, upload.concept, pictures)
-        if not await self._database.insert_concept(custom, upload.request_id, digest, tenant):
+        if not await self._database.custom.insert(custom, upload.request_id, digest, tenant):
             # The same request id won the race meanwhile, or the name is taken.
             existing = await self._repeated(upload.request_id, digest)
             if existing is None:
@@ -118,7 +118,7 @@ class ModelServicer(ModelServiceServicer):
         """Delete a custom concept; every audit of it has a copy of its own, and its pictures stay."""
         if not request.name:
             raise InvalidRequestError.of(FieldViolation("name", "must name a concept"))
-        if not await self._database.delete_concept(request.name, CALLER.get().tenant):
+        if not await self._database.custom.delete(request.name, CALLER.get().tenant):
             if request.name in self._catalogue.concepts:
                 raise PreconditionError(
                     "the concept is in the operator's catalogue, and is not deleted here",
@@ -182,7 +182,7 @@ class ModelServicer(ModelServiceServicer):
         return self._catalogue.extended([custom]).concept_message(custom.concept.name, self._store)
 
     async def _repeated(self, request_id: str, digest: str) -> Concept | None:
-        found = await self._database.concept_by_request(request_id, CALLER.get().tenant)
+        found = await self._database.custom.by_request(request_id, CALLER.get().tenant)
         if found is None:
             return None
         custom, known = found

@@ -1,11 +1,16 @@
 """How much one tenant may have: audits in flight, pictures a day, bytes of pictures kept."""
 
+import time
 from dataclasses import dataclass
 
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from unerase_backend.coordinator import tables
 from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.errors import ExhaustedError
 
-DAY_SECONDS = 86400.0
+_DAY_SECONDS = 86400.0
 # Somebody may cancel, end or delete an audit at any moment; asking more often than this is of no use.
 _RETRY_SECONDS = 30.0
 
@@ -22,6 +27,26 @@ class Usage:
     """When the first of these audits will be a day old; 0 where there is none."""
     bytes: int
     """The size of the pictures of all its audits."""
+
+
+async def usage_of(connection: AsyncConnection, tenant: str) -> Usage:
+    """Return what a tenant has, within the transaction that is to add to it."""
+    day_ago = time.time_ns() - int(_DAY_SECONDS * 1e9)
+    mine, recent = tables.audits.c.tenant == tenant, tables.audits.c.create_time > day_ago
+    active = sa.select(sa.func.count()).where(mine, tables.audits.c.state.in_(tables.ACTIVE))
+    pictures = sa.select(
+        sa.func.coalesce(sa.func.sum(tables.audits.c.pictures), 0), sa.func.min(tables.audits.c.create_time)
+    ).where(mine, recent, tables.audits.c.pictures > 0)
+    stored = sa.select(sa.func.coalesce(sa.func.sum(tables.artifacts.c.size_bytes), 0)).where(
+        tables.artifacts.c.audit.in_(sa.select(tables.audits.c.id).where(mine))
+    )
+    made, oldest = (await connection.execute(pictures)).one()
+    return Usage(
+        audits=int((await connection.execute(active)).scalar_one()),
+        pictures=int(made),
+        pictures_free_in_seconds=(oldest - day_ago) / 1e9 if oldest else 0.0,
+        bytes=int((await connection.execute(stored)).scalar_one()),
+    )
 
 
 def check_quota(quota: Quota, usage: Usage) -> None:

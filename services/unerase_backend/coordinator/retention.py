@@ -30,7 +30,7 @@ class Retention:
 
     async def collect(self) -> None:
         """Remove the artefacts of deleted audits and concepts that nothing else names."""
-        while await self._database.collect(self._store.remove):
+        while await self._database.discarded.collect(self._store.remove):
             pass
 
     async def expire(self) -> None:
@@ -43,6 +43,6 @@ class Retention:
         await asyncio.to_thread(self._store.remove_interrupted, now - _INTERRUPTED)
         if self._period is not None:
             old = await asyncio.to_thread(lambda before: list(self._store.older(before)), now - self._period)
-            await self._database.discard(old)
+            await self._database.discarded.add(old)
             await self.collect()
             await asyncio.to_thread(self._store.remove_records, now - self._period)

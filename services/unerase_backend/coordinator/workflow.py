@@ -43,17 +43,11 @@ from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator import kept
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import (
-    ACTIVE,
-    AuditEndedError,
-    Database,
-    Evidence,
-    Reports,
-    is_full,
-)
+from unerase_backend.coordinator.database import AuditEndedError, Database, Evidence, Reports
 from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
 from unerase_backend.coordinator.reports import write_again, write_reports
+from unerase_backend.coordinator.tables import ACTIVE, is_full
 from unerase_backend.coordinator.turns import Turns
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import LOST, STORAGE_FULL, ArtifactStore

@@ -1,0 +1,206 @@
+"""The tables of the coordinator's database, and what is the same for everybody who reads or writes them.
+
+SQLite in write-ahead mode by default; PostgreSQL by its URL.
+"""
+
+import hashlib
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+from sqlalchemy import event as sa_event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_CANCELLED,
+    AUDIT_STATE_FAILED,
+    AUDIT_STATE_PENDING,
+    AUDIT_STATE_RUNNING,
+    AUDIT_STATE_SUCCEEDED,
+)
+
+ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
+ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
+
+# As SQLite and PostgreSQL say it.
+_FULL = ("disk is full", "No space left on device")
+DATABASE_ERRORS = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+"""The database is gone, locked, full, or has no connection to spare; trying again may help."""
+
+METADATA = sa.MetaData()
+
+audits = sa.Table(
+    "unerase_audits",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    # Of a tenant's audit a hash of tenant and id, so that tenants may choose the same; the id itself is `asked_as`.
+    sa.Column("request_id", sa.String(64), nullable=False, unique=True),
+    # SHA-256 of the request as it came, to tell a repetition from another request.
+    sa.Column("request_digest", sa.String(64), nullable=False),
+    # Empty where there are no tokens.
+    sa.Column("tenant", sa.String(32), nullable=False, server_default=""),
+    sa.Column("asked_as", sa.String(64), nullable=False, server_default=""),
+    sa.Column("spec", sa.LargeBinary, nullable=False),
+    sa.Column("concept", sa.LargeBinary, nullable=False),
+    sa.Column("cases", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.Integer, nullable=False),
+    sa.Column("units_done", sa.Integer, nullable=False),
+    sa.Column("units_total", sa.Integer, nullable=False),
+    # Nanoseconds since 1970: the newest audits are listed first.
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("end_time", sa.BigInteger, nullable=False),
+    sa.Column("verdict", sa.LargeBinary, nullable=True),
+    sa.Column("error_reason", sa.String(64), nullable=False),
+    sa.Column("error_message", sa.Text, nullable=False),
+    sa.Column("last_sequence", sa.BigInteger, nullable=False),
+    # Artefacts: the deterministic bytes of the ReportContent, the two forms of the report, and the observations.
+    sa.Column("content_digest", sa.String(64), nullable=False),
+    sa.Column("json_digest", sa.String(64), nullable=False),
+    sa.Column("html_digest", sa.String(64), nullable=False),
+    # Empty for an audit that ended before there was such an export.
+    sa.Column("parquet_digest", sa.String(64), nullable=False, server_default=""),
+    sa.Column("pictures", sa.BigInteger, nullable=False, server_default="0"),
+    # The W3C traceparent of the call that asked for it; empty where nobody traces.
+    sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
+    sa.Index("unerase_audits_by_time", "create_time", "id"),
+)
+
+
+def _audit_key() -> sa.Column[str]:
+    return sa.Column("audit", sa.ForeignKey(audits.c.id, ondelete="CASCADE"), primary_key=True)
+
+
+units = sa.Table(
+    "unerase_units",
+    METADATA,
+    _audit_key(),
+    sa.Column("unit", sa.String(256), primary_key=True),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("done", sa.Boolean, nullable=False),
+)
+events = sa.Table(
+    "unerase_events",
+    METADATA,
+    _audit_key(),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+observations = sa.Table(
+    "unerase_observations",
+    METADATA,
+    _audit_key(),
+    sa.Column("unit", sa.String(256), primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+findings = sa.Table(
+    "unerase_findings",
+    METADATA,
+    _audit_key(),
+    sa.Column("unit", sa.String(256), primary_key=True),
+    sa.Column("ordinal", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+# The artefacts that a reader of the audit may read.
+artifacts = sa.Table(
+    "unerase_artifacts",
+    METADATA,
+    _audit_key(),
+    sa.Column("digest", sa.String(64), primary_key=True),
+    # 0 where it was not looked at, as with a concept's own pictures.
+    sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Index("unerase_artifacts_by_digest", "digest"),
+)
+# Artefacts that something has named that is deleted; they are removed unless something else names them.
+discarded = sa.Table("unerase_discarded", METADATA, sa.Column("digest", sa.String(64), primary_key=True))
+
+concepts = sa.Table(
+    "unerase_concepts",
+    METADATA,
+    # Of a tenant's concept hashes of tenant and name, or request id: tenants do not meet.
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("request_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("tenant", sa.String(32), nullable=False, server_default=""),
+    # SHA-256 of the description and the pictures, to tell a repetition from another request.
+    sa.Column("request_digest", sa.String(64), nullable=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("side", sa.Integer, nullable=False),
+    # Nanoseconds since 1970.
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+)
+
+coordinators = sa.Table(
+    "unerase_coordinators",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    # The folder that one coordinator at a time has locked: whoever has the lock knows that its predecessor is dead.
+    sa.Column("home", sa.String(64), nullable=False),
+    # When its lease runs out, in seconds since 1970.
+    sa.Column("expires", sa.Double, nullable=False),
+)
+
+REPORTS = (audits.c.content_digest, audits.c.json_digest, audits.c.html_digest, audits.c.parquet_digest)
+"""What names an audit's reports in the artefact store."""
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """Return an engine for `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`."""
+    engine = create_async_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @sa_event.listens_for(engine.sync_engine, "connect")
+        def _prepare(connection: Any, _: Any) -> None:
+            # A writer takes the lock when it begins: two that read first and then write would deadlock.
+            connection.isolation_level = "IMMEDIATE"
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+
+    return engine
+
+
+async def migrate(engine: AsyncEngine) -> None:
+    """Create what is missing, be it a column or an index of a table that an earlier version made."""
+    async with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            await alone(connection, "migrate")
+        await connection.run_sync(METADATA.create_all)
+        await connection.run_sync(_complete)
+
+
+async def alone(connection: AsyncConnection, what: str) -> None:
+    """Wait until no other transaction that asked for the same is under way, before the first row is read."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(what, 0))))
+    else:
+        # SQLite's lock comes with the first statement that could write.
+        await connection.execute(sa.delete(discarded).where(sa.false()))
+
+
+def is_full(error: Exception) -> bool:
+    """Say whether an error of the database, or one that was recorded as such, came of a full disk."""
+    return any(words in str(error) for words in _FULL)
+
+
+def deterministic(message: Message) -> bytes:
+    """Return a message's bytes, the same for the same message."""
+    return message.SerializeToString(deterministic=True)
+
+
+def own(tenant: str, chosen: str) -> str:
+    """Return what stands for a name or id that a tenant chose; a hash, so that no tenant can make another's."""
+    return hashlib.sha256(f"{tenant}\0{chosen}".encode()).hexdigest() if tenant else chosen
+
+
+def _complete(connection: sa.Connection) -> None:
+    inspector = sa.inspect(connection)
+    for table in METADATA.sorted_tables:
+        there = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                described = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {described}"))
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
