@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 _STARTED = "import json, sys; from unerase_backend.serve import main; main(**json.loads(sys.argv[1]))"
 
@@ -55,6 +57,13 @@ class Running:
         """SIGTERM the backend, and wait until it has drained and ended well."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0, self.log
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of the coordinator's samples of this name and these labels."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        text = opener.open(self.metrics_url, timeout=10).read().decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     def forget(self) -> None:
         """Remove what generation remembers of earlier runs, so that the same trajectories are made again."""

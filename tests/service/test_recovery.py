@@ -46,6 +46,8 @@ def test_a_killed_replica_changes_nothing(
 ) -> None:
     content, observations, units = undisturbed
     backend.forget()
+    # A coordinator that is killed takes its figures with it.
+    survived = 0.0 if killed == "coordinator" else backend.metric("unerase_kills_survived_total", room=killed)
     audit = client.create_audit(small_spec(seed_base=99, cases=16))
     done = []
     for event in client.watch(audit.id, timeout=120):
@@ -56,6 +58,7 @@ def test_a_killed_replica_changes_nothing(
     assert len(done) == len(set(done)) == units
     ended = client.get_audit(audit.id)
     assert (ended.state, ended.units_done) == (AUDIT_STATE_SUCCEEDED, units)
+    assert backend.metric("unerase_kills_survived_total", room=killed) > survived
     assert _observations(backend, audit.id) == observations
     samples = [Observation.FromString(row) for row in observations]
     places = {(o.evaluation, o.role, o.case_index, o.arm, o.variant) for o in samples}
