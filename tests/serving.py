@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,17 +71,19 @@ class Running:
 
 
 @contextmanager
-def serving(data: Path, *, environment: Mapping[str, str] | None = None, **options: Any) -> Iterator[Running]:
+def serving(
+    data: Path, *, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = (), **options: Any
+) -> Iterator[Running]:
     """Run a backend on a data folder, and stop it at the end unless it has ended before.
 
     `options` are fields of `ServeSettings`, on free ports where they name none; `environment` goes beside this
-    process's own.
+    process's own; `prefix` is a command that becomes the backend.
     """
     defaults = {"port": 0, "metrics_port": 0, "ray_auth": "disabled"}
     options = {**defaults, "data_dir": data, **options}
     with _log(data).open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", _STARTED, json.dumps(options, default=str)],
+            [*prefix, sys.executable, "-c", _STARTED, json.dumps(options, default=str)],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,

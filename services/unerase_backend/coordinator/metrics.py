@@ -74,6 +74,11 @@ class Metrics:
             ["evaluation"],
             registry=self.registry,
         )
+        self.full_disk_waits = Counter(
+            "unerase_full_disk_waits_total",
+            "Attempts that were put off since the disk of the database or of the artefacts is full.",
+            registry=self.registry,
+        )
         self._room_up = Gauge(
             "unerase_room_up", "Whether a room has a replica that runs, 0 or 1.", ["room"], registry=self.registry
         )

@@ -47,7 +47,7 @@ from unerase_backend.coordinator.database import AuditEndedError, Database, Evid
 from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
 from unerase_backend.coordinator.reports import write_again, write_reports
-from unerase_backend.coordinator.tables import ACTIVE, is_full
+from unerase_backend.coordinator.tables import ACTIVE, DATABASE_ERRORS, is_full
 from unerase_backend.coordinator.turns import Turns
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import LOST, STORAGE_FULL, ArtifactStore
@@ -343,10 +343,13 @@ class Auditor:
         while True:
             try:
                 return await attempt()
-            except (UnavailableError, ExhaustedError) as error:
+            except (UnavailableError, ExhaustedError, *DATABASE_ERRORS) as raised:
+                error = _as_delay(raised)
                 now = time.monotonic()
                 give_up = now + self._retry_seconds if give_up is None else give_up
-                if now >= give_up and error.reason != STORAGE_FULL:
+                if error.reason == STORAGE_FULL:
+                    self._metrics.full_disk_waits.inc()
+                elif now >= give_up:
                     raise
                 _logger.warning("%s is tried again in %.1f s: %s", waiting.evaluation, wait, error.message)
                 self._metrics.units.labels(waiting.evaluation, "repeated").inc()
@@ -366,7 +369,11 @@ class Auditor:
             reason=error.reason,
             message=error.message,
         )
-        await self._database.progress(audit_id, AuditEvent(delayed=delayed))
+        try:
+            await self._database.progress(audit_id, AuditEvent(delayed=delayed))
+        except DATABASE_ERRORS:
+            # Where the database is on the full disk, nobody can be told through it.
+            _logger.warning("watchers could not be told of the delay", exc_info=True)
         await self._changes.announce()
 
     async def _attempt(self, audit_id: str, unit: Unit) -> UnitResult:
@@ -555,6 +562,7 @@ class Auditor:
                 if not is_full(error):
                     raise
                 _logger.warning("the disk of the database is full; make room there, and what waits goes on by itself")
+                self._metrics.full_disk_waits.inc()
             await asyncio.sleep(_LONGEST_WAIT_SECONDS)
         await self.announce()
         return written
@@ -594,6 +602,14 @@ def _done(unit: Unit, result: UnitResult) -> UnitDone:
 @DBOS.workflow(name="unerase.sequence", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
 async def _sequence(audit_id: str, evaluation: str) -> None:
     await CURRENT.auditor.run_sequence(audit_id, evaluation)
+
+
+def _as_delay(error: Exception) -> UneraseError:
+    if isinstance(error, UneraseError):
+        return error
+    if is_full(error):
+        return ExhaustedError("the disk of the backend's database is full", reason=STORAGE_FULL)
+    return UnavailableError("the database does not answer as it should", reason="DATABASE_UNAVAILABLE")
 
 
 def _this_task() -> asyncio.Task[Any]:
