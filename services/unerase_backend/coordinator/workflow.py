@@ -37,7 +37,7 @@ from unerase.v1.audits_pb2 import (
     UnitDone,
     UnitProgress,
 )
-from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, EvaluationDescription
+from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, Concept, EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
@@ -401,15 +401,19 @@ class Auditor:
             if error.reason not in LOST:
                 raise
             _logger.warning("%s is run again: %s", unit.evaluation, error.message)
-        for target in (unit.target, *unit.others):
-            if not target.concept.custom:
-                await asyncio.to_thread(self._catalogue.concept_message, target.concept.name, self._store)
+        await self._put_back([target.concept for target in (unit.target, *unit.others)])
         try:
             return await self._run(audit_id, unit)
         except UneraseError as error:
             if error.reason not in LOST:
                 raise
             raise DataLossError(error.message) from None
+
+    async def _put_back(self, concepts: Sequence[Concept]) -> None:
+        """Put the pictures of the catalogue's concepts where they belong; those of custom ones are nowhere else."""
+        for concept in concepts:
+            if not concept.custom:
+                await asyncio.to_thread(self._catalogue.concept_message, concept.name, self._store)
 
     async def _run(self, audit_id: str, unit: Unit) -> UnitResult:
         result = UnitResult()
@@ -475,13 +479,15 @@ class Auditor:
         return reports
 
     async def _make_whole(self, evidence: Evidence) -> None:
-        """Make again the pictures that were lost since their units were recorded.
+        """Make again the pictures that were lost since their units were recorded, and put back the concept's own.
 
         Raises:
             DataLossError: one that comes out otherwise by now, as with another numerics profile.
         """
         audit = evidence.audit
         lost = await asyncio.to_thread(self._lost, evidence)
+        if lost:
+            await self._put_back([evidence.concept])
         for unit_id in await self._database.unit_ids(audit.id) if lost else ():
             observations = await self._database.observations(audit.id, [unit_id])
             planned = await self._database.unit(audit.id, unit_id)
@@ -491,7 +497,8 @@ class Auditor:
             raise DataLossError("pictures of the audit were lost, and come out otherwise by now; run it again")
 
     def _lost(self, evidence: Evidence) -> set[str]:
-        digests = {observation.picture_digest for observation in evidence.observations if observation.picture_digest}
+        concept, observed = evidence.concept, {observation.picture_digest for observation in evidence.observations}
+        digests = {*observed, *concept.picture_digests, *concept.near_miss_digests} - {""}
         return {digest for digest in digests if not self._store.whole(digest)}
 
     async def _described(self) -> DescribeGenerationResponse:
