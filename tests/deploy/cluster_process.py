@@ -84,7 +84,15 @@ def _replicas() -> dict[str, dict]:
         if each["name"].startswith("SERVE_REPLICA::generation#")
     ]
     told = {name: ray.get_actor(name, namespace="serve").record_routing_stats.remote() for name in names}
-    return {name: ray.get(reference) for name, reference in told.items()}
+    return {name: _told(reference) for name, reference in told.items()}
+
+
+def _told(reference: ray.ObjectRef) -> dict:
+    try:
+        return ray.get(reference)
+    except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError):
+        # It is starting, or has just ended.
+        return {"models": [], "trajectories": 0}
 
 
 def _say(what: object) -> None:
