@@ -6,6 +6,7 @@ printed once the applications run. Ray adds and removes nodes from the main thre
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -96,9 +97,12 @@ def _told(reference: ray.ObjectRef) -> dict:
 
 
 def _say(what: object) -> None:
-    print(json.dumps(what), flush=True)
+    print(json.dumps(what), file=_ANSWERS, flush=True)
 
 
 if __name__ == "__main__":
+    # Ray tells of dead nodes on stdout; what it says goes to stderr.
+    _ANSWERS = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with open(sys.argv[1]) as file:
         main(yaml.safe_load(file))
