@@ -1,30 +1,49 @@
-# The backend in one image: `docker run -p 127.0.0.1:50051:50051 IMAGE`.
-# TORCH_INDEX chooses the build of torch: .../whl/cpu (default) or .../whl/cu130.
-FROM python:3.11-slim
+# syntax=docker/dockerfile:1
+# The backend in one image, for CPUs or for GPUs:
+#   docker build --build-arg TORCH=cpu -t unerase:cpu .
+#   docker build --build-arg TORCH=cu130 -t unerase:cuda .
+# It serves by itself (docker run --init is not needed), and as a Ray node under KubeRay, which gives a command of its own.
+ARG PYTHON=3.11
 
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-
-# KubeRay's probes call bash and wget.
-RUN apt-get update \
-    && apt-get install --no-install-recommends -y bash wget \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home --uid 10001 unerase
-
-WORKDIR /opt/unerase
-RUN python -m pip install --no-cache-dir torch==2.13.0 --index-url "${TORCH_INDEX}"
+FROM python:${PYTHON}-slim AS build
+# The index of PyTorch's builds: cpu, or cu130 and its like; CUDA's libraries come with those as packages.
+ARG TORCH=cpu
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/unerase
+ENV PATH=/opt/unerase/bin:$PATH
+RUN pip install torch==2.13.0 --index-url "https://download.pytorch.org/whl/${TORCH}"
+WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY clients clients
 COPY services services
-RUN python -m pip install --no-cache-dir '.[server]' \
-    && install -d -o unerase -g unerase /var/lib/unerase
+# Versions are bounded in pyproject.toml; the artefact store on S3 is fsspec's.
+# hadolint ignore=DL3013
+RUN pip install '.[server,s3]'
 
-USER unerase
-ENV RAY_USAGE_STATS_ENABLED=0 \
+FROM python:${PYTHON}-slim
+# KubeRay's probes call bash and wget; tini hands signals on and reaps what Ray leaves behind.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --no-install-recommends -y bash libgomp1 tini wget \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 unerase \
+    && useradd --create-home --uid 10001 --gid 10001 unerase \
+    && install --directory --owner unerase --group unerase /var/lib/unerase
+COPY --from=build /opt/unerase /opt/unerase
+# hadolint ignore=DL3064
+ENV PATH=/opt/unerase/bin:$PATH \
     GOMP_SPINCOUNT=10000 \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    RAY_USAGE_STATS_ENABLED=0 \
+    TOKENIZERS_PARALLELISM=false
+USER 10001:10001
+WORKDIR /home/unerase
 VOLUME /var/lib/unerase
 EXPOSE 50051 9464
-HEALTHCHECK --interval=10s --timeout=5s --start-period=90s \
-    CMD ["unerase", "models", "--json"]
-# The container's own network is the fence here; publish the port on loopback or behind TLS only.
-CMD ["unerase", "serve", "--host", "0.0.0.0", "--port", "50051", "--metrics-port", "9464", "--data-dir", "/var/lib/unerase", "--allow-insecure-bind"]
+# With TLS, the client's variables (UNERASE_TLS_CA, UNERASE_TLS_SERVER_NAME) say how the backend is reached.
+HEALTHCHECK --interval=10s --timeout=10s --start-period=120s \
+    CMD ["unerase", "health"]
+ENTRYPOINT ["tini", "--"]
+# Listens within the container alone until it is given certificates and tokens, as docs/deployment.md shows.
+CMD ["unerase", "serve", "--data-dir", "/var/lib/unerase"]

@@ -44,6 +44,7 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, contracts, docs.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint Dockerfile
 	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against releases/0.1.0.binpb
 	$(MAKE) --no-print-directory docs
 

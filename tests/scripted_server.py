@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from unerase import AsyncClient, ClientSettings, RetryConfig
@@ -246,6 +247,9 @@ def serve(script: Script, address: str, credentials: grpc.ServerCredentials | No
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     audits_pb2_grpc.add_AuditServiceServicer_to_server(_Audits(script), server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(_Models(script), server)
+    states = health.HealthServicer()
+    states.set("draining", health_pb2.HealthCheckResponse.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(states, server)
     port = server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
     server.start()
     return server, port

@@ -83,6 +83,15 @@ def test_pages_are_joined(connect, address: str) -> None:
         assert [each.name for each in client.evaluations().evaluations] == ["noise-based"]
 
 
+def test_health_is_of_the_whole_or_of_one_service(connect, address: str) -> None:
+    with connect(address) as client:
+        assert client.serving() is True
+        assert client.serving("draining") is False
+        with pytest.raises(UneraseError) as caught:
+            client.serving("nowhere")
+    assert caught.value.code == grpc.StatusCode.NOT_FOUND
+
+
 def test_transfers_are_joined(connect, address: str) -> None:
     with connect(address) as client:
         assert client.report(AUDIT_ID) == b"<!doctype html>" * 9

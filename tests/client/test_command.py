@@ -48,6 +48,14 @@ def test_without_a_backend_it_says_so_and_exits_with_4(arguments: list[str]) -> 
     assert "start one with `unerase serve`" in " ".join(ended.stderr.split())
 
 
+def test_health_is_an_exit_code_with_a_word(address: str) -> None:
+    assert (run(address, "health").exit_code, run(address, "health").output) == (0, "serving\n")
+    draining = run(address, "health", "draining")
+    assert (draining.exit_code, draining.output) == (1, "draining is not serving\n")
+    assert run(address, "health", "nowhere").exit_code == BAD_INPUT
+    assert run("127.0.0.1:1", "health", "--timeout", "1").exit_code == 4
+
+
 def test_the_client_imports_nothing_of_the_backend() -> None:
     modules = ("torch", "ray", "pyarrow", "unerase_backend")
     code = f"import sys, unerase, unerase._cli; sys.exit(any(name in sys.modules for name in {modules}))"

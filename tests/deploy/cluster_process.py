@@ -6,6 +6,7 @@ printed once the applications run. Ray adds and removes nodes from the main thre
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -84,13 +85,24 @@ def _replicas() -> dict[str, dict]:
         if each["name"].startswith("SERVE_REPLICA::generation#")
     ]
     told = {name: ray.get_actor(name, namespace="serve").record_routing_stats.remote() for name in names}
-    return {name: ray.get(reference) for name, reference in told.items()}
+    return {name: _told(reference) for name, reference in told.items()}
+
+
+def _told(reference: ray.ObjectRef) -> dict:
+    try:
+        return ray.get(reference)
+    except (ray.exceptions.RayTaskError, ray.exceptions.RayActorError):
+        # It is starting, or has just ended.
+        return {"models": [], "trajectories": 0}
 
 
 def _say(what: object) -> None:
-    print(json.dumps(what), flush=True)
+    print(json.dumps(what), file=_ANSWERS, flush=True)
 
 
 if __name__ == "__main__":
+    # Ray tells of dead nodes on stdout; what it says goes to stderr.
+    _ANSWERS = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with open(sys.argv[1]) as file:
         main(yaml.safe_load(file))

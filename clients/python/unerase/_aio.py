@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from google.protobuf import json_format
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from unerase._client import joined, upload_of
 from unerase._errors import UneraseError, error_of
@@ -196,6 +197,15 @@ class AsyncClient:
     async def artifact(self, audit_id: str, digest: str, *, timeout: float | None = None) -> bytes:
         """Return an artefact of the audit, as a PNG that its report names by SHA-256."""
         return await self._fetch(self._audits().ReadArtifact, ReadArtifactRequest(id=audit_id, digest=digest), timeout)
+
+    async def serving(self, service: str = "", *, timeout: float | None = None) -> bool:
+        """Say whether a service is being served, by its full name; without one, the backend as a whole.
+
+        NOT_FOUND means that there is no such service. Needs no token.
+        """
+        stub = health_pb2_grpc.HealthStub(self._open())
+        answer = await self._ask(stub.Check, health_pb2.HealthCheckRequest(service=service), timeout)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def evaluations(self, *, timeout: float | None = None) -> ListEvaluationsResponse:
         """Return the evaluations there are, with their parameters, and the named batteries."""

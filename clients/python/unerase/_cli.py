@@ -411,6 +411,19 @@ def delete_concept(
 
 
 @app.command()
+def health(
+    service: Annotated[str, typer.Argument(help="A service's full name; the backend as a whole unless given.")] = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.", min=0)] = 5.0,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Ask whether the backend serves: exit code 0 if it does, 1 if it drains or a room is away, 4 if none answers."""
+    with _reported(), _client(address) as client:
+        if not client.serving(service, timeout=timeout):
+            _fail(f"{service or 'the backend'} is not serving", 1)
+        print("serving")
+
+
+@app.command()
 def evaluations(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """List the evaluations with their parameters."""
     with _reported(), _client(address) as client:

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf import json_format
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from unerase._errors import UneraseError, error_of
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
@@ -220,6 +221,15 @@ class Client:
     def artifact(self, audit_id: str, digest: str, *, timeout: float | None = None) -> bytes:
         """Return an artefact of the audit, as a PNG that its report names by SHA-256."""
         return self._fetch(self._audits().ReadArtifact, ReadArtifactRequest(id=audit_id, digest=digest), timeout)
+
+    def serving(self, service: str = "", *, timeout: float | None = None) -> bool:
+        """Say whether a service is being served, by its full name; without one, the backend as a whole.
+
+        NOT_FOUND means that there is no such service. Needs no token.
+        """
+        stub = health_pb2_grpc.HealthStub(self._open())
+        answer = self._ask(stub.Check, health_pb2.HealthCheckRequest(service=service), timeout)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     def evaluations(self, *, timeout: float | None = None) -> ListEvaluationsResponse:
         """Return the evaluations there are, with their parameters, and the named batteries."""
