@@ -28,11 +28,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests = Path(__file__).parent
     for item in items:
         room, *_ = item.path.relative_to(tests).parts
-        item.add_marker(
-            pytest.mark.xdist_group(
-                "service" if room == "service" or item.path.name == "test_cluster.py" else str(item.path)
-            )
-        )
+        starts = room in ("service", "chaos") or item.path.name == "test_cluster.py"
+        item.add_marker(pytest.mark.xdist_group("service" if starts else str(item.path)))
 
 
 @pytest.fixture(scope="session")
