@@ -79,6 +79,9 @@ def serve(
         int | None, typer.Option(help="Port where Ray serves the rooms' metrics; a free one unless given.")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of databases, artefacts and logs.")] = None,
+    artifacts: Annotated[
+        str | None, typer.Option(help="Folder or fsspec URL of the artefacts; in the data folder unless given.")
+    ] = None,
     catalogue: Annotated[list[Path] | None, typer.Option(help="Catalogue file; may be repeated.")] = None,
     generation_replicas: Annotated[int | None, typer.Option(help="Processes that make pictures.")] = None,
     allow_insecure_bind: Annotated[
@@ -104,6 +107,7 @@ def serve(
             metrics_port=metrics_port,
             rooms_metrics_port=rooms_metrics_port,
             data_dir=data_dir,
+            artifacts=artifacts,
             catalogues=tuple(catalogue) if catalogue else None,
             generation_replicas=generation_replicas,
             allow_insecure_bind=allow_insecure_bind,

@@ -60,6 +60,8 @@ class LiveProgress:
                 at = event.unit_progress
                 share = f" step {at.step}/{at.steps}" if at.steps else ""
                 self._progress.update(self._task, description=_unit(at.evaluation, at.role) + share)
+            case "delayed":
+                self._progress.update(self._task, description=f"waiting: {event.delayed.message}")
 
 
 def event_line(event: AuditEvent) -> str:
@@ -73,6 +75,8 @@ def event_line(event: AuditEvent) -> str:
                 return f"{event.sequence:>5}  {done.unit}: not run, since its evaluation's answer was settled"
             unscored = f", {done.unscored} unscored" if done.unscored else ""
             return f"{event.sequence:>5}  {done.unit}: {done.detected} of {done.observations} detected{unscored}"
+        case "delayed":
+            return f"{event.sequence:>5}  {event.delayed.unit or 'the conclusion'} waits: {event.delayed.message}"
         case _:
             at = event.unit_progress
             return f"{event.sequence:>5}  {at.unit}: step {at.step} of {at.steps}"
