@@ -118,7 +118,7 @@ class AuditServicer(AuditServiceServicer):
         existing = await self._repeated(request.request_id, digest)
         if existing is not None:
             return existing
-        descriptions, broken = await self._auditor.descriptions(), await self._auditor.broken()
+        descriptions, broken = await self._auditor.units.descriptions(), await self._auditor.units.broken()
         custom = await self._database.custom.named([request.spec.concept, request.spec.placebo], tenant)
         catalogue = self._catalogue.extended(custom)
         plan = await asyncio.to_thread(
@@ -249,7 +249,7 @@ class AuditServicer(AuditServiceServicer):
 
     async def ListEvaluations(self, request: ListEvaluationsRequest, context: Context) -> ListEvaluationsResponse:
         """List the evaluations and the presets there are."""
-        descriptions = await self._auditor.descriptions()
+        descriptions = await self._auditor.units.descriptions()
         return ListEvaluationsResponse(
             evaluations=[descriptions[name] for name in sorted(descriptions)],
             presets=[preset.message() for preset in PRESETS.values()],
@@ -259,7 +259,7 @@ class AuditServicer(AuditServiceServicer):
         """Return the digest of a report that is there, rendered again if need be."""
         if await asyncio.to_thread(self._store.whole, form.digest(reports)):
             return form.digest(reports)
-        again = await self._auditor.render_again(audit_id)
+        again = await self._auditor.conclusion.render_again(audit_id)
         if again is None:
             raise NotFoundError(f"the audit {audit_id!r} was deleted", reason="AUDIT_NOT_FOUND")
         return form.digest(again)

@@ -14,59 +14,40 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
-from importlib.metadata import version
-from typing import Any, TypeVar
-from weakref import WeakValueDictionary
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, SetWorkflowID
 
-from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksRequest
-from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, DescribeGenerationResponse
-from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_FAILED,
     AUDIT_STATE_SUCCEEDED,
-    AuditEvent,
-    AuditSpec,
     AuditState,
-    Delayed,
-    Manifest,
     UnitDone,
-    UnitProgress,
 )
-from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, Concept, EvaluationDescription
-from unerase.v1.verdicts_pb2 import Verdict
-from unerase_backend import report
+from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator import kept
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import AuditEndedError, Database, Evidence, Reports
+from unerase_backend.coordinator.conclusion import Conclusion
+from unerase_backend.coordinator.database import AuditEndedError, Database
 from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
+from unerase_backend.coordinator.patience import LONGEST_WAIT_SECONDS, Patience
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
-from unerase_backend.coordinator.reports import write_again, write_reports
-from unerase_backend.coordinator.tables import ACTIVE, DATABASE_ERRORS, is_full
+from unerase_backend.coordinator.tables import ACTIVE, is_full
 from unerase_backend.coordinator.turns import Turns
+from unerase_backend.coordinator.units import Units
 from unerase_backend.runtime import tracing
-from unerase_backend.runtime.artifacts import LOST, STORAGE_FULL, ArtifactStore
+from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.carried import AUDIT, REQUEST
-from unerase_backend.runtime.errors import DataLossError, ExhaustedError, UnavailableError, UneraseError
-from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING, ReplicaDiedError
-from unerase_backend.verdict import conclude, has_answer
+from unerase_backend.runtime.errors import UneraseError
+from unerase_backend.verdict import has_answer
 
 _logger = logging.getLogger(__name__)
 
-VERSION = version("unerase")
 # A workflow that a crash interrupts is recovered however often that happens.
 _RECOVERIES = 1_000_000
-_PROGRESS_SECONDS = 1.0
-_FIRST_WAIT_SECONDS = 0.5
-_LONGEST_WAIT_SECONDS = 10.0
-_CONCLUSION = "conclusion"
-
-Result = TypeVar("Result")
 
 
 class Auditor:
@@ -84,42 +65,17 @@ class Auditor:
         concurrent_units: int,
         retry_seconds: float,
     ) -> None:
+        self.units = Units(database, catalogue, store, metrics, changes)
+        self.conclusion = Conclusion(database, catalogue, store, self.units)
         self._database = database
         self._datasource = datasource
-        self._catalogue = catalogue
         self._store = store
         self._metrics = metrics
         self._changes = changes
-        self._retry_seconds = retry_seconds
+        self._patience = Patience(database, metrics, changes, retry_seconds)
         self._turns = Turns(concurrent_units)
         self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
-        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._closing = False
-        self._probes: dict[str, EvaluationDescription] = {}
-        self._attacks: dict[str, EvaluationDescription] = {}
-        self._broken: dict[str, str] = {}
-
-    async def descriptions(self) -> Mapping[str, EvaluationDescription]:
-        """Return what the rooms say of their evaluations, by name; asked once.
-
-        Raises:
-            UnavailableError: a room is gone for the moment.
-        """
-        if not self._attacks:
-            probes, attacks = await asyncio.gather(
-                PROBING.call("ListProbes", ListProbesRequest(), timeout_seconds=60),
-                ATTACK.call("ListAttacks", ListAttacksRequest(), timeout_seconds=60),
-            )
-            self._probes = {description.name: description for description in probes.probes}
-            # The rooms' own names are distinct; where two third parties chose the same one, the probe has it.
-            self._attacks = {each.name: each for each in attacks.attacks if each.name not in self._probes}
-            self._broken = {**attacks.broken, **probes.broken}
-        return {**self._probes, **self._attacks}
-
-    async def broken(self) -> Mapping[str, str]:
-        """Return the rooms' entry points that cannot be used, by name, each with the reason; asked once."""
-        await self.descriptions()
-        return self._broken
 
     async def start(self, audit_id: str) -> None:
         """Start the audit's workflow; one that was started before goes on."""
@@ -239,7 +195,7 @@ class Auditor:
         audit = await self._database.get(audit_id)
         if audit is None or not audit.spec.sequential:
             return {}
-        descriptions = await self._persist(self.descriptions, audit_id)
+        descriptions = await self._patience.persist(self.units.descriptions, audit_id)
         return in_sequence(await self._database.unit_ids(audit_id), descriptions)
 
     async def _has_answer(self, audit_id: str, evaluation: str, units: Sequence[str]) -> bool:
@@ -249,7 +205,7 @@ class Auditor:
             return False
         observations = await self._database.observations(audit_id, units)
         cases = last[0].cases[-1].index + 1
-        descriptions = await self.descriptions()
+        descriptions = await self.units.descriptions()
         return await asyncio.to_thread(
             has_answer, descriptions[evaluation], observations, cases, descriptions, audit.spec
         )
@@ -330,219 +286,16 @@ class Auditor:
                 await held.enter_async_context(self._turns.turn(tenant, (created, audit_id)))
             self._metrics.unit_wait_seconds.observe(time.monotonic() - begin)
             with self._metrics.units_running.track_inprogress():
-                return await self._persist(lambda: self._attempt(audit_id, unit), audit_id, unit)
-
-    async def _persist(
-        self, attempt: Callable[[], Awaitable[Result]], audit_id: str, unit: Unit | None = None
-    ) -> Result:
-        """Try again with growing waits: while a room is gone or busy for a bounded time, on a full disk for any."""
-        give_up: float | None = None
-        wait = _FIRST_WAIT_SECONDS
-        told = ""
-        waiting = unit or Unit(evaluation=_CONCLUSION)
-        while True:
-            try:
-                return await attempt()
-            except (UnavailableError, ExhaustedError, *DATABASE_ERRORS) as raised:
-                error = _as_delay(raised)
-                now = time.monotonic()
-                give_up = now + self._retry_seconds if give_up is None else give_up
-                if error.reason == STORAGE_FULL:
-                    self._metrics.full_disk_waits.inc()
-                elif now >= give_up:
-                    raise
-                _logger.warning("%s is tried again in %.1f s: %s", waiting.evaluation, wait, error.message)
-                self._metrics.units.labels(waiting.evaluation, "repeated").inc()
-                if error.reason != told:
-                    told = error.reason
-                    await self._tell_delay(audit_id, waiting, error)
-                if isinstance(error, ReplicaDiedError):
-                    self._metrics.survived(error.metadata["room"])
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
-
-    async def _tell_delay(self, audit_id: str, waiting: Unit, error: UneraseError) -> None:
-        delayed = Delayed(
-            unit=waiting.id,
-            evaluation=waiting.evaluation if waiting.id else "",
-            role=waiting.role,
-            reason=error.reason,
-            message=error.message,
-        )
-        try:
-            await self._database.progress(audit_id, AuditEvent(delayed=delayed))
-        except DATABASE_ERRORS:
-            # Where the database is on the full disk, nobody can be told through it.
-            _logger.warning("watchers could not be told of the delay", exc_info=True)
-        await self._changes.announce()
-
-    async def _attempt(self, audit_id: str, unit: Unit) -> UnitResult:
-        described = await self._described()
-        description = (await self.descriptions())[unit.evaluation]
-        profile = described.numerics_profile
-        key = await asyncio.to_thread(kept.unit_key, unit, description, self._catalogue, profile, VERSION)
-        # Audits that ask for the same unit at the same time wait for whoever began it.
-        async with self._under_way.setdefault(key, asyncio.Lock()):
-            result = await asyncio.to_thread(kept.find, self._store, key)
-            if result is None:
-                begin = time.monotonic()
-                result = await self._run_whole(audit_id, unit)
-                self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
-                await asyncio.to_thread(kept.keep, self._store, key, result)
-            else:
-                self._metrics.units_kept.labels(unit.evaluation).inc()
-        return result
-
-    async def _run_whole(self, audit_id: str, unit: Unit) -> UnitResult:
-        """Run a unit, a second time where an artefact turns out to be lost: what can be made again then is."""
-        try:
-            return await self._run(audit_id, unit)
-        except UneraseError as error:
-            if error.reason not in LOST:
-                raise
-            _logger.warning("%s is run again: %s", unit.evaluation, error.message)
-        await self._put_back([target.concept for target in (unit.target, *unit.others)])
-        try:
-            return await self._run(audit_id, unit)
-        except UneraseError as error:
-            if error.reason not in LOST:
-                raise
-            raise DataLossError(error.message) from None
-
-    async def _put_back(self, concepts: Sequence[Concept]) -> None:
-        """Put the pictures of the catalogue's concepts where they belong; those of custom ones are nowhere else."""
-        for concept in concepts:
-            if not concept.custom:
-                await asyncio.to_thread(self._catalogue.concept_message, concept.name, self._store)
-
-    async def _run(self, audit_id: str, unit: Unit) -> UnitResult:
-        result = UnitResult()
-        told = 0.0
-        if unit.evaluation in self._attacks:
-            stream = ATTACK.stream("Attack", AttackRequest(unit=unit))
-        else:
-            stream = PROBING.stream("Probe", ProbeRequest(unit=unit))
-        async with aclosing(stream) as responses:
-            async for response in responses:
-                event = response.event
-                match event.WhichOneof("event"):
-                    case "observation":
-                        result.observations.append(event.observation)
-                    case "finding":
-                        result.findings.append(event.finding)
-                    case "progress" if time.monotonic() - told >= _PROGRESS_SECONDS:
-                        told = time.monotonic()
-                        await self._progress(audit_id, unit, event.progress)
-        return result
-
-    async def _progress(self, audit_id: str, unit: Unit, progress: Any) -> None:
-        event = UnitProgress(
-            unit=unit.id, evaluation=unit.evaluation, role=unit.role, step=progress.step, steps=progress.steps
-        )
-        if progress.HasField("loss"):
-            event.loss = progress.loss
-        if progress.HasField("success"):
-            event.success = progress.success
-        await self._database.progress(audit_id, AuditEvent(unit_progress=event))
-        await self._changes.announce()
+                return await self._patience.persist(lambda: self.units.compute(audit_id, unit), audit_id, unit)
 
     async def _conclude(self, audit_id: str) -> None:
         evidence = await self._database.evidence(audit_id)
         if evidence is None or evidence.audit.state not in ACTIVE:
             return
-        manifest = await self._persist(lambda: self._manifest(evidence.audit.spec), audit_id)
-        descriptions = await self.descriptions()
         end = time.time_ns()
-
-        async def write() -> tuple[Verdict, Reports]:
-            await self._make_whole(evidence)
-            return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
-
-        verdict, reports = await self._persist(write, audit_id)
+        verdict, reports = await self._patience.persist(lambda: self.conclusion.conclude(evidence, end), audit_id)
         if await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports):
             await self.ended(audit_id, AUDIT_STATE_SUCCEEDED)
-
-    async def render_again(self, audit_id: str) -> Reports | None:
-        """Render an audit's report again from its content, after one of its forms was lost; None if it was deleted.
-
-        Raises:
-            DataLossError: what it could be made of is lost as well.
-        """
-        evidence = await self._database.evidence(audit_id)
-        reports = await self._database.reports(audit_id)
-        if evidence is None or reports is None:
-            return None
-        await self._make_whole(evidence)
-        descriptions = (await self.descriptions()).values()
-        reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions)
-        await self._database.replace_reports(audit_id, reports)
-        return reports
-
-    async def _make_whole(self, evidence: Evidence) -> None:
-        """Make again the pictures that were lost since their units were recorded, and put back the concept's own.
-
-        Raises:
-            DataLossError: one that comes out otherwise by now, as with another numerics profile.
-        """
-        audit = evidence.audit
-        lost = await asyncio.to_thread(self._lost, evidence)
-        if lost:
-            await self._put_back([evidence.concept])
-        for unit_id in await self._database.unit_ids(audit.id) if lost else ():
-            observations = await self._database.observations(audit.id, [unit_id])
-            planned = await self._database.unit(audit.id, unit_id)
-            if planned and not lost.isdisjoint(observation.picture_digest for observation in observations):
-                await self._attempt(audit.id, planned[0])
-        if lost and await asyncio.to_thread(self._lost, evidence):
-            raise DataLossError("pictures of the audit were lost, and come out otherwise by now; run it again")
-
-    def _lost(self, evidence: Evidence) -> set[str]:
-        concept, observed = evidence.concept, {observation.picture_digest for observation in evidence.observations}
-        digests = {*observed, *concept.picture_digests, *concept.near_miss_digests} - {""}
-        return {digest for digest in digests if not self._store.whole(digest)}
-
-    async def _described(self) -> DescribeGenerationResponse:
-        described: DescribeGenerationResponse = await GENERATION.call(
-            "DescribeGeneration", DescribeGenerationRequest(), timeout_seconds=60
-        )
-        return described
-
-    async def _manifest(self, spec: AuditSpec) -> Manifest:
-        described = await self._described()
-        names = list(dict.fromkeys(name for name in (spec.subject, spec.reference, spec.control) if name))
-        models = [await asyncio.to_thread(self._catalogue.describe_model, name) for name in names]
-        judges = {}
-        for name in (spec.selector, spec.judge, spec.second_judge):
-            judges[name] = await asyncio.to_thread(self._catalogue.judge_digest, name)
-        return Manifest(
-            versions=described.versions,
-            numerics_profile=described.numerics_profile,
-            models=models,
-            judge_digests=judges,
-            hardware=described.hardware,
-        )
-
-    def _write(
-        self,
-        evidence: Evidence,
-        descriptions: Mapping[str, EvaluationDescription],
-        manifest: Manifest,
-        end: int,
-    ) -> tuple[Verdict, Reports]:
-        audit, spec = evidence.audit, evidence.audit.spec
-        verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
-        report.shipped().quote(verdict, spec)
-        content = report.build(
-            spec,
-            evidence.concept,
-            evidence.cases,
-            spec.battery.evaluations,
-            verdict,
-            evidence.observations,
-            evidence.findings,
-            manifest,
-        )
-        return verdict, write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations)
 
     async def _fail(self, audit_id: str, error: Exception) -> None:
         if isinstance(error, UneraseError):
@@ -570,7 +323,7 @@ class Auditor:
                     raise
                 _logger.warning("the disk of the database is full; make room there, and what waits goes on by itself")
                 self._metrics.full_disk_waits.inc()
-            await asyncio.sleep(_LONGEST_WAIT_SECONDS)
+            await asyncio.sleep(LONGEST_WAIT_SECONDS)
         await self.announce()
         return written
 
@@ -609,14 +362,6 @@ def _done(unit: Unit, result: UnitResult) -> UnitDone:
 @DBOS.workflow(name="unerase.sequence", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
 async def _sequence(audit_id: str, evaluation: str) -> None:
     await CURRENT.auditor.run_sequence(audit_id, evaluation)
-
-
-def _as_delay(error: Exception) -> UneraseError:
-    if isinstance(error, UneraseError):
-        return error
-    if is_full(error):
-        return ExhaustedError("the disk of the backend's database is full", reason=STORAGE_FULL)
-    return UnavailableError("the database does not answer as it should", reason="DATABASE_UNAVAILABLE")
 
 
 def _this_task() -> asyncio.Task[Any]:

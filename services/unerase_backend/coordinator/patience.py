@@ -1,0 +1,92 @@
+"""Trying again: a room that is gone comes back, a full disk is emptied; who watches is told what is waited for."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.audits_pb2 import AuditEvent, Delayed
+from unerase_backend.coordinator.changes import Changes
+from unerase_backend.coordinator.database import Database
+from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.tables import DATABASE_ERRORS, is_full
+from unerase_backend.runtime.artifacts import STORAGE_FULL
+from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
+from unerase_backend.runtime.handles import ReplicaDiedError
+
+_logger = logging.getLogger(__name__)
+
+_FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 10.0
+_CONCLUSION = "conclusion"
+
+Result = TypeVar("Result")
+
+
+class Patience:
+    """Tries again for `seconds` where a room or the database is gone or busy, and for ever where a disk is full."""
+
+    def __init__(self, database: Database, metrics: Metrics, changes: Changes, seconds: float) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._changes = changes
+        self._seconds = seconds
+
+    async def persist(
+        self, attempt: Callable[[], Awaitable[Result]], audit_id: str, unit: Unit | None = None
+    ) -> Result:
+        """Return what an attempt comes to, for a unit of an audit or for its conclusion, with growing waits between.
+
+        Raises:
+            AuditEndedError: the audit has ended meanwhile.
+            UnavailableError, ExhaustedError: patience has come to its end.
+        """
+        give_up: float | None = None
+        wait = _FIRST_WAIT_SECONDS
+        told = ""
+        waiting = unit or Unit(evaluation=_CONCLUSION)
+        while True:
+            try:
+                return await attempt()
+            except (UnavailableError, ExhaustedError, *DATABASE_ERRORS) as raised:
+                error = _as_delay(raised)
+                now = time.monotonic()
+                give_up = now + self._seconds if give_up is None else give_up
+                if error.reason == STORAGE_FULL:
+                    self._metrics.full_disk_waits.inc()
+                elif now >= give_up:
+                    raise
+                _logger.warning("%s is tried again in %.1f s: %s", waiting.evaluation, wait, error.message)
+                self._metrics.units.labels(waiting.evaluation, "repeated").inc()
+                if error.reason != told:
+                    told = error.reason
+                    await self._tell(audit_id, waiting, error)
+                if isinstance(error, ReplicaDiedError):
+                    self._metrics.survived(error.metadata["room"])
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+
+    async def _tell(self, audit_id: str, waiting: Unit, error: UneraseError) -> None:
+        delayed = Delayed(
+            unit=waiting.id,
+            evaluation=waiting.evaluation if waiting.id else "",
+            role=waiting.role,
+            reason=error.reason,
+            message=error.message,
+        )
+        try:
+            await self._database.progress(audit_id, AuditEvent(delayed=delayed))
+        except DATABASE_ERRORS:
+            # Where the database is on the full disk, nobody can be told through it.
+            _logger.warning("watchers could not be told of the delay", exc_info=True)
+        await self._changes.announce()
+
+
+def _as_delay(error: Exception) -> UneraseError:
+    if isinstance(error, UneraseError):
+        return error
+    if is_full(error):
+        return ExhaustedError("the disk of the backend's database is full", reason=STORAGE_FULL)
+    return UnavailableError("the database does not answer as it should", reason="DATABASE_UNAVAILABLE")
