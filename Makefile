@@ -49,6 +49,8 @@ check: $(VENV)/.dev ## Format, lint, types, import rules, contracts, docs.
 	$(MAKE) --no-print-directory docs
 
 check-deploy: $(VENV)/.dev ## Check what is in deploy/ against the real thing (Debian's package prometheus).
+	$(BIN)/unerase deploy check deploy/serve/local.yaml deploy/serve/cluster.yaml deploy/serve/cpu.yaml
+	$(BIN)/python -m pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_serve_config.py
 	PYTHONPATH=tests $(BIN)/python deploy/prometheus/check.py
 
 docs: $(VENV)/.dev ## Build the documentation into build/docs; a broken link is an error.
