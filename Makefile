@@ -37,7 +37,7 @@ audit: $(VENV)/.server ## Start the backend, audit an erased model, write build/
 		--html build/audit.html --json-file build/audit.json
 
 test: $(VENV)/.dev ## Run the tests, in two processes of one thread each.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/.dev ## Format, lint, types, import rules, contracts, docs.
 	$(BIN)/ruff format --check .

@@ -14,6 +14,17 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+_LONG = ("service", "backends")
+_STARTING = (
+    "test_chaos.py",
+    "test_cluster.py",
+    "test_full_disk.py",
+    "test_restart.py",
+    "test_secrets.py",
+    "test_upgrade.py",
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--catalogue",
@@ -24,12 +35,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process have all tests of a file, and one all tests that start a backend, so that one runs at a time."""
-    tests = Path(__file__).parent
+    """Let one process have all tests of the shared backend, one all those that start backends, and then go by file.
+
+    The long ones come first, so that two processes end at about the same time.
+    """
+    groups = {item.nodeid: _group(item) for item in items}
+    items.sort(key=lambda item: _LONG.index(groups[item.nodeid]) if groups[item.nodeid] in _LONG else len(_LONG))
     for item in items:
-        room, *_ = item.path.relative_to(tests).parts
-        starts = room in ("service", "chaos") or item.path.name == "test_cluster.py"
-        item.add_marker(pytest.mark.xdist_group("service" if starts else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(groups[item.nodeid]))
+
+
+def _group(item: pytest.Item) -> str:
+    room, *_ = item.path.relative_to(Path(__file__).parent).parts
+    if item.path.name in _STARTING:
+        return "backends"
+    return "service" if room == "service" else str(item.path)
 
 
 @pytest.fixture(scope="session")

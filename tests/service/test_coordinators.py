@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import psutil
@@ -28,8 +27,11 @@ def database(postgres: Postgres) -> str:
     return postgres.new_database()
 
 
-@pytest.fixture
-def two(backend: Running, database: str, tmp_path: Path) -> Iterator[tuple[Coordinator, Coordinator]]:
+@pytest.fixture(scope="module")
+def two(
+    backend: Running, database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Coordinator, Coordinator]]:
+    folder = tmp_path_factory.mktemp("coordinators")
     ray = ray_address(psutil.Process(backend.process.pid))
     settings = {
         "artifacts": str(backend.data / "artifacts"),
@@ -37,8 +39,8 @@ def two(backend: Running, database: str, tmp_path: Path) -> Iterator[tuple[Coord
         "lease_seconds": LEASE_SECONDS,
     }
     with (
-        coordinator(ray, tmp_path / "one", **settings) as one,
-        coordinator(ray, tmp_path / "other", **settings) as other,
+        coordinator(ray, folder / "one", **settings) as one,
+        coordinator(ray, folder / "other", **settings) as other,
     ):
         yield one, other
 
@@ -67,22 +69,6 @@ def _check(client: Client, database: str, audit_id: str, events: list[AuditEvent
     samples = [Observation.FromString(row[0]) for row in rows]
     assert len({(o.evaluation, o.role, o.case_index, o.arm, o.variant) for o in samples}) == len(samples) > 0
     assert _content(client, audit_id) == content
-
-
-def test_a_dead_coordinators_audit_is_taken_over(
-    backend: Running, two: tuple[Coordinator, Coordinator], database: str, undisturbed: bytes
-) -> None:
-    one, other = two
-    backend.forget()
-    with Client(one.address) as mine, Client(other.address) as theirs:
-        audit = mine.create_audit(SPEC)
-        events = []
-        for event in theirs.watch(audit.id, timeout=120):
-            events.append(event)
-            if event.WhichOneof("event") == "unit_done" and one.process.poll() is None:
-                one.process.kill()
-                one.process.wait()
-        _check(theirs, database, audit.id, events, undisturbed)
 
 
 def test_late_writes_of_a_stalled_coordinator_do_no_harm(
@@ -143,3 +129,20 @@ def test_an_audit_is_cancelled_through_another_coordinator(
             theirs.create_audit(small_spec(seed_base=6), request_id="the-same")
         assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS
         theirs.cancel(first.id)
+
+
+def test_a_dead_coordinators_audit_is_taken_over(
+    backend: Running, two: tuple[Coordinator, Coordinator], database: str, undisturbed: bytes
+) -> None:
+    # The last test of these: there is one coordinator less afterwards.
+    one, other = two
+    backend.forget()
+    with Client(one.address) as mine, Client(other.address) as theirs:
+        audit = mine.create_audit(SPEC)
+        events = []
+        for event in theirs.watch(audit.id, timeout=120):
+            events.append(event)
+            if event.WhichOneof("event") == "unit_done" and one.process.poll() is None:
+                one.process.kill()
+                one.process.wait()
+        _check(theirs, database, audit.id, events, undisturbed)
