@@ -47,7 +47,8 @@ _WORKFLOW_VERSION = "1"
 _LOCK_SECONDS = 60.0
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
-_EXPIRE_SECONDS = 3600.0
+# It looks at every artefact.
+_EXPIRE_SECONDS = 6 * 3600.0
 
 
 class Coordinator:

@@ -1,5 +1,6 @@
 """Artefacts that something named that is deleted: they are removed, unless something else names them."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
@@ -34,7 +35,7 @@ class Discarded:
             query = sa.select(tables.discarded.c.digest).limit(_COLLECTED_AT_ONCE)
             seen = {row.digest for row in await connection.execute(query)}
             for digest in sorted(seen - await self._named(connection, seen)):
-                remove(digest)
+                await asyncio.to_thread(remove, digest)
             await connection.execute(sa.delete(tables.discarded).where(tables.discarded.c.digest.in_(seen)))
         return len(seen)
 

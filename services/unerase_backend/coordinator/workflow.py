@@ -93,6 +93,8 @@ class Auditor:
                 self._metrics.survived(COORDINATOR)
         # An audit that was accepted in the moment of a crash may have no workflow yet.
         active = await self._database.active()
+        if not active:
+            return
         known = await DBOS.list_workflows_async(workflow_ids=active, load_input=False, load_output=False)
         for audit_id in set(active) - {workflow.workflow_id for workflow in known}:
             await self.start(audit_id)
