@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 _UNHURRIED: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("bounded", max_examples=100, derandomize=True, **_UNHURRIED)
+settings.register_profile("bounded", max_examples=60, derandomize=True, **_UNHURRIED)
 settings.register_profile("thorough", max_examples=500, **_UNHURRIED)
 FUZZ = settings.get_profile(os.environ.get("UNERASE_FUZZ", "bounded"))
 """How long to look: the same few requests each time, or by UNERASE_FUZZ=thorough many, other ones each time."""

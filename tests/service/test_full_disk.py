@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -18,7 +17,8 @@ from unerase.v1.audits_pb2 import AUDIT_STATE_RUNNING, AUDIT_STATE_SUCCEEDED
 from .conftest import small_spec
 
 SPEC = small_spec(seed_base=31, cases=16)
-_MOUNT = 'mount -t tmpfs -o size=64m tmpfs "$0" && exec "$@"'
+_SMALL = "mount -t tmpfs -o size=64m tmpfs"
+_MOUNT = f'{_SMALL} "$0" && mkdir "$0"/artifacts && {_SMALL} "$0"/artifacts && exec "$@"'
 _NAMESPACE = ["unshare", "--map-root-user", "--mount", "sh", "-c", _MOUNT]
 
 
@@ -48,59 +48,67 @@ class _Disk:
         self._filler.unlink()
 
 
-@contextmanager
-def _on_small_disk(data: Path, folder: Path) -> Iterator[tuple[Running, _Disk]]:
-    folder.mkdir(exist_ok=True)
-    if not _namespaces_allowed(folder):
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A backend with two small disks: one is its data folder, the other has its artefacts."""
+    data = tmp_path_factory.mktemp("small")
+    if not _namespaces_allowed(data):
         pytest.skip("this machine lets nobody mount a small file system of their own")
-    with serving(data, prefix=[*_NAMESPACE, str(folder)]) as running:
-        yield running, _Disk(running, folder)
+    with serving(data, prefix=[*_NAMESPACE, str(data)]) as running:
+        yield running
 
 
-def test_an_audit_waits_for_room_for_its_pictures(tmp_path: Path) -> None:
-    with _on_small_disk(tmp_path, tmp_path / "artifacts") as (running, disk), Client(running.address) as client:
-        disk.fill()
-        with pytest.raises(UneraseError) as refused:
-            client.create_audit(SPEC)
-        assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
-        assert refused.value.retry_after
-        disk.empty()
-        audit = client.create_audit(SPEC)
-        reasons, filled = [], False
-        for event in client.watch(audit.id, timeout=240):
-            if event.WhichOneof("event") == "unit_done" and not filled:
-                disk.fill()
-                filled = True
-            if event.WhichOneof("event") == "delayed":
-                if not reasons:
-                    disk.empty()
-                reasons.append(event.delayed.reason)
-        _check(client, audit.id)
+@pytest.fixture(scope="module")
+def client(small: Running) -> Iterator[Client]:
+    with Client(small.address) as client:
+        yield client
+
+
+def test_an_audit_waits_for_room_for_its_pictures(small: Running, client: Client) -> None:
+    disk = _Disk(small, small.data / "artifacts")
+    disk.fill()
+    with pytest.raises(UneraseError) as refused:
+        client.create_audit(SPEC)
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
+    assert refused.value.retry_after
+    disk.empty()
+    audit = client.create_audit(SPEC)
+    reasons, filled = [], False
+    for event in client.watch(audit.id, timeout=240):
+        if event.WhichOneof("event") == "unit_done" and not filled:
+            disk.fill()
+            filled = True
+        if event.WhichOneof("event") == "delayed":
+            if not reasons:
+                disk.empty()
+            reasons.append(event.delayed.reason)
+    _check(client, audit.id)
     assert set(reasons) == {"STORAGE_FULL"}
 
 
-def test_an_audit_waits_for_room_for_its_database(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    with _on_small_disk(data, data) as (running, disk), Client(running.address) as client:
-        audit = client.create_audit(SPEC)
-        watched = client.watch(audit.id, timeout=240)
-        while next(watched).WhichOneof("event") != "unit_done":
-            pass
-        disk.fill()
-        with pytest.raises(UneraseError) as refused:
-            client.create_audit(small_spec(seed_base=32))
-        assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
-        assert client.get_audit(audit.id).state == AUDIT_STATE_RUNNING
-        _await(lambda: running.metric("unerase_full_disk_waits_total") > 0)
-        disk.empty()
-        assert list(watched)[-1].state_changed.state == AUDIT_STATE_SUCCEEDED
-        _check(client, audit.id)
+def test_an_audit_waits_for_room_for_its_database(small: Running, client: Client) -> None:
+    disk = _Disk(small, small.data)
+    waits = small.metric("unerase_full_disk_waits_total")
+    audit = client.create_audit(small_spec(seed_base=32, cases=16))
+    watched = client.watch(audit.id, timeout=240)
+    while next(watched).WhichOneof("event") != "unit_done":
+        pass
+    disk.fill()
+    with pytest.raises(UneraseError) as refused:
+        client.create_audit(small_spec(seed_base=33))
+    assert (refused.value.code, refused.value.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL")
+    assert client.get_audit(audit.id).state == AUDIT_STATE_RUNNING
+    _await(lambda: small.metric("unerase_full_disk_waits_total") > waits)
+    disk.empty()
+    assert list(watched)[-1].state_changed.state == AUDIT_STATE_SUCCEEDED
+    _check(client, audit.id)
 
 
 def _check(client: Client, audit_id: str) -> None:
     """Check that the report is that of an audit with room."""
-    assert client.get_audit(audit_id).state == AUDIT_STATE_SUCCEEDED
-    again = client.audit(SPEC, timeout=240)
+    audit = client.get_audit(audit_id)
+    assert audit.state == AUDIT_STATE_SUCCEEDED
+    again = client.audit(audit.spec, timeout=240)
     assert client.report_message(audit_id).content == client.report_message(again.id).content
 
 
