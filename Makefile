@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev audit test check check-deploy chaos bench testbed protos docs clean
+.PHONY: help install install-dev audit test check check-deploy faults chaos bench testbed protos docs clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,9 @@ check-deploy: $(VENV)/.dev ## Check what is in deploy/ against the real thing (D
 
 docs: $(VENV)/.dev ## Build the documentation into build/docs; a broken link is an error.
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+
+faults: $(VENV)/.dev ## Run the tests that start, stop and crowd backends of their own, one after the other.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m backends
 
 chaos: $(VENV)/.dev ## Kill processes for ten minutes, on SQLite and on PostgreSQL; print kills, audits, what was lost.
 	PYTHONPATH=tests $(BIN)/python -W ignore -m chaos

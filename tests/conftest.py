@@ -14,17 +14,6 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
-_LONG = ("service", "backends")
-_STARTING = (
-    "test_chaos.py",
-    "test_cluster.py",
-    "test_full_disk.py",
-    "test_restart.py",
-    "test_secrets.py",
-    "test_upgrade.py",
-)
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--catalogue",
@@ -35,21 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process have all tests of the shared backend, one all those that start backends, and then go by file.
-
-    The long ones come first, so that two processes end at about the same time.
-    """
-    groups = {item.nodeid: _group(item) for item in items}
-    items.sort(key=lambda item: _LONG.index(groups[item.nodeid]) if groups[item.nodeid] in _LONG else len(_LONG))
+    """Let one process have all tests of the service, which share a backend, and first; and then go by file."""
+    tests = Path(__file__).parent
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.nodeid]))
-
-
-def _group(item: pytest.Item) -> str:
-    room, *_ = item.path.relative_to(Path(__file__).parent).parts
-    if item.path.name in _STARTING:
-        return "backends"
-    return "service" if room == "service" else str(item.path)
+        room, *_ = item.path.relative_to(tests).parts
+        item.add_marker(pytest.mark.xdist_group("service" if room == "service" else str(item.path)))
+    items.sort(key=lambda item: item.path.parent.name != "service")
 
 
 @pytest.fixture(scope="session")

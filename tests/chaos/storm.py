@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from chaos.fleet import BACKEND, STALLED, Fleet
+from chaos.fleet import BACKEND, STALLED, Fleet, Shared
 from unerase import Client, ClientSettings, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery
 from unerase.v1.types_pb2 import EvaluationRequest
@@ -73,7 +73,7 @@ def specs() -> list[AuditSpec]:
     ]
 
 
-def calm(fleet: Fleet, wanted: Sequence[AuditSpec]) -> list[Undisturbed]:
+def calm(fleet: Fleet | Shared, wanted: Sequence[AuditSpec]) -> list[Undisturbed]:
     """Run each audit once, undisturbed."""
     found = []
     with Client(fleet.addresses[0], settings=_SETTINGS) as client:
@@ -85,7 +85,7 @@ def calm(fleet: Fleet, wanted: Sequence[AuditSpec]) -> list[Undisturbed]:
 
 
 def storm(
-    fleet: Fleet,
+    fleet: Fleet | Shared,
     wanted: Sequence[AuditSpec],
     undisturbed: Sequence[Undisturbed],
     *,
@@ -160,7 +160,7 @@ def _insist(ask: Callable[[], str]) -> str:
             time.sleep(0.5)
 
 
-def _judge(fleet: Fleet, follower: Future[tuple[str, list[str]]], expected: Undisturbed, toll: Toll) -> None:
+def _judge(fleet: Fleet | Shared, follower: Future[tuple[str, list[str]]], expected: Undisturbed, toll: Toll) -> None:
     toll.audits += 1
     try:
         audit_id, done = follower.result()

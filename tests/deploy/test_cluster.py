@@ -26,7 +26,7 @@ from unerase.v1.types_pb2 import EvaluationRequest
 from unerase_backend.serve_config import check
 
 # Of three nodes with a few replicas each; a machine with other work takes its time.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
 CONFIG = Path(__file__).parents[2] / "deploy" / "serve" / "cpu.yaml"
 MODELS = ("testbed/reference", "testbed/uce")
 

@@ -16,6 +16,7 @@ from unerase.v1.audits_pb2 import AUDIT_STATE_RUNNING, AUDIT_STATE_SUCCEEDED
 
 from .conftest import small_spec
 
+pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
 SPEC = small_spec(seed_base=31, cases=16)
 _SMALL = "mount -t tmpfs -o size=64m tmpfs"
 _MOUNT = f'{_SMALL} "$0" && mkdir "$0"/artifacts && {_SMALL} "$0"/artifacts && exec "$@"'

@@ -28,7 +28,7 @@ WATCHED = ("", "unerase.v1.AuditService", "unerase.internal.v1alpha1.GenerationS
 PASSWORD, RAY_TOKEN = "a-password-of-the-database", "0123456789abcdef" * 4
 ROOMS = {"coordinator", "generation", "classification", "probing", "attack"}
 # Two backends start one after the other, and two audits run.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.backends, pytest.mark.timeout(900)]
 STATES = health_pb2.HealthCheckResponse
 
 

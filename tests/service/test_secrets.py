@@ -25,6 +25,8 @@ from unerase_backend.runtime import tokens
 
 from .conftest import small_spec
 
+pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
+
 PASSWORD = "hunter2-of-the-database"
 RAY_TOKEN = "0123456789abcdef" * 4
 

@@ -11,6 +11,7 @@ from unerase import Client
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
 from unerase.v1.types_pb2 import Observation
 
+pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
 BEGUN = sorted((Path(__file__).parents[1] / "upgrade").glob("begun-by-*.tar.xz"))
 
 

@@ -1,0 +1,32 @@
+"""A short storm over the shared backend, of a seed that stays the same; `make chaos` is the long one."""
+
+from pathlib import Path
+
+import pytest
+
+from chaos.fleet import Shared
+from chaos.storm import Undisturbed, calm, specs, storm
+from postgres import Postgres
+from serving import Running
+
+WANTED = specs()[:2]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(backend: Running, tmp_path_factory: pytest.TempPathFactory) -> list[Undisturbed]:
+    """How the audits come out in calm weather; whatever the database, it is the same."""
+    return calm(Shared(backend, tmp_path_factory.mktemp("calm")), WANTED)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_nothing_is_lost_and_no_report_differs(
+    backend: Running, undisturbed: list[Undisturbed], tmp_path: Path, postgres: Postgres, database: str
+) -> None:
+    fleet = Shared(backend, tmp_path, postgres.new_database() if database == "postgresql" else "")
+    try:
+        fleet.start()
+        toll = storm(fleet, WANTED, undisturbed, seed=4, seconds=0, mean_wait_seconds=2, kills_in_a_round=3)
+    finally:
+        fleet.stop()
+    assert toll.kills
+    assert (toll.audits, toll.lost, toll.differing, toll.reasons) == (len(WANTED), 0, 0, [])
