@@ -23,6 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+# First, since xdist reads the groups in the same way.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process have all tests of the service, which share a backend, and first; and then go by file."""
     tests = Path(__file__).parent
