@@ -17,5 +17,5 @@ class GenerationSettings(RoomSettings):
     replicas: int = Field(default=1, ge=1, description="replicas of the deployment")
     route_by_model: bool = Field(
         default=False,
-        description="prefer replicas that hold a request's model; under many concurrent requests calls were seen to hang",
+        description="prefer replicas that hold a request's model; not ready: calls were seen to hang",
     )
