@@ -141,7 +141,6 @@ class Generation:
 
 def build(args: GenerationSettings) -> serve.Application:
     """Build the application from the `args` of a Serve config."""
-    router = ModelRouter if args.route_by_model else RequestRouterConfig().request_router_class
     deployment = serve.deployment(
         Generation,
         name="generation",
@@ -150,7 +149,7 @@ def build(args: GenerationSettings) -> serve.Application:
         max_ongoing_requests=1024,
         health_check_period_s=5,
         request_router_config=RequestRouterConfig(
-            request_router_class=router, request_routing_stats_period_s=_TELL_SECONDS
+            request_router_class=ModelRouter, request_routing_stats_period_s=_TELL_SECONDS
         ),
     )
     return deployment.bind(args)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
+from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
 from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase_backend.generation.load import work_of
@@ -55,14 +55,16 @@ def ranked(standings: Sequence[Standing], model: str, busy: int = BUSY) -> list[
     return [standing.replica for standing in sorted(standings, key=rank)]
 
 
-class ModelRouter(RequestRouter):  # type: ignore[misc]
+# In order of their coming: Serve's own matching goes by a request id that all calls of one caller's call share, and
+# would lose all of them but the last.
+class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
     """Serve's router for generation; `busy` comes from `request_router_kwargs`."""
 
     def initialize_state(self, busy: int = BUSY) -> None:
         """Take the settings."""
         self._busy = busy
-        # By replica and request: the trajectories that this caller sent and has not heard the end of.
-        self._sent: dict[ReplicaID, dict[str, int]] = {}
+        # By replica and request id: the trajectories that this caller sent and has not heard the end of.
+        self._sent: dict[ReplicaID, dict[str, list[int]]] = {}
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -81,11 +83,15 @@ class ModelRouter(RequestRouter):  # type: ignore[misc]
         """Count what was sent."""
         request = pending_request.args[0] if pending_request.args else None
         sent = self._sent.setdefault(replica_id, {})
-        sent[pending_request.metadata.internal_request_id] = work_of(request)
+        sent.setdefault(pending_request.metadata.internal_request_id, []).append(work_of(request))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """Forget what has ended."""
-        self._sent.get(replica_id, {}).pop(internal_request_id, None)
+        """Forget one of what has ended; which of those that share an id is not told."""
+        sent = self._sent.get(replica_id, {})
+        if works := sent.get(internal_request_id):
+            works.pop()
+            if not works:
+                del sent[internal_request_id]
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Forget the replicas that are gone."""
@@ -95,7 +101,7 @@ class ModelRouter(RequestRouter):  # type: ignore[misc]
 
     def _standing(self, replica: RunningReplica) -> Standing:
         told: Mapping[str, Any] = replica.routing_stats or {}
-        own = sum(list(self._sent.get(replica.replica_id, {}).values()))
+        own = sum(sum(works) for works in list(self._sent.get(replica.replica_id, {}).values()))
         return Standing(
             replica.replica_id.unique_id, frozenset(told.get("models", ())), max(own, told.get("trajectories", 0))
         )

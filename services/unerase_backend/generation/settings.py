@@ -15,7 +15,3 @@ class GenerationSettings(RoomSettings):
     # An audit uses three: subject, reference, control.
     models_in_memory: int = Field(default=4, ge=1, description="models kept loaded; others wait until one is idle")
     replicas: int = Field(default=1, ge=1, description="replicas of the deployment")
-    route_by_model: bool = Field(
-        default=False,
-        description="prefer replicas that hold a request's model; not ready: calls were seen to hang",
-    )
