@@ -57,7 +57,7 @@ class Patience:
                 if error.reason == STORAGE_FULL:
                     self._metrics.full_disk_waits.inc()
                 elif now >= give_up:
-                    raise
+                    raise error from None
                 _logger.warning("%s is tried again in %.1f s: %s", waiting.evaluation, wait, error.message)
                 self._metrics.units.labels(waiting.evaluation, "repeated").inc()
                 if error.reason != told:
