@@ -88,7 +88,7 @@ def test_late_writes_of_a_stalled_coordinator_do_no_harm(
                 stalled = True
             elif not woken:
                 # This unit is the other's, or was on its way when the first one stopped; the lease decides.
-                _await_no_lease(database, one)
+                _await_one_lease(database)
                 one.process.send_signal(signal.SIGCONT)
                 woken = True
         assert woken
@@ -99,7 +99,7 @@ def test_late_writes_of_a_stalled_coordinator_do_no_harm(
         _check(mine, database, again.id, events, undisturbed)
 
 
-def _await_no_lease(database: str, stalled: Coordinator) -> None:
+def _await_one_lease(database: str) -> None:
     """Wait until the lease of a stalled coordinator has been seen to run out: one coordinator alone has one."""
     with psycopg.connect(database, autocommit=True) as connection:
         for _ in range(600):
