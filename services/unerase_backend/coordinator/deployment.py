@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,7 +31,7 @@ from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
-from unerase_backend.coordinator.tables import create_engine
+from unerase_backend.coordinator.tables import create_engine, create_workflow_engine, on_full_disk
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate, Quota
@@ -45,6 +46,7 @@ _logger = logging.getLogger(__name__)
 # DBOS recovers only workflows of its own version: it changes when the order of a workflow's steps does, no sooner.
 _WORKFLOW_VERSION = "1"
 _LOCK_SECONDS = 60.0
+_THREADS = 64
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
 # It looks at every artefact.
@@ -61,9 +63,12 @@ class Coordinator:
         state = Path(settings.state)
         self._settings = settings
         self._lock = await _locked(state)
+        # DBOS waits in threads while the database is gone or its disk is full; others have their own meanwhile.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         serializer = DBOSPortableJSONSerializer()
         urls = _database_urls(settings, state)
-        engine = create_engine(urls["async"])
+        engine = create_engine(urls["async"], settings.lease_seconds)
+        self._workflow_engine = create_workflow_engine(urls["dbos"])
         self._database = Database(engine)
         await self._database.migrate()
         home = _home(state / "executor")
@@ -72,6 +77,9 @@ class Coordinator:
         catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
         store = ArtifactStore(settings.artifacts)
         self._metrics, changes = Metrics(), Changes(self._database.sequences)
+        for watched in (engine.sync_engine, self._workflow_engine):
+            if watched is not None:
+                on_full_disk(watched, self._meet_full_disk)
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)
         self._auditor = CURRENT.auditor = Auditor(
@@ -88,9 +96,11 @@ class Coordinator:
             config=DBOSConfig(
                 name="unerase",
                 system_database_url=urls["dbos"],
+                system_database_engine=self._workflow_engine,
                 application_version=_WORKFLOW_VERSION,
                 executor_id=self._leases.id,
                 serializer=serializer,
+                sys_db_idle_transaction_timeout_sec=settings.lease_seconds,
                 log_level="WARNING",
             )
         )
@@ -128,6 +138,10 @@ class Coordinator:
         ]
         _logger.info("listening on %s:%d", settings.host, settings.port)
 
+    def _meet_full_disk(self) -> None:
+        self._metrics.full_disk_waits.inc()
+        _logger.warning("the disk of the database is full; make room there, and what waits goes on by itself")
+
     async def _show_rooms(self) -> None:
         """Keep the health of the rooms' services as Serve's controller sees their replicas."""
         serving = await asyncio.to_thread(rooms_serving, ROOMS)
@@ -157,6 +171,9 @@ class Coordinator:
             await asyncio.to_thread(DBOS.destroy)
             await self._leases.end()
             await self._database.close()
+        workflow_engine = getattr(self, "_workflow_engine", None)
+        if workflow_engine is not None:
+            workflow_engine.dispose()
         stop_metrics = getattr(self, "_stop_metrics", None)
         if stop_metrics is not None:
             await asyncio.to_thread(stop_metrics)

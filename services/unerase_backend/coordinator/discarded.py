@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.coordinator import tables
-from unerase_backend.coordinator.tables import alone
+from unerase_backend.coordinator.tables import alone, insert_all
 
 _COLLECTED_AT_ONCE = 500
 
@@ -56,5 +56,4 @@ async def discard(connection: AsyncConnection, digests: set[str]) -> None:
     """Note artefacts for removal within a transaction that takes their names away."""
     noted = sa.select(tables.discarded.c.digest).where(tables.discarded.c.digest.in_(digests))
     rows = digests - {row.digest for row in await connection.execute(noted)}
-    if rows:
-        await connection.execute(sa.insert(tables.discarded), [{"digest": digest} for digest in sorted(rows)])
+    await insert_all(connection, tables.discarded, [{"digest": digest} for digest in sorted(rows)])

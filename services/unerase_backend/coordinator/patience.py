@@ -1,10 +1,11 @@
-"""Trying again: a room that is gone comes back, a full disk is emptied; who watches is told what is waited for."""
+"""Trying again: a room that is gone comes back, so does a database, a full disk is emptied; who watches is told what is
+waited for."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import AuditEvent, Delayed
@@ -19,14 +20,17 @@ from unerase_backend.runtime.handles import ReplicaDiedError
 _logger = logging.getLogger(__name__)
 
 _FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 10.0
+_LONGEST_WAIT_SECONDS = 10.0
 _CONCLUSION = "conclusion"
+_DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
 
 Result = TypeVar("Result")
 
 
 class Patience:
-    """Tries again for `seconds` where a room or the database is gone or busy, and for ever where a disk is full."""
+    """Tries again: for `seconds` where a room is gone or busy; for ever where the database is gone or a disk is full,
+    since without them an audit could not even fail.
+    """
 
     def __init__(self, database: Database, metrics: Metrics, changes: Changes, seconds: float) -> None:
         self._database = database
@@ -41,7 +45,7 @@ class Patience:
 
         Raises:
             AuditEndedError: the audit has ended meanwhile.
-            UnavailableError, ExhaustedError: patience has come to its end.
+            UnavailableError, ExhaustedError: patience with a room has come to its end.
         """
         give_up: float | None = None
         wait = _FIRST_WAIT_SECONDS
@@ -52,12 +56,13 @@ class Patience:
                 return await attempt()
             except (UnavailableError, ExhaustedError, *DATABASE_ERRORS) as raised:
                 error = _as_delay(raised)
-                now = time.monotonic()
-                give_up = now + self._seconds if give_up is None else give_up
-                if error.reason == STORAGE_FULL:
+                if error.reason not in (STORAGE_FULL, _DATABASE_UNAVAILABLE):
+                    now = time.monotonic()
+                    give_up = now + self._seconds if give_up is None else give_up
+                    if now >= give_up:
+                        raise
+                elif error is raised:
                     self._metrics.full_disk_waits.inc()
-                elif now >= give_up:
-                    raise error from None
                 _logger.warning("%s is tried again in %.1f s: %s", waiting.evaluation, wait, error.message)
                 self._metrics.units.labels(waiting.evaluation, "repeated").inc()
                 if error.reason != told:
@@ -66,7 +71,18 @@ class Patience:
                 if isinstance(error, ReplicaDiedError):
                     self._metrics.survived(error.metadata["room"])
             await asyncio.sleep(wait)
-            wait = min(wait * 2, LONGEST_WAIT_SECONDS)
+            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+
+    async def ask(self, read: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
+        """Return what the database answers, as soon as it does."""
+        wait = _FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return await read(*arguments)
+            except DATABASE_ERRORS:
+                _logger.warning("the database is asked again in %.1f s", wait, exc_info=True)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
 
     async def _tell(self, audit_id: str, waiting: Unit, error: UneraseError) -> None:
         delayed = Delayed(
@@ -89,4 +105,4 @@ def _as_delay(error: Exception) -> UneraseError:
         return error
     if is_full(error):
         return ExhaustedError("the disk of the backend's database is full", reason=STORAGE_FULL)
-    return UnavailableError("the database does not answer as it should", reason="DATABASE_UNAVAILABLE")
+    return UnavailableError("the database does not answer as it should", reason=_DATABASE_UNAVAILABLE)

@@ -4,6 +4,8 @@ SQLite in write-ahead mode by default; PostgreSQL by its URL.
 """
 
 import hashlib
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +26,8 @@ ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
 
 # As SQLite and PostgreSQL say it.
 _FULL = ("disk is full", "No space left on device")
+# Both take some ten thousand parameters at once.
+_ROWS_AT_ONCE = 1000
 DATABASE_ERRORS = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 """The database is gone, locked, full, or has no connection to spare; trying again may help."""
 
@@ -144,21 +148,65 @@ REPORTS = (audits.c.content_digest, audits.c.json_digest, audits.c.html_digest, 
 """What names an audit's reports in the artefact store."""
 
 
-def create_engine(url: str) -> AsyncEngine:
-    """Return an engine for `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`."""
-    engine = create_async_engine(url)
-    if engine.dialect.name == "sqlite":
+def create_engine(url: str, stalled_seconds: float = 15.0) -> AsyncEngine:
+    """Return an engine for `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`.
 
-        @sa_event.listens_for(engine.sync_engine, "connect")
-        def _prepare(connection: Any, _: Any) -> None:
-            # A writer takes the lock when it begins: two that read first and then write would deadlock.
-            connection.isolation_level = "IMMEDIATE"
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
+    PostgreSQL ends a transaction whose process has not been heard of for `stalled_seconds`, and with it the locks that
+    others wait for: a process may be stopped, or cut off, at any moment. SQLite's locks end with their process.
+    """
+    if sa.make_url(url).get_backend_name() == "sqlite":
+        engine = create_async_engine(url)
+        _prepare_sqlite(engine.sync_engine)
+        return engine
+    # Connections that were open when the server restarted are replaced before they are used.
+    engine = create_async_engine(url, pool_pre_ping=True)
+
+    @sa_event.listens_for(engine.sync_engine, "connect")
+    def _prepare(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {round(stalled_seconds * 1000)}")
+        cursor.close()
+        # The pool would undo what is not committed.
+        connection.commit()
 
     return engine
+
+
+def create_workflow_engine(url: str) -> sa.Engine | None:
+    """Return DBOS's engine for `sqlite:///FILE`; None for PostgreSQL, where it is best made by DBOS itself."""
+    if sa.make_url(url).get_backend_name() != "sqlite":
+        return None
+    engine = sa.create_engine(url, pool_size=20, max_overflow=0)
+    _prepare_sqlite(engine)
+    return engine
+
+
+def _prepare_sqlite(engine: sa.Engine) -> None:
+    @sa_event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _: Any) -> None:
+        # A writer takes the lock when it begins: two that read first and then write would deadlock.
+        connection.isolation_level = "IMMEDIATE"
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @sa_event.listens_for(engine, "handle_error", retval=True)
+    def _let_wait(context: sa.ExceptionContext) -> sa.exc.OperationalError | None:
+        # DBOS repeats what met a lock for as long as it takes, as it does where PostgreSQL's disk is full.
+        error = context.original_exception
+        if not is_full(error):
+            return None
+        return sa.exc.OperationalError(None, None, sqlite3.OperationalError(f"database is locked: {error}"))
+
+
+def on_full_disk(engine: sa.Engine, tell: Callable[[], None]) -> None:
+    """Call `tell` whenever the disk of the database is found full."""
+
+    @sa_event.listens_for(engine, "handle_error")
+    def _tell(context: sa.ExceptionContext) -> None:
+        if is_full(context.original_exception):
+            tell()
 
 
 async def migrate(engine: AsyncEngine) -> None:
@@ -179,7 +227,16 @@ async def alone(connection: AsyncConnection, what: str) -> None:
         await connection.execute(sa.delete(discarded).where(sa.false()))
 
 
-def is_full(error: Exception) -> bool:
+async def insert_all(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, many with one statement.
+
+    Not by `executemany`, which psycopg makes a pipeline: a process that is stopped within one is not seen to be idle.
+    """
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        await connection.execute(sa.insert(table).values(rows[begin : begin + _ROWS_AT_ONCE]))
+
+
+def is_full(error: BaseException) -> bool:
     """Say whether an error of the database, or one that was recorded as such, came of a full disk."""
     return any(words in str(error) for words in _FULL)
 

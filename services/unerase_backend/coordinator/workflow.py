@@ -33,9 +33,9 @@ from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.conclusion import Conclusion
 from unerase_backend.coordinator.database import AuditEndedError, Database
 from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
-from unerase_backend.coordinator.patience import LONGEST_WAIT_SECONDS, Patience
+from unerase_backend.coordinator.patience import Patience
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
-from unerase_backend.coordinator.tables import ACTIVE, is_full
+from unerase_backend.coordinator.tables import ACTIVE, DATABASE_ERRORS
 from unerase_backend.coordinator.turns import Turns
 from unerase_backend.coordinator.units import Units
 from unerase_backend.runtime import tracing
@@ -73,6 +73,7 @@ class Auditor:
         self._metrics = metrics
         self._changes = changes
         self._patience = Patience(database, metrics, changes, retry_seconds)
+        self._ask = self._patience.ask
         self._turns = Turns(concurrent_units)
         self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
         self._closing = False
@@ -127,7 +128,7 @@ class Auditor:
 
     async def ended(self, audit_id: str, state: AuditState.ValueType) -> None:
         """Note the end of an audit in metrics, in its trace and in the log."""
-        traceparent, created = await self._database.begun(audit_id)
+        traceparent, created = await self._ask(self._database.begun, audit_id)
         name = AuditState.Name(state).removeprefix("AUDIT_STATE_").lower()
         self._metrics.ended(state, (time.time_ns() - created) / 1e9)
         tracing.end_durable(traceparent, audit_id, "audit", created, audit=audit_id, state=name)
@@ -138,7 +139,7 @@ class Auditor:
         """Let this task belong to the audit, and to its trace; return the trace's place, as a traceparent."""
         AUDIT.set(audit_id)
         REQUEST.set("")
-        traceparent, _ = await self._database.begun(audit_id)
+        traceparent, _ = await self._ask(self._database.begun, audit_id)
         tracing.adopt(tracing.durable(traceparent, audit_id))
         return tracing.traceparent()
 
@@ -152,7 +153,7 @@ class Auditor:
             await self._transact("start", self._database.start, audit_id)
             sequences = await self._sequences(audit_id)
             handles = []
-            for unit_id in await self._database.unit_ids(audit_id):
+            for unit_id in await self._ask(self._database.unit_ids, audit_id):
                 evaluation = evaluation_of(unit_id)
                 if evaluation not in sequences:
                     with SetWorkflowID(f"{audit_id}/{unit_id}"):
@@ -194,18 +195,18 @@ class Auditor:
 
     async def _sequences(self, audit_id: str) -> dict[str, list[list[str]]]:
         """Return the units of what may stop early: by evaluation, for each shard of cases those of all models."""
-        audit = await self._database.get(audit_id)
+        audit = await self._ask(self._database.get, audit_id)
         if audit is None or not audit.spec.sequential:
             return {}
         descriptions = await self._patience.persist(self.units.descriptions, audit_id)
-        return in_sequence(await self._database.unit_ids(audit_id), descriptions)
+        return in_sequence(await self._ask(self._database.unit_ids, audit_id), descriptions)
 
     async def _has_answer(self, audit_id: str, evaluation: str, units: Sequence[str]) -> bool:
-        audit = await self._database.get(audit_id)
-        last = await self._database.unit(audit_id, units[-1])
+        audit = await self._ask(self._database.get, audit_id)
+        last = await self._ask(self._database.unit, audit_id, units[-1])
         if audit is None or audit.state not in ACTIVE or last is None:
             return False
-        observations = await self._database.observations(audit_id, units)
+        observations = await self._ask(self._database.observations, audit_id, units)
         cases = last[0].cases[-1].index + 1
         descriptions = await self.units.descriptions()
         return await asyncio.to_thread(
@@ -214,7 +215,7 @@ class Auditor:
 
     async def _skip(self, audit_id: str, units: Sequence[str]) -> None:
         for unit_id in units:
-            planned = await self._database.unit(audit_id, unit_id)
+            planned = await self._ask(self._database.unit, audit_id, unit_id)
             if planned is not None:
                 unit, _ = planned
                 skipped = UnitDone(unit=unit.id, evaluation=unit.evaluation, role=unit.role, skipped=True)
@@ -224,7 +225,7 @@ class Auditor:
     async def run_unit(self, audit_id: str, unit_id: str) -> None:
         """Be a unit's workflow."""
         place, key, begin = await self._belong(audit_id), f"{audit_id}/{unit_id}", time.time_ns()
-        planned = await self._database.unit(audit_id, unit_id)
+        planned = await self._ask(self._database.unit, audit_id, unit_id)
         if planned is None:
             return
         unit, done = planned
@@ -262,7 +263,7 @@ class Auditor:
         task = asyncio.create_task(self._in_turn(audit_id, unit))
         self._running[audit_id].add(task)
         try:
-            audit = await self._database.get(audit_id)
+            audit = await self._ask(self._database.get, audit_id)
             if audit is None or audit.state not in ACTIVE:
                 return None
             return await task
@@ -281,7 +282,7 @@ class Auditor:
 
     async def _in_turn(self, audit_id: str, unit: Unit) -> UnitResult:
         # Only units take turns: what starts or ends an audit would else wait behind all units of all audits.
-        tenant, created = await self._database.owner(audit_id)
+        tenant, created = await self._ask(self._database.owner, audit_id)
         async with AsyncExitStack() as held:
             begin = time.monotonic()
             with self._metrics.units_waiting.track_inprogress(), tracing.span("unit.wait"):
@@ -291,9 +292,11 @@ class Auditor:
                 return await self._patience.persist(lambda: self.units.compute(audit_id, unit), audit_id, unit)
 
     async def _conclude(self, audit_id: str) -> None:
-        evidence = await self._database.evidence(audit_id)
+        evidence = await self._ask(self._database.evidence, audit_id)
         if evidence is None or evidence.audit.state not in ACTIVE:
             return
+        if evidence.audit.units_done != evidence.audit.units_total:
+            raise RuntimeError("an audit was to be concluded with units that are not done")
         end = time.time_ns()
         verdict, reports = await self._patience.persist(lambda: self.conclusion.conclude(evidence, end), audit_id)
         if await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports):
@@ -311,22 +314,20 @@ class Auditor:
         self.stop(audit_id)
 
     async def _transact(self, name: str, write: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:
-        """Run one transaction of the database as a step of the current workflow; on a full disk, wait for room."""
+        """Run one transaction of the database as a step of the current workflow.
+
+        DBOS repeats it while the database is gone or its disk is full.
+        """
 
         async def body() -> bool:
             return await write(self._datasource.sql_session(), *arguments)
 
-        while True:
-            try:
-                written: bool = await self._datasource.run_tx_step_async({"name": name}, body)
-                break
-            except Exception as error:
-                if not is_full(error):
-                    raise
-                _logger.warning("the disk of the database is full; make room there, and what waits goes on by itself")
-                self._metrics.full_disk_waits.inc()
-            await asyncio.sleep(LONGEST_WAIT_SECONDS)
-        await self.announce()
+        written: bool = await self._datasource.run_tx_step_async({"name": name}, body)
+        try:
+            await self.announce()
+        except DATABASE_ERRORS:
+            # Watchers look by themselves as well.
+            _logger.warning("what was written could not be announced", exc_info=True)
         return written
 
 

@@ -1,0 +1,31 @@
+"""What the coordinator's engines do where a disk is full: DBOS waits for room."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from dbos._utils import retriable_sqlite_exception
+
+from unerase_backend.coordinator.tables import create_workflow_engine, is_full, on_full_disk
+
+
+def test_dbos_repeats_what_met_a_full_disk(tmp_path: Path) -> None:
+    engine = create_workflow_engine(f"sqlite:///{tmp_path / 'workflows.sqlite'}")
+    assert engine is not None
+    met: list[str] = []
+    on_full_disk(engine, lambda: met.append("full"))
+    with engine.connect() as connection:
+        # SQLite says of a file that may not grow what it says of a full disk.
+        connection.execute(sa.text("pragma max_page_count = 2"))
+        connection.execute(sa.text("create table t (bytes blob)"))
+        with pytest.raises(sa.exc.OperationalError) as raised:
+            connection.execute(sa.text("insert into t values (zeroblob(100000))"))
+    engine.dispose()
+    assert met == ["full"]
+    assert is_full(raised.value)
+    assert retriable_sqlite_exception(raised.value)
+    assert not retriable_sqlite_exception(sa.exc.OperationalError(None, None, Exception("no such table")))
+
+
+def test_postgresql_has_an_engine_of_dbos_own() -> None:
+    assert create_workflow_engine("postgresql://localhost/none") is None
