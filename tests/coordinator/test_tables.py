@@ -1,17 +1,16 @@
-"""What the coordinator's engines do where a disk is full: DBOS waits for room."""
+"""What the coordinator's engines make of a full disk and of a server that is gone: DBOS waits."""
 
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from dbos._utils import retriable_sqlite_exception
+from dbos._utils import retriable_postgres_exception, retriable_sqlite_exception
 
 from unerase_backend.coordinator.tables import create_workflow_engine, is_full, on_full_disk
 
 
 def test_dbos_repeats_what_met_a_full_disk(tmp_path: Path) -> None:
     engine = create_workflow_engine(f"sqlite:///{tmp_path / 'workflows.sqlite'}")
-    assert engine is not None
     met: list[str] = []
     on_full_disk(engine, lambda: met.append("full"))
     with engine.connect() as connection:
@@ -27,5 +26,8 @@ def test_dbos_repeats_what_met_a_full_disk(tmp_path: Path) -> None:
     assert not retriable_sqlite_exception(sa.exc.OperationalError(None, None, Exception("no such table")))
 
 
-def test_postgresql_has_an_engine_of_dbos_own() -> None:
-    assert create_workflow_engine("postgresql://localhost/none") is None
+def test_dbos_repeats_what_met_no_server(tmp_path: Path) -> None:
+    engine = create_workflow_engine(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
+    with pytest.raises(sa.exc.OperationalError) as raised, engine.connect():
+        pass
+    assert retriable_postgres_exception(raised.value)

@@ -20,6 +20,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.carried import receives
 from unerase_backend.runtime.handles import remote_models
 from unerase_backend.runtime.observed import observe
+from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 
 class RayObserver(Observer):
@@ -90,6 +91,7 @@ def build(args: AttackSettings) -> serve.Application:
         num_replicas=args.replicas,
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=64,
-        health_check_period_s=3,
+        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
     )
     return deployment.bind(args)

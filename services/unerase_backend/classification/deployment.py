@@ -12,6 +12,7 @@ from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.carried import receives
 from unerase_backend.runtime.observed import observe
+from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 
 class RayObserver(Observer):
@@ -74,6 +75,7 @@ def build(args: ClassificationSettings) -> serve.Application:
         num_replicas=args.replicas,
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=256,
-        health_check_period_s=3,
+        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
     )
     return deployment.bind(args)

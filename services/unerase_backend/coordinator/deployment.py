@@ -40,6 +40,7 @@ from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import UnavailableError
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
 from unerase_backend.runtime.observed import observe
+from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 _logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Coordinator:
         serializer = DBOSPortableJSONSerializer()
         urls = _database_urls(settings, state)
         engine = create_engine(urls["async"], settings.lease_seconds)
-        self._workflow_engine = create_workflow_engine(urls["dbos"])
+        self._workflow_engine = create_workflow_engine(urls["dbos"], settings.lease_seconds)
         self._database = Database(engine)
         await self._database.migrate()
         home = _home(state / "executor")
@@ -78,8 +79,7 @@ class Coordinator:
         store = ArtifactStore(settings.artifacts)
         self._metrics, changes = Metrics(), Changes(self._database.sequences)
         for watched in (engine.sync_engine, self._workflow_engine):
-            if watched is not None:
-                on_full_disk(watched, self._meet_full_disk)
+            on_full_disk(watched, self._meet_full_disk)
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)
         self._auditor = CURRENT.auditor = Auditor(
@@ -100,7 +100,6 @@ class Coordinator:
                 application_version=_WORKFLOW_VERSION,
                 executor_id=self._leases.id,
                 serializer=serializer,
-                sys_db_idle_transaction_timeout_sec=settings.lease_seconds,
                 log_level="WARNING",
             )
         )
@@ -171,9 +170,7 @@ class Coordinator:
             await asyncio.to_thread(DBOS.destroy)
             await self._leases.end()
             await self._database.close()
-        workflow_engine = getattr(self, "_workflow_engine", None)
-        if workflow_engine is not None:
-            workflow_engine.dispose()
+            self._workflow_engine.dispose()
         stop_metrics = getattr(self, "_stop_metrics", None)
         if stop_metrics is not None:
             await asyncio.to_thread(stop_metrics)
@@ -228,12 +225,8 @@ def _database_urls(settings: CoordinatorSettings, state: Path) -> dict[str, str]
             "async": f"sqlite+aiosqlite:///{state / 'audits.sqlite'}",
             "dbos": f"sqlite:///{state / 'workflows.sqlite'}",
         }
-    url = make_url(database)
-    plain, driven = url.set(drivername="postgresql"), url.set(drivername="postgresql+psycopg")
-    return {
-        "async": driven.render_as_string(hide_password=False),
-        "dbos": plain.render_as_string(hide_password=False),
-    }
+    url = make_url(database).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    return {"async": url, "dbos": url}
 
 
 def build(args: CoordinatorSettings) -> serve.Application:
@@ -242,7 +235,8 @@ def build(args: CoordinatorSettings) -> serve.Application:
         Coordinator,
         name="coordinator",
         ray_actor_options={"num_cpus": 0.1},
-        health_check_period_s=3,
+        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
         # Serve kills what has not drained by then; the server's own grace comes first.
         graceful_shutdown_timeout_s=args.shutdown_grace_seconds + 15,
         graceful_shutdown_wait_loop_s=0.1,

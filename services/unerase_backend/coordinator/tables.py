@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from google.protobuf.message import Message
 from sqlalchemy import event as sa_event
@@ -154,50 +155,55 @@ def create_engine(url: str, stalled_seconds: float = 15.0) -> AsyncEngine:
     PostgreSQL ends a transaction whose process has not been heard of for `stalled_seconds`, and with it the locks that
     others wait for: a process may be stopped, or cut off, at any moment. SQLite's locks end with their process.
     """
-    if sa.make_url(url).get_backend_name() == "sqlite":
-        engine = create_async_engine(url)
-        _prepare_sqlite(engine.sync_engine)
-        return engine
     # Connections that were open when the server restarted are replaced before they are used.
     engine = create_async_engine(url, pool_pre_ping=True)
+    _prepare(engine.sync_engine, stalled_seconds)
+    return engine
 
-    @sa_event.listens_for(engine.sync_engine, "connect")
-    def _prepare(connection: Any, _: Any) -> None:
+
+def create_workflow_engine(url: str, stalled_seconds: float = 15.0) -> sa.Engine:
+    """Return DBOS's engine, for `sqlite:///FILE` or `postgresql+psycopg://...`."""
+    engine = sa.create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=0)
+    _prepare(engine, stalled_seconds)
+    return engine
+
+
+def _prepare(engine: sa.Engine, stalled_seconds: float) -> None:
+    if engine.dialect.name == "sqlite":
+        # A writer takes the lock when it begins: two that read first and then write would deadlock.
+        isolation = "IMMEDIATE"
+        settings = [
+            f"PRAGMA {pragma}"
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON")
+        ]
+    else:
+        isolation = None
+        settings = [f"SET idle_in_transaction_session_timeout = {round(stalled_seconds * 1000)}"]
+
+    @sa_event.listens_for(engine, "connect")
+    def _set(connection: Any, _: Any) -> None:
         cursor = connection.cursor()
-        cursor.execute(f"SET idle_in_transaction_session_timeout = {round(stalled_seconds * 1000)}")
+        for setting in settings:
+            cursor.execute(setting)
         cursor.close()
         # The pool would undo what is not committed.
         connection.commit()
-
-    return engine
-
-
-def create_workflow_engine(url: str) -> sa.Engine | None:
-    """Return DBOS's engine for `sqlite:///FILE`; None for PostgreSQL, where it is best made by DBOS itself."""
-    if sa.make_url(url).get_backend_name() != "sqlite":
-        return None
-    engine = sa.create_engine(url, pool_size=20, max_overflow=0)
-    _prepare_sqlite(engine)
-    return engine
-
-
-def _prepare_sqlite(engine: sa.Engine) -> None:
-    @sa_event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _: Any) -> None:
-        # A writer takes the lock when it begins: two that read first and then write would deadlock.
-        connection.isolation_level = "IMMEDIATE"
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+        if isolation:
+            connection.isolation_level = isolation
 
     @sa_event.listens_for(engine, "handle_error", retval=True)
     def _let_wait(context: sa.ExceptionContext) -> sa.exc.OperationalError | None:
-        # DBOS repeats what met a lock for as long as it takes, as it does where PostgreSQL's disk is full.
+        """Let DBOS wait where waiting helps: it repeats what met a lock or lost its connection for as long as it takes.
+
+        Where PostgreSQL's disk is full it does so by itself.
+        """
         error = context.original_exception
-        if not is_full(error):
-            return None
-        return sa.exc.OperationalError(None, None, sqlite3.OperationalError(f"database is locked: {error}"))
+        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+            # The server has not said it: it is not there.
+            context.is_disconnect = True
+        if isinstance(error, sqlite3.OperationalError) and is_full(error):
+            return sa.exc.OperationalError(None, None, sqlite3.OperationalError(f"database is locked: {error}"))
+        return None
 
 
 def on_full_disk(engine: sa.Engine, tell: Callable[[], None]) -> None:

@@ -28,6 +28,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.carried import receives
 from unerase_backend.runtime.handles import remote_classify
 from unerase_backend.runtime.observed import observe
+from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 _QUEUE_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800]
 
@@ -147,7 +148,8 @@ def build(args: GenerationSettings) -> serve.Application:
         num_replicas=args.replicas,
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=1024,
-        health_check_period_s=5,
+        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
         request_router_config=RequestRouterConfig(
             request_router_class=ModelRouter, request_routing_stats_period_s=_TELL_SECONDS
         ),

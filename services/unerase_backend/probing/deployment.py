@@ -12,6 +12,7 @@ from unerase_backend.probing.settings import ProbingSettings
 from unerase_backend.runtime.carried import receives
 from unerase_backend.runtime.handles import remote_models
 from unerase_backend.runtime.observed import observe
+from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 
 class Probing:
@@ -42,6 +43,7 @@ def build(args: ProbingSettings) -> serve.Application:
         num_replicas=args.replicas,
         ray_actor_options={"num_cpus": 0.1},
         max_ongoing_requests=256,
-        health_check_period_s=3,
+        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
     )
     return deployment.bind(args)

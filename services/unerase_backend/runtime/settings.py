@@ -7,6 +7,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+HEALTH_CHECK_PERIOD_SECONDS = 3
+HEALTH_CHECK_TIMEOUT_SECONDS = 10
+"""Serve replaces a replica that three times does not answer for so long.
+
+It is also how long a caller can hold others up: at the end of a stream Ray lets the whole replica wait for the caller's
+receipt, which does not come from a process that is stopped.
+"""
+
 
 class RoomSettings(BaseModel):
     """Where a deployment finds its artefacts and its catalogue, and how it computes."""
