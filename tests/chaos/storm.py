@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from chaos.fleet import BACKEND, STALLED, Fleet, Shared
 from unerase import Client, ClientSettings, UneraseError
@@ -18,6 +19,8 @@ from unerase.v1.types_pb2 import EvaluationRequest
 _WEIGHTS = {BACKEND: 1, STALLED: 2}
 _WEIGHT = 4
 _SETTINGS = ClientSettings(watch_patience_seconds=300)
+
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -149,7 +152,7 @@ def _follow(address: str, spec: AuditSpec) -> tuple[str, list[str]]:
     return audit_id, [event.unit_done.unit for event in events if event.WhichOneof("event") == "unit_done"]
 
 
-def _insist(ask: Callable[[], str]) -> str:
+def _insist(ask: Callable[[], Answer]) -> Answer:
     """Ask until there is an answer: what is not accepted was not lost."""
     while True:
         try:
@@ -169,7 +172,8 @@ def _judge(fleet: Fleet | Shared, follower: Future[tuple[str, list[str]]], expec
         toll.reasons.append(f"{error.code.name} {error.reason}: {error.message}")
         return
     with Client(fleet.addresses[0], settings=_SETTINGS) as client:
-        audit = client.get_audit(audit_id)
+        # What was killed last may still be on its way back.
+        audit = _insist(lambda: client.get_audit(audit_id))
         observations = fleet.observations(audit_id)
         whole = (
             audit.state == AUDIT_STATE_SUCCEEDED
@@ -188,4 +192,4 @@ def _judge(fleet: Fleet | Shared, follower: Future[tuple[str, list[str]]], expec
 
 
 def _content(client: Client, audit_id: str) -> bytes:
-    return client.report_message(audit_id).content.SerializeToString(deterministic=True)
+    return _insist(lambda: client.report_message(audit_id)).content.SerializeToString(deterministic=True)

@@ -37,6 +37,8 @@ _EXIT_CODES = {
     grpc.StatusCode.NOT_FOUND: BAD_INPUT,
     grpc.StatusCode.ALREADY_EXISTS: BAD_INPUT,
     grpc.StatusCode.FAILED_PRECONDITION: BAD_INPUT,
+    grpc.StatusCode.UNAUTHENTICATED: BAD_INPUT,
+    grpc.StatusCode.PERMISSION_DENIED: BAD_INPUT,
     grpc.StatusCode.UNAVAILABLE: UNREACHABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED: UNREACHABLE,
 }
