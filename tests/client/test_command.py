@@ -250,6 +250,7 @@ def test_bad_fields_are_named(address: str, script: Script) -> None:
     [
         (grpc.StatusCode.NOT_FOUND, 2),
         (grpc.StatusCode.FAILED_PRECONDITION, 2),
+        (grpc.StatusCode.UNAUTHENTICATED, 2),
         (grpc.StatusCode.INTERNAL, 1),
         (grpc.StatusCode.DEADLINE_EXCEEDED, 4),
     ],
