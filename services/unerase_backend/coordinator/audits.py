@@ -139,8 +139,8 @@ class AuditServicer(AuditServiceServicer):
             if existing is None:
                 raise PreconditionError("the audit of this request_id was just deleted", reason="AUDIT_DELETED")
             return existing
-        # The caller may be gone by now; the audit is accepted all the same.
-        await asyncio.shield(self._auditor.start(audit.id))
+        # It is accepted now, whether or not there is room for its workflow at once.
+        self._auditor.begin(audit.id)
         await self._auditor.announce()
         return audit
 

@@ -76,7 +76,19 @@ class Auditor:
         self._ask = self._patience.ask
         self._turns = Turns(concurrent_units)
         self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
+        self._beginning: set[asyncio.Task[None]] = set()
         self._closing = False
+
+    def begin(self, audit_id: str) -> None:
+        """Start the audit's workflow once the database takes it; if this process ends before, the next one does."""
+        task = asyncio.create_task(self.start(audit_id))
+        self._beginning.add(task)
+        task.add_done_callback(self._begun)
+
+    def _begun(self, task: asyncio.Task[None]) -> None:
+        self._beginning.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _logger.error("an audit could not be started; the next start of a coordinator tries again", exc_info=error)
 
     async def start(self, audit_id: str) -> None:
         """Start the audit's workflow; one that was started before goes on."""
