@@ -31,7 +31,7 @@ from opentelemetry.trace import SpanKind
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.places import Places
 from unerase_backend.coordinator.scopes import scope_of
-from unerase_backend.coordinator.tables import DATABASE_ERRORS, is_full
+from unerase_backend.coordinator.tables import DATABASE_ERRORS, DATABASE_UNAVAILABLE, is_full
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Gate
 from unerase_backend.runtime.artifacts import STORAGE_FULL
@@ -252,7 +252,7 @@ class _Measured:
             _logger.error("the database fails in %s, request %s", self._method, self._request_id, exc_info=error)
             error = UnavailableError(
                 "the database does not answer as it should; try again",
-                reason="DATABASE_UNAVAILABLE",
+                reason=DATABASE_UNAVAILABLE,
                 retry_after_seconds=_DATABASE_SECONDS,
             )
         if not isinstance(error, UneraseError):

@@ -12,7 +12,7 @@ from unerase.v1.audits_pb2 import AuditEvent, Delayed
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.metrics import Metrics
-from unerase_backend.coordinator.tables import DATABASE_ERRORS, is_full
+from unerase_backend.coordinator.tables import DATABASE_ERRORS, DATABASE_UNAVAILABLE, is_full
 from unerase_backend.runtime.artifacts import STORAGE_FULL
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
 from unerase_backend.runtime.handles import ReplicaDiedError
@@ -22,7 +22,6 @@ _logger = logging.getLogger(__name__)
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 10.0
 _CONCLUSION = "conclusion"
-_DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
 
 Result = TypeVar("Result")
 
@@ -56,7 +55,7 @@ class Patience:
                 return await attempt()
             except (UnavailableError, ExhaustedError, *DATABASE_ERRORS) as raised:
                 error = _as_delay(raised)
-                if error.reason not in (STORAGE_FULL, _DATABASE_UNAVAILABLE):
+                if error.reason not in (STORAGE_FULL, DATABASE_UNAVAILABLE):
                     now = time.monotonic()
                     give_up = now + self._seconds if give_up is None else give_up
                     if now >= give_up:
@@ -105,4 +104,4 @@ def _as_delay(error: Exception) -> UneraseError:
         return error
     if is_full(error):
         return ExhaustedError("the disk of the backend's database is full", reason=STORAGE_FULL)
-    return UnavailableError("the database does not answer as it should", reason=_DATABASE_UNAVAILABLE)
+    return UnavailableError("the database does not answer as it should", reason=DATABASE_UNAVAILABLE)

@@ -31,6 +31,8 @@ _FULL = ("disk is full", "No space left on device")
 _ROWS_AT_ONCE = 1000
 DATABASE_ERRORS = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 """The database is gone, locked, full, or has no connection to spare; trying again may help."""
+DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
+"""The reason that callers and watchers are told."""
 
 METADATA = sa.MetaData()
 
