@@ -5,6 +5,7 @@ Audits: asked for, watched, read."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -47,6 +48,30 @@ AUDIT_STATE_FAILED: AuditState.ValueType  # 4
 AUDIT_STATE_CANCELLED: AuditState.ValueType  # 5
 Global___AuditState: _TypeAlias = AuditState  # noqa: Y015
 
+class _AuditView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuditViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUDIT_VIEW_UNSPECIFIED: _AuditView.ValueType  # 0
+    """BASIC."""
+    AUDIT_VIEW_BASIC: _AuditView.ValueType  # 1
+    """Everything but the verdict's figures: of the verdict only conclusion, statement, summary and damaged."""
+    AUDIT_VIEW_FULL: _AuditView.ValueType  # 2
+    """Everything."""
+
+class AuditView(_AuditView, metaclass=_AuditViewEnumTypeWrapper):
+    """How much of each audit a list holds."""
+
+AUDIT_VIEW_UNSPECIFIED: AuditView.ValueType  # 0
+"""BASIC."""
+AUDIT_VIEW_BASIC: AuditView.ValueType  # 1
+"""Everything but the verdict's figures: of the verdict only conclusion, statement, summary and damaged."""
+AUDIT_VIEW_FULL: AuditView.ValueType  # 2
+"""Everything."""
+Global___AuditView: _TypeAlias = AuditView  # noqa: Y015
+
 class _ReportFormat:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -79,7 +104,7 @@ class Battery(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     ALLOW_INCOMPLETE_FIELD_NUMBER: _builtins.int
     preset: _builtins.str
-    """"quick", "standard", or empty where `evaluations` names them all."""
+    """A name that ListEvaluations gives, as in "quick", "standard" or "full"; empty where `evaluations` names them all."""
     allow_incomplete: _builtins.bool
     """Conclude although a required evaluation is not in the battery; the report says so."""
     @_builtins.property
@@ -171,6 +196,8 @@ class AuditSpec(_message.Message):
     SECOND_JUDGE_FIELD_NUMBER: _builtins.int
     PLACEBO_FIELD_NUMBER: _builtins.int
     SEQUENTIAL_FIELD_NUMBER: _builtins.int
+    ASSUME_CONTROL_FIELD_NUMBER: _builtins.int
+    ASSUME_REFERENCE_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Catalogue name of the erased model."""
     concept: _builtins.str
@@ -197,6 +224,14 @@ class AuditSpec(_message.Message):
     """
     sequential: _builtins.bool
     """Stop an evaluation as soon as its answer is settled: cases are taken in order, with bounds that hold at every look."""
+    assume_control: _builtins.bool
+    """Take the control for a model that never learned the concept although the catalogue does not say so. The verdict's
+    statement begins with this assumption.
+    """
+    assume_reference: _builtins.bool
+    """Take the reference for the subject's original although it has another base than the subject, or is the subject
+    itself. The verdict's statement begins with this assumption.
+    """
     @_builtins.property
     def battery(self) -> Global___Battery: ...
     @_builtins.property
@@ -219,10 +254,12 @@ class AuditSpec(_message.Message):
         second_judge: _builtins.str = ...,
         placebo: _builtins.str = ...,
         sequential: _builtins.bool = ...,
+        assume_control: _builtins.bool = ...,
+        assume_reference: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "guidance_scale", b"guidance_scale", "seed_base", b"seed_base", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "guidance_scale", b"guidance_scale", "judge", b"judge", "placebo", b"placebo", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "guidance_scale", b"guidance_scale", "judge", b"judge", "placebo", b"placebo", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
@@ -234,6 +271,79 @@ class AuditSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed_base) -> _WhichOneofReturnType__seed_base | None: ...
 
 Global___AuditSpec: _TypeAlias = AuditSpec  # noqa: Y015
+
+@_typing.final
+class EvaluationCost(_message.Message):
+    """What one evaluation of an audit takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    evaluation: _builtins.str
+    units: _builtins.int
+    pictures: _builtins.int
+    """Pictures that are made and judged, at most."""
+    rows: _builtins.int
+    """Rows of the denoising network: forward passes of one latent, with or without gradients."""
+    def __init__(
+        self,
+        *,
+        evaluation: _builtins.str = ...,
+        units: _builtins.int = ...,
+        pictures: _builtins.int = ...,
+        rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "pictures", b"pictures", "rows", b"rows", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EvaluationCost: _TypeAlias = EvaluationCost  # noqa: Y015
+
+@_typing.final
+class AuditCost(_message.Message):
+    """What an audit takes, counted before it runs: nothing is found in a cache, and no evaluation stops early."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNITS_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    ESTIMATED_DURATION_FIELD_NUMBER: _builtins.int
+    EVALUATIONS_FIELD_NUMBER: _builtins.int
+    units: _builtins.int
+    pictures: _builtins.int
+    rows: _builtins.int
+    stored_bytes: _builtins.int
+    """Bytes of its rows in the database when it is created."""
+    @_builtins.property
+    def estimated_duration(self) -> _duration_pb2.Duration:
+        """From what this backend's units took before; absent where it has run none that compare."""
+
+    @_builtins.property
+    def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationCost]: ...
+    def __init__(
+        self,
+        *,
+        units: _builtins.int = ...,
+        pictures: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+        estimated_duration: _duration_pb2.Duration | None = ...,
+        evaluations: _abc.Iterable[Global___EvaluationCost] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_duration", b"estimated_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["estimated_duration", b"estimated_duration", "evaluations", b"evaluations", "pictures", b"pictures", "rows", b"rows", "stored_bytes", b"stored_bytes", "units", b"units"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditCost: _TypeAlias = AuditCost  # noqa: Y015
 
 @_typing.final
 class Audit(_message.Message):
@@ -252,6 +362,8 @@ class Audit(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     ERROR_REASON_FIELD_NUMBER: _builtins.int
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    ESTIMATED_END_TIME_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Given by the backend."""
     request_id: _builtins.str
@@ -273,6 +385,14 @@ class Audit(_message.Message):
     def verdict(self) -> _verdicts_pb2.Verdict:
         """Present once the audit has succeeded."""
 
+    @_builtins.property
+    def cost(self) -> Global___AuditCost:
+        """Counted when it was planned."""
+
+    @_builtins.property
+    def estimated_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it is expected to end, of an audit in flight; absent where nothing is known yet."""
+
     def __init__(
         self,
         *,
@@ -287,10 +407,12 @@ class Audit(_message.Message):
         verdict: _verdicts_pb2.Verdict | None = ...,
         error_reason: _builtins.str = ...,
         error_message: _builtins.str = ...,
+        cost: Global___AuditCost | None = ...,
+        estimated_end_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "estimated_end_time", b"estimated_end_time", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "id", b"id", "request_id", b"request_id", "spec", b"spec", "state", b"state", "units_done", b"units_done", "units_total", b"units_total", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "estimated_end_time", b"estimated_end_time", "id", b"id", "request_id", b"request_id", "spec", b"spec", "state", b"state", "units_done", b"units_done", "units_total", b"units_total", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -304,8 +426,11 @@ class CreateAuditRequest(_message.Message):
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller, 1 to 64 letters, digits, "-" and "_"; makes the call safe to repeat."""
+    validate_only: _builtins.bool
+    """Plan it, and do not run it: the answer has no id, and the state is unspecified."""
     @_builtins.property
     def spec(self) -> Global___AuditSpec: ...
     def __init__(
@@ -313,10 +438,11 @@ class CreateAuditRequest(_message.Message):
         *,
         request_id: _builtins.str = ...,
         spec: Global___AuditSpec | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -351,19 +477,22 @@ class ListAuditsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """At most this many; 0 means 100; more than 1,000 is refused."""
+    """At most this many; 0 means 100; more than 1,000 is refused. A page may hold fewer: it is bounded in bytes too."""
     page_token: _builtins.str
     """The token of the page before."""
+    view: Global___AuditView.ValueType
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        view: Global___AuditView.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1028,10 +1157,13 @@ class Report(_message.Message):
     AUDIT_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     schema_version: _builtins.str
     """Version of this schema, as in "1.0"."""
     audit_id: _builtins.str
     """What two runs do not share."""
+    tenant: _builtins.str
+    """Who asked for the audit; empty where the backend has no tokens."""
     @_builtins.property
     def content(self) -> Global___ReportContent: ...
     @_builtins.property
@@ -1046,10 +1178,11 @@ class Report(_message.Message):
         audit_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "create_time", b"create_time", "end_time", b"end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_id", b"audit_id", "content", b"content", "create_time", b"create_time", "end_time", b"end_time", "schema_version", b"schema_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit_id", b"audit_id", "content", b"content", "create_time", b"create_time", "end_time", b"end_time", "schema_version", b"schema_version", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,7 +88,8 @@ class AuditServiceServicer(object):
     """
 
     def CreateAudit(self, request, context):
-        """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS.
+        """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS. With
+        validate_only nothing is accepted: the answer is the audit as it would be, with its cost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

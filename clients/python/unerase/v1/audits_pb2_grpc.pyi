@@ -35,7 +35,9 @@ class AuditServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     CreateAudit: _grpc.UnaryUnaryMultiCallable[_audits_pb2.CreateAuditRequest, _audits_pb2.Audit]
-    """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS."""
+    """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS. With
+    validate_only nothing is accepted: the answer is the audit as it would be, with its cost.
+    """
     GetAudit: _grpc.UnaryUnaryMultiCallable[_audits_pb2.GetAuditRequest, _audits_pb2.Audit]
     """Returns one audit."""
     ListAudits: _grpc.UnaryUnaryMultiCallable[_audits_pb2.ListAuditsRequest, _audits_pb2.ListAuditsResponse]
@@ -59,7 +61,9 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAudit: _aio.UnaryUnaryMultiCallable[_audits_pb2.CreateAuditRequest, _audits_pb2.Audit]  # type: ignore[assignment]
-    """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS."""
+    """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS. With
+    validate_only nothing is accepted: the answer is the audit as it would be, with its cost.
+    """
     GetAudit: _aio.UnaryUnaryMultiCallable[_audits_pb2.GetAuditRequest, _audits_pb2.Audit]  # type: ignore[assignment]
     """Returns one audit."""
     ListAudits: _aio.UnaryUnaryMultiCallable[_audits_pb2.ListAuditsRequest, _audits_pb2.ListAuditsResponse]  # type: ignore[assignment]
@@ -86,7 +90,9 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audits_pb2.CreateAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audits_pb2.Audit, _abc.Awaitable[_audits_pb2.Audit]]:
-        """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS."""
+        """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS. With
+        validate_only nothing is accepted: the answer is the audit as it would be, with its cost.
+        """
 
     @_abc_1.abstractmethod
     def GetAudit(

@@ -857,6 +857,8 @@ class Verdict(_message.Message):
     INCOMPLETE_WAIVED_FIELD_NUMBER: _builtins.int
     TRACING_FIELD_NUMBER: _builtins.int
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    ASSUMPTIONS_FIELD_NUMBER: _builtins.int
     conclusion: Global___Conclusion.ValueType
     statement: _builtins.str
     """The conclusion in one sentence, with its figures."""
@@ -864,6 +866,8 @@ class Verdict(_message.Message):
     """General damage or interference exceeds its tolerance."""
     incomplete_waived: _builtins.bool
     """The battery was allowed to be incomplete."""
+    summary: _builtins.str
+    """The conclusion in two plain sentences, for readers who know no statistics."""
     @_builtins.property
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The evidence, one sentence each, the weightiest first."""
@@ -886,6 +890,10 @@ class Verdict(_message.Message):
     def tracing(self) -> Global___TracingResult: ...
     @_builtins.property
     def alternatives(self) -> Global___AlternativesResult: ...
+    @_builtins.property
+    def assumptions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was taken as given because the request said so, one sentence each; the statement begins with them."""
+
     def __init__(
         self,
         *,
@@ -902,10 +910,12 @@ class Verdict(_message.Message):
         incomplete_waived: _builtins.bool = ...,
         tracing: Global___TracingResult | None = ...,
         alternatives: Global___AlternativesResult | None = ...,
+        summary: _builtins.str = ...,
+        assumptions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "interference", b"interference", "likelihood", b"likelihood", "power", b"power", "tracing", b"tracing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "conclusion", b"conclusion", "damaged", b"damaged", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "missing", b"missing", "power", b"power", "statement", b"statement", "tracing", b"tracing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "damaged", b"damaged", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "missing", b"missing", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
