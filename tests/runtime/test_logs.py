@@ -1,11 +1,16 @@
 """Lines of a log, in both forms."""
 
+import builtins
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.serve._private.common import ServeComponentType
+from ray.serve._private.logging_utils import configure_component_logger
+from ray.serve.schema import LoggingConfig
 
 from unerase_backend.runtime import logs, tracing
 from unerase_backend.runtime.carried import AUDIT, REQUEST
@@ -15,12 +20,62 @@ LOGGER = logging.getLogger("unerase_backend.somewhere")
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    root = logging.getLogger(logs.ROOT)
-    before = (list(root.handlers), root.level, root.propagate)
+    loggers = [logging.getLogger(name) for name in (logs.ROOT, "dbos", "asyncio", "grpc", "sqlalchemy")]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
-    for handler in root.handlers:
+    for logger, kept in zip(loggers, before, strict=True):
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers, logger.level, logger.propagate = kept
+
+
+@pytest.fixture
+def in_a_replica(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What Ray Serve does to a replica's process: it takes over `print`, `sys.stdout` and `sys.stderr`."""
+    serve = logging.getLogger("ray.serve")
+    # As `unerase serve` sets it in the environment.
+    monkeypatch.setattr("ray.serve._private.logging_utils.RAY_SERVE_LOG_TO_STDERR", False)
+    kept = (builtins.print, sys.stdout, sys.stderr, list(serve.handlers), serve.propagate)
+    configure_component_logger(
+        component_name="coordinator",
+        component_id="1",
+        logging_config=LoggingConfig(logs_dir=str(tmp_path / "serve")),
+        component_type=ServeComponentType.REPLICA,
+        max_bytes=1 << 20,
+        backup_count=1,
+    )
+    assert builtins.print is not kept[0]
+    yield
+    for handler in serve.handlers:
         handler.close()
-    root.handlers, root.level, root.propagate = before
+    builtins.print, sys.stdout, sys.stderr, serve.handlers, serve.propagate = kept
+
+
+def _fail(secret: int) -> None:
+    try:
+        secret // 0
+    except ZeroDivisionError as error:
+        raise ValueError("odd") from error
+
+
+@pytest.mark.usefixtures("in_a_replica")
+@pytest.mark.parametrize("logger", [LOGGER, logging.getLogger("dbos"), logging.getLogger("asyncio")], ids=str)
+def test_an_exception_is_readable_in_a_replica(tmp_path: Path, logger: logging.Logger) -> None:
+    for form in ("json", "text"):
+        logs.configure(form, form, str(tmp_path))
+        try:
+            _fail(1)
+        except ValueError:
+            logger.exception("one failed")
+    lines = (tmp_path / "json.log").read_text().splitlines()
+    (line,) = (json.loads(line) for line in lines)
+    text = (tmp_path / "text.log").read_text()
+    for shown in (line["exception"], text):
+        assert "('" not in shown
+        assert "\nThe above exception was the direct cause of the following exception:\n" in shown
+        assert f'  File "{__file__}", line ' in shown
+        assert shown.rstrip("\n").endswith("\nValueError: odd")
+    assert line["message"] == "one failed"
 
 
 async def test_a_json_line_has_everything_and_an_exception_stays_on_it(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceServicer
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.admission import Admission
 from unerase_backend.coordinator.batteries import PRESETS
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database, Reports, timestamp
@@ -71,6 +72,8 @@ _AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Watchers who are woken together take turns, and leave the database's other connections to other calls.
 _WATCHERS_READING = 4
+# Plans are made in threads, which take the interpreter from those who answer other calls.
+_PLANS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class AuditServicer(AuditServiceServicer):
         self._changes = changes
         self._retention = retention
         self._quota = quota
-        self._reading = asyncio.Semaphore(_WATCHERS_READING)
+        self._planning = Admission(_PLANS_AT_ONCE)
+        self._reading = Admission(_WATCHERS_READING)
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
         """Accept an audit; the same request again is answered with the same audit."""
@@ -121,9 +125,10 @@ class AuditServicer(AuditServiceServicer):
         descriptions, broken = await self._auditor.units.descriptions(), await self._auditor.units.broken()
         custom = await self._database.custom.named([request.spec.concept, request.spec.placebo], tenant)
         catalogue = self._catalogue.extended(custom)
-        plan = await asyncio.to_thread(
-            make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
-        )
+        async with self._planning.turn():
+            plan = await asyncio.to_thread(
+                make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
+            )
         audit = Audit(
             id=uuid.uuid4().hex,
             request_id=request.request_id,
@@ -171,7 +176,7 @@ class AuditServicer(AuditServiceServicer):
         with self._changes.watching(request.id) as watched:
             while True:
                 version = watched.version
-                async with self._reading:
+                async with self._reading.turn():
                     # In this order: an audit seen as ended has all its events.
                     audit = await self._database.get(request.id)
                     events = await self._database.events(request.id, seen, _EVENTS_AT_ONCE)
@@ -275,6 +280,9 @@ class AuditServicer(AuditServiceServicer):
                 reason="REQUEST_ID_REUSED",
                 metadata={"audit": audit.id},
             )
+        if audit.state == AUDIT_STATE_PENDING:
+            # Its caller may never have heard that it was accepted, and no workflow have been begun.
+            self._auditor.begin(audit.id)
         return audit
 
     async def _find(self, audit_id: str) -> Audit:

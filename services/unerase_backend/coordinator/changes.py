@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class Changes:
         # An audit is looked at as soon as somebody watches it: what was committed in between is not missed.
         self._due.set()
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+            # For all watchers, and so in nobody's name: that of the first would let all wait behind his tenant's calls.
+            self._looking = asyncio.create_task(self._look(), context=Context())
         try:
             yield watched
         finally:

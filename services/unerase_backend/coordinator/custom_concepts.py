@@ -5,21 +5,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import CustomConcept
 from unerase_backend.coordinator import tables
 from unerase_backend.coordinator.discarded import discard
-from unerase_backend.coordinator.tables import deterministic, own
+from unerase_backend.coordinator.retry import repeated
+from unerase_backend.coordinator.tables import Engine, deterministic, own
 
 
 class CustomConcepts:
     """Each tenant's own."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    @repeated
     async def insert(self, custom: CustomConcept, request_id: str, request_digest: str, tenant: str = "") -> bool:
         """Insert a tenant's custom concept; False if its name or the request id is taken."""
         statement = sa.insert(tables.concepts).values(
@@ -61,6 +62,7 @@ class CustomConcepts:
             )
             return [_custom(row) for row in await connection.execute(query)]
 
+    @repeated
     async def delete(self, name: str, tenant: str = "") -> bool:
         """Delete a tenant's custom concept; False if there is none of this name."""
         if "\0" in name:

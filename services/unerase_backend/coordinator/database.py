@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import (
@@ -35,7 +35,8 @@ from unerase_backend.coordinator.custom_concepts import CustomConcepts
 from unerase_backend.coordinator.discarded import Discarded, discard
 from unerase_backend.coordinator.plan import Plan
 from unerase_backend.coordinator.quotas import check_quota, usage_of
-from unerase_backend.coordinator.tables import ACTIVE, ENDED, alone, deterministic, insert_all, own
+from unerase_backend.coordinator.retry import repeated
+from unerase_backend.coordinator.tables import ACTIVE, ENDED, Engine, alone, deterministic, insert_all, own
 from unerase_backend.runtime.access import Quota
 
 # SQLite takes some thousand parameters at once.
@@ -76,7 +77,7 @@ def timestamp(nanoseconds: int) -> Timestamp:
 class Database:
     """The tables, through one engine; methods that take a session write within the caller's transaction."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.custom = CustomConcepts(engine)
         self.discarded = Discarded(engine)
@@ -89,6 +90,7 @@ class Database:
         """Close every connection."""
         await self.engine.dispose()
 
+    @repeated
     async def insert(
         self,
         audit: Audit,
@@ -295,6 +297,7 @@ class Database:
             row = (await connection.execute(query)).first()
         return Reports(*row) if row else None
 
+    @repeated
     async def replace_reports(self, audit_id: str, reports: Reports) -> None:
         """Let an audit's reports be others, as a later version renders them."""
         statement = sa.update(tables.audits).where(tables.audits.c.id == audit_id, tables.audits.c.json_digest != "")
@@ -303,6 +306,7 @@ class Database:
         async with self.engine.begin() as connection:
             await connection.execute(statement.values(**values))
 
+    @repeated
     async def delete(self, audit_id: str) -> bool:
         """Delete an audit that has ended, with everything that hangs on it; False if it has not, or is not there."""
         ended = sa.and_(tables.audits.c.id == audit_id, tables.audits.c.state.in_(ENDED))
@@ -334,6 +338,7 @@ class Database:
         async with self.engine.begin() as connection:
             await self._append(connection, audit_id, event)
 
+    @repeated
     async def cancel(self, audit_id: str) -> bool:
         """Cancel an audit; False if it has ended or does not exist."""
         async with self.engine.begin() as connection:

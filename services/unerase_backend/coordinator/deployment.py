@@ -22,6 +22,7 @@ from sqlalchemy.engine import make_url
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
+from unerase_backend.coordinator.connections import Connections
 from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.exposition import serve_metrics
 from unerase_backend.coordinator.leases import Leases
@@ -31,7 +32,7 @@ from unerase_backend.coordinator.retention import Retention
 from unerase_backend.coordinator.rooms import ROOMS
 from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
-from unerase_backend.coordinator.tables import create_engine, create_workflow_engine, on_full_disk
+from unerase_backend.coordinator.tables import create_workflow_engine, on_full_disk
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate, Quota
@@ -50,6 +51,7 @@ _LOCK_SECONDS = 60.0
 _THREADS = 64
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
+_FORGOTTEN_SECONDS = 60.0
 # It looks at every artefact.
 _EXPIRE_SECONDS = 6 * 3600.0
 
@@ -68,23 +70,26 @@ class Coordinator:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         serializer = DBOSPortableJSONSerializer()
         urls = _database_urls(settings, state)
-        engine = create_engine(urls["async"], settings.lease_seconds)
-        self._workflow_engine = create_workflow_engine(urls["dbos"], settings.lease_seconds)
-        self._database = Database(engine)
+        connections = Connections(urls["async"], settings.lease_seconds)
+        self._workflow_engine = create_workflow_engine(
+            urls["dbos"], settings.lease_seconds, connections.sizes.workflows
+        )
+        self._database = Database(connections)
         await self._database.migrate()
         home = _home(state / "executor")
-        self._leases = Leases(engine, home, settings.lease_seconds)
+        self._leases = Leases(connections, home, settings.lease_seconds)
         await self._leases.begin()
         catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
         store = ArtifactStore(settings.artifacts)
         self._metrics, changes = Metrics(), Changes(self._database.sequences)
-        for watched in (engine.sync_engine, self._workflow_engine):
+        for watched in (*connections.engines(), self._workflow_engine):
             on_full_disk(watched, self._meet_full_disk)
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)
         self._auditor = CURRENT.auditor = Auditor(
             self._database,
-            await AsyncSQLAlchemyDatasource.create(urls["async"], engine=engine, serializer=serializer),
+            connections,
+            await AsyncSQLAlchemyDatasource.create(urls["async"], engine=connections.steps, serializer=serializer),
             catalogue,
             store,
             self._metrics,
@@ -133,6 +138,7 @@ class Coordinator:
                 _every(settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed"),
                 _every(_EXPIRE_SECONDS, retention.expire, "what has had its time could not be removed"),
                 _every(_ENDED_SECONDS, self._auditor.stop_ended, "what ended elsewhere is not known"),
+                _every(_FORGOTTEN_SECONDS, self._auditor.begin_forgotten, "what has no workflow is not known"),
             )
         ]
         _logger.info("listening on %s:%d", settings.host, settings.port)

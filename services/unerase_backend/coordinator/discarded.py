@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.coordinator import tables
-from unerase_backend.coordinator.tables import alone, insert_all
+from unerase_backend.coordinator.tables import Engine, alone, insert_all
 
 _COLLECTED_AT_ONCE = 500
 
@@ -16,7 +16,7 @@ _COLLECTED_AT_ONCE = 500
 class Discarded:
     """What is noted for removal."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def add(self, digests: Sequence[str]) -> None:

@@ -31,7 +31,7 @@ from opentelemetry.trace import SpanKind
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.places import Places
 from unerase_backend.coordinator.scopes import scope_of
-from unerase_backend.coordinator.tables import DATABASE_ERRORS, DATABASE_UNAVAILABLE, is_full
+from unerase_backend.coordinator.transient import DATABASE_ERRORS, DATABASE_UNAVAILABLE, is_full, is_transient
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Gate
 from unerase_backend.runtime.artifacts import STORAGE_FULL
@@ -241,14 +241,14 @@ class _Measured:
         """End the call with the error's status."""
         if isinstance(error, TimeoutError):
             error = DeadlineError(f"the call took longer than the {UNARY_SECONDS:g} s that the backend allows")
-        if isinstance(error, DATABASE_ERRORS) and is_full(error):
+        if (failed := isinstance(error, DATABASE_ERRORS) or is_transient(error)) and is_full(error):
             _logger.error("the disk of the database is full")
             error = ExhaustedError(
                 "the disk of the backend's database is full; try again once its operator has made room",
                 reason=STORAGE_FULL,
                 retry_after_seconds=_FULL_SECONDS,
             )
-        if isinstance(error, DATABASE_ERRORS):
+        elif failed:
             _logger.error("the database fails in %s, request %s", self._method, self._request_id, exc_info=error)
             error = UnavailableError(
                 "the database does not answer as it should; try again",

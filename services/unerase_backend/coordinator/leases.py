@@ -10,15 +10,14 @@ import uuid
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from unerase_backend.coordinator.tables import coordinators
+from unerase_backend.coordinator.tables import Engine, coordinators
 
 
 class Leases:
     """The lease of this process, and the sight of all others'."""
 
-    def __init__(self, engine: AsyncEngine, home: str, seconds: float) -> None:
+    def __init__(self, engine: Engine, home: str, seconds: float) -> None:
         self.id = uuid.uuid4().hex
         self._engine = engine
         self._home = home

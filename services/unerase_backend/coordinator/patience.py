@@ -12,15 +12,14 @@ from unerase.v1.audits_pb2 import AuditEvent, Delayed
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.metrics import Metrics
-from unerase_backend.coordinator.tables import DATABASE_ERRORS, DATABASE_UNAVAILABLE, is_full
+from unerase_backend.coordinator.retry import until_answered, waits
+from unerase_backend.coordinator.transient import DATABASE_UNAVAILABLE, is_full, is_transient
 from unerase_backend.runtime.artifacts import STORAGE_FULL
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
 from unerase_backend.runtime.handles import ReplicaDiedError
 
 _logger = logging.getLogger(__name__)
 
-_FIRST_WAIT_SECONDS = 0.5
-_LONGEST_WAIT_SECONDS = 10.0
 _CONCLUSION = "conclusion"
 
 Result = TypeVar("Result")
@@ -47,13 +46,14 @@ class Patience:
             UnavailableError, ExhaustedError: patience with a room has come to its end.
         """
         give_up: float | None = None
-        wait = _FIRST_WAIT_SECONDS
         told = ""
         waiting = unit or Unit(evaluation=_CONCLUSION)
-        while True:
+        for wait in waits():
             try:
                 return await attempt()
-            except (UnavailableError, ExhaustedError, *DATABASE_ERRORS) as raised:
+            except Exception as raised:
+                if not isinstance(raised, UnavailableError | ExhaustedError) and not is_transient(raised):
+                    raise
                 error = _as_delay(raised)
                 if error.reason not in (STORAGE_FULL, DATABASE_UNAVAILABLE):
                     now = time.monotonic()
@@ -70,18 +70,11 @@ class Patience:
                 if isinstance(error, ReplicaDiedError):
                     self._metrics.survived(error.metadata["room"])
             await asyncio.sleep(wait)
-            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+        raise AssertionError
 
     async def ask(self, read: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
         """Return what the database answers, as soon as it does."""
-        wait = _FIRST_WAIT_SECONDS
-        while True:
-            try:
-                return await read(*arguments)
-            except DATABASE_ERRORS:
-                _logger.warning("the database is asked again in %.1f s", wait, exc_info=True)
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, _LONGEST_WAIT_SECONDS)
+        return await until_answered(lambda: read(*arguments))
 
     async def _tell(self, audit_id: str, waiting: Unit, error: UneraseError) -> None:
         delayed = Delayed(
@@ -93,7 +86,9 @@ class Patience:
         )
         try:
             await self._database.progress(audit_id, AuditEvent(delayed=delayed))
-        except DATABASE_ERRORS:
+        except Exception as failed:
+            if not is_transient(failed):
+                raise
             # Where the database is on the full disk, nobody can be told through it.
             _logger.warning("watchers could not be told of the delay", exc_info=True)
         await self._changes.announce()

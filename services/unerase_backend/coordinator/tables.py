@@ -6,13 +6,15 @@ SQLite in write-ahead mode by default; PostgreSQL by its URL.
 import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 import psycopg
 import sqlalchemy as sa
 from google.protobuf.message import Message
 from sqlalchemy import event as sa_event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_CANCELLED,
@@ -21,18 +23,16 @@ from unerase.v1.audits_pb2 import (
     AUDIT_STATE_RUNNING,
     AUDIT_STATE_SUCCEEDED,
 )
+from unerase_backend.coordinator.transient import is_full, is_repeated_by_dbos, is_transient
 
 ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
 ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
 
-# As SQLite and PostgreSQL say it.
-_FULL = ("disk is full", "No space left on device")
 # Both take some ten thousand parameters at once.
 _ROWS_AT_ONCE = 1000
-DATABASE_ERRORS = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
-"""The database is gone, locked, full, or has no connection to spare; trying again may help."""
-DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
-"""The reason that callers and watchers are told."""
+# How long to wait for a connection of the pool, and for one of the server.
+_POOL_SECONDS = 30.0
+_CONNECT_SECONDS = 10
 
 METADATA = sa.MetaData()
 
@@ -151,23 +151,67 @@ REPORTS = (audits.c.content_digest, audits.c.json_digest, audits.c.html_digest, 
 """What names an audit's reports in the artefact store."""
 
 
-def create_engine(url: str, stalled_seconds: float = 15.0) -> AsyncEngine:
+class Engine(Protocol):
+    """What reads and writes: SQLAlchemy's `AsyncEngine`, or `Connections`, where callers wait for their turn."""
+
+    @property
+    def dialect(self) -> sa.Dialect:
+        """Return the database's kind."""
+
+    def connect(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Read within one connection."""
+
+    def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Write within one transaction."""
+
+    async def dispose(self) -> None:
+        """Close every connection."""
+
+
+class _Pool(AsyncAdaptedQueuePool):
+    """A pool whose having no connection to spare is an error of the database, as it is to whoever repeats those: DBOS
+    repeats a transaction that met one, and no other."""
+
+    def _do_get(self) -> sa.pool.ConnectionPoolEntry:
+        try:
+            return super()._do_get()
+        except sa.exc.TimeoutError as error:
+            # The engine's, once there is one.
+            dialect: Any = self._dialect
+            if dialect.name == "sqlite":
+                raise sqlite3.OperationalError(f"database is locked: {error}") from None
+            raise psycopg.errors.TooManyConnections(str(error)) from None
+
+
+def create_engine(url: str, stalled_seconds: float = 15.0, connections: int = 5) -> AsyncEngine:
     """Return an engine for `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`.
 
     PostgreSQL ends a transaction whose process has not been heard of for `stalled_seconds`, and with it the locks that
     others wait for: a process may be stopped, or cut off, at any moment. SQLite's locks end with their process.
     """
-    # Connections that were open when the server restarted are replaced before they are used.
-    engine = create_async_engine(url, pool_pre_ping=True)
+    engine = create_async_engine(url, poolclass=_Pool, pool_size=connections, **_options(url))
     _prepare(engine.sync_engine, stalled_seconds)
     return engine
 
 
-def create_workflow_engine(url: str, stalled_seconds: float = 15.0) -> sa.Engine:
+def create_workflow_engine(url: str, stalled_seconds: float = 15.0, connections: int = 4) -> sa.Engine:
     """Return DBOS's engine, for `sqlite:///FILE` or `postgresql+psycopg://...`."""
-    engine = sa.create_engine(url, pool_pre_ping=True, pool_size=20, max_overflow=0)
+    engine = sa.create_engine(url, pool_size=connections, **_options(url))
     _prepare(engine, stalled_seconds)
     return engine
+
+
+def _options(url: str) -> dict[str, Any]:
+    postgres = sa.make_url(url).get_backend_name() == "postgresql"
+    return {
+        "max_overflow": 0,
+        "pool_timeout": _POOL_SECONDS,
+        # Connections that were open when the server restarted are replaced before they are used.
+        "pool_pre_ping": True,
+        # Prompts, concepts and names belong in the database, and in no log.
+        "hide_parameters": True,
+        "connect_args": {"connect_timeout": _CONNECT_SECONDS} if postgres else {},
+    }
 
 
 def _prepare(engine: sa.Engine, stalled_seconds: float) -> None:
@@ -193,18 +237,23 @@ def _prepare(engine: sa.Engine, stalled_seconds: float) -> None:
         if isolation:
             connection.isolation_level = isolation
 
+    # Two that DBOS looks for by itself: conflicts, and in its own records locks that somebody holds.
+    known = {"40001"} if engine.dialect.is_async else {"40001", "55P03"}
+
     @sa_event.listens_for(engine, "handle_error", retval=True)
     def _let_wait(context: sa.ExceptionContext) -> sa.exc.OperationalError | None:
-        """Let DBOS wait where waiting helps: it repeats what met a lock or lost its connection for as long as it takes.
-
-        Where PostgreSQL's disk is full it does so by itself.
-        """
+        """Let DBOS repeat whatever passes, for as long as it takes: it knows a lock, and a connection that is lost."""
         error = context.original_exception
-        if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-            # The server has not said it: it is not there.
+        if not is_transient(error) or is_repeated_by_dbos(error):
+            return None
+        if isinstance(error, sqlite3.Error):
+            locked = sqlite3.OperationalError(f"database is locked: {error}")
+            return sa.exc.OperationalError(None, None, locked, hide_parameters=True)
+        state = getattr(error, "sqlstate", None)
+        if state not in known:
             context.is_disconnect = True
-        if isinstance(error, sqlite3.OperationalError) and is_full(error):
-            return sa.exc.OperationalError(None, None, sqlite3.OperationalError(f"database is locked: {error}"))
+            # Where the server itself has spoken, the other connections are as good as before.
+            context.invalidate_pool_on_disconnect = state is None or state.startswith("57")
         return None
 
 
@@ -217,7 +266,7 @@ def on_full_disk(engine: sa.Engine, tell: Callable[[], None]) -> None:
             tell()
 
 
-async def migrate(engine: AsyncEngine) -> None:
+async def migrate(engine: Engine) -> None:
     """Create what is missing, be it a column or an index of a table that an earlier version made."""
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
@@ -242,11 +291,6 @@ async def insert_all(connection: AsyncConnection, table: sa.Table, rows: Sequenc
     """
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
         await connection.execute(sa.insert(table).values(rows[begin : begin + _ROWS_AT_ONCE]))
-
-
-def is_full(error: BaseException) -> bool:
-    """Say whether an error of the database, or one that was recorded as such, came of a full disk."""
-    return any(words in str(error) for words in _FULL)
 
 
 def deterministic(message: Message) -> bytes:

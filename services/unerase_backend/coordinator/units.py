@@ -23,6 +23,7 @@ from unerase_backend.coordinator import kept
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.transient import is_transient
 from unerase_backend.runtime.artifacts import LOST, ArtifactStore
 from unerase_backend.runtime.errors import DataLossError, UneraseError
 from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
@@ -156,5 +157,12 @@ class Units:
             event.loss = progress.loss
         if progress.HasField("success"):
             event.success = progress.success
-        await self._database.progress(audit_id, AuditEvent(unit_progress=event))
+        try:
+            await self._database.progress(audit_id, AuditEvent(unit_progress=event))
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            # A unit is not computed again because nobody could be told how far it was.
+            _logger.warning("watchers could not be told of the progress", exc_info=True)
+            return
         await self._changes.announce()

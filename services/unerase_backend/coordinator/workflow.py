@@ -16,6 +16,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from contextvars import Context
 from typing import Any
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, SetWorkflowID
@@ -29,13 +30,16 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.admission import Admission
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.conclusion import Conclusion
+from unerase_backend.coordinator.connections import Connections
 from unerase_backend.coordinator.database import AuditEndedError, Database
 from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
 from unerase_backend.coordinator.patience import Patience
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
-from unerase_backend.coordinator.tables import ACTIVE, DATABASE_ERRORS
+from unerase_backend.coordinator.tables import ACTIVE
+from unerase_backend.coordinator.transient import is_transient
 from unerase_backend.coordinator.turns import Turns
 from unerase_backend.coordinator.units import Units
 from unerase_backend.runtime import tracing
@@ -46,8 +50,15 @@ from unerase_backend.verdict import has_answer
 
 _logger = logging.getLogger(__name__)
 
+# What DBOS says of a workflow that will go on.
+_UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
+
 # A workflow that a crash interrupts is recovered however often that happens.
 _RECOVERIES = 1_000_000
+# Each takes connections and threads of DBOS's, which those that run need as well.
+_STARTS_AT_ONCE = 8
+# Verdicts and reports are computed in threads, which take the interpreter from those who answer calls.
+_CONCLUSIONS_AT_ONCE = 2
 
 
 class Auditor:
@@ -56,6 +67,7 @@ class Auditor:
     def __init__(
         self,
         database: Database,
+        connections: Connections,
         datasource: AsyncSQLAlchemyDatasource,
         catalogue: Catalogue,
         store: ArtifactStore,
@@ -68,6 +80,7 @@ class Auditor:
         self.units = Units(database, catalogue, store, metrics, changes)
         self.conclusion = Conclusion(database, catalogue, store, self.units)
         self._database = database
+        self._connections = connections
         self._datasource = datasource
         self._store = store
         self._metrics = metrics
@@ -76,19 +89,26 @@ class Auditor:
         self._ask = self._patience.ask
         self._turns = Turns(concurrent_units)
         self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._starting = Admission(_STARTS_AT_ONCE)
+        self._concluding = Admission(_CONCLUSIONS_AT_ONCE)
+        self._beginning: dict[str, asyncio.Task[None]] = {}
+        self._announcing = asyncio.Lock()
+        self._counting: asyncio.Task[None] | None = None
         self._closing = False
 
     def begin(self, audit_id: str) -> None:
-        """Start the audit's workflow once the database takes it; if this process ends before, the next one does."""
-        task = asyncio.create_task(self.start(audit_id))
-        self._beginning.add(task)
-        task.add_done_callback(self._begun)
+        """Start the audit's workflow once there is room for it; if this process ends before, the next one does."""
+        if audit_id not in self._beginning:
+            self._beginning[audit_id] = asyncio.create_task(self._begin(audit_id))
 
-    def _begun(self, task: asyncio.Task[None]) -> None:
-        self._beginning.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _logger.error("an audit could not be started; the next start of a coordinator tries again", exc_info=error)
+    async def _begin(self, audit_id: str) -> None:
+        try:
+            async with self._starting.turn():
+                await self._ask(self.start, audit_id)
+        except Exception:
+            _logger.error("an audit could not be started; it is tried again in a while", exc_info=True)
+        finally:
+            del self._beginning[audit_id]
 
     async def start(self, audit_id: str) -> None:
         """Start the audit's workflow; one that was started before goes on."""
@@ -104,13 +124,26 @@ class Auditor:
         for recovered in await asyncio.to_thread(DBOS._recover_pending_workflows, list(dead)):
             if "/" not in recovered.workflow_id:
                 self._metrics.survived(COORDINATOR)
-        # An audit that was accepted in the moment of a crash may have no workflow yet.
+        await self.begin_forgotten()
+
+    async def begin_forgotten(self) -> None:
+        """Begin the audits that have not ended and that no workflow will end.
+
+        One that was accepted in the moment of a crash may have none; a workflow that ended by an error that nobody
+        had thought of has left its audit as it was. What its units have recorded stays.
+        """
         active = await self._database.active()
         if not active:
             return
         known = await DBOS.list_workflows_async(workflow_ids=active, load_input=False, load_output=False)
-        for audit_id in set(active) - {workflow.workflow_id for workflow in known}:
-            await self.start(audit_id)
+        over = [workflow.workflow_id for workflow in known if workflow.status not in _UNDER_WAY]
+        # Asked after the workflows: an audit ends before its workflow does.
+        left = await self._database.active(over) if over else []
+        for audit_id in left:
+            _logger.error("the workflow of audit %s ended without ending it; it begins again", audit_id)
+            await DBOS.delete_workflow_async(audit_id, delete_children=True)
+        for audit_id in (set(active) - {workflow.workflow_id for workflow in known}) | set(left):
+            self.begin(audit_id)
 
     async def stop_ended(self) -> None:
         """Stop the units of audits that have ended through another coordinator."""
@@ -126,16 +159,31 @@ class Auditor:
     async def close(self) -> None:
         """Interrupt every unit; the workflows stay as they are and are recovered by the next process."""
         self._closing = True
-        tasks = [task for running in self._running.values() for task in running]
+        tasks: list[asyncio.Task[Any]] = [task for running in self._running.values() for task in running]
+        tasks += self._beginning.values()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def announce(self) -> None:
-        """Tell watchers and metrics that something was committed."""
-        self._metrics.set_audits(await self._database.count())
-        oldest = await self._database.oldest_active()
-        self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
+        """Tell metrics and watchers that something was committed; those who say so meanwhile are told of together."""
+        if self._counting is None:
+            self._counting = asyncio.create_task(self._count(), context=Context())
+        # Whoever is cancelled while he waits takes it from nobody else.
+        await asyncio.shield(self._counting)
+
+    async def _count(self) -> None:
+        async with self._announcing:
+            # Whoever commits from now on is not sure to be counted.
+            self._counting = None
+            try:
+                self._metrics.set_audits(await self._database.count())
+                oldest = await self._database.oldest_active()
+                self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                _logger.warning("the audits could not be counted", exc_info=True)
         await self._changes.announce()
 
     async def ended(self, audit_id: str, state: AuditState.ValueType) -> None:
@@ -310,7 +358,8 @@ class Auditor:
         if evidence.audit.units_done != evidence.audit.units_total:
             raise RuntimeError("an audit was to be concluded with units that are not done")
         end = time.time_ns()
-        verdict, reports = await self._patience.persist(lambda: self.conclusion.conclude(evidence, end), audit_id)
+        async with self._concluding.turn():
+            verdict, reports = await self._patience.persist(lambda: self.conclusion.conclude(evidence, end), audit_id)
         if await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports):
             await self.ended(audit_id, AUDIT_STATE_SUCCEEDED)
 
@@ -328,18 +377,15 @@ class Auditor:
     async def _transact(self, name: str, write: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:
         """Run one transaction of the database as a step of the current workflow.
 
-        DBOS repeats it while the database is gone or its disk is full.
+        DBOS repeats it while it meets errors that pass.
         """
 
         async def body() -> bool:
             return await write(self._datasource.sql_session(), *arguments)
 
-        written: bool = await self._datasource.run_tx_step_async({"name": name}, body)
-        try:
-            await self.announce()
-        except DATABASE_ERRORS:
-            # Watchers look by themselves as well.
-            _logger.warning("what was written could not be announced", exc_info=True)
+        async with self._connections.step():
+            written: bool = await self._datasource.run_tx_step_async({"name": name}, body)
+        await self.announce()
         return written
 
 

@@ -7,14 +7,18 @@ keeps among its session's logs. A file that somebody moves away is opened anew, 
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from typing import Any
 
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.carried import AUDIT, REQUEST
 
 ROOT = "unerase_backend"
+# What others say of our work: of workflows, of tasks whose error nobody asked for, of connections.
+_OTHERS = ("dbos", "asyncio", "grpc", "sqlalchemy")
 
 
 def configure(room: str, form: str, folder: str) -> None:
@@ -28,16 +32,29 @@ def configure(room: str, form: str, folder: str) -> None:
         handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(JsonLines(room) if form == "json" else TextLines(room))
     handler.addFilter(_belonging)
-    logger = logging.getLogger(ROOT)
-    for before in list(logger.handlers):
-        logger.removeHandler(before)
-        before.close()
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    for name in (ROOT, *_OTHERS):
+        logger = logging.getLogger(name)
+        for before in list(logger.handlers):
+            logger.removeHandler(before)
+            before.close()
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO if name == ROOT else logging.WARNING)
+        logger.propagate = False
 
 
-class JsonLines(logging.Formatter):
+class _Lines(logging.Formatter):
+    """What both forms share."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """Return an exception with its causes.
+
+        Not by `print`, as logging itself does: Ray Serve puts another in its place, which writes the repr of what it
+        is to print to a file.
+        """
+        return "".join(traceback.format_exception(*ei)).rstrip("\n")
+
+
+class JsonLines(_Lines):
     """One JSON object a line; audit, request, trace and exception are in it where the event has them."""
 
     def __init__(self, room: str) -> None:
@@ -60,7 +77,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class TextLines(logging.Formatter):
+class TextLines(_Lines):
     """The same for a reader, with an exception on lines of its own."""
 
     def __init__(self, room: str) -> None:
