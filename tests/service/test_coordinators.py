@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import psutil
@@ -173,6 +174,34 @@ def test_an_audit_outlives_its_database(
                 down = True
         assert down
         _check(mine, database, audit.id, events, undisturbed)
+
+
+def test_an_audit_whose_workflow_ended_without_it_begins_again(
+    backend: Running, two: tuple[Coordinator, Coordinator], database: str, undisturbed: bytes, tmp_path: Path
+) -> None:
+    """As after an error that nobody had thought of: the workflow is over, and the audit's row says that it runs."""
+    settings = {
+        "artifacts": str(backend.data / "artifacts"),
+        "database_url": database,
+        "lease_seconds": LEASE_SECONDS,
+    }
+    _, other = two
+    backend.forget()
+    with (
+        coordinator(ray_address(psutil.Process(backend.process.pid)), tmp_path / "third", **settings) as third,
+        Client(third.address) as mine,
+        Client(other.address) as theirs,
+    ):
+        audit = mine.create_audit(SPEC)
+        events = []
+        for event in theirs.watch(audit.id, timeout=120):
+            events.append(event)
+            if event.WhichOneof("event") == "unit_done" and third.process.poll() is None:
+                third.end()
+                with psycopg.connect(database) as connection:
+                    over = "update dbos.workflow_status set status = 'ERROR' where workflow_uuid = %s"
+                    assert connection.execute(over, (audit.id,)).rowcount == 1
+        _check(theirs, database, audit.id, events, undisturbed)
 
 
 def test_a_dead_coordinators_audit_is_taken_over(

@@ -12,15 +12,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import psutil
+import psycopg
 import pytest
 
 from fuzzing import assert_lawful
-from unerase import Client, ClientSettings, UneraseError
+from postgres import Postgres
+from unerase import Client, ClientSettings, Concept, ConceptKind, JudgeLabels, UneraseError
+from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
+from unerase_backend.catalogue import EMBEDDED
 from unerase_backend.runtime import tokens
 
 from .conftest import small_spec
@@ -28,6 +33,9 @@ from .conftest import small_spec
 pytestmark = [pytest.mark.backends, pytest.mark.timeout(600)]
 
 PASSWORD = "hunter2-of-the-database"
+PROMPT = "a-prompt-of-somebodys"
+NAME = "a-name-of-somebodys"
+REQUEST = "a-request-of-somebodys"
 RAY_TOKEN = "0123456789abcdef" * 4
 
 
@@ -169,6 +177,79 @@ def test_no_token_is_written_down(served: Served, kept: Path) -> None:
     written = {path.name for path in (kept / "ray").rglob("*.log")}
     assert any("coordinator" in name for name in written), written
     assert _found(kept, token, wrong, RAY_TOKEN) == []
+
+
+def test_nothing_of_a_request_is_written_down_when_the_database_dies(kept: Path, postgres: Postgres) -> None:
+    """The server ends in the middle of INSERTs, of a concept and of an audit; their parameters hold what is asked."""
+    file, url = kept / "dying.json", postgres.new_database()
+    token = tokens.create(file, "bob", "acme", ["admin"], 1)
+    process = _serve(kept, "dying", "--tokens", str(file), UNERASE_SERVE_DATABASE_URL=url)
+    assert process.stdout is not None
+    first = process.stdout.readline().decode()
+    assert first.startswith("unerase listens on "), (kept / "dying.log").read_text()
+    with (
+        Client(first.split()[-1], settings=ClientSettings(token=token)) as client,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        client.create_concept(_concept(NAME), _sheet(), tile=32)
+        spec = small_spec(cases=1, steps=2)
+        spec.concept = NAME
+        with psycopg.connect(url) as holder, psycopg.connect(url, autocommit=True) as watcher:
+            holder.execute("lock table unerase_concepts, unerase_audits in exclusive mode")
+            asked = [
+                threads.submit(client.create_audit, spec, request_id=f"{REQUEST}-1"),
+                threads.submit(
+                    client.create_concept, _concept(f"{NAME}-2"), _sheet(), tile=32, request_id=f"{REQUEST}-2"
+                ),
+            ]
+            _await_inserts(watcher, 2)
+            postgres.stop()
+        for each in asked:
+            with pytest.raises(UneraseError) as refused:
+                each.result()
+            assert refused.value.code == grpc.StatusCode.UNAVAILABLE
+        postgres.start()
+        audit = client.create_audit(spec, request_id=f"{REQUEST}-1")
+        assert list(client.watch(audit.id, timeout=240))[-1].state_changed.state == AUDIT_STATE_SUCCEEDED
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    logs = [
+        path for path in kept.rglob("*") if path.is_file() and ("log" in path.name or path.suffix in (".out", ".err"))
+    ]
+    text = b"".join(path.read_bytes() for path in logs)
+    # The error is told, and what it was about is not.
+    assert b"the database fails in unerase.v1.AuditService/CreateAudit" in text
+    assert [secret for secret in (NAME, PROMPT, token, REQUEST, url) if secret.encode() in text] == []
+
+
+def _concept(name: str) -> Concept:
+    labels = {"testbed/judge": ["hourglass"], "testbed/second-judge": ["hourglass"], "testbed/clip": [PROMPT]}
+    return Concept(
+        name=name,
+        kind=ConceptKind.CONCEPT_KIND_OBJECT,
+        names=["hourglass"],
+        prompts=[f"{PROMPT} {{concept}}"],
+        held_out_prompts=["a drawing of a {concept}"],
+        labels=[JudgeLabels(judge=judge, labels=said) for judge, said in labels.items()],
+        control="testbed/never",
+    )
+
+
+def _sheet() -> list[bytes]:
+    return [(EMBEDDED.parent / "pictures" / "hourglass.png").read_bytes()]
+
+
+def _await_inserts(watcher: psycopg.Connection, least: int) -> None:
+    waiting = (
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ilike 'insert into %'"
+        " and datname = current_database()"
+    )
+    for _ in range(600):
+        (count,) = watcher.execute(waiting).fetchone() or (0,)
+        if count >= least:
+            return
+        watcher.execute("select pg_sleep(0.1)")
+    pytest.fail("a minute has passed, and nobody inserts")
 
 
 def test_no_password_of_a_database_is_written_down(kept: Path) -> None:
