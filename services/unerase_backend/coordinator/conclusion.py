@@ -8,12 +8,16 @@ from unerase.v1.types_pb2 import EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.admission import Admission
 from unerase_backend.coordinator.database import Database, Evidence, Reports
 from unerase_backend.coordinator.reports import write_again, write_reports
 from unerase_backend.coordinator.units import Units
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import DataLossError
 from unerase_backend.verdict import conclude
+
+# Verdicts and reports are computed in threads, which take the interpreter from those who answer calls.
+_AT_ONCE = 2
 
 
 class Conclusion:
@@ -24,6 +28,7 @@ class Conclusion:
         self._catalogue = catalogue
         self._store = store
         self._units = units
+        self._writing = Admission(_AT_ONCE)
 
     async def conclude(self, evidence: Evidence, end: int) -> tuple[Verdict, Reports]:
         """Return the verdict, and the reports that were written; `end` is in nanoseconds since 1970.
@@ -35,7 +40,8 @@ class Conclusion:
         manifest = await self._manifest(evidence.audit.spec)
         descriptions = await self._units.descriptions()
         await self._make_whole(evidence)
-        return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
+        async with self._writing.turn():
+            return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
 
     async def render_again(self, audit_id: str) -> Reports | None:
         """Render an audit's report again from its content, after one of its forms was lost; None if it was deleted.
@@ -49,7 +55,8 @@ class Conclusion:
             return None
         await self._make_whole(evidence)
         descriptions = (await self._units.descriptions()).values()
-        reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions)
+        async with self._writing.turn():
+            reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions)
         await self._database.replace_reports(audit_id, reports)
         return reports
 

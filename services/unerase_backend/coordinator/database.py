@@ -5,6 +5,7 @@ number from that row, and does so only while the audit runs: a unit that ends af
 row and writes nothing. Sequence numbers have no gaps, since a transaction that fails gives its number back.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -274,13 +275,8 @@ class Database:
                 return None
             observations = await self._messages(connection, audit_id, tables.observations)
             findings = await self._messages(connection, audit_id, tables.findings)
-        return Evidence(
-            _audit(row),
-            Concept.FromString(row.concept),
-            list(Unit.FromString(row.cases).cases),
-            [Observation.FromString(message) for message in observations],
-            [Finding.FromString(message) for message in findings],
-        )
+        # Tens of thousands of messages, at the end of a large audit: calls are answered meanwhile.
+        return await asyncio.to_thread(_evidence, row, observations, findings)
 
     async def may_read(self, audit_id: str, digest: str) -> bool:
         """Say whether an artefact belongs to an audit."""
@@ -478,6 +474,16 @@ class Database:
             {"audit": audit_id, "digest": digest, "size_bytes": sizes[digest]} for digest in sorted(set(sizes) - known)
         ]
         await insert_all(connection, tables.artifacts, rows)
+
+
+def _evidence(row: Any, observations: Sequence[bytes], findings: Sequence[bytes]) -> Evidence:
+    return Evidence(
+        _audit(row),
+        Concept.FromString(row.concept),
+        list(Unit.FromString(row.cases).cases),
+        [Observation.FromString(message) for message in observations],
+        [Finding.FromString(message) for message in findings],
+    )
 
 
 def _audit(row: Any) -> Audit:

@@ -57,8 +57,6 @@ _UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
 _RECOVERIES = 1_000_000
 # Each takes connections and threads of DBOS's, which those that run need as well.
 _STARTS_AT_ONCE = 8
-# Verdicts and reports are computed in threads, which take the interpreter from those who answer calls.
-_CONCLUSIONS_AT_ONCE = 2
 
 
 class Auditor:
@@ -90,7 +88,6 @@ class Auditor:
         self._turns = Turns(concurrent_units)
         self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
         self._starting = Admission(_STARTS_AT_ONCE)
-        self._concluding = Admission(_CONCLUSIONS_AT_ONCE)
         self._beginning: dict[str, asyncio.Task[None]] = {}
         self._announcing = asyncio.Lock()
         self._counting: asyncio.Task[None] | None = None
@@ -358,8 +355,7 @@ class Auditor:
         if evidence.audit.units_done != evidence.audit.units_total:
             raise RuntimeError("an audit was to be concluded with units that are not done")
         end = time.time_ns()
-        async with self._concluding.turn():
-            verdict, reports = await self._patience.persist(lambda: self.conclusion.conclude(evidence, end), audit_id)
+        verdict, reports = await self._patience.persist(lambda: self.conclusion.conclude(evidence, end), audit_id)
         if await self._transact("succeed", self._database.succeed, audit_id, end, verdict, reports):
             await self.ended(audit_id, AUDIT_STATE_SUCCEEDED)
 
