@@ -39,7 +39,6 @@ from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
 from unerase_backend.coordinator.patience import Patience
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
 from unerase_backend.coordinator.tables import ACTIVE
-from unerase_backend.coordinator.transient import is_transient
 from unerase_backend.coordinator.turns import Turns
 from unerase_backend.coordinator.units import Units
 from unerase_backend.runtime import tracing
@@ -177,9 +176,8 @@ class Auditor:
                 self._metrics.set_audits(await self._database.count())
                 oldest = await self._database.oldest_active()
                 self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
-            except Exception as error:
-                if not is_transient(error):
-                    raise
+            except Exception:
+                # What was committed is committed, whoever hears of it.
                 _logger.warning("the audits could not be counted", exc_info=True)
         await self._changes.announce()
 
