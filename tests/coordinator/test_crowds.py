@@ -32,7 +32,7 @@ from unerase_backend.coordinator.models import ModelServicer
 from unerase_backend.coordinator.paging import MAX_PAGE_BYTES
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.retention import Retention
-from unerase_backend.coordinator.server import Server
+from unerase_backend.coordinator.server import MAX_METADATA_BYTES, MAX_RECEIVE_BYTES, Server
 from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.runtime import tokens
 from unerase_backend.runtime.access import SCOPES, Gate, Quota
@@ -360,3 +360,31 @@ async def test_a_concept_of_too_many_judges_is_refused_at_once(door: Door) -> No
             await call
     assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     assert refused.value.details() == "concept.concept.labels: must be at most 64, not 26000"
+
+
+async def test_metadata_are_refused_beyond_their_limit_and_never_below(door: Door) -> None:
+    async with door.channel() as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+
+        def sent(size: int) -> Any:
+            return said(check(health_pb2.HealthCheckRequest(), metadata=(("x-much", "a" * size),), timeout=20))
+
+        # With what gRPC itself sends, some hundred bytes.
+        assert Counter([await sent(MAX_METADATA_BYTES - 1000) for _ in range(50)]) == {"OK": 50}
+        assert Counter([await sent(MAX_METADATA_BYTES) for _ in range(50)]) == {("RESOURCE_EXHAUSTED", "", 0.0): 50}
+
+
+@pytest.mark.parametrize("case", ["message", "unfolded", "deadline"])
+async def test_what_grpc_itself_refuses_has_its_own_words(door: Door, case: str) -> None:
+    """These come without details of ours; docs/limits.md lists them."""
+    async with door.channel() as channel:
+        call = channel.unary_unary("/grpc.health.v1.Health/Check")
+        large = bytes(MAX_RECEIVE_BYTES + 1)
+        calls = {
+            "message": lambda: call(large, timeout=20),
+            "unfolded": lambda: call(large, timeout=20, compression=grpc.Compression.Gzip),
+            "deadline": lambda: channel.stream_unary("/grpc.health.v1.Health/Check")(timeout=0.2),
+        }
+        code = "DEADLINE_EXCEEDED" if case == "deadline" else "RESOURCE_EXHAUSTED"
+        assert await said(calls[case]()) == (code, "", 0.0)
+        await healthy(door)

@@ -12,9 +12,11 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from coordinators import free_port
 from unerase import AsyncClient, Client, ClientSettings, TLSConfig, UneraseError
@@ -39,7 +41,6 @@ from unerase_backend.runtime.encryption import Certificates
 
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 METHODS = [(service.full_name, method) for service in SERVICES for method in service.methods]
-REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 class NoAuditor:
@@ -185,16 +186,34 @@ async def test_every_method_asks_for_its_token(guarded: Guarded, service: str, m
                 assert error is None or error.code() not in DENIED
 
 
-async def test_reflection_asks_for_its_token(guarded: Guarded) -> None:
-    async def reflected(token: str | None) -> list[str]:
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_asks_for_its_token(guarded: Guarded, version: str) -> None:
+    async def answers(token: str | None, **asked: str) -> list[Any]:
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        method = descriptor_pool.Default().FindMethodByName(
+            f"grpc.reflection.{version}.ServerReflection.ServerReflectionInfo"
+        )
+        request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         async with guarded.channel() as channel:
-            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-            asked = reflection_pb2.ServerReflectionRequest(list_services="")
-            call = stub.ServerReflectionInfo(iter([asked]), metadata=metadata, timeout=20)
-            return [each.name async for response in call for each in response.list_services_response.service]
+            call = channel.stream_stream(
+                f"/{method.containing_service.full_name}/{method.name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
+            )(iter([request(**asked)]), metadata=metadata, timeout=20)
+            return [answer async for answer in call]
 
-    assert "unerase.v1.AuditService" in await reflected(guarded.token["reflection"])
+    async def reflected(token: str | None) -> list[str]:
+        (answer,) = await answers(token, list_services="")
+        return [each.name for each in answer.list_services_response.service]
+
+    names = await reflected(guarded.token["reflection"])
+    assert "unerase.v1.AuditService" in names
+    # Whatever is listed can be looked up, by its own name.
+    for name in names:
+        (answer,) = await answers(guarded.token["reflection"], file_containing_symbol=name)
+        files = [FileDescriptorProto.FromString(each) for each in answer.file_descriptor_response.file_descriptor_proto]
+        assert name in [f"{file.package}.{service.name}" for file in files for service in file.service]
+    assert {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"} <= set(names)
     for token, code in (
         (None, grpc.StatusCode.UNAUTHENTICATED),
         ("wrong", grpc.StatusCode.UNAUTHENTICATED),

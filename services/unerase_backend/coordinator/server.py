@@ -21,16 +21,20 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, 
 from unerase_backend.runtime.handles import Room
 
 MAX_RECEIVE_BYTES = 4 * 1024 * 1024
+MAX_METADATA_BYTES = 16 * 1024
 MAX_CONNECTIONS = 4096
 # More than one tenant may have under way, so that what is too much is refused by us, with a reason.
 MAX_STREAMS = 4096
-# Calls that gRPC has read and we have not yet: beyond these it cancels calls without a reason.
-MAX_PENDING = 16_384
+# Calls that gRPC has read and we have not yet: health waits behind them. It cancels more without a reason.
+MAX_PENDING = 4096
 
 _OPTIONS: Sequence[tuple[str, Any]] = (
     # Without this two servers share a port, and each gets some of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    # Where they differ, gRPC refuses by chance what lies between.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
     # Watching an audit may be silent for long: the server pings, and lets clients ping every 5 s.
     ("grpc.keepalive_time_ms", 30_000),
