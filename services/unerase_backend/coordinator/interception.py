@@ -65,7 +65,7 @@ MAX_SEND_BYTES = 64 * 1024 * 1024
 _LARGE_BYTES = 64 * 1024
 _PARSING = (2, 1)
 
-# Clients refuse trailing metadata of more than 8 KiB, some of them by chance. The message takes a share of these; details
+# Clients refuse trailing metadata of more than 8 KiB, by chance up to 16, of which the message takes a share; details
 # grow by a third there.
 _MAX_DETAIL_BYTES = 5000
 _MAX_MESSAGE_BYTES = 1000

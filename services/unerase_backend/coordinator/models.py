@@ -67,7 +67,8 @@ class ModelServicer(ModelServiceServicer):
         """Return a page of models, in order of name."""
         names, page = _page(self._catalogue.models, request.page_size, request.page_token, "models")
         for name in names:
-            if not page.add(await self._threads.run(self._catalogue.describe_model, name), name):
+            # One that is not shown is not looked at: its files would be hashed.
+            if not page.has_room() or not page.add(await self._threads.run(self._catalogue.describe_model, name), name):
                 break
         return ListModelsResponse(models=page.items, next_page_token=page.token)
 

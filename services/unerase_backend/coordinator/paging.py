@@ -33,10 +33,18 @@ class Page:
         """Whether something was left out."""
         return bool(self.token)
 
+    def has_room(self) -> bool:
+        """Whether there is room for another item, where there is one: a page that is full ends here."""
+        if len(self.items) >= self._size:
+            self.token = token_of(self._kind, *self._last)
+        return not self.full
+
     def add(self, item: Message, *cursor: str) -> bool:
         """Add what stands at `cursor`; False if it belongs to the next page. The first is always taken."""
+        if not self.has_room():
+            return False
         size = item.ByteSize()
-        if self.items and (len(self.items) >= self._size or self._bytes + size > MAX_PAGE_BYTES):
+        if self.items and self._bytes + size > MAX_PAGE_BYTES:
             self.token = token_of(self._kind, *self._last)
             return False
         self.items.append(item)
