@@ -1,7 +1,12 @@
 """The server behind TLS and tokens: every method of every descriptor, reflection and metrics, and who gets in."""
 
+import asyncio
+import contextlib
+import socket
 import ssl
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -23,6 +28,7 @@ from unerase import AsyncClient, Client, ClientSettings, TLSConfig, UneraseError
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue, CustomConcept
+from unerase_backend.coordinator import exposition
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database, timestamp
@@ -372,6 +378,20 @@ async def test_metrics_ask_for_their_token(guarded: Guarded) -> None:
     assert fetched(guarded.metrics, guarded.root, guarded.token["expired"])[0] == 401
     assert fetched(guarded.metrics, guarded.root, guarded.token["audit:read"])[0] == 403
     assert fetched(guarded.metrics.replace("/metrics", "/"), guarded.root, guarded.token["metrics"])[0] == 404
+
+
+async def test_metrics_answer_however_many_say_nothing(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who says a little now and then has as long as it likes.
+    monkeypatch.setattr(exposition._Handler, "timeout", 300)
+    port = urllib.parse.urlsplit(guarded.metrics).port
+    before = threading.active_count()
+    with contextlib.ExitStack() as silent:
+        for _ in range(3 * exposition.MAX_CONNECTIONS):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        for _ in range(5):
+            assert (await asyncio.to_thread(fetched, guarded.metrics, guarded.root, guarded.token["metrics"]))[0] == 200
+        # Some that were ended may not have met their end yet, and those of to_thread count as well.
+        assert threading.active_count() - before <= 2 * exposition.MAX_CONNECTIONS
 
 
 @pytest.fixture
