@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.struct_pb2 import Struct, Value
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from hypothesis import given
 
+from fuzzing import FUZZ, hostile
 from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, GenerateRequest
 from unerase.internal.v1alpha1.probing_pb2 import ProbeRequest
 from unerase.v1 import bounds_pb2
@@ -165,6 +167,21 @@ def test_millions_are_refused_by_their_count(message: type[Message], content: li
     with pytest.raises(InvalidRequestError) as refused:
         check_bounds(message.FromString(packed))
     assert [each.field for each in refused.value.violations] == [field]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_whatever_comes_is_within_bounds_or_refused(name: str) -> None:
+    kind = GetMessageClass(REQUESTS[name])
+
+    @FUZZ
+    @given(content=hostile(kind()))
+    def checked(content: bytes) -> None:
+        try:
+            check_bounds(kind.FromString(content))
+        except (DecodeError, InvalidRequestError):
+            return
+
+    checked()
 
 
 def test_no_constant_says_otherwise() -> None:

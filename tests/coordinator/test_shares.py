@@ -5,8 +5,11 @@ import threading
 
 import pytest
 
+from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, EncodeResponse
+from unerase_backend.coordinator.rooms import ROOMS, _handler
 from unerase_backend.coordinator.shares import Shares
 from unerase_backend.runtime.access import CALLER, Caller
+from unerase_backend.runtime.handles import GENERATION
 
 
 async def of(tenant: str, call: object) -> object:
@@ -79,3 +82,33 @@ async def test_who_waits_and_goes_takes_nothing_along(shares: Shares) -> None:
     await asyncio.gather(*tasks)
     # Every place is free again, and nothing is kept of a tenant that has none.
     assert (shares._own, shares._asking, shares._total._value) == ({}, {}, 3)
+
+
+class BusyRoom:
+    """A room behind, each of whose requests takes until it is let go."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.came = asyncio.Event()
+        self.leave = asyncio.Event()
+
+    async def call(self, name: str, message: EncodeRequest) -> EncodeResponse:
+        self.begun.append(message.model)
+        self.came.set()
+        await self.leave.wait()
+        return EncodeResponse()
+
+
+async def test_a_room_behind_has_places_for_each_tenant(shares: Shares) -> None:
+    room = BusyRoom()
+    method = ROOMS[GENERATION].methods_by_name["Encode"]
+    call = _handler(room, method, shares).unary_unary  # type: ignore[arg-type]
+    greedy = [asyncio.create_task(of("greedy", call(EncodeRequest(model="greedy"), None))) for _ in range(9)]
+    while len(room.begun) < 2:
+        await room.came.wait()
+        room.came.clear()
+    other = asyncio.create_task(of("other", call(EncodeRequest(model="other"), None)))
+    await asyncio.wait_for(room.came.wait(), 30)
+    assert room.begun == ["greedy", "greedy", "other"]
+    room.leave.set()
+    assert await asyncio.gather(*greedy, other) == [EncodeResponse()] * 10
