@@ -26,6 +26,7 @@ from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescrip
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator import concepts as limits
 from unerase_backend.coordinator import models as servicing
+from unerase_backend.coordinator import uploads
 from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.interception import Interceptor
 from unerase_backend.coordinator.metrics import Metrics
@@ -478,7 +479,7 @@ async def test_the_description_is_checked_before_pictures_are_read(service: Serv
 async def test_a_few_upload_at_once_and_whoever_stalls_gives_the_place_back(
     service: Service, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servicing, "UPLOADS_AT_ONCE", 1)
+    monkeypatch.setattr(uploads, "UPLOADS_OF_A_TENANT", 1)
     reading, left = asyncio.Event(), asyncio.Event()
 
     async def read(*arguments: object) -> limits.Upload:
@@ -504,7 +505,7 @@ async def test_a_few_upload_at_once_and_whoever_stalls_gives_the_place_back(
             stalled.cancel()
             await left.wait()
         await client.create_concept(described())
-        monkeypatch.setattr(servicing, "UPLOAD_SECONDS", 0.1)
+        monkeypatch.setattr(uploads, "UPLOAD_SECONDS", 0.1)
         with pytest.raises(grpc.RpcError) as caught:
             await ModelServiceStub(channel).CreateConcept(stalling())
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED

@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from postgres import Postgres
-from unerase_backend.coordinator.admission import Admission
 from unerase_backend.coordinator.connections import SIZES, Connections
+from unerase_backend.coordinator.tenant_queue import TenantQueue
 from unerase_backend.runtime.access import CALLER, Caller
 
 # PostgreSQL's own default, less what it keeps for its superuser.
@@ -102,10 +102,10 @@ async def test_writes_wait_for_each_other_in_order(connections: Connections) -> 
 
 
 async def test_who_is_cancelled_in_the_queue_gives_his_place_back() -> None:
-    admission, held = Admission(1), asyncio.Event()
+    queue, held = TenantQueue(1), asyncio.Event()
 
     async def wait() -> None:
-        async with admission.turn():
+        async with queue.turn():
             await held.wait()
 
     tasks = [asyncio.create_task(wait()) for _ in range(3)]
@@ -115,5 +115,5 @@ async def test_who_is_cancelled_in_the_queue_gives_his_place_back() -> None:
     held.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert tasks[2].exception() is None
-    async with asyncio.timeout(5), admission.turn():
+    async with asyncio.timeout(5), queue.turn():
         pass

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from unerase.v1.types_pb2 import Concept
 from unerase_backend.coordinator import interception
 from unerase_backend.coordinator.interception import Interceptor, status_of
 from unerase_backend.coordinator.metrics import Metrics
@@ -254,6 +255,24 @@ async def test_calls_are_counted_by_method_and_code(channel: grpc.aio.Channel, m
     assert (count("OK"), count("NOT_FOUND"), count("INTERNAL")) == (1, 1, None)
     seconds = metrics.registry.get_sample_value("unerase_rpc_seconds_count", {"method": "test.Service/Unary"})
     assert seconds == 2
+
+
+async def test_an_answer_that_could_not_be_sent_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interception, "MAX_SEND_BYTES", 1000)
+
+    async def large(request: bytes, context: Answer) -> Concept:
+        return Concept(name="x" * len(request))
+
+    server = grpc.aio.server(interceptors=[Interceptor(Metrics(), Gate(None))])
+    handlers = {"Unary": grpc.unary_unary_rpc_method_handler(large, _identity, Concept.SerializeToString)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Service", handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        assert await channel.unary_unary("/test.Service/Unary")(bytes(900))
+        error, details = await _fail(channel, "Unary", bytes(1001))
+    await server.stop(None)
+    assert (error.code(), details[0].reason) == (grpc.StatusCode.INVALID_ARGUMENT, "ANSWER_TOO_LARGE")
 
 
 async def test_a_callers_cancel_and_deadline_reach_the_handler(channel: grpc.aio.Channel, service: _Service) -> None:

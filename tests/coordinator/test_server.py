@@ -1,7 +1,12 @@
 """The server behind TLS and tokens: every method of every descriptor, reflection and metrics, and who gets in."""
 
+import asyncio
+import contextlib
+import socket
 import ssl
+import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -12,15 +17,18 @@ from typing import Any
 import grpc
 import pytest
 import trustme
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from coordinators import free_port
 from unerase import AsyncClient, Client, ClientSettings, TLSConfig, UneraseError
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue, CustomConcept
+from unerase_backend.coordinator import exposition
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database, timestamp
@@ -39,7 +47,6 @@ from unerase_backend.runtime.encryption import Certificates
 
 DENIED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 METHODS = [(service.full_name, method) for service in SERVICES for method in service.methods]
-REFLECTION = "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 
 
 class NoAuditor:
@@ -185,16 +192,34 @@ async def test_every_method_asks_for_its_token(guarded: Guarded, service: str, m
                 assert error is None or error.code() not in DENIED
 
 
-async def test_reflection_asks_for_its_token(guarded: Guarded) -> None:
-    async def reflected(token: str | None) -> list[str]:
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_asks_for_its_token(guarded: Guarded, version: str) -> None:
+    async def answers(token: str | None, **asked: str) -> list[Any]:
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        method = descriptor_pool.Default().FindMethodByName(
+            f"grpc.reflection.{version}.ServerReflection.ServerReflectionInfo"
+        )
+        request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
         async with guarded.channel() as channel:
-            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-            asked = reflection_pb2.ServerReflectionRequest(list_services="")
-            call = stub.ServerReflectionInfo(iter([asked]), metadata=metadata, timeout=20)
-            return [each.name async for response in call for each in response.list_services_response.service]
+            call = channel.stream_stream(
+                f"/{method.containing_service.full_name}/{method.name}",
+                request_serializer=request.SerializeToString,
+                response_deserializer=response.FromString,
+            )(iter([request(**asked)]), metadata=metadata, timeout=20)
+            return [answer async for answer in call]
 
-    assert "unerase.v1.AuditService" in await reflected(guarded.token["reflection"])
+    async def reflected(token: str | None) -> list[str]:
+        (answer,) = await answers(token, list_services="")
+        return [each.name for each in answer.list_services_response.service]
+
+    names = await reflected(guarded.token["reflection"])
+    assert "unerase.v1.AuditService" in names
+    # Whatever is listed can be looked up, by its own name.
+    for name in names:
+        (answer,) = await answers(guarded.token["reflection"], file_containing_symbol=name)
+        files = [FileDescriptorProto.FromString(each) for each in answer.file_descriptor_response.file_descriptor_proto]
+        assert name in [f"{file.package}.{service.name}" for file in files for service in file.service]
+    assert {"grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"} <= set(names)
     for token, code in (
         (None, grpc.StatusCode.UNAUTHENTICATED),
         ("wrong", grpc.StatusCode.UNAUTHENTICATED),
@@ -353,6 +378,20 @@ async def test_metrics_ask_for_their_token(guarded: Guarded) -> None:
     assert fetched(guarded.metrics, guarded.root, guarded.token["expired"])[0] == 401
     assert fetched(guarded.metrics, guarded.root, guarded.token["audit:read"])[0] == 403
     assert fetched(guarded.metrics.replace("/metrics", "/"), guarded.root, guarded.token["metrics"])[0] == 404
+
+
+async def test_metrics_answer_however_many_say_nothing(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Who says a little now and then has as long as it likes.
+    monkeypatch.setattr(exposition._Handler, "timeout", 300)
+    port = urllib.parse.urlsplit(guarded.metrics).port
+    before = threading.active_count()
+    with contextlib.ExitStack() as silent:
+        for _ in range(3 * exposition.MAX_CONNECTIONS):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        for _ in range(5):
+            assert (await asyncio.to_thread(fetched, guarded.metrics, guarded.root, guarded.token["metrics"]))[0] == 200
+        # Some that were ended may not have met their end yet, and those of to_thread count as well.
+        assert threading.active_count() - before <= 2 * exposition.MAX_CONNECTIONS
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ def _comparable(file: descriptor_pb2.FileDescriptorProto) -> descriptor_pb2.File
             clear(message.nested_type)
 
     clear(copy.message_type)
+    for extension in copy.extension:
+        extension.ClearField("json_name")
     return copy
 
 

@@ -255,8 +255,9 @@ def test_health_refuses_by_the_rules(channel: grpc.Channel, method: str) -> None
     refuse()
 
 
-def test_reflection_refuses_by_the_rules(channel: grpc.Channel) -> None:
-    reflect = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_refuses_by_the_rules(channel: grpc.Channel, version: str) -> None:
+    reflect = channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
     valid = reflection_pb2.ServerReflectionRequest(host="", file_containing_symbol="unerase.v1.AuditService")
 
     def reflected(requests: list[bytes]) -> None:

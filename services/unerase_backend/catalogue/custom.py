@@ -1,6 +1,6 @@
 """Custom concepts: they come as messages, and are held to the rules of a catalogue file's entries."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from unerase_backend.catalogue.entries import (
     problems_of_concept,
     without_prefix,
 )
+from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 KINDS = {"object": CONCEPT_KIND_OBJECT, "colour": CONCEPT_KIND_COLOUR, "style": CONCEPT_KIND_STYLE}
@@ -29,6 +30,7 @@ _KIND_NAMES: dict[ConceptKind.ValueType, str] = {kind: name for name, kind in KI
 
 # What a unit carries of it is sent with every unit.
 MAX_BYTES = 256 * 1024
+_MAX_JUDGES = most_items(Concept, "labels")
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,14 @@ def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
     if size > MAX_BYTES:
         raise InvalidRequestError.of(FieldViolation("concept", f"must be at most {MAX_BYTES} bytes, not {size}"))
     judges = [labels.judge for labels in concept.labels]
+    if len(judges) > _MAX_JUDGES:
+        description = f"must be at most {_MAX_JUDGES}, not {len(judges)}"
+        raise InvalidRequestError.of(FieldViolation("concept.labels", description))
+    places = _places(judges)
     violations = [
         FieldViolation(f"concept.labels[{index}].judge", f"{judge!r} is there twice")
         for index, judge in enumerate(judges)
-        if judge in judges[:index]
+        if places[judge] != index
     ]
     fields = {
         "kind": _KIND_NAMES.get(concept.kind, ""),
@@ -74,7 +80,7 @@ def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
             # Each begins with the section and the concept's own name, which is the key in a file.
             keys = problem["loc"][2:]
             description = without_prefix(problem["msg"])
-            violations.append(FieldViolation(_field(keys, judges), description))
+            violations.append(FieldViolation(_field(keys, places), description))
         raise InvalidRequestError.of(*violations) from None
     if violations:
         raise InvalidRequestError.of(*violations)
@@ -111,24 +117,32 @@ def check_concept(
         )
     if concept.name in taken:
         violations.append(FieldViolation("concept.name", f"the catalogue has a concept {concept.name!r}"))
-    known = [labels.judge for labels in concept.labels]
+    places = _places([labels.judge for labels in concept.labels])
     for keys, description in problems_of_concept(concept.name, entry, models, judges):
         # Of labels it is their judge that is not there.
         exact = (*keys, "[key]") if keys[0] == "labels" else keys
-        violations.append(FieldViolation(_field(exact, known), description))
+        violations.append(FieldViolation(_field(exact, places), description))
     if violations:
         raise InvalidRequestError.of(*violations)
 
 
-def _field(keys: Iterable[int | str], judges: list[str]) -> str:
+def _places(judges: Sequence[str]) -> dict[str, int]:
+    """Return where each judge stands first."""
+    places: dict[str, int] = {}
+    for index, judge in enumerate(judges):
+        places.setdefault(judge, index)
+    return places
+
+
+def _field(keys: Iterable[int | str], places: Mapping[str, int]) -> str:
     """Return the message's field for the keys of a file's entry: labels are a list there, and a mapping in a file."""
     match list(keys):
         case ["[key]"]:
             return "concept.name"
-        case ["labels", judge, "[key]"] if judge in judges:
-            return f"concept.labels[{judges.index(str(judge))}].judge"
-        case ["labels", judge, *rest] if judge in judges:
-            return f"concept.labels[{judges.index(str(judge))}].labels{_indexed(rest)}"
+        case ["labels", judge, "[key]"] if judge in places:
+            return f"concept.labels[{places[str(judge)]}].judge"
+        case ["labels", judge, *rest] if judge in places:
+            return f"concept.labels[{places[str(judge)]}].labels{_indexed(rest)}"
         case others:
             return f"concept{_indexed(others)}"
 

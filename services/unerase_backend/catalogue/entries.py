@@ -30,7 +30,9 @@ from pydantic import (
     model_validator,
 )
 
+from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import hub
+from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 GUIDANCE_SCALE = 7.5
@@ -39,8 +41,8 @@ STEPS = 50
 MAX_STEPS = 999
 MAX_PROMPT_BYTES = 4096
 """A prompt, with the concept's name in its place, in UTF-8; what a text encoder does not read of it is cut off."""
-MAX_CONCEPT_NAMES = 100
-MAX_CONCEPT_PROMPTS = 1000
+MAX_CONCEPT_NAMES = most_items(Concept, "names")
+MAX_CONCEPT_PROMPTS = most_items(Concept, "prompts")
 PROMPTS = {
     "object": ("a picture of a {concept}",),
     "colour": ("a picture of something {concept}",),
@@ -326,9 +328,13 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        seen: set[Hashable] = set()
         for index, key in enumerate(keys):
-            if key in keys[:index]:
+            if not isinstance(key, Hashable):
+                continue
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", node.value[index][0].start_mark
                 )
+            seen.add(key)
         return super().construct_mapping(node, deep)

@@ -25,6 +25,7 @@ from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.evaluation.questions import question_violations
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import (
     CancelledError,
     DataLossError,
@@ -35,7 +36,7 @@ from unerase_backend.runtime.errors import (
 )
 from unerase_backend.runtime.pictures import UnreadablePictureError, crop_square, decode_picture, grey_square
 
-MAX_PICTURES = 4096
+MAX_PICTURES = most_items(ClassifyRequest, "picture_digests")
 
 
 class ClassificationEngine:

@@ -2,7 +2,6 @@
 
 # ruff: noqa: N802 - methods are named as the RPCs are
 
-import asyncio
 import hashlib
 import re
 import secrets
@@ -22,6 +21,7 @@ from unerase.v1.audits_pb2 import (
     Audit,
     AuditEvent,
     AuditState,
+    AuditView,
     CancelAuditRequest,
     CreateAuditRequest,
     DeleteAuditRequest,
@@ -38,16 +38,18 @@ from unerase.v1.audits_pb2 import (
     WatchAuditRequest,
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceServicer
+from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.admission import Admission
 from unerase_backend.coordinator.batteries import PRESETS
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.database import Database, Reports, timestamp
-from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
+from unerase_backend.coordinator.paging import Page, cursor_of, page_size
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.requests import check_request_id
 from unerase_backend.coordinator.retention import Retention
+from unerase_backend.coordinator.shares import THREADS, Shares
 from unerase_backend.coordinator.tables import ENDED
+from unerase_backend.coordinator.tenant_queue import TenantQueue
 from unerase_backend.coordinator.workflow import Auditor
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Quota
@@ -65,15 +67,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 CHUNK_BYTES = 64 * 1024
 _EVENTS_AT_ONCE = 256
+_LISTED_AT_ONCE = 32
 # The database's numbers have 63 bits, and PostgreSQL's text has no zeros.
 _LAST_SEQUENCE = 2**63 - 1
 _NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
 _AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# Watchers who are woken together take turns, and leave the database's other connections to other calls.
-_WATCHERS_READING = 4
 # Plans are made in threads, which take the interpreter from those who answer other calls.
 _PLANS_AT_ONCE = 2
+# At once in all, and for one tenant. Watchers who are woken together take turns, and leave the database's other
+# connections to other calls; to render a report again takes seconds of a core.
+_WATCHERS_READING = (4, 2)
+_RENDERING = (2, 1)
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,10 @@ class AuditServicer(AuditServiceServicer):
         self._changes = changes
         self._retention = retention
         self._quota = quota
-        self._planning = Admission(_PLANS_AT_ONCE)
-        self._reading = Admission(_WATCHERS_READING)
+        self._planning = TenantQueue(_PLANS_AT_ONCE)
+        self._reading = Shares(*_WATCHERS_READING)
+        self._rendering = Shares(*_RENDERING)
+        self._threads = Shares(*THREADS)
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
         """Accept an audit; the same request again is answered with the same audit."""
@@ -126,7 +133,7 @@ class AuditServicer(AuditServiceServicer):
         custom = await self._database.custom.named([request.spec.concept, request.spec.placebo], tenant)
         catalogue = self._catalogue.extended(custom)
         async with self._planning.turn():
-            plan = await asyncio.to_thread(
+            plan = await self._threads.run(
                 make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
             )
         audit = Audit(
@@ -162,12 +169,18 @@ class AuditServicer(AuditServiceServicer):
             if not _NANOSECONDS.fullmatch(created) or not _AUDIT_ID.fullmatch(audit_id):
                 raise InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave"))
             before = (int(created), audit_id)
-        audits = await self._database.newest(size + 1, before, CALLER.get().tenant)
-        token = ""
-        if len(audits) > size:
-            last = audits[size - 1]
-            token = token_of("audits", str(last.create_time.ToNanoseconds()), last.id)
-        return ListAuditsResponse(audits=audits[:size], next_page_token=token)
+        page = Page("audits", size)
+        whole = request.view == AuditView.AUDIT_VIEW_FULL
+        while not page.full:
+            # A few at a time: their verdicts are far larger than what a list shows of them.
+            audits = await self._database.newest(min(_LISTED_AT_ONCE, size + 1), before, CALLER.get().tenant)
+            for audit in audits:
+                before = (audit.create_time.ToNanoseconds(), audit.id)
+                if not page.add(audit if whole else _basic(audit), str(before[0]), audit.id):
+                    break
+            if len(audits) < min(_LISTED_AT_ONCE, size + 1):
+                break
+        return ListAuditsResponse(audits=page.items, next_page_token=page.token)
 
     async def WatchAudit(self, request: WatchAuditRequest, context: Context) -> AsyncIterator[AuditEvent]:
         """Stream the events after a sequence number until the audit ends."""
@@ -176,7 +189,7 @@ class AuditServicer(AuditServiceServicer):
         with self._changes.watching(request.id) as watched:
             while True:
                 version = watched.version
-                async with self._reading.turn():
+                async with self._reading.hold():
                     # In this order: an audit seen as ended has all its events.
                     audit = await self._database.get(request.id)
                     events = await self._database.events(request.id, seen, _EVENTS_AT_ONCE)
@@ -226,9 +239,9 @@ class AuditServicer(AuditServiceServicer):
                 "the audit ended before its observations could be exported; run it again", reason="REPORT_NOT_KEPT"
             )
         digest = await self._whole_report(request.id, form, reports)
-        size, pieces = await asyncio.to_thread(self._store.pieces, digest, CHUNK_BYTES)
+        size, pieces = await self._threads.run(self._store.pieces, digest, CHUNK_BYTES)
         response = GetReportResponse(media_type=form.media_type, size_bytes=size)
-        async for piece in _read(pieces):
+        async for piece in _read(pieces, self._threads):
             response.chunk = piece
             yield response
             response = GetReportResponse()
@@ -239,12 +252,12 @@ class AuditServicer(AuditServiceServicer):
         if not _DIGEST.fullmatch(request.digest) or not await self._database.may_read(request.id, request.digest):
             raise NotFoundError("the audit has no artefact of this digest", reason="ARTIFACT_NOT_FOUND")
         try:
-            size, pieces = await asyncio.to_thread(self._store.pieces, request.digest, CHUNK_BYTES)
+            size, pieces = await self._threads.run(self._store.pieces, request.digest, CHUNK_BYTES)
         except NotFoundError:
             raise DataLossError("the artefact is lost; the same audit run again makes it again") from None
         response = ReadArtifactResponse(size_bytes=size)
         first = True
-        async for piece in _read(pieces):
+        async for piece in _read(pieces, self._threads):
             if first:
                 png = piece.startswith(b"\x89PNG\r\n\x1a\n")
                 response.media_type, first = "image/png" if png else "application/octet-stream", False
@@ -262,9 +275,13 @@ class AuditServicer(AuditServiceServicer):
 
     async def _whole_report(self, audit_id: str, form: _Form, reports: Reports) -> str:
         """Return the digest of a report that is there, rendered again if need be."""
-        if await asyncio.to_thread(self._store.whole, form.digest(reports)):
+        if await self._threads.run(self._store.whole, form.digest(reports)):
             return form.digest(reports)
-        again = await self._auditor.conclusion.render_again(audit_id)
+        async with self._rendering.hold():
+            # Who waited for the same one may find it there.
+            if await self._threads.run(self._store.whole, form.digest(reports)):
+                return form.digest(reports)
+            again = await self._auditor.conclusion.render_again(audit_id)
         if again is None:
             raise NotFoundError(f"the audit {audit_id!r} was deleted", reason="AUDIT_NOT_FOUND")
         return form.digest(again)
@@ -297,10 +314,21 @@ class AuditServicer(AuditServiceServicer):
         return audit
 
 
-async def _read(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def _read(pieces: Iterator[bytes], threads: Shares) -> AsyncIterator[bytes]:
     """Read a piece when it is asked for: whoever takes none costs the memory of one."""
-    while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+    while (piece := await threads.run(next, pieces, None)) is not None:
         yield piece
+
+
+def _basic(audit: Audit) -> Audit:
+    """Return an audit without its verdict's figures."""
+    if audit.HasField("verdict"):
+        whole = audit.verdict
+        basic = Verdict(
+            conclusion=whole.conclusion, statement=whole.statement, summary=whole.summary, damaged=whole.damaged
+        )
+        audit.verdict.CopyFrom(basic)
+    return audit
 
 
 def _state_of(audit: Audit) -> dict[str, str]:

@@ -6,7 +6,7 @@ catalogue's sheets are. What was wrong is told for each picture, `pictures[0]` b
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,8 +64,14 @@ class Pictures:
         return whole.hexdigest()
 
 
-async def read_upload(requests: AsyncIterator[CreateConceptRequest], check: Callable[[Concept], None]) -> Upload:
+async def read_upload(
+    requests: AsyncIterator[CreateConceptRequest],
+    check: Callable[[Concept], Awaitable[None]],
+    came: Callable[[int], None],
+) -> Upload:
     """Read an upload to its end; `check` sees the description before the first picture is read.
+
+    `came` is told the bytes of each message as it comes.
 
     Raises:
         InvalidRequestError: messages out of order, a picture that does not end, too much of anything, or what `check`
@@ -74,8 +80,9 @@ async def read_upload(requests: AsyncIterator[CreateConceptRequest], check: Call
     first = await anext(requests, None)
     if first is None or first.WhichOneof("part") != "concept":
         raise InvalidRequestError.of(FieldViolation("concept", "must be in the first message"))
+    came(first.ByteSize())
     check_request_id(first.concept.request_id)
-    check(first.concept.concept)
+    await check(first.concept.concept)
     pictures: list[SentPicture] = []
     pieces = io.BytesIO()
     total = 0
@@ -83,6 +90,7 @@ async def read_upload(requests: AsyncIterator[CreateConceptRequest], check: Call
         if request.WhichOneof("part") != "picture":
             raise _bad(f"pictures[{len(pictures)}]", "must be a piece of a picture; the description comes once")
         piece = request.picture
+        came(len(piece.chunk))
         total += len(piece.chunk)
         if total > MAX_UPLOAD_BYTES:
             raise _bad("pictures", f"must be at most {MAX_UPLOAD_BYTES} bytes in all")

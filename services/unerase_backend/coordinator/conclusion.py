@@ -8,9 +8,9 @@ from unerase.v1.types_pb2 import EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.admission import Admission
 from unerase_backend.coordinator.database import Database, Evidence, Reports
 from unerase_backend.coordinator.reports import write_again, write_reports
+from unerase_backend.coordinator.tenant_queue import TenantQueue
 from unerase_backend.coordinator.units import Units
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import DataLossError
@@ -28,7 +28,7 @@ class Conclusion:
         self._catalogue = catalogue
         self._store = store
         self._units = units
-        self._writing = Admission(_AT_ONCE)
+        self._writing = TenantQueue(_AT_ONCE)
 
     async def conclude(self, evidence: Evidence, end: int) -> tuple[Verdict, Reports]:
         """Return the verdict, and the reports that were written; `end` is in nanoseconds since 1970.

@@ -2,7 +2,7 @@
 
 A connection is held for one transaction, which is a matter of milliseconds. Their number therefore bounds how many
 transactions are under way, and not how many calls or units: those wait in a queue that is fair between tenants
-(`admission.py`), in front of pools that are as large as what they are asked for and so never run dry. A tenant's 256
+(`tenant_queue.py`), in front of pools that are as large as what they are asked for and so never run dry. A tenant's 256
 calls (`places.CALLS`) and any number of units stand in its own line, and a call of another tenant is the next.
 
 Reads have connections of their own, so that no number of them takes those of the writes; and the transactions of
@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from unerase_backend.coordinator.admission import Admission
 from unerase_backend.coordinator.tables import create_engine
+from unerase_backend.coordinator.tenant_queue import TenantQueue
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Connections:
         self._writes = create_engine(url, stalled_seconds, self.sizes.writes)
         self.steps = create_engine(url, stalled_seconds, self.sizes.steps)
         """The engine of the workflows' transactions; whoever uses it waits for `step` first."""
-        self._reading = Admission(self.sizes.reads)
-        self._writing = Admission(self.sizes.writes)
-        self._stepping = Admission(self.sizes.steps)
+        self._reading = TenantQueue(self.sizes.reads)
+        self._writing = TenantQueue(self.sizes.writes)
+        self._stepping = TenantQueue(self.sizes.steps)
         self.dialect = self._writes.dialect
 
     @asynccontextmanager

@@ -184,7 +184,9 @@ class Database:
 
     async def newest(self, limit: int, before: tuple[int, str] | None, tenant: str = "") -> list[Audit]:
         """Return a tenant's newest audits, those created before (create time in nanoseconds, id) where given."""
-        query = sa.select(tables.audits).where(tables.audits.c.tenant == tenant)
+        # What an audit's message does not show may be much larger than the rest.
+        shown = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
+        query = sa.select(*shown).where(tables.audits.c.tenant == tenant)
         query = query.order_by(tables.audits.c.create_time.desc(), tables.audits.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(sa.tuple_(tables.audits.c.create_time, tables.audits.c.id) < sa.tuple_(*before))

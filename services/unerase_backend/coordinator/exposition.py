@@ -1,8 +1,11 @@
 """/metrics over HTTP: for callers with a token of scope `metrics` where there are tokens, encrypted as the RPCs are."""
 
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -14,6 +17,11 @@ from unerase_backend.coordinator.scopes import METRICS
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import ForbiddenError, UnauthenticatedError
+
+_logger = logging.getLogger(__name__)
+
+MAX_CONNECTIONS = 64
+"""Connections of /metrics; each takes a thread."""
 
 
 def serve_metrics(
@@ -53,7 +61,38 @@ def serve_metrics(
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each connection, of which there are few: beyond them the oldest is ended, and the new one heard."""
+
     daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begin a connection."""
+        with self._lock:
+            oldest = next(iter(self._open)) if len(self._open) >= MAX_CONNECTIONS else None
+            if oldest is not None:
+                del self._open[oldest]
+                with suppress(OSError):
+                    # Its thread meets the end of what it reads.
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong; that a caller breaks off, or speaks no TLS, is none of it."""
+        if not isinstance(sys.exception(), OSError):
+            _logger.exception("a call of /metrics failed")
 
 
 class _IPv6Server(_Server):

@@ -18,7 +18,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from typing import Any, NoReturn
 
@@ -29,12 +29,14 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from opentelemetry.trace import SpanKind
 
 from unerase_backend.coordinator.metrics import Metrics
-from unerase_backend.coordinator.places import Places
+from unerase_backend.coordinator.places import Places, Strangers
 from unerase_backend.coordinator.scopes import scope_of
+from unerase_backend.coordinator.shares import Shares
 from unerase_backend.coordinator.transient import DATABASE_ERRORS, DATABASE_UNAVAILABLE, is_full, is_transient
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Gate
 from unerase_backend.runtime.artifacts import STORAGE_FULL
+from unerase_backend.runtime.bounds import check_bounds
 from unerase_backend.runtime.carried import AUDIT, REQUEST
 from unerase_backend.runtime.errors import (
     DeadlineError,
@@ -55,9 +57,16 @@ UNKNOWN = "unknown"
 UNARY_SECONDS = 300.0
 """The time a unary call may take where its caller set no deadline."""
 REQUEST_SECONDS = 30.0
-"""The time in which a method's one request must have arrived."""
+"""The time in which a method's one request must have arrived, of a caller who is known."""
+MAX_SEND_BYTES = 64 * 1024 * 1024
+"""The largest answer; a stock client takes 4 MiB, and sets a larger limit where it asks for latents or embeddings."""
 
-# gRPC refuses trailing metadata of more than 8 KiB, of which the message takes a share; details grow by a third there.
+# Of 4 MiB of small messages the parser takes some 0.1 s: these wait for one another, and not everybody for them.
+_LARGE_BYTES = 64 * 1024
+_PARSING = (2, 1)
+
+# Clients refuse trailing metadata of more than 8 KiB, by chance up to 16, of which the message takes a share; details
+# grow by a third there.
 _MAX_DETAIL_BYTES = 5000
 _MAX_MESSAGE_BYTES = 1000
 
@@ -103,6 +112,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._gate = gate
         self._places = places or Places()
+        self._strangers = Strangers()
+        self._parsing = Shares(*_PARSING)
 
     async def intercept_service(
         self,
@@ -112,11 +123,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Return the handler with errors translated and the call measured."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
-            return grpc.stream_stream_rpc_method_handler(self._streaming(UNKNOWN, _unknown, bytes, _messages))
+            return grpc.stream_stream_rpc_method_handler(self._streaming(UNKNOWN, _unknown, bytes, self._messages))
         method = handler_call_details.method.lstrip("/")
         # Whatever the method takes, its caller is known before any of it is read: gRPC reads a stream when it is asked
         # to, and what is not read stays with its sender.
-        read = _messages if handler.request_streaming else _message
+        read = self._messages if handler.request_streaming else self._message
+        if scope_of(method) is None:
+            read = self._message_of_a_stranger
         if handler.response_streaming:
             behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
             # Health's own Watch is awaited, and writes its responses where others yield them.
@@ -148,6 +161,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                         # A deadline of the caller's own is gRPC's to keep.
                         async with asyncio.timeout(seconds if context.time_remaining() is None else None):
                             response = await behaviour(await read(requests, deserialise), context)
+                            _check_size(response)
                 except Exception as error:
                     await measured.fail(error, context)
                 measured.code = grpc.StatusCode.OK
@@ -180,12 +194,42 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Let the call pass, remember whose it is, and give it one of its tenant's places."""
         scope = scope_of(method)
         watch = method.rpartition("/")[2].startswith("Watch")
-        if scope is None or method == UNKNOWN:
-            return self._places.take(None, watch=watch)
+        if method == UNKNOWN:
+            # Answered at once.
+            return nullcontext()
+        if scope is None:
+            return self._places.watch_of_nobody(context.peer()) if watch else nullcontext()
         caller = self._gate.admit(_sent(context, "authorization") or None)
         caller.require(scope)
         CALLER.set(caller)
         return self._places.take(caller.tenant, watch=watch)
+
+    async def _message(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
+        """Return the one request of a call."""
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                request = await anext(requests, None)
+        except TimeoutError:
+            late = f"the request did not arrive within {REQUEST_SECONDS:g} s"
+            raise DeadlineError(late, reason="REQUEST_LATE") from None
+        return await self._parsed(request, deserialise)
+
+    async def _message_of_a_stranger(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
+        """Return the one request of a call without a token."""
+        async with self._strangers.waits():
+            request = await anext(requests, None)
+        return await self._parsed(request, deserialise)
+
+    async def _messages(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> AsyncIterator[Any]:
+        return _Stream(requests, partial(self._parsed, deserialise=deserialise))
+
+    async def _parsed(self, request: bytes | None, deserialise: Deserialise) -> Any:
+        """Return a request within its bounds; a large one takes long enough to be parsed in a thread, each in turn."""
+        if request is None:
+            raise InvalidRequestError("the call has no request")
+        if len(request) <= _LARGE_BYTES:
+            return _parse(request, deserialise)
+        return await self._parsing.run(_parse, request, deserialise)
 
 
 def _request_id(context: Context) -> str:
@@ -267,47 +311,41 @@ class _Measured:
         await context.abort(error.code, status.message, trailing_metadata=details)
 
 
-def _parsed(request: bytes, deserialise: Deserialise) -> Any:
+def _parse(request: bytes, deserialise: Deserialise) -> Any:
     """Return a request; parsed here, since gRPC itself would answer with the name of a Python class."""
     try:
         message = deserialise(request)
     except DecodeError:
         raise InvalidRequestError("the request is not a message of this method") from None
     if isinstance(message, Message):
+        check_bounds(message)
         # A call may hold its request for long, and nobody will ask for these.
         message.DiscardUnknownFields()
     return message
 
 
-async def _message(requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
-    """Return the one request of a call."""
-    try:
-        async with asyncio.timeout(REQUEST_SECONDS):
-            request = await anext(requests, None)
-    except TimeoutError:
-        late = f"the request did not arrive within {REQUEST_SECONDS:g} s"
-        raise DeadlineError(late, reason="REQUEST_LATE") from None
-    if request is None:
-        raise InvalidRequestError("the call has no request")
-    return _parsed(request, deserialise)
+def _check_size(response: Any) -> None:
+    """Refuse what gRPC would not send, which would end without a reason."""
+    size = response.ByteSize() if isinstance(response, Message) else 0
+    if size > MAX_SEND_BYTES:
+        raise InvalidRequestError(
+            f"the answer would have {size} bytes, and {MAX_SEND_BYTES} are the most; ask for less at once",
+            reason="ANSWER_TOO_LARGE",
+        )
 
 
 class _Stream:
     """The requests of a call, each read when it is asked for; no generator, which would have to be closed."""
 
-    def __init__(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> None:
+    def __init__(self, requests: AsyncIterator[bytes], parse: Callable[[bytes], Awaitable[Any]]) -> None:
         self._requests = requests
-        self._deserialise = deserialise
+        self._parse = parse
 
     def __aiter__(self) -> _Stream:
         return self
 
     async def __anext__(self) -> Any:
-        return _parsed(await anext(self._requests), self._deserialise)
-
-
-async def _messages(requests: AsyncIterator[bytes], deserialise: Deserialise) -> AsyncIterator[Any]:
-    return _Stream(requests, deserialise)
+        return await self._parse(await anext(self._requests))
 
 
 def _sendable(message: str) -> str:

@@ -2,7 +2,6 @@
 
 # ruff: noqa: N802 - methods are named as the RPCs are
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -27,12 +26,13 @@ from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
 from unerase_backend.coordinator.concepts import Pictures, Upload, decode_pictures, read_upload
 from unerase_backend.coordinator.database import Database
-from unerase_backend.coordinator.paging import cursor_of, page_size, token_of
+from unerase_backend.coordinator.paging import Page, cursor_of, page_size
+from unerase_backend.coordinator.shares import THREADS, Shares
+from unerase_backend.coordinator.uploads import Uploads
 from unerase_backend.runtime.access import CALLER
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
     AlreadyExistsError,
-    DeadlineError,
     ExhaustedError,
     FieldViolation,
     InvalidRequestError,
@@ -44,9 +44,10 @@ from unerase_backend.runtime.handles import Classify
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_CONCEPTS = 1000
-# Each holds its pictures in memory until they are checked.
-UPLOADS_AT_ONCE = 4
-UPLOAD_SECONDS = 300.0
+# At once in all, and for one tenant: a decoded picture has up to 50 MB, and judges look at one request after the other.
+_DECODING = (4, 1)
+_JUDGING = (4, 1)
+_BATCH = 16
 
 
 class ModelServicer(ModelServiceServicer):
@@ -57,37 +58,49 @@ class ModelServicer(ModelServiceServicer):
         self._store = store
         self._database = database
         self._classify = classify
-        self._uploads = 0
+        self._uploads = Uploads()
+        self._decoding = Shares(*_DECODING)
+        self._judging = Shares(*_JUDGING)
+        self._threads = Shares(*THREADS)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         """Return a page of models, in order of name."""
-        names, token = _page(self._catalogue.models, request.page_size, request.page_token, "models")
-        models = [await asyncio.to_thread(self._catalogue.describe_model, name) for name in names]
-        return ListModelsResponse(models=models, next_page_token=token)
+        names, page = _page(self._catalogue.models, request.page_size, request.page_token, "models")
+        for name in names:
+            # One that is not shown is not looked at: its files would be hashed.
+            if not page.has_room() or not page.add(await self._threads.run(self._catalogue.describe_model, name), name):
+                break
+        return ListModelsResponse(models=page.items, next_page_token=page.token)
 
     async def GetModel(self, request: GetModelRequest, context: Context) -> Model:
         """Return one model."""
         if not request.name:
             raise InvalidRequestError.of(FieldViolation("name", "must name a model"))
-        return await asyncio.to_thread(self._catalogue.describe_model, request.name)
+        return await self._threads.run(self._catalogue.describe_model, request.name)
 
     async def ListConcepts(self, request: ListConceptsRequest, context: Context) -> ListConceptsResponse:
         """Return a page of concepts, in order of name."""
         tenant = CALLER.get().tenant
         known = {*self._catalogue.concepts, *await self._database.custom.names(tenant)}
-        names, token = _page(known, request.page_size, request.page_token, "concepts")
-        catalogue = self._catalogue.extended(await self._database.custom.named(names, tenant))
-        # One that was deleted since its name was read is not there any more.
-        there = [name for name in names if name in catalogue.concepts]
-        concepts = [await asyncio.to_thread(catalogue.concept_message, name, self._store) for name in there]
-        return ListConceptsResponse(concepts=concepts, next_page_token=token)
+        names, page = _page(known, request.page_size, request.page_token, "concepts")
+        for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
+            catalogue = self._catalogue.extended(await self._database.custom.named(batch, tenant))
+            # One that was deleted since its name was read is not there any more.
+            there = [name for name in batch if name in catalogue.concepts]
+            for name in there:
+                if not page.add(await self._threads.run(catalogue.concept_message, name, self._store), name):
+                    break
+            if page.full:
+                break
+        return ListConceptsResponse(concepts=page.items, next_page_token=page.token)
 
     async def GetConcept(self, request: GetConceptRequest, context: Context) -> Concept:
         """Return one concept."""
         if not request.name:
             raise InvalidRequestError.of(FieldViolation("name", "must name a concept"))
         catalogue = self._catalogue.extended(await self._database.custom.named([request.name], CALLER.get().tenant))
-        return await asyncio.to_thread(catalogue.concept_message, request.name, self._store)
+        return await self._threads.run(catalogue.concept_message, request.name, self._store)
 
     async def CreateConcept(self, requests: AsyncIterator[CreateConceptRequest], context: Context) -> Concept:
         """Create a custom concept; the same request again is answered with the same concept."""
@@ -101,7 +114,7 @@ class ModelServicer(ModelServiceServicer):
         tenant = CALLER.get().tenant
         if len(await self._database.custom.names(tenant)) >= MAX_CONCEPTS:
             raise ExhaustedError(f"there are {MAX_CONCEPTS} custom concepts; delete some", reason="CONCEPTS_FULL")
-        custom = await asyncio.to_thread(self._stored, upload.concept, pictures)
+        custom = await self._threads.run(self._stored, upload.concept, pictures)
         if not await self._database.custom.insert(custom, upload.request_id, digest, tenant):
             # The same request id won the race meanwhile, or the name is taken.
             existing = await self._repeated(upload.request_id, digest)
@@ -133,24 +146,15 @@ class ModelServicer(ModelServiceServicer):
         return Empty()
 
     async def _uploaded(self, requests: AsyncIterator[CreateConceptRequest]) -> tuple[Upload, Pictures]:
-        """Read and decode an upload, a few at once."""
-        if self._uploads >= UPLOADS_AT_ONCE:
-            raise ExhaustedError(
-                f"{UPLOADS_AT_ONCE} concepts are being uploaded", reason="UPLOADS_BUSY", retry_after_seconds=5.0
-            )
-        self._uploads += 1
-        try:
-            # Whatever deadline the caller set: others wait for the place.
-            async with asyncio.timeout(UPLOAD_SECONDS):
-                upload = await read_upload(requests, self._check)
-            return upload, await asyncio.to_thread(decode_pictures, upload.pictures)
-        except TimeoutError:
-            raise DeadlineError(f"the upload took longer than {UPLOAD_SECONDS:g} s") from None
-        finally:
-            self._uploads -= 1
+        """Read and decode an upload."""
+        async with self._uploads.arriving() as arriving:
+            upload = await read_upload(requests, self._check, arriving.came)
+            arriving.read()
+            return upload, await self._decoding.run(decode_pictures, upload.pictures)
 
-    def _check(self, concept: Concept) -> None:
-        check_concept(concept, self._catalogue.models, self._catalogue.judges, self._catalogue.concepts)
+    async def _check(self, concept: Concept) -> None:
+        catalogue = self._catalogue
+        await self._threads.run(check_concept, concept, catalogue.models, catalogue.judges, catalogue.concepts)
 
     async def _check_labels(self, concept: Concept, side: int) -> None:
         """Ask each judge about the concept once: a label that it does not know would fail every audit."""
@@ -160,7 +164,8 @@ class ModelServicer(ModelServiceServicer):
             return
         side = side or next(model.resolution for model in self._catalogue.models.values())
         try:
-            await self._classify(np.zeros((1, side, side, 3), np.uint8), questions)
+            async with self._judging.hold():
+                await self._classify(np.zeros((1, side, side, 3), np.uint8), questions)
         except InvalidRequestError as error:
             raise InvalidRequestError.of(
                 *(
@@ -195,8 +200,9 @@ class ModelServicer(ModelServiceServicer):
         return self._message(custom)
 
 
-def _page(known: Iterable[str], asked: int, token: str, kind: str) -> tuple[list[str], str]:
+def _page(known: Iterable[str], asked: int, token: str, kind: str) -> tuple[list[str], Page]:
+    """Return the names from which the page is filled, one more than it may hold, and the page, empty."""
     size = page_size(asked)
     after = cursor_of(token, kind, 1)[0] if token else ""
     names = sorted(name for name in known if name > after)
-    return names[:size], token_of(kind, names[size - 1]) if len(names) > size else ""
+    return names[: size + 1], Page(kind, size)

@@ -3,12 +3,54 @@
 import base64
 import binascii
 import json
+from typing import Any
+
+from google.protobuf.message import Message
 
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+"""A page ends before it: clients take answers of 4 MiB where they set nothing else."""
 _MAX_TOKEN = 1024
+
+
+class Page:
+    """A page that is filled until it holds what was asked for, or as many bytes as any client takes."""
+
+    def __init__(self, kind: str, size: int) -> None:
+        self.items: list[Any] = []
+        self.token = ""
+        """Of the next page; empty while nothing was left out."""
+        self._kind = kind
+        self._size = size
+        self._bytes = 0
+        self._last: tuple[str, ...] = ()
+
+    @property
+    def full(self) -> bool:
+        """Whether something was left out."""
+        return bool(self.token)
+
+    def has_room(self) -> bool:
+        """Whether there is room for another item, where there is one: a page that is full ends here."""
+        if len(self.items) >= self._size:
+            self.token = token_of(self._kind, *self._last)
+        return not self.full
+
+    def add(self, item: Message, *cursor: str) -> bool:
+        """Add what stands at `cursor`; False if it belongs to the next page. The first is always taken."""
+        if not self.has_room():
+            return False
+        size = item.ByteSize()
+        if self.items and self._bytes + size > MAX_PAGE_BYTES:
+            self.token = token_of(self._kind, *self._last)
+            return False
+        self.items.append(item)
+        self._bytes += size
+        self._last = cursor
+        return True
 
 
 def page_size(asked: int) -> int:

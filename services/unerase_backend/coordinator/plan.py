@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.audits_pb2 import AuditSpec
+from unerase.v1.audits_pb2 import AuditSpec, Battery
 from unerase.v1.types_pb2 import (
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
@@ -29,13 +29,14 @@ from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
 from unerase_backend.evaluation.units import GUIDANCE_SCALES, MAX_CASES
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict.decision import Tolerances, tolerance_problem
 from unerase_backend.verdict.sequential import cases_between_looks
 
 DEFAULT_CASES = 24
-MAX_EVALUATIONS = 64
+MAX_EVALUATIONS = most_items(Battery, "evaluations")
 MAX_NAME = 200
 
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)

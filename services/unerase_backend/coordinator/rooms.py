@@ -12,6 +12,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
 from unerase.internal.v1alpha1 import attack_pb2, classification_pb2, generation_pb2, probing_pb2
+from unerase_backend.coordinator.shares import Shares
 from unerase_backend.runtime.handles import ATTACK, CLASSIFICATION, GENERATION, PROBING, Room
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -24,25 +25,31 @@ ROOMS: dict[Room, ServiceDescriptor] = {
 }
 
 
+# A replica takes 256 requests at once: audits always find some of them, and each tenant.
+_AT_ONCE = (128, 32)
+
+
 def room_handlers() -> list[grpc.GenericRpcHandler]:
     """Return the handlers of the four services."""
+    shares = {room: Shares(*_AT_ONCE) for room in ROOMS}
     return [
         grpc.method_handlers_generic_handler(
-            service.full_name, {method.name: _handler(room, method) for method in service.methods}
+            service.full_name, {method.name: _handler(room, method, shares[room]) for method in service.methods}
         )
         for room, service in ROOMS.items()
     ]
 
 
-def _handler(room: Room, method: MethodDescriptor) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(room: Room, method: MethodDescriptor, shares: Shares) -> grpc.RpcMethodHandler[Any, Any]:
     request, response = GetMessageClass(method.input_type), GetMessageClass(method.output_type)
     name = method.name
 
     async def unary(message: Any, context: Context) -> Any:
-        return await room.call(name, message)
+        async with shares.hold():
+            return await room.call(name, message)
 
     async def streaming(message: Any, context: Context) -> AsyncIterator[Any]:
-        async with aclosing(room.stream(name, message)) as items:
+        async with shares.hold(), aclosing(room.stream(name, message)) as items:
             async for item in items:
                 yield item
 

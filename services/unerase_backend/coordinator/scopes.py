@@ -25,6 +25,7 @@ _SCOPES = {
     "unerase.v1.ModelService/GetConcept": "model:read",
     "unerase.v1.ModelService/CreateConcept": "model:write",
     "unerase.v1.ModelService/DeleteConcept": "model:write",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "reflection",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "reflection",
 }
 

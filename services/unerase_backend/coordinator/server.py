@@ -5,15 +5,15 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from unerase.v1 import audits_pb2, models_pb2
 from unerase.v1.audits_pb2_grpc import add_AuditServiceServicer_to_server
 from unerase.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from unerase_backend.coordinator.audits import AuditServicer
-from unerase_backend.coordinator.interception import Interceptor
+from unerase_backend.coordinator.interception import MAX_SEND_BYTES, Interceptor
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
+from unerase_backend.coordinator.reflecting import add_reflection
 from unerase_backend.coordinator.rooms import ROOMS, room_handlers
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.encryption import Certificates
@@ -21,14 +21,20 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, 
 from unerase_backend.runtime.handles import Room
 
 MAX_RECEIVE_BYTES = 4 * 1024 * 1024
-# Samples may carry latents, and a page of audits their verdicts.
-MAX_SEND_BYTES = 64 * 1024 * 1024
+MAX_METADATA_BYTES = 16 * 1024
 MAX_CONNECTIONS = 4096
+# More than one tenant may have under way, so that what is too much is refused by us, with a reason.
+MAX_STREAMS = 4096
+# Calls that gRPC has read and we have not yet: health waits behind them. It cancels more without a reason.
+MAX_PENDING = 4096
 
 _OPTIONS: Sequence[tuple[str, Any]] = (
     # Without this two servers share a port, and each gets some of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+    # Where they differ, gRPC refuses by chance what lies between.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
     # Watching an audit may be silent for long: the server pings, and lets clients ping every 5 s.
     ("grpc.keepalive_time_ms", 30_000),
@@ -38,7 +44,12 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
     # A connection that does not begin to speak HTTP/2, or has nothing to say for long, is closed.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 15 * 60_000),
-    ("grpc.max_concurrent_streams", 1024),
+    ("grpc.max_concurrent_streams", MAX_STREAMS),
+    # Further calls wait in the client. Otherwise gRPC refuses some of them, since a client knows of a call's end before
+    # the server has forgotten it.
+    ("grpc.http.overload_protection", 0),
+    ("grpc.server.max_pending_requests", MAX_PENDING),
+    ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
     # Each takes a file descriptor, of which databases and artefacts need some as well.
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
 )
@@ -86,7 +97,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._own = ["", *(service.full_name for service in _OWN)]
         names = [service.full_name for service in SERVICES]
-        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
+        add_reflection([*names, health.SERVICE_NAME], self._server)
 
     async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:
         """Listen, encrypted where there are certificates.

@@ -30,7 +30,6 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.admission import Admission
 from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.conclusion import Conclusion
 from unerase_backend.coordinator.connections import Connections
@@ -39,6 +38,7 @@ from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
 from unerase_backend.coordinator.patience import Patience
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
 from unerase_backend.coordinator.tables import ACTIVE
+from unerase_backend.coordinator.tenant_queue import TenantQueue
 from unerase_backend.coordinator.turns import Turns
 from unerase_backend.coordinator.units import Units
 from unerase_backend.runtime import tracing
@@ -86,7 +86,7 @@ class Auditor:
         self._ask = self._patience.ask
         self._turns = Turns(concurrent_units)
         self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
-        self._starting = Admission(_STARTS_AT_ONCE)
+        self._starting = TenantQueue(_STARTS_AT_ONCE)
         self._beginning: dict[str, asyncio.Task[None]] = {}
         self._announcing = asyncio.Lock()
         self._counting: asyncio.Task[None] | None = None

@@ -12,11 +12,13 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
 
-from unerase.v1.types_pb2 import EvaluationDescription, ParameterDescription
+from unerase.v1.types_pb2 import EvaluationDescription, EvaluationRequest, ParameterDescription
+from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
-MAX_LIST_LENGTH = 64
-"""The most numbers that a list parameter may hold."""
+MAX_LIST_LENGTH = most_items(EvaluationRequest, "parameters")
+"""The most numbers that a list parameter may hold, and the most parameters of an evaluation."""
+_MAX_NAME = 100
 
 Parameters = dict[str, Any]
 """Values by name: `int`, `float`, or a list of either, as the description says."""
@@ -33,17 +35,20 @@ def resolve_parameters(
         InvalidRequestError: with one violation `<field>.<name>` for each parameter that is unknown, of another type,
             not whole, not finite, or out of its bounds.
     """
+    if len(given.fields) > MAX_LIST_LENGTH:
+        problem = f"must be at most {MAX_LIST_LENGTH}, not {len(given.fields)}"
+        raise InvalidRequestError.of(FieldViolation(field, problem))
     described = {parameter.name: parameter for parameter in description.parameters}
+    names = list(described)
     violations = [
-        FieldViolation(f"{field}.{name}", _unknown(description.name, name, list(described)))
+        FieldViolation(f"{field}.{name}", _unknown(description.name, name, names))
         for name in sorted(given.fields)
         if name not in described
     ]
     parameters: Parameters = {}
     for name, parameter in described.items():
         value = given.fields.get(name, parameter.default_value)
-        problem = _problem(parameter, value)
-        if problem:
+        if problem := _problem(parameter, value):
             violations.append(FieldViolation(f"{field}.{name}", problem))
         else:
             parameters[name] = _read(parameter, value)
@@ -97,7 +102,8 @@ def _number_problem(parameter: ParameterDescription, number: float) -> str:
 
 
 def _unknown(evaluation: str, name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
+    # What is far longer than any name is like none of them, and takes long to compare.
+    near = difflib.get_close_matches(name, names, n=1) if len(name) <= _MAX_NAME else []
     if near:
         return f"{evaluation} has no such parameter; did you mean {near[0]!r}?"
     return f"{evaluation} has no such parameter; it has {', '.join(sorted(names)) or 'none'}"

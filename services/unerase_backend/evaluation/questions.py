@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
+from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation
 
-MAX_QUESTIONS = 64
-MAX_TEXTS = 1024
+MAX_QUESTIONS = most_items(ClassifyRequest, "questions")
+MAX_TEXTS = most_items(Question, "labels")
 MAX_TEXT_LENGTH = 1000
 
 

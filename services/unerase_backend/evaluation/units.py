@@ -16,10 +16,11 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.catalogue import MAX_CONCEPT_NAMES, MAX_CONCEPT_PROMPTS, MAX_PROMPT_BYTES, MAX_STEPS
 from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
 from unerase_backend.evaluation.questions import problems
+from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
-MAX_CASES = 512
-MAX_OTHERS = 1000
+MAX_CASES = most_items(Unit, "cases")
+MAX_OTHERS = most_items(Unit, "others")
 GUIDANCE_SCALES = (1.0, 50.0)
 
 _ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)

@@ -13,18 +13,19 @@ from unerase.internal.v1alpha1.generation_pb2 import (
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.catalogue import MAX_PROMPT_BYTES, MAX_STEPS
 from unerase_backend.evaluation.questions import question_violations
+from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
-MAX_TRAJECTORIES = 4096
+MAX_TRAJECTORIES = most_items(GenerateRequest, "trajectories")
 MAX_GUIDANCE_SCALE = 50.0
 MAX_ETA = 10.0
 MAX_VARIANCE_SCALE = 10.0
 MAX_CLASSIFIER_SCALE = 10_000.0
-MAX_PROMPTS = 1024
-MAX_PICTURES = 4096
-MAX_TIMESTEPS = 1000
+MAX_PROMPTS = most_items(EncodeRequest, "prompts")
+MAX_PICTURES = most_items(MeasureDenoisingRequest, "picture_digests")
+MAX_TIMESTEPS = most_items(MeasureDenoisingRequest, "timesteps")
 MAX_ERRORS = 1_000_000
-MAX_CHANGES = 16
+MAX_CHANGES = most_items(GenerateRequest, "changes")
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

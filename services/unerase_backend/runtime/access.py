@@ -16,6 +16,7 @@ import logging
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ class TokenList(BaseModel):
     def _tell_apart(self) -> "TokenList":
         for field in ("id", "sha256"):
             values = [getattr(token, field) for token in self.tokens]
-            if twice := sorted({value for value in values if values.count(value) > 1}):
+            if twice := sorted(value for value, count in Counter(values).items() if count > 1):
                 raise ValueError(f"tokens: the {field} {twice[0]} is there twice")
         return self
 

@@ -23,49 +23,68 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from unerase.v1 import bounds_pb2 as unerase_dot_v1_dot_bounds__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16unerase/v1/types.proto\x12\nunerase.v1\x1a\x1cgoogle/protobuf/struct.proto\",\n\x0bJudgeLabels\x12\r\n\x05judge\x18\x01 \x01(\t\x12\x0e\n\x06labels\x18\x02 \x03(\t\"\xb1\x02\n\x07\x43oncept\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.unerase.v1.ConceptKind\x12\r\n\x05names\x18\x03 \x03(\t\x12\x0f\n\x07prompts\x18\x04 \x03(\t\x12\x18\n\x10held_out_prompts\x18\x05 \x03(\t\x12\'\n\x06labels\x18\x06 \x03(\x0b\x32\x17.unerase.v1.JudgeLabels\x12\x17\n\x0fpicture_digests\x18\x07 \x03(\t\x12\x19\n\x11near_miss_digests\x18\x08 \x03(\t\x12\x0f\n\x07\x63ontrol\x18\t \x01(\t\x12\x15\n\rinitial_token\x18\n \x01(\t\x12\x0f\n\x07placebo\x18\x0b \x01(\x08\x12\x0e\n\x06\x63ustom\x18\x0c \x01(\x08\x12\x11\n\tsensitive\x18\r \x01(\x08\"q\n\x04\x43\x61se\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x13\n\x0blatent_seed\x18\x03 \x01(\x04\x12\x17\n\x0fheld_out_prompt\x18\x04 \x01(\t\x12\x1c\n\x14held_out_latent_seed\x18\x05 \x01(\x04\"\x87\x01\n\tJudgement\x12\r\n\x05judge\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65tected\x18\x03 \x01(\x08\x12\r\n\x05label\x18\x04 \x01(\t\x12\x13\n\x0blabel_score\x18\x05 \x01(\x01\x12\x17\n\nsimilarity\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_similarity\"\xb8\x03\n\x0bObservation\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x63oncept\x18\x04 \x01(\t\x12\x12\n\ncase_index\x18\x05 \x01(\r\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x0f\n\x07variant\x18\x07 \x01(\r\x12(\n\x06status\x18\x08 \x01(\x0e\x32\x18.unerase.v1.SampleStatus\x12\x0e\n\x06reason\x18\t \x01(\t\x12)\n\njudgements\x18\n \x03(\x0b\x32\x15.unerase.v1.Judgement\x12\x16\n\x0epicture_digest\x18\x0b \x01(\t\x12\x0e\n\x06prompt\x18\x0c \x01(\t\x12\x13\n\x0blatent_seed\x18\r \x01(\x04\x12\x12\n\nnoise_seed\x18\x0e \x01(\x04\x12\x37\n\x08measures\x18\x0f \x03(\x0b\x32%.unerase.v1.Observation.MeasuresEntry\x1a/\n\rMeasuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x92\x03\n\x07\x46inding\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x63oncept\x18\x04 \x01(\t\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\x12\x13\n\x0bplaceholder\x18\x07 \x01(\t\x12%\n\tembedding\x18\x08 \x01(\x0b\x32\x12.unerase.v1.Tensor\x12\x0e\n\x06losses\x18\t \x03(\x01\x12\r\n\x05steps\x18\n \x01(\r\x12\x17\n\ncase_index\x18\x0b \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x0c \x01(\t\x12\x16\n\x0eweights_digest\x18\r \x01(\t\x12\x31\n\x07\x66igures\x18\x0e \x03(\x0b\x32 .unerase.v1.Finding.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_case_index\"\'\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\r\x12\x0e\n\x06values\x18\x02 \x01(\x0c\"\xcb\x01\n\x14ParameterDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\rdefault_value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07integer\x18\x06 \x01(\x08\x12\x0c\n\x04list\x18\x07 \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum\"\xea\x02\n\x15\x45valuationDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x35\n\x10\x65valuation_class\x18\x04 \x01(\x0e\x32\x1b.unerase.v1.EvaluationClass\x12\x34\n\nparameters\x18\x05 \x03(\x0b\x32 .unerase.v1.ParameterDescription\x12\x15\n\rdeciding_arms\x18\x06 \x03(\t\x12\x10\n\x08required\x18\x07 \x01(\x08\x12\x0e\n\x06\x61ttack\x18\x08 \x01(\x08\x12\x16\n\x0e\x63\x61ses_per_unit\x18\t \x01(\r\x12\x0e\n\x06others\x18\n \x01(\x08\x12\x18\n\x10reference_begins\x18\r \x01(\x08\x12\x15\n\rsource_digest\x18\x0c \x01(\t\x12$\n\x05roles\x18\x0b \x03(\x0e\x32\x15.unerase.v1.ModelRole\"N\n\x11\x45valuationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct*\xad\x01\n\x0f\x45valuationClass\x12 \n\x1c\x45VALUATION_CLASS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45VALUATION_CLASS_PLAIN\x10\x01\x12\x1e\n\x1a\x45VALUATION_CLASS_ELICITING\x10\x02\x12\x1e\n\x1a\x45VALUATION_CLASS_INJECTING\x10\x03\x12\x1c\n\x18\x45VALUATION_CLASS_MEASURE\x10\x04*q\n\tModelRole\x12\x1a\n\x16MODEL_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12MODEL_ROLE_SUBJECT\x10\x01\x12\x18\n\x14MODEL_ROLE_REFERENCE\x10\x02\x12\x16\n\x12MODEL_ROLE_CONTROL\x10\x03*c\n\x0cSampleStatus\x12\x1d\n\x19SAMPLE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14SAMPLE_STATUS_SCORED\x10\x01\x12\x1a\n\x16SAMPLE_STATUS_UNSCORED\x10\x02*u\n\x0b\x43onceptKind\x12\x1c\n\x18\x43ONCEPT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONCEPT_KIND_OBJECT\x10\x01\x12\x17\n\x13\x43ONCEPT_KIND_COLOUR\x10\x02\x12\x16\n\x12\x43ONCEPT_KIND_STYLE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16unerase/v1/types.proto\x12\nunerase.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17unerase/v1/bounds.proto\"3\n\x0bJudgeLabels\x12\r\n\x05judge\x18\x01 \x01(\t\x12\x15\n\x06labels\x18\x02 \x03(\tB\x05\x90\xc2\x18\x80\x08\"\xd9\x02\n\x07\x43oncept\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\x04kind\x18\x02 \x01(\x0e\x32\x17.unerase.v1.ConceptKind\x12\x13\n\x05names\x18\x03 \x03(\tB\x04\x90\xc2\x18\x64\x12\x16\n\x07prompts\x18\x04 \x03(\tB\x05\x90\xc2\x18\xe8\x07\x12\x1f\n\x10held_out_prompts\x18\x05 \x03(\tB\x05\x90\xc2\x18\xe8\x07\x12-\n\x06labels\x18\x06 \x03(\x0b\x32\x17.unerase.v1.JudgeLabelsB\x04\x90\xc2\x18@\x12\x1e\n\x0fpicture_digests\x18\x07 \x03(\tB\x05\x90\xc2\x18\x80 \x12 \n\x11near_miss_digests\x18\x08 \x03(\tB\x05\x90\xc2\x18\x80 \x12\x0f\n\x07\x63ontrol\x18\t \x01(\t\x12\x15\n\rinitial_token\x18\n \x01(\t\x12\x0f\n\x07placebo\x18\x0b \x01(\x08\x12\x0e\n\x06\x63ustom\x18\x0c \x01(\x08\x12\x11\n\tsensitive\x18\r \x01(\x08\"q\n\x04\x43\x61se\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x13\n\x0blatent_seed\x18\x03 \x01(\x04\x12\x17\n\x0fheld_out_prompt\x18\x04 \x01(\t\x12\x1c\n\x14held_out_latent_seed\x18\x05 \x01(\x04\"\x87\x01\n\tJudgement\x12\r\n\x05judge\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x10\n\x08\x64\x65tected\x18\x03 \x01(\x08\x12\r\n\x05label\x18\x04 \x01(\t\x12\x13\n\x0blabel_score\x18\x05 \x01(\x01\x12\x17\n\nsimilarity\x18\x06 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_similarity\"\xb8\x03\n\x0bObservation\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x63oncept\x18\x04 \x01(\t\x12\x12\n\ncase_index\x18\x05 \x01(\r\x12\x0b\n\x03\x61rm\x18\x06 \x01(\t\x12\x0f\n\x07variant\x18\x07 \x01(\r\x12(\n\x06status\x18\x08 \x01(\x0e\x32\x18.unerase.v1.SampleStatus\x12\x0e\n\x06reason\x18\t \x01(\t\x12)\n\njudgements\x18\n \x03(\x0b\x32\x15.unerase.v1.Judgement\x12\x16\n\x0epicture_digest\x18\x0b \x01(\t\x12\x0e\n\x06prompt\x18\x0c \x01(\t\x12\x13\n\x0blatent_seed\x18\r \x01(\x04\x12\x12\n\nnoise_seed\x18\x0e \x01(\x04\x12\x37\n\x08measures\x18\x0f \x03(\x0b\x32%.unerase.v1.Observation.MeasuresEntry\x1a/\n\rMeasuresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x92\x03\n\x07\x46inding\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07\x63oncept\x18\x04 \x01(\t\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x11\n\ttoken_ids\x18\x06 \x03(\r\x12\x13\n\x0bplaceholder\x18\x07 \x01(\t\x12%\n\tembedding\x18\x08 \x01(\x0b\x32\x12.unerase.v1.Tensor\x12\x0e\n\x06losses\x18\t \x03(\x01\x12\r\n\x05steps\x18\n \x01(\r\x12\x17\n\ncase_index\x18\x0b \x01(\rH\x00\x88\x01\x01\x12\r\n\x05label\x18\x0c \x01(\t\x12\x16\n\x0eweights_digest\x18\r \x01(\t\x12\x31\n\x07\x66igures\x18\x0e \x03(\x0b\x32 .unerase.v1.Finding.FiguresEntry\x1a.\n\x0c\x46iguresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\r\n\x0b_case_index\"-\n\x06Tensor\x12\x13\n\x05shape\x18\x01 \x03(\rB\x04\x90\xc2\x18\x08\x12\x0e\n\x06values\x18\x02 \x01(\x0c\"\xcb\x01\n\x14ParameterDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\rdefault_value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x14\n\x07minimum\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07maximum\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07integer\x18\x06 \x01(\x08\x12\x0c\n\x04list\x18\x07 \x01(\x08\x42\n\n\x08_minimumB\n\n\x08_maximum\"\xea\x02\n\x15\x45valuationDescription\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0f\n\x07summary\x18\x03 \x01(\t\x12\x35\n\x10\x65valuation_class\x18\x04 \x01(\x0e\x32\x1b.unerase.v1.EvaluationClass\x12\x34\n\nparameters\x18\x05 \x03(\x0b\x32 .unerase.v1.ParameterDescription\x12\x15\n\rdeciding_arms\x18\x06 \x03(\t\x12\x10\n\x08required\x18\x07 \x01(\x08\x12\x0e\n\x06\x61ttack\x18\x08 \x01(\x08\x12\x16\n\x0e\x63\x61ses_per_unit\x18\t \x01(\r\x12\x0e\n\x06others\x18\n \x01(\x08\x12\x18\n\x10reference_begins\x18\r \x01(\x08\x12\x15\n\rsource_digest\x18\x0c \x01(\t\x12$\n\x05roles\x18\x0b \x03(\x0e\x32\x15.unerase.v1.ModelRole\"T\n\x11\x45valuationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x90\xc2\x18@*\xad\x01\n\x0f\x45valuationClass\x12 \n\x1c\x45VALUATION_CLASS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45VALUATION_CLASS_PLAIN\x10\x01\x12\x1e\n\x1a\x45VALUATION_CLASS_ELICITING\x10\x02\x12\x1e\n\x1a\x45VALUATION_CLASS_INJECTING\x10\x03\x12\x1c\n\x18\x45VALUATION_CLASS_MEASURE\x10\x04*q\n\tModelRole\x12\x1a\n\x16MODEL_ROLE_UNSPECIFIED\x10\x00\x12\x16\n\x12MODEL_ROLE_SUBJECT\x10\x01\x12\x18\n\x14MODEL_ROLE_REFERENCE\x10\x02\x12\x16\n\x12MODEL_ROLE_CONTROL\x10\x03*c\n\x0cSampleStatus\x12\x1d\n\x19SAMPLE_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14SAMPLE_STATUS_SCORED\x10\x01\x12\x1a\n\x16SAMPLE_STATUS_UNSCORED\x10\x02*u\n\x0b\x43onceptKind\x12\x1c\n\x18\x43ONCEPT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43ONCEPT_KIND_OBJECT\x10\x01\x12\x17\n\x13\x43ONCEPT_KIND_COLOUR\x10\x02\x12\x16\n\x12\x43ONCEPT_KIND_STYLE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unerase.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_JUDGELABELS'].fields_by_name['labels']._loaded_options = None
+  _globals['_JUDGELABELS'].fields_by_name['labels']._serialized_options = b'\220\302\030\200\010'
+  _globals['_CONCEPT'].fields_by_name['names']._loaded_options = None
+  _globals['_CONCEPT'].fields_by_name['names']._serialized_options = b'\220\302\030d'
+  _globals['_CONCEPT'].fields_by_name['prompts']._loaded_options = None
+  _globals['_CONCEPT'].fields_by_name['prompts']._serialized_options = b'\220\302\030\350\007'
+  _globals['_CONCEPT'].fields_by_name['held_out_prompts']._loaded_options = None
+  _globals['_CONCEPT'].fields_by_name['held_out_prompts']._serialized_options = b'\220\302\030\350\007'
+  _globals['_CONCEPT'].fields_by_name['labels']._loaded_options = None
+  _globals['_CONCEPT'].fields_by_name['labels']._serialized_options = b'\220\302\030@'
+  _globals['_CONCEPT'].fields_by_name['picture_digests']._loaded_options = None
+  _globals['_CONCEPT'].fields_by_name['picture_digests']._serialized_options = b'\220\302\030\200 '
+  _globals['_CONCEPT'].fields_by_name['near_miss_digests']._loaded_options = None
+  _globals['_CONCEPT'].fields_by_name['near_miss_digests']._serialized_options = b'\220\302\030\200 '
   _globals['_OBSERVATION_MEASURESENTRY']._loaded_options = None
   _globals['_OBSERVATION_MEASURESENTRY']._serialized_options = b'8\001'
   _globals['_FINDING_FIGURESENTRY']._loaded_options = None
   _globals['_FINDING_FIGURESENTRY']._serialized_options = b'8\001'
-  _globals['_EVALUATIONCLASS']._serialized_start=2216
-  _globals['_EVALUATIONCLASS']._serialized_end=2389
-  _globals['_MODELROLE']._serialized_start=2391
-  _globals['_MODELROLE']._serialized_end=2504
-  _globals['_SAMPLESTATUS']._serialized_start=2506
-  _globals['_SAMPLESTATUS']._serialized_end=2605
-  _globals['_CONCEPTKIND']._serialized_start=2607
-  _globals['_CONCEPTKIND']._serialized_end=2724
-  _globals['_JUDGELABELS']._serialized_start=68
-  _globals['_JUDGELABELS']._serialized_end=112
-  _globals['_CONCEPT']._serialized_start=115
-  _globals['_CONCEPT']._serialized_end=420
-  _globals['_CASE']._serialized_start=422
-  _globals['_CASE']._serialized_end=535
-  _globals['_JUDGEMENT']._serialized_start=538
-  _globals['_JUDGEMENT']._serialized_end=673
-  _globals['_OBSERVATION']._serialized_start=676
-  _globals['_OBSERVATION']._serialized_end=1116
-  _globals['_OBSERVATION_MEASURESENTRY']._serialized_start=1069
-  _globals['_OBSERVATION_MEASURESENTRY']._serialized_end=1116
-  _globals['_FINDING']._serialized_start=1119
-  _globals['_FINDING']._serialized_end=1521
-  _globals['_FINDING_FIGURESENTRY']._serialized_start=1460
-  _globals['_FINDING_FIGURESENTRY']._serialized_end=1506
-  _globals['_TENSOR']._serialized_start=1523
-  _globals['_TENSOR']._serialized_end=1562
-  _globals['_PARAMETERDESCRIPTION']._serialized_start=1565
-  _globals['_PARAMETERDESCRIPTION']._serialized_end=1768
-  _globals['_EVALUATIONDESCRIPTION']._serialized_start=1771
-  _globals['_EVALUATIONDESCRIPTION']._serialized_end=2133
-  _globals['_EVALUATIONREQUEST']._serialized_start=2135
-  _globals['_EVALUATIONREQUEST']._serialized_end=2213
+  _globals['_TENSOR'].fields_by_name['shape']._loaded_options = None
+  _globals['_TENSOR'].fields_by_name['shape']._serialized_options = b'\220\302\030\010'
+  _globals['_EVALUATIONREQUEST'].fields_by_name['parameters']._loaded_options = None
+  _globals['_EVALUATIONREQUEST'].fields_by_name['parameters']._serialized_options = b'\220\302\030@'
+  _globals['_EVALUATIONCLASS']._serialized_start=2300
+  _globals['_EVALUATIONCLASS']._serialized_end=2473
+  _globals['_MODELROLE']._serialized_start=2475
+  _globals['_MODELROLE']._serialized_end=2588
+  _globals['_SAMPLESTATUS']._serialized_start=2590
+  _globals['_SAMPLESTATUS']._serialized_end=2689
+  _globals['_CONCEPTKIND']._serialized_start=2691
+  _globals['_CONCEPTKIND']._serialized_end=2808
+  _globals['_JUDGELABELS']._serialized_start=93
+  _globals['_JUDGELABELS']._serialized_end=144
+  _globals['_CONCEPT']._serialized_start=147
+  _globals['_CONCEPT']._serialized_end=492
+  _globals['_CASE']._serialized_start=494
+  _globals['_CASE']._serialized_end=607
+  _globals['_JUDGEMENT']._serialized_start=610
+  _globals['_JUDGEMENT']._serialized_end=745
+  _globals['_OBSERVATION']._serialized_start=748
+  _globals['_OBSERVATION']._serialized_end=1188
+  _globals['_OBSERVATION_MEASURESENTRY']._serialized_start=1141
+  _globals['_OBSERVATION_MEASURESENTRY']._serialized_end=1188
+  _globals['_FINDING']._serialized_start=1191
+  _globals['_FINDING']._serialized_end=1593
+  _globals['_FINDING_FIGURESENTRY']._serialized_start=1532
+  _globals['_FINDING_FIGURESENTRY']._serialized_end=1578
+  _globals['_TENSOR']._serialized_start=1595
+  _globals['_TENSOR']._serialized_end=1640
+  _globals['_PARAMETERDESCRIPTION']._serialized_start=1643
+  _globals['_PARAMETERDESCRIPTION']._serialized_end=1846
+  _globals['_EVALUATIONDESCRIPTION']._serialized_start=1849
+  _globals['_EVALUATIONDESCRIPTION']._serialized_end=2211
+  _globals['_EVALUATIONREQUEST']._serialized_start=2213
+  _globals['_EVALUATIONREQUEST']._serialized_end=2297
 # @@protoc_insertion_point(module_scope)

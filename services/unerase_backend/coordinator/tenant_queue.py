@@ -8,7 +8,7 @@ from unerase_backend.coordinator.turns import Turns
 from unerase_backend.runtime.access import CALLER
 
 
-class Admission:
+class TenantQueue:
     """A queue before `places`; a free place goes to the tenant that holds the fewest, and within it to who came first.
 
     The tenant is that of the call under way. What the coordinator does by itself is a tenant without a name.
