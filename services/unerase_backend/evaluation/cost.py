@@ -78,9 +78,7 @@ class Work:
     assumed: bool = False
 
 
-def work_of(
-    unit: Unit, description: EvaluationDescription, parameters: Parameters, surroundings: Surroundings
-) -> Work:
+def work_of(unit: Unit, description: EvaluationDescription, parameters: Parameters, surroundings: Surroundings) -> Work:
     """Count a unit's work; where the evaluation has no formulas, or bad ones, it is counted high."""
     guided = 1 if unit.guidance_scale == 1 else 2
     if description.pictures and description.rows:
