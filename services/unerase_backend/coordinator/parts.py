@@ -13,8 +13,6 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import Case
 
-_FIELDS = ("target_digest", "others_digest", "cases_digest")
-
 
 class Parts:
     """Collects the parts of an audit that is being planned: their bytes by digest."""
@@ -43,7 +41,7 @@ class Parts:
 
 def digests_of(unit: Unit) -> list[str]:
     """Return the digests of the parts that a unit lacks; none where it is whole."""
-    return [digest for field in _FIELDS if (digest := getattr(unit, field))]
+    return [digest for digest in (unit.target_digest, unit.others_digest, unit.cases_digest) if digest]
 
 
 def whole(unit: Unit, contents: Mapping[str, bytes]) -> Unit:
@@ -54,8 +52,7 @@ def whole(unit: Unit, contents: Mapping[str, bytes]) -> Unit:
     """
     restored = Unit()
     restored.CopyFrom(unit)
-    for field in _FIELDS:
-        restored.ClearField(field)
+    restored.target_digest = restored.others_digest = restored.cases_digest = ""
     for digest in (unit.target_digest, unit.others_digest):
         if digest:
             restored.MergeFromString(contents[digest])
