@@ -1,4 +1,4 @@
-"""What an evaluation says that it takes, against what it does: trajectories asked for, errors measured, attacks' passes."""
+"""What an evaluation says that it takes, against what it does: trajectories, measured errors, passes of attacks."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator

@@ -24,6 +24,8 @@ from unerase_backend.evaluation.cost import Work
 
 # So many units of an evaluation are remembered; twice as many are halved, so that a faster machine shows.
 _UNITS_REMEMBERED = 100.0
+# Ten years: a pace that leads beyond is none.
+_FAR_NANOSECONDS = 3e17
 
 
 @dataclass
@@ -127,7 +129,8 @@ def expected_end(now: int, created: int, duration: int | None, work: float, done
     Times are in nanoseconds. `duration` is what it was expected to take, `done` the share of `work` that is done.
     """
     if work > 0 and done > 0:
-        return now + round(max(now - created, 0) * max(work / done - 1, 0))
+        left = max(now - created, 0) * max(work - done, 0) / done
+        return now + round(left) if left < _FAR_NANOSECONDS else None
     if duration is not None and created + duration > now:
         return created + duration
     return None
