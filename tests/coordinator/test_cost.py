@@ -159,6 +159,53 @@ def test_a_unit_is_whole_again_and_has_the_key_that_it_had(
         assert len(keys) == 1
 
 
+async def test_what_an_earlier_version_planned_is_finished(
+    local: LocalBackend, everything: dict[str, EvaluationDescription], database: Database
+) -> None:
+    """Its units hold everything themselves, and nothing was counted."""
+    plan = _plan(local.catalogue, local.store, everything, battery={"preset": "quick"}, cases=4)
+    audit = await _insert(database, plan)
+    inline = whole(plan.units[0], plan.parts)
+    units, audits, parts = tables.units, tables.audits, tables.parts
+    old = {"message": tables.deterministic(inline), "pictures": None, "work": None}
+    async with database.engine.begin() as connection:
+        await connection.execute(sa.update(units).where(units.c.unit == inline.id).values(**old))
+        await connection.execute(sa.update(audits).values(cost=None, counted_pictures=0, counted_bytes=0, work=0.0))
+        await connection.execute(sa.delete(parts))
+    planned = await database.unit(audit.id, inline.id)
+    assert planned == (inline, False)
+    assert whole(inline, await database.parts.of(audit.id, digests_of(inline))) == inline
+    async with AsyncSession(database.engine) as session, session.begin():
+        await database.start(session, audit.id)
+        seen = [Observation(picture_digest=digest) for digest in ("a", "b", "b")]
+        assert await database.record(session, audit.id, UnitDone(unit=inline.id), seen, [], {"a": 5, "b": 5})
+    found = await database.get(audit.id)
+    assert found is not None
+    assert (found.units_done, found.HasField("cost"), found.HasField("estimated_end_time")) == (1, False, False)
+    with pytest.raises(ExhaustedError) as caught:
+        await database.check("", Quota(pictures_per_day=2), replace(plan, cost=AuditCost()))
+    assert caught.value.metadata["used"] == "2"
+
+
+async def test_who_looks_at_an_audit_does_not_read_its_cases(
+    local: LocalBackend, everything: dict[str, EvaluationDescription], database: Database
+) -> None:
+    plan = _plan(local.catalogue, local.store, everything, battery={"preset": "quick"}, cases=4)
+    audit = await _insert(database, plan)
+    asked: list[str] = []
+
+    @sa.event.listens_for(database.engine.sync_engine, "before_cursor_execute")
+    def _keep(_: object, __: object, statement: str, *___: object) -> None:
+        asked.append(statement)
+
+    await database.get(audit.id)
+    await database.owned(audit.id, "")
+    await database.newest(10, None)
+    await database.by_request(audit.request_id)
+    assert len(asked) >= 4
+    assert not [statement for statement in asked if "cases" in statement or "concept" in statement]
+
+
 def test_the_default_limits_let_pass_what_a_machine_can_bear(
     local: LocalBackend, everything: dict[str, EvaluationDescription]
 ) -> None:

@@ -1,6 +1,7 @@
 """An audit's cost over the wire: told before, kept with it, and its time estimated from what ran here."""
 
 import grpc
+import pytest
 
 from service.conftest import small_spec
 from unerase import Client
@@ -38,10 +39,7 @@ def test_what_a_machine_cannot_bear_is_refused(channel: grpc.Channel) -> None:
     spec.battery.preset, spec.cases, spec.steps = "full", 512, 50
     for validate_only in (True, False):
         request = CreateAuditRequest(request_id="too-large", spec=spec, validate_only=validate_only)
-        try:
+        with pytest.raises(grpc.RpcError) as caught:
             AuditServiceStub(channel).CreateAudit(request, timeout=60)
-        except grpc.RpcError as error:
-            assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
-            assert "fewer cases" in error.details()
-        else:
-            raise AssertionError("accepted")
+        assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "fewer cases" in caught.value.details()

@@ -45,6 +45,8 @@ from unerase_backend.runtime.access import Quota
 # SQLite takes some thousand parameters at once.
 _IDS_AT_ONCE = 1000
 _UNLIMITED = Quota()
+# A concept and the cases may be megabytes; who looks at an audit, or at a page of them, needs neither.
+_SHOWN = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
 
 
 class AuditEndedError(Exception):
@@ -188,7 +190,7 @@ class Database:
 
     async def by_request(self, request_id: str, tenant: str = "") -> tuple[Audit, str] | None:
         """Return the audit of a tenant's request id with the digest of its request."""
-        query = sa.select(tables.audits).where(tables.audits.c.request_id == own(tenant, request_id))
+        query = sa.select(*_SHOWN).where(tables.audits.c.request_id == own(tenant, request_id))
         async with self.engine.connect() as connection:
             row = (await connection.execute(query)).first()
         return (_audit(row), row.request_digest) if row else None
@@ -201,7 +203,7 @@ class Database:
     async def owned(self, audit_id: str, tenant: str) -> Audit | None:
         """Return an audit as it is, if it is the tenant's."""
         async with self.engine.connect() as connection:
-            query = sa.select(tables.audits).where(tables.audits.c.id == audit_id, tables.audits.c.tenant == tenant)
+            query = sa.select(*_SHOWN).where(tables.audits.c.id == audit_id, tables.audits.c.tenant == tenant)
             row = (await connection.execute(query)).first()
         return _audit(row) if row else None
 
@@ -214,7 +216,7 @@ class Database:
 
     async def newest(self, limit: int, before: tuple[int, str] | None, tenant: str = "") -> list[Audit]:
         """Return a tenant's newest audits, those created before (create time in nanoseconds, id) where given."""
-        query = sa.select(tables.audits).where(tables.audits.c.tenant == tenant)
+        query = sa.select(*_SHOWN).where(tables.audits.c.tenant == tenant)
         query = query.order_by(tables.audits.c.create_time.desc(), tables.audits.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(sa.tuple_(tables.audits.c.create_time, tables.audits.c.id) < sa.tuple_(*before))
@@ -489,7 +491,7 @@ class Database:
         )
 
     async def _get(self, connection: AsyncConnection, audit_id: str) -> Audit | None:
-        row = (await connection.execute(sa.select(tables.audits).where(tables.audits.c.id == audit_id))).first()
+        row = (await connection.execute(sa.select(*_SHOWN).where(tables.audits.c.id == audit_id))).first()
         return _audit(row) if row else None
 
     async def _messages(
