@@ -10,7 +10,7 @@ the cache. Both are estimates: nothing else depends on them.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -67,20 +67,14 @@ class Estimates:
         """Add what is new to the database, and read what this coordinator and others know."""
         new, self._new = self._new, defaultdict(_Taken)
         try:
-            async with self._engine.begin() as connection:
-                for (evaluation, reference), taken in sorted(new.items()):
-                    await connection.execute(self._addition(evaluation, reference, taken))
-                halved = {column.name: column / 2 for column in (durations.c.units, durations.c.rows)}
-                await connection.execute(
-                    sa.update(durations)
-                    .where(durations.c.units > 2 * _UNITS_REMEMBERED)
-                    .values(**halved, seconds=durations.c.seconds / 2)
-                )
-                rows = (await connection.execute(sa.select(durations))).all()
+            if new:
+                await self._add(new)
         except BaseException:
             for key, taken in new.items():
                 self._new[key].add(taken)
             raise
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(sa.select(durations))).all()
         self._known = {(row.evaluation, row.reference): _Taken(row.units, row.rows, row.seconds) for row in rows}
         for key, taken in self._new.items():
             self._known.setdefault(key, _Taken()).add(taken)
@@ -106,6 +100,15 @@ class Estimates:
         duration = Duration()
         duration.FromNanoseconds(round(seconds * 1e9))
         return duration
+
+    async def _add(self, new: Mapping[tuple[str, str], _Taken]) -> None:
+        halved = {name: durations.c[name] / 2 for name in ("units", "rows", "seconds")}
+        async with self._engine.begin() as connection:
+            for (evaluation, reference), taken in sorted(new.items(), key=lambda item: item[0]):
+                await connection.execute(self._addition(evaluation, reference, taken))
+            await connection.execute(
+                sa.update(durations).where(durations.c.units > 2 * _UNITS_REMEMBERED).values(**halved)
+            )
 
     def _addition(self, evaluation: str, reference: str, taken: _Taken) -> sa.sql.Executable:
         insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
