@@ -25,10 +25,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from unerase_backend.coordinator.admission import AdmissionSettings
+
 _PREFIX = "UNERASE_SERVE_"
 
 
-class ServeSettings(BaseSettings):
+class ServeSettings(AdmissionSettings, BaseSettings):
     """Everything about a local backend."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -74,11 +76,6 @@ class ServeSettings(BaseSettings):
     retention_days: float = Field(
         default=0.0, ge=0, description="days after its end that an audit is kept; 0 keeps it for ever"
     )
-    quota_audits: int = Field(default=0, ge=0, description="audits that a tenant may have in flight; 0: no limit")
-    quota_pictures_per_day: int = Field(
-        default=0, ge=0, description="pictures of a tenant's audits within a day; 0: no limit"
-    )
-    quota_bytes: int = Field(default=0, ge=0, description="bytes of a tenant's pictures that are kept; 0: no limit")
     object_store_mb: int = Field(default=256, ge=80, description="shared memory for pictures between the rooms")
     log_format: Literal["text", "json"] = Field(default="text", description="form of a line of the logs")
     trace_endpoint: str = Field(
@@ -213,9 +210,7 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
         unit_retry_seconds=settings.unit_retry_seconds,
         lease_seconds=settings.lease_seconds,
         retention_days=settings.retention_days,
-        quota_audits=settings.quota_audits,
-        quota_pictures_per_day=settings.quota_pictures_per_day,
-        quota_bytes=settings.quota_bytes,
+        **{name: getattr(settings, name) for name in AdmissionSettings.model_fields},
     )
     applications = {
         "classification": classification.build(ClassificationSettings(**common)),

@@ -31,6 +31,7 @@ from unerase_backend.coordinator.database import Database
 from unerase_backend.coordinator.interception import Interceptor
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.models import ModelServicer
+from unerase_backend.coordinator.parts import whole
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.runtime.access import Gate
@@ -569,7 +570,8 @@ async def test_a_custom_concept_is_planned_as_any_other_and_nobodys_other(
     assert planned.spec.control == "small/never"
     assert {case.prompt for case in planned.cases} == {"a hourglass", "a egg timer"}
     # It shares a word with the catalogue's hourglass, which is therefore no other thing.
-    (unit,) = [unit for unit in planned.units if unit.id == "interference/subject/0"]
+    (kept,) = [unit for unit in planned.units if unit.id == "interference/subject/0"]
+    unit = whole(kept, planned.parts)
     assert [other.concept.name for other in unit.others] == ["circle"]
     assert list(unit.target.selector.alternatives) == ["a circle"]
     # What the operator's concepts are audited with does not depend on it.

@@ -2,6 +2,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from unerase.v1.audits_pb2 import (
     AUDIT_STATE_RUNNING,
     AUDIT_STATE_SUCCEEDED,
     Audit,
+    AuditCost,
     AuditEvent,
     AuditSpec,
     UnitDone,
@@ -267,27 +269,64 @@ async def test_a_quota_counts_a_tenants_own_audits_that_have_not_ended(database:
     await insert("acme")
 
 
+def _counted(plan: Plan, pictures: int) -> Plan:
+    """The plan as one that is counted to make so many pictures, of 1,536 bytes each."""
+    return replace(plan, cost=AuditCost(pictures=pictures))
+
+
 @pytest.mark.parametrize(
-    ("quota", "reason"), [({"pictures_per_day": 3}, "QUOTA_PICTURES"), ({"bytes": 30}, "QUOTA_BYTES")]
+    ("quota", "reason"), [({"pictures_per_day": 10}, "QUOTA_PICTURES"), ({"bytes": 10 * 1536}, "QUOTA_BYTES")]
+)
+async def test_a_quota_counts_what_is_in_flight_before_it_is_made(
+    database: Database, plan: Plan, quota: dict[str, int], reason: str
+) -> None:
+    async def insert(pictures: int = 4, tenant: str = "acme") -> Audit:
+        audit = Audit(id=uuid.uuid4().hex, request_id=uuid.uuid4().hex, create_time=timestamp(time.time_ns()))
+        counted = _counted(plan, pictures)
+        assert await database.insert(audit, "digest", counted, tenant, Quota(**quota))
+        return audit
+
+    first, _ = await insert(), await insert()
+    # Nothing is made, and yet a third would be too much; one that fits is let in.
+    with pytest.raises(ExhaustedError, match="2 are left") as caught:
+        await database.check("acme", Quota(**quota), _counted(plan, 4))
+    assert "used up" not in caught.value.message
+    with pytest.raises(ExhaustedError) as caught:
+        await insert()
+    assert (caught.value.reason, caught.value.retry_after_seconds) == (reason, 30.0)
+    await database.check("acme", Quota(**quota), _counted(plan, 2))
+    await insert(tenant="rival")
+    # What an audit did not make is free once it has ended.
+    await database.cancel(first.id)
+    await insert()
+    # Waiting does not help an audit that is too large by itself.
+    with pytest.raises(ExhaustedError, match="fewer cases") as caught:
+        await insert(11, "lonely")
+    assert caught.value.retry_after_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("quota", "reason"), [({"pictures_per_day": 5}, "QUOTA_PICTURES"), ({"bytes": 5 * 1536}, "QUOTA_BYTES")]
 )
 async def test_a_quota_counts_pictures_and_their_bytes(
     database: Database, plan: Plan, quota: dict[str, int], reason: str
 ) -> None:
     async def insert(created: int) -> Audit:
         audit = Audit(id=uuid.uuid4().hex, request_id=uuid.uuid4().hex, create_time=timestamp(created))
-        assert await database.insert(audit, "digest", plan, "acme", Quota(**quota))
+        assert await database.insert(audit, "digest", _counted(plan, 4), "acme", Quota(**quota))
         return audit
 
     audit = await insert(time.time_ns())
-    observations = [Observation(picture_digest=digest) for digest in ("a", "b", "c", "")]
+    # "grey" is looked at twice and made once.
+    observations = [Observation(picture_digest=digest) for digest in ("a", "b", "grey", "grey", "")]
     async with AsyncSession(database.engine) as session, session.begin():
         assert await database.start(session, audit.id)
         done = UnitDone(unit=plan.units[0].id)
-        assert await database.record(session, audit.id, done, observations, [], dict.fromkeys("abc", 10))
+        assert await database.record(session, audit.id, done, observations, [], dict.fromkeys(("a", "b", "grey"), 1536))
+    await database.cancel(audit.id)
     with pytest.raises(ExhaustedError) as caught:
         await insert(time.time_ns())
-    assert caught.value.reason == reason
-    await database.cancel(audit.id)
+    assert (caught.value.reason, caught.value.metadata["used"]) == (reason, str(3 * (1536 if "bytes" in quota else 1)))
     assert await database.delete(audit.id)
     await insert(time.time_ns())
 

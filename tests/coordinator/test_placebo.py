@@ -19,6 +19,7 @@ from unerase.v1.types_pb2 import (
     EvaluationDescription,
 )
 from unerase_backend.catalogue import EMBEDDED, Catalogue
+from unerase_backend.coordinator.parts import whole
 from unerase_backend.coordinator.plan import Plan, make_plan
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
@@ -73,7 +74,7 @@ def test_injecting_evaluations_run_on_the_subject_with_the_placebo(load: Load) -
     plan = load(PLACEBO)()
     assert (plan.spec.control, plan.spec.placebo) == ("", "thing")
     assert _controlled(plan) == {"textual-inversion"}
-    units = {(unit.evaluation, unit.role): unit for unit in plan.units}
+    units = {(unit.evaluation, unit.role): whole(unit, plan.parts) for unit in plan.units}
     subject = units["textual-inversion", MODEL_ROLE_SUBJECT]
     control = units["textual-inversion", MODEL_ROLE_CONTROL]
     assert (control.model, control.target.concept.name) == ("small/edited", "thing")
@@ -90,7 +91,9 @@ def test_injecting_evaluations_run_on_the_subject_with_the_placebo(load: Load) -
 
 
 def test_the_placebo_is_no_other_concept(load: Load) -> None:
-    units = load(PLACEBO)().units
+    plan = load(PLACEBO)()
+    units = [whole(unit, plan.parts) for unit in plan.units]
+    assert any(unit.others for unit in units)
     assert not [unit for unit in units if "thing" in [other.concept.name for other in unit.others]]
 
 
@@ -169,7 +172,9 @@ async def test_a_real_audit_is_held_against_its_placebo(tmp_path: Path) -> None:
             AuditSpec(),
         )
         plan = make_plan(spec, backend.catalogue, backend.store, descriptions, lambda: 11)
-        observed = [observation for unit in plan.units for observation in await backend.observe(unit)]
+        observed = [
+            observation for unit in plan.units for observation in await backend.observe(whole(unit, plan.parts))
+        ]
     seen = {(each.evaluation, each.role): each for each in observed}
     control = seen["textual-inversion", MODEL_ROLE_CONTROL]
     assert (control.model, control.concept) == ("testbed/never", "crescent")

@@ -14,6 +14,7 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
 )
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.parts import whole
 from unerase_backend.coordinator.plan import Plan, evaluation_of, in_sequence, make_plan
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -104,7 +105,8 @@ def test_units_cover_every_case_of_every_role_once(plan: Planner) -> None:
 
 
 def test_a_unit_knows_its_model_and_the_other_concepts(plan: Planner) -> None:
-    units = {unit.id: unit for unit in plan(_spec()).units}
+    planned = plan(_spec())
+    units = {unit.id: whole(unit, planned.parts) for unit in planned.units}
     assert units["noise-based/control/0"].model == "small/never"
     assert units["noise-based/subject/0"].model == "small/edited"
     assert units["judge-quality/reference/0"].model == ""

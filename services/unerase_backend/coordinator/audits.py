@@ -42,6 +42,7 @@ from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.batteries import PRESETS
 from unerase_backend.coordinator.changes import Changes
+from unerase_backend.coordinator.cost import CostLimits, check_cost
 from unerase_backend.coordinator.database import Database, Reports, timestamp
 from unerase_backend.coordinator.paging import Page, cursor_of, page_size
 from unerase_backend.coordinator.plan import make_plan
@@ -79,6 +80,7 @@ _PLANS_AT_ONCE = 2
 # connections to other calls; to render a report again takes seconds of a core.
 _WATCHERS_READING = (4, 2)
 _RENDERING = (2, 1)
+_NO_LIMITS = CostLimits()
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class AuditServicer(AuditServiceServicer):
         changes: Changes,
         retention: Retention,
         quota: Callable[[str], Quota],
+        limits: CostLimits = _NO_LIMITS,
     ) -> None:
         self._auditor = auditor
         self._database = database
@@ -116,19 +119,25 @@ class AuditServicer(AuditServiceServicer):
         self._changes = changes
         self._retention = retention
         self._quota = quota
+        self._limits = limits
         self._planning = TenantQueue(_PLANS_AT_ONCE)
         self._reading = Shares(*_WATCHERS_READING)
         self._rendering = Shares(*_RENDERING)
         self._threads = Shares(*THREADS)
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
-        """Accept an audit; the same request again is answered with the same audit."""
-        check_request_id(request.request_id)
+        """Accept an audit; the same request again is answered with the same audit.
+
+        One that is only to be validated is planned and counted, and not accepted.
+        """
+        if request.request_id or not request.validate_only:
+            check_request_id(request.request_id)
         digest = hashlib.sha256(request.spec.SerializeToString(deterministic=True)).hexdigest()
         tenant = CALLER.get().tenant
-        existing = await self._repeated(request.request_id, digest)
-        if existing is not None:
-            return existing
+        if not request.validate_only:
+            existing = await self._repeated(request.request_id, digest)
+            if existing is not None:
+                return existing
         descriptions, broken = await self._auditor.units.descriptions(), await self._auditor.units.broken()
         custom = await self._database.custom.named([request.spec.concept, request.spec.placebo], tenant)
         catalogue = self._catalogue.extended(custom)
@@ -136,16 +145,20 @@ class AuditServicer(AuditServiceServicer):
             plan = await self._threads.run(
                 make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
             )
-        audit = Audit(
-            id=uuid.uuid4().hex,
-            request_id=request.request_id,
-            spec=plan.spec,
-            state=AUDIT_STATE_PENDING,
-            units_total=len(plan.units),
-            create_time=timestamp(time.time_ns()),
-        )
-        quota = self._quota(tenant)
-        if not await self._database.insert(audit, digest, plan, tenant, quota, tracing.traceparent()):
+        check_cost(plan.cost, self._limits)
+        quota, expected = self._quota(tenant), self._auditor.estimates.expected(plan.units, plan.works)
+        audit = Audit(spec=plan.spec, units_total=len(plan.units), cost=plan.cost)
+        if expected:
+            audit.cost.estimated_duration.CopyFrom(self._auditor.estimates.duration(expected))
+        if request.validate_only:
+            await self._database.check(tenant, quota, plan)
+            return audit
+        now = time.time_ns()
+        audit.id, audit.request_id, audit.state = uuid.uuid4().hex, request.request_id, AUDIT_STATE_PENDING
+        audit.create_time.CopyFrom(timestamp(now))
+        if expected:
+            audit.estimated_end_time.CopyFrom(timestamp(now + audit.cost.estimated_duration.ToNanoseconds()))
+        if not await self._database.insert(audit, digest, plan, tenant, quota, tracing.traceparent(), expected):
             # The same request id won the race meanwhile.
             existing = await self._repeated(request.request_id, digest)
             if existing is None:

@@ -24,6 +24,7 @@ from unerase.v1.audits_pb2 import (
     AUDIT_STATE_RUNNING,
     AUDIT_STATE_SUCCEEDED,
     Audit,
+    AuditCost,
     AuditEvent,
     AuditSpec,
     AuditState,
@@ -32,10 +33,13 @@ from unerase.v1.audits_pb2 import (
 from unerase.v1.types_pb2 import Case, Concept, Finding, Observation
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.coordinator import tables
+from unerase_backend.coordinator.cost import picture_bytes
 from unerase_backend.coordinator.custom_concepts import CustomConcepts
 from unerase_backend.coordinator.discarded import Discarded, discard
+from unerase_backend.coordinator.estimates import expected_end, work_to_do
+from unerase_backend.coordinator.kept_parts import KeptParts
 from unerase_backend.coordinator.plan import Plan
-from unerase_backend.coordinator.quotas import check_quota, usage_of
+from unerase_backend.coordinator.quotas import Demand, check_quota, usage_of
 from unerase_backend.coordinator.retry import repeated
 from unerase_backend.coordinator.tables import ACTIVE, ENDED, Engine, alone, deterministic, insert_all, own
 from unerase_backend.runtime.access import Quota
@@ -43,6 +47,8 @@ from unerase_backend.runtime.access import Quota
 # SQLite takes some thousand parameters at once.
 _IDS_AT_ONCE = 1000
 _UNLIMITED = Quota()
+# A concept and the cases may be megabytes; who looks at an audit, or at a page of them, needs neither.
+_SHOWN = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
 
 
 class AuditEndedError(Exception):
@@ -82,6 +88,7 @@ class Database:
         self.engine = engine
         self.custom = CustomConcepts(engine)
         self.discarded = Discarded(engine)
+        self.parts = KeptParts(engine)
 
     async def migrate(self) -> None:
         """Create what is missing, be it a column of a table that an earlier version made."""
@@ -100,17 +107,21 @@ class Database:
         tenant: str = "",
         quota: Quota = _UNLIMITED,
         traceparent: str = "",
+        expected: Sequence[float] | None = None,
     ) -> bool:
         """Insert a tenant's audit with its units and its first event; False if the request id is taken.
+
+        `expected` are the seconds that its units are expected to take, where that is known.
 
         Raises:
             ExhaustedError: the tenant's quota is used up.
         """
+        demand, work = demand_of(plan), work_to_do(plan.works, expected)
         try:
             async with self.engine.begin() as connection:
                 # One audit of a tenant at a time is counted and inserted.
                 await alone(connection, f"tenant {tenant}")
-                check_quota(quota, await usage_of(connection, tenant))
+                check_quota(quota, await usage_of(connection, tenant), demand)
                 await connection.execute(
                     sa.insert(tables.audits).values(
                         id=audit.id,
@@ -133,7 +144,20 @@ class Database:
                         json_digest="",
                         html_digest="",
                         traceparent=traceparent,
+                        cost=deterministic(audit.cost) if audit.HasField("cost") else None,
+                        counted_pictures=demand.pictures,
+                        counted_bytes=demand.bytes,
+                        work=sum(work),
+                        work_done=0.0,
                     )
+                )
+                await insert_all(
+                    connection,
+                    tables.parts,
+                    [
+                        {"audit": audit.id, "digest": digest, "message": content}
+                        for digest, content in plan.parts.items()
+                    ],
                 )
                 await insert_all(
                     connection,
@@ -145,6 +169,8 @@ class Database:
                             "position": position,
                             "message": deterministic(unit),
                             "done": False,
+                            "pictures": plan.works[position].pictures,
+                            "work": work[position],
                         }
                         for position, unit in enumerate(plan.units)
                     ],
@@ -156,9 +182,18 @@ class Database:
             return False
         return True
 
+    async def check(self, tenant: str, quota: Quota, plan: Plan) -> None:
+        """Hold an audit against its tenant's quota without inserting it.
+
+        Raises:
+            ExhaustedError: the tenant's quota does not suffice.
+        """
+        async with self.engine.connect() as connection:
+            check_quota(quota, await usage_of(connection, tenant), demand_of(plan))
+
     async def by_request(self, request_id: str, tenant: str = "") -> tuple[Audit, str] | None:
         """Return the audit of a tenant's request id with the digest of its request."""
-        query = sa.select(tables.audits).where(tables.audits.c.request_id == own(tenant, request_id))
+        query = sa.select(*_SHOWN).where(tables.audits.c.request_id == own(tenant, request_id))
         async with self.engine.connect() as connection:
             row = (await connection.execute(query)).first()
         return (_audit(row), row.request_digest) if row else None
@@ -171,7 +206,7 @@ class Database:
     async def owned(self, audit_id: str, tenant: str) -> Audit | None:
         """Return an audit as it is, if it is the tenant's."""
         async with self.engine.connect() as connection:
-            query = sa.select(tables.audits).where(tables.audits.c.id == audit_id, tables.audits.c.tenant == tenant)
+            query = sa.select(*_SHOWN).where(tables.audits.c.id == audit_id, tables.audits.c.tenant == tenant)
             row = (await connection.execute(query)).first()
         return _audit(row) if row else None
 
@@ -184,9 +219,7 @@ class Database:
 
     async def newest(self, limit: int, before: tuple[int, str] | None, tenant: str = "") -> list[Audit]:
         """Return a tenant's newest audits, those created before (create time in nanoseconds, id) where given."""
-        # What an audit's message does not show may be much larger than the rest.
-        shown = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
-        query = sa.select(*shown).where(tables.audits.c.tenant == tenant)
+        query = sa.select(*_SHOWN).where(tables.audits.c.tenant == tenant)
         query = query.order_by(tables.audits.c.create_time.desc(), tables.audits.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(sa.tuple_(tables.audits.c.create_time, tables.audits.c.id) < sa.tuple_(*before))
@@ -384,16 +417,21 @@ class Database:
         connection = await session.connection()
         await alone(connection, f"unit {audit_id} {done.unit}")
         of_unit = sa.and_(tables.units.c.audit == audit_id, tables.units.c.unit == done.unit)
-        row = (await connection.execute(sa.select(tables.units.c.done).where(of_unit))).first()
+        planned = sa.select(tables.units.c.done, tables.units.c.pictures, tables.units.c.work).where(of_unit)
+        row = (await connection.execute(planned)).first()
         if row is None or row.done:
             return False
+        pictures = {observation.picture_digest for observation in observations if observation.picture_digest}
+        # Known pictures that were looked at were not made.
+        made = len(pictures) if row.pictures is None else min(len(pictures), row.pictures)
         if not await self._change(
             connection,
             audit_id,
             (AUDIT_STATE_RUNNING,),
             event=AuditEvent(unit_done=done),
             units_done=tables.audits.c.units_done + 1,
-            pictures=tables.audits.c.pictures + sum(bool(observation.picture_digest) for observation in observations),
+            pictures=tables.audits.c.pictures + made,
+            work_done=tables.audits.c.work_done + (row.work or 0.0),
         ):
             return False
         await connection.execute(sa.update(tables.units).where(of_unit).values(done=True))
@@ -403,7 +441,6 @@ class Database:
                 for ordinal, message in enumerate(messages)
             ]
             await insert_all(connection, table, rows)
-        pictures = {observation.picture_digest for observation in observations if observation.picture_digest}
         await self._allow(connection, audit_id, {digest: sizes.get(digest, 0) for digest in pictures})
         return True
 
@@ -455,7 +492,7 @@ class Database:
         )
 
     async def _get(self, connection: AsyncConnection, audit_id: str) -> Audit | None:
-        row = (await connection.execute(sa.select(tables.audits).where(tables.audits.c.id == audit_id))).first()
+        row = (await connection.execute(sa.select(*_SHOWN).where(tables.audits.c.id == audit_id))).first()
         return _audit(row) if row else None
 
     async def _messages(
@@ -488,6 +525,11 @@ def _evidence(row: Any, observations: Sequence[bytes], findings: Sequence[bytes]
     )
 
 
+def demand_of(plan: Plan) -> Demand:
+    """Return what a planned audit takes of its tenant's quota."""
+    return Demand(plan.cost.pictures, picture_bytes(plan.cost.pictures, plan.resolution))
+
+
 def _audit(row: Any) -> Audit:
     audit = Audit(
         id=row.id,
@@ -500,6 +542,14 @@ def _audit(row: Any) -> Audit:
         error_reason=row.error_reason,
         error_message=row.error_message,
     )
+    if row.cost is not None:
+        audit.cost.CopyFrom(AuditCost.FromString(row.cost))
+    if row.state in ACTIVE:
+        duration = audit.cost.estimated_duration
+        known = duration.ToNanoseconds() if audit.cost.HasField("estimated_duration") else None
+        end = expected_end(time.time_ns(), row.create_time, known, row.work, row.work_done)
+        if end is not None:
+            audit.estimated_end_time.CopyFrom(timestamp(end))
     if row.end_time:
         audit.end_time.CopyFrom(timestamp(row.end_time))
     if row.verdict is not None:

@@ -35,7 +35,7 @@ from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.coordinator.tables import create_workflow_engine, on_full_disk
 from unerase_backend.coordinator.workflow import CURRENT, Auditor
 from unerase_backend.runtime import tracing
-from unerase_backend.runtime.access import Gate, Quota
+from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import UnavailableError
@@ -52,6 +52,7 @@ _THREADS = 64
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
 _FORGOTTEN_SECONDS = 60.0
+_ESTIMATES_SECONDS = 10.0
 # It looks at every artefact.
 _EXPIRE_SECONDS = 6 * 3600.0
 
@@ -119,13 +120,16 @@ class Coordinator:
             else None
         )
         retention = Retention(self._database, store, settings.retention_days)
-        quota = Quota(
-            audits=settings.quota_audits,
-            pictures_per_day=settings.quota_pictures_per_day,
-            bytes=settings.quota_bytes,
-        )
+        quota = settings.quota()
         audits = AuditServicer(
-            self._auditor, self._database, catalogue, store, changes, retention, lambda who: gate.quota(who) or quota
+            self._auditor,
+            self._database,
+            catalogue,
+            store,
+            changes,
+            retention,
+            lambda who: gate.quota(who) or quota,
+            settings.cost_limits(),
         )
         self._server = Server(
             audits, ModelServicer(catalogue, store, self._database, remote_classify()), self._metrics, gate
@@ -137,6 +141,9 @@ class Coordinator:
                 _every(_HEALTH_SECONDS, self._show_rooms, "Serve's controller does not say how the rooms are"),
                 _every(settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed"),
                 _every(_EXPIRE_SECONDS, retention.expire, "what has had its time could not be removed"),
+                _every(
+                    _ESTIMATES_SECONDS, self._auditor.estimates.synchronise, "how long units take is not written down"
+                ),
                 _every(_ENDED_SECONDS, self._auditor.stop_ended, "what ended elsewhere is not known"),
                 _every(_FORGOTTEN_SECONDS, self._auditor.begin_forgotten, "what has no workflow is not known"),
             )

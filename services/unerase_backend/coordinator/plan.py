@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.audits_pb2 import AuditSpec, Battery
+from unerase.v1.audits_pb2 import AuditCost, AuditSpec, Battery
 from unerase.v1.types_pb2 import (
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
@@ -26,6 +26,9 @@ from unerase.v1.types_pb2 import (
 )
 from unerase_backend.catalogue import MAX_STEPS, Catalogue
 from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS
+from unerase_backend.coordinator.cost import cost_of, count_work
+from unerase_backend.coordinator.parts import Parts
+from unerase_backend.evaluation.cost import Surroundings, Work
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
 from unerase_backend.evaluation.units import GUIDANCE_SCALES, MAX_CASES
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -47,12 +50,20 @@ _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference",
 
 @dataclass(frozen=True)
 class Plan:
-    """An audit, ready to run: `spec` with every default filled in, and its units in the order in which they start."""
+    """An audit, ready to run: `spec` with every default filled in, and its units in the order in which they start.
+
+    Units name what they share by digest (`coordinator/parts.py`); `parts` has the bytes of it.
+    """
 
     spec: AuditSpec
     concept: Concept
     cases: tuple[Case, ...]
     units: tuple[Unit, ...]
+    parts: Mapping[str, bytes]
+    works: tuple[Work, ...]
+    """What each unit takes."""
+    cost: AuditCost
+    resolution: int
 
 
 def make_plan(
@@ -75,7 +86,19 @@ def make_plan(
     resolved = _Resolution(spec, catalogue, descriptions, broken).resolve(draw_seed)
     concept = catalogue.concept_message(resolved.concept, store)
     cases = tuple(_cases(concept, resolved))
-    return Plan(resolved, concept, cases, tuple(_units(resolved, concept, cases, catalogue, store, descriptions)))
+    parts, known = Parts(), dict[str, Surroundings]()
+    units = tuple(_units(resolved, cases, catalogue, store, descriptions, parts, known))
+    works = count_work(units, descriptions, known)
+    return Plan(
+        resolved,
+        concept,
+        cases,
+        units,
+        parts.contents,
+        works,
+        cost_of(resolved, concept, units, works, parts.contents),
+        catalogue.models[resolved.reference].resolution,
+    )
 
 
 class _Resolution:
@@ -325,11 +348,12 @@ def _prompt(templates: Sequence[str], names: Sequence[str], index: int) -> str:
 
 def _units(
     spec: AuditSpec,
-    concept: Concept,
     cases: Sequence[Case],
     catalogue: Catalogue,
     store: ArtifactStore,
     descriptions: Mapping[str, EvaluationDescription],
+    parts: Parts,
+    known: dict[str, Surroundings],
 ) -> Iterable[Unit]:
     judges = (spec.selector, spec.judge, spec.second_judge)
     target = catalogue.target(spec.concept, store, *judges)
@@ -339,10 +363,18 @@ def _units(
         MODEL_ROLE_REFERENCE: spec.reference,
         MODEL_ROLE_CONTROL: spec.control or spec.subject,
     }
-    sought = dict.fromkeys(models, (target, cases))
+    others_digest = parts.others(others)
+
+    def share(target: Target, cases: Sequence[Case]) -> tuple[str, str]:
+        digest = parts.target(target)
+        known[digest] = Surroundings.of(target, others)
+        return digest, parts.cases(cases)
+
+    sought = dict.fromkeys(models, share(target, cases))
     if spec.placebo:
         placebo = catalogue.target(spec.placebo, store, *judges)
-        sought[MODEL_ROLE_CONTROL] = (placebo, tuple(_cases(placebo.concept, spec)))
+        sought[MODEL_ROLE_CONTROL] = share(placebo, tuple(_cases(placebo.concept, spec)))
+    indices = [Case(index=case.index) for case in cases]
     for request in spec.battery.evaluations:
         description = descriptions[request.name]
         roles = _roles(description, spec)
@@ -351,7 +383,7 @@ def _units(
             size = cases_between_looks(size)
         size = size or len(cases)
         for role in roles:
-            target, cases_of_role = sought[role]
+            target_digest, cases_digest = sought[role]
             for shard, start in enumerate(range(0, len(cases), size)):
                 yield Unit(
                     id=f"{request.name}/{_ROLE_NAMES[role]}/{shard}",
@@ -359,9 +391,10 @@ def _units(
                     role=role,
                     model="" if request.name in _WITHOUT_MODEL else models[role],
                     reference=spec.reference,
-                    target=target,
-                    others=others if description.others else (),
-                    cases=cases_of_role[start : start + size],
+                    target_digest=target_digest,
+                    others_digest=others_digest if description.others else "",
+                    cases=indices[start : start + size],
+                    cases_digest=cases_digest,
                     parameters=request.parameters,
                     steps=spec.steps,
                     guidance_scale=spec.guidance_scale,

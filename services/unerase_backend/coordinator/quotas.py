@@ -22,58 +22,105 @@ class Usage:
     audits: int
     """Those that have not ended."""
     pictures: int
-    """Those of audits that were created within the last day."""
+    """Those of audits that were created within the last day, and all that audits in flight may make."""
     pictures_free_in_seconds: float
-    """When the first of these audits will be a day old; 0 where there is none."""
+    """When some of them will be free: soon where audits in flight hold more than they have made."""
     bytes: int
-    """The size of the pictures of all its audits."""
+    """The size of the pictures of all its audits, and of those that audits in flight are still to make."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an audit is counted to take."""
+
+    pictures: int = 0
+    bytes: int = 0
 
 
 async def usage_of(connection: AsyncConnection, tenant: str) -> Usage:
     """Return what a tenant has, within the transaction that is to add to it."""
     day_ago = time.time_ns() - int(_DAY_SECONDS * 1e9)
-    mine, recent = tables.audits.c.tenant == tenant, tables.audits.c.create_time > day_ago
-    active = sa.select(sa.func.count()).where(mine, tables.audits.c.state.in_(tables.ACTIVE))
-    pictures = sa.select(
-        sa.func.coalesce(sa.func.sum(tables.audits.c.pictures), 0), sa.func.min(tables.audits.c.create_time)
-    ).where(mine, recent, tables.audits.c.pictures > 0)
+    table = tables.audits.c
+    mine, recent, active = table.tenant == tenant, table.create_time > day_ago, table.state.in_(tables.ACTIVE)
+    in_flight = sa.select(table.pictures, table.counted_pictures, table.counted_bytes).where(mine, active)
+    pictures = sa.select(sa.func.coalesce(sa.func.sum(table.pictures), 0), sa.func.min(table.create_time)).where(
+        mine, recent, ~active, table.pictures > 0
+    )
     stored = sa.select(sa.func.coalesce(sa.func.sum(tables.artifacts.c.size_bytes), 0)).where(
         tables.artifacts.c.audit.in_(sa.select(tables.audits.c.id).where(mine))
     )
     made, oldest = (await connection.execute(pictures)).one()
+    flying = (await connection.execute(in_flight)).all()
+    held = sum(max(row.counted_pictures, row.pictures) for row in flying)
+    to_make = sum(
+        row.counted_bytes * (1 - min(row.pictures / row.counted_pictures, 1.0))
+        for row in flying
+        if row.counted_pictures
+    )
+    soon = any(row.counted_pictures > row.pictures for row in flying)
     return Usage(
-        audits=int((await connection.execute(active)).scalar_one()),
-        pictures=int(made),
-        pictures_free_in_seconds=(oldest - day_ago) / 1e9 if oldest else 0.0,
-        bytes=int((await connection.execute(stored)).scalar_one()),
+        audits=len(flying),
+        pictures=int(made) + held,
+        pictures_free_in_seconds=(oldest - day_ago) / 1e9 if oldest and not soon else 0.0,
+        bytes=int((await connection.execute(stored)).scalar_one()) + round(to_make),
     )
 
 
-def check_quota(quota: Quota, usage: Usage) -> None:
-    """Let a tenant create an audit.
+def check_quota(quota: Quota, usage: Usage, demand: Demand) -> None:
+    """Let a tenant create an audit that is counted to take so much.
 
     Raises:
-        ExhaustedError: it has as much as it may have of something already.
+        ExhaustedError: it would have more than it may have of something, or has as much already.
     """
     if quota.audits and usage.audits >= quota.audits:
         raise _exhausted(
             "QUOTA_AUDITS", "audits in flight", quota.audits, usage.audits, "wait for one to end, or cancel one"
         )
-    if quota.pictures_per_day and usage.pictures >= quota.pictures_per_day:
-        wait = max(usage.pictures_free_in_seconds, _RETRY_SECONDS)
+    if _beyond(quota.pictures_per_day, usage.pictures, demand.pictures):
         raise _exhausted(
-            "QUOTA_PICTURES", "pictures a day", quota.pictures_per_day, usage.pictures, "wait for the day to pass", wait
+            "QUOTA_PICTURES",
+            "pictures a day",
+            quota.pictures_per_day,
+            usage.pictures,
+            "wait for audits in flight to end or for the day to pass",
+            max(usage.pictures_free_in_seconds, _RETRY_SECONDS),
+            demand.pictures,
         )
-    if quota.bytes and usage.bytes >= quota.bytes:
-        raise _exhausted("QUOTA_BYTES", "bytes of pictures", quota.bytes, usage.bytes, "delete audits that have ended")
+    if _beyond(quota.bytes, usage.bytes, demand.bytes):
+        raise _exhausted(
+            "QUOTA_BYTES",
+            "bytes of pictures",
+            quota.bytes,
+            usage.bytes,
+            "delete audits that have ended",
+            asked=demand.bytes,
+        )
+
+
+def _beyond(limit: int, used: int, asked: int) -> bool:
+    return bool(limit) and (used >= limit or used + asked > limit)
 
 
 def _exhausted(
-    reason: str, what: str, limit: int, used: int, remedy: str, retry_after_seconds: float = _RETRY_SECONDS
+    reason: str,
+    what: str,
+    limit: int,
+    used: int,
+    remedy: str,
+    retry_after_seconds: float | None = _RETRY_SECONDS,
+    asked: int = 0,
 ) -> ExhaustedError:
+    problem = f"the quota of {limit} {what} is used up"
+    if asked > limit:
+        # Waiting would not help.
+        problem, remedy, retry_after_seconds = f"the quota is {limit} {what}", "take fewer cases or evaluations", None
+    elif used < limit:
+        problem = f"of the quota of {limit} {what} {limit - used} are left"
+    if asked:
+        problem += f", and this audit is counted to take up to {asked}"
     return ExhaustedError(
-        f"the quota of {limit} {what} is used up; {remedy}",
+        f"{problem}; {remedy}",
         reason=reason,
-        metadata={"limit": str(limit), "used": str(used)},
+        metadata={"limit": str(limit), "used": str(used), "asked": str(asked)},
         retry_after_seconds=retry_after_seconds,
     )

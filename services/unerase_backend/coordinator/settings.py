@@ -4,12 +4,13 @@ import os
 
 from pydantic import Field, model_validator
 
+from unerase_backend.coordinator.admission import AdmissionSettings
 from unerase_backend.runtime.settings import RoomSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class CoordinatorSettings(RoomSettings):
+class CoordinatorSettings(RoomSettings, AdmissionSettings):
     """Where the coordinator listens, what it remembers audits in, and how much runs at once."""
 
     state: str = Field(
@@ -44,11 +45,6 @@ class CoordinatorSettings(RoomSettings):
     retention_days: float = Field(
         default=0.0, ge=0, description="days after its end that an audit is kept; 0 keeps it for ever"
     )
-    quota_audits: int = Field(default=0, ge=0, description="audits that a tenant may have in flight; 0: no limit")
-    quota_pictures_per_day: int = Field(
-        default=0, ge=0, description="pictures of a tenant's audits within a day; 0: no limit"
-    )
-    quota_bytes: int = Field(default=0, ge=0, description="bytes of a tenant's pictures that are kept; 0: no limit")
     shutdown_grace_seconds: float = Field(default=5.0, ge=0, description="time that calls in flight have to end")
 
     def database(self) -> str:

@@ -69,6 +69,13 @@ audits = sa.Table(
     sa.Column("pictures", sa.BigInteger, nullable=False, server_default="0"),
     # The W3C traceparent of the call that asked for it; empty where nobody traces.
     sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
+    # What it was counted to take: a message, and of it what the quotas add up while it is in flight.
+    sa.Column("cost", sa.LargeBinary, nullable=True),
+    sa.Column("counted_pictures", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("counted_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    # Expected work of all its units and of those that are done, in seconds, or in rows where nothing is known of time.
+    sa.Column("work", sa.Double, nullable=False, server_default="0"),
+    sa.Column("work_done", sa.Double, nullable=False, server_default="0"),
     sa.Index("unerase_audits_by_time", "create_time", "id"),
 )
 
@@ -85,6 +92,27 @@ units = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
     sa.Column("done", sa.Boolean, nullable=False),
+    # What it was counted to take; NULL where an earlier version planned it.
+    sa.Column("pictures", sa.BigInteger, nullable=True),
+    sa.Column("work", sa.Double, nullable=True),
+)
+# What units of one audit share (`parts.py`).
+parts = sa.Table(
+    "unerase_parts",
+    METADATA,
+    _audit_key(),
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+# How long units took: sums over the recent ones, by evaluation and reference.
+durations = sa.Table(
+    "unerase_durations",
+    METADATA,
+    sa.Column("evaluation", sa.String(200), primary_key=True),
+    sa.Column("reference", sa.String(200), primary_key=True),
+    sa.Column("units", sa.Double, nullable=False),
+    sa.Column("rows", sa.Double, nullable=False),
+    sa.Column("seconds", sa.Double, nullable=False),
 )
 events = sa.Table(
     "unerase_events",

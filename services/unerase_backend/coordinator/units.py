@@ -21,9 +21,13 @@ from unerase.v1.types_pb2 import Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator import kept
 from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import Database
+from unerase_backend.coordinator.database import AuditEndedError, Database
+from unerase_backend.coordinator.estimates import Estimates
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.parts import digests_of, whole
 from unerase_backend.coordinator.transient import is_transient
+from unerase_backend.evaluation.cost import Surroundings, work_of
+from unerase_backend.evaluation.parameters import resolve_parameters
 from unerase_backend.runtime.artifacts import LOST, ArtifactStore
 from unerase_backend.runtime.errors import DataLossError, UneraseError
 from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
@@ -38,13 +42,20 @@ class Units:
     """The rooms that run units, and what they found before."""
 
     def __init__(
-        self, database: Database, catalogue: Catalogue, store: ArtifactStore, metrics: Metrics, changes: Changes
+        self,
+        database: Database,
+        catalogue: Catalogue,
+        store: ArtifactStore,
+        metrics: Metrics,
+        changes: Changes,
+        estimates: Estimates,
     ) -> None:
         self._database = database
         self._catalogue = catalogue
         self._store = store
         self._metrics = metrics
         self._changes = changes
+        self._estimates = estimates
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._probes: dict[str, EvaluationDescription] = {}
         self._attacks: dict[str, EvaluationDescription] = {}
@@ -83,8 +94,8 @@ class Units:
         )
         return described
 
-    async def compute(self, audit_id: str, unit: Unit) -> UnitResult:
-        """Return what a unit finds, and tell the audit's watchers of its progress.
+    async def compute(self, audit_id: str, kept_unit: Unit) -> UnitResult:
+        """Return what a unit finds, as the database has it, and tell the audit's watchers of its progress.
 
         Raises:
             AuditEndedError: the audit does not run any more.
@@ -92,7 +103,8 @@ class Units:
             UneraseError: what the room raised.
         """
         described = await self.described()
-        description = (await self.descriptions())[unit.evaluation]
+        description = (await self.descriptions())[kept_unit.evaluation]
+        unit = await self._whole(audit_id, kept_unit)
         profile = described.numerics_profile
         key = await asyncio.to_thread(kept.unit_key, unit, description, self._catalogue, profile, VERSION)
         # Audits that ask for the same unit at the same time wait for whoever began it.
@@ -101,11 +113,26 @@ class Units:
             if result is None:
                 begin = time.monotonic()
                 result = await self._run_whole(audit_id, unit)
-                self._metrics.unit_seconds.labels(unit.evaluation).observe(time.monotonic() - begin)
+                self._took(unit, description, time.monotonic() - begin)
                 await asyncio.to_thread(kept.keep, self._store, key, result)
             else:
                 self._metrics.units_kept.labels(unit.evaluation).inc()
         return result
+
+    async def _whole(self, audit_id: str, unit: Unit) -> Unit:
+        """Put back what the unit shares with others of its audit."""
+        contents = await self._database.parts.of(audit_id, digests_of(unit))
+        try:
+            return await asyncio.to_thread(whole, unit, contents)
+        except KeyError:
+            # They go with their audit.
+            raise AuditEndedError(audit_id) from None
+
+    def _took(self, unit: Unit, description: EvaluationDescription, seconds: float) -> None:
+        self._metrics.unit_seconds.labels(unit.evaluation).observe(seconds)
+        parameters = resolve_parameters(description, unit.parameters)
+        work = work_of(unit, description, parameters, Surroundings.of(unit.target, unit.others))
+        self._estimates.note(unit, work, seconds)
 
     async def _run_whole(self, audit_id: str, unit: Unit) -> UnitResult:
         """Run a unit, a second time where an artefact turns out to be lost: what can be made again then is."""

@@ -34,6 +34,7 @@ from unerase_backend.coordinator.changes import Changes
 from unerase_backend.coordinator.conclusion import Conclusion
 from unerase_backend.coordinator.connections import Connections
 from unerase_backend.coordinator.database import AuditEndedError, Database
+from unerase_backend.coordinator.estimates import Estimates
 from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
 from unerase_backend.coordinator.patience import Patience
 from unerase_backend.coordinator.plan import evaluation_of, in_sequence
@@ -74,7 +75,8 @@ class Auditor:
         concurrent_units: int,
         retry_seconds: float,
     ) -> None:
-        self.units = Units(database, catalogue, store, metrics, changes)
+        self.estimates = Estimates(database.engine, concurrent_units)
+        self.units = Units(database, catalogue, store, metrics, changes, self.estimates)
         self.conclusion = Conclusion(database, catalogue, store, self.units)
         self._database = database
         self._connections = connections

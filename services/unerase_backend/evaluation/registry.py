@@ -26,7 +26,8 @@ from unerase.v1.types_pb2 import (
     Observation,
     ParameterDescription,
 )
-from unerase_backend.evaluation.parameters import resolve_parameters
+from unerase_backend.evaluation.cost import formula_problem
+from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
 from unerase_backend.runtime.components import Components, RegistrationError
 from unerase_backend.runtime.errors import InvalidRequestError
 
@@ -64,12 +65,15 @@ class Registry:
         others: bool = False,
         roles: Sequence[ModelRole.ValueType] = (),
         reference_begins: bool = False,
+        pictures: str = "",
+        rows: str = "",
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
         Without `deciding_arms` every arm decides; "prompt@*" stands for every arm that begins so. `others` asks for
         every other concept of the catalogue; a measure may name the `roles` of which it is taken.
-        `reference_begins` says that the reference makes what the model is handed.
+        `reference_begins` says that the reference makes what the model is handed. `pictures` and `rows` are formulas
+        (`evaluation/cost.py`) of what a unit makes and computes at most; without them it is counted high.
 
         Raises:
             RegistrationError: the name is taken, or the description is not whole.
@@ -89,6 +93,8 @@ class Registry:
                 others=others,
                 roles=roles,
                 reference_begins=reference_begins,
+                pictures=pictures,
+                rows=rows,
                 source_digest=_source_digest(run),
             )
             _refuse_bad(description, run)
@@ -120,13 +126,23 @@ def _refuse_bad(description: EvaluationDescription, run: Run) -> None:
     names = [parameter.name for parameter in description.parameters]
     problems += [f"the parameter {name!r} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
     try:
-        resolve_parameters(description, Struct(), field="default")
+        parameters = resolve_parameters(description, Struct(), field="default")
     except InvalidRequestError as error:
         problems += [f"the {each.field.replace('.', ' of ', 1)} {each.description}" for each in error.violations]
+    else:
+        problems += _formula_problems(description, parameters)
     if not inspect.iscoroutinefunction(run):
         problems.append("it must be an async function")
     if problems:
         raise RegistrationError(f"the evaluation {description.name!r}: {'; '.join(problems)}")
+
+
+def _formula_problems(description: EvaluationDescription, parameters: Parameters) -> list[str]:
+    formulas = {"pictures": description.pictures, "rows": description.rows}
+    if len({bool(formula) for formula in formulas.values()}) > 1:
+        return ["pictures and rows: give both, or neither"]
+    found = {name: formula_problem(formula, parameters) for name, formula in formulas.items() if formula}
+    return [f"the formula of {name}: {problem}" for name, problem in found.items() if problem]
 
 
 def _source_digest(run: Run) -> str:

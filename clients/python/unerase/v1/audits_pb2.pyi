@@ -282,12 +282,15 @@ class EvaluationCost(_message.Message):
     UNITS_FIELD_NUMBER: _builtins.int
     PICTURES_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    ASSUMED_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
     units: _builtins.int
     pictures: _builtins.int
     """Pictures that are made and judged, at most."""
     rows: _builtins.int
     """Rows of the denoising network: forward passes of one latent, with or without gradients."""
+    assumed: _builtins.bool
+    """The evaluation does not say what it takes, and was counted high."""
     def __init__(
         self,
         *,
@@ -295,10 +298,11 @@ class EvaluationCost(_message.Message):
         units: _builtins.int = ...,
         pictures: _builtins.int = ...,
         rows: _builtins.int = ...,
+        assumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "pictures", b"pictures", "rows", b"rows", "units", b"units"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed", b"assumed", "evaluation", b"evaluation", "pictures", b"pictures", "rows", b"rows", "units", b"units"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -592,6 +592,8 @@ class EvaluationDescription(_message.Message):
     REFERENCE_BEGINS_FIELD_NUMBER: _builtins.int
     SOURCE_DIGEST_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     summary: _builtins.str
@@ -608,6 +610,12 @@ class EvaluationDescription(_message.Message):
     """The reference makes what the model is handed, so that a placebo, which it does not know, cannot be the control."""
     source_digest: _builtins.str
     """SHA-256 over the source of the module that declares it, hexadecimal: another source may give another result."""
+    pictures: _builtins.str
+    """How many pictures a unit makes, and how many rows of the denoising network it computes, at most: formulas over its
+    parameters and `unit.cases`, `unit.steps`, `unit.guided` and others (docs/add-a-probe.md). Empty where the
+    evaluation does not say; it is then counted high.
+    """
+    rows: _builtins.str
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterDescription]: ...
     @_builtins.property
@@ -634,10 +642,12 @@ class EvaluationDescription(_message.Message):
         reference_begins: _builtins.bool = ...,
         source_digest: _builtins.str = ...,
         roles: _abc.Iterable[Global___ModelRole.ValueType] | None = ...,
+        pictures: _builtins.str = ...,
+        rows: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "reference_begins", b"reference_begins", "required", b"required", "roles", b"roles", "source_digest", b"source_digest", "summary", b"summary", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,6 +81,9 @@ class Checkpoint:
     title="Relearning",
     summary="Fine-tunes the model for a few steps on a few pictures, of the concept and beside it of others.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    pictures="unit.cases * len(set(steps)) * (1 + min(1, unit.others_learned))",
+    rows="(1 + min(1, unit.others_learned)) * (max(steps) * batch_size + len(set(steps)) * unit.cases * "
+    "unit.steps * unit.guided)",
     others=True,
     parameters=[
         parameter(

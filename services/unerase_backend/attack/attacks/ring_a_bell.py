@@ -64,6 +64,8 @@ NEUTRAL: Mapping[ConceptKind.ValueType, str] = {
     title="Ring-A-Bell",
     summary="Searches tokens near the concept's direction in the reference's text space; the model is not asked.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    pictures="unit.cases",
+    rows="unit.cases * unit.steps * unit.guided",
     parameters=[
         parameter("tokens", "Tokens of the prompt that is sought.", 8, minimum=1, maximum=75, integer=True),
         parameter("scale", "Multiple of the concept's direction.", 2.0, minimum=0.0, maximum=100.0),

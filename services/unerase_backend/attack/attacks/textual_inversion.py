@@ -90,6 +90,8 @@ class Learned:
     title="Textual inversion",
     summary="Learns a new word for the concept's pictures against the frozen model and uses it in unseen prompts.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    pictures="unit.cases",
+    rows="steps * batch_size + unit.cases * unit.steps * unit.guided",
     parameters=[
         parameter("steps", "Optimisation steps.", 250, minimum=1, maximum=20_000, integer=True),
         parameter("batch_size", "Pictures in one step.", 16, minimum=1, maximum=256, integer=True),

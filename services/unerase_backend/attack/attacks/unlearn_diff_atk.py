@@ -62,6 +62,9 @@ from unerase_backend.evaluation.registry import parameter
     title="UnlearnDiffAtk",
     summary="Searches adversarial words before the prompt that lower the model's denoising error on the concept.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    pictures="unit.cases * (1 + timesteps)",
+    rows="(1 + timesteps) * unit.cases * unit.steps * unit.guided + timesteps * iterations * rows * "
+    "ceil(unit.cases / rows)",
     parameters=[
         parameter("tokens", "Adversarial tokens before the prompt.", 3, minimum=1, maximum=16, integer=True),
         parameter("timesteps", "Timesteps, with a picture after each.", 10, minimum=1, maximum=200, integer=True),

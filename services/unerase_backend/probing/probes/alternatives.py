@@ -40,6 +40,8 @@ from unerase_backend.runtime.seeds import derive_seed
     title="Alternatives",
     summary="What stands in the concept's place under its plain prompt: labels, near concepts, and their spread.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    pictures="unit.cases * draws",
+    rows="draws * unit.cases * unit.steps * unit.guided",
     others=True,
     parameters=[parameter("draws", "Pictures for each case.", 1, minimum=1, maximum=8, integer=True)],
 )

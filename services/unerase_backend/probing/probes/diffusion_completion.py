@@ -27,6 +27,8 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
     title="Diffusion completion",
     summary="The reference takes the first steps, the model finishes, with the concept's prompt and with none.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    pictures="2 * unit.cases * len(set(resume_fractions))",
+    rows="unit.cases * len(set(resume_fractions)) * (unit.steps * (unit.guided + 1) - 1)",
     reference_begins=True,
     parameters=[
         parameter(

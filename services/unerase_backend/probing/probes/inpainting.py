@@ -56,6 +56,8 @@ class _Masked:
     title="Inpainting",
     summary="The model fills a square of the reference's picture that hides the concept, with its prompt and none.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    pictures="3 * unit.cases",
+    rows="unit.cases * unit.steps * (2 * unit.guided + 1)",
     reference_begins=True,
     parameters=[
         parameter(

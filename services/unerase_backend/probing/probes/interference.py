@@ -35,6 +35,8 @@ from unerase_backend.runtime.seeds import derive_seed
     title="Interference",
     summary="Every other object, or concept of the same kind, under its plain prompts: the side effects.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    pictures="unit.others_drawn * draws",
+    rows="unit.others_drawn * draws * unit.steps * unit.guided",
     others=True,
     roles=[MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE],
     parameters=[parameter("draws", "Pictures of each other concept.", 8, minimum=1, maximum=512, integer=True)],

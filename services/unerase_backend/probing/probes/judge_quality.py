@@ -22,6 +22,8 @@ from unerase_backend.probing.registry import probe
     title="Judge quality",
     summary="The judges on known pictures of the concept, of others, and on near misses.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    pictures="0",
+    rows="0",
     others=True,
     parameters=[
         parameter("other_pictures", "Most pictures of each other concept.", 64, minimum=1, maximum=1024, integer=True),

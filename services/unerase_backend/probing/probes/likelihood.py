@@ -29,6 +29,8 @@ from unerase_backend.probing.registry import probe
     title="Likelihood",
     summary="Noise-prediction errors on held-out pictures: destruction, lost pull and general damage.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    pictures="0",
+    rows="2 * timesteps * held_out(pictures, other_pictures)",
     others=True,
     parameters=[
         parameter("timesteps", "Points of the even grid of timesteps.", 10, minimum=1, maximum=200, integer=True),

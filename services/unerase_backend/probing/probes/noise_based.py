@@ -39,6 +39,8 @@ MAX_DRAWS = 256
     title="Noise-based",
     summary="Stochastic sampling with growing noise from one latent a prompt, beside as many plain seeds.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    pictures="2 * unit.cases * len(etas) * len(variance_scales)",
+    rows="2 * len(etas) * len(variance_scales) * unit.cases * unit.steps * unit.guided",
     parameters=[
         parameter("etas", "Values of DDIM's eta.", [1.0, 1.17, 1.34, 1.51, 1.68, 1.85], minimum=0.0, maximum=10.0),
         parameter("variance_scales", "Scales of the added noise.", [1.0, 1.02, 1.03, 1.04], minimum=0.0, maximum=10.0),

@@ -22,6 +22,8 @@ from unerase_backend.probing.registry import probe
     title="Standard prompt",
     summary="One picture for each prompt and seed.",
     evaluation_class=EVALUATION_CLASS_PLAIN,
+    pictures="unit.cases",
+    rows="unit.cases * unit.steps * unit.guided",
     required=True,
     cases_per_unit=24,
 )

@@ -40,6 +40,9 @@ CASES_PER_UNIT = 24
     title="Tracing",
     summary="The way from the reference to the subject in weights: detection, labels and likelihood at each strength.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    pictures="unit.cases * len(set([0] + strengths))",
+    rows="len(set([0] + strengths)) * (unit.cases * unit.steps * unit.guided + unit.first * 2 * timesteps * "
+    "held_out(pictures, other_pictures))",
     others=True,
     roles=[MODEL_ROLE_SUBJECT],
     parameters=[

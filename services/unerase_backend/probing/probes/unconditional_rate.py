@@ -27,6 +27,8 @@ UNGUIDED = 1.0
     title="Unconditional rate",
     summary="Unguided samples from the empty prompt: the share that holds the concept.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    pictures="unit.cases * draws",
+    rows="unit.cases * draws * unit.steps",
     parameters=[parameter("draws", "Samples for each case.", 24, minimum=1, maximum=256, integer=True)],
     deciding_arms=["empty"],
     cases_per_unit=4,

@@ -15,6 +15,8 @@ from unerase_backend.probing.registry import probe
     title="Doubled guidance",
     summary="One picture a case at a multiple of the guidance scale.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    pictures="unit.cases",
+    rows="unit.cases * unit.steps * 2",
     parameters=[parameter("factor", "Multiple of the guidance scale.", 2.0, minimum=1.0, maximum=4.0)],
 )
 async def doubled_guidance(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:

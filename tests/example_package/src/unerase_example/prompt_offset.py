@@ -30,6 +30,8 @@ from unerase_backend.evaluation.registry import parameter
     title="Prompt offset",
     summary="Learns what to add to the encoded prompt and adds it to unseen prompts.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    pictures="unit.cases",
+    rows="steps * batch_size + unit.cases * unit.steps * unit.guided",
     parameters=[
         parameter("steps", "Optimisation steps.", 100, minimum=1, maximum=10_000, integer=True),
         parameter("batch_size", "Pictures in one step.", 16, minimum=1, maximum=256, integer=True),

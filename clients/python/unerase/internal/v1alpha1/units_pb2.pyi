@@ -40,7 +40,8 @@ class Unit(_message.Message):
     GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     SEED_BASE_FIELD_NUMBER: _builtins.int
     TARGET_DIGEST_FIELD_NUMBER: _builtins.int
-    OTHER_DIGESTS_FIELD_NUMBER: _builtins.int
+    OTHERS_DIGEST_FIELD_NUMBER: _builtins.int
+    CASES_DIGEST_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within its audit, as in "noise-based/subject/0"."""
     evaluation: _builtins.str
@@ -53,7 +54,11 @@ class Unit(_message.Message):
     guidance_scale: _builtins.float
     seed_base: _builtins.int
     target_digest: _builtins.str
-    """Where it is kept, a unit names its targets by SHA-256 in place of `target` and `others`; a room gets them whole."""
+    """Where it is kept, a unit names by SHA-256 what it shares with other units of its audit: its target, the list of the
+    others, and the list of cases, of which `cases` then holds the indices alone. A room gets all of them whole.
+    """
+    others_digest: _builtins.str
+    cases_digest: _builtins.str
     @_builtins.property
     def target(self) -> _trajectories_pb2.Target: ...
     @_builtins.property
@@ -66,8 +71,6 @@ class Unit(_message.Message):
     def parameters(self) -> _struct_pb2.Struct:
         """Every parameter of the evaluation, defaults filled in."""
 
-    @_builtins.property
-    def other_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -84,11 +87,12 @@ class Unit(_message.Message):
         guidance_scale: _builtins.float = ...,
         seed_base: _builtins.int = ...,
         target_digest: _builtins.str = ...,
-        other_digests: _abc.Iterable[_builtins.str] | None = ...,
+        others_digest: _builtins.str = ...,
+        cases_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "evaluation", b"evaluation", "guidance_scale", b"guidance_scale", "id", b"id", "model", b"model", "other_digests", b"other_digests", "others", b"others", "parameters", b"parameters", "reference", b"reference", "role", b"role", "seed_base", b"seed_base", "steps", b"steps", "target", b"target", "target_digest", b"target_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "cases_digest", b"cases_digest", "evaluation", b"evaluation", "guidance_scale", b"guidance_scale", "id", b"id", "model", b"model", "others", b"others", "others_digest", b"others_digest", "parameters", b"parameters", "reference", b"reference", "role", b"role", "seed_base", b"seed_base", "steps", b"steps", "target", b"target", "target_digest", b"target_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

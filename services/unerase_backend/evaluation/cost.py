@@ -1,0 +1,154 @@
+"""What a unit takes, counted before it runs: its pictures, and its rows of the denoising network.
+
+An evaluation declares both as formulas, which its description carries to whoever plans, so that nobody has to ask the
+room. A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parameters by name and
+
+    unit.cases            cases of the unit
+    unit.steps            denoising steps of a picture
+    unit.guided           rows of one guided step: 2, or 1 at guidance scale 1
+    unit.first            1 in the unit that holds the audit's first case, 0 in the others
+    unit.others_drawn     other concepts that are objects or of the concept's kind, and have prompts
+    unit.others_learned   other concepts of the concept's kind with two pictures at least
+    held_out(n, m)        held-out pictures: at most n of the concept, and m of each other one of its kind
+    len, set, min, max    as in Python; ceil rounds up
+"""
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Target
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, EvaluationDescription
+from unerase_backend.evaluation.parameters import Parameters
+
+MAX_FORMULA = 500
+ASSUMED_PICTURES = 64
+"""Pictures a case of an evaluation that does not say what it makes."""
+ASSUMED_ATTACK_ROWS = 100_000
+"""Rows of a unit of an attack that does not say what it computes, beside those of its pictures."""
+# The most that the messages' numbers hold, as the database does.
+_MOST = 2**63 - 1
+
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"len": len, "set": set, "min": min, "max": max, "ceil": math.ceil}
+
+
+class FormulaError(ValueError):
+    """A formula that cannot be read, or not be computed; the message says why."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a formula knows of the concepts that a unit is about; the same for many units."""
+
+    others_drawn: int
+    others_learned: int
+    held_out: tuple[int, ...]
+    """Pictures that nothing learns from: the concept's, then those of each other one of its kind."""
+
+    @classmethod
+    def of(cls, target: Target, others: Sequence[Target]) -> "Surroundings":
+        """Read them off the target and the other concepts."""
+        kind = target.concept.kind
+        alike = [len(other.concept.picture_digests) for other in others if other.concept.kind == kind]
+        drawn = [other for other in others if other.concept.kind in (CONCEPT_KIND_OBJECT, kind)]
+        return cls(
+            others_drawn=sum(bool(other.concept.prompts) for other in drawn),
+            others_learned=sum(pictures > 1 for pictures in alike),
+            held_out=tuple(pictures - pictures // 2 for pictures in (len(target.concept.picture_digests), *alike)),
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a unit takes at most; `assumed` where its evaluation does not say it."""
+
+    pictures: int
+    rows: int
+    assumed: bool = False
+
+
+def work_of(unit: Unit, description: EvaluationDescription, parameters: Parameters, surroundings: Surroundings) -> Work:
+    """Count a unit's work; where the evaluation has no formulas, or bad ones, it is counted high."""
+    guided = 1 if unit.guidance_scale == 1 else 2
+    if description.pictures and description.rows:
+        known = {
+            "cases": len(unit.cases),
+            "steps": unit.steps,
+            "guided": guided,
+            "first": int(any(case.index == 0 for case in unit.cases)),
+            "others_drawn": surroundings.others_drawn,
+            "others_learned": surroundings.others_learned,
+        }
+        try:
+            pictures, rows = (
+                _compute(formula, known, parameters, surroundings.held_out)
+                for formula in (description.pictures, description.rows)
+            )
+        except FormulaError:
+            pass
+        else:
+            return Work(pictures, rows)
+    pictures = ASSUMED_PICTURES * len(unit.cases)
+    return Work(pictures, pictures * unit.steps * guided + description.attack * ASSUMED_ATTACK_ROWS, assumed=True)
+
+
+def formula_problem(formula: str, parameters: Parameters) -> str:
+    """Return what is wrong with a formula, computed with these parameters; empty where nothing is."""
+    known = {"cases": 2, "steps": 2, "guided": 2, "first": 1, "others_drawn": 1, "others_learned": 1}
+    try:
+        _compute(formula, known, parameters, (2, 2))
+    except FormulaError as error:
+        return str(error)
+    return ""
+
+
+def _compute(formula: str, known: Mapping[str, int], parameters: Parameters, held_out: Sequence[int]) -> int:
+    def held_out_pictures(most: int, most_of_others: int) -> int:
+        return sum(min(count, most_of_others if place else most) for place, count in enumerate(held_out))
+
+    functions = _FUNCTIONS | {"held_out": held_out_pictures}
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value=int() | float() as number):
+                return number
+            case ast.Name(id=name) if name in parameters:
+                return parameters[name]
+            case ast.Attribute(value=ast.Name(id="unit"), attr=name) if name in known:
+                return known[name]
+            case ast.List(elts=items):
+                return [value(item) for item in items]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                return _OPERATORS[type(op)](value(left), value(right))
+            case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in functions:
+                return functions[name](*map(value, arguments))
+        raise FormulaError(f"{ast.unparse(node)!r} is nothing that a formula knows")
+
+    try:
+        result = value(_parsed(formula))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise error if isinstance(error, FormulaError) else FormulaError(f"it cannot be computed: {error}") from None
+    if not isinstance(result, int | float) or not math.isfinite(result) or result < 0:
+        raise FormulaError(f"it comes to {result!r}, which is no count")
+    return min(math.ceil(result), _MOST)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(formula: str) -> ast.expr:
+    if len(formula) > MAX_FORMULA:
+        raise FormulaError(f"it has more than {MAX_FORMULA} characters")
+    try:
+        return ast.parse(formula, mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise FormulaError(f"it cannot be read: {error}") from None
