@@ -158,6 +158,8 @@ class ModelEntry(_Entry):
         if sum(source is not None for source in (self.pipeline, self.hub, self.base)) != 1:
             raise ValueError("must name exactly one of pipeline, hub and base")
         _check_revision(self.hub, self.revision)
+        if both := set(self.erased) & set(self.never_learned):
+            raise ValueError(f"cannot have erased and never learned the same concept: {min(both)}")
         if self.base is None and not self.resolution:
             raise ValueError("must give the resolution of its pictures in pixels")
         return self
