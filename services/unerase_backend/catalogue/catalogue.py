@@ -376,11 +376,7 @@ def _dangling(path: Path, file: CatalogueFile, merged: Mapping[str, Mapping[str,
         if learned := _inherited_knowledge(model, merged["models"]):
             description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
             violations.append(_violation(path, "models", f"{name}.never_learned", description))
-    erased = {word for model in merged["models"].values() for word in model.erased}
     for name, concept in file.concepts.items():
-        if concept.placebo and not erased.isdisjoint((name, *concept.names)):
-            description = "no model may know a placebo, and one is said to have erased it"
-            violations.append(_violation(path, "concepts", f"{name}.placebo", description))
         for keys, description in problems_of_concept(name, concept, merged["models"], merged["judges"]):
             violations.append(_violation(path, "concepts", ".".join((name, *keys)), description))
     return violations
