@@ -54,7 +54,7 @@ Make = Callable[[Path, Path], Figures]
 
 @dataclass(frozen=True)
 class Family:
-    """The models that lack one concept: the one that never learned it, and the reference under every eraser.
+    """The models that lack one concept: those that never learned it, and the reference under every eraser.
 
     ``folder`` is where they lie in the weights folder.
     """
@@ -84,17 +84,11 @@ class Never:
     unet: int
 
 
-# One control cannot be its own: the second is to the first what a control is to any other model. It is trained for the
-# shipped family alone.
+# No control is its own: the second is to the first what a control is to any other model.
 NEVERS = {
     "never": Never(CLIP_SEED, UNFIT_SEED, UNET_SEED),
     "never-2": Never(SECOND_CLIP_SEED, SECOND_UNFIT_SEED, SECOND_UNET_SEED),
 }
-
-
-def nevers_of(family: Family) -> tuple[str, ...]:
-    """The family's models that never learned its concept."""
-    return tuple(NEVERS) if family is SHIPPED else ("never",)
 
 
 @dataclass(frozen=True)
@@ -384,16 +378,15 @@ def _register_family(family: Family) -> None:
     def register(short: str, make: Make, *needs: str) -> None:
         part(name(short), *needs, concept=family.concept)(make)
 
-    nevers = nevers_of(family)
-    for never in nevers:
+    for never in NEVERS:
         register(f"clip-{never}", partial(_make_clip_never, family, never), "latents")
         register(f"unet-{never}", partial(_make_unet_never, family, never), name(f"clip-{never}"), "latents")
     for eraser in erasers.ERASERS:
         register(eraser, partial(_erase, family, eraser), "unet")
-    unets = {never: f"unet-{never}" for never in nevers}
+    unets = {never: f"unet-{never}" for never in NEVERS}
     made = [name(short) for short in (*unets.values(), *erasers.ERASERS)]
     register("catalogue", partial(_make_catalogue, family), "unet", *made)
-    measured = [*(("reference",) if family is SHIPPED else ()), *nevers, *erasers.ERASERS]
+    measured = [*(("reference",) if family is SHIPPED else ()), *MEASURED]
     for model in measured:
         files = [] if model == "reference" else [name(unets.get(model, model))]
         register(
