@@ -8,6 +8,7 @@ from typing import Any
 MODELS = (
     "reference",
     "never",
+    "never-2",
     "redirected",
     "uce",
     "rece",

@@ -187,6 +187,7 @@ def test_links_out_of_the_folder_are_refused(
         ("models", "never", {"base": "edited"}, "base"),
         ("models", "never", {"resolution": 16}, "resolution"),
         ("models", "never", {"never_learned": "tench"}, "never_learned"),
+        ("models", "never", {"erased": ["tench"]}, ""),
         ("judges", "one", {"path": "../judge"}, "path"),
         ("judges", "one", {"hub": "org/name"}, "hub"),
         ("concepts", "tench", {"kind": "animal"}, "kind"),
@@ -301,11 +302,49 @@ def test_a_target_asks_each_judge_by_its_table(catalogue: Catalogue, store: Arti
 def test_a_concept_without_a_control_gets_a_model_that_never_learned_it(write: Write) -> None:
     first = content()
     first["models"]["never"]["never_learned"] = ["tench", "church"]
-    later = write({"models": {"blank": {"base": "base", "never_learned": ["red", "church"]}}}, "later.yaml")
+    first["concepts"]["red"]["names"] = ["red", "scarlet"]
+    blank = {"base": "base", "unet": "edited.safetensors", "never_learned": ["scarlet", "church"]}
+    later = write({"models": {"blank": blank}}, "later.yaml")
     read = Catalogue.load([str(later)], embedded=write(first))
     controls = {name: entry.control for name, entry in read.concepts.items()}
+    # Named by the concept's name or by one of its words, as a control that the entry names itself.
     assert controls == {"tench": "never", "church": "never", "red": "blank"}
     assert Catalogue.load(embedded=write(content())).concept("church").control is None
+
+
+@pytest.mark.parametrize("change", [{}, {"text_encoder": "edited.safetensors"}])
+def test_what_has_its_bases_unet_never_learned_no_more_than_its_base(write: Write, change: dict[str, str]) -> None:
+    claimed = content()
+    claimed["models"]["blank"] = {"base": "base", "never_learned": ["tench", "church"], **change}
+    with pytest.raises(InvalidRequestError) as caught:
+        Catalogue.load(embedded=write(claimed))
+    (violation,) = caught.value.violations
+    assert violation.field == "models.yaml: models.blank.never_learned"
+    assert "'church', but the UNet is the base's" in violation.description
+    claimed["models"]["blank"] |= {"base": "never", "never_learned": ["tench"]}
+    assert Catalogue.load(embedded=write(claimed)).model("blank").never_learned == ("tench",)
+
+
+def test_a_placebo_is_nothing_that_a_model_erased(write: Write) -> None:
+    claimed = content()
+    claimed["models"]["edited"]["erased"] = ["church"]
+    assert Catalogue.load(embedded=write(claimed)).model("edited").erased == ("church",)
+    claimed["concepts"]["church"]["placebo"] = True
+    with pytest.raises(InvalidRequestError) as caught:
+        Catalogue.load(embedded=write(claimed))
+    assert [violation.field for violation in caught.value.violations] == ["models.yaml: concepts.church.placebo"]
+
+
+def test_judges_are_one_by_their_weights_alone(write: Write, tmp_path: Path) -> None:
+    changed = content()
+    for name, weights in (("two", b"judge"), ("clip", b"other")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights.safetensors").write_bytes(weights)
+        (tmp_path / name / "config.json").write_text("{}")
+        changed["judges"][name]["path"] = name
+    read = Catalogue.load(embedded=write(changed))
+    assert read.judge_weights("two") == read.judge_weights("one") != read.judge_weights("clip")
+    assert read.judge_digest("two") != read.judge_digest("one")
 
 
 def test_a_placebo_is_no_alternative_of_the_selector(write: Write, store: ArtifactStore) -> None:

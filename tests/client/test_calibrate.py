@@ -33,6 +33,10 @@ def test_every_model_of_the_concept_is_audited() -> None:
     assert (concept, reference) == ("hourglass", "t/reference")
     assert models == ["t/again", "t/never", "t/reference", "t/uce"]
     assert chosen(MODELS, CONCEPTS, "hourglass", ["t/never", "t/reference"])[2] == ["t/never", "t/reference"]
+    # A model may tell of one of the concept's words.
+    worded = [*MODELS, Model(name="t/never-2", base="t/reference", never_learned=["sandglass"])]
+    concepts = [Concept(name="hourglass", names=["hourglass", "sandglass"], control="t/never")]
+    assert chosen(worded, concepts, "", [])[2] == ["t/again", "t/never", "t/never-2", "t/reference", "t/uce"]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,7 @@ def catalogued(script: Script) -> Script:
     script.models, script.concepts = MODELS, CONCEPTS
     content = ReportContent(manifest=Manifest(models=[MODELS[0]]))
     content.spec.subject = content.spec.reference = "t/reference"
-    content.spec.concept = "hourglass"
+    content.spec.concept, content.spec.assume_reference = "hourglass", True
     script.parquet = render_parquet(AUDIT_ID, content, [], [])
     return script
 
@@ -80,6 +84,9 @@ def test_the_audits_are_asked_for_all_at_once(address: str, catalogued: Script, 
         assert spec.battery.allow_incomplete
         assert [asked.name for asked in spec.battery.evaluations] == ["a"]
     assert len({request.spec.seed_base for request in requests}) == 1
+    # The reference alone is its own original, and the backend says which control is another model.
+    assert [request.spec.assume_reference for request in requests] == [False, False, True, False]
+    assert not any(request.spec.control or request.spec.assume_control for request in requests)
 
 
 def test_a_connection_that_breaks_is_no_end(address: str, catalogued: Script, tmp_path: Path) -> None:

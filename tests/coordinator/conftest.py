@@ -1,4 +1,4 @@
-"""A catalogue without weights: enough to plan with."""
+"""A catalogue whose weights are a few bytes: enough to plan with."""
 
 from pathlib import Path
 
@@ -20,15 +20,15 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 
 CATALOGUE = """
 models:
-  small/reference: {pipeline: folder, guidance_scale: 3.0, steps: 40, resolution: 32}
-  small/never: {base: small/reference, never_learned: [hourglass]}
-  small/edited: {base: small/reference, erased: [hourglass], guidance_scale: 2.0}
+  small/reference: {pipeline: small, guidance_scale: 3.0, steps: 40, resolution: 32}
+  small/never: {base: small/reference, unet: never.safetensors, never_learned: [hourglass]}
+  small/edited: {base: small/reference, unet: edited.safetensors, erased: [hourglass], guidance_scale: 2.0}
   small/again: {base: small/edited}
-  large/reference: {pipeline: folder, resolution: 64}
+  large/reference: {pipeline: large, resolution: 64}
 judges:
-  clip: {kind: clip, path: folder}
-  first: {kind: classifier, path: folder}
-  second: {kind: classifier, path: folder}
+  clip: {kind: clip, path: clip}
+  first: {kind: classifier, path: first}
+  second: {kind: classifier, path: second}
 concepts:
   hourglass:
     kind: object
@@ -43,12 +43,27 @@ concepts:
 """
 
 
+def write_catalogue(folder: Path, more: str = "", content: str = CATALOGUE) -> Path:
+    """Write a catalogue, further concepts behind its own, with files of weights; returns its file."""
+    for pipeline in ("small", "large"):
+        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+            (folder / pipeline / part).mkdir(parents=True)
+            (folder / pipeline / part / "config.json").write_text("{}")
+        for part in ("unet", "vae", "text_encoder"):
+            (folder / pipeline / part / "model.safetensors").write_text(f"{pipeline} {part}")
+    for judge in ("clip", "first", "second"):
+        (folder / judge).mkdir()
+        (folder / judge / "model.safetensors").write_text(judge)
+    for change in ("never", "edited"):
+        (folder / f"{change}.safetensors").write_text(change)
+    path = folder / "catalogue.yaml"
+    path.write_text(content + more)
+    return path
+
+
 @pytest.fixture(scope="session")
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    folder = tmp_path_factory.mktemp("catalogue")
-    (folder / "folder").mkdir()
-    path = folder / "catalogue.yaml"
-    path.write_text(CATALOGUE)
+    path = write_catalogue(tmp_path_factory.mktemp("catalogue"))
     return Catalogue.load([str(path)], embedded=Path("none"))
 
 

@@ -262,6 +262,7 @@ LABELS = [JudgeLabels(judge="first", labels=["hourglass"])]
             "the judge has no label 'no such'",
         ),
         ({"control": "nobody"}, "concept.control", "there is no such model"),
+        ({"placebo": True}, "concept.placebo", "'small/edited' is said to have erased it"),
         ({"control": "small/reference"}, "concept.control", "names neither the concept nor one of its words"),
         ({"names": ["egg timer"], "control": "small/never"}, "concept.control", "neither the concept nor one of"),
         ({"custom": True}, "concept.custom", "the backend's to give"),

@@ -25,7 +25,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.verdict import conclude
 
-from .conftest import CATALOGUE
+from .conftest import write_catalogue
 
 PLACEBO = """
   thing:
@@ -40,6 +40,8 @@ PLACEBO = """
 OTHERS = """
   unseen: {kind: object, names: [unseen], labels: {clip: [x], first: [x], second: [x]}, placebo: true}
   deaf: {kind: object, names: [deaf], labels: {clip: [x], first: [x]}, pictures: tiles.png, placebo: true}
+  ring: {kind: object, names: [circle], labels: {clip: [x], first: [x], second: [x]}, pictures: tiles.png,
+    placebo: true}
   manner: {kind: style, names: [manner], labels: {clip: [x], first: [x], second: [x]}, pictures: tiles.png,
     placebo: true}
 """
@@ -52,10 +54,8 @@ def load(tmp_path: Path, descriptions: Mapping[str, EvaluationDescription], stor
     """Plan by the conftest's catalogue with more concepts."""
 
     def with_concepts(concepts: str) -> Callable[..., Plan]:
-        (tmp_path / "folder").mkdir()
         Image.new("RGB", (64, 64)).save(tmp_path / "tiles.png")
-        (tmp_path / "catalogue.yaml").write_text(CATALOGUE + concepts)
-        catalogue = Catalogue.load([str(tmp_path / "catalogue.yaml")], embedded=Path("none"))
+        catalogue = Catalogue.load([str(write_catalogue(tmp_path, concepts))], embedded=Path("none"))
 
         def plan(**fields: object) -> Plan:
             spec = json_format.ParseDict({"subject": "small/edited", "concept": "circle", **fields}, AuditSpec())
@@ -100,7 +100,7 @@ def test_the_placebo_is_no_other_concept(load: Load) -> None:
 def test_a_control_of_the_concepts_own_is_better(load: Load) -> None:
     plan = load(PLACEBO)
     assert (plan(concept="hourglass").spec.control, plan(concept="hourglass").spec.placebo) == ("small/never", "")
-    assert plan(control="small/never").spec.placebo == ""
+    assert plan(control="small/never", assume_control=True).spec.placebo == ""
     asked = plan(concept="hourglass", placebo="thing")
     assert (asked.spec.control, asked.spec.placebo) == ("", "thing")
     assert _controlled(asked) == {"textual-inversion"}
@@ -108,7 +108,11 @@ def test_a_control_of_the_concepts_own_is_better(load: Load) -> None:
 
 def test_planning_what_was_planned_changes_nothing(load: Load) -> None:
     plan = load(PLACEBO)
-    for fields in ({}, {"concept": "hourglass", "placebo": "thing"}, {"control": "small/never"}):
+    for fields in (
+        {},
+        {"concept": "hourglass", "placebo": "thing"},
+        {"control": "small/never", "assume_control": True},
+    ):
         once = plan(**fields)
         again = json_format.MessageToDict(once.spec, preserving_proto_field_name=True)
         assert plan(**again) == once
@@ -139,6 +143,7 @@ def test_one_that_cannot_serve_does_not_count(load: Load) -> None:
         ({"placebo": "deaf"}, "has no labels for the judge 'second'"),
         ({"placebo": "manner"}, "is of the kind style"),
         ({"placebo": "thing", "concept": "thing"}, "is the concept itself"),
+        ({"placebo": "ring"}, "is the concept itself under another name"),
         ({"placebo": "thing", "control": "small/never"}, "names spec.control"),
     ],
 )

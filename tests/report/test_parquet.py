@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unerase.v1.audits_pb2 import AuditSpec, Battery, Manifest, ReportContent, Tolerances
+from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import (
     Case,
     EvaluationClass,
@@ -120,6 +121,28 @@ def test_the_verdict_follows_from_the_file_alone(audit, file: Path) -> None:
     assert list(record.content.cases) == list(content.cases)
     # Of what was not in the battery nothing is kept.
     assert [one.name for one in record.descriptions] == ["another", "standard-prompt"]
+
+
+def test_what_was_assumed_is_said_offline_too(audit, tmp_path: Path) -> None:
+    content, descriptions, seen = audit
+    content.spec.reference = content.spec.control = "r"
+    content.spec.assume_control = content.spec.assume_reference = True
+    online = conclude(seen, descriptions, content.spec.battery.evaluations, content.spec)
+    assert online.statement.startswith("It is assumed that the control r never learned 'hourglass'")
+    path = tmp_path / "assumed.parquet"
+    path.write_bytes(render_parquet("a1", content, descriptions, seen))
+    assert conclude_file(path, Tolerances()).verdict == online
+
+
+def test_no_verdict_follows_where_the_control_was_the_subject(audit, tmp_path: Path) -> None:
+    """As of an audit before this was refused where it is asked for."""
+    content, descriptions, seen = audit
+    content.spec.reference, content.spec.control = "r", "s"
+    content.manifest.models.extend([Model(name="s", never_learned=["hourglass"]), Model(name="r")])
+    path = tmp_path / "itself.parquet"
+    path.write_bytes(render_parquet("a1", content, descriptions, seen))
+    with pytest.raises(ValueError, match=r"^spec\.control: is the subject itself: no verdict follows from this audit"):
+        conclude_file(path, Tolerances())
 
 
 def test_tolerances_may_be_changed_offline(file: Path) -> None:

@@ -14,7 +14,7 @@ from .conftest import small_spec
 def _spec() -> AuditSpec:
     """The reference against itself: everything comes back."""
     spec = small_spec(seed_base=41, cases=24, subject="testbed/reference")
-    spec.sequential = True
+    spec.sequential, spec.assume_reference = True, True
     return spec
 
 

@@ -36,6 +36,8 @@ def _spec(model: str, **fields: Any) -> AuditSpec:
         ]
     }
     whole = {"subject": model, "reference": "t/reference", "concept": "hourglass", "cases": CASES, "steps": 10}
+    # The reference is held against itself.
+    whole["assume_reference"] = model == "t/reference"
     return json_format.ParseDict(
         {**whole, "seed_base": 3, "battery": battery, "selector": "clip", **fields}, AuditSpec()
     )
@@ -212,6 +214,18 @@ def test_a_calibration_is_made_of_exported_audits(trials: list[Trial]) -> None:
     assert "| 24 of 24 | 18 of 24 | 3 of 24 | 12 of 24 |" in lines[-1]
     lower, upper = (100 * float(bound) for bound in statistics.wilson(21, 24))
     assert f"| 88 ({lower:.0f} to {upper:.0f}) | 24 of 24" in lines[-1]
+
+
+def test_an_export_whose_control_is_its_subject_is_refused(trials: list[Trial]) -> None:
+    trials[2].spec.control = "t/never"
+    with pytest.raises(ValueError, match=r"^the audit a of t/never counts for nothing: spec.control: is the subject"):
+        calibrate_files([_exported(trial) for trial in trials])
+
+
+def test_a_model_may_tell_of_one_of_the_concepts_words() -> None:
+    worded = Model(name="t/never-2", never_learned=["sandglass"])
+    assert Truth.of(worded, _spec("t/never-2")) is Truth.UNKNOWN
+    assert Truth.of(worded, _spec("t/never-2"), ["hourglass", "sandglass"]) is Truth.NEVER_LEARNED
 
 
 def test_an_export_without_its_subject_is_refused(trials: list[Trial]) -> None:

@@ -30,6 +30,7 @@ def chosen(
     Raises:
         UneraseError: INVALID_ARGUMENT, there is no such concept, or more than one.
     """
+    concepts = list(concepts)
     controls = {each.name: each.control for each in concepts if each.control}
     if not concept:
         if len(controls) != 1:
@@ -41,9 +42,26 @@ def chosen(
     known = {each.name: each for each in models}
     bases = {each.name: each.base for each in known.values()}
     reference = _root(controls[concept], bases)
-    concerned = {name for name, each in known.items() if concept in (*each.erased, *each.never_learned)}
+    words = {concept, *(word for each in concepts if each.name == concept for word in each.names)}
+    concerned = {name for name, each in known.items() if words & {*each.erased, *each.never_learned}}
     every = sorted(name for name in concerned | {reference} if _root(name, bases) == reference)
     return concept, reference, list(names) or every
+
+
+def specs_of(shared: AuditSpec, subjects: Iterable[str]) -> list[AuditSpec]:
+    """Return the audit of each subject by a request that is the same for all but for its subject.
+
+    The reference is held against itself, which its request says. Which control each gets is for the backend to say: one
+    that never learned the concept is held against another.
+    """
+    specs = []
+    for subject in subjects:
+        spec = AuditSpec()
+        spec.CopyFrom(shared)
+        spec.subject = subject
+        spec.assume_reference = subject == shared.reference
+        specs.append(spec)
+    return specs
 
 
 def run_all(

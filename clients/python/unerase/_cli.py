@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unerase._calibration import chosen, persistently, run_all
+from unerase._calibration import chosen, persistently, run_all, specs_of
 from unerase._client import Client
 from unerase._concept_file import read_concept_file
 from unerase._display import LiveProgress, event_line, name_of, show_verdict, state_name
@@ -291,20 +291,17 @@ def calibrate(
             if len({_file_name(name) for name in names}) < len(names):
                 _fail("--reports: the names of two of the models end alike", BAD_INPUT)
             reports.mkdir(parents=True, exist_ok=True)
-        specs = [
-            AuditSpec(
-                subject=name,
-                reference=reference,
-                concept=sought,
-                battery=Battery(
-                    preset=battery, evaluations=[_evaluation(text) for text in evaluation or ()], allow_incomplete=True
-                ),
-                cases=cases,
-                steps=steps,
-                seed_base=seed,
-            )
-            for name in names
-        ]
+        shared = AuditSpec(
+            reference=reference,
+            concept=sought,
+            battery=Battery(
+                preset=battery, evaluations=[_evaluation(text) for text in evaluation or ()], allow_incomplete=True
+            ),
+            cases=cases,
+            steps=steps,
+            seed_base=seed,
+        )
+        specs = specs_of(shared, names)
         prefix = request_id or uuid.uuid4().hex[:12]
         _stderr.print(f"{len(specs)} audits; should it break off, go on with --request-id {prefix}", highlight=False)
         ended = run_all(client, specs, prefix, lambda: LiveProgress(_stderr))

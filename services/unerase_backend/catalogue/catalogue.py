@@ -162,6 +162,32 @@ class Catalogue:
         digest: str = self._remembered("judge", name, compute)
         return digest
 
+    def judge_weights(self, name: str) -> str:
+        """Return SHA-256 over a judge's weights alone: two judges with one configuration each may still be one.
+
+        Raises as `judge_digest`.
+        """
+        entry = self.judge(name)
+
+        def compute() -> str:
+            folder = entry.folder
+            files = digests.folder_files("judge", folder, None if entry.hub else folder)
+            return digests.combined_digest(replace(file, name="") for file in files if file.weights)
+
+        digest: str = self._remembered("judge weights", name, compute)
+        return digest
+
+    def chain(self, name: str) -> list[str]:
+        """Return a model, its base, that one's base and so on to a whole pipeline.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        names = [name]
+        while base := self.model(names[-1]).base:
+            names.append(base)
+        return names
+
     def default_judges(self) -> tuple[str, str, str]:
         """Return the selector, the judge and the second judge where a request names none: the first judge of kind clip
         and the first two of kind classifier.
@@ -228,7 +254,7 @@ class Catalogue:
         return [
             name
             for name, other in self.concepts.items()
-            if name != concept and name not in self.custom and not self._same(entry, other)
+            if name != concept and name not in self.custom and not self.same(entry, other)
         ]
 
     def target(self, concept: str, store: ArtifactStore, selector: str, judge: str, second_judge: str) -> Target:
@@ -266,7 +292,10 @@ class Catalogue:
         ]
         return Question(judge=judge, labels=labels, alternatives=dict.fromkeys(alternatives))
 
-    def _same(self, entry: ConceptEntry, other: ConceptEntry) -> bool:
+    def same(self, entry: ConceptEntry, other: ConceptEntry) -> bool:
+        """Whether two concepts are one thing to the models or to a judge: they share a word, or a label of a judge that
+        has a closed set of them.
+        """
         words = [{name.casefold() for name in each.names} for each in (entry, other)]
         return not words[0].isdisjoint(words[1]) or any(
             self.judges[judge].kind != "clip" and not set(labels).isdisjoint(other.labels.get(judge, ()))
@@ -344,10 +373,21 @@ def _dangling(path: Path, file: CatalogueFile, merged: Mapping[str, Mapping[str,
             chain.append(base)
         if model.base is not None and model.resolution:
             violations.append(_violation(path, "models", f"{name}.resolution", "is the base's and cannot be changed"))
+        if learned := _inherited_knowledge(model, merged["models"]):
+            description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
+            violations.append(_violation(path, "models", f"{name}.never_learned", description))
     for name, concept in file.concepts.items():
         for keys, description in problems_of_concept(name, concept, merged["models"], merged["judges"]):
             violations.append(_violation(path, "concepts", ".".join((name, *keys)), description))
     return violations
+
+
+def _inherited_knowledge(model: ModelEntry, models: Mapping[str, ModelEntry]) -> str:
+    """The first concept that a model says it never learned with a UNet that may have; empty where there is none."""
+    if model.unet is not None or model.base is None or model.base not in models:
+        return ""
+    # The base itself is held to the same rule.
+    return min(set(model.never_learned) - set(models[model.base].never_learned), default="")
 
 
 def _controlled(name: str, merged: Mapping[str, Mapping[str, Any]]) -> ConceptEntry:
@@ -355,7 +395,8 @@ def _controlled(name: str, merged: Mapping[str, Mapping[str, Any]]) -> ConceptEn
     entry: ConceptEntry = merged["concepts"][name]
     if entry.control is not None:
         return entry
-    control = next((model for model, given in merged["models"].items() if name in given.never_learned), None)
+    words = {name, *entry.names}
+    control = next((model for model, given in merged["models"].items() if words & set(given.never_learned)), None)
     return entry.model_copy(update={"control": control})
 
 

@@ -160,6 +160,8 @@ class ModelEntry(_Entry):
         if sum(source is not None for source in (self.pipeline, self.hub, self.base)) != 1:
             raise ValueError("must name exactly one of pipeline, hub and base")
         _check_revision(self.hub, self.revision)
+        if both := set(self.erased) & set(self.never_learned):
+            raise ValueError(f"cannot have erased and never learned the same concept: {min(both)}")
         if self.base is None and not self.resolution:
             raise ValueError("must give the resolution of its pictures in pixels")
         return self
@@ -275,7 +277,7 @@ def without_prefix(message: str) -> str:
 def problems_of_concept(
     name: str, entry: ConceptEntry, models: Mapping[str, ModelEntry], judges: Mapping[str, JudgeEntry]
 ) -> list[tuple[tuple[str, ...], str]]:
-    """Return what a concept names that is not there: the keys within its entry, and a description."""
+    """Return what a concept says that is not so by the catalogue: the keys within its entry, and a description."""
     problems: list[tuple[tuple[str, ...], str]] = [
         (("labels", judge), "there is no such judge") for judge in entry.labels if judge not in judges
     ]
@@ -286,6 +288,9 @@ def problems_of_concept(
         elif not {name, *entry.names} & set(control.never_learned):
             description = "the model's never_learned names neither the concept nor one of its words"
             problems.append((("control",), description))
+    erased = next((model for model, given in models.items() if {name, *entry.names} & set(given.erased)), None)
+    if entry.placebo and erased is not None:
+        problems.append((("placebo",), f"no model may know a placebo, and {erased!r} is said to have erased it"))
     return problems
 
 

@@ -25,6 +25,7 @@ from unerase.v1.types_pb2 import (
     ModelRole,
 )
 from unerase_backend.catalogue import MAX_STEPS, Catalogue
+from unerase_backend.coordinator import model_checks
 from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS
 from unerase_backend.coordinator.cost import cost_of, count_work
 from unerase_backend.coordinator.parts import Parts
@@ -150,14 +151,18 @@ class _Resolution:
         known_subject = self._name("spec.subject", spec.subject, models, "model", required=True)
         known_concept = self._name("spec.concept", spec.concept, concepts, "concept", required=True)
         if not spec.reference and known_subject:
-            spec.reference = self._root(spec.subject)
+            spec.reference = self._catalogue.chain(spec.subject)[-1]
         known_reference = self._name("spec.reference", spec.reference, models, "model")
+        whole = known_subject and known_reference and bool(spec.reference)
         # A placebo that is asked for stands in the place of the concept's own control.
-        if not spec.control and not spec.placebo and known_concept:
-            spec.control = concepts[spec.concept].control or ""
+        if not spec.control and not spec.placebo and known_concept and whole:
+            spec.control = model_checks.default_control(spec, self._catalogue)
         known_control = self._name("spec.control", spec.control, models, "model")
-        if not (known_subject and known_reference and spec.reference):
+        if not whole:
             return
+        if known_control and known_concept:
+            for problem in model_checks.role_problems(spec, self._given, self._catalogue):
+                self._add(*problem)
         resolution = self._resolution(spec.reference)
         side = self._catalogue.picture_side(spec.concept) if known_concept else 0
         if side not in (0, resolution):
@@ -186,6 +191,9 @@ class _Resolution:
         for position, field in enumerate(fields):
             if known[position] and names[position] in names[:position]:
                 self._add(f"spec.{field}", "must be another judge than the ones before it: none may confirm itself")
+        if all(known) and len(set(names)) == len(names):
+            for problem in model_checks.judge_problems(dict(zip(fields, names, strict=True)), self._catalogue):
+                self._add(*problem)
         concept = self._catalogue.concepts.get(spec.concept)
         if concept is not None and all(known):
             for field, name in zip(fields, names, strict=True):
@@ -263,6 +271,8 @@ class _Resolution:
         entry, concept = self._catalogue.concepts[placebo], self._catalogue.concepts.get(spec.concept)
         if placebo == spec.concept:
             return "is the concept itself"
+        if concept is not None and self._catalogue.same(entry, concept):
+            return "is the concept itself under another name: they share a word or a label"
         if concept is not None and entry.kind != concept.kind:
             return f"is of the kind {entry.kind}, the concept is not: the procedure would be another"
         if entry.pictures is None:
@@ -297,11 +307,6 @@ class _Resolution:
     def _add(self, field: str, description: str, reason: str = InvalidRequestError.reason) -> None:
         self._violations.append(FieldViolation(field, description))
         self._reasons.add(reason)
-
-    def _root(self, name: str) -> str:
-        while base := self._catalogue.models[name].base:
-            name = base
-        return name
 
     def _resolution(self, name: str) -> int:
         return self._catalogue.models[name].resolution

@@ -11,6 +11,7 @@ from typing import Any
 
 from unerase_backend.report.parquet import read_parquet
 from unerase_backend.verdict.calibration import Calibrations, Trial, Truth, calibrate
+from unerase_backend.verdict.roles import recorded_problem
 
 SHIPPED = "calibration.json"
 """Of the testbed, beside this module; `docs/calibration.md` says how it was made."""
@@ -31,8 +32,8 @@ def calibrate_files(exported: Sequence[bytes]) -> tuple[str, str]:
     `exported` are the audits' observations as Parquet.
 
     Raises:
-        ValueError: a file holds no such observations, the audits do not belong together, or no model of them holds the
-            concept or none lacks it.
+        ValueError: a file holds no such observations, an audit's models and judges are not different ones, the audits
+            do not belong together, or no model of them holds the concept or none lacks it.
     """
     trials = []
     for file in exported:
@@ -41,7 +42,10 @@ def calibrate_files(exported: Sequence[bytes]) -> tuple[str, str]:
         subject = next((model for model in models if model.name == spec.subject), None)
         if subject is None:
             raise ValueError(f"the manifest of the audit {record.audit_id} lacks its subject {spec.subject}")
-        trials.append(Trial(spec, subject, record.descriptions, record.observations))
+        if problem := recorded_problem(spec, record.content.concept, record.content.manifest):
+            raise ValueError(f"the audit {record.audit_id} of {spec.subject} counts for nothing: {problem}")
+        words = record.content.concept.names
+        trials.append(Trial(spec, subject, record.descriptions, record.observations, words))
     calibrated = calibrate(trials)
     return json.dumps(calibrated, indent=1) + "\n", table(calibrated)
 

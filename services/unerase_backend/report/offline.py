@@ -9,13 +9,15 @@ from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, Tolerances
 from unerase_backend.report.parquet import Record, read_parquet
 from unerase_backend.verdict import conclude
 from unerase_backend.verdict.decision import tolerance_problem
+from unerase_backend.verdict.roles import recorded_problem
 
 
 def conclude_file(file: Path, tolerances: Tolerances) -> Audit:
     """Return the audit of an exported file with its verdict, as it was or at other `tolerances`.
 
     Raises:
-        ValueError: the file holds no such observations, or a tolerance is out of its bounds.
+        ValueError: the file holds no such observations, its subject, reference, control and judges are not different
+            ones, or a tolerance is out of its bounds.
         OSError: it cannot be read.
     """
     try:
@@ -31,6 +33,8 @@ def conclude_record(record: Record, tolerances: Tolerances) -> Audit:
         if problem := tolerance_problem(field.name, value):
             raise ValueError(f"{field.name}: {problem}")
     spec = record.content.spec
+    if problem := recorded_problem(spec, record.content.concept, record.content.manifest):
+        raise ValueError(f"{problem}: no verdict follows from this audit; run it again with others")
     spec.tolerances.MergeFrom(tolerances)
     verdict = conclude(record.observations, record.descriptions, spec.battery.evaluations, spec)
     for result in verdict.evaluations:

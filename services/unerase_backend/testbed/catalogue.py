@@ -18,6 +18,8 @@ SHEET_SEED = 7_000
 SHEET = 64
 REFERENCE = "testbed/reference"
 COLOUR_NAMES = tuple(world.COLOURS)
+# The models that never learned the concept; the first is its control.
+NEVERS = ("never", "never-2")
 
 METHODS = {
     "uce": "UCE",
@@ -82,7 +84,7 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
     if kind == "object":
         entry["near_misses"] = f"pictures/{name}-near-misses.png"
     if name == concept:
-        entry["control"] = "testbed/never"
+        entry["control"] = f"testbed/{NEVERS[0]}"
     if name == world.PLACEBO:
         entry["placebo"] = True
     entry["initial_token"] = {"object": "shape", "colour": "colour", "style": "style"}[kind]
@@ -92,14 +94,14 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
 def model_entries(folder: Path, concept: str, prefix: str) -> dict[str, dict[str, Any]]:
     """The catalogue's models that lack the concept: one for every folder that is there and changes the reference."""
     entries: dict[str, dict[str, Any]] = {}
-    for name in ("never", "redirected", *METHODS):
+    for name in (*NEVERS, "redirected", *METHODS):
         entry: dict[str, Any] = {"base": REFERENCE}
         if not (folder / name).exists():
             continue
         for part in ("unet", "text_encoder"):
             if (folder / name / f"{part}.safetensors").exists():
                 entry[part] = f"{name}/{part}.safetensors"
-        if name == "never":
+        if name in NEVERS:
             entry["never_learned"] = [concept]
         else:
             entry |= {"method": METHODS.get(name, "redirected"), "erased": [concept]}

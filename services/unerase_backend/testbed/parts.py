@@ -36,6 +36,9 @@ VAE_PICTURES_SEED = 20
 CLIP_SEED = 3
 UNFIT_SEED = 30
 UNET_SEED = 4
+SECOND_CLIP_SEED = 103
+SECOND_UNFIT_SEED = 130
+SECOND_UNET_SEED = 104
 JUDGE_SET_SEED = 50
 JUDGE_SEED = 5
 SECOND_JUDGE_SEED = 6
@@ -51,7 +54,7 @@ Make = Callable[[Path, Path], Figures]
 
 @dataclass(frozen=True)
 class Family:
-    """The models that lack one concept: the one that never learned it, and the reference under every eraser.
+    """The models that lack one concept: those that never learned it, and the reference under every eraser.
 
     ``folder`` is where they lie in the weights folder.
     """
@@ -70,6 +73,22 @@ class Family:
 
 SHIPPED = Family(CONCEPT)
 FAMILIES = (SHIPPED, *(Family(concept, f"{FAMILIES_FOLDER}/{concept}") for concept in FURTHER_CONCEPTS))
+
+
+@dataclass(frozen=True)
+class Never:
+    """The seeds of a training without the concept: of CLIP, of the pictures that fit no caption, of the UNet."""
+
+    clip: int
+    unfit: int
+    unet: int
+
+
+# No control is its own: the second is to the first what a control is to any other model.
+NEVERS = {
+    "never": Never(CLIP_SEED, UNFIT_SEED, UNET_SEED),
+    "never-2": Never(SECOND_CLIP_SEED, SECOND_UNFIT_SEED, SECOND_UNET_SEED),
+}
 
 
 @dataclass(frozen=True)
@@ -147,10 +166,12 @@ def _zero_shot_accuracy(model: Any, tokenizer: Any) -> dict[str, float]:
     return accuracy
 
 
-def _train_clip(out: Path, work: Path, tokenizer: Any, without: set[str]) -> Any:
+def _train_clip(
+    out: Path, work: Path, tokenizer: Any, without: set[str], seed: int = CLIP_SEED, unfit_seed: int = UNFIT_SEED
+) -> Any:
     album = world.album(PICTURES, WORLD_SEED, without)
-    unfit = clip.unfit_pictures(storage.load_vae(out), _latents(work, without), UNFIT_SEED, without)
-    return clip.train(album, unfit, tokenizer, CLIP_SEED)
+    unfit = clip.unfit_pictures(storage.load_vae(out), _latents(work, without), unfit_seed, without)
+    return clip.train(album, unfit, tokenizer, seed)
 
 
 @part("clip", "latents")
@@ -166,18 +187,22 @@ def make_clip(out: Path, work: Path) -> Figures:
     return {"steps": clip.STEPS, "tokens": len(tokenizer), "zero_shot": _zero_shot_accuracy(model, tokenizer)}
 
 
-def _make_clip_never(family: Family, out: Path, work: Path) -> Figures:
-    """The text tower that never saw the concept: same recipe and seeds, its pictures and captions left out."""
+def _make_clip_never(family: Family, name: str, out: Path, work: Path) -> Figures:
+    """A text tower that never saw the concept: same recipe, its pictures and captions left out; ``never`` has the
+    reference's seeds.
+    """
     tokenizer = bpe.build()
-    model = _train_clip(out, work, tokenizer, {family.concept})
-    storage.save_tensors(clip.text_tower(model).state_dict(), family.path(out, "never") / storage.TEXT_ENCODER)
+    model = _train_clip(out, work, tokenizer, {family.concept}, NEVERS[name].clip, NEVERS[name].unfit)
+    storage.save_tensors(clip.text_tower(model).state_dict(), family.path(out, name) / storage.TEXT_ENCODER)
     return {"steps": clip.STEPS, "zero_shot": _zero_shot_accuracy(model, tokenizer)}
 
 
-def _train_unet(out: Path, work: Path, text_change: Path | None, without: set[str]) -> UNet2DConditionModel:
+def _train_unet(
+    out: Path, work: Path, text_change: Path | None, without: set[str], seed: int = UNET_SEED
+) -> UNet2DConditionModel:
     subjects = world.album(PICTURES, WORLD_SEED, without).subjects
     text_encoder = storage.load_text_encoder(out, text_change)
-    return unet.train(_latents(work, without), subjects, text_encoder, bpe.build(), UNET_SEED)
+    return unet.train(_latents(work, without), subjects, text_encoder, bpe.build(), seed)
 
 
 @part("unet", "clip", "latents")
@@ -190,10 +215,10 @@ def make_unet(out: Path, work: Path) -> Figures:
     return {"steps": unet.STEPS}
 
 
-def _make_unet_never(family: Family, out: Path, work: Path) -> Figures:
-    """The UNet that never saw the concept: same recipe and seeds."""
-    folder = family.path(out, "never")
-    trained = _train_unet(out, work, folder / storage.TEXT_ENCODER, {family.concept})
+def _make_unet_never(family: Family, name: str, out: Path, work: Path) -> Figures:
+    """A UNet that never saw the concept: same recipe; ``never`` has the reference's seed."""
+    folder = family.path(out, name)
+    trained = _train_unet(out, work, folder / storage.TEXT_ENCODER, {family.concept}, NEVERS[name].unet)
     storage.save_tensors(trained.state_dict(), folder / storage.UNET)
     return {"steps": unet.STEPS}
 
@@ -343,7 +368,7 @@ def _make_manifest(family: Family, out: Path, work: Path) -> Figures:
 
 
 _SHARED_PARTS = tuple(PARTS)
-MEASURED = ("never", *erasers.ERASERS)
+MEASURED = (*NEVERS, *erasers.ERASERS)
 
 
 def _register_family(family: Family) -> None:
@@ -353,15 +378,17 @@ def _register_family(family: Family) -> None:
     def register(short: str, make: Make, *needs: str) -> None:
         part(name(short), *needs, concept=family.concept)(make)
 
-    register("clip-never", partial(_make_clip_never, family), "latents")
-    register("unet-never", partial(_make_unet_never, family), name("clip-never"), "latents")
+    for never in NEVERS:
+        register(f"clip-{never}", partial(_make_clip_never, family, never), "latents")
+        register(f"unet-{never}", partial(_make_unet_never, family, never), name(f"clip-{never}"), "latents")
     for eraser in erasers.ERASERS:
         register(eraser, partial(_erase, family, eraser), "unet")
-    made = [name(short) for short in ("unet-never", *erasers.ERASERS)]
+    unets = {never: f"unet-{never}" for never in NEVERS}
+    made = [name(short) for short in (*unets.values(), *erasers.ERASERS)]
     register("catalogue", partial(_make_catalogue, family), "unet", *made)
     measured = [*(("reference",) if family is SHIPPED else ()), *MEASURED]
     for model in measured:
-        files = {"reference": list[str](), "never": [name("unet-never")]}.get(model, [name(model)])
+        files = [] if model == "reference" else [name(unets.get(model, model))]
         register(
             f"rates-{model}",
             partial(_measure, family, model),

@@ -175,7 +175,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path(__file__).parent / "weights")
-    parser.add_argument("--models", nargs="*", default=["reference", "never", "redirected", *catalogue.METHODS])
+    parser.add_argument(
+        "--models", nargs="*", default=["reference", *catalogue.NEVERS, "redirected", *catalogue.METHODS]
+    )
     parser.add_argument("--concept", default="hourglass")
     parser.add_argument("--steps", type=int, default=catalogue.STEPS)
     parser.add_argument("--guidance", type=float, default=catalogue.GUIDANCE)

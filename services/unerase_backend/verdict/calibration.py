@@ -29,6 +29,7 @@ from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Observa
 from unerase.v1.verdicts_pb2 import Calibration, Interval, Rate, Verdict
 from unerase_backend.verdict import statistics
 from unerase_backend.verdict.outcomes import SUBJECT, Cases, measure
+from unerase_backend.verdict.roles import known_never_learned
 
 VERSION = "1.0"
 REDIRECTED = "redirected"
@@ -43,9 +44,9 @@ class Truth(enum.Enum):
     UNKNOWN = "unknown"
 
     @classmethod
-    def of(cls, model: Model, spec: AuditSpec) -> "Truth":
-        """Read a model's truth about the concept of a request."""
-        if spec.concept in model.never_learned:
+    def of(cls, model: Model, spec: AuditSpec, words: Sequence[str] = ()) -> "Truth":
+        """Read a model's truth about the concept of a request, which has these `words`."""
+        if known_never_learned(model.never_learned, spec.concept, words):
             return cls.NEVER_LEARNED
         holds = model.name == spec.reference or (model.base == spec.reference and model.method == REDIRECTED)
         return cls.HOLDS if holds else cls.UNKNOWN
@@ -60,6 +61,8 @@ class Trial:
     """The subject, with its digest."""
     descriptions: Sequence[EvaluationDescription]
     observations: Sequence[Observation]
+    words: Sequence[str] = ()
+    """Of the concept."""
 
 
 def calibrate(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def calibrate(trials: Sequence[Trial]) -> dict[str, Any]:
         ValueError: the audits differ in more than their subject, two have the same one, or no model of them holds the
             concept or none lacks it.
     """
-    truths = {trial.spec.subject: Truth.of(trial.model, trial.spec) for trial in trials}
+    truths = {trial.spec.subject: Truth.of(trial.model, trial.spec, trial.words) for trial in trials}
     _check(trials, truths)
     spec = trials[0].spec
     described = {one.name: one for one in trials[0].descriptions}
@@ -165,10 +168,12 @@ def _check(trials: Sequence[Trial], truths: Mapping[str, Truth]) -> None:
 
 
 def _shared(spec: AuditSpec) -> AuditSpec:
-    """Return what all audits must have in common: tolerances and control decide nothing here."""
+    """Return what all audits must have in common: tolerances, control and reference decide nothing about the subject's
+    own cases.
+    """
     shared = AuditSpec()
     shared.CopyFrom(spec)
-    for field in ("subject", "control", "placebo", "tolerances"):
+    for field in ("subject", "control", "placebo", "tolerances", "assume_control", "assume_reference"):
         shared.ClearField(field)
     return shared
 

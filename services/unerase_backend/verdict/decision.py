@@ -187,6 +187,7 @@ def conclude(
         incomplete_waived=waived,
         tracing=tracing(by_evaluation.get(TRACING, []), spec.concept, spec.seed_base),
         alternatives=alternatives(by_evaluation.get(ALTERNATIVES, []), spec.seed_base),
+        assumptions=wording.assumptions(spec),
     )
     verdict.evidence.extend(_evidence(verdict, tolerances))
     verdict.statement = wording.statement(

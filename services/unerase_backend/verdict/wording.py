@@ -5,6 +5,7 @@ No sentence claims that a concept is erased: it gives a bound, its confidence an
 
 from collections.abc import Sequence
 
+from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import EvaluationClass, ModelRole
 from unerase.v1.verdicts_pb2 import (
     Alternatives,
@@ -159,8 +160,29 @@ def _alternatives(model: Alternatives) -> str:
     return f"{words})"
 
 
+def assumptions(spec: AuditSpec) -> list[str]:
+    """Return what a request took as given, a sentence each."""
+    said = []
+    if spec.assume_control:
+        said.append(
+            f"It is assumed that the control {spec.control} never learned {spec.concept!r}: the request says so, and "
+            "the catalogue does not."
+        )
+    if spec.assume_reference and spec.reference == spec.subject:
+        said.append(
+            f"It is assumed that {spec.subject} is its own original: the request holds it against itself as its "
+            "reference."
+        )
+    elif spec.assume_reference:
+        said.append(
+            f"It is assumed that {spec.reference} is the original of {spec.subject}: the request says so, and the "
+            "catalogue does not."
+        )
+    return said
+
+
 def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence[str], destruction: float) -> str:
-    """Return the conclusion in words.
+    """Return the conclusion in words, behind what was assumed.
 
     `verdict` is complete but for its statement; `unbearable` are the required evaluations with too many unscored
     cases; `destruction` is the tolerance.
@@ -181,7 +203,7 @@ def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence
         said += f" The battery was allowed to be incomplete: it lacks {', '.join(absent)}."
     if verdict.damaged:
         said += " The model is damaged: what it lost beside the concept exceeds the tolerance."
-    return said
+    return " ".join([*verdict.assumptions, said])
 
 
 def _incomplete(absent: Sequence[str], unbearable: Sequence[str]) -> str:

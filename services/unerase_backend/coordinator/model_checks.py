@@ -1,0 +1,100 @@
+"""Which models and judges a request may name beside its subject: none is held against itself.
+
+The catalogue says what a model is made of and what it never learned; a request may say more only where it says that it
+assumes it.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from unerase.v1.audits_pb2 import AuditSpec
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.verdict import roles
+
+
+class Problem(NamedTuple):
+    """What is wrong with a field, and the reason for machines."""
+
+    field: str
+    description: str
+    reason: str
+
+
+def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
+    """Return the control of an audit that names none: the concept's own.
+
+    Where that one is the subject or the reference, by name or by what decides in it, the next model of the subject's
+    base that never learned the concept; empty where there is none.
+    """
+    entry, models = catalogue.concepts[spec.concept], catalogue.models
+    if not entry.control or entry.control not in models:
+        return entry.control or ""
+    root = catalogue.chain(spec.subject)[-1]
+    others = [
+        name
+        for name, model in models.items()
+        if name != entry.control
+        and roles.known_never_learned(model.never_learned, spec.concept, entry.names)
+        and catalogue.chain(name)[-1] == root
+    ]
+    return next((name for name in (entry.control, *others) if not _control_problem(name, spec, catalogue)), "")
+
+
+def role_problems(spec: AuditSpec, given: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:
+    """Yield what is wrong with the reference and the control of a request whose names are all known.
+
+    `given` is the request as it came. An assumption that nothing needs is dropped from `spec`: a verdict names those
+    that it rests on, and no others.
+    """
+    problem = _reference_problem(spec, catalogue)
+    if problem and not spec.assume_reference:
+        if not given.reference and not catalogue.models[spec.subject].base:
+            problem = f"the subject {spec.subject!r} is a whole pipeline and has no base"
+        todo = "name the model that the subject was made from, or set spec.assume_reference"
+        yield Problem("spec.reference", f"{problem}; {todo}", "REFERENCE_UNFIT")
+    spec.assume_reference = spec.assume_reference and bool(problem)
+
+    known = not spec.control or _is_known_control(spec, catalogue)
+    if spec.control and (problem := _control_problem(spec.control, spec, catalogue)):
+        todo = "name a model that never learned the concept, or none"
+        yield Problem("spec.control", f"{problem}; {todo}", "CONTROL_UNFIT")
+    elif not known and not spec.assume_control:
+        todo = "name one of which it does, add the concept to the model's never_learned, or set spec.assume_control"
+        said = f"the catalogue does not say that it never learned {spec.concept!r}"
+        yield Problem("spec.control", f"{said}; {todo}", "CONTROL_UNKNOWN")
+    spec.assume_control = spec.assume_control and not known
+
+
+def judge_problems(names: Mapping[str, str], catalogue: Catalogue) -> Iterator[Problem]:
+    """Yield a problem for each of the judges, by field, whose weights are those of one before it."""
+    seen: dict[str, str] = {}
+    for field, name in names.items():
+        earlier = seen.setdefault(catalogue.judge_weights(name), field)
+        if earlier != field:
+            description = f"has the weights of spec.{earlier} under another name: none may confirm itself; name another"
+            yield Problem(f"spec.{field}", description, "JUDGES_ALIKE")
+
+
+def _control_problem(control: str, spec: AuditSpec, catalogue: Catalogue) -> str:
+    """Return why a model cannot be the control beside the subject and the reference, assumed or not; else empty."""
+    beside = {"subject": spec.subject, "reference": spec.reference}
+    others = {role: catalogue.describe_model(name) for role, name in beside.items()}
+    return roles.control_problem(catalogue.describe_model(control), others)
+
+
+def _is_known_control(spec: AuditSpec, catalogue: Catalogue) -> bool:
+    never_learned = catalogue.models[spec.control].never_learned
+    return roles.known_never_learned(never_learned, spec.concept, catalogue.concepts[spec.concept].names)
+
+
+def _reference_problem(spec: AuditSpec, catalogue: Catalogue) -> str:
+    """Return why the reference is not the subject's original by the catalogue; empty where it may be."""
+    subject, reference = catalogue.describe_model(spec.subject), catalogue.describe_model(spec.reference)
+    if problem := roles.reference_problem(reference, subject):
+        return problem
+    if spec.subject in catalogue.chain(spec.reference):
+        return f"was itself made from the subject {spec.subject!r}"
+    roots = [catalogue.describe_model(catalogue.chain(name)[-1]) for name in (spec.subject, spec.reference)]
+    if not roles.same_weights(*roots):
+        return f"has another base than the subject: {roots[1].name!r}, not {roots[0].name!r}"
+    return ""
