@@ -24,6 +24,14 @@ def write_whole(path: Path, content: bytes | str, *, mode: int | None = None) ->
     written = content.encode() if isinstance(content, str) else content
     path = path.resolve()
     try:
+        _write_whole(path, written, mode)
+    except OSError as error:
+        # Named by the file that was asked for, not by the one that was to become it.
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def _write_whole(path: Path, written: bytes, mode: int | None) -> None:
+    try:
         before = path.stat()
     except FileNotFoundError:
         before = None

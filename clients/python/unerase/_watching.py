@@ -12,6 +12,9 @@ from unerase.v1.audits_pb2 import AuditEvent, AuditState, WatchAuditRequest
 ENDED = (AuditState.AUDIT_STATE_SUCCEEDED, AuditState.AUDIT_STATE_FAILED, AuditState.AUDIT_STATE_CANCELLED)
 """The states in which nothing more happens to an audit."""
 
+NOT_IN_TIME = "AUDIT_NOT_IN_TIME"
+"""The reason of an error that says that the caller waited for an audit's end for as long as it wanted."""
+
 # A server that shuts down breaks its streams off with the second; a cancel of our own never gets here. The third is
 # either the caller's own, which `delay` knows, or the server's.
 _RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -83,7 +86,9 @@ class Watching:
             wait = told_to_wait(error, wait)
         remaining = self.remaining()
         if remaining is not None and remaining <= wait:
-            raise UneraseError(grpc.StatusCode.DEADLINE_EXCEEDED, f"audit {self._audit_id} did not end in time")
+            raise UneraseError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"audit {self._audit_id} did not end in time", reason=NOT_IN_TIME
+            )
         return wait
 
 
