@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any
 
+import typer
+
 from unerase._commands.failing import ExitCode, fail, os_problem
 
 
@@ -26,10 +28,13 @@ def of_the_backend(name: str) -> Any:
 
 @contextmanager
 def of_the_operator() -> Iterator[None]:
-    """Turn what is wrong with an operator's files into a line and an exit code."""
+    """Turn what is wrong with an operator's files, settings or machine into lines and an exit code."""
     try:
         yield
+    except typer.Exit:
+        # A RuntimeError by birth.
+        raise
     except OSError as error:
         fail(os_problem(error), ExitCode.BAD_INPUT)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         fail(str(error), ExitCode.BAD_INPUT)

@@ -47,7 +47,7 @@ def _advice(error: UneraseError, address: str, tls: TLSConfig | None) -> str:
 
 
 def why_silent(address: str, tls: TLSConfig | None) -> str:
-    """Return what is wrong at an address where calls are not answered, and what to do; empty if a look does not tell."""
+    """Return what is wrong where calls are not answered, and what to do; nothing where a look does not tell."""
     host, _, port = address.rpartition(":")
     if address.startswith("unix:") or "//" in address or not port.isdecimal():
         return f"No backend answers at {address}: {_START}."

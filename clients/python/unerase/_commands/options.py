@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -58,6 +59,19 @@ def output_file(path: Path | None) -> Path | None:
     return path
 
 
+def data_folder(path: Path | None) -> Path | None:
+    """Return a folder that is there, or could be made."""
+    if path is not None:
+        try:
+            place = path.expanduser().absolute()
+            there = next(each for each in (place, *place.parents) if each.exists())
+        except (OSError, ValueError, RuntimeError) as error:
+            raise typer.BadParameter(f"{str(path)!r} cannot be a folder: {error}") from None
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise typer.BadParameter(f"{str(path)!r} cannot be a folder: {str(there)!r} is none that can be written")
+    return path
+
+
 Address = Annotated[
     str, typer.Option(help="HOST:PORT of the backend.", envvar="UNERASE_ADDRESS", callback=checked_address)
 ]
@@ -84,7 +98,9 @@ ParquetFile = Annotated[
     Path | None,
     typer.Option(dir_okay=False, help="Write the observations here, for `unerase verdict`.", callback=output_file),
 ]
-DataDir = Annotated[Path | None, typer.Option(file_okay=False, help="With --local: the backend's folder.")]
+DataDir = Annotated[
+    Path | None, typer.Option(file_okay=False, help="With --local: the backend's folder.", callback=data_folder)
+]
 Timeout = Annotated[
     float | None, typer.Option(help="Seconds to wait for the audit's end; the audit goes on.", callback=seconds)
 ]
