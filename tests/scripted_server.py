@@ -104,6 +104,8 @@ class Script:
     cost: AuditCost = field(default_factory=AuditCost)
     ended: Audit = field(default_factory=ended_audit)
     truncate: bool = False
+    # The name of every unit, where it is not its own.
+    unit: str = ""
     # Reports that break after their first piece.
     report_breaks: int = 0
     # Bytes that every audit carries besides.
@@ -179,7 +181,10 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
         if breaks is not None:
             stop = min(stop, start + breaks)
         for sequence in range(max(1, start - script.repeated) + script.skipped, stop):
-            yield event(sequence)
+            sent = event(sequence)
+            if self._script.unit and sent.HasField("unit_done"):
+                sent.unit_done.unit = sent.unit_done.evaluation = self._script.unit
+            yield sent
         if breaks is not None and script.after_break is not None:
             script.after_break(context)
 
@@ -223,6 +228,7 @@ class _Models(models_pb2_grpc.ModelServiceServicer):
         self._script = script
 
     def ListModels(self, request, context):
+        self._script.begin("ListModels", request, context)
         first = int(request.page_token or 0)
         models = self._script.models
         token = str(first + 2) if first + 2 < len(models) else ""
