@@ -36,7 +36,18 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     shown = command("--help")
     assert shown.returncode == 0
-    for name in ("serve", "audit", "watch", "report", "models", "concepts", "evaluations", "audits", "cancel"):
+    for name in (
+        "serve",
+        "audit",
+        "watch",
+        "report",
+        "models",
+        "concepts",
+        "evaluations",
+        "audits",
+        "cancel",
+        "delete",
+    ):
         assert name in shown.stdout
 
 

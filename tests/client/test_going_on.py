@@ -1,5 +1,6 @@
 """From an accepted audit to its end at the command: its id at once, and how to go on with it."""
 
+import io
 import json
 import signal
 import subprocess
@@ -10,18 +11,22 @@ from pathlib import Path
 
 import grpc
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from scripted_server import AUDIT_ID, Script, failing
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
+from unerase._display import LiveProgress
 from unerase.v1.audits_pb2 import (
     Audit,
     AuditCost,
+    AuditEvent,
     AuditState,
     CreateAuditRequest,
     DeleteAuditRequest,
     EvaluationCost,
+    GetAuditRequest,
     GetReportRequest,
     WatchAuditRequest,
 )
@@ -169,6 +174,23 @@ def test_when_an_audit_is_expected_to_end(address: str, script: Script) -> None:
     listed = CliRunner().invoke(app, ["audits", "--address", address], env={"COLUMNS": "120"})
     here = datetime(2027, 3, 4, 5, 6, tzinfo=UTC).astimezone()
     assert f"{here:%Y-%m-%d %H:%M}" in listed.stdout
+
+
+def test_progress_says_when_it_ends() -> None:
+    written = io.StringIO()
+    audit = Audit(id="flying", state=AuditState.AUDIT_STATE_RUNNING, units_total=4)
+    audit.estimated_end_time.FromJsonString("2027-03-04T05:06:07Z")
+    here = datetime(2027, 3, 4, 5, 6, tzinfo=UTC).astimezone()
+    with LiveProgress(Console(file=written, width=120)) as progress:
+        progress.show(AuditEvent(sequence=1, state_changed=audit))
+    assert f"until {here:%Y-%m-%d %H:%M}" in written.getvalue()
+
+
+def test_the_end_is_asked_for_while_it_runs(address: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unerase._commands.following._ASK_SECONDS", -1.0)
+    script.failures["GetAudit"] = [failing(grpc.StatusCode.INTERNAL)] * 2
+    assert run(address, *AUDIT).exit_code == 0
+    assert len(script.seen(GetAuditRequest)) > 3
 
 
 def test_the_plain_words_come_first(address: str, script: Script) -> None:

@@ -1,5 +1,6 @@
 """How a client connects, waits and tries again."""
 
+import re
 import sys
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -10,6 +11,10 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 MOST_SECONDS = 1e8
 """The longest time to wait for anything: three years."""
+
+# What gRPC's metadata can carry, and W3C Trace Context of any version.
+_TOKEN = re.compile(r"[!-~]+")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,10 @@ class ClientSettings:
             # More than gRPC can count, and NaN, which is neither above nor below.
             if not 0 < getattr(self, name) <= MOST_SECONDS:
                 raise ValueError(f"{name} must be above 0 and at most {MOST_SECONDS:g}, not {getattr(self, name)}")
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise ValueError("the token must be printable ASCII without spaces")
+        if self.traceparent is not None and not _TRACEPARENT.fullmatch(self.traceparent):
+            raise ValueError(f"the traceparent must be one of W3C Trace Context, not {self.traceparent!r}")
 
 
 def on_this_machine(address: str) -> bool:
