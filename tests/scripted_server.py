@@ -228,7 +228,6 @@ class _Models(models_pb2_grpc.ModelServiceServicer):
         self._script = script
 
     def ListModels(self, request, context):
-        self._script.begin("ListModels", request, context)
         first = int(request.page_token or 0)
         models = self._script.models
         token = str(first + 2) if first + 2 < len(models) else ""

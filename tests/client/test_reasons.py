@@ -104,8 +104,8 @@ def test_every_code_has_an_exit_code() -> None:
 def test_a_reason_is_said_with_what_to_do(address: str, script: Script, code: grpc.StatusCode, reason: str) -> None:
     later = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=90))
     details = [later] if code == grpc.StatusCode.RESOURCE_EXHAUSTED else []
-    script.failures["ListModels"] = [failing(code, "what is wrong", *details, reason=reason)] * 9
-    ended = CliRunner().invoke(app, ["models", "--address", address], env={"COLUMNS": "400"})
+    script.failures["ListEvaluations"] = [failing(code, "what is wrong", *details, reason=reason)] * 9
+    ended = CliRunner().invoke(app, ["evaluations", "--address", address], env={"COLUMNS": "400"})
     assert ended.exit_code == EXIT_CODES[code]
     assert ended.exit_code != 0
     first, *advice = ended.stderr.splitlines()
