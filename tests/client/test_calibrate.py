@@ -115,3 +115,15 @@ def test_an_audit_that_failed_is_named(address: str, catalogued: Script, tmp_pat
     assert ended.exit_code == ExitCode.AUDIT_FAILED
     assert "an artefact is damaged" in " ".join(ended.stderr.split())
     assert not json.loads(ended.stdout or "{}")
+
+
+def test_the_calibration_may_lie_where_the_reports_make_a_folder(
+    address: str, catalogued: Script, tmp_path: Path
+) -> None:
+    """And where it cannot be written, nothing is audited."""
+    ended = run(address, tmp_path / "missing" / "out.json", "--models", "t/never")
+    assert ended.exit_code == ExitCode.BAD_INPUT
+    assert "No such file or directory" in " ".join(ended.stderr.split())
+    assert not catalogued.requests
+    run(address, tmp_path / "build" / "out.json", "--models", "t/never", "--reports", str(tmp_path / "build" / "all"))
+    assert len(catalogued.seen(CreateAuditRequest)) == 1

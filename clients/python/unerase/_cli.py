@@ -28,10 +28,9 @@ from unerase._commands.options import (
     EvaluationOption,
     Steps,
     evaluation_request,
-    output_file,
 )
 from unerase._commands.output import say, say_lines, tell
-from unerase._files import write_whole
+from unerase._files import check_writable, write_whole
 from unerase._local import local_backend
 from unerase._settings import DEFAULT_ADDRESS
 from unerase._visible import visible
@@ -77,9 +76,7 @@ app.command()(audits.verdict)
 
 @app.command()
 def calibrate(
-    out: Annotated[
-        Path, typer.Option(dir_okay=False, help="Write the calibration here, as JSON.", callback=output_file)
-    ],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Write the calibration here, as JSON.")],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -113,12 +110,15 @@ def calibrate(
     evaluations = [evaluation_request(text) for text in evaluation or ()]
     if data_dir is not None and not local:
         fail("--data-dir is the folder of a backend that --local starts", ExitCode.BAD_INPUT)
+    with reported():
+        # Before anything is audited; the calibration may lie in a folder that the reports make.
+        if reports is not None:
+            reports.mkdir(parents=True, exist_ok=True)
+        check_writable(out)
     with reported(), local_backend(data_dir) if local else nullcontext(address) as at, connected(at) as client:
         sought, reference, names = chosen(client.models(), client.concepts(), concept, model or ())
-        if reports is not None:
-            if len({_file_name(name) for name in names}) < len(names):
-                fail("--reports: the names of two of the models end alike", ExitCode.BAD_INPUT)
-            reports.mkdir(parents=True, exist_ok=True)
+        if reports is not None and len({_file_name(name) for name in names}) < len(names):
+            fail("--reports: the names of two of the models end alike", ExitCode.BAD_INPUT)
         specs = [
             AuditSpec(
                 subject=name,
