@@ -21,6 +21,7 @@ from unerase import AsyncClient, ClientSettings, RetryConfig
 from unerase.v1 import audits_pb2_grpc, models_pb2_grpc
 from unerase.v1.audits_pb2 import (
     Audit,
+    AuditCost,
     AuditEvent,
     AuditState,
     GetReportResponse,
@@ -95,7 +96,18 @@ class Script:
     # What the catalogue holds, listed two a page.
     models: list[Model] = field(default_factory=lambda: [Model(name=f"m{index}") for index in range(5)])
     concepts: list[Concept] = field(default_factory=lambda: [Concept(name=f"c{index}") for index in range(3)])
+    audits: list[Audit] = field(default_factory=lambda: [Audit(id=f"a{index}") for index in range(5)])
+    evaluations: list[EvaluationDescription] = field(
+        default_factory=lambda: [EvaluationDescription(name="noise-based")]
+    )
+    # What an audit would take that is only planned, and the one that has ended.
+    cost: AuditCost = field(default_factory=AuditCost)
+    ended: Audit = field(default_factory=ended_audit)
     truncate: bool = False
+    # The name of every unit, where it is not its own.
+    unit: str = ""
+    # Reports that break after their first piece.
+    report_breaks: int = 0
     # Bytes that every audit carries besides.
     padding: int = 0
     requests: list[Message] = field(default_factory=list)
@@ -139,11 +151,14 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
 
     def CreateAudit(self, request, context):
         self._script.begin("CreateAudit", request, context)
+        if request.validate_only:
+            return Audit(spec=request.spec, cost=self._script.cost)
         return Audit(id=AUDIT_ID, request_id=request.request_id, spec=request.spec)
 
     def GetAudit(self, request, context):
         self._script.begin("GetAudit", request, context)
-        audit = ended_audit()
+        audit = Audit()
+        audit.CopyFrom(self._script.ended)
         audit.verdict.statement += " " * self._script.padding
         audit.state = self._script.state
         if audit.state == AuditState.AUDIT_STATE_FAILED:
@@ -153,9 +168,9 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
     def ListAudits(self, request, context):
         self._script.begin("ListAudits", request, context)
         first = int(request.page_token or 0)
-        last = min(first + request.page_size, 5)
-        page = [Audit(id=f"a{index}") for index in range(first, last)]
-        return ListAuditsResponse(audits=page, next_page_token=str(last) if last < 5 else "")
+        last = min(first + request.page_size, len(self._script.audits))
+        page = self._script.audits[first:last]
+        return ListAuditsResponse(audits=page, next_page_token=str(last) if last < len(self._script.audits) else "")
 
     def WatchAudit(self, request, context):
         self._script.begin("WatchAudit", request, context)
@@ -166,7 +181,10 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
         if breaks is not None:
             stop = min(stop, start + breaks)
         for sequence in range(max(1, start - script.repeated) + script.skipped, stop):
-            yield event(sequence)
+            sent = event(sequence)
+            if self._script.unit and sent.HasField("unit_done"):
+                sent.unit_done.unit = sent.unit_done.evaluation = self._script.unit
+            yield sent
         if breaks is not None and script.after_break is not None:
             script.after_break(context)
 
@@ -187,6 +205,9 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
         else:
             content = json_format.MessageToJson(self._script.report).encode()
         for at in range(0, len(content), 16):
+            if at and self._script.report_breaks:
+                self._script.report_breaks -= 1
+                context.abort(grpc.StatusCode.UNAVAILABLE, "broken")
             first = {"media_type": "text/html", "size_bytes": len(content)} if at == 0 else {}
             yield GetReportResponse(chunk=content[at : at + 16], **first)
             if self._script.truncate:
@@ -199,7 +220,7 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
 
     def ListEvaluations(self, request, context):
         self._script.begin("ListEvaluations", request, context)
-        return ListEvaluationsResponse(evaluations=[EvaluationDescription(name="noise-based")])
+        return ListEvaluationsResponse(evaluations=self._script.evaluations)
 
 
 class _Models(models_pb2_grpc.ModelServiceServicer):

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 # Ray reads these when it is imported. What is set already stays.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -22,7 +23,8 @@ os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from pydantic import Field, model_validator
+from fsspec import get_filesystem_class
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unerase_backend.coordinator.admission import AdmissionSettings
@@ -35,7 +37,7 @@ class ServeSettings(AdmissionSettings, BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    host: str = Field(default="127.0.0.1", description="address the gRPC server and /metrics bind")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address the gRPC server and /metrics bind")
     port: int = Field(default=50051, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
     metrics_port: int | None = Field(
         default=None, ge=0, le=65535, description="port of /metrics; 0 takes a free one; none means no /metrics"
@@ -83,6 +85,28 @@ class ServeSettings(AdmissionSettings, BaseSettings):
     )
     # Ray's own ports are on every interface whatever is asked for: a token keeps others from giving it work.
     ray_auth: Literal["token", "disabled"] = Field(default="token", description="authentication of Ray's own ports")
+
+    @field_validator("trace_endpoint")
+    @classmethod
+    def _name_a_receiver(cls, value: str) -> str:
+        # What reads the port refuses one that is none.
+        place = urlsplit(value)
+        if value and (place.scheme not in ("http", "https") or not place.hostname or place.port == 0):
+            raise ValueError(f"must be as http://127.0.0.1:4317, not {value!r}")
+        return value
+
+    @field_validator("artifacts")
+    @classmethod
+    def _know_the_store(cls, value: str) -> str:
+        scheme, separator, _ = value.partition("://")
+        if separator:
+            if not scheme:
+                raise ValueError(f"{value!r} has no scheme, as s3:// is one")
+            try:
+                get_filesystem_class(scheme)
+            except ImportError as error:
+                raise ValueError(f"{scheme}:// needs a package that is not installed: {error}") from None
+        return value
 
     @model_validator(mode="after")
     def _refuse_unknown_environment(self) -> "ServeSettings":
@@ -152,7 +176,11 @@ def start(settings: ServeSettings) -> Backend:
 
 def main(**options: Any) -> None:
     """Run a backend until SIGTERM or SIGINT; `options` are fields of `ServeSettings`, None stands for the default."""
-    settings = ServeSettings(**{name: value for name, value in options.items() if value is not None})
+    try:
+        settings = ServeSettings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in error.errors()]
+        raise ValueError("\n".join(problems)) from None
     ended = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     backend = start(settings)
@@ -246,6 +274,10 @@ def _file(path: Path | None) -> str:
 def _free_port(host: str) -> int:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        probe.bind((host, 0))
+        try:
+            probe.bind((host, 0))
+        except (OSError, UnicodeError, TypeError) as error:
+            why = getattr(error, "strerror", None) or "it cannot be the name of a host"
+            raise ValueError(f"host: {host[:64]!r} is no address of this machine: {why}") from None
         port: int = probe.getsockname()[1]
         return port

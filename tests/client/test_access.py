@@ -41,6 +41,9 @@ def test_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ({"TLS_CERTIFICATE": "a"}, "both"),
         ({"TLS_KEY": "a"}, "both"),
         ({"TLS": "yes"}, "0 or 1"),
+        ({"TOKEN": "a\nb"}, "printable ASCII"),
+        ({"TOKEN": "\xfc"}, "printable ASCII"),
+        ({"TOKEN_FILE": "/dev/null", "TLS_CERTIFICATE": "a"}, "both"),
     ],
 )
 def test_what_does_not_go_together_is_said(
@@ -53,6 +56,21 @@ def test_what_does_not_go_together_is_said(
     ended = CliRunner().invoke(app, ["models"])
     assert ended.exit_code == 2
     assert says in ended.stderr
+
+
+def test_a_file_that_holds_no_token_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_bytes(bytes(range(256)))
+    monkeypatch.setenv("UNERASE_TOKEN_FILE", str(tmp_path / "token"))
+    ended = CliRunner().invoke(app, ["models"], env={"COLUMNS": "400"})
+    assert ended.exit_code == 2
+    assert "token holds no token" in ended.stderr
+
+
+@pytest.mark.parametrize("traceparent", ["x", "00-abc", "a\nb", "00-" + "g" * 32 + "-" + "0" * 16 + "-00"])
+def test_a_trace_that_is_none_is_said(traceparent: str) -> None:
+    ended = CliRunner().invoke(app, ["models"], env={"TRACEPARENT": traceparent})
+    assert ended.exit_code == 2
+    assert "W3C Trace Context" in ended.stderr
 
 
 def test_a_token_in_the_clear_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,8 @@ from typer.testing import CliRunner, Result
 from scripted_server import AUDIT_ID, QUICK, Script, failing
 from unerase import Client, UneraseError
 from unerase._calibration import chosen, persistently
-from unerase._cli import AUDIT_FAILED, BAD_INPUT, app
+from unerase._cli import app
+from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest, Manifest, ReportContent
 from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept
@@ -107,17 +108,29 @@ def test_a_connection_that_breaks_is_no_end(address: str, catalogued: Script, tm
 
 def test_what_cannot_be_calibrated_is_said(address: str, catalogued: Script, tmp_path: Path) -> None:
     ended = run(address, tmp_path / "out.json", "--models", "t/reference")
-    assert ended.exit_code == BAD_INPUT
+    assert ended.exit_code == ExitCode.BAD_INPUT
     assert "there is no audit of a model that never learned it" in " ".join(ended.stderr.split())
     assert not (tmp_path / "out.json").exists()
     ended = run(address, tmp_path / "out.json", "--concept", "moon")
-    assert ended.exit_code == BAD_INPUT
+    assert ended.exit_code == ExitCode.BAD_INPUT
     assert "concept: must be one that some model never learned" in " ".join(ended.stderr.split())
 
 
 def test_an_audit_that_failed_is_named(address: str, catalogued: Script, tmp_path: Path) -> None:
     catalogued.state = AuditState.AUDIT_STATE_FAILED
     ended = run(address, tmp_path / "out.json", "--models", "t/never")
-    assert ended.exit_code == AUDIT_FAILED
+    assert ended.exit_code == ExitCode.AUDIT_FAILED
     assert "an artefact is damaged" in " ".join(ended.stderr.split())
     assert not json.loads(ended.stdout or "{}")
+
+
+def test_the_calibration_may_lie_where_the_reports_make_a_folder(
+    address: str, catalogued: Script, tmp_path: Path
+) -> None:
+    """And where it cannot be written, nothing is audited."""
+    ended = run(address, tmp_path / "missing" / "out.json", "--models", "t/never")
+    assert ended.exit_code == ExitCode.BAD_INPUT
+    assert "No such file or directory" in " ".join(ended.stderr.split())
+    assert not catalogued.requests
+    run(address, tmp_path / "build" / "out.json", "--models", "t/never", "--reports", str(tmp_path / "build" / "all"))
+    assert len(catalogued.seen(CreateAuditRequest)) == 1

@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import threading
 import time
+from math import inf, nan
 from pathlib import Path
 
 import grpc
@@ -338,7 +339,13 @@ def test_tls(connect, script: Script, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_attempts": 0}, {"max_attempts": 6}, {"initial_backoff_seconds": 0}, {"multiplier": 0.5}],
+    [
+        {"max_attempts": 0},
+        {"max_attempts": -1},
+        {"initial_backoff_seconds": 0},
+        {"multiplier": 0.5},
+        {"multiplier": nan},
+    ],
 )
 def test_retries_are_checked(options: dict) -> None:
     with pytest.raises(ValueError, match="must be"):
@@ -347,3 +354,10 @@ def test_retries_are_checked(options: dict) -> None:
 
 def test_a_key_is_not_shown() -> None:
     assert "secret" not in repr(TLSConfig(client_key=b"secret"))
+
+
+@pytest.mark.parametrize("name", ["timeout_seconds", "transfer_timeout_seconds", "watch_patience_seconds"])
+@pytest.mark.parametrize("seconds", [0, -1, nan, inf, 1e300])
+def test_times_are_checked(name: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be above 0"):
+        ClientSettings(**{name: seconds})

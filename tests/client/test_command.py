@@ -13,7 +13,8 @@ from google.rpc import error_details_pb2
 from typer.testing import CliRunner, Result
 
 from scripted_server import AUDIT_ID, EVENTS, Script, failing
-from unerase._cli import BAD_INPUT, app
+from unerase._cli import app
+from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, ReportContent, Tolerances
 from unerase.v1.models_pb2 import DeleteConceptRequest
 from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Judgement, Observation, SampleStatus
@@ -35,7 +36,18 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command() -> None:
     shown = command("--help")
     assert shown.returncode == 0
-    for name in ("serve", "audit", "watch", "report", "models", "concepts", "evaluations", "audits", "cancel"):
+    for name in (
+        "serve",
+        "audit",
+        "watch",
+        "report",
+        "models",
+        "concepts",
+        "evaluations",
+        "audits",
+        "cancel",
+        "delete",
+    ):
         assert name in shown.stdout
 
 
@@ -52,7 +64,7 @@ def test_health_is_an_exit_code_with_a_word(address: str) -> None:
     assert (run(address, "health").exit_code, run(address, "health").output) == (0, "serving\n")
     draining = run(address, "health", "draining")
     assert (draining.exit_code, draining.output) == (1, "draining is not serving\n")
-    assert run(address, "health", "nowhere").exit_code == BAD_INPUT
+    assert run(address, "health", "nowhere").exit_code == ExitCode.BAD_INPUT
     assert run("127.0.0.1:1", "health", "--timeout", "1").exit_code == 4
 
 
@@ -156,14 +168,14 @@ def test_a_bad_concept_file_is_refused_here(
     text = CONCEPT.replace("[pictures, more.png]", "pictures")
     concept_file.write_text(text.replace(before, after) if before != CONCEPT else after)
     ended = run(address, "concepts", "create", str(concept_file))
-    assert ended.exit_code == BAD_INPUT
+    assert ended.exit_code == ExitCode.BAD_INPUT
     assert problem in ended.stderr.replace("\n", " ")
     assert not script.uploads
 
 
 def test_an_option_in_the_wrong_place_is_not_swallowed(address: str, script: Script) -> None:
     ended = CliRunner().invoke(app, ["concepts", "--address", address, "delete", "mine/hourglass"])
-    assert ended.exit_code == BAD_INPUT
+    assert ended.exit_code == ExitCode.BAD_INPUT
     assert "options come after delete" in ended.stderr
     assert not script.requests
 
@@ -171,7 +183,7 @@ def test_an_option_in_the_wrong_place_is_not_swallowed(address: str, script: Scr
 @pytest.mark.parametrize("text", ["excess", "excess=much", "patience=1", ""])
 def test_a_tolerance_that_is_none_is_refused(address: str, script: Script, text: str) -> None:
     ended = run(address, *AUDIT, "--tolerance", text)
-    assert ended.exit_code == BAD_INPUT
+    assert ended.exit_code == ExitCode.BAD_INPUT
     assert f"--tolerance {text}: " in ended.stderr
     assert not script.seen(CreateAuditRequest)
 
@@ -246,20 +258,25 @@ def test_bad_fields_are_named(address: str, script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "exit_code"),
+    ("code", "exit_code", "advice"),
     [
-        (grpc.StatusCode.NOT_FOUND, 2),
-        (grpc.StatusCode.FAILED_PRECONDITION, 2),
-        (grpc.StatusCode.UNAUTHENTICATED, 2),
-        (grpc.StatusCode.INTERNAL, 1),
-        (grpc.StatusCode.DEADLINE_EXCEEDED, 4),
+        (grpc.StatusCode.NOT_FOUND, 2, []),
+        (grpc.StatusCode.FAILED_PRECONDITION, 2, []),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 2, ["Try again later."]),
+        (
+            grpc.StatusCode.UNAUTHENTICATED,
+            2,
+            ["Give a token: UNERASE_TOKEN, or UNERASE_TOKEN_FILE with the name of its file."],
+        ),
+        (grpc.StatusCode.INTERNAL, 1, ["Tell whoever runs the backend; its log has more."]),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 4, ["The backend was too slow to answer; try again."]),
     ],
 )
-def test_exit_codes(address: str, script: Script, code: grpc.StatusCode, exit_code: int) -> None:
+def test_exit_codes(address: str, script: Script, code: grpc.StatusCode, exit_code: int, advice: list[str]) -> None:
     script.failures["GetReport"] = [failing(code, "the reason")]
     ended = run(address, "report", AUDIT_ID, "--json")
     assert ended.exit_code == exit_code
-    assert ended.stderr.strip() == "the reason"
+    assert ended.stderr.splitlines() == ["the reason", *advice]
 
 
 def test_an_audit_that_failed_exits_with_3(address: str, script: Script) -> None:
@@ -275,7 +292,7 @@ def test_an_audit_that_failed_exits_with_3(address: str, script: Script) -> None
 def test_without_the_backend_the_command_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    monkeypatch.setattr("unerase._cli.entry_points", lambda **_: ())
+    monkeypatch.setattr("unerase._commands.backend.entry_points", lambda **_: ())
     ended = CliRunner().invoke(app, arguments)
     assert ended.exit_code == 2
     assert "unerase[server]" in ended.stderr
@@ -283,7 +300,7 @@ def test_without_the_backend_the_command_says_how_to_install_it(
 
 def test_a_backend_that_is_installed_in_part_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint(name="verdict", group="unerase.server", value="no_such_module:verdict")
-    monkeypatch.setattr("unerase._cli.entry_points", lambda **_: (entry,))
+    monkeypatch.setattr("unerase._commands.backend.entry_points", lambda **_: (entry,))
     ended = CliRunner().invoke(app, ["verdict", "observations.parquet"])
     assert ended.exit_code == 2
     assert "no_such_module is missing" in ended.stderr
@@ -339,7 +356,7 @@ def test_a_verdict_needs_no_backend(observations: Path) -> None:
 def test_what_no_verdict_follows_from_is_said(observations: Path, arguments: list[str], said: str) -> None:
     given = [str(observations) if argument == "{file}" else argument for argument in arguments]
     ended = CliRunner().invoke(app, ["verdict", *given], env={"COLUMNS": "400"})
-    assert ended.exit_code == BAD_INPUT
+    assert ended.exit_code == ExitCode.BAD_INPUT
     assert said in ended.stderr
     assert ended.stdout == ""
 

@@ -106,7 +106,7 @@ async def guarded(
     file = folder / "tokens.json"
     made = {scope: tokens.create(file, scope.replace(":", "-"), "acme", [scope], 1) for scope in SCOPES}
     made["other"] = tokens.create(file, "other", "rival", list(SCOPES), 1)
-    made["expired"] = tokens.create(file, "expired", "acme", list(SCOPES), 0)
+    made["expired"] = tokens.create(file, "expired", "acme", list(SCOPES), 1e-9)
     certificates = Certificates.of(*written(folder, authority), "")
     assert certificates is not None
     metrics, gate = Metrics(), Gate(file)

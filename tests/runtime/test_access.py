@@ -1,6 +1,7 @@
 """Tokens: who is let in, with what, until when; and the operator's file of them."""
 
 import json
+import math
 import stat
 from pathlib import Path
 
@@ -117,7 +118,10 @@ def test_the_file_holds_hashes_and_is_its_owners(file: Path) -> None:
     assert token.removeprefix(access.PREFIX) not in content
     assert json.loads(content)["tokens"][0]["sha256"] == hash_of(token)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert not [path for path in file.parent.iterdir() if path != file]
+    lock = file.parent / ".tokens.json.lock"
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    assert lock.read_bytes() == b""
+    assert set(file.parent.iterdir()) == {file, lock}
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,13 @@ def test_a_bad_token_is_not_made(file: Path, name: str, tenant: str, scopes: lis
     with pytest.raises(ValueError, match=says):
         tokens.create(file, name, tenant, scopes, 1)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("days", [math.inf, -math.inf, math.nan, 0, -1, 1e9, 3651])
+def test_a_token_has_an_end_that_is_a_date(file: Path, days: float) -> None:
+    with pytest.raises(ValueError, match="days: must be above 0 and at most 3650"):
+        tokens.create(file, "ci", "acme", ["audit:read"], days)
+    assert not file.exists()
 
 
 def test_what_is_not_there_is_not_revoked(file: Path) -> None:

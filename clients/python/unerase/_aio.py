@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,14 +15,17 @@ import grpc
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from unerase._client import joined, upload_of
+from unerase._arrow import need_arrow, table_of
+from unerase._client import joined, new_id, upload_of
 from unerase._errors import UneraseError, error_of
+from unerase._repeating import Attempts
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
 from unerase._watching import ENDED, Watching
 from unerase.v1.audits_pb2 import (
     Audit,
     AuditEvent,
     AuditSpec,
+    AuditView,
     CancelAuditRequest,
     CreateAuditRequest,
     DeleteAuditRequest,
@@ -51,6 +53,8 @@ from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase.v1.types_pb2 import Concept
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from unerase.v1.audits_pb2_grpc import AuditServiceAsyncStub
     from unerase.v1.models_pb2_grpc import ModelServiceAsyncStub
 
@@ -86,24 +90,36 @@ class AsyncClient:
             await channel.close()
 
     async def create_audit(
-        self, spec: AuditSpec, *, request_id: str | None = None, timeout: float | None = None
+        self,
+        spec: AuditSpec,
+        *,
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
     ) -> Audit:
         """Ask for an audit and return it as accepted, every default filled in.
 
-        The `request_id`, made here unless given, makes repeating safe: the same id and spec are the same audit.
+        The `request_id`, made here unless given, makes repeating safe: the same id and spec are the same audit. With
+        `validate_only` it is planned and not run: what is returned has no id, and says in `cost` what it would take.
         """
-        request = CreateAuditRequest(request_id=request_id or uuid.uuid4().hex, spec=spec)
-        return await self._ask(self._audits().CreateAudit, request, timeout)
+        request = CreateAuditRequest(request_id=new_id(request_id), spec=spec, validate_only=validate_only)
+        return await self._ask(self._audits().CreateAudit, request, timeout, creates=True)
 
     async def get_audit(self, audit_id: str, *, timeout: float | None = None) -> Audit:
         """Return the audit as it is now."""
         return await self._ask(self._audits().GetAudit, GetAuditRequest(id=audit_id), timeout)
 
-    async def audits(self, *, page_size: int = 100, timeout: float | None = None) -> AsyncIterator[Audit]:
-        """Yield all audits, the newest first, fetched by pages."""
+    async def audits(
+        self,
+        *,
+        page_size: int = 100,
+        view: AuditView.ValueType = AuditView.AUDIT_VIEW_BASIC,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Audit]:
+        """Yield all audits, the newest first, fetched by pages; the verdicts' figures only in the full `view`."""
         token = ""
         while True:
-            request = ListAuditsRequest(page_size=page_size, page_token=token)
+            request = ListAuditsRequest(page_size=page_size, page_token=token, view=view)
             page = await self._ask(self._audits().ListAudits, request, timeout)
             for audit in page.audits:
                 yield audit
@@ -151,13 +167,18 @@ class AsyncClient:
     ) -> Audit:
         """Ask for an audit, watch it to its end and return it: succeeded with its verdict, failed or cancelled.
 
-        `on_event` is called with each event. A `timeout` ends the waiting, not the audit.
+        `on_event` is called with each event. A `timeout` ends the waiting, not the audit, whose id is then in the
+        error's `metadata["audit"]`.
         """
         audit = await self.create_audit(spec, request_id=request_id)
-        async for event in self.watch(audit.id, timeout=timeout):
-            if on_event is not None:
-                on_event(event)
-        return await self.get_audit(audit.id)
+        try:
+            async for event in self.watch(audit.id, timeout=timeout):
+                if on_event is not None:
+                    on_event(event)
+            return await self.get_audit(audit.id)
+        except UneraseError as error:
+            error.metadata.setdefault("audit", audit.id)
+            raise
 
     async def cancel(self, audit_id: str, *, timeout: float | None = None) -> Audit:
         """Cancel the audit; one that has ended stays as it is."""
@@ -165,7 +186,7 @@ class AsyncClient:
 
     async def delete(self, audit_id: str, *, timeout: float | None = None) -> None:
         """Delete an audit that has ended."""
-        await self._ask(self._audits().DeleteAudit, DeleteAuditRequest(id=audit_id), timeout)
+        await self._ask(self._audits().DeleteAudit, DeleteAuditRequest(id=audit_id), timeout, safe=False)
 
     async def report(
         self,
@@ -193,6 +214,15 @@ class AsyncClient:
     async def report_parquet(self, audit_id: str, *, timeout: float | None = None) -> bytes:
         """Return the observations of an audit that has succeeded, as the Parquet file that `unerase verdict` reads."""
         return await self.report(audit_id, ReportFormat.REPORT_FORMAT_PARQUET, timeout=timeout)
+
+    async def observations(self, audit_id: str, *, timeout: float | None = None) -> pyarrow.Table:
+        """Return the observations of an audit that has succeeded as an Arrow table, one row an observation.
+
+        Needs pyarrow: `pip install 'unerase[arrow]'`. Its columns are those of docs/client.md.
+        """
+        need_arrow()
+        content = await self.report_parquet(audit_id, timeout=timeout)
+        return await asyncio.to_thread(table_of, content)
 
     async def artifact(self, audit_id: str, digest: str, *, timeout: float | None = None) -> bytes:
         """Return an artefact of the audit, as a PNG that its report names by SHA-256."""
@@ -256,37 +286,58 @@ class AsyncClient:
         Pictures are PNG files, square and all of one side; with a `tile` each is a sheet of square tiles of that side.
         The `request_id`, made here unless given, makes repeating safe: the same id and content are the same concept.
         """
-        upload = upload_of(concept, pictures, near_misses, tile, request_id or uuid.uuid4().hex)
-        limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
-        try:
-            return await self._catalogue().CreateConcept(upload, timeout=limit, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise error_of(error) from None
+        request_id = new_id(request_id)
+        create = self._catalogue().CreateConcept
+        attempts = Attempts(self._settings, timeout, seconds=self._settings.transfer_timeout_seconds, creates=True)
+        return await self._repeated(
+            attempts,
+            lambda limit: create(
+                upload_of(concept, pictures, near_misses, tile, request_id), timeout=limit, metadata=self._metadata()
+            ),
+        )
 
     async def delete_concept(self, name: str, *, timeout: float | None = None) -> None:
         """Delete a custom concept; its audits keep what they have of it."""
-        await self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout)
+        await self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout, safe=False)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (*self._token, *trace_metadata(self._settings))
 
     async def _ask(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout: float | None
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout: float | None,
+        *,
+        safe: bool = True,
+        creates: bool = False,
     ) -> Response:
-        try:
-            limit = self._settings.timeout_seconds if timeout is None else timeout
-            return await method(request, timeout=limit, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise error_of(error) from None
+        attempts = Attempts(self._settings, timeout, safe=safe, creates=creates)
+        return await self._repeated(attempts, lambda limit: method(request, timeout=limit, metadata=self._metadata()))
 
     async def _fetch(
         self, method: grpc.aio.UnaryStreamMultiCallable[Request, Piece], request: Request, timeout: float | None
     ) -> bytes:
-        limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
-        try:
-            return joined([piece async for piece in method(request, timeout=limit, metadata=self._metadata())])
-        except grpc.RpcError as error:
-            raise error_of(error) from None
+        async def pieces(limit: float) -> list[Piece]:
+            return [piece async for piece in method(request, timeout=limit, metadata=self._metadata())]
+
+        attempts = Attempts(self._settings, timeout, seconds=self._settings.transfer_timeout_seconds)
+        return joined(await self._repeated(attempts, pieces))
+
+    async def _repeated(self, attempts: Attempts, call: Callable[[float], Awaitable[Response]]) -> Response:
+        """Return what a call gives that is told how long it may take, repeated where that is safe."""
+        channel = self._open()
+        while True:
+            try:
+                return await call(attempts.remaining())
+            except grpc.RpcError as error:
+                failure = error_of(error)
+            wait = attempts.delay(failure)
+            if self._channel is channel:
+                await asyncio.sleep(wait)
+            # Whoever closed the client meanwhile wants no more of it.
+            if self._channel is not channel:
+                raise failure
 
     def _audits(self) -> AuditServiceAsyncStub:
         return AuditServiceStub(self._open())

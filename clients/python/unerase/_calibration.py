@@ -16,6 +16,9 @@ from unerase.v1.types_pb2 import Concept
 
 Answer = TypeVar("Answer")
 
+# A machine with more to do than it can is late, too.
+_PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
 
 def chosen(
     models: Iterable[Model], concepts: Iterable[Concept], concept: str, names: Sequence[str]
@@ -94,7 +97,7 @@ def persistently(call: Callable[[str], Answer], audit_id: str, patience_seconds:
         try:
             return call(audit_id)
         except UneraseError as error:
-            if error.code != grpc.StatusCode.UNAVAILABLE or time.monotonic() > give_up:
+            if error.code not in _PASSING or time.monotonic() > give_up:
                 raise
         # A machine with more to do than it can takes its time to answer.
         time.sleep(1.0)

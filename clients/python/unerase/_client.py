@@ -9,19 +9,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import grpc
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from unerase._arrow import need_arrow, table_of
 from unerase._errors import UneraseError, error_of
+from unerase._repeating import Attempts
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
 from unerase._watching import ENDED, Watching
 from unerase.v1.audits_pb2 import (
     Audit,
     AuditEvent,
     AuditSpec,
+    AuditView,
     CancelAuditRequest,
     CreateAuditRequest,
     DeleteAuditRequest,
@@ -51,6 +54,9 @@ from unerase.v1.models_pb2 import (
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase.v1.types_pb2 import Concept
 
+if TYPE_CHECKING:
+    import pyarrow
+
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 Piece = TypeVar("Piece", GetReportResponse, ReadArtifactResponse)
@@ -71,6 +77,11 @@ def joined(pieces: Sequence[GetReportResponse] | Sequence[ReadArtifactResponse])
             grpc.StatusCode.DATA_LOSS, f"{len(content)} bytes came instead of {size}", reason="TRANSFER_INCOMPLETE"
         )
     return content
+
+
+def new_id(request_id: str | None) -> str:
+    """Return a request id: the caller's, or one of this call's own."""
+    return uuid.uuid4().hex if request_id is None else request_id
 
 
 def upload_of(
@@ -116,23 +127,37 @@ class Client:
                 self._channel.close()
                 self._channel = None
 
-    def create_audit(self, spec: AuditSpec, *, request_id: str | None = None, timeout: float | None = None) -> Audit:
+    def create_audit(
+        self,
+        spec: AuditSpec,
+        *,
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> Audit:
         """Ask for an audit and return it as accepted, every default filled in.
 
-        The `request_id`, made here unless given, makes repeating safe: the same id and spec are the same audit.
+        The `request_id`, made here unless given, makes repeating safe: the same id and spec are the same audit. With
+        `validate_only` it is planned and not run: what is returned has no id, and says in `cost` what it would take.
         """
-        request = CreateAuditRequest(request_id=request_id or uuid.uuid4().hex, spec=spec)
-        return self._ask(self._audits().CreateAudit, request, timeout)
+        request = CreateAuditRequest(request_id=new_id(request_id), spec=spec, validate_only=validate_only)
+        return self._ask(self._audits().CreateAudit, request, timeout, creates=True)
 
     def get_audit(self, audit_id: str, *, timeout: float | None = None) -> Audit:
         """Return the audit as it is now."""
         return self._ask(self._audits().GetAudit, GetAuditRequest(id=audit_id), timeout)
 
-    def audits(self, *, page_size: int = 100, timeout: float | None = None) -> Iterator[Audit]:
-        """Yield all audits, the newest first, fetched by pages."""
+    def audits(
+        self,
+        *,
+        page_size: int = 100,
+        view: AuditView.ValueType = AuditView.AUDIT_VIEW_BASIC,
+        timeout: float | None = None,
+    ) -> Iterator[Audit]:
+        """Yield all audits, the newest first, fetched by pages; the verdicts' figures only in the full `view`."""
         token = ""
         while True:
-            request = ListAuditsRequest(page_size=page_size, page_token=token)
+            request = ListAuditsRequest(page_size=page_size, page_token=token, view=view)
             page = self._ask(self._audits().ListAudits, request, timeout)
             yield from page.audits
             token = page.next_page_token
@@ -177,13 +202,18 @@ class Client:
     ) -> Audit:
         """Ask for an audit, watch it to its end and return it: succeeded with its verdict, failed or cancelled.
 
-        `on_event` is called with each event. A `timeout` ends the waiting, not the audit.
+        `on_event` is called with each event. A `timeout` ends the waiting, not the audit, whose id is then in the
+        error's `metadata["audit"]`.
         """
         audit = self.create_audit(spec, request_id=request_id)
-        for event in self.watch(audit.id, timeout=timeout):
-            if on_event is not None:
-                on_event(event)
-        return self.get_audit(audit.id)
+        try:
+            for event in self.watch(audit.id, timeout=timeout):
+                if on_event is not None:
+                    on_event(event)
+            return self.get_audit(audit.id)
+        except UneraseError as error:
+            error.metadata.setdefault("audit", audit.id)
+            raise
 
     def cancel(self, audit_id: str, *, timeout: float | None = None) -> Audit:
         """Cancel the audit; one that has ended stays as it is."""
@@ -191,7 +221,7 @@ class Client:
 
     def delete(self, audit_id: str, *, timeout: float | None = None) -> None:
         """Delete an audit that has ended."""
-        self._ask(self._audits().DeleteAudit, DeleteAuditRequest(id=audit_id), timeout)
+        self._ask(self._audits().DeleteAudit, DeleteAuditRequest(id=audit_id), timeout, safe=False)
 
     def report(
         self,
@@ -217,6 +247,15 @@ class Client:
     def report_parquet(self, audit_id: str, *, timeout: float | None = None) -> bytes:
         """Return the observations of an audit that has succeeded, as the Parquet file that `unerase verdict` reads."""
         return self.report(audit_id, ReportFormat.REPORT_FORMAT_PARQUET, timeout=timeout)
+
+    def observations(self, audit_id: str, *, timeout: float | None = None) -> pyarrow.Table:
+        """Return the observations of an audit that has succeeded as an Arrow table, one row an observation.
+
+        Needs pyarrow: `pip install 'unerase[arrow]'`. Its columns are those of docs/client.md.
+        """
+        need_arrow()
+        content = self.report_parquet(audit_id, timeout=timeout)
+        return table_of(content)
 
     def artifact(self, audit_id: str, digest: str, *, timeout: float | None = None) -> bytes:
         """Return an artefact of the audit, as a PNG that its report names by SHA-256."""
@@ -280,37 +319,58 @@ class Client:
         Pictures are PNG files, square and all of one side; with a `tile` each is a sheet of square tiles of that side.
         The `request_id`, made here unless given, makes repeating safe: the same id and content are the same concept.
         """
-        upload = upload_of(concept, pictures, near_misses, tile, request_id or uuid.uuid4().hex)
-        limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
-        try:
-            return self._catalogue().CreateConcept(upload, timeout=limit, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise error_of(error) from None
+        request_id = new_id(request_id)
+        create = self._catalogue().CreateConcept
+        attempts = Attempts(self._settings, timeout, seconds=self._settings.transfer_timeout_seconds, creates=True)
+        return self._repeated(
+            attempts,
+            lambda limit: create(
+                upload_of(concept, pictures, near_misses, tile, request_id), timeout=limit, metadata=self._metadata()
+            ),
+        )
 
     def delete_concept(self, name: str, *, timeout: float | None = None) -> None:
         """Delete a custom concept; its audits keep what they have of it."""
-        self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout)
+        self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout, safe=False)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (*self._token, *trace_metadata(self._settings))
 
     def _ask(
-        self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout: float | None
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout: float | None,
+        *,
+        safe: bool = True,
+        creates: bool = False,
     ) -> Response:
-        try:
-            limit = self._settings.timeout_seconds if timeout is None else timeout
-            return method(request, timeout=limit, metadata=self._metadata())
-        except grpc.RpcError as error:
-            raise error_of(error) from None
+        attempts = Attempts(self._settings, timeout, safe=safe, creates=creates)
+        return self._repeated(attempts, lambda limit: method(request, timeout=limit, metadata=self._metadata()))
 
     def _fetch(
         self, method: grpc.UnaryStreamMultiCallable[Request, Piece], request: Request, timeout: float | None
     ) -> bytes:
-        limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
-        try:
-            return joined(list(method(request, timeout=limit, metadata=self._metadata())))
-        except grpc.RpcError as error:
-            raise error_of(error) from None
+        def pieces(limit: float) -> list[Piece]:
+            return list(method(request, timeout=limit, metadata=self._metadata()))
+
+        attempts = Attempts(self._settings, timeout, seconds=self._settings.transfer_timeout_seconds)
+        return joined(self._repeated(attempts, pieces))
+
+    def _repeated(self, attempts: Attempts, call: Callable[[float], Response]) -> Response:
+        """Return what a call gives that is told how long it may take, repeated where that is safe."""
+        channel = self._open()
+        while True:
+            try:
+                return call(attempts.remaining())
+            except grpc.RpcError as error:
+                failure = error_of(error)
+            wait = attempts.delay(failure)
+            if self._channel is channel:
+                time.sleep(wait)
+            # Whoever closed the client meanwhile wants no more of it.
+            if self._channel is not channel:
+                raise failure
 
     def _audits(self) -> AuditServiceStub:
         return AuditServiceStub(self._open())

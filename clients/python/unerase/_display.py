@@ -1,14 +1,17 @@
 """How the command shows audits on a terminal."""
 
+from datetime import UTC
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from unerase._visible import isolated, visible
 from unerase.v1.audits_pb2 import Audit, AuditEvent, AuditState
 from unerase.v1.types_pb2 import ModelRole
 from unerase.v1.verdicts_pb2 import Conclusion, Estimate, Outcome, Rate, Verdict
@@ -21,21 +24,23 @@ _COLOURS = {
 
 
 class LiveProgress:
-    """A bar that follows an audit's events."""
+    """A bar that follows an audit's events; a `hidden` one writes nothing."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, hidden: bool = False) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f} units"),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[expected]}", markup=False),
             console=console,
+            disable=hidden,
         )
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
         self._progress.start()
-        self._task = self._progress.add_task("asking", total=1)
+        self._task = self._progress.add_task("asking", total=1, expected="")
         return self
 
     def __exit__(
@@ -53,6 +58,7 @@ class LiveProgress:
                 self._progress.update(
                     self._task, description=state_name(audit), total=audit.units_total, completed=audit.units_done
                 )
+                self.expect(audit)
             case "unit_done":
                 done = event.unit_done
                 self._progress.update(self._task, advance=1, description=_unit(done.evaluation, done.role))
@@ -61,7 +67,13 @@ class LiveProgress:
                 share = f" step {at.step}/{at.steps}" if at.steps else ""
                 self._progress.update(self._task, description=_unit(at.evaluation, at.role) + share)
             case "delayed":
-                self._progress.update(self._task, description=f"waiting: {event.delayed.message}")
+                self._progress.update(self._task, description=visible(f"waiting: {event.delayed.message}"))
+
+    def expect(self, audit: Audit) -> None:
+        """Show when the audit is expected to end, as far as that is known."""
+        if self._task is not None:
+            known = audit.HasField("estimated_end_time")
+            self._progress.update(self._task, expected=f"until {local_time(audit.estimated_end_time)}" if known else "")
 
 
 def event_line(event: AuditEvent) -> str:
@@ -84,26 +96,61 @@ def event_line(event: AuditEvent) -> str:
 
 def state_name(audit: Audit) -> str:
     """Return the audit's state as a word."""
-    return name_of(AuditState.Name(audit.state), "AUDIT_STATE_")
+    return enum_name(AuditState, audit.state, "AUDIT_STATE_")
 
 
-def name_of(value: str, prefix: str) -> str:
-    """Return an enum value's name as people write it."""
-    return value.removeprefix(prefix).lower().replace("_", " ")
+def enum_name(enum: Any, value: int, prefix: str) -> str:
+    """Return an enum value's name as people write it; its number where a newer backend has more of them."""
+    try:
+        name: str = enum.Name(value)
+    except ValueError:
+        return str(value)
+    return name.removeprefix(prefix).lower().replace("_", " ")
+
+
+def show_cost(console: Console, planned: Audit) -> None:
+    """Print what an audit would take."""
+    cost = planned.cost
+    table = Table(box=None, pad_edge=False)
+    table.add_column("evaluation")
+    for column in ("units", "pictures", "rows of the network"):
+        table.add_column(column, justify="right")
+    for each in cost.evaluations:
+        table.add_row(each.evaluation, f"{each.units:,}", f"{each.pictures:,}", f"{each.rows:,}")
+    table.add_row("all", f"{cost.units:,}", f"{cost.pictures:,}", f"{cost.rows:,}", style="bold")
+    console.print(table)
+    console.print(f"{cost.stored_bytes:,} bytes in the database when it is created")
+    if cost.HasField("estimated_duration"):
+        console.print(f"about {_duration(cost.estimated_duration.seconds)}, from what this backend did before")
+    else:
+        console.print("how long it takes is not known: this backend has run nothing that compares")
+
+
+def local_time(time: Timestamp) -> str:
+    """Return a time to the minute on this machine's clock, or nothing where it is none that a calendar has."""
+    try:
+        return time.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError):
+        return ""
 
 
 def show_verdict(console: Console, audit: Audit) -> None:
-    """Print the verdict, its evidence, and the evaluations in a table."""
+    """Print the verdict in plain words and what it takes as given, then the evidence and a table of the evaluations."""
     verdict = audit.verdict
-    conclusion = name_of(Conclusion.Name(verdict.conclusion), "CONCLUSION_")
+    conclusion = enum_name(Conclusion, verdict.conclusion, "CONCLUSION_")
     damaged = ", damaged" if verdict.damaged else ""
-    heading = Text(f"{audit.spec.subject}: {audit.spec.concept} is {conclusion}{damaged}")
+    heading = _text(f"{audit.spec.subject}: {audit.spec.concept} is {conclusion}{damaged}")
     heading.stylize(f"bold {_COLOURS.get(verdict.conclusion, 'yellow')}")
     console.print()
     console.print(heading)
-    console.print(Text(verdict.statement))
+    if verdict.summary:
+        console.print(_text(verdict.summary))
+    for sentence in verdict.assumptions:
+        console.print(_text(f"Assumed: {sentence}"))
+    console.print()
+    console.print(_text(verdict.statement))
     for sentence in verdict.evidence:
-        console.print(Padding(Text(f"- {sentence}"), (0, 0, 0, 2)))
+        console.print(Padding(_text(f"- {sentence}"), (0, 0, 0, 2)))
     console.print()
     console.print(_evaluations(verdict))
     likelihood = verdict.likelihood
@@ -118,7 +165,7 @@ def show_verdict(console: Console, audit: Audit) -> None:
         )
     if verdict.HasField("interference"):
         console.print(Text(f"detection lost on other concepts {_estimate(verdict.interference.loss)}"))
-    console.print(Text(f"audit {audit.id}   seed base {audit.spec.seed_base}", style="dim"))
+    console.print(Text(visible(f"audit {audit.id}   seed base {audit.spec.seed_base}"), style="dim"))
 
 
 def _evaluations(verdict: Verdict) -> Table:
@@ -139,9 +186,18 @@ def _evaluations(verdict: Verdict) -> Table:
             if result.HasField("excess")
             else "-",
             f"{result.excess.p_holm:.2g}" if result.HasField("excess") else "-",
-            name_of(Outcome.Name(result.outcome), "OUTCOME_"),
+            enum_name(Outcome, result.outcome, "OUTCOME_"),
         )
     return table
+
+
+def _text(text: str) -> Text:
+    return Text(isolated(text))
+
+
+def _duration(seconds: int) -> str:
+    hours, minutes = divmod(max(1, round(seconds / 60)), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def _rate(rate: Rate, known: bool) -> str:
@@ -153,4 +209,4 @@ def _estimate(estimate: Estimate) -> str:
 
 
 def _unit(evaluation: str, role: ModelRole.ValueType) -> str:
-    return f"{evaluation} / {name_of(ModelRole.Name(role), 'MODEL_ROLE_')}"
+    return visible(f"{evaluation} / {enum_name(ModelRole, role, 'MODEL_ROLE_')}")

@@ -20,7 +20,7 @@ def settings_from_environment() -> ClientSettings:
     """Return a client's settings.
 
     Raises:
-        ValueError: variables that do not go together.
+        ValueError: variables that do not go together, or hold what they may not.
         OSError: a file cannot be read.
     """
     told = {name: os.environ.get(f"UNERASE_{name}", "") for name in _NAMES}
@@ -30,7 +30,7 @@ def settings_from_environment() -> ClientSettings:
         raise ValueError("UNERASE_TLS_CERTIFICATE and UNERASE_TLS_KEY: give both, or neither")
     if told["TLS"] not in ("", "0", "1"):
         raise ValueError(f"UNERASE_TLS must be 0 or 1, not {told['TLS']!r}")
-    token = Path(told["TOKEN_FILE"]).read_text().strip() if told["TOKEN_FILE"] else told["TOKEN"]
+    token = _token(told["TOKEN_FILE"]) if told["TOKEN_FILE"] else told["TOKEN"]
     encrypted = told["TLS"] == "1" or told["TLS_CA"] or told["TLS_CERTIFICATE"]
     tls = TLSConfig(
         root_certificates=_content(told["TLS_CA"]),
@@ -44,6 +44,13 @@ def settings_from_environment() -> ClientSettings:
 
 
 _NAMES = ("TOKEN", "TOKEN_FILE", "TLS", "TLS_CA", "TLS_CERTIFICATE", "TLS_KEY", "TLS_SERVER_NAME")
+
+
+def _token(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"UNERASE_TOKEN_FILE: {path} holds no token") from None
 
 
 def _content(path: str) -> bytes | None:

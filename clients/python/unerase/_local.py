@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 
@@ -15,15 +16,15 @@ STOP_SECONDS = 60
 
 
 @contextmanager
-def local_backend(data_dir: str | None = None) -> Iterator[str]:
+def local_backend(data_dir: Path | None = None) -> Iterator[str]:
     """Start `unerase serve` on a free port of the loopback, yield its address, and end it by its pid.
 
     Raises:
         UneraseError: UNAVAILABLE, it ended before it was ready; what it said is on stderr.
     """
     command = [sys.executable, "-m", "unerase", "serve", "--port", "0"]
-    if data_dir:
-        command += ["--data-dir", data_dir]
+    if data_dir is not None:
+        command += ["--data-dir", str(data_dir)]
     # The command is this interpreter and this package; `data_dir` is one argument, and no shell reads it.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:

@@ -1,6 +1,6 @@
 """How a client connects, waits and tries again."""
 
-import json
+import re
 import sys
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -9,27 +9,36 @@ from typing import Any
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 """Where `unerase serve` listens unless told otherwise."""
 
+MOST_SECONDS = 1e8
+"""The longest time to wait for anything: three years."""
+
+# What gRPC's metadata can carry, and W3C Trace Context of any version.
+_TOKEN = re.compile(r"[!-~]+")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
+
 
 @dataclass(frozen=True)
 class RetryConfig:
-    """How calls that are safe to repeat are repeated when the backend is UNAVAILABLE.
+    """How calls are repeated where that is safe (`_repeating.py` says which, and after which answers).
 
     Waits grow by `multiplier` from `initial_backoff_seconds` to `max_backoff_seconds`, each varied at random by a
-    fifth, so that many clients do not come back in step. All attempts share the deadline of the call.
+    fifth, so that many clients do not come back in step; a longer wait that the backend asks for is kept to. All
+    attempts share the time of the call.
     """
 
-    # gRPC makes at most five attempts whatever is asked for; 1 means no second one.
+    # 1 means that nothing is repeated. Calls that a limit refuses (RESOURCE_EXHAUSTED) are repeated for as long as
+    # their time lasts.
     max_attempts: int = 4
     initial_backoff_seconds: float = 0.2
     max_backoff_seconds: float = 5.0
     multiplier: float = 2.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_attempts <= 5:
-            raise ValueError(f"max_attempts must be 1 to 5, not {self.max_attempts}")
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
         if not 0 < self.initial_backoff_seconds <= self.max_backoff_seconds:
             raise ValueError("initial_backoff_seconds must be positive and at most max_backoff_seconds")
-        if self.multiplier < 1:
+        if not self.multiplier >= 1:
             raise ValueError(f"multiplier must be at least 1, not {self.multiplier}")
 
 
@@ -59,7 +68,7 @@ class TLSConfig:
 class ClientSettings:
     """Everything about a client but its address."""
 
-    # Of a call with one answer, attempts included.
+    # Of a call with one answer, attempts included; where it creates something, of each of two attempts.
     timeout_seconds: float = 30.0
     # Of a report or an artefact as a whole.
     transfer_timeout_seconds: float = 300.0
@@ -75,6 +84,16 @@ class ClientSettings:
     token: str | None = field(default=None, repr=False)
     # W3C Trace Context of the span that calls belong to. None: OpenTelemetry's current one, where the program has that.
     traceparent: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_seconds", "transfer_timeout_seconds", "watch_patience_seconds"):
+            # More than gRPC can count, and NaN, which is neither above nor below.
+            if not 0 < getattr(self, name) <= MOST_SECONDS:
+                raise ValueError(f"{name} must be above 0 and at most {MOST_SECONDS:g}, not {getattr(self, name)}")
+        if self.token is not None and not _TOKEN.fullmatch(self.token):
+            raise ValueError("the token must be printable ASCII without spaces")
+        if self.traceparent is not None and not _TRACEPARENT.fullmatch(self.traceparent):
+            raise ValueError(f"the traceparent must be one of W3C Trace Context, not {self.traceparent!r}")
 
 
 def on_this_machine(address: str) -> bool:
@@ -118,25 +137,6 @@ def _current_traceparent() -> str:
     return f"00-{current.trace_id:032x}-{current.span_id:016x}-{current.trace_flags:02x}"
 
 
-# The most that the backend takes of a concept's pictures, and what frames them.
-_UPLOAD_BYTES = 80 * 1024 * 1024
-
-# What deletes is not here: repeated after an answer that got lost it would fail with NOT_FOUND. WatchAudit is not
-# either: it resumes from the last event instead.
-_REPEATABLE = {
-    "unerase.v1.AuditService": (
-        "CreateAudit",
-        "GetAudit",
-        "ListAudits",
-        "CancelAudit",
-        "GetReport",
-        "ReadArtifact",
-        "ListEvaluations",
-    ),
-    "unerase.v1.ModelService": ("ListModels", "GetModel", "ListConcepts", "CreateConcept", "GetConcept"),
-}
-
-
 def channel_options(address: str, settings: ClientSettings) -> list[tuple[str, Any]]:
     """Return gRPC's channel options for the settings."""
     keep_alive, tls = settings.keep_alive, settings.tls
@@ -148,9 +148,6 @@ def channel_options(address: str, settings: ClientSettings) -> list[tuple[str, A
         ("grpc.initial_reconnect_backoff_ms", round(settings.retry.initial_backoff_seconds * 1000)),
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", round(settings.retry.max_backoff_seconds * 1000)),
-        ("grpc.service_config", _service_config(settings.retry)),
-        # An upload is repeated from here; gRPC would keep 256 KiB of it, and give up beyond.
-        ("grpc.per_rpc_retry_buffer_size", _UPLOAD_BYTES),
     ]
     if on_this_machine(address):
         # A proxy named in the environment cannot reach this machine's loopback.
@@ -158,17 +155,3 @@ def channel_options(address: str, settings: ClientSettings) -> list[tuple[str, A
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
     return options
-
-
-def _service_config(retry: RetryConfig) -> str:
-    if retry.max_attempts == 1:
-        return "{}"
-    policy = {
-        "maxAttempts": retry.max_attempts,
-        "initialBackoff": f"{retry.initial_backoff_seconds:.3f}s",
-        "maxBackoff": f"{retry.max_backoff_seconds:.3f}s",
-        "backoffMultiplier": retry.multiplier,
-        "retryableStatusCodes": ["UNAVAILABLE"],
-    }
-    names = [{"service": service, "method": method} for service, methods in _REPEATABLE.items() for method in methods]
-    return json.dumps({"methodConfig": [{"name": names, "retryPolicy": policy}]})

@@ -1,19 +1,23 @@
 """What a watch remembers between two connections; shared by both clients, without any I/O."""
 
-import random
 import time
 
 import grpc
 
 from unerase._errors import UneraseError
+from unerase._repeating import backoff, told_to_wait
 from unerase._settings import ClientSettings
 from unerase.v1.audits_pb2 import AuditEvent, AuditState, WatchAuditRequest
 
 ENDED = (AuditState.AUDIT_STATE_SUCCEEDED, AuditState.AUDIT_STATE_FAILED, AuditState.AUDIT_STATE_CANCELLED)
 """The states in which nothing more happens to an audit."""
 
-# A server that shuts down breaks its streams off with the second; a cancel of our own never gets here.
-_RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+NOT_IN_TIME = "AUDIT_NOT_IN_TIME"
+"""The reason of an error that says that the caller waited for an audit's end for as long as it wanted."""
+
+# A server that shuts down breaks its streams off with the second; a cancel of our own never gets here. The third is
+# either the caller's own, which `delay` knows, or the server's.
+_RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 class Watching:
@@ -70,18 +74,26 @@ class Watching:
         Raises:
             UneraseError: `error` itself, if it is final or patience has run out; DEADLINE_EXCEEDED at the caller's.
         """
-        if error is not None and error.code not in _RESUMABLE:
+        if error is not None and not _resumable(error):
             raise error
         if time.monotonic() - self._heard > self._settings.watch_patience_seconds:
             raise error or UneraseError(
                 grpc.StatusCode.UNAVAILABLE, f"the events of audit {self._audit_id} end before the audit does"
             )
-        retry = self._settings.retry
-        wait = retry.initial_backoff_seconds * retry.multiplier ** min(self._failures, 16)
+        wait = backoff(self._settings.retry, self._failures)
         self._failures += 1
-        # Not a secret: it only spreads clients out.
-        wait = min(wait, retry.max_backoff_seconds) * random.uniform(0.8, 1.2)  # noqa: S311
+        if error is not None:
+            wait = told_to_wait(error, wait)
         remaining = self.remaining()
         if remaining is not None and remaining <= wait:
-            raise UneraseError(grpc.StatusCode.DEADLINE_EXCEEDED, f"audit {self._audit_id} did not end in time")
+            raise UneraseError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"audit {self._audit_id} did not end in time", reason=NOT_IN_TIME
+            )
         return wait
+
+
+def _resumable(error: UneraseError) -> bool:
+    if error.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        # Too many watches, or too many calls, for the moment.
+        return error.retry_after is not None
+    return error.code in _RESUMABLE

@@ -19,6 +19,7 @@ from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig, DBOSPortableJSONSe
 from ray import serve
 from sqlalchemy.engine import make_url
 
+from unerase._files import write_whole
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.audits import AuditServicer
 from unerase_backend.coordinator.changes import Changes
@@ -226,7 +227,7 @@ def _lock_file(state: Path) -> IO[Any]:
 
 def _home(path: Path) -> str:
     if not path.exists():
-        path.write_text(uuid.uuid4().hex)
+        write_whole(path, uuid.uuid4().hex)
     return path.read_text().strip()
 
 

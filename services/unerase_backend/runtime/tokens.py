@@ -1,16 +1,20 @@
-"""The operator's side of the file of tokens: make, list and revoke. What `unerase tokens` calls."""
+"""The operator's side of the file of tokens: make, list and revoke. What `unerase tokens` calls.
 
-import os
-import tempfile
+Several commands may run at once: each holds the file's lock from reading it until the new one is in place.
+"""
+
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from unerase._files import locked, write_whole
 from unerase_backend.runtime.access import TokenEntry, TokenList, entry_of, new_token, read_tokens
 
 _DAY = 86400.0
+MOST_DAYS = 3650.0
+"""A token that never expires is one that nobody takes away."""
 
 
 def create(file: Path, name: str, tenant: str, scopes: Sequence[str], days: float) -> str:
@@ -20,16 +24,20 @@ def create(file: Path, name: str, tenant: str, scopes: Sequence[str], days: floa
         ValueError: a field is not what it may be, or the name is taken.
         OSError: the file cannot be read or written.
     """
+    # NaN is not above 0 either.
+    if not 0 < days <= MOST_DAYS:
+        raise ValueError(f"days: must be above 0 and at most {MOST_DAYS:g}, not {days:g}")
     token = new_token()
-    known = listed(file)
-    if any(entry.id == name for entry in known):
-        raise ValueError(f"there is a token {name!r} already; revoke it, or choose another name")
     try:
         entry = entry_of(name, token, tenant, tuple(scopes), time.time() + days * _DAY)
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, each['loc'])) or 'token'}: {each['msg']}" for each in error.errors())
         raise ValueError("; ".join(problems)) from None
-    _write(file, lambda tokens: [*tokens, entry])
+    with locked(file):
+        known = _content(file)
+        if any(each.id == name for each in known.tokens):
+            raise ValueError(f"there is a token {name!r} already; revoke it, or choose another name")
+        _put(file, known, (*known.tokens, entry))
     return token
 
 
@@ -40,7 +48,7 @@ def listed(file: Path) -> tuple[TokenEntry, ...]:
         ValueError: it is no file of tokens.
         OSError: it cannot be read.
     """
-    return read_tokens(file).tokens if file.exists() else ()
+    return _content(file).tokens
 
 
 def revoke(file: Path, name: str) -> None:
@@ -50,23 +58,20 @@ def revoke(file: Path, name: str) -> None:
         ValueError: there is no token of this name.
         OSError: the file cannot be read or written.
     """
-    known = listed(file)
-    if all(entry.id != name for entry in known):
-        raise ValueError(f"there is no token {name!r}")
-    _write(file, lambda tokens: [entry for entry in tokens if entry.id != name])
+    with locked(file):
+        known = _content(file)
+        if all(entry.id != name for entry in known.tokens):
+            raise ValueError(f"there is no token {name!r}")
+        _put(file, known, tuple(entry for entry in known.tokens if entry.id != name))
 
 
-def _write(file: Path, change: Callable[[Sequence[TokenEntry]], Sequence[TokenEntry]]) -> None:
-    """Put the whole file in place at once, for its owner alone to read; what it says of quotas stays."""
-    known = read_tokens(file) if file.exists() else TokenList()
-    content = known.model_copy(update={"tokens": tuple(change(known.tokens))}).model_dump_json(indent=1) + "\n"
-    descriptor, partial = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+def _content(file: Path) -> TokenList:
     try:
-        with os.fdopen(descriptor, "w") as opened:
-            opened.write(content)
-            opened.flush()
-            os.fsync(opened.fileno())
-        Path(partial).replace(file)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+        return read_tokens(file)
+    except FileNotFoundError:
+        return TokenList()
+
+
+def _put(file: Path, known: TokenList, tokens: tuple[TokenEntry, ...]) -> None:
+    """Put the whole file in place at once; what it says of quotas stays. A new one is for its owner alone."""
+    write_whole(file, known.model_copy(update={"tokens": tokens}).model_dump_json(indent=1) + "\n", mode=0o600)

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from unerase._files import write_whole
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import statistics
@@ -268,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     text = (sequential_table if options.sequential else table)(options.audits, options.seed_base)
     if options.out is not None:
-        options.out.write_text(text)
+        write_whole(options.out, text)
     sys.stdout.write(text)
 
 

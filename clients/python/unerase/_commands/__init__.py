@@ -1,0 +1,1 @@
+"""The commands of `unerase`, one module a group; `unerase._cli` puts them together."""

@@ -1,0 +1,101 @@
+"""What there is to audit, and with what: `models`, `concepts` and `evaluations`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unerase._commands.connecting import connected
+from unerase._commands.failing import ExitCode, fail, reported
+from unerase._commands.options import Address, AsJson, RequestId
+from unerase._commands.output import say, say_json, show_list
+from unerase._concept_file import read_concept_file
+from unerase._display import enum_name
+from unerase._settings import DEFAULT_ADDRESS
+from unerase.v1.types_pb2 import EvaluationClass
+
+concepts_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+
+
+def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the models of the catalogue."""
+    with connected(address) as client:
+        show_list(
+            client.models(),
+            ["name", "base", "method", "erased", "digest"],
+            lambda model: [model.name, model.base, model.method, ", ".join(model.erased), model.digest[:12]],
+            as_json,
+        )
+
+
+@concepts_app.callback()
+def concepts(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the concepts, or create and delete custom ones."""
+    if context.invoked_subcommand is not None:
+        for option in ("address", "as_json"):
+            source = context.get_parameter_source(option)
+            if source is not None and source.name == "COMMANDLINE":
+                fail(f"options come after {context.invoked_subcommand}", ExitCode.BAD_INPUT)
+        return
+    with connected(address) as client:
+        show_list(
+            client.concepts(),
+            ["name", "words", "control", "pictures", "custom"],
+            lambda concept: [
+                concept.name,
+                ", ".join(concept.names),
+                concept.control,
+                f"{len(concept.picture_digests)} + {len(concept.near_miss_digests)}",
+                "custom" if concept.custom else "",
+            ],
+            as_json,
+        )
+
+
+@concepts_app.command("create")
+def create_concept(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="YAML: a catalogue's entry with its name and pictures.")],
+    request_id: RequestId = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Create a custom concept from a YAML file and the pictures that it names."""
+    with reported():
+        try:
+            read = read_concept_file(file)
+        except ValueError as error:
+            fail(str(error), ExitCode.BAD_INPUT)
+    with connected(address) as client:
+        concept = client.create_concept(
+            read.concept, read.pictures, read.near_misses, tile=read.tile, request_id=request_id
+        )
+    if as_json:
+        say_json(concept)
+    else:
+        near_misses = len(concept.near_miss_digests)
+        say(f"{concept.name}: {len(concept.picture_digests)} pictures, {near_misses} near misses")
+
+
+@concepts_app.command("delete")
+def delete_concept(
+    name: Annotated[str, typer.Argument(help="Name of a custom concept.")], address: Address = DEFAULT_ADDRESS
+) -> None:
+    """Delete a custom concept; its audits keep what they have of it."""
+    with connected(address) as client:
+        client.delete_concept(name)
+
+
+def evaluations(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the evaluations with their parameters."""
+    with connected(address) as client:
+        show_list(
+            client.evaluations().evaluations,
+            ["name", "class", "what it does", "parameters"],
+            lambda evaluation: [
+                evaluation.name,
+                enum_name(EvaluationClass, evaluation.evaluation_class, "EVALUATION_CLASS_"),
+                evaluation.summary,
+                ", ".join(parameter.name for parameter in evaluation.parameters),
+            ],
+            as_json,
+        )

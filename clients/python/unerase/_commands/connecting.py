@@ -1,0 +1,126 @@
+"""A client for one command, and what can be found out where no backend answers."""
+
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from unerase._client import Client
+from unerase._commands.failing import ExitCode, fail, os_problem, reported
+from unerase._environment import settings_from_environment
+from unerase._errors import UneraseError
+from unerase._settings import TLSConfig
+
+_PROBE_SECONDS = 3.0
+_CERTIFICATE_WANTED = (
+    "The backend at {} asks for a client's certificate that it knows: set UNERASE_TLS_CERTIFICATE and UNERASE_TLS_KEY."
+)
+_START = "start one with `unerase serve`, or name another with --address"
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    """Yield a client of the backend at an address, and turn its errors into lines and an exit code."""
+    try:
+        settings = settings_from_environment()
+        client = Client(address, settings=settings)
+    except OSError as error:
+        fail(os_problem(error), ExitCode.BAD_INPUT)
+    except ValueError as error:
+        fail(str(error), ExitCode.BAD_INPUT)
+    with reported(lambda error: _advice(error, address, settings.tls)), client:
+        yield client
+
+
+def _advice(error: UneraseError, address: str, tls: TLSConfig | None) -> str:
+    # A backend that answers gives a reason; gRPC's own error bears the name of its code.
+    if error.reason != error.code.name:
+        return ""
+    if error.code == grpc.StatusCode.UNAVAILABLE:
+        something = f"Something listens at {address}, but it does not answer as a backend does: check --address."
+        return why_silent(address, tls) or something
+    # A backend that is only slow is none of these.
+    return why_silent(address, tls) if error.code == grpc.StatusCode.DEADLINE_EXCEEDED else ""
+
+
+def why_silent(address: str, tls: TLSConfig | None) -> str:
+    """Return what is wrong where calls are not answered, and what to do; nothing where a look does not tell."""
+    host, _, port = address.rpartition(":")
+    if address.startswith("unix:") or "//" in address or not port.isdecimal():
+        return f"No backend answers at {address}: {_START}."
+    try:
+        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS)
+    except socket.gaierror:
+        return f"There is no host {host}: check --address."
+    except ConnectionRefusedError:
+        return f"No backend answers at {address}: {_START}."
+    except OSError as error:
+        return f"No backend answers at {address} ({error.strerror or 'not in time'}): {_START}."
+    with connection:
+        return _why_no_tls(connection, address) if tls is None else _why_tls_fails(connection, host, address, tls)
+
+
+def _why_no_tls(connection: socket.socket, address: str) -> str:
+    """Say whether a port that we spoke to in the clear expects TLS."""
+    # Nothing is sent but a greeting: whose certificate it is does not matter.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with context.wrap_socket(connection):
+            pass
+    except (OSError, ValueError) as error:
+        # An alert is an answer in TLS; a wrong version number, an end or silence are none.
+        if "ALERT" not in str(getattr(error, "reason", "")):
+            return ""
+    return (
+        f"The backend at {address} expects TLS, and the command spoke to it in the clear: set UNERASE_TLS=1, or "
+        "UNERASE_TLS_CA to the file of its authority's certificate."
+    )
+
+
+def _why_tls_fails(connection: socket.socket, host: str, address: str, tls: TLSConfig) -> str:
+    """Say why a port that we spoke TLS to does not answer."""
+    try:
+        context = _context(tls)
+    except (OSError, ValueError) as error:
+        return f"UNERASE_TLS_CA, UNERASE_TLS_CERTIFICATE or UNERASE_TLS_KEY holds no usable PEM: {error}."
+    try:
+        encrypted = context.wrap_socket(connection, server_hostname=tls.server_name or host.strip("[]"))
+    except ssl.SSLCertVerificationError as error:
+        return (
+            f"The certificate of {address} is not trusted ({error.verify_message.rstrip('.')}): set UNERASE_TLS_CA to "
+            "the file of its authority's certificate, and UNERASE_TLS_SERVER_NAME where its name is another one."
+        )
+    except OSError as error:
+        if "ALERT" in str(getattr(error, "reason", "")):
+            return _CERTIFICATE_WANTED.format(address)
+        return (
+            f"Whatever listens at {address} does not speak TLS: unset UNERASE_TLS and the other UNERASE_TLS_* to speak "
+            "to it in the clear, or check --address."
+        )
+    # With TLS 1.3 the handshake is over before the server looks at the client's certificate: it then hangs up. One that
+    # is content greets, as HTTP/2 has it.
+    with encrypted:
+        try:
+            greeted = encrypted.recv(1) != b""
+        except TimeoutError:
+            return ""
+        except OSError:
+            greeted = False
+    return "" if greeted else _CERTIFICATE_WANTED.format(address)
+
+
+def _context(tls: TLSConfig) -> ssl.SSLContext:
+    authorities = tls.root_certificates.decode() if tls.root_certificates else None
+    context = ssl.create_default_context(cadata=authorities)
+    context.set_alpn_protocols(["h2"])
+    if tls.client_certificate and tls.client_key:
+        # Python reads a certificate from a file alone.
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(tls.client_certificate + b"\n" + tls.client_key)
+            file.flush()
+            context.load_cert_chain(file.name)
+    return context

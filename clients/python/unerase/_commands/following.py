@@ -1,0 +1,134 @@
+"""From an audit that is accepted to its end: its id at once, its progress, its reports, its verdict."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import grpc
+
+from unerase._client import Client
+from unerase._commands.failing import ExitCode, fail
+from unerase._commands.output import as_json, say_json, stderr, stdout, tell
+from unerase._display import LiveProgress, show_verdict, state_name
+from unerase._errors import UneraseError
+from unerase._files import write_whole
+from unerase._visible import visible
+from unerase.v1.audits_pb2 import Audit, AuditSpec, AuditState, ReportFormat
+
+_ASK_SECONDS = 15.0
+# An answer that got lost: the backend may have accepted what was asked of it.
+_LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+def create(client: Client, spec: AuditSpec, request_id: str) -> Audit:
+    """Ask for an audit; whoever gets no answer is told how to find out whether it was accepted.
+
+    Raises:
+        UneraseError: it was not accepted, or no answer came.
+    """
+    how = (
+        f"Whether the audit was accepted is not known: the same command with --request-id {visible(request_id)} tells."
+    )
+    try:
+        return client.create_audit(spec, request_id=request_id)
+    except UneraseError as error:
+        if error.code in _LOST:
+            error.add_note(how)
+        raise
+    except KeyboardInterrupt as error:
+        error.add_note(how)
+        raise
+
+
+def announce(audit: Audit, how: str, in_json: bool) -> None:
+    """Write to stderr which audit was accepted, before anything else can go wrong; a line of JSON for machines."""
+    if in_json:
+        print(as_json({"id": audit.id, "request_id": audit.request_id}), file=sys.stderr, flush=True)
+    else:
+        tell(f"audit {audit.id} is accepted. {how}")
+
+
+def how_to_go_on(audit_id: str) -> str:
+    """Return how an audit that goes on is followed and ended."""
+    return f"`unerase watch {visible(audit_id)}` follows it, `unerase cancel {visible(audit_id)}` ends it."
+
+
+def how_to_go_on_locally(audit_id: str, data_dir: Path | None) -> str:
+    """Return how an audit of a backend that ends with the command is gone on with."""
+    serve = "unerase serve" if data_dir is None else f"unerase serve --data-dir {visible(str(data_dir))}"
+    return f"Its backend ends with this command and keeps it: `{serve}` goes on with it. {how_to_go_on(audit_id)}"
+
+
+@contextmanager
+def goes_on(how: str) -> Iterator[None]:
+    """Let an error or Ctrl-C say how an audit is gone on with that has not ended."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.add_note(f"The audit goes on. {how}")
+        raise
+    except UneraseError as error:
+        if error.code == grpc.StatusCode.UNAVAILABLE:
+            error.add_note(f"The audit goes on as soon as the backend does. {how}")
+        elif error.code != grpc.StatusCode.NOT_FOUND:
+            error.add_note(f"The audit goes on. {how}")
+        raise
+
+
+def follow(client: Client, audit: Audit, progress: LiveProgress, timeout: float | None) -> Audit:
+    """Show an audit's progress until it ends, and return it; errors as of `Client.watch`."""
+    asked = time.monotonic()
+    for event in client.watch(audit.id, timeout=timeout):
+        progress.show(event)
+        if time.monotonic() - asked > _ASK_SECONDS:
+            asked = time.monotonic()
+            # What is expected is nice to know; the watch itself tells whether the backend is gone.
+            with suppress(UneraseError):
+                progress.expect(client.get_audit(audit.id))
+    return client.get_audit(audit.id)
+
+
+def write_reports(
+    client: Client, audit_id: str, html: Path | None, json_file: Path | None, parquet: Path | None
+) -> None:
+    """Write the forms of a report that are asked for.
+
+    Raises:
+        UneraseError: the backend does not give one.
+        OSError: a file cannot be written.
+    """
+    for file, form in (
+        (html, ReportFormat.REPORT_FORMAT_HTML),
+        (json_file, ReportFormat.REPORT_FORMAT_JSON),
+        (parquet, ReportFormat.REPORT_FORMAT_PARQUET),
+    ):
+        if file is None:
+            continue
+        try:
+            write_whole(file, client.report(audit_id, form))
+        except (UneraseError, OSError) as error:
+            error.add_note(f"The audit is kept: `unerase report {visible(audit_id)}` writes its report again.")
+            raise
+        tell(f"report: {file}")
+
+
+def show_ended(ended: Audit, in_json: bool) -> None:
+    """Write an audit that has ended, and end the command where it has no verdict."""
+    if in_json:
+        say_json(ended)
+    elif ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
+        show_verdict(stdout, ended)
+    if ended.state != AuditState.AUDIT_STATE_SUCCEEDED:
+        fail(visible(ended_badly(ended)), ExitCode.AUDIT_FAILED)
+
+
+def ended_badly(ended: Audit, of: str = "") -> str:
+    """Return how an audit ended without a verdict."""
+    return f"the audit {ended.id}{of} is {state_name(ended)} {ended.error_reason} {ended.error_message}".rstrip()
+
+
+def progress_of(in_json: bool) -> LiveProgress:
+    """Return a bar on stderr, which stays as it is where only machines read it."""
+    return LiveProgress(stderr, hidden=in_json and not stderr.is_terminal)

@@ -1,0 +1,95 @@
+"""Which failed calls are repeated, and when; shared by both clients, without any I/O.
+
+| answer | repeated |
+| --- | --- |
+| UNAVAILABLE, or CANCELLED by the server | calls that may be made twice: up to `RetryConfig.max_attempts` in all |
+| RESOURCE_EXHAUSTED with RetryInfo | every call, since it has done nothing yet, for as long as its time lasts |
+| DEADLINE_EXCEEDED | what creates, since its request id makes it one creation however often it is asked |
+
+What deletes may not: repeated after an answer that got lost it would fail with NOT_FOUND. A watch resumes from its last
+event instead (`_watching.py`). What the backend says of when to come back (RetryInfo) is kept to; a wait that is longer
+than the time that is left is not begun.
+"""
+
+import random
+import time
+
+import grpc
+
+from unerase._errors import UneraseError
+from unerase._settings import ClientSettings, RetryConfig
+
+_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def backoff(retry: RetryConfig, failures: int) -> float:
+    """Return the seconds to wait after so many failures, varied so that many clients do not come back in step."""
+    wait = retry.initial_backoff_seconds * retry.multiplier ** min(failures, 16)
+    # Not a secret: it only spreads clients out.
+    return min(wait, retry.max_backoff_seconds) * random.uniform(0.8, 1.2)  # noqa: S311
+
+
+def told_to_wait(error: UneraseError, wait: float) -> float:
+    """Return the seconds to wait before an attempt, at least those that the backend asks for."""
+    if error.retry_after is None:
+        return wait
+    # Later than told by a little, and not all at once.
+    return max(wait, error.retry_after * random.uniform(1.0, 1.2))  # noqa: S311
+
+
+class Attempts:
+    """The attempts of one call."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        timeout: float | None,
+        *,
+        seconds: float | None = None,
+        safe: bool = True,
+        creates: bool = False,
+    ) -> None:
+        """Begin with the call's `timeout`; `seconds` are the settings' own, `safe` means that it may be made twice.
+
+        A call that `creates` is asked twice where its first time runs out: without a `timeout` each attempt has the
+        settings' time; with one it is shared, and an attempt takes the settings' time at most.
+        """
+        usual = settings.timeout_seconds if seconds is None else seconds
+        total = usual if timeout is None else timeout
+        self._retry = settings.retry
+        self._safe = safe or creates
+        self._creates = creates
+        self._each = min(usual, total) if creates else total
+        self._patience_ends = time.monotonic() + total
+        self._ends = self._patience_ends
+        if creates and timeout is None and settings.retry.max_attempts > 1:
+            self._ends += usual
+        self._failures = 0
+
+    def remaining(self) -> float:
+        """Return the seconds that the next attempt may take."""
+        return max(0.0, min(self._each, self._ends - time.monotonic()))
+
+    def delay(self, error: UneraseError) -> float:
+        """Return the seconds to wait before the next attempt.
+
+        Raises:
+            UneraseError: `error` itself, where there is no other attempt.
+        """
+        self._failures += 1
+        if not self._repeatable(error):
+            raise error
+        wait = told_to_wait(error, backoff(self._retry, self._failures - 1))
+        late = error.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        if time.monotonic() + wait >= (self._ends if late else self._patience_ends):
+            raise error
+        return wait
+
+    def _repeatable(self, error: UneraseError) -> bool:
+        if self._retry.max_attempts == 1:
+            return False
+        if error.code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return error.retry_after is not None
+        if error.code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._creates and self._failures < self._retry.max_attempts
+        return error.code in _AGAIN and self._safe and self._failures < self._retry.max_attempts
