@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from importlib import metadata
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
 from unerase.v1.types_pb2 import EvaluationDescription
@@ -35,7 +36,8 @@ class Conclusion:
         manifest = await self._manifest(evidence.audit.spec)
         descriptions = await self._units.descriptions()
         await self._make_whole(evidence)
-        return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
+        tenant, _ = await self._database.owner(evidence.audit.id)
+        return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end, tenant)
 
     async def render_again(self, audit_id: str) -> Reports | None:
         """Render an audit's report again from its content, after one of its forms was lost; None if it was deleted.
@@ -49,7 +51,8 @@ class Conclusion:
             return None
         await self._make_whole(evidence)
         descriptions = (await self._units.descriptions()).values()
-        reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions)
+        tenant, _ = await self._database.owner(audit_id)
+        reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions, tenant)
         await self._database.replace_reports(audit_id, reports)
         return reports
 
@@ -84,7 +87,7 @@ class Conclusion:
         for name in (spec.selector, spec.judge, spec.second_judge):
             judges[name] = await asyncio.to_thread(self._catalogue.judge_digest, name)
         return Manifest(
-            versions=described.versions,
+            versions={**described.versions, "unerase": metadata.version("unerase")},
             numerics_profile=described.numerics_profile,
             models=models,
             judge_digests=judges,
@@ -97,6 +100,7 @@ class Conclusion:
         descriptions: Mapping[str, EvaluationDescription],
         manifest: Manifest,
         end: int,
+        tenant: str,
     ) -> tuple[Verdict, Reports]:
         audit, spec = evidence.audit, evidence.audit.spec
         verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
@@ -111,4 +115,7 @@ class Conclusion:
             evidence.findings,
             manifest,
         )
-        return verdict, write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations)
+        reports = write_reports(
+            self._store, audit, end, content, descriptions.values(), evidence.observations, tenant
+        )
+        return verdict, reports
