@@ -115,7 +115,5 @@ class Conclusion:
             evidence.findings,
             manifest,
         )
-        reports = write_reports(
-            self._store, audit, end, content, descriptions.values(), evidence.observations, tenant
-        )
+        reports = write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations, tenant)
         return verdict, reports

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from markupsafe import Markup
 
@@ -23,10 +23,10 @@ from unerase_backend.report.drawing import (
     words,
 )
 
-WIDTH, NAMED_WIDTH = 312, 330
+WIDTH, NAMED_WIDTH = 312, 336
 """Of a chart with axes, and of one whose curves are named beside it: about a phone's."""
 
-APART = 4.5
+APART = 5.0
 """Curves closer than this are drawn so far apart."""
 
 LINE = 12.5
@@ -137,7 +137,8 @@ def lines(
         role: [(point, frame.x(point.at), frame.y(point.value)) for point in points if point.measured]
         for role, points in series
     }
-    aside = _aside({role: [(x, y) for _, x, y in points] for role, points in drawn.items()})
+    middle = frame.top + frame.height / 2
+    aside = _aside({role: [(x, y) for _, x, y in points] for role, points in drawn.items()}, middle)
     for role, points in series:
         for there, run in groupby(points, key=lambda point: point.measured):
             if there:
@@ -157,12 +158,17 @@ def _stretch(frame: Frame, role: str, points: Sequence[Point], aside: float) -> 
     return [polygon(f"band {role}", upper + lower), polyline(f"curve {role}", path)]
 
 
-def _aside(curves: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, float]:
-    """Return how far down each curve is moved, so that none hides another: the last drawn stays where it is."""
+def _aside(curves: Mapping[str, Sequence[tuple[float, float]]], middle: float) -> dict[str, float]:
+    """Return how far down each curve is moved, so that none hides another: the last drawn stays where it is.
+
+    A curve moves towards the middle, so that it stays inside the chart.
+    """
     moved: dict[str, float] = {}
     for role in reversed(list(curves)):
         taken = [step for other, step in moved.items() if _coincide(curves[role], curves[other])]
-        moved[role] = next(step for step in (0.0, APART, -APART, 2 * APART) if step not in taken)
+        heights = [y for _, y in curves[role]]
+        inwards = APART if sum(heights) < middle * len(heights) else -APART
+        moved[role] = next(step for step in (0.0, inwards, 2 * inwards) if step not in taken)
     return moved
 
 
@@ -170,18 +176,21 @@ def _coincide(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, f
     """Whether two curves share a stretch; where they only cross, both can be seen."""
     there = dict(other)
     close = [x in there and abs(there[x] - y) < APART for x, y in one]
-    return any(map(all, zip(close, close[1:], strict=False))) or (len(one) == 1 and any(close))
+    return any(map(all, pairwise(close))) or (len(one) == 1 and any(close))
 
 
 def _names(ends: Mapping[str, float], frame: Frame) -> list[Markup]:
     """Write each role beside the end of its curve, the names below one another where the ends lie close."""
     order = sorted(ends, key=lambda role: ends[role])
-    heights: list[float] = []
-    for role in order:
-        heights.append(max(ends[role], heights[-1] + LINE if heights else 0.0))
-    too_low = max(0.0, heights[-1] - frame.bottom) if heights else 0.0
+    heights = [ends[role] for role in order]
+    for at in range(1, len(heights)):
+        heights[at] = max(heights[at], heights[at - 1] + LINE)
+    lowest = frame.bottom
+    for at in reversed(range(len(heights))):
+        heights[at] = min(heights[at], lowest)
+        lowest = heights[at] - LINE
     return [
-        words(frame.right + 8, height - too_low + 4, role, "start", f"name {role}")
+        words(frame.right + 8, height + 4, role, "start", f"end {role}")
         for role, height in zip(order, heights, strict=True)
     ]
 

@@ -15,19 +15,20 @@ _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _SUPERSCRIPT = str.maketrans("0123456789-", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b")
 _POWER = re.compile(r"(?<![\w.])(\d(?:\.\d+)?)e([+-]\d{2,3})(?!\w|\.\d)")
 _DIGITS = r"[-\u2212+]?\d[\d.,\u202f]*(?:\s%)?"
+_POWER_SHOWN = r"\s\u00d7\s10[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+"
 _WHOLE = re.compile(
     rf"""(?<![\w.])(?:
-    (?:p\s)?[=<>]\s{_DIGITS}(?:\s×\s10[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+)?   # p = 0.012, p = 9.5 × 10⁻⁷
-    | {_DIGITS}\s×\s10[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+                     # 9.5 × 10⁻⁷
-    | {_DIGITS}\s(?:of|to)\s{_DIGITS}                                                    # 23 of 24, 0.05 to 0.12
-    | [-\u2212+]\d[\d.]* | \d+[.,]\d+ | \d+\s%                                           # -0.142, 0.142, 95 %
-    )(?![\w])""",
+    (?:p\s)?[=<>]\s{_DIGITS}(?:{_POWER_SHOWN})?   # p = 0.012, and with a power of ten
+    | {_DIGITS}{_POWER_SHOWN}                     # with a power of ten
+    | {_DIGITS}\s(?:of|to)\s{_DIGITS}             # 23 of 24, 0.05 to 0.12
+    | [-\u2212+]\d[\d.]* | \d+[.,]\d+ | \d+\s%    # -0.142, 0.142, 95 %
+    )(?!\w)""",
     re.VERBOSE,
 )
 
 
 def visible(text: str) -> str:
-    """Return the text with every character that cannot be seen written as its code point, as in "\u27e8U+202E\u27e9"."""
+    """Return the text with each character that cannot be seen written as its code point, as in "\u27e8U+202E\u27e9"."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -42,7 +43,10 @@ def outside(text: str) -> Markup:
 
 def whole(text: str) -> Markup:
     """Return the text with its numbers kept on one line, and powers of ten written as such."""
-    shown = _POWER.sub(lambda found: f"{found[1]} × 10{str(int(found[2])).translate(_SUPERSCRIPT)}", visible(text))
+    shown = _POWER.sub(
+        lambda found: f"{found[1]} \N{MULTIPLICATION SIGN} 10{str(int(found[2])).translate(_SUPERSCRIPT)}",
+        visible(text),
+    )
     parts, end = [], 0
     for found in _WHOLE.finditer(shown):
         parts += [escape(shown[end : found.start()]), Markup('<span class="whole">{}</span>').format(found[0])]

@@ -1,7 +1,7 @@
 """The verdict in plain words: two sentences for a reader who knows no statistics, and what they rest on.
 
-Pure functions of a verdict. No sentence says that a concept is erased: where nothing brought it back, that is said, with
-the effort it holds for. Names from outside do not occur here, only counts.
+Pure functions of a verdict. No sentence says that a concept is erased: where nothing brought it back, that is said,
+with the effort it holds for. Names from outside do not occur here, only counts.
 """
 
 from collections.abc import Sequence
@@ -56,9 +56,8 @@ def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
 
 def grounds(verdict: Verdict, *, destruction: float, general_damage: float, interference: float) -> list[Ground]:
     """Return what a verdict rests on, the weightiest first; the numbers given are the tolerances."""
-    results = sorted(verdict.evaluations, key=lambda one: (one.outcome != Outcome.OUTCOME_RECOVERS,))
-    standard = [_of_evaluation(one) for one in results if one.name == STANDARD]
-    others = [_of_evaluation(one) for one in results if one.name != STANDARD]
+    standard = [_of_evaluation(one) for one in verdict.evaluations if one.name == STANDARD]
+    others = [_of_evaluation(one) for one in verdict.evaluations if one.name != STANDARD]
     found = [*standard, *others]
     if verdict.HasField("likelihood"):
         found.append(_knowledge(verdict.likelihood, destruction))
@@ -67,7 +66,8 @@ def grounds(verdict: Verdict, *, destruction: float, general_damage: float, inte
         found.append(_other_concepts(verdict.interference, interference))
     if verdict.missing:
         found.append(Ground(f"Left out or not usable: {', '.join(verdict.missing)}.", OPEN))
-    return found
+    # What the model does when it is simply asked stands first, whatever it says.
+    return [*found[: len(standard)], *sorted(found[len(standard) :], key=lambda ground: ground.says != AGAINST)]
 
 
 def _incomplete(verdict: Verdict) -> tuple[str, str]:
@@ -105,9 +105,11 @@ def _avoided(verdict: Verdict) -> tuple[str, str]:
 
 def _removed(verdict: Verdict) -> tuple[str, str]:
     tried = sum(result.outcome == Outcome.OUTCOME_DOES_NOT_RECOVER for result in verdict.evaluations)
+    none = f"none of the {tried} tests that can tell brought the concept back"
+    if tried == 1:
+        none = "the one test that can tell did not bring the concept back"
     return (
-        f"none of the {_tests(tried, 'test')} that can tell brought the concept back, and pictures of it have become "
-        "unlikely to the model",
+        f"{none}, and pictures of it have become unlikely to the model",
         "this holds for the effort that was spent here, and a stronger attack may still find the concept",
     )
 
