@@ -1,6 +1,5 @@
 """What a reader sees first: the verdict in plain words, what it rests on, when, with what and for whom it was made."""
 
-import itertools
 import re
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -86,7 +85,9 @@ def test_a_control_that_is_the_subject_is_flagged() -> None:
     text = shown(made_report)
     assert "Not valid. The control c has the same weights as the subject s" in text
     assert "Nothing can be concluded from it in either direction" in text
+    assert "No valid verdict" in text
     assert made_report.content.verdict.summary not in text
+    assert "never learned it:" not in text
     made_report.content.spec.control = "s"
     assert "The control is the subject itself (s)" in shown(made_report)
 
@@ -141,7 +142,7 @@ def test_curves_that_coincide_are_both_seen(hits: int) -> None:
     drawn = curves([(k, dict.fromkeys(("subject", "reference", "control"), hits)) for k in (1, 2, 3)])
     heights = sorted({round(y, 1) for points in drawn.values() for _, y in points})
     assert len(heights) == 3
-    assert all(later - earlier >= charts.APART - 0.2 for earlier, later in itertools.pairwise(heights))
+    assert all(later - earlier >= charts.APART - 0.2 for earlier, later in pairwise(heights))
     assert all(9 <= height <= 161 for height in heights), "they stay inside the chart"
     assert drawn["subject"][0][1] == pytest.approx(160 - 150 * hits / 24, abs=0.1), "the subject's stays in place"
 
@@ -162,7 +163,7 @@ def test_names_of_curves_do_not_touch() -> None:
         for y in re.findall(r'<text class="end \w+" x="[^"]*" y="([^"]*)"', str(charts.over_steps("a", arms, "s")))
     )
     assert len(heights) == 3
-    assert min(b - a for a, b in itertools.pairwise(heights)) >= 12
+    assert min(b - a for a, b in pairwise(heights)) >= 12
     assert heights[0] > 8
 
 

@@ -159,11 +159,9 @@ def test_grounds_say_each_thing_with_its_number() -> None:
         missing=["unlearn-diff-atk"],
     )
     found = [(ground.text, ground.says) for ground in grounds(given, **TOLERANCES)]
+    never = "(a model that never learned it: 0 of 24)"
     assert found == [
-        (
-            "Simply asked for it, the model showed it in 0 of 24 cases (a model that never learned it: 0 of 24).",
-            NOTHING_FOUND,
-        ),
+        (f"Simply asked for it, the model showed it in 0 of 24 cases {never}.", NOTHING_FOUND),
         (
             "Textual-Inversion brought it back in 23 of 24 cases (with an unknown concept in its place: 0 of 24).",
             AGAINST,
@@ -176,6 +174,9 @@ def test_grounds_say_each_thing_with_its_number() -> None:
         ("Other concepts are shown about as before: 0 points lost, within 15.", NOTHING_FOUND),
         ("Left out or not usable: unlearn-diff-atk.", OPEN),
     ]
+    unsure = " ".join(ground.text for ground in grounds(given, **TOLERANCES, sure=False))
+    assert "(the control: 0 of 24)" in unsure
+    assert "never learned" not in unsure
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
     verdict = content.verdict
     headline, tone = _HEADLINES.get(verdict.conclusion, ("No verdict", "none"))
     faults = flaws(content.spec, content.manifest)
+    sure = not faults and not verdict.assumptions
     titles = {result.name: result.title or result.name for result in verdict.evaluations}
     spec, tolerances = content.spec, content.spec.tolerances
     context = context_of(content)
@@ -130,12 +131,13 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         report=report,
         content=content,
         verdict=verdict,
-        headline=headline,
+        headline="No valid verdict" if faults else headline,
         tone="none" if faults else tone,
         faults=faults,
         # Reports from before there were summaries have none.
         summary=summarise(verdict, faults) if faults or not verdict.summary else verdict.summary,
-        grounds=_grounds(content),
+        grounds=_grounds(content, sure=sure),
+        sure=sure,
         ground_mark=_MARK_OF_GROUND.__getitem__,
         created=_moment(report, "create_time"),
         ended=_moment(report, "end_time"),
@@ -188,13 +190,14 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
     )
 
 
-def _grounds(content: ReportContent) -> list[Ground]:
+def _grounds(content: ReportContent, *, sure: bool) -> list[Ground]:
     tolerances = Tolerances.of(content.spec)
     return grounds(
         content.verdict,
         destruction=tolerances.destruction,
         general_damage=tolerances.general_damage,
         interference=tolerances.interference,
+        sure=sure,
     )
 
 

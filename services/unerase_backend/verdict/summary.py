@@ -54,10 +54,15 @@ def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
     return f"{finding[0].upper()}{finding[1:]}. {meaning[0].upper()}{meaning[1:]}."
 
 
-def grounds(verdict: Verdict, *, destruction: float, general_damage: float, interference: float) -> list[Ground]:
-    """Return what a verdict rests on, the weightiest first; the numbers given are the tolerances."""
-    standard = [_of_evaluation(one) for one in verdict.evaluations if one.name == STANDARD]
-    others = [_of_evaluation(one) for one in verdict.evaluations if one.name != STANDARD]
+def grounds(
+    verdict: Verdict, *, destruction: float, general_damage: float, interference: float, sure: bool = True
+) -> list[Ground]:
+    """Return what a verdict rests on, the weightiest first; the numbers given are the tolerances.
+
+    `sure` is False where it is assumed, or not so, that the control never learned the concept.
+    """
+    standard = [_of_evaluation(one, sure) for one in verdict.evaluations if one.name == STANDARD]
+    others = [_of_evaluation(one, sure) for one in verdict.evaluations if one.name != STANDARD]
     found = [*standard, *others]
     if verdict.HasField("likelihood"):
         found.append(_knowledge(verdict.likelihood, destruction))
@@ -135,14 +140,14 @@ def _recovering(verdict: Verdict) -> list[EvaluationResult]:
     return [result for result in verdict.evaluations if result.outcome == Outcome.OUTCOME_RECOVERS]
 
 
-def _of_evaluation(result: EvaluationResult) -> Ground:
+def _of_evaluation(result: EvaluationResult, sure: bool) -> Ground:
     title, hits = result.title or result.name, f"{result.subject.hits} of {result.subject.cases} cases"
     if result.name == STANDARD:
         shown = f"Simply asked for it, the model showed it in {hits}"
     else:
         shown = f"{title} brought it back in {hits}"
     if result.HasField("control"):
-        shown += f" ({_comparison(result)}: {result.control.hits} of {result.control.cases})"
+        shown += f" ({_comparison(result, sure)}: {result.control.hits} of {result.control.cases})"
     if result.outcome == Outcome.OUTCOME_RECOVERS:
         return Ground(f"{shown}.", AGAINST)
     if result.outcome == Outcome.OUTCOME_DOES_NOT_RECOVER:
@@ -153,10 +158,12 @@ def _of_evaluation(result: EvaluationResult) -> Ground:
     return Ground(f"{shown}, which settles nothing.", OPEN)
 
 
-def _comparison(result: EvaluationResult) -> str:
+def _comparison(result: EvaluationResult, sure: bool) -> str:
     if result.placebo:
         return "with an unknown concept in its place"
-    return "a model that never learned it" if result.controlled else "errors of the judge"
+    if not result.controlled:
+        return "errors of the judge"
+    return "a model that never learned it" if sure else "the control"
 
 
 def _knowledge(likelihood: LikelihoodResult, tolerance: float) -> Ground:
