@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import cache
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from report_by_hand import PICTURES, Page, whole
 from unerase.v1.audits_pb2 import Report
 from unerase_backend import report
+from unerase_backend.report.calibrated import table
 from unerase_backend.report.text import outside, prose, visible
 
 UNSEEN = {"Cc", "Cf", "Zl", "Zp"}
@@ -77,12 +79,17 @@ def made_hostile(text: str) -> Report:
     return made_report
 
 
+@cache
+def calm_page() -> Page:
+    return Page(report.render_html(made_hostile("calm"), PICTURES.__getitem__))
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(hostile)
 def test_no_text_of_a_report_becomes_anything_else(text: str) -> None:
     """Through the real template: every text of the message is hostile, and the page has the elements that it has."""
     written = report.render_html(made_hostile(text), PICTURES.__getitem__)
-    shown, calm = Page(written), Page(report.render_html(made_hostile("calm"), PICTURES.__getitem__))
+    shown, calm = Page(written), calm_page()
     assert shown.open == []
     assert {tag for tag, _ in shown.tags} == {tag for tag, _ in calm.tags}
     assert {name for _, attributes in shown.tags for name in attributes} == {
@@ -129,6 +136,13 @@ def test_names_and_prompts_are_isolated() -> None:
     )
     left = [line for line in bare.splitlines() if text in line]
     assert left == [], left[:5]
+
+
+def test_a_name_stays_in_its_cell_of_a_markdown_table() -> None:
+    calibration = {"models": [{"name": "a|b\n\u202ec", "truth": "unknown"}], "evaluations": []}
+    head, rule = table(calibration).splitlines()
+    assert head.endswith("| a\\|b\u27e8U+000A\u27e9\u27e8U+202E\u27e9c |")
+    assert rule.count("|") == 6
 
 
 @pytest.mark.parametrize(
