@@ -56,6 +56,21 @@ def test_other_names_for_the_same_weights_are_told(models: tuple[str, str, str],
     assert words in found
 
 
+def test_the_same_parts_are_the_same_weights_whatever_else_differs() -> None:
+    again = model("r", "1")
+    again.digest = "another tokenizer"
+    (found,) = flaws(spec(), manifest(model("s", "1"), again, model("c", "3")))
+    assert "The reference r has the same weights as the subject s" in found
+
+
+def test_a_reference_that_the_request_assumes_is_nothing_to_tell() -> None:
+    assumed = spec(reference="s")
+    assumed.assume_reference = True
+    assert flaws(assumed, manifest()) == []
+    assumed.control = "s"
+    assert len(flaws(assumed, manifest())) == 2
+
+
 def test_a_control_with_the_subjects_unet_is_told() -> None:
     (found,) = flaws(spec(), manifest(model("s", "1"), model("r", "2"), model("c", "1", "other")))
     assert "The control c has the same UNet as the subject s" in found

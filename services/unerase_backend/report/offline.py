@@ -8,9 +8,7 @@ from pathlib import Path
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, Tolerances
 from unerase_backend.report.parquet import Record, read_parquet
 from unerase_backend.verdict import conclude
-from unerase_backend.verdict.comparison import flaws
 from unerase_backend.verdict.decision import tolerance_problem
-from unerase_backend.verdict.summary import summarise
 
 
 def conclude_file(file: Path, tolerances: Tolerances) -> Audit:
@@ -39,9 +37,4 @@ def conclude_record(record: Record, tolerances: Tolerances) -> Audit:
         # As it was quoted: this installation's own calibration may be another.
         if result.name in record.calibrations:
             result.calibration.CopyFrom(record.calibrations[result.name])
-    # An export may be older than the rule that refuses such audits.
-    found = flaws(spec, record.content.manifest)
-    if found:
-        verdict.summary = summarise(verdict, found)
-        verdict.statement = f"{' '.join(found)} {verdict.statement}"
     return Audit(id=record.audit_id, spec=spec, state=AUDIT_STATE_SUCCEEDED, verdict=verdict)

@@ -17,33 +17,33 @@ def flaws(spec: AuditSpec, manifest: Manifest) -> list[str]:
         ("reference", spec.reference, "subject", spec.subject),
         ("control", spec.control, "reference", spec.reference),
     ):
-        if not name or not other:
+        if not name or not other or (role == "reference" and spec.assume_reference):
             continue
+        one, against = models.get(name), models.get(other)
         if name == other:
             found.append(f"The {role} is the {other_role} itself ({name}), so that comparing them says nothing.")
-        elif _digest(models, name) and _digest(models, name) == _digest(models, other):
+        elif one is None or against is None:
+            continue
+        elif (one.digest and one.digest == against.digest) or _same(one, against, "unet", "text_encoder"):
             found.append(
                 f"The {role} {name} has the same weights as the {other_role} {other}, so that comparing them says "
                 "nothing."
             )
-        elif role == "control" and (part := _shared_unet(models.get(name), models.get(other))):
+        elif role == "control" and _same(one, against, "unet"):
             found.append(
-                f"The control {name} has the same {part} as the {other_role} {other}, so that it may know what that "
+                f"The control {name} has the same UNet as the {other_role} {other}, so that it may know what that "
                 "knows."
             )
     return found + _same_judges(spec, manifest)
 
 
-def _digest(models: dict[str, Model], name: str) -> str:
-    return models[name].digest if name in models else ""
-
-
-def _shared_unet(one: Model | None, other: Model | None) -> str:
-    """Return "UNet" where two models have the same: a model that never learned a concept has one of its own."""
-    if one is None or other is None:
-        return ""
-    parts = [{file.digest for file in model.files if file.component == "unet"} for model in (one, other)]
-    return "UNet" if parts[0] and parts[0] == parts[1] else ""
+def _same(one: Model, other: Model, *parts: str) -> bool:
+    """Whether two models have the same files of each part, and have some of each."""
+    for part in parts:
+        files = [{file.digest for file in model.files if file.component == part} for model in (one, other)]
+        if not files[0] or files[0] != files[1]:
+            return False
+    return True
 
 
 def _same_judges(spec: AuditSpec, manifest: Manifest) -> list[str]:
