@@ -70,7 +70,8 @@ def test_the_whole_page_is_well_formed_and_safe() -> None:
 
 def test_sections_stand_in_the_order_of_what_weighs() -> None:
     order = (
-        "evidence plane evaluations budget pictures alternatives tracing findings side judges power reading manifest"
+        "grounds limits evidence plane evaluations budget pictures alternatives tracing findings side judges power "
+        "reading manifest"
     )
     assert anchors(whole()) == order.split()
     headings = [attributes["id"] for attributes in page(whole()).of("h2")]

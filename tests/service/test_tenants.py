@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -58,6 +59,9 @@ def test_a_campaign_holds_up_nobody_elses_audit(backend: Running, shared: Coordi
         assert refused.value.metadata == {"limit": str(CAMPAIGN), "used": str(CAMPAIGN)}
         single = one.audit(small_spec(seed_base=800, cases=6), timeout=120)
         assert single.state == AUDIT_STATE_SUCCEEDED
+        report = one.report_message(single.id)
+        assert report.tenant == "single"
+        assert report.content.manifest.versions["unerase"] == metadata.version("unerase")
         ended = [many.get_audit(audit.id) for audit in campaign]
         before = [audit for audit in ended if _before(audit, single)]
         # Served in turns, the last to come is at most as far behind as its turn.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from importlib import metadata
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
 from unerase.v1.types_pb2 import EvaluationDescription
@@ -40,8 +41,9 @@ class Conclusion:
         manifest = await self._manifest(evidence.audit.spec)
         descriptions = await self._units.descriptions()
         await self._make_whole(evidence)
+        tenant, _ = await self._database.owner(evidence.audit.id)
         async with self._writing.turn():
-            return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end)
+            return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end, tenant)
 
     async def render_again(self, audit_id: str) -> Reports | None:
         """Render an audit's report again from its content, after one of its forms was lost; None if it was deleted.
@@ -55,8 +57,9 @@ class Conclusion:
             return None
         await self._make_whole(evidence)
         descriptions = (await self._units.descriptions()).values()
+        tenant, _ = await self._database.owner(audit_id)
         async with self._writing.turn():
-            reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions)
+            reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions, tenant)
         await self._database.replace_reports(audit_id, reports)
         return reports
 
@@ -91,7 +94,7 @@ class Conclusion:
         for name in (spec.selector, spec.judge, spec.second_judge):
             judges[name] = await asyncio.to_thread(self._catalogue.judge_digest, name)
         return Manifest(
-            versions=described.versions,
+            versions={**described.versions, "unerase": metadata.version("unerase")},
             numerics_profile=described.numerics_profile,
             models=models,
             judge_digests=judges,
@@ -104,6 +107,7 @@ class Conclusion:
         descriptions: Mapping[str, EvaluationDescription],
         manifest: Manifest,
         end: int,
+        tenant: str,
     ) -> tuple[Verdict, Reports]:
         audit, spec = evidence.audit, evidence.audit.spec
         verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
@@ -118,4 +122,5 @@ class Conclusion:
             evidence.findings,
             manifest,
         )
-        return verdict, write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations)
+        reports = write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations, tenant)
+        return verdict, reports

@@ -17,8 +17,9 @@ def write_reports(
     content: ReportContent,
     descriptions: Iterable[EvaluationDescription],
     observations: Sequence[Observation],
+    tenant: str,
 ) -> Reports:
-    """Render a report in each of its forms and store them; `end` is in nanoseconds since 1970.
+    """Render a tenant's report in each of its forms and store them; `end` is in nanoseconds since 1970.
 
     Raises:
         NotFoundError, DataLossError: a picture that the page shows is not there, or damaged.
@@ -30,6 +31,7 @@ def write_reports(
         audit_id=audit.id,
         create_time=audit.create_time,
         end_time=timestamp(end),
+        tenant=tenant,
     )
     return Reports(
         content=store.put(content.SerializeToString(deterministic=True)),
@@ -40,9 +42,13 @@ def write_reports(
 
 
 def write_again(
-    store: ArtifactStore, evidence: Evidence, reports: Reports, descriptions: Iterable[EvaluationDescription]
+    store: ArtifactStore,
+    evidence: Evidence,
+    reports: Reports,
+    descriptions: Iterable[EvaluationDescription],
+    tenant: str,
 ) -> Reports:
-    """Render the forms of a report again from its content.
+    """Render the forms of a tenant's report again from its content.
 
     Raises:
         DataLossError: the content is lost as well, or a picture.
@@ -50,7 +56,7 @@ def write_again(
     try:
         content = ReportContent.FromString(store.get(reports.content))
         end = evidence.audit.end_time.ToNanoseconds()
-        return write_reports(store, evidence.audit, end, content, descriptions, evidence.observations)
+        return write_reports(store, evidence.audit, end, content, descriptions, evidence.observations, tenant)
     except (NotFoundError, DataLossError):
         raise DataLossError(
             "the report is lost, and so is what it could be made of again; run the audit again"

@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from unerase_backend.report.parquet import read_parquet
+from unerase_backend.report.text import visible
 from unerase_backend.verdict.calibration import Calibrations, Trial, Truth, calibrate
 from unerase_backend.verdict.roles import recorded_problem
 
@@ -69,7 +70,8 @@ def table(calibrated: Mapping[str, Any]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    # Names of models and evaluations come from files: they neither end a cell nor a line.
+    return "| " + " | ".join(visible(cell).replace("|", r"\|") for cell in cells) + " |"
 
 
 def _interval(rate: Mapping[str, Any]) -> str:

@@ -1,9 +1,9 @@
 """The report's charts of rates and of curves: over the budget, the steps of an attack, the strength of an erasure."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 from markupsafe import Markup
 
@@ -22,6 +22,15 @@ from unerase_backend.report.drawing import (
     short,
     words,
 )
+
+WIDTH, NAMED_WIDTH = 312, 336
+"""Of a chart with axes, and of one whose curves are named beside it: about a phone's."""
+
+APART = 5.0
+"""Curves closer than this are drawn so far apart."""
+
+LINE = 12.5
+"""Height of a line of words."""
 
 _QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -109,8 +118,12 @@ def lines(
     described: str,
     limit: float | None = None,
 ) -> Markup:
-    """Draw curves with their bands, one a role, over one axis; where nothing was measured the curve is interrupted."""
-    frame = Frame(46, 10, 244, 150, across.scale, along.scale)
+    """Draw curves with their bands, one a role, over one axis; where nothing was measured the curve is interrupted.
+
+    Several curves are named at their ends, and those that would lie on one another lie side by side.
+    """
+    named = len(series) > 1
+    frame = Frame(46, 10, 222 if named else 244, 150, across.scale, along.scale)
     parts = []
     for tick in along.ticks:
         parts.append(line("grid", frame.left, frame.y(tick), frame.right, frame.y(tick)))
@@ -120,18 +133,66 @@ def lines(
     parts.append(words(frame.left + frame.width / 2, frame.bottom + 33, across.title, "middle"))
     if limit is not None and along.scale.low < limit < along.scale.high:
         parts.append(line("limit", frame.left, frame.y(limit), frame.right, frame.y(limit)))
+    drawn = {
+        role: [(point, frame.x(point.at), frame.y(point.value)) for point in points if point.measured]
+        for role, points in series
+    }
+    middle = frame.top + frame.height / 2
+    aside = _aside({role: [(x, y) for _, x, y in points] for role, points in drawn.items()}, middle)
     for role, points in series:
         for there, run in groupby(points, key=lambda point: point.measured):
-            stretch = list(run)
             if there:
-                upper = [(frame.x(point.at), frame.y(known(point.upper, point.value))) for point in stretch]
-                lower = [(frame.x(point.at), frame.y(known(point.lower, point.value))) for point in reversed(stretch)]
-                parts.append(polygon(f"band {role}", upper + lower))
-                parts.append(polyline(f"curve {role}", [(frame.x(each.at), frame.y(each.value)) for each in stretch]))
-        measured = [point for point in points if point.measured]
-        few = measured if len(measured) <= 12 else measured[-1:]
-        parts += [mark(role, frame.x(point.at), frame.y(point.value), 3.5) for point in few]
-    return drawing(312, 202, title, parts, "chart", described)
+                parts += _stretch(frame, role, list(run), aside[role])
+        few = drawn[role] if len(drawn[role]) <= 12 else drawn[role][-1:]
+        parts += [mark(role, x, y + aside[role], 3.5) for _, x, y in few]
+    if named:
+        parts += _names({role: points[-1][2] + aside[role] for role, points in drawn.items() if points}, frame)
+    return drawing(NAMED_WIDTH if named else WIDTH, 202, title, parts, "chart", described)
+
+
+def _stretch(frame: Frame, role: str, points: Sequence[Point], aside: float) -> list[Markup]:
+    """Draw one uninterrupted curve with its band, moved down by some units."""
+    upper = [(frame.x(point.at), frame.y(known(point.upper, point.value))) for point in points]
+    lower = [(frame.x(point.at), frame.y(known(point.lower, point.value))) for point in reversed(points)]
+    path = [(frame.x(point.at), frame.y(point.value) + aside) for point in points]
+    return [polygon(f"band {role}", upper + lower), polyline(f"curve {role}", path)]
+
+
+def _aside(curves: Mapping[str, Sequence[tuple[float, float]]], middle: float) -> dict[str, float]:
+    """Return how far down each curve is moved, so that none hides another: the last drawn stays where it is.
+
+    A curve moves towards the middle, so that it stays inside the chart.
+    """
+    moved: dict[str, float] = {}
+    for role in reversed(list(curves)):
+        taken = [step for other, step in moved.items() if _coincide(curves[role], curves[other])]
+        heights = [y for _, y in curves[role]]
+        inwards = APART if sum(heights) < middle * len(heights) else -APART
+        moved[role] = next(step for step in (0.0, inwards, 2 * inwards) if step not in taken)
+    return moved
+
+
+def _coincide(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> bool:
+    """Whether two curves share a stretch; where they only cross, both can be seen."""
+    there = dict(other)
+    close = [x in there and abs(there[x] - y) < APART for x, y in one]
+    return any(map(all, pairwise(close))) or (len(one) == 1 and any(close))
+
+
+def _names(ends: Mapping[str, float], frame: Frame) -> list[Markup]:
+    """Write each role beside the end of its curve, the names below one another where the ends lie close."""
+    order = sorted(ends, key=lambda role: ends[role])
+    heights = [ends[role] for role in order]
+    for at in range(1, len(heights)):
+        heights[at] = max(heights[at], heights[at - 1] + LINE)
+    lowest = frame.bottom
+    for at in reversed(range(len(heights))):
+        heights[at] = min(heights[at], lowest)
+        lowest = heights[at] - LINE
+    return [
+        words(frame.right + 8, height + 4, role, "start", f"end {role}")
+        for role, height in zip(order, heights, strict=True)
+    ]
 
 
 def curve(title: str, points: Sequence[CurvePoint]) -> Markup:

@@ -14,6 +14,7 @@ from itertools import count
 from markupsafe import Markup
 
 from unerase.v1.verdicts_pb2 import Estimate
+from unerase_backend.report.text import visible
 
 ROLES = ("control", "reference", "subject")
 """In order of drawing: the subject lies on top."""
@@ -149,15 +150,17 @@ def polygon(kind: str, points: Sequence[tuple[float, float]]) -> Markup:
 
 def words(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Markup:
     """Write into a drawing; `anchor` is "start", "middle" or "end"."""
-    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(kind, x, y, anchor, text)
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
+        kind, x, y, anchor, visible(text)
+    )
 
 
 def drawing(width: int, height: int, title: str, inside: Iterable[Markup], kind: str, described: str = "") -> Markup:
     """Return the drawing, with its title and what it shows in words."""
-    description = Markup("<desc>{}</desc>").format(described) if described else ""
+    description = Markup("<desc>{}</desc>").format(visible(described)) if described else ""
     return Markup(
         '<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="img"><title>{}</title>{}{}</svg>'
-    ).format(kind, width, height, width, height, title, description, Markup("").join(inside))
+    ).format(kind, width, height, width, height, visible(title), description, Markup("").join(inside))
 
 
 def ends(figures: Iterable[Estimate]) -> list[float]:

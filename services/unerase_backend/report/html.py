@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -34,6 +36,10 @@ from unerase_backend.report import charts, drawing, plane
 from unerase_backend.report.context import Context, context_of
 from unerase_backend.report.pictures import Pictures
 from unerase_backend.report.schema import canonical_json
+from unerase_backend.report.text import outside, prose, visible, whole
+from unerase_backend.verdict.comparison import flaws
+from unerase_backend.verdict.decision import Tolerances
+from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, Ground, grounds, summarise
 
 FINDINGS_SHOWN = 6
 """Findings of one evaluation that are shown unfolded: with three models, those of two cases."""
@@ -45,36 +51,24 @@ _COUNTED = re.compile(r"(.*)@(\d+(?:\.\d+)?)")
 """A name that says after an "@" what was spent: of an arm as in "few-shot@40", of a figure as in "auc@100"."""
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A conclusion as a heading, what it means, and its colour."""
-
-    headline: str
-    meaning: str
-    tone: str
-
-
-_READINGS = {
-    Conclusion.CONCLUSION_INCOMPLETE: _Reading(
-        "Incomplete", "A required evaluation is missing, or has more unscored cases than it can bear.", "none"
-    ),
-    Conclusion.CONCLUSION_UNINFORMATIVE: _Reading(
-        "Uninformative", "Under the plain prompt the reference itself does not exceed the control.", "none"
-    ),
-    Conclusion.CONCLUSION_NOT_ERASED: _Reading("Not erased", "The plain prompt still makes the concept.", "bad"),
-    Conclusion.CONCLUSION_AVOIDED: _Reading(
-        "Avoided, not removed", "The prompt no longer leads to the concept, but the model still holds it.", "bad"
-    ),
-    Conclusion.CONCLUSION_REMOVED: _Reading(
-        "Removed, up to the budget that was spent",
-        "No evaluation brought the concept back, and the concept's pictures became less likely to the model.",
-        "good",
-    ),
-    Conclusion.CONCLUSION_INCONCLUSIVE: _Reading(
-        "Inconclusive", "Nothing brought the concept back for certain, and nothing shows that it is gone.", "open"
-    ),
+_HEADLINES = {
+    Conclusion.CONCLUSION_INCOMPLETE: ("Incomplete", "none"),
+    Conclusion.CONCLUSION_UNINFORMATIVE: ("Uninformative", "none"),
+    Conclusion.CONCLUSION_NOT_ERASED: ("Not erased", "bad"),
+    Conclusion.CONCLUSION_AVOIDED: ("Avoided, not removed", "bad"),
+    Conclusion.CONCLUSION_REMOVED: ("Removed, up to the budget that was spent", "good"),
+    Conclusion.CONCLUSION_INCONCLUSIVE: ("Inconclusive", "open"),
 }
-_NO_READING = _Reading("No verdict", "", "none")
+"""A conclusion as a heading, and its colour."""
+
+_MARK_OF_GROUND = {
+    AGAINST: ("bad", "\N{MULTIPLICATION X}", "speaks against the erasure"),
+    NOTHING_FOUND: ("good", "\N{CHECK MARK}", "nothing found"),
+    OPEN: ("open", "?", "settles nothing"),
+}
+"""Of what a verdict rests on: its colour, its sign, and the sign in words."""
+
+_AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("unerase_backend.report", "."),
@@ -82,9 +76,12 @@ _ENVIRONMENT = Environment(
     auto_reload=False,
     autoescape=True,
     undefined=StrictUndefined,
+    # Whatever the page shows, attributes too: no character of it is unseen.
+    finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     trim_blocks=True,
     lstrip_blocks=True,
 )
+_ENVIRONMENT.filters |= {"outside": outside, "whole": whole, "prose": prose}
 
 _TONE_OF_OUTCOME = {
     Outcome.OUTCOME_RECOVERS: "bad",
@@ -124,7 +121,9 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
     """Return the page; `read_picture` gives a picture's PNG for its digest, and its errors are raised."""
     content = report.content
     verdict = content.verdict
-    reading = _READINGS.get(verdict.conclusion, _NO_READING)
+    headline, tone = _HEADLINES.get(verdict.conclusion, ("No verdict", "none"))
+    faults = flaws(content.spec, content.manifest)
+    sure = not faults and not verdict.assumptions
     titles = {result.name: result.title or result.name for result in verdict.evaluations}
     spec, tolerances = content.spec, content.spec.tolerances
     context = context_of(content)
@@ -132,9 +131,19 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         report=report,
         content=content,
         verdict=verdict,
-        headline=reading.headline,
-        meaning=reading.meaning,
-        tone=reading.tone,
+        headline="No valid verdict" if faults else headline,
+        tone="none" if faults else tone,
+        faults=faults,
+        # Reports from before there were summaries have none.
+        summary=summarise(verdict, faults) if faults or not verdict.summary else verdict.summary,
+        grounds=_grounds(content, sure=sure),
+        sure=sure,
+        ground_mark=_MARK_OF_GROUND.__getitem__,
+        created=_moment(report, "create_time"),
+        ended=_moment(report, "end_time"),
+        version=content.manifest.versions.get("unerase", ""),
+        judge=next((quality for quality in verdict.judges if quality.judge == spec.judge), None),
+        running_head=_running_head(report),
         models=[
             (role, name)
             for role, name in (("subject", spec.subject), ("reference", spec.reference), ("control", spec.control))
@@ -181,6 +190,35 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
     )
 
 
+def _grounds(content: ReportContent, *, sure: bool) -> list[Ground]:
+    tolerances = Tolerances.of(content.spec)
+    return grounds(
+        content.verdict,
+        destruction=tolerances.destruction,
+        general_damage=tolerances.general_damage,
+        interference=tolerances.interference,
+        sure=sure,
+    )
+
+
+def _moment(report: Report, field: Literal["create_time", "end_time"]) -> str:
+    """Return a time of the report to the second, as in "2026-11-28 21:57:16 UTC"."""
+    if not report.HasField(field):
+        return "not recorded"
+    time: Timestamp = getattr(report, field)
+    return f"{time.ToDatetime():%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _running_head(report: Report) -> Markup:
+    """Return what stands at the head of each printed page, as a string of CSS: an audit's id and its date."""
+    said = ["unerase audit report"]
+    if _AUDIT_ID.fullmatch(report.audit_id):
+        said.append(f"audit {report.audit_id}")
+    if report.HasField("end_time"):
+        said.append(_moment(report, "end_time"))
+    return Markup('"{}"').format("  \N{MIDDLE DOT}  ".join(said))
+
+
 def number(value: float) -> str:
     """Return a figure with two decimals and a true minus sign; "none" where it is not finite."""
     return _signed(f"{value:.2f}") if math.isfinite(value) else "none"
@@ -222,7 +260,9 @@ def _sections(content: ReportContent) -> list[tuple[str, str]]:
     verdict = content.verdict
     likelihood = verdict.HasField("likelihood")
     sections = [
-        ("evidence", "Evidence", True),
+        ("grounds", "What it rests on", bool(verdict.evaluations) or likelihood),
+        ("limits", "Limits", True),
+        ("evidence", "Statistics", True),
         ("plane", "Destruction", likelihood),
         ("evaluations", "Evaluations", True),
         ("budget", "Budget", any([*_curves(result), *_spent(result)] for result in verdict.evaluations)),

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from markupsafe import Markup
 from PIL import Image
 
+from unerase_backend.report.text import visible
+
 MAX_SIDE = 256
 """Larger pictures are shown reduced to this many pixels a side, so that the file stays small enough to mail."""
 
@@ -33,7 +35,7 @@ class Pictures:
             self._shown[digest] = identifier, width, height
             inside = Markup('<image id="{}" width="{}" height="{}" href="{}"/>').format(identifier, width, height, uri)
         return Markup('<svg class="picture" viewBox="0 0 {} {}" role="img"><title>{}</title>{}</svg>').format(
-            width, height, described, inside
+            width, height, visible(described), inside
         )
 
 

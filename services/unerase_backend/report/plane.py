@@ -34,6 +34,10 @@ LETTER, LINE = 7.4, 13
 """A generous width of a letter, and the height of a line, at the size of the style sheet."""
 
 MAX_LABEL = 26
+
+COVERED, LARGER = 6, 2.4
+"""A mark this near to one that is drawn over it is so much larger, so that it is seen around that."""
+
 _RINGS = (5, 12, 20, 30, 44, 60, 80, 104, 132)
 _DIRECTIONS = [(math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)) for turn in range(16)]
 
@@ -90,10 +94,11 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
         parts.append(line(f"whisker {stand.kind}", left, y, right, y))
         parts.append(line(f"whisker {stand.kind}", x, top, x, bottom))
         lines += [Box(left, y - 1, right, y + 1), Box(x - 1, top, x + 1, bottom)]
-    for stand, (x, y) in zip(stands, places, strict=True):
+    for at, (stand, (x, y)) in enumerate(zip(stands, places, strict=True)):
         if stand.damaged:
             parts.append(Markup('<circle class="ring {}" cx="{:.1f}" cy="{:.1f}" r="9.5"/>').format(stand.kind, x, y))
-        parts.append(mark(stand.kind, x, y, 4 if stand.kind == "context" else 6))
+        covered = any(math.dist((x, y), later) < COVERED for later in places[at + 1 :])
+        parts.append(mark(stand.kind, x, y, (4 if stand.kind == "context" else 6) * (LARGER if covered else 1)))
     # The audit's own models choose their places first.
     order = sorted(range(len(stands)), key=lambda at: stands[at].kind == "context")
     boxes = place_labels(

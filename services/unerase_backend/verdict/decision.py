@@ -10,6 +10,7 @@ from unerase.v1.verdicts_pb2 import Conclusion, LikelihoodResult, Outcome, Power
 from unerase_backend.verdict import measures, sequential, statistics, wording
 from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.outcomes import JUDGE, conclude_evaluations, is_settled, measure
+from unerase_backend.verdict.summary import summarise
 from unerase_backend.verdict.tracing import tracing
 from unerase_backend.verdict.wording import STANDARD
 
@@ -193,6 +194,7 @@ def conclude(
     verdict.statement = wording.statement(
         verdict, unbearable=unbearable, required=REQUIRED, destruction=tolerances.destruction
     )
+    verdict.summary = summarise(verdict)
     return verdict
 
 

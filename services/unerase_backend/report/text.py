@@ -1,0 +1,59 @@
+"""Text on the page: what came from outside is shown as it is and stays in its place, and numbers stay whole.
+
+Names, prompts and words that attacks found are written by strangers. Jinja escapes them for HTML; here the characters
+that a reader would not see, or that would reorder what stands beside them, become visible.
+"""
+
+import re
+import unicodedata
+
+from markupsafe import Markup, escape
+
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Controls, formats (bidi overrides, zero width, tags), surrogates, separators of lines and paragraphs."""
+
+_SUPERSCRIPT = str.maketrans("0123456789-", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b")
+_POWER = re.compile(r"(?<![\w.])(\d(?:\.\d+)?)e([+-]\d{2,3})(?!\w|\.\d)")
+_DIGITS = r"[-\u2212+]?\d[\d.,\u202f]*(?:\s%)?"
+_POWER_SHOWN = r"\s\u00d7\s10[\u207b\u2070\u00b9\u00b2\u00b3\u2074-\u2079]+"
+_WHOLE = re.compile(
+    rf"""(?<![\w.])(?:
+    (?:p\s)?[=<>]\s{_DIGITS}(?:{_POWER_SHOWN})?   # p = 0.012, and with a power of ten
+    | {_DIGITS}{_POWER_SHOWN}                     # with a power of ten
+    | {_DIGITS}\s(?:of|to)\s{_DIGITS}             # 23 of 24, 0.05 to 0.12
+    | [-\u2212+]\d[\d.]* | \d+[.,]\d+ | \d+\s%    # -0.142, 0.142, 95 %
+    )(?!\w)""",
+    re.VERBOSE,
+)
+
+
+def visible(text: str) -> str:
+    """Return the text with each character that cannot be seen written as its code point, as in "\u27e8U+202E\u27e9"."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"\u27e8U+{ord(letter):04X}\u27e9" if unicodedata.category(letter) in _UNSEEN else letter for letter in text
+    )
+
+
+def outside(text: str) -> Markup:
+    """Return text from outside as an element whose direction of writing reaches no further than itself."""
+    return Markup("<bdi>{}</bdi>").format(visible(text))
+
+
+def whole(text: str) -> Markup:
+    """Return the text with its numbers kept on one line, and powers of ten written as such."""
+    shown = _POWER.sub(
+        lambda found: f"{found[1]} \N{MULTIPLICATION SIGN} 10{str(int(found[2])).translate(_SUPERSCRIPT)}",
+        visible(text),
+    )
+    parts, end = [], 0
+    for found in _WHOLE.finditer(shown):
+        parts += [escape(shown[end : found.start()]), Markup('<span class="whole">{}</span>').format(found[0])]
+        end = found.end()
+    return Markup("").join([*parts, escape(shown[end:])])
+
+
+def prose(text: str) -> Markup:
+    """Return a sentence with whole numbers, isolated as text from outside is, since it may quote such."""
+    return Markup("<bdi>{}</bdi>").format(whole(text))

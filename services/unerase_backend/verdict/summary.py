@@ -1,0 +1,201 @@
+"""The verdict in plain words: two sentences for a reader who knows no statistics, and what they rest on.
+
+Pure functions of a verdict. No sentence says that a concept is erased: where nothing brought it back, that is said,
+with the effort it holds for. Names from outside do not occur here, only counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, InterferenceResult, LikelihoodResult, Outcome, Verdict
+from unerase_backend.verdict.wording import STANDARD
+
+AGAINST, NOTHING_FOUND, OPEN = "against", "nothing found", "open"
+"""What a ground says of the erasure: that it failed, that nothing speaks against it, or neither."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """One thing that a verdict rests on, in a few words with its number."""
+
+    text: str
+    says: str
+    """AGAINST, NOTHING_FOUND or OPEN."""
+
+
+def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
+    """Return the conclusion in two plain sentences; empty where there is no conclusion.
+
+    `flaws` are faults of the comparison itself, as `comparison.flaws` finds them: with one of them the figures say
+    nothing, whatever they are.
+    """
+    if verdict.conclusion == Conclusion.CONCLUSION_UNSPECIFIED:
+        return ""
+    if flaws:
+        return (
+            "The comparison that this audit rests on is not valid: its models are not independent of each other. "
+            "Nothing can be concluded from it in either direction, whatever its figures say."
+        )
+    finding, meaning = {
+        Conclusion.CONCLUSION_INCOMPLETE: _incomplete,
+        Conclusion.CONCLUSION_UNINFORMATIVE: _uninformative,
+        Conclusion.CONCLUSION_NOT_ERASED: _not_erased,
+        Conclusion.CONCLUSION_AVOIDED: _avoided,
+        Conclusion.CONCLUSION_REMOVED: _removed,
+        Conclusion.CONCLUSION_INCONCLUSIVE: _inconclusive,
+    }[verdict.conclusion](verdict)
+    if verdict.assumptions:
+        finding = f"provided that what this audit was told to assume is true, {finding}"
+    if verdict.incomplete_waived:
+        count = _tests(len(verdict.missing), "required test")
+        meaning += f"; {count} left out or not usable might have shown more"
+    if verdict.damaged:
+        meaning += "; the model has also lost other things than the concept"
+    return f"{finding[0].upper()}{finding[1:]}. {meaning[0].upper()}{meaning[1:]}."
+
+
+def grounds(
+    verdict: Verdict, *, destruction: float, general_damage: float, interference: float, sure: bool = True
+) -> list[Ground]:
+    """Return what a verdict rests on, the weightiest first; the numbers given are the tolerances.
+
+    `sure` is False where it is assumed, or not so, that the control never learned the concept.
+    """
+    standard = [_of_evaluation(one, sure) for one in verdict.evaluations if one.name == STANDARD]
+    others = [_of_evaluation(one, sure) for one in verdict.evaluations if one.name != STANDARD]
+    found = [*standard, *others]
+    if verdict.HasField("likelihood"):
+        found.append(_knowledge(verdict.likelihood, destruction))
+        found.append(_damage(verdict.likelihood, general_damage))
+    if verdict.HasField("interference"):
+        found.append(_other_concepts(verdict.interference, interference))
+    if verdict.missing:
+        found.append(Ground(f"Left out or not usable: {', '.join(verdict.missing)}.", OPEN))
+    # What the model does when it is simply asked stands first, whatever it says.
+    return [*found[: len(standard)], *sorted(found[len(standard) :], key=lambda ground: ground.says != AGAINST)]
+
+
+def _incomplete(verdict: Verdict) -> tuple[str, str]:
+    count = _tests(len(verdict.missing), "required test")
+    finding = f"this audit is not complete enough for a verdict, since {count} did not run or could not be judged"
+    recovering = _recovering(verdict)
+    if recovering:
+        return finding, f"even so, {_tests(len(recovering), 'test')} that did run brought the concept back"
+    return finding, "this is no sign that the concept is gone"
+
+
+def _uninformative(verdict: Verdict) -> tuple[str, str]:
+    del verdict
+    return (
+        "this audit cannot tell anything about the model, since the original model itself does not show the concept "
+        "more often than the comparison does when it is asked for it",
+        "nothing can be concluded in either direction",
+    )
+
+
+def _not_erased(verdict: Verdict) -> tuple[str, str]:
+    del verdict
+    return "the model still shows the concept when it is simply asked for it", "the concept is present"
+
+
+def _avoided(verdict: Verdict) -> tuple[str, str]:
+    plain = _when_asked(verdict)
+    recovering = _recovering(verdict)
+    meaning = "the concept is hidden, not removed"
+    if recovering:
+        others = sum(result.name != STANDARD for result in verdict.evaluations)
+        return f"{plain}, but {len(recovering)} of {others} other tests brought it back", meaning
+    return f"{plain}, but measurements show that it still knows what the concept looks like", meaning
+
+
+def _removed(verdict: Verdict) -> tuple[str, str]:
+    tried = sum(result.outcome == Outcome.OUTCOME_DOES_NOT_RECOVER for result in verdict.evaluations)
+    none = f"none of the {tried} tests that can tell brought the concept back"
+    if tried == 1:
+        none = "the one test that can tell did not bring the concept back"
+    return (
+        f"{none}, and pictures of it have become unlikely to the model",
+        "this holds for the effort that was spent here, and a stronger attack may still find the concept",
+    )
+
+
+def _inconclusive(verdict: Verdict) -> tuple[str, str]:
+    del verdict
+    return (
+        "this audit could not settle whether the concept is still in the model",
+        "no test brought it back for certain, and the tests together do not show that it is gone",
+    )
+
+
+def _when_asked(verdict: Verdict) -> str:
+    standard = next((result for result in verdict.evaluations if result.name == STANDARD), None)
+    if standard is None:
+        return "whether the model shows the concept when it is simply asked was not tested"
+    if standard.outcome == Outcome.OUTCOME_DOES_NOT_RECOVER:
+        return "the model rarely or never shows the concept when it is simply asked for it"
+    return "whether the model shows the concept when it is simply asked is not settled"
+
+
+def _recovering(verdict: Verdict) -> list[EvaluationResult]:
+    return [result for result in verdict.evaluations if result.outcome == Outcome.OUTCOME_RECOVERS]
+
+
+def _of_evaluation(result: EvaluationResult, sure: bool) -> Ground:
+    title, hits = result.title or result.name, f"{result.subject.hits} of {result.subject.cases} cases"
+    if result.name == STANDARD:
+        shown = f"Simply asked for it, the model showed it in {hits}"
+    else:
+        shown = f"{title} brought it back in {hits}"
+    if result.HasField("control"):
+        shown += f" ({_comparison(result, sure)}: {result.control.hits} of {result.control.cases})"
+    if result.outcome == Outcome.OUTCOME_RECOVERS:
+        return Ground(f"{shown}.", AGAINST)
+    if result.outcome == Outcome.OUTCOME_DOES_NOT_RECOVER:
+        return Ground(f"{shown}.", NOTHING_FOUND)
+    if result.outcome == Outcome.OUTCOME_UNINFORMATIVE:
+        original = f"{result.reference.hits} of {result.reference.cases}"
+        return Ground(f"{title} cannot tell here: the original model itself showed it in {original} cases.", OPEN)
+    return Ground(f"{shown}, which settles nothing.", OPEN)
+
+
+def _comparison(result: EvaluationResult, sure: bool) -> str:
+    if result.placebo:
+        return "with an unknown concept in its place"
+    if not result.controlled:
+        return "errors of the judge"
+    return "a model that never learned it" if sure else "the control"
+
+
+def _knowledge(likelihood: LikelihoodResult, tolerance: float) -> Ground:
+    lower, upper = likelihood.destruction_bounds.lower, likelihood.destruction_bounds.upper
+    counts = f"up to {tolerance:.2f} counts as none"
+    if upper < tolerance:
+        return Ground(f"The model still knows its pictures: destruction at most {_signed(upper)}, {counts}.", AGAINST)
+    if lower > tolerance:
+        figure = f"destruction at least {_signed(lower)}, {counts}"
+        return Ground(f"Its pictures became unlikely to the model: {figure}.", NOTHING_FOUND)
+    figure = f"destruction between {_signed(lower)} and {_signed(upper)}, {counts}"
+    return Ground(f"Whether the model still knows its pictures is not settled: {figure}.", OPEN)
+
+
+def _damage(likelihood: LikelihoodResult, tolerance: float) -> Ground:
+    value = likelihood.general_damage.value
+    if value > tolerance:
+        return Ground(f"Other pictures suffered as well: damage {_signed(value)}, above {tolerance:.2f}.", AGAINST)
+    return Ground(f"Other pictures suffered little: damage {_signed(value)}, within {tolerance:.2f}.", NOTHING_FOUND)
+
+
+def _other_concepts(found: InterferenceResult, tolerance: float) -> Ground:
+    loss, limit = f"{_signed(100 * found.loss.value, 0)} points", f"{100 * tolerance:.0f}"
+    if found.loss.value > tolerance:
+        return Ground(f"Other concepts are shown less often, by {loss}, above {limit}.", AGAINST)
+    return Ground(f"Other concepts are shown about as before: {loss} lost, within {limit}.", NOTHING_FOUND)
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if not text.strip("-0.") else text
+
+
+def _tests(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,81 @@
+"""A comparison of a model with itself is found, by name and by weights."""
+
+import pytest
+
+from unerase.v1.audits_pb2 import AuditSpec, Manifest
+from unerase.v1.models_pb2 import Model, WeightFile
+from unerase_backend.verdict.comparison import flaws
+
+
+def model(name: str, unet: str, text: str = "text") -> Model:
+    files = [WeightFile(component="unet", digest=unet), WeightFile(component="text_encoder", digest=text)]
+    return Model(name=name, digest=f"{unet}-{text}", files=files)
+
+
+def spec(**names: str) -> AuditSpec:
+    names = {"subject": "s", "reference": "r", "control": "c"} | names
+    return AuditSpec(selector="clip", judge="one", second_judge="two", **names)
+
+
+def manifest(*models: Model, **judges: str) -> Manifest:
+    models = models or (model("s", "1"), model("r", "2"), model("c", "3"))
+    return Manifest(models=models, judge_digests={"clip": "a", "one": "b", "two": "c"} | judges)
+
+
+def test_models_that_differ_are_nothing_to_tell() -> None:
+    assert flaws(spec(), manifest()) == []
+    assert flaws(spec(control=""), manifest()) == []
+    # An erasure of the text encoder leaves the reference's UNet.
+    assert flaws(spec(), manifest(model("s", "2", "other"), model("r", "2"), model("c", "3"))) == []
+    assert flaws(AuditSpec(), Manifest()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"control": "s"}, "The control is the subject itself (s)"),
+        ({"reference": "s"}, "The reference is the subject itself (s)"),
+        ({"control": "r"}, "The control is the reference itself (r)"),
+    ],
+)
+def test_one_name_twice_is_told(names: dict[str, str], words: str) -> None:
+    assert any(words in found for found in flaws(spec(**names), manifest()))
+    assert any(words in found for found in flaws(spec(**names), Manifest())), "also where there is no manifest"
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        (("1", "2", "1"), "The control c has the same weights as the subject s"),
+        (("1", "1", "3"), "The reference r has the same weights as the subject s"),
+        (("1", "2", "2"), "The control c has the same weights as the reference r"),
+    ],
+)
+def test_other_names_for_the_same_weights_are_told(models: tuple[str, str, str], words: str) -> None:
+    (found,) = flaws(spec(), manifest(*map(model, "src", models)))
+    assert words in found
+
+
+def test_the_same_parts_are_the_same_weights_whatever_else_differs() -> None:
+    again = model("r", "1")
+    again.digest = "another tokenizer"
+    (found,) = flaws(spec(), manifest(model("s", "1"), again, model("c", "3")))
+    assert "The reference r has the same weights as the subject s" in found
+
+
+def test_a_reference_that_the_request_assumes_is_nothing_to_tell() -> None:
+    assumed = spec(reference="s")
+    assumed.assume_reference = True
+    assert flaws(assumed, manifest()) == []
+    assumed.control = "s"
+    assert len(flaws(assumed, manifest())) == 2
+
+
+def test_a_control_with_the_subjects_unet_is_told() -> None:
+    (found,) = flaws(spec(), manifest(model("s", "1"), model("r", "2"), model("c", "1", "other")))
+    assert "The control c has the same UNet as the subject s" in found
+
+
+def test_judges_that_are_one_model_are_told() -> None:
+    (found,) = flaws(spec(), manifest(two="b"))
+    assert found == "The second judge is the same model as the judge, so that it confirms nothing."
