@@ -1,0 +1,105 @@
+"""Fragments of files are loaded by what reads such files, with what they name made to exist."""
+
+import ast
+import json
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import example
+from docs.pages import ROOT, Block, blocks
+from docs.rules import How, tried
+from unerase._concept_file import read_concept_file
+from unerase_backend.catalogue import EMBEDDED, Catalogue
+from unerase_backend.runtime.access import read_tokens
+
+WEIGHTS = EMBEDDED.parent
+CONFIG = ROOT / "deploy" / "prometheus" / "prometheus.yml"
+
+
+def _catalogue(text: str, folder: Path) -> None:
+    """Load the entries with weights of the testbed under their names."""
+    shutil.copytree(WEIGHTS / "reference", folder / "sd-1.4")
+    (folder / "erased").mkdir()
+    shutil.copyfile(WEIGHTS / "uce" / "unet.safetensors", folder / "erased" / "unet.safetensors")
+    file = folder / "catalogue.yaml"
+    file.write_text(text)
+    assert yaml.safe_load(text)["models"].keys() <= Catalogue.load([str(file)]).models.keys()
+
+
+def _concept(text: str, folder: Path) -> None:
+    give_pictures(folder)
+    file = folder / "my-hourglass.yaml"
+    file.write_text(text)
+    read = read_concept_file(file)
+    assert read.pictures
+    assert read.near_misses
+
+
+def give_pictures(folder: Path) -> None:
+    """Put into the folder the pictures that the pages speak of: the testbed's, a sheet of tiles for near misses."""
+    entry = yaml.safe_load(EMBEDDED.read_text())["concepts"]["hourglass"]
+    (folder / "pictures").mkdir()
+    shutil.copyfile(WEIGHTS / entry["pictures"], folder / "pictures" / "hourglasses.png")
+    shutil.copyfile(WEIGHTS / entry["near_misses"], folder / "near-misses.png")
+
+
+def _quotas(text: str, folder: Path) -> None:
+    file = folder / "tokens.json"
+    file.write_text(f'{{"tokens": [], {text}}}')
+    assert read_tokens(file).quotas.keys() == json.loads(f"{{{text}}}")["quotas"].keys()
+
+
+def _scrape_job(text: str, folder: Path) -> None:
+    """Prometheus resolves what a config names from the config's own folder: there it must find the secrets."""
+    configured = with_lines_of_first_job(CONFIG.read_text(), text)
+    job = yaml.safe_load(configured)["scrape_configs"][0]
+    assert job["scheme"] == "https"
+    for named in (job["tls_config"]["ca_file"], job["authorization"]["credentials_file"]):
+        assert (CONFIG.parent / named).resolve().parent == ROOT / "secrets", named
+
+
+def with_lines_of_first_job(config: str, lines: str) -> str:
+    """Return Prometheus' config with these lines where a reader puts them: at the end of the first job."""
+    first = "    static_configs: [{targets: [\"127.0.0.1:9464\"]}]\n"
+    assert config.count(first) == 1
+    return config.replace(first, first + lines)
+
+
+def _network_policy(text: str, folder: Path) -> None:
+    kubernetes_validate.validate(yaml.safe_load(text), "1.31", strict=True)
+
+
+def _entry_points(text: str, folder: Path) -> None:
+    """The page shows the example package's own."""
+    shown = tomllib.loads(text)["project"]["entry-points"]
+    assert shown == tomllib.loads((example.PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
+
+
+LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
+    ("SECURITY.md", "apiVersion"): _network_policy,
+    ("docs/add-a-probe.md", "[project.entry-points"): _entry_points,
+    ("docs/concepts.md", "# my-hourglass.yaml"): _concept,
+    ("docs/operations.md", '"quotas"'): _quotas,
+    ("docs/operations.md", "models:"): _catalogue,
+    ("docs/operations.md", "    scheme: https"): _scrape_job,
+}
+
+
+@pytest.mark.parametrize("block", tried(How.LOADED), ids=str)
+def test_a_fragment_is_loaded(block: Block, tmp_path: Path) -> None:
+    [load] = [each for (page, begins), each in LOADERS.items() if page == block.page and block.text.startswith(begins)]
+    load(block.text, tmp_path)
+
+
+def test_the_probe() -> None:
+    """The page's probe is the example package's, which is installed, audited with and held to the conformance suite."""
+    [shown] = [block for block in blocks("docs/add-a-probe.md") if block.language == "python"]
+    module = example.PACKAGE / "src" / "unerase_example" / "doubled_guidance.py"
+    assert ast.dump(ast.parse(shown.text)) == ast.dump(ast.parse(module.read_text()))

@@ -1,0 +1,55 @@
+"""No block of the documentation goes untried without a reason."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from docs.pages import LANGUAGES, ROOT, Block, blocks, pages
+from docs.rules import RULES, How, Rule, is_formula, rules_of
+
+ALL = [block for page in pages() for block in blocks(page)]
+FENCED = [block for block in ALL if not is_formula(block)]
+# The first word of what somebody would type.
+PROGRAMS = ("unerase", "make", "python", "pip", ".venv/bin/", "export", "docker", "kubectl", "curl", "$ ", "serve ")
+
+
+@pytest.mark.parametrize("block", FENCED, ids=str)
+def test_a_block_is_of_a_known_language_and_has_one_rule(block: Block) -> None:
+    assert block.language in LANGUAGES, f"{block}: fenced as {block.language!r}, which nothing here can try"
+    found = rules_of(block)
+    assert found, f"{block}: no rule in tests/docs/rules.py says how it is tried: {block.text.splitlines()[0]}"
+    assert len(found) == 1, f"{block}: several rules name it: {[rule.begins for rule in found]}"
+
+
+def test_every_rule_has_its_block() -> None:
+    used = {rule for block in FENCED for rule in rules_of(block)}
+    assert [f"{rule.page}: {rule.begins}" for rule in RULES if rule not in used] == []
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.how in (How.ELSEWHERE, How.READ)], ids=str)
+def test_what_is_not_run_says_why(rule: Rule) -> None:
+    assert rule.why
+    if rule.how is How.ELSEWHERE:
+        file, _, name = rule.why.partition("::")
+        assert (ROOT / file).is_file()
+        assert f"def {name}" in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize("block", [block for block in ALL if is_formula(block)], ids=str)
+def test_a_command_is_fenced(block: Block) -> None:
+    assert not block.text.lstrip().startswith(PROGRAMS), f"{block}: write it between ```sh and ```"
+
+
+@pytest.mark.parametrize("block", [block for block in FENCED if block.language == "python"], ids=str)
+def test_python_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("block", [block for block in FENCED if block.language == "sh"], ids=str)
+def test_a_script_is_one(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "script"
+    file.write_text(block.text)
+    ended = subprocess.run(["bash", "-n", file], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, f"{block}: {ended.stderr}"
+    assert "$ " not in {line[:2] for line in block.text.splitlines()}, f"{block}: a prompt is copied with the command"
