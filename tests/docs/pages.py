@@ -1,6 +1,7 @@
 """The pages of the documentation and their blocks, as Markdown says where they begin and end."""
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -65,14 +66,22 @@ def commands(script: str) -> list[str]:
     pending = ""
     for line in script.splitlines():
         pending = f"{pending}\n{line}" if pending else line
-        if line.endswith("\\") or pending.count("'") % 2 or pending.count('"') % 2:
+        if line.endswith("\\") or not _closed(pending):
             continue
-        if pending.strip() and not pending.lstrip().startswith("#"):
+        if shlex.split(pending, comments=True):
             found.append(pending)
         pending = ""
     if pending:
         raise ValueError(f"a command does not end: {pending}")
     return found
+
+
+def _closed(command: str) -> bool:
+    try:
+        shlex.split(command, comments=True)
+    except ValueError:
+        return False
+    return True
 
 
 def words(command: str) -> str:

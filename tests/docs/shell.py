@@ -15,7 +15,7 @@ _BIN = Path(sys.prefix) / "bin"
 
 
 class Shell:
-    """Commands in one folder; what one exports the next one has; servers run until the shell is closed."""
+    """Commands in one folder; the variables that one sets the next one has; servers run until the shell is closed."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Shell:
         """Run a command, which must end with `code`, and return what it printed."""
         exported = self.folder / ".exported"
         ended = subprocess.run(
-            ["bash", "-c", f"set -euo pipefail\n{command}\nenv -0 > '{exported}'"],
+            ["bash", "-c", f"set -aeuo pipefail\n{command}\nenv -0 > '{exported}'"],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,

@@ -67,7 +67,7 @@ def _scrape_job(text: str, folder: Path) -> None:
 
 def with_lines_of_first_job(config: str, lines: str) -> str:
     """Return Prometheus' config with these lines where a reader puts them: at the end of the first job."""
-    first = "    static_configs: [{targets: [\"127.0.0.1:9464\"]}]\n"
+    first = '    static_configs: [{targets: ["127.0.0.1:9464"]}]\n'
     assert config.count(first) == 1
     return config.replace(first, first + lines)
 
