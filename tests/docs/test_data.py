@@ -15,12 +15,12 @@ import yaml
 import example
 from docs.pages import ROOT, Block, blocks
 from docs.rules import How, tried
+from docs.scraping import CONFIG, config_with_documented_lines
 from unerase._concept_file import read_concept_file
 from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.runtime.access import read_tokens
 
 WEIGHTS = EMBEDDED.parent
-CONFIG = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 
 
 def _catalogue(text: str, folder: Path) -> None:
@@ -58,18 +58,10 @@ def _quotas(text: str, folder: Path) -> None:
 
 def _scrape_job(text: str, folder: Path) -> None:
     """Prometheus resolves what a config names from the config's own folder: there it must find the secrets."""
-    configured = with_lines_of_first_job(CONFIG.read_text(), text)
-    job = yaml.safe_load(configured)["scrape_configs"][0]
+    job = yaml.safe_load(config_with_documented_lines())["scrape_configs"][0]
     assert job["scheme"] == "https"
     for named in (job["tls_config"]["ca_file"], job["authorization"]["credentials_file"]):
         assert (CONFIG.parent / named).resolve().parent == ROOT / "secrets", named
-
-
-def with_lines_of_first_job(config: str, lines: str) -> str:
-    """Return Prometheus' config with these lines where a reader puts them: at the end of the first job."""
-    first = '    static_configs: [{targets: ["127.0.0.1:9464"]}]\n'
-    assert config.count(first) == 1
-    return config.replace(first, first + lines)
 
 
 def _network_policy(text: str, folder: Path) -> None:
