@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -30,6 +31,22 @@ SUFFIXES = (".py", ".md", ".yaml", ".yml", ".json", ".j2", ".toml", ".proto", ".
 TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench")
 # Made on the reader's side, or names of files in general.
 FILES = {"audit.json", "audit.html", "calibration.json", "MODEL.json", "tokens.json", "base/catalogue.yaml"}
+PROGRAMS = {
+    "unerase",
+    "make",
+    "python",
+    "pip",
+    "serve",
+    "ray",
+    "buf",
+    "grpcurl",
+    "curl",
+    "openssl",
+    "docker",
+    "kubectl",
+} | {
+    *("prometheus", "apt-get", "pg_ctlcluster", "runuser", "export", "mkdir", "chmod", "cp", "mv", "tee"),
+}
 # Words in capitals that are no reason and no status of ours.
 CAPITALS = {"SIGTERM", "SIGKILL", "SIGHUP", "MODEL", "ID", "NAME"}
 
@@ -87,7 +104,21 @@ def test_a_command_line_is_understood(where: str, parts: list[str]) -> None:
 
 @pytest.mark.parametrize(("where", "parts"), MODULES, ids=[where for where, _ in MODULES])
 def test_a_module_that_is_run_is_there(where: str, parts: list[str]) -> None:
-    assert importlib.util.find_spec(parts[parts.index("-m") + 1]) is not None, where
+    at = parts.index("-m") + 1
+    spec = importlib.util.find_spec(parts[at])
+    assert spec is not None, where
+    assert spec.origin is not None
+    if parts[at] != "pytest":
+        source = Path(spec.origin).read_text()
+        options = [part.split("=")[0] for part in parts[at:] if part.startswith("--")]
+        assert [option for option in options if f'"{option}"' not in source] == [], where
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_program_is_known(page: str) -> None:
+    """A line that is copied begins with a program, and not with a word that was meant for something else."""
+    typed = [(where, parts) for where, parts in _shell_commands() if where.startswith(f"{page}:")]
+    assert [where for where, parts in typed if Path(parts[0]).name not in PROGRAMS and "=" not in parts[0]] == []
 
 
 @cache
