@@ -3,6 +3,7 @@
 import ast
 import json
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import trustme
 import yaml
 
 import example
@@ -65,6 +67,18 @@ def _scrape_job(text: str, folder: Path) -> None:
     assert job["scheme"] == "https"
     for named in (job["tls_config"]["ca_file"], job["authorization"]["credentials_file"]):
         assert (CONFIG.parent / named).resolve().parent == ROOT / "secrets", named
+    # promtool comes with Debian's package prometheus; `make check-deploy` has it, and a Prometheus that scrapes so.
+    if shutil.which("promtool"):
+        place = folder / "deploy" / "prometheus"
+        shutil.copytree(CONFIG.parent, place)
+        (place / CONFIG.name).write_text(config_with_documented_lines())
+        (folder / "secrets").mkdir()
+        (folder / "secrets" / "certificate.pem").write_bytes(trustme.CA().cert_pem.bytes())
+        (folder / "secrets" / "prometheus.token").write_text("unerase_token")
+        checked = subprocess.run(
+            ["promtool", "check", "config", place / CONFIG.name], capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stderr
 
 
 def _network_policy(text: str, folder: Path) -> None:
