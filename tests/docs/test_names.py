@@ -114,6 +114,16 @@ def test_a_module_that_is_run_is_there(where: str, parts: list[str]) -> None:
         assert [option for option in options if f'"{option}"' not in source] == [], where
 
 
+RAYS = [(where, parts) for where, parts in _shell_commands() if parts[:2] == ["ray", "start"]]
+
+
+@pytest.mark.parametrize(("where", "parts"), RAYS, ids=[where for where, _ in RAYS])
+def test_a_node_of_ray_is_started_with_options_that_ray_has(where: str, parts: list[str]) -> None:
+    from ray.scripts.scripts import cli
+
+    cli.commands["start"].make_context(where, parts[2:])
+
+
 @pytest.mark.parametrize("page", pages())
 def test_a_program_is_known(page: str) -> None:
     """A line that is copied begins with a program, and not with a word that was meant for something else."""
