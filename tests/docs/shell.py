@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -116,13 +117,28 @@ def shell(folder: Path, environment: Mapping[str, str] | None = None) -> Iterato
 
 @contextmanager
 def forwarded(port: int, target: str | tuple[str, int]) -> Iterator[None]:
-    """Let a port of the loopback lead to `target`, a socket's file or another host and port."""
-    with socket.create_server(("127.0.0.1", port)) as listener:
+    """Let a port of the loopback lead to `target`, a socket's file or another host and port.
+
+    Raises:
+        OSError: somebody else has the port, and keeps it for two minutes: another run of these tests would not.
+    """
+    with _listener(port) as listener:
         threading.Thread(target=_accept, args=(listener, target), daemon=True).start()
         yield
         # It wakes who waits for a connection.
         with suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
+
+
+def _listener(port: int) -> socket.socket:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def _accept(listener: socket.socket, target: str | tuple[str, int]) -> None:

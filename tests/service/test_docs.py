@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from docs.files import give_pictures
 from docs.pages import ROOT, Block, commands
 from docs.rules import Case, How, case_of, tried
 from docs.shell import Shell, forwarded, shell
-from docs.test_data import give_pictures
 from serving import Running
 from unerase import Client
 
