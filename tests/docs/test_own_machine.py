@@ -174,8 +174,3 @@ def _debians_postgres(reader: Shell, postgres: Postgres) -> Iterator[None]:
     reader.environment["PATH"] = os.pathsep.join(path)
     with forwarded(POSTGRES_PORT, f"{host}/.s.PGSQL.{url.port or 5432}"):
         yield
-
-
-def test_a_page_of_this_kind_has_its_test() -> None:
-    followed = {"README.md", "docs/client.md", "docs/concepts.md", "docs/operations.md", "docs/grpc.md"}
-    assert {block.page for block in tried(How.OWN)} == followed

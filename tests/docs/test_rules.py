@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from docs.pages import LANGUAGES, ROOT, Block, blocks, pages
-from docs.rules import RULES, How, Rule, is_formula, rules_of
+from docs.pages import LANGUAGES, ROOT, Block, blocks, commands, pages, words
+from docs.rules import CASES, RULES, Case, How, Rule, case_of, is_formula, rules_of, tried
 
 ALL = [block for page in pages() for block in blocks(page)]
 FENCED = [block for block in ALL if not is_formula(block)]
@@ -53,3 +53,24 @@ def test_a_script_is_one(block: Block, tmp_path: Path) -> None:
     ended = subprocess.run(["bash", "-n", file], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, f"{block}: {ended.stderr}"
     assert "$ " not in {line[:2] for line in block.text.splitlines()}, f"{block}: a prompt is copied with the command"
+
+
+def test_every_page_that_needs_a_machine_is_followed() -> None:
+    followed = {"README.md", "docs/client.md", "docs/concepts.md", "docs/operations.md", "docs/grpc.md"}
+    assert {block.page for block in tried(How.OWN)} == followed, "tests/docs/test_own_machine.py has a test for each"
+
+
+def test_every_case_has_its_command() -> None:
+    typed = [words(command) for block in FENCED if block.language == "sh" for command in commands(block.text)]
+    assert [begins for begins in CASES if not any(command.startswith(begins) for command in typed)] == []
+
+
+def test_what_is_run_alone_or_on_a_shared_backend_starts_none() -> None:
+    typed = [
+        command
+        for how in (How.ALONE, How.SESSION)
+        for block in tried(how)
+        if block.language == "sh"
+        for command in commands(block.text)
+    ]
+    assert [command for command in typed if case_of(command)[0] not in (None, Case.SKIPPED)] == []
