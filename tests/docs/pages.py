@@ -60,6 +60,15 @@ def inline_code(page: str) -> Iterator[tuple[int, str]]:
                 yield token.map[0] + 1, child.content
 
 
+def links(page: str) -> Iterator[tuple[int, str]]:
+    """Yield where a page's links and pictures lead, with their line."""
+    for token in MarkdownIt("commonmark").enable("table").parse(text_of(page)):
+        for child in token.children or ():
+            target = child.attrGet("href") or child.attrGet("src")
+            if target and token.map is not None:
+                yield token.map[0] + 1, str(target)
+
+
 def commands(script: str) -> list[str]:
     """Return the commands of a shell script: one a line, where no backslash ends it and no quote is open."""
     found: list[str] = []

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from backend import evaluations
-from docs.pages import ROOT, blocks, commands, inline_code, pages, text_of, words
+from docs.pages import ROOT, blocks, commands, inline_code, links, pages, text_of, words
 from docs.rules import is_formula
 from unerase._cli import app
 from unerase_backend.coordinator.settings import CoordinatorSettings
@@ -145,22 +145,22 @@ def _options() -> set[str]:
 
 @pytest.mark.parametrize("page", pages())
 def test_a_command_in_the_prose_is_there(page: str) -> None:
-    wrong = []
-    for line, code in inline_code(page):
-        parts = code.split()
-        if parts[:1] == ["unerase"]:
-            command, rest = _command(parts[1:])
+    assert [f"{page}:{line}: {code}" for line, code in inline_code(page) if not _is_known(code.split())] == []
+
+
+def _is_known(parts: list[str]) -> bool:
+    """Say whether a command of ours, or a part of one, names what there is; another's is taken as it is."""
+    match parts:
+        case ["unerase", *arguments]:
+            command, rest = _command(arguments)
             known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
             lost = _below(command) and rest and not rest[0].startswith("-")
-            if lost or not {part.split("=")[0] for part in rest if part.startswith("--")} <= known:
-                wrong.append(f"{page}:{line}: {code}")
-        elif (
-            parts[:1] == ["make"]
-            and parts[1:]
-            and not re.search(rf"^{re.escape(parts[1])}:", text_of("Makefile"), re.MULTILINE)
-        ):
-            wrong.append(f"{page}:{line}: {code}")
-    assert wrong == []
+            return not lost and {part.split("=")[0] for part in rest if part.startswith("--")} <= known
+        case ["make", target, *_]:
+            return re.search(rf"^{re.escape(target)}:", text_of("Makefile"), re.MULTILINE) is not None
+        case ["python", "-m", module, *_]:
+            return importlib.util.find_spec(module) is not None
+    return True
 
 
 # Options of others' programs, which the pages name as theirs: Ray's, a container engine's, pytest's, buf's.
@@ -209,6 +209,26 @@ def test_a_file_that_is_named_is_there(page: str) -> None:
         elif test and test.split("[")[0] not in _functions(path):
             wrong.append(f"{page}:{line}: {code}")
     assert wrong == []
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_link_leads_somewhere(page: str) -> None:
+    """Sphinx looks at the pages below docs/ alone."""
+    wrong = []
+    for line, target in links(page):
+        path, _, anchor = target.partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        file = (ROOT / page).parent / path if path else ROOT / page
+        if not file.exists() or (anchor and anchor not in _anchors(file.resolve().relative_to(ROOT))):
+            wrong.append(f"{page}:{line}: {target}")
+    assert wrong == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """The names of a page's headings, as GitHub and Sphinx make them."""
+    headings = re.findall(r"^#+ (.+)$", text_of(str(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @cache
