@@ -37,7 +37,6 @@ class Case(Enum):
 
     SERVES = "a backend: it must listen, and end well by Ctrl-C when another block starts one"
     BEGINS = "long audits: they must be accepted and run; then they are cancelled, and the command says so (3)"
-    RUNS = "run to its end although a shorter beginning says otherwise"
     SKIPPED = "not run, for the reason that stands with it"
 
 
@@ -50,10 +49,6 @@ CASES: dict[str, tuple[Case, str]] = {
     "unerase audit testbed/uce --concept hourglass --battery quick": (
         Case.BEGINS,
         "client.md's first snippet and `make audit` run the quick battery to its end",
-    ),
-    "unerase audit testbed/uce --concept hourglass --battery quick --html audit.html --parquet audit.parquet": (
-        Case.RUNS,
-        "README.md concludes from its file",
     ),
     "unerase audit testbed/uce --concept mine/hourglass --battery quick": (Case.BEGINS, "the quick battery"),
     "make test": (Case.SKIPPED, "it is what runs this"),
