@@ -237,6 +237,12 @@ def _functions(path: str) -> set[str]:
     return {each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
+@pytest.mark.parametrize("page", pages())
+def test_a_test_that_is_named_is_there(page: str) -> None:
+    named = [(line, code) for line, code in inline_code(page) if re.fullmatch(r"test_\w+", code)]
+    assert [f"{page}:{line}: {code}" for line, code in named if f"def {code}(" not in _sources()] == []
+
+
 @cache
 def _sources() -> str:
     """All code of ours."""
