@@ -6,7 +6,6 @@ import pytest
 
 from docs.pages import ROOT, text_of
 from unerase import AsyncClient, Client, ClientSettings
-from unerase._cli import AUDIT_FAILED, BAD_INPUT, UNREACHABLE
 from unerase_backend.report.parquet import SCHEMA
 from unerase_backend.serve import ServeSettings
 
@@ -46,7 +45,7 @@ def test_the_columns_of_the_observations() -> None:
 
 def test_the_exit_codes() -> None:
     described = {int(cells[0]) for cells in _rows("docs/client.md", "exit code")}
-    assert described >= {0, 1, BAD_INPUT, AUDIT_FAILED, UNREACHABLE}
+    assert described >= {0, 1, 2, 3, 4}
     client = "".join(file.read_text() for file in (ROOT / "clients" / "python" / "unerase").glob("_*.py"))
     assert [code for code in described if not re.search(rf"\b{code}\b", client)] == []
 
