@@ -62,12 +62,12 @@ def _below(command: Any) -> dict[str, Any]:
 
 def _split(command: str) -> list[list[str]]:
     """The simple commands of a line, as words: what comes before `;`, `&&`, `|` and redirections apart."""
-    lexer = shlex.shlex(words(command), posix=True, punctuation_chars=";&|<>")
+    lexer = shlex.shlex(words(command), posix=True, punctuation_chars=";&|<>()")
     lexer.whitespace_split = True
     lexer.commenters = "#"
     found: list[list[str]] = [[]]
     for word in lexer:
-        if word and set(word) <= set(";&|"):
+        if word and set(word) <= set(";&|()"):
             found.append([])
         else:
             found[-1].append(word)
@@ -99,7 +99,15 @@ MODULES = [(where, parts) for where, parts in _shell_commands() if "python" in p
 def test_a_command_line_is_understood(where: str, parts: list[str]) -> None:
     command, arguments = _command(parts[1:])
     # It raises for an option that is not there, an argument that is missing, a value of the wrong kind.
-    command.make_context(where, list(arguments))
+    try:
+        command.make_context(where, list(arguments))
+    except typer.Exit:
+        # It has said what it was asked for, as its version.
+        return
+    except typer.BadParameter as error:
+        # A file that an earlier command of the page makes.
+        if "does not exist" not in str(error):
+            raise
 
 
 @pytest.mark.parametrize(("where", "parts"), MODULES, ids=[where for where, _ in MODULES])
