@@ -31,10 +31,10 @@ install: $(VENV)/.server ## Install the backend and its client.
 
 install-dev: $(VENV)/.dev ## Install the backend, its client and what the tests need.
 
-audit: $(VENV)/.server ## Start the backend, audit an erased model, write build/audit.html.
+audit: $(VENV)/.server ## Start the backend, audit an erased model, write build/audit.html, .json, .parquet.
 	@mkdir -p build
 	$(BIN)/unerase audit testbed/uce --concept hourglass --battery quick --local \
-		--html build/audit.html --json-file build/audit.json
+		--html build/audit.html --json-file build/audit.json --parquet build/audit.parquet
 
 test: $(VENV)/.dev ## Run the tests, in two processes of one thread each.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup --no-loadscope-reorder

@@ -28,6 +28,7 @@ from typing import Any
 import trustme
 import yaml
 
+from docs.scraping import config_with_documented_lines
 from serving import Running, serving
 from unerase import Client, ClientSettings, TLSConfig
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery
@@ -75,11 +76,16 @@ def _install() -> None:
 def _backend(folder: Path) -> Iterator[tuple[Running, str]]:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost", "127.0.0.1")
-    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    # The files of docs/operations.md, where its commands put them.
+    secrets = folder / "secrets"
+    secrets.mkdir()
+    authority.cert_pem.write_to_path(str(secrets / "certificate.pem"))
     certificate.private_key_pem.write_to_path(str(folder / "key.pem"))
     (folder / "certificate.pem").write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
     token = tokens.create(folder / "tokens.json", "check", tenant="operations", scopes=["admin"], days=1)
-    (folder / "token").write_text(tokens.create(folder / "tokens.json", "scrape", "operations", ["metrics"], 1))
+    (secrets / "prometheus.token").write_text(
+        tokens.create(folder / "tokens.json", "scrape", "operations", ["metrics"], 1)
+    )
     (folder / "data").mkdir()
     with serving(
         folder / "data",
@@ -97,7 +103,7 @@ def _audits(backend: Running, folder: Path, token: str) -> None:
     attack.parameters.update({"steps": 3})
     battery = Battery(evaluations=[EvaluationRequest(name="standard-prompt"), attack], allow_incomplete=True)
     spec = AuditSpec(subject="testbed/uce", concept="hourglass", cases=4, steps=4, seed_base=1, battery=battery)
-    tls = TLSConfig(root_certificates=(folder / "authority.pem").read_bytes())
+    tls = TLSConfig(root_certificates=(folder / "secrets" / "certificate.pem").read_bytes())
     with Client(backend.address, settings=ClientSettings(tls=tls, token=token)) as client:
         for _ in range(2):
             ended = client.audit(spec, timeout=300)
@@ -108,22 +114,20 @@ def _audits(backend: Running, folder: Path, token: str) -> None:
 @contextmanager
 def _prometheus(folder: Path, backend: Running) -> Iterator[str]:
     """Run a Prometheus as prometheus.yml says, with this backend's ports, TLS and token, and in seconds for minutes."""
-    config = yaml.safe_load((HERE / "prometheus.yml").read_text())
+    # Where a clone has it: Prometheus reads paths from the folder of its configuration.
+    place = folder / "deploy" / "prometheus"
+    place.mkdir(parents=True)
+    config = yaml.safe_load(config_with_documented_lines())
     config["global"] = {"scrape_interval": "2s", "evaluation_interval": "2s"}
     config["rule_files"] = [str(HERE / "alerts.yml")]
     coordinator, rooms = config["scrape_configs"]
-    coordinator |= {
-        "scheme": "https",
-        "tls_config": {"ca_file": str(folder / "authority.pem")},
-        "authorization": {"credentials_file": str(folder / "token")},
-    }
     for job, url in ((coordinator, backend.metrics_url), (rooms, backend.rooms_metrics_url)):
         job["static_configs"] = [{"targets": [urllib.parse.urlsplit(url).netloc]}]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    (place / "prometheus.yml").write_text(yaml.safe_dump(config))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}"]
+    command = ["prometheus", f"--config.file={place / 'prometheus.yml'}", f"--web.listen-address={address}"]
     log = folder / "prometheus.log"
     with log.open("w") as out:
         process = subprocess.Popen([*command, f"--storage.tsdb.path={folder / 'tsdb'}"], stdout=out, stderr=out)

@@ -1,0 +1,102 @@
+"""Fragments of files are loaded by what reads such files, with what they name made to exist."""
+
+import ast
+import json
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import trustme
+import yaml
+
+import example
+from docs.files import WEIGHTS, give_pictures
+from docs.pages import ROOT, Block, blocks
+from docs.rules import How, tried
+from docs.scraping import CONFIG, config_with_documented_lines
+from unerase._concept_file import read_concept_file
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.runtime.access import read_tokens
+
+
+def _catalogue(text: str, folder: Path) -> None:
+    """Load the entries with weights of the testbed under their names."""
+    shutil.copytree(WEIGHTS / "reference", folder / "sd-1.4")
+    (folder / "erased").mkdir()
+    shutil.copyfile(WEIGHTS / "uce" / "unet.safetensors", folder / "erased" / "unet.safetensors")
+    file = folder / "catalogue.yaml"
+    file.write_text(text)
+    assert yaml.safe_load(text)["models"].keys() <= Catalogue.load([str(file)]).models.keys()
+
+
+def _concept(text: str, folder: Path) -> None:
+    give_pictures(folder)
+    file = folder / "my-hourglass.yaml"
+    file.write_text(text)
+    read = read_concept_file(file)
+    assert read.pictures
+    assert read.near_misses
+
+
+def _quotas(text: str, folder: Path) -> None:
+    file = folder / "tokens.json"
+    file.write_text(f'{{"tokens": [], {text}}}')
+    assert read_tokens(file).quotas.keys() == json.loads(f"{{{text}}}")["quotas"].keys()
+
+
+def _scrape_job(text: str, folder: Path) -> None:
+    """Prometheus resolves what a config names from the config's own folder: there it must find the secrets."""
+    job = yaml.safe_load(config_with_documented_lines())["scrape_configs"][0]
+    assert job["scheme"] == "https"
+    for named in (job["tls_config"]["ca_file"], job["authorization"]["credentials_file"]):
+        assert (CONFIG.parent / named).resolve().parent == ROOT / "secrets", named
+    # promtool comes with Debian's package prometheus; `make check-deploy` has it, and a Prometheus that scrapes so.
+    if shutil.which("promtool"):
+        place = folder / "deploy" / "prometheus"
+        shutil.copytree(CONFIG.parent, place)
+        (place / CONFIG.name).write_text(config_with_documented_lines())
+        (folder / "secrets").mkdir()
+        (folder / "secrets" / "certificate.pem").write_bytes(trustme.CA().cert_pem.bytes())
+        (folder / "secrets" / "prometheus.token").write_text("unerase_token")
+        checked = subprocess.run(
+            ["promtool", "check", "config", place / CONFIG.name], capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 0, checked.stderr
+
+
+def _network_policy(text: str, folder: Path) -> None:
+    kubernetes_validate.validate(yaml.safe_load(text), "1.31", strict=True)
+
+
+def _entry_points(text: str, folder: Path) -> None:
+    """The page shows the example package's own."""
+    shown = tomllib.loads(text)["project"]["entry-points"]
+    assert shown == tomllib.loads((example.PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
+
+
+LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
+    ("SECURITY.md", "apiVersion"): _network_policy,
+    ("docs/add-a-probe.md", "[project.entry-points"): _entry_points,
+    ("docs/concepts.md", "# my-hourglass.yaml"): _concept,
+    ("docs/operations.md", '"quotas"'): _quotas,
+    ("docs/operations.md", "models:"): _catalogue,
+    ("docs/operations.md", "    scheme: https"): _scrape_job,
+}
+
+
+@pytest.mark.parametrize("block", tried(How.LOADED), ids=str)
+def test_a_fragment_is_loaded(block: Block, tmp_path: Path) -> None:
+    [load] = [each for (page, begins), each in LOADERS.items() if page == block.page and block.text.startswith(begins)]
+    load(block.text, tmp_path)
+
+
+def test_the_probe() -> None:
+    """The page's probe is the example package's, which is installed, audited with and held to the conformance suite."""
+    [shown] = [block for block in blocks("docs/add-a-probe.md") if block.language == "python"]
+    module = example.PACKAGE / "src" / "unerase_example" / "doubled_guidance.py"
+    assert ast.dump(ast.parse(shown.text)) == ast.dump(ast.parse(module.read_text()))

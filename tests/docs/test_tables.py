@@ -1,0 +1,79 @@
+"""Tables of the documentation say what the code says: methods, columns, exit codes, defaults."""
+
+import re
+
+import pytest
+
+from docs.pages import ROOT, text_of
+from unerase import AsyncClient, Client, ClientSettings
+from unerase_backend.report.parquet import SCHEMA
+from unerase_backend.serve import ServeSettings
+
+
+def _rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the table whose first row begins with `heading`."""
+    lines = text_of(page).splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+def test_the_clients_methods(client: type) -> None:
+    described = {name for cells in _rows("docs/client.md", "method") for name in re.findall(r"`(\w+)\(", cells[0])}
+    assert described == {name for name in vars(client) if not name.startswith("_")}
+
+
+def test_the_columns_of_the_observations() -> None:
+    described: set[str] = set()
+    judged: list[str] = []
+    for cells in _rows("docs/client.md", "columns"):
+        names = re.findall(r"`(\w+)`", cells[0])
+        if names[0].startswith("selector_"):
+            judged = [names[0].removeprefix("selector"), *names[1:]]
+            prefixes = ["selector", *re.findall(r"`(\w+)_`", cells[1])]
+            described |= {f"{prefix}{name}" for prefix in prefixes for name in judged}
+        else:
+            described |= set(names)
+    assert judged
+    assert described == set(SCHEMA.names)
+
+
+def test_the_exit_codes() -> None:
+    described = {int(cells[0]) for cells in _rows("docs/client.md", "exit code")}
+    assert described >= {0, 1, 2, 3, 4}
+    client = "".join(file.read_text() for file in (ROOT / "clients" / "python" / "unerase").glob("_*.py"))
+    assert [code for code in described if not re.search(rf"\b{code}\b", client)] == []
+
+
+def test_the_waits_of_the_client() -> None:
+    settings, page = ClientSettings(), text_of("docs/client.md")
+    assert (
+        f"ends after {settings.timeout_seconds:.0f} seconds, a transfer after {settings.transfer_timeout_seconds:.0f}"
+        in page
+    )
+    assert settings.watch_patience_seconds == 120
+    assert "every two minutes" in page
+
+
+def test_the_defaults_of_settings() -> None:
+    """A row names a setting and what it is unless given: a number, or in words that 0 is."""
+    fields = ServeSettings.model_fields
+    rows = _rows("docs/operations.md", "setting")
+    assert rows
+    for variable, default, *_ in rows:
+        known = fields[variable.strip("`").removeprefix("UNERASE_SERVE_").lower()].default
+        number = re.match(r"[\d,_.]+", default)
+        told = float(re.sub("[,_]", "", number[0])) if number else 0.0
+        assert told == known, f"{variable}: {default}, but the code says {known}"
+
+
+def test_defaults_that_stand_in_the_prose() -> None:
+    told = re.findall(r"`UNERASE_SERVE_([A-Z_]+)` \(([\d.]+)\)", text_of("docs/operations.md"))
+    assert told
+    for name, default in told:
+        assert ServeSettings.model_fields[name.lower()].default == float(default), name
