@@ -53,6 +53,22 @@ def test_a_creation_whose_time_runs_out_is_asked_for_again(connect, address: str
     assert first == second
 
 
+def test_an_upload_that_grpc_itself_broke_off_is_sent_again(connect, address: str, script: Script) -> None:
+    script.failures["CreateConcept"] = [failing(grpc.StatusCode.INTERNAL, "Internal error from Core")]
+    with connect(address, SHORT) as client:
+        assert client.create_concept(CONCEPT, [b"picture"]).custom
+    assert len(script.uploads) == 2
+
+
+def test_an_incident_of_the_backend_is_not_repeated(connect, address: str, script: Script) -> None:
+    info = error_details_pb2.ErrorInfo(reason="INTERNAL", domain="unerase", metadata={"incident": "1f"})
+    script.failures["CreateConcept"] = [failing(grpc.StatusCode.INTERNAL, "something unexpected went wrong", info)]
+    with connect(address, SHORT) as client, pytest.raises(UneraseError) as caught:
+        client.create_concept(CONCEPT, [b"picture"])
+    assert caught.value.metadata == {"incident": "1f"}
+    assert len(script.uploads) == 1
+
+
 def test_a_creation_that_is_never_answered_ends(connect, address: str, script: Script) -> None:
     script.failures["CreateAudit"] = [silent] * 9
     with connect(address, SHORT) as client, pytest.raises(UneraseError) as caught:

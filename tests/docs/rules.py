@@ -82,6 +82,7 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/client.md", "from unerase import AuditSpec, Client, UneraseError", How.SESSION),
     Rule("docs/client.md", "from unerase import Client, ClientSettings", How.ALONE),
     Rule("docs/client.md", "unerase serve", How.OWN),
+    Rule("docs/client.md", "unerase --version", How.OWN),
     Rule("docs/concepts.md", "# my-hourglass.yaml", How.LOADED),
     Rule("docs/concepts.md", "unerase concepts create", How.OWN),
     Rule("docs/decisions/index.md", ":maxdepth", How.READ, "Sphinx builds it: `make docs`"),
@@ -107,9 +108,11 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/operations.md", "(the caller's span)", How.READ, "a drawing; tests/service/test_traces.py has it"),
     Rule("docs/results.md", "unerase calibrate", How.READ, HOURS),
     Rule("docs/results.md", "unerase serve", How.READ, HOURS),
+    Rule("docs/results.md", "unerase audit testbed/never", How.READ, HOURS),
     Rule("docs/testbed.md", "make testbed", How.READ, HOURS),
     Rule("docs/testbed.md", "unerase serve", How.READ, HOURS),
     Rule("docs/testbed.md", "mkdir -p build", How.READ, HOURS),
+    Rule("docs/testbed.md", "python -m unerase_backend.testbed.train", How.READ, HOURS),
     Rule("docs/testbed.md", "python -m bench.context", How.READ, HOURS),
 )
 

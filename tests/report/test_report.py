@@ -13,6 +13,7 @@ from backend import evaluations, local_backend
 from unerase.v1.audits_pb2 import AuditSpec, Battery, Manifest, Report
 from unerase.v1.types_pb2 import EvaluationRequest
 from unerase_backend import report
+from unerase_backend.coordinator.parts import whole
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.verdict import conclude
 
@@ -34,7 +35,7 @@ async def audit(tmp_path_factory: pytest.TempPathFactory):
             seed_base=11,
         )
         plan = make_plan(spec, backend.catalogue, backend.store, descriptions, lambda: 11)
-        events = [event for unit in plan.units for event in await backend.run(unit)]
+        events = [event for unit in plan.units for event in await backend.run(whole(unit, plan.parts))]
         observations = [event.observation for event in events if event.HasField("observation")]
         yield plan, observations, list(descriptions.values()), backend.store
 

@@ -17,6 +17,7 @@ from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.classification.registry import kinds
+from unerase_backend.coordinator.parts import whole
 from unerase_backend.coordinator.plan import make_plan
 from unerase_backend.probing.registry import PROBES
 from unerase_backend.verdict import conclude
@@ -34,7 +35,7 @@ async def main(catalogue: str, folder: str, names: list[str]) -> None:
             steps=10,
         )
         plan = make_plan(spec, backend.catalogue, backend.store, descriptions, lambda: 5)
-        found = {unit.id: await backend.observe(unit) for unit in plan.units}
+        found = {unit.id: await backend.observe(whole(unit, plan.parts)) for unit in plan.units}
     observations = [observation for unit in found.values() for observation in unit]
     verdict = conclude(observations, list(descriptions.values()), plan.spec.battery.evaluations, plan.spec)
     print(
