@@ -5,7 +5,7 @@
 | UNAVAILABLE, or CANCELLED by the server | calls that may be made twice: up to `RetryConfig.max_attempts` in all |
 | RESOURCE_EXHAUSTED with RetryInfo | every call, since it has done nothing yet, for as long as its time lasts |
 | DEADLINE_EXCEEDED | what creates, since its request id makes it one creation however often it is asked |
-| INTERNAL that is none of the backend's incidents | what creates: grpc.aio's own word where an upload ends while it is written |
+| INTERNAL that is no incident of the backend's | what creates: grpc.aio's own, where an upload is ended early |
 
 What deletes may not: repeated after an answer that got lost it would fail with NOT_FOUND. A watch resumes from its last
 event instead (`_watching.py`). What the backend says of when to come back (RetryInfo) is kept to; a wait that is longer
