@@ -116,11 +116,13 @@ def _exhausted(
         problem, remedy, retry_after_seconds = f"the quota is {limit} {what}", "take fewer cases or evaluations", None
     elif used < limit:
         problem = f"of the quota of {limit} {what} {limit - used} are left"
+    metadata = {"limit": str(limit), "used": str(used)}
     if asked:
         problem += f", and this audit is counted to take up to {asked}"
+        metadata["asked"] = str(asked)
     return ExhaustedError(
         f"{problem}; {remedy}",
         reason=reason,
-        metadata={"limit": str(limit), "used": str(used), "asked": str(asked)},
+        metadata=metadata,
         retry_after_seconds=retry_after_seconds,
     )
