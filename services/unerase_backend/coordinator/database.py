@@ -121,6 +121,10 @@ class Database:
             async with self.engine.begin() as connection:
                 # One audit of a tenant at a time is counted and inserted.
                 await alone(connection, f"tenant {tenant}")
+                # One that is there already, as when a commit's answer was lost, counts itself in the quota.
+                same = sa.select(tables.audits.c.id).where(tables.audits.c.request_id == own(tenant, audit.request_id))
+                if (await connection.execute(same)).first() is not None:
+                    return False
                 check_quota(quota, await usage_of(connection, tenant), demand)
                 await connection.execute(
                     sa.insert(tables.audits).values(
