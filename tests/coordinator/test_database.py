@@ -304,6 +304,17 @@ async def test_the_pictures_of_many_concepts_stay(database: Database) -> None:
     assert removed == ["alone"]
 
 
+async def test_an_audit_fails_whatever_is_said_of_it(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert await database.fail(session, audit.id, "A_REASON" * 20, "a zero \0 and half a pair \udcff")
+    failed = await database.get(audit.id)
+    assert failed is not None
+    assert failed.state == AUDIT_STATE_FAILED
+    assert failed.error_reason == ("A_REASON" * 20)[:64]
+    assert failed.error_message == "a zero \\0 and half a pair \\udcff"
+
+
 def _counted(plan: Plan, pictures: int) -> Plan:
     """The plan as one that is counted to make so many pictures, of 1,536 bytes each."""
     return replace(plan, cost=AuditCost(pictures=pictures))
