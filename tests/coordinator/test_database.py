@@ -28,6 +28,7 @@ from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import Catalogue, CustomConcept
 from unerase_backend.coordinator import tables
 from unerase_backend.coordinator.database import AuditEndedError, Database, Reports, timestamp
+from unerase_backend.coordinator.discarded import discard
 from unerase_backend.coordinator.plan import Plan, make_plan
 from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.runtime.access import Quota
@@ -313,6 +314,16 @@ async def test_an_audit_fails_whatever_is_said_of_it(database: Database, plan: P
     assert failed.state == AUDIT_STATE_FAILED
     assert failed.error_reason == ("A_REASON" * 20)[:64]
     assert failed.error_message == "a zero \\0 and half a pair \\udcff"
+
+
+async def test_more_artefacts_are_noted_than_a_statement_has_parameters(database: Database) -> None:
+    """PostgreSQL takes 65,535, and an audit that cannot be deleted would stay for ever."""
+    digests = {f"{number:064x}" for number in range(66_000)}
+    async with database.engine.begin() as connection:
+        await discard(connection, digests)
+        await discard(connection, digests)
+        noted = sa.select(sa.func.count()).select_from(tables.discarded)
+        assert (await connection.execute(noted)).scalar() == len(digests)
 
 
 def _counted(plan: Plan, pictures: int) -> Plan:

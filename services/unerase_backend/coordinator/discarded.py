@@ -12,6 +12,7 @@ from unerase_backend.coordinator.tables import Engine, alone, insert_all
 
 _COLLECTED_AT_ONCE = 500
 _CONCEPTS_AT_ONCE = 16
+_NOTED_AT_ONCE = 1000
 
 
 class Discarded:
@@ -70,6 +71,10 @@ def _pictures(messages: Sequence[bytes]) -> set[str]:
 
 async def discard(connection: AsyncConnection, digests: set[str]) -> None:
     """Note artefacts for removal within a transaction that takes their names away."""
-    noted = sa.select(tables.discarded.c.digest).where(tables.discarded.c.digest.in_(digests))
-    rows = digests - {row.digest for row in await connection.execute(noted)}
-    await insert_all(connection, tables.discarded, [{"digest": digest} for digest in sorted(rows)])
+    ordered = sorted(digests)
+    # An audit may have more pictures than a statement takes parameters.
+    for start in range(0, len(ordered), _NOTED_AT_ONCE):
+        some = ordered[start : start + _NOTED_AT_ONCE]
+        noted = sa.select(tables.discarded.c.digest).where(tables.discarded.c.digest.in_(some))
+        there = {row.digest for row in await connection.execute(noted)}
+        await insert_all(connection, tables.discarded, [{"digest": each} for each in some if each not in there])
