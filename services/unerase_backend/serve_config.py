@@ -138,7 +138,8 @@ def _check_stores(applications: list[Mapping[str, Any]]) -> Iterator[str]:
 def _check_secrets(args: Mapping[str, Any], place: str) -> Iterator[str]:
     try:
         held = bool(args.get("database_url")) and make_url(args["database_url"]).password is not None
-    except ArgumentError:
+    except (ArgumentError, ValueError):
+        # Whose message may hold the password.
         yield f"{place}.database_url: is no URL of a database"
         return
     if held:

@@ -1,9 +1,11 @@
 """What both clients do when the backend is healthy, and when it is not, over a real socket."""
 
+import asyncio
 import inspect
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
 
@@ -285,6 +287,83 @@ def test_a_watch_ends_at_its_deadline(connect, address: str, script: Script) -> 
     with connect(address) as client, pytest.raises(UneraseError) as caught:
         list(client.watch(AUDIT_ID, timeout=0.3))
     assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def _silent_for(seconds: float, code: grpc.StatusCode):
+    """Say nothing for some time, then break."""
+
+    def silent(context: grpc.ServicerContext) -> None:
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        ended.wait(seconds)
+        failing(code)(context)
+
+    return silent
+
+
+def test_a_watch_that_was_silent_for_long_is_resumed(connect, address: str, script: Script) -> None:
+    """Nothing happened to the audit for longer than the patience with a backend that does not answer."""
+    script.breaks = [2]
+    script.after_break = _silent_for(0.8, grpc.StatusCode.UNAVAILABLE)
+    with connect(address, replace(QUICK, watch_patience_seconds=0.3)) as client:
+        events = list(client.watch(AUDIT_ID))
+    assert [event.sequence for event in events] == list(range(1, EVENTS + 1))
+
+
+def test_a_watch_that_was_silent_until_its_deadline_says_so(connect, address: str, script: Script) -> None:
+    script.breaks = [2]
+    script.after_break = _until_inactive
+    settings = replace(QUICK, watch_patience_seconds=0.1)
+    with connect(address, settings) as client, pytest.raises(UneraseError) as caught:
+        list(client.watch(AUDIT_ID, timeout=0.6))
+    assert caught.value.reason == "AUDIT_NOT_IN_TIME"
+
+
+def test_a_watch_asks_for_the_audit_no_longer_than_its_caller_waits(connect, address: str, script: Script) -> None:
+    script.failures["GetAudit"] = [_until_inactive]
+    start = time.monotonic()
+    with connect(address) as client, pytest.raises(UneraseError) as caught:
+        list(client.watch(AUDIT_ID, EVENTS, timeout=0.5))
+    assert caught.value.reason == "AUDIT_NOT_IN_TIME"
+    assert time.monotonic() - start < 3
+
+
+def test_a_watch_ends_when_its_client_is_closed(address: str, script: Script) -> None:
+    script.breaks = [2]
+    script.after_break = _until_inactive
+    client = Client(address, settings=QUICK)
+    events = client.watch(AUDIT_ID)
+    next(events), next(events)
+    client.close()
+    with pytest.raises(UneraseError):
+        next(events)
+    assert client._channel is None
+    assert len(script.seen(WatchAuditRequest)) == 1
+
+
+async def test_a_watch_ends_when_its_asynchronous_client_is_closed(address: str, script: Script) -> None:
+    script.breaks = [2]
+    script.after_break = _until_inactive
+    client = AsyncClient(address, settings=QUICK)
+    events = client.watch(AUDIT_ID)
+    await anext(events), await anext(events)
+    await client.close()
+    with pytest.raises(UneraseError):
+        await anext(events)
+    assert client._channel is None
+    assert len(script.seen(WatchAuditRequest)) == 1
+
+
+async def test_a_call_under_way_ends_with_an_error_when_its_client_is_closed(address: str, script: Script) -> None:
+    """Not as if the caller's own task had been cancelled."""
+    asked = threading.Event()
+    script.failures["GetAudit"] = [lambda context: (asked.set(), _until_inactive(context))]
+    client = AsyncClient(address, settings=QUICK)
+    call = asyncio.ensure_future(client.get_audit(AUDIT_ID))
+    await asyncio.to_thread(asked.wait, 10)
+    await client.close()
+    with pytest.raises(UneraseError):
+        await call
 
 
 def test_a_watch_survives_a_restart_of_the_server(script: Script) -> None:

@@ -198,14 +198,18 @@ def test_a_store_that_there_is_not_is_refused_before_anything_starts(place: str)
 
 
 @pytest.mark.parametrize("option", ["--html", "--json-file", "--parquet"])
-@pytest.mark.parametrize("place", ["{folder}", "{folder}/missing/file", "{folder}/empty/file", "/proc/unerase.html"])
+@pytest.mark.parametrize(
+    "place", ["{folder}", "{folder}/missing/file", "{folder}/empty/file", "/proc/unerase.html", "{folder}/loop"]
+)
 def test_an_output_that_cannot_be_written_is_refused_before_the_audit(
     address: str, script: Script, folder: Path, option: str, place: str
 ) -> None:
+    (folder / "loop").symlink_to(folder / "loop")
     ended = run(["audit", "x", "--concept", "y", option, place.format(folder=folder), "--address", address])
     assert ended.exit_code == ExitCode.BAD_INPUT
     assert option in ended.stderr
     assert not script.requests
+    (folder / "loop").unlink()
     assert sorted(path.name for path in folder.iterdir()) == [".tokens.json.lock", "binary", "empty", "tokens.json"]
 
 

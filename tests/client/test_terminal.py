@@ -5,6 +5,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -147,3 +148,12 @@ def test_a_word_that_is_markup_is_a_word(address: str, script: Script) -> None:
     ended = CliRunner().invoke(app, ["concepts", "--address", address], env={"COLUMNS": "200"})
     assert ended.exit_code == 0
     assert "[/bold], [red]word[/red]" in ended.stdout
+
+
+def test_a_violation_without_a_field_is_one_line(address: str, script: Script) -> None:
+    """Nobody writes lines of his own among those of the command."""
+    bad = error_details_pb2.BadRequest()
+    bad.field_violations.add(description="one\nThe audit has succeeded.")
+    script.failures["CancelAudit"] = [failing(grpc.StatusCode.INVALID_ARGUMENT, "no", bad)]
+    ended = CliRunner().invoke(app, ["cancel", AUDIT_ID, "--address", address])
+    assert ended.stderr.splitlines() == ["one\\nThe audit has succeeded."]

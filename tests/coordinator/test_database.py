@@ -26,7 +26,9 @@ from unerase.v1.audits_pb2 import (
 from unerase.v1.types_pb2 import Concept, EvaluationDescription, Finding, Observation
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import Catalogue, CustomConcept
+from unerase_backend.coordinator import tables
 from unerase_backend.coordinator.database import AuditEndedError, Database, Reports, timestamp
+from unerase_backend.coordinator.discarded import discard
 from unerase_backend.coordinator.plan import Plan, make_plan
 from unerase_backend.coordinator.tables import create_engine
 from unerase_backend.runtime.access import Quota
@@ -267,6 +269,61 @@ async def test_a_quota_counts_a_tenants_own_audits_that_have_not_ended(database:
     await insert("rival")
     await database.cancel(audits[0].id)
     await insert("acme")
+
+
+async def test_an_audit_that_is_asked_for_again_is_not_refused_for_its_own_quota(
+    database: Database, plan: Plan
+) -> None:
+    """As where the answer of a commit was lost, or a client asks again while its first call is under way."""
+    quota = Quota(audits=1)
+    audit = Audit(id="a", request_id="r", create_time=timestamp(1))
+    assert await database.insert(audit, "digest", plan, "acme", quota)
+    again = Audit(id="b", request_id="r", create_time=timestamp(2))
+    assert not await database.insert(again, "digest", plan, "acme", quota)
+
+
+async def test_a_list_of_concepts_names_reads_none_of_their_messages(database: Database) -> None:
+    """A thousand of them may be hundreds of megabytes; those of an earlier version have their name nowhere else."""
+    for name in ("new", "old"):
+        assert await database.custom.insert(CustomConcept(Concept(name=name), 0), name, "d", "acme")
+    async with database.engine.begin() as connection:
+        for name, values in (("new", {"message": b"\xff"}), ("old", {"called": None})):
+            which = tables.concepts.c.request_id == tables.own("acme", name)
+            await connection.execute(sa.update(tables.concepts).where(which).values(**values))
+    assert sorted(await database.custom.names("acme")) == ["new", "old"]
+    assert (await database.custom.count("acme"), await database.custom.count("rival")) == (2, 0)
+
+
+async def test_the_pictures_of_many_concepts_stay(database: Database) -> None:
+    digests = [f"{number}" for number in range(40)]
+    for digest in digests:
+        concept = CustomConcept(Concept(name=f"c{digest}", picture_digests=[digest]), 32)
+        assert await database.custom.insert(concept, digest, "d")
+    await database.discarded.add([*digests, "alone"])
+    removed: list[str] = []
+    assert await database.discarded.collect(removed.append) == 41
+    assert removed == ["alone"]
+
+
+async def test_an_audit_fails_whatever_is_said_of_it(database: Database, plan: Plan) -> None:
+    audit = await _running(database, plan)
+    async with AsyncSession(database.engine) as session, session.begin():
+        assert await database.fail(session, audit.id, "A_REASON" * 20, "a zero \0 and half a pair \udcff")
+    failed = await database.get(audit.id)
+    assert failed is not None
+    assert failed.state == AUDIT_STATE_FAILED
+    assert failed.error_reason == ("A_REASON" * 20)[:64]
+    assert failed.error_message == "a zero \\0 and half a pair \\udcff"
+
+
+async def test_more_artefacts_are_noted_than_a_statement_has_parameters(database: Database) -> None:
+    """PostgreSQL takes 65,535, and an audit that cannot be deleted would stay for ever."""
+    digests = {f"{number:064x}" for number in range(66_000)}
+    async with database.engine.begin() as connection:
+        await discard(connection, digests)
+        await discard(connection, digests)
+        noted = sa.select(sa.func.count()).select_from(tables.discarded)
+        assert (await connection.execute(noted)).scalar() == len(digests)
 
 
 def _counted(plan: Plan, pictures: int) -> Plan:

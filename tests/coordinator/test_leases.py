@@ -1,5 +1,6 @@
 """Leases on a real database: who is alive, by the database's own clock."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from postgres import Postgres
+from unerase_backend.coordinator.connections import Connections
 from unerase_backend.coordinator.leases import Leases
 from unerase_backend.coordinator.tables import create_engine, migrate
 
@@ -63,3 +65,29 @@ async def test_one_that_ends_need_not_be_waited_for(engine: AsyncEngine) -> None
     await other.begin()
     await one.end()
     assert await other.dead() == [one.id]
+
+
+async def test_a_lease_waits_for_no_crowd_of_callers(tmp_path: Path) -> None:
+    """Nor where there are no tokens: callers are then the tenant without a name, as the coordinator itself is."""
+    connections = Connections(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}")
+    await migrate(connections)
+    lease = Leases(connections, "home", 60)
+    await lease.begin()
+    done: list[str] = []
+
+    async def write() -> None:
+        async with connections.begin():
+            done.append("caller")
+
+    async def renew() -> None:
+        assert await lease.renew()
+        done.append("lease")
+
+    async with connections.begin():
+        crowd = [asyncio.create_task(write()) for _ in range(100)]
+        await asyncio.sleep(0)
+        renewed = asyncio.create_task(renew())
+        await asyncio.sleep(0)
+    await asyncio.gather(*crowd, renewed)
+    assert done.index("lease") <= 3
+    await connections.dispose()

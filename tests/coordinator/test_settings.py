@@ -41,6 +41,15 @@ def test_a_bad_setting_does_not_tell_the_others() -> None:
     assert "hunter2" not in repr(CoordinatorSettings.model_validate(given))
 
 
+@pytest.mark.parametrize("url", ["postgresql://unerase:hunter2", "postgresql://u:hunter2@db:54x/a", "hunter2"])
+def test_a_database_that_is_no_url_is_refused_without_being_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDITS_URL", url)
+    for given in ({"database_url": url}, {"database_url_variable": "AUDITS_URL"}):
+        with pytest.raises(ValueError, match="is no URL") as refused:
+            CoordinatorSettings(artifacts="a", state="s", **given).database()
+        assert "hunter2" not in str(refused.value)
+
+
 def test_the_database_comes_from_the_environment_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = CoordinatorSettings(artifacts="a", state="s", database_url_variable="AUDITS_URL")
     monkeypatch.delenv("AUDITS_URL", raising=False)

@@ -172,6 +172,12 @@ def test_a_password_in_the_file_is_refused_without_being_shown() -> None:
     assert "sesame" not in problem
 
 
+def test_a_database_that_is_no_url_is_refused_without_being_shown() -> None:
+    config = copy.deepcopy(CONFIGS["local.yaml"])
+    config["applications"][4]["args"]["database_url"] = "postgresql://unerase:sesame"
+    assert list(check(config)) == ["applications[4].args.database_url: is no URL of a database"]
+
+
 @pytest.mark.parametrize("text", ["[", "[1]", "applications: 1", "proxy_location: x\napplications: []", "\x00"])
 def test_what_is_no_config_is_said_to_be_none(text: str, tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"

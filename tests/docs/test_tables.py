@@ -56,7 +56,7 @@ def test_the_waits_of_the_client() -> None:
         in page
     )
     assert settings.watch_patience_seconds == 120
-    assert "every two minutes" in page
+    assert "again for two minutes" in page
 
 
 def test_the_defaults_of_settings() -> None:

@@ -1,5 +1,7 @@
 """Several commands on one file of tokens at once, each a process of its own, while a backend reads it."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import stat
@@ -124,3 +126,21 @@ def test_what_is_no_plain_file_is_written_to(tmp_path: Path) -> None:
     assert os.read(reader, 100) == b"through"
     os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_file_system_without_locks_is_named_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="cannot be locked") as refused:
+        tokens.create(tmp_path / "tokens.json", "one", "acme", ["audit:read"], 1)
+    assert refused.value.filename == str(tmp_path / "tokens.json")
+
+
+def test_links_that_lead_in_a_circle_are_an_error_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "tokens.json"
+    file.symlink_to(file)
+    with pytest.raises(OSError, match="symbolic links") as refused:
+        tokens.create(file, "one", "acme", ["audit:read"], 1)
+    assert refused.value.filename == str(file)

@@ -20,7 +20,7 @@ from unerase._client import joined, new_id, upload_of
 from unerase._errors import UneraseError, error_of
 from unerase._repeating import Attempts
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
-from unerase._watching import ENDED, Watching
+from unerase._watching import ENDED, Watching, closed
 from unerase.v1.audits_pb2 import (
     Audit,
     AuditEvent,
@@ -136,6 +136,7 @@ class AsyncClient:
         watches for as long as the backend answers.
         """
         watching = Watching(audit_id, after_sequence, self._settings, timeout)
+        channel = self._open()
         while True:
             failure: UneraseError | None = None
             try:
@@ -149,13 +150,24 @@ class AsyncClient:
                 finally:
                     call.cancel()
                 # A stream after the last event brings nothing; only the audit itself says that this was all.
-                if watching.ended or (watching.idle and (await self.get_audit(audit_id)).state in ENDED):
+                if watching.ended:
+                    return
+                if watching.idle and (await self.get_audit(audit_id, timeout=watching.asking())).state in ENDED:
                     return
             except grpc.RpcError as error:
                 failure = error_of(error)
             except UneraseError as error:
                 failure = error
-            await asyncio.sleep(watching.delay(failure))
+            except asyncio.CancelledError:
+                if self._cancelled(channel):
+                    raise
+                failure = closed()
+            wait = watching.delay(failure)
+            if self._channel is channel:
+                await asyncio.sleep(wait)
+            # Whoever closed the client meanwhile wants no more of it.
+            if self._channel is not channel:
+                raise failure or closed()
 
     async def audit(
         self,
@@ -332,12 +344,21 @@ class AsyncClient:
                 return await call(attempts.remaining())
             except grpc.RpcError as error:
                 failure = error_of(error)
+            except asyncio.CancelledError:
+                if self._cancelled(channel):
+                    raise
+                raise closed() from None
             wait = attempts.delay(failure)
             if self._channel is channel:
                 await asyncio.sleep(wait)
             # Whoever closed the client meanwhile wants no more of it.
             if self._channel is not channel:
                 raise failure
+
+    def _cancelled(self, channel: grpc.aio.Channel) -> bool:
+        """Say whether the caller's own task was cancelled, and not only a call whose client was closed meanwhile."""
+        task = asyncio.current_task()
+        return self._channel is channel or (task is not None and task.cancelling() > 0)
 
     def _audits(self) -> AuditServiceAsyncStub:
         return AuditServiceStub(self._open())

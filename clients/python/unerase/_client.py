@@ -19,7 +19,7 @@ from unerase._arrow import need_arrow, table_of
 from unerase._errors import UneraseError, error_of
 from unerase._repeating import Attempts
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
-from unerase._watching import ENDED, Watching
+from unerase._watching import ENDED, Watching, closed
 from unerase.v1.audits_pb2 import (
     Audit,
     AuditEvent,
@@ -171,6 +171,7 @@ class Client:
         watches for as long as the backend answers.
         """
         watching = Watching(audit_id, after_sequence, self._settings, timeout)
+        channel = self._open()
         while True:
             failure: UneraseError | None = None
             try:
@@ -184,13 +185,20 @@ class Client:
                 finally:
                     call.cancel()
                 # A stream after the last event brings nothing; only the audit itself says that this was all.
-                if watching.ended or (watching.idle and self.get_audit(audit_id).state in ENDED):
+                if watching.ended:
+                    return
+                if watching.idle and (self.get_audit(audit_id, timeout=watching.asking())).state in ENDED:
                     return
             except grpc.RpcError as error:
                 failure = error_of(error)
             except UneraseError as error:
                 failure = error
-            time.sleep(watching.delay(failure))
+            wait = watching.delay(failure)
+            if self._channel is channel:
+                time.sleep(wait)
+            # Whoever closed the client meanwhile wants no more of it.
+            if self._channel is not channel:
+                raise failure or closed()
 
     def audit(
         self,

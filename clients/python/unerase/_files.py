@@ -22,7 +22,7 @@ def write_whole(path: Path, content: bytes | str, *, mode: int | None = None) ->
         OSError: it cannot be written, or the owner cannot be kept; the file is as it was.
     """
     written = content.encode() if isinstance(content, str) else content
-    path = path.resolve()
+    path = resolved(path)
     try:
         _write_whole(path, written, mode)
     except OSError as error:
@@ -68,16 +68,33 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be written.
     """
-    path = path.resolve()
+    path = resolved(path)
     try:
         descriptor = os.open(path.parent / f".{path.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            # As on a network's file system that has no locks.
+            raise type(error)(error.errno, f"it cannot be locked: {error.strerror}", str(path)) from None
         yield
     finally:
         os.close(descriptor)
+
+
+def resolved(path: Path) -> Path:
+    """Return where a path leads.
+
+    Raises:
+        OSError: nowhere, links lead in a circle.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError:
+        # Python's, up to 3.12.
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
 def check_writable(path: Path) -> None:
@@ -86,7 +103,7 @@ def check_writable(path: Path) -> None:
     Raises:
         OSError: it could not.
     """
-    path = path.resolve()
+    path = resolved(path)
     if path.exists() and not path.is_file():
         # A terminal or a pipe must not be opened before its time; a folder never.
         if path.is_dir():

@@ -33,7 +33,8 @@ class Watching:
         self._last = after_sequence
         self._settings = settings
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        self._heard = time.monotonic()
+        self._asked = time.monotonic()
+        self._failing_since: float | None = None
         self._failures = 0
         self.idle = True
         self.ended = False
@@ -41,11 +42,18 @@ class Watching:
     def request(self) -> WatchAuditRequest:
         """Ask, on a new connection, for everything after the last event."""
         self.idle = True
+        self._asked = time.monotonic()
         return WatchAuditRequest(id=self._audit_id, after_sequence=self._last)
 
     def remaining(self) -> float | None:
         """Return the seconds left until the caller's own deadline; None if it has none."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def asking(self) -> float:
+        """Return the seconds that a question between two connections may take."""
+        remaining = self.remaining()
+        usual = self._settings.timeout_seconds
+        return usual if remaining is None else min(usual, remaining)
 
     def accept(self, event: AuditEvent) -> bool:
         """Note an event; False if it was here before.
@@ -62,7 +70,7 @@ class Watching:
                 reason="EVENTS_MISSING",
             )
         self._last = event.sequence
-        self._heard = time.monotonic()
+        self._failing_since = None
         self._failures = 0
         self.idle = False
         self.ended = event.state_changed.state in ENDED
@@ -76,7 +84,13 @@ class Watching:
         """
         if error is not None and not _resumable(error):
             raise error
-        if time.monotonic() - self._heard > self._settings.watch_patience_seconds:
+        if self.remaining() == 0.0:
+            raise self._not_in_time()
+        now = time.monotonic()
+        # One that held for longer than an unanswered ping takes was good, however little happened to the audit.
+        if self._failing_since is None or now - self._asked > self._ping_seconds():
+            self._failing_since, self._failures = now, 0
+        if now - self._failing_since > self._settings.watch_patience_seconds:
             raise error or UneraseError(
                 grpc.StatusCode.UNAVAILABLE, f"the events of audit {self._audit_id} end before the audit does"
             )
@@ -86,10 +100,22 @@ class Watching:
             wait = told_to_wait(error, wait)
         remaining = self.remaining()
         if remaining is not None and remaining <= wait:
-            raise UneraseError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"audit {self._audit_id} did not end in time", reason=NOT_IN_TIME
-            )
+            raise self._not_in_time()
         return wait
+
+    def _not_in_time(self) -> UneraseError:
+        return UneraseError(
+            grpc.StatusCode.DEADLINE_EXCEEDED, f"audit {self._audit_id} did not end in time", reason=NOT_IN_TIME
+        )
+
+    def _ping_seconds(self) -> float:
+        keep_alive = self._settings.keep_alive
+        return 1.5 * (keep_alive.interval_seconds + keep_alive.timeout_seconds)
+
+
+def closed() -> UneraseError:
+    """Return what a call ends with whose client was closed."""
+    return UneraseError(grpc.StatusCode.CANCELLED, "the client was closed")
 
 
 def _resumable(error: UneraseError) -> bool:

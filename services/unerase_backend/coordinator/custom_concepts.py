@@ -30,6 +30,7 @@ class CustomConcepts:
             tenant=tenant,
             message=deterministic(custom.concept),
             side=custom.side,
+            called=custom.concept.name,
             create_time=time.time_ns(),
         )
         try:
@@ -48,9 +49,19 @@ class CustomConcepts:
 
     async def names(self, tenant: str = "") -> list[str]:
         """Return the names of a tenant's custom concepts."""
-        query = sa.select(tables.concepts).where(tables.concepts.c.tenant == tenant)
+        called, message = tables.concepts.c.called, tables.concepts.c.message
+        own_message = sa.case((called.is_(None), message))
+        query = sa.select(called, own_message.label("message")).where(tables.concepts.c.tenant == tenant)
         async with self._engine.connect() as connection:
-            return [_custom(row).concept.name for row in await connection.execute(query)]
+            rows = (await connection.execute(query)).all()
+        return [row.called or Concept.FromString(row.message).name for row in rows]
+
+    async def count(self, tenant: str = "") -> int:
+        """Return how many custom concepts a tenant has."""
+        query = sa.select(sa.func.count()).where(tables.concepts.c.tenant == tenant)
+        async with self._engine.connect() as connection:
+            number: int = (await connection.execute(query)).scalar_one()
+        return number
 
     async def named(self, names: Sequence[str], tenant: str = "") -> list[CustomConcept]:
         """Return those of the named concepts that are the tenant's own; what no concept can be called is none."""

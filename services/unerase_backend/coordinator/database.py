@@ -47,6 +47,8 @@ from unerase_backend.runtime.access import Quota
 # SQLite takes some thousand parameters at once.
 _IDS_AT_ONCE = 1000
 _UNLIMITED = Quota()
+# As long as its column.
+_REASON = 64
 # A concept and the cases may be megabytes; who looks at an audit, or at a page of them, needs neither.
 _SHOWN = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
 
@@ -121,6 +123,10 @@ class Database:
             async with self.engine.begin() as connection:
                 # One audit of a tenant at a time is counted and inserted.
                 await alone(connection, f"tenant {tenant}")
+                # One that is there already, as when a commit's answer was lost, counts itself in the quota.
+                same = sa.select(tables.audits.c.id).where(tables.audits.c.request_id == own(tenant, audit.request_id))
+                if (await connection.execute(same)).first() is not None:
+                    return False
                 check_quota(quota, await usage_of(connection, tenant), demand)
                 await connection.execute(
                     sa.insert(tables.audits).values(
@@ -378,7 +384,9 @@ class Database:
     async def fail(self, session: AsyncSession, audit_id: str, reason: str, message: str) -> bool:
         """Let an audit fail; False if it has ended or does not exist."""
         connection = await session.connection()
-        return await self._end(connection, audit_id, AUDIT_STATE_FAILED, error_reason=reason, error_message=message)
+        # Whatever it says, an audit that could not even fail would begin again and again.
+        told = {"error_reason": _storable(reason)[:_REASON], "error_message": _storable(message)}
+        return await self._end(connection, audit_id, AUDIT_STATE_FAILED, **told)
 
     async def start(self, session: AsyncSession, audit_id: str) -> bool:
         """Let a pending audit run; False if it is not pending."""
@@ -513,6 +521,11 @@ class Database:
             {"audit": audit_id, "digest": digest, "size_bytes": sizes[digest]} for digest in sorted(set(sizes) - known)
         ]
         await insert_all(connection, tables.artifacts, rows)
+
+
+def _storable(text: str) -> str:
+    """Return text as a column takes it: PostgreSQL's has no zeros, and nobody's has half a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _evidence(row: Any, observations: Sequence[bytes], findings: Sequence[bytes]) -> Evidence:

@@ -11,6 +11,8 @@ from unerase_backend.coordinator import tables
 from unerase_backend.coordinator.tables import Engine, alone, insert_all
 
 _COLLECTED_AT_ONCE = 500
+_CONCEPTS_AT_ONCE = 16
+_NOTED_AT_ONCE = 1000
 
 
 class Discarded:
@@ -46,14 +48,33 @@ class Discarded:
             for column in (tables.artifacts.c.digest, *tables.REPORTS)
             for row in await connection.execute(sa.select(column.label("digest")).where(column.in_(digests)))
         }
-        for row in await connection.execute(sa.select(tables.concepts.c.message)):
-            concept = Concept.FromString(row.message)
-            named.update((*concept.picture_digests, *concept.near_miss_digests))
-        return named & digests
+        return (named & digests) | await _pictures_of_concepts(connection) & digests
+
+
+async def _pictures_of_concepts(connection: AsyncConnection) -> set[str]:
+    """Return the pictures of all concepts; a few concepts at a time, since those of all tenants may be gigabytes."""
+    found: set[str] = set()
+    last = ""
+    while True:
+        query = sa.select(tables.concepts.c.name, tables.concepts.c.message).where(tables.concepts.c.name > last)
+        rows = (await connection.execute(query.order_by(tables.concepts.c.name).limit(_CONCEPTS_AT_ONCE))).all()
+        if not rows:
+            return found
+        found |= await asyncio.to_thread(_pictures, [row.message for row in rows])
+        last = rows[-1].name
+
+
+def _pictures(messages: Sequence[bytes]) -> set[str]:
+    concepts = map(Concept.FromString, messages)
+    return {digest for each in concepts for digest in (*each.picture_digests, *each.near_miss_digests)}
 
 
 async def discard(connection: AsyncConnection, digests: set[str]) -> None:
     """Note artefacts for removal within a transaction that takes their names away."""
-    noted = sa.select(tables.discarded.c.digest).where(tables.discarded.c.digest.in_(digests))
-    rows = digests - {row.digest for row in await connection.execute(noted)}
-    await insert_all(connection, tables.discarded, [{"digest": digest} for digest in sorted(rows)])
+    ordered = sorted(digests)
+    # An audit may have more pictures than a statement takes parameters.
+    for start in range(0, len(ordered), _NOTED_AT_ONCE):
+        some = ordered[start : start + _NOTED_AT_ONCE]
+        noted = sa.select(tables.discarded.c.digest).where(tables.discarded.c.digest.in_(some))
+        there = {row.digest for row in await connection.execute(noted)}
+        await insert_all(connection, tables.discarded, [{"digest": each} for each in some if each not in there])

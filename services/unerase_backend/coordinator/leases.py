@@ -7,11 +7,16 @@ its lease and goes on has been declared dead meanwhile: it takes a lease again, 
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
 from unerase_backend.coordinator.tables import Engine, coordinators
+from unerase_backend.runtime.access import CALLER, Caller
+
+# No tenant can be called so.
+_OWN = Caller("the coordinator's lease", frozenset())
 
 
 class Leases:
@@ -35,20 +40,22 @@ class Leases:
     async def renew(self) -> bool:
         """Renew the lease; False if it had run out and others have seen that, in which case it is taken anew."""
         values = {"expires": self._now() + self._seconds}
-        async with self._engine.begin() as connection:
-            renewed = await connection.execute(
-                sa.update(coordinators).where(coordinators.c.id == self.id).values(**values)
-            )
-            if renewed.rowcount:
-                return True
-            await connection.execute(sa.insert(coordinators).values(id=self.id, home=self._home, **values))
+        with _ahead():
+            async with self._engine.begin() as connection:
+                renewed = await connection.execute(
+                    sa.update(coordinators).where(coordinators.c.id == self.id).values(**values)
+                )
+                if renewed.rowcount:
+                    return True
+                await connection.execute(sa.insert(coordinators).values(id=self.id, home=self._home, **values))
         return False
 
     async def dead(self) -> list[str]:
         """Return the coordinators whose leases have run out."""
         query = sa.select(coordinators.c.id).where(coordinators.c.expires < self._now(), coordinators.c.id != self.id)
-        async with self._engine.connect() as connection:
-            return [row.id for row in await connection.execute(query)]
+        with _ahead():
+            async with self._engine.connect() as connection:
+                return [row.id for row in await connection.execute(query)]
 
     async def forget(self, dead: Sequence[str]) -> None:
         """Remove the leases of coordinators that were taken over; one that was renewed meanwhile stays."""
@@ -66,3 +73,13 @@ class Leases:
         if self._engine.dialect.name == "sqlite":
             return (sa.func.julianday("now") - 2440587.5) * 86400.0
         return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+
+
+@contextmanager
+def _ahead() -> Iterator[None]:
+    """Wait for a connection in a line of its own: without tokens, callers are the tenant without a name as well."""
+    before = CALLER.set(_OWN)
+    try:
+        yield
+    finally:
+        CALLER.reset(before)

@@ -112,7 +112,7 @@ class ModelServicer(ModelServiceServicer):
             return existing
         await self._check_labels(upload.concept, pictures.side)
         tenant = CALLER.get().tenant
-        if len(await self._database.custom.names(tenant)) >= MAX_CONCEPTS:
+        if await self._database.custom.count(tenant) >= MAX_CONCEPTS:
             raise ExhaustedError(f"there are {MAX_CONCEPTS} custom concepts; delete some", reason="CONCEPTS_FULL")
         custom = await self._threads.run(self._stored, upload.concept, pictures)
         if not await self._database.custom.insert(custom, upload.request_id, digest, tenant):

@@ -19,6 +19,9 @@ class Retention:
         self._database = database
         self._store = store
         self._period = timedelta(days=days) if days else None
+        # Each holds a connection for as long as a store takes to remove hundreds of files, and they wait for each other
+        # anyway: those who only wait must not hold one, which leases and other tenants need.
+        self._collecting = asyncio.Lock()
 
     async def delete(self, audit_id: str) -> bool:
         """Delete an audit that has ended, and the artefacts that no other needs; False if there is none."""
@@ -30,8 +33,9 @@ class Retention:
 
     async def collect(self) -> None:
         """Remove the artefacts of deleted audits and concepts that nothing else names."""
-        while await self._database.discarded.collect(self._store.remove):
-            pass
+        async with self._collecting:
+            while await self._database.discarded.collect(self._store.remove):
+                pass
 
     async def expire(self) -> None:
         """Delete the audits that ended before the retention period, and what else is older and needed by none."""

@@ -3,6 +3,8 @@
 import os
 
 from pydantic import Field, model_validator
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from unerase_backend.coordinator.admission import AdmissionSettings
 from unerase_backend.runtime.settings import RoomSettings
@@ -51,14 +53,14 @@ class CoordinatorSettings(RoomSettings, AdmissionSettings):
         """Return the URL of the database, read from the environment where the settings say so; empty means SQLite.
 
         Raises:
-            ValueError: the environment does not have it.
+            ValueError: the environment does not have it, or it is no URL.
         """
         if not self.database_url_variable:
-            return self.database_url
+            return _checked(self.database_url, "database_url")
         url = os.environ.get(self.database_url_variable, "")
         if not url:
             raise ValueError(f"the environment has no {self.database_url_variable}, which database_url_variable names")
-        return url
+        return _checked(url, self.database_url_variable)
 
     @model_validator(mode="after")
     def _take_one_database(self) -> "CoordinatorSettings":
@@ -82,3 +84,13 @@ class CoordinatorSettings(RoomSettings, AdmissionSettings):
                 "or set allow_insecure_bind where the network itself keeps others out"
             )
         return self
+
+
+def _checked(url: str, name: str) -> str:
+    try:
+        if url:
+            make_url(url)
+    except (ArgumentError, ValueError):
+        # SQLAlchemy's own message may hold a piece of it, such as the password.
+        raise ValueError(f"{name}: is no URL, as postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
+    return url

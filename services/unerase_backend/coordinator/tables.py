@@ -161,6 +161,8 @@ concepts = sa.Table(
     sa.Column("request_digest", sa.String(64), nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
     sa.Column("side", sa.Integer, nullable=False),
+    # The name as it was chosen: a list of names reads no messages, which are large. NULL of an earlier version.
+    sa.Column("called", sa.String(100), nullable=True),
     # Nanoseconds since 1970.
     sa.Column("create_time", sa.BigInteger, nullable=False),
 )

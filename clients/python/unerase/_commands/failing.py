@@ -98,7 +98,7 @@ def exit_code(error: UneraseError) -> ExitCode:
 def lines_of(error: UneraseError, advice: str = "") -> list[str]:
     """Return what is said of an error: the bad fields or the message, then what to do about it."""
     lines = [
-        f"{visible(violation.field)}: {visible(violation.description)}" if violation.field else violation.description
+        visible(f"{violation.field}: {violation.description}" if violation.field else violation.description)
         for violation in error.violations
     ] or [visible(error.message)]
     notes = list(getattr(error, "__notes__", ()))

@@ -11,7 +11,7 @@ import typer
 from google.protobuf import json_format
 
 from unerase._commands.failing import ExitCode, fail
-from unerase._files import check_writable
+from unerase._files import check_writable, resolved
 from unerase._settings import MOST_SECONDS
 from unerase.v1.audits_pb2 import Tolerances
 from unerase.v1.types_pb2 import EvaluationRequest
@@ -108,7 +108,7 @@ Timeout = Annotated[
 
 def different(files: Sequence[Path | None]) -> None:
     """Refuse two outputs that are one file."""
-    given = [file.resolve() for file in files if file is not None]
+    given = [resolved(file) for file in files if file is not None]
     if len(set(given)) < len(given):
         fail("two of the outputs are the same file; give each its own", ExitCode.BAD_INPUT)
 
