@@ -71,6 +71,30 @@ def test_judges_that_are_one_are_named(judges: str) -> None:
     assert _problem({}, judges=judges).startswith("spec.second_judge: two of the three judges are one")
 
 
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"control": "a"}, "spec.control: is the subject itself"),
+        ({"control": "b"}, "spec.control: is the reference itself"),
+        ({"reference": "a"}, "spec.reference: is the subject itself"),
+        ({"judge": "clip"}, "spec.second_judge: two of the three judges are one"),
+        ({}, ""),
+    ],
+)
+def test_one_name_in_two_roles_needs_no_manifest(spec: dict[str, object], said: str) -> None:
+    asked = {"subject": "a", "reference": "b", "control": "c", "selector": "clip", "judge": "x", "second_judge": "y"}
+    problem = roles.recorded_problem(json_format.ParseDict({**asked, **spec}, AuditSpec()), CONCEPT, Manifest())
+    assert problem.startswith(said)
+    assert bool(problem) == bool(said)
+
+
+def test_one_digest_is_one_model_also_where_no_files_are_told() -> None:
+    one, other = Model(name="a", digest="d"), Model(name="b", digest="d")
+    assert roles.same_weights(one, other)
+    assert roles.reference_problem(one, other).startswith("is the subject 'b' under another name")
+    assert not roles.same_weights(Model(name="a"), Model(name="b"))
+
+
 def test_a_text_encoder_alone_makes_no_other_denoiser() -> None:
     worded = _model("worded", "r", "tw")
     assert roles.same_denoiser(REFERENCE, worded)
