@@ -26,6 +26,7 @@ from unerase.v1.audits_pb2 import (
 from unerase.v1.types_pb2 import Concept, EvaluationDescription, Finding, Observation
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import Catalogue, CustomConcept
+from unerase_backend.coordinator import tables
 from unerase_backend.coordinator.database import AuditEndedError, Database, Reports, timestamp
 from unerase_backend.coordinator.plan import Plan, make_plan
 from unerase_backend.coordinator.tables import create_engine
@@ -63,8 +64,8 @@ async def _insert(database: Database, plan: Plan, request_id: str = "", created:
     return audit
 
 
-async def _running(database: Database, plan: Plan) -> Audit:
-    audit = await _insert(database, plan)
+async def _running(database: Database, plan: Plan, created: int = 5) -> Audit:
+    audit = await _insert(database, plan, created=created)
     async with AsyncSession(database.engine) as session, session.begin():
         assert await database.start(session, audit.id)
     return audit
@@ -328,7 +329,38 @@ async def test_a_quota_counts_pictures_and_their_bytes(
         await insert(time.time_ns())
     assert (caught.value.reason, caught.value.metadata["used"]) == (reason, str(3 * (1536 if "bytes" in quota else 1)))
     assert await database.delete(audit.id)
-    await insert(time.time_ns())
+    if "bytes" in quota:
+        await insert(time.time_ns())
+        return
+    # What was made today was made, whatever is deleted.
+    with pytest.raises(ExhaustedError) as caught:
+        await insert(time.time_ns())
+    assert (caught.value.reason, caught.value.metadata["used"]) == (reason, "3")
+    assert 86000 < (caught.value.retry_after_seconds or 0) <= 86400
+    await database.check("rival", Quota(**quota), _counted(plan, 4))
+
+
+async def test_what_deleted_audits_made_is_forgotten_after_a_day(
+    database: Database, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota, now = Quota(pictures_per_day=1), time.time_ns()
+    for created in (now, now - 2 * 86400 * 10**9):
+        audit = await _running(database, plan, created)
+        await _record(database, audit, plan.units[0].id, Observation(picture_digest="d"))
+        await database.cancel(audit.id)
+        assert await database.delete(audit.id)
+    async with database.engine.connect() as connection:
+        kept = sa.select(tables.spent.c.create_time, tables.spent.c.pictures)
+        assert (await connection.execute(kept)).all() == [(now, 1)]
+    with pytest.raises(ExhaustedError):
+        await database.check("", quota, _counted(plan, 1))
+    monkeypatch.setattr(time, "time_ns", lambda: now + 2 * 86400 * 10**9)
+    await database.check("", quota, _counted(plan, 1))
+    audit = await _running(database, plan)
+    await database.cancel(audit.id)
+    assert await database.delete(audit.id)
+    async with database.engine.connect() as connection:
+        assert (await connection.execute(kept)).all() == []
 
 
 async def test_the_newest_come_first_page_by_page(database: Database, plan: Plan) -> None:
