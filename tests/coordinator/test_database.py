@@ -189,6 +189,31 @@ async def test_a_table_of_an_earlier_version_gets_what_it_lacks(database: Databa
     await database.migrate()
 
 
+async def test_tables_of_the_first_version_get_all_that_came_later(database: Database, plan: Plan) -> None:
+    """Whatever may be left out of a row, and the tables that nothing else needs; what is in flight goes on."""
+    audit = await _running(database, plan)
+    async with database.engine.begin() as connection:
+        for table in (tables.parts, tables.durations, tables.spent):
+            await connection.run_sync(table.drop)
+        for table in (tables.audits, tables.units, tables.artifacts):
+            for column in table.columns:
+                if column.name != "verdict" and (column.nullable or column.server_default is not None):
+                    await connection.execute(sa.text(f"ALTER TABLE {table.name} DROP COLUMN {column.name}"))
+    await database.migrate()
+    found = await database.get(audit.id)
+    assert found is not None
+    assert (found.state, found.HasField("cost"), found.HasField("estimated_end_time")) == (
+        AUDIT_STATE_RUNNING,
+        False,
+        False,
+    )
+    assert await _record(database, audit, plan.units[0].id, Observation(picture_digest="d"))
+    await database.check("", Quota(audits=2, pictures_per_day=2, bytes=10**9), _counted(plan, 1))
+    await _insert(database, plan)
+    await database.cancel(audit.id)
+    assert await database.delete(audit.id)
+
+
 async def test_a_failure_says_why(database: Database, plan: Plan) -> None:
     audit = await _running(database, plan)
     async with AsyncSession(database.engine) as session, session.begin():
