@@ -65,8 +65,8 @@ async def _insert(database: Database, plan: Plan, request_id: str = "", created:
     return audit
 
 
-async def _running(database: Database, plan: Plan) -> Audit:
-    audit = await _insert(database, plan)
+async def _running(database: Database, plan: Plan, created: int = 5) -> Audit:
+    audit = await _insert(database, plan, created=created)
     async with AsyncSession(database.engine) as session, session.begin():
         assert await database.start(session, audit.id)
     return audit
@@ -188,6 +188,31 @@ async def test_a_table_of_an_earlier_version_gets_what_it_lacks(database: Databa
         assert await database.succeed(session, audit.id, 7, Verdict(), Reports("a", "b", "c", ""))
     assert await database.reports(audit.id) == Reports("a", "b", "c", "")
     await database.migrate()
+
+
+async def test_tables_of_the_first_version_get_all_that_came_later(database: Database, plan: Plan) -> None:
+    """Whatever may be left out of a row, and the tables that nothing else needs; what is in flight goes on."""
+    audit = await _running(database, plan)
+    async with database.engine.begin() as connection:
+        for table in (tables.parts, tables.durations, tables.spent):
+            await connection.run_sync(table.drop)
+        for table in (tables.audits, tables.units, tables.artifacts):
+            for column in table.columns:
+                if column.name != "verdict" and (column.nullable or column.server_default is not None):
+                    await connection.execute(sa.text(f"ALTER TABLE {table.name} DROP COLUMN {column.name}"))
+    await database.migrate()
+    found = await database.get(audit.id)
+    assert found is not None
+    assert (found.state, found.HasField("cost"), found.HasField("estimated_end_time")) == (
+        AUDIT_STATE_RUNNING,
+        False,
+        False,
+    )
+    assert await _record(database, audit, plan.units[0].id, Observation(picture_digest="d"))
+    await database.check("", Quota(audits=2, pictures_per_day=2, bytes=10**9), _counted(plan, 1))
+    await _insert(database, plan)
+    await database.cancel(audit.id)
+    assert await database.delete(audit.id)
 
 
 async def test_a_failure_says_why(database: Database, plan: Plan) -> None:
@@ -385,7 +410,38 @@ async def test_a_quota_counts_pictures_and_their_bytes(
         await insert(time.time_ns())
     assert (caught.value.reason, caught.value.metadata["used"]) == (reason, str(3 * (1536 if "bytes" in quota else 1)))
     assert await database.delete(audit.id)
-    await insert(time.time_ns())
+    if "bytes" in quota:
+        await insert(time.time_ns())
+        return
+    # What was made today was made, whatever is deleted.
+    with pytest.raises(ExhaustedError) as caught:
+        await insert(time.time_ns())
+    assert (caught.value.reason, caught.value.metadata["used"]) == (reason, "3")
+    assert 86000 < (caught.value.retry_after_seconds or 0) <= 86400
+    await database.check("rival", Quota(**quota), _counted(plan, 4))
+
+
+async def test_what_deleted_audits_made_is_forgotten_after_a_day(
+    database: Database, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota, now = Quota(pictures_per_day=1), time.time_ns()
+    for created in (now, now - 2 * 86400 * 10**9):
+        audit = await _running(database, plan, created)
+        await _record(database, audit, plan.units[0].id, Observation(picture_digest="d"))
+        await database.cancel(audit.id)
+        assert await database.delete(audit.id)
+    async with database.engine.connect() as connection:
+        kept = sa.select(tables.spent.c.create_time, tables.spent.c.pictures)
+        assert (await connection.execute(kept)).all() == [(now, 1)]
+    with pytest.raises(ExhaustedError):
+        await database.check("", quota, _counted(plan, 1))
+    monkeypatch.setattr(time, "time_ns", lambda: now + 2 * 86400 * 10**9)
+    await database.check("", quota, _counted(plan, 1))
+    audit = await _running(database, plan)
+    await database.cancel(audit.id)
+    assert await database.delete(audit.id)
+    async with database.engine.connect() as connection:
+        assert (await connection.execute(kept)).all() == []
 
 
 async def test_the_newest_come_first_page_by_page(database: Database, plan: Plan) -> None:

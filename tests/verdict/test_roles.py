@@ -52,6 +52,7 @@ def test_what_may_be_asked_for_may_be_concluded() -> None:
         ({"control": "reference"}, [], "spec.control: is the reference itself"),
         ({"control": "worded"}, [_model("worded", "r", "tw")], "spec.control: has the UNet of the reference"),
         ({"control": "unsaid"}, [_model("unsaid", "ru")], "spec.control: the manifest does not say"),
+        ({"control": "gone"}, [_model("gone", "rg", erased=["sandglass"])], "spec.control: had learned 'hourglass'"),
         ({"reference": "subject"}, [], "spec.reference: is the subject itself"),
         (
             {"reference": "alias"},
@@ -69,6 +70,30 @@ def test_what_is_held_against_itself_is_named(spec: dict[str, object], more: lis
 @pytest.mark.parametrize("judges", ["aab", "aba", "baa"])
 def test_judges_that_are_one_are_named(judges: str) -> None:
     assert _problem({}, judges=judges).startswith("spec.second_judge: two of the three judges are one")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"control": "a"}, "spec.control: is the subject itself"),
+        ({"control": "b"}, "spec.control: is the reference itself"),
+        ({"reference": "a"}, "spec.reference: is the subject itself"),
+        ({"judge": "clip"}, "spec.second_judge: two of the three judges are one"),
+        ({}, ""),
+    ],
+)
+def test_one_name_in_two_roles_needs_no_manifest(spec: dict[str, object], said: str) -> None:
+    asked = {"subject": "a", "reference": "b", "control": "c", "selector": "clip", "judge": "x", "second_judge": "y"}
+    problem = roles.recorded_problem(json_format.ParseDict({**asked, **spec}, AuditSpec()), CONCEPT, Manifest())
+    assert problem.startswith(said)
+    assert bool(problem) == bool(said)
+
+
+def test_one_digest_is_one_model_also_where_no_files_are_told() -> None:
+    one, other = Model(name="a", digest="d"), Model(name="b", digest="d")
+    assert roles.same_weights(one, other)
+    assert roles.reference_problem(one, other).startswith("is the subject 'b' under another name")
+    assert not roles.same_weights(Model(name="a"), Model(name="b"))
 
 
 def test_a_text_encoder_alone_makes_no_other_denoiser() -> None:

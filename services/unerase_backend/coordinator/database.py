@@ -39,7 +39,7 @@ from unerase_backend.coordinator.discarded import Discarded, discard
 from unerase_backend.coordinator.estimates import expected_end, work_to_do
 from unerase_backend.coordinator.kept_parts import KeptParts
 from unerase_backend.coordinator.plan import Plan
-from unerase_backend.coordinator.quotas import Demand, check_quota, usage_of
+from unerase_backend.coordinator.quotas import SPENT, Demand, check_quota, keep_spent, usage_of
 from unerase_backend.coordinator.retry import repeated
 from unerase_backend.coordinator.tables import ACTIVE, ENDED, Engine, alone, deterministic, insert_all, own
 from unerase_backend.runtime.access import Quota
@@ -353,8 +353,10 @@ class Database:
             if row is None:
                 return False
             digests = {each.digest for each in await connection.execute(named)} | {digest for digest in row if digest}
-            if (await connection.execute(sa.delete(tables.audits).where(ended))).rowcount == 0:
+            gone = (await connection.execute(sa.delete(tables.audits).where(ended).returning(*SPENT))).first()
+            if gone is None:
                 return False
+            await keep_spent(connection, gone)
             await discard(connection, digests)
         return True
 

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,6 +14,8 @@ from unerase_backend.runtime.errors import ExhaustedError
 _DAY_SECONDS = 86400.0
 # Somebody may cancel, end or delete an audit at any moment; asking more often than this is of no use.
 _RETRY_SECONDS = 30.0
+SPENT = (tables.audits.c.id, tables.audits.c.tenant, tables.audits.c.create_time, tables.audits.c.pictures)
+"""What `keep_spent` needs of an audit."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Usage:
     audits: int
     """Those that have not ended."""
     pictures: int
-    """Those of audits that were created within the last day, and all that audits in flight may make."""
+    """Those of audits that were created within the last day, deleted or not, and all that audits in flight may make."""
     pictures_free_in_seconds: float
     """When some of them will be free: soon where audits in flight hold more than they have made."""
     bytes: int
@@ -49,7 +52,13 @@ async def usage_of(connection: AsyncConnection, tenant: str) -> Usage:
     stored = sa.select(sa.func.coalesce(sa.func.sum(tables.artifacts.c.size_bytes), 0)).where(
         tables.artifacts.c.audit.in_(sa.select(tables.audits.c.id).where(mine))
     )
-    made, oldest = (await connection.execute(pictures)).one()
+    gone = tables.spent.c
+    deleted = sa.select(sa.func.coalesce(sa.func.sum(gone.pictures), 0), sa.func.min(gone.create_time)).where(
+        gone.tenant == tenant, gone.create_time > day_ago
+    )
+    sums = [(await connection.execute(query)).one() for query in (pictures, deleted)]
+    made = sum(int(row[0]) for row in sums)
+    oldest = min((row[1] for row in sums if row[1]), default=None)
     flying = (await connection.execute(in_flight)).all()
     held = sum(max(row.counted_pictures, row.pictures) for row in flying)
     to_make = sum(
@@ -60,10 +69,19 @@ async def usage_of(connection: AsyncConnection, tenant: str) -> Usage:
     soon = any(row.counted_pictures > row.pictures for row in flying)
     return Usage(
         audits=len(flying),
-        pictures=int(made) + held,
+        pictures=made + held,
         pictures_free_in_seconds=(oldest - day_ago) / 1e9 if oldest and not soon else 0.0,
         bytes=int((await connection.execute(stored)).scalar_one()) + round(to_make),
     )
+
+
+async def keep_spent(connection: AsyncConnection, gone: Any) -> None:
+    """Remember what a deleted audit, a row of `SPENT`, counts for its day; forget what is older than one."""
+    day_ago, spent = time.time_ns() - int(_DAY_SECONDS * 1e9), tables.spent
+    await connection.execute(sa.delete(spent).where(spent.c.create_time <= day_ago))
+    if gone.pictures and gone.create_time > day_ago:
+        values = {"audit": gone.id, "tenant": gone.tenant, "create_time": gone.create_time, "pictures": gone.pictures}
+        await connection.execute(sa.insert(spent).values(**values))
 
 
 def check_quota(quota: Quota, usage: Usage, demand: Demand) -> None:

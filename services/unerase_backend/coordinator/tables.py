@@ -147,6 +147,16 @@ artifacts = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("unerase_artifacts_by_digest", "digest"),
 )
+# Pictures of audits that are deleted: they count for their day, or deleting would give a tenant a new day's quota.
+spent = sa.Table(
+    "unerase_spent",
+    METADATA,
+    sa.Column("audit", sa.String(64), primary_key=True),
+    sa.Column("tenant", sa.String(32), nullable=False),
+    # That of the audit, in nanoseconds since 1970.
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("pictures", sa.BigInteger, nullable=False),
+)
 # Artefacts that something has named that is deleted; they are removed unless something else names them.
 discarded = sa.Table("unerase_discarded", METADATA, sa.Column("digest", sa.String(64), primary_key=True))
 

@@ -4,6 +4,7 @@ The rules need no weights, only what the catalogue tells of models, so that they
 where one is concluded again from its export.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
@@ -22,12 +23,20 @@ def same_denoiser(one: Model, other: Model) -> bool:
 
 def same_weights(one: Model, other: Model) -> bool:
     """Whether two models are one, whatever they are called: the same denoising network and the same text encoder."""
-    return all(_same(one, other, part) for part in _WEIGHTS)
+    whole = bool(one.digest) and one.digest == other.digest
+    return whole or all(_same(one, other, part) for part in _WEIGHTS)
 
 
 def known_never_learned(never_learned: Iterable[str], concept: str, words: Iterable[str]) -> bool:
     """Whether a model's `never_learned` names the concept or one of its words."""
     return not {concept, *words}.isdisjoint(never_learned)
+
+
+def erased_problem(control: Model, concept: str, words: Iterable[str]) -> str:
+    """Return that a model had learned the concept, where its `erased` names it or one of its words; else empty."""
+    if {concept, *words}.isdisjoint(control.erased):
+        return ""
+    return f"had learned {concept!r}: it is said to have been erased from it"
 
 
 def control_problem(control: Model, others: Mapping[str, Model]) -> str:
@@ -54,23 +63,45 @@ def reference_problem(reference: Model, subject: Model) -> str:
 def recorded_problem(spec: AuditSpec, concept: Concept, manifest: Manifest) -> str:
     """Return what is wrong with the roles of an audit that was recorded, so that no verdict follows from it.
 
-    What the manifest does not tell of is not held against the audit.
+    What the manifest does not tell of is not held against the audit; one name in two roles is.
     """
-    models = {model.name: model for model in manifest.models}
-    subject, reference, control = (models.get(name) for name in (spec.subject, spec.reference, spec.control))
+    subject, reference, control = recorded_models(spec, manifest)
     if subject and reference and not spec.assume_reference and (problem := reference_problem(reference, subject)):
         return f"spec.reference: {problem}"
     others = {"subject": subject, "reference": reference}
     if control:
         if problem := control_problem(control, {role: model for role, model in others.items() if model}):
             return f"spec.control: {problem}"
+        if problem := erased_problem(control, spec.concept, concept.names):
+            return f"spec.control: {problem}"
         known = known_never_learned(control.never_learned, spec.concept, concept.names)
-        if not known and not spec.assume_control:
+        told = any(model.name == control.name for model in manifest.models)
+        if told and not known and not spec.assume_control:
             return f"spec.control: the manifest does not say that it never learned {spec.concept!r}"
-    judges = [name for name in (spec.selector, spec.judge, spec.second_judge) if name in manifest.judge_digests]
-    if len({manifest.judge_digests[name] for name in judges}) < len(judges):
-        return "spec.second_judge: two of the three judges are one, by their digests"
+    if judges_alike(spec, manifest):
+        return "spec.second_judge: two of the three judges are one, by their digests or names"
     return ""
+
+
+def recorded_models(spec: AuditSpec, manifest: Manifest) -> tuple[Model | None, Model | None, Model | None]:
+    """Return the subject, reference and control of an audit that was recorded; None for one that it does not have.
+
+    Of one that the manifest does not tell of, only the name is known.
+    """
+    models = {model.name: model for model in manifest.models}
+    subject, reference, control = (
+        models.get(name, Model(name=name)) if name else None for name in (spec.subject, spec.reference, spec.control)
+    )
+    return subject, reference, control
+
+
+def judges_alike(spec: AuditSpec, manifest: Manifest) -> list[tuple[str, str]]:
+    """Return the fields of judges that are one model, the later before the earlier: by digest, or else by name."""
+    names = {field: getattr(spec, field) for field in ("selector", "judge", "second_judge")}
+    judges = {field: manifest.judge_digests.get(name, "") or name for field, name in names.items() if name}
+    return [
+        (later, earlier) for earlier, later in itertools.combinations(judges, 2) if judges[earlier] == judges[later]
+    ]
 
 
 def _same(one: Model, other: Model, part: str) -> bool:

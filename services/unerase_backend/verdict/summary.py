@@ -50,7 +50,8 @@ def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
         count = _tests(len(verdict.missing), "required test")
         meaning += f"; {count} left out or not usable might have shown more"
     if verdict.damaged:
-        meaning += "; the model has also lost other things than the concept"
+        # Not "also": whether the concept is lost is for the conclusion to say.
+        meaning += "; the model has lost other things than the concept"
     return f"{finding[0].upper()}{finding[1:]}. {meaning[0].upper()}{meaning[1:]}."
 
 
