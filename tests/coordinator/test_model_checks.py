@@ -36,7 +36,6 @@ MODELS = {
     # Never learned it, as told of one of its words.
     "small/never-2": {"base": "small/reference", "unet": "never-2.safetensors", "never_learned": ["sandglass"]},
     "small/unsaid": {"base": "small/reference", "unet": "unsaid.safetensors"},
-    "small/erased": {"base": "small/reference", "unet": "erased.safetensors", "erased": ["sandglass"]},
     "other/reference": {"pipeline": "other", "resolution": 32},
     "other/edited": {"base": "other/reference", "unet": "edited-2.safetensors"},
     "other/alias": {"base": "other/reference"},
@@ -52,7 +51,7 @@ def _written(folder: Path) -> Path:
     content["judges"] |= JUDGES
     content["concepts"]["hourglass"]["labels"]["third"] = ["hourglass"]
     path.write_text(yaml.safe_dump(content, sort_keys=False))
-    for name in ("words", "never-2", "never-3", "unsaid", "edited-2", "erased"):
+    for name in ("words", "never-2", "never-3", "unsaid", "edited-2"):
         (folder / f"{name}.safetensors").write_text(name)
     shutil.copy(folder / "never.safetensors", folder / "copied.safetensors")
     shutil.copytree(folder / "small", folder / "copy")
@@ -96,7 +95,6 @@ def _refused(plan: Planner, **fields: object) -> tuple[str, str, str]:
         ("small/edited", "copy/reference", "is the reference 'small/reference' under another name"),
         ("small/edited", "small/reworded", "has the UNet of the reference 'small/reference'"),
         ("small/edited", "small/edited-worded", "has the UNet of the subject 'small/edited'"),
-        ("small/edited", "small/erased", "had learned 'hourglass'"),
         ("small/never", "small/never", "is the subject itself"),
         ("small/never", "small/never-alias", "is the subject 'small/never' under another name"),
         ("small/never", "small/never-copied", "is the subject 'small/never' under another name"),

@@ -52,7 +52,6 @@ def test_what_may_be_asked_for_may_be_concluded() -> None:
         ({"control": "reference"}, [], "spec.control: is the reference itself"),
         ({"control": "worded"}, [_model("worded", "r", "tw")], "spec.control: has the UNet of the reference"),
         ({"control": "unsaid"}, [_model("unsaid", "ru")], "spec.control: the manifest does not say"),
-        ({"control": "gone"}, [_model("gone", "rg", erased=["sandglass"])], "spec.control: had learned 'hourglass'"),
         ({"reference": "subject"}, [], "spec.reference: is the subject itself"),
         (
             {"reference": "alias"},

@@ -32,13 +32,6 @@ def known_never_learned(never_learned: Iterable[str], concept: str, words: Itera
     return not {concept, *words}.isdisjoint(never_learned)
 
 
-def erased_problem(control: Model, concept: str, words: Iterable[str]) -> str:
-    """Return that a model had learned the concept, where its `erased` names it or one of its words; else empty."""
-    if {concept, *words}.isdisjoint(control.erased):
-        return ""
-    return f"had learned {concept!r}: it is said to have been erased from it"
-
-
 def control_problem(control: Model, others: Mapping[str, Model]) -> str:
     """Return why a model cannot be the control beside `others`, by what they are to the audit; empty where it can."""
     for role, other in others.items():
@@ -71,8 +64,6 @@ def recorded_problem(spec: AuditSpec, concept: Concept, manifest: Manifest) -> s
     others = {"subject": subject, "reference": reference}
     if control:
         if problem := control_problem(control, {role: model for role, model in others.items() if model}):
-            return f"spec.control: {problem}"
-        if problem := erased_problem(control, spec.concept, concept.names):
             return f"spec.control: {problem}"
         known = known_never_learned(control.never_learned, spec.concept, concept.names)
         told = any(model.name == control.name for model in manifest.models)
