@@ -155,11 +155,11 @@ def test_a_busy_replica_passes_its_model_on_and_another_is_started(
     cluster: Running, generation: GenerationServiceStub
 ) -> None:
     model = MODELS[0]
-    large = generation.Generate(_request(model, 100, trajectories=250, steps=30), timeout=120)
+    large = generation.Generate(_request(model, 100, trajectories=1500, steps=30), timeout=240)
     next(large)
     assert len(list(generation.Generate(_request(model, 101), timeout=60))) == 2
     assert cluster.held().count(model) == 2
-    left = 249
+    left = 1499
     while len(replicas := cluster.tell("replicas")) < 3 and left:
         next(large)
         left -= 1
