@@ -125,10 +125,10 @@ def test_the_verdict_follows_from_the_file_alone(audit, file: Path) -> None:
 
 def test_what_was_assumed_is_said_offline_too(audit, tmp_path: Path) -> None:
     content, descriptions, seen = audit
-    content.spec.reference = content.spec.control = "r"
+    content.spec.reference, content.spec.control = "r", "c"
     content.spec.assume_control = content.spec.assume_reference = True
     online = conclude(seen, descriptions, content.spec.battery.evaluations, content.spec)
-    assert online.statement.startswith("It is assumed that the control r never learned 'hourglass'")
+    assert online.statement.startswith("It is assumed that the control c never learned 'hourglass'")
     path = tmp_path / "assumed.parquet"
     path.write_bytes(render_parquet("a1", content, descriptions, seen))
     assert conclude_file(path, Tolerances()).verdict == online
