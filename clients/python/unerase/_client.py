@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from unerase._arrow import need_arrow, table_of
 from unerase._errors import UneraseError, error_of
+from unerase._interrupting import interruptible
 from unerase._repeating import Attempts
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
 from unerase._watching import ENDED, Watching, closed
@@ -175,11 +176,13 @@ class Client:
         while True:
             failure: UneraseError | None = None
             try:
-                call = self._audits().WatchAudit(
-                    watching.request(), timeout=watching.remaining(), metadata=self._metadata()
+                call = interruptible(
+                    lambda: self._audits().WatchAudit(
+                        watching.request(), timeout=watching.remaining(), metadata=self._metadata()
+                    )
                 )
                 try:
-                    for event in call:
+                    while (event := interruptible(lambda: next(call, None))) is not None:  # noqa: B023
                         if watching.accept(event):
                             yield event
                 finally:
@@ -370,7 +373,7 @@ class Client:
         channel = self._open()
         while True:
             try:
-                return call(attempts.remaining())
+                return interruptible(lambda: call(attempts.remaining()))
             except grpc.RpcError as error:
                 failure = error_of(error)
             wait = attempts.delay(failure)
