@@ -23,17 +23,20 @@ from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
 from unerase.v1.verdicts_pb2 import CONCLUSION_AVOIDED, EvaluationResult, Verdict
 from unerase_backend.catalogue import Catalogue, CustomConcept
-from unerase_backend.coordinator import places, uploads
-from unerase_backend.coordinator.audits import AuditServicer
-from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import Database, timestamp
+from unerase_backend.coordinator.api import call_limits as places
+from unerase_backend.coordinator.api import upload_limits as uploads
+from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.api.model_service import ModelServicer
+from unerase_backend.coordinator.api.paging import MAX_PAGE_BYTES
+from unerase_backend.coordinator.api.server import MAX_METADATA_BYTES, MAX_RECEIVE_BYTES, Server
+from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
-from unerase_backend.coordinator.models import ModelServicer
-from unerase_backend.coordinator.paging import MAX_PAGE_BYTES
-from unerase_backend.coordinator.plan import make_plan
-from unerase_backend.coordinator.retention import Retention
-from unerase_backend.coordinator.server import MAX_METADATA_BYTES, MAX_RECEIVE_BYTES, Server
-from unerase_backend.coordinator.tables import create_engine
+from unerase_backend.coordinator.planning.plan import make_plan
+from unerase_backend.coordinator.storage.audits import Origin, timestamp
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import create_engine
+from unerase_backend.coordinator.storage.errors import domain_error
 from unerase_backend.runtime import tokens
 from unerase_backend.runtime.access import SCOPES, Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -77,9 +80,10 @@ async def door(tmp_path: Path, catalogue: Catalogue, store: ArtifactStore) -> As
     await database.migrate()
     file = tmp_path / "tokens.json"
     made = {tenant: tokens.create(file, tenant, tenant, list(SCOPES), 1) for tenant in ("greedy", "other")}
-    changes, retention = Changes(database.sequences), Retention(database, store, 0)
+    changes, retention = Changes(database.audits.sequences), Retention(database, store, 0)
     audits = AuditServicer(NoAuditor(), database, catalogue, store, changes, retention, lambda _: Quota())  # type: ignore[arg-type]
-    server = Server(audits, ModelServicer(catalogue, store, database, None), Metrics(), Gate(file))  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None)  # type: ignore[arg-type]
+    server = Server(audits, models, Metrics(), Gate(file), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)
     yield Door(f"127.0.0.1:{port}", database, made)
@@ -202,7 +206,7 @@ async def test_more_watches_than_a_tenant_may_have_are_refused_with_a_reason(
 ) -> None:
     plan = await planned(door, "greedy", catalogue, store, descriptions)
     audit = Audit(id=uuid.uuid4().hex, request_id="watched", spec=plan.spec, create_time=timestamp(1))
-    assert await door.database.insert(audit, "digest", plan, "greedy")
+    assert await door.database.transitions.insert(audit, "digest", plan, Origin("greedy"))
 
     async def first(channel: grpc.aio.Channel) -> Any:
         watch = AuditServiceStub(channel).WatchAudit(WatchAuditRequest(id=audit.id), metadata=door.metadata("greedy"))
@@ -304,7 +308,7 @@ async def test_a_page_of_audits_fits_into_any_clients_limit(
     verdict = Verdict(conclusion=CONCLUSION_AVOIDED, statement="It came back.", summary="It is there.", damaged=True)
     verdict.evaluations.extend([EvaluationResult(name="noise-based", reason="r" * 1000)] * 12)
     first = Audit(id=uuid.uuid4().hex, request_id="0", spec=plan.spec, create_time=timestamp(1))
-    assert await door.database.insert(first, "digest", plan, "other")
+    assert await door.database.transitions.insert(first, "digest", plan, Origin("other"))
     await copied(door.database, first.id, verdict, 399)
     async with door.channel() as channel:
         list_ = AuditServiceStub(channel).ListAudits
@@ -327,7 +331,7 @@ async def copied(database: Database, audit: str, verdict: Verdict, count: int) -
     """End an audit with a verdict, and make copies of its row."""
     import sqlalchemy as sa
 
-    from unerase_backend.coordinator import tables
+    from unerase_backend.coordinator.storage import tables
 
     async with database.engine.begin() as connection:
         values = {"verdict": verdict.SerializeToString(), "state": audits_pb2.AUDIT_STATE_SUCCEEDED, "end_time": 5}
@@ -346,7 +350,7 @@ async def test_a_page_of_concepts_fits_into_any_clients_limit(door: Door) -> Non
     for name in names:
         concept = Concept(name=name, kind=CONCEPT_KIND_OBJECT, names=["hat"], prompts=["a {concept}"], custom=True)
         concept.held_out_prompts.extend(f"{index} {'x' * 900} {{concept}}" for index in range(200))
-        assert await door.database.custom.insert(CustomConcept(concept, 0), name, "digest", "other")
+        assert await door.database.concepts.insert(CustomConcept(concept, 0), name, "digest", "other")
     async with door.channel() as channel:
         list_ = ModelServiceStub(channel).ListConcepts
         found, sizes = await all_pages(list_, ListConceptsRequest(page_size=1000), "concepts", door.metadata("other"))

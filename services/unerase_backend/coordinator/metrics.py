@@ -8,7 +8,7 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from unerase.v1.audits_pb2 import AuditState
-from unerase_backend.coordinator.tables import ENDED
+from unerase_backend.coordinator.states import ENDED
 
 COORDINATOR = "coordinator"
 """The room of what a new coordinator takes up, to `Metrics.survived`."""
