@@ -18,7 +18,7 @@ from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.server import Server
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.planning.plan import make_plan
@@ -76,7 +76,7 @@ async def failing(tmp_path: Path, catalogue: Catalogue) -> AsyncIterator[Failing
         database,
         catalogue,
         store,
-        Changes(database.audits.sequences),
+        Notifications(database.audits.sequences),
         retention,
         lambda _: Quota(),
     )

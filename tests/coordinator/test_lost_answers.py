@@ -11,7 +11,7 @@ from unerase.v1.audits_pb2 import AUDIT_STATE_PENDING, Audit, AuditSpec, CreateA
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.planning.plan import make_plan
 from unerase_backend.coordinator.storage.audits import timestamp
@@ -52,7 +52,7 @@ async def test_an_audit_whose_acceptance_nobody_heard_of_begins(
         database,
         catalogue,
         store,
-        Changes(database.audits.sequences),
+        Notifications(database.audits.sequences),
         Retention(database, store, 0),
         lambda _: Quota(),
     )

@@ -21,7 +21,7 @@ from unerase_backend.coordinator.api.metrics_server import serve_metrics
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.rooms_proxy import ROOMS
 from unerase_backend.coordinator.api.server import Server
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import CURRENT, Auditor
 from unerase_backend.coordinator.metrics import Metrics
@@ -70,9 +70,9 @@ class Coordinator:
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)
         await self._begin_storage()
-        changes = Changes(self._database.audits.sequences)
-        await self._begin_execution(changes)
-        await self._begin_serving(changes)
+        notifications = Notifications(self._database.audits.sequences)
+        await self._begin_execution(notifications)
+        await self._begin_serving(notifications)
         _logger.info("listening on %s:%d", settings.host, settings.port)
 
     async def _begin_storage(self) -> None:
@@ -89,7 +89,7 @@ class Coordinator:
         self._leases = Leases(self._connections, self._folder.identity, settings.lease_seconds)
         await self._leases.begin()
 
-    async def _begin_execution(self, changes: Changes) -> None:
+    async def _begin_execution(self, notifications: Notifications) -> None:
         """Start DBOS, and go on with the audits that an earlier coordinator left behind."""
         settings, serializer, urls = self._settings, DBOSPortableJSONSerializer(), self._database_urls()
         self._auditor = CURRENT.auditor = Auditor(
@@ -101,7 +101,7 @@ class Coordinator:
             self._catalogue,
             self._store,
             self._metrics,
-            changes,
+            notifications,
             concurrent_units=settings.concurrent_units,
             retry_seconds=settings.unit_retry_seconds,
         )
@@ -122,7 +122,7 @@ class Coordinator:
         await self._auditor.take_over([self._folder.identity, *await self._leases.dead()])
         await self._auditor.announce()
 
-    async def _begin_serving(self, changes: Changes) -> None:
+    async def _begin_serving(self, notifications: Notifications) -> None:
         """Answer calls, and do again and again what has to be done."""
         settings, gate, quota = self._settings, self._gate, self._settings.quota()
         self._stop_metrics = (
@@ -136,7 +136,7 @@ class Coordinator:
             self._database,
             self._catalogue,
             self._store,
-            changes,
+            notifications,
             retention,
             lambda who: gate.quota(who) or quota,
             settings.cost_limits(),

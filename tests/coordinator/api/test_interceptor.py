@@ -10,8 +10,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from unerase.v1.types_pb2 import Concept
-from unerase_backend.coordinator.api import interceptor as interception
-from unerase_backend.coordinator.api.call_limits import Places
+from unerase_backend.coordinator.api import interceptor
+from unerase_backend.coordinator.api.call_limits import CallLimits
 from unerase_backend.coordinator.api.interceptor import Interceptor, status_of
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.runtime.access import Gate
@@ -85,7 +85,7 @@ async def service() -> _Service:
 
 @pytest.fixture
 async def channel(metrics: Metrics, service: _Service) -> AsyncIterator[grpc.aio.Channel]:
-    server = grpc.aio.server(interceptors=[Interceptor(metrics, Gate(None), Places(CALLS, WATCHES))])
+    server = grpc.aio.server(interceptors=[Interceptor(metrics, Gate(None), CallLimits(CALLS, WATCHES))])
     handlers = {
         "Unary": grpc.unary_unary_rpc_method_handler(service.unary, _identity, _identity),
         "Stream": grpc.unary_stream_rpc_method_handler(service.stream, _identity, _identity),
@@ -158,7 +158,7 @@ async def test_every_answer_has_its_request_id(
     assert kept or len(answered[0]) == 32
 
 
-async def test_a_tenant_has_so_many_places_and_gets_them_back(
+async def test_a_tenant_has_so_many_calls_and_gets_them_back(
     channel: grpc.aio.Channel, service: _Service, metrics: Metrics
 ) -> None:
     calls = [channel.unary_unary("/test.Service/Unary")(b"wait") for _ in range(CALLS)]
@@ -206,7 +206,7 @@ async def test_a_call_without_a_request(channel: grpc.aio.Channel) -> None:
 async def test_a_request_that_does_not_come_is_not_waited_for(
     channel: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interception, "REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(interceptor, "REQUEST_SECONDS", 0.1)
     call = channel.stream_unary("/test.Service/Unary")(timeout=10)
     assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert "did not arrive" in await call.details()
@@ -258,7 +258,7 @@ async def test_calls_are_counted_by_method_and_code(channel: grpc.aio.Channel, m
 
 
 async def test_an_answer_that_could_not_be_sent_is_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interception, "MAX_SEND_BYTES", 1000)
+    monkeypatch.setattr(interceptor, "MAX_SEND_BYTES", 1000)
 
     async def large(request: bytes, context: Answer) -> Concept:
         return Concept(name="x" * len(request))

@@ -28,13 +28,13 @@ from unerase import AsyncClient, Client, ClientSettings, TLSConfig, UneraseError
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue, CustomConcept
-from unerase_backend.coordinator.api import metrics_server as exposition
+from unerase_backend.coordinator.api import metrics_server
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.metrics_server import serve_metrics
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.scopes import scope_of
 from unerase_backend.coordinator.api.server import SERVICES, Server
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.planning.plan import make_plan
@@ -135,7 +135,7 @@ async def guarded(
 def audit_service(database: Database, catalogue: Catalogue, store: ArtifactStore) -> AuditServicer:
     retention = Retention(database, store, 0)
     return AuditServicer(
-        NoAuditor(), database, catalogue, store, Changes(database.audits.sequences), retention, lambda _: Quota()
+        NoAuditor(), database, catalogue, store, Notifications(database.audits.sequences), retention, lambda _: Quota()
     )  # type: ignore[arg-type]
 
 
@@ -385,16 +385,16 @@ async def test_metrics_ask_for_their_token(guarded: Guarded) -> None:
 
 async def test_metrics_answer_however_many_say_nothing(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
     # Who says a little now and then has as long as it likes.
-    monkeypatch.setattr(exposition._Handler, "timeout", 300)
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 300)
     port = urllib.parse.urlsplit(guarded.metrics).port
     before = threading.active_count()
     with contextlib.ExitStack() as silent:
-        for _ in range(3 * exposition.MAX_CONNECTIONS):
+        for _ in range(3 * metrics_server.MAX_CONNECTIONS):
             silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
         for _ in range(5):
             assert (await asyncio.to_thread(fetched, guarded.metrics, guarded.root, guarded.token["metrics"]))[0] == 200
         # Some that were ended may not have met their end yet, and those of to_thread count as well.
-        assert threading.active_count() - before <= 2 * exposition.MAX_CONNECTIONS
+        assert threading.active_count() - before <= 2 * metrics_server.MAX_CONNECTIONS
 
 
 @pytest.fixture

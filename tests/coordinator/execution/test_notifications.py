@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 
 
 class Sequences:
@@ -25,20 +25,20 @@ class Sequences:
 
 async def test_what_was_committed_before_waiting_is_not_missed() -> None:
     sequences = Sequences(a=1)
-    with Changes(sequences, 60).watching("a") as watched:
+    with Notifications(sequences, 60).watching("a") as watched:
         await asyncio.wait_for(watched.wait(watched.version), 1)
 
 
 async def test_a_commit_wakes_its_audits_watchers_and_no_others() -> None:
     sequences = Sequences(a=1, b=1)
-    changes = Changes(sequences, 60)
-    with changes.watching("a") as a, changes.watching("a") as again, changes.watching("b") as b:
+    notifications = Notifications(sequences, 60)
+    with notifications.watching("a") as a, notifications.watching("a") as again, notifications.watching("b") as b:
         for watched in (a, b):
             await asyncio.wait_for(watched.wait(0), 1)
         waiting = [asyncio.create_task(watched.wait(watched.version)) for watched in (a, again)]
         other = asyncio.create_task(b.wait(b.version))
         sequences.last["a"] = 2
-        await changes.announce()
+        await notifications.announce()
         await asyncio.wait_for(asyncio.gather(*waiting), 1)
         assert not other.done()
         other.cancel()
@@ -47,7 +47,7 @@ async def test_a_commit_wakes_its_audits_watchers_and_no_others() -> None:
 @pytest.mark.parametrize("deleted", [False, True])
 async def test_what_another_process_commits_is_seen_by_the_next_look(deleted: bool) -> None:
     sequences = Sequences(a=1)
-    with Changes(sequences, 0.01).watching("a") as watched:
+    with Notifications(sequences, 0.01).watching("a") as watched:
         await asyncio.wait_for(watched.wait(0), 1)
         version = watched.version
         if deleted:
@@ -60,7 +60,7 @@ async def test_what_another_process_commits_is_seen_by_the_next_look(deleted: bo
 async def test_a_look_that_fails_is_not_the_last() -> None:
     sequences = Sequences(a=1)
     sequences.failing = True
-    with Changes(sequences, 0.01).watching("a") as watched:
+    with Notifications(sequences, 0.01).watching("a") as watched:
         waiting = asyncio.create_task(watched.wait(0))
         await sequences.asked_again.wait()
         sequences.failing = False
@@ -69,10 +69,10 @@ async def test_a_look_that_fails_is_not_the_last() -> None:
 
 async def test_any_number_of_watchers_costs_one_look_and_none_costs_nothing() -> None:
     sequences = Sequences(**{f"a{number}": 1 for number in range(100)})
-    changes = Changes(sequences, 0.01)
+    notifications = Notifications(sequences, 0.01)
 
     async def watch(number: int) -> None:
-        with changes.watching(f"a{number % 100}") as watched:
+        with notifications.watching(f"a{number % 100}") as watched:
             await watched.wait(0)
             await watched.wait(watched.version)
 
@@ -85,5 +85,5 @@ async def test_any_number_of_watchers_costs_one_look_and_none_costs_nothing() ->
         watcher.cancel()
     await asyncio.gather(*watchers, return_exceptions=True)
     # The look that is under way is the last one.
-    assert changes._looking is not None
-    await asyncio.wait_for(changes._looking, 1)
+    assert notifications._looking is not None
+    await asyncio.wait_for(notifications._looking, 1)

@@ -8,7 +8,7 @@ import pytest
 from backend import LocalBackend, evaluations
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.types_pb2 import MODEL_ROLE_CONTROL, EvaluationDescription, Finding, Observation
-from unerase_backend.coordinator.execution import unit_cache as kept
+from unerase_backend.coordinator.execution import unit_cache
 from unerase_backend.runtime.artifacts import ArtifactStore
 
 Change = Callable[[Unit], object]
@@ -18,7 +18,7 @@ def _key(local: LocalBackend, unit: Unit, profile: str = "profile", version: str
     description = EvaluationDescription()
     description.CopyFrom(evaluations()[unit.evaluation].description)
     description.source_digest = source or description.source_digest
-    return kept.unit_key(unit, description, local.catalogue, profile, version)
+    return unit_cache.unit_key(unit, description, local.catalogue, profile, version)
 
 
 def test_the_id_does_not_matter(local: LocalBackend) -> None:
@@ -66,8 +66,8 @@ def test_a_result_is_found_with_its_artefacts_alone(tmp_path: Path) -> None:
         observations=[Observation(picture_digest=picture), Observation()], findings=[Finding(weights_digest=weights)]
     )
     key = "ab" * 32
-    assert kept.find(store, key) is None
-    kept.keep(store, key, result)
-    assert kept.find(store, key) == result
+    assert unit_cache.find(store, key) is None
+    unit_cache.keep(store, key, result)
+    assert unit_cache.find(store, key) == result
     (tmp_path / "artifacts" / weights[:2] / weights).unlink()
-    assert kept.find(store, key) is None
+    assert unit_cache.find(store, key) is None

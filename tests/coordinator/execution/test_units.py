@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from backend import LocalBackend
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase_backend.coordinator.execution import units as of_units
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.units import Units
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.planning.parts import whole
@@ -49,7 +49,7 @@ async def test_a_kept_unit_is_run_and_found_again(local: LocalBackend, rooms: No
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
     metrics, estimates = Metrics(), Estimates(database.engine, 6)
-    units = Units(database, local.catalogue, local.store, metrics, Changes(database.audits.sequences), estimates)
+    units = Units(database, local.catalogue, local.store, metrics, Notifications(database.audits.sequences), estimates)
     spec = json_format.ParseDict(
         {"subject": "testbed/uce", "concept": "hourglass", "cases": 2, "steps": 3, "battery": {"evaluations": BATTERY}},
         AuditSpec(),

@@ -1,23 +1,15 @@
 """An audit's rows grow with its units; what it takes is counted, bounded, kept and told before it runs."""
 
 import time
-import uuid
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from google.protobuf import json_format
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend import LocalBackend, evaluations
-from unerase.internal.v1alpha1.trajectories_pb2 import Target
-from unerase.internal.v1alpha1.units_pb2 import Unit
+from backend import LocalBackend
 from unerase.v1.audits_pb2 import (
-    AUDIT_STATE_PENDING,
     AUDIT_STATE_UNSPECIFIED,
-    Audit,
     AuditCost,
     AuditSpec,
     CreateAuditRequest,
@@ -25,190 +17,19 @@ from unerase.v1.audits_pb2 import (
     UnitDone,
 )
 from unerase.v1.types_pb2 import EvaluationDescription, Observation
-from unerase_backend.catalogue import MAX_PROMPT_BYTES, Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer
-from unerase_backend.coordinator.execution import unit_cache as kept
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.limits import AdmissionSettings
 from unerase_backend.coordinator.planning.cost import CostLimits, check_cost
-from unerase_backend.coordinator.planning.parts import digests_of, whole
-from unerase_backend.coordinator.planning.plan import Plan, make_plan
+from unerase_backend.coordinator.planning.plan import Plan
 from unerase_backend.coordinator.storage import tables
-from unerase_backend.coordinator.storage.audits import timestamp
 from unerase_backend.coordinator.storage.database import Database
-from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.estimates import Estimates
 from unerase_backend.runtime.access import Quota
-from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import ExhaustedError, InvalidRequestError
 
-LONG = "{concept} " + "x" * (MAX_PROMPT_BYTES - 200)
-
-
-@pytest.fixture(scope="session")
-def everything() -> dict[str, EvaluationDescription]:
-    return {name: each.description for name, each in evaluations().items()}
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
-    await database.migrate()
-    yield database
-    await database.close()
-
-
-def _plan(
-    catalogue: Catalogue, store: ArtifactStore, descriptions: Mapping[str, EvaluationDescription], **fields: object
-) -> Plan:
-    spec = json_format.ParseDict({"subject": "testbed/uce", "concept": "hourglass", **fields}, AuditSpec())
-    return make_plan(spec, catalogue, store, descriptions, lambda: 7)
-
-
-def _large(catalogue: Catalogue, store: ArtifactStore) -> Catalogue:
-    """The catalogue with an hourglass of 57 long prompts, 236 KB of words."""
-    entry = catalogue.concepts["hourglass"].model_copy(update={"prompts": tuple(LONG + str(n) for n in range(57))})
-    return replace(catalogue, concepts={**catalogue.concepts, "hourglass": entry})
-
-
-async def _insert(database: Database, plan: Plan, cost: AuditCost | None = None) -> Audit:
-    audit = Audit(
-        id=uuid.uuid4().hex,
-        request_id=uuid.uuid4().hex,
-        spec=plan.spec,
-        state=AUDIT_STATE_PENDING,
-        units_total=len(plan.units),
-        create_time=timestamp(time.time_ns()),
-        cost=cost,
-    )
-    assert await database.transitions.insert(audit, "digest", plan)
-    return audit
-
-
-async def _stored(database: Database) -> int:
-    """The bytes of everything that the database holds."""
-    async with database.engine.connect() as connection:
-        pages = (await connection.execute(sa.text("PRAGMA page_count"))).scalar_one()
-        free = (await connection.execute(sa.text("PRAGMA freelist_count"))).scalar_one()
-        size = (await connection.execute(sa.text("PRAGMA page_size"))).scalar_one()
-    return int((pages - free) * size)
-
-
-async def test_an_audits_rows_do_not_grow_with_units_times_concept(
-    local: LocalBackend, everything: dict[str, EvaluationDescription], database: Database
-) -> None:
-    """What took 434 MB: every evaluation, 512 cases, and a concept of 236 KB."""
-    full = {"battery": {"preset": "full"}, "cases": 512}
-    plan = _plan(_large(local.catalogue, local.store), local.store, everything, **full)
-    assert len(plan.units) == 1204
-    assert plan.concept.ByteSize() > 220_000
-    # A case holds two of the prompts; the list is there once, and no unit has any of it.
-    assert sum(map(len, plan.parts.values())) < 6_000_000
-    assert max(unit.ByteSize() for unit in plan.units) < 4096
-    empty = await _stored(database)
-    await _insert(database, plan)
-    grown = await _stored(database) - empty
-    assert grown < 10_000_000
-    # What is told before is what comes.
-    assert grown * 0.6 < plan.cost.stored_bytes < grown * 1.4
-    small = _plan(local.catalogue, local.store, everything, **full)
-    before = await _stored(database)
-    await _insert(database, small)
-    grown = await _stored(database) - before
-    assert grown < 3_000_000
-    assert grown * 0.6 < small.cost.stored_bytes < grown * 1.4
-
-
-async def test_parts_go_with_their_audit(
-    local: LocalBackend, everything: dict[str, EvaluationDescription], database: Database
-) -> None:
-    plan = _plan(local.catalogue, local.store, everything, battery={"preset": "quick"})
-    first, second = await _insert(database, plan), await _insert(database, plan)
-    digests = digests_of(plan.units[0])
-    assert await database.unit_parts.of(first.id, digests) == {digest: plan.parts[digest] for digest in digests}
-    await database.transitions.cancel(first.id)
-    assert await database.transitions.delete(first.id)
-    assert await database.unit_parts.of(first.id, digests) == {}
-    assert len(await database.unit_parts.of(second.id, digests)) == len(digests)
-
-
-def test_a_unit_is_whole_again_and_has_the_key_that_it_had(
-    local: LocalBackend, everything: dict[str, EvaluationDescription]
-) -> None:
-    plan = _plan(local.catalogue, local.store, everything, battery={"preset": "standard"}, cases=30)
-    judges = local.catalogue.default_judges()
-    targets: dict[str, Target] = {}
-    for unit in plan.units:
-        restored = whole(unit, plan.parts)
-        # As an earlier version planned it, and kept it.
-        inline = Unit()
-        inline.CopyFrom(unit)
-        for field in ("target_digest", "others_digest", "cases_digest", "cases"):
-            inline.ClearField(field)  # type: ignore[arg-type]
-        names = ["hourglass", *sorted(local.catalogue.others("hourglass"))]
-        for name in names:
-            targets.setdefault(name, local.catalogue.target(name, local.store, *judges))
-        inline.target.CopyFrom(targets["hourglass"])
-        if everything[unit.evaluation].others:
-            inline.others.extend(targets[name] for name in names[1:] if not local.catalogue.concept(name).placebo)
-        inline.cases.extend(plan.cases[case.index] for case in unit.cases)
-        assert restored == inline
-        assert whole(inline, {}) == inline
-        keys = {
-            kept.unit_key(each, everything[unit.evaluation], local.catalogue, "profile", "1")
-            for each in (restored, inline)
-        }
-        assert len(keys) == 1
-
-
-async def test_what_an_earlier_version_planned_is_finished(
-    local: LocalBackend, everything: dict[str, EvaluationDescription], database: Database
-) -> None:
-    """Its units hold everything themselves, and nothing was counted."""
-    plan = _plan(local.catalogue, local.store, everything, battery={"preset": "quick"}, cases=4)
-    audit = await _insert(database, plan)
-    inline = whole(plan.units[0], plan.parts)
-    units, audits, parts = tables.units, tables.audits, tables.parts
-    old = {"message": tables.deterministic(inline), "pictures": None, "work": None}
-    async with database.engine.begin() as connection:
-        await connection.execute(sa.update(units).where(units.c.unit == inline.id).values(**old))
-        await connection.execute(sa.update(audits).values(cost=None, counted_pictures=0, counted_bytes=0, work=0.0))
-        await connection.execute(sa.delete(parts))
-    planned = await database.evidence.unit(audit.id, inline.id)
-    assert planned == (inline, False)
-    assert whole(inline, await database.unit_parts.of(audit.id, digests_of(inline))) == inline
-    async with AsyncSession(database.engine) as session, session.begin():
-        await database.transitions.start(session, audit.id)
-        seen = [Observation(picture_digest=digest) for digest in ("a", "b", "b")]
-        assert await database.transitions.record(
-            session, audit.id, UnitDone(unit=inline.id), seen, [], {"a": 5, "b": 5}
-        )
-    found = await database.audits.get(audit.id)
-    assert found is not None
-    assert (found.units_done, found.HasField("cost"), found.HasField("estimated_end_time")) == (1, False, False)
-    with pytest.raises(ExhaustedError) as caught:
-        await database.transitions.check("", Quota(pictures_per_day=2), replace(plan, cost=AuditCost()))
-    assert caught.value.metadata["used"] == "2"
-
-
-async def test_who_looks_at_an_audit_does_not_read_its_cases(
-    local: LocalBackend, everything: dict[str, EvaluationDescription], database: Database
-) -> None:
-    plan = _plan(local.catalogue, local.store, everything, battery={"preset": "quick"}, cases=4)
-    audit = await _insert(database, plan)
-    asked: list[str] = []
-
-    @sa.event.listens_for(database.engine.sync_engine, "before_cursor_execute")
-    def _keep(_: object, __: object, statement: str, *___: object) -> None:
-        asked.append(statement)
-
-    await database.audits.get(audit.id)
-    await database.audits.owned(audit.id, "")
-    await database.audits.newest(10, None)
-    await database.audits.by_request(audit.request_id)
-    assert len(asked) >= 4
-    assert not [statement for statement in asked if "cases" in statement or "concept" in statement]
+from .conftest import insert, plan_of
 
 
 def test_the_default_limits_let_pass_what_a_machine_can_bear(
@@ -217,7 +38,7 @@ def test_the_default_limits_let_pass_what_a_machine_can_bear(
     settings = AdmissionSettings()
 
     def plan(preset: str, cases: int) -> Plan:
-        return _plan(local.catalogue, local.store, everything, battery={"preset": preset}, cases=cases, steps=50)
+        return plan_of(local.catalogue, local.store, everything, battery={"preset": preset}, cases=cases, steps=50)
 
     for preset, cases in (("full", 96), ("standard", 512), ("full", 400)):
         check_cost(plan(preset, cases).cost, settings.cost_limits())
@@ -291,7 +112,7 @@ def _service(local: LocalBackend, database: Database, begun: _Begun, quota: Quot
         database,
         local.catalogue,
         local.store,
-        Changes(database.audits.sequences),
+        Notifications(database.audits.sequences),
         Retention(database, local.store, 0),
         lambda _: quota,
         AdmissionSettings().cost_limits(),
@@ -357,7 +178,7 @@ async def test_what_would_be_refused_is_refused_when_it_is_validated(
 async def test_time_is_estimated_from_what_units_took(
     local: LocalBackend, database: Database, begun: _Begun, everything: dict[str, EvaluationDescription]
 ) -> None:
-    plan = _plan(local.catalogue, local.store, everything, battery={"preset": "quick"}, cases=8)
+    plan = plan_of(local.catalogue, local.store, everything, battery={"preset": "quick"}, cases=8)
     for unit, work in zip(plan.units, plan.works, strict=True):
         begun.estimates.note(unit, work, 3.0)
     await begun.estimates.synchronise()
@@ -378,8 +199,8 @@ async def test_time_is_estimated_from_what_units_took(
 async def test_an_end_is_estimated_while_it_runs_and_never_in_the_past(
     local: LocalBackend, database: Database, everything: dict[str, EvaluationDescription]
 ) -> None:
-    plan = _plan(local.catalogue, local.store, everything, battery={"preset": "quick"}, cases=8)
-    audit = await _insert(database, plan, plan.cost)
+    plan = plan_of(local.catalogue, local.store, everything, battery={"preset": "quick"}, cases=8)
+    audit = await insert(database, plan, plan.cost)
     found = await database.audits.get(audit.id)
     assert found is not None
     # Nothing is known yet.

@@ -41,7 +41,7 @@ from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.paging import Page, cursor_of, page_size
 from unerase_backend.coordinator.api.request_ids import check_request_id
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import Auditor
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
@@ -107,7 +107,7 @@ class AuditServicer(AuditServiceServicer):
         database: Database,
         catalogue: Catalogue,
         store: ArtifactStore,
-        changes: Changes,
+        notifications: Notifications,
         retention: Retention,
         quota: Callable[[str], Quota],
         limits: CostLimits = _NO_LIMITS,
@@ -116,7 +116,7 @@ class AuditServicer(AuditServiceServicer):
         self._database = database
         self._catalogue = catalogue
         self._store = store
-        self._changes = changes
+        self._notifications = notifications
         self._retention = retention
         self._quota = quota
         self._limits = limits
@@ -200,7 +200,7 @@ class AuditServicer(AuditServiceServicer):
         """Stream the events after a sequence number until the audit ends."""
         await self._find(request.id)
         seen = min(request.after_sequence, _LAST_SEQUENCE)
-        with self._changes.watching(request.id) as watched:
+        with self._notifications.watching(request.id) as watched:
             while True:
                 version = watched.version
                 async with self._reading.turn():

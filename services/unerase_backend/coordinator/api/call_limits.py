@@ -2,7 +2,7 @@
 
 Without such a limit a tenant's open calls would take the memory that others need. Each is counted by tenant, so that
 whoever reaches the limit meets it alone. Who needs no token has no tenant: of those, the calls whose request has not
-come are bounded (`Strangers`), and health's watches by connection and in all.
+come are bounded (`AnonymousCalls`), and health's watches by connection and in all.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ CALLS = 256
 """Calls of one tenant that may be under way; each may hold a request of 4 MiB."""
 WATCHES = 2000
 """Watches of one tenant that may be open; each holds some kilobytes (docs/limits.md)."""
-WATCHES_OF_A_CONNECTION = 16
+ANONYMOUS_WATCHES = 16
 """Watches without a token that one connection may have open."""
 WAITING = 1024
 """Calls without a token whose request may be waited for."""
-STRANGER_SECONDS = 5.0
+ANONYMOUS_SECONDS = 5.0
 """The time in which the request of a call without a token must have arrived."""
-_AGAIN_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 
 
-class Places:
+class CallLimits:
     """The places that are taken."""
 
     def __init__(self, calls: int = CALLS, watches: int = WATCHES) -> None:
         self._most = {False: calls, True: watches}
         self._taken: Counter[tuple[str, bool]] = Counter()
-        self._strange: Counter[str] = Counter()
+        self._anonymous_watches: Counter[str] = Counter()
 
     @contextmanager
     def take(self, tenant: str, *, watch: bool) -> Iterator[None]:
@@ -48,21 +48,21 @@ class Places:
             yield
 
     @contextmanager
-    def watch_of_nobody(self, peer: str) -> Iterator[None]:
+    def anonymous_watch(self, peer: str) -> Iterator[None]:
         """Hold one of the places for watches of those who have no token.
 
         Raises:
             ExhaustedError: there is none left, or none for this connection.
         """
-        if self._strange[peer] >= WATCHES_OF_A_CONNECTION:
-            raise _full(True, f"{WATCHES_OF_A_CONNECTION} {_what(True)}, the most of one connection without a token")
-        if self._strange.total() >= self._most[True]:
+        if self._anonymous_watches[peer] >= ANONYMOUS_WATCHES:
+            raise _full(True, f"{ANONYMOUS_WATCHES} {_what(True)}, the most of one connection without a token")
+        if self._anonymous_watches.total() >= self._most[True]:
             raise _full(True, f"{self._most[True]} {_what(True)}, the most of all who have no token")
-        with _counted(self._strange, peer):
+        with _counted(self._anonymous_watches, peer):
             yield
 
 
-class Strangers:
+class AnonymousCalls:
     """The calls without a token whose request is waited for.
 
     When there are too many, the one that waits longest is ended, since a request that is meant comes with its call:
@@ -87,7 +87,7 @@ class Strangers:
             del self._waiting[oldest]
             if not oldest.expired():
                 oldest.reschedule(loop.time())
-        limit = asyncio.timeout(STRANGER_SECONDS)
+        limit = asyncio.timeout(ANONYMOUS_SECONDS)
         crowded = False
         try:
             async with limit:
@@ -100,7 +100,7 @@ class Strangers:
         except TimeoutError:
             if crowded:
                 raise _full(False, "too many calls without a token have sent no request") from None
-            late = f"the request did not arrive within {STRANGER_SECONDS:g} s"
+            late = f"the request did not arrive within {ANONYMOUS_SECONDS:g} s"
             raise DeadlineError(late, reason="REQUEST_LATE") from None
 
 
@@ -123,5 +123,5 @@ def _full(watch: bool, what: str) -> ExhaustedError:
     return ExhaustedError(
         f"{what}; end some first",
         reason="WATCHES_FULL" if watch else "CALLS_FULL",
-        retry_after_seconds=_AGAIN_SECONDS,
+        retry_after_seconds=_RETRY_SECONDS,
     )

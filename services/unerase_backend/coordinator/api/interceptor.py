@@ -28,7 +28,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from opentelemetry.trace import SpanKind
 
-from unerase_backend.coordinator.api.call_limits import Places, Strangers
+from unerase_backend.coordinator.api.call_limits import AnonymousCalls, CallLimits
 from unerase_backend.coordinator.api.scopes import scope_of
 from unerase_backend.coordinator.fair_queue import FairQueue
 from unerase_backend.coordinator.metrics import Metrics
@@ -103,14 +103,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps the handler of every RPC."""
 
     def __init__(
-        self, metrics: Metrics, gate: Gate, places: Places | None = None, translate: Translate = lambda error: None
+        self, metrics: Metrics, gate: Gate, limits: CallLimits | None = None, translate: Translate = lambda error: None
     ) -> None:
         """Let through whom the `gate` admits; `translate` knows errors of what the services stand on."""
         self._metrics = metrics
         self._translate = translate
         self._gate = gate
-        self._places = places or Places()
-        self._strangers = Strangers()
+        self._limits = limits or CallLimits()
+        self._anonymous = AnonymousCalls()
         self._parsing = FairQueue(*_PARSING)
 
     async def intercept_service(
@@ -127,7 +127,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         # to, and what is not read stays with its sender.
         read = self._messages if handler.request_streaming else self._message
         if scope_of(method) is None:
-            read = self._message_of_a_stranger
+            read = self._message_of_a_anonymous_watchesr
         if handler.response_streaming:
             behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
             # Health's own Watch is awaited, and writes its responses where others yield them.
@@ -196,11 +196,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
             # Answered at once.
             return nullcontext()
         if scope is None:
-            return self._places.watch_of_nobody(context.peer()) if watch else nullcontext()
+            return self._limits.anonymous_watch(context.peer()) if watch else nullcontext()
         caller = self._gate.admit(_sent(context, "authorization") or None)
         caller.require(scope)
         CALLER.set(caller)
-        return self._places.take(caller.tenant, watch=watch)
+        return self._limits.take(caller.tenant, watch=watch)
 
     async def _message(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
         """Return the one request of a call."""
@@ -212,9 +212,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
             raise DeadlineError(late, reason="REQUEST_LATE") from None
         return await self._parsed(request, deserialise)
 
-    async def _message_of_a_stranger(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
+    async def _message_of_a_anonymous_watchesr(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
         """Return the one request of a call without a token."""
-        async with self._strangers.waits():
+        async with self._anonymous.waits():
             request = await anext(requests, None)
         return await self._parsed(request, deserialise)
 

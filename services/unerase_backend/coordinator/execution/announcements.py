@@ -6,7 +6,7 @@ import time
 from contextvars import Context
 
 from unerase.v1.audits_pb2 import AuditState
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.write_retry import until_answered
@@ -19,10 +19,10 @@ _logger = logging.getLogger(__name__)
 class Announcements:
     """Tells of what was committed."""
 
-    def __init__(self, database: Database, metrics: Metrics, changes: Changes) -> None:
+    def __init__(self, database: Database, metrics: Metrics, notifications: Notifications) -> None:
         self._database = database
         self._metrics = metrics
-        self._changes = changes
+        self._notifications = notifications
         self._announcing = asyncio.Lock()
         self._counting: asyncio.Task[None] | None = None
 
@@ -44,7 +44,7 @@ class Announcements:
             except Exception:
                 # What was committed is committed, whoever hears of it.
                 _logger.warning("the audits could not be counted", exc_info=True)
-        await self._changes.announce()
+        await self._notifications.announce()
 
     async def ended(self, audit_id: str, state: AuditState.ValueType) -> None:
         """Note the end of an audit in metrics, in its trace and in the log."""

@@ -41,7 +41,7 @@ class Watched:
             await self._changed.wait()
 
 
-class Changes:
+class Notifications:
     """The audits that are watched; `sequences` returns the last sequence number of those of the ids that there are."""
 
     def __init__(

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import AuditEvent, Delayed
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.errors import DATABASE_UNAVAILABLE, domain_error, is_transient
@@ -30,10 +30,10 @@ class Retry:
     since without them an audit could not even fail.
     """
 
-    def __init__(self, database: Database, metrics: Metrics, changes: Changes, seconds: float) -> None:
+    def __init__(self, database: Database, metrics: Metrics, notifications: Notifications, seconds: float) -> None:
         self._database = database
         self._metrics = metrics
-        self._changes = changes
+        self._notifications = notifications
         self._seconds = seconds
 
     async def persist(
@@ -91,7 +91,7 @@ class Retry:
                 raise
             # Where the database is on the full disk, nobody can be told through it.
             _logger.warning("watchers could not be told of the delay", exc_info=True)
-        await self._changes.announce()
+        await self._notifications.announce()
 
 
 def _delay(error: Exception) -> UneraseError | None:

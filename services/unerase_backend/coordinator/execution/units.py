@@ -1,4 +1,4 @@
-"""A unit's computing: kept from before, or run in the room that it belongs to.
+"""A unit's result: found in the cache, or computed in the room that it belongs to.
 
 Nothing here writes to the database but progress: what a unit finds is recorded by its workflow.
 """
@@ -19,8 +19,8 @@ from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.audits_pb2 import AuditEvent, UnitProgress
 from unerase.v1.types_pb2 import Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.execution import unit_cache as kept
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution import unit_cache
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.planning.parts import digests_of, whole
 from unerase_backend.coordinator.storage.database import Database
@@ -48,14 +48,14 @@ class Units:
         catalogue: Catalogue,
         store: ArtifactStore,
         metrics: Metrics,
-        changes: Changes,
+        notifications: Notifications,
         estimates: Estimates,
     ) -> None:
         self._database = database
         self._catalogue = catalogue
         self._store = store
         self._metrics = metrics
-        self._changes = changes
+        self._notifications = notifications
         self._estimates = estimates
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._probes: dict[str, EvaluationDescription] = {}
@@ -95,7 +95,7 @@ class Units:
         )
         return described
 
-    async def compute(self, audit_id: str, kept_unit: Unit) -> UnitResult:
+    async def compute(self, audit_id: str, planned: Unit) -> UnitResult:
         """Return what a unit finds, as the database has it, and tell the audit's watchers of its progress.
 
         Raises:
@@ -104,18 +104,18 @@ class Units:
             UneraseError: what the room raised.
         """
         described = await self.described()
-        description = (await self.descriptions())[kept_unit.evaluation]
-        unit = await self._whole(audit_id, kept_unit)
+        description = (await self.descriptions())[planned.evaluation]
+        unit = await self._whole(audit_id, planned)
         profile = described.numerics_profile
-        key = await asyncio.to_thread(kept.unit_key, unit, description, self._catalogue, profile, VERSION)
+        key = await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, profile, VERSION)
         # Audits that ask for the same unit at the same time wait for whoever began it.
         async with self._under_way.setdefault(key, asyncio.Lock()):
-            result = await asyncio.to_thread(kept.find, self._store, key)
+            result = await asyncio.to_thread(unit_cache.find, self._store, key)
             if result is None:
                 begin = time.monotonic()
                 result = await self._run_whole(audit_id, unit)
                 self._took(unit, description, time.monotonic() - begin)
-                await asyncio.to_thread(kept.keep, self._store, key, result)
+                await asyncio.to_thread(unit_cache.keep, self._store, key, result)
             else:
                 self._metrics.units_kept.labels(unit.evaluation).inc()
         return result
@@ -193,4 +193,4 @@ class Units:
             # A unit is not computed again because nobody could be told how far it was.
             _logger.warning("watchers could not be told of the progress", exc_info=True)
             return
-        await self._changes.announce()
+        await self._notifications.announce()

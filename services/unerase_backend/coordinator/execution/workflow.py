@@ -29,7 +29,7 @@ from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.execution.announcements import Announcements
 from unerase_backend.coordinator.execution.conclusion import Conclusion
-from unerase_backend.coordinator.execution.notifications import Changes
+from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retry import Retry
 from unerase_backend.coordinator.execution.unit_runs import UnitRuns
 from unerase_backend.coordinator.execution.units import Units
@@ -69,21 +69,21 @@ class Auditor:
         catalogue: Catalogue,
         store: ArtifactStore,
         metrics: Metrics,
-        changes: Changes,
+        notifications: Notifications,
         *,
         concurrent_units: int,
         retry_seconds: float,
     ) -> None:
         self.estimates = Estimates(database.engine, concurrent_units)
-        self.units = Units(database, catalogue, store, metrics, changes, self.estimates)
+        self.units = Units(database, catalogue, store, metrics, notifications, self.estimates)
         self.conclusion = Conclusion(database, catalogue, store, self.units)
         self._database = database
         self._connections = connections
         self._datasource = datasource
         self._store = store
         self._metrics = metrics
-        self._announcements = Announcements(database, metrics, changes)
-        self._retry = Retry(database, metrics, changes, retry_seconds)
+        self._announcements = Announcements(database, metrics, notifications)
+        self._retry = Retry(database, metrics, notifications, retry_seconds)
         self._ask = self._retry.ask
         self._runs = UnitRuns(database, self.units, self._retry, metrics, concurrent_units)
         self._starting = FairQueue(_STARTS_AT_ONCE)

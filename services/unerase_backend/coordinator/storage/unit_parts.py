@@ -17,8 +17,8 @@ class UnitParts:
     async def of(self, audit_id: str, digests: Iterable[str]) -> dict[str, bytes]:
         """Return those of an audit's parts that there are, by digest."""
         table = tables.parts
-        if not (wanted := list(digests)):
+        if not (asked := list(digests)):
             return {}
-        query = sa.select(table.c.digest, table.c.message).where(table.c.audit == audit_id, table.c.digest.in_(wanted))
+        query = sa.select(table.c.digest, table.c.message).where(table.c.audit == audit_id, table.c.digest.in_(asked))
         async with self._engine.connect() as connection:
             return {row.digest: row.message for row in await connection.execute(query)}
