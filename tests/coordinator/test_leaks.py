@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from coordinators import free_port
 from fuzzing import leaks
 from unerase.v1 import audits_pb2, models_pb2
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, AuditSpec
@@ -29,7 +30,7 @@ from unerase_backend.coordinator.storage.errors import domain_error
 from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 
-from .api.test_server import NoAuditor, free_port
+from .api.guarded import NoAuditor
 
 ID = "0" * 32
 # Each asks the database for something.

@@ -27,6 +27,8 @@ from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
+from .guarded import authority, guarded, strangers  # noqa: F401 - fixtures
+
 SIDE = 32
 
 
