@@ -54,6 +54,7 @@ def bench(
         emit,
         given_up or threading.Event(),
         600.0,
+        "source",
     )
 
 
