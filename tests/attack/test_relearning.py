@@ -42,6 +42,7 @@ def bench(
     model: DiffusionModel,
     events: list[UnitEvent] | None = None,
     given_up: threading.Event | None = None,
+    source: str = "source",
 ) -> Workbench:
     emit = (events if events is not None else []).append
     return Workbench(
@@ -54,6 +55,7 @@ def bench(
         emit,
         given_up or threading.Event(),
         600.0,
+        source,
     )
 
 

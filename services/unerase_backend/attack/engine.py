@@ -84,6 +84,7 @@ class AttackEngine:
                 lambda event: loop.call_soon_threadsafe(lambda: events.put_nowait(event)),
                 given_up,
                 self._settings.unit_timeout_seconds,
+                evaluation.description.source_digest,
                 self._observer,
             )
             return await evaluation.run(unit, self._models, workbench)

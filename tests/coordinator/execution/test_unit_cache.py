@@ -14,11 +14,11 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 Change = Callable[[Unit], object]
 
 
-def _key(local: LocalBackend, unit: Unit, profile: str = "profile", version: str = "1", source: str = "") -> str:
+def _key(local: LocalBackend, unit: Unit, profile: str = "profile", source: str = "") -> str:
     description = EvaluationDescription()
     description.CopyFrom(evaluations()[unit.evaluation].description)
     description.source_digest = source or description.source_digest
-    return unit_cache.unit_key(unit, description, local.catalogue, profile, version)
+    return unit_cache.unit_key(unit, description, local.catalogue, profile)
 
 
 def test_the_id_does_not_matter(local: LocalBackend) -> None:
@@ -52,10 +52,13 @@ def test_whatever_may_change_the_result_changes_the_key(local: LocalBackend, cha
     assert _key(local, unit) != before
 
 
-def test_numerics_version_and_source_change_the_key(local: LocalBackend) -> None:
+def test_numerics_source_and_third_parties_judges_change_the_key(
+    local: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unit = local.unit("noise-based")
-    keys = [_key(local, unit), _key(local, unit, profile="other"), _key(local, unit, version="2")]
-    keys.append(_key(local, unit, source="0" * 64))
+    keys = [_key(local, unit), _key(local, unit, profile="other"), _key(local, unit, source="0" * 64)]
+    monkeypatch.setattr(unit_cache, "registered_digest", lambda group: f"other packages of {group}")
+    keys.append(_key(local, unit))
     assert len(set(keys)) == len(keys)
 
 

@@ -85,7 +85,7 @@ def test_a_unit_is_whole_again_and_has_the_key_that_it_had(
         assert restored == inline
         assert whole(inline, {}) == inline
         keys = {
-            unit_cache.unit_key(each, everything[unit.evaluation], local.catalogue, "profile", "1")
+            unit_cache.unit_key(each, everything[unit.evaluation], local.catalogue, "profile")
             for each in (restored, inline)
         }
         assert len(keys) == 1

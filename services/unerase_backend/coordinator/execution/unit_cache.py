@@ -1,8 +1,8 @@
 """Units that were run before: the same unit of the same weights gives the same result, and is not run again.
 
 A second subject of the same reference shares the units of reference and control; only its own are run. The key is
-SHA-256 over everything that may change a result: the unit without its id, the digests of models and judges, the
-evaluation's source, the numerics profile and this package's version.
+SHA-256 over everything that may change a result: the unit without its id, the digests of models and judges, the source
+of all that computes, third parties' evaluations and judges included, and the numerics profile.
 """
 
 import hashlib
@@ -12,9 +12,10 @@ from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.source import registered_digest
 
 
-def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogue, profile: str, version: str) -> str:
+def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogue, profile: str) -> str:
     """Return the key of a unit's result, 64 hexadecimal digits.
 
     Raises:
@@ -26,9 +27,9 @@ def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogu
     models = [name for name in (unit.model, unit.reference) if name]
     judges = (unit.target.selector.judge, unit.target.judge.judge, unit.target.second_judge.judge)
     parts = [
-        version,
         profile,
         description.source_digest,
+        registered_digest("unerase.judges"),
         *(catalogue.describe_model(name).digest for name in models),
         *(catalogue.judge_digest(name) for name in judges),
         # Fields in the order of their numbers, maps in that of their keys; another library may write other bytes, which

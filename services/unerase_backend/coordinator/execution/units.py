@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from importlib.metadata import version
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -35,7 +34,6 @@ from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
 
 _logger = logging.getLogger(__name__)
 
-VERSION = version("unerase")
 _PROGRESS_SECONDS = 1.0
 
 
@@ -107,7 +105,7 @@ class Units:
         description = (await self.descriptions())[planned.evaluation]
         unit = await self._whole(audit_id, planned)
         profile = described.numerics_profile
-        key = await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, profile, VERSION)
+        key = await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, profile)
         # Audits that ask for the same unit at the same time wait for whoever began it.
         async with self._under_way.setdefault(key, asyncio.Lock()):
             result = await asyncio.to_thread(unit_cache.find, self._store, key)
