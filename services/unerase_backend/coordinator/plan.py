@@ -24,22 +24,21 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
     ModelRole,
 )
-from unerase_backend.catalogue import MAX_STEPS, Catalogue
+from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
 from unerase_backend.coordinator import model_checks
 from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS
 from unerase_backend.coordinator.cost import cost_of, count_work
 from unerase_backend.coordinator.parts import Parts
 from unerase_backend.evaluation.cost import Surroundings, Work
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
-from unerase_backend.evaluation.units import GUIDANCE_SCALES, MAX_CASES
+from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
-from unerase_backend.verdict.decision import Tolerances, tolerance_problem
+from unerase_backend.verdict.decision import DEFAULT_CASES, Tolerances, tolerance_problem
 from unerase_backend.verdict.sequential import cases_between_looks
 
-DEFAULT_CASES = 24
 MAX_EVALUATIONS = most_items(Battery, "evaluations")
 MAX_NAME = 200
 
