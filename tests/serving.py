@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-_STARTED = "import json, sys; from unerase_backend.serve import main; main(**json.loads(sys.argv[1]))"
+_STARTED = "import json, sys; from unerase_backend.serve import run; run(**json.loads(sys.argv[1]))"
 
 
 @dataclass(frozen=True)

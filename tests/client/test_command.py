@@ -287,7 +287,8 @@ def test_an_audit_that_failed_exits_with_3(address: str, script: Script) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments", [["serve"], ["verdict", "observations.parquet"], ["calibrate", "--out", "calibration.json"]]
+    "arguments",
+    [["serve"], ["serve", "--help"], ["verdict", "observations.parquet"], ["calibrate", "--out", "calibration.json"]],
 )
 def test_without_the_backend_the_command_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str]

@@ -16,9 +16,9 @@ import typer
 from backend import evaluations
 from docs.pages import ROOT, blocks, commands, inline_code, links, pages, text_of, words
 from docs.rules import is_formula
-from unerase._cli import app
+from support.command_tree import below, whole_command
 from unerase_backend.coordinator.settings import CoordinatorSettings
-from unerase_backend.serve import ServeSettings
+from unerase_backend.serve_settings import ServeSettings
 
 PACKAGE = ROOT / "services" / "unerase_backend"
 # Written by a command that the same page shows, or by the reader.
@@ -51,15 +51,6 @@ PROGRAMS = {
 CAPITALS = {"SIGTERM", "SIGKILL", "SIGHUP", "MODEL", "ID", "NAME"}
 
 
-def _group() -> Any:
-    return typer.main.get_command(app)
-
-
-def _below(command: Any) -> dict[str, Any]:
-    """The commands of a group; typer's are no click groups by their class."""
-    return getattr(command, "commands", {})
-
-
 def _split(command: str) -> list[list[str]]:
     """The simple commands of a line, as words: what comes before `;`, `&&`, `|` and redirections apart."""
     lexer = shlex.shlex(words(command), posix=True, punctuation_chars=";&|<>()")
@@ -85,9 +76,9 @@ def _shell_commands() -> Iterator[tuple[str, list[str]]]:
 
 def _command(arguments: list[str]) -> tuple[Any, list[str]]:
     """Return the command that arguments ask for, and what is left of them."""
-    command = _group()
-    while arguments and arguments[0] in _below(command):
-        command, arguments = _below(command)[arguments[0]], arguments[1:]
+    command = whole_command()
+    while arguments and arguments[0] in below(command):
+        command, arguments = below(command)[arguments[0]], arguments[1:]
     return command, arguments
 
 
@@ -143,10 +134,10 @@ def test_a_program_is_known(page: str) -> None:
 def _options() -> set[str]:
     """Every option of every command."""
     found: set[str] = {"--help"}
-    pending = [_group()]
+    pending = [whole_command()]
     while pending:
         command = pending.pop()
-        pending += _below(command).values()
+        pending += below(command).values()
         found |= {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     return found
 
@@ -162,7 +153,7 @@ def _is_known(parts: list[str]) -> bool:
         case ["unerase", *arguments]:
             command, rest = _command(arguments)
             known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-            lost = _below(command) and rest and not rest[0].startswith("-")
+            lost = below(command) and rest and not rest[0].startswith("-")
             return not lost and {part.split("=")[0] for part in rest if part.startswith("--")} <= known
         case ["make", target, *_]:
             return re.search(rf"^{re.escape(target)}:", text_of("Makefile"), re.MULTILINE) is not None

@@ -101,7 +101,7 @@ def test_an_edit_of_an_evaluation_or_a_judge_leaves_pictures_as_they_are(backend
         "report/html.py",
         "report/page.css",
         "verdict/decision.py",
-        "coordinator/server.py",
+        "coordinator/api/server.py",
         "testbed/train.py",
         "serve.py",
     ],

@@ -18,7 +18,8 @@ from unerase import Client
 from unerase._errors import error_of
 from unerase_backend.coordinator.api.rooms_proxy import ROOMS
 from unerase_backend.coordinator.api.server import SERVICES
-from unerase_backend.serve import ServeSettings, start
+from unerase_backend.serve import start
+from unerase_backend.serve_settings import ServeSettings
 
 from .conftest import await_health
 

@@ -67,7 +67,8 @@ def unerase(
     """Tells whether a concept was really erased from a text-to-image model, or only hidden."""
 
 
-app.command()(operator.serve)
+# Its options, --help among them, are the backend's.
+app.command(add_help_option=False, context_settings=operator.SERVE_SETTINGS)(operator.serve)
 app.command()(audits.audit)
 app.command()(audits.watch)
 app.command()(audits.report)

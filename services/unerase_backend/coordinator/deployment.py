@@ -35,10 +35,10 @@ from unerase_backend.coordinator.storage.leases import Leases
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.deployment import application
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
 from unerase_backend.runtime.observed import observe
-from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 _logger = logging.getLogger(__name__)
 
@@ -226,14 +226,10 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]], trouble: st
 
 def build(args: CoordinatorSettings) -> serve.Application:
     """Build the application from the `args` of a Serve config."""
-    deployment = serve.deployment(
+    return application(
         Coordinator,
-        name="coordinator",
-        ray_actor_options={"num_cpus": 0.1},
-        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
-        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
+        args,
         # Serve kills what has not drained by then; the server's own grace comes first.
         graceful_shutdown_timeout_s=args.shutdown_grace_seconds + 15,
         graceful_shutdown_wait_loop_s=0.1,
     )
-    return deployment.bind(args)

@@ -63,6 +63,7 @@ from unerase_backend.runtime.errors import (
     NotFoundError,
     PreconditionError,
 )
+from unerase_backend.runtime.identifiers import AUDIT_ID, DIGEST
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,8 +73,6 @@ _LISTED_AT_ONCE = 32
 # The database's numbers have 63 bits, and PostgreSQL's text has no zeros.
 _LAST_SEQUENCE = 2**63 - 1
 _NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
-_AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 # Plans are made in threads, which take the interpreter from those who answer other calls.
 _PLANS_AT_ONCE = 2
 # At once in all, and for one tenant. Watchers who are woken together take turns, and leave the database's other
@@ -180,7 +179,7 @@ class AuditServicer(AuditServiceServicer):
         before = None
         if request.page_token:
             created, audit_id = cursor_of(request.page_token, "audits", 2)
-            if not _NANOSECONDS.fullmatch(created) or not _AUDIT_ID.fullmatch(audit_id):
+            if not _NANOSECONDS.fullmatch(created) or not AUDIT_ID.fullmatch(audit_id):
                 raise InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave"))
             before = (int(created), audit_id)
         page = Page("audits", size)
@@ -261,7 +260,7 @@ class AuditServicer(AuditServiceServicer):
     async def ReadArtifact(self, request: ReadArtifactRequest, context: Context) -> AsyncIterator[ReadArtifactResponse]:
         """Stream an artefact of an audit."""
         await self._find(request.id)
-        if not _DIGEST.fullmatch(request.digest) or not await self._database.evidence.may_read(
+        if not DIGEST.fullmatch(request.digest) or not await self._database.evidence.may_read(
             request.id, request.digest
         ):
             raise NotFoundError("the audit has no artefact of this digest", reason="ARTIFACT_NOT_FOUND")
@@ -321,7 +320,7 @@ class AuditServicer(AuditServiceServicer):
             raise InvalidRequestError.of(FieldViolation("id", "must be an audit's id"))
         # Another tenant's audit is as good as none.
         audit = (
-            await self._database.audits.owned(audit_id, CALLER.get().tenant) if _AUDIT_ID.fullmatch(audit_id) else None
+            await self._database.audits.owned(audit_id, CALLER.get().tenant) if AUDIT_ID.fullmatch(audit_id) else None
         )
         if audit is None:
             raise NotFoundError(

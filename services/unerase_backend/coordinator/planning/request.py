@@ -6,17 +6,16 @@ from dataclasses import asdict
 
 from unerase.v1.audits_pb2 import AuditSpec, Battery
 from unerase.v1.types_pb2 import EvaluationDescription, EvaluationRequest
-from unerase_backend.catalogue import MAX_STEPS, Catalogue
+from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
 from unerase_backend.coordinator.planning import model_checks
 from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET, PRESETS
 from unerase_backend.coordinator.planning.units import takes_placebo
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
-from unerase_backend.evaluation.units import GUIDANCE_SCALES, MAX_CASES
+from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
-from unerase_backend.verdict.decision import Tolerances, tolerance_problem
+from unerase_backend.verdict.decision import DEFAULT_CASES, Tolerances, tolerance_problem
 
-DEFAULT_CASES = 24
 MAX_EVALUATIONS = most_items(Battery, "evaluations")
 MAX_NAME = 200
 
