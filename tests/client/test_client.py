@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
 import unerase
-from scripted_server import AUDIT_ID, EVENTS, QUICK, Script, failing, serve
+from support.scripted_server import AUDIT_ID, EVENTS, QUICK, Script, failing, serve
 from unerase import (
     AsyncClient,
     AuditSpec,

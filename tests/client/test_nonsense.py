@@ -12,7 +12,7 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, Script
+from support.scripted_server import AUDIT_ID, Script
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase_backend.runtime import tokens

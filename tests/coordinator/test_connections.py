@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase_backend.coordinator.connections import SIZES, Connections
 from unerase_backend.coordinator.tenant_queue import TenantQueue
 from unerase_backend.runtime.access import CALLER, Caller

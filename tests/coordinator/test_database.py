@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_CANCELLED,
     AUDIT_STATE_FAILED,

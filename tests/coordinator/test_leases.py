@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase_backend.coordinator.connections import Connections
 from unerase_backend.coordinator.leases import Leases
 from unerase_backend.coordinator.tables import create_engine, migrate

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from report_by_hand import DESCRIPTIONS, PICTURES, made, observed
+from support.report_by_hand import DESCRIPTIONS, PICTURES, made, observed
 from unerase.v1.audits_pb2 import Audit, ReportContent
 from unerase_backend.coordinator.database import Evidence, timestamp
 from unerase_backend.coordinator.reports import write_again, write_reports

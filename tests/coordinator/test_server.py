@@ -23,7 +23,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinators import free_port
+from support.coordinators import free_port
 from unerase import AsyncClient, Client, ClientSettings, TLSConfig, UneraseError
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription

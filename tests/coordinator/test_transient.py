@@ -13,7 +13,7 @@ from dbos._datasource_postgres import _is_postgres_serialization_error
 from dbos._utils import retriable_postgres_exception, retriable_sqlite_exception
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase_backend.coordinator import tables
 from unerase_backend.coordinator.retry import repeated, until_answered
 from unerase_backend.coordinator.tables import create_engine, create_workflow_engine

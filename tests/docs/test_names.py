@@ -13,9 +13,9 @@ import grpc
 import pytest
 import typer
 
-from backend import evaluations
 from docs.pages import ROOT, blocks, commands, inline_code, links, pages, text_of, words
 from docs.rules import is_formula
+from support.backend import evaluations
 from unerase._cli import app
 from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.serve import ServeSettings

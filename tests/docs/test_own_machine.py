@@ -16,7 +16,7 @@ from docs.files import give_pictures
 from docs.pages import ROOT, Block, blocks, commands, words
 from docs.rules import Case, How, case_of, tried
 from docs.shell import Shell, forwarded, shell
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase import Audit, AuditState, Client, ClientSettings, TLSConfig, UneraseError
 
 # The quick battery runs to its end here, twice.

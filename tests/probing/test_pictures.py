@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend import CONCEPT, NEVER, REFERENCE, LocalBackend
+from support.backend import CONCEPT, NEVER, REFERENCE, LocalBackend
 from unerase_backend.runtime.pictures import decode_picture
 from unerase_backend.runtime.seeds import derive_seed
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend import NEVER, REFERENCE, LocalBackend
+from support.backend import NEVER, REFERENCE, LocalBackend
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase.internal.v1alpha1.trajectories_pb2 import Question

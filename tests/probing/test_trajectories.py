@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend import CONCEPT, NEVER, REFERENCE, LocalBackend
 from probing.conftest import Recording
+from support.backend import CONCEPT, NEVER, REFERENCE, LocalBackend
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse, MeasureDenoisingResponse
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample, Trajectory
 from unerase.v1.types_pb2 import CONCEPT_KIND_COLOUR, CONCEPT_KIND_OBJECT, SAMPLE_STATUS_UNSCORED

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzing import FUZZ, assert_lawful, hostile, leaks
+from support.fuzzing import FUZZ, assert_lawful, hostile, leaks
 from unerase import Client
 from unerase.internal.v1alpha1 import attack_pb2, classification_pb2, generation_pb2, probing_pb2
 from unerase.internal.v1alpha1.trajectories_pb2 import (

@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 from sqlalchemy.engine import make_url
 
-from collector import Collector, Seen
-from serving import serving
+from support.collector import Collector, Seen
+from support.serving import serving
 from unerase import Client, ClientSettings
 from unerase.v1.audits_pb2 import AUDIT_STATE_RUNNING, AUDIT_STATE_SUCCEEDED, Audit
 from unerase_backend.runtime import tokens
