@@ -36,7 +36,7 @@ exec env PGHOST={host} PGUSER=postgres "$@"
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """What a reader's commands use of a clone, with this interpreter's packages as its virtual environment."""
-    for name in ("protos", "deploy", "docs", "bench"):
+    for name in ("protos", "deploy", "docs", "bench", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
     shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")

@@ -1,4 +1,4 @@
-"""`python -m bench.paper DIR`: the paper's table of methods beside the testbed's, from the JSON reports DIR/MODEL.json.
+"""`python -m tools.paper DIR`: the paper's table of methods beside the testbed's, from the JSON reports DIR/MODEL.json.
 
 The figures of Lu et al., arXiv 2505.17013 (Stable Diffusion 1.4, accuracy in %, ten objects), are those of a third
 party's notes on the paper. Ours are rates in % of one concept; CLIP is the mean similarity times 100. The two tables
@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from bench.results import head, row
+from tools.results import head, row
 
 COLUMNS = (
     "CLIP after erasure",
