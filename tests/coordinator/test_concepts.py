@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from unerase import AsyncClient, ClientSettings, RetryConfig, UneraseError
-from unerase._client import upload_of
 from unerase._errors import error_of
+from unerase._transfers import upload_of
 from unerase.internal.v1alpha1.classification_pb2 import PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.audits_pb2 import AuditSpec
