@@ -94,10 +94,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory, collector: Collector) ->
             Client(first.address, settings=settings) as client,
             grpc.insecure_channel(first.address, options=[("grpc.enable_http_proxy", 0)]) as channel,
         ):
-            watches = {service: _Watch(channel, service) for service in WATCHED}
-            for watch in watches.values():
-                watch.start()
-                assert watch.serving.wait(60)
+            watches = _watches(channel)
             with TracerProvider().get_tracer("caller").start_as_current_span("caller") as span:
                 audit = client.create_audit(spec)
                 trace = f"{span.get_span_context().trace_id:032x}"
@@ -131,6 +128,15 @@ def restarted(tmp_path_factory: pytest.TempPathFactory, collector: Collector) ->
     finally:
         database.cleanup()
         shutil.rmtree(ray, ignore_errors=True)
+
+
+def _watches(channel: grpc.Channel) -> dict[str, _Watch]:
+    """Watch each service's health, from when it serves."""
+    watches = {service: _Watch(channel, service) for service in WATCHED}
+    for watch in watches.values():
+        watch.start()
+        assert watch.serving.wait(60)
+    return watches
 
 
 def _watch_until_a_unit_is_done(client: Client, audit_id: str, done: list[str]) -> int:
