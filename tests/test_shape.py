@@ -34,17 +34,19 @@ def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def test_no_module_is_too_long() -> None:
     lengths = {path: len((ROOT / path).read_text().splitlines()) for path in modules()}
-    assert {path: lines for path, lines in lengths.items() if lines > MODULE_LINES} == {}
+    too_long = [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MODULE_LINES]
+    assert not too_long, "\n".join([f"divide by subject what has more than {MODULE_LINES} lines:", *too_long])
     assert len(lengths) > 300
 
 
 def test_no_function_is_too_long() -> None:
-    lengths = {
-        f"{path}::{function.name}": length(function)
+    too_long = [
+        f"{path}::{function.name}: {length(function)} lines"
         for path in modules()
         for function in functions(ast.parse((ROOT / path).read_text()))
-    }
-    assert {name: lines for name, lines in lengths.items() if lines > FUNCTION_LINES} == {}
+        if length(function) > FUNCTION_LINES
+    ]
+    assert not too_long, "\n".join([f"divide what has more than {FUNCTION_LINES} lines:", *too_long])
 
 
 @pytest.mark.parametrize("name", sorted(evaluations()))
