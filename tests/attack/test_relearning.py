@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 from torch.nn import functional
 
-from backend import CONCEPT, NEVER, LocalBackend
+from support.backend import CONCEPT, NEVER, LocalBackend
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitEvent
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Finding, Observation
 from unerase_backend.attack.attacks import relearning as module

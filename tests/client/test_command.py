@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, EVENTS, Script, failing
+from support.scripted_server import AUDIT_ID, EVENTS, Script, failing
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, ReportContent, Tolerances

@@ -11,8 +11,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, Script
 from support.command_tree import below, whole_command
+from support.scripted_server import AUDIT_ID, Script
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase_backend.runtime import tokens

@@ -14,7 +14,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinators import free_port
+from support.coordinators import free_port
 from unerase.v1 import audits_pb2
 from unerase.v1.audits_pb2 import AUDIT_VIEW_FULL, Audit, AuditSpec, ListAuditsRequest, WatchAuditRequest
 from unerase.v1.audits_pb2_grpc import AuditServiceStub

@@ -10,8 +10,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from coordinators import free_port
-from fuzzing import leaks
+from support.coordinators import free_port
+from support.fuzzing import leaks
 from unerase.v1 import audits_pb2, models_pb2
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, AuditSpec
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription

@@ -113,7 +113,7 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/testbed.md", "unerase serve", How.READ, HOURS),
     Rule("docs/testbed.md", "mkdir -p build", How.READ, HOURS),
     Rule("docs/testbed.md", "python -m unerase_backend.testbed.train", How.READ, HOURS),
-    Rule("docs/testbed.md", "python -m bench.context", How.READ, HOURS),
+    Rule("docs/testbed.md", "python -m tools.context", How.READ, HOURS),
 )
 
 

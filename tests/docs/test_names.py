@@ -13,9 +13,9 @@ import grpc
 import pytest
 import typer
 
-from backend import evaluations
 from docs.pages import ROOT, blocks, commands, inline_code, links, pages, text_of, words
 from docs.rules import is_formula
+from support.backend import evaluations
 from support.command_tree import below, whole_command
 from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.serve_settings import ServeSettings
@@ -28,7 +28,7 @@ MADE = re.compile(
 # A path of ours, with a folder and an ending, or a file of the root.
 PATH = re.compile(r"^[\w.*{}-]+(/[\w.*{}-]+)*/?$")
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".json", ".j2", ".toml", ".proto", ".png")
-TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench")
+TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench", "tools")
 # Made on the reader's side, or names of files in general.
 FILES = {"audit.json", "audit.html", "calibration.json", "MODEL.json", "tokens.json", "base/catalogue.yaml"}
 PROGRAMS = {
@@ -245,7 +245,7 @@ def test_a_test_that_is_named_is_there(page: str) -> None:
 @cache
 def _sources() -> str:
     """All code of ours."""
-    files = [path for top in ("services", "clients", "tests", "bench") for path in (ROOT / top).rglob("*.py")]
+    files = [path for top in ("services", "clients", "tests", "bench", "tools") for path in (ROOT / top).rglob("*.py")]
     ours = [path for path in files if (ROOT / "tests" / "docs") not in path.parents]
     texts = [path.read_text() for path in ours]
     others = [

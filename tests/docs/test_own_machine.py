@@ -16,7 +16,7 @@ from docs.files import give_pictures
 from docs.pages import ROOT, Block, blocks, commands, words
 from docs.rules import Case, How, case_of, tried
 from docs.shell import Shell, forwarded, shell
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase import Audit, AuditState, Client, ClientSettings, TLSConfig, UneraseError
 
 # The quick battery runs to its end here, twice.
@@ -36,7 +36,7 @@ exec env PGHOST={host} PGUSER=postgres "$@"
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """What a reader's commands use of a clone, with this interpreter's packages as its virtual environment."""
-    for name in ("protos", "deploy", "docs", "bench"):
+    for name in ("protos", "deploy", "docs", "bench", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
     shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from backend import evaluations, local_backend
+from support.backend import evaluations, local_backend
 from unerase.v1.audits_pb2 import AuditSpec, Battery, Manifest, Report
 from unerase.v1.types_pb2 import EvaluationRequest
 from unerase_backend import report

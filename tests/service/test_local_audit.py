@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import serving
+from support.serving import serving
 from unerase import AuditState, Client
 
 

@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-import example
-from backend import evaluations, local_backend
+from support import example
+from support.backend import evaluations, local_backend
 from unerase.v1.audits_pb2 import AuditSpec, Battery
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion

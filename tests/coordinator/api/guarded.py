@@ -14,7 +14,7 @@ import pytest
 import trustme
 from google.rpc import error_details_pb2, status_pb2
 
-from coordinators import free_port
+from support.coordinators import free_port
 from unerase import ClientSettings, TLSConfig
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given
 
-from fuzzing import FUZZ, hostile
+from support.fuzzing import FUZZ, hostile
 from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, GenerateRequest
 from unerase.internal.v1alpha1.probing_pb2 import ProbeRequest
 from unerase.v1 import bounds_pb2

@@ -7,7 +7,7 @@ import grpc
 import pytest
 import trustme
 
-from coordinators import free_port
+from support.coordinators import free_port
 from unerase import AsyncClient, ClientSettings, TLSConfig, UneraseError
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.model_service import ModelServicer

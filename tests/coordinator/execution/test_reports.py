@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from report_by_hand import DESCRIPTIONS, PICTURES, made, observed
+from support.report_by_hand import DESCRIPTIONS, PICTURES, made, observed
 from unerase.v1.audits_pb2 import Audit, ReportContent
 from unerase_backend.coordinator.execution.reports import write_again, write_reports
 from unerase_backend.coordinator.storage.audits import timestamp

@@ -20,7 +20,7 @@ RUN = """
 import asyncio, json, sys
 from pathlib import Path
 
-from backend import evaluations, local_backend
+from support.backend import evaluations, local_backend
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest
 from unerase.internal.v1alpha1.units_pb2 import UnitResult
 from unerase_backend.coordinator.execution import unit_cache

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import LocalBackend, evaluations
+from support.backend import LocalBackend, evaluations
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.types_pb2 import MODEL_ROLE_CONTROL, EvaluationDescription, Finding, Observation
 from unerase_backend.coordinator.execution import unit_cache

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from backend import LocalBackend
+from support.backend import LocalBackend
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase_backend.coordinator.execution import units as of_units
 from unerase_backend.coordinator.execution.notifications import Notifications

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from google.protobuf import json_format
 
-from backend import evaluations
+from support.backend import evaluations
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_PENDING,
     Audit,

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from google.protobuf import json_format
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from backend import LocalBackend
+from support.backend import LocalBackend
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_UNSPECIFIED,
     AuditCost,

@@ -9,7 +9,7 @@ import yaml
 from google.protobuf import json_format
 from PIL import Image
 
-from backend import evaluations, local_backend
+from support.backend import evaluations, local_backend
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import (
     EVALUATION_CLASS_INJECTING,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_PENDING,
     Audit,

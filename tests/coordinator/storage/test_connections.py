@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase_backend.coordinator.fair_queue import FairQueue
 from unerase_backend.coordinator.storage.connections import SIZES, Connections
 from unerase_backend.runtime.access import CALLER, Caller

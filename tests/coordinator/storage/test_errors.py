@@ -13,7 +13,7 @@ from dbos._datasource_postgres import _is_postgres_serialization_error
 from dbos._utils import retriable_postgres_exception, retriable_sqlite_exception
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase_backend.coordinator.storage import engine as engines
 from unerase_backend.coordinator.storage.engine import create_engine, create_workflow_engine
 from unerase_backend.coordinator.storage.errors import is_full, is_transient

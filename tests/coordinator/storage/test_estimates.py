@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_engine

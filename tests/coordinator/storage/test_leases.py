@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase_backend.coordinator.storage.connections import Connections
 from unerase_backend.coordinator.storage.engine import create_engine, migrate
 from unerase_backend.coordinator.storage.leases import Leases

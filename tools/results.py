@@ -1,4 +1,4 @@
-"""`python -m bench.results DIR [MODEL ...]`: the tables of docs/results.md from the JSON reports DIR/MODEL.json."""
+"""`python -m tools.results DIR [MODEL ...]`: the tables of docs/results.md from the JSON reports DIR/MODEL.json."""
 
 import argparse
 import json

@@ -126,6 +126,13 @@ class Script:
         return [request for request in self.requests if isinstance(request, kind)]
 
 
+def until_inactive(context: grpc.ServicerContext) -> None:
+    """Say nothing for as long as the client waits."""
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait(60)
+
+
 def failing(
     code: grpc.StatusCode, message: str = "no", *details: Message, reason: str = ""
 ) -> Callable[[grpc.ServicerContext], None]:

@@ -1,4 +1,4 @@
-"""`python -m bench.paper DIR`: the paper's table of methods beside the testbed's, from the JSON reports DIR/MODEL.json.
+"""`python -m tools.paper DIR`: the paper's table of methods beside the testbed's, from the JSON reports DIR/MODEL.json.
 
 The figures of Lu et al., arXiv 2505.17013 (Stable Diffusion 1.4, accuracy in %, ten objects), are those of a third
 party's notes on the paper. Ours are rates in % of one concept; CLIP is the mean similarity times 100. The two tables
@@ -13,7 +13,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from bench.results import head, row
+from tools.results import head, row
 
 COLUMNS = (
     "CLIP after erasure",
@@ -69,7 +69,7 @@ def similarity(verdict: dict[str, Any]) -> float | None:
 def unrelated(verdict: dict[str, Any]) -> float | None:
     """Return the detection of all other concepts under their prompts, in %."""
     rates = [item["subject"] for item in verdict["interference"]["concepts"]]
-    return 100 * sum(rate["hits"] for rate in rates) / sum(rate["cases"] for rate in rates)
+    return 100 * float(sum(rate["hits"] for rate in rates) / sum(rate["cases"] for rate in rates))
 
 
 READERS: tuple[Read, ...] = (
@@ -87,14 +87,15 @@ READERS: tuple[Read, ...] = (
 
 def percent(rate: dict[str, Any]) -> float:
     """Return a rate in %."""
-    return 100 * rate["hits"] / rate["cases"]
+    return 100 * float(rate["hits"] / rate["cases"])
 
 
 def pairs(
     paper: Mapping[str, float | None], ours: Mapping[str, float | None]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return the pairs on whose order both agree and those on which they differ, each with our higher method first."""
-    agree, differ = [], []
+    agree: list[tuple[str, str]] = []
+    differ: list[tuple[str, str]] = []
     for one, other in combinations(ours, 2):
         first, second, paper_first, paper_second = ours[one], ours[other], paper.get(one), paper.get(other)
         if first is None or second is None or paper_first is None or paper_second is None:

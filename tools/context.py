@@ -1,4 +1,4 @@
-"""`python -m bench.context [DIR]`: where the testbed's models stand on the plane, from audits of each of them.
+"""`python -m tools.context [DIR]`: where the testbed's models stand on the plane, from audits of each of them.
 
 Prints what `services/unerase_backend/report/context.json` holds: for each concept and reference (known by its digest)
 the likelihood figures of every model that claims to have erased the concept, or never learned it. Runs the audits; or
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.serving import backend
 from unerase import AuditSpec, Battery, Client, EvaluationRequest
+from unerase._local import local_backend
 
 SEED_BASE = 2505
 STEPS = 10
@@ -24,7 +24,7 @@ STEPS = 10
 
 def audited() -> Iterator[dict[str, Any]]:
     """Audit every model of the testbed for each of its concepts, and yield the reports' contents."""
-    with tempfile.TemporaryDirectory() as folder, backend(Path(folder)) as running, Client(running.address) as client:
+    with tempfile.TemporaryDirectory() as folder, local_backend(Path(folder)) as address, Client(address) as client:
         for model in client.models():
             for concept in (*model.erased, *model.never_learned):
                 battery = Battery(

@@ -1,10 +1,10 @@
-"""`python -m bench.sequential DIR [MODEL ...]`: what stopping early would have saved in audits that ran every case.
+"""`python -m tools.sequential DIR [MODEL ...]`: what stopping early would have saved in audits that ran every case.
 
 Reads the observations DIR/MODEL.parquet of whole audits, as `unerase audit --parquet` writes them, and looks at them as
 a sequential audit does: the same cases in the same order, so that what it would have run is known to the picture.
 """
 
-from bench.results import asked, head, row
+from tools.results import asked, head, row
 from unerase.v1.types_pb2 import EvaluationClass
 from unerase_backend.report.parquet import Record, read_parquet
 from unerase_backend.verdict import conclude, has_answer

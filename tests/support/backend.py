@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,7 +138,7 @@ async def local_backend(
 ) -> AsyncIterator[LocalBackend]:
     """Build the engines over the store in `folder`, and end their threads afterwards."""
     torch.set_num_threads(torch_threads)
-    common = {"artifacts": str(folder), "catalogues": tuple(catalogues), "torch_threads": torch_threads}
+    common: dict[str, Any] = {"artifacts": str(folder), "catalogues": tuple(catalogues), "torch_threads": torch_threads}
     catalogue, store = Catalogue.load(catalogues), ArtifactStore(str(folder))
     classification = ClassificationEngine(catalogue, store, ClassificationSettings(**common))
 
