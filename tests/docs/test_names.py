@@ -28,7 +28,7 @@ MADE = re.compile(
 # A path of ours, with a folder and an ending, or a file of the root.
 PATH = re.compile(r"^[\w.*{}-]+(/[\w.*{}-]+)*/?$")
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".json", ".j2", ".toml", ".proto", ".png")
-TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench")
+TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench", "examples")
 # Made on the reader's side, or names of files in general.
 FILES = {"audit.json", "audit.html", "calibration.json", "MODEL.json", "tokens.json", "base/catalogue.yaml"}
 PROGRAMS = {
