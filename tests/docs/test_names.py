@@ -233,6 +233,12 @@ def test_a_link_leads_somewhere(page: str) -> None:
     assert wrong == []
 
 
+def test_the_readme_links_every_page() -> None:
+    linked = {target.partition("#")[0] for _, target in links("README.md")}
+    records = re.compile(r"docs/index\.md|docs/decisions/\d.*")
+    assert [page for page in pages() if page not in {*linked, "README.md"} and not records.fullmatch(page)] == []
+
+
 def _anchors(page: Path) -> set[str]:
     """The names of a page's headings, as GitHub and Sphinx make them."""
     headings = re.findall(r"^#+ (.+)$", text_of(str(page)), re.MULTILINE)
