@@ -63,7 +63,7 @@ def main() -> None:
         concept = client.create_concept(CONCEPT, pictures, near_misses, tile=TILE)
         print(f"{concept.name} has {len(concept.picture_digests)} pictures")
         try:
-            spec = AuditSpec(subject="testbed/uce", concept=concept.name, battery=battery(), cases=6, steps=10)
+            spec = AuditSpec(subject="testbed/uce", concept=concept.name, battery=battery(), steps=10, seed_base=7)
             planned = client.create_audit(spec, validate_only=True)
             print(f"The audit makes at most {planned.cost.pictures} pictures in {planned.cost.units} units")
             audit = client.audit(spec)

@@ -20,7 +20,7 @@ def main() -> None:
     """Run an audit with the probe."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--address", default=DEFAULT_ADDRESS, help="where the backend listens")
-    parser.add_argument("--factor", type=float, default=3.0, help="multiple of the guidance scale")
+    parser.add_argument("--factor", type=float, default=2.0, help="multiple of the guidance scale")
     options = parser.parse_args()
 
     probe = EvaluationRequest(name=PROBE)
@@ -29,8 +29,8 @@ def main() -> None:
         subject="testbed/uce",
         concept="hourglass",
         battery=Battery(evaluations=[EvaluationRequest(name="standard-prompt"), probe], allow_incomplete=True),
-        cases=6,
         steps=10,
+        seed_base=7,
     )
     with Client(options.address) as client:
         # A probe that is installed is listed like every other evaluation.

@@ -17,18 +17,18 @@ SAYS = {
     "audit.py": [
         "diffusion-completion/subject/0: ",
         "The concept is hidden, not removed.",
-        "Standard prompt: 0 of 6 cases, control 0 of 6",
-        "Diffusion completion: 6 of 6 cases, control 0 of 6",
+        "Standard prompt: 0 of 24 cases, control 0 of 24",
+        "Diffusion completion: ",
     ],
     "custom_concept.py": [
         "example/sandglass has 128 pictures",
-        "The audit makes at most 18 pictures in ",
+        "The audit makes at most 72 pictures in ",
         "The concept is hidden, not removed.",
         "Destruction: ",
     ],
     "third_party_probe.py": [
         "doubled-guidance: One picture a case at a multiple of the guidance scale.",
-        "doubled-guidance: does not recover; cases of 6 that show the concept: subject 0, reference 6, control 0",
+        "doubled-guidance: does not recover; cases of 24 that show the concept: subject 0, reference 24, control 0",
     ],
 }
 
