@@ -2,7 +2,7 @@
 
     python examples/audit.py --address 127.0.0.1:50051 --html audit.html
 
-The audit is a small one: the plain prompt and one harder question, in ten denoising steps. It takes under a minute.
+The audit is a small one: the plain prompt and diffusion completion, in ten denoising steps. It takes under a minute.
 """
 
 import argparse
