@@ -14,14 +14,14 @@ from support.serving import Running
 SAYS = {
     "audit.py": [
         "diffusion-completion/subject/0: ",
-        "The concept is hidden, not removed.",
+        "The concept is hidden, not removed",
         "Standard prompt: 0 of 24 cases, control 0 of 24",
         "Diffusion completion: ",
     ],
     "custom_concept.py": [
         "example/sandglass has 64 pictures",
         "The audit makes at most 72 pictures in ",
-        "The concept is hidden, not removed.",
+        "The concept is hidden, not removed",
         "Destruction: ",
     ],
     "third_party_probe.py": [
