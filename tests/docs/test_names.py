@@ -28,7 +28,7 @@ MADE = re.compile(
 # A path of ours, with a folder and an ending, or a file of the root.
 PATH = re.compile(r"^[\w.*{}-]+(/[\w.*{}-]+)*/?$")
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".json", ".j2", ".toml", ".proto", ".png")
-TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench", "tools")
+TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench", "tools", "examples")
 # Made on the reader's side, or names of files in general.
 FILES = {"audit.json", "audit.html", "calibration.json", "MODEL.json", "tokens.json", "base/catalogue.yaml"}
 PROGRAMS = {
@@ -222,6 +222,12 @@ def test_a_link_leads_somewhere(page: str) -> None:
         if not file.exists() or (anchor and anchor not in _anchors(file.resolve().relative_to(ROOT))):
             wrong.append(f"{page}:{line}: {target}")
     assert wrong == []
+
+
+def test_the_readme_links_every_page() -> None:
+    linked = {target.partition("#")[0] for _, target in links("README.md")}
+    records = re.compile(r"docs/index\.md|docs/decisions/\d.*")
+    assert [page for page in pages() if page not in {*linked, "README.md"} and not records.fullmatch(page)] == []
 
 
 def _anchors(page: Path) -> set[str]:

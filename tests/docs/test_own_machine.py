@@ -1,5 +1,6 @@
 """Whole pages are followed on a machine of the reader's own, with backends on the ports that the pages name."""
 
+import json
 import os
 import shutil
 import sys
@@ -129,6 +130,12 @@ def _follow(reader: Shell, followed: list[Block]) -> None:
 def test_readme(reader: Shell) -> None:
     _follow(reader, tried(How.OWN, "README.md"))
     assert (reader.folder / "build" / "audit.html").stat().st_size > 0
+    # What the page shows as the answer is what this audit answered; a terminal breaks its lines elsewhere.
+    [answer] = [block for block in blocks("README.md") if block.language == "text"]
+    content = json.loads((reader.folder / "build" / "audit.json").read_text())["content"]
+    spec, verdict = content["spec"], content["verdict"]
+    conclusion = verdict["conclusion"].removeprefix("CONCLUSION_").lower().replace("_", " ")
+    assert answer.text.split() == f"{spec['subject']}: {spec['concept']} is {conclusion} {verdict['summary']}".split()
 
 
 def test_client(reader: Shell) -> None:

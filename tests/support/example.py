@@ -10,7 +10,7 @@ import yaml
 
 from unerase_backend.catalogue import EMBEDDED, Catalogue
 
-PACKAGE = Path(__file__).parents[1] / "example_package"
+PACKAGE = Path(__file__).parents[2] / "examples" / "third_party"
 PROBE, ATTACK, KIND = "doubled-guidance", "prompt-offset", "nearest-template"
 BROKEN = "broken-probe"
 JUDGE, CONCEPT = "example/templates", "example/hourglass"

@@ -68,7 +68,8 @@ def silhouette(picture: Picture) -> NDArray[np.float32]:
     centre = (float((mass * rows).sum()) / total, float((mass * columns).sum()) / total)
     shift = [round((side - 1) / 2 - at) for side, at in zip(mass.shape, centre, strict=True)]
     vector = np.roll(mass, shift, axis=(0, 1)).ravel()
-    return (vector / max(float(np.linalg.norm(vector)), 1e-6)).astype(np.float32)
+    unit: NDArray[np.float32] = (vector / max(float(np.linalg.norm(vector)), 1e-6)).astype(np.float32)
+    return unit
 
 
 def write_templates(folder: Path, pictures: Mapping[str, Sequence[Picture]]) -> None:
