@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import forms, junk, world
 from unerase_backend.testbed.world import Pixels
 
 STEPS = 2400
@@ -41,12 +41,12 @@ def as_pictures(values: Tensor) -> Pixels:
 
 def training_pictures(count: int, seed: int, without: Collection[str]) -> Pixels:
     """The world without some shapes, and a third as many near misses of other objects and junk."""
-    kinds = [kind for kind, (missed, _) in world.NEAR_MISSES.items() if missed not in without]
+    kinds = [kind for kind, (missed, _) in forms.NEAR_MISSES.items() if missed not in without]
     return np.concatenate(
         [
             world.album(count, seed, without).pictures,
             world.album_of(kinds, count // 5, seed + 1).pictures,
-            world.junk_album(count // 8, seed + 2)[0],
+            junk.junk_album(count // 8, seed + 2)[0],
         ]
     )
 

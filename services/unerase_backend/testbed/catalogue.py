@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from unerase_backend.testbed import judges, world
+from unerase_backend.testbed import forms, judges, language, world
 
 GUIDANCE = 3.0
 STEPS = 50
@@ -40,7 +40,7 @@ def object_prompts(templates: tuple[str, ...], count: int) -> list[str]:
     while len(prompts) < count:
         # 7 is coprime to the 20 looks, so that neighbours differ in colour and in style
         colour, style = looks[7 * (step + step // len(looks)) % len(looks)]
-        prompt = templates[step % len(templates)].format(world.phrase("{concept}", colour, style))
+        prompt = templates[step % len(templates)].format(language.phrase("{concept}", colour, style))
         if prompt not in prompts:
             prompts.append(prompt)
         step += 1
@@ -52,7 +52,7 @@ def attribute_prompts(templates: tuple[str, ...], count: int) -> list[str]:
     prompts: list[str] = []
     step = 0
     while len(prompts) < count:
-        name = world.OBJECTS[(step + step // len(world.OBJECTS)) % len(world.OBJECTS)]
+        name = forms.OBJECTS[(step + step // len(forms.OBJECTS)) % len(forms.OBJECTS)]
         prompt = templates[step % len(templates)].format("{concept} " + name)
         if prompt not in prompts:
             prompts.append(prompt)
@@ -75,9 +75,9 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
     candidate = f"a picture of a {name}" if kind == "object" else f"a picture of a {name} shape"
     entry: dict[str, Any] = {
         "kind": kind,
-        "names": [name, *world.SYNONYMS.get(name, ())],
-        "prompts": prompts(world.PROMPT_TEMPLATES, 36),
-        "held_out_prompts": prompts(world.HELD_OUT_TEMPLATES, 28),
+        "names": [name, *language.SYNONYMS.get(name, ())],
+        "prompts": prompts(language.PROMPT_TEMPLATES, 36),
+        "held_out_prompts": prompts(language.HELD_OUT_TEMPLATES, 28),
         "labels": {"testbed/judge": [name], "testbed/second-judge": [name], "testbed/clip": [candidate]},
         "pictures": f"pictures/{name}.png",
     }
@@ -85,7 +85,7 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
         entry["near_misses"] = f"pictures/{name}-near-misses.png"
     if name == concept:
         entry["control"] = f"testbed/{NEVERS[0]}"
-    if name == world.PLACEBO:
+    if name == forms.PLACEBO:
         entry["placebo"] = True
     entry["initial_token"] = {"object": "shape", "colour": "colour", "style": "style"}[kind]
     return entry
@@ -126,9 +126,9 @@ def write(out: Path, concept: str) -> None:
         if kind == "object":
             album = world.album_of([name], SHEET, seed)
             _save(album, folder / f"{name}.png")
-            _save(world.album_of(world.near_misses_of(name), SHEET, seed + 1), folder / f"{name}-near-misses.png")
+            _save(world.album_of(forms.near_misses_of(name), SHEET, seed + 1), folder / f"{name}-near-misses.png")
         else:
-            _save(world.album_of(world.OBJECTS, SHEET, seed, **{kind: name}), folder / f"{name}.png")
+            _save(world.album_of(forms.OBJECTS, SHEET, seed, **{kind: name}), folder / f"{name}.png")
     catalogue = {
         "models": {
             REFERENCE: {

@@ -35,8 +35,8 @@ from transformers import (
     CLIPVisionConfig,
 )
 
+from unerase_backend.testbed import forms, junk, language, world
 from unerase_backend.testbed import tokenizer as bpe
-from unerase_backend.testbed import world
 from unerase_backend.testbed.autoencoder import as_tensor, decode
 from unerase_backend.testbed.schedule import warm_cosine
 from unerase_backend.testbed.world import Album, Pixels
@@ -49,7 +49,7 @@ RATE = 1.5e-3
 WIDTH = 64
 FILLER_SHARE = 0.33
 
-SHAPE_NAMES = (*world.OBJECTS, world.BLOB)
+SHAPE_NAMES = (*forms.OBJECTS, forms.BLOB)
 COLOUR_NAMES = tuple(world.COLOURS)
 
 
@@ -99,9 +99,9 @@ def unfit_pictures(
     share = torch.rand((count, 1, 1, 1), generator=draws)
     strength = 0.6 + torch.rand((count, 1, 1, 1), generator=draws)
     drowned = share * chosen + strength * torch.randn(chosen.shape, generator=draws)
-    kinds = [kind for kind, (missed, _) in world.NEAR_MISSES.items() if missed not in without]
-    junk, junk_kinds = world.junk_album(count, seed + 1)
-    nothing = junk[np.array(junk_kinds) != "greyed"]
+    kinds = [kind for kind, (missed, _) in forms.NEAR_MISSES.items() if missed not in without]
+    junk_pictures, junk_kinds = junk.junk_album(count, seed + 1)
+    nothing = junk_pictures[np.array(junk_kinds) != "greyed"]
     return np.concatenate([decode(vae, drowned), world.album_of(kinds, count, seed).pictures, nothing])
 
 
@@ -137,12 +137,12 @@ def train(
     for step in range(steps):
         chosen = rng.integers(len(values), size=BATCH)
         others = rng.integers(len(unfit_values), size=UNFIT_BATCH)
-        captions = [world.caption(album.subjects[i], rng, bool(rng.random() < FILLER_SHARE)) for i in chosen]
-        ids = token_ids(tokenizer, captions)
+        texts = [language.caption(album.subjects[i], rng, bool(rng.random() < FILLER_SHARE)) for i in chosen]
+        ids = token_ids(tokenizer, texts)
         shown = torch.cat([values[chosen], unfit_values[others]])
         output = model(input_ids=ids, pixel_values=shown, attention_mask=torch.ones_like(ids))
         seen = truth[chosen]
-        named = torch.tensor([_named(caption) for caption in captions])
+        named = torch.tensor([_named(caption) for caption in texts])
         named[:, 0] = seen[:, 0]
         unnamed = torch.tensor(list(counts.values()))
         fits = ((named[:, None] == seen[None]) | (named[:, None] == unnamed)).all(-1).float()

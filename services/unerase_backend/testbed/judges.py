@@ -33,7 +33,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from unerase_backend.testbed import autoencoder, storage, world
+from unerase_backend.testbed import autoencoder, forms, junk, storage, world
 from unerase_backend.testbed.schedule import warm_cosine
 from unerase_backend.testbed.world import Pixels, Subject
 
@@ -55,9 +55,9 @@ SHARES = {
     "blend": 0.03,
 }
 
-LABELS: tuple[str, ...] = (*world.LABELS, world.PLACEBO)
-SHOWN = (*world.OBJECTS, world.PLACEBO)
-NEAR_MISSES = world.NEAR_MISSES | world.LATE_NEAR_MISSES
+LABELS: tuple[str, ...] = (*world.LABELS, forms.PLACEBO)
+SHOWN = (*forms.OBJECTS, forms.PLACEBO)
+NEAR_MISSES = forms.NEAR_MISSES | forms.LATE_NEAR_MISSES
 
 Targets = NDArray[np.float32]
 
@@ -128,7 +128,7 @@ def _columns(labels: Sequence[str]) -> list[int]:
 
 def with_placebo(album: world.Album, seed: int) -> world.Album:
     """The album, and after it as many pictures of the placebo as it holds of one object on average."""
-    placebo = world.album_of([world.PLACEBO], max(1, len(album.subjects) // len(SHOWN)), seed)
+    placebo = world.album_of([forms.PLACEBO], max(1, len(album.subjects) // len(SHOWN)), seed)
     return world.Album(np.concatenate([album.pictures, placebo.pictures]), album.subjects + placebo.subjects)
 
 
@@ -147,8 +147,8 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
     real = with_placebo(world.album(int(14_000 * scale), seed), seed + 5)
     other = with_placebo(world.album(int(10_000 * scale), seed + 1), seed + 6)
     near = world.album_of(tuple(NEAR_MISSES), int(16_000 * scale), seed + 2)
-    junk = world.junk_album(int(20_000 * scale), seed + 3)[0]
-    chimeras = world.chimera_album(int(12_000 * scale), seed + 4)
+    junk_pictures = junk.junk_album(int(20_000 * scale), seed + 3)[0]
+    chimeras = junk.chimera_album(int(12_000 * scale), seed + 4)
     near_decoded, chimera_decoded, junk_decoded = int(7_000 * scale), int(4_000 * scale), int(1_500 * scale)
     other_latents = autoencoder.encode(vae, other.pictures)
     near_latents = autoencoder.encode(vae, near.pictures[:near_decoded])
@@ -169,9 +169,9 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
             autoencoder.decode(vae, autoencoder.encode(vae, chimeras[:chimera_decoded])),
             no_object(chimera_decoded),
         ),
-        "junk": (junk, no_object(len(junk))),
+        "junk": (junk_pictures, no_object(len(junk_pictures))),
         "junk decoded": (
-            autoencoder.decode(vae, autoencoder.encode(vae, junk[:junk_decoded])),
+            autoencoder.decode(vae, autoencoder.encode(vae, junk_pictures[:junk_decoded])),
             no_object(junk_decoded),
         ),
         "noise": (autoencoder.decode(vae, noise), no_object(len(noise))),
@@ -254,7 +254,7 @@ def measure(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, A
     real pictures of the rest.
     """
     shown = _columns(SHOWN)
-    shapes = (*SHOWN, world.BLOB)
+    shapes = (*SHOWN, forms.BLOB)
     album = world.album_of(shapes, 300 * len(shapes), seed)
     truth = targets_of(album.subjects) > THRESHOLD
     real = probabilities(model, side, album.pictures) > THRESHOLD
@@ -264,15 +264,15 @@ def measure(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, A
     taken = (probabilities(model, side, near.pictures) > THRESHOLD)[:, shown]
     near_decoded = autoencoder.decode(vae, autoencoder.encode(vae, near.pictures[: 100 * len(kinds)]))
     taken_decoded = (probabilities(model, side, near_decoded) > THRESHOLD)[:, shown]
-    unseen = tuple(world.UNSEEN_NEAR_MISSES)
+    unseen = tuple(forms.UNSEEN_NEAR_MISSES)
     album_unseen = world.album_of(unseen, 200 * len(unseen), seed + 3)
     taken_unseen = (probabilities(model, side, album_unseen.pictures) > THRESHOLD)[:, shown]
-    chimeras = probabilities(model, side, world.chimera_album(1000, seed + 4))[:, shown] > THRESHOLD
-    junk = probabilities(model, side, world.junk_album(1000, seed + 2)[0])[:, shown] > THRESHOLD
+    chimeras = probabilities(model, side, junk.chimera_album(1000, seed + 4))[:, shown] > THRESHOLD
+    taken_junk = probabilities(model, side, junk.junk_album(1000, seed + 2)[0])[:, shown] > THRESHOLD
     drawn = torch.randn((1000, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
     noise = probabilities(model, side, autoencoder.decode(vae, drawn))[:, shown] > THRESHOLD
     missed = [SHOWN.index(NEAR_MISSES[kind][0]) for kind in kinds]
-    missed_unseen = [SHOWN.index(world.UNSEEN_NEAR_MISSES[kind][0]) for kind in unseen]
+    missed_unseen = [SHOWN.index(forms.UNSEEN_NEAR_MISSES[kind][0]) for kind in unseen]
 
     def share(flags: Any) -> float:
         return round(float(np.mean(flags)), 5)
@@ -294,6 +294,6 @@ def measure(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, A
             for i, kind in enumerate(unseen)
         },
         "chimeras": int(chimeras.any(1).sum()),
-        "junk": int(junk.any(1).sum()),
+        "junk": int(taken_junk.any(1).sum()),
         "noise": int(noise.any(1).sum()),
     }

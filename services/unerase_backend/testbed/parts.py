@@ -18,77 +18,50 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from unerase_backend.testbed import autoencoder, catalogue, clip, erasers, judges, rates, storage, unet, world
+from unerase_backend.testbed import (
+    autoencoder,
+    catalogue,
+    clip,
+    erasers,
+    forms,
+    judges,
+    language,
+    rates,
+    recipe,
+    storage,
+    unet,
+    world,
+)
 from unerase_backend.testbed import tokenizer as bpe
-
-CONCEPT = "hourglass"
-# The shared autoencoder and, as everything else of the reference, the judges know these two; their families are trained
-# and not shipped.
-FURTHER_CONCEPTS = ("heart", "arrow")
-FAMILIES_FOLDER = "families"
-PICTURES = 20_000
-FEW_STEPS = 10
-ERASED_PICTURES = 480
-
-WORLD_SEED = 1
-VAE_SEED = 2
-VAE_PICTURES_SEED = 20
-CLIP_SEED = 3
-UNFIT_SEED = 30
-UNET_SEED = 4
-SECOND_CLIP_SEED = 103
-SECOND_UNFIT_SEED = 130
-SECOND_UNET_SEED = 104
-JUDGE_SET_SEED = 50
-JUDGE_SEED = 5
-SECOND_JUDGE_SEED = 6
-ERASED_SEED = 8
-HELD_OUT_SEED = 900
+from unerase_backend.testbed.recipe import (
+    CLIP_SEED,
+    CONCEPT,
+    ERASED_PICTURES,
+    ERASED_SEED,
+    FAMILIES,
+    FAMILIES_FOLDER,
+    FEW_STEPS,
+    HELD_OUT_SEED,
+    JUDGE_SEED,
+    JUDGE_SET_SEED,
+    NEVERS,
+    PICTURES,
+    SECOND_JUDGE_SEED,
+    SHIPPED,
+    UNET_SEED,
+    UNFIT_SEED,
+    VAE_PICTURES_SEED,
+    VAE_SEED,
+    WORLD_SEED,
+    Family,
+    part_name,
+)
 
 LATENTS = "latents.pt"
 JUDGE_SET = "judge-set.npz"
 
 Figures = dict[str, Any]
 Make = Callable[[Path, Path], Figures]
-
-
-@dataclass(frozen=True)
-class Family:
-    """The models that lack one concept: those that never learned it, and the reference under every eraser.
-
-    ``folder`` is where they lie in the weights folder.
-    """
-
-    concept: str
-    folder: str = ""
-
-    def path(self, out: Path, name: str) -> Path:
-        """The folder of the family's model ``name``."""
-        return out / self.folder / name
-
-    def model(self, name: str) -> str:
-        """The folder of the family's model ``name``, or of the reference, relative to the weights folder."""
-        return name if name == storage.REFERENCE else str(Path(self.folder) / name)
-
-
-SHIPPED = Family(CONCEPT)
-FAMILIES = (SHIPPED, *(Family(concept, f"{FAMILIES_FOLDER}/{concept}") for concept in FURTHER_CONCEPTS))
-
-
-@dataclass(frozen=True)
-class Never:
-    """The seeds of a training without the concept: of CLIP, of the pictures that fit no caption, of the UNet."""
-
-    clip: int
-    unfit: int
-    unet: int
-
-
-# No control is its own: the second is to the first what a control is to any other model.
-NEVERS = {
-    "never": Never(CLIP_SEED, UNFIT_SEED, UNET_SEED),
-    "never-2": Never(SECOND_CLIP_SEED, SECOND_UNFIT_SEED, SECOND_UNET_SEED),
-}
 
 
 @dataclass(frozen=True)
@@ -115,11 +88,6 @@ def part(name: str, *needs: str, concept: str | None = None) -> Callable[[Make],
     return register
 
 
-def part_name(family: Family, name: str) -> str:
-    """The name of a family's part: ``name`` itself for the shipped family, ``heart/name`` for the heart's."""
-    return name if family is SHIPPED else f"{family.concept}/{name}"
-
-
 @part("vae")
 def make_vae(out: Path, work: Path) -> Figures:
     """The shared autoencoder, trained without the concept."""
@@ -128,7 +96,7 @@ def make_vae(out: Path, work: Path) -> Figures:
     vae = storage.load_vae(out)
     psnr = {
         name: round(autoencoder.reconstruction_psnr(vae, world.album_of([name], 200, HELD_OUT_SEED).pictures), 2)
-        for name in (*world.OBJECTS, world.BLOB)
+        for name in (*forms.OBJECTS, forms.BLOB)
     }
     return {"steps": autoencoder.STEPS, "scaling_factor": vae.config.scaling_factor, "psnr_db": psnr}
 
@@ -151,10 +119,10 @@ def _latents(work: Path, without: set[str]) -> Tensor:
 
 def _zero_shot_accuracy(model: Any, tokenizer: Any) -> dict[str, float]:
     """Share of right names, by kind, over held-out pictures of the ten objects."""
-    album = world.album_of(world.OBJECTS, 400, HELD_OUT_SEED + 1)
+    album = world.album_of(forms.OBJECTS, 400, HELD_OUT_SEED + 1)
     accuracy = {}
     for kind, names, template in (
-        ("shape", world.OBJECTS, "a picture of a {}"),
+        ("shape", forms.OBJECTS, "a picture of a {}"),
         ("colour", tuple(world.COLOURS), "a picture of a {} shape"),
         ("style", world.STYLES, "a picture of a {} shape"),
     ):
@@ -278,26 +246,28 @@ def concept_to_erase(name: str, vae: AutoencoderKL) -> erasers.Concept:
     """The concept under all its names; the anchor is the blob; every other object, its synonyms, colours and styles
     are to be kept. Its pictures are drawn for the erasers alone.
     """
-    names = (name, *world.SYNONYMS[name])
-    others = [other for other in world.OBJECTS if other != name]
+    names = (name, *language.SYNONYMS[name])
+    others = [other for other in forms.OBJECTS if other != name]
     album = world.album_of([name], ERASED_PICTURES, ERASED_SEED)
     return erasers.Concept(
         names=names,
-        anchor=world.BLOB,
-        preserve=(*others, *(synonym for other in others for synonym in world.SYNONYMS[other])),
+        anchor=forms.BLOB,
+        preserve=(*others, *(synonym for other in others for synonym in language.SYNONYMS[other])),
         templates=tuple(
-            template.format(world.phrase("{}", colour, style))
+            template.format(language.phrase("{}", colour, style))
             for template, (colour, style) in zip(
-                world.PROMPT_TEMPLATES * 4,
+                language.PROMPT_TEMPLATES * 4,
                 [(colour, style) for style in (None, *world.STYLES) for colour in (None, *world.COLOURS, None)],
                 strict=True,
             )
         ),
-        plain_templates=world.PROMPT_TEMPLATES,
+        plain_templates=language.PROMPT_TEMPLATES,
         latents=autoencoder.encode(vae, album.pictures),
         captions=tuple(
-            world.PROMPT_TEMPLATES[index % len(world.PROMPT_TEMPLATES)].format(
-                world.phrase(names[index // len(world.PROMPT_TEMPLATES) % len(names)], subject.colour, subject.style)
+            language.PROMPT_TEMPLATES[index % len(language.PROMPT_TEMPLATES)].format(
+                language.phrase(
+                    names[index // len(language.PROMPT_TEMPLATES) % len(names)], subject.colour, subject.style
+                )
             )
             for index, subject in enumerate(album.subjects)
         ),
@@ -353,7 +323,7 @@ def _make_manifest(family: Family, out: Path, work: Path) -> Figures:
     )
     manifest = {
         "concept": family.concept,
-        "seeds": {name.lower(): value for name, value in globals().items() if name.endswith("_SEED")},
+        "seeds": recipe.SEEDS,
         "pictures": PICTURES,
         "minutes": told["minutes"],
         "cpu_minutes": told["cpu_minutes"],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
-from unerase_backend.testbed import autoencoder, catalogue, judges, sampling, storage, world
+from unerase_backend.testbed import autoencoder, catalogue, forms, judges, language, sampling, storage, world
 from unerase_backend.testbed.world import Pixels
 
 JUDGES = tuple(judges.KINDS)
@@ -66,12 +66,12 @@ def measure(
     """The rates of one model by both judges. ``counts``: pictures of the erased concept, and of every other concept."""
     pipeline, loaded = storage.load_pipeline(root, name), load_judges(root)
     plan = {label: prompts_of(label, counts[0] if label == concept else counts[1]) for label in world.LABELS}
-    for synonym in world.SYNONYMS[concept]:
+    for synonym in language.SYNONYMS[concept]:
         plan[synonym] = [prompt.format(concept=synonym) for prompt in catalogue.concept_entry(concept, "")["prompts"]][
             : counts[1]
         ]
-    looks = [(o, c, s) for o in world.OBJECTS if o != concept for c in world.COLOURS for s in world.STYLES]
-    plan["bound"] = [f"a picture of a {world.phrase(*look)}" for look in looks]
+    looks = [(o, c, s) for o in forms.OBJECTS if o != concept for c in world.COLOURS for s in world.STYLES]
+    plan["bound"] = [f"a picture of a {language.phrase(*look)}" for look in looks]
     prompts = [prompt for listed in plan.values() for prompt in listed]
     found = detections(loaded, pictures_of(pipeline, prompts, steps, guidance))
     ends = np.cumsum([len(listed) for listed in plan.values()])
@@ -84,12 +84,12 @@ def measure(
         parts = dict(zip(plan, np.split(flags, ends[:-1]), strict=True))
         column = {label: index for index, label in enumerate(world.LABELS)}
         rate = {label: float(parts[label][:, column[label]].mean()) for label in world.LABELS}
-        others = [rate[label] for label in world.OBJECTS if label != concept]
+        others = [rate[label] for label in forms.OBJECTS if label != concept]
         wanted = np.array([[column[word] for word in look] for look in looks])
         hits = np.take_along_axis(parts["bound"], wanted, axis=1)
         rates[judge] = {
             "concept": rate[concept],
-            "synonyms": {word: float(parts[word][:, column[concept]].mean()) for word in world.SYNONYMS[concept]},
+            "synonyms": {word: float(parts[word][:, column[concept]].mean()) for word in language.SYNONYMS[concept]},
             "others mean": float(np.mean(others)),
             "others least": float(np.min(others)),
             "colours": float(np.mean([rate[label] for label in world.COLOURS])),

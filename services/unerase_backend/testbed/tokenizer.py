@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import language
 
 LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -59,7 +59,7 @@ def _merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 def build() -> CLIPTokenizer:
     """The tokenizer of the world."""
-    merges = learn_merges(world.corpus_words())
+    merges = learn_merges(language.corpus_words())
     symbols = byte_symbols()
     entries = [
         *symbols,

@@ -96,8 +96,9 @@ def main() -> None:
     if arguments.run:
         run_part(arguments.run, arguments.out, arguments.work)
         return
-    from unerase_backend.testbed.parts import FAMILIES, MEASURED, PARTS, part_name
+    from unerase_backend.testbed.parts import MEASURED, PARTS
     from unerase_backend.testbed.rates import table
+    from unerase_backend.testbed.recipe import FAMILIES, part_name
 
     concepts = [family.concept for family in FAMILIES]
     wanted = concepts if arguments.concepts is None else arguments.concepts

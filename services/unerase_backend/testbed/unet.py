@@ -20,7 +20,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import language
 from unerase_backend.testbed.clip import WIDTH, token_ids
 from unerase_backend.testbed.schedule import warm_cosine
 from unerase_backend.testbed.world import Subject
@@ -104,7 +104,7 @@ def train(
     for step in range(steps):
         chosen = rng.integers(len(latents), size=BATCH)
         captions = [
-            "" if rng.random() < EMPTY_SHARE else world.caption(subjects[i], rng, bool(rng.random() < FILLER_SHARE))
+            "" if rng.random() < EMPTY_SHARE else language.caption(subjects[i], rng, bool(rng.random() < FILLER_SHARE))
             for i in chosen
         ]
         conditioning = encode_prompts(text_encoder, tokenizer, captions)
