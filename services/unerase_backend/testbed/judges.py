@@ -1,17 +1,18 @@
-"""The two judges: classifiers of pictures, trained to reject what is only nearly an object.
+"""The two judges: picture classifiers, trained to reject pictures that only resemble an object.
 
-Both answer eighteen independent questions (sigmoids, binary cross-entropy): ten objects, four colours, three styles,
-and the placebo, which they alone have seen; a label is detected at p > 0.5. ``judge`` is a ResNet of basic layers whose
-processor doubles the side (its stem divides it by four), ``second-judge`` a ConvNeXt with patches of two pixels; other
-seeds, other order of pictures. The training set is made after the autoencoder, whose decoded pictures they will see:
+Both have eighteen independent labels (sigmoids, binary cross-entropy): ten objects, four colours, three styles and the
+placebo, which only the judges have seen. A label is detected at p > 0.5. `judge` is a ResNet of basic layers whose
+processor doubles the side, because its stem divides it by four; `second-judge` is a ConvNeXt with patches of two
+pixels. They are trained with different seeds, and so on different orders of pictures.
 
-* positives: pictures of the world and of the placebo, their reconstructions, and decodings of latents with a little
-  noise on them;
-* near misses, of the late kinds too, and their reconstructions: no object, but their colour and style;
-* chimeras of two shapes' halves, junk, the reconstructions of both, decoded noise, decoded blends of two pictures'
-  latents: no object, colour and style not asked.
+The judges will see pictures that the autoencoder decoded, so their training set is made with it:
 
-An easy judge, without those negatives, took 27 % of the near misses for objects. AdamW, cosine, batches of 64.
+* positives: pictures of the world and of the placebo, their reconstructions, and decoded latents with a little noise;
+* near misses, including the late ones, and their reconstructions: no object, but their colour and style count;
+* chimeras and junk, the reconstructions of both, decoded noise, and decoded blends of two pictures' latents: no object,
+  and colour and style do not count.
+
+A judge trained without these negatives took 27 % of the near misses for objects. AdamW, cosine, batches of 64.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ from unerase_backend.testbed.world import Pixels, Subject
 BATCH = 64
 THRESHOLD = 0.5
 
-# group -> its share of a batch
+# By group: its share of a batch.
 SHARES = {
     "real": 0.19,
     "decoded": 0.17,
@@ -64,7 +65,7 @@ Targets = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of judge: how it is built, the side of the picture it looks at, and its training."""
+    """The architecture of a judge, the side in pixels of the pictures it takes, and its learning rate and steps."""
 
     build: Callable[[], Any]
     side: int
@@ -104,9 +105,7 @@ KINDS = {"judge": Kind(_resnet, 64, 3e-3, 2500), "second-judge": Kind(_convnext,
 
 
 def targets_of(subjects: Sequence[Subject]) -> Targets:
-    """What a judge should say (N, 18): one for what is shown (not a near miss, not the blob), the colour and the
-    style.
-    """
+    """Return the labels (N, 18) of pictures: 1 for the shape (unless near miss or blob), the colour and the style."""
     targets = np.zeros((len(subjects), len(LABELS)), dtype=np.float32)
     for row, subject in zip(targets, subjects, strict=True):
         for name in (subject.shape, subject.colour, subject.style):
@@ -116,7 +115,7 @@ def targets_of(subjects: Sequence[Subject]) -> Targets:
 
 
 def no_object(count: int) -> Targets:
-    """Targets of pictures without an object whose colour and style are not asked: NaN there."""
+    """Return targets (N, 18) of pictures without an object; colour and style are NaN, which does not count."""
     targets = np.full((count, len(LABELS)), np.nan, dtype=np.float32)
     targets[:, _columns(SHOWN)] = 0
     return targets
@@ -127,13 +126,13 @@ def _columns(labels: Sequence[str]) -> list[int]:
 
 
 def with_placebo(album: world.Album, seed: int) -> world.Album:
-    """The album, and after it as many pictures of the placebo as it holds of one object on average."""
+    """Return the album, followed by as many pictures of the placebo as it has of one object on average."""
     placebo = world.album_of([forms.PLACEBO], max(1, len(album.subjects) // len(SHOWN)), seed)
     return world.Album(np.concatenate([album.pictures, placebo.pictures]), album.subjects + placebo.subjects)
 
 
 def blends(latents: Tensor, subjects: Sequence[Subject], count: int, rng: np.random.Generator) -> Tensor:
-    """Mixtures (N, 4, 8, 8), 40 to 60 %, of the latents of two pictures of different shapes."""
+    """Return mixtures (N, 4, 8, 8) of the latents of two pictures of different shapes, 40 to 60 % of each."""
     left, right = rng.integers(len(latents), size=(2, 4 * count))
     pairs = [(i, j) for i, j in zip(left, right, strict=True) if subjects[i].shape != subjects[j].shape][:count]
     share = torch.from_numpy(rng.uniform(0.4, 0.6, (len(pairs), 1, 1, 1)).astype(np.float32))
@@ -141,7 +140,7 @@ def blends(latents: Tensor, subjects: Sequence[Subject], count: int, rng: np.ran
 
 
 def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str, tuple[Pixels, Targets]]:
-    """The groups of ``SHARES``: pictures and targets. ``scale`` shrinks it for tests."""
+    """Return pictures and targets for each group of `SHARES`; tests make them fewer by `scale`."""
     rng = np.random.default_rng(seed)
     draws = torch.Generator().manual_seed(seed)
     real = with_placebo(world.album(int(14_000 * scale), seed), seed + 5)
@@ -152,7 +151,7 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
     near_decoded, chimera_decoded, junk_decoded = int(7_000 * scale), int(4_000 * scale), int(1_500 * scale)
     other_latents = autoencoder.encode(vae, other.pictures)
     near_latents = autoencoder.encode(vae, near.pictures[:near_decoded])
-    # the last ones: the placebo's stand at the end
+    # The last ones, which include the placebo's.
     noisy = other_latents[-int(3_000 * scale) :]
     noisy = noisy + torch.randn(noisy.shape, generator=draws) * torch.rand((len(noisy), 1, 1, 1), generator=draws) * 0.2
     noise = torch.randn((int(1_500 * scale), 4, 8, 8), generator=draws)
@@ -180,7 +179,7 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
 
 
 def _seen(pictures: Pixels, side: int) -> Tensor:
-    """Pixel values as the judge's image processor makes them, (N, 3, side, side)."""
+    """Return pixel values (N, 3, side, side) as the judge's image processor makes them."""
     values = autoencoder.as_tensor(pictures)
     if side == world.SIDE:
         return values
@@ -194,7 +193,7 @@ def train(
     steps: int | None = None,
     report: Callable[[str], None] = print,
 ) -> Any:
-    """Trains a judge; a label whose target is NaN counts for nothing."""
+    """Train a judge and return it; labels whose target is NaN do not count in the loss."""
     total = steps or kind.steps
     torch.manual_seed(seed)
     model = kind.build()
@@ -226,7 +225,7 @@ def train(
 
 
 def save(model: Any, kind: Kind, folder: Path) -> None:
-    """Writes the judge and its image processor, which resizes to the side it looks at."""
+    """Write the judge and its image processor, which resizes pictures to the judge's side."""
     storage.save_model(model, folder)
     ViTImageProcessorPil(
         size={"height": kind.side, "width": kind.side}, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -235,7 +234,7 @@ def save(model: Any, kind: Kind, folder: Path) -> None:
 
 @torch.no_grad()
 def probabilities(model: Any, side: int, pictures: Pixels, batch: int = 256) -> NDArray[np.float32]:
-    """The judge's answers (N, 18) to pictures (N, 32, 32, 3)."""
+    """Return the judge's probabilities (N, 18) for pictures (N, 32, 32, 3)."""
     answers = [
         torch.sigmoid(model(_seen(pictures[at : at + batch], side)).logits).numpy()
         for at in range(0, len(pictures), batch)
@@ -243,15 +242,17 @@ def probabilities(model: Any, side: int, pictures: Pixels, batch: int = 256) -> 
     return np.concatenate(answers).astype(np.float32)
 
 
-def measure(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, Any]:
-    """Sensitivity and false positives at p > 0.5 on held-out pictures.
+def judge_figures(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, Any]:
+    """Return sensitivity and false positives of a judge on held-out pictures, at p > 0.5.
 
-    ``sensitivity``: by label, on 300 real pictures of every object and of the placebo (and their reconstructions,
-    ``sensitivity_decoded``). ``taken_for_missed``: by near miss, the share of 400 that is taken for what it misses;
-    ``taken_for_any``: for any object; ``by_object``: the share of all near misses that is taken for the object.
-    ``unseen``: by near miss of a kind that is in no training, the share of 200 taken for the object it misses, and for
-    any. ``chimeras``, ``junk`` and ``noise``: the number of 1,000 taken for any object. ``specificity``: by label, on
-    real pictures of the rest.
+    sensitivity, sensitivity_decoded: by label, on 300 pictures of each object, the placebo and the blob, and on their
+        reconstructions.
+    specificity: by label, on the pictures without it.
+    taken_for_missed, taken_for_any: by near miss, the share of 400 in which its object, or any object, is detected.
+    near_misses_by_object, near_misses_any, near_misses_any_decoded: the share of all near misses in which each object,
+        or any object, is detected, and the latter for reconstructions.
+    unseen: as taken_for_missed and taken_for_any, for near misses that no judge was trained with, of 200.
+    chimeras, junk, noise: in how many of 1,000 any object is detected.
     """
     shown = _columns(SHOWN)
     shapes = (*SHOWN, forms.BLOB)
