@@ -12,19 +12,10 @@ from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
 from unerase_backend.catalogue import digests, sheets
 from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
-from unerase_backend.catalogue.entries import (
-    GUIDANCE_SCALE,
-    PROMPTS,
-    STEPS,
-    CatalogueFile,
-    ConceptEntry,
-    JudgeEntry,
-    ModelEntry,
-    problems_of_concept,
-    read_file,
-)
+from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, ModelEntry
+from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
+from unerase_backend.runtime.errors import NotFoundError, PreconditionError
 
 EMBEDDED = Path(__file__).parent.parent / "testbed" / "weights" / "catalogue.yaml"
 
@@ -59,24 +50,8 @@ class Catalogue:
         Raises:
             InvalidRequestError: a file holds a bad field, a name stands twice, or an entry names what is not there.
         """
-        sources = [*([embedded] if embedded.exists() else []), *(Path(path) for path in paths)]
-        files = [(path, read_file(path)) for path in sources]
-        violations: list[FieldViolation] = []
-        merged: dict[str, dict[str, Any]] = {"models": {}, "judges": {}, "concepts": {}}
-        for path, file in files:
-            for section, entries in merged.items():
-                for name, entry in getattr(file, section).items():
-                    if name in entries:
-                        violations.append(_violation(path, section, name, "is already in the catalogue"))
-                    entries[name] = entry
-        for path, file in files:
-            violations += _dangling(path, file, merged)
-        if violations:
-            raise InvalidRequestError.of(*violations)
-        merged["models"] = {name: _inherited(name, merged["models"]) for name in merged["models"]}
-        merged["concepts"] = {name: _controlled(name, merged) for name in merged["concepts"]}
-        models, judges, concepts = (MappingProxyType(merged[section]) for section in ("models", "judges", "concepts"))
-        return cls(models, judges, concepts)
+        merged = merge_files([*([embedded] if embedded.exists() else []), *(Path(path) for path in paths)])
+        return cls(MappingProxyType(merged.models), MappingProxyType(merged.judges), MappingProxyType(merged.concepts))
 
     def extended(self, custom: Iterable[CustomConcept]) -> "Catalogue":
         """Return this catalogue with custom concepts beside its own; where both have a name, its own has it."""
@@ -353,64 +328,3 @@ def _find(entries: Mapping[str, Entry], name: str, kind: str) -> Entry:
             f"the catalogue has no {kind} {name!r}", reason=f"{kind.upper()}_NOT_FOUND", metadata={kind: name}
         )
     return entries[name]
-
-
-def _violation(path: Path, section: str, key: str, description: str) -> FieldViolation:
-    return FieldViolation(f"{path.name}: {section}.{key}", description)
-
-
-def _dangling(path: Path, file: CatalogueFile, merged: Mapping[str, Mapping[str, Any]]) -> list[FieldViolation]:
-    violations = []
-    for name, model in file.models.items():
-        chain = [name]
-        while (base := merged["models"][chain[-1]].base) is not None:
-            if base not in merged["models"]:
-                violations.append(_violation(path, "models", f"{name}.base", f"there is no model {base!r}"))
-                break
-            if base in chain:
-                violations.append(_violation(path, "models", f"{name}.base", "leads back to itself"))
-                break
-            chain.append(base)
-        if model.base is not None and model.resolution:
-            violations.append(_violation(path, "models", f"{name}.resolution", "is the base's and cannot be changed"))
-        if learned := _inherited_knowledge(model, merged["models"]):
-            description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
-            violations.append(_violation(path, "models", f"{name}.never_learned", description))
-    for name, concept in file.concepts.items():
-        for keys, description in problems_of_concept(name, concept, merged["models"], merged["judges"]):
-            violations.append(_violation(path, "concepts", ".".join((name, *keys)), description))
-    return violations
-
-
-def _inherited_knowledge(model: ModelEntry, models: Mapping[str, ModelEntry]) -> str:
-    """The first concept that a model says it never learned with a UNet that may have; empty where there is none."""
-    if model.unet is not None or model.base is None or model.base not in models:
-        return ""
-    # The base itself is held to the same rule.
-    return min(set(model.never_learned) - set(models[model.base].never_learned), default="")
-
-
-def _controlled(name: str, merged: Mapping[str, Mapping[str, Any]]) -> ConceptEntry:
-    """A concept's entry; where it names no control, with the first model of all files that never learned it."""
-    entry: ConceptEntry = merged["concepts"][name]
-    if entry.control is not None:
-        return entry
-    words = {name, *entry.names}
-    control = next((model for model, given in merged["models"].items() if words & set(given.never_learned)), None)
-    return entry.model_copy(update={"control": control})
-
-
-def _inherited(name: str, models: Mapping[str, ModelEntry]) -> ModelEntry:
-    entry = models[name]
-    if entry.base:
-        given: ModelEntry = _inherited(entry.base, models)
-        figures = (given.guidance_scale, given.steps, given.resolution)
-    else:
-        figures = (GUIDANCE_SCALE, STEPS, entry.resolution)
-    return entry.model_copy(
-        update={
-            "guidance_scale": entry.guidance_scale or figures[0],
-            "steps": entry.steps or figures[1],
-            "resolution": figures[2],
-        }
-    )

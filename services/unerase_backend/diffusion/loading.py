@@ -119,15 +119,9 @@ def load_model(
     folder = catalogue.model_parts(name).folder
     _check_classes(folder)
     _check_no_code(folder)
-    # What is changed is changed in float32, and rounded once.
+    # Changes are made in float32, and the result is rounded once.
     unet, text_encoder = _changing_parts(catalogue, name, torch.float32 if changes else dtype)
-    for change in changes:
-        match change.WhichOneof("kind"):
-            case "unet_digest":
-                assert store is not None  # noqa: S101 - a model with artefacts is loaded with their store
-                _replace("unet", unet, partial(load, store.get(change.unet_digest)))
-            case "interpolation":
-                _interpolate(catalogue, (unet, text_encoder), change.interpolation)
+    _change(catalogue, store, changes, unet, text_encoder)
     vae = _load(AutoencoderKL, folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False)
     for part, module in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
         module.to(device).eval().requires_grad_(trainable)
@@ -152,6 +146,19 @@ def load_model(
     )
     _check_fit(model)
     return model
+
+
+def _change(
+    catalogue: Catalogue, store: ArtifactStore | None, changes: Sequence[ModelChange], unet: Any, text_encoder: Any
+) -> None:
+    """Make the changes in place, in their order."""
+    for change in changes:
+        match change.WhichOneof("kind"):
+            case "unet_digest":
+                assert store is not None  # noqa: S101 - a model with artefacts is loaded with their store
+                _replace("unet", unet, partial(load, store.get(change.unet_digest)))
+            case "interpolation":
+                _interpolate(catalogue, (unet, text_encoder), change.interpolation)
 
 
 def _changing_parts(catalogue: Catalogue, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
