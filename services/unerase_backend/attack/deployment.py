@@ -12,18 +12,18 @@ from unerase.internal.v1alpha1.attack_pb2 import (
     ListAttacksRequest,
     ListAttacksResponse,
 )
-from unerase_backend.attack.observer import Observer
+from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.handles import remote_models
-from unerase_backend.runtime.observed import observe
 from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
+from unerase_backend.runtime.telemetry import configure_telemetry
 
 
-class RayObserver(Observer):
+class RayAttackMetrics(AttackMetrics):
     """Turns what the attacks tell into Ray's metrics, which come out on each node's metrics port."""
 
     def __init__(self) -> None:
@@ -64,11 +64,11 @@ class Attack:
         from unerase_backend.attack.engine import AttackEngine
 
         torch.set_num_threads(settings.torch_threads)
-        observe("attack", settings)
+        configure_telemetry("attack", settings)
         transformers.logging.disable_progress_bar()
         catalogue = Catalogue.load(settings.catalogues)
         store, models = ArtifactStore(settings.artifacts), remote_models(Models)
-        self._engine = AttackEngine(catalogue, store, settings, models, RayObserver())
+        self._engine = AttackEngine(catalogue, store, settings, models, RayAttackMetrics())
 
     @receives
     async def Attack(self, request: AttackRequest) -> AsyncGenerator[AttackResponse]:  # noqa: N802 - the RPC's name

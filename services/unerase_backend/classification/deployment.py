@@ -7,15 +7,15 @@ from ray.util import metrics
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.observer import Observer
+from unerase_backend.classification.metrics import ClassificationMetrics
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.carried import receives
-from unerase_backend.runtime.observed import observe
+from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
+from unerase_backend.runtime.telemetry import configure_telemetry
 
 
-class RayObserver(Observer):
+class RayClassificationMetrics(ClassificationMetrics):
     """Turns what classification tells into Ray's metrics, which come out on each node's metrics port."""
 
     def __init__(self) -> None:
@@ -56,10 +56,12 @@ class Classification:
         from unerase_backend.classification.engine import ClassificationEngine
 
         torch.set_num_threads(settings.torch_threads)
-        observe("classification", settings)
+        configure_telemetry("classification", settings)
         transformers.logging.disable_progress_bar()
         catalogue = Catalogue.load(settings.catalogues)
-        self._engine = ClassificationEngine(catalogue, ArtifactStore(settings.artifacts), settings, RayObserver())
+        self._engine = ClassificationEngine(
+            catalogue, ArtifactStore(settings.artifacts), settings, RayClassificationMetrics()
+        )
 
     @receives
     async def Classify(self, request: ClassifyRequest, pictures: Any = None) -> ClassifyResponse:  # noqa: N802

@@ -19,7 +19,7 @@ from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, Classi
 from unerase.internal.v1alpha1.trajectories_pb2 import View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.observer import Observer
+from unerase_backend.classification.metrics import ClassificationMetrics
 from unerase_backend.classification.registry import Embeds, Features, Judge, Picture, broken, kinds
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.evaluation.questions import question_violations
@@ -47,12 +47,12 @@ class ClassificationEngine:
         catalogue: Catalogue,
         store: ArtifactStore,
         settings: ClassificationSettings,
-        observer: Observer | None = None,
+        metrics: ClassificationMetrics | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._store = store
         self._settings = settings
-        self._observer = observer or Observer()
+        self._metrics = metrics or ClassificationMetrics()
         self._judges: dict[str, Judge] = {}
         # One thread: judges are not asked in parallel, and a judge is loaded once.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judges")
@@ -108,7 +108,7 @@ class ClassificationEngine:
         begin = time.perf_counter()
         with tracing.span("classification.judge", judge=name, pictures=len(pictures)):
             seen = judge.look(pictures)
-        self._observer.judged(name, len(pictures), time.perf_counter() - begin)
+        self._metrics.judged(name, len(pictures), time.perf_counter() - begin)
         return seen
 
     def _judge(self, name: str) -> Judge:
@@ -125,7 +125,7 @@ class ClassificationEngine:
                 getattr(torch, self._settings.dtype),
                 self._settings.batch_size,
             )
-            self._observer.loaded(time.perf_counter() - begin)
+            self._metrics.loaded(time.perf_counter() - begin)
         return self._judges[name]
 
     def _chunks(

@@ -41,8 +41,8 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import UnavailableError
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
-from unerase_backend.runtime.observed import observe
 from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
+from unerase_backend.runtime.telemetry import configure_telemetry
 
 _logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Coordinator:
     """The ingress of application "coordinator"."""
 
     async def __init__(self, settings: CoordinatorSettings) -> None:  # type: ignore[misc]
-        observe("coordinator", settings)
+        configure_telemetry("coordinator", settings)
         gate = Gate(Path(settings.tokens) if settings.tokens else None)
         certificates = Certificates.of(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         state = Path(settings.state)

@@ -229,9 +229,9 @@ class Sampler:
         initial = torch.randn(shape, generator=torch.Generator().manual_seed(trajectory.latent_seed))
         self._latents[slot] = (initial if flight.start is None else flight.start).to(self._latents)
         if trajectory.HasField("inpainting"):
-            standing = square_margin(shape[1], trajectory.inpainting.mask_share)
+            margin = square_margin(shape[1], trajectory.inpainting.mask_share)
             self._painted[slot] = False
-            self._painted[slot, :, standing : shape[1] - standing, standing : shape[2] - standing] = True
+            self._painted[slot, :, margin : shape[1] - margin, margin : shape[2] - margin] = True
             self._around[slot] = self._surroundings[trajectory.inpainting.picture_digest].to(self._around)
             self._initial[slot] = initial.to(self._initial)
             self._kept[slot, :steps] = self.model.schedule.kept_coefficients(steps).float()

@@ -17,7 +17,7 @@ _VERSION = "trajectory-1"
 _MODEL_VERSION = "model-1"
 
 
-def model_key(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
+def changed_model_digest(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
     """Return the digest of what changes, in order, make of a model; without any, the model's own.
 
     A change is the digest of a replacing artefact with share 0, or of the model towards which it goes with the share.

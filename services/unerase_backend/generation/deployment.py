@@ -21,21 +21,21 @@ from unerase.internal.v1alpha1.generation_pb2 import (
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.generation.autoscaling import METRIC
 from unerase_backend.generation.load import Load
-from unerase_backend.generation.observer import Observer
-from unerase_backend.generation.routing import ModelRouter, model_key
+from unerase_backend.generation.metrics import GenerationMetrics
+from unerase_backend.generation.routing import ModelRouter, routing_key
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.handles import remote_classify
-from unerase_backend.runtime.observed import observe
 from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
+from unerase_backend.runtime.telemetry import configure_telemetry
 
 _QUEUE_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800]
 
 _TELL_SECONDS = 1.0
 
 
-class RayObserver(Observer):
+class RayGenerationMetrics(GenerationMetrics):
     """Turns what generation tells into Ray's metrics, which come out on each node's metrics port."""
 
     def __init__(self) -> None:
@@ -99,10 +99,10 @@ class Generation:
 
         from unerase_backend.generation.engine import GenerationEngine
 
-        observe("generation", settings)
+        configure_telemetry("generation", settings)
         transformers.logging.disable_progress_bar()
         catalogue, store = Catalogue.load(settings.catalogues), ArtifactStore(settings.artifacts)
-        self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayObserver())
+        self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayGenerationMetrics())
         self._load = Load()
 
     @receives
@@ -136,7 +136,7 @@ class Generation:
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Tell whoever calls this room what it has in memory and how much it has to do (`routing`)."""
-        held = sorted(model_key(model.name, model.changes) for model in self._engine.models())
+        held = sorted(routing_key(model.name, model.changes) for model in self._engine.models())
         return {"models": held, "trajectories": self._load.trajectories}
 
 

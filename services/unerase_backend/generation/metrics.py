@@ -1,7 +1,7 @@
 """What generation tells whoever measures it; the engine knows nothing of what becomes of it."""
 
 
-class Observer:
+class GenerationMetrics:
     """Hears of everything worth a metric; this one keeps silent. Its methods are called from several threads."""
 
     def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:

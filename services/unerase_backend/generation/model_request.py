@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.generation.canonical import model_key
+from unerase_backend.generation.canonical import changed_model_digest
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError
 
 
 @dataclass(frozen=True)
-class WantedModel:
+class RequestedModel:
     """A model by what it is made of, and by the one digest that tells models apart."""
 
     name: str
@@ -25,9 +25,9 @@ class WantedModel:
         return bool(self.changes)
 
 
-def wanted_model(
+def requested_model(
     catalogue: Catalogue, store: ArtifactStore, name: str, changes: Sequence[ModelChange] = ()
-) -> WantedModel:
+) -> RequestedModel:
     """Return the model `name` with the changes that make a difference.
 
     Going no way towards another model, or towards the very same one, is none: what follows from it is shared.
@@ -52,4 +52,4 @@ def wanted_model(
         if change.interpolation.share > 0 and (kept or towards != digest):
             kept.append(change)
             keyed.append((towards, change.interpolation.share))
-    return WantedModel(name, model_key(digest, keyed), tuple(kept))
+    return RequestedModel(name, changed_model_digest(digest, keyed), tuple(kept))

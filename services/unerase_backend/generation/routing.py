@@ -22,16 +22,16 @@ BUSY = 32
 
 
 @dataclass(frozen=True)
-class Standing:
+class ReplicaStatus:
     """What is known of a replica when a request is routed."""
 
     replica: str
     models: Collection[str]
-    """Keys of the models it holds, as `model_key` makes them."""
+    """Keys of the models it holds, as `routing_key` makes them."""
     trajectories: int
 
 
-def model_key(name: str, changes: Sequence[ModelChange] = ()) -> str:
+def routing_key(name: str, changes: Sequence[ModelChange] = ()) -> str:
     """Return what tells models apart when requests are routed."""
     if not changes:
         return name
@@ -41,18 +41,18 @@ def model_key(name: str, changes: Sequence[ModelChange] = ()) -> str:
     return f"{name}+{changed.hexdigest()[:16]}"
 
 
-def ranked(standings: Sequence[Standing], model: str, busy: int = BUSY) -> list[str]:
+def ranked(statuses: Sequence[ReplicaStatus], model: str, busy: int = BUSY) -> list[str]:
     """Return the replicas, the first choice first.
 
     A replica with up to `busy` trajectories is free, and ranks before one with up to twice as many, and so on; among
     equals those that hold the model come first, and the model's own order of replicas decides.
     """
 
-    def rank(standing: Standing) -> tuple[int, bool, bytes]:
-        drawn = hashlib.sha256(f"{model}\0{standing.replica}".encode()).digest()
-        return standing.trajectories // busy, model not in standing.models, drawn
+    def rank(status: ReplicaStatus) -> tuple[int, bool, bytes]:
+        drawn = hashlib.sha256(f"{model}\0{status.replica}".encode()).digest()
+        return status.trajectories // busy, model not in status.models, drawn
 
-    return [standing.replica for standing in sorted(standings, key=rank)]
+    return [status.replica for status in sorted(statuses, key=rank)]
 
 
 # In order of their coming: Serve's own matching goes by a request id that all calls of one caller's call share, and
@@ -72,12 +72,12 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         """Rank the replicas, one a rank: the next is asked where one does not accept the request."""
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         request = pending_request.args[0] if pending_request is not None and pending_request.args else None
-        model = model_key(getattr(request, "model", ""), getattr(request, "changes", ()))
+        model = routing_key(getattr(request, "model", ""), getattr(request, "changes", ()))
         if pending_request is not None:
             # Once through all replicas and nobody had room: wait a little before the next round.
             pending_request.routing_context.should_backoff = True
-        standings = [self._standing(replica) for replica in candidate_replicas]
-        return [[by_name[name]] for name in ranked(standings, model, self._busy)]
+        statuses = [self._status(replica) for replica in candidate_replicas]
+        return [[by_name[name]] for name in ranked(statuses, model, self._busy)]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         """Count what was sent."""
@@ -99,9 +99,9 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         there = {replica.replica_id for replica in replicas}
         self._sent = {replica: sent for replica, sent in self._sent.items() if replica in there}
 
-    def _standing(self, replica: RunningReplica) -> Standing:
+    def _status(self, replica: RunningReplica) -> ReplicaStatus:
         told: Mapping[str, Any] = replica.routing_stats or {}
         own = sum(sum(works) for works in list(self._sent.get(replica.replica_id, {}).values()))
-        return Standing(
+        return ReplicaStatus(
             replica.replica_id.unique_id, frozenset(told.get("models", ())), max(own, told.get("trajectories", 0))
         )

@@ -22,8 +22,8 @@ import torch
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Given, Sampler
-from unerase_backend.generation.observer import Observer
-from unerase_backend.generation.wanted import WantedModel
+from unerase_backend.generation.metrics import GenerationMetrics
+from unerase_backend.generation.model_request import RequestedModel
 from unerase_backend.runtime.errors import ExhaustedError, UneraseError
 
 _LOG = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Work:
 
 @dataclass(eq=False)
 class _Lane:
-    model: WantedModel
+    model: RequestedModel
     sampler: Sampler | None = None
     loading: bool = False
     draining: bool = False
@@ -64,7 +64,7 @@ class _Lane:
     started: Generator[None, None, Any] | None = None
 
     @property
-    def wanted(self) -> bool:
+    def has_work(self) -> bool:
         return bool(self.queues or self.running or self.jobs)
 
     @property
@@ -77,20 +77,20 @@ class Worker:
 
     def __init__(
         self,
-        load: Callable[[WantedModel], DiffusionModel],
+        load: Callable[[RequestedModel], DiffusionModel],
         *,
         batch_rows: int,
         decode_batch: int,
         models_in_memory: int,
         torch_threads: int,
-        observer: Observer,
+        metrics: GenerationMetrics,
     ) -> None:
         self._load = load
         self._batch_rows = batch_rows
         self._decode_batch = decode_batch
         self._models_in_memory = models_in_memory
         self._torch_threads = torch_threads
-        self._observer = observer
+        self._metrics = metrics
         self._serial = itertools.count()
         # By digest, the least recently used first.
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
@@ -103,7 +103,7 @@ class Worker:
 
     def submit(
         self,
-        model: WantedModel,
+        model: RequestedModel,
         caller: Hashable,
         trajectory: Trajectory,
         *,
@@ -133,7 +133,7 @@ class Worker:
                         del lane.queues[caller]
             self._changed.notify()
 
-    def compute(self, model: WantedModel, job: Job) -> Future[Any]:
+    def compute(self, model: RequestedModel, job: Job) -> Future[Any]:
         """Run a job of a model between ticks, one step of its generator at a time.
 
         Cancelling the future ends the job at its next step.
@@ -144,7 +144,7 @@ class Worker:
             self._changed.notify()
         return future
 
-    def held(self) -> list[WantedModel]:
+    def held(self) -> list[RequestedModel]:
         """Return the models that are in memory, or on their way there."""
         with self._changed:
             return [lane.model for lane in self._lanes.values() if lane.sampler is not None or lane.loading]
@@ -156,7 +156,7 @@ class Worker:
             self._changed.notify()
         self._thread.join()
 
-    def _lane(self, model: WantedModel) -> _Lane:
+    def _lane(self, model: RequestedModel) -> _Lane:
         lane = self._lanes.setdefault(model.digest, _Lane(model))
         self._lanes.move_to_end(model.digest)
         return lane
@@ -177,11 +177,11 @@ class Worker:
                     self._fail(lane, _as_domain(error))
 
     def _runnable(self) -> list[_Lane]:
-        return [lane for lane in self._lanes.values() if lane.sampler is not None and (lane.wanted or lane.cancelled)]
+        return [lane for lane in self._lanes.values() if lane.sampler is not None and (lane.has_work or lane.cancelled)]
 
     def _make_room(self) -> bool:
         """Start the load that is due, if there is a place for it; called under the lock."""
-        waiting = [lane for lane in self._lanes.values() if lane.wanted and lane.sampler is None and not lane.loading]
+        waiting = [lane for lane in self._lanes.values() if lane.has_work and lane.sampler is None and not lane.loading]
         if not waiting:
             for lane in self._lanes.values():
                 lane.draining = False
@@ -210,7 +210,7 @@ class Worker:
                 tired.draining = True
             return False
         idle.sampler, idle.draining, idle.ticks = None, False, 0
-        if not idle.wanted:
+        if not idle.has_work:
             del self._lanes[idle.model.digest]
         return True
 
@@ -225,12 +225,12 @@ class Worker:
         except Exception as error:
             if not isinstance(error, UneraseError):
                 _LOG.exception("%s does not load", lane.model.name)
-            self._observer.loaded(time.perf_counter() - begin, failed=True)
+            self._metrics.loaded(time.perf_counter() - begin, failed=True)
             with self._changed:
                 lane.loading = False
             self._fail(lane, _as_domain(error))
             return
-        self._observer.loaded(time.perf_counter() - begin, failed=False)
+        self._metrics.loaded(time.perf_counter() - begin, failed=False)
         with self._changed:
             lane.sampler, lane.loading = sampler, False
             self._changed.notify()
@@ -259,7 +259,7 @@ class Worker:
             self._unet_seconds = 0.0
             finished = sampler.tick()
             lane.ticks += 1
-            self._observer.ticked(self._unet_seconds, sampler.rows_in_use, self._batch_rows)
+            self._metrics.ticked(self._unet_seconds, sampler.rows_in_use, self._batch_rows)
             for result in finished:
                 with self._changed:
                     work = lane.running.pop(result.key, None)
@@ -280,7 +280,7 @@ class Worker:
                     del lane.queues[caller]
                 lane.running[work.key] = work
             work.admitted = time.time()
-            self._observer.admitted(max(work.admitted - work.submitted, 0.0))
+            self._metrics.admitted(max(work.admitted - work.submitted, 0.0))
             try:
                 sampler.admit(work.key, work.trajectory, picture=work.picture, given=work.given)
             except UneraseError as error:
@@ -289,7 +289,7 @@ class Worker:
                 work.done(error)
         with self._changed:
             queued = sum(len(queue) for other in self._lanes.values() for queue in other.queues.values())
-        self._observer.queued(queued)
+        self._metrics.queued(queued)
 
     def _step_job(self, lane: _Lane, model: DiffusionModel) -> None:
         job, future = lane.jobs[0]

@@ -38,15 +38,15 @@ def calibrate_files(exported: Sequence[bytes]) -> tuple[str, str]:
     """
     trials = []
     for file in exported:
-        record = read_parquet(file)
-        spec, models = record.content.spec, record.content.manifest.models
+        audit = read_parquet(file)
+        spec, models = audit.content.spec, audit.content.manifest.models
         subject = next((model for model in models if model.name == spec.subject), None)
         if subject is None:
-            raise ValueError(f"the manifest of the audit {record.audit_id} lacks its subject {spec.subject}")
-        if problem := recorded_problem(spec, record.content.concept, record.content.manifest):
-            raise ValueError(f"the audit {record.audit_id} of {spec.subject} counts for nothing: {problem}")
-        words = record.content.concept.names
-        trials.append(Trial(spec, subject, record.descriptions, record.observations, words))
+            raise ValueError(f"the manifest of the audit {audit.audit_id} lacks its subject {spec.subject}")
+        if problem := recorded_problem(spec, audit.content.concept, audit.content.manifest):
+            raise ValueError(f"the audit {audit.audit_id} of {spec.subject} counts for nothing: {problem}")
+        words = audit.content.concept.names
+        trials.append(Trial(spec, subject, audit.descriptions, audit.observations, words))
     calibrated = calibrate(trials)
     return json.dumps(calibrated, indent=1) + "\n", table(calibrated)
 

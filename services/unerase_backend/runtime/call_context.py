@@ -22,7 +22,7 @@ REQUEST: ContextVar[str] = ContextVar("unerase_request", default="")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def carried() -> dict[str, str]:
+def call_context() -> dict[str, str]:
     """Return what a call from this task carries."""
     all_of_it = {"audit": AUDIT.get(), "request": REQUEST.get(), "traceparent": tracing.traceparent()}
     return {name: value for name, value in all_of_it.items() if value}
@@ -34,9 +34,9 @@ def receives(method: Method) -> Method:
 
         @wraps(method)
         async def streaming(
-            self: Any, *arguments: Any, carried: Mapping[str, str] | None = None
+            self: Any, *arguments: Any, context: Mapping[str, str] | None = None
         ) -> AsyncGenerator[Any]:
-            with _answering(f"{type(self).__name__.lower()}.{method.__name__}", carried or {}):
+            with _answering(f"{type(self).__name__.lower()}.{method.__name__}", context or {}):
                 async with aclosing(method(self, *arguments)) as responses:
                     async for response in responses:
                         yield response
@@ -44,8 +44,8 @@ def receives(method: Method) -> Method:
         return streaming  # type: ignore[return-value]
 
     @wraps(method)
-    async def unary(self: Any, *arguments: Any, carried: Mapping[str, str] | None = None) -> Any:
-        with _answering(f"{type(self).__name__.lower()}.{method.__name__}", carried or {}):
+    async def unary(self: Any, *arguments: Any, context: Mapping[str, str] | None = None) -> Any:
+        with _answering(f"{type(self).__name__.lower()}.{method.__name__}", context or {}):
             answer: Awaitable[Any] = method(self, *arguments)
             return await answer
 
@@ -53,11 +53,11 @@ def receives(method: Method) -> Method:
 
 
 @contextmanager
-def _answering(name: str, carried: Mapping[str, str]) -> Iterator[None]:
+def _answering(name: str, context: Mapping[str, str]) -> Iterator[None]:
     # Every call of a room is a task: nothing has to be set back.
-    AUDIT.set(carried.get("audit", ""))
-    REQUEST.set(carried.get("request", ""))
-    tracing.adopt(carried.get("traceparent", ""))
+    AUDIT.set(context.get("audit", ""))
+    REQUEST.set(context.get("request", ""))
+    tracing.adopt(context.get("traceparent", ""))
     begin, outcome = time.monotonic(), "was given up"
     try:
         with tracing.span(name):

@@ -24,7 +24,7 @@ from ray.serve.schema import ReplicaState
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
-from unerase_backend.runtime.carried import carried
+from unerase_backend.runtime.call_context import call_context
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError
 
 Backends = TypeVar("Backends")
@@ -52,7 +52,7 @@ class Room:
             UnavailableError: the replica died, or nothing answered within `timeout_seconds`.
             UneraseError: what the room itself raised.
         """
-        response = getattr(await self._resolve(), method).remote(*arguments, carried=carried())
+        response = getattr(await self._resolve(), method).remote(*arguments, context=call_context())
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await response
@@ -67,7 +67,9 @@ class Room:
             UnavailableError: the replica died, or no item came within `timeout_seconds`.
             UneraseError: what the room itself raised.
         """
-        response = getattr((await self._resolve()).options(stream=True), method).remote(*arguments, carried=carried())
+        response = getattr((await self._resolve()).options(stream=True), method).remote(
+            *arguments, context=call_context()
+        )
         ended = False
         try:
             while True:

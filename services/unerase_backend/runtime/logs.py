@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unerase_backend.runtime import tracing
-from unerase_backend.runtime.carried import AUDIT, REQUEST
+from unerase_backend.runtime.call_context import AUDIT, REQUEST
 
 ROOT = "unerase_backend"
 # What others say of our work: of workflows, of tasks whose error nobody asked for, of connections.
