@@ -39,22 +39,22 @@ class Catalogue:
     judges: Mapping[str, JudgeEntry]
     concepts: Mapping[str, ConceptEntry]
     custom: Mapping[str, CustomConcept] = field(default_factory=dict)
-    """Those of `concepts` that are in no file."""
+    """Those of `concepts` that are custom, and so in no file."""
     _memory: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @classmethod
     def load(cls, paths: Sequence[str] = (), *, embedded: Path = EMBEDDED) -> "Catalogue":
-        """Read the embedded catalogue, where it is there, and the files at `paths`.
+        """Read the embedded catalogue, if it exists, and the files at `paths`.
 
         Raises:
-            InvalidRequestError: a file holds a bad field, a name stands twice, or an entry names what is not there.
+            InvalidRequestError: a file holds a bad field, two entries share a name, or an entry names a missing one.
         """
         merged = merge_files([*([embedded] if embedded.exists() else []), *(Path(path) for path in paths)])
         return cls(MappingProxyType(merged.models), MappingProxyType(merged.judges), MappingProxyType(merged.concepts))
 
     def extended(self, custom: Iterable[CustomConcept]) -> "Catalogue":
-        """Return this catalogue with custom concepts beside its own; where both have a name, its own has it."""
+        """Return this catalogue with custom concepts added; of two concepts with one name its own is kept."""
         added = {each.concept.name: each for each in custom if each.concept.name not in self.concepts}
         entries = {name: entry_of(each.concept, each.side) for name, each in added.items()}
         concepts = MappingProxyType({**self.concepts, **entries})
@@ -85,7 +85,7 @@ class Catalogue:
         return _find(self.concepts, name, "concept")
 
     def model_parts(self, name: str) -> ModelParts:
-        """Return what a model is loaded from.
+        """Return the files that a model is loaded from.
 
         Raises:
             NotFoundError: there is no such model.
@@ -168,7 +168,7 @@ class Catalogue:
         and the first two of kind classifier.
 
         Raises:
-            PreconditionError: the catalogue has not that many.
+            PreconditionError: the catalogue has too few judges.
         """
         by_kind = {kind: [name for name, entry in self.judges.items() if entry.kind == kind] for kind in _JUDGE_KINDS}
         if not by_kind["clip"] or len(by_kind["classifier"]) < 2:

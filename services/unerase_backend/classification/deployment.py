@@ -16,7 +16,7 @@ from unerase_backend.runtime.telemetry import configure_telemetry
 
 
 class RayClassificationMetrics(ClassificationMetrics):
-    """Turns what classification tells into Ray's metrics, which come out on each node's metrics port."""
+    """Reports classification's metrics to Ray, which serves them on each node's metrics port."""
 
     def __init__(self) -> None:
         judge = ("judge",)
@@ -49,7 +49,7 @@ class Classification:
     """The ingress of application "classification": its methods are the RPCs of ClassificationService."""
 
     def __init__(self, settings: ClassificationSettings) -> None:
-        # Imported by the replica alone: what only deploys it stays light.
+        # Imported here, so that only the replica loads torch and not the process that deploys it.
         import torch
         import transformers
 

@@ -1,7 +1,7 @@
 """Judges pictures: every question of every picture, a batch at a time, in a thread of its own.
 
-What cannot be judged is an unscored picture with its reason: a damaged PNG, an absurd size, scores that are not finite.
-A bad question or an unknown digest is an error of the request.
+A picture that cannot be judged (a damaged PNG, far too many pixels, scores that are not finite) is unscored, with the
+reason. A bad question or an unknown digest is an error of the request.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ MAX_PICTURES = most_items(ClassifyRequest, "picture_digests")
 
 
 class ClassificationEngine:
-    """The judges of a catalogue, loaded when first asked and kept."""
+    """The judges of a catalogue, each loaded when first needed and then kept."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class ClassificationEngine:
         self._settings = settings
         self._metrics = metrics or ClassificationMetrics()
         self._judges: dict[str, Judge] = {}
-        # One thread: judges are not asked in parallel, and a judge is loaded once.
+        # One thread, so that judges do not run in parallel and each is loaded once.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judges")
 
     async def Classify(  # noqa: N802 - the RPC's name

@@ -1,11 +1,11 @@
-"""What classification tells whoever measures it; the engine knows nothing of what becomes of it."""
+"""What classification reports for metrics; the engine does not know where it goes."""
 
 
 class ClassificationMetrics:
-    """Hears of everything worth a metric; this one keeps silent. Its methods are called from the judges' thread."""
+    """Is told of events that count for a metric, and ignores them; its methods are called from the judges' thread."""
 
     def judged(self, judge: str, pictures: int, seconds: float) -> None:
-        """A judge has looked at some pictures, in one call."""
+        """A judge has judged some pictures in one call."""
 
     def loaded(self, seconds: float) -> None:
         """A judge has been loaded."""

@@ -1,6 +1,6 @@
-"""One key for one result: SHA-256 over the model, the trajectory in a canonical encoding, and the numerics profile.
+"""The key of a result: SHA-256 over the model, the trajectory in a canonical encoding, and the numerics profile.
 
-Protobuf's bytes are not canonical. Here every field has its fixed place, every value its type and length; fields that
+Protobuf's bytes are not canonical. Here every field has a fixed position, every value its type and length; fields that
 cannot change the result are left out: the noise seed and the variance scale where eta is 0, the latent seed of what
 resumes (unless it inpaints: its initial noise stands around the mask), a stop at the schedule's end. A mask and a
 classifier come last, each under its name, so that what has neither keeps the key it always had.
@@ -18,9 +18,9 @@ _MODEL_VERSION = "model-1"
 
 
 def changed_model_digest(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
-    """Return the digest of what changes, in order, make of a model; without any, the model's own.
+    """Return the digest of a model with changes made in this order; without changes it is the model's own.
 
-    A change is the digest of a replacing artefact with share 0, or of the model towards which it goes with the share.
+    A change is the digest of a replacing artefact and 0, or the digest of another model and the share of the way to it.
     """
     if not changes:
         return base_digest

@@ -36,7 +36,7 @@ _TELL_SECONDS = 1.0
 
 
 class RayGenerationMetrics(GenerationMetrics):
-    """Turns what generation tells into Ray's metrics, which come out on each node's metrics port."""
+    """Reports generation's metrics to Ray, which serves them on each node's metrics port."""
 
     def __init__(self) -> None:
         self._pictures = metrics.Counter(
@@ -52,7 +52,7 @@ class RayGenerationMetrics(GenerationMetrics):
         self._queue = metrics.Gauge("unerase_generation_queue", "Trajectories that wait for a place in a batch.")
         self._waited = metrics.Histogram(
             "unerase_generation_queue_seconds",
-            "Time from a trajectory's coming to its place in a batch; the sum is an estimate from the buckets.",
+            "Time from a trajectory's arrival to its place in a batch; the sum is an estimate from the buckets.",
             boundaries=_QUEUE_SECONDS,
         )
         self._loads = metrics.Counter(
@@ -94,7 +94,7 @@ class Generation:
     """The ingress of application "generation": its methods are the RPCs of GenerationService."""
 
     def __init__(self, settings: GenerationSettings) -> None:
-        # Imported by the replica alone: what only deploys it stays light.
+        # Imported here, so that only the replica loads torch and not the process that deploys it.
         import transformers
 
         from unerase_backend.generation.engine import GenerationEngine
@@ -127,15 +127,15 @@ class Generation:
 
     @receives
     async def DescribeGeneration(self, request: DescribeGenerationRequest) -> DescribeGenerationResponse:  # noqa: N802
-        """Say what fixes every bit of a result here."""
+        """Return what determines every bit of a result here."""
         return await self._engine.DescribeGeneration(request)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Tell Serve's autoscaler the load (`autoscaling`)."""
+        """Report the load to Serve's autoscaler (`autoscaling`)."""
         return {METRIC: float(self._load.trajectories)}
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """Tell whoever calls this room what it has in memory and how much it has to do (`routing`)."""
+        """Report the models in memory and the load to the routers of callers (`routing`)."""
         held = sorted(routing_key(model.name, model.changes) for model in self._engine.models())
         return {"models": held, "trajectories": self._load.trajectories}
 

@@ -47,7 +47,7 @@ from unerase_backend.runtime.pictures import crop_square, decode_picture
 
 Classify = Callable[[NDArray[np.uint8], Sequence[Question]], Awaitable[list[PictureJudgements]]]
 
-# Trajectories of one request that may be under way or finished and not yet taken: what bounds the memory it uses.
+# The most trajectories of one request that are under way or finished and not yet taken, which bounds its memory.
 WINDOW = 256
 JUDGED_AT_ONCE = 32
 
@@ -89,14 +89,14 @@ class GenerationEngine:
     async def Generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse]:  # noqa: N802 - the RPC's name
         """Run trajectories of one model and yield each one's sample as it ends, in no particular order.
 
-        Closing the generator gives up what nobody else waits for.
+        Closing the generator cancels the trajectories that no other caller waits for.
 
         Raises:
-            InvalidRequestError: with every bad field that can be told beforehand, or the first that its model refuses
-                or that names what the artefact store has not.
+            InvalidRequestError: with every bad field that can be found without the model, or the first that the model
+                rejects or that names a missing artefact.
             NotFoundError: an unknown model, artefact or judge.
             UnsafeModelError, PreconditionError: the model cannot be loaded, or not be changed in this way.
-            ExhaustedError: the device's memory does not suffice.
+            ExhaustedError: the device has too little memory.
             UneraseError: what the judges raise.
         """
         validation.check_generate(request)
@@ -201,7 +201,7 @@ class GenerationEngine:
     async def DescribeGeneration(  # noqa: N802 - the RPC's name
         self, request: DescribeGenerationRequest
     ) -> DescribeGenerationResponse:
-        """Say what fixes every bit of a result here."""
+        """Return what determines every bit of a result here."""
         return DescribeGenerationResponse(
             numerics_profile=self._profile,
             versions=profile.library_versions(),
@@ -209,7 +209,7 @@ class GenerationEngine:
         )
 
     def models(self) -> list[RequestedModel]:
-        """Return the models that are in memory, or on their way there."""
+        """Return the models that are in memory or being loaded."""
         return self._worker.held()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which model a request wants: one of the catalogue, or what changes make of it."""
+"""The model that a request asks for: one of the catalogue, possibly with changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from unerase_backend.runtime.errors import NotFoundError
 
 @dataclass(frozen=True)
 class RequestedModel:
-    """A model by what it is made of, and by the one digest that tells models apart."""
+    """A model of the catalogue with its changes, and the digest that identifies it."""
 
     name: str
     """Catalogue name of the model that is changed."""
@@ -21,21 +21,21 @@ class RequestedModel:
 
     @property
     def derived(self) -> bool:
-        """Whether it is none of the catalogue."""
+        """Whether it has changes, and so is not in the catalogue."""
         return bool(self.changes)
 
 
 def requested_model(
     catalogue: Catalogue, store: ArtifactStore, name: str, changes: Sequence[ModelChange] = ()
 ) -> RequestedModel:
-    """Return the model `name` with the changes that make a difference.
+    """Return the model `name` with the changes that have an effect.
 
-    Going no way towards another model, or towards the very same one, is none: what follows from it is shared.
+    Going a share of 0 towards another model, or towards the same model, has no effect; leaving it out shares results.
 
     Raises:
         NotFoundError: there is no such model or artefact.
-        UnsafeModelError: a model's folder lacks a part or leads out of itself.
-        UnavailableError: the hub does not give a model.
+        UnsafeModelError: a model's folder lacks a part or has a link that leads out of it.
+        UnavailableError: a model cannot be fetched from the hub.
     """
     digest = catalogue.describe_model(name).digest
     kept: list[ModelChange] = []

@@ -1,10 +1,10 @@
-"""Which replica gets a request: one that has the model in memory, as long as it is not much busier than the others.
+"""Which replica gets a request: one that has the model in memory, unless it is much busier than the others.
 
-Results do not depend on it, bit for bit; only the time does, since a model that a replica has not must be loaded.
-Replicas tell Serve's controller every second or so which models they hold and how many trajectories they have; each
-caller adds what it has sent itself and not heard back of. Where nobody holds a model yet, all callers agree on a first
-choice without a word: each replica has a weight for each model, drawn by a hash (rendezvous hashing), so that a replica
-that comes or goes moves its own share of the models and no others.
+The choice affects only the time, since a replica must load a model that it does not have; results are the same bit for
+bit. About once a second replicas report to Serve's controller which models they hold and how many trajectories they
+have; each caller adds what it has sent itself and has no answer to yet. For a model that no replica holds, all callers
+make the same first choice without communicating: a hash gives each replica a weight for each model (rendezvous
+hashing), so that a replica that comes or goes moves only its own share of the models.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class ReplicaStatus:
 
 
 def routing_key(name: str, changes: Sequence[ModelChange] = ()) -> str:
-    """Return what tells models apart when requests are routed."""
+    """Return the key that identifies a model when requests are routed."""
     if not changes:
         return name
     changed = hashlib.sha256()
@@ -55,15 +55,15 @@ def ranked(statuses: Sequence[ReplicaStatus], model: str, busy: int = BUSY) -> l
     return [status.replica for status in sorted(statuses, key=rank)]
 
 
-# In order of their coming: Serve's own matching goes by a request id that all calls of one caller's call share, and
-# would lose all of them but the last.
+# First in, first out: Serve's default matches by a request id that all calls made for one request share, and would lose
+# all of them but the last.
 class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
     """Serve's router for generation; `busy` comes from `request_router_kwargs`."""
 
     def initialize_state(self, busy: int = BUSY) -> None:
         """Take the settings."""
         self._busy = busy
-        # By replica and request id: the trajectories that this caller sent and has not heard the end of.
+        # By replica and request id: the trajectories that this caller sent and that have not ended.
         self._sent: dict[ReplicaID, dict[str, list[int]]] = {}
 
     async def choose_replicas(
@@ -74,7 +74,7 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         request = pending_request.args[0] if pending_request is not None and pending_request.args else None
         model = routing_key(getattr(request, "model", ""), getattr(request, "changes", ()))
         if pending_request is not None:
-            # Once through all replicas and nobody had room: wait a little before the next round.
+            # If no replica accepts the request, wait a little before the next round.
             pending_request.routing_context.should_backoff = True
         statuses = [self._status(replica) for replica in candidate_replicas]
         return [[by_name[name]] for name in ranked(statuses, model, self._busy)]
@@ -86,7 +86,7 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         sent.setdefault(pending_request.metadata.internal_request_id, []).append(work_of(request))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """Forget one of what has ended; which of those that share an id is not told."""
+        """Remove one ended request; of several with one id Serve does not say which ended."""
         sent = self._sent.get(replica_id, {})
         if works := sent.get(internal_request_id):
             works.pop()

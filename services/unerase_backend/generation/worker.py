@@ -1,10 +1,10 @@
 """The one thread that computes: it steps every model with something to do, in turn, one UNet call each.
 
-A model is a lane. It has a queue for each caller, served in rotation, so that a large request does not keep a small
-one waiting; its trajectories share the sampler's batch. Models are loaded in a second thread, at most so many at once;
-where all places are taken, a lane that has run for a while stops taking in and makes room. Derived models come in
-numbers and are asked for once: they follow one another in one place, and take a model of the catalogue's only where
-none of them has one yet.
+Each model has a lane. A lane has a queue for each caller, served in rotation, so that a large request does not delay a
+small one; its trajectories share the sampler's batch. Models are loaded in a second thread, and only so many are in
+memory at once. If all places are taken, a lane that has run for a while stops admitting trajectories and makes room.
+Derived models are many, and each is needed for a short time, so they use one place one after another. The first of them
+takes the place of a model of the catalogue only if no place is free.
 """
 
 import itertools
@@ -28,7 +28,7 @@ from unerase_backend.runtime.errors import ExhaustedError, UneraseError
 
 _LOG = logging.getLogger(__name__)
 
-# Ticks that a model may take before another one that waits for its place gets it; a load costs about as much.
+# The ticks after which a model gives its place to one that waits; loading a model takes about as long.
 TURN_TICKS = 500
 
 Done = Callable[[Finished | UneraseError], None]
@@ -111,7 +111,7 @@ class Worker:
         given: Given,
         done: Done,
     ) -> Work:
-        """Queue a trajectory of a model, with what it names by digest."""
+        """Queue a trajectory of a model, with the artefacts that it names by digest."""
         work = Work(str(next(self._serial)), model.digest, trajectory, picture, given, done)
         with self._changed:
             self._lane(model).queues.setdefault(caller, deque()).append(work)
@@ -119,7 +119,7 @@ class Worker:
         return work
 
     def cancel(self, work: Work) -> None:
-        """Forget a trajectory: it leaves its batch before the next step."""
+        """Cancel a trajectory; it leaves its batch before the next step."""
         with self._changed:
             lane = self._lanes.get(work.lane)
             if lane is None:
@@ -145,12 +145,12 @@ class Worker:
         return future
 
     def held(self) -> list[RequestedModel]:
-        """Return the models that are in memory, or on their way there."""
+        """Return the models that are in memory or being loaded."""
         with self._changed:
             return [lane.model for lane in self._lanes.values() if lane.sampler is not None or lane.loading]
 
     def close(self) -> None:
-        """Stop after the step that is being taken; what is queued is never done."""
+        """Stop after the current step; queued work is never done."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -173,14 +173,14 @@ class Worker:
                 try:
                     self._turn(lane)
                 except Exception as error:
-                    _LOG.exception("a step of %s failed", lane.model.name)
+                    _LOG.exception("a step of the model %s failed", lane.model.name)
                     self._fail(lane, _as_domain(error))
 
     def _runnable(self) -> list[_Lane]:
         return [lane for lane in self._lanes.values() if lane.sampler is not None and (lane.has_work or lane.cancelled)]
 
     def _make_room(self) -> bool:
-        """Start the load that is due, if there is a place for it; called under the lock."""
+        """Start loading a model that waits, if there is a place for it; called under the lock."""
         waiting = [lane for lane in self._lanes.values() if lane.has_work and lane.sampler is None and not lane.loading]
         if not waiting:
             for lane in self._lanes.values():
@@ -189,19 +189,19 @@ class Worker:
         for lane in waiting:
             if self._take_place(lane):
                 lane.loading = True
-                # A thread that lives on keeps an OpenMP pool of its own; with more of those than cores, OpenMP puts the
-                # sampler's to sleep between any two operations.
+                # A thread that stays alive keeps an OpenMP pool of its own. With more pools than cores, OpenMP puts the
+                # sampler's threads to sleep between operations.
                 threading.Thread(target=self._fill, args=(lane,), name="loader", daemon=True).start()
                 break
         return False
 
     def _take_place(self, lane: _Lane) -> bool:
-        """Say whether there is a place for the lane, once an idle one has left it or been asked to."""
+        """Return whether there is a place for the lane; if need be, evict an idle lane or ask one to drain."""
         held = [other for other in self._lanes.values() if other.sampler is not None or other.loading]
         derived = [other for other in held if other.model.derived]
         if len(held) < self._models_in_memory and not (lane.model.derived and derived):
             return True
-        # Derived models are the first to go, and the only ones that make room for another of their kind.
+        # Derived models are evicted first, and a derived model only replaces another one.
         loaded = [other for other in (derived if lane.model.derived and derived else held) if not other.loading]
         idle = min((other for other in loaded if other.evictable), key=lambda one: not one.model.derived, default=None)
         if idle is None:
@@ -217,14 +217,14 @@ class Worker:
     def _fill(self, lane: _Lane) -> None:
         begin = time.perf_counter()
         try:
-            # The libraries patch themselves while they load.
+            # The libraries patch themselves during loading, which is not thread-safe.
             with self._loading:
                 model = self._load(lane.model)
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
             self._time(model)
         except Exception as error:
             if not isinstance(error, UneraseError):
-                _LOG.exception("%s does not load", lane.model.name)
+                _LOG.exception("the model %s cannot be loaded", lane.model.name)
             self._metrics.loaded(time.perf_counter() - begin, failed=True)
             with self._changed:
                 lane.loading = False
@@ -310,7 +310,7 @@ class Worker:
         except Exception as error:
             ended = True
             if not isinstance(error, UneraseError):
-                _LOG.exception("a job of %s failed", lane.model.name)
+                _LOG.exception("a job of the model %s failed", lane.model.name)
             if future.set_running_or_notify_cancel():
                 future.set_exception(_as_domain(error))
         if ended:
@@ -319,7 +319,7 @@ class Worker:
                 lane.jobs.popleft()
 
     def _fail(self, lane: _Lane, error: UneraseError) -> None:
-        """Give everything in a lane the error, and load the model anew when it is next asked for."""
+        """Fail everything in a lane, and load the model again when it is next requested."""
         with self._changed:
             works = [*lane.running.values(), *(work for queue in lane.queues.values() for work in queue)]
             jobs = list(lane.jobs)

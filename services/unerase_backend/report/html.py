@@ -1,7 +1,7 @@
 """A report as one HTML file: no script, no external resource; pictures are data URIs and drawings inline SVG.
 
-`page.html.j2` lays it out with a template for each of the longer sections, `page.css` dresses it, `charts` and `plane`
-draw; here is what the page says that the verdict does not say in words itself.
+`page.html.j2` is the layout, with a template for each of the longer sections, and `page.css` the style. `charts` and
+`plane` draw. This module computes what the page shows beyond the words of the verdict.
 """
 
 import re
@@ -67,11 +67,11 @@ _AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("unerase_backend.report", "."),
-    # The page belongs to the program that began with it.
+    # Templates do not change while the program runs.
     auto_reload=False,
     autoescape=True,
     undefined=StrictUndefined,
-    # Whatever the page shows, attributes too: no character of it is unseen.
+    # Makes invisible characters visible in all that the page shows, attributes included.
     finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -120,7 +120,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         headline="No valid verdict" if faults else headline,
         tone="none" if faults else tone,
         faults=faults,
-        # Reports from before there were summaries have none.
+        # Older reports have no summary.
         summary=summarise(verdict, faults) if faults or not verdict.summary else verdict.summary,
         grounds=_grounds(content, sure=sure),
         sure=sure,

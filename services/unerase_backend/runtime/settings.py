@@ -1,6 +1,6 @@
-"""The settings that several rooms share; each room adds its own beside its deployment.
+"""The settings that several rooms share; each room adds its own in its `settings` module.
 
-An unknown key is an error, in a Serve config's `args` as well as here.
+An unknown key is an error, also in the `args` of a Serve config.
 """
 
 from typing import Literal
@@ -9,17 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 HEALTH_CHECK_PERIOD_SECONDS = 3
 HEALTH_CHECK_TIMEOUT_SECONDS = 10
-"""Serve replaces a replica that three times does not answer for so long.
+"""Serve replaces a replica that fails to answer three health checks in a row, each for this long.
 
-It is also how long a caller can hold others up: at the end of a stream Ray lets the whole replica wait for the caller's
-receipt, which does not come from a process that is stopped.
+This also bounds how long a stopped caller can block others: at the end of a stream Ray makes the whole replica wait
+until the caller has acknowledged it.
 """
 
 
 class RoomSettings(BaseModel):
     """Where a deployment finds its artefacts and its catalogue, and how it computes."""
 
-    # What is told of a bad setting does not hold the others: a database's URL has a password in it.
+    # An error about one setting must not show the others: the database's URL contains a password.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     artifacts: str = Field(description="fsspec URL or folder of the artefact store")
