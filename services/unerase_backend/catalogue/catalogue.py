@@ -89,7 +89,7 @@ class Catalogue:
 
         Raises:
             NotFoundError: there is no such model.
-            UnavailableError: the hub does not give it.
+            UnavailableError: it cannot be fetched from the hub.
         """
         entry = self.model(name)
         if entry.base is not None:
@@ -112,7 +112,7 @@ class Catalogue:
         Raises:
             NotFoundError: there is no such model.
             UnsafeModelError: a part is missing, has no safetensors, or leads out of its folder.
-            UnavailableError: the hub does not give it.
+            UnavailableError: it cannot be fetched from the hub.
         """
         entry = self.model(name)
         described: Model = self._remembered("model", name, lambda: self._describe(name, entry))
@@ -126,7 +126,7 @@ class Catalogue:
         Raises:
             NotFoundError: there is no such judge.
             UnsafeModelError: it has no safetensors, or leads out of its folder.
-            UnavailableError: the hub does not give it.
+            UnavailableError: it cannot be fetched from the hub.
         """
         entry = self.judge(name)
 
@@ -138,7 +138,7 @@ class Catalogue:
         return digest
 
     def judge_weights(self, name: str) -> str:
-        """Return SHA-256 over a judge's weights alone: two judges with one configuration each may still be one.
+        """Return SHA-256 over a judge's weights only; judges of different configurations may have the same weights.
 
         Raises as `judge_digest`.
         """
@@ -164,8 +164,8 @@ class Catalogue:
         return names
 
     def default_judges(self) -> tuple[str, str, str]:
-        """Return the selector, the judge and the second judge where a request names none: the first judge of kind clip
-        and the first two of kind classifier.
+        """Return the default selector, judge and second judge: the first judge of kind clip and the first two of kind
+        classifier.
 
         Raises:
             PreconditionError: the catalogue has too few judges.
@@ -216,11 +216,10 @@ class Catalogue:
         return entry.tile if concept in self.custom or entry.pictures or entry.near_misses else 0
 
     def others(self, concept: str) -> list[str]:
-        """Return the names of the files' concepts that are something else than `concept`, in the order of the files.
+        """Return the names of the files' concepts other than `concept`, in the order of the files.
 
-        What shares one of its words, or a label of a judge that has a closed set of them, is the same thing to the
-        models or to the judge. A custom concept is nobody's other: what an audit finds does not depend on what
-        somebody else has uploaded.
+        Concepts that are the `same` to the models or to a judge are left out. So are custom concepts: the result of an
+        audit must not depend on what somebody else has uploaded.
 
         Raises:
             NotFoundError: there is no such concept.
@@ -235,7 +234,7 @@ class Catalogue:
     def target(self, concept: str, store: ArtifactStore, selector: str, judge: str, second_judge: str) -> Target:
         """Return a concept with the questions for three judges, from the tables of labels.
 
-        A CLIP judge weighs the concept's texts against those of its `others` of the same kind; placebos are left out.
+        A CLIP judge compares the concept's texts with those of its `others` of the same kind, without placebos.
 
         Raises:
             NotFoundError: there is no such concept or judge.
@@ -268,8 +267,8 @@ class Catalogue:
         return Question(judge=judge, labels=labels, alternatives=dict.fromkeys(alternatives))
 
     def same(self, entry: ConceptEntry, other: ConceptEntry) -> bool:
-        """Whether two concepts are one thing to the models or to a judge: they share a word, or a label of a judge that
-        has a closed set of them.
+        """Return whether two concepts are the same to the models or to a judge: they share a word, or a label of a
+        judge with a closed set of labels.
         """
         words = [{name.casefold() for name in each.names} for each in (entry, other)]
         return not words[0].isdisjoint(words[1]) or any(

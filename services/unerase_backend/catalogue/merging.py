@@ -80,15 +80,15 @@ def _dangling(path: Path, file: CatalogueFile, merged: Merged) -> list[FieldViol
 
 
 def _inherited_knowledge(model: ModelEntry, models: Mapping[str, ModelEntry]) -> str:
-    """The first concept that a model says it never learned with a UNet that may have; empty where there is none."""
+    """Return the first concept that a model claims it never learned but its UNet may have; empty if there is none."""
     if model.unet is not None or model.base is None or model.base not in models:
         return ""
-    # The base itself is held to the same rule.
+    # The same rule applies to the base itself.
     return min(set(model.never_learned) - set(models[model.base].never_learned), default="")
 
 
 def _controlled(name: str, merged: Merged) -> ConceptEntry:
-    """A concept's entry; where it names no control, with the first model of all files that never learned it."""
+    """Return a concept's entry; its default control is the first model of all files that never learned the concept."""
     entry = merged.concepts[name]
     if entry.control is not None:
         return entry

@@ -1,4 +1,4 @@
-"""Calibrations as they are kept and shown: made of exported audits, shipped as JSON, printed as Markdown.
+"""Calibrations: computed from exported audits, shipped as JSON, printed as Markdown.
 
 `unerase calibrate` finds `calibrate_files` by its entry point, so that the client imports nothing of the backend.
 """
@@ -15,14 +15,14 @@ from unerase_backend.verdict.calibration import Calibrations, Trial, Truth, cali
 from unerase_backend.verdict.roles import recorded_problem
 
 SHIPPED = "calibration.json"
-"""Of the testbed, beside this module; `docs/calibration.md` says how it was made."""
+"""The testbed's calibration, a file beside this module; `docs/calibration.md` says how it was made."""
 
 _SHOWN_BUDGETS = (1, 2, 4, 8, 16)
 
 
 @cache
 def shipped() -> Calibrations:
-    """Return the calibration of the embedded testbed; it knows nothing where none is shipped."""
+    """Return the calibration of the embedded testbed; it is empty if none is shipped."""
     file = files("unerase_backend.report").joinpath(SHIPPED)
     return Calibrations(json.loads(file.read_text()) if file.is_file() else None)
 
@@ -70,7 +70,7 @@ def table(calibrated: Mapping[str, Any]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    # Names of models and evaluations come from files: they neither end a cell nor a line.
+    # Names of models and evaluations come from files, and must not end a cell or a line.
     return "| " + " | ".join(visible(cell).replace("|", r"\|") for cell in cells) + " |"
 
 

@@ -1,4 +1,4 @@
-"""The verdict of an audit from its exported observations alone: no backend, no pictures, no models.
+"""Computes the verdict of an audit from its exported observations, without a backend, pictures or models.
 
 `unerase verdict` finds `conclude_file` by its entry point, so that the client imports nothing of the backend.
 """
@@ -38,7 +38,7 @@ def conclude_exported(audit: ExportedAudit, tolerances: Tolerances) -> Audit:
     spec.tolerances.MergeFrom(tolerances)
     verdict = conclude(audit.observations, audit.descriptions, spec.battery.evaluations, spec)
     for result in verdict.evaluations:
-        # As it was quoted: this installation's own calibration may be another.
+        # The calibration that the audit quoted, since this installation may have a different one.
         if result.name in audit.calibrations:
             result.calibration.CopyFrom(audit.calibrations[result.name])
     return Audit(id=audit.audit_id, spec=spec, state=AUDIT_STATE_SUCCEEDED, verdict=verdict)
