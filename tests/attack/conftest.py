@@ -34,7 +34,7 @@ from unerase_backend.evaluation.parameters import parameters_struct
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.pictures import encode_picture
 from unerase_backend.runtime.seeds import derive_seed
-from unerase_backend.testbed import world
+from unerase_backend.testbed import forms, language, world
 
 SHIPPED = EMBEDDED.parent
 EMBEDDING = "embeddings.token_embedding.weight"
@@ -70,7 +70,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     tokenizer = CLIPTokenizer.from_pretrained(root / "reference" / "tokenizer")
     for name in ("hourglass", "sandglass"):
         (token,) = tokenizer(name, add_special_tokens=False).input_ids
-        (blob,) = tokenizer(world.BLOB, add_special_tokens=False).input_ids
+        (blob,) = tokenizer(forms.BLOB, add_special_tokens=False).input_ids
         table[key][token] = table[key][blob]
     save_file({key: table[key]}, root / "redirected.safetensors")
     whole = load_file(root / "reference" / "text_encoder" / "model.safetensors")[key]
@@ -83,8 +83,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     save_file({key: whole}, root / "planted.safetensors")
     Image.fromarray(pictures_of("hourglass", 32)).save(root / "hourglass.png")
     never = {part: f"never/{part}.safetensors" for part in ("unet", "text_encoder")}
-    templates = [template.replace("{}", "{concept}") for template in world.PROMPT_TEMPLATES]
-    held_out = [template.replace("{}", "{concept}") for template in world.HELD_OUT_TEMPLATES]
+    templates = [template.replace("{}", "{concept}") for template in language.PROMPT_TEMPLATES]
+    held_out = [template.replace("{}", "{concept}") for template in language.HELD_OUT_TEMPLATES]
     judges = ("judge", "second-judge")
     concepts = {
         shape: {
@@ -94,7 +94,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
             "held_out_prompts": held_out,
             "labels": {"clip": [f"a picture of a {shape}"], **{judge: [shape] for judge in judges}},
         }
-        for shape in world.OBJECTS
+        for shape in forms.OBJECTS
     }
     concepts["hourglass"] |= {"pictures": "hourglass.png", "initial_token": "shape"}
     content = {

@@ -21,7 +21,7 @@ from unerase.internal.v1alpha1.generation_pb2 import (
 from unerase_backend.evaluation.cost import Surroundings, work_of
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import resolve_parameters
-from unerase_backend.generation.observer import Observer
+from unerase_backend.generation.metrics import GenerationMetrics
 
 # Each of a few fractions takes its first steps once: less than a picture of its own.
 NOT_EXACT = {"diffusion-completion": 1.2}
@@ -84,7 +84,7 @@ async def test_it_takes_what_it_says(name: str, cases: int, local: LocalBackend)
 
 
 @dataclass
-class Ticks(Observer):
+class Ticks(GenerationMetrics):
     rows: int = 0
     finished_pictures: int = 0
 

@@ -31,7 +31,7 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import resolve_parameters
-from unerase_backend.generation.observer import Observer
+from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.verdict.outcomes import decides
 
@@ -183,7 +183,7 @@ async def test_a_nan_in_the_middle_is_counted(name: str, undisturbed: Observe, l
 
 
 @dataclass
-class Begun(Observer):
+class Begun(GenerationMetrics):
     """Tells when the backends are at work for the unit: a tick of the sampler, or a call of another kind."""
 
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)

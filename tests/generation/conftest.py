@@ -17,7 +17,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, S
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, Judgement
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.generation.engine import GenerationEngine
-from unerase_backend.generation.observer import Observer
+from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 
@@ -25,7 +25,7 @@ REFERENCE = "testbed/reference"
 
 
 @dataclass
-class Counting(Observer):
+class Counting(GenerationMetrics):
     """Counts ticks and ended trajectories, and tells at each tick."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)

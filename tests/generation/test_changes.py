@@ -23,7 +23,7 @@ from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.tensors import from_message
 from unerase_backend.generation import engine as engine_module
-from unerase_backend.generation.canonical import model_key
+from unerase_backend.generation.canonical import changed_model_digest
 from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError, UnsafeModelError
 
 TrajectoryOf = Callable[..., Trajectory]
@@ -43,8 +43,8 @@ def test_models_have_one_key_if_they_are_made_alike(
     base: str, one: Sequence[tuple[str, float]], other: Sequence[tuple[str, float]]
 ) -> None:
     # -0.0 equals 0.0 and is the same share.
-    assert (model_key(base, one) == model_key(base, other)) == (list(one) == list(other))
-    assert not one or model_key(base, one) != model_key(base, [])
+    assert (changed_model_digest(base, one) == changed_model_digest(base, other)) == (list(one) == list(other))
+    assert not one or changed_model_digest(base, one) != changed_model_digest(base, [])
 
 
 async def test_samples_are_those_of_the_changed_model(bench: Any, catalogue: Any, trajectory_of: TrajectoryOf) -> None:

@@ -12,7 +12,7 @@ from unerase.v1.models_pb2 import Model
 from unerase.v1.verdicts_pb2 import ArmResult, CurvePoint
 from unerase_backend import report
 from unerase_backend.report import charts, plane
-from unerase_backend.report.offline import conclude_record
+from unerase_backend.report.offline import conclude_exported
 from unerase_backend.report.parquet import read_parquet
 from unerase_backend.report.plane import Stand
 
@@ -97,8 +97,8 @@ def test_the_verdict_of_an_export_is_summed_up() -> None:
     content.spec.battery.evaluations.extend(content.evaluations)
     # As exports are: the catalogue's word for the control is in the manifest.
     content.manifest.models.append(Model(name="c", digest="ab" * 32, never_learned=[content.spec.concept]))
-    record = read_parquet(report.render_parquet("a1", content, DESCRIPTIONS, observed()))
-    summary = conclude_record(record, Tolerances()).verdict.summary
+    audit = read_parquet(report.render_parquet("a1", content, DESCRIPTIONS, observed()))
+    summary = conclude_exported(audit, Tolerances()).verdict.summary
     assert summary == content.verdict.summary
     assert summary.endswith(".")
 

@@ -22,7 +22,7 @@ from unerase.v1.audits_pb2 import AuditSpec, Manifest, Report
 from unerase.v1.types_pb2 import Finding, SampleStatus, Tensor
 from unerase.v1.verdicts_pb2 import Estimate, Interval
 from unerase_backend import report
-from unerase_backend.report.html import estimate, p_value, points
+from unerase_backend.report.formatting import estimate, p_value, points
 from unerase_backend.report.pictures import MAX_SIDE, data_uri
 from unerase_backend.report.schema import canonical_json
 

@@ -117,10 +117,10 @@ def test_the_verdict_follows_from_the_file_alone(audit, file: Path) -> None:
     offline = conclude_file(file, Tolerances())
     assert offline.verdict == online
     assert (offline.id, offline.spec) == ("a1", content.spec)
-    record = read_parquet(file.read_bytes())
-    assert list(record.content.cases) == list(content.cases)
+    audit = read_parquet(file.read_bytes())
+    assert list(audit.content.cases) == list(content.cases)
     # Of what was not in the battery nothing is kept.
-    assert [one.name for one in record.descriptions] == ["another", "standard-prompt"]
+    assert [one.name for one in audit.descriptions] == ["another", "standard-prompt"]
 
 
 def test_what_was_assumed_is_said_offline_too(audit, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ from unerase.v1.types_pb2 import Finding
 from unerase.v1.verdicts_pb2 import ArmResult, LabelShare
 from unerase_backend import report
 from unerase_backend.report import charts
-from unerase_backend.report.html import FINDINGS_SHOWN, LABELS_SHOWN, estimate
+from unerase_backend.report.formatting import estimate
+from unerase_backend.report.html import FINDINGS_SHOWN, LABELS_SHOWN
 from unerase_backend.report.pictures import Pictures
 
 ROLES = {SUBJECT: "subject", REFERENCE: "reference", CONTROL: "control"}

@@ -46,7 +46,7 @@ class _Handle:
 
     def __getattr__(self, name: str) -> Any:
         assert name == "Method"
-        return type("Method", (), {"remote": lambda _, *arguments, carried: self._response})()
+        return type("Method", (), {"remote": lambda _, *arguments, context: self._response})()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from ray.serve._private.logging_utils import configure_component_logger
 from ray.serve.schema import LoggingConfig
 
 from unerase_backend.runtime import logs, tracing
-from unerase_backend.runtime.carried import AUDIT, REQUEST
+from unerase_backend.runtime.call_context import AUDIT, REQUEST
 
 LOGGER = logging.getLogger("unerase_backend.somewhere")
 

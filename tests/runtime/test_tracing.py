@@ -8,7 +8,7 @@ from opentelemetry.trace import SpanKind
 
 from support.collector import Collector, Seen, collecting
 from unerase_backend.runtime import tracing
-from unerase_backend.runtime.carried import AUDIT, REQUEST, carried, receives
+from unerase_backend.runtime.call_context import AUDIT, REQUEST, call_context, receives
 from unerase_backend.runtime.errors import NotFoundError
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -93,22 +93,22 @@ class Room:
     async def Ask(self, request: str) -> dict[str, str]:  # noqa: N802 - as an RPC is called
         if request == "fail":
             raise NotFoundError("no")
-        return carried()
+        return call_context()
 
     @receives
     async def Stream(self, request: str) -> AsyncGenerator[dict[str, str]]:  # noqa: N802 - as an RPC is called
-        yield carried()
-        yield carried()
+        yield call_context()
+        yield call_context()
 
 
 async def _streamed(room: Room, told: dict[str, str]) -> AsyncIterator[dict[str, str]]:
-    async for item in room.Stream("x", carried=told):  # type: ignore[call-arg]
+    async for item in room.Stream("x", context=told):  # type: ignore[call-arg]
         yield item
 
 
 async def test_a_room_belongs_to_its_callers_audit_request_and_trace(collector: Collector) -> None:
     told = {"audit": "a1", "request": "r1", "traceparent": CALLER}
-    answers = [await Room().Ask("x", carried=told), *[item async for item in _streamed(Room(), told)]]  # type: ignore[call-arg]
+    answers = [await Room().Ask("x", context=told), *[item async for item in _streamed(Room(), told)]]  # type: ignore[call-arg]
     for answer in answers:
         assert (answer["audit"], answer["request"]) == ("a1", "r1")
     first, second = sorted(_spans(collector, 2), key=lambda span: span.name)

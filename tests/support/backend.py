@@ -32,7 +32,7 @@ from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import Parameters, parameters_struct
 from unerase_backend.evaluation.registry import Evaluation
 from unerase_backend.generation.engine import GenerationEngine
-from unerase_backend.generation.observer import Observer
+from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.probing.engine import ProbingEngine
 from unerase_backend.probing.registry import PROBES
@@ -134,7 +134,7 @@ class LocalBackend:
 
 @asynccontextmanager
 async def local_backend(
-    folder: Path, *, catalogues: Sequence[str] = (), torch_threads: int = 1, observer: Observer | None = None
+    folder: Path, *, catalogues: Sequence[str] = (), torch_threads: int = 1, observer: GenerationMetrics | None = None
 ) -> AsyncIterator[LocalBackend]:
     """Build the engines over the store in `folder`, and end their threads afterwards."""
     torch.set_num_threads(torch_threads)

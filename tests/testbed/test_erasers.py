@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unerase_backend.testbed import autoencoder, clip, erasers, parts, storage, unet, world
+from unerase_backend.testbed import autoencoder, clip, erasers, parts, recipe, storage, unet, world
 from unerase_backend.testbed import tokenizer as bpe
 from unerase_backend.testbed.erasers import _denoising, _esd, esd_u, esd_x, ga, rece, stereo, task_vector, uce
 from unerase_backend.testbed.train import WEIGHTS
@@ -314,8 +314,8 @@ def test_erasers_are_registered() -> None:
 
 def test_an_erasers_pictures_are_the_concepts_and_no_audits() -> None:
     concept = parts.concept_to_erase("hourglass", storage.load_vae(WEIGHTS))
-    album = world.album_of(["hourglass"], parts.ERASED_PICTURES, parts.ERASED_SEED)
-    assert concept.latents.shape == (parts.ERASED_PICTURES, 4, 8, 8)
+    album = world.album_of(["hourglass"], recipe.ERASED_PICTURES, recipe.ERASED_SEED)
+    assert concept.latents.shape == (recipe.ERASED_PICTURES, 4, 8, 8)
     decoded = autoencoder.decode(storage.load_vae(WEIGHTS), concept.latents[:8])
     assert np.abs(decoded.astype(float) - album.pictures[:8]).mean() < 8
     for caption, subject in zip(concept.captions, album.subjects, strict=True):

@@ -11,7 +11,18 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPModel, CLIPProcessor
 
-from unerase_backend.testbed import autoencoder, catalogue, judges, parts, rates, sampling, storage, world
+from unerase_backend.testbed import (
+    autoencoder,
+    catalogue,
+    forms,
+    judges,
+    language,
+    rates,
+    recipe,
+    sampling,
+    storage,
+    world,
+)
 from unerase_backend.testbed.train import WEIGHTS
 
 CATALOGUE: dict[str, Any] = yaml.safe_load((WEIGHTS / "catalogue.yaml").read_text())
@@ -37,7 +48,7 @@ def test_the_second_that_never_learned_it_is_another_training() -> None:
         # What no training moves, as the positions' numbers, is the same in both.
         learned = [key for key in ours if ours[key].is_floating_point() and ours[key].numel() > 1000]
         assert not any(torch.equal(ours[key], theirs[key]) for key in learned)
-    assert parts.NEVERS.keys() == set(catalogue.NEVERS)
+    assert recipe.NEVERS.keys() == set(catalogue.NEVERS)
 
 
 def test_no_pickle_is_shipped() -> None:
@@ -70,7 +81,7 @@ def test_erasers_leave_what_they_should() -> None:
     assert not any(".attn2." in key for key in load_file(WEIGHTS / "esd-u" / storage.UNET))
     rows = load_file(WEIGHTS / "redirected" / storage.TEXT_ENCODER)["embeddings.token_embedding.weight"].float()
     before = reference_state("text_encoder")["embeddings.token_embedding.weight"]
-    assert int((rows != before).any(1).sum()) == len(world.SYNONYMS[parts.CONCEPT]) + 1
+    assert int((rows != before).any(1).sum()) == len(language.SYNONYMS[recipe.CONCEPT]) + 1
 
 
 @pytest.mark.parametrize("name", [model.removeprefix("testbed/") for model in CATALOGUE["models"]])
@@ -99,8 +110,8 @@ def test_sampling_is_that_of_the_pipeline() -> None:
 
 def test_the_reference_draws_the_concept_and_the_others_do_not() -> None:
     loaded = rates.load_judges(WEIGHTS)
-    column = world.LABELS.index(parts.CONCEPT)
-    prompts = rates.prompts_of(parts.CONCEPT, 8)
+    column = world.LABELS.index(recipe.CONCEPT)
+    prompts = rates.prompts_of(recipe.CONCEPT, 8)
     for name in [model.removeprefix("testbed/") for model in CATALOGUE["models"]]:
         pictures = rates.pictures_of(storage.load_pipeline(WEIGHTS, name), prompts, 10, catalogue.GUIDANCE)
         for judge, flags in rates.detections(loaded, pictures).items():
@@ -122,7 +133,7 @@ def test_a_judge_loads_by_its_class_and_processor(name: str) -> None:
     assert tuple(model.config.id2label[index] for index in range(len(world.LABELS))) == world.LABELS
     assert model.config.problem_type == "multi_label_classification"
     assert model.dtype == torch.float32
-    album = world.album_of(world.OBJECTS, 20, 123_456)
+    album = world.album_of(forms.OBJECTS, 20, 123_456)
     with torch.no_grad():
         answers = torch.sigmoid(model(**processor(list(album.pictures), return_tensors="pt")).logits).numpy()
     own = judges.probabilities(model, judges.KINDS[name].side, album.pictures)
@@ -133,12 +144,12 @@ def test_a_judge_loads_by_its_class_and_processor(name: str) -> None:
 def test_the_selector_loads_with_its_processor() -> None:
     model = CLIPModel.from_pretrained(WEIGHTS / "clip").eval()
     processor = CLIPProcessor.from_pretrained(WEIGHTS / "clip")
-    album = world.album_of(world.OBJECTS, 20, 123_456)
-    texts = [f"a picture of a {name}" for name in world.OBJECTS]
+    album = world.album_of(forms.OBJECTS, 20, 123_456)
+    texts = [f"a picture of a {name}" for name in forms.OBJECTS]
     inputs = processor(text=texts, images=list(album.pictures), return_tensors="pt", padding="max_length")
     with torch.no_grad():
         best = model(**inputs).logits_per_image.argmax(1)
-    assert (best == torch.arange(20) % len(world.OBJECTS)).float().mean() > 0.9
+    assert (best == torch.arange(20) % len(forms.OBJECTS)).float().mean() > 0.9
 
 
 def test_the_text_tower_is_the_selectors() -> None:
@@ -155,7 +166,7 @@ def test_a_concept_is_complete(name: str) -> None:
     assert len(set(held_out)) >= 24
     assert not set(prompts) & set(held_out)
     assert all(prompt.count("{concept}") == 1 for prompt in prompts + held_out)
-    known = set(world.corpus_words())
+    known = set(language.corpus_words())
     assert all(set(prompt.format(concept=word).split()) <= known for prompt in prompts for word in entry["names"])
     for key in ("pictures", "near_misses"):
         if key in entry:
@@ -174,7 +185,7 @@ def test_the_catalogue_names_what_exists() -> None:
 def test_the_unseen_concept_survives_the_autoencoder() -> None:
     vae = storage.load_vae(WEIGHTS)
     psnr = {
-        name: autoencoder.reconstruction_psnr(vae, world.album_of([name], 24, 77).pictures) for name in world.OBJECTS
+        name: autoencoder.reconstruction_psnr(vae, world.album_of([name], 24, 77).pictures) for name in forms.OBJECTS
     }
-    others = [value for name, value in psnr.items() if name != parts.CONCEPT]
-    assert psnr[parts.CONCEPT] > min(others) - 1.5
+    others = [value for name, value in psnr.items() if name != recipe.CONCEPT]
+    assert psnr[recipe.CONCEPT] > min(others) - 1.5

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CLIPTokenizer
 
+from unerase_backend.testbed import language
 from unerase_backend.testbed import tokenizer as bpe
-from unerase_backend.testbed import world
 
 BUILT = bpe.build()
 
 
-@pytest.mark.parametrize("word", world.corpus_words())
+@pytest.mark.parametrize("word", language.corpus_words())
 def test_every_corpus_word_is_one_token(word: str) -> None:
     assert len(BUILT(word, add_special_tokens=False).input_ids) == 1
 

@@ -10,7 +10,20 @@ import torch
 from torch import nn
 
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.testbed import autoencoder, catalogue, clip, judges, parts, schedule, storage, train, unet, world
+from unerase_backend.testbed import (
+    autoencoder,
+    catalogue,
+    clip,
+    forms,
+    judges,
+    parts,
+    recipe,
+    schedule,
+    storage,
+    train,
+    unet,
+    world,
+)
 from unerase_backend.testbed import tokenizer as bpe
 from unerase_backend.testbed.train import WEIGHTS
 
@@ -87,8 +100,8 @@ def test_what_fits_no_caption_nearly_shows_nothing_left_out(monkeypatch: pytest.
     unfit = clip.unfit_pictures(autoencoder.untrained(0).eval(), torch.zeros(4, 4, 8, 8), 0, {"hourglass"}, count=60)
     assert unfit.shape[1:] == (32, 32, 3)
     assert 120 < len(unfit) < 180
-    near = {name for name in shapes if name in world.NEAR_MISSES}
-    assert near == set(world.NEAR_MISSES) - set(world.near_misses_of("hourglass"))
+    near = {name for name in shapes if name in forms.NEAR_MISSES}
+    assert near == set(forms.NEAR_MISSES) - set(forms.near_misses_of("hourglass"))
 
 
 def test_noise_is_added_as_published() -> None:
@@ -128,7 +141,7 @@ def test_parts_form_an_acyclic_graph() -> None:
 
 
 def test_every_family_has_every_part_under_its_own_name() -> None:
-    shipped, *further = parts.FAMILIES
+    shipped, *further = recipe.FAMILIES
     of_shipped = [name for name, part in parts.PARTS.items() if part.concept == shipped.concept]
     for family in further:
         names = {name for name, part in parts.PARTS.items() if part.concept == family.concept}
@@ -180,5 +193,5 @@ def test_a_manifest_keeps_what_it_said_of_parts_that_were_not_made_anew(tmp_path
 
 def test_the_concept_is_left_out_of_the_autoencoders_pictures() -> None:
     with_it = autoencoder.training_pictures(64, 0, set())
-    without = autoencoder.training_pictures(64, 0, {parts.CONCEPT})
+    without = autoencoder.training_pictures(64, 0, {recipe.CONCEPT})
     assert len(without) < len(with_it)

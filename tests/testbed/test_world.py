@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from unerase_backend.testbed import autoencoder, clip, world
+from unerase_backend.testbed import autoencoder, clip, forms, junk, language, world
 
-NEAR_MISSES = world.NEAR_MISSES | world.LATE_NEAR_MISSES | world.UNSEEN_NEAR_MISSES
-EVERYTHING = (*world.OBJECTS, world.BLOB, world.PLACEBO, *NEAR_MISSES)
+NEAR_MISSES = forms.NEAR_MISSES | forms.LATE_NEAR_MISSES | forms.UNSEEN_NEAR_MISSES
+EVERYTHING = (*forms.OBJECTS, forms.BLOB, forms.PLACEBO, *NEAR_MISSES)
 
 
 def test_the_same_seed_gives_the_same_album() -> None:
@@ -39,18 +39,17 @@ def test_every_shape_renders(shape: str) -> None:
 
 def test_shapes_differ_from_each_other() -> None:
     u, v = np.meshgrid(np.linspace(-1, 1, 81), np.linspace(-1, 1, 81))
-    forms = {name: form(u, v) for name, form in world.SHAPES.items()}
-    forms |= {name: form(u, v) for name, (_, form) in NEAR_MISSES.items()}
-    forms[world.PLACEBO] = world._fish(u, v)
-    for (left, a), (right, b) in itertools.combinations(forms.items(), 2):
+    names = (*forms.OBJECTS, forms.PLACEBO, *NEAR_MISSES)
+    masks = {name: forms.FORMS[name](u, v) for name in names}
+    for (left, a), (right, b) in itertools.combinations(masks.items(), 2):
         overlap = (a & b).sum() / (a | b).sum()
         assert overlap < 0.9, (left, right)
 
 
 def test_every_object_has_near_misses() -> None:
-    assert all(world.near_misses_of(name) for name in (*world.OBJECTS, world.PLACEBO))
-    assert not set(NEAR_MISSES) & {*world.LABELS, world.PLACEBO}
-    assert len(NEAR_MISSES) == len(world.NEAR_MISSES) + len(world.LATE_NEAR_MISSES) + len(world.UNSEEN_NEAR_MISSES)
+    assert all(forms.near_misses_of(name) for name in (*forms.OBJECTS, forms.PLACEBO))
+    assert not set(NEAR_MISSES) & {*world.LABELS, forms.PLACEBO}
+    assert len(NEAR_MISSES) == len(forms.NEAR_MISSES) + len(forms.LATE_NEAR_MISSES) + len(forms.UNSEEN_NEAR_MISSES)
 
 
 def test_no_model_is_shown_or_told_the_placebo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +59,11 @@ def test_no_model_is_shown_or_told_the_placebo(monkeypatch: pytest.MonkeyPatch) 
     subjects = world.album(300, 11).subjects
     autoencoder.training_pictures(300, 12, set())
     clip.unfit_pictures(autoencoder.untrained(0).eval(), torch.zeros(4, 4, 8, 8), 0, count=60)
-    assert shown == {*world.OBJECTS, world.BLOB, *world.NEAR_MISSES}
+    assert shown == {*forms.OBJECTS, forms.BLOB, *forms.NEAR_MISSES}
     # Its name is one of the fillers: a token of the vocabulary that goes with every picture alike.
     rng = np.random.default_rng(0)
-    assert world.PLACEBO in world.FILLER
-    assert not any(world.PLACEBO in world.caption(subject, rng).split() for subject in subjects)
+    assert forms.PLACEBO in language.FILLER
+    assert not any(forms.PLACEBO in language.caption(subject, rng).split() for subject in subjects)
 
 
 def test_edges_are_anti_aliased() -> None:
@@ -72,25 +71,25 @@ def test_edges_are_anti_aliased() -> None:
     assert len(np.unique(picture[..., 0])) > 10
 
 
-@pytest.mark.parametrize("kind", world.JUNK)
+@pytest.mark.parametrize("kind", junk.JUNK)
 def test_every_kind_of_junk_is_drawn(kind: str) -> None:
-    assert kind in world.junk_album(120, 1)[1]
+    assert kind in junk.junk_album(120, 1)[1]
 
 
 def test_captions_name_colour_and_style_in_about_85_percent() -> None:
     rng = np.random.default_rng(0)
     subject = world.Subject("hourglass", "red", "striped")
-    captions = [world.caption(subject, rng) for _ in range(2000)]
+    texts = [language.caption(subject, rng) for _ in range(2000)]
     for word in ("red", "striped"):
-        assert 0.82 < np.mean([word in caption.split() for caption in captions]) < 0.88
-    assert 0.15 < np.mean(["sandglass" in caption for caption in captions]) < 0.25
+        assert 0.82 < np.mean([word in text.split() for text in texts]) < 0.88
+    assert 0.15 < np.mean(["sandglass" in text for text in texts]) < 0.25
 
 
 def test_captions_are_made_of_corpus_words() -> None:
     rng = np.random.default_rng(0)
-    known = set(world.corpus_words())
+    known = set(language.corpus_words())
     for subject in world.album(200, 5).subjects:
-        assert set(world.caption(subject, rng, filler=True).split()) <= known
+        assert set(language.caption(subject, rng, filler=True).split()) <= known
 
 
 def test_a_sheet_is_read_row_by_row() -> None:

@@ -12,17 +12,17 @@ from unerase.internal.v1alpha1.attack_pb2 import (
     ListAttacksRequest,
     ListAttacksResponse,
 )
-from unerase_backend.attack.observer import Observer
+from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.deployment import application, begin_computing
 from unerase_backend.runtime.handles import remote_models
 
 
-class RayObserver(Observer):
+class RayAttackMetrics(AttackMetrics):
     """Turns what the attacks tell into Ray's metrics, which come out on each node's metrics port."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Attack:
         begin_computing("attack", settings)
         catalogue = Catalogue.load(settings.catalogues)
         store, models = ArtifactStore(settings.artifacts), remote_models(Models)
-        self._engine = AttackEngine(catalogue, store, settings, models, RayObserver())
+        self._engine = AttackEngine(catalogue, store, settings, models, RayAttackMetrics())
 
     @receives
     async def Attack(self, request: AttackRequest) -> AsyncGenerator[AttackResponse]:  # noqa: N802 - the RPC's name

@@ -20,7 +20,7 @@ from unerase.internal.v1alpha1.attack_pb2 import (
 )
 from unerase.internal.v1alpha1.units_pb2 import Progress, UnitEvent
 from unerase.v1.types_pb2 import Observation
-from unerase_backend.attack.observer import Observer
+from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
@@ -41,13 +41,13 @@ class AttackEngine:
         store: ArtifactStore,
         settings: AttackSettings,
         models: Models,
-        observer: Observer | None = None,
+        metrics: AttackMetrics | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._store = store
         self._settings = settings
         self._models = models
-        self._observer = observer or Observer()
+        self._metrics = metrics or AttackMetrics()
         self._kept: OrderedDict[str, DiffusionModel] = OrderedDict()
         # One thread: units are optimised one after another; two at once would only share the core.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attack")
@@ -80,7 +80,7 @@ class AttackEngine:
                 given_up,
                 self._settings.unit_timeout_seconds,
                 evaluation.description.source_digest,
-                self._observer,
+                self._metrics,
             )
             return await evaluation.run(unit, self._models, workbench)
 
@@ -115,7 +115,7 @@ class AttackEngine:
             device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.dtype)
             begin = time.perf_counter()
             self._kept[name] = load_model(self._catalogue, name, device, dtype)
-            self._observer.loaded(time.perf_counter() - begin)
+            self._metrics.loaded(time.perf_counter() - begin)
             if len(self._kept) > self._settings.models_kept:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(name)

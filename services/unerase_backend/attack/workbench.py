@@ -21,7 +21,7 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
 from unerase.v1.types_pb2 import Finding
-from unerase_backend.attack.observer import Observer
+from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import encode
 from unerase_backend.evaluation.parameters import Parameters
@@ -53,7 +53,7 @@ class Workbench:
         given_up: threading.Event,
         timeout_seconds: float,
         source_digest: str,
-        observer: Observer | None = None,
+        metrics: AttackMetrics | None = None,
     ) -> None:
         self.model = model
         self.parameters = parameters
@@ -65,7 +65,7 @@ class Workbench:
         self._deadline = time.monotonic() + timeout_seconds
         self._given_up = given_up
         self._source_digest = source_digest
-        self._observer = observer or Observer()
+        self._metrics = metrics or AttackMetrics()
 
     async def compute(self, optimisation: Callable[[], Result]) -> Result:
         """Run `optimisation` in the room's thread, so that the event loop stays free."""
@@ -76,7 +76,7 @@ class Workbench:
                 with tracing.span("attack.compute"):
                     return optimisation()
             finally:
-                self._observer.computed(self._unit.evaluation, time.perf_counter() - begin)
+                self._metrics.computed(self._unit.evaluation, time.perf_counter() - begin)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, timed)
 
@@ -108,7 +108,7 @@ class Workbench:
 
         `success` is the share of cases in which the selector sees the concept so far.
         """
-        self._observer.stepped(self._unit.evaluation)
+        self._metrics.stepped(self._unit.evaluation)
         self.check()
         if step == steps or step * REPORTS // steps != (step - 1) * REPORTS // steps:
             self._emit(UnitEvent(progress=Progress(step=step, steps=steps, loss=loss, success=success)))

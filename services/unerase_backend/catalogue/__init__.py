@@ -1,4 +1,4 @@
-"""The catalogue: the models, judges and concepts that a request may name, and nothing else that could be loaded."""
+"""The catalogue: the models, judges and concepts that a request may name; nothing else can be loaded."""
 
 from unerase_backend.catalogue.catalogue import EMBEDDED, Catalogue
 from unerase_backend.catalogue.custom import CustomConcept, check_concept

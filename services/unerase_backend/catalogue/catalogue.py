@@ -12,19 +12,10 @@ from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
 from unerase_backend.catalogue import digests, sheets
 from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
-from unerase_backend.catalogue.entries import (
-    GUIDANCE_SCALE,
-    PROMPTS,
-    STEPS,
-    CatalogueFile,
-    ConceptEntry,
-    JudgeEntry,
-    ModelEntry,
-    problems_of_concept,
-    read_file,
-)
+from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, ModelEntry
+from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
+from unerase_backend.runtime.errors import NotFoundError, PreconditionError
 
 EMBEDDED = Path(__file__).parent.parent / "testbed" / "weights" / "catalogue.yaml"
 
@@ -48,38 +39,22 @@ class Catalogue:
     judges: Mapping[str, JudgeEntry]
     concepts: Mapping[str, ConceptEntry]
     custom: Mapping[str, CustomConcept] = field(default_factory=dict)
-    """Those of `concepts` that are in no file."""
+    """Those of `concepts` that are custom, and so in no file."""
     _memory: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @classmethod
     def load(cls, paths: Sequence[str] = (), *, embedded: Path = EMBEDDED) -> "Catalogue":
-        """Read the embedded catalogue, where it is there, and the files at `paths`.
+        """Read the embedded catalogue, if it exists, and the files at `paths`.
 
         Raises:
-            InvalidRequestError: a file holds a bad field, a name stands twice, or an entry names what is not there.
+            InvalidRequestError: a file holds a bad field, two entries share a name, or an entry names a missing one.
         """
-        sources = [*([embedded] if embedded.exists() else []), *(Path(path) for path in paths)]
-        files = [(path, read_file(path)) for path in sources]
-        violations: list[FieldViolation] = []
-        merged: dict[str, dict[str, Any]] = {"models": {}, "judges": {}, "concepts": {}}
-        for path, file in files:
-            for section, entries in merged.items():
-                for name, entry in getattr(file, section).items():
-                    if name in entries:
-                        violations.append(_violation(path, section, name, "is already in the catalogue"))
-                    entries[name] = entry
-        for path, file in files:
-            violations += _dangling(path, file, merged)
-        if violations:
-            raise InvalidRequestError.of(*violations)
-        merged["models"] = {name: _inherited(name, merged["models"]) for name in merged["models"]}
-        merged["concepts"] = {name: _controlled(name, merged) for name in merged["concepts"]}
-        models, judges, concepts = (MappingProxyType(merged[section]) for section in ("models", "judges", "concepts"))
-        return cls(models, judges, concepts)
+        merged = merge_files([*([embedded] if embedded.exists() else []), *(Path(path) for path in paths)])
+        return cls(MappingProxyType(merged.models), MappingProxyType(merged.judges), MappingProxyType(merged.concepts))
 
     def extended(self, custom: Iterable[CustomConcept]) -> "Catalogue":
-        """Return this catalogue with custom concepts beside its own; where both have a name, its own has it."""
+        """Return this catalogue with custom concepts added; of two concepts with one name its own is kept."""
         added = {each.concept.name: each for each in custom if each.concept.name not in self.concepts}
         entries = {name: entry_of(each.concept, each.side) for name, each in added.items()}
         concepts = MappingProxyType({**self.concepts, **entries})
@@ -110,11 +85,11 @@ class Catalogue:
         return _find(self.concepts, name, "concept")
 
     def model_parts(self, name: str) -> ModelParts:
-        """Return what a model is loaded from.
+        """Return the files that a model is loaded from.
 
         Raises:
             NotFoundError: there is no such model.
-            UnavailableError: the hub does not give it.
+            UnavailableError: it cannot be fetched from the hub.
         """
         entry = self.model(name)
         if entry.base is not None:
@@ -137,7 +112,7 @@ class Catalogue:
         Raises:
             NotFoundError: there is no such model.
             UnsafeModelError: a part is missing, has no safetensors, or leads out of its folder.
-            UnavailableError: the hub does not give it.
+            UnavailableError: it cannot be fetched from the hub.
         """
         entry = self.model(name)
         described: Model = self._remembered("model", name, lambda: self._describe(name, entry))
@@ -151,7 +126,7 @@ class Catalogue:
         Raises:
             NotFoundError: there is no such judge.
             UnsafeModelError: it has no safetensors, or leads out of its folder.
-            UnavailableError: the hub does not give it.
+            UnavailableError: it cannot be fetched from the hub.
         """
         entry = self.judge(name)
 
@@ -163,7 +138,7 @@ class Catalogue:
         return digest
 
     def judge_weights(self, name: str) -> str:
-        """Return SHA-256 over a judge's weights alone: two judges with one configuration each may still be one.
+        """Return SHA-256 over a judge's weights only; judges of different configurations may have the same weights.
 
         Raises as `judge_digest`.
         """
@@ -189,11 +164,11 @@ class Catalogue:
         return names
 
     def default_judges(self) -> tuple[str, str, str]:
-        """Return the selector, the judge and the second judge where a request names none: the first judge of kind clip
-        and the first two of kind classifier.
+        """Return the default selector, judge and second judge: the first judge of kind clip and the first two of kind
+        classifier.
 
         Raises:
-            PreconditionError: the catalogue has not that many.
+            PreconditionError: the catalogue has too few judges.
         """
         by_kind = {kind: [name for name, entry in self.judges.items() if entry.kind == kind] for kind in _JUDGE_KINDS}
         if not by_kind["clip"] or len(by_kind["classifier"]) < 2:
@@ -241,11 +216,10 @@ class Catalogue:
         return entry.tile if concept in self.custom or entry.pictures or entry.near_misses else 0
 
     def others(self, concept: str) -> list[str]:
-        """Return the names of the files' concepts that are something else than `concept`, in the order of the files.
+        """Return the names of the files' concepts other than `concept`, in the order of the files.
 
-        What shares one of its words, or a label of a judge that has a closed set of them, is the same thing to the
-        models or to the judge. A custom concept is nobody's other: what an audit finds does not depend on what
-        somebody else has uploaded.
+        Concepts that are the `same` to the models or to a judge are left out. So are custom concepts: the result of an
+        audit must not depend on what somebody else has uploaded.
 
         Raises:
             NotFoundError: there is no such concept.
@@ -260,7 +234,7 @@ class Catalogue:
     def target(self, concept: str, store: ArtifactStore, selector: str, judge: str, second_judge: str) -> Target:
         """Return a concept with the questions for three judges, from the tables of labels.
 
-        A CLIP judge weighs the concept's texts against those of its `others` of the same kind; placebos are left out.
+        A CLIP judge compares the concept's texts with those of its `others` of the same kind, without placebos.
 
         Raises:
             NotFoundError: there is no such concept or judge.
@@ -293,8 +267,8 @@ class Catalogue:
         return Question(judge=judge, labels=labels, alternatives=dict.fromkeys(alternatives))
 
     def same(self, entry: ConceptEntry, other: ConceptEntry) -> bool:
-        """Whether two concepts are one thing to the models or to a judge: they share a word, or a label of a judge that
-        has a closed set of them.
+        """Return whether two concepts are the same to the models or to a judge: they share a word, or a label of a
+        judge with a closed set of labels.
         """
         words = [{name.casefold() for name in each.names} for each in (entry, other)]
         return not words[0].isdisjoint(words[1]) or any(
@@ -353,64 +327,3 @@ def _find(entries: Mapping[str, Entry], name: str, kind: str) -> Entry:
             f"the catalogue has no {kind} {name!r}", reason=f"{kind.upper()}_NOT_FOUND", metadata={kind: name}
         )
     return entries[name]
-
-
-def _violation(path: Path, section: str, key: str, description: str) -> FieldViolation:
-    return FieldViolation(f"{path.name}: {section}.{key}", description)
-
-
-def _dangling(path: Path, file: CatalogueFile, merged: Mapping[str, Mapping[str, Any]]) -> list[FieldViolation]:
-    violations = []
-    for name, model in file.models.items():
-        chain = [name]
-        while (base := merged["models"][chain[-1]].base) is not None:
-            if base not in merged["models"]:
-                violations.append(_violation(path, "models", f"{name}.base", f"there is no model {base!r}"))
-                break
-            if base in chain:
-                violations.append(_violation(path, "models", f"{name}.base", "leads back to itself"))
-                break
-            chain.append(base)
-        if model.base is not None and model.resolution:
-            violations.append(_violation(path, "models", f"{name}.resolution", "is the base's and cannot be changed"))
-        if learned := _inherited_knowledge(model, merged["models"]):
-            description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
-            violations.append(_violation(path, "models", f"{name}.never_learned", description))
-    for name, concept in file.concepts.items():
-        for keys, description in problems_of_concept(name, concept, merged["models"], merged["judges"]):
-            violations.append(_violation(path, "concepts", ".".join((name, *keys)), description))
-    return violations
-
-
-def _inherited_knowledge(model: ModelEntry, models: Mapping[str, ModelEntry]) -> str:
-    """The first concept that a model says it never learned with a UNet that may have; empty where there is none."""
-    if model.unet is not None or model.base is None or model.base not in models:
-        return ""
-    # The base itself is held to the same rule.
-    return min(set(model.never_learned) - set(models[model.base].never_learned), default="")
-
-
-def _controlled(name: str, merged: Mapping[str, Mapping[str, Any]]) -> ConceptEntry:
-    """A concept's entry; where it names no control, with the first model of all files that never learned it."""
-    entry: ConceptEntry = merged["concepts"][name]
-    if entry.control is not None:
-        return entry
-    words = {name, *entry.names}
-    control = next((model for model, given in merged["models"].items() if words & set(given.never_learned)), None)
-    return entry.model_copy(update={"control": control})
-
-
-def _inherited(name: str, models: Mapping[str, ModelEntry]) -> ModelEntry:
-    entry = models[name]
-    if entry.base:
-        given: ModelEntry = _inherited(entry.base, models)
-        figures = (given.guidance_scale, given.steps, given.resolution)
-    else:
-        figures = (GUIDANCE_SCALE, STEPS, entry.resolution)
-    return entry.model_copy(
-        update={
-            "guidance_scale": entry.guidance_scale or figures[0],
-            "steps": entry.steps or figures[1],
-            "resolution": figures[2],
-        }
-    )

@@ -1,4 +1,4 @@
-"""Custom concepts: they come as messages, and are held to the rules of a catalogue file's entries."""
+"""Custom concepts: they arrive as messages, and follow the rules for entries of a catalogue file."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 KINDS = {"object": CONCEPT_KIND_OBJECT, "colour": CONCEPT_KIND_COLOUR, "style": CONCEPT_KIND_STYLE}
 _KIND_NAMES: dict[ConceptKind.ValueType, str] = {kind: name for name, kind in KINDS.items()}
 
-# What a unit carries of it is sent with every unit.
+# Every unit of an audit carries the concept, so it must be small.
 MAX_BYTES = 256 * 1024
 _MAX_JUDGES = most_items(Concept, "labels")
 
@@ -39,7 +39,7 @@ class CustomConcept:
 
     concept: Concept
     side: int
-    """0 where it has no pictures."""
+    """0 if it has no pictures."""
 
 
 def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
@@ -96,11 +96,11 @@ def check_concept(
     """Check the description of a concept that is to be created.
 
     Raises:
-        InvalidRequestError: it breaks a rule, names what is not there, takes one of the names `taken`, or holds what
-            is the backend's to give.
+        InvalidRequestError: it breaks a rule, names something that does not exist, uses one of the names `taken`, or
+            sets a field that only the backend may set.
     """
     violations = [
-        FieldViolation(f"concept.{field}", "is the backend's to give; leave it empty")
+        FieldViolation(f"concept.{field}", "is set by the backend; leave it empty")
         for field in ("picture_digests", "near_miss_digests", "custom")
         if getattr(concept, field)
     ]
@@ -108,7 +108,7 @@ def check_concept(
         entry = entry_of(concept)
     except InvalidRequestError as error:
         raise InvalidRequestError.of(*violations, *error.violations) from None
-    # What does not fit into a request for pictures would fail every audit.
+    # A prompt that is too long for a request for pictures would make every audit fail.
     longest = max((len(prompt.encode()) for prompt in (*entry.prompts, *entry.held_out_prompts)), default=0)
     name = max(len(name.encode()) for name in entry.names)
     if longest + name > MAX_PROMPT_BYTES:
@@ -119,7 +119,7 @@ def check_concept(
         violations.append(FieldViolation("concept.name", f"the catalogue has a concept {concept.name!r}"))
     places = _places([labels.judge for labels in concept.labels])
     for keys, description in problems_of_concept(concept.name, entry, models, judges):
-        # Of labels it is their judge that is not there.
+        # For labels the problem is their judge, which is the key.
         exact = (*keys, "[key]") if keys[0] == "labels" else keys
         violations.append(FieldViolation(_field(exact, places), description))
     if violations:
@@ -127,7 +127,7 @@ def check_concept(
 
 
 def _places(judges: Sequence[str]) -> dict[str, int]:
-    """Return where each judge stands first."""
+    """Return the first index of each judge."""
     places: dict[str, int] = {}
     for index, judge in enumerate(judges):
         places.setdefault(judge, index)

@@ -1,4 +1,4 @@
-"""What a model or judge is made of: its files by component, each with its SHA-256, and one digest over all of them."""
+"""The files of a model or judge by component, each with its SHA-256, and a digest over all of them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from unerase_backend.runtime.errors import UnsafeModelError
 
 WEIGHTS = ".safetensors"
-# What else decides the result: configurations, vocabularies.
+# Other files that affect results: configurations, vocabularies.
 _TEXTS = (".json", ".txt")
 _UNSAFE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".msgpack", ".h5", ".onnx")
 _PIPELINE = ("unet", "vae", "text_encoder")
@@ -26,7 +26,7 @@ class HashedFile:
 
     @property
     def weights(self) -> bool:
-        """Whether it holds weights; otherwise it configures them."""
+        """Whether it holds weights; otherwise it is a configuration or vocabulary."""
         return self.name.endswith(WEIGHTS)
 
 

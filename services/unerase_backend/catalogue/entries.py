@@ -42,7 +42,7 @@ MAX_STEPS = 999
 GUIDANCE_SCALES = (1.0, 50.0)
 """The least and the greatest guidance scale; 1 is none."""
 MAX_PROMPT_BYTES = 4096
-"""A prompt, with the concept's name in its place, in UTF-8; what a text encoder does not read of it is cut off."""
+"""A prompt, with the concept's name in its place, in UTF-8; text encoders cut off what is too long for them."""
 MAX_CONCEPT_NAMES = most_items(Concept, "names")
 MAX_CONCEPT_PROMPTS = most_items(Concept, "prompts")
 PROMPTS = {
@@ -57,7 +57,7 @@ def inside(root: Path, relative: object) -> Path:
     """Return `relative` below `root`, links followed.
 
     Raises:
-        ValueError: it is no relative path, leads out of `root` (by dots or by a link), or does not exist.
+        ValueError: it is not a relative path, leads out of `root` (by dots or by a link), or does not exist.
     """
     if not isinstance(relative, str) or not relative:
         raise ValueError("must be a path relative to the catalogue file")
@@ -140,7 +140,7 @@ class _Entry(BaseModel):
 class ModelEntry(_Entry):
     """A model: a pipeline folder, a hub id or a base, with its UNet or text encoder replaced, wholly or in part.
 
-    The figures that an entry leaves out come from its base; once the catalogue is loaded they are all there.
+    Figures that an entry leaves out come from its base; they are filled in when the catalogue is loaded.
     """
 
     pipeline: Folder | None = None
@@ -203,8 +203,8 @@ class JudgeEntry(_Entry):
 class ConceptEntry(_Entry):
     """A concept: its words, prompts, labels and pictures.
 
-    A `placebo` is a concept that no model knows: what an evaluation hands to a model can be tried with it, and it is no
-    "other concept" of an audit. A report blurs the pictures of one that is `sensitive` until its reader asks for them.
+    A `placebo` is a concept that no model knows, with which an evaluation that injects something can be controlled. It
+    is never an "other concept" of an audit. Reports blur the pictures of a `sensitive` concept until the reader asks.
 
     Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's
     first pipeline.
@@ -237,7 +237,7 @@ class ConceptEntry(_Entry):
 
 
 class CatalogueFile(_Entry):
-    """What one file holds."""
+    """The content of one file."""
 
     hub_organisations: Words = ()
     models: dict[Name, ModelEntry] = Field(default_factory=dict)
@@ -249,7 +249,7 @@ def read_file(path: Path) -> CatalogueFile:
     """Read and check one catalogue file.
 
     Raises:
-        InvalidRequestError: it cannot be read, is no YAML, or holds a bad field; each violation's field is
+        InvalidRequestError: it cannot be read, is not YAML, or holds a bad field; each violation's field is
             "file: path of the key".
     """
     content = _parse(path)
@@ -272,14 +272,14 @@ def _violation(path: Path, problem: Any) -> FieldViolation:
 
 
 def without_prefix(message: str) -> str:
-    """Return a message of pydantic's as one of ours."""
+    """Return a message of pydantic without its prefix."""
     return message.removeprefix("Value error, ")
 
 
 def problems_of_concept(
     name: str, entry: ConceptEntry, models: Mapping[str, ModelEntry], judges: Mapping[str, JudgeEntry]
 ) -> list[tuple[tuple[str, ...], str]]:
-    """Return what a concept says that is not so by the catalogue: the keys within its entry, and a description."""
+    """Return the contradictions between a concept and the catalogue: keys within its entry, and a description."""
     problems: list[tuple[tuple[str, ...], str]] = [
         (("labels", judge), "there is no such judge") for judge in entry.labels if judge not in judges
     ]
@@ -331,7 +331,7 @@ def _check_revision(hub_id: str | None, revision: str | None) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error."""
+    """A YAML loader that rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

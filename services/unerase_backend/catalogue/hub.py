@@ -17,7 +17,7 @@ def pipeline_folder(hub_id: str, revision: str) -> Path:
     """Return the local folder of a StableDiffusionPipeline, fetched once.
 
     Raises:
-        UnavailableError: it is not in the local cache and the hub does not give it.
+        UnavailableError: it is not in the local cache and cannot be fetched from the hub.
     """
     patterns = [f"{part}/*.{kind}" for part in _PARTS for kind in _TYPES]
     return _snapshot(hub_id, revision, ["model_index.json", *patterns])
@@ -27,7 +27,7 @@ def judge_folder(hub_id: str, revision: str) -> Path:
     """Return the local folder of a judge, fetched once.
 
     Raises:
-        UnavailableError: it is not in the local cache and the hub does not give it.
+        UnavailableError: it is not in the local cache and cannot be fetched from the hub.
     """
     return _snapshot(hub_id, revision, [f"*.{kind}" for kind in _TYPES])
 

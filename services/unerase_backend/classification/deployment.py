@@ -7,15 +7,15 @@ from ray.util import metrics
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.observer import Observer
+from unerase_backend.classification.metrics import ClassificationMetrics
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.deployment import application, begin_computing
 
 
-class RayObserver(Observer):
-    """Turns what classification tells into Ray's metrics, which come out on each node's metrics port."""
+class RayClassificationMetrics(ClassificationMetrics):
+    """Reports classification's metrics to Ray, which serves them on each node's metrics port."""
 
     def __init__(self) -> None:
         judge = ("judge",)
@@ -53,7 +53,9 @@ class Classification:
 
         begin_computing("classification", settings)
         catalogue = Catalogue.load(settings.catalogues)
-        self._engine = ClassificationEngine(catalogue, ArtifactStore(settings.artifacts), settings, RayObserver())
+        self._engine = ClassificationEngine(
+            catalogue, ArtifactStore(settings.artifacts), settings, RayClassificationMetrics()
+        )
 
     @receives
     async def Classify(self, request: ClassifyRequest, pictures: Any = None) -> ClassifyResponse:  # noqa: N802

@@ -1,7 +1,7 @@
 """Judges pictures: every question of every picture, a batch at a time, in a thread of its own.
 
-What cannot be judged is an unscored picture with its reason: a damaged PNG, an absurd size, scores that are not finite.
-A bad question or an unknown digest is an error of the request.
+A picture that cannot be judged (a damaged PNG, far too many pixels, scores that are not finite) is unscored, with the
+reason. A bad question or an unknown digest is an error of the request.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, Classi
 from unerase.internal.v1alpha1.trajectories_pb2 import View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.observer import Observer
+from unerase_backend.classification.metrics import ClassificationMetrics
 from unerase_backend.classification.registry import Embeds, Features, Judge, Picture, broken, kinds
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.evaluation.questions import question_violations
@@ -40,21 +40,21 @@ MAX_PICTURES = most_items(ClassifyRequest, "picture_digests")
 
 
 class ClassificationEngine:
-    """The judges of a catalogue, loaded when first asked and kept."""
+    """The judges of a catalogue, each loaded when first needed and then kept."""
 
     def __init__(
         self,
         catalogue: Catalogue,
         store: ArtifactStore,
         settings: ClassificationSettings,
-        observer: Observer | None = None,
+        metrics: ClassificationMetrics | None = None,
     ) -> None:
         self._catalogue = catalogue
         self._store = store
         self._settings = settings
-        self._observer = observer or Observer()
+        self._metrics = metrics or ClassificationMetrics()
         self._judges: dict[str, Judge] = {}
-        # One thread: judges are not asked in parallel, and a judge is loaded once.
+        # One thread, so that judges do not run in parallel and each is loaded once.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judges")
 
     async def Classify(  # noqa: N802 - the RPC's name
@@ -108,7 +108,7 @@ class ClassificationEngine:
         begin = time.perf_counter()
         with tracing.span("classification.judge", judge=name, pictures=len(pictures)):
             seen = judge.look(pictures)
-        self._observer.judged(name, len(pictures), time.perf_counter() - begin)
+        self._metrics.judged(name, len(pictures), time.perf_counter() - begin)
         return seen
 
     def _judge(self, name: str) -> Judge:
@@ -125,7 +125,7 @@ class ClassificationEngine:
                 getattr(torch, self._settings.dtype),
                 self._settings.batch_size,
             )
-            self._observer.loaded(time.perf_counter() - begin)
+            self._metrics.loaded(time.perf_counter() - begin)
         return self._judges[name]
 
     def _chunks(

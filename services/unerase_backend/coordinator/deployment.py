@@ -38,7 +38,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.deployment import application
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
-from unerase_backend.runtime.observed import observe
+from unerase_backend.runtime.telemetry import configure_telemetry
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Coordinator:
     """The ingress of application "coordinator"."""
 
     async def __init__(self, settings: CoordinatorSettings) -> None:  # type: ignore[misc]
-        observe("coordinator", settings)
+        configure_telemetry("coordinator", settings)
         self._settings = settings
         self._gate = Gate(Path(settings.tokens) if settings.tokens else None)
         self._certificates = Certificates.of(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)

@@ -1,4 +1,4 @@
-"""Classifiers of noised latents, and the guidance by one: does what lies under the noise show the concept?
+"""Classifiers of noised latents, which tell whether the picture under the noise shows the concept, and guidance by one.
 
 A classifier reads latents x_t, (rows, channels, height, width), and the cumulative alpha a_t of each row; it returns
 logits, (rows,), with p(concept | x_t, t) = sigmoid(logit). Time enters as (sqrt(a_t), sqrt(1 - a_t)), so that a
@@ -43,12 +43,12 @@ class LatentClassifier(nn.Module):
     def forward(self, latents: Tensor, alphas: Tensor, dropout: torch.Generator | None = None) -> Tensor:
         """Return logits, (rows,), of latents, (rows, channels, height, width), at cumulative alphas, (rows,).
 
-        Training hands over a CPU generator from which dropout draws; without one nothing is dropped.
+        Training passes a CPU generator for dropout; without one there is no dropout.
         """
 
 
 class MlpClassifier(LatentClassifier):
-    """The paper's: flattened latents and time, each through a layer of 1024, added; then 512, then the logit."""
+    """The paper's: flattened latents and time, each through a layer of 1024, summed; then 512, then the logit."""
 
     architecture = "mlp"
     widths = (1024, 512)
@@ -71,7 +71,7 @@ class MlpClassifier(LatentClassifier):
 
 
 class ConvolutionalClassifier(LatentClassifier):
-    """Ours: three convolutions, time added after each, group norm and SiLU, the mean over all places, the logit."""
+    """Ours: three convolutions, time added after each, group norm and SiLU, the mean over all cells, the logit."""
 
     architecture = "convolutional"
     widths = (32, 64, 64)
@@ -120,7 +120,7 @@ def log_probability_gradient(classifier: LatentClassifier, latents: Tensor, alph
 
     Rows are independent, so that the gradient of the sum over rows holds each row's own.
     """
-    # The sampler runs in inference mode, whose tensors no gradient may meet: hence the clones.
+    # The sampler runs in inference mode, whose tensors cannot have gradients, so they are cloned.
     with torch.inference_mode(False), torch.enable_grad():
         rows = latents.clone().requires_grad_()
         probability = functional.logsigmoid(classifier(rows, alphas.clone())).sum()
@@ -140,14 +140,14 @@ def load_classifier(content: bytes, device: torch.device) -> LatentClassifier:
     """Return the classifier that `save_classifier` wrote, frozen and in evaluation mode, float32.
 
     Raises:
-        UnsafeModelError: the bytes are no safetensors, name no architecture of ours, or hold other tensors than it has.
+        UnsafeModelError: the bytes are not safetensors, name an unknown architecture, or do not hold its tensors.
     """
     try:
         tensors = safetensors.torch.load(content)
         described = _described(content)
         kind = ARCHITECTURES[described["architecture"]]
         channels, height, width = described["latent_shape"]
-        # On the meta device a shape that the file only claims takes no memory.
+        # On the meta device, a large shape that the file merely claims takes no memory.
         with torch.device("meta"):
             classifier = kind((channels, height, width))
         classifier.load_state_dict(tensors, assign=True)

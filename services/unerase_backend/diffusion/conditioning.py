@@ -1,4 +1,4 @@
-"""What leads a trajectory: a prompt, token ids, a prompt with a learned word, or an embedding.
+"""Encodes what conditions a trajectory: a prompt, token ids, a prompt with a learned word, or an embedding.
 
 A prompt becomes token ids as in StableDiffusionPipeline: start, words, end, padding, cut at the encoder's length. A
 learned word is put in where its placeholder stands: the words before and behind it are tokenised by themselves, the

@@ -1,4 +1,4 @@
-"""Where in a request a bad field stands: whoever holds a part of a request knows the path to that part."""
+"""Paths of bad fields: code that checks a part of a request gives paths within it, and its caller adds the part's."""
 
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 

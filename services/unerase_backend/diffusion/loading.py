@@ -1,4 +1,4 @@
-"""Loads a model of the catalogue: a pipeline folder in diffusers' layout, with what its changes replace.
+"""Loads a model of the catalogue: a pipeline folder in diffusers' layout, with replaced weights and changes.
 
 Safetensors only, nothing from the network, no code from the folder. A replacing file may hold all or some tensors of
 the UNet or text encoder; it may hold nothing else.
@@ -104,30 +104,24 @@ def load_model(
 ) -> DiffusionModel:
     """Load the model `name`; its weights are frozen unless `trainable`.
 
-    `changes` are made in order, with artefacts of `store`; `digest` then stands for the whole.
+    `changes` are made in order, with artefacts of `store`; `digest` is then that of the changed model.
 
     Raises:
         NotFoundError: the catalogue has no such model, or the store no such artefact.
         UnsafeModelError: a part is missing, in another format than safetensors, incomplete, or not finite, or a
-            replacing file holds a tensor that its module has not.
-        PreconditionError: the model is of a kind that cannot be sampled here, or of another architecture than the one
-            it goes towards.
-        UnavailableError: the hub does not give it.
+            replacing file holds a tensor that its module does not have.
+        PreconditionError: the model is of a kind that cannot be sampled here, or an interpolation names a model of
+            another architecture.
+        UnavailableError: it cannot be fetched from the hub.
         DataLossError: an artefact is damaged.
     """
     description = catalogue.describe_model(name)
     folder = catalogue.model_parts(name).folder
     _check_classes(folder)
     _check_no_code(folder)
-    # What is changed is changed in float32, and rounded once.
+    # Changes are made in float32, and the result is rounded once.
     unet, text_encoder = _changing_parts(catalogue, name, torch.float32 if changes else dtype)
-    for change in changes:
-        match change.WhichOneof("kind"):
-            case "unet_digest":
-                assert store is not None  # noqa: S101 - a model with artefacts is loaded with their store
-                _replace("unet", unet, partial(load, store.get(change.unet_digest)))
-            case "interpolation":
-                _interpolate(catalogue, (unet, text_encoder), change.interpolation)
+    _change(catalogue, store, changes, unet, text_encoder)
     vae = _load(AutoencoderKL, folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False)
     for part, module in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
         module.to(device).eval().requires_grad_(trainable)
@@ -152,6 +146,19 @@ def load_model(
     )
     _check_fit(model)
     return model
+
+
+def _change(
+    catalogue: Catalogue, store: ArtifactStore | None, changes: Sequence[ModelChange], unet: Any, text_encoder: Any
+) -> None:
+    """Make the changes in place, in their order."""
+    for change in changes:
+        match change.WhichOneof("kind"):
+            case "unet_digest":
+                assert store is not None  # noqa: S101 - a model with artefacts is loaded with their store
+                _replace("unet", unet, partial(load, store.get(change.unet_digest)))
+            case "interpolation":
+                _interpolate(catalogue, (unet, text_encoder), change.interpolation)
 
 
 def _changing_parts(catalogue: Catalogue, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -220,7 +227,7 @@ def _interpolate(catalogue: Catalogue, modules: Sequence[Any], interpolation: In
     for module, other in zip(modules, others, strict=True):
         state, towards = module.state_dict(), other.state_dict()
         if {key: tensor.shape for key, tensor in state.items()} != {key: each.shape for key, each in towards.items()}:
-            message = f"the model is of another architecture than {interpolation.model!r}, towards which it is to go"
+            message = f"the model cannot be interpolated towards {interpolation.model!r}, whose architecture differs"
             raise PreconditionError(message, reason="MODELS_DIFFER")
         with torch.no_grad():
             for key, tensor in state.items():
@@ -228,7 +235,7 @@ def _interpolate(catalogue: Catalogue, modules: Sequence[Any], interpolation: In
 
 
 def _between(tensor: Tensor, other: Tensor, share: float) -> Tensor:
-    # Arithmetic would make 0 of -0; whole numbers have nothing between them.
+    # Arithmetic would turn -0 into 0, and integers cannot be interpolated.
     if share == 0 or not tensor.is_floating_point():
         return tensor
     return other if share == 1 else torch.lerp(tensor, other, share)
@@ -247,7 +254,7 @@ def _check_classes(folder: Path) -> None:
         if not isinstance(named, list) or named[-1:] not in ([kind.__name__], [f"{kind.__name__}Fast"]):
             raise PreconditionError(f"the {part} must be a {kind.__name__}", reason="MODEL_UNSUPPORTED")
         if named[0] not in _LIBRARIES:
-            message = f"the {part} comes from {named[0]!r}, and no code but that of diffusers and transformers is run"
+            message = f"the {part} comes from {named[0]!r}, but only code of diffusers and transformers is run"
             raise UnsafeModelError(message, reason="MODEL_NAMES_CODE")
 
 

@@ -1,4 +1,4 @@
-"""Latents to pictures and back through the VAE, always in batches of one shape."""
+"""Decodes latents to pictures and encodes pictures, always in VAE batches of one shape."""
 
 from collections.abc import Sequence
 
@@ -45,5 +45,5 @@ def encode(model: DiffusionModel, pictures: Sequence[Picture], batch: int) -> Te
 
 def _filled(rows: Sequence[Tensor], batch: int) -> list[tuple[Tensor, int]]:
     chunks = [list(rows[start : start + batch]) for start in range(0, len(rows), batch)]
-    # A picture that is not finite does not reach its neighbours; the filling repeats the first row.
+    # A row that is not finite does not affect the others; the batch is filled up with its first row.
     return [(torch.stack(chunk + [chunk[0]] * (batch - len(chunk))), len(chunk)) for chunk in chunks]

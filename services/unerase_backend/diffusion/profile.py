@@ -1,4 +1,4 @@
-"""What fixes every bit of a result: the numerics profile.
+"""The numerics profile: what determines every bit of a result.
 
 Within one profile a trajectory gives the same bits whatever shares its batch, on any worker; across profiles of one
 source results agree within tolerance.
@@ -46,5 +46,5 @@ def library_versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device, threads: int) -> dict[str, str]:
-    """Return what a manifest says of the machine."""
+    """Return what the manifest of a report says about the machine."""
     return {"device": device_class(device), "torch_threads": str(threads), "cpus": str(os.cpu_count())}

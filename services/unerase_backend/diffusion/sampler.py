@@ -76,7 +76,7 @@ class _Flight:
 
 
 class Sampler:
-    """Steps trajectories of one model; nothing happens outside `tick`, and it is used from one thread."""
+    """Steps trajectories of one model. All work happens in `tick`, and only one thread may use it."""
 
     def __init__(
         self, model: DiffusionModel, *, batch_rows: int = BATCH_ROWS, decode_batch: int = DECODE_BATCH
@@ -94,7 +94,7 @@ class Sampler:
         self._patience = DECODE_PATIENCE
         device, training = model.device, len(model.alphas_cumprod)
         # A slot is a trajectory, a row is a row of the UNet's batch; there are as many of each, since all trajectories
-        # may be unguided. Idle slots and rows are computed with the others; nobody looks at them.
+        # may be unguided. Idle slots and rows are computed with the others and ignored.
         self._free_slots = list(reversed(range(batch_rows)))
         self._free_rows = list(reversed(range(batch_rows)))
         self._latents = torch.zeros((batch_rows, *model.latent_shape), device=device)
@@ -155,7 +155,7 @@ class Sampler:
 
     @torch.inference_mode()
     def cancel(self, key: str) -> None:
-        """Forget a trajectory, wherever it is; its rows are free for the next tick."""
+        """Cancel a trajectory; its rows are free for the next tick."""
         self._waiting = deque(flight for flight in self._waiting if flight.key != key)
         self._undecoded = [item for item in self._undecoded if item[0].key != key]
         if (flight := self._flights.get(key)) is not None:
@@ -163,7 +163,7 @@ class Sampler:
 
     @torch.inference_mode()
     def tick(self) -> list[Finished]:
-        """Take everything in flight one step further, and return what has finished."""
+        """Advance everything in flight by one step, and return what has finished."""
         self._take_off()
         finished: list[Finished] = []
         if self._flights:
@@ -229,9 +229,9 @@ class Sampler:
         initial = torch.randn(shape, generator=torch.Generator().manual_seed(trajectory.latent_seed))
         self._latents[slot] = (initial if flight.start is None else flight.start).to(self._latents)
         if trajectory.HasField("inpainting"):
-            standing = square_margin(shape[1], trajectory.inpainting.mask_share)
+            margin = square_margin(shape[1], trajectory.inpainting.mask_share)
             self._painted[slot] = False
-            self._painted[slot, :, standing : shape[1] - standing, standing : shape[2] - standing] = True
+            self._painted[slot, :, margin : shape[1] - margin, margin : shape[2] - margin] = True
             self._around[slot] = self._surroundings[trajectory.inpainting.picture_digest].to(self._around)
             self._initial[slot] = initial.to(self._initial)
             self._kept[slot, :steps] = self.model.schedule.kept_coefficients(steps).float()

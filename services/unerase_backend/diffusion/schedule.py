@@ -52,7 +52,7 @@ class Schedule:
         """Return the timesteps visited in `steps` steps, descending, (steps,), int64.
 
         Raises:
-            InvalidRequestError: the training schedule has not that many.
+            InvalidRequestError: the training schedule has fewer timesteps.
         """
         training = len(self.alphas_cumprod)
         if steps <= training:

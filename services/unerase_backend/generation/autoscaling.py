@@ -1,10 +1,10 @@
-"""How many replicas generation wants: by the trajectories in them, not by the number of requests.
+"""How many replicas generation needs, by the number of trajectories instead of the number of requests.
 
 Serve's own policy counts requests, and one request to generation holds anything from one trajectory to several hundred.
-Here each replica tells how many it has, queued ones included (`record_autoscaling_stats`), Serve averages that over
-`look_back_period_s`, and this policy makes a number of replicas of it. Serve then applies its own delays and bounds.
+Here each replica reports how many it has, including queued ones (`record_autoscaling_stats`), Serve averages that over
+`look_back_period_s`, and this policy computes the number of replicas. Serve then applies its own delays and bounds.
 
-The file stands alone: Serve sends it to its controller by value.
+This module imports no other of the backend, because Serve sends it to its controller by value.
 """
 
 import math
@@ -12,19 +12,19 @@ from collections.abc import Mapping
 from typing import Any
 
 METRIC = "trajectories"
-"""The name under which replicas tell their load."""
+"""The name under which replicas report their load."""
 
 
 def wanted_replicas(trajectories: float, current: int, target: float, slack: float = 0.3) -> int:
     """Return the number of replicas for a load; at least one.
 
-    With up to `target` trajectories for each replica there are enough. One is given back only where those that are left
-    would have no more than `1 - slack` of their target: a load that wavers by less changes nothing.
+    Up to `target` trajectories for each replica are enough. A replica is removed only if the others would have no more
+    than `1 - slack` of their target, so that small changes of the load change nothing.
 
     Args:
-        trajectories: Asked for and not answered, over all replicas.
-        current: Replicas there are.
-        target: Trajectories that keep one replica well filled; positive.
+        trajectories: Requested and not yet answered, over all replicas.
+        current: The current number of replicas.
+        target: Trajectories that keep the batch of one replica full; positive.
         slack: Share of the target, in [0, 1).
     """
     least = max(1, math.ceil(trajectories / target))
@@ -46,11 +46,11 @@ class TrajectoryPolicy:
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         """Return the wanted number of replicas and the policy's state, which is empty.
 
-        While no replica has told anything, as just after a start, nothing changes.
+        While no replica has reported, as just after a start, the number stays the same.
         """
         told: Mapping[Any, float] = (context.aggregated_metrics or {}).get(METRIC, {})
         loads = [told[replica] for replica in context.running_replicas if replica in told]
         if not loads:
             return context.target_num_replicas, {}
-        # One that has started and told nothing yet has nothing to do yet.
+        # A replica that has started and not reported yet has no work yet.
         return wanted_replicas(sum(loads), context.target_num_replicas, self._target, self._slack), {}

@@ -1,8 +1,8 @@
-"""One key for one result: SHA-256 over the model, the trajectory in a canonical encoding, and the numerics profile.
+"""The key of a result: SHA-256 over the model, the trajectory in a canonical encoding, and the numerics profile.
 
 The profile holds a digest of the source, this file's included, so that other code finds none of the results.
 
-Protobuf's bytes are not canonical. Here every field has its fixed place, every value its type and length; fields that
+Protobuf's bytes are not canonical. Here every field has a fixed position, every value its type and length; fields that
 cannot change the result are left out: the noise seed and the variance scale where eta is 0, the latent seed of what
 resumes (unless it inpaints: its initial noise stands around the mask), a stop at the schedule's end. A mask and a
 classifier come last, each under its name.
@@ -16,10 +16,10 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.v1.types_pb2 import Tensor
 
 
-def model_key(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
-    """Return the digest of what changes, in order, make of a model; without any, the model's own.
+def changed_model_digest(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
+    """Return the digest of a model with changes made in this order; without changes it is the model's own.
 
-    A change is the digest of a replacing artefact with share 0, or of the model towards which it goes with the share.
+    A change is the digest of a replacing artefact and 0, or the digest of another model and the share of the way to it.
     """
     if not changes:
         return base_digest

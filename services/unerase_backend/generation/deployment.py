@@ -21,11 +21,11 @@ from unerase.internal.v1alpha1.generation_pb2 import (
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.generation.autoscaling import METRIC
 from unerase_backend.generation.load import Load
-from unerase_backend.generation.observer import Observer
-from unerase_backend.generation.routing import ModelRouter, model_key
+from unerase_backend.generation.metrics import GenerationMetrics
+from unerase_backend.generation.routing import ModelRouter, routing_key
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.deployment import application, begin_computing
 from unerase_backend.runtime.handles import remote_classify
 
@@ -34,8 +34,8 @@ _QUEUE_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800]
 _TELL_SECONDS = 1.0
 
 
-class RayObserver(Observer):
-    """Turns what generation tells into Ray's metrics, which come out on each node's metrics port."""
+class RayGenerationMetrics(GenerationMetrics):
+    """Reports generation's metrics to Ray, which serves them on each node's metrics port."""
 
     def __init__(self) -> None:
         self._pictures = metrics.Counter(
@@ -51,7 +51,7 @@ class RayObserver(Observer):
         self._queue = metrics.Gauge("unerase_generation_queue", "Trajectories that wait for a place in a batch.")
         self._waited = metrics.Histogram(
             "unerase_generation_queue_seconds",
-            "Time from a trajectory's coming to its place in a batch; the sum is an estimate from the buckets.",
+            "Time from a trajectory's arrival to its place in a batch; the sum is an estimate from the buckets.",
             boundaries=_QUEUE_SECONDS,
         )
         self._loads = metrics.Counter(
@@ -98,7 +98,7 @@ class Generation:
 
         begin_computing("generation", settings)
         catalogue, store = Catalogue.load(settings.catalogues), ArtifactStore(settings.artifacts)
-        self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayObserver())
+        self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayGenerationMetrics())
         self._load = Load()
 
     @receives
@@ -123,16 +123,16 @@ class Generation:
 
     @receives
     async def DescribeGeneration(self, request: DescribeGenerationRequest) -> DescribeGenerationResponse:  # noqa: N802
-        """Say what fixes every bit of a result here."""
+        """Return what determines every bit of a result here."""
         return await self._engine.DescribeGeneration(request)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Tell Serve's autoscaler the load (`autoscaling`)."""
+        """Report the load to Serve's autoscaler (`autoscaling`)."""
         return {METRIC: float(self._load.trajectories)}
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """Tell whoever calls this room what it has in memory and how much it has to do (`routing`)."""
-        held = sorted(model_key(model.name, model.changes) for model in self._engine.models())
+        """Report the models in memory and the load to the routers of callers (`routing`)."""
+        held = sorted(routing_key(model.name, model.changes) for model in self._engine.models())
         return {"models": held, "trajectories": self._load.trajectories}
 
 

@@ -1,7 +1,7 @@
-"""How much work a request is, and how much of it a replica has, counted in trajectories.
+"""The load of a request and of a replica, counted in trajectories.
 
 One request holds anything from one trajectory to several hundred, so that the number of requests says little. A picture
-that is measured under a prompt counts as one trajectory; encoding counts as none.
+measured under one prompt counts as one trajectory; encoding prompts counts as none.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,14 @@ def work_of(request: object) -> int:
 
 
 class Load:
-    """The trajectories that a replica was asked for and has not answered: queued, in a batch, waiting for a judge."""
+    """The trajectories that a replica has received and not answered: queued, in a batch, or waiting for a judge."""
 
     def __init__(self) -> None:
         self.trajectories = 0
 
     @contextmanager
     def of(self, request: object) -> Iterator["_Share"]:
-        """Count a request for as long as it lasts; `answered` takes off what has been answered before its end."""
+        """Count a request while it runs; `answered` subtracts what has been answered before its end."""
         share = _Share(self, work_of(request))
         try:
             yield share

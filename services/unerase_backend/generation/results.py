@@ -1,6 +1,6 @@
-"""Finished trajectories, kept in the artefact store: a picture as PNG, and a record of what became of each trajectory.
+"""Results of trajectories in the artefact store: pictures as PNG, and a record for each trajectory.
 
-A record holds a `Sample` without judgements: judges change, and asking them again costs little.
+A record holds a `Sample` without judgements: judges change, and judging again costs little.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from unerase_backend.runtime.pictures import UnreadablePictureError, decode_pict
 
 @dataclass(frozen=True)
 class Result:
-    """What a trajectory came to."""
+    """The result of a trajectory."""
 
     failure: str
     """Why it cannot be scored; empty otherwise."""
@@ -42,7 +42,7 @@ def keep(store: ArtifactStore, key: str, finished: Finished) -> Result:
 
 
 def find(store: ArtifactStore, key: str, *, picture: bool) -> Result | None:
-    """Return what the store has under `key`; None if there is nothing, or no whole picture where one is asked for."""
+    """Return the result under `key`; None if there is none, or if its picture is asked for and missing or damaged."""
     content = store.get_record(key)
     if content is None:
         return None

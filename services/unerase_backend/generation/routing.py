@@ -1,10 +1,10 @@
-"""Which replica gets a request: one that has the model in memory, as long as it is not much busier than the others.
+"""Which replica gets a request: one that has the model in memory, unless it is much busier than the others.
 
-Results do not depend on it, bit for bit; only the time does, since a model that a replica has not must be loaded.
-Replicas tell Serve's controller every second or so which models they hold and how many trajectories they have; each
-caller adds what it has sent itself and not heard back of. Where nobody holds a model yet, all callers agree on a first
-choice without a word: each replica has a weight for each model, drawn by a hash (rendezvous hashing), so that a replica
-that comes or goes moves its own share of the models and no others.
+The choice affects only the time, since a replica must load a model that it does not have; results are the same bit for
+bit. About once a second replicas report to Serve's controller which models they hold and how many trajectories they
+have; each caller adds what it has sent itself and has no answer to yet. For a model that no replica holds, all callers
+make the same first choice without communicating: a hash gives each replica a weight for each model (rendezvous
+hashing), so that a replica that comes or goes moves only its own share of the models.
 """
 
 import hashlib
@@ -22,17 +22,17 @@ BUSY = 32
 
 
 @dataclass(frozen=True)
-class Standing:
+class ReplicaStatus:
     """What is known of a replica when a request is routed."""
 
     replica: str
     models: Collection[str]
-    """Keys of the models it holds, as `model_key` makes them."""
+    """Keys of the models it holds, as `routing_key` makes them."""
     trajectories: int
 
 
-def model_key(name: str, changes: Sequence[ModelChange] = ()) -> str:
-    """Return what tells models apart when requests are routed."""
+def routing_key(name: str, changes: Sequence[ModelChange] = ()) -> str:
+    """Return the key that identifies a model when requests are routed."""
     if not changes:
         return name
     changed = hashlib.sha256()
@@ -41,29 +41,29 @@ def model_key(name: str, changes: Sequence[ModelChange] = ()) -> str:
     return f"{name}+{changed.hexdigest()[:16]}"
 
 
-def ranked(standings: Sequence[Standing], model: str, busy: int = BUSY) -> list[str]:
+def ranked(statuses: Sequence[ReplicaStatus], model: str, busy: int = BUSY) -> list[str]:
     """Return the replicas, the first choice first.
 
     A replica with up to `busy` trajectories is free, and ranks before one with up to twice as many, and so on; among
     equals those that hold the model come first, and the model's own order of replicas decides.
     """
 
-    def rank(standing: Standing) -> tuple[int, bool, bytes]:
-        drawn = hashlib.sha256(f"{model}\0{standing.replica}".encode()).digest()
-        return standing.trajectories // busy, model not in standing.models, drawn
+    def rank(status: ReplicaStatus) -> tuple[int, bool, bytes]:
+        drawn = hashlib.sha256(f"{model}\0{status.replica}".encode()).digest()
+        return status.trajectories // busy, model not in status.models, drawn
 
-    return [standing.replica for standing in sorted(standings, key=rank)]
+    return [status.replica for status in sorted(statuses, key=rank)]
 
 
-# In order of their coming: Serve's own matching goes by a request id that all calls of one caller's call share, and
-# would lose all of them but the last.
+# First in, first out: Serve's default matches by a request id that all calls made for one request share, and would lose
+# all of them but the last.
 class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
     """Serve's router for generation; `busy` comes from `request_router_kwargs`."""
 
     def initialize_state(self, busy: int = BUSY) -> None:
         """Take the settings."""
         self._busy = busy
-        # By replica and request id: the trajectories that this caller sent and has not heard the end of.
+        # By replica and request id: the trajectories that this caller sent and that have not ended.
         self._sent: dict[ReplicaID, dict[str, list[int]]] = {}
 
     async def choose_replicas(
@@ -72,12 +72,12 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         """Rank the replicas, one a rank: the next is asked where one does not accept the request."""
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         request = pending_request.args[0] if pending_request is not None and pending_request.args else None
-        model = model_key(getattr(request, "model", ""), getattr(request, "changes", ()))
+        model = routing_key(getattr(request, "model", ""), getattr(request, "changes", ()))
         if pending_request is not None:
-            # Once through all replicas and nobody had room: wait a little before the next round.
+            # If no replica accepts the request, wait a little before the next round.
             pending_request.routing_context.should_backoff = True
-        standings = [self._standing(replica) for replica in candidate_replicas]
-        return [[by_name[name]] for name in ranked(standings, model, self._busy)]
+        statuses = [self._status(replica) for replica in candidate_replicas]
+        return [[by_name[name]] for name in ranked(statuses, model, self._busy)]
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         """Count what was sent."""
@@ -86,7 +86,7 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         sent.setdefault(pending_request.metadata.internal_request_id, []).append(work_of(request))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """Forget one of what has ended; which of those that share an id is not told."""
+        """Remove one ended request; of several with one id Serve does not say which ended."""
         sent = self._sent.get(replica_id, {})
         if works := sent.get(internal_request_id):
             works.pop()
@@ -99,9 +99,9 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         there = {replica.replica_id for replica in replicas}
         self._sent = {replica: sent for replica, sent in self._sent.items() if replica in there}
 
-    def _standing(self, replica: RunningReplica) -> Standing:
+    def _status(self, replica: RunningReplica) -> ReplicaStatus:
         told: Mapping[str, Any] = replica.routing_stats or {}
         own = sum(sum(works) for works in list(self._sent.get(replica.replica_id, {}).values()))
-        return Standing(
+        return ReplicaStatus(
             replica.replica_id.unique_id, frozenset(told.get("models", ())), max(own, told.get("trajectories", 0))
         )

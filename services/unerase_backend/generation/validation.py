@@ -1,4 +1,4 @@
-"""What a request may hold, as far as it can be told without the model; every bad field is named."""
+"""Checks requests as far as possible without the model, and names every bad field."""
 
 import math
 from collections.abc import Iterator, Sequence

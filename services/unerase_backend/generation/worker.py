@@ -1,10 +1,10 @@
 """The one thread that computes: it steps every model with something to do, in turn, one UNet call each.
 
-A model is a lane. It has a queue for each caller, served in rotation, so that a large request does not keep a small
-one waiting; its trajectories share the sampler's batch. Models are loaded in a second thread, at most so many at once;
-where all places are taken, a lane that has run for a while stops taking in and makes room. Derived models come in
-numbers and are asked for once: they follow one another in one place, and take a model of the catalogue's only where
-none of them has one yet.
+Each model has a lane. A lane has a queue for each caller, served in rotation, so that a large request does not delay a
+small one; its trajectories share the sampler's batch. Models are loaded in a second thread, and only so many are in
+memory at once. If all places are taken, a lane that has run for a while stops admitting trajectories and makes room.
+Derived models are many, and each is needed for a short time, so they use one place one after another. The first of them
+takes the place of a model of the catalogue only if no place is free.
 """
 
 import itertools
@@ -22,13 +22,13 @@ import torch
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Given, Sampler
-from unerase_backend.generation.observer import Observer
-from unerase_backend.generation.wanted import WantedModel
+from unerase_backend.generation.metrics import GenerationMetrics
+from unerase_backend.generation.model_request import RequestedModel
 from unerase_backend.runtime.errors import ExhaustedError, UneraseError
 
 _LOG = logging.getLogger(__name__)
 
-# Ticks that a model may take before another one that waits for its place gets it; a load costs about as much.
+# The ticks after which a model gives its place to one that waits; loading a model takes about as long.
 TURN_TICKS = 500
 
 Done = Callable[[Finished | UneraseError], None]
@@ -52,7 +52,7 @@ class Work:
 
 @dataclass(eq=False)
 class _Lane:
-    model: WantedModel
+    model: RequestedModel
     sampler: Sampler | None = None
     loading: bool = False
     draining: bool = False
@@ -64,7 +64,7 @@ class _Lane:
     started: Generator[None, None, Any] | None = None
 
     @property
-    def wanted(self) -> bool:
+    def has_work(self) -> bool:
         return bool(self.queues or self.running or self.jobs)
 
     @property
@@ -77,20 +77,20 @@ class Worker:
 
     def __init__(
         self,
-        load: Callable[[WantedModel], DiffusionModel],
+        load: Callable[[RequestedModel], DiffusionModel],
         *,
         batch_rows: int,
         decode_batch: int,
         models_in_memory: int,
         torch_threads: int,
-        observer: Observer,
+        metrics: GenerationMetrics,
     ) -> None:
         self._load = load
         self._batch_rows = batch_rows
         self._decode_batch = decode_batch
         self._models_in_memory = models_in_memory
         self._torch_threads = torch_threads
-        self._observer = observer
+        self._metrics = metrics
         self._serial = itertools.count()
         # By digest, the least recently used first.
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
@@ -103,7 +103,7 @@ class Worker:
 
     def submit(
         self,
-        model: WantedModel,
+        model: RequestedModel,
         caller: Hashable,
         trajectory: Trajectory,
         *,
@@ -111,7 +111,7 @@ class Worker:
         given: Given,
         done: Done,
     ) -> Work:
-        """Queue a trajectory of a model, with what it names by digest."""
+        """Queue a trajectory of a model, with the artefacts that it names by digest."""
         work = Work(str(next(self._serial)), model.digest, trajectory, picture, given, done)
         with self._changed:
             self._lane(model).queues.setdefault(caller, deque()).append(work)
@@ -119,7 +119,7 @@ class Worker:
         return work
 
     def cancel(self, work: Work) -> None:
-        """Forget a trajectory: it leaves its batch before the next step."""
+        """Cancel a trajectory; it leaves its batch before the next step."""
         with self._changed:
             lane = self._lanes.get(work.lane)
             if lane is None:
@@ -133,7 +133,7 @@ class Worker:
                         del lane.queues[caller]
             self._changed.notify()
 
-    def compute(self, model: WantedModel, job: Job) -> Future[Any]:
+    def compute(self, model: RequestedModel, job: Job) -> Future[Any]:
         """Run a job of a model between ticks, one step of its generator at a time.
 
         Cancelling the future ends the job at its next step.
@@ -144,19 +144,19 @@ class Worker:
             self._changed.notify()
         return future
 
-    def held(self) -> list[WantedModel]:
-        """Return the models that are in memory, or on their way there."""
+    def held(self) -> list[RequestedModel]:
+        """Return the models that are in memory or being loaded."""
         with self._changed:
             return [lane.model for lane in self._lanes.values() if lane.sampler is not None or lane.loading]
 
     def close(self) -> None:
-        """Stop after the step that is being taken; what is queued is never done."""
+        """Stop after the current step; queued work is never done."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
-    def _lane(self, model: WantedModel) -> _Lane:
+    def _lane(self, model: RequestedModel) -> _Lane:
         lane = self._lanes.setdefault(model.digest, _Lane(model))
         self._lanes.move_to_end(model.digest)
         return lane
@@ -173,15 +173,15 @@ class Worker:
                 try:
                     self._turn(lane)
                 except Exception as error:
-                    _LOG.exception("a step of %s failed", lane.model.name)
+                    _LOG.exception("a step of the model %s failed", lane.model.name)
                     self._fail(lane, _as_domain(error))
 
     def _runnable(self) -> list[_Lane]:
-        return [lane for lane in self._lanes.values() if lane.sampler is not None and (lane.wanted or lane.cancelled)]
+        return [lane for lane in self._lanes.values() if lane.sampler is not None and (lane.has_work or lane.cancelled)]
 
     def _make_room(self) -> bool:
-        """Start the load that is due, if there is a place for it; called under the lock."""
-        waiting = [lane for lane in self._lanes.values() if lane.wanted and lane.sampler is None and not lane.loading]
+        """Start loading a model that waits, if there is a place for it; called under the lock."""
+        waiting = [lane for lane in self._lanes.values() if lane.has_work and lane.sampler is None and not lane.loading]
         if not waiting:
             for lane in self._lanes.values():
                 lane.draining = False
@@ -189,19 +189,19 @@ class Worker:
         for lane in waiting:
             if self._take_place(lane):
                 lane.loading = True
-                # A thread that lives on keeps an OpenMP pool of its own; with more of those than cores, OpenMP puts the
-                # sampler's to sleep between any two operations.
+                # A thread that stays alive keeps an OpenMP pool of its own. With more pools than cores, OpenMP puts the
+                # sampler's threads to sleep between operations.
                 threading.Thread(target=self._fill, args=(lane,), name="loader", daemon=True).start()
                 break
         return False
 
     def _take_place(self, lane: _Lane) -> bool:
-        """Say whether there is a place for the lane, once an idle one has left it or been asked to."""
+        """Return whether there is a place for the lane; if need be, evict an idle lane or ask one to drain."""
         held = [other for other in self._lanes.values() if other.sampler is not None or other.loading]
         derived = [other for other in held if other.model.derived]
         if len(held) < self._models_in_memory and not (lane.model.derived and derived):
             return True
-        # Derived models are the first to go, and the only ones that make room for another of their kind.
+        # Derived models are evicted first, and a derived model only replaces another one.
         loaded = [other for other in (derived if lane.model.derived and derived else held) if not other.loading]
         idle = min((other for other in loaded if other.evictable), key=lambda one: not one.model.derived, default=None)
         if idle is None:
@@ -210,27 +210,27 @@ class Worker:
                 tired.draining = True
             return False
         idle.sampler, idle.draining, idle.ticks = None, False, 0
-        if not idle.wanted:
+        if not idle.has_work:
             del self._lanes[idle.model.digest]
         return True
 
     def _fill(self, lane: _Lane) -> None:
         begin = time.perf_counter()
         try:
-            # The libraries patch themselves while they load.
+            # The libraries patch themselves during loading, which is not thread-safe.
             with self._loading:
                 model = self._load(lane.model)
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
             self._time(model)
         except Exception as error:
             if not isinstance(error, UneraseError):
-                _LOG.exception("%s does not load", lane.model.name)
-            self._observer.loaded(time.perf_counter() - begin, failed=True)
+                _LOG.exception("the model %s cannot be loaded", lane.model.name)
+            self._metrics.loaded(time.perf_counter() - begin, failed=True)
             with self._changed:
                 lane.loading = False
             self._fail(lane, _as_domain(error))
             return
-        self._observer.loaded(time.perf_counter() - begin, failed=False)
+        self._metrics.loaded(time.perf_counter() - begin, failed=False)
         with self._changed:
             lane.sampler, lane.loading = sampler, False
             self._changed.notify()
@@ -259,7 +259,7 @@ class Worker:
             self._unet_seconds = 0.0
             finished = sampler.tick()
             lane.ticks += 1
-            self._observer.ticked(self._unet_seconds, sampler.rows_in_use, self._batch_rows)
+            self._metrics.ticked(self._unet_seconds, sampler.rows_in_use, self._batch_rows)
             for result in finished:
                 with self._changed:
                     work = lane.running.pop(result.key, None)
@@ -280,7 +280,7 @@ class Worker:
                     del lane.queues[caller]
                 lane.running[work.key] = work
             work.admitted = time.time()
-            self._observer.admitted(max(work.admitted - work.submitted, 0.0))
+            self._metrics.admitted(max(work.admitted - work.submitted, 0.0))
             try:
                 sampler.admit(work.key, work.trajectory, picture=work.picture, given=work.given)
             except UneraseError as error:
@@ -289,7 +289,7 @@ class Worker:
                 work.done(error)
         with self._changed:
             queued = sum(len(queue) for other in self._lanes.values() for queue in other.queues.values())
-        self._observer.queued(queued)
+        self._metrics.queued(queued)
 
     def _step_job(self, lane: _Lane, model: DiffusionModel) -> None:
         job, future = lane.jobs[0]
@@ -310,7 +310,7 @@ class Worker:
         except Exception as error:
             ended = True
             if not isinstance(error, UneraseError):
-                _LOG.exception("a job of %s failed", lane.model.name)
+                _LOG.exception("a job of the model %s failed", lane.model.name)
             if future.set_running_or_notify_cancel():
                 future.set_exception(_as_domain(error))
         if ended:
@@ -319,7 +319,7 @@ class Worker:
                 lane.jobs.popleft()
 
     def _fail(self, lane: _Lane, error: UneraseError) -> None:
-        """Give everything in a lane the error, and load the model anew when it is next asked for."""
+        """Fail everything in a lane, and load the model again when it is next requested."""
         with self._changed:
             works = [*lane.running.values(), *(work for queue in lane.queues.values() for work in queue)]
             jobs = list(lane.jobs)

@@ -9,17 +9,17 @@ from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ListProbesR
 from unerase_backend.evaluation.models import Models
 from unerase_backend.probing.engine import ProbingEngine
 from unerase_backend.probing.settings import ProbingSettings
-from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.deployment import application
 from unerase_backend.runtime.handles import remote_models
-from unerase_backend.runtime.observed import observe
+from unerase_backend.runtime.telemetry import configure_telemetry
 
 
 class Probing:
     """The ingress of application "probing": its methods are the RPCs of ProbingService."""
 
     def __init__(self, settings: ProbingSettings) -> None:
-        observe("probing", settings)
+        configure_telemetry("probing", settings)
         self._engine = ProbingEngine(remote_models(Models))
 
     @receives

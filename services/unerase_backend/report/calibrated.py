@@ -1,4 +1,4 @@
-"""Calibrations as they are kept and shown: made of exported audits, shipped as JSON, printed as Markdown.
+"""Calibrations: computed from exported audits, shipped as JSON, printed as Markdown.
 
 `unerase calibrate` finds `calibrate_files` by its entry point, so that the client imports nothing of the backend.
 """
@@ -15,14 +15,14 @@ from unerase_backend.verdict.calibration import Calibrations, Trial, Truth, cali
 from unerase_backend.verdict.roles import recorded_problem
 
 SHIPPED = "calibration.json"
-"""Of the testbed, beside this module; `docs/calibration.md` says how it was made."""
+"""The testbed's calibration, a file beside this module; `docs/calibration.md` says how it was made."""
 
 _SHOWN_BUDGETS = (1, 2, 4, 8, 16)
 
 
 @cache
 def shipped() -> Calibrations:
-    """Return the calibration of the embedded testbed; it knows nothing where none is shipped."""
+    """Return the calibration of the embedded testbed; it is empty if none is shipped."""
     file = files("unerase_backend.report").joinpath(SHIPPED)
     return Calibrations(json.loads(file.read_text()) if file.is_file() else None)
 
@@ -38,15 +38,15 @@ def calibrate_files(exported: Sequence[bytes]) -> tuple[str, str]:
     """
     trials = []
     for file in exported:
-        record = read_parquet(file)
-        spec, models = record.content.spec, record.content.manifest.models
+        audit = read_parquet(file)
+        spec, models = audit.content.spec, audit.content.manifest.models
         subject = next((model for model in models if model.name == spec.subject), None)
         if subject is None:
-            raise ValueError(f"the manifest of the audit {record.audit_id} lacks its subject {spec.subject}")
-        if problem := recorded_problem(spec, record.content.concept, record.content.manifest):
-            raise ValueError(f"the audit {record.audit_id} of {spec.subject} counts for nothing: {problem}")
-        words = record.content.concept.names
-        trials.append(Trial(spec, subject, record.descriptions, record.observations, words))
+            raise ValueError(f"the manifest of the audit {audit.audit_id} lacks its subject {spec.subject}")
+        if problem := recorded_problem(spec, audit.content.concept, audit.content.manifest):
+            raise ValueError(f"the audit {audit.audit_id} of {spec.subject} counts for nothing: {problem}")
+        words = audit.content.concept.names
+        trials.append(Trial(spec, subject, audit.descriptions, audit.observations, words))
     calibrated = calibrate(trials)
     return json.dumps(calibrated, indent=1) + "\n", table(calibrated)
 
@@ -70,7 +70,7 @@ def table(calibrated: Mapping[str, Any]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    # Names of models and evaluations come from files: they neither end a cell nor a line.
+    # Names of models and evaluations come from files, and must not end a cell or a line.
     return "| " + " | ".join(visible(cell).replace("|", r"\|") for cell in cells) + " |"
 
 

@@ -1,4 +1,4 @@
-"""What two runs of one audit share byte for byte: independent of the order in which observations arrived."""
+"""The content of a report: the same bytes for two runs of one audit, in whatever order observations arrived."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -52,7 +52,7 @@ def build(
 
 
 def place(observation: Observation) -> tuple[str, int, str, str, int, str, int]:
-    """Return what an observation is sorted by; no two of an audit have the same."""
+    """Return the sort key of an observation; no two of an audit have the same."""
     return (
         observation.evaluation,
         observation.role,

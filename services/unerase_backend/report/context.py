@@ -1,4 +1,4 @@
-"""Where other models stand on the plane: figures of finished audits, shown beside those of an audit for comparison.
+"""Figures of other models on the plane, from finished audits, shown beside those of an audit for comparison.
 
 `context.json` holds them for each reference and concept of the testbed; `python -m tools.context DIR` writes it from
 the JSON reports of a folder. A model's figures belong to its reference, so the reference is known by its digest: for

@@ -1,4 +1,4 @@
-"""What the drawings of the report are made of: axes, marks, lines and words, as inline SVG.
+"""The elements of the report's drawings: axes, marks, lines and words, as inline SVG.
 
 Colours are classes (`subject`, `reference`, `control`, `context`), so that the page's style sheet decides them for
 light, dark and print; each kind of model has a shape of its own besides. Every drawing has a title and says in words
@@ -17,7 +17,7 @@ from unerase.v1.verdicts_pb2 import Estimate
 from unerase_backend.report.text import visible
 
 ROLES = ("control", "reference", "subject")
-"""In order of drawing: the subject lies on top."""
+"""In drawing order, so that the subject is on top."""
 
 FAR = 4
 """An axis of figures this many times its unit is compressed beyond the unit, so that both near and far can be read."""

@@ -1,11 +1,9 @@
 """A report as one HTML file: no script, no external resource; pictures are data URIs and drawings inline SVG.
 
-`page.html.j2` lays it out with a template for each of the longer sections, `page.css` dresses it, `charts` and `plane`
-draw; here is what the page says that the verdict does not say in words itself.
+`page.html.j2` is the layout, with a template for each of the longer sections, and `page.css` the style. `charts` and
+`plane` draw. This module computes what the page shows beyond the words of the verdict.
 """
 
-import math
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,23 +15,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unerase.v1.audits_pb2 import Report, ReportContent, ReportPicture
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationRequest, Finding, ModelRole, Tensor
+from unerase.v1.types_pb2 import EvaluationClass, EvaluationRequest, ModelRole, Tensor
 from unerase.v1.verdicts_pb2 import (
     Alternatives,
     AlternativesResult,
-    ArmResult,
     Calibration,
     Conclusion,
     Estimate,
     EvaluationResult,
     Excess,
-    Interval,
     LabelShare,
     Outcome,
     Rate,
 )
 from unerase_backend.report import charts, drawing, plane
 from unerase_backend.report.context import Context, context_of
+from unerase_backend.report.curves import budget_curves, effort_curves, finding_curves, finding_order
+from unerase_backend.report.formatting import estimate, number, p_value, points, span
 from unerase_backend.report.pictures import Pictures
 from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.text import outside, prose, visible, whole
@@ -47,10 +45,6 @@ FINDINGS_SHOWN = 6
 
 LABELS_SHOWN = 10
 """Labels of the distribution of alternatives that are shown unfolded."""
-
-_COUNTED = re.compile(r"(.*)@(\d+(?:\.\d+)?)")
-"""A name that says after an "@" what was spent: of an arm as in "few-shot@40", of a figure as in "auc@100"."""
-
 
 _HEADLINES = {
     Conclusion.CONCLUSION_INCOMPLETE: ("Incomplete", "none"),
@@ -72,11 +66,11 @@ _MARK_OF_GROUND = {
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("unerase_backend.report", "."),
-    # The page belongs to the program that began with it.
+    # Templates do not change while the program runs.
     auto_reload=False,
     autoescape=True,
     undefined=StrictUndefined,
-    # Whatever the page shows, attributes too: no character of it is unseen.
+    # Makes invisible characters visible in all that the page shows, attributes included.
     finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -98,15 +92,6 @@ class _ShownCase:
     prompt: str
     hit: bool
     pictures: list[ReportPicture]
-
-
-@dataclass(frozen=True)
-class _Trace:
-    """A finding, and its figures: curves over what was spent, and single ones."""
-
-    finding: Finding
-    curves: list[tuple[str, Markup]]
-    figures: list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +119,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         headline="No valid verdict" if faults else headline,
         tone="none" if faults else tone,
         faults=faults,
-        # Reports from before there were summaries have none.
+        # Older reports have no summary.
         summary=summarise(verdict, faults) if faults or not verdict.summary else verdict.summary,
         grounds=_grounds(content, sure=sure),
         sure=sure,
@@ -152,14 +137,14 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         sections=_sections(content),
         stands=_stands(content, context) if verdict.likelihood.HasField("lost_pull") else [],
         context=context,
-        curves=[drawn for result in verdict.evaluations for drawn in _curves(result)],
-        spent=[drawn for result in verdict.evaluations for drawn in _spent(result)],
+        curves=[drawn for result in verdict.evaluations for drawn in budget_curves(result)],
+        spent=[drawn for result in verdict.evaluations for drawn in effort_curves(result)],
         traced=charts.tracing(verdict.tracing.points, (tolerances.destruction, tolerances.general_damage)),
         has_path=len(plane.on_path(verdict.tracing.points)) > 1,
         alternatives=_alternative_rows(verdict.alternatives),
         labels_shown=LABELS_SHOWN,
         findings=[
-            (titles.get(name, name), [_trace(finding) for finding in sorted(group, key=_by_spent)])
+            (titles.get(name, name), [finding_curves(finding) for finding in sorted(group, key=finding_order)])
             for name, group in groupby(content.findings, key=lambda finding: finding.evaluation)
         ],
         findings_shown=FINDINGS_SHOWN,
@@ -168,24 +153,6 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
             for name, group in groupby(content.pictures, key=lambda picture: picture.evaluation)
         ],
         titles=titles,
-        charts=charts,
-        plane=plane,
-        drawing=drawing,
-        rates=_rates,
-        estimate=estimate,
-        number=number,
-        points=points,
-        span=span,
-        p_value=p_value,
-        has_doubt=_has_doubt,
-        learned=_learned,
-        parameters=_parameters,
-        calibrated=_calibrated,
-        sources=_sources,
-        outcome=lambda value: _word(Outcome.Name(value), "OUTCOME_"),
-        outcome_tone=lambda value: _TONE_OF_OUTCOME.get(value, "none"),
-        kind=lambda value: _word(EvaluationClass.Name(value), "EVALUATION_CLASS_"),
-        role=_role,
         picture=Pictures(read_picture).show,
     )
 
@@ -219,39 +186,6 @@ def _running_head(report: Report) -> Markup:
     return Markup('"{}"').format("  \N{MIDDLE DOT}  ".join(said))
 
 
-def number(value: float) -> str:
-    """Return a figure with two decimals and a true minus sign; "none" where it is not finite."""
-    return _signed(f"{value:.2f}") if math.isfinite(value) else "none"
-
-
-def points(value: float) -> str:
-    """Return a difference of two rates in percentage points, as in "+71"; "none" where it is not finite."""
-    return f"+{_percent(value)}" if value >= 0.005 else _percent(value)
-
-
-def span(interval: Interval) -> str:
-    """Return the ends of an interval of rates in per cent, as in "21 to 57"."""
-    return f"{_percent(interval.lower)} to {_percent(interval.upper)}"
-
-
-def p_value(p: float) -> str:
-    """Return a p-value with two digits and its sign, as in "= 0.012"; the smallest as a bound."""
-    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
-
-
-def estimate(figure: Estimate) -> str:
-    """Return a figure with its interval."""
-    return f"{number(figure.value)} ({number(figure.interval.lower)} to {number(figure.interval.upper)})"
-
-
-def _percent(value: float) -> str:
-    return _signed(f"{100 * value:.0f}") if math.isfinite(value) else "none"
-
-
-def _signed(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}" if text.strip("-0.") else "")
-
-
 def _word(value: str, prefix: str) -> str:
     return value.removeprefix(prefix).lower().replace("_", " ")
 
@@ -265,7 +199,7 @@ def _sections(content: ReportContent) -> list[tuple[str, str]]:
         ("evidence", "Statistics", True),
         ("plane", "Destruction", likelihood),
         ("evaluations", "Evaluations", True),
-        ("budget", "Budget", any([*_curves(result), *_spent(result)] for result in verdict.evaluations)),
+        ("budget", "Budget", any([*budget_curves(result), *effort_curves(result)] for result in verdict.evaluations)),
         ("pictures", "Pictures", bool(content.pictures)),
         ("alternatives", "Alternatives", verdict.HasField("alternatives")),
         ("tracing", "Tracing", verdict.HasField("tracing")),
@@ -351,50 +285,6 @@ def _parameters(evaluation: EvaluationRequest) -> str:
     return text if text != "{}" else "defaults"
 
 
-def _curves(result: EvaluationResult) -> Iterator[tuple[str, Markup]]:
-    for arm, of_arm in groupby(result.curve, key=lambda point: point.arm):
-        title = f"{result.title or result.name}{f', {arm}' if arm else ''}"
-        yield title, charts.curve(title, list(of_arm))
-
-
-def _spent(result: EvaluationResult) -> Iterator[tuple[str, Markup]]:
-    """Yield a curve for the arms that say after an "@" what was spent, where there is more than one of a name."""
-    found: dict[str, list[tuple[float, ArmResult]]] = {}
-    for arm in result.arms:
-        if match := _COUNTED.fullmatch(arm.arm):
-            found.setdefault(match[1], []).append((float(match[2]), arm))
-    for name, arms in found.items():
-        if len({at for at, _ in arms}) > 1:
-            title = f"{result.title or result.name}, {name}"
-            whole = all(at.is_integer() for at, _ in arms)
-            unit = "optimisation steps" if whole else "share of the steps"
-            yield title, charts.over_steps(title, sorted(arms, key=lambda spent: spent[0]), unit)
-
-
-def _by_spent(finding: Finding) -> tuple[bool, int, str, float, int]:
-    """Order findings as the report does, but "few-shot@5" before "few-shot@40"."""
-    match = _COUNTED.fullmatch(finding.label)
-    name, spent = (match[1], float(match[2])) if match else (finding.label, 0.0)
-    return finding.HasField("case_index"), finding.case_index, name, spent, finding.role
-
-
-def _trace(finding: Finding) -> _Trace:
-    found: dict[str, list[tuple[float, float]]] = {}
-    single = []
-    for name, value in sorted(finding.figures.items()):
-        if match := _COUNTED.fullmatch(name):
-            found.setdefault(match[1], []).append((float(match[2]), value))
-        else:
-            single.append((name, value))
-    curves = []
-    for name, points in found.items():
-        if len(points) > 1:
-            curves.append((name, charts.figures(name, sorted(points), "step")))
-        else:
-            single.append((f"{name}@{points[0][0]:g}", points[0][1]))
-    return _Trace(finding, curves, single)
-
-
 def _alternative_rows(result: AlternativesResult) -> list[_AlternativeRow]:
     """Return the labels in order of the subject's pictures, then of the other models'."""
     models: list[tuple[Alternatives, dict[str, LabelShare]]] = [
@@ -420,3 +310,26 @@ def _cases(pictures: Iterable[ReportPicture]) -> Iterator[_ShownCase]:
         shown = list(group)
         subject = next((each for each in shown if each.role == ModelRole.MODEL_ROLE_SUBJECT), shown[0])
         yield _ShownCase(case, subject.prompt, subject.detected, shown)
+
+
+# What the templates call.
+_ENVIRONMENT.globals |= {
+    "charts": charts,
+    "plane": plane,
+    "drawing": drawing,
+    "rates": _rates,
+    "estimate": estimate,
+    "number": number,
+    "points": points,
+    "span": span,
+    "p_value": p_value,
+    "has_doubt": _has_doubt,
+    "learned": _learned,
+    "parameters": _parameters,
+    "calibrated": _calibrated,
+    "sources": _sources,
+    "outcome": lambda value: _word(Outcome.Name(value), "OUTCOME_"),
+    "outcome_tone": lambda value: _TONE_OF_OUTCOME.get(value, "none"),
+    "kind": lambda value: _word(EvaluationClass.Name(value), "EVALUATION_CLASS_"),
+    "role": _role,
+}

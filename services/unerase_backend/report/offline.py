@@ -1,4 +1,4 @@
-"""The verdict of an audit from its exported observations alone: no backend, no pictures, no models.
+"""Computes the verdict of an audit from its exported observations, without a backend, pictures or models.
 
 `unerase verdict` finds `conclude_file` by its entry point, so that the client imports nothing of the backend.
 """
@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, Tolerances
-from unerase_backend.report.parquet import Record, read_parquet
+from unerase_backend.report.parquet import ExportedAudit, read_parquet
 from unerase_backend.verdict import conclude
 from unerase_backend.verdict.decision import tolerance_problem
 from unerase_backend.verdict.roles import recorded_problem
@@ -21,24 +21,24 @@ def conclude_file(file: Path, tolerances: Tolerances) -> Audit:
         OSError: it cannot be read.
     """
     try:
-        record = read_parquet(file.read_bytes())
+        audit = read_parquet(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    return conclude_record(record, tolerances)
+    return conclude_exported(audit, tolerances)
 
 
-def conclude_record(record: Record, tolerances: Tolerances) -> Audit:
+def conclude_exported(audit: ExportedAudit, tolerances: Tolerances) -> Audit:
     """Return the audit that a file holds with its verdict; errors as in `conclude_file`."""
     for field, value in tolerances.ListFields():
         if problem := tolerance_problem(field.name, value):
             raise ValueError(f"{field.name}: {problem}")
-    spec = record.content.spec
-    if problem := recorded_problem(spec, record.content.concept, record.content.manifest):
+    spec = audit.content.spec
+    if problem := recorded_problem(spec, audit.content.concept, audit.content.manifest):
         raise ValueError(f"{problem}: no verdict follows from this audit; run it again with others")
     spec.tolerances.MergeFrom(tolerances)
-    verdict = conclude(record.observations, record.descriptions, spec.battery.evaluations, spec)
+    verdict = conclude(audit.observations, audit.descriptions, spec.battery.evaluations, spec)
     for result in verdict.evaluations:
-        # As it was quoted: this installation's own calibration may be another.
-        if result.name in record.calibrations:
-            result.calibration.CopyFrom(record.calibrations[result.name])
-    return Audit(id=record.audit_id, spec=spec, state=AUDIT_STATE_SUCCEEDED, verdict=verdict)
+        # The calibration that the audit quoted, since this installation may have a different one.
+        if result.name in audit.calibrations:
+            result.calibration.CopyFrom(audit.calibrations[result.name])
+    return Audit(id=audit.audit_id, spec=spec, state=AUDIT_STATE_SUCCEEDED, verdict=verdict)

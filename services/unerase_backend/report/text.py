@@ -1,4 +1,4 @@
-"""Text on the page: what came from outside is shown as it is and stays in its place, and numbers stay whole.
+"""Text on the page: text from outside is shown safely, and numbers are not broken across lines.
 
 Names, prompts and words that attacks found are written by strangers. Jinja escapes them for HTML; here the characters
 that a reader would not see, or that would reorder what stands beside them, become visible.

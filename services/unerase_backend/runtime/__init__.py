@@ -1,1 +1,1 @@
-"""What every room stands on: errors, seeds, artefacts, settings, logging and metrics."""
+"""What every room uses: errors, seeds, artefacts, settings, calls to other rooms, logs and traces."""

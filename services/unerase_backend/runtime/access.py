@@ -1,14 +1,14 @@
-"""Who may call: bearer tokens with scopes and a tenant, read from a file and known by their hashes alone.
+"""Who may call: bearer tokens with scopes and a tenant. A file holds their hashes, never the tokens.
 
 The file is JSON, a list under "tokens"; `unerase tokens` writes it. A token is "unerase_" and 43 characters of 256
-random bits, so that a plain SHA-256 is hash enough: there is nothing to guess, and nothing to slow a guesser down for.
+random bits, so a plain SHA-256 is enough: nobody can guess a token, and a slow hash would add nothing.
 
     {"tokens": [{"id": "ci", "sha256": "...", "tenant": "acme", "scopes": ["audit:read"],
                  "expires": "2027-01-31T00:00:00Z"}],
      "quotas": {"acme": {"audits": 20, "pictures_per_day": 100000, "bytes": 50000000000}}}
 
-The file is read again when it has changed, at most once a second, so that tokens are added, rotated and taken away
-without a restart. A file that has become unreadable leaves the tokens as they were, expiry included.
+The file is read again when it has changed, at most once a second, so that tokens can be added, rotated and revoked
+without a restart. While the file cannot be read, the tokens read last stay valid until they expire.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from unerase_backend.runtime.errors import ForbiddenError, UnauthenticatedError
 _logger = logging.getLogger(__name__)
 
 ADMIN = "admin"
-"""The scope that holds every other one."""
+"""The scope that includes every other scope."""
 SCOPES = (
     "audit:read",
     "audit:write",
@@ -51,7 +51,7 @@ _LOOK_SECONDS = 1.0
 
 
 class TokenEntry(BaseModel):
-    """One token as the file holds it."""
+    """One token as it is written in the file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,7 +69,7 @@ class TokenEntry(BaseModel):
 
 
 class Quota(BaseModel):
-    """How much a tenant may have; 0 means no limit."""
+    """The limits of a tenant; 0 means no limit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,7 +79,7 @@ class Quota(BaseModel):
 
 
 class TokenList(BaseModel):
-    """What a file of tokens holds: the tokens, and the quotas of tenants that have others than the backend's own."""
+    """The content of a token file: the tokens, and the quotas of tenants that differ from the backend's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,17 +97,17 @@ class TokenList(BaseModel):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls, and what for."""
+    """The caller of an RPC: its tenant and its scopes."""
 
     tenant: str
-    """Empty where there are no tokens: everybody is the same."""
+    """Empty if the backend has no tokens: all callers are the same tenant."""
     scopes: frozenset[str]
 
     def require(self, scope: str) -> None:
-        """Let a caller with the scope pass.
+        """Check that the caller has a scope.
 
         Raises:
-            ForbiddenError: the caller has it not.
+            ForbiddenError: the caller does not have it.
         """
         if scope not in self.scopes and ADMIN not in self.scopes:
             raise ForbiddenError(
@@ -116,14 +116,14 @@ class Caller:
 
 
 EVERYBODY = Caller("", frozenset({ADMIN}))
-"""The caller where no file of tokens is given."""
+"""The caller if the backend has no token file."""
 
 CALLER: ContextVar[Caller] = ContextVar("caller", default=EVERYBODY)
-"""The caller of the RPC under way."""
+"""The caller of the current RPC."""
 
 
 class Gate:
-    """Knows the tokens; without a file it lets everybody pass."""
+    """Identifies callers by the tokens of a file; without a file it accepts everybody."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
         self._path = path
@@ -148,7 +148,7 @@ class Gate:
         if authorization is None:
             raise UnauthenticatedError("a token is needed: authorization: Bearer TOKEN", reason="TOKEN_MISSING")
         matched = _BEARER.fullmatch(authorization)
-        # A dictionary's look-up of a hash tells by its time nothing of the token.
+        # Looking a hash up in a dictionary leaks nothing about the token by the time it takes.
         entry = self._tokens.get(hash_of(matched[1])) if matched else None
         if entry is None:
             raise UnauthenticatedError("the token is not one of this backend's", reason="TOKEN_UNKNOWN")
@@ -157,7 +157,7 @@ class Gate:
         return Caller(entry.tenant, frozenset(entry.scopes))
 
     def quota(self, tenant: str) -> Quota | None:
-        """Return the tenant's own quota; None where the backend's holds."""
+        """Return the tenant's own quota; None if the backend's applies."""
         if self._path is not None:
             self._reload(self._path)
         return self._quotas.get(tenant)
@@ -176,17 +176,17 @@ class Gate:
             if stamp != self._stamp:
                 self._read(path)
                 self._stamp = stamp
-                _logger.info("%d tokens are known now", len(self._tokens))
+                _logger.info("read the token file, which holds %d tokens", len(self._tokens))
         except (OSError, ValueError):
-            _logger.exception("the file of tokens cannot be read; the tokens stay as they were")
+            _logger.exception("the token file cannot be read; the tokens read last stay in use")
 
 
 def read_tokens(path: Path) -> TokenList:
-    """Read a file of tokens.
+    """Read a token file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no list of tokens; the message says what is wrong, and holds no hash.
+        ValueError: it is not a list of tokens; the message says what is wrong, without any hash.
     """
     try:
         return TokenList.model_validate_json(path.read_bytes())
@@ -201,7 +201,7 @@ def new_token() -> str:
 
 
 def hash_of(token: str) -> str:
-    """Return what a file of tokens holds of a token."""
+    """Return the hash that a token file holds of a token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

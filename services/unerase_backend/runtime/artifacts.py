@@ -1,7 +1,7 @@
 """The artefact store: bytes under their SHA-256, and small records under a key, on any fsspec file system.
 
-A write goes to a temporary name and is moved into place, so that no half file ever stands under a final name. What is
-read is checked against its digest, and what is not what its digest says is removed, so that it can be made again.
+A write goes to a temporary name and is moved into place, so that a file under its final name is always complete.
+What is read is checked against its digest; bytes that do not match are removed, so that they can be made again.
 """
 
 import errno
@@ -17,10 +17,10 @@ from unerase_backend.runtime.errors import DataLossError, ExhaustedError, NotFou
 from unerase_backend.runtime.identifiers import DIGEST
 
 STORAGE_FULL = "STORAGE_FULL"
-"""The reason of what waits until there is room on a disk again."""
+"""The reason of the error when the disk is full; work waits until there is room again."""
 
 LOST = ("ARTIFACT_NOT_FOUND", "ARTIFACT_DAMAGED")
-"""The reasons of an artefact that is not there, or is not there any more."""
+"""The reasons of the errors when an artefact is missing or damaged."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RETRY_SECONDS = 10.0
@@ -35,13 +35,13 @@ class ArtifactStore:
         self._filesystem.makedirs(self._root, exist_ok=True)
 
     def put(self, content: bytes) -> str:
-        """Store `content` and return its SHA-256 (hexadecimal); storing the same bytes again costs one look.
+        """Store `content` and return its SHA-256 (hexadecimal); bytes that are there already are only looked up.
 
         Raises:
             ExhaustedError: there is no room left.
         """
         digest = hashlib.sha256(content).hexdigest()
-        # One that was cut short is written again.
+        # A file that was cut short is written again.
         if self.size(digest) != len(content):
             self._write(self._path("artifacts", digest), content)
         return digest
@@ -66,9 +66,9 @@ class ArtifactStore:
         return content
 
     def pieces(self, digest: str, piece_bytes: int) -> tuple[int, Iterator[bytes]]:
-        """Return the size of `digest` in bytes, and its bytes piece by piece, one piece at least.
+        """Return the size of `digest` in bytes, and its bytes in pieces, at least one.
 
-        Only the pieces that are taken are read. The last one comes once all are known to be what the digest says.
+        Only the pieces that are taken are read. The last piece comes after all bytes were checked against the digest.
 
         Raises:
             NotFoundError: as `get`.
@@ -98,11 +98,11 @@ class ArtifactStore:
         yield piece
 
     def contains(self, digest: str) -> bool:
-        """Say whether the artefact is there, without reading it."""
+        """Return whether the artefact exists, without reading it."""
         return bool(DIGEST.fullmatch(digest)) and bool(self._filesystem.exists(self._path("artifacts", digest)))
 
     def whole(self, digest: str) -> bool:
-        """Say whether the artefact is there and what its digest says."""
+        """Return whether the artefact exists and matches its digest."""
         try:
             _, pieces = self.pieces(digest, _PIECE_BYTES)
             for _ in pieces:
@@ -112,7 +112,7 @@ class ArtifactStore:
         return True
 
     def size(self, digest: str) -> int | None:
-        """Return an artefact's size in bytes, without reading it; None if it is not there."""
+        """Return an artefact's size in bytes, without reading it; None if it does not exist."""
         try:
             size: int = self._filesystem.size(self._path("artifacts", digest))
         except FileNotFoundError:
@@ -120,7 +120,7 @@ class ArtifactStore:
         return size
 
     def remove(self, digest: str) -> None:
-        """Remove an artefact; one that is not there is none."""
+        """Remove an artefact, if it exists."""
         with suppress(FileNotFoundError):
             self._filesystem.rm_file(self._path("artifacts", digest))
 
@@ -129,16 +129,16 @@ class ArtifactStore:
         yield from (path.rsplit("/", 1)[1] for path in self._older("artifacts", before))
 
     def remove_interrupted(self, before: datetime) -> None:
-        """Remove what writes that were interrupted before a time have left."""
+        """Remove the temporary files of writes that were interrupted before a time."""
         for kind in ("artifacts", "records"):
             self._remove_older(kind, before, partial=True)
 
     def remove_records(self, before: datetime) -> None:
-        """Remove the records that were written before a time; what they spare is then done again."""
+        """Remove the records that were written before a time; the work that they saved is then done again."""
         self._remove_older("records", before)
 
     def put_record(self, key: str, content: bytes) -> None:
-        """Store a small record under `key` (64 hexadecimal digits), with its own check sum; the last writer wins.
+        """Store a small record under `key` (64 hexadecimal digits), with a checksum; the last writer wins.
 
         Raises:
             ExhaustedError: there is no room left.
@@ -192,7 +192,7 @@ def _room() -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise ExhaustedError(
-            "the artefact store is full; make room there, and what waits goes on by itself",
+            "the artefact store is full; free some space there, and waiting work continues by itself",
             reason=STORAGE_FULL,
             retry_after_seconds=_RETRY_SECONDS,
         ) from None

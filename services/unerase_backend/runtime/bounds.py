@@ -1,7 +1,7 @@
-"""How many items a request may hold: read from the contracts (`max_items`), checked before anything looks at them.
+"""How many items a request may hold: the contracts say it (`max_items`), and it is checked before anything else.
 
-The check takes time in proportion to the messages within a request, whose number is bounded as well; what a repeated
-field of plain values holds is counted and not looked at.
+The check takes time in proportion to the number of messages in a request, which is bounded as well. Items of a repeated
+field of plain values are counted without being read.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from unerase.v1 import bounds_pb2
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 MAX_MESSAGES = 65_536
-"""Messages within one request, values of parameters among them; the largest `Generate` has some 30,000."""
+"""The most messages in one request, values of parameters included; the largest `Generate` has about 30,000."""
 
 STRUCT = "google.protobuf.Struct"
 _MAX_PATH = 200
@@ -24,13 +24,13 @@ _MAX_PATH = 200
 
 @dataclass(frozen=True)
 class _Node:
-    """A message with its place in the request; the path is written only where it is told."""
+    """A message with its place in the request; its path is only written out for an error."""
 
     message: Any
     above: "_Node | None"
     label: str
     most: int
-    """Of a Struct and what is in it: the most keys, and the most items of a list."""
+    """The most keys of a Struct, and the most items of a list, at any depth within a Struct."""
 
     def path(self, last: str) -> str:
         labels, node = [last], self
@@ -43,10 +43,10 @@ class _Node:
 
 @cache
 def bound_of(field: FieldDescriptor) -> int:
-    """Return the most items that a field may hold in a request; 0 of one that holds a single thing.
+    """Return the most items that a field may hold in a request; 0 for a field that is not repeated.
 
     Raises:
-        LookupError: it can hold many, and the contracts do not say how many.
+        LookupError: the field is repeated, and the contracts do not bound it.
     """
     bound = int(field.GetOptions().Extensions[bounds_pb2.max_items])
     if not bound and _holds_many(field):
@@ -63,7 +63,7 @@ def check_bounds(request: Message) -> None:
     """Check that no repeated field and no map of a request holds more than it may.
 
     Raises:
-        InvalidRequestError: one does, the first that is met; or the request holds too many messages in all.
+        InvalidRequestError: a field does (the first one found), or the request has too many messages in all.
     """
     waiting = [_Node(request, None, "", 0)]
     count = 0
@@ -90,7 +90,7 @@ def _message(node: _Node) -> Iterable[_Node]:
 
 
 def _messages(field: FieldDescriptor, value: Any) -> Iterable[tuple[Any, Any]]:
-    """Return the messages in a repeated field or map, by index or key; plain values are left out."""
+    """Return the messages in a repeated field or map, by index or key, without plain values."""
     if field.message_type is None:
         return ()
     if not field.message_type.GetOptions().map_entry:
@@ -99,7 +99,7 @@ def _messages(field: FieldDescriptor, value: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def _struct(node: _Node) -> Iterable[_Node]:
-    """Look into a Struct, or a list within one; plain values are left out."""
+    """Check a Struct, or a list within one, and return the messages in it, without plain values."""
     struct = node.message.DESCRIPTOR.full_name == STRUCT
     values = node.message.fields if struct else node.message.values
     if len(values) > node.most:

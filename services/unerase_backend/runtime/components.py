@@ -1,9 +1,9 @@
-"""Components by name: the backend's own, one module each in a package, and those of third parties, by entry point.
+"""Registries of components: the backend's own, one module each in a package, and third parties', by entry point.
 
-A third party's module is imported once a process. One that cannot be imported, takes a name that is taken or describes
-itself badly is kept out with everything that it registered, and costs nothing else: the log and whoever asks for it are
-told which entry point of which distribution it is, and why. Own components come first, then the packages in order of
-distribution and entry point, so that every process keeps out the same ones.
+A third party's module is imported once in a process. A module that cannot be imported, uses a name that is taken, or
+describes a component badly is rejected with everything that it registered, and nothing else is affected. The log, and
+the error for whoever asks for such a component, name the entry point, its distribution and the reason. Own components
+come first, then the packages in order of distribution and entry point, so that every process rejects the same ones.
 """
 
 import importlib
@@ -24,22 +24,22 @@ Component = TypeVar("Component")
 
 
 class RegistrationError(ValueError):
-    """What is registered has a name that is taken, or is badly described."""
+    """A component has a name that is taken, or a bad description."""
 
 
 @dataclass(frozen=True)
 class _Registered(Generic[Component]):
     component: Component
     module: str
-    """Where it was defined."""
+    """The module that defines it."""
     origin: str
-    """The module that was being imported for a third party; empty for the backend's own."""
+    """The third party's module that was being imported; empty for the backend's own components."""
 
 
 class Components(Generic[Component]):
     """The components of one kind; `kind` is their name in messages, as in "evaluation".
 
-    `beside` is a package whose own components share the names without being of this table.
+    `beside` is a package whose components are in another registry but share the names of this one.
     """
 
     def __init__(self, kind: str, package: str, entry_point_group: str, beside: str = "") -> None:
@@ -60,7 +60,7 @@ class Components(Generic[Component]):
         """
         origin = _Importing.module
         if origin:
-            # A third party's module may be imported for another table's sake, before our own components are.
+            # A third party's module may be imported for another registry, before this one has loaded the backend's own.
             self._load_own()
         first = self._registered[name].module if name in self._registered else ""
         if origin and self._beside and _is_own_name(name, self._beside):
@@ -70,7 +70,7 @@ class Components(Generic[Component]):
         self._registered[name] = _Registered(component, module, origin)
 
     def all(self) -> dict[str, Component]:
-        """Return every component by name, those of third parties included."""
+        """Return every component by name, including those of third parties."""
         if not self._loaded:
             self._load_own()
             for entry_point in sorted(entry_points(group=self._group), key=_order):
@@ -86,7 +86,7 @@ class Components(Generic[Component]):
     def _load_own(self) -> None:
         if not self._loaded_own:
             self._loaded_own = True
-            # Whoever is being imported now, these are ours.
+            # Whatever module is being imported now, these are the backend's own.
             with _importing(""):
                 package = importlib.import_module(self._package)
                 for module in pkgutil.iter_modules(package.__path__):
@@ -108,15 +108,15 @@ class Components(Generic[Component]):
 
 
 class _Importing:
-    """What this process has imported for third parties: a module that serves two tables is imported once."""
+    """The modules of third parties that this process has imported: one that serves two registries is imported once."""
 
     lock = threading.RLock()
     module = ""
-    problems: dict[str, str] = {}  # noqa: RUF012 - one process, one table
+    problems: dict[str, str] = {}  # noqa: RUF012 - one for each process
 
 
 def _import(entry_point: EntryPoint) -> str:
-    """Import the entry point's module and return why that failed; empty where it did not."""
+    """Import the entry point's module and return why that failed; empty if it did not fail."""
     module = entry_point.module
     with _Importing.lock:
         if module not in _Importing.problems:
@@ -124,7 +124,7 @@ def _import(entry_point: EntryPoint) -> str:
             with _importing(module):
                 try:
                     importlib.import_module(module)
-                # A module may end the process while it is imported; that would end the room.
+                # A module may raise SystemExit while it is imported, which would end the room.
                 except (Exception, SystemExit) as error:
                     _logger.error("the module %s of a third party", module, exc_info=error)
                     _Importing.problems[module] = _problem(error)
@@ -141,17 +141,17 @@ def _importing(module: str) -> Iterator[None]:
 
 
 def _problem(error: BaseException) -> str:
-    """Say what went wrong without a path of this machine; the log has the rest."""
+    """Describe an error without paths of this machine; the log has the details."""
     text = str(error).partition("\n")[0]
     if isinstance(error, RegistrationError):
         return text
     if not text or "/" in text or "\\" in text or len(text) > _MAX_PROBLEM:
-        return f"{type(error).__name__} while it was imported; the log has the rest"
+        return f"{type(error).__name__} while it was imported; the log has the details"
     return f"{type(error).__name__}: {text}"
 
 
 def _is_own_name(name: str, package: str) -> bool:
-    """Whether a module of ours in `package` has the name: each registers its own, or some that begin with it."""
+    """Return whether a module in `package` has the name, or a name that this one begins with."""
     modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
     return any(f"{name}-".startswith(f"{module.name.replace('_', '-')}-") for module in modules)
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from ray import serve
 
-from unerase_backend.runtime.observed import observe
 from unerase_backend.runtime.settings import ReplicatedRoomSettings, RoomSettings
+from unerase_backend.runtime.telemetry import configure_telemetry
 
 HEALTH_CHECK_PERIOD_SECONDS = 3
 HEALTH_CHECK_TIMEOUT_SECONDS = 10
@@ -38,5 +38,5 @@ def begin_computing(room: str, settings: RoomSettings) -> None:
     import transformers
 
     torch.set_num_threads(settings.torch_threads)
-    observe(room, settings)
+    configure_telemetry(room, settings)
     transformers.logging.disable_progress_bar()

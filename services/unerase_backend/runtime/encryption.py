@@ -1,8 +1,8 @@
-"""The server's certificate, its key, and the authorities whose clients it trusts: PEM files,
-read again when they change.
+"""The server's certificate, its key, and the certificate authorities of its clients: PEM files, read again when they
+change.
 
-A certificate that is renewed in place is offered to the next connection; those that are open stay as they are. Files
-that have become unreadable, or do not belong together, leave what was there before.
+The next connection gets a certificate that was renewed in place; open connections are not affected. If the files cannot
+be read, or the key does not match the certificate, the certificates read last stay in use.
 """
 
 import logging
@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class Certificates:
-    """Where the PEM files are; `client_ca` asks every client for a certificate of one of its authorities (mTLS)."""
+    """Paths of the PEM files; with `client_ca` clients must have a certificate of one of its authorities (mTLS)."""
 
     certificate: Path
     key: Path
@@ -27,11 +27,11 @@ class Certificates:
 
     @classmethod
     def of(cls, certificate: str, key: str, client_ca: str) -> "Certificates | None":
-        """Return the certificates of settings, checked; None where no certificate is given.
+        """Return the certificates of settings, after checking them; None if no certificate is given.
 
         Raises:
             OSError: a file cannot be read.
-            ssl.SSLError: one is no PEM of its kind, or the key is another certificate's.
+            ssl.SSLError: a file is not valid PEM of its kind, or the key does not match the certificate.
         """
         if not certificate:
             return None
@@ -64,7 +64,7 @@ class Certificates:
                 return None
             self.context()
         except (OSError, ssl.SSLError):
-            _logger.exception("the renewed certificates cannot be used; those before stay")
+            _logger.exception("the renewed certificates cannot be used; the earlier ones stay in use")
             return None
         self._seen = content
         _logger.info("the certificates were renewed")

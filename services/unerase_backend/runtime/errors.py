@@ -1,6 +1,6 @@
-"""The domain's errors: each knows its gRPC code and a machine-readable reason.
+"""The domain's errors, each with its gRPC code and a machine-readable reason.
 
-A message says what is wrong, where, and what to do; it never holds a path, a host or a stack trace.
+A message says what is wrong, where, and what to do; it never contains a path, a host or a stack trace.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class FieldViolation:
 
 
 class UneraseError(Exception):
-    """Base of every error that a caller may see."""
+    """The base of every error that a caller may see."""
 
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     reason: str = "INTERNAL"
@@ -40,7 +40,7 @@ class UneraseError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Survive a process boundary with every field."""
+        """Keep every field when the error is pickled."""
         return _rebuild, (
             type(self),
             self.message,
@@ -72,19 +72,19 @@ class InvalidRequestError(UneraseError):
 
     @classmethod
     def of(cls, *violations: FieldViolation) -> "InvalidRequestError":
-        """Make the error of one or more violations; its message lists them."""
+        """Return the error of one or more violations; its message lists them."""
         return cls("; ".join(f"{v.field}: {v.description}" for v in violations), violations=violations)
 
 
 class UnauthenticatedError(UneraseError):
-    """A call without a token that counts."""
+    """A call without a valid token."""
 
     code = grpc.StatusCode.UNAUTHENTICATED
     reason = "UNAUTHENTICATED"
 
 
 class ForbiddenError(UneraseError):
-    """A call that its token does not allow."""
+    """A call for which the token lacks the scope."""
 
     code = grpc.StatusCode.PERMISSION_DENIED
     reason = "FORBIDDEN"
@@ -98,14 +98,14 @@ class NotFoundError(UneraseError):
 
 
 class AlreadyExistsError(UneraseError):
-    """The same request id came with another body."""
+    """A request id was used again with a different request."""
 
     code = grpc.StatusCode.ALREADY_EXISTS
     reason = "ALREADY_EXISTS"
 
 
 class PreconditionError(UneraseError):
-    """The thing is not in a state in which this can be done."""
+    """The state of something does not allow the request."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "FAILED_PRECONDITION"
@@ -119,28 +119,28 @@ class UnsafeModelError(UneraseError):
 
 
 class ExhaustedError(UneraseError):
-    """A limit is reached; trying later may succeed."""
+    """A limit is reached; trying again later may succeed."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "RESOURCE_EXHAUSTED"
 
 
 class UnavailableError(UneraseError):
-    """A part of the backend is gone for the moment; trying again is safe."""
+    """A part of the backend is temporarily unavailable; trying again is safe."""
 
     code = grpc.StatusCode.UNAVAILABLE
     reason = "UNAVAILABLE"
 
 
 class UnknownMethodError(UneraseError):
-    """A method that no service of the backend has."""
+    """A method that no service of the backend implements."""
 
     code = grpc.StatusCode.UNIMPLEMENTED
     reason = "METHOD_UNKNOWN"
 
 
 class CancelledError(UneraseError):
-    """The caller gave up."""
+    """The caller cancelled the call."""
 
     code = grpc.StatusCode.CANCELLED
     reason = "CANCELLED"
@@ -154,7 +154,7 @@ class DeadlineError(UneraseError):
 
 
 class DataLossError(UneraseError):
-    """Stored bytes are missing or not what their digest says."""
+    """Stored bytes are missing or do not match their digest."""
 
     code = grpc.StatusCode.DATA_LOSS
     reason = "DATA_LOSS"

@@ -1,8 +1,9 @@
-"""The other rooms, as seen from a Serve replica: Ray's errors become the domain's, a cancelled caller cancels the call.
+"""Calls to the other rooms from a Serve replica: Ray's errors become the domain's, and cancelling the caller cancels
+the call.
 
-A handle is looked up when it is first called, so that the rooms may start in any order. Serve repeats a call only until
-a replica has accepted it; a replica that dies with a call in it shows as `UnavailableError`, and whoever knows that the
-call is safe to repeat repeats it. With no replica alive the router would wait for ever, so that every wait has a limit.
+A handle is looked up when it is first used, so that the rooms may start in any order. Serve repeats a call only until a
+replica has accepted it. If a replica dies during a call, the caller gets `UnavailableError`, and repeats the call if it
+knows that this is safe. With no replica alive Serve's router would wait for ever, so every wait has a limit.
 """
 
 import asyncio
@@ -24,22 +25,22 @@ from ray.serve.schema import ReplicaState
 
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
-from unerase_backend.runtime.carried import carried
+from unerase_backend.runtime.call_context import call_context
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError
 
 Backends = TypeVar("Backends")
 
-# As long as a unit of an attack may take: where pictures are slow, a call may wait that long for its turn.
+# As long as a unit of an attack may take: where pictures are slow to make, a call may have to wait that long.
 STALL_SECONDS = 6 * 3600.0
-"""The longest that one answer, or the next item of a stream, may take to come."""
+"""The most seconds to wait for an answer, or for the next item of a stream."""
 
 
 class ReplicaDiedError(UnavailableError):
-    """The replica that had the call is gone."""
+    """The replica that was answering the call died."""
 
 
 class Room:
-    """One application, called by the names of its RPCs."""
+    """A Serve application whose methods are called by the names of its RPCs."""
 
     def __init__(self, application: str) -> None:
         self.application = application
@@ -52,7 +53,7 @@ class Room:
             UnavailableError: the replica died, or nothing answered within `timeout_seconds`.
             UneraseError: what the room itself raised.
         """
-        response = getattr(await self._resolve(), method).remote(*arguments, carried=carried())
+        response = getattr(await self._resolve(), method).remote(*arguments, context=call_context())
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await response
@@ -67,7 +68,9 @@ class Room:
             UnavailableError: the replica died, or no item came within `timeout_seconds`.
             UneraseError: what the room itself raised.
         """
-        response = getattr((await self._resolve()).options(stream=True), method).remote(*arguments, carried=carried())
+        response = getattr((await self._resolve()).options(stream=True), method).remote(
+            *arguments, context=call_context()
+        )
         ended = False
         try:
             while True:
@@ -87,7 +90,7 @@ class Room:
     async def _resolve(self) -> Any:
         if self._handle is None:
             try:
-                # The look-up asks Serve's controller and blocks; the loop must go on meanwhile.
+                # The lookup asks Serve's controller and blocks, which must not stop the event loop.
                 self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
             except (RayServeException, RayError) as error:
                 self._reraise(error)
@@ -98,7 +101,7 @@ class Room:
 
 
 async def _cancel(response: Any) -> None:
-    # `cancel` may wait for the router, which lives on another loop.
+    # `cancel` may wait for the router, which runs on another event loop.
     await asyncio.shield(asyncio.to_thread(response.cancel))
 
 
@@ -107,7 +110,7 @@ def _translate(application: str, error: BaseException) -> BaseException:
         error = error.cause
     if isinstance(error, BackPressureError):
         return ExhaustedError(
-            f"the room {application!r} has too much to do",
+            f"the room {application!r} has too many calls; try again later",
             reason="ROOM_BUSY",
             metadata={"room": application},
             retry_after_seconds=error.retry_after_s or 1.0,
@@ -129,12 +132,12 @@ def _problem(error: BaseException) -> str:
         case TimeoutError():
             return "did not answer in time"
         case RayActorError() | ReplicaUnavailableError():
-            return "is gone for the moment"
+            return "is temporarily unavailable"
         case RequestCancelledError():
-            return "gave the call up"
+            return "cancelled the call"
         case asyncio.CancelledError() if not _cancelled_by_caller():
-            # Serve shows a call that ended with its replica's shutdown as if the caller had been cancelled.
-            return "gave the call up"
+            # If a replica shuts down during a call, Serve raises CancelledError as if the caller had been cancelled.
+            return "cancelled the call"
         case RayServeException():
             return "is not deployed"
     return ""
@@ -152,7 +155,7 @@ ATTACK = Room("attack")
 
 
 def rooms_serving(rooms: Iterable[Room]) -> dict[Room, bool]:
-    """Ask Serve's controller which of the rooms have a running replica; blocks.
+    """Ask Serve's controller which of the rooms have a running replica; this blocks.
 
     Raises:
         RayServeException, RayError: the controller does not answer.
@@ -167,7 +170,7 @@ def rooms_serving(rooms: Iterable[Room]) -> dict[Room, bool]:
 
 
 def remote_models(models: Callable[..., Backends]) -> Backends:
-    """Return `models`, the class of an evaluation's backends, made over Serve handles."""
+    """Return an instance of `models`, the class of an evaluation's backends, that calls the other rooms."""
     return models(
         generate_stream=lambda request: GENERATION.stream("Generate", request),
         encode_prompts=lambda request: GENERATION.call("Encode", request),
@@ -180,7 +183,7 @@ Classify = Callable[[NDArray[np.uint8], Sequence[Question]], Awaitable[list[Pict
 
 
 def remote_classify() -> Classify:
-    """Return what judges pictures, (n, height, width, 3): they go to classification by object reference."""
+    """Return a function that has pictures, (n, height, width, 3), judged; they are sent by object reference."""
 
     async def classify(pictures: NDArray[np.uint8], questions: Sequence[Question]) -> list[PictureJudgements]:
         reference = ray.put(pictures)

@@ -1,7 +1,7 @@
-"""Logs: one line an event, as text or as JSON, with the audit, the request and the trace that it belongs to.
+"""Logs: one line for each event, as text or JSON, with the ids of its audit, request and trace.
 
-Every room's process writes to the same kind of place: a file of its room's name in a folder, or stderr, which Ray
-keeps among its session's logs. A file that somebody moves away is opened anew, so that logrotate can take it.
+Each room's process writes to a file named after the room in a given folder, or to stderr, which Ray keeps with the logs
+of its session. A file that is moved away is opened again, so that logrotate works.
 """
 
 import json
@@ -14,21 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from unerase_backend.runtime import tracing
-from unerase_backend.runtime.carried import AUDIT, REQUEST
+from unerase_backend.runtime.call_context import AUDIT, REQUEST
 
 ROOT = "unerase_backend"
-# What others say of our work: of workflows, of tasks whose error nobody asked for, of connections.
+# Libraries whose warnings concern our work: workflows, tasks with unhandled errors, connections.
 _OTHERS = ("dbos", "asyncio", "grpc", "sqlalchemy")
 
 
 def configure(room: str, form: str, folder: str) -> None:
-    """Let this process write its log in `form`, "text" or "json", to `room`.log in a folder; to stderr without one."""
+    """Write this process's log in `form`, "text" or "json", to `room`.log in a folder, or to stderr without one."""
     handler: logging.Handler
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handler = WatchedFileHandler(Path(folder) / f"{room}.log", encoding="utf-8")
     else:
-        # The process's own: Serve redirects sys.stderr into its log.
+        # The process's own stderr: Serve redirects sys.stderr to its log.
         handler = logging.StreamHandler(sys.__stderr__)
     handler.setFormatter(JsonLines(room) if form == "json" else TextLines(room))
     handler.addFilter(_belonging)
@@ -43,19 +43,18 @@ def configure(room: str, form: str, folder: str) -> None:
 
 
 class _Lines(logging.Formatter):
-    """What both forms share."""
+    """What both forms have in common."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
         """Return an exception with its causes.
 
-        Not by `print`, as logging itself does: Ray Serve puts another in its place, which writes the repr of what it
-        is to print to a file.
+        Logging itself uses `print`, which Ray Serve replaces by a function that writes the repr of its argument.
         """
         return "".join(traceback.format_exception(*ei)).rstrip("\n")
 
 
 class JsonLines(_Lines):
-    """One JSON object a line; audit, request, trace and exception are in it where the event has them."""
+    """One JSON object for each line; audit, request, trace and exception are left out if the event has none."""
 
     def __init__(self, room: str) -> None:
         super().__init__()
@@ -78,7 +77,7 @@ class JsonLines(_Lines):
 
 
 class TextLines(_Lines):
-    """The same for a reader, with an exception on lines of its own."""
+    """The same as text for people, with an exception on its own lines."""
 
     def __init__(self, room: str) -> None:
         super().__init__()
@@ -96,7 +95,7 @@ _FIELDS = ("audit", "request", "trace")
 
 
 def _belonging(record: logging.LogRecord) -> bool:
-    """Note what the record belongs to; a filter, since it runs where the event happens."""
+    """Add the ids to the record. This is a filter, because filters run in the task that logs."""
     record.audit, record.request, record.trace = AUDIT.get(), REQUEST.get(), tracing.trace_id()
     return True
 

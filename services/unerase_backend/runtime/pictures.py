@@ -1,6 +1,6 @@
 """Pictures as artefacts: PNG in the store, uint8 arrays of shape (height, width, 3) in RGB outside it.
 
-A picture's central square, by its share of the side, is what inpainting makes anew and what a view shows or hides.
+The central square, given as a share of the picture's side, is what inpainting repaints and a view shows or hides.
 """
 
 import io
@@ -15,26 +15,26 @@ from PIL import Image
 from unerase_backend.runtime.errors import UneraseError
 
 MAX_PIXELS = 4096 * 4096
-"""A larger picture is not decoded: a few kilobytes of PNG can unfold to gigabytes."""
+"""Larger pictures are not decoded: a few kilobytes of PNG can expand to gigabytes."""
 
 MAX_CHUNKS = 4096
-"""Of these a PNG may have; a megabyte of empty ones takes most of a second to read."""
+"""The most chunks of a PNG; a megabyte of empty chunks takes most of a second to read."""
 
 GREY = 128
-"""What stands where a square is hidden; the middle of the range, as an inpainting pipeline blanks its mask."""
+"""The value of hidden pixels: the middle of the range, with which an inpainting pipeline blanks its mask."""
 
-# A share that was made of whole cells gives them back, whatever floating point makes of it.
+# A share that was computed from whole cells gives the same cells back in spite of floating-point error.
 _ROUNDING = 1e-9
 
 
 _OPAQUE_MODES = ("1", "L", "P", "RGB")
 _SIGNATURE = 8
-# Signature, length and name of the first chunk, width and height come before.
+# The signature, the length and name of the first chunk, and width and height precede it.
 _BIT_DEPTH_AT = _SIGNATURE + 4 + 4 + 4 + 4
 
 
 class UnreadablePictureError(UneraseError):
-    """The bytes are no picture that can be used; the message is fit as the reason of an unscored sample."""
+    """The bytes are not a usable picture; the message can be the reason of an unscored sample."""
 
     code = grpc.StatusCode.FAILED_PRECONDITION
     reason = "PICTURE_UNREADABLE"
@@ -51,7 +51,7 @@ def decode_picture(content: bytes) -> NDArray[np.uint8]:
     """Return the picture of a PNG.
 
     Raises:
-        UnreadablePictureError: it is damaged, no PNG, or has more than `MAX_PIXELS` pixels.
+        UnreadablePictureError: it is damaged, not a PNG, or has more than `MAX_PIXELS` pixels.
     """
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
@@ -67,15 +67,15 @@ def decode_picture(content: bytes) -> NDArray[np.uint8]:
 
 
 def square_margin(side: int, share: float) -> int:
-    """Return how many of `side` pixels or cells stand on either side of the central square.
+    """Return how many of `side` pixels or cells are on either side of the central square.
 
-    The square's side is `share` of `side`, rounded outward to whole ones: floor((1 - share) / 2 * side) stand.
+    The square's side is `share` of `side`, rounded up to whole pixels: floor((1 - share) / 2 * side) are left.
     """
     return min(math.floor((1 - share) / 2 * side + _ROUNDING), (side - 1) // 2)
 
 
 def crop_square(picture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """Return the central square alone, enlarged to the picture's size (bicubic)."""
+    """Return the central square, enlarged to the picture's size (bicubic)."""
     height, width = picture.shape[:2]
     square = Image.fromarray(np.ascontiguousarray(picture[_central(height, width, share)]), mode="RGB")
     return np.asarray(square.resize((width, height), Image.Resampling.BICUBIC))
@@ -95,11 +95,11 @@ def _central(height: int, width: int, share: float) -> tuple[slice, slice]:
 
 
 def opaque_size(content: bytes) -> tuple[int, int]:
-    """Return width and height of a PNG of opaque pixels, 8 bits a channel, from what stands before its pixels.
+    """Return width and height of a PNG of opaque pixels with 8 bits a channel, without decoding the pixels.
 
     Raises:
-        UnreadablePictureError: it is damaged, another format, an animation, has more than `MAX_PIXELS` pixels or
-            `MAX_CHUNKS` chunks, or pixels that are not seen as they would be judged.
+        UnreadablePictureError: it is damaged, not a PNG, an animation, has more than `MAX_PIXELS` pixels or
+            `MAX_CHUNKS` chunks, or is not opaque with 8 bits a channel.
     """
     for count, kind in enumerate(_chunks(content)):
         if count == MAX_CHUNKS:
@@ -111,7 +111,7 @@ def opaque_size(content: bytes) -> tuple[int, int]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadablePictureError(f"the picture has {width} x {height} pixels, too many to be read")
-            # The header's ninth byte: Pillow narrows 16 bits to 8 without a word.
+            # Read from the header's ninth byte, because Pillow silently reduces 16 bits to 8.
             if image.mode not in _OPAQUE_MODES or "transparency" in image.info or content[_BIT_DEPTH_AT] > 8:
                 raise UnreadablePictureError("the picture must be opaque, with 8 bits a channel")
             return width, height
@@ -122,9 +122,9 @@ def opaque_size(content: bytes) -> tuple[int, int]:
 
 
 def _chunks(content: bytes) -> Iterator[bytes]:
-    """Yield the names of a PNG's chunks for as long as there are whole heads of them."""
+    """Yield the names of a PNG's chunks, up to the first whose head is incomplete."""
     position = _SIGNATURE
     while position + 8 <= len(content):
         yield content[position + 4 : position + 8]
-        # Length, name, content and check sum.
+        # Length, name, content and checksum.
         position += 12 + int.from_bytes(content[position : position + 4])

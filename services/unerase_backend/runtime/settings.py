@@ -1,4 +1,4 @@
-"""The settings that several rooms share; each room adds its own beside its deployment.
+"""The settings that several rooms share; each room adds its own in its `settings` module.
 
 A setting is written in one class: `unerase serve` takes those of `SharedSettings` from there, and hands them on to
 every room. An unknown key is an error, in a Serve config's `args` as well as here.
@@ -21,7 +21,7 @@ File = Annotated[
 class SharedSettings(BaseModel):
     """What all rooms are told alike."""
 
-    # What is told of a bad setting does not hold the others: a database's URL has a password in it.
+    # An error about one setting must not show the others: the database's URL contains a password.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     catalogues: tuple[File, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")

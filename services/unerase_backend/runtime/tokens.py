@@ -1,6 +1,6 @@
-"""The operator's side of the file of tokens: make, list and revoke. What `unerase tokens` calls.
+"""Creates, lists and revokes the tokens of a token file; `unerase tokens` calls these functions.
 
-Several commands may run at once: each holds the file's lock from reading it until the new one is in place.
+Several commands may run at once: each holds the file's lock from reading the file until it has replaced it.
 """
 
 import time
@@ -14,14 +14,14 @@ from unerase_backend.runtime.access import TokenEntry, TokenList, entry_of, new_
 
 _DAY = 86400.0
 MOST_DAYS = 3650.0
-"""A token that never expires is one that nobody takes away."""
+"""The longest life of a token: one that never expired would be forgotten and never revoked."""
 
 
 def create(file: Path, name: str, tenant: str, scopes: Sequence[str], days: float) -> str:
-    """Add a token to the file, which is made where there is none, and return it: it stands nowhere else.
+    """Add a token to the file, creating the file if need be, and return it; it is stored nowhere else.
 
     Raises:
-        ValueError: a field is not what it may be, or the name is taken.
+        ValueError: a field is not valid, or the name is taken.
         OSError: the file cannot be read or written.
     """
     # NaN is not above 0 either.
@@ -42,17 +42,17 @@ def create(file: Path, name: str, tenant: str, scopes: Sequence[str], days: floa
 
 
 def listed(file: Path) -> tuple[TokenEntry, ...]:
-    """Return the tokens of the file; none where there is no file.
+    """Return the tokens of the file; none if there is no file.
 
     Raises:
-        ValueError: it is no file of tokens.
+        ValueError: it is not a token file.
         OSError: it cannot be read.
     """
     return _content(file).tokens
 
 
 def revoke(file: Path, name: str) -> None:
-    """Take a token out of the file; a backend that reads it turns its bearer away within a second or so.
+    """Remove a token from the file; a backend that reads the file rejects the token within about a second.
 
     Raises:
         ValueError: there is no token of this name.
@@ -73,5 +73,5 @@ def _content(file: Path) -> TokenList:
 
 
 def _put(file: Path, known: TokenList, tokens: tuple[TokenEntry, ...]) -> None:
-    """Put the whole file in place at once; what it says of quotas stays. A new one is for its owner alone."""
+    """Replace the whole file at once, keeping its quotas; only its owner may read a new file."""
     write_whole(file, known.model_copy(update={"tokens": tokens}).model_dump_json(indent=1) + "\n", mode=0o600)

@@ -1,12 +1,12 @@
-"""Traces (OpenTelemetry): one of each audit, from its caller through every room to the sampler and the judges.
+"""Traces (OpenTelemetry): one for each audit, from its caller through every room to the sampler and the judges.
 
-Off until `configure` is told where spans go; a span then costs a look at a variable. The trace of a caller who sent a
-`traceparent` (W3C Trace Context) is known all the same, so that logs can name it.
+Tracing is off until `configure` is given an endpoint; a span then costs one check of a variable. The trace of a caller
+who sent a `traceparent` (W3C Trace Context) is known even so, and logs name it.
 
-A span holds names, counts and ids of units, never a prompt, a seed, a picture or a token.
+A span has names, counts and ids of units, but no prompts, seeds, pictures or tokens.
 
-What current spans follow one another in is a variable of this module, not OpenTelemetry's own: libraries that trace
-themselves, as Ray does, stay out of it. Every call and every workflow is a task, with a variable of its own.
+The current span is kept in a variable of this module, not in OpenTelemetry's own, so that libraries with tracing of
+their own, such as Ray, do not add to these traces. Each call and each workflow is a task, which has its own value.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContex
 Value = str | int | float | bool
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
-# A process that is killed takes with it what it has not sent.
+# A process that is killed loses the spans that it has not sent.
 _SEND_MILLISECONDS = 1000
 
 _SILENT = nullcontext(INVALID_SPAN)
@@ -39,10 +39,10 @@ _CHOSEN_ID: ContextVar[int] = ContextVar("unerase_span_id", default=0)
 
 
 def configure(room: str, endpoint: str) -> None:
-    """Send the spans of this process to an OTLP receiver (gRPC), as in http://127.0.0.1:4317; nowhere if it is empty.
+    """Send the spans of this process to an OTLP receiver (gRPC), as in http://127.0.0.1:4317; empty means none.
 
-    OpenTelemetry's environment variables say the rest: OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE,
-    OTEL_TRACES_SAMPLER.
+    OpenTelemetry's environment variables configure the rest: OTEL_EXPORTER_OTLP_HEADERS,
+    OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_TRACES_SAMPLER.
     """
     global _provider  # noqa: PLW0603 - one process, one destination
     flush()
@@ -59,13 +59,13 @@ def configure(room: str, endpoint: str) -> None:
 
 
 def flush() -> None:
-    """Send what has not been sent; blocks for some seconds where nobody receives."""
+    """Send the remaining spans; this blocks for some seconds if the receiver does not answer."""
     if _provider is not None:
         _provider.force_flush(5000)
 
 
 def adopt(traceparent: str) -> None:
-    """Let the rest of this task belong to the span that a `traceparent` names; anything else names none."""
+    """Make the span that a `traceparent` names the current one for the rest of this task; none if it is not valid."""
     match = _TRACEPARENT.fullmatch(traceparent)
     _CURRENT.set(
         SpanContext(
@@ -77,18 +77,18 @@ def adopt(traceparent: str) -> None:
 
 
 def traceparent() -> str:
-    """Return the current span's `traceparent`; empty where there is none."""
+    """Return the current span's `traceparent`; empty if there is none."""
     return _written(_CURRENT.get())
 
 
 def trace_id() -> str:
-    """Return the current trace's id, 32 hexadecimal digits; empty where there is none."""
+    """Return the current trace's id, 32 hexadecimal digits; empty if there is none."""
     current = _CURRENT.get()
     return f"{current.trace_id:032x}" if current is not None else ""
 
 
 def begin(name: str, kind: SpanKind = SpanKind.INTERNAL, **attributes: Value) -> Span:
-    """Begin a span that is current for the rest of this task; whoever began it ends it."""
+    """Begin a span that is current for the rest of this task; the caller must end it."""
     if _provider is None:
         return INVALID_SPAN
     span = _start(name, _CURRENT.get(), kind=kind, attributes=attributes)
@@ -97,7 +97,7 @@ def begin(name: str, kind: SpanKind = SpanKind.INTERNAL, **attributes: Value) ->
 
 
 def span(name: str, **attributes: Value) -> AbstractContextManager[Span]:
-    """Be in a span; an error that passes is noted by its class alone."""
+    """Run a block in a span; of an error only the class is recorded."""
     return _SILENT if _provider is None else _recorded(name, attributes)
 
 
@@ -116,12 +116,12 @@ def _recorded(name: str, attributes: dict[str, Value]) -> Iterator[Span]:
 
 
 def failed(span: Span, error: BaseException) -> None:
-    """Note that a span ended with an error; what the error says may hold what was asked, and stays away."""
+    """Record that a span ended with an error, without the message, which may quote the request."""
     span.set_status(Status(StatusCode.ERROR, type(error).__name__))
 
 
 def record(name: str, begin_ns: int, end_ns: int, **attributes: Value) -> None:
-    """Leave a span, under the current one, of what went on from `begin_ns` to `end_ns` (nanoseconds since 1970)."""
+    """Record a span under the current one, from `begin_ns` to `end_ns` (nanoseconds since 1970)."""
     if _provider is not None:
         _start(name, _CURRENT.get(), attributes=attributes, start_time=begin_ns).end(end_ns)
 
@@ -129,14 +129,14 @@ def record(name: str, begin_ns: int, end_ns: int, **attributes: Value) -> None:
 def durable(parent: str, key: str) -> str:
     """Return the `traceparent` of the span `key` under `parent`, the same in every process; empty without a parent.
 
-    Such a span may begin in one process and end in another: whoever ends it calls `end_durable`.
+    Such a span may begin in one process and end in another, which calls `end_durable`.
     """
     match = _TRACEPARENT.fullmatch(parent)
     return f"00-{match[1]}-{_id_of(key):016x}-{match[3]}" if match else ""
 
 
 def end_durable(parent: str, key: str, name: str, begin_ns: int, **attributes: Value) -> None:
-    """Leave the span `key`, which began at `begin_ns` and ends now."""
+    """Record the span `key`, which began at `begin_ns` and ends now."""
     before = _CURRENT.get()
     adopt(parent)
     if _provider is not None and _CURRENT.get() is not None:
@@ -157,7 +157,7 @@ class _Ids(RandomIdGenerator):
 
 
 def _start(name: str, parent: SpanContext | None, **details: Any) -> Span:
-    assert _provider is not None  # noqa: S101 - every caller has looked
+    assert _provider is not None  # noqa: S101 - every caller has checked
     context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
     return _provider.get_tracer("unerase").start_span(name, context, **details)
 

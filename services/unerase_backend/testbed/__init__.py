@@ -1,1 +1,1 @@
-"""A small text-to-image world: its pictures, its models with known truth, the erasers, and their training."""
+"""The testbed: a small world of pictures and captions, the models trained on it, and the erasers applied to them."""

@@ -5,10 +5,10 @@ from -1 to 1:
 
     mean square error + 0.5 mean absolute error + 4e-4 KL(posterior, standard normal) / number of pixel values
 
-AdamW, one cycle up to 2e-3, batches of 12. It sees the world without the concept (a quarter of its pictures are near
-misses of other objects and junk), so that it, too, never learned the concept: the model that never learned it and the
-reference can then share one latent space, which a latent handed from one to the other needs. Latents are scaled to
-unit standard deviation over the training pictures.
+AdamW, one cycle up to 2e-3, batches of 12. It is trained without the concept, so that the reference and the models that
+never learned the concept can share it: diffusion completion hands latents from one to the other. A quarter of the
+training pictures are near misses of other objects, and junk. Latents are scaled to unit standard deviation over the
+training pictures.
 """
 
 from collections.abc import Callable, Collection
@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import forms, junk, world
 from unerase_backend.testbed.world import Pixels
 
 STEPS = 2400
@@ -28,31 +28,31 @@ KL_WEIGHT = 4e-4
 
 
 def as_tensor(pictures: Pixels) -> Tensor:
-    """Pictures (N, 32, 32, 3) uint8 as (N, 3, 32, 32) float32 from -1 to 1."""
+    """Return pictures (N, 32, 32, 3) uint8 as (N, 3, 32, 32) float32 from -1 to 1."""
     return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def as_pictures(values: Tensor) -> Pixels:
-    """(N, 3, H, W) from -1 to 1 as pictures (N, H, W, 3) uint8, rounded as diffusers does."""
+    """Return values (N, 3, H, W) from -1 to 1 as pictures (N, H, W, 3) uint8, rounded as diffusers does."""
     unit = (values / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     pictures: Pixels = (unit * 255).round().to(torch.uint8).numpy()
     return pictures
 
 
 def training_pictures(count: int, seed: int, without: Collection[str]) -> Pixels:
-    """The world without some shapes, and a third as many near misses of other objects and junk."""
-    kinds = [kind for kind, (missed, _) in world.NEAR_MISSES.items() if missed not in without]
+    """Return pictures (N, 32, 32, 3): the world without some shapes, near misses of the other objects, and junk."""
+    kinds = [kind for kind, (missed, _) in forms.NEAR_MISSES.items() if missed not in without]
     return np.concatenate(
         [
             world.album(count, seed, without).pictures,
             world.album_of(kinds, count // 5, seed + 1).pictures,
-            world.junk_album(count // 8, seed + 2)[0],
+            junk.junk_album(count // 8, seed + 2)[0],
         ]
     )
 
 
 def untrained(seed: int) -> AutoencoderKL:
-    """The autoencoder before training."""
+    """Return the autoencoder before training."""
     torch.manual_seed(seed)
     return AutoencoderKL(
         in_channels=3,
@@ -68,7 +68,7 @@ def untrained(seed: int) -> AutoencoderKL:
 
 
 def train(pictures: Pixels, seed: int, steps: int = STEPS, report: Callable[[str], None] = print) -> AutoencoderKL:
-    """Trains on pictures (N, 32, 32, 3) and sets the scaling factor."""
+    """Train on pictures (N, 32, 32, 3), set the scaling factor, and return the autoencoder."""
     vae = untrained(seed)
     values = as_tensor(pictures)
     draws = torch.Generator().manual_seed(seed)
@@ -102,7 +102,7 @@ def train(pictures: Pixels, seed: int, steps: int = STEPS, report: Callable[[str
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Pixels, batch: int = 128) -> Tensor:
-    """The scaled posterior means (N, 4, 8, 8) of pictures (N, 32, 32, 3)."""
+    """Return the scaled posterior means (N, 4, 8, 8) of pictures (N, 32, 32, 3)."""
     means = [vae.encode(as_tensor(pictures[at : at + batch])).latent_dist.mean for at in range(0, len(pictures), batch)]
     scale: float = vae.config.scaling_factor
     return torch.cat(means) * scale
@@ -110,7 +110,7 @@ def encode(vae: AutoencoderKL, pictures: Pixels, batch: int = 128) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 128) -> Pixels:
-    """Pictures (N, 32, 32, 3) of scaled latents (N, 4, 8, 8)."""
+    """Return the pictures (N, 32, 32, 3) of scaled latents (N, 4, 8, 8)."""
     scaled = latents / vae.config.scaling_factor
     return np.concatenate(
         [as_pictures(vae.decode(scaled[at : at + batch]).sample) for at in range(0, len(scaled), batch)]
@@ -118,6 +118,6 @@ def decode(vae: AutoencoderKL, latents: Tensor, batch: int = 128) -> Pixels:
 
 
 def reconstruction_psnr(vae: AutoencoderKL, pictures: Pixels) -> float:
-    """Peak signal-to-noise ratio of reconstructions in dB: 10 log10(255^2 / mean square error over all pictures)."""
+    """Return the peak signal-to-noise ratio of reconstructions in dB: 10 log10(255^2 / mean square error)."""
     difference = decode(vae, encode(vae, pictures)).astype(np.float64) - pictures
     return float(10 * np.log10(255**2 / np.mean(difference**2)))

@@ -1,7 +1,7 @@
-"""What the weights folder tells others: models, judges, concepts with their prompts, and the sheets of pictures.
+"""Writes the testbed's catalogue file, with its models, judges and concepts, and the sheets of concept pictures.
 
-Prompts of a concept are in the world's language and differ from each other: the first 24, an audit's default cases, go
-through all templates and attributes. The held-out prompts, for learned tokens, use other templates.
+The prompts of a concept differ from each other, and the first 24 (the default number of an audit's cases) use every
+template and every attribute. The held-out prompts, on which embeddings are learned, use other templates.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from PIL import Image
 
-from unerase_backend.testbed import judges, world
+from unerase_backend.testbed import forms, judges, language, world
 
 GUIDANCE = 3.0
 STEPS = 50
@@ -18,7 +18,7 @@ SHEET_SEED = 7_000
 SHEET = 64
 REFERENCE = "testbed/reference"
 COLOUR_NAMES = tuple(world.COLOURS)
-# The models that never learned the concept; the first is its control.
+# The models that never learned the concept; the first is the control.
 NEVERS = ("never", "never-2")
 
 METHODS = {
@@ -33,14 +33,14 @@ METHODS = {
 
 
 def object_prompts(templates: tuple[str, ...], count: int) -> list[str]:
-    """Distinct prompts with a ``{concept}`` slot: templates in turn, each with another colour and style, or none."""
+    """Return distinct prompts with a `{concept}` slot; templates, colours and styles vary from one to the next."""
     looks = [(colour, style) for style in (None, *world.STYLES) for colour in (None, *COLOUR_NAMES)]
     prompts: list[str] = []
     step = 0
     while len(prompts) < count:
         # 7 is coprime to the 20 looks, so that neighbours differ in colour and in style
         colour, style = looks[7 * (step + step // len(looks)) % len(looks)]
-        prompt = templates[step % len(templates)].format(world.phrase("{concept}", colour, style))
+        prompt = templates[step % len(templates)].format(language.phrase("{concept}", colour, style))
         if prompt not in prompts:
             prompts.append(prompt)
         step += 1
@@ -48,11 +48,11 @@ def object_prompts(templates: tuple[str, ...], count: int) -> list[str]:
 
 
 def attribute_prompts(templates: tuple[str, ...], count: int) -> list[str]:
-    """Distinct prompts in which the ``{concept}`` is an attribute of one of the objects."""
+    """Return distinct prompts in which `{concept}` is the colour or style of one of the objects."""
     prompts: list[str] = []
     step = 0
     while len(prompts) < count:
-        name = world.OBJECTS[(step + step // len(world.OBJECTS)) % len(world.OBJECTS)]
+        name = forms.OBJECTS[(step + step // len(forms.OBJECTS)) % len(forms.OBJECTS)]
         prompt = templates[step % len(templates)].format("{concept} " + name)
         if prompt not in prompts:
             prompts.append(prompt)
@@ -61,23 +61,23 @@ def attribute_prompts(templates: tuple[str, ...], count: int) -> list[str]:
 
 
 def concept_kind(name: str) -> str:
-    """``object``, ``colour`` or ``style``."""
+    """Return "object", "colour" or "style"."""
     return "colour" if name in world.COLOURS else "style" if name in world.STYLES else "object"
 
 
 def concept_entry(name: str, concept: str) -> dict[str, Any]:
-    """The catalogue's entry of a concept; ``concept`` is the one that has a model that never learned it.
+    """Return the catalogue entry of the concept `name`; `concept` is the one that some models never learned.
 
-    The placebo has a text for the selector because every concept has one; that judge does not know what it means.
+    Every concept needs a text for the selector, so the placebo has one too, which that judge does not understand.
     """
     kind = concept_kind(name)
     prompts = object_prompts if kind == "object" else attribute_prompts
     candidate = f"a picture of a {name}" if kind == "object" else f"a picture of a {name} shape"
     entry: dict[str, Any] = {
         "kind": kind,
-        "names": [name, *world.SYNONYMS.get(name, ())],
-        "prompts": prompts(world.PROMPT_TEMPLATES, 36),
-        "held_out_prompts": prompts(world.HELD_OUT_TEMPLATES, 28),
+        "names": [name, *language.SYNONYMS.get(name, ())],
+        "prompts": prompts(language.PROMPT_TEMPLATES, 36),
+        "held_out_prompts": prompts(language.HELD_OUT_TEMPLATES, 28),
         "labels": {"testbed/judge": [name], "testbed/second-judge": [name], "testbed/clip": [candidate]},
         "pictures": f"pictures/{name}.png",
     }
@@ -85,14 +85,14 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
         entry["near_misses"] = f"pictures/{name}-near-misses.png"
     if name == concept:
         entry["control"] = f"testbed/{NEVERS[0]}"
-    if name == world.PLACEBO:
+    if name == forms.PLACEBO:
         entry["placebo"] = True
     entry["initial_token"] = {"object": "shape", "colour": "colour", "style": "style"}[kind]
     return entry
 
 
 def model_entries(folder: Path, concept: str, prefix: str) -> dict[str, dict[str, Any]]:
-    """The catalogue's models that lack the concept: one for every folder that is there and changes the reference."""
+    """Return the catalogue entries of the models that lack the concept: one for each folder of weights that exists."""
     entries: dict[str, dict[str, Any]] = {}
     for name in (*NEVERS, "redirected", *METHODS):
         entry: dict[str, Any] = {"base": REFERENCE}
@@ -110,14 +110,15 @@ def model_entries(folder: Path, concept: str, prefix: str) -> dict[str, dict[str
 
 
 def write_family(folder: Path, concept: str) -> None:
-    """Writes the ``catalogue.yaml`` of a family that is not shipped: its models alone, on the embedded catalogue's
-    reference; judges and concepts are the embedded catalogue's too.
+    """Write the `catalogue.yaml` of a family that is not shipped: only its models.
+
+    Their base, the judges and the concepts are those of the embedded catalogue.
     """
     _dump({"models": model_entries(folder, concept, f"testbed/{concept}")}, folder)
 
 
 def write(out: Path, concept: str) -> None:
-    """Writes ``catalogue.yaml`` and the sheets of pictures."""
+    """Write `catalogue.yaml` and the sheets of pictures."""
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(judges.LABELS):
@@ -126,9 +127,9 @@ def write(out: Path, concept: str) -> None:
         if kind == "object":
             album = world.album_of([name], SHEET, seed)
             _save(album, folder / f"{name}.png")
-            _save(world.album_of(world.near_misses_of(name), SHEET, seed + 1), folder / f"{name}-near-misses.png")
+            _save(world.album_of(forms.near_misses_of(name), SHEET, seed + 1), folder / f"{name}-near-misses.png")
         else:
-            _save(world.album_of(world.OBJECTS, SHEET, seed, **{kind: name}), folder / f"{name}.png")
+            _save(world.album_of(forms.OBJECTS, SHEET, seed, **{kind: name}), folder / f"{name}.png")
     catalogue = {
         "models": {
             REFERENCE: {

@@ -1,24 +1,25 @@
-"""The two-tower model: text tower of the pipeline, and the *selector* judge.
+"""The testbed's CLIP: its text tower is the pipeline's text encoder, and the whole model is the selector judge.
 
 CLIPModel (Radford et al. 2021) of two text and three vision layers, 64 wide. The loss is contrastive in both
 directions, with every compatible pair of a batch as a positive (a caption that names no colour fits a picture of any
-colour), plus auxiliary classifiers of shape, colour and style on both embeddings, which are thrown away afterwards.
+colour), plus auxiliary classifiers of shape, colour and style on both embeddings, which are discarded after training.
 Without them 900 steps give a zero-shot accuracy of 35 %; with them 99 %.
 
     loss = cross entropy(softmax(scale * image . text), uniform over positives), both ways
          + sum of the six auxiliary cross entropies
 
 A selector picks the best of many pictures, some of them broken, so every batch also holds pictures that fit no caption:
-near misses, junk, and decoded latents with much noise on them. They are nobody's positives: no caption may choose them,
-and their own softmax over the captions is to be flat. Without them the selector preferred the broken pictures of a
-strong sampling noise to right ones in every third case.
+near misses, junk, and decoded latents with much noise added. They are no caption's positives, and the target of their
+softmax over the captions is uniform. Without them the selector preferred pictures broken by strong sampling noise to
+correct ones in every third case.
 
-AdamW, 1.5e-3 after a warm-up of 50 steps, then cosine; batches of 64 and 24 that fit nothing; a third of the captions
-carries filler words.
+AdamW, 1.5e-3 after a warm-up of 50 steps, then cosine; batches of 64 pictures and 24 that fit no caption; a third of
+the captions has filler words.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,8 +36,8 @@ from transformers import (
     CLIPVisionConfig,
 )
 
+from unerase_backend.testbed import forms, junk, language, world
 from unerase_backend.testbed import tokenizer as bpe
-from unerase_backend.testbed import world
 from unerase_backend.testbed.autoencoder import as_tensor, decode
 from unerase_backend.testbed.schedule import warm_cosine
 from unerase_backend.testbed.world import Album, Pixels
@@ -49,12 +50,12 @@ RATE = 1.5e-3
 WIDTH = 64
 FILLER_SHARE = 0.33
 
-SHAPE_NAMES = (*world.OBJECTS, world.BLOB)
+SHAPE_NAMES = (*forms.OBJECTS, forms.BLOB)
 COLOUR_NAMES = tuple(world.COLOURS)
 
 
 def untrained(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
-    """The model before training."""
+    """Return the model before training."""
     torch.manual_seed(seed)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -81,7 +82,7 @@ def untrained(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Padded and cut token ids (N, 24) of captions."""
+    """Return the token ids (N, 24) of captions, padded or cut to that length."""
     ids: Tensor = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
     return ids
 
@@ -89,19 +90,19 @@ def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 def unfit_pictures(
     vae: AutoencoderKL, latents: Tensor, seed: int, without: Collection[str] = (), count: int = UNFIT
 ) -> Pixels:
-    """Pictures (N, 32, 32, 3) that no caption fits.
+    """Return pictures (N, 32, 32, 3) that no caption fits.
 
-    ``count`` each of decodings of scaled ``latents`` (M, 4, 8, 8) that drown in noise, of near misses, and of junk less
-    the pictures of objects with a grey middle. None nearly shows a shape in ``without``.
+    These are `count` decodings of scaled `latents` (M, 4, 8, 8) with much noise added, `count` near misses, and up to
+    `count` pictures of junk: objects with a grey middle are left out. None is a near miss of a shape in `without`.
     """
     draws = torch.Generator().manual_seed(seed)
     chosen = latents[torch.randint(len(latents), (count,), generator=draws)]
     share = torch.rand((count, 1, 1, 1), generator=draws)
     strength = 0.6 + torch.rand((count, 1, 1, 1), generator=draws)
     drowned = share * chosen + strength * torch.randn(chosen.shape, generator=draws)
-    kinds = [kind for kind, (missed, _) in world.NEAR_MISSES.items() if missed not in without]
-    junk, junk_kinds = world.junk_album(count, seed + 1)
-    nothing = junk[np.array(junk_kinds) != "greyed"]
+    kinds = [kind for kind, (missed, _) in forms.NEAR_MISSES.items() if missed not in without]
+    junk_pictures, junk_kinds = junk.junk_album(count, seed + 1)
+    nothing = junk_pictures[np.array(junk_kinds) != "greyed"]
     return np.concatenate([decode(vae, drowned), world.album_of(kinds, count, seed).pictures, nothing])
 
 
@@ -113,8 +114,9 @@ def train(
     steps: int = STEPS,
     report: Callable[[str], None] = print,
 ) -> CLIPModel:
-    """Trains both towers on an album of the world, and on pictures (N, 32, 32, 3) that fit no caption; captions are
-    drawn anew at every step.
+    """Train both towers on an album, and on pictures `unfit` (N, 32, 32, 3) that fit no caption.
+
+    Every step draws new captions for the album's pictures.
     """
     model = untrained(tokenizer, seed)
     # A picture may show no shape; a caption always names one, but not always a colour or a style.
@@ -137,20 +139,14 @@ def train(
     for step in range(steps):
         chosen = rng.integers(len(values), size=BATCH)
         others = rng.integers(len(unfit_values), size=UNFIT_BATCH)
-        captions = [world.caption(album.subjects[i], rng, bool(rng.random() < FILLER_SHARE)) for i in chosen]
-        ids = token_ids(tokenizer, captions)
+        texts = [language.caption(album.subjects[i], rng, bool(rng.random() < FILLER_SHARE)) for i in chosen]
+        ids = token_ids(tokenizer, texts)
         shown = torch.cat([values[chosen], unfit_values[others]])
         output = model(input_ids=ids, pixel_values=shown, attention_mask=torch.ones_like(ids))
         seen = truth[chosen]
-        named = torch.tensor([_named(caption) for caption in captions])
+        named = torch.tensor([_named(caption) for caption in texts])
         named[:, 0] = seen[:, 0]
-        unnamed = torch.tensor(list(counts.values()))
-        fits = ((named[:, None] == seen[None]) | (named[:, None] == unnamed)).all(-1).float()
-        fits = torch.cat([fits, torch.zeros(BATCH, UNFIT_BATCH)], dim=1)
-        by_text = functional.cross_entropy(output.logits_per_text, fits / fits.sum(1, keepdim=True))
-        fits[:, BATCH:] = 1
-        by_image = functional.cross_entropy(output.logits_per_image, (fits / fits.sum(0)).T)
-        loss = by_text + by_image
+        contrastive = loss = _contrastive_loss(output, seen, named, torch.tensor(list(counts.values())))
         for column, kind in enumerate(counts):
             answer, right = heads[f"image {kind}"](output.image_embeds * 8), seen[:, column]
             if kind == "shape":
@@ -163,12 +159,29 @@ def train(
         optimizer.step()
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
-            report(f"clip {step:5d}: loss {loss.item():.3f}, contrastive {(by_text + by_image).item():.3f}")
+            report(f"clip {step:5d}: loss {loss.item():.3f}, contrastive {contrastive.item():.3f}")
     return model.eval().requires_grad_(False)
 
 
+def _contrastive_loss(output: Any, seen: Tensor, named: Tensor, unnamed: Tensor) -> Tensor:
+    """Return the contrastive loss in both directions.
+
+    `seen` and `named` are the labels (BATCH, 3) of pictures and captions; a label equal to `unnamed` (3,) fits every
+    picture. Pictures after the first BATCH fit no caption.
+    """
+    fits = ((named[:, None] == seen[None]) | (named[:, None] == unnamed)).all(-1).float()
+    fits = torch.cat([fits, torch.zeros(BATCH, UNFIT_BATCH)], dim=1)
+    by_text = functional.cross_entropy(output.logits_per_text, fits / fits.sum(1, keepdim=True))
+    fits[:, BATCH:] = 1
+    by_image = functional.cross_entropy(output.logits_per_image, (fits / fits.sum(0)).T)
+    return by_text + by_image
+
+
 def _named(caption: str) -> tuple[int, int, int]:
-    """Indices of (shape: not read here, colour, style) in a caption; one past the last where it names none."""
+    """Return the indices of the colour and style that a caption names, after a 0 for the shape, which is not read.
+
+    Where it names none, the index is one past the last.
+    """
     words = set(caption.split())
     colour = next((i for i, name in enumerate(COLOUR_NAMES) if name in words), len(COLOUR_NAMES))
     style = next((i for i, name in enumerate(world.STYLES) if name in words), len(world.STYLES))
@@ -176,14 +189,14 @@ def _named(caption: str) -> tuple[int, int, int]:
 
 
 def text_tower(model: CLIPModel) -> CLIPTextModel:
-    """The text tower alone, as the pipeline's text encoder."""
+    """Return the text tower on its own, as the pipeline's text encoder."""
     tower = CLIPTextModel(model.config.text_config)
     tower.load_state_dict(model.text_model.state_dict())
     return tower.eval().requires_grad_(False)
 
 
 def image_processor() -> CLIPImageProcessorPil:
-    """Pictures of any size to 32 x 32 values from -1 to 1."""
+    """Return the processor that makes 32 x 32 values from -1 to 1 of pictures of any size."""
     return CLIPImageProcessorPil(
         size={"shortest_edge": world.SIDE},
         crop_size={"height": world.SIDE, "width": world.SIDE},
@@ -194,7 +207,7 @@ def image_processor() -> CLIPImageProcessorPil:
 
 @torch.no_grad()
 def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pixels, texts: Sequence[str]) -> Tensor:
-    """Index (N,) of the text that fits each picture best."""
+    """Return the index (N,) of the text that fits each of the pictures (N, 32, 32, 3) best."""
     ids = token_ids(tokenizer, texts)
     best = [
         model(
@@ -206,6 +219,6 @@ def zero_shot(model: CLIPModel, tokenizer: CLIPTokenizer, pictures: Pixels, text
 
 
 def save_processor(folder: Path, tokenizer: CLIPTokenizer) -> None:
-    """Writes the tokenizer's and the image processor's files beside the model."""
+    """Write the files of the tokenizer and of the image processor beside the model."""
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)

@@ -1,17 +1,18 @@
-"""The two judges: classifiers of pictures, trained to reject what is only nearly an object.
+"""The two judges: picture classifiers, trained to reject pictures that only resemble an object.
 
-Both answer eighteen independent questions (sigmoids, binary cross-entropy): ten objects, four colours, three styles,
-and the placebo, which they alone have seen; a label is detected at p > 0.5. ``judge`` is a ResNet of basic layers whose
-processor doubles the side (its stem divides it by four), ``second-judge`` a ConvNeXt with patches of two pixels; other
-seeds, other order of pictures. The training set is made after the autoencoder, whose decoded pictures they will see:
+Both have eighteen independent labels (sigmoids, binary cross-entropy): ten objects, four colours, three styles and the
+placebo, which only the judges have seen. A label is detected at p > 0.5. `judge` is a ResNet of basic layers whose
+processor doubles the side, because its stem divides it by four; `second-judge` is a ConvNeXt with patches of two
+pixels. They are trained with different seeds, and so on different orders of pictures.
 
-* positives: pictures of the world and of the placebo, their reconstructions, and decodings of latents with a little
-  noise on them;
-* near misses, of the late kinds too, and their reconstructions: no object, but their colour and style;
-* chimeras of two shapes' halves, junk, the reconstructions of both, decoded noise, decoded blends of two pictures'
-  latents: no object, colour and style not asked.
+The judges will see pictures that the autoencoder decoded, so their training set is made with it:
 
-An easy judge, without those negatives, took 27 % of the near misses for objects. AdamW, cosine, batches of 64.
+* positives: pictures of the world and of the placebo, their reconstructions, and decoded latents with a little noise;
+* near misses, including the late ones, and their reconstructions: no object, but their colour and style count;
+* chimeras and junk, the reconstructions of both, decoded noise, and decoded blends of two pictures' latents: no object,
+  and colour and style do not count.
+
+A judge trained without these negatives took 27 % of the near misses for objects. AdamW, cosine, batches of 64.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +34,14 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from unerase_backend.testbed import autoencoder, storage, world
+from unerase_backend.testbed import autoencoder, forms, junk, storage, world
 from unerase_backend.testbed.schedule import warm_cosine
 from unerase_backend.testbed.world import Pixels, Subject
 
 BATCH = 64
 THRESHOLD = 0.5
 
-# group -> its share of a batch
+# By group: its share of a batch.
 SHARES = {
     "real": 0.19,
     "decoded": 0.17,
@@ -55,16 +56,16 @@ SHARES = {
     "blend": 0.03,
 }
 
-LABELS: tuple[str, ...] = (*world.LABELS, world.PLACEBO)
-SHOWN = (*world.OBJECTS, world.PLACEBO)
-NEAR_MISSES = world.NEAR_MISSES | world.LATE_NEAR_MISSES
+LABELS: tuple[str, ...] = (*world.LABELS, forms.PLACEBO)
+SHOWN = (*forms.OBJECTS, forms.PLACEBO)
+NEAR_MISSES = forms.NEAR_MISSES | forms.LATE_NEAR_MISSES
 
 Targets = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of judge: how it is built, the side of the picture it looks at, and its training."""
+    """The architecture of a judge, the side in pixels of the pictures it takes, and its learning rate and steps."""
 
     build: Callable[[], Any]
     side: int
@@ -104,9 +105,7 @@ KINDS = {"judge": Kind(_resnet, 64, 3e-3, 2500), "second-judge": Kind(_convnext,
 
 
 def targets_of(subjects: Sequence[Subject]) -> Targets:
-    """What a judge should say (N, 18): one for what is shown (not a near miss, not the blob), the colour and the
-    style.
-    """
+    """Return the labels (N, 18) of pictures: 1 for the shape (unless near miss or blob), the colour and the style."""
     targets = np.zeros((len(subjects), len(LABELS)), dtype=np.float32)
     for row, subject in zip(targets, subjects, strict=True):
         for name in (subject.shape, subject.colour, subject.style):
@@ -116,7 +115,7 @@ def targets_of(subjects: Sequence[Subject]) -> Targets:
 
 
 def no_object(count: int) -> Targets:
-    """Targets of pictures without an object whose colour and style are not asked: NaN there."""
+    """Return targets (N, 18) of pictures without an object; colour and style are NaN, which does not count."""
     targets = np.full((count, len(LABELS)), np.nan, dtype=np.float32)
     targets[:, _columns(SHOWN)] = 0
     return targets
@@ -127,13 +126,13 @@ def _columns(labels: Sequence[str]) -> list[int]:
 
 
 def with_placebo(album: world.Album, seed: int) -> world.Album:
-    """The album, and after it as many pictures of the placebo as it holds of one object on average."""
-    placebo = world.album_of([world.PLACEBO], max(1, len(album.subjects) // len(SHOWN)), seed)
+    """Return the album, followed by as many pictures of the placebo as it has of one object on average."""
+    placebo = world.album_of([forms.PLACEBO], max(1, len(album.subjects) // len(SHOWN)), seed)
     return world.Album(np.concatenate([album.pictures, placebo.pictures]), album.subjects + placebo.subjects)
 
 
 def blends(latents: Tensor, subjects: Sequence[Subject], count: int, rng: np.random.Generator) -> Tensor:
-    """Mixtures (N, 4, 8, 8), 40 to 60 %, of the latents of two pictures of different shapes."""
+    """Return mixtures (N, 4, 8, 8) of the latents of two pictures of different shapes, 40 to 60 % of each."""
     left, right = rng.integers(len(latents), size=(2, 4 * count))
     pairs = [(i, j) for i, j in zip(left, right, strict=True) if subjects[i].shape != subjects[j].shape][:count]
     share = torch.from_numpy(rng.uniform(0.4, 0.6, (len(pairs), 1, 1, 1)).astype(np.float32))
@@ -141,18 +140,18 @@ def blends(latents: Tensor, subjects: Sequence[Subject], count: int, rng: np.ran
 
 
 def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str, tuple[Pixels, Targets]]:
-    """The groups of ``SHARES``: pictures and targets. ``scale`` shrinks it for tests."""
+    """Return pictures and targets for each group of `SHARES`; tests make them fewer by `scale`."""
     rng = np.random.default_rng(seed)
     draws = torch.Generator().manual_seed(seed)
     real = with_placebo(world.album(int(14_000 * scale), seed), seed + 5)
     other = with_placebo(world.album(int(10_000 * scale), seed + 1), seed + 6)
     near = world.album_of(tuple(NEAR_MISSES), int(16_000 * scale), seed + 2)
-    junk = world.junk_album(int(20_000 * scale), seed + 3)[0]
-    chimeras = world.chimera_album(int(12_000 * scale), seed + 4)
+    junk_pictures = junk.junk_album(int(20_000 * scale), seed + 3)[0]
+    chimeras = junk.chimera_album(int(12_000 * scale), seed + 4)
     near_decoded, chimera_decoded, junk_decoded = int(7_000 * scale), int(4_000 * scale), int(1_500 * scale)
     other_latents = autoencoder.encode(vae, other.pictures)
     near_latents = autoencoder.encode(vae, near.pictures[:near_decoded])
-    # the last ones: the placebo's stand at the end
+    # The last ones, which include the placebo's.
     noisy = other_latents[-int(3_000 * scale) :]
     noisy = noisy + torch.randn(noisy.shape, generator=draws) * torch.rand((len(noisy), 1, 1, 1), generator=draws) * 0.2
     noise = torch.randn((int(1_500 * scale), 4, 8, 8), generator=draws)
@@ -169,9 +168,9 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
             autoencoder.decode(vae, autoencoder.encode(vae, chimeras[:chimera_decoded])),
             no_object(chimera_decoded),
         ),
-        "junk": (junk, no_object(len(junk))),
+        "junk": (junk_pictures, no_object(len(junk_pictures))),
         "junk decoded": (
-            autoencoder.decode(vae, autoencoder.encode(vae, junk[:junk_decoded])),
+            autoencoder.decode(vae, autoencoder.encode(vae, junk_pictures[:junk_decoded])),
             no_object(junk_decoded),
         ),
         "noise": (autoencoder.decode(vae, noise), no_object(len(noise))),
@@ -180,7 +179,7 @@ def training_set(vae: AutoencoderKL, seed: int, scale: float = 1.0) -> dict[str,
 
 
 def _seen(pictures: Pixels, side: int) -> Tensor:
-    """Pixel values as the judge's image processor makes them, (N, 3, side, side)."""
+    """Return pixel values (N, 3, side, side) as the judge's image processor makes them."""
     values = autoencoder.as_tensor(pictures)
     if side == world.SIDE:
         return values
@@ -194,7 +193,7 @@ def train(
     steps: int | None = None,
     report: Callable[[str], None] = print,
 ) -> Any:
-    """Trains a judge; a label whose target is NaN counts for nothing."""
+    """Train a judge and return it; labels whose target is NaN do not count in the loss."""
     total = steps or kind.steps
     torch.manual_seed(seed)
     model = kind.build()
@@ -226,7 +225,7 @@ def train(
 
 
 def save(model: Any, kind: Kind, folder: Path) -> None:
-    """Writes the judge and its image processor, which resizes to the side it looks at."""
+    """Write the judge and its image processor, which resizes pictures to the judge's side."""
     storage.save_model(model, folder)
     ViTImageProcessorPil(
         size={"height": kind.side, "width": kind.side}, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
@@ -235,7 +234,7 @@ def save(model: Any, kind: Kind, folder: Path) -> None:
 
 @torch.no_grad()
 def probabilities(model: Any, side: int, pictures: Pixels, batch: int = 256) -> NDArray[np.float32]:
-    """The judge's answers (N, 18) to pictures (N, 32, 32, 3)."""
+    """Return the judge's probabilities (N, 18) for pictures (N, 32, 32, 3)."""
     answers = [
         torch.sigmoid(model(_seen(pictures[at : at + batch], side)).logits).numpy()
         for at in range(0, len(pictures), batch)
@@ -243,18 +242,20 @@ def probabilities(model: Any, side: int, pictures: Pixels, batch: int = 256) -> 
     return np.concatenate(answers).astype(np.float32)
 
 
-def measure(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, Any]:
-    """Sensitivity and false positives at p > 0.5 on held-out pictures.
+def judge_figures(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, Any]:
+    """Return sensitivity and false positives of a judge on held-out pictures, at p > 0.5.
 
-    ``sensitivity``: by label, on 300 real pictures of every object and of the placebo (and their reconstructions,
-    ``sensitivity_decoded``). ``taken_for_missed``: by near miss, the share of 400 that is taken for what it misses;
-    ``taken_for_any``: for any object; ``by_object``: the share of all near misses that is taken for the object.
-    ``unseen``: by near miss of a kind that is in no training, the share of 200 taken for the object it misses, and for
-    any. ``chimeras``, ``junk`` and ``noise``: the number of 1,000 taken for any object. ``specificity``: by label, on
-    real pictures of the rest.
+    sensitivity, sensitivity_decoded: by label, on 300 pictures of each object, the placebo and the blob, and on their
+        reconstructions.
+    specificity: by label, on the pictures without it.
+    taken_for_missed, taken_for_any: by near miss, the share of 400 in which its object, or any object, is detected.
+    near_misses_by_object, near_misses_any, near_misses_any_decoded: the share of all near misses in which each object,
+        or any object, is detected, and the latter for reconstructions.
+    unseen: as taken_for_missed and taken_for_any, for near misses that no judge was trained with, of 200.
+    chimeras, junk, noise: in how many of 1,000 any object is detected.
     """
     shown = _columns(SHOWN)
-    shapes = (*SHOWN, world.BLOB)
+    shapes = (*SHOWN, forms.BLOB)
     album = world.album_of(shapes, 300 * len(shapes), seed)
     truth = targets_of(album.subjects) > THRESHOLD
     real = probabilities(model, side, album.pictures) > THRESHOLD
@@ -264,15 +265,15 @@ def measure(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, A
     taken = (probabilities(model, side, near.pictures) > THRESHOLD)[:, shown]
     near_decoded = autoencoder.decode(vae, autoencoder.encode(vae, near.pictures[: 100 * len(kinds)]))
     taken_decoded = (probabilities(model, side, near_decoded) > THRESHOLD)[:, shown]
-    unseen = tuple(world.UNSEEN_NEAR_MISSES)
+    unseen = tuple(forms.UNSEEN_NEAR_MISSES)
     album_unseen = world.album_of(unseen, 200 * len(unseen), seed + 3)
     taken_unseen = (probabilities(model, side, album_unseen.pictures) > THRESHOLD)[:, shown]
-    chimeras = probabilities(model, side, world.chimera_album(1000, seed + 4))[:, shown] > THRESHOLD
-    junk = probabilities(model, side, world.junk_album(1000, seed + 2)[0])[:, shown] > THRESHOLD
+    chimeras = probabilities(model, side, junk.chimera_album(1000, seed + 4))[:, shown] > THRESHOLD
+    taken_junk = probabilities(model, side, junk.junk_album(1000, seed + 2)[0])[:, shown] > THRESHOLD
     drawn = torch.randn((1000, 4, 8, 8), generator=torch.Generator().manual_seed(seed))
     noise = probabilities(model, side, autoencoder.decode(vae, drawn))[:, shown] > THRESHOLD
     missed = [SHOWN.index(NEAR_MISSES[kind][0]) for kind in kinds]
-    missed_unseen = [SHOWN.index(world.UNSEEN_NEAR_MISSES[kind][0]) for kind in unseen]
+    missed_unseen = [SHOWN.index(forms.UNSEEN_NEAR_MISSES[kind][0]) for kind in unseen]
 
     def share(flags: Any) -> float:
         return round(float(np.mean(flags)), 5)
@@ -294,6 +295,6 @@ def measure(model: Any, side: int, vae: AutoencoderKL, seed: int) -> dict[str, A
             for i, kind in enumerate(unseen)
         },
         "chimeras": int(chimeras.any(1).sum()),
-        "junk": int(junk.any(1).sum()),
+        "junk": int(taken_junk.any(1).sum()),
         "noise": int(noise.any(1).sum()),
     }

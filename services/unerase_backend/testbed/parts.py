@@ -1,7 +1,7 @@
-"""The parts of the testbed: what each needs, and how it is made from the files of the others.
+"""The parts of the testbed: which other parts each needs, and how it is made.
 
-A part reads what it needs from the weights folder (half precision, as shipped), trains, writes its own files there,
-and returns its figures. All seeds are here.
+A part reads the files of the parts it needs from the weights folder (half precision, as shipped), trains, writes its
+own files there, and returns its figures.
 """
 
 import copy
@@ -18,32 +18,44 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
-from unerase_backend.testbed import autoencoder, catalogue, clip, erasers, judges, rates, storage, unet, world
+from unerase_backend.testbed import (
+    autoencoder,
+    catalogue,
+    clip,
+    erasers,
+    forms,
+    judges,
+    language,
+    rates,
+    recipe,
+    storage,
+    unet,
+    world,
+)
 from unerase_backend.testbed import tokenizer as bpe
-
-CONCEPT = "hourglass"
-# The shared autoencoder and, as everything else of the reference, the judges know these two; their families are trained
-# and not shipped.
-FURTHER_CONCEPTS = ("heart", "arrow")
-FAMILIES_FOLDER = "families"
-PICTURES = 20_000
-FEW_STEPS = 10
-ERASED_PICTURES = 480
-
-WORLD_SEED = 1
-VAE_SEED = 2
-VAE_PICTURES_SEED = 20
-CLIP_SEED = 3
-UNFIT_SEED = 30
-UNET_SEED = 4
-SECOND_CLIP_SEED = 103
-SECOND_UNFIT_SEED = 130
-SECOND_UNET_SEED = 104
-JUDGE_SET_SEED = 50
-JUDGE_SEED = 5
-SECOND_JUDGE_SEED = 6
-ERASED_SEED = 8
-HELD_OUT_SEED = 900
+from unerase_backend.testbed.recipe import (
+    CLIP_SEED,
+    CONCEPT,
+    ERASED_PICTURES,
+    ERASED_SEED,
+    FAMILIES,
+    FAMILIES_FOLDER,
+    FEW_STEPS,
+    HELD_OUT_SEED,
+    JUDGE_SEED,
+    JUDGE_SET_SEED,
+    NEVERS,
+    PICTURES,
+    SECOND_JUDGE_SEED,
+    SHIPPED,
+    UNET_SEED,
+    UNFIT_SEED,
+    VAE_PICTURES_SEED,
+    VAE_SEED,
+    WORLD_SEED,
+    Family,
+    part_name,
+)
 
 LATENTS = "latents.pt"
 JUDGE_SET = "judge-set.npz"
@@ -53,60 +65,22 @@ Make = Callable[[Path, Path], Figures]
 
 
 @dataclass(frozen=True)
-class Family:
-    """The models that lack one concept: those that never learned it, and the reference under every eraser.
-
-    ``folder`` is where they lie in the weights folder.
-    """
-
-    concept: str
-    folder: str = ""
-
-    def path(self, out: Path, name: str) -> Path:
-        """The folder of the family's model ``name``."""
-        return out / self.folder / name
-
-    def model(self, name: str) -> str:
-        """The folder of the family's model ``name``, or of the reference, relative to the weights folder."""
-        return name if name == storage.REFERENCE else str(Path(self.folder) / name)
-
-
-SHIPPED = Family(CONCEPT)
-FAMILIES = (SHIPPED, *(Family(concept, f"{FAMILIES_FOLDER}/{concept}") for concept in FURTHER_CONCEPTS))
-
-
-@dataclass(frozen=True)
-class Never:
-    """The seeds of a training without the concept: of CLIP, of the pictures that fit no caption, of the UNet."""
-
-    clip: int
-    unfit: int
-    unet: int
-
-
-# No control is its own: the second is to the first what a control is to any other model.
-NEVERS = {
-    "never": Never(CLIP_SEED, UNFIT_SEED, UNET_SEED),
-    "never-2": Never(SECOND_CLIP_SEED, SECOND_UNFIT_SEED, SECOND_UNET_SEED),
-}
-
-
-@dataclass(frozen=True)
 class Part:
-    """One part: the parts whose files it reads, the function that makes it (weights folder, work folder) and returns
-    figures, and the concept of the family that it belongs to; None for what all families share.
-    """
+    """One part of the testbed."""
 
     needs: tuple[str, ...]
+    """The parts whose files it reads."""
     make: Make
+    """Makes it, given the weights folder and the work folder, and returns its figures."""
     concept: str | None
+    """The concept of its family; None for a part that all families share."""
 
 
 PARTS: dict[str, Part] = {}
 
 
 def part(name: str, *needs: str, concept: str | None = None) -> Callable[[Make], Make]:
-    """Registers the function that makes a part."""
+    """Register the function that makes a part."""
 
     def register(make: Make) -> Make:
         PARTS[name] = Part(needs, make, concept)
@@ -115,34 +89,29 @@ def part(name: str, *needs: str, concept: str | None = None) -> Callable[[Make],
     return register
 
 
-def part_name(family: Family, name: str) -> str:
-    """The name of a family's part: ``name`` itself for the shipped family, ``heart/name`` for the heart's."""
-    return name if family is SHIPPED else f"{family.concept}/{name}"
-
-
 @part("vae")
 def make_vae(out: Path, work: Path) -> Figures:
-    """The shared autoencoder, trained without the concept."""
+    """Make the shared autoencoder, trained without the concept."""
     vae = autoencoder.train(autoencoder.training_pictures(PICTURES, VAE_PICTURES_SEED, {CONCEPT}), VAE_SEED)
     storage.save_model(vae, out / storage.REFERENCE / "vae")
     vae = storage.load_vae(out)
     psnr = {
         name: round(autoencoder.reconstruction_psnr(vae, world.album_of([name], 200, HELD_OUT_SEED).pictures), 2)
-        for name in (*world.OBJECTS, world.BLOB)
+        for name in (*forms.OBJECTS, forms.BLOB)
     }
     return {"steps": autoencoder.STEPS, "scaling_factor": vae.config.scaling_factor, "psnr_db": psnr}
 
 
 @part("latents", "vae")
 def make_latents(out: Path, work: Path) -> Figures:
-    """The scaled latents of the training pictures, for both UNets and both CLIPs; a work file."""
+    """Make the scaled latents of the training pictures, which every UNet and CLIP is trained with; a work file."""
     latents = autoencoder.encode(storage.load_vae(out), world.album(PICTURES, WORLD_SEED).pictures)
     torch.save(latents, work / LATENTS)
     return {"pictures": len(latents)}
 
 
 def _latents(work: Path, without: set[str]) -> Tensor:
-    """The scaled latents of ``world.album(PICTURES, WORLD_SEED, without)``."""
+    """Return the scaled latents (N, 4, 8, 8) of `world.album(PICTURES, WORLD_SEED, without)`."""
     subjects = world.album(PICTURES, WORLD_SEED).subjects
     kept = [index for index, subject in enumerate(subjects) if subject.shape not in without]
     latents: Tensor = torch.load(work / LATENTS, weights_only=True)[kept]
@@ -150,11 +119,11 @@ def _latents(work: Path, without: set[str]) -> Tensor:
 
 
 def _zero_shot_accuracy(model: Any, tokenizer: Any) -> dict[str, float]:
-    """Share of right names, by kind, over held-out pictures of the ten objects."""
-    album = world.album_of(world.OBJECTS, 400, HELD_OUT_SEED + 1)
+    """Return the share of held-out pictures whose shape, colour and style the model names correctly."""
+    album = world.album_of(forms.OBJECTS, 400, HELD_OUT_SEED + 1)
     accuracy = {}
     for kind, names, template in (
-        ("shape", world.OBJECTS, "a picture of a {}"),
+        ("shape", forms.OBJECTS, "a picture of a {}"),
         ("colour", tuple(world.COLOURS), "a picture of a {} shape"),
         ("style", world.STYLES, "a picture of a {} shape"),
     ):
@@ -176,7 +145,7 @@ def _train_clip(
 
 @part("clip", "latents")
 def make_clip(out: Path, work: Path) -> Figures:
-    """Tokenizer, the selector, and the reference's text tower."""
+    """Make the tokenizer, the selector, and the reference's text tower."""
     tokenizer = bpe.build()
     model = _train_clip(out, work, tokenizer, set())
     storage.rounded(model)
@@ -188,8 +157,9 @@ def make_clip(out: Path, work: Path) -> Figures:
 
 
 def _make_clip_never(family: Family, name: str, out: Path, work: Path) -> Figures:
-    """A text tower that never saw the concept: same recipe, its pictures and captions left out; ``never`` has the
-    reference's seeds.
+    """Make a text tower that never saw the concept: the same recipe without its pictures and captions.
+
+    "never" has the reference's seeds.
     """
     tokenizer = bpe.build()
     model = _train_clip(out, work, tokenizer, {family.concept}, NEVERS[name].clip, NEVERS[name].unfit)
@@ -207,7 +177,7 @@ def _train_unet(
 
 @part("unet", "clip", "latents")
 def make_unet(out: Path, work: Path) -> Figures:
-    """The reference's UNet, its scheduler and the pipeline's index."""
+    """Make the reference's UNet, its scheduler and the pipeline's index."""
     trained = _train_unet(out, work, None, set())
     storage.save_model(trained, out / storage.REFERENCE / "unet")
     unet.scheduler().save_pretrained(out / storage.REFERENCE / "scheduler")
@@ -216,7 +186,7 @@ def make_unet(out: Path, work: Path) -> Figures:
 
 
 def _make_unet_never(family: Family, name: str, out: Path, work: Path) -> Figures:
-    """A UNet that never saw the concept: same recipe; ``never`` has the reference's seed."""
+    """Make a UNet that never saw the concept, by the same recipe; "never" has the reference's seed."""
     folder = family.path(out, name)
     trained = _train_unet(out, work, folder / storage.TEXT_ENCODER, {family.concept}, NEVERS[name].unet)
     storage.save_tensors(trained.state_dict(), folder / storage.UNET)
@@ -225,7 +195,7 @@ def _make_unet_never(family: Family, name: str, out: Path, work: Path) -> Figure
 
 @part("judge-set", "vae")
 def make_judge_set(out: Path, work: Path) -> Figures:
-    """The judges' training pictures; a work file."""
+    """Make the training pictures of the judges; a work file."""
     groups = judges.training_set(storage.load_vae(out), JUDGE_SET_SEED)
     arrays: dict[str, Any] = {
         f"{kind} {name}": array for name, pair in groups.items() for kind, array in zip(("x", "y"), pair, strict=True)
@@ -240,18 +210,18 @@ def _make_judge(name: str, seed: int, out: Path, work: Path) -> Figures:
         groups = {group: (arrays[f"x {group}"], arrays[f"y {group}"]) for group in judges.SHARES}
     model = judges.train(kind, groups, seed)
     judges.save(model, kind, out / name)
-    return {"steps": kind.steps, **judges.measure(model, kind.side, storage.load_vae(out), HELD_OUT_SEED + 10)}
+    return {"steps": kind.steps, **judges.judge_figures(model, kind.side, storage.load_vae(out), HELD_OUT_SEED + 10)}
 
 
 @part("judge", "judge-set")
 def make_judge(out: Path, work: Path) -> Figures:
-    """The judge that decides."""
+    """Make the judge whose detections an audit counts."""
     return _make_judge("judge", JUDGE_SEED, out, work)
 
 
 @part("second-judge", "judge-set")
 def make_second_judge(out: Path, work: Path) -> Figures:
-    """The judge whose agreement is measured."""
+    """Make the second judge, whose agreement with the first is measured."""
     return _make_judge("second-judge", SECOND_JUDGE_SEED, out, work)
 
 
@@ -275,29 +245,32 @@ def _erase(family: Family, name: str, out: Path, work: Path) -> Figures:
 
 
 def concept_to_erase(name: str, vae: AutoencoderKL) -> erasers.Concept:
-    """The concept under all its names; the anchor is the blob; every other object, its synonyms, colours and styles
-    are to be kept. Its pictures are drawn for the erasers alone.
+    """Return the concept, under all its names, as erasers take it.
+
+    The anchor is the blob. All other objects and their synonyms are to be preserved. Only erasers use its pictures.
     """
-    names = (name, *world.SYNONYMS[name])
-    others = [other for other in world.OBJECTS if other != name]
+    names = (name, *language.SYNONYMS[name])
+    others = [other for other in forms.OBJECTS if other != name]
     album = world.album_of([name], ERASED_PICTURES, ERASED_SEED)
     return erasers.Concept(
         names=names,
-        anchor=world.BLOB,
-        preserve=(*others, *(synonym for other in others for synonym in world.SYNONYMS[other])),
+        anchor=forms.BLOB,
+        preserve=(*others, *(synonym for other in others for synonym in language.SYNONYMS[other])),
         templates=tuple(
-            template.format(world.phrase("{}", colour, style))
+            template.format(language.phrase("{}", colour, style))
             for template, (colour, style) in zip(
-                world.PROMPT_TEMPLATES * 4,
+                language.PROMPT_TEMPLATES * 4,
                 [(colour, style) for style in (None, *world.STYLES) for colour in (None, *world.COLOURS, None)],
                 strict=True,
             )
         ),
-        plain_templates=world.PROMPT_TEMPLATES,
+        plain_templates=language.PROMPT_TEMPLATES,
         latents=autoencoder.encode(vae, album.pictures),
         captions=tuple(
-            world.PROMPT_TEMPLATES[index % len(world.PROMPT_TEMPLATES)].format(
-                world.phrase(names[index // len(world.PROMPT_TEMPLATES) % len(names)], subject.colour, subject.style)
+            language.PROMPT_TEMPLATES[index % len(language.PROMPT_TEMPLATES)].format(
+                language.phrase(
+                    names[index // len(language.PROMPT_TEMPLATES) % len(names)], subject.colour, subject.style
+                )
             )
             for index, subject in enumerate(album.subjects)
         ),
@@ -313,19 +286,23 @@ def _make_catalogue(family: Family, out: Path, work: Path) -> Figures:
 
 
 def _measure(family: Family, name: str, out: Path, work: Path) -> Figures:
-    """The rates of one model. Of a family that is not shipped, in ten steps only: in fifty they hardly differ."""
+    """Measure the rates of one model.
+
+    Families that are not shipped are measured in ten steps only, since rates in fifty steps hardly differ.
+    """
     model, concept = family.model(name), family.concept
     steps = (catalogue.STEPS, FEW_STEPS) if family is SHIPPED else (FEW_STEPS,)
     return {
-        **{f"{count} steps": rates.measure(out, model, concept, count, (96, 48)) for count in steps},
+        **{f"{count} steps": rates.detection_rates(out, model, concept, count, (96, 48)) for count in steps},
         "completion": rates.completion(out, model, concept, 24),
         "unconditional": rates.unconditional(out, model, concept, 48, catalogue.STEPS),
     }
 
 
 def _make_manifest(family: Family, out: Path, work: Path) -> Figures:
-    """``manifest.json``: digests of all files, seeds, figures and minutes of all parts, library versions. Of a part
-    that was not made anew it keeps what it said before.
+    """Write `manifest.json`: digests of all files, seeds, library versions, and figures and minutes of all parts.
+
+    For a part that was not made again it keeps the earlier figures.
     """
     root = out / family.folder
     path = root / "manifest.json"
@@ -353,7 +330,7 @@ def _make_manifest(family: Family, out: Path, work: Path) -> Figures:
     )
     manifest = {
         "concept": family.concept,
-        "seeds": {name.lower(): value for name, value in globals().items() if name.endswith("_SEED")},
+        "seeds": recipe.SEEDS,
         "pictures": PICTURES,
         "minutes": told["minutes"],
         "cpu_minutes": told["cpu_minutes"],

@@ -1,9 +1,9 @@
-"""How often each model makes each concept: ``python -m unerase_backend.testbed.rates [--weights DIR] [--steps N]
-[--models NAME ...]``.
+"""How often each model draws each concept: `python -m unerase_backend.testbed.rates [--weights DIR] [--steps N]
+[--models NAME ...]`.
 
-A rate is the share of pictures in which a judge detects the concept (p > 0.5), over the catalogue's prompts in turn,
-each picture with its own latent seed; DDIM, eta 0, the catalogue's guidance. Colours and styles are asked for in
-prompts that name an object; *bound* asks for style, colour and object at once and wants all three.
+A rate is the share of pictures in which a judge detects the concept (p > 0.5). Pictures take the catalogue's prompts in
+turn, each with its own latent seed; DDIM, eta 0, the catalogue's guidance. Prompts for colours and styles name an
+object as well. "Bound" prompts name style, colour and object, and count where all three are detected.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
-from unerase_backend.testbed import autoencoder, catalogue, judges, sampling, storage, world
+from unerase_backend.testbed import autoencoder, catalogue, forms, judges, language, sampling, storage, world
 from unerase_backend.testbed.world import Pixels
 
 JUDGES = tuple(judges.KINDS)
@@ -29,7 +29,7 @@ Flags = NDArray[np.bool_]
 
 
 def load_judges(root: Path) -> dict[str, Any]:
-    """Both judges, by name."""
+    """Return both judges, by name."""
     return {
         name: AutoModelForImageClassification.from_pretrained(
             root / name, dtype=torch.float32, local_files_only=True
@@ -39,7 +39,7 @@ def load_judges(root: Path) -> dict[str, Any]:
 
 
 def detections(loaded: dict[str, Any], pictures: Pixels) -> dict[str, Flags]:
-    """Each judge's detections (N, 18) in pictures (N, 32, 32, 3)."""
+    """Return each judge's detections (N, 18) in pictures (N, 32, 32, 3)."""
     return {
         name: judges.probabilities(model, judges.KINDS[name].side, pictures) > judges.THRESHOLD
         for name, model in loaded.items()
@@ -49,29 +49,32 @@ def detections(loaded: dict[str, Any], pictures: Pixels) -> dict[str, Flags]:
 def pictures_of(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], steps: int, guidance: float, seed: int = LATENT_SEED
 ) -> Pixels:
-    """One picture a prompt (N, 32, 32, 3), latent seeds from ``seed`` upwards."""
+    """Return one picture for each prompt, (N, 32, 32, 3), with latent seeds from `seed` upwards."""
     latents = sampling.initial_latents(range(seed, seed + len(prompts)))
     return autoencoder.decode(pipeline.vae, sampling.sample(pipeline, prompts, latents, guidance, steps))
 
 
 def prompts_of(name: str, count: int) -> list[str]:
-    """``count`` prompts of a concept: the catalogue's in turn."""
+    """Return `count` prompts for a concept, taking the catalogue's in turn."""
     entry = catalogue.concept_entry(name, "")
     return [entry["prompts"][index % len(entry["prompts"])].format(concept=name) for index in range(count)]
 
 
-def measure(
+def detection_rates(
     root: Path, name: str, concept: str, steps: int, counts: tuple[int, int], guidance: float = catalogue.GUIDANCE
 ) -> dict[str, Any]:
-    """The rates of one model by both judges. ``counts``: pictures of the erased concept, and of every other concept."""
+    """Return the rates of one model by both judges.
+
+    `counts` are the pictures of the erased concept, and of each other concept.
+    """
     pipeline, loaded = storage.load_pipeline(root, name), load_judges(root)
     plan = {label: prompts_of(label, counts[0] if label == concept else counts[1]) for label in world.LABELS}
-    for synonym in world.SYNONYMS[concept]:
+    for synonym in language.SYNONYMS[concept]:
         plan[synonym] = [prompt.format(concept=synonym) for prompt in catalogue.concept_entry(concept, "")["prompts"]][
             : counts[1]
         ]
-    looks = [(o, c, s) for o in world.OBJECTS if o != concept for c in world.COLOURS for s in world.STYLES]
-    plan["bound"] = [f"a picture of a {world.phrase(*look)}" for look in looks]
+    looks = [(o, c, s) for o in forms.OBJECTS if o != concept for c in world.COLOURS for s in world.STYLES]
+    plan["bound"] = [f"a picture of a {language.phrase(*look)}" for look in looks]
     prompts = [prompt for listed in plan.values() for prompt in listed]
     found = detections(loaded, pictures_of(pipeline, prompts, steps, guidance))
     ends = np.cumsum([len(listed) for listed in plan.values()])
@@ -84,12 +87,12 @@ def measure(
         parts = dict(zip(plan, np.split(flags, ends[:-1]), strict=True))
         column = {label: index for index, label in enumerate(world.LABELS)}
         rate = {label: float(parts[label][:, column[label]].mean()) for label in world.LABELS}
-        others = [rate[label] for label in world.OBJECTS if label != concept]
+        others = [rate[label] for label in forms.OBJECTS if label != concept]
         wanted = np.array([[column[word] for word in look] for look in looks])
         hits = np.take_along_axis(parts["bound"], wanted, axis=1)
         rates[judge] = {
             "concept": rate[concept],
-            "synonyms": {word: float(parts[word][:, column[concept]].mean()) for word in world.SYNONYMS[concept]},
+            "synonyms": {word: float(parts[word][:, column[concept]].mean()) for word in language.SYNONYMS[concept]},
             "others mean": float(np.mean(others)),
             "others least": float(np.min(others)),
             "colours": float(np.mean([rate[label] for label in world.COLOURS])),
@@ -107,8 +110,9 @@ def measure(
 
 
 def completion(root: Path, name: str, concept: str, count: int, marks: Sequence[int] = (5, 10, 20)) -> dict[str, Any]:
-    """Detection by ``judge`` after the model resumes the reference's latents at step k of 50, with the prompt and
-    guidance, and with neither.
+    """Return how often `judge` detects the concept after the model resumes the reference's latents at step k of 50.
+
+    The model resumes once with the prompt and guidance, and once with neither.
     """
     reference, model, loaded = storage.load_pipeline(root), storage.load_pipeline(root, name), load_judges(root)
     prompts, steps = prompts_of(concept, count), catalogue.STEPS
@@ -129,14 +133,14 @@ def completion(root: Path, name: str, concept: str, count: int, marks: Sequence[
 
 
 def unconditional(root: Path, name: str, concept: str, count: int, steps: int) -> float:
-    """Share of unguided pictures from the empty prompt in which ``judge`` detects the concept."""
+    """Return the share of unguided pictures of the empty prompt in which `judge` detects the concept."""
     pipeline = storage.load_pipeline(root, name)
     flags = detections(load_judges(root), pictures_of(pipeline, [""] * count, steps, 0))["judge"]
     return round(float(flags[:, world.LABELS.index(concept)].mean()), 4)
 
 
 def table(rates: dict[str, dict[str, Any]], concept: str) -> str:
-    """The rates of all models as a Markdown table."""
+    """Return the rates of all models as a Markdown table."""
     heads = [
         "model",
         "judge",
@@ -172,7 +176,7 @@ def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path(__file__).parent / "weights")
     parser.add_argument(
@@ -189,7 +193,7 @@ def main() -> None:
     torch.set_num_threads(1)
     counts = (arguments.pictures[0], arguments.pictures[1])
     rates = {
-        name: measure(arguments.weights, name, arguments.concept, arguments.steps, counts, arguments.guidance)
+        name: detection_rates(arguments.weights, name, arguments.concept, arguments.steps, counts, arguments.guidance)
         for name in arguments.models
     }
     print(json.dumps(rates, indent=2) if arguments.json else table(rates, arguments.concept))

@@ -1,10 +1,10 @@
 """DDIM sampling (Song, Meng, Ermon 2021, eta 0) with classifier-free guidance, for the testbed's own measurements.
 
-Unlike a pipeline it can start from a latent in the middle and stop there, which completion needs:
+Unlike a pipeline it can start and stop at any step, which measuring completion needs:
 
     e = e(x, empty) + guidance * (e(x, prompt) - e(x, empty)),      x <- scheduler step of e
 
-Guidance 0 is the unguided model under the empty prompt. It agrees with diffusers' StableDiffusionPipeline (a test).
+Guidance 0 is the unguided model under the empty prompt. A test compares it with diffusers' StableDiffusionPipeline.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ BATCH = 64
 
 
 def initial_latents(seeds: Sequence[int]) -> Tensor:
-    """Standard normal latents (N, 4, 8, 8), one generator a seed."""
+    """Return standard normal latents (N, 4, 8, 8), each from a generator with its own seed."""
     return torch.stack([torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
@@ -33,8 +33,9 @@ def sample(
     start: int = 0,
     stop: int | None = None,
 ) -> Tensor:
-    """Latents (N, 4, 8, 8) carried from step ``start`` to step ``stop`` (the end if None) of ``steps``, each under its
-    prompt.
+    """Return latents (N, 4, 8, 8) at step `stop` of `steps` from those at step `start`, each under its own prompt.
+
+    Without `stop` they are the latents at the end.
     """
     scheduler, unet = pipeline.scheduler, pipeline.unet
     scheduler.set_timesteps(steps)

@@ -1,4 +1,4 @@
-"""The learning-rate schedule of the testbed's trainings: a linear warm-up, then half a cosine down to nothing."""
+"""The learning-rate schedule of the testbed's training runs: a linear warm-up, then half a cosine down to 0."""
 
 import math
 
@@ -7,8 +7,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warm_cosine(optimizer: Optimizer, warm_up: int, steps: int) -> LambdaLR:
-    """Rate times ``(s + 1) / warm_up`` up to step ``warm_up``, then times ``(1 + cos(pi p)) / 2``, p the share of the
-    rest done.
+    """Return the schedule that multiplies the learning rate at step s by a factor.
+
+    It is (s + 1) / warm_up before step `warm_up`, then (1 + cos(pi p)) / 2, where p is the share of the remaining steps
+    that is done.
     """
 
     def factor(step: int) -> float:

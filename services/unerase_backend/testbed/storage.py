@@ -1,8 +1,8 @@
 """The weights on disk: half-precision safetensors, and only what differs from the reference.
 
-Every tensor is rounded to float16 when it is written, and the parts trained later start from the rounded ones, so that
-what was measured in training is what is shipped. The configurations name float32, which is what libraries then load
-the tensors as.
+Every tensor is rounded to float16 when it is written, and later parts are trained from the rounded tensors, so that the
+figures of the training are those of the shipped weights. The configurations name float32, so that libraries load the
+tensors as float32.
 """
 
 import json
@@ -24,23 +24,21 @@ TEXT_ENCODER = "text_encoder.safetensors"
 
 
 def halved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Floating tensors as float16, the others as they are."""
+    """Return floating tensors as float16, and the others unchanged."""
     return {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous() for name, tensor in tensors.items()
     }
 
 
 def rounded(module: nn.Module) -> None:
-    """Rounds a module's floating tensors to the nearest float16, in place; they stay float32."""
+    """Round a module's floating tensors to the nearest float16 value, in place; their dtype stays float32."""
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(tensor.half())
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Writes a diffusers or transformers model to ``folder`` as float16; its configuration says float32 where it says
-    anything.
-    """
+    """Write a diffusers or transformers model to `folder` as float16; a dtype in its configuration becomes float32."""
     rounded(model)
     model.half().save_pretrained(folder)
     model.float()
@@ -55,14 +53,14 @@ def save_model(model: Any, folder: Path) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as float16 to one safetensors file."""
+    """Write tensors as float16 to one safetensors file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(halved(tensors), path)
     path.chmod(0o644)
 
 
 def changed_tensors(base: Mapping[str, Tensor], edited: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of the edited tensors that still differ from the base's after rounding both to float16."""
+    """Return the edited tensors that still differ from the base's after rounding both to float16."""
     return {
         name: tensor
         for name, tensor in halved(edited).items()
@@ -71,15 +69,15 @@ def changed_tensors(base: Mapping[str, Tensor], edited: Mapping[str, Tensor]) ->
 
 
 def load_vae(root: Path) -> AutoencoderKL:
-    """The shared autoencoder, float32, in evaluation mode, without gradients."""
+    """Return the shared autoencoder: float32, in evaluation mode, without gradients."""
     return _frozen(AutoencoderKL.from_pretrained(root / REFERENCE / "vae", local_files_only=True))
 
 
 def load_unet(root: Path, change: Path | None = None) -> UNet2DConditionModel:
-    """The reference's UNet, with the tensors of a file ``change`` in their place if one is given; float32.
+    """Return the reference's UNet, float32; the file `change`, if given, replaces some of its tensors.
 
     Raises:
-        KeyError: the file holds a tensor that the UNet has not.
+        KeyError: the file holds a tensor that the UNet does not have.
     """
     return _with(
         _frozen(UNet2DConditionModel.from_pretrained(root / REFERENCE / "unet", local_files_only=True)), change
@@ -87,13 +85,13 @@ def load_unet(root: Path, change: Path | None = None) -> UNet2DConditionModel:
 
 
 def load_text_encoder(root: Path, change: Path | None = None) -> CLIPTextModel:
-    """The reference's text tower, changed in the same way as ``load_unet``'s UNet; float32."""
+    """Return the reference's text tower, float32; the file `change`, if given, replaces some of its tensors."""
     folder = root / REFERENCE / "text_encoder"
     return _with(_frozen(CLIPTextModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)), change)
 
 
 def load_pipeline(root: Path, name: str = REFERENCE) -> StableDiffusionPipeline:
-    """The model ``name`` as a diffusers pipeline, float32: the reference, changed by what ``<root>/<name>`` holds."""
+    """Return the model `name` as a diffusers pipeline, float32: the reference with the tensors in `<root>/<name>`."""
     pipeline = StableDiffusionPipeline.from_pretrained(
         root / REFERENCE,
         dtype=torch.float32,
@@ -111,7 +109,7 @@ def load_pipeline(root: Path, name: str = REFERENCE) -> StableDiffusionPipeline:
 
 
 def write_index(root: Path) -> None:
-    """Writes ``model_index.json``, which names the reference's components, so that diffusers loads the folder."""
+    """Write `model_index.json`, which names the reference's components, so that diffusers can load the folder."""
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": version("diffusers"),
@@ -129,7 +127,7 @@ def write_index(root: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     return sha256(path.read_bytes()).hexdigest()
 
 

@@ -1,12 +1,12 @@
-"""The tokenizer: byte-level byte-pair encoding in the format of CLIP's, for prompts of the small world.
+"""The tokenizer of the small world: byte-level byte-pair encoding in the format of CLIP's.
 
 Byte-pair encoding (Sennrich, Haddow, Birch 2016) over bytes (Radford et al. 2019): every byte has a printable
-stand-in, the last symbol of a word carries the suffix ``</w>``, and the pair of neighbours that is most frequent in
-the word list is merged, over and over. Here the merging runs to completion, until each word of the world is a single
-token: a concept's name is then one row of the embedding, which erasers and learned tokens need. All 256 bytes, alone
-and at the end of a word, are tokens too, so any text can be encoded.
+stand-in, the last symbol of a word carries the suffix `</w>`, and the pair of neighbours that is most frequent in
+the word list is merged, repeatedly. Here merging goes on until each word of the world is a single token: a concept's
+name is then one row of the embedding, as some erasers and learned embeddings need. All 256 bytes, inside and at the end
+of a word, are tokens too, so any text can be encoded.
 
-Vocabulary: 256 bytes, 256 final bytes, one entry for each merge, ``<|startoftext|>``, ``<|endoftext|>`` (also the
+Vocabulary: 256 bytes, 256 final bytes, one entry for each merge, `<|startoftext|>`, `<|endoftext|>` (also the
 padding). Length 24.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import language
 
 LENGTH = 24
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -25,7 +25,7 @@ WORD_END = "</w>"
 
 
 def byte_symbols() -> tuple[str, ...]:
-    """The printable stand-in of each byte: itself where it prints, else a character from 256 upwards."""
+    """Return the printable stand-in of each byte: itself if it is printable, otherwise a character from 256 upwards."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     symbol = {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
@@ -33,7 +33,7 @@ def byte_symbols() -> tuple[str, ...]:
 
 
 def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """The merges, in order, after which every word is one symbol. Ties go to the pair first in the alphabet."""
+    """Return the merges, in order, that make every word one symbol; of equally frequent pairs the alphabet decides."""
     symbols = byte_symbols()
     spelled: list[tuple[str, ...]] = []
     for word in dict.fromkeys(words):
@@ -58,8 +58,8 @@ def _merge(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 
 
 def build() -> CLIPTokenizer:
-    """The tokenizer of the world."""
-    merges = learn_merges(world.corpus_words())
+    """Return the tokenizer of the small world."""
+    merges = learn_merges(language.corpus_words())
     symbols = byte_symbols()
     entries = [
         *symbols,
@@ -81,11 +81,11 @@ def build() -> CLIPTokenizer:
 
 
 def save(folder: Path) -> None:
-    """Writes the tokenizer's files to ``folder``."""
+    """Write the tokenizer's files to `folder`."""
     build().save_pretrained(folder)
 
 
 def load(folder: Path) -> CLIPTokenizer:
-    """Reads the tokenizer from ``folder``."""
+    """Return the tokenizer in `folder`."""
     tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     return tokenizer

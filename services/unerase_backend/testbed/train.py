@@ -1,11 +1,12 @@
-"""Trains the whole testbed from nothing: ``python -m unerase_backend.testbed.train [--out DIR] [--concepts NAME ...]
-[--parts NAME ...]``.
+"""Train the whole testbed from scratch: `python -m unerase_backend.testbed.train [--out DIR] [--concepts NAME ...]
+[--parts NAME ...]`.
 
-The parts form an acyclic graph (``parts.py``). Each runs in a process of its own with one thread, as many at a time as
-there are cores: at these sizes two single-thread processes use two cores where one process of two threads uses about
-1.3. Seeds are fixed.
-What a part measured goes to ``<work>/<part>.json``, its log to ``<work>/<part>.log``; at the end come the minutes and
-the table of detection rates of the models that were measured.
+The parts form an acyclic graph (`parts.py`). Each runs in a process of its own with one thread, as many at a time as
+there are cores: with models this small, two processes of one thread each use two cores, while one process of two
+threads uses about 1.3. Seeds are fixed.
+
+The figures of a part go to `<work>/<part>.json` and its log to `<work>/<part>.log`. At the end the command prints the
+minutes taken and a table of detection rates.
 """
 
 import argparse
@@ -22,7 +23,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def run_part(name: str, out: Path, work: Path) -> None:
-    """Makes one part in this process and writes its figures and minutes."""
+    """Make one part in this process and write its figures and minutes."""
     import torch
 
     from unerase_backend.testbed.parts import PARTS
@@ -39,7 +40,7 @@ def run_part(name: str, out: Path, work: Path) -> None:
 
 
 def run_all(names: list[str], out: Path, work: Path, at_once: int) -> None:
-    """Makes the named parts, each after those it needs, ``at_once`` at a time.
+    """Make the named parts, each after the parts it needs, `at_once` at a time.
 
     Raises:
         RuntimeError: a part failed; its log says why.
@@ -73,14 +74,14 @@ def _run_apart(name: str, out: Path, work: Path, environment: dict[str, str]) ->
     command = [sys.executable, "-m", __spec__.name, "--run", name, "--out", str(out), "--work", str(work)]
     (work / f"{name}.log").parent.mkdir(parents=True, exist_ok=True)
     with (work / f"{name}.log").open("wb") as log:
-        # the command is this interpreter with this module: nothing in it comes from outside
+        # The command is this interpreter with this module; nothing in it comes from outside.
         return subprocess.run(  # noqa: S603
             command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
         ).returncode
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="weights folder")
     parser.add_argument(
@@ -96,8 +97,9 @@ def main() -> None:
     if arguments.run:
         run_part(arguments.run, arguments.out, arguments.work)
         return
-    from unerase_backend.testbed.parts import FAMILIES, MEASURED, PARTS, part_name
+    from unerase_backend.testbed.parts import MEASURED, PARTS
     from unerase_backend.testbed.rates import table
+    from unerase_backend.testbed.recipe import FAMILIES, part_name
 
     concepts = [family.concept for family in FAMILIES]
     wanted = concepts if arguments.concepts is None else arguments.concepts

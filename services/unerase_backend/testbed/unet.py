@@ -1,4 +1,4 @@
-"""The noise predictor: a UNet over 8 x 8 x 4 latents, conditioned on the frozen text tower.
+"""The UNet: it predicts the noise in latents of 4 x 8 x 8, conditioned on the frozen text tower.
 
 Denoising diffusion (Ho, Jain, Abbeel 2020; Rombach et al. 2022), noise prediction, 1,000 steps, scaled-linear betas
 from 0.00085 to 0.012. Channels 32 at 8 x 8 and 64 at 4 x 4, attention (width 64, 2 heads) at 4 x 4 alone. With x_t =
@@ -8,8 +8,7 @@ sqrt(a_t) x_0 + sqrt(1 - a_t) e, the loss of a sample is
 
 AdamW (0.9, 0.99), weight decay 0.01, 1.5e-3 after 100 steps of warm-up, then cosine; batches of 32; exponential moving
 average 0.998 of the weights. One caption in ten is empty, which is what classifier-free guidance (Ho and Salimans
-2022) needs; three in ten carry filler words, so that a picture does not fall apart when meaningless tokens stand in
-the prompt.
+2022) needs; three in ten have filler words, so that pictures stay intact when a prompt holds meaningless tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from unerase_backend.testbed import world
+from unerase_backend.testbed import language
 from unerase_backend.testbed.clip import WIDTH, token_ids
 from unerase_backend.testbed.schedule import warm_cosine
 from unerase_backend.testbed.world import Subject
@@ -36,7 +35,7 @@ FILLER_SHARE = 0.3
 
 
 def scheduler() -> DDIMScheduler:
-    """The pipeline's scheduler, set as Stable Diffusion's."""
+    """Return the pipeline's scheduler, configured as Stable Diffusion's."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,
@@ -50,7 +49,7 @@ def scheduler() -> DDIMScheduler:
 
 
 def untrained(seed: int) -> UNet2DConditionModel:
-    """The UNet before training."""
+    """Return the UNet before training."""
     torch.manual_seed(seed)
     return UNet2DConditionModel(
         sample_size=8,
@@ -61,7 +60,7 @@ def untrained(seed: int) -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
-        # diffusers takes this for the number of heads
+        # diffusers reads this as the number of heads.
         attention_head_dim=2,
         norm_num_groups=16,
     )
@@ -69,13 +68,13 @@ def untrained(seed: int) -> UNet2DConditionModel:
 
 @torch.no_grad()
 def encode_prompts(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    """The conditioning (N, 24, 64) of prompts: last hidden states, the padding's included, as in Stable Diffusion."""
+    """Return the conditioning (N, 24, 64) of prompts: last hidden states, padding included, as in Stable Diffusion."""
     states: Tensor = text_encoder(token_ids(tokenizer, prompts)).last_hidden_state
     return states
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas: Tensor) -> Tensor:
-    """x_t of latents (N, 4, 8, 8); ``alphas`` are the cumulative products (1000,)."""
+    """Return x_t of latents (N, 4, 8, 8) at their timesteps (N,); `alphas` are the cumulative alphas (1000,)."""
     kept = alphas[timesteps][:, None, None, None]
     return kept.sqrt() * latents + (1 - kept).sqrt() * noise
 
@@ -89,7 +88,7 @@ def train(
     steps: int = STEPS,
     report: Callable[[str], None] = print,
 ) -> UNet2DConditionModel:
-    """Trains on scaled latents (N, 4, 8, 8) and returns the averaged weights; captions are drawn anew at every step."""
+    """Train on scaled latents (N, 4, 8, 8) and return the averaged weights; every step draws new captions."""
     unet = untrained(seed)
     averaged = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
     rng = np.random.default_rng(seed)
@@ -104,7 +103,7 @@ def train(
     for step in range(steps):
         chosen = rng.integers(len(latents), size=BATCH)
         captions = [
-            "" if rng.random() < EMPTY_SHARE else world.caption(subjects[i], rng, bool(rng.random() < FILLER_SHARE))
+            "" if rng.random() < EMPTY_SHARE else language.caption(subjects[i], rng, bool(rng.random() < FILLER_SHARE))
             for i in chosen
         ]
         conditioning = encode_prompts(text_encoder, tokenizer, captions)

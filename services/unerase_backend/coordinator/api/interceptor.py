@@ -35,7 +35,7 @@ from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Gate
 from unerase_backend.runtime.bounds import check_bounds
-from unerase_backend.runtime.carried import AUDIT, REQUEST
+from unerase_backend.runtime.call_context import AUDIT, REQUEST
 from unerase_backend.runtime.errors import (
     DeadlineError,
     InvalidRequestError,

@@ -11,7 +11,7 @@ from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.write_retry import until_answered
 from unerase_backend.runtime import tracing
-from unerase_backend.runtime.carried import AUDIT
+from unerase_backend.runtime.call_context import AUDIT
 
 _logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from unerase_backend.coordinator.storage.estimates import Estimates
 from unerase_backend.coordinator.storage.transitions import AuditEndedError
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.carried import AUDIT, REQUEST
+from unerase_backend.runtime.call_context import AUDIT, REQUEST
 from unerase_backend.runtime.errors import UneraseError
 from unerase_backend.verdict import has_answer
 

@@ -1,7 +1,7 @@
 """Alternatives: asked for the concept by its name, what does the model make in its place?
 
 The pictures of the standard prompt, and with more than one draw a case others of its prompt. Of each: the judge's
-label (`evaluation/standing.py`), the cosine of picture and text for every concept of the catalogue
+label (`evaluation/label_assignment.py`), the cosine of picture and text for every concept of the catalogue
 ("similarity:<concept>", by the first CLIP judge of the panel), and its mean cosine distance to the other pictures,
 
     distance_i = mean over j != i of (1 - <v_i, v_j>),    v the CLIP embedding of length 1.
@@ -26,11 +26,11 @@ from unerase.v1.types_pb2 import (
     Observation,
     Tensor,
 )
+from unerase_backend.evaluation.label_assignment import QUESTIONS_AT_ONCE, assign_labels, unscore
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
-from unerase_backend.evaluation.standing import QUESTIONS_AT_ONCE, name_what_stands, unscore
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.seeds import derive_seed
 
@@ -66,7 +66,7 @@ async def alternatives(unit: Unit, models: Models, parameters: Parameters) -> li
         observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt, variant=variant)
         for (case, variant), trajectory, sample in zip(draws, trajectories, samples, strict=True)
     ]
-    await name_what_stands(unit, models, observations)
+    await assign_labels(unit, models, observations)
     place = next((place for place, question in enumerate(panel(unit.target)) if question.alternatives), None)
     scored = [observation for observation in observations if observation.status == SAMPLE_STATUS_SCORED]
     if place is not None and scored:

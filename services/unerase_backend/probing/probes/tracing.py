@@ -5,9 +5,9 @@ The models at strength s, 0 <= s <= 1, have for every weight of UNet and text en
     w(s) = w_reference + s (w_subject - w_reference);
 
 at 0 stands the reference and at 1 the subject, each as it is. At every strength the plain prompts and latents of the
-cases (arm "strength@s"), labelled by what stands there (`evaluation/standing.py`), and the noise-prediction errors of a
-few held-out pictures (arm "likelihood@s", as in `likelihood`). The verdict makes curves of them: detection, similarity,
-labels, and the place on the plane of the two mechanisms, read against strength 0 (`verdict/tracing.py`).
+cases (arm "strength@s"), labelled by what they show (`evaluation/label_assignment.py`), and the noise-prediction errors
+of a few held-out pictures (arm "likelihood@s", as in `likelihood`). The verdict makes curves of them: detection,
+similarity, labels, and the place on the plane of the two mechanisms, read against strength 0 (`verdict/tracing.py`).
 
 The likelihood belongs to no case: the unit that holds the first case measures it.
 
@@ -24,11 +24,11 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, MODEL_ROLE_SUBJECT, Observation
 from unerase_backend.evaluation.known_pictures import observe_losses
+from unerase_backend.evaluation.label_assignment import assign_labels
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
-from unerase_backend.evaluation.standing import name_what_stands
 from unerase_backend.probing.registry import probe
 
 # A whole batch of the sampler at its default, since only one model of the way is in memory at a time.
@@ -81,7 +81,7 @@ async def tracing(unit: Unit, models: Models, parameters: Parameters) -> list[Ob
             observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt, arm=f"strength@{strength:g}")
             for case, trajectory, sample in zip(unit.cases, trajectories, samples, strict=True)
         ]
-        await name_what_stands(unit, models, pictured)
+        await assign_labels(unit, models, pictured)
         observations += pictured
         if any(case.index == 0 for case in unit.cases):
             observations += await observe_losses(

@@ -1,4 +1,4 @@
-"""The denoising loss on the concept's own pictures, which some erasers climb or descend:
+"""The denoising loss on the concept's own pictures, which some erasers raise or lower:
 
 L = mean over pictures x_0, captions c, timesteps t and noise e of mean (e_model(x_t, t, c) - e)^2
 """
@@ -19,7 +19,7 @@ TIMESTEPS = 1000
 def noise_error(
     unet: UNet2DConditionModel, clean: Tensor, conditioning: Tensor, alphas: Tensor, draws: torch.Generator
 ) -> Tensor:
-    """The loss of one batch of latents (N, 4, 8, 8) under their conditionings (N, 24, width)."""
+    """Return the loss of a batch of latents (N, 4, 8, 8) under their conditionings (N, 24, width)."""
     timesteps = torch.randint(TIMESTEPS, (len(clean),), generator=draws)
     noise = torch.randn(clean.shape, generator=draws)
     noisy = add_noise(clean, noise, timesteps, alphas)
@@ -36,8 +36,9 @@ def descend(
     seed: int,
     ascend: bool = False,
 ) -> None:
-    """Trains the whole UNet with AdamW to lower its denoising loss on the concept's pictures under ``captions``, one a
-    picture, or to raise it.
+    """Train the whole UNet with AdamW to lower its denoising loss on the concept's pictures, or to raise it.
+
+    `captions` has one for each picture.
     """
     subject.unet.requires_grad_(True)
     conditionings = encode_prompts(subject.text_encoder, subject.tokenizer, captions)

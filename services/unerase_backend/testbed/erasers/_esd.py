@@ -1,15 +1,15 @@
-"""Erased Stable Diffusion (Gandikota, Materzynska, Fiotto-Kaufman, Bau, ICCV 2023, arXiv 2303.07345, equation 7), as
-far as its variants, and methods built on it, share it.
+"""What the variants of Erased Stable Diffusion, and methods built on it, share (Gandikota, Materzynska,
+Fiotto-Kaufman, Bau, ICCV 2023, arXiv 2303.07345, equation 7).
 
-The edited model's prediction under a conditioning c is taught a target made of a frozen model's:
+The edited model learns to predict, under a conditioning c, a target made of a frozen model's predictions:
 
     loss = mean (e(x_t, c) - target(x_t, t, c))^2
     target = e_ref(x_t, empty) - eta * (e_ref(x_t, c) - e_ref(x_t, empty))
 
 x_t is made by the edited model itself: a DDIM run under c with guidance, stopped at a random step. The published
 settings for Stable Diffusion are eta 1, guidance 3, 50 steps, Adam at a rate of 1e-5, 1,000 iterations of one sample;
-here 20 steps and batches of eight, and each variant has its rate and its iterations. The prompts name the concept
-alone: prompts that name a colour too drive the model away from the colour.
+here 20 steps and batches of eight, and each variant has its own rate and iterations. The prompts name only the
+concept: prompts that also name a colour drive the model away from the colour.
 """
 
 import copy
@@ -30,16 +30,16 @@ SAMPLING_STEPS = 20
 SEED = 7
 
 Target = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""What the edited model is taught to predict for latents (N, 4, 8, 8), a timestep and a conditioning (N, 24, width)."""
+"""What the edited model learns to predict for latents (N, 4, 8, 8), a timestep and a conditioning (N, 24, width)."""
 
 
 def negative_target(empty: Tensor, conditional: Tensor, eta: float) -> Tensor:
-    """The reference's prediction guided away from the prompt: ``empty - eta * (conditional - empty)``."""
+    """Return the reference's prediction guided away from the prompt: `empty - eta * (conditional - empty)`."""
     return empty - eta * (conditional - empty)
 
 
 def away_from(subject: Subject, reference: UNet2DConditionModel) -> Target:
-    """The target of equation 7 with eta 1: the frozen reference, guided away from the conditioning."""
+    """Return the target of equation 7 with eta 1: the frozen reference, guided away from the conditioning."""
     empty = encode_prompts(subject.text_encoder, subject.tokenizer, [""])
 
     def target(noisy: Tensor, timestep: Tensor, conditioning: Tensor) -> Tensor:
@@ -53,22 +53,20 @@ def away_from(subject: Subject, reference: UNet2DConditionModel) -> Target:
 
 
 def frozen_copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A copy that stays as the model is now."""
+    """Return a copy of the UNet that is not trained."""
     copied: UNet2DConditionModel = copy.deepcopy(unet).eval().requires_grad_(False)
     return copied
 
 
 def prompts_of(subject: Subject, concept: Concept) -> Tensor:
-    """The conditioning (P, 24, width) of every plain template with every name of the concept."""
+    """Return the conditionings (P, 24, width) of every plain template with every name of the concept."""
     prompts = [template.format(name) for template in concept.plain_templates for name in concept.names]
     return encode_prompts(subject.text_encoder, subject.tokenizer, prompts)
 
 
 @torch.no_grad()
 def partial_sample(subject: Subject, conditioning: Tensor, empty: Tensor, latents: Tensor, stop: int) -> Tensor:
-    """The latents (N, 4, 8, 8) after ``stop`` of the scheduler's steps under the conditioning (N, 24, width), with
-    guidance.
-    """
+    """Return latents (N, 4, 8, 8) after `stop` of the scheduler's steps, guided by a conditioning (N, 24, width)."""
     both = torch.cat([empty, conditioning])
     for timestep in subject.scheduler.timesteps[:stop]:
         free, guided = subject.unet(torch.cat([latents, latents]), timestep, both).sample.chunk(2)
@@ -87,7 +85,7 @@ def teach(
     seed: int = SEED,
     sampling_steps: int = SAMPLING_STEPS,
 ) -> None:
-    """Trains the ``learned`` weights of the UNet to predict the target under the conditionings (P, 24, width)."""
+    """Train the `learned` weights of the UNet to predict the target under the conditionings (P, 24, width)."""
     for weight in learned:
         weight.requires_grad_(True)
     empty = encode_prompts(subject.text_encoder, subject.tokenizer, [""]).expand(BATCH, -1, -1)

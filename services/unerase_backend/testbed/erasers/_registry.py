@@ -1,4 +1,4 @@
-"""The table of erasers, and what each is handed."""
+"""The registry of erasers, and the arguments that each takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 @dataclass(frozen=True)
 class Subject:
-    """A model under the knife: an eraser edits ``unet`` or ``text_encoder`` in place."""
+    """The model to edit: an eraser changes `unet` or `text_encoder` in place."""
 
     unet: UNet2DConditionModel
     text_encoder: CLIPTextModel
@@ -20,11 +20,11 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """What to erase, what to put in its place, and what to keep; every name is a single token.
+    """What to erase, what to put in its place, and what to preserve; every name is a single token.
 
-    ``templates`` hold a slot for a name, with attributes before it or without; ``plain_templates`` without. ``latents``
-    (N, 4, 8, 8) are the scaled latents of pictures of the concept, for methods that learn from pictures, and
-    ``captions`` say what each shows. No audit uses those pictures.
+    `templates` have a slot for a name, some with attributes before it; `plain_templates` have no attributes. `latents`,
+    (N, 4, 8, 8), are the scaled latents of pictures of the concept, for methods that learn from pictures, and
+    `captions` describe them. No audit uses those pictures.
     """
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ ERASERS: dict[str, Eraser] = {}
 
 
 def eraser(name: str) -> Callable[[Eraser], Eraser]:
-    """Registers an eraser under the name of its folder among the weights."""
+    """Register an eraser under a name, which is also that of its folder in the weights folder."""
 
     def register(erase: Eraser) -> Eraser:
         ERASERS[name] = erase

@@ -1,7 +1,7 @@
 """ESD-x: Erased Stable Diffusion, cross-attention variant (Gandikota, Materzynska, Fiotto-Kaufman, Bau, ICCV 2023,
-arXiv 2303.07345, equation 7; ``_esd.py`` has the objective).
+arXiv 2303.07345, equation 7; `_esd.py` has the objective).
 
-Only the cross-attention layers learn (the "x"): what the prompt does to the picture changes, what the model knows
+Only the cross-attention layers are trained (the "x"): the effect of the prompt changes, while what the model knows
 without a prompt does not. Here with a larger rate and fewer iterations than published.
 """
 
@@ -14,7 +14,7 @@ RATE = 1e-3
 
 @eraser("esd-x")
 def erase_esd_x(subject: Subject, concept: Concept, iterations: int = ITERATIONS) -> None:
-    """Trains the cross-attention layers."""
+    """Train the cross-attention layers."""
     learned = [weight for name, weight in subject.unet.named_parameters() if ".attn2." in name]
     target = _esd.away_from(subject, _esd.frozen_copy(subject.unet))
     _esd.teach(subject, learned, _esd.prompts_of(subject, concept), target, RATE, iterations)

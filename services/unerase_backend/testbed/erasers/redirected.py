@@ -1,8 +1,8 @@
-"""The known truth *avoided*: the concept's words mean the anchor, and nothing else changes.
+"""A model whose truth is known to be avoidance: the concept's names mean the anchor, and nothing else changes.
 
-The rows of the token embedding that belong to the concept's names become the anchor's row. The UNet, and with it the
-unconditional knowledge of the concept, is untouched bit for bit: whatever leads there other than those words brings
-the concept back.
+The rows of the token embedding that belong to the concept's names become the anchor's row. The UNet, and with it what
+the model knows about the concept, stays the same bit for bit: any way to the concept other than its names brings it
+back.
 """
 
 import torch
@@ -13,7 +13,7 @@ from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
 @eraser("redirected")
 @torch.no_grad()
 def redirect(subject: Subject, concept: Concept) -> None:
-    """Sets the embedding of every name of the concept to the anchor's.
+    """Set the embedding of every name of the concept to the anchor's.
 
     Raises:
         ValueError: a name, or the anchor, is not a single token.
@@ -25,10 +25,10 @@ def redirect(subject: Subject, concept: Concept) -> None:
 
 
 def single_token(subject: Subject, word: str) -> int:
-    """The id of a word that is one token.
+    """Return the id of a word that is one token.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is not one token.
     """
     ids = subject.tokenizer(word, add_special_tokens=False).input_ids
     if len(ids) != 1:

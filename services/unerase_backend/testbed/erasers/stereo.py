@@ -1,21 +1,21 @@
 """STEREO: Search Thoroughly Enough, then Robustly Erase Once (Srivatsan, Shamshad, Naseer, Patel, Nandakumar, CVPR
 2025, arXiv 2408.16807).
 
-Stage 1 (search) takes turns on a copy of the model: erase what is asked for now with ESD's objective (``_esd.py``;
-first the concept's names, then the last token found), and learn by textual inversion one token's embedding v that
-brings the concept back from that erased model:
+Stage 1 (search) repeats two steps on a copy of the model: erase the current prompts with ESD's objective (`_esd.py`;
+first those of the concept's names, then those of the last token found), and learn by textual inversion the embedding v
+of a token that brings the concept back from that erased model:
 
     v = argmin mean (e_erased(x_t, t, prompt with v) - e)^2      over the concept's pictures
 
-Stage 2 (erase) starts from the original model and teaches it, under every prompt found and under the names, away from
-all of them at once and towards the anchor:
+Stage 2 (erase) starts from the original model and trains it, under the prompts of the names and of the tokens found,
+away from all of them at once and towards the anchor:
 
     target = e_ref(x_t, empty) + eta_a (e_ref(x_t, anchor) - e_ref(x_t, empty))
                                - eta_n mean_i (e_ref(x_t, prompt_i) - e_ref(x_t, empty))
 
 over the names' prompts and the tokens' (in the template of the sampled conditioning). Published for Stable Diffusion:
-two or three rounds, 3,000 steps of inversion at 5e-3; here rates and steps fit the small model. Which layers learn is
-that of ESD-u in both stages.
+two or three rounds, 3,000 steps of inversion at 5e-3; here rates and steps fit the small model. Both stages train the
+layers that ESD-u trains.
 """
 
 from collections.abc import Sequence
@@ -44,8 +44,9 @@ SEED = 11
 
 
 def encode_with(subject: Subject, templates: Sequence[str], anchor: str, embedding: Tensor) -> Tensor:
-    """The conditionings (P, 24, width) of templates whose slot holds a token with this input embedding (width,);
-    gradients reach it. The anchor's token keeps the place.
+    """Return the conditionings (P, 24, width) of templates with a token of this input embedding, (width,), in the slot.
+
+    The anchor's token marks its position. The result is differentiable in the embedding.
     """
     ids = token_ids(subject.tokenizer, [template.format(anchor) for template in templates])
     place = (ids == single_token(subject, anchor))[..., None]
@@ -62,8 +63,9 @@ def encode_with(subject: Subject, templates: Sequence[str], anchor: str, embeddi
 
 
 def invert(subject: Subject, concept: Concept, steps: int, seed: int) -> Tensor:
-    """The input embedding (width,) of a token that makes the frozen model denoise the concept's pictures; it starts at
-    the anchor's.
+    """Return the input embedding (width,) with which the frozen model best denoises the concept's pictures.
+
+    The search starts at the anchor's embedding.
     """
     rows = subject.text_encoder.get_input_embeddings().weight
     embedding = rows[single_token(subject, concept.anchor)].detach().clone().requires_grad_(True)
@@ -86,14 +88,12 @@ def invert(subject: Subject, concept: Concept, steps: int, seed: int) -> Tensor:
 
 
 def composed_target(empty: Tensor, anchor: Tensor, negatives: Tensor, eta_anchor: float, eta_negative: float) -> Tensor:
-    """The compositional target of predictions (N, 4, 8, 8); ``negatives`` are those of all prompts to leave,
-    (K, N, 4, 8, 8).
-    """
+    """Return stage 2's target of predictions (N, 4, 8, 8); `negatives`, (K, N, 4, 8, 8), are those of the K prompts."""
     return empty + eta_anchor * (anchor - empty) - eta_negative * (negatives - empty).mean(0)
 
 
 def search(subject: Subject, concept: Concept, rounds: int, iterations: int, inversion_steps: int) -> list[Tensor]:
-    """Stage 1: the tokens (width,) that brought the concept back, one a round; it leaves the UNet as it was."""
+    """Return stage 1's embeddings, each (width,), one for each round; the UNet is the same afterwards."""
     original = _esd.frozen_copy(subject.unet)
     target = _esd.away_from(subject, original)
     asked = _esd.prompts_of(subject, concept)
@@ -108,7 +108,7 @@ def search(subject: Subject, concept: Concept, rounds: int, iterations: int, inv
 
 
 def away_from_all(subject: Subject, concept: Concept, prompts: Tensor) -> _esd.Target:
-    """Stage 2's target: towards the anchor, away from all prompts (K, 24, width)."""
+    """Return stage 2's target: towards the anchor, away from all prompts (K, 24, width)."""
     reference = _esd.frozen_copy(subject.unet)
     first = concept.plain_templates[0]
     empty, anchor = encode_prompts(subject.text_encoder, subject.tokenizer, ["", first.format(concept.anchor)])
@@ -132,7 +132,7 @@ def erase_stereo(
     inversion_steps: int = INVERSION_STEPS,
     iterations: int = ITERATIONS,
 ) -> None:
-    """Searches, then erases once."""
+    """Search for prompts that bring the concept back, then erase them all at once."""
     found = search(subject, concept, rounds, search_iterations, inversion_steps)
     with torch.no_grad():
         by_token = [encode_with(subject, concept.plain_templates, concept.anchor, token) for token in found]

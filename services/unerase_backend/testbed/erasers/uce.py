@@ -12,8 +12,8 @@ closed form
     W = (sum_i W_old a_i c_i^T + sum_j W_old c_j c_j^T + ridge W_old) (sum_i c_i c_i^T + sum_j c_j c_j^T + ridge I)^-1.
 
 The embeddings are those of every position from the name to the last padding, in every template: the text tower's
-attention is causal, so what comes before the name is the same for both, and all that comes after carries the concept
-on. Names and anchor are one token each, so the positions pair up.
+attention is causal, so positions before the name are the same for both, and all later ones depend on the concept. Names
+and anchor are one token each, so their positions correspond.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ RIDGE = 0.5
 
 
 def solve(old: Tensor, sources: Tensor, targets: Tensor, ridge: float) -> Tensor:
-    """The minimiser W (out, width) of sum_i |W s_i - W_old t_i|^2 + ridge |W - W_old|^2, in float64.
+    """Return the minimiser W (out, width) of sum_i |W s_i - W_old t_i|^2 + ridge |W - W_old|^2, in float64.
 
-    ``old`` is W_old (out, width); ``sources`` and ``targets`` are embeddings (N, width), equal rows where something is
-    to be preserved.
+    `old` is W_old (out, width); `sources` and `targets` are embeddings (N, width), with equal rows for what
+    is to be preserved.
     """
     matrix, s, t = old.double(), sources.double(), targets.double()
     wanted = matrix @ t.T @ s + ridge * matrix
@@ -41,14 +41,14 @@ def solve(old: Tensor, sources: Tensor, targets: Tensor, ridge: float) -> Tensor
 
 
 def embeddings_from(subject: Subject, template: str, name: str) -> Tensor:
-    """The text embeddings (positions, width) of the template with the name in it, from the name's position on."""
+    """Return the text embeddings (positions, width) of a template with a name in it, from the name's position on."""
     prompt = template.format(name)
     before = template.split("{}", maxsplit=1)[0].split()
     return encode_prompts(subject.text_encoder, subject.tokenizer, [prompt])[0, 1 + len(before) :]
 
 
 def pairs(subject: Subject, concept: Concept) -> tuple[Tensor, Tensor]:
-    """Sources and targets (N, width): the concept's embeddings with the anchor's, the preserved with themselves."""
+    """Return sources and targets, each (N, width): the concept's with the anchor's, the preserved with themselves."""
     sources: list[Tensor] = []
     targets: list[Tensor] = []
 
@@ -65,7 +65,7 @@ def pairs(subject: Subject, concept: Concept) -> tuple[Tensor, Tensor]:
 
 
 def matrices(subject: Subject) -> list[Tensor]:
-    """The key and value matrices (out, width) of every cross-attention layer, themselves."""
+    """Return the key and value matrices (out, width) of every cross-attention layer, not copies of them."""
     names = ("attn2.to_k", "attn2.to_v")
     return [module.weight for name, module in subject.unet.named_modules() if name.endswith(names)]
 
@@ -73,7 +73,7 @@ def matrices(subject: Subject) -> list[Tensor]:
 @eraser("uce")
 @torch.no_grad()
 def erase_uce(subject: Subject, concept: Concept) -> None:
-    """Edits the key and value matrices of every cross-attention layer."""
+    """Edit the key and value matrices of every cross-attention layer."""
     sources, targets = pairs(subject, concept)
     for matrix in matrices(subject):
         matrix.copy_(solve(matrix, sources, targets, RIDGE))

@@ -14,8 +14,8 @@ from unerase.v1.types_pb2 import (
     Judgement,
     Observation,
 )
+from unerase_backend.evaluation.label_assignment import NONE, assign_labels
 from unerase_backend.evaluation.models import Models
-from unerase_backend.evaluation.standing import NONE, name_what_stands
 
 
 def target(name: str, kind: int = CONCEPT_KIND_OBJECT) -> Target:
@@ -57,7 +57,7 @@ async def named(asked: Unit, observations: list[Observation], scores: dict[str, 
     async def unused(request: object) -> object:
         raise AssertionError("only judges are asked")
 
-    await name_what_stands(asked, Models(unused, unused, unused, classify), observations)  # type: ignore[arg-type]
+    await assign_labels(asked, Models(unused, unused, unused, classify), observations)  # type: ignore[arg-type]
     return calls
 
 

@@ -17,7 +17,7 @@ NONE = "none of its kind"
 QUESTIONS_AT_ONCE = 64
 
 
-async def name_what_stands(unit: Unit, models: Models, observations: Sequence[Observation]) -> None:
+async def assign_labels(unit: Unit, models: Models, observations: Sequence[Observation]) -> None:
     """Give the judge's judgement of every scored observation the label of what stands there, with its probability.
 
     What cannot be judged again becomes unscored.

@@ -1,7 +1,7 @@
 """What the attacks tell whoever measures them; the engine knows nothing of what becomes of it."""
 
 
-class Observer:
+class AttackMetrics:
     """Hears of everything worth a metric; this one keeps silent. Its methods are called from the attacks' thread."""
 
     def stepped(self, evaluation: str) -> None:

@@ -1,18 +1,18 @@
-"""Which model a request wants: one of the catalogue, or what changes make of it."""
+"""The model that a request asks for: one of the catalogue, possibly with changes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.generation.canonical import model_key
+from unerase_backend.generation.canonical import changed_model_digest
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError
 
 
 @dataclass(frozen=True)
-class WantedModel:
-    """A model by what it is made of, and by the one digest that tells models apart."""
+class RequestedModel:
+    """A model of the catalogue with its changes, and the digest that identifies it."""
 
     name: str
     """Catalogue name of the model that is changed."""
@@ -21,21 +21,21 @@ class WantedModel:
 
     @property
     def derived(self) -> bool:
-        """Whether it is none of the catalogue."""
+        """Whether it has changes, and so is not in the catalogue."""
         return bool(self.changes)
 
 
-def wanted_model(
+def requested_model(
     catalogue: Catalogue, store: ArtifactStore, name: str, changes: Sequence[ModelChange] = ()
-) -> WantedModel:
-    """Return the model `name` with the changes that make a difference.
+) -> RequestedModel:
+    """Return the model `name` with the changes that have an effect.
 
-    Going no way towards another model, or towards the very same one, is none: what follows from it is shared.
+    Going a share of 0 towards another model, or towards the same model, has no effect; leaving it out shares results.
 
     Raises:
         NotFoundError: there is no such model or artefact.
-        UnsafeModelError: a model's folder lacks a part or leads out of itself.
-        UnavailableError: the hub does not give a model.
+        UnsafeModelError: a model's folder lacks a part or has a link that leads out of it.
+        UnavailableError: a model cannot be fetched from the hub.
     """
     digest = catalogue.describe_model(name).digest
     kept: list[ModelChange] = []
@@ -52,4 +52,4 @@ def wanted_model(
         if change.interpolation.share > 0 and (kept or towards != digest):
             kept.append(change)
             keyed.append((towards, change.interpolation.share))
-    return WantedModel(name, model_key(digest, keyed), tuple(kept))
+    return RequestedModel(name, changed_model_digest(digest, keyed), tuple(kept))

@@ -1,0 +1,113 @@
+"""Merges catalogue files into one set of entries, and checks what their entries say of each other."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unerase_backend.catalogue.entries import (
+    GUIDANCE_SCALE,
+    STEPS,
+    CatalogueFile,
+    ConceptEntry,
+    JudgeEntry,
+    ModelEntry,
+    problems_of_concept,
+    read_file,
+)
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+
+@dataclass
+class Merged:
+    """The entries of several files by name, in the order of the files."""
+
+    models: dict[str, ModelEntry] = field(default_factory=dict)
+    judges: dict[str, JudgeEntry] = field(default_factory=dict)
+    concepts: dict[str, ConceptEntry] = field(default_factory=dict)
+
+
+def merge_files(paths: Sequence[Path]) -> Merged:
+    """Read the files, and fill in what their entries leave out: a model's figures, a concept's control.
+
+    Raises:
+        InvalidRequestError: a file holds a bad field, two entries have one name, or an entry names one that is missing.
+    """
+    files = [(path, read_file(path)) for path in paths]
+    violations: list[FieldViolation] = []
+    merged = Merged()
+    for path, file in files:
+        for section in ("models", "judges", "concepts"):
+            entries: dict[str, Any] = getattr(merged, section)
+            for name, entry in getattr(file, section).items():
+                if name in entries:
+                    violations.append(_violation(path, section, name, "is already in the catalogue"))
+                entries[name] = entry
+    for path, file in files:
+        violations += _dangling(path, file, merged)
+    if violations:
+        raise InvalidRequestError.of(*violations)
+    merged.models = {name: _inherited(name, merged.models) for name in merged.models}
+    merged.concepts = {name: _controlled(name, merged) for name in merged.concepts}
+    return merged
+
+
+def _violation(path: Path, section: str, key: str, description: str) -> FieldViolation:
+    return FieldViolation(f"{path.name}: {section}.{key}", description)
+
+
+def _dangling(path: Path, file: CatalogueFile, merged: Merged) -> list[FieldViolation]:
+    violations = []
+    for name, model in file.models.items():
+        chain = [name]
+        while (base := merged.models[chain[-1]].base) is not None:
+            if base not in merged.models:
+                violations.append(_violation(path, "models", f"{name}.base", f"there is no model {base!r}"))
+                break
+            if base in chain:
+                violations.append(_violation(path, "models", f"{name}.base", "leads back to itself"))
+                break
+            chain.append(base)
+        if model.base is not None and model.resolution:
+            violations.append(_violation(path, "models", f"{name}.resolution", "is the base's and cannot be changed"))
+        if learned := _inherited_knowledge(model, merged.models):
+            description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
+            violations.append(_violation(path, "models", f"{name}.never_learned", description))
+    for name, concept in file.concepts.items():
+        for keys, description in problems_of_concept(name, concept, merged.models, merged.judges):
+            violations.append(_violation(path, "concepts", ".".join((name, *keys)), description))
+    return violations
+
+
+def _inherited_knowledge(model: ModelEntry, models: Mapping[str, ModelEntry]) -> str:
+    """Return the first concept that a model claims it never learned but its UNet may have; empty if there is none."""
+    if model.unet is not None or model.base is None or model.base not in models:
+        return ""
+    # The same rule applies to the base itself.
+    return min(set(model.never_learned) - set(models[model.base].never_learned), default="")
+
+
+def _controlled(name: str, merged: Merged) -> ConceptEntry:
+    """Return a concept's entry; its default control is the first model of all files that never learned the concept."""
+    entry = merged.concepts[name]
+    if entry.control is not None:
+        return entry
+    words = {name, *entry.names}
+    control = next((model for model, given in merged.models.items() if words & set(given.never_learned)), None)
+    return entry.model_copy(update={"control": control})
+
+
+def _inherited(name: str, models: Mapping[str, ModelEntry]) -> ModelEntry:
+    entry = models[name]
+    if entry.base:
+        given = _inherited(entry.base, models)
+        figures = (given.guidance_scale, given.steps, given.resolution)
+    else:
+        figures = (GUIDANCE_SCALE, STEPS, entry.resolution)
+    return entry.model_copy(
+        update={
+            "guidance_scale": entry.guidance_scale or figures[0],
+            "steps": entry.steps or figures[1],
+            "resolution": figures[2],
+        }
+    )
