@@ -33,7 +33,7 @@ from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import resolve_parameters
 from unerase_backend.generation.observer import Observer
 from unerase_backend.runtime.errors import InvalidRequestError
-from unerase_backend.verdict.outcomes import decides
+from unerase_backend.verdict.draws import decides
 
 Key = tuple[str, int, str, int]
 Observe = Callable[[str], AsyncIterator[list[Observation]]]

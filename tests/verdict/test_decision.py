@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ import pytest
 from unerase.v1.types_pb2 import EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
 from unerase_backend.evaluation.registry import parameter
-from unerase_backend.verdict import REQUIRED, conclude
+from unerase_backend.verdict import conclude
 from unerase_backend.verdict.decision import Destruction, decide
+
+from .conftest import REQUIRED
 
 Audit = Any
 
@@ -23,6 +26,7 @@ OUTCOMES = (
     None,
 )
 TRIED = [name for name in REQUIRED if name != "likelihood"]
+decided = partial(decide, plain=["standard-prompt"], required=REQUIRED)
 
 # The rules once more, each as a predicate that stands on its own: no order, no `else`.
 Rule = Callable[[bool, Any, list[Any], list[Any], Destruction], bool]
@@ -72,7 +76,7 @@ def test_every_combination_has_exactly_one_verdict() -> None:
                     for conclusion, rule in RULES.items()
                     if rule(incomplete, standard, list(others), [extra], destruction)
                 ]
-                assert holds == [decide(incomplete=incomplete, outcomes=outcomes, destruction=destruction)]
+                assert holds == [decided(incomplete=incomplete, outcomes=outcomes, destruction=destruction)]
                 seen.add(holds[0])
     assert seen == set(RULES)
 
@@ -83,7 +87,7 @@ def test_the_other_required_evaluations_are_alike() -> None:
 
             def conclusion(order: tuple[Any, ...], destruction: Destruction = destruction) -> Conclusion.ValueType:
                 outcomes = dict(zip(TRIED, (BOUNDED, *order), strict=True))
-                return decide(incomplete=False, outcomes=outcomes, destruction=destruction)
+                return decided(incomplete=False, outcomes=outcomes, destruction=destruction)
 
             assert conclusion(others) == conclusion(tuple(sorted(others)))
 
@@ -91,7 +95,7 @@ def test_the_other_required_evaluations_are_alike() -> None:
 def test_a_waiver_does_not_make_up_for_the_standard_prompt() -> None:
     outcomes = dict.fromkeys(TRIED[1:], BOUNDED)
     assert (
-        decide(incomplete=False, outcomes=outcomes, destruction=Destruction.PRESENT)
+        decided(incomplete=False, outcomes=outcomes, destruction=Destruction.PRESENT)
         == Conclusion.CONCLUSION_INCONCLUSIVE
     )
 

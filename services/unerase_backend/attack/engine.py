@@ -21,7 +21,7 @@ from unerase.internal.v1alpha1.attack_pb2 import (
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
 from unerase.v1.types_pb2 import Observation
 from unerase_backend.attack.observer import Observer
-from unerase_backend.attack.registry import ATTACKS
+from unerase_backend.attack.registry import ATTACKS, AttackRun
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
@@ -134,7 +134,7 @@ async def _next(events: "asyncio.Queue[UnitEvent | None]", latest: UnitEvent) ->
         return latest
 
 
-def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
+def _checked(unit: Unit) -> tuple[Evaluation[AttackRun], Parameters]:
     evaluation = ATTACKS.all().get(unit.evaluation)
     if evaluation is None:
         why = ATTACKS.broken().get(unit.evaluation) or f"there are {', '.join(ATTACKS.all())}"

@@ -1,7 +1,7 @@
 """The end of an audit that has found what it could: its verdict, its manifest and its reports."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib import metadata
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
@@ -10,6 +10,7 @@ from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.database import Database, Evidence, Reports
+from unerase_backend.coordinator.parts import DESCRIPTIONS, descriptions_of
 from unerase_backend.coordinator.reports import write_again, write_reports
 from unerase_backend.coordinator.tenant_queue import TenantQueue
 from unerase_backend.coordinator.units import Units
@@ -39,7 +40,7 @@ class Conclusion:
             UneraseError: a room is gone, or the artefact store is full.
         """
         manifest = await self._manifest(evidence.audit.spec)
-        descriptions = await self._units.descriptions()
+        descriptions = await self._descriptions(evidence.audit.id)
         await self._make_whole(evidence)
         tenant, _ = await self._database.owner(evidence.audit.id)
         async with self._writing.turn():
@@ -56,12 +57,17 @@ class Conclusion:
         if evidence is None or reports is None:
             return None
         await self._make_whole(evidence)
-        descriptions = (await self._units.descriptions()).values()
+        descriptions = await self._descriptions(audit_id)
         tenant, _ = await self._database.owner(audit_id)
         async with self._writing.turn():
             reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions, tenant)
         await self._database.replace_reports(audit_id, reports)
         return reports
+
+    async def _descriptions(self, audit_id: str) -> list[EvaluationDescription]:
+        """Return those that the audit was planned with; of one that an earlier version planned those there are now."""
+        planned = descriptions_of(await self._database.parts.of(audit_id, [DESCRIPTIONS]))
+        return planned or list((await self._units.descriptions()).values())
 
     async def _make_whole(self, evidence: Evidence) -> None:
         """Make again the pictures that were lost since their units were recorded, and put back the concept's own.
@@ -104,13 +110,13 @@ class Conclusion:
     def _write(
         self,
         evidence: Evidence,
-        descriptions: Mapping[str, EvaluationDescription],
+        descriptions: Sequence[EvaluationDescription],
         manifest: Manifest,
         end: int,
         tenant: str,
     ) -> tuple[Verdict, Reports]:
         audit, spec = evidence.audit, evidence.audit.spec
-        verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
+        verdict = conclude(evidence.observations, descriptions, spec.battery.evaluations, spec)
         report.shipped().quote(verdict, spec)
         content = report.build(
             spec,
@@ -121,6 +127,7 @@ class Conclusion:
             evidence.observations,
             evidence.findings,
             manifest,
+            descriptions,
         )
-        reports = write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations, tenant)
+        reports = write_reports(self._store, audit, end, content, descriptions, evidence.observations, tenant)
         return verdict, reports

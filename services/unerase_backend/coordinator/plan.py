@@ -26,7 +26,7 @@ from unerase.v1.types_pb2 import (
 )
 from unerase_backend.catalogue import MAX_STEPS, Catalogue
 from unerase_backend.coordinator import model_checks
-from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS
+from unerase_backend.coordinator.batteries import DEFAULT_PRESET, PRESETS, planned_descriptions
 from unerase_backend.coordinator.cost import cost_of, count_work
 from unerase_backend.coordinator.parts import Parts
 from unerase_backend.evaluation.cost import Surroundings, Work
@@ -44,8 +44,6 @@ MAX_EVALUATIONS = most_items(Battery, "evaluations")
 MAX_NAME = 200
 
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
-# Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
-_WITHOUT_MODEL = ("judge-quality",)
 _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference", MODEL_ROLE_CONTROL: "control"}
 
 
@@ -89,6 +87,7 @@ def make_plan(
     cases = tuple(_cases(concept, resolved))
     parts, known = Parts(), dict[str, Surroundings]()
     units = tuple(_units(resolved, cases, catalogue, store, descriptions, parts, known))
+    parts.descriptions(planned_descriptions(list(resolved.battery.evaluations), descriptions))
     works = count_work(units, descriptions, known)
     return Plan(
         resolved,
@@ -224,7 +223,8 @@ class _Resolution:
         if len(battery.evaluations) > MAX_EVALUATIONS:
             self._add("spec.battery.evaluations", f"must be at most {MAX_EVALUATIONS}, not {len(battery.evaluations)}")
             return
-        chosen = {request.name: request for request in (PRESETS[battery.preset].requests() if battery.preset else [])}
+        preset = PRESETS[battery.preset].requests(self._descriptions) if battery.preset else []
+        chosen = {request.name: request for request in preset}
         fields = {name: f"spec.battery.preset.{name}" for name in chosen}
         seen: set[str] = set()
         for index, request in enumerate(battery.evaluations):
@@ -394,7 +394,7 @@ def _units(
                     id=f"{request.name}/{_ROLE_NAMES[role]}/{shard}",
                     evaluation=request.name,
                     role=role,
-                    model="" if request.name in _WITHOUT_MODEL else models[role],
+                    model="" if description.without_model else models[role],
                     reference=spec.reference,
                     target_digest=target_digest,
                     others_digest=others_digest if description.others else "",
@@ -431,7 +431,7 @@ def in_sequence(
 
 
 def _roles(description: EvaluationDescription, spec: AuditSpec) -> Sequence[ModelRole.ValueType]:
-    if description.name in _WITHOUT_MODEL:
+    if description.without_model:
         return (MODEL_ROLE_REFERENCE,)
     roles = description.roles or _ALL_ROLES
     controlled = bool(spec.control) or (bool(spec.placebo) and has_placebo(description))

@@ -12,7 +12,7 @@ from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import Evaluation
 from unerase_backend.evaluation.units import check_unit
-from unerase_backend.probing.registry import PROBES
+from unerase_backend.probing.registry import PROBES, ProbeRun
 from unerase_backend.runtime.errors import NotFoundError
 
 HEARTBEAT_SECONDS = 60.0
@@ -49,7 +49,7 @@ class ProbingEngine:
         return ListProbesResponse(probes=described, broken=PROBES.broken())
 
 
-def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
+def _checked(unit: Unit) -> tuple[Evaluation[ProbeRun], Parameters]:
     evaluation = PROBES.all().get(unit.evaluation)
     if evaluation is None:
         why = PROBES.broken().get(unit.evaluation) or f"there are {', '.join(PROBES.all())}"

@@ -36,6 +36,11 @@ class _Registered(Generic[Component]):
     """The module that was being imported for a third party; empty for the backend's own."""
 
 
+def third_party() -> str:
+    """Return the module that is being imported for a third party; empty while our own register."""
+    return _Importing.module
+
+
 class Components(Generic[Component]):
     """The components of one kind; `kind` is their name in messages, as in "evaluation".
 
