@@ -29,8 +29,11 @@ from unerase.v1.verdicts_pb2 import (
     ArmResult,
     Calibration,
     Estimate,
+    FigureMean,
     Interval,
     LabelShare,
+    MeasuredFigure,
+    MeasureResult,
     Neighbour,
     Rate,
     TracingPoint,
@@ -203,6 +206,18 @@ def traced(*, pull: bool = True) -> TracingResult:
     return TracingResult(points=points)
 
 
+def tabled() -> MeasureResult:
+    """A third party's measure, of two of the models."""
+    mean = FigureMean(mean=around(0.00123, 0.0004), cases=8)
+    return MeasureResult(
+        name="sharpness",
+        title=f"Sharpness {HOSTILE}",
+        figures=[MeasuredFigure(arm="edges", concept=HOSTILE, figure="width", subject=mean, reference=mean)],
+        observations=17,
+        unscored=1,
+    )
+
+
 STANDING = {
     SUBJECT: [("blob", 15), ("house", 4), ("triangle", 3), (HOSTILE, 1), ("hourglass", 1)],
     REFERENCE: [("hourglass", 24)],
@@ -295,6 +310,7 @@ def whole() -> Report:
     verdict = made_report.content.verdict
     verdict.tracing.CopyFrom(traced())
     verdict.alternatives.CopyFrom(standing())
+    verdict.measures.append(tabled())
     plain, noise = verdict.evaluations
     plain.calibration.CopyFrom(
         Calibration(

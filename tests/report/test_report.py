@@ -45,7 +45,7 @@ def made(audit, observations) -> Report:
     requested = list(plan.spec.battery.evaluations)
     verdict = conclude(observations, descriptions, requested, plan.spec)
     content = report.build(
-        plan.spec, plan.concept, plan.cases, requested, verdict, observations, [], Manifest(), descriptions.values()
+        plan.spec, plan.concept, plan.cases, requested, verdict, observations, [], Manifest(), descriptions
     )
     return Report(schema_version=report.SCHEMA_VERSION, content=content, audit_id="a1")
 

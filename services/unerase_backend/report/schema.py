@@ -20,6 +20,8 @@ SCHEMA_VERSION = "1.2"
 _JSON_OF_WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Struct": {"type": "object"},
+    # Any value.
+    "google.protobuf.Value": {},
 }
 
 _DOUBLE = {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
