@@ -67,7 +67,7 @@ def test_an_audit_with_its_probe_its_attack_and_its_judge(
     for row in measure["figures"]:
         assert {row[role]["cases"] for role in ("subject", "reference", "control")} == {8}
         assert f"{row['subject']['mean']['value']:.3g}" in said["page"]
-    assert "<h3>Error profile</h3>" in said["page"]
+    assert "<h3><bdi>Error profile</bdi></h3>" in said["page"]
 
 
 def test_the_conformance_suite_runs_over_it(environment: dict[str, str], catalogue: Path) -> None:
