@@ -6,14 +6,14 @@ a sequential audit does: the same cases in the same order, so that what it would
 
 from bench.results import asked, head, row
 from unerase.v1.types_pb2 import EvaluationClass
-from unerase_backend.report.parquet import Record, read_parquet
+from unerase_backend.report.parquet import ExportedAudit, read_parquet
 from unerase_backend.verdict import conclude, has_answer
 from unerase_backend.verdict.sequential import cases_between_looks
 
 MEASURE = EvaluationClass.EVALUATION_CLASS_MEASURE
 
 
-def stops(record: Record) -> dict[str, int]:
+def stops(record: ExportedAudit) -> dict[str, int]:
     """Return the cases after which each evaluation that may stop would have; all of them where it would not."""
     spec, described = record.content.spec, {one.name: one for one in record.descriptions}
     found = {}

@@ -141,7 +141,7 @@ class Faulty:
             yield GenerateResponse(index=1, sample=failed) if response.index == 1 else response
 
     async def measure(self, request: MeasureDenoisingRequest) -> MeasureDenoisingResponse:
-        response = await self.whole.measure(request)
+        response = await self.whole.measure_pictures(request)
         for item in response.errors:
             if item.picture == 1:
                 item.errors[0] = math.nan
@@ -212,7 +212,7 @@ class Begun(Observer):
 async def test_giving_up_ends_it_and_frees_the_backends(name: str, tmp_path: Path) -> None:
     begun = Begun()
     async with local_backend(tmp_path, observer=begun) as backend:
-        models = replace(backend.models, measure=begun.held, classify_pictures=begun.held)
+        models = replace(backend.models, measure_pictures=begun.held, classify_pictures=begun.held)
         run = asyncio.ensure_future(backend.run(small_unit(backend, name, steps=900), models))
         await begun.or_ended(run)
         assert not run.done(), run.exception()

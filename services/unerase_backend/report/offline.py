@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, Tolerances
-from unerase_backend.report.parquet import Record, read_parquet
+from unerase_backend.report.parquet import ExportedAudit, read_parquet
 from unerase_backend.verdict import conclude
 from unerase_backend.verdict.decision import tolerance_problem
 from unerase_backend.verdict.roles import recorded_problem
@@ -27,7 +27,7 @@ def conclude_file(file: Path, tolerances: Tolerances) -> Audit:
     return conclude_record(record, tolerances)
 
 
-def conclude_record(record: Record, tolerances: Tolerances) -> Audit:
+def conclude_record(record: ExportedAudit, tolerances: Tolerances) -> Audit:
     """Return the audit that a file holds with its verdict; errors as in `conclude_file`."""
     for field, value in tolerances.ListFields():
         if problem := tolerance_problem(field.name, value):

@@ -76,7 +76,7 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 @dataclass(frozen=True)
-class Record:
+class ExportedAudit:
     """What a file holds; `content` has no verdict and no pictures."""
 
     audit_id: str
@@ -129,7 +129,7 @@ def render_parquet(
     return written
 
 
-def read_parquet(file: bytes) -> Record:
+def read_parquet(file: bytes) -> ExportedAudit:
     """Return what a file holds.
 
     Raises:
@@ -160,7 +160,7 @@ def read_parquet(file: bytes) -> Record:
     observations = _observations(table)
     if digest_of(observations) != content.observations_digest:
         raise ValueError("its rows are not those that were exported: some were changed, left out or put in")
-    return Record(metadata.get("unerase.audit", ""), content, descriptions, calibrations, observations)
+    return ExportedAudit(metadata.get("unerase.audit", ""), content, descriptions, calibrations, observations)
 
 
 def _row(observation: Observation) -> dict[str, Any]:
