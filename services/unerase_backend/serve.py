@@ -27,7 +27,7 @@ from fsspec import get_filesystem_class
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from unerase_backend.coordinator.admission import AdmissionSettings
+from unerase_backend.coordinator.limits import AdmissionSettings
 
 _PREFIX = "UNERASE_SERVE_"
 

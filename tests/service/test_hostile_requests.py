@@ -34,8 +34,8 @@ from unerase.internal.v1alpha1.trajectories_pb2 import (
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1 import audits_pb2, models_pb2
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, MODEL_ROLE_SUBJECT, Case, Concept, JudgeLabels, Tensor
-from unerase_backend.coordinator.paging import token_of
-from unerase_backend.coordinator.server import SERVICES
+from unerase_backend.coordinator.api.paging import token_of
+from unerase_backend.coordinator.api.server import SERVICES
 from unerase_backend.evaluation.parameters import parameters_struct
 
 from .conftest import Running, small_spec

@@ -18,9 +18,9 @@ from unerase.v1.verdicts_pb2 import Conclusion
 from unerase_backend import report
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.classification.registry import kinds
-from unerase_backend.coordinator.batteries import PRESETS
-from unerase_backend.coordinator.parts import descriptions_of, whole
-from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.coordinator.planning.parts import descriptions_of, whole
+from unerase_backend.coordinator.planning.plan import make_plan
+from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.probing.registry import PROBES
 from unerase_backend.verdict import conclude
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from unerase_backend.coordinator.admission import AdmissionSettings
+from unerase_backend.coordinator.limits import AdmissionSettings
 from unerase_backend.runtime.settings import RoomSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
