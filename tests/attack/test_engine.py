@@ -98,7 +98,7 @@ async def test_an_error_of_the_backends_comes_through(
         raise NotFoundError("no such model", reason="MODEL_NOT_FOUND")
         yield
 
-    broken = Models(generate, models.encode_prompts, models.measure, models.classify_pictures)
+    broken = Models(generate, models.encode_prompts, models.measure_pictures, models.classify_pictures)
     engine = AttackEngine(catalogue, store, AttackSettings(artifacts="unused"), broken)
     with pytest.raises(NotFoundError):
         await drained(engine, unit_of("reference", steps=1, batch_size=1))

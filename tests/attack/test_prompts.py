@@ -10,7 +10,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Sample
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Judgement
 from unerase_backend.attack.engine import AttackEngine
-from unerase_backend.attack.prompts import Draw, Record, gradients, padded, vocabulary
+from unerase_backend.attack.prompts import CaseRecord, Draw, gradients, padded, vocabulary
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
@@ -98,7 +98,7 @@ def scored(score: float, *, detected: bool) -> Sample:
 
 def test_the_finding_is_the_draw_that_decides(unit_of: UnitOf) -> None:
     unit = unit_of("reference")
-    record = Record(Case(index=7, latent_seed=5))
+    record = CaseRecord(Case(index=7, latent_seed=5))
     for variant, sample in enumerate(
         [
             Sample(status=SAMPLE_STATUS_UNSCORED, reason="the latents are not finite"),

@@ -47,7 +47,7 @@ class Counting:
 
     async def measure(self, request: MeasureDenoisingRequest) -> MeasureDenoisingResponse:
         self.rows += len(request.picture_digests) * len(request.prompts) * len(request.timesteps)
-        return await self.whole.measure(request)
+        return await self.whole.measure_pictures(request)
 
     def models(self) -> Models:
         return Models(self.generate, self.whole.encode_prompts, self.measure, self.whole.classify_pictures)

@@ -97,6 +97,7 @@ def descriptions() -> dict[str, EvaluationDescription]:
             cases_per_unit=10 if name == "noise-based" else 0,
             reference_begins=name in ("diffusion-completion", "inpainting"),
             others=classes.get(name) == EVALUATION_CLASS_MEASURE,
+            without_model=name == "judge-quality",
             roles=[MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE] if name == "interference" else [],
         )
         for name in PRESETS["standard"].evaluations

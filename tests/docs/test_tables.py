@@ -5,9 +5,11 @@ import re
 import pytest
 
 from docs.pages import text_of
+from support.backend import evaluations
 from unerase import AsyncClient, Client, ClientSettings
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import Battery
+from unerase.v1.types_pb2 import EvaluationClass
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.report.parquet import SCHEMA
@@ -46,6 +48,23 @@ def test_the_columns_of_the_observations() -> None:
             described |= set(names)
     assert judged
     assert described == set(SCHEMA.names)
+
+
+def test_the_evaluations() -> None:
+    """Every registered evaluation has its row, with its class, and no row is of one that there is not."""
+    described = {cells[0].strip("`"): cells[1] for cells in _rows("docs/evaluations.md", "name")}
+    classes = {
+        name: EvaluationClass.Name(evaluation.description.evaluation_class).removeprefix("EVALUATION_CLASS_").lower()
+        for name, evaluation in evaluations().items()
+    }
+    assert described == classes
+
+
+def test_the_required_evaluations() -> None:
+    """The verdict's rules name them."""
+    (named,) = re.findall(r"The required evaluations are (.*), and every evaluation that", text_of("docs/verdict.md"))
+    required = {name for name, evaluation in evaluations().items() if evaluation.description.required}
+    assert set(re.split(r", | and ", named)) == required
 
 
 def test_the_exit_codes() -> None:

@@ -1,10 +1,24 @@
 """How evaluations describe themselves; how they are found is in tests/runtime/test_components.py."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from unerase.v1.types_pb2 import EVALUATION_CLASS_PLAIN, MODEL_ROLE_SUBJECT, Observation, ParameterDescription
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_MEASURE,
+    EVALUATION_CLASS_PLAIN,
+    MODEL_ROLE_SUBJECT,
+    RESULT_KIND_TRACING,
+    Observation,
+    ParameterDescription,
+    ResultKind,
+)
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.evaluation.registry import Registry, parameter
+from unerase_backend.probing.registry import PROBES
 from unerase_backend.runtime import source
 from unerase_backend.runtime.components import RegistrationError
 
@@ -56,6 +70,12 @@ def test_a_name_is_taken_once(registry: Registry) -> None:
         ({"title": ""}, "it has no title"),
         ({"summary": ""}, "it has no summary"),
         ({"roles": [MODEL_ROLE_SUBJECT]}, "only a measure may name the roles"),
+        ({"without_model": True}, "only a measure may be without a model"),
+        ({"result": RESULT_KIND_TRACING}, "only a measure may have a result of its own kind"),
+        (
+            {"evaluation_class": EVALUATION_CLASS_MEASURE, "without_model": True, "roles": [MODEL_ROLE_SUBJECT]},
+            "it names roles, and no model",
+        ),
         ({"parameters": [ParameterDescription(name="steps")]}, "the default of steps must be a number"),
         ({"parameters": [parameter("steps", "Steps.", 3, minimum=4)]}, "the default of steps must be at least 4"),
         ({"parameters": [parameter("a", "A.", 1), parameter("a", "A.", 1)]}, "the parameter 'a' is there twice"),
@@ -84,3 +104,40 @@ def test_a_parameter_without_bounds_has_none() -> None:
     assert not described.HasField("minimum")
     assert not described.HasField("maximum")
     assert [value.number_value for value in described.default_value.list_value.values] == [1.0, 1.5]
+
+
+def test_a_third_party_has_no_result_of_our_kinds(tmp_path: Path) -> None:
+    """Its measure is a table; a second likelihood would leave open which one the verdict reads."""
+    (tmp_path / "their_measures.py").write_text(
+        """
+from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, RESULT_KIND_LIKELIHOOD
+from unerase_backend.probing.registry import PROBES
+
+async def run(unit, models, parameters):
+    return []
+
+described = {"title": "T", "summary": "S.", "evaluation_class": EVALUATION_CLASS_MEASURE}
+PROBES.register("their-likelihood", **described, result=RESULT_KIND_LIKELIHOOD)(run)
+"""
+    )
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[unerase.probes]\ntheir-likelihood = their_measures\n")
+    script = "from unerase_backend.probing.registry import PROBES; print(PROBES.broken(), 'likelihood' in PROBES.all())"
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert "of a kind that only our own measures have" in ended.stdout
+    assert ended.stdout.endswith("True\n")
+
+
+def test_each_kind_of_result_is_one_measures() -> None:
+    kinds = [each.description.result for each in PROBES.all().values() if each.description.result]
+    kinds += [each.description.result for each in ATTACKS.all().values() if each.description.result]
+    assert sorted(kinds) == sorted(set(ResultKind.values()) - {ResultKind.RESULT_KIND_UNSPECIFIED})

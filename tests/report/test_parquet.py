@@ -19,6 +19,7 @@ from unerase.v1.types_pb2 import (
     Judgement,
     ModelRole,
     Observation,
+    ResultKind,
     SampleStatus,
 )
 from unerase.v1.verdicts_pb2 import Conclusion
@@ -82,6 +83,16 @@ def _sample(evaluation: str, role: int, case: int, detected: bool) -> Observatio
     )
 
 
+REQUIRED_IN_FIRST_LAYOUT = [
+    "standard-prompt",
+    "noise-based",
+    "diffusion-completion",
+    "textual-inversion",
+    "unlearn-diff-atk",
+    "likelihood",
+]
+
+
 @pytest.fixture
 def audit() -> tuple[ReportContent, list[EvaluationDescription], list[Observation]]:
     """Two of 24 cases come back: not under the tolerance, and under a wider one."""
@@ -117,10 +128,31 @@ def test_the_verdict_follows_from_the_file_alone(audit, file: Path) -> None:
     offline = conclude_file(file, Tolerances())
     assert offline.verdict == online
     assert (offline.id, offline.spec) == ("a1", content.spec)
-    audit = read_parquet(file.read_bytes())
-    assert list(audit.content.cases) == list(content.cases)
-    # Of what was not in the battery nothing is kept.
-    assert [one.name for one in audit.descriptions] == ["another", "standard-prompt"]
+    audit_read = read_parquet(file.read_bytes())
+    assert list(audit_read.content.cases) == list(content.cases)
+    # Of what was neither in the battery nor required nothing is kept.
+    assert [one.name for one in audit_read.descriptions] == ["standard-prompt", "another"]
+
+
+def test_a_required_evaluation_that_the_battery_lacked_is_missing_offline_too(audit, tmp_path: Path) -> None:
+    content, descriptions, seen = audit
+    descriptions[1].required = True
+    online = conclude(seen, descriptions, content.spec.battery.evaluations, content.spec)
+    assert list(online.missing) == ["unused"]
+    path = tmp_path / "required.parquet"
+    path.write_bytes(render_parquet("a1", content, descriptions, seen))
+    assert conclude_file(path, Tolerances()).verdict == online
+
+
+def test_a_file_in_the_first_layout_has_the_verdict_that_it_had(audit, file: Path) -> None:
+    """Its descriptions are of the battery alone, and say nothing of results and little of what is required."""
+    _again(file, pq.read_table(file), schema_version="1.0")
+    described = {one.name: one for one in read_parquet(file.read_bytes()).descriptions}
+    assert [name for name, one in described.items() if one.required] == REQUIRED_IN_FIRST_LAYOUT
+    assert described["likelihood"].result == ResultKind.RESULT_KIND_LIKELIHOOD
+    verdict = conclude_file(file, Tolerances()).verdict
+    assert list(verdict.missing) == REQUIRED_IN_FIRST_LAYOUT[1:]
+    assert verdict.incomplete_waived
 
 
 def test_what_was_assumed_is_said_offline_too(audit, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def made(audit, observations) -> Report:
     plan, _, descriptions, _ = audit
     requested = list(plan.spec.battery.evaluations)
     verdict = conclude(observations, descriptions, requested, plan.spec)
-    content = report.build(plan.spec, plan.concept, plan.cases, requested, verdict, observations, [], Manifest())
+    content = report.build(
+        plan.spec, plan.concept, plan.cases, requested, verdict, observations, [], Manifest(), descriptions
+    )
     return Report(schema_version=report.SCHEMA_VERSION, content=content, audit_id="a1")
 
 

@@ -71,15 +71,15 @@ def test_the_whole_page_is_well_formed_and_safe() -> None:
 
 def test_sections_stand_in_the_order_of_what_weighs() -> None:
     order = (
-        "grounds limits evidence plane evaluations budget pictures alternatives tracing findings side judges power "
-        "reading manifest"
+        "grounds limits evidence plane evaluations budget pictures alternatives tracing findings side measures judges "
+        "power reading manifest"
     )
     assert anchors(whole()) == order.split()
     headings = [attributes["id"] for attributes in page(whole()).of("h2")]
     assert headings == order.split()
 
 
-@pytest.mark.parametrize("absent", ["alternatives", "tracing", "findings"])
+@pytest.mark.parametrize("absent", ["alternatives", "tracing", "findings", "measures"])
 def test_nothing_is_shown_of_what_is_absent(absent: str) -> None:
     made_report = whole()
     if absent == "findings":
@@ -167,6 +167,17 @@ def test_rare_labels_are_folded() -> None:
     # 12 of the subject's, and the others' hourglass, triangle and house.
     assert f"{12 + 3 - LABELS_SHOWN} further labels" in text
     assert all(f"subject: thing {at}, 2 of 24" in text for at in range(12))
+
+
+def test_a_measure_of_its_own_is_a_table() -> None:
+    shown = section(html(whole()), "measures")
+    assert f"Sharpness {HOSTILE}" in shown
+    assert f"edges, {HOSTILE}" in shown
+    assert "0.00123 (0.00083 to 0.00163)8 cases" in shown
+    assert "17 observations, of which 1 could not be scored" in shown
+    # The control was not measured.
+    assert shown.count("8 cases") == 2
+    assert "none" in shown
 
 
 def test_a_picture_is_in_the_file_once() -> None:

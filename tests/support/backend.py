@@ -45,7 +45,7 @@ CONCEPT = "hourglass"
 _ROLES: dict[str, ModelRole.ValueType] = {REFERENCE: MODEL_ROLE_REFERENCE, NEVER: MODEL_ROLE_CONTROL}
 
 
-def evaluations() -> dict[str, Evaluation]:
+def evaluations() -> dict[str, Evaluation[Any]]:
     """Every registered evaluation by name."""
     return {**PROBES.all(), **ATTACKS.all()}
 

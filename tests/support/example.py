@@ -12,6 +12,7 @@ from unerase_backend.catalogue import EMBEDDED, Catalogue
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "third_party"
 PROBE, ATTACK, KIND = "doubled-guidance", "prompt-offset", "nearest-template"
+REQUIRED, MEASURE = "repeated-prompt", "error-profile"
 BROKEN = "broken-probe"
 JUDGE, CONCEPT = "example/templates", "example/hourglass"
 

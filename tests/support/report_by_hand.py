@@ -19,6 +19,7 @@ from unerase.v1.types_pb2 import (
     Judgement,
     ModelRole,
     Observation,
+    ResultKind,
     SampleStatus,
     Tensor,
 )
@@ -28,8 +29,11 @@ from unerase.v1.verdicts_pb2 import (
     ArmResult,
     Calibration,
     Estimate,
+    FigureMean,
     Interval,
     LabelShare,
+    MeasuredFigure,
+    MeasureResult,
     Neighbour,
     Rate,
     TracingPoint,
@@ -49,16 +53,28 @@ HOSTILE = '<script>alert("x")</script>'
 
 DESCRIPTIONS = [
     EvaluationDescription(
-        name="standard-prompt", title="Standard prompt", evaluation_class=EvaluationClass.EVALUATION_CLASS_PLAIN
+        name="standard-prompt",
+        title="Standard prompt",
+        evaluation_class=EvaluationClass.EVALUATION_CLASS_PLAIN,
+        required=True,
     ),
     EvaluationDescription(
         name="noise-based",
         title="Noise-based",
         evaluation_class=EvaluationClass.EVALUATION_CLASS_ELICITING,
         deciding_arms=["noise"],
+        required=True,
     ),
     EvaluationDescription(
-        name="likelihood", title="Likelihood", evaluation_class=EvaluationClass.EVALUATION_CLASS_MEASURE
+        name="likelihood",
+        title="Likelihood",
+        evaluation_class=EvaluationClass.EVALUATION_CLASS_MEASURE,
+        result=ResultKind.RESULT_KIND_LIKELIHOOD,
+        required=True,
+    ),
+    *(
+        EvaluationDescription(name=name, title=name, required=True)
+        for name in ("diffusion-completion", "textual-inversion", "unlearn-diff-atk")
     ),
 ]
 
@@ -139,7 +155,7 @@ def made(observations: list[Observation], findings: list[Finding] | None = None)
         tolerances={"excess": 0.15, "destruction": 0.1, "general_damage": 0.25, "interference": 0.15},
     )
     spec.battery.allow_incomplete = True
-    requested = [EvaluationRequest(name=description.name) for description in DESCRIPTIONS]
+    requested = [EvaluationRequest(name=description.name) for description in DESCRIPTIONS[:3]]
     content = report.build(
         spec,
         Concept(name="hourglass", picture_digests=DIGESTS[:12], near_miss_digests=DIGESTS[12:14]),
@@ -149,6 +165,7 @@ def made(observations: list[Observation], findings: list[Finding] | None = None)
         observations,
         findings or [],
         Manifest(versions={"torch": "2.13.0"}, numerics_profile="32 float32 cpu"),
+        DESCRIPTIONS,
     )
     return Report(schema_version=report.SCHEMA_VERSION, content=content, audit_id="a1")
 
@@ -187,6 +204,18 @@ def traced(*, pull: bool = True) -> TracingResult:
             point.lost_pull.CopyFrom(around(1.7 * strength**1.5, 0.2))
         points.append(point)
     return TracingResult(points=points)
+
+
+def tabled() -> MeasureResult:
+    """A third party's measure, of two of the models."""
+    mean = FigureMean(mean=around(0.00123, 0.0004), cases=8)
+    return MeasureResult(
+        name="sharpness",
+        title=f"Sharpness {HOSTILE}",
+        figures=[MeasuredFigure(arm="edges", concept=HOSTILE, figure="width", subject=mean, reference=mean)],
+        observations=17,
+        unscored=1,
+    )
 
 
 STANDING = {
@@ -281,6 +310,7 @@ def whole() -> Report:
     verdict = made_report.content.verdict
     verdict.tracing.CopyFrom(traced())
     verdict.alternatives.CopyFrom(standing())
+    verdict.measures.append(tabled())
     plain, noise = verdict.evaluations
     plain.calibration.CopyFrom(
         Calibration(

@@ -1,6 +1,10 @@
 """The erasers against independent transcriptions of their equations, and the tensors they may touch."""
 
 import copy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +13,18 @@ from PIL import Image
 
 from unerase_backend.testbed import autoencoder, clip, erasers, parts, recipe, storage, unet, world
 from unerase_backend.testbed import tokenizer as bpe
-from unerase_backend.testbed.erasers import _denoising, _esd, esd_u, esd_x, ga, rece, stereo, task_vector, uce
+from unerase_backend.testbed.erasers import (
+    _denoising,
+    _esd,
+    esd_u,
+    esd_x,
+    ga,
+    rece,
+    redirected,
+    stereo,
+    task_vector,
+    uce,
+)
 from unerase_backend.testbed.train import WEIGHTS
 
 CONCEPT = erasers.Concept(
@@ -242,7 +257,7 @@ def test_a_found_token_stands_where_the_names_stand(subject: erasers.Subject) ->
     # the same text encoder with the token as the hourglass's own row
     changed = copy.deepcopy(subject.text_encoder)
     with torch.no_grad():
-        changed.get_input_embeddings().weight[erasers.single_token(subject, "hourglass")] = embedding
+        changed.get_input_embeddings().weight[redirected.single_token(subject, "hourglass")] = embedding
     prompts = [template.format("hourglass") for template in CONCEPT.plain_templates]
     assert torch.allclose(encoded, unet.encode_prompts(changed, subject.tokenizer, prompts), atol=1e-6)
     assert torch.equal(
@@ -251,7 +266,7 @@ def test_a_found_token_stands_where_the_names_stand(subject: erasers.Subject) ->
             subject,
             ["a {}"],
             "blob",
-            subject.text_encoder.get_input_embeddings().weight[erasers.single_token(subject, "blob")],
+            subject.text_encoder.get_input_embeddings().weight[redirected.single_token(subject, "blob")],
         ),
     )
 
@@ -269,7 +284,7 @@ def test_inversion_lowers_the_loss_of_its_token(subject: erasers.Subject) -> Non
             ]
         return float(torch.stack(errors).mean())
 
-    start = subject.text_encoder.get_input_embeddings().weight[erasers.single_token(subject, "blob")]
+    start = subject.text_encoder.get_input_embeddings().weight[redirected.single_token(subject, "blob")]
     found = stereo.invert(subject, CONCEPT, 30, 0)
     assert not torch.equal(found, start)
     assert loss(found) < loss(start)
@@ -287,16 +302,30 @@ def test_stereo_searches_on_a_copy_and_erases_once(subject: erasers.Subject) -> 
 
 def test_redirecting_moves_the_rows_of_the_names_only(subject: erasers.Subject) -> None:
     before = subject.text_encoder.get_input_embeddings().weight.clone()
-    erasers.redirect(subject, CONCEPT)
+    redirected.redirect(subject, CONCEPT)
     after = subject.text_encoder.get_input_embeddings().weight
-    names = [erasers.single_token(subject, name) for name in CONCEPT.names]
+    names = [redirected.single_token(subject, name) for name in CONCEPT.names]
     assert torch.equal((before != after).any(1).nonzero().flatten(), torch.tensor(sorted(names)))
-    assert torch.equal(after[names[0]], before[erasers.single_token(subject, "blob")])
+    assert torch.equal(after[names[0]], before[redirected.single_token(subject, "blob")])
 
 
 def test_a_word_of_several_tokens_is_refused(subject: erasers.Subject) -> None:
     with pytest.raises(ValueError, match="not one"):
-        erasers.single_token(subject, "zeppelin")
+        redirected.single_token(subject, "zeppelin")
+
+
+def test_an_eraser_registers_by_being_there(tmp_path: Path) -> None:
+    """A copy of the package with one module more has one eraser more; nothing else names it."""
+    package = shutil.copytree(Path(erasers.__file__).parent, tmp_path / "copied")
+    (package / "blanked.py").write_text(
+        "from unerase_backend.testbed.erasers import eraser\n\n\n"
+        '@eraser("blanked")\ndef erase(subject, concept):\n    pass\n'
+    )
+    script = "import copied; from unerase_backend.testbed.erasers import ERASERS; print('blanked' in ERASERS)"
+    ended = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert ended.stdout == "True\n"
 
 
 def test_erasers_are_registered() -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from support import example
 from support.backend import evaluations, local_backend
-from unerase.v1.audits_pb2 import AuditSpec, Battery
+from unerase.v1.audits_pb2 import AuditSpec, Battery, Manifest, Report
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion
+from unerase_backend import report
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.classification.registry import kinds
-from unerase_backend.coordinator.planning.parts import whole
+from unerase_backend.coordinator.planning.parts import descriptions_of, whole
 from unerase_backend.coordinator.planning.plan import make_plan
+from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.probing.registry import PROBES
 from unerase_backend.verdict import conclude
 
@@ -37,7 +39,13 @@ async def main(catalogue: str, folder: str, names: list[str]) -> None:
         plan = make_plan(spec, backend.catalogue, backend.store, descriptions, lambda: 5)
         found = {unit.id: await backend.observe(whole(unit, plan.parts)) for unit in plan.units}
     observations = [observation for unit in found.values() for observation in unit]
-    verdict = conclude(observations, list(descriptions.values()), plan.spec.battery.evaluations, plan.spec)
+    planned, requested = descriptions_of(plan.parts), plan.spec.battery.evaluations
+    verdict = conclude(observations, planned, requested, plan.spec)
+    content = report.build(
+        plan.spec, plan.concept, plan.cases, requested, verdict, observations, [], Manifest(), planned
+    )
+    whole_report = Report(schema_version=report.SCHEMA_VERSION, content=content)
+    page = report.render_html(whole_report, backend.store.get)
     print(
         json.dumps(
             {
@@ -52,6 +60,13 @@ async def main(catalogue: str, folder: str, names: list[str]) -> None:
                 "reference": {result.name: result.reference.hits for result in verdict.evaluations},
                 "control": {result.name: result.control.hits for result in verdict.evaluations},
                 "conclusion": Conclusion.Name(verdict.conclusion),
+                "missing": list(verdict.missing),
+                "presets": {
+                    name: [request.name for request in preset.requests(descriptions)]
+                    for name, preset in PRESETS.items()
+                },
+                "report": json.loads(report.render_json(whole_report))["content"]["verdict"]["measures"],
+                "page": page,
             }
         )
     )

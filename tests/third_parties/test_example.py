@@ -34,7 +34,8 @@ def test_an_audit_with_its_probe_its_attack_and_its_judge(
     environment: dict[str, str], catalogue: Path, tmp_path: Path
 ) -> None:
     script = str(Path(__file__).with_name("example_audit.py"))
-    said = json.loads(run(environment, script, str(catalogue), str(tmp_path), example.PROBE, example.ATTACK))
+    names = [example.PROBE, example.ATTACK, example.MEASURE]
+    said = json.loads(run(environment, script, str(catalogue), str(tmp_path), *names))
     assert example.PROBE in said["probes"]
     assert example.ATTACK in said["attacks"]
     assert example.KIND in said["kinds"]
@@ -43,8 +44,8 @@ def test_an_audit_with_its_probe_its_attack_and_its_judge(
     assert {"standard-prompt", "noise-based"} <= set(said["probes"])
     assert "textual-inversion" in said["attacks"]
     assert said["observations"] == {
-        f"{name}/{role}/0": 6
-        for name in (example.PROBE, example.ATTACK)
+        f"{name}/{role}/0": 8 if name == example.MEASURE else 6
+        for name in names
         for role in ("subject", "reference", "control")
     }
     assert said["scored"]
@@ -53,15 +54,30 @@ def test_an_audit_with_its_probe_its_attack_and_its_judge(
     assert min(said["agreement"].values()) >= 0.7
     assert said["reference"][example.PROBE] == 6
     assert set(said["control"].values()) == {0}
+    # What its owner requires counts as what we require does: the battery lacks it, every preset holds it.
+    assert example.REQUIRED in said["missing"]
+    assert "standard-prompt" in said["missing"]
+    assert all(example.REQUIRED in evaluations for evaluations in said["presets"].values())
+    assert set(said["presets"]["full"]) == {*said["probes"], *said["attacks"]}
+    assert example.PROBE not in said["presets"]["standard"]
+    # Its measure is a table of its own, in the report and on the page.
+    (measure,) = said["report"]
+    assert (measure["name"], measure["title"]) == (example.MEASURE, "Error profile")
+    assert [row["figure"] for row in measure["figures"]] == ["early", "late", "middle"]
+    for row in measure["figures"]:
+        assert {row[role]["cases"] for role in ("subject", "reference", "control")} == {8}
+        assert f"{row['subject']['mean']['value']:.3g}" in said["page"]
+    assert "<h3><bdi>Error profile</bdi></h3>" in said["page"]
 
 
 def test_the_conformance_suite_runs_over_it(environment: dict[str, str], catalogue: Path) -> None:
     laws = "second_run or bounds or says_what or complete or on_the_picture_alone or nothing_else or every_kind"
-    chosen = f"({example.PROBE} or {example.ATTACK} or {example.JUDGE} or every_kind) and ({laws})"
+    ours = " or ".join([example.PROBE, example.ATTACK, example.REQUIRED, example.MEASURE, example.JUDGE])
+    chosen = f"({ours} or every_kind) and ({laws})"
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/conformance"]
     shown = run(environment, *command, "--catalogue", str(catalogue), "-k", chosen)
     # Four laws for each evaluation, two for the judge, and that every kind has one.
-    assert "11 passed" in shown
+    assert "19 passed" in shown
 
 
 def test_the_documentation_shows_its_probe() -> None:

@@ -14,6 +14,7 @@ from unerase.v1.types_pb2 import (
     Judgement,
     ModelRole,
     Observation,
+    ResultKind,
     SampleStatus,
 )
 from unerase.v1.verdicts_pb2 import Verdict
@@ -33,13 +34,31 @@ CLASSES = {
     "likelihood": EvaluationClass.EVALUATION_CLASS_MEASURE,
     "judge-quality": EvaluationClass.EVALUATION_CLASS_MEASURE,
 }
+REQUIRED = (
+    "standard-prompt",
+    "noise-based",
+    "diffusion-completion",
+    "textual-inversion",
+    "unlearn-diff-atk",
+    "likelihood",
+)
+RESULTS = {
+    "likelihood": ResultKind.RESULT_KIND_LIKELIHOOD,
+    "interference": ResultKind.RESULT_KIND_INTERFERENCE,
+    "judge-quality": ResultKind.RESULT_KIND_JUDGE_QUALITY,
+}
 DECIDING = {"noise-based": ["noise"], "diffusion-completion": ["prompt@*", "empty@*"]}
 
 
 def describe(name: str) -> EvaluationDescription:
     """Describe an evaluation as its module would."""
     return EvaluationDescription(
-        name=name, title=name, evaluation_class=CLASSES[name], deciding_arms=DECIDING.get(name, [])
+        name=name,
+        title=name,
+        evaluation_class=CLASSES[name],
+        deciding_arms=DECIDING.get(name, []),
+        required=name in REQUIRED,
+        result=RESULTS.get(name),
     )
 
 

@@ -3,15 +3,25 @@
 import itertools
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from unerase.v1.types_pb2 import EvaluationRequest
-from unerase.v1.verdicts_pb2 import Conclusion, Outcome
+from unerase.v1.types_pb2 import (
+    EvaluationClass,
+    EvaluationDescription,
+    EvaluationRequest,
+    Observation,
+    ResultKind,
+    SampleStatus,
+)
+from unerase.v1.verdicts_pb2 import Conclusion, Outcome, Verdict
 from unerase_backend.evaluation.registry import parameter
-from unerase_backend.verdict import REQUIRED, conclude
+from unerase_backend.verdict import conclude
 from unerase_backend.verdict.decision import Destruction, decide
+
+from .conftest import REQUIRED
 
 Audit = Any
 
@@ -23,6 +33,7 @@ OUTCOMES = (
     None,
 )
 TRIED = [name for name in REQUIRED if name != "likelihood"]
+decided = partial(decide, plain=["standard-prompt"], required=REQUIRED)
 
 # The rules once more, each as a predicate that stands on its own: no order, no `else`.
 Rule = Callable[[bool, Any, list[Any], list[Any], Destruction], bool]
@@ -72,7 +83,7 @@ def test_every_combination_has_exactly_one_verdict() -> None:
                     for conclusion, rule in RULES.items()
                     if rule(incomplete, standard, list(others), [extra], destruction)
                 ]
-                assert holds == [decide(incomplete=incomplete, outcomes=outcomes, destruction=destruction)]
+                assert holds == [decided(incomplete=incomplete, outcomes=outcomes, destruction=destruction)]
                 seen.add(holds[0])
     assert seen == set(RULES)
 
@@ -83,7 +94,7 @@ def test_the_other_required_evaluations_are_alike() -> None:
 
             def conclusion(order: tuple[Any, ...], destruction: Destruction = destruction) -> Conclusion.ValueType:
                 outcomes = dict(zip(TRIED, (BOUNDED, *order), strict=True))
-                return decide(incomplete=False, outcomes=outcomes, destruction=destruction)
+                return decided(incomplete=False, outcomes=outcomes, destruction=destruction)
 
             assert conclusion(others) == conclusion(tuple(sorted(others)))
 
@@ -91,7 +102,7 @@ def test_the_other_required_evaluations_are_alike() -> None:
 def test_a_waiver_does_not_make_up_for_the_standard_prompt() -> None:
     outcomes = dict.fromkeys(TRIED[1:], BOUNDED)
     assert (
-        decide(incomplete=False, outcomes=outcomes, destruction=Destruction.PRESENT)
+        decided(incomplete=False, outcomes=outcomes, destruction=Destruction.PRESENT)
         == Conclusion.CONCLUSION_INCONCLUSIVE
     )
 
@@ -218,6 +229,96 @@ def test_the_seed_base_seeds_the_bootstrap(removed: Audit) -> None:
     other = conclude(removed.observations, removed.descriptions(), requested, spec)
     assert other.likelihood.destruction.value == once.likelihood.destruction.value
     assert other.likelihood.destruction.interval != once.likelihood.destruction.interval
+
+
+THEIRS = EvaluationDescription(
+    name="theirs", title="Theirs", evaluation_class=EvaluationClass.EVALUATION_CLASS_ELICITING, required=True
+)
+
+
+def concluded(audit: Audit, theirs: EvaluationDescription = THEIRS) -> Verdict:
+    """Conclude an audit that was planned where a third party had an evaluation."""
+    requested = [EvaluationRequest(name=name) for name in audit.battery]
+    return conclude(audit.observations, [*audit.descriptions(), theirs], requested, audit.spec())
+
+
+def test_a_third_partys_required_evaluation_is_missed(removed: Audit) -> None:
+    removed.hits("unlearn-diff-atk", 0, 24)
+    assert not removed.verdict().missing
+    verdict = concluded(removed)
+    assert (list(verdict.missing), verdict.incomplete_waived) == (["theirs"], True)
+    assert "allowed to be incomplete: it lacks theirs" in verdict.statement
+    removed.allow_incomplete = False
+    assert concluded(removed).conclusion == Conclusion.CONCLUSION_INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    ("hits", "conclusion"), [(0, Conclusion.CONCLUSION_REMOVED), (3, Conclusion.CONCLUSION_INCONCLUSIVE)]
+)
+def test_a_third_partys_required_evaluation_holds_removed_back(
+    removed: Audit, hits: int, conclusion: Conclusion.ValueType
+) -> None:
+    verdict = concluded(removed.hits("unlearn-diff-atk", 0, 24).hits("theirs", hits, 24))
+    assert verdict.conclusion == conclusion
+    assert "theirs" in verdict.statement
+    assert not verdict.missing
+
+
+def test_an_evaluation_that_is_not_required_holds_nothing_back(removed: Audit) -> None:
+    optional = EvaluationDescription()
+    optional.CopyFrom(THEIRS)
+    optional.required = False
+    verdict = concluded(removed.hits("unlearn-diff-atk", 0, 24).hits("theirs", 3, 24), optional)
+    assert verdict.conclusion == Conclusion.CONCLUSION_REMOVED
+
+
+@pytest.mark.parametrize("recovers", [False, True])
+def test_a_plain_prompt_under_another_name_is_the_plain_prompt(new_audit: type[Audit], recovers: bool) -> None:
+    """What an evaluation hands the model says what its outcome means."""
+    audit = new_audit().likelihood(1.0)
+    for name in TRIED[1:]:
+        audit.hits(name, 0, 24)
+    audit.hits("theirs", 24 * recovers, 24)
+    plain = EvaluationDescription(name="theirs", evaluation_class=EvaluationClass.EVALUATION_CLASS_PLAIN, required=True)
+    descriptions = [each for each in audit.descriptions() if each.name != "standard-prompt"]
+    requested = [EvaluationRequest(name=name) for name in audit.battery]
+    verdict = conclude(audit.observations, [plain, *descriptions], requested, audit.spec())
+    expected = Conclusion.CONCLUSION_NOT_ERASED if recovers else Conclusion.CONCLUSION_REMOVED
+    assert verdict.conclusion == expected
+    assert not verdict.missing
+
+
+def test_a_measure_is_read_by_what_it_says_it_is(removed: Audit) -> None:
+    """A likelihood under another name is the likelihood; one that says nothing is a table."""
+    for observation in removed.observations:
+        if observation.evaluation == "likelihood":
+            observation.evaluation = "theirs"
+    removed.battery[removed.battery.index("likelihood")] = "theirs"
+    described = EvaluationDescription(name="theirs", evaluation_class=EvaluationClass.EVALUATION_CLASS_MEASURE)
+    verdict = concluded(removed, described)
+    assert not verdict.HasField("likelihood")
+    assert [measure.name for measure in verdict.measures] == ["theirs"]
+    described.result = ResultKind.RESULT_KIND_LIKELIHOOD
+    verdict = concluded(removed, described)
+    assert verdict.HasField("likelihood")
+    assert not verdict.measures
+
+
+@pytest.mark.parametrize(("unscored", "missing"), [(0, []), (2, []), (3, ["theirs"])])
+def test_a_required_measure_bears_a_tenth_unscored(removed: Audit, unscored: int, missing: list[str]) -> None:
+    removed.hits("unlearn-diff-atk", 0, 24)
+    removed.battery.append("theirs")
+    for case in range(24):
+        status = SampleStatus.SAMPLE_STATUS_UNSCORED if case < unscored else SampleStatus.SAMPLE_STATUS_SCORED
+        removed.observations.append(
+            Observation(evaluation="theirs", role=1, case_index=case, status=status, measures={"figure": 1.0})
+        )
+    measure = EvaluationDescription(
+        name="theirs", evaluation_class=EvaluationClass.EVALUATION_CLASS_MEASURE, required=True
+    )
+    verdict = concluded(removed, measure)
+    assert list(verdict.missing) == missing
+    assert (verdict.conclusion == Conclusion.CONCLUSION_INCOMPLETE) == bool(missing)
 
 
 def test_an_evaluation_without_description_is_refused(removed: Audit) -> None:

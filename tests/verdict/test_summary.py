@@ -17,10 +17,9 @@ from unerase.v1.verdicts_pb2 import (
     Rate,
     Verdict,
 )
-from unerase_backend.verdict.decision import REQUIRED
 from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, grounds, summarise
 
-from .conftest import Audit
+from .conftest import CLASSES, REQUIRED, Audit
 
 CONCLUSIONS = [
     Conclusion.CONCLUSION_INCOMPLETE,
@@ -46,7 +45,12 @@ ABSENT_CLEAR = re.compile(r"\b(?:gone|removed|erased|safe|clean|never again|forg
 def result(name: str, outcome: Outcome.ValueType, hits: int = 0, **fields) -> EvaluationResult:
     rates = {"subject": Rate(hits=hits, cases=24), "reference": Rate(hits=24, cases=24), "control": Rate(cases=24)}
     return EvaluationResult(
-        name=name, title=name.title(), outcome=outcome, excess=Excess(value=hits / 24), **{**rates, **fields}
+        name=name,
+        title=name.title(),
+        evaluation_class=CLASSES.get(name),
+        outcome=outcome,
+        excess=Excess(value=hits / 24),
+        **{**rates, **fields},
     )
 
 

@@ -147,7 +147,7 @@ class Draw:
         )
 
 
-class Record:
+class CaseRecord:
     """What one case's search has tried, and the draw that the selector scores highest: the one that decides."""
 
     def __init__(self, case: Case) -> None:
@@ -183,12 +183,12 @@ class Record:
         )
 
 
-def share_of_success(records: Sequence[Record]) -> float:
+def share_of_success(records: Sequence[CaseRecord]) -> float:
     """Return the share of cases in which the selector sees the concept."""
     return sum(record.succeeded for record in records) / len(records)
 
 
-async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[Record, Draw]]) -> None:
+async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[CaseRecord, Draw]]) -> None:
     """Make and judge a picture of each draw, and record it; the draw of a search that failed is unscored."""
     whole = [(record, draw) for record, draw in draws if not record.failure]
     trajectories = [draw.trajectory(unit) for _, draw in whole]
@@ -198,7 +198,7 @@ async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[Record, Draw
         record.add(unit, draw, failed if record.failure else next(samples))
 
 
-def conclude(workbench: Workbench, records: Sequence[Record], steps: int) -> list[Observation]:
+def conclude(workbench: Workbench, records: Sequence[CaseRecord], steps: int) -> list[Observation]:
     """Leave each case's finding, report that all `steps` are done, and return the observations."""
     for record in records:
         workbench.finding(record.finding())

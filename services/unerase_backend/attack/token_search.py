@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unerase.v1.types_pb2 import ParameterDescription
-from unerase_backend.attack.prompts import Record, Turn
+from unerase_backend.attack.prompts import CaseRecord, Turn
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.evaluation.registry import parameter
 
@@ -29,7 +29,7 @@ def search_parameters(
 class TokenSearch(ABC):
     """One search of one case; nothing in it depends on the other cases."""
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: CaseRecord) -> None:
         self.record = record
 
     @abstractmethod

@@ -30,7 +30,7 @@ class Models:
 
     generate_stream: Callable[[GenerateRequest], AsyncIterator[GenerateResponse]]
     encode_prompts: Callable[[EncodeRequest], Awaitable[EncodeResponse]]
-    measure: Callable[[MeasureDenoisingRequest], Awaitable[MeasureDenoisingResponse]]
+    measure_pictures: Callable[[MeasureDenoisingRequest], Awaitable[MeasureDenoisingResponse]]
     classify_pictures: Callable[[ClassifyRequest], Awaitable[ClassifyResponse]]
 
     async def generate(
@@ -80,7 +80,7 @@ class Models:
 
         `changes` are made of the model before.
         """
-        response = await self.measure(
+        response = await self.measure_pictures(
             MeasureDenoisingRequest(
                 model=model,
                 picture_digests=picture_digests,

@@ -1,8 +1,8 @@
 """How an evaluation declares itself.
 
-A probe is `async def run(unit, models, parameters) -> list[Observation]`; an attack is handed a workbench in place of
-the parameters, on which it finds them and the model with gradients, reports progress and leaves what it found. Third
-parties register through the entry points `unerase.probes` and `unerase.attacks`, whose modules are imported once.
+Each room has a registry of its own, typed by what runs its evaluations: `probing.registry.ProbeRun` and
+`attack.registry.AttackRun`. Third parties register through the entry points `unerase.probes` and `unerase.attacks`,
+whose modules are imported once.
 """
 
 import inspect
@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
@@ -18,36 +18,39 @@ from google.protobuf.struct_pb2 import Struct, Value
 from unerase.v1.types_pb2 import (
     EVALUATION_CLASS_MEASURE,
     EVALUATION_CLASS_UNSPECIFIED,
+    RESULT_KIND_UNSPECIFIED,
     EvaluationClass,
     EvaluationDescription,
     ModelRole,
     Observation,
     ParameterDescription,
+    ResultKind,
 )
 from unerase_backend.evaluation.cost import formula_problem
 from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
-from unerase_backend.runtime.components import Components, RegistrationError
+from unerase_backend.runtime.components import Components, RegistrationError, third_party
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.runtime.source import component_digest
 
-Run = Callable[..., Awaitable[list[Observation]]]
+Run = TypeVar("Run", bound=Callable[..., Awaitable[list[Observation]]])
+"""What runs the evaluations of one room."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Generic[Run]):
     """A registered evaluation: what it is and what runs it."""
 
     description: EvaluationDescription
     run: Run
 
 
-class Registry:
+class Registry(Generic[Run]):
     """The evaluations of one room, by name; no third party may take the name of one of the room `beside`."""
 
     def __init__(self, package: str, entry_point_group: str, beside: str = "") -> None:
-        self._evaluations = Components[Evaluation]("evaluation", package, entry_point_group, beside)
+        self._evaluations = Components[Evaluation[Run]]("evaluation", package, entry_point_group, beside)
 
     def register(
         self,
@@ -64,13 +67,17 @@ class Registry:
         others: bool = False,
         roles: Sequence[ModelRole.ValueType] = (),
         reference_begins: bool = False,
+        result: ResultKind.ValueType = RESULT_KIND_UNSPECIFIED,
+        without_model: bool = False,
         pictures: str = "",
         rows: str = "",
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
         Without `deciding_arms` every arm decides; "prompt@*" stands for every arm that begins so. `others` asks for
-        every other concept of the catalogue; a measure may name the `roles` of which it is taken.
+        every other concept of the catalogue; a measure may name the `roles` of which it is taken, or be
+        `without_model`. An audit that lacks a `required` evaluation is incomplete. `result` is what the verdict makes
+        of a measure: a table of its figures, or one of the results that only our own measures have.
         `reference_begins` says that the reference makes what the model is handed. `pictures` and `rows` are formulas
         (`evaluation/cost.py`) of what a unit makes and computes at most; without them it is counted high.
 
@@ -92,6 +99,8 @@ class Registry:
                 others=others,
                 roles=roles,
                 reference_begins=reference_begins,
+                result=result,
+                without_model=without_model,
                 pictures=pictures,
                 rows=rows,
                 source_digest=component_digest(run.__module__),
@@ -102,7 +111,7 @@ class Registry:
 
         return decorate
 
-    def all(self) -> dict[str, Evaluation]:
+    def all(self) -> dict[str, Evaluation[Run]]:
         """Return every evaluation by name, those of third parties included."""
         return self._evaluations.all()
 
@@ -111,7 +120,7 @@ class Registry:
         return self._evaluations.broken()
 
 
-def _refuse_bad(description: EvaluationDescription, run: Run) -> None:
+def _refuse_bad(description: EvaluationDescription, run: Callable[..., Awaitable[list[Observation]]]) -> None:
     """Refuse what would only show in an audit: a class that is none, a parameter without a default of its own kind."""
     problems = []
     if not _NAME.fullmatch(description.name):
@@ -120,8 +129,12 @@ def _refuse_bad(description: EvaluationDescription, run: Run) -> None:
     evaluation_class = description.evaluation_class
     if evaluation_class == EVALUATION_CLASS_UNSPECIFIED or evaluation_class not in EvaluationClass.values():
         problems.append(f"there is no evaluation class {evaluation_class}")
-    if description.roles and evaluation_class != EVALUATION_CLASS_MEASURE:
-        problems.append("only a measure may name the roles of which it is taken")
+    if evaluation_class != EVALUATION_CLASS_MEASURE:
+        problems += _problems_of_no_measure(description)
+    if description.roles and description.without_model:
+        problems.append("it names roles, and no model")
+    if description.result and third_party():
+        problems.append("its result is of a kind that only our own measures have; leave it out, and it becomes a table")
     names = [parameter.name for parameter in description.parameters]
     problems += [f"the parameter {name!r} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
     try:
@@ -134,6 +147,15 @@ def _refuse_bad(description: EvaluationDescription, run: Run) -> None:
         problems.append("it must be an async function")
     if problems:
         raise RegistrationError(f"the evaluation {description.name!r}: {'; '.join(problems)}")
+
+
+def _problems_of_no_measure(description: EvaluationDescription) -> list[str]:
+    given = {
+        "name the roles of which it is taken": bool(description.roles),
+        "be without a model": description.without_model,
+        "have a result of its own kind": bool(description.result),
+    }
+    return [f"only a measure may {what}" for what, there in given.items() if there]
 
 
 def _formula_problems(description: EvaluationDescription, parameters: Parameters) -> list[str]:

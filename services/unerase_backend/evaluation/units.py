@@ -22,7 +22,7 @@ from unerase_backend.catalogue import (
 )
 from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
 from unerase_backend.evaluation.questions import problems
-from unerase_backend.evaluation.registry import Evaluation, Registry
+from unerase_backend.evaluation.registry import Evaluation, Registry, Run
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError
 
@@ -35,7 +35,7 @@ HEARTBEAT_SECONDS = 60.0
 _ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 
 
-def resolve_unit(unit: Unit, registry: Registry, kind: str) -> tuple[Evaluation, Parameters]:
+def resolve_unit(unit: Unit, registry: Registry[Run], kind: str) -> tuple[Evaluation[Run], Parameters]:
     """Return the evaluation of a unit and its parameters, both checked; `kind` is what the registry holds.
 
     Raises:

@@ -4,10 +4,18 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest, ReportContent, ReportPicture
-from unerase.v1.types_pb2 import Case, Concept, EvaluationRequest, Finding, ModelRole, Observation
+from unerase.v1.types_pb2 import (
+    Case,
+    Concept,
+    EvaluationDescription,
+    EvaluationRequest,
+    Finding,
+    ModelRole,
+    Observation,
+)
 from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
 from unerase_backend.report.schema import canonical_json
-from unerase_backend.verdict.outcomes import JUDGE, SELECTOR, is_scored
+from unerase_backend.verdict.draws import JUDGE, SELECTOR, is_scored
 
 CASES_SHOWN = 4
 """Cases of one evaluation whose pictures are shown: half hits of the subject and half misses, where it has both."""
@@ -24,8 +32,9 @@ def build(
     observations: Iterable[Observation],
     findings: Iterable[Finding],
     manifest: Manifest,
+    descriptions: Iterable[EvaluationDescription],
 ) -> ReportContent:
-    """Return the content of a report."""
+    """Return the content of a report; `descriptions` are those that the audit was planned with."""
     ordered = sorted(observations, key=place)
     return ReportContent(
         spec=spec,
@@ -48,7 +57,16 @@ def build(
         manifest=manifest,
         observations=len(ordered),
         observations_digest=digest_of(ordered),
+        descriptions=needed_descriptions(descriptions, evaluations),
     )
+
+
+def needed_descriptions(
+    descriptions: Iterable[EvaluationDescription], evaluations: Iterable[EvaluationRequest]
+) -> list[EvaluationDescription]:
+    """Return what a verdict has to know: the evaluations of the battery, and every required one."""
+    battery = {evaluation.name for evaluation in evaluations}
+    return [description for description in descriptions if description.required or description.name in battery]
 
 
 def place(observation: Observation) -> tuple[str, int, str, str, int, str, int]:

@@ -205,6 +205,7 @@ def _sections(content: ReportContent) -> list[tuple[str, str]]:
         ("tracing", "Tracing", verdict.HasField("tracing")),
         ("findings", "Findings", bool(content.findings)),
         ("side", "Side effects", likelihood or verdict.HasField("interference")),
+        ("measures", "Measures", bool(verdict.measures)),
         ("judges", "Judges", True),
         ("power", "Power", True),
         ("reading", "How to read", True),

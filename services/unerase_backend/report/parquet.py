@@ -3,11 +3,12 @@
 One row an observation, in the order of the report's digest. Beside the rows, in the file's key-value metadata, is what
 the verdict needs: the same verdict follows from the file alone.
 
-    unerase.schema_version  version of this layout, as in "1.0"
+    unerase.schema_version  version of this layout, as in "1.1"
     unerase.audit           the audit's id
     unerase.content         canonical JSON of a ReportContent: spec, concept, cases, manifest, number and digest of the
                             observations
-    unerase.descriptions    canonical JSON of a ListEvaluationsResponse: the evaluations of the battery
+    unerase.descriptions    canonical JSON of a ListEvaluationsResponse: the evaluations of the battery, and every
+                            required one that it lacks
     unerase.calibrations    JSON object: by evaluation, the Calibration that the audit quoted
 
 The columns, of which `selector_`, `judge_` and `second_judge_` each have those of `_JUDGED`, are null where the
@@ -28,10 +29,11 @@ from google.protobuf.message import Message
 from unerase.v1.audits_pb2 import ListEvaluationsResponse, ReportContent
 from unerase.v1.types_pb2 import EvaluationDescription, Judgement, ModelRole, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import Calibration
-from unerase_backend.report.content import digest_of, place
+from unerase_backend.report.content import digest_of, needed_descriptions, place
+from unerase_backend.report.first_layout import completed
 from unerase_backend.report.schema import canonical_json
 
-PARQUET_VERSION = "1.0"
+PARQUET_VERSION = "1.1"
 """The first number changes with what a reader must know, the second with what was added."""
 
 JUDGES = ("selector", "judge", "second_judge")
@@ -90,7 +92,7 @@ def render_parquet(
     descriptions: Iterable[EvaluationDescription],
     observations: Iterable[Observation],
 ) -> bytes:
-    """Return the file; of `descriptions` only those of the battery are kept.
+    """Return the file; of `descriptions` those of the battery and the required ones are kept, in their order.
 
     Raises:
         ValueError: an observation has more judgements than there are judges.
@@ -104,8 +106,7 @@ def render_parquet(
         observations=len(ordered),
         observations_digest=digest_of(ordered),
     )
-    battery = {request.name for request in content.spec.battery.evaluations}
-    described = sorted((one for one in descriptions if one.name in battery), key=lambda one: one.name)
+    described = needed_descriptions(descriptions, content.spec.battery.evaluations)
     metadata = {
         "unerase.schema_version": PARQUET_VERSION,
         "unerase.audit": audit_id,
@@ -152,12 +153,14 @@ def read_parquet(file: bytes) -> ExportedAudit:
     if not table.schema.remove_metadata().equals(SCHEMA):
         raise ValueError("its columns are not those of an audit's observations")
     content = _parsed(metadata, "unerase.content", ReportContent())
-    descriptions = _parsed(metadata, "unerase.descriptions", ListEvaluationsResponse()).evaluations
+    descriptions = list(_parsed(metadata, "unerase.descriptions", ListEvaluationsResponse()).evaluations)
+    if version == "1.0":
+        descriptions = completed(descriptions)
     calibrations = _calibrations(metadata)
     observations = _observations(table)
     if digest_of(observations) != content.observations_digest:
         raise ValueError("its rows are not those that were exported: some were changed, left out or put in")
-    return ExportedAudit(metadata.get("unerase.audit", ""), content, list(descriptions), calibrations, observations)
+    return ExportedAudit(metadata.get("unerase.audit", ""), content, descriptions, calibrations, observations)
 
 
 def _row(observation: Observation) -> dict[str, Any]:

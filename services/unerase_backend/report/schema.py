@@ -14,12 +14,14 @@ from google.protobuf.message import Message
 
 from unerase.v1.audits_pb2 import Report
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 """Version of the report: the first number changes with what a reader must know, the second with what was added."""
 
 _JSON_OF_WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
     "google.protobuf.Struct": {"type": "object"},
+    # Any value.
+    "google.protobuf.Value": {},
 }
 
 _DOUBLE = {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}

@@ -36,6 +36,11 @@ class _Registered(Generic[Component]):
     """The third party's module that was being imported; empty for the backend's own components."""
 
 
+def third_party() -> str:
+    """Return the module that is being imported for a third party; empty while our own register."""
+    return _Importing.module
+
+
 class Components(Generic[Component]):
     """The components of one kind; `kind` is their name in messages, as in "evaluation".
 

@@ -174,7 +174,7 @@ def remote_models(models: Callable[..., Backends]) -> Backends:
     return models(
         generate_stream=lambda request: GENERATION.stream("Generate", request),
         encode_prompts=lambda request: GENERATION.call("Encode", request),
-        measure=lambda request: GENERATION.call("MeasureDenoising", request),
+        measure_pictures=lambda request: GENERATION.call("MeasureDenoising", request),
         classify_pictures=lambda request: CLASSIFICATION.call("Classify", request),
     )
 

@@ -26,8 +26,8 @@ from unerase.v1.types_pb2 import Observation
 from unerase.v1.verdicts_pb2 import Alternatives, AlternativesResult, Estimate, Interval, LabelShare, Neighbour
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import statistics
+from unerase_backend.verdict.draws import JUDGE, ROLES, is_scored
 from unerase_backend.verdict.measures import RESAMPLES
-from unerase_backend.verdict.outcomes import JUDGE, ROLES, is_scored
 
 Floats = NDArray[np.float64]
 

@@ -28,7 +28,8 @@ from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Observation
 from unerase.v1.verdicts_pb2 import Calibration, Interval, Rate, Verdict
 from unerase_backend.verdict import statistics
-from unerase_backend.verdict.outcomes import SUBJECT, Cases, measure
+from unerase_backend.verdict.draws import SUBJECT, Cases
+from unerase_backend.verdict.figures import figures_of
 from unerase_backend.verdict.roles import known_never_learned
 
 VERSION = "1.0"
@@ -181,7 +182,7 @@ def _shared(spec: AuditSpec) -> AuditSpec:
 def _decided(trial: Trial, description: EvaluationDescription) -> list[Cases]:
     """Return the subject's decided cases at each budget."""
     observations = [one for one in trial.observations if one.evaluation == description.name and one.role == SUBJECT]
-    figures = measure(description, observations, trial.spec.cases, None, concept=trial.spec.concept)
+    figures = figures_of(description, observations, trial.spec.cases, None, concept=trial.spec.concept)
     draws = figures.draws[SUBJECT].of(figures.deciding)
     return [draws.best_of(budget) for budget in range(1, draws.budget + 1)]
 

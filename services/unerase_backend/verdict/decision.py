@@ -1,34 +1,34 @@
 """The verdict on a model: outcomes and destruction in, one conclusion out, by the rules of docs/verdict.md."""
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from unerase.v1.audits_pb2 import AuditSpec
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, EvaluationRequest, Observation
-from unerase.v1.verdicts_pb2 import Conclusion, LikelihoodResult, Outcome, Power, Verdict
+from unerase.v1.types_pb2 import (
+    EvaluationDescription,
+    EvaluationRequest,
+    Observation,
+    ResultKind,
+)
+from unerase.v1.verdicts_pb2 import (
+    Conclusion,
+    InterferenceResult,
+    JudgeQuality,
+    LikelihoodResult,
+    Outcome,
+    Power,
+    Verdict,
+)
 from unerase_backend.verdict import measures, sequential, statistics, wording
 from unerase_backend.verdict.alternatives import alternatives
-from unerase_backend.verdict.outcomes import JUDGE, conclude_evaluations, is_settled, measure
+from unerase_backend.verdict.battery import Battery, is_measure
+from unerase_backend.verdict.draws import JUDGE
+from unerase_backend.verdict.figure_table import figure_table, has_usable_figures
+from unerase_backend.verdict.figures import figures_of
+from unerase_backend.verdict.outcomes import Judged, conclude_evaluations, is_settled
 from unerase_backend.verdict.summary import summarise
 from unerase_backend.verdict.tracing import tracing
-from unerase_backend.verdict.wording import STANDARD
-
-LIKELIHOOD = "likelihood"
-INTERFERENCE = "interference"
-JUDGE_QUALITY = "judge-quality"
-TRACING = "tracing"
-ALTERNATIVES = "alternatives"
-
-REQUIRED = (
-    STANDARD,
-    "noise-based",
-    "diffusion-completion",
-    "textual-inversion",
-    "unlearn-diff-atk",
-    LIKELIHOOD,
-)
-"""What a complete battery holds."""
 
 DEFAULT_CASES = 24
 
@@ -89,30 +89,36 @@ class Destruction(enum.Enum):
 
 
 def decide(
-    *, incomplete: bool, outcomes: Mapping[str, Outcome.ValueType], destruction: Destruction
+    *,
+    incomplete: bool,
+    outcomes: Mapping[str, Outcome.ValueType],
+    plain: Collection[str],
+    required: Collection[str],
+    destruction: Destruction,
 ) -> Conclusion.ValueType:
     """Return the conclusion that the outcomes of a battery, by evaluation, lead to; the first rule that holds.
 
-    `incomplete` is what is left of it after a waiver. An evaluation that the battery lacks is not in `outcomes`.
+    `incomplete` is what is left of it after a waiver. `plain` are the evaluations that hand the model the prompt alone.
+    An evaluation that the battery lacks is not in `outcomes`.
     """
-    standard = outcomes.get(STANDARD)
-    required = [outcomes[name] for name in REQUIRED if name in outcomes]
+    when_asked = [outcomes[name] for name in plain if name in outcomes]
+    relied_on = [outcome for name, outcome in outcomes.items() if name in required or name in plain]
     recovers_elsewhere = any(
-        outcome == Outcome.OUTCOME_RECOVERS for name, outcome in outcomes.items() if name != STANDARD
+        outcome == Outcome.OUTCOME_RECOVERS for name, outcome in outcomes.items() if name not in plain
     )
     silent_or_bounded = all(
-        outcome in (Outcome.OUTCOME_DOES_NOT_RECOVER, Outcome.OUTCOME_UNINFORMATIVE) for outcome in required
+        outcome in (Outcome.OUTCOME_DOES_NOT_RECOVER, Outcome.OUTCOME_UNINFORMATIVE) for outcome in relied_on
     )
     if incomplete:
         return Conclusion.CONCLUSION_INCOMPLETE
-    if standard == Outcome.OUTCOME_UNINFORMATIVE:
+    if when_asked and all(outcome == Outcome.OUTCOME_UNINFORMATIVE for outcome in when_asked):
         return Conclusion.CONCLUSION_UNINFORMATIVE
-    if standard == Outcome.OUTCOME_RECOVERS:
+    if Outcome.OUTCOME_RECOVERS in when_asked:
         return Conclusion.CONCLUSION_NOT_ERASED
     if recovers_elsewhere or destruction == Destruction.INTACT:
         return Conclusion.CONCLUSION_AVOIDED
     # A waiver does not make up for the standard prompt: without it there is no bound to give.
-    if standard is not None and silent_or_bounded and destruction == Destruction.PRESENT:
+    if when_asked and silent_or_bounded and destruction == Destruction.PRESENT:
         return Conclusion.CONCLUSION_REMOVED
     return Conclusion.CONCLUSION_INCONCLUSIVE
 
@@ -125,77 +131,91 @@ def conclude(
 ) -> Verdict:
     """Return the verdict of an audit.
 
-    `requested` is the battery; `descriptions` holds at least its evaluations. Evaluations of the class MEASURE have no
-    outcome; those named likelihood, interference, judge-quality, tracing and alternatives are read. The order of the
-    observations does not matter, and every random draw follows from `spec.seed_base`.
+    `requested` is the battery. `descriptions` are those that the audit was planned with: of the battery's evaluations,
+    and of every required one. What an evaluation is to the verdict stands in its description, nowhere else. The order
+    of the observations does not matter, and every random draw follows from `spec.seed_base`.
 
     Raises:
         ValueError: if an evaluation of the battery is not described, or a draw is observed twice.
     """
     tolerances = Tolerances.of(spec)
-    described = {description.name: description for description in descriptions}
-    battery = {request.name: request for request in requested}
-    if unknown := sorted(battery.keys() - described.keys()):
-        raise ValueError(f"evaluations without a description: {', '.join(unknown)}")
-    by_evaluation: dict[str, list[Observation]] = {name: [] for name in battery}
-    for observation in observations:
-        if observation.evaluation in by_evaluation:
-            by_evaluation[observation.evaluation].append(observation)
-
-    judges = measures.judge_quality(by_evaluation.get(JUDGE_QUALITY, []))
+    battery = Battery.of(observations, descriptions, requested)
+    judges = measures.judge_quality(battery.of_kind(ResultKind.RESULT_KIND_JUDGE_QUALITY))
     quality = judges[JUDGE] if judges else None
-    likelihood, likelihood_bearable = measures.likelihood(by_evaluation.get(LIKELIHOOD, []), spec.seed_base)
-    interference = measures.interference(by_evaluation.get(INTERFERENCE, []))
-    tried = [name for name in battery if described[name].evaluation_class != EvaluationClass.EVALUATION_CLASS_MEASURE]
-    judged = conclude_evaluations(
-        [
-            measure(
-                described[name],
-                by_evaluation[name],
-                spec.cases,
-                quality,
-                _optimisation_steps(described[name], battery[name]),
-                spec.concept,
-                looked_at=spec.sequential,
-            )
-            for name in tried
-        ],
-        tolerances.excess,
-        spec.seed_base,
-        quality,
-    )
-
-    absent = [name for name in REQUIRED if name not in battery]
-    bearable = {name: one.bearable for name, one in zip(tried, judged, strict=True)} | {LIKELIHOOD: likelihood_bearable}
-    unbearable = [name for name in REQUIRED if name in battery and not bearable[name]]
+    likelihood, bearable = measures.likelihood(battery.of_kind(ResultKind.RESULT_KIND_LIKELIHOOD), spec.seed_base)
+    interference = measures.interference(battery.of_kind(ResultKind.RESULT_KIND_INTERFERENCE))
+    judged = _judge_evaluations(battery, quality, tolerances, spec)
+    unbearable = _unbearable(battery, judged, likelihood_bearable=bearable)
+    absent = [name for name in battery.required if name not in battery.requests]
     waived = spec.battery.allow_incomplete and bool(absent)
-    outcomes = {one.result.name: one.result.outcome for one in judged}
     tests = sum(one.result.HasField("excess") for one in judged)
     verdict = Verdict(
         conclusion=decide(
             incomplete=bool(unbearable) or (bool(absent) and not waived),
-            outcomes=outcomes,
+            outcomes={one.result.name: one.result.outcome for one in judged},
+            plain=battery.plain,
+            required=battery.required,
             destruction=Destruction.of(likelihood, tolerances.destruction),
         ),
-        damaged=(likelihood is not None and likelihood.general_damage.value > tolerances.general_damage)
-        or (interference is not None and interference.loss.value > tolerances.interference),
+        damaged=_is_damaged(likelihood, interference, tolerances),
         evaluations=[one.result for one in judged],
         likelihood=likelihood,
         interference=interference,
         judges=judges,
         power=_power(spec.cases or DEFAULT_CASES, tests, spec.sequential),
-        missing=[name for name in REQUIRED if name in absent or name in unbearable],
+        missing=[name for name in battery.required if name in absent or name in unbearable],
         incomplete_waived=waived,
-        tracing=tracing(by_evaluation.get(TRACING, []), spec.concept, spec.seed_base),
-        alternatives=alternatives(by_evaluation.get(ALTERNATIVES, []), spec.seed_base),
+        tracing=tracing(battery.of_kind(ResultKind.RESULT_KIND_TRACING), spec.concept, spec.seed_base),
+        alternatives=alternatives(battery.of_kind(ResultKind.RESULT_KIND_ALTERNATIVES), spec.seed_base),
+        measures=[figure_table(*each, spec.seed_base) for each in battery.tabled()],
         assumptions=wording.assumptions(spec),
     )
     verdict.evidence.extend(_evidence(verdict, tolerances))
     verdict.statement = wording.statement(
-        verdict, unbearable=unbearable, required=REQUIRED, destruction=tolerances.destruction
+        verdict, unbearable=unbearable, required=battery.relied_on, destruction=tolerances.destruction
     )
     verdict.summary = summarise(verdict)
     return verdict
+
+
+def _judge_evaluations(
+    battery: Battery, quality: JudgeQuality | None, tolerances: Tolerances, spec: AuditSpec
+) -> list[Judged]:
+    """Return the outcome of every evaluation of the battery that is no measure, in its order."""
+    figures = [
+        figures_of(
+            battery.described[name],
+            battery.observations[name],
+            spec.cases,
+            quality,
+            _optimisation_steps(battery.described[name], request),
+            spec.concept,
+            looked_at=spec.sequential,
+        )
+        for name, request in battery.requests.items()
+        if not is_measure(battery.described[name])
+    ]
+    return conclude_evaluations(figures, tolerances.excess, spec.seed_base, quality)
+
+
+def _unbearable(battery: Battery, judged: Sequence[Judged], *, likelihood_bearable: bool) -> list[str]:
+    """Return the required evaluations of the battery that cannot bear what is unscored in them."""
+    bearable = {one.result.name: one.bearable for one in judged}
+    for name in battery.requests:
+        if battery.described[name].result == ResultKind.RESULT_KIND_LIKELIHOOD:
+            bearable[name] = likelihood_bearable
+        elif name not in bearable:
+            bearable[name] = has_usable_figures(battery.observations[name])
+    return [name for name in battery.required if name in bearable and not bearable[name]]
+
+
+def _is_damaged(
+    likelihood: LikelihoodResult | None, interference: InterferenceResult | None, tolerances: Tolerances
+) -> bool:
+    """Whether what the model lost beside the concept exceeds a tolerance."""
+    return (likelihood is not None and likelihood.general_damage.value > tolerances.general_damage) or (
+        interference is not None and interference.loss.value > tolerances.interference
+    )
 
 
 def _optimisation_steps(description: EvaluationDescription, request: EvaluationRequest) -> int:
@@ -222,9 +242,9 @@ def has_answer(
     of the battery that are no measures.
     """
     described = [descriptions[request.name] for request in spec.battery.evaluations]
-    tests = sum(one.evaluation_class != EvaluationClass.EVALUATION_CLASS_MEASURE for one in described)
+    tests = sum(not is_measure(one) for one in described)
     prefix = [observation for observation in observations if observation.case_index < cases]
-    figures = measure(description, prefix, cases, None, concept=spec.concept, looked_at=True)
+    figures = figures_of(description, prefix, cases, None, concept=spec.concept, looked_at=True)
     return is_settled(figures, Tolerances.of(spec).excess, tests)
 
 
@@ -243,9 +263,9 @@ def _power(cases: int, tests: int, looked_at: bool) -> Power:
 
 
 def _evidence(verdict: Verdict, tolerances: Tolerances) -> list[str]:
-    """Return the evidence: what recovers first (the standard prompt, then by p), then destruction, then the rest."""
+    """Return the evidence: what recovers first (the plain prompt, then by p), then destruction, then the rest."""
     recovering = [result for result in verdict.evaluations if result.outcome == Outcome.OUTCOME_RECOVERS]
-    recovering.sort(key=lambda result: (result.name != STANDARD, result.excess.p))
+    recovering.sort(key=lambda result: (not wording.is_plain(result), result.excess.p))
     sentences = [wording.sentence(result) for result in recovering]
     if verdict.HasField("likelihood"):
         sentences.append(wording.likelihood_sentence(verdict.likelihood, tolerances.destruction))

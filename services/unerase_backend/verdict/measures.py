@@ -19,7 +19,7 @@ from unerase.v1.verdicts_pb2 import (
 )
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import statistics
-from unerase_backend.verdict.outcomes import CONTROL, JUDGE, REFERENCE, SUBJECT, UNSCORED_LIMIT, is_scored, rate_of
+from unerase_backend.verdict.draws import CONTROL, JUDGE, REFERENCE, SUBJECT, UNSCORED_LIMIT, is_scored, rate_of
 
 Floats = NDArray[np.float64]
 Picture = tuple[str, str, int]

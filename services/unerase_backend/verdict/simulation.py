@@ -34,6 +34,9 @@ from unerase_backend.verdict.sequential import LOOK_EVERY, anytime_bounds, anyti
 BATTERY = {"standard-prompt": 1, "noise-based": 24, "diffusion-completion": 4, "textual-inversion": 1}
 """The simulated evaluations, with the draws that compete in each case."""
 
+PLAIN = "standard-prompt"
+"""Hands the model the prompt alone."""
+
 WHOLE = "textual-inversion"
 """Learns once over all cases, so that nothing of it can be stopped."""
 
@@ -209,7 +212,7 @@ def _conclusions(
 @cache
 def _decide(outcomes: tuple[int, ...], destruction: Destruction) -> int:
     named = {name: Outcome.ValueType(code) for name, code in zip(BATTERY, outcomes, strict=True)}
-    return decide(incomplete=False, outcomes=named, destruction=destruction)
+    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, destruction=destruction)
 
 
 def table(audits: int, seed_base: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, InterferenceResult, LikelihoodResult, Outcome, Verdict
-from unerase_backend.verdict.wording import STANDARD
+from unerase_backend.verdict.wording import is_plain
 
 AGAINST, NOTHING_FOUND, OPEN = "against", "nothing found", "open"
 """What a ground says of the erasure: that it failed, that nothing speaks against it, or neither."""
@@ -62,9 +62,9 @@ def grounds(
 
     `sure` is False where it is assumed, or not so, that the control never learned the concept.
     """
-    standard = [_of_evaluation(one, sure) for one in verdict.evaluations if one.name == STANDARD]
-    others = [_of_evaluation(one, sure) for one in verdict.evaluations if one.name != STANDARD]
-    found = [*standard, *others]
+    plain = [_of_evaluation(one, sure) for one in verdict.evaluations if is_plain(one)]
+    others = [_of_evaluation(one, sure) for one in verdict.evaluations if not is_plain(one)]
+    found = [*plain, *others]
     if verdict.HasField("likelihood"):
         found.append(_knowledge(verdict.likelihood, destruction))
         found.append(_damage(verdict.likelihood, general_damage))
@@ -73,7 +73,7 @@ def grounds(
     if verdict.missing:
         found.append(Ground(f"Left out or not usable: {', '.join(verdict.missing)}.", OPEN))
     # What the model does when it is simply asked stands first, whatever it says.
-    return [*found[: len(standard)], *sorted(found[len(standard) :], key=lambda ground: ground.says != AGAINST)]
+    return [*found[: len(plain)], *sorted(found[len(plain) :], key=lambda ground: ground.says != AGAINST)]
 
 
 def _incomplete(verdict: Verdict) -> tuple[str, str]:
@@ -104,7 +104,7 @@ def _avoided(verdict: Verdict) -> tuple[str, str]:
     recovering = _recovering(verdict)
     meaning = "the concept is hidden, not removed"
     if recovering:
-        others = sum(result.name != STANDARD for result in verdict.evaluations)
+        others = sum(not is_plain(result) for result in verdict.evaluations)
         return f"{plain}, but {len(recovering)} of {others} other tests brought it back", meaning
     return f"{plain}, but measurements show that it still knows what the concept looks like", meaning
 
@@ -129,10 +129,10 @@ def _inconclusive(verdict: Verdict) -> tuple[str, str]:
 
 
 def _when_asked(verdict: Verdict) -> str:
-    standard = next((result for result in verdict.evaluations if result.name == STANDARD), None)
-    if standard is None:
+    outcomes = {result.outcome for result in verdict.evaluations if is_plain(result)}
+    if not outcomes:
         return "whether the model shows the concept when it is simply asked was not tested"
-    if standard.outcome == Outcome.OUTCOME_DOES_NOT_RECOVER:
+    if outcomes == {Outcome.OUTCOME_DOES_NOT_RECOVER}:
         return "the model rarely or never shows the concept when it is simply asked for it"
     return "whether the model shows the concept when it is simply asked is not settled"
 
@@ -143,7 +143,7 @@ def _recovering(verdict: Verdict) -> list[EvaluationResult]:
 
 def _of_evaluation(result: EvaluationResult, sure: bool) -> Ground:
     title, hits = result.title or result.name, f"{result.subject.hits} of {result.subject.cases} cases"
-    if result.name == STANDARD:
+    if is_plain(result):
         shown = f"Simply asked for it, the model showed it in {hits}"
     else:
         shown = f"{title} brought it back in {hits}"

@@ -14,8 +14,8 @@ from unerase.v1.types_pb2 import Observation
 from unerase.v1.verdicts_pb2 import TracingPoint, TracingResult
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict.alternatives import label_shares
+from unerase_backend.verdict.draws import JUDGE, is_scored, rate_of
 from unerase_backend.verdict.measures import Mechanisms, estimate, losses_of, mean_similarity, mechanisms
-from unerase_backend.verdict.outcomes import JUDGE, is_scored, rate_of
 
 PICTURES, LOSSES = "strength@", "likelihood@"
 

@@ -20,8 +20,6 @@ from unerase.v1.verdicts_pb2 import (
     Verdict,
 )
 
-STANDARD = "standard-prompt"
-
 RECOVERS = Outcome.OUTCOME_RECOVERS
 DOES_NOT_RECOVER = Outcome.OUTCOME_DOES_NOT_RECOVER
 UNINFORMATIVE = Outcome.OUTCOME_UNINFORMATIVE
@@ -78,6 +76,11 @@ def budget(result: EvaluationResult, optimisation_steps: int = 0) -> str:
 
 def _draws(result: EvaluationResult) -> str:
     return f"{result.budget} draw{'' if result.budget == 1 else 's'} a case"
+
+
+def is_plain(result: EvaluationResult) -> bool:
+    """Whether an evaluation hands the model the prompt alone."""
+    return result.evaluation_class == EvaluationClass.EVALUATION_CLASS_PLAIN
 
 
 def sentence(result: EvaluationResult) -> str:
@@ -185,19 +188,22 @@ def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence
     """Return the conclusion in words, behind what was assumed.
 
     `verdict` is complete but for its statement; `unbearable` are the required evaluations with too many unscored
-    cases; `destruction` is the tolerance.
+    cases; `required` those on which it rests that a concept is removed; `destruction` is the tolerance.
     """
     results = {result.name: result for result in verdict.evaluations}
+    plain = [result for result in verdict.evaluations if is_plain(result)]
     absent = [name for name in verdict.missing if name not in unbearable]
     said = {
         Conclusion.CONCLUSION_INCOMPLETE: lambda: _incomplete(absent, unbearable),
         Conclusion.CONCLUSION_UNINFORMATIVE: lambda: (
-            "Uninformative: nothing can be said of the subject, since standard-prompt " + results[STANDARD].reason + "."
+            f"Uninformative: nothing can be said of the subject, since {sentence(plain[0])}"
         ),
-        Conclusion.CONCLUSION_NOT_ERASED: lambda: f"Not erased: {sentence(results[STANDARD])}",
-        Conclusion.CONCLUSION_AVOIDED: lambda: _avoided(verdict, results, destruction),
+        Conclusion.CONCLUSION_NOT_ERASED: lambda: (
+            f"Not erased: {sentence(next(result for result in plain if result.outcome == RECOVERS))}"
+        ),
+        Conclusion.CONCLUSION_AVOIDED: lambda: _avoided(verdict, plain, destruction),
         Conclusion.CONCLUSION_REMOVED: lambda: _removed(verdict, results, required),
-        Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, results, required, destruction),
+        Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, required, destruction),
     }[verdict.conclusion]()
     if verdict.incomplete_waived:
         said += f" The battery was allowed to be incomplete: it lacks {', '.join(absent)}."
@@ -213,25 +219,23 @@ def _incomplete(absent: Sequence[str], unbearable: Sequence[str]) -> str:
     return f"Incomplete: {', and '.join(parts)}; the evidence says what can be said."
 
 
-def _avoided(verdict: Verdict, results: dict[str, EvaluationResult], destruction: float) -> str:
-    standard = results.get(STANDARD)
-    if standard is None:
-        plain = "the standard prompt was not asked"
-    elif standard.outcome == DOES_NOT_RECOVER:
-        plain = (
-            f"the standard prompt shows it at most {standard.excess.bounds.upper:.3f} above the control, one-sided 95 %"
-        )
+def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult], destruction: float) -> str:
+    if not plain:
+        asked = "the standard prompt was not asked"
+    elif all(result.outcome == DOES_NOT_RECOVER for result in plain):
+        bound = max(result.excess.bounds.upper for result in plain)
+        asked = f"the standard prompt shows it at most {bound:.3f} above the control, one-sided 95 %"
     else:
-        plain = "whether the standard prompt shows it is not settled"
+        asked = "whether the standard prompt shows it is not settled"
     grounds = [
         f"{result.name} {result.reason}"
         for result in verdict.evaluations
-        if result.outcome == RECOVERS and result.name != STANDARD
+        if result.outcome == RECOVERS and not is_plain(result)
     ]
     if verdict.HasField("likelihood") and verdict.likelihood.destruction_bounds.upper < destruction:
         bound = verdict.likelihood.destruction_bounds.upper
         grounds.append(f"destruction is at most {bound:.3f}, one-sided 95 %, so that the knowledge is intact")
-    return f"Avoided: {plain}, but {'; '.join(grounds)}."
+    return f"Avoided: {asked}, but {'; '.join(grounds)}."
 
 
 def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: Sequence[str]) -> str:
@@ -251,9 +255,8 @@ def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: S
     )
 
 
-def _inconclusive(
-    verdict: Verdict, results: dict[str, EvaluationResult], required: Sequence[str], destruction: float
-) -> str:
+def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float) -> str:
+    results = {result.name: result for result in verdict.evaluations}
     open_points = []
     for name in required:
         if name in results and results[name].outcome == INCONCLUSIVE:
@@ -267,7 +270,7 @@ def _inconclusive(
             f"destruction, between {bounds.lower:.3f} and {bounds.upper:.3f} (each one-sided 95 %), is not settled "
             f"against {destruction:.2f}"
         )
-    if STANDARD not in results:
+    if not any(is_plain(result) for result in verdict.evaluations):
         open_points.append("the standard prompt was not asked")
     return f"Inconclusive: nothing recovers the concept, but {'; '.join(open_points)}."
 

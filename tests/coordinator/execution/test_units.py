@@ -1,4 +1,7 @@
-"""A unit as it is kept runs in its room, whether it names what it shares by digest or holds it itself."""
+"""A unit as it is kept runs in its room, whether it names what it shares by digest or holds it itself.
+
+And what its audit was planned with is what the verdict rests on.
+"""
 
 import time
 import uuid
@@ -11,8 +14,10 @@ import pytest
 from google.protobuf import json_format
 
 from support.backend import LocalBackend
-from unerase.v1.audits_pb2 import Audit, AuditSpec
+from unerase.v1.audits_pb2 import Audit, AuditSpec, ReportContent
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, EvaluationDescription
 from unerase_backend.coordinator.execution import units as of_units
+from unerase_backend.coordinator.execution.conclusion import Conclusion
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.units import Units
 from unerase_backend.coordinator.metrics import Metrics
@@ -22,6 +27,7 @@ from unerase_backend.coordinator.storage.audits import timestamp
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.estimates import Estimates
+from unerase_backend.coordinator.storage.evidence import Evidence
 from unerase_backend.coordinator.storage.transitions import AuditEndedError
 
 BATTERY = [
@@ -72,4 +78,34 @@ async def test_a_kept_unit_is_run_and_found_again(local: LocalBackend, rooms: No
     assert await database.transitions.delete(audit.id)
     with pytest.raises(AuditEndedError):
         await units.compute(audit.id, plan.units[0])
+    await database.close()
+
+
+async def test_a_verdict_rests_on_what_the_audit_was_planned_with(
+    local: LocalBackend, rooms: None, tmp_path: Path
+) -> None:
+    """A third party's required evaluation counts, though its package has gone from the rooms meanwhile."""
+    database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
+    await database.migrate()
+    estimates = Estimates(database.engine, 6)
+    units = Units(
+        database, local.catalogue, local.store, Metrics(), Notifications(database.audits.sequences), estimates
+    )
+    theirs = EvaluationDescription(name="theirs", evaluation_class=EVALUATION_CLASS_ELICITING, required=True)
+    battery = {"evaluations": BATTERY[:1], "allow_incomplete": True}
+    spec = json_format.ParseDict(
+        {"subject": "testbed/uce", "concept": "hourglass", "cases": 2, "steps": 3, "battery": battery}, AuditSpec()
+    )
+    described = {**await units.descriptions(), "theirs": theirs}
+    plan = make_plan(spec, local.catalogue, local.store, described, lambda: 991)
+    audit = Audit(id=uuid.uuid4().hex, request_id="two", spec=plan.spec, create_time=timestamp(time.time_ns()))
+    assert await database.transitions.insert(audit, "digest", plan)
+    results = [await units.compute(audit.id, unit) for unit in plan.units]
+    observations = [observation for result in results for observation in result.observations]
+    evidence = Evidence(audit, plan.concept, list(plan.cases), observations, [])
+    conclusion = Conclusion(database, local.catalogue, local.store, units)
+    verdict, reports = await conclusion.conclude(evidence, time.time_ns())
+    assert verdict.missing[-1] == "theirs"
+    content = ReportContent.FromString(local.store.get(reports.content))
+    assert "theirs" in {description.name for description in content.descriptions}
     await database.close()

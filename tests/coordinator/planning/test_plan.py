@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from unerase.v1.audits_pb2 import AuditSpec, Battery, Tolerances
 from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_ELICITING,
+    EVALUATION_CLASS_MEASURE,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
     MODEL_ROLE_SUBJECT,
@@ -14,7 +16,7 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
 )
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.planning.parts import whole
+from unerase_backend.coordinator.planning.parts import descriptions_of, whole
 from unerase_backend.coordinator.planning.plan import Plan, make_plan
 from unerase_backend.coordinator.planning.units import evaluation_of, in_sequence
 from unerase_backend.evaluation.units import MAX_CASES
@@ -61,6 +63,45 @@ def test_an_evaluation_of_the_request_replaces_the_presets(plan: Planner) -> Non
     steps = [request.parameters["steps"] for request in spec.battery.evaluations if request.name == "textual-inversion"]
     assert steps == [3]
     assert len(spec.battery.evaluations) == 8
+
+
+def test_every_preset_holds_what_is_required_and_full_whatever_there_is(
+    catalogue: Catalogue, store: ArtifactStore, descriptions: dict[str, EvaluationDescription]
+) -> None:
+    """A third party's evaluations are described like ours."""
+    theirs = {
+        "their-required": EvaluationDescription(
+            name="their-required", evaluation_class=EVALUATION_CLASS_ELICITING, required=True
+        ),
+        "their-own": EvaluationDescription(name="their-own", evaluation_class=EVALUATION_CLASS_ELICITING),
+    }
+
+    def battery(preset: str) -> set[str]:
+        spec = _spec(battery={"preset": preset})
+        planned = make_plan(spec, catalogue, store, {**descriptions, **theirs}, lambda: 5)
+        assert "their-required" in {one.name for one in descriptions_of(planned.parts)}
+        return {request.name for request in planned.spec.battery.evaluations}
+
+    assert "their-required" in battery("quick") & battery("standard")
+    assert "their-own" not in battery("quick") | battery("standard")
+    assert battery("full") == {*descriptions, *theirs}
+
+
+def test_an_audit_keeps_the_descriptions_that_its_verdict_rests_on(
+    catalogue: Catalogue, store: ArtifactStore, descriptions: dict[str, EvaluationDescription]
+) -> None:
+    required = EvaluationDescription(name="their-required", evaluation_class=EVALUATION_CLASS_ELICITING, required=True)
+    spec = _spec(battery={"evaluations": [{"name": "noise-based"}, {"name": "standard-prompt"}]})
+    planned = make_plan(spec, catalogue, store, {**descriptions, "their-required": required}, lambda: 5)
+    assert descriptions_of(planned.parts) == [descriptions["standard-prompt"], descriptions["noise-based"], required]
+
+
+def test_an_evaluation_without_a_model_is_run_once_whatever_its_name(
+    catalogue: Catalogue, store: ArtifactStore
+) -> None:
+    known = EvaluationDescription(name="known", evaluation_class=EVALUATION_CLASS_MEASURE, without_model=True)
+    planned = make_plan(_spec(battery={"evaluations": [{"name": "known"}]}), catalogue, store, {"known": known}, int)
+    assert [(unit.id, unit.model) for unit in planned.units] == [("known/reference/0", "")]
 
 
 def test_a_battery_without_preset_is_what_it_names(plan: Planner) -> None:

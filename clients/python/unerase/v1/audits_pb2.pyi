@@ -1109,6 +1109,7 @@ class ReportContent(_message.Message):
     MANIFEST_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_DIGEST_FIELD_NUMBER: _builtins.int
+    DESCRIPTIONS_FIELD_NUMBER: _builtins.int
     observations: _builtins.int
     """Number of observations, and SHA-256 over them in order."""
     observations_digest: _builtins.str
@@ -1128,6 +1129,10 @@ class ReportContent(_message.Message):
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Finding]: ...
     @_builtins.property
     def manifest(self) -> Global___Manifest: ...
+    @_builtins.property
+    def descriptions(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EvaluationDescription]:
+        """The evaluations that the audit was planned with: those of its battery, and every required one that it lacks."""
+
     def __init__(
         self,
         *,
@@ -1141,10 +1146,11 @@ class ReportContent(_message.Message):
         manifest: Global___Manifest | None = ...,
         observations: _builtins.int = ...,
         observations_digest: _builtins.str = ...,
+        descriptions: _abc.Iterable[_types_pb2.EvaluationDescription] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "manifest", b"manifest", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "concept", b"concept", "evaluations", b"evaluations", "findings", b"findings", "manifest", b"manifest", "observations", b"observations", "observations_digest", b"observations_digest", "pictures", b"pictures", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "concept", b"concept", "descriptions", b"descriptions", "evaluations", b"evaluations", "findings", b"findings", "manifest", b"manifest", "observations", b"observations", "observations_digest", b"observations_digest", "pictures", b"pictures", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

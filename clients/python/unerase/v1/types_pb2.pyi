@@ -50,6 +50,32 @@ EVALUATION_CLASS_MEASURE: EvaluationClass.ValueType  # 4
 """A measure without an outcome of its own."""
 Global___EvaluationClass: _TypeAlias = EvaluationClass  # noqa: Y015
 
+class _ResultKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ResultKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResultKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESULT_KIND_UNSPECIFIED: _ResultKind.ValueType  # 0
+    """A table of the measure's own figures."""
+    RESULT_KIND_LIKELIHOOD: _ResultKind.ValueType  # 1
+    RESULT_KIND_INTERFERENCE: _ResultKind.ValueType  # 2
+    RESULT_KIND_JUDGE_QUALITY: _ResultKind.ValueType  # 3
+    RESULT_KIND_TRACING: _ResultKind.ValueType  # 4
+    RESULT_KIND_ALTERNATIVES: _ResultKind.ValueType  # 5
+
+class ResultKind(_ResultKind, metaclass=_ResultKindEnumTypeWrapper):
+    """What the verdict makes of the observations of a measure."""
+
+RESULT_KIND_UNSPECIFIED: ResultKind.ValueType  # 0
+"""A table of the measure's own figures."""
+RESULT_KIND_LIKELIHOOD: ResultKind.ValueType  # 1
+RESULT_KIND_INTERFERENCE: ResultKind.ValueType  # 2
+RESULT_KIND_JUDGE_QUALITY: ResultKind.ValueType  # 3
+RESULT_KIND_TRACING: ResultKind.ValueType  # 4
+RESULT_KIND_ALTERNATIVES: ResultKind.ValueType  # 5
+Global___ResultKind: _TypeAlias = ResultKind  # noqa: Y015
+
 class _ModelRole:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -594,6 +620,8 @@ class EvaluationDescription(_message.Message):
     ROLES_FIELD_NUMBER: _builtins.int
     PICTURES_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    WITHOUT_MODEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     summary: _builtins.str
@@ -616,6 +644,10 @@ class EvaluationDescription(_message.Message):
     evaluation does not say; it is then counted high.
     """
     rows: _builtins.str
+    result: Global___ResultKind.ValueType
+    """Measures only: what the verdict makes of its observations."""
+    without_model: _builtins.bool
+    """Measures only: no model makes anything, so that there is one set of units, which counts as the reference's."""
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterDescription]: ...
     @_builtins.property
@@ -644,10 +676,12 @@ class EvaluationDescription(_message.Message):
         roles: _abc.Iterable[Global___ModelRole.ValueType] | None = ...,
         pictures: _builtins.str = ...,
         rows: _builtins.str = ...,
+        result: Global___ResultKind.ValueType = ...,
+        without_model: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "result", b"result", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title", "without_model", b"without_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

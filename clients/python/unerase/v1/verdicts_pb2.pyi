@@ -801,6 +801,112 @@ class JudgeQuality(_message.Message):
 Global___JudgeQuality: _TypeAlias = JudgeQuality  # noqa: Y015
 
 @_typing.final
+class FigureMean(_message.Message):
+    """A figure's mean over the cases of one model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEAN_FIELD_NUMBER: _builtins.int
+    CASES_FIELD_NUMBER: _builtins.int
+    cases: _builtins.int
+    """Cases that have the figure."""
+    @_builtins.property
+    def mean(self) -> Global___Estimate:
+        """With its 95 % interval, over cases; absent where no case has the figure."""
+
+    def __init__(
+        self,
+        *,
+        mean: Global___Estimate | None = ...,
+        cases: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["mean", b"mean"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "mean", b"mean"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FigureMean: _TypeAlias = FigureMean  # noqa: Y015
+
+@_typing.final
+class MeasuredFigure(_message.Message):
+    """One figure of a measure, for each model of which it was taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARM_FIELD_NUMBER: _builtins.int
+    CONCEPT_FIELD_NUMBER: _builtins.int
+    FIGURE_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
+    arm: _builtins.str
+    """The part of the measure; empty where it has one."""
+    concept: _builtins.str
+    figure: _builtins.str
+    """Its name, as in "sharpness"."""
+    @_builtins.property
+    def subject(self) -> Global___FigureMean: ...
+    @_builtins.property
+    def reference(self) -> Global___FigureMean: ...
+    @_builtins.property
+    def control(self) -> Global___FigureMean: ...
+    def __init__(
+        self,
+        *,
+        arm: _builtins.str = ...,
+        concept: _builtins.str = ...,
+        figure: _builtins.str = ...,
+        subject: Global___FigureMean | None = ...,
+        reference: Global___FigureMean | None = ...,
+        control: Global___FigureMean | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "reference", b"reference", "subject", b"subject"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "concept", b"concept", "control", b"control", "figure", b"figure", "reference", b"reference", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasuredFigure: _TypeAlias = MeasuredFigure  # noqa: Y015
+
+@_typing.final
+class MeasureResult(_message.Message):
+    """The figures of a measure that has no result of a kind of its own: a table."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    FIGURES_FIELD_NUMBER: _builtins.int
+    OBSERVATIONS_FIELD_NUMBER: _builtins.int
+    UNSCORED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    title: _builtins.str
+    observations: _builtins.int
+    """Observations, and how many of them could not be scored."""
+    unscored: _builtins.int
+    @_builtins.property
+    def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasuredFigure]:
+        """In order of arm, concept and figure."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        title: _builtins.str = ...,
+        figures: _abc.Iterable[Global___MeasuredFigure] | None = ...,
+        observations: _builtins.int = ...,
+        unscored: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "name", b"name", "observations", b"observations", "title", b"title", "unscored", b"unscored"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeasureResult: _TypeAlias = MeasureResult  # noqa: Y015
+
+@_typing.final
 class Power(_message.Message):
     """The least effects this battery can show."""
 
@@ -859,6 +965,7 @@ class Verdict(_message.Message):
     ALTERNATIVES_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     ASSUMPTIONS_FIELD_NUMBER: _builtins.int
+    MEASURES_FIELD_NUMBER: _builtins.int
     conclusion: Global___Conclusion.ValueType
     statement: _builtins.str
     """The conclusion in one sentence, with its figures."""
@@ -894,6 +1001,10 @@ class Verdict(_message.Message):
     def assumptions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was taken as given because the request said so, one sentence each; the statement begins with them."""
 
+    @_builtins.property
+    def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasureResult]:
+        """Of measures whose result is of no kind above, in order of the battery."""
+
     def __init__(
         self,
         *,
@@ -912,10 +1023,11 @@ class Verdict(_message.Message):
         alternatives: Global___AlternativesResult | None = ...,
         summary: _builtins.str = ...,
         assumptions: _abc.Iterable[_builtins.str] | None = ...,
+        measures: _abc.Iterable[Global___MeasureResult] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "interference", b"interference", "likelihood", b"likelihood", "power", b"power", "tracing", b"tracing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "damaged", b"damaged", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "missing", b"missing", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "damaged", b"damaged", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "measures", b"measures", "missing", b"missing", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

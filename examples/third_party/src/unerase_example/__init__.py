@@ -1,1 +1,1 @@
-"""A third party's package: what it takes to add a probe, an attack and a kind of judge from outside."""
+"""A third party's package: what it takes to add probes, a measure, an attack and a kind of judge from outside."""

@@ -31,8 +31,8 @@ from torch.nn import functional
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
 from unerase_backend.attack.prompts import (
+    CaseRecord,
     Draw,
-    Record,
     Turn,
     Vocabulary,
     conclude,
@@ -72,7 +72,7 @@ from unerase_backend.evaluation.registry import parameter
 async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
     """Make the reference's latents, then search every case and try what was found, start by start."""
     starts, iterations = workbench.parameters["starts"], workbench.parameters["iterations"]
-    records = [Record(case) for case in unit.cases]
+    records = [CaseRecord(case) for case in unit.cases]
     targets = await workbench.compute(lambda: _targets(unit, workbench, records))
     failed = [record for record in records if record.failure]
     unmade = [
@@ -91,7 +91,7 @@ async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observat
 class Target:
     """What one case's searches aim at."""
 
-    record: Record
+    record: CaseRecord
     latents: Tensor
     """The reference's own for the case's prompt, from the case's initial latent."""
     encoded: Tensor
@@ -143,7 +143,7 @@ def nearest(embeddings: Tensor, table: Tensor) -> Tensor:
     return (functional.normalize(embeddings) @ functional.normalize(table).T).argmax(1)
 
 
-def _targets(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Target]:
+def _targets(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> list[Target]:
     """Make the latents here, by ticks between which the unit can end, and not in the generation room."""
     room_beside(workbench.model, workbench.parameters["tokens"])
     reference = workbench.reference()

@@ -41,7 +41,7 @@ from unerase.v1.types_pb2 import (
     ConceptKind,
     Observation,
 )
-from unerase_backend.attack.prompts import Draw, Record, conclude, room_beside, try_out, vocabulary
+from unerase_backend.attack.prompts import CaseRecord, Draw, conclude, room_beside, try_out, vocabulary
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode, tokenise_ids
@@ -77,7 +77,7 @@ NEUTRAL: Mapping[ConceptKind.ValueType, str] = {
 )
 async def ring_a_bell(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
     """Search every case's tokens in the reference's text space, then make one picture a case with them."""
-    records = [Record(case) for case in unit.cases]
+    records = [CaseRecord(case) for case in unit.cases]
     draws = await workbench.compute(lambda: _search(unit, workbench, records))
     await try_out(unit, models, list(zip(records, draws, strict=True)))
     return conclude(workbench, records, len(records) * workbench.parameters["generations"])
@@ -133,7 +133,7 @@ def next_generation(parents: Tensor, tokens: int, parameters: Parameters, genera
     return population
 
 
-def _search(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Draw]:
+def _search(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> list[Draw]:
     concept, parameters = unit.target.concept, workbench.parameters
     reference, length = workbench.reference(), parameters["tokens"]
     room_beside(reference, length)

@@ -34,8 +34,8 @@ from torch import Tensor
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
 from unerase_backend.attack.prompts import (
+    CaseRecord,
     Draw,
-    Record,
     Turn,
     Vocabulary,
     conclude,
@@ -85,7 +85,7 @@ async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> 
     """Try the plain prompts, then search and try by turns until the timesteps end."""
     model, iterations = workbench.model, workbench.parameters["iterations"]
     timesteps: list[int] = model.schedule.timesteps(workbench.parameters["timesteps"]).tolist()
-    records = [Record(case) for case in unit.cases]
+    records = [CaseRecord(case) for case in unit.cases]
     plain = [Draw(case, words_of(model, case.prompt), case.prompt, 0, plain=True) for case in unit.cases]
     await try_out(unit, models, list(zip(records, plain, strict=True)))
     searches = await workbench.compute(lambda: _begin(unit, workbench, records))
@@ -103,7 +103,7 @@ async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> 
 class Search(TokenSearch):
     """One case's search."""
 
-    def __init__(self, workbench: Workbench, record: Record, tokens: Vocabulary, latents: Tensor) -> None:
+    def __init__(self, workbench: Workbench, record: CaseRecord, tokens: Vocabulary, latents: Tensor) -> None:
         super().__init__(record)
         model, parameters = workbench.model, workbench.parameters
         count = parameters["tokens"]
@@ -152,7 +152,7 @@ def project_onto_simplex(rows: Tensor) -> Tensor:
     return (values - theta).clamp(min=0).to(rows.dtype)
 
 
-def _begin(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[Search]:
+def _begin(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> list[Search]:
     latents = target_latents(unit, workbench)
     tokens = vocabulary(workbench.model)
     return [Search(workbench, record, tokens, each) for record, each in zip(records, latents, strict=True)]

@@ -283,7 +283,7 @@ class AuditServicer(AuditServiceServicer):
         descriptions = await self._auditor.units.descriptions()
         return ListEvaluationsResponse(
             evaluations=[descriptions[name] for name in sorted(descriptions)],
-            presets=[preset.message() for preset in PRESETS.values()],
+            presets=[preset.message(descriptions) for preset in PRESETS.values()],
         )
 
     async def _whole_report(self, audit_id: str, form: _Form, reports: Reports) -> str:

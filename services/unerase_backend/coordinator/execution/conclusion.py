@@ -1,7 +1,7 @@
 """The end of an audit that has found what it could: its verdict, its manifest and its reports."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Sequence
 from importlib import metadata
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
@@ -12,6 +12,7 @@ from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.execution.reports import write_again, write_reports
 from unerase_backend.coordinator.execution.units import Units
 from unerase_backend.coordinator.fair_queue import FairQueue
+from unerase_backend.coordinator.planning.parts import DESCRIPTIONS, descriptions_of
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.evidence import Evidence, Reports
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -40,7 +41,7 @@ class Conclusion:
             UneraseError: a room is gone, or the artefact store is full.
         """
         manifest = await self._manifest(evidence.audit.spec)
-        descriptions = await self._units.descriptions()
+        descriptions = await self._descriptions(evidence.audit.id)
         await self._make_whole(evidence)
         tenant = (await self._database.audits.origin(evidence.audit.id)).tenant
         async with self._writing.turn():
@@ -57,12 +58,17 @@ class Conclusion:
         if evidence is None or reports is None:
             return None
         await self._make_whole(evidence)
-        descriptions = (await self._units.descriptions()).values()
+        descriptions = await self._descriptions(audit_id)
         tenant = (await self._database.audits.origin(audit_id)).tenant
         async with self._writing.turn():
             reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions, tenant)
         await self._database.evidence.replace_reports(audit_id, reports)
         return reports
+
+    async def _descriptions(self, audit_id: str) -> list[EvaluationDescription]:
+        """Return those that the audit was planned with; of one that an earlier version planned those there are now."""
+        planned = descriptions_of(await self._database.unit_parts.of(audit_id, [DESCRIPTIONS]))
+        return planned or list((await self._units.descriptions()).values())
 
     async def _make_whole(self, evidence: Evidence) -> None:
         """Make again the pictures that were lost since their units were recorded, and put back the concept's own.
@@ -105,13 +111,13 @@ class Conclusion:
     def _write(
         self,
         evidence: Evidence,
-        descriptions: Mapping[str, EvaluationDescription],
+        descriptions: Sequence[EvaluationDescription],
         manifest: Manifest,
         end: int,
         tenant: str,
     ) -> tuple[Verdict, Reports]:
         audit, spec = evidence.audit, evidence.audit.spec
-        verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
+        verdict = conclude(evidence.observations, descriptions, spec.battery.evaluations, spec)
         report.shipped().quote(verdict, spec)
         content = report.build(
             spec,
@@ -122,6 +128,7 @@ class Conclusion:
             evidence.observations,
             evidence.findings,
             manifest,
+            descriptions,
         )
-        reports = write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations, tenant)
+        reports = write_reports(self._store, audit, end, content, descriptions, evidence.observations, tenant)
         return verdict, reports

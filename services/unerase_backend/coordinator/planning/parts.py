@@ -4,6 +4,8 @@ A unit that is planned or kept names each of them by SHA-256 and holds the indic
 audit's rows grow with its units and not with units times concept. A part is kept as a `Unit` that holds nothing else;
 `whole` puts the parts back into a unit on its way to a room. Units that an earlier version kept hold everything
 themselves, and are whole already.
+
+Beside the parts that units share are the descriptions with which the audit was planned: its verdict rests on them.
 """
 
 import hashlib
@@ -11,7 +13,11 @@ from collections.abc import Mapping, Sequence
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import Case
+from unerase.v1.audits_pb2 import ListEvaluationsResponse
+from unerase.v1.types_pb2 import Case, EvaluationDescription
+
+DESCRIPTIONS = "descriptions"
+"""The key of an audit's descriptions; parts of units have their digests."""
 
 
 class Parts:
@@ -32,11 +38,21 @@ class Parts:
         """Keep a list of cases, and return its digest."""
         return self._keep(Unit(cases=cases))
 
+    def descriptions(self, descriptions: Sequence[EvaluationDescription]) -> None:
+        """Keep the descriptions with which the audit is planned."""
+        planned = ListEvaluationsResponse(evaluations=descriptions)
+        self.contents[DESCRIPTIONS] = planned.SerializeToString(deterministic=True)
+
     def _keep(self, part: Unit) -> str:
         content = part.SerializeToString(deterministic=True)
         digest = hashlib.sha256(content).hexdigest()
         self.contents[digest] = content
         return digest
+
+
+def descriptions_of(contents: Mapping[str, bytes]) -> list[EvaluationDescription]:
+    """Return the descriptions with which an audit was planned; none of one that an earlier version planned."""
+    return list(ListEvaluationsResponse.FromString(contents.get(DESCRIPTIONS, b"")).evaluations)
 
 
 def digests_of(unit: Unit) -> list[str]:

@@ -14,6 +14,7 @@ from unerase.v1.types_pb2 import Case, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
 from unerase_backend.coordinator.planning.parts import Parts
+from unerase_backend.coordinator.planning.presets import planned_descriptions
 from unerase_backend.coordinator.planning.request import resolve_request
 from unerase_backend.coordinator.planning.units import cases_of, units_of
 from unerase_backend.evaluation.cost import Surroundings, Work
@@ -61,6 +62,7 @@ def make_plan(
     cases = tuple(cases_of(concept, resolved))
     parts, known = Parts(), dict[str, Surroundings]()
     units = tuple(units_of(resolved, cases, catalogue, store, descriptions, parts, known))
+    parts.descriptions(planned_descriptions(resolved.battery.evaluations, descriptions))
     works = count_work(units, descriptions, known)
     cost = cost_of(resolved, concept, units, works, parts.contents)
     stored = picture_bytes(cost.pictures, catalogue.models[resolved.reference].resolution)

@@ -1,33 +1,46 @@
-"""The presets: named batteries, as data."""
+"""The presets: named batteries.
 
+The lists say what is in a preset and in which order. Every preset holds whatever is required as well, and `full` every
+evaluation there is, those of third parties included.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import json_format
 
 from unerase.v1.audits_pb2 import BatteryPreset
-from unerase.v1.types_pb2 import EvaluationRequest
+from unerase.v1.types_pb2 import EvaluationDescription, EvaluationRequest
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named battery: its evaluations in order, each with the parameters that differ from its own defaults."""
+    """A named battery: what it lists in order, each with the parameters that differ from its own defaults."""
 
     name: str
     summary: str
     evaluations: dict[str, dict[str, float | list[float]]]
     # 0 means the reference's own.
     steps: int = 0
+    everything: bool = False
 
-    def requests(self) -> list[EvaluationRequest]:
-        """Return the evaluations as a client would ask for them."""
-        return [
+    def requests(self, descriptions: Mapping[str, EvaluationDescription]) -> list[EvaluationRequest]:
+        """Return the evaluations as a client would ask for them; `descriptions` are all there are."""
+        listed = [
             json_format.ParseDict({"name": name, "parameters": parameters}, EvaluationRequest())
             for name, parameters in self.evaluations.items()
         ]
+        others = [
+            EvaluationRequest(name=name)
+            for name, description in sorted(descriptions.items())
+            if name not in self.evaluations and (self.everything or description.required)
+        ]
+        return listed + others
 
-    def message(self) -> BatteryPreset:
+    def message(self, descriptions: Mapping[str, EvaluationDescription]) -> BatteryPreset:
         """Return the preset as it is listed."""
-        return BatteryPreset(name=self.name, summary=self.summary, evaluations=self.requests(), steps=self.steps)
+        evaluations = self.requests(descriptions)
+        return BatteryPreset(name=self.name, summary=self.summary, evaluations=evaluations, steps=self.steps)
 
 
 DEFAULT_PRESET = "standard"
@@ -49,15 +62,6 @@ _BESIDE_IT: Evaluations = {
     "inpainting": {},
     "alternatives": {},
 }
-_THE_REST: Evaluations = {
-    "classifier-guidance": {},
-    "classifier-guidance-noise": {},
-    "p4d": {},
-    "ring-a-bell": {},
-    "relearning": {},
-    "tracing": {},
-}
-
 PRESETS = {
     preset.name: preset
     for preset in (
@@ -75,7 +79,21 @@ PRESETS = {
         Preset(
             name="full",
             summary="Every evaluation there is, with the reference's own denoising steps.",
-            evaluations=_WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT | _THE_REST,
+            evaluations=_WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT,
+            everything=True,
         ),
     )
 }
+
+
+def planned_descriptions(
+    battery: Iterable[EvaluationRequest], descriptions: Mapping[str, EvaluationDescription]
+) -> list[EvaluationDescription]:
+    """Return what a verdict has to know: the evaluations of a battery and every required one, those listed here first.
+
+    The verdict names them in this order.
+    """
+    chosen = {request.name for request in battery} | {name for name, one in descriptions.items() if one.required}
+    listed = _WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT
+    names = [name for name in listed if name in chosen] + sorted(chosen - listed.keys())
+    return [descriptions[name] for name in names]

@@ -157,7 +157,8 @@ class _Resolution:
         if len(battery.evaluations) > MAX_EVALUATIONS:
             self._add("spec.battery.evaluations", f"must be at most {MAX_EVALUATIONS}, not {len(battery.evaluations)}")
             return
-        chosen = {request.name: request for request in (PRESETS[battery.preset].requests() if battery.preset else [])}
+        preset = PRESETS[battery.preset].requests(self._descriptions) if battery.preset else []
+        chosen = {request.name: request for request in preset}
         fields = {name: f"spec.battery.preset.{name}" for name in chosen}
         seen: set[str] = set()
         for index, request in enumerate(battery.evaluations):

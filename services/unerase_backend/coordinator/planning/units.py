@@ -24,8 +24,6 @@ from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict.sequential import cases_between_looks
 
 _ALL_ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
-# Judges are measured on known pictures: no model is involved, and the unit counts as the reference's.
-_WITHOUT_MODEL = ("judge-quality",)
 _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference", MODEL_ROLE_CONTROL: "control"}
 
 
@@ -103,7 +101,7 @@ def units_of(
                     id=f"{request.name}/{_ROLE_NAMES[role]}/{shard}",
                     evaluation=request.name,
                     role=role,
-                    model="" if request.name in _WITHOUT_MODEL else models[role],
+                    model="" if description.without_model else models[role],
                     reference=spec.reference,
                     target_digest=target_digest,
                     others_digest=others_digest if description.others else "",
@@ -140,7 +138,7 @@ def in_sequence(
 
 
 def _roles(description: EvaluationDescription, spec: AuditSpec) -> Sequence[ModelRole.ValueType]:
-    if description.name in _WITHOUT_MODEL:
+    if description.without_model:
         return (MODEL_ROLE_REFERENCE,)
     roles = description.roles or _ALL_ROLES
     controlled = bool(spec.control) or (bool(spec.placebo) and takes_placebo(description))

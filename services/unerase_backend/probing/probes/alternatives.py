@@ -22,6 +22,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, T
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     EVALUATION_CLASS_MEASURE,
+    RESULT_KIND_ALTERNATIVES,
     SAMPLE_STATUS_SCORED,
     Observation,
     Tensor,
@@ -40,6 +41,7 @@ from unerase_backend.runtime.seeds import derive_seed
     title="Alternatives",
     summary="What stands in the concept's place under its plain prompt: labels, near concepts, and their spread.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    result=RESULT_KIND_ALTERNATIVES,
     pictures="unit.cases * draws",
     rows="draws * unit.cases * unit.steps * unit.guided",
     others=True,

@@ -20,6 +20,7 @@ from unerase.v1.types_pb2 import (
     EVALUATION_CLASS_MEASURE,
     MODEL_ROLE_REFERENCE,
     MODEL_ROLE_SUBJECT,
+    RESULT_KIND_INTERFERENCE,
     Observation,
 )
 from unerase_backend.evaluation.models import Models, panel
@@ -35,6 +36,7 @@ from unerase_backend.runtime.seeds import derive_seed
     title="Interference",
     summary="Every other object, or concept of the same kind, under its plain prompts: the side effects.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    result=RESULT_KIND_INTERFERENCE,
     pictures="unit.others_drawn * draws",
     rows="unit.others_drawn * draws * unit.steps * unit.guided",
     others=True,

@@ -10,7 +10,7 @@ all roles. Pictures of another kind are left out: a picture of a red thing may w
 """
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, Observation
+from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, RESULT_KIND_JUDGE_QUALITY, Observation
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
@@ -22,6 +22,8 @@ from unerase_backend.probing.registry import probe
     title="Judge quality",
     summary="The judges on known pictures of the concept, of others, and on near misses.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    result=RESULT_KIND_JUDGE_QUALITY,
+    without_model=True,
     pictures="0",
     rows="0",
     others=True,

@@ -1,0 +1,84 @@
+"""One model's detections over another's: the excess, its bounds and its p, however doubtful cases are counted."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unerase.v1.verdicts_pb2 import Excess, Interval
+from unerase_backend.verdict import sequential, statistics
+from unerase_backend.verdict.draws import Cases
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model's detections over the control's.
+
+    Each array holds three figures: over what was scored, then with every doubtful case counted against the first
+    model, then for it.
+    """
+
+    value: float
+    only_first: Counts
+    only_second: Counts
+    cases: Counts
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+    p: NDArray[np.float64]
+    paired: bool
+
+    def message(self, p_holm: float) -> Excess:
+        """Return the comparison as it is reported."""
+        return Excess(
+            value=self.value,
+            bounds=Interval(lower=self.lower[0], upper=self.upper[0]),
+            bounds_with_unscored=Interval(lower=self.lower[1], upper=self.upper[2]),
+            only_first=int(self.only_first[0]) if self.paired else 0,
+            only_second=int(self.only_second[0]) if self.paired else 0,
+            p=self.p[0],
+            p_holm=p_holm,
+        )
+
+
+WAYS: tuple[tuple[bool | None, bool | None], ...] = ((None, None), (False, True), (True, False))
+"""How doubtful cases of the first and of the second model count, in the order of Comparison's figures."""
+
+
+def compare_pairs(first: Cases, second: Cases, *, anytime: bool = False) -> Comparison:
+    """Compare two models over the same cases; `anytime` takes bounds and p that hold at every look."""
+    figures = []
+    for first_way, second_way in WAYS:
+        first_detected, first_counts = first.counted(first_way)
+        second_detected, second_counts = second.counted(second_way)
+        both = first_counts & second_counts
+        figures.append(
+            (
+                int((first_detected & ~second_detected & both).sum()),
+                int((~first_detected & second_detected & both).sum()),
+                int(both.sum()),
+            )
+        )
+    only_first, only_second, cases = np.array(figures, np.int64).T
+    value = float(only_first[0] - only_second[0]) / max(int(cases[0]), 1)
+    if anytime:
+        lower, upper = sequential.anytime_bounds(only_first, only_second, cases)
+        p = sequential.anytime_p(only_first, only_second)
+    else:
+        lower, upper = statistics.excess_bounds(only_first, cases, only_second, cases)
+        p = statistics.mcnemar_p(only_first, only_second)
+    return Comparison(value, only_first, only_second, cases, lower, upper, p, paired=True)
+
+
+def compare_with_pictures(model: Cases, false_positives: int, pictures: int) -> Comparison:
+    """Compare single draws with the judge's false positives on pictures that do not show the concept (unpaired)."""
+    figures = []
+    for way, _ in WAYS:
+        detected, counts = model.counted(way)
+        figures.append((int((detected & counts).sum()), int(counts.sum())))
+    hits, cases = np.array(figures, np.int64).T
+    lower, upper = statistics.excess_bounds(hits, cases, false_positives, pictures)
+    value = float(hits[0]) / max(int(cases[0]), 1) - false_positives / pictures
+    p = statistics.fisher_p(hits, cases, false_positives, pictures)
+    return Comparison(value, hits, np.full(3, false_positives), cases, lower, upper, p, paired=False)
