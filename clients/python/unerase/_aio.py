@@ -66,7 +66,7 @@ Piece = TypeVar("Piece", GetReportResponse, ReadArtifactResponse)
 class AsyncClient:
     """A connection to a backend, opened by the first call, in the event loop of that call.
 
-    Every method raises `UneraseError`. A timeout is in seconds and covers all attempts; None means that of the settings.
+    Every method raises `UneraseError`. A timeout is in seconds and covers all attempts; None takes the settings' own.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> None:

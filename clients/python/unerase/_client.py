@@ -103,7 +103,7 @@ def upload_of(
 class Client:
     """A connection to a backend, opened by the first call; safe to share between threads.
 
-    Every method raises `UneraseError`. A timeout is in seconds and covers all attempts; None means that of the settings.
+    Every method raises `UneraseError`. A timeout is in seconds and covers all attempts; None takes the settings' own.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> None:

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-"""Where `unerase serve` listens by default."""
+"""Where `unerase serve` listens unless told otherwise."""
 
 MOST_SECONDS = 1e8
 """The longest time to wait for anything: three years."""

@@ -80,7 +80,7 @@ class Watching:
         """Return the seconds to wait before the next connection.
 
         Raises:
-            UneraseError: `error` itself, if it is final or came for too long; DEADLINE_EXCEEDED at the caller's deadline.
+            UneraseError: `error` itself, if it is final or lasted too long; DEADLINE_EXCEEDED at the caller's deadline.
         """
         if error is not None and not _resumable(error):
             raise error
