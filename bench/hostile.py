@@ -26,7 +26,7 @@ from unerase import AsyncClient, AuditSpec, Battery, Client, ClientSettings
 from unerase.v1.audits_pb2 import GetReportRequest, ReportFormat, WatchAuditRequest
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
 from unerase.v1.types_pb2 import EvaluationRequest
-from unerase_backend.coordinator.places import CALLS, WATCHES
+from unerase_backend.coordinator.api.call_limits import CALLS, WATCHES
 
 TENANTS = 5
 # gRPC lets a connection have so many; the rest of a tenant's takes a second one.

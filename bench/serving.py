@@ -20,8 +20,8 @@ from typing import Any
 
 import grpc
 import psutil
-from tests.backend import LocalBackend, local_backend
 
+from tests.support.backend import LocalBackend, local_backend
 from unerase import AuditSpec, Battery, Client
 from unerase.internal.v1alpha1.probing_pb2 import ProbeRequest
 from unerase.internal.v1alpha1.probing_pb2_grpc import ProbingServiceStub

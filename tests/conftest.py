@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from backend import LocalBackend, local_backend
-from postgres import Postgres, running_postgres
+from support.backend import LocalBackend, local_backend
+from support.postgres import Postgres, running_postgres
 
 # How long an example takes is the machine's affair; `make bench` measures.
 settings.register_profile("untimed", deadline=None)

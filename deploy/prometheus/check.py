@@ -29,7 +29,7 @@ import trustme
 import yaml
 
 from docs.scraping import config_with_documented_lines
-from serving import Running, serving
+from support.serving import Running, serving
 from unerase import Client, ClientSettings, TLSConfig
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery
 from unerase.v1.types_pb2 import EvaluationRequest

@@ -1,7 +1,7 @@
 """The backend on this machine: Ray in-process on loopback, and the five applications on it.
 
-`main` is what `unerase serve` calls; `start` gives the same to whoever wants to stop it again. Every setting can come
-from the environment, as in UNERASE_SERVE_PORT=50052.
+`main` is what `unerase serve` calls with its arguments; `run` takes settings in their place, and `start` gives the same
+to whoever wants to stop it again.
 """
 
 import logging
@@ -10,11 +10,10 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
 # Ray reads these when it is imported. What is set already stays.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -23,98 +22,12 @@ os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from fsspec import get_filesystem_class
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ValidationError
 
-from unerase_backend.coordinator.admission import AdmissionSettings
-
-_PREFIX = "UNERASE_SERVE_"
-
-
-class ServeSettings(AdmissionSettings, BaseSettings):
-    """Everything about a local backend."""
-
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    host: str = Field(default="127.0.0.1", min_length=1, description="address the gRPC server and /metrics bind")
-    port: int = Field(default=50051, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
-    metrics_port: int | None = Field(
-        default=None, ge=0, le=65535, description="port of /metrics; 0 takes a free one; none means no /metrics"
-    )
-    rooms_metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="port where Ray serves the rooms' metrics; 0 takes a free one"
-    )
-    allow_insecure_bind: bool = Field(
-        default=False, description="bind an address that others reach without TLS and tokens"
-    )
-    tls_certificate: Path | None = Field(default=None, description="PEM file of the certificate chain; none: no TLS")
-    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's key")
-    tls_client_ca: Path | None = Field(default=None, description="PEM file of the authorities of clients' certificates")
-    tokens: Path | None = Field(default=None, description="file of tokens, as `unerase tokens` writes it")
-    data_dir: Path = Field(
-        default=Path("~/.local/share/unerase"), description="folder of the databases and of the artefacts"
-    )
-    artifacts: str = Field(
-        default="", description="folder or fsspec URL of the artefacts, which coordinators share; empty: in data_dir"
-    )
-    database_url: str = Field(
-        default="", repr=False, description="postgresql://... , which coordinators share; empty: SQLite in data_dir"
-    )
-    lease_seconds: float = Field(
-        default=15.0, ge=1, description="how long after its last sign of life another takes a coordinator's audits over"
-    )
-    catalogues: tuple[Path, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
-    device: str = Field(default="cpu", description="torch device of the weights")
-    dtype: str = Field(default="float32", description="torch dtype of the computation")
-    torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica, generation's excepted")
-    # Attacks, probes and judges want a core as well (docs/performance.md).
-    generation_threads: int = Field(default=1, ge=1, description="torch threads of one of generation's replicas")
-    generation_replicas: int = Field(default=1, ge=1, description="processes that run the sampler")
-    concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
-    unit_retry_seconds: float = Field(
-        default=600.0, ge=0, description="how long a unit is tried again while a room is unavailable"
-    )
-    retention_days: float = Field(
-        default=0.0, ge=0, description="days after its end that an audit is kept; 0 keeps it for ever"
-    )
-    object_store_mb: int = Field(default=256, ge=80, description="shared memory for pictures between the rooms")
-    log_format: Literal["text", "json"] = Field(default="text", description="form of a line of the logs")
-    trace_endpoint: str = Field(
-        default="", description="OTLP receiver (gRPC) of traces, as http://127.0.0.1:4317; empty means none"
-    )
-    # Ray's own ports are on every interface whatever is asked for: a token keeps others from giving it work.
-    ray_auth: Literal["token", "disabled"] = Field(default="token", description="authentication of Ray's own ports")
-
-    @field_validator("trace_endpoint")
-    @classmethod
-    def _name_a_receiver(cls, value: str) -> str:
-        # What reads the port refuses one that is none.
-        place = urlsplit(value)
-        if value and (place.scheme not in ("http", "https") or not place.hostname or place.port == 0):
-            raise ValueError(f"must be as http://127.0.0.1:4317, not {value!r}")
-        return value
-
-    @field_validator("artifacts")
-    @classmethod
-    def _know_the_store(cls, value: str) -> str:
-        scheme, separator, _ = value.partition("://")
-        if separator:
-            if not scheme:
-                raise ValueError(f"{value!r} has no scheme, as s3:// is one")
-            try:
-                get_filesystem_class(scheme)
-            except ImportError as error:
-                raise ValueError(f"{scheme}:// needs a package that is not installed: {error}") from None
-        return value
-
-    @model_validator(mode="after")
-    def _refuse_unknown_environment(self) -> "ServeSettings":
-        known = {_PREFIX + name.upper() for name in type(self).model_fields}
-        unknown = sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
-        if unknown:
-            raise ValueError(f"the environment sets {', '.join(unknown)}, which is no setting")
-        return self
+from unerase_backend import serve_options
+from unerase_backend.coordinator.settings import ServiceSettings
+from unerase_backend.runtime.settings import SharedSettings
+from unerase_backend.serve_settings import ServeSettings
 
 
 @dataclass(frozen=True)
@@ -174,13 +87,24 @@ def start(settings: ServeSettings) -> Backend:
     return Backend(f"{shown}:{port}", metrics_url, f"http://127.0.0.1:{rooms_metrics_port}/metrics", stop)
 
 
-def main(**options: Any) -> None:
+def main(arguments: Sequence[str]) -> None:
+    """Do what `unerase serve ARGUMENTS` asks for.
+
+    Raises:
+        typer.BadParameter: and others of the kind: an argument is none, or has a bad value.
+        ValueError: a setting is bad, or bad beside another.
+    """
+    command = serve_options.command(run)
+    with command.make_context("unerase serve", list(arguments)) as context:
+        command.invoke(context)
+
+
+def run(**options: Any) -> None:
     """Run a backend until SIGTERM or SIGINT; `options` are fields of `ServeSettings`, None stands for the default."""
     try:
         settings = ServeSettings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg']}" for each in error.errors()]
-        raise ValueError("\n".join(problems)) from None
+        raise ValueError("\n".join(map(_problem, error.errors()))) from None
     ended = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     backend = start(settings)
@@ -213,32 +137,16 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
 
     data = settings.data_dir.expanduser().resolve()
     common: dict[str, Any] = {
+        **_of(settings, SharedSettings),
         "artifacts": _url(settings.artifacts) if settings.artifacts else str(data / "artifacts"),
-        "catalogues": [str(path.expanduser().resolve()) for path in settings.catalogues],
-        "device": settings.device,
-        "dtype": settings.dtype,
-        "torch_threads": settings.torch_threads,
-        "log_format": settings.log_format,
         "logs": str(data / "logs"),
-        "trace_endpoint": settings.trace_endpoint,
     }
     coordination = CoordinatorSettings(
         **common,
+        **_of(settings, ServiceSettings),
         state=str(data / "coordinator"),
-        database_url=settings.database_url,
-        host=settings.host,
         port=port,
         metrics_port=metrics_port,
-        allow_insecure_bind=settings.allow_insecure_bind,
-        tls_certificate=_file(settings.tls_certificate),
-        tls_key=_file(settings.tls_key),
-        tls_client_ca=_file(settings.tls_client_ca),
-        tokens=_file(settings.tokens),
-        concurrent_units=settings.concurrent_units,
-        unit_retry_seconds=settings.unit_retry_seconds,
-        lease_seconds=settings.lease_seconds,
-        retention_days=settings.retention_days,
-        **{name: getattr(settings, name) for name in AdmissionSettings.model_fields},
     )
     applications = {
         "classification": classification.build(ClassificationSettings(**common)),
@@ -263,12 +171,18 @@ def _serves_own_logs(settings: ServeSettings) -> dict[str, str]:
     return {"encoding": settings.log_format.upper()}
 
 
+def _problem(violation: Any) -> str:
+    place = ".".join(map(str, violation["loc"])) or "settings"
+    return f"{place}: {violation['msg'].removeprefix('Value error, ')}"
+
+
 def _url(place: str) -> str:
     return place if "://" in place else str(Path(place).expanduser().resolve())
 
 
-def _file(path: Path | None) -> str:
-    return str(path.expanduser().resolve()) if path is not None else ""
+def _of(settings: ServeSettings, shared: type[BaseModel]) -> dict[str, Any]:
+    """Return the settings that `shared` declares."""
+    return {name: getattr(settings, name) for name in shared.model_fields}
 
 
 def _free_port(host: str) -> int:

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 
-from backend import NEVER, REFERENCE, LocalBackend, local_backend
+from support.backend import NEVER, REFERENCE, LocalBackend, local_backend
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitEvent
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, Finding, Judgement, Observation
 from unerase_backend.attack.classifier_training import area_under_curve
+from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.classifier import load_classifier, new_classifier
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
@@ -157,6 +158,15 @@ async def test_all_models_and_both_evaluations_share_one_classifier_which_is_tra
                 assert trained(await backend.run(guided(backend), models)) == 3
                 assert path.exists()
     assert digests[0] == digests[1]
+
+
+async def test_another_source_trains_a_classifier_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models, description = Recording().models(), ATTACKS.all()["classifier-guidance"].description
+    async with local_backend(tmp_path) as backend:
+        assert trained(await backend.run(guided(backend), models)) == 3
+        monkeypatch.setattr(description, "source_digest", "0" * 64)
+        assert trained(await backend.run(guided(backend), models)) == 3
+        assert trained(await backend.run(guided(backend), models)) == 0
 
 
 async def test_a_shard_without_the_first_case_leaves_no_finding(local: LocalBackend) -> None:

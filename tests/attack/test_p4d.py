@@ -1,6 +1,5 @@
 """P4D: a planted word is found, what a name hid does not hide it here, and the steps against a slow loop."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ from diffusers import DDIMScheduler
 
 from attack.conftest import PLANTED, attacked
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import MODEL_ROLE_CONTROL, SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.attack.attacks import p4d as module
 from unerase_backend.attack.attacks.p4d import nearest
 from unerase_backend.attack.engine import AttackEngine
@@ -52,27 +51,6 @@ async def test_a_name_that_was_led_elsewhere_hides_nothing(
     tokenizer = load_model(catalogue, "reference", torch.device("cpu"), torch.float32).tokenizer
     names = {token for name in ("hourglass", "sandglass") for token in tokenizer(name).input_ids}
     assert not any(names & set(found.token_ids) for found in as_reference)
-
-
-async def test_a_case_does_not_depend_on_which_others_share_the_unit(engine: AttackEngine, unit_of: UnitOf) -> None:
-    unit = unit_of("never", cases=5, **SMALL)
-    observations, findings, _ = await attacked(engine, unit)
-    del unit.cases[0], unit.cases[1:]
-    alone, (finding,), _ = await attacked(engine, unit)
-    assert alone == [observation for observation in observations if observation.case_index == 1]
-    assert finding == findings[1]
-    assert finding.losses
-
-
-async def test_the_same_unit_finds_the_same_whatever_its_role(engine: AttackEngine, unit_of: UnitOf) -> None:
-    unit = unit_of("never", **SMALL)
-    first = await attacked(engine, unit)
-    assert await attacked(engine, unit) == first
-    unit.role = MODEL_ROLE_CONTROL
-    _, (finding,), _ = await attacked(engine, unit)
-    assert finding.losses == first[1][0].losses
-    _, (other,), _ = await attacked(engine, unit_of("never", seed_base=2, **SMALL))
-    assert other.losses != finding.losses
 
 
 async def test_its_steps_are_those_of_a_slow_loop(engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue) -> None:
@@ -172,30 +150,6 @@ async def test_what_the_reference_cannot_make_is_unscored(
     assert [observation.variant for observation in failed] == [0, 1]
     assert all(o.status == SAMPLE_STATUS_UNSCORED and "not finite" in o.reason for o in failed)
     assert findings[1].steps == 0
-
-
-async def test_one_case_that_answers_nan_leaves_the_others_alone(
-    engine: AttackEngine, unit_of: UnitOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unit = unit_of("never", cases=3, **SMALL)
-    whole, _, _ = await attacked(engine, unit)
-    right = module.gradients
-    calls = iter(range(100))
-
-    def broken(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
-        losses, gradient = right(*arguments)
-        if next(calls) == 4:
-            gradient[2] = math.nan
-        return losses, gradient
-
-    monkeypatch.setattr(module, "gradients", broken)
-    seen, findings, _ = await attacked(engine, unit)
-    assert [o for o in seen if o.case_index < 2] == [o for o in whole if o.case_index < 2]
-    first, failed = (observation for observation in seen if observation.case_index == 2)
-    assert first == next(observation for observation in whole if observation.case_index == 2)
-    assert (failed.variant, failed.status) == (1, SAMPLE_STATUS_UNSCORED)
-    assert failed.reason == "the gradient was not finite at step 5"
-    assert findings[2].steps == 4
 
 
 async def test_without_a_reference_it_is_refused(engine: AttackEngine, unit_of: UnitOf) -> None:

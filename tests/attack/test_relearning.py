@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 from torch.nn import functional
 
-from backend import CONCEPT, NEVER, LocalBackend
+from support.backend import CONCEPT, NEVER, LocalBackend
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitEvent
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Finding, Observation
 from unerase_backend.attack.attacks import relearning as module
@@ -42,6 +42,7 @@ def bench(
     model: DiffusionModel,
     events: list[UnitEvent] | None = None,
     given_up: threading.Event | None = None,
+    source: str = "source",
 ) -> Workbench:
     emit = (events if events is not None else []).append
     return Workbench(
@@ -54,6 +55,7 @@ def bench(
         emit,
         given_up or threading.Event(),
         600.0,
+        source,
     )
 
 

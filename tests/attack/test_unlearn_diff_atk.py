@@ -1,6 +1,5 @@
 """UnlearnDiffAtk: a planted word is found, and the formula's parts against references of their own."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +12,7 @@ from scipy.optimize import minimize
 from attack.conftest import PLANTED, attacked
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, TokenIds, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import MODEL_ROLE_CONTROL, SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
-from unerase_backend.attack.attacks import unlearn_diff_atk as module
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED
 from unerase_backend.attack.attacks.unlearn_diff_atk import project_onto_simplex
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
@@ -70,28 +68,6 @@ async def test_the_finding_makes_the_picture_again(
         (again,) = await models.generate("never", [trajectory], panel(unit.target))
         assert again.picture_digest == best.picture_digest
         assert best.prompt == finding.prompt
-
-
-async def test_a_case_does_not_depend_on_which_others_share_the_unit(engine: AttackEngine, unit_of: UnitOf) -> None:
-    unit = unit_of("never", cases=5, **SMALL)
-    observations, findings, _ = await attacked(engine, unit)
-    del unit.cases[0], unit.cases[1:]
-    alone, (finding,), _ = await attacked(engine, unit)
-    assert alone == [observation for observation in observations if observation.case_index == 1]
-    assert finding == findings[1]
-    assert finding.losses
-
-
-async def test_the_same_unit_finds_the_same_whatever_its_role(engine: AttackEngine, unit_of: UnitOf) -> None:
-    unit = unit_of("never", **SMALL)
-    first = await attacked(engine, unit)
-    assert await attacked(engine, unit) == first
-    unit.role = MODEL_ROLE_CONTROL
-    _, (finding,), _ = await attacked(engine, unit)
-    assert finding.token_ids == first[1][0].token_ids
-    assert finding.losses == first[1][0].losses
-    _, (other,), _ = await attacked(engine, unit_of("never", seed_base=2, **SMALL))
-    assert other.losses != finding.losses
 
 
 async def test_its_steps_are_those_of_a_slow_loop(
@@ -211,30 +187,6 @@ async def test_a_case_that_has_succeeded_takes_no_more_steps_if_asked(engine: At
     assert all(observation.judgements[0].detected for observation in observations)
     assert all(finding.steps == 0 and finding.prompt == "a picture of a hourglass" for finding in findings)
     assert [(item.step, item.steps, item.success) for item in progress] == [(6, 6, 1.0)]
-
-
-async def test_one_case_that_answers_nan_leaves_the_others_alone(
-    engine: AttackEngine, unit_of: UnitOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unit = unit_of("never", cases=3, **SMALL)
-    whole, _, _ = await attacked(engine, unit)
-    right = module.gradients
-    calls = iter(range(100))
-
-    def broken(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
-        losses, gradient = right(*arguments)
-        if next(calls) == 1:
-            gradient[2] = math.nan
-        return losses, gradient
-
-    monkeypatch.setattr(module, "gradients", broken)
-    seen, findings, _ = await attacked(engine, unit)
-    assert [o for o in seen if o.case_index < 2] == [o for o in whole if o.case_index < 2]
-    plain, failed = (o for o in seen if o.case_index == 2)
-    assert plain == next(o for o in whole if o.case_index == 2)
-    assert (failed.variant, failed.status) == (1, SAMPLE_STATUS_UNSCORED)
-    assert failed.reason == "the gradient was not finite at step 2"
-    assert findings[2].steps == 1
 
 
 async def test_a_long_prompt_makes_room(engine: AttackEngine, unit_of: UnitOf) -> None:

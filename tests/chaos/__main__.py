@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chaos.fleet import Fleet
 from chaos.storm import Toll, calm, specs, storm
-from postgres import running_postgres
+from support.postgres import running_postgres
 
 
 def _run(postgres: bool, seconds: float, seed: int) -> Toll:

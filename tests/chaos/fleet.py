@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 import sqlalchemy as sa
 
-from coordinators import Coordinator, free_port, ray_address, start_coordinator
-from serving import Running, serving
+from support.coordinators import Coordinator, free_port, ray_address, start_coordinator
+from support.serving import Running, serving
 
 LEASE_SECONDS = 3.0
 

@@ -12,7 +12,7 @@ from PIL import Image
 from ray import serve
 from safetensors.torch import load_file, save_file
 
-from backend import LocalBackend
+from support.backend import LocalBackend
 from unerase.internal.v1alpha1 import classification_pb2
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, View

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from scripted_server import QUICK, Blocking, Script, serve
+from support.scripted_server import QUICK, Blocking, Script, serve
 from unerase import Client
 
 

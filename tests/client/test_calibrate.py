@@ -7,7 +7,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, QUICK, Script, failing
+from support.scripted_server import AUDIT_ID, QUICK, Script, failing
 from unerase import Client, UneraseError
 from unerase._calibration import chosen, persistently
 from unerase._cli import app

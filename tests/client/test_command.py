@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, EVENTS, Script, failing
+from support.scripted_server import AUDIT_ID, EVENTS, Script, failing
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, ReportContent, Tolerances
@@ -287,7 +287,8 @@ def test_an_audit_that_failed_exits_with_3(address: str, script: Script) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments", [["serve"], ["verdict", "observations.parquet"], ["calibrate", "--out", "calibration.json"]]
+    "arguments",
+    [["serve"], ["serve", "--help"], ["verdict", "observations.parquet"], ["calibrate", "--out", "calibration.json"]],
 )
 def test_without_the_backend_the_command_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str]

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, Script, failing
+from support.scripted_server import AUDIT_ID, Script, failing
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase._display import LiveProgress

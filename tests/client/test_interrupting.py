@@ -7,7 +7,7 @@ import threading
 
 import grpc
 
-from scripted_server import AUDIT_ID, Script
+from support.scripted_server import AUDIT_ID, Script
 
 END_SECONDS = 30
 ROUNDS = 60

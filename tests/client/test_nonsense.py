@@ -9,10 +9,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import typer
-from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from scripted_server import AUDIT_ID, Script
+from support.command_tree import below, whole_command
+from support.scripted_server import AUDIT_ID, Script
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase_backend.runtime import tokens
@@ -68,14 +68,14 @@ def commands() -> Iterator[tuple[str, Any]]:
     """Every command by its whole name."""
 
     def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
-        subcommands = getattr(command, "commands", None)
+        subcommands = below(command)
         if subcommands:
             for each, child in subcommands.items():
                 yield from walk(child, f"{name} {each}".strip())
         if not subcommands or getattr(command, "invoke_without_command", False):
             yield name, command
 
-    yield from walk(get_command(app), "")
+    yield from walk(whole_command(), "")
 
 
 def kind_of(command: Any, parameter: Any) -> type:

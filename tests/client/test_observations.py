@@ -6,7 +6,7 @@ import sys
 import pyarrow
 import pytest
 
-from scripted_server import AUDIT_ID, Script
+from support.scripted_server import AUDIT_ID, Script
 from unerase import UneraseError
 from unerase.v1.audits_pb2 import AuditSpec, GetReportRequest, ReportContent
 from unerase.v1.types_pb2 import Judgement, Observation, SampleStatus

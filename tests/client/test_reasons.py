@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from typer.testing import CliRunner
 
-from scripted_server import Script, failing
+from support.scripted_server import Script, failing
 from unerase._cli import app
 from unerase._commands.failing import EXIT_CODES, ExitCode, lines_of
 from unerase._errors import UneraseError

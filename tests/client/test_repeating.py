@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 
-from scripted_server import AUDIT_ID, EVENTS, Script, failing
+from support.scripted_server import AUDIT_ID, EVENTS, Script, failing
 from unerase import AuditSpec, Client, ClientSettings, Concept, RetryConfig, UneraseError
 from unerase.v1.audits_pb2 import (
     CreateAuditRequest,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from scripted_server import AUDIT_ID, Script, failing
+from support.scripted_server import AUDIT_ID, Script, failing
 from unerase._cli import app
 from unerase._visible import isolated, visible
 from unerase.v1.audits_pb2 import Audit, AuditState, EvaluationCost

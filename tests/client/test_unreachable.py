@@ -11,7 +11,7 @@ import pytest
 import trustme
 from typer.testing import CliRunner, Result
 
-from scripted_server import Script, serve
+from support.scripted_server import Script, serve
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
 

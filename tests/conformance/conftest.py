@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from backend import LocalBackend, evaluations, local_backend
+from support.backend import LocalBackend, evaluations, local_backend
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
 

@@ -10,8 +10,8 @@ import pytest
 from diffusers import UNet2DConditionModel
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from backend import LocalBackend, evaluations, local_backend
 from conformance.conftest import small_unit
+from support.backend import LocalBackend, evaluations, local_backend
 from unerase.internal.v1alpha1.generation_pb2 import (
     GenerateRequest,
     GenerateResponse,

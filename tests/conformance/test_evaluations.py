@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from backend import CONCEPT, NEVER, REFERENCE, LocalBackend, evaluations, local_backend
 from conformance.conftest import small, small_unit
+from support.backend import CONCEPT, NEVER, REFERENCE, LocalBackend, evaluations, local_backend
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.generation_pb2 import (
     GenerateRequest,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from backend import CONCEPT, LocalBackend
+from support.backend import CONCEPT, LocalBackend
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED

@@ -14,7 +14,7 @@ from unerase.v1.types_pb2 import (
     EvaluationDescription,
 )
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.batteries import PRESETS
+from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.runtime.artifacts import ArtifactStore
 

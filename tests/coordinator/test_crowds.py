@@ -14,7 +14,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinators import free_port
+from support.coordinators import free_port
 from unerase.v1 import audits_pb2
 from unerase.v1.audits_pb2 import AUDIT_VIEW_FULL, Audit, AuditSpec, ListAuditsRequest, WatchAuditRequest
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
@@ -23,17 +23,19 @@ from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
 from unerase.v1.verdicts_pb2 import CONCLUSION_AVOIDED, EvaluationResult, Verdict
 from unerase_backend.catalogue import Catalogue, CustomConcept
-from unerase_backend.coordinator import places, uploads
-from unerase_backend.coordinator.audits import AuditServicer
-from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import Database, timestamp
+from unerase_backend.coordinator.api import call_limits, upload_limits
+from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.api.model_service import ModelServicer
+from unerase_backend.coordinator.api.paging import MAX_PAGE_BYTES
+from unerase_backend.coordinator.api.server import MAX_METADATA_BYTES, MAX_RECEIVE_BYTES, Server
+from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
-from unerase_backend.coordinator.models import ModelServicer
-from unerase_backend.coordinator.paging import MAX_PAGE_BYTES
-from unerase_backend.coordinator.plan import make_plan
-from unerase_backend.coordinator.retention import Retention
-from unerase_backend.coordinator.server import MAX_METADATA_BYTES, MAX_RECEIVE_BYTES, Server
-from unerase_backend.coordinator.tables import create_engine
+from unerase_backend.coordinator.planning.plan import make_plan
+from unerase_backend.coordinator.storage.audits import Origin, timestamp
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import create_engine
+from unerase_backend.coordinator.storage.errors import domain_error
 from unerase_backend.runtime import tokens
 from unerase_backend.runtime.access import SCOPES, Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -77,9 +79,10 @@ async def door(tmp_path: Path, catalogue: Catalogue, store: ArtifactStore) -> As
     await database.migrate()
     file = tmp_path / "tokens.json"
     made = {tenant: tokens.create(file, tenant, tenant, list(SCOPES), 1) for tenant in ("greedy", "other")}
-    changes, retention = Changes(database.sequences), Retention(database, store, 0)
+    changes, retention = Notifications(database.audits.sequences), Retention(database, store, 0)
     audits = AuditServicer(NoAuditor(), database, catalogue, store, changes, retention, lambda _: Quota())  # type: ignore[arg-type]
-    server = Server(audits, ModelServicer(catalogue, store, database, None), Metrics(), Gate(file))  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None)  # type: ignore[arg-type]
+    server = Server(audits, models, Metrics(), Gate(file), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)
     yield Door(f"127.0.0.1:{port}", database, made)
@@ -116,7 +119,7 @@ async def healthy(door: Door, seconds: float = 5) -> None:
 
 
 @pytest.mark.parametrize("count", [258, 1500])
-async def test_health_answers_however_many_strangers_say_nothing(door: Door, count: int) -> None:
+async def test_health_answers_however_many_anonymous_say_nothing(door: Door, count: int) -> None:
     """Calls of health without a message, from one connection and from several: every probe of others is answered."""
     channels = [door.channel() for _ in range(3)]
     silent = []
@@ -134,15 +137,15 @@ async def test_health_answers_however_many_strangers_say_nothing(door: Door, cou
         await channel.close()
 
 
-async def test_strangers_do_not_wait_for_long(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "STRANGER_SECONDS", 0.2)
+async def test_anonymous_do_not_wait_for_long(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_limits, "ANONYMOUS_SECONDS", 0.2)
     async with door.channel() as channel:
         call = channel.stream_unary("/grpc.health.v1.Health/Check")()
         assert await said(call) == ("DEADLINE_EXCEEDED", "REQUEST_LATE", 0.0)
 
 
-async def test_of_strangers_who_wait_the_last_ones_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    strangers = places.Strangers(waiting=3)
+async def test_of_anonymous_who_wait_the_last_ones_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    strangers = call_limits.AnonymousCalls(waiting=3)
     request = asyncio.Event()
     reasons: list[str] = []
 
@@ -150,7 +153,7 @@ async def test_of_strangers_who_wait_the_last_ones_are_heard(monkeypatch: pytest
         try:
             async with strangers.waits():
                 await request.wait()
-        except places.ExhaustedError as error:
+        except call_limits.ExhaustedError as error:
             reasons.append(error.reason)
 
     calls = [asyncio.create_task(call()) for _ in range(8)]
@@ -165,7 +168,7 @@ async def test_a_connection_without_a_token_watches_a_little(door: Door) -> None
     async with door.channel() as greedy, door.channel() as other:
         watches = [
             health_pb2_grpc.HealthStub(greedy).Watch(health_pb2.HealthCheckRequest())
-            for _ in range(places.WATCHES_OF_A_CONNECTION)
+            for _ in range(call_limits.ANONYMOUS_WATCHES)
         ]
         for watch in watches:
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
@@ -183,7 +186,7 @@ async def test_a_burst_of_calls_is_answered_or_refused_with_a_reason(door: Door)
         calls = [said(list_(request, metadata=metadata, timeout=120)) for _ in range(3000)]
         answers = Counter(await asyncio.gather(*calls))
     assert set(answers) <= {"OK", ("RESOURCE_EXHAUSTED", "CALLS_FULL", 1.0)}
-    assert answers["OK"] >= places.CALLS
+    assert answers["OK"] >= call_limits.CALLS
 
 
 async def planned(
@@ -202,7 +205,7 @@ async def test_more_watches_than_a_tenant_may_have_are_refused_with_a_reason(
 ) -> None:
     plan = await planned(door, "greedy", catalogue, store, descriptions)
     audit = Audit(id=uuid.uuid4().hex, request_id="watched", spec=plan.spec, create_time=timestamp(1))
-    assert await door.database.insert(audit, "digest", plan, "greedy")
+    assert await door.database.transitions.insert(audit, "digest", plan, Origin("greedy"))
 
     async def first(channel: grpc.aio.Channel) -> Any:
         watch = AuditServiceStub(channel).WatchAudit(WatchAuditRequest(id=audit.id), metadata=door.metadata("greedy"))
@@ -211,9 +214,9 @@ async def test_more_watches_than_a_tenant_may_have_are_refused_with_a_reason(
 
     async with door.channel() as channel:
         await channel.channel_ready()
-        watches = await asyncio.gather(*(first(channel) for _ in range(places.WATCHES + 100)))
+        watches = await asyncio.gather(*(first(channel) for _ in range(call_limits.WATCHES + 100)))
         answers = Counter(answer for _, answer in watches)
-        assert answers == {"OK": places.WATCHES, ("RESOURCE_EXHAUSTED", "WATCHES_FULL", 1.0): 100}
+        assert answers == {"OK": call_limits.WATCHES, ("RESOURCE_EXHAUSTED", "WATCHES_FULL", 1.0): 100}
         await healthy(door)
 
 
@@ -253,7 +256,7 @@ async def stalled(door: Door, channel: grpc.aio.Channel, tenant: str, content: b
 
 async def test_a_tenant_that_stalls_its_uploads_keeps_no_other_from_theirs(door: Door) -> None:
     async with door.channel() as channel:
-        calls = [await stalled(door, channel, "greedy") for _ in range(uploads.UPLOADS_OF_A_TENANT)]
+        calls = [await stalled(door, channel, "greedy") for _ in range(upload_limits.UPLOADS_OF_A_TENANT)]
         # Whatever of them has not arrived yet is in the way of this one alone.
         for _ in range(1000):
             answer = await said(whole(door, "greedy"))
@@ -267,14 +270,14 @@ async def test_a_tenant_that_stalls_its_uploads_keeps_no_other_from_theirs(door:
 
 
 async def test_an_upload_that_keeps_silent_is_ended(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(upload_limits, "SILENT_SECONDS", 0.2)
     async with door.channel() as channel:
         assert await said(await stalled(door, channel, "greedy")) == ("DEADLINE_EXCEEDED", "UPLOAD_SILENT", 0.0)
         assert await said(upload(door, channel, "greedy")) == ("DEADLINE_EXCEEDED", "UPLOAD_SILENT", 0.0)
 
 
 async def test_who_holds_most_of_the_memory_gives_way(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "MAX_BYTES", 3_000_000)
+    monkeypatch.setattr(upload_limits, "MAX_BYTES", 3_000_000)
     async with door.channel() as channel:
         small = await stalled(door, channel, "greedy", bytes(1_000_000))
         large = await stalled(door, channel, "greedy", bytes(1_500_000))
@@ -304,7 +307,7 @@ async def test_a_page_of_audits_fits_into_any_clients_limit(
     verdict = Verdict(conclusion=CONCLUSION_AVOIDED, statement="It came back.", summary="It is there.", damaged=True)
     verdict.evaluations.extend([EvaluationResult(name="noise-based", reason="r" * 1000)] * 12)
     first = Audit(id=uuid.uuid4().hex, request_id="0", spec=plan.spec, create_time=timestamp(1))
-    assert await door.database.insert(first, "digest", plan, "other")
+    assert await door.database.transitions.insert(first, "digest", plan, Origin("other"))
     await copied(door.database, first.id, verdict, 399)
     async with door.channel() as channel:
         list_ = AuditServiceStub(channel).ListAudits
@@ -327,7 +330,7 @@ async def copied(database: Database, audit: str, verdict: Verdict, count: int) -
     """End an audit with a verdict, and make copies of its row."""
     import sqlalchemy as sa
 
-    from unerase_backend.coordinator import tables
+    from unerase_backend.coordinator.storage import tables
 
     async with database.engine.begin() as connection:
         values = {"verdict": verdict.SerializeToString(), "state": audits_pb2.AUDIT_STATE_SUCCEEDED, "end_time": 5}
@@ -346,7 +349,7 @@ async def test_a_page_of_concepts_fits_into_any_clients_limit(door: Door) -> Non
     for name in names:
         concept = Concept(name=name, kind=CONCEPT_KIND_OBJECT, names=["hat"], prompts=["a {concept}"], custom=True)
         concept.held_out_prompts.extend(f"{index} {'x' * 900} {{concept}}" for index in range(200))
-        assert await door.database.custom.insert(CustomConcept(concept, 0), name, "digest", "other")
+        assert await door.database.concepts.insert(CustomConcept(concept, 0), name, "digest", "other")
     async with door.channel() as channel:
         list_ = ModelServiceStub(channel).ListConcepts
         found, sizes = await all_pages(list_, ListConceptsRequest(page_size=1000), "concepts", door.metadata("other"))

@@ -10,24 +10,27 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from fuzzing import leaks
+from support.coordinators import free_port
+from support.fuzzing import leaks
 from unerase.v1 import audits_pb2, models_pb2
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, AuditSpec
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.audits import AuditServicer
-from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.database import Database, timestamp
+from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.api.model_service import ModelServicer
+from unerase_backend.coordinator.api.server import Server
+from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
-from unerase_backend.coordinator.models import ModelServicer
-from unerase_backend.coordinator.plan import make_plan
-from unerase_backend.coordinator.retention import Retention
-from unerase_backend.coordinator.server import Server
-from unerase_backend.coordinator.tables import create_engine
+from unerase_backend.coordinator.planning.plan import make_plan
+from unerase_backend.coordinator.storage.audits import timestamp
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import create_engine
+from unerase_backend.coordinator.storage.errors import domain_error
 from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 
-from .test_server import NoAuditor, free_port
+from .api.guarded import NoAuditor
 
 ID = "0" * 32
 # Each asks the database for something.
@@ -74,11 +77,12 @@ async def failing(tmp_path: Path, catalogue: Catalogue) -> AsyncIterator[Failing
         database,
         catalogue,
         store,
-        Changes(database.sequences),
+        Notifications(database.audits.sequences),
         retention,
         lambda _: Quota(),
     )
-    server = Server(audits, ModelServicer(catalogue, store, database, None), Metrics(), Gate(None))  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None)  # type: ignore[arg-type]
+    server = Server(audits, models, Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)
     yield Failing(f"127.0.0.1:{port}", tmp_path, database, store)
@@ -121,7 +125,7 @@ async def test_a_store_that_fails(
     digest = failing.store.put(b"a picture")
     plan.concept.picture_digests.append(digest)
     audit = Audit(id=ID, request_id="a", spec=plan.spec, state=AUDIT_STATE_SUCCEEDED, create_time=timestamp(1))
-    assert await failing.database.insert(audit, "digest", plan)
+    assert await failing.database.transitions.insert(audit, "digest", plan)
     (path,) = failing.folder.glob(f"store/artifacts/*/{digest}")
     path.unlink()
     path.mkdir()

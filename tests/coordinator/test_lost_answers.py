@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from unerase.v1.audits_pb2 import AUDIT_STATE_PENDING, Audit, AuditSpec, CreateAuditRequest
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.audits import AuditServicer
-from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.connections import Connections
-from unerase_backend.coordinator.database import Database, timestamp
-from unerase_backend.coordinator.plan import make_plan
-from unerase_backend.coordinator.retention import Retention
+from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.execution.retention import Retention
+from unerase_backend.coordinator.planning.plan import make_plan
+from unerase_backend.coordinator.storage.audits import timestamp
+from unerase_backend.coordinator.storage.connections import Connections
+from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 
@@ -43,7 +44,7 @@ async def test_an_audit_whose_acceptance_nobody_heard_of_begins(
     digest = hashlib.sha256(SPEC.SerializeToString(deterministic=True)).hexdigest()
     audit = Audit(id="a", request_id="r", spec=plan.spec, state=AUDIT_STATE_PENDING, create_time=timestamp(1))
     # It is tried again, and finds itself.
-    assert not await database.insert(audit, digest, plan)
+    assert not await database.transitions.insert(audit, digest, plan)
     assert lost == ["lost"]
     begun: Any = Begun()
     servicer = AuditServicer(
@@ -51,7 +52,7 @@ async def test_an_audit_whose_acceptance_nobody_heard_of_begins(
         database,
         catalogue,
         store,
-        Changes(database.sequences),
+        Notifications(database.audits.sequences),
         Retention(database, store, 0),
         lambda _: Quota(),
     )

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fuzzing import leaks
+from support.fuzzing import leaks
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.runtime.errors import UneraseError
 

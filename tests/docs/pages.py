@@ -32,7 +32,8 @@ class Block:
 def pages() -> tuple[str, ...]:
     """Return every page by its path from the root."""
     top = [path for path in ROOT.glob("*.md") if path.name != "CHANGELOG.md"]
-    return tuple(str(path.relative_to(ROOT)) for path in [*sorted(top), *sorted((ROOT / "docs").rglob("*.md"))])
+    below = [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+    return tuple(str(path.relative_to(ROOT)) for path in [*sorted(top), *below])
 
 
 def text_of(page: str) -> str:

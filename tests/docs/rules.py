@@ -51,7 +51,6 @@ CASES: dict[str, tuple[Case, str]] = {
         "client.md's first snippet and `make audit` run the quick battery to its end",
     ),
     "unerase audit testbed/uce --concept mine/hourglass --battery quick": (Case.BEGINS, "the quick battery"),
-    "make test": (Case.SKIPPED, "it is what runs this"),
     "apt-get install postgresql": (Case.SKIPPED, "needs root and the network; the tests' PostgreSQL is there instead"),
     "prometheus ": (Case.SKIPPED, "`make check-deploy` runs it with this file"),
     **(
@@ -64,6 +63,7 @@ CLUSTER = "needs machines of a cluster; tests/deploy/test_cluster.py runs the co
 
 RULES: tuple[Rule, ...] = (
     Rule("README.md", "make audit", How.OWN),
+    Rule("README.md", "testbed/uce: hourglass is", How.ELSEWHERE, "tests/docs/test_own_machine.py::test_readme"),
     Rule("README.md", "unerase serve", How.OWN),
     Rule("SECURITY.md", "table inet unerase", How.READ, "nftables' language; it needs root and a kernel's tables"),
     Rule("SECURITY.md", "apiVersion", How.LOADED),
@@ -113,7 +113,9 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/testbed.md", "unerase serve", How.READ, HOURS),
     Rule("docs/testbed.md", "mkdir -p build", How.READ, HOURS),
     Rule("docs/testbed.md", "python -m unerase_backend.testbed.train", How.READ, HOURS),
-    Rule("docs/testbed.md", "python -m bench.context", How.READ, HOURS),
+    Rule("docs/testbed.md", "python -m tools.context", How.READ, HOURS),
+    Rule("examples/README.md", "make install", How.ELSEWHERE, "tests/third_parties/test_example.py"),
+    Rule("examples/README.md", "python examples/audit.py", How.ELSEWHERE, "tests/service/test_examples.py"),
 )
 
 

@@ -14,11 +14,11 @@ import pytest
 import trustme
 import yaml
 
-import example
 from docs.files import WEIGHTS, give_pictures
 from docs.pages import ROOT, Block, blocks
 from docs.rules import How, tried
 from docs.scraping import CONFIG, config_with_documented_lines
+from support import example
 from unerase._concept_file import read_concept_file
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.runtime.access import read_tokens

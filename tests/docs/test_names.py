@@ -13,12 +13,12 @@ import grpc
 import pytest
 import typer
 
-from backend import evaluations
 from docs.pages import ROOT, blocks, commands, inline_code, links, pages, text_of, words
 from docs.rules import is_formula
-from unerase._cli import app
+from support.backend import evaluations
+from support.command_tree import below, whole_command
 from unerase_backend.coordinator.settings import CoordinatorSettings
-from unerase_backend.serve import ServeSettings
+from unerase_backend.serve_settings import ServeSettings
 
 PACKAGE = ROOT / "services" / "unerase_backend"
 # Written by a command that the same page shows, or by the reader.
@@ -28,7 +28,7 @@ MADE = re.compile(
 # A path of ours, with a folder and an ending, or a file of the root.
 PATH = re.compile(r"^[\w.*{}-]+(/[\w.*{}-]+)*/?$")
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".json", ".j2", ".toml", ".proto", ".png")
-TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench")
+TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench", "tools", "examples")
 # Made on the reader's side, or names of files in general.
 FILES = {"audit.json", "audit.html", "calibration.json", "MODEL.json", "tokens.json", "base/catalogue.yaml"}
 PROGRAMS = {
@@ -49,15 +49,6 @@ PROGRAMS = {
 }
 # Words in capitals that are no reason and no status of ours.
 CAPITALS = {"SIGTERM", "SIGKILL", "SIGHUP", "MODEL", "ID", "NAME"}
-
-
-def _group() -> Any:
-    return typer.main.get_command(app)
-
-
-def _below(command: Any) -> dict[str, Any]:
-    """The commands of a group; typer's are no click groups by their class."""
-    return getattr(command, "commands", {})
 
 
 def _split(command: str) -> list[list[str]]:
@@ -85,9 +76,9 @@ def _shell_commands() -> Iterator[tuple[str, list[str]]]:
 
 def _command(arguments: list[str]) -> tuple[Any, list[str]]:
     """Return the command that arguments ask for, and what is left of them."""
-    command = _group()
-    while arguments and arguments[0] in _below(command):
-        command, arguments = _below(command)[arguments[0]], arguments[1:]
+    command = whole_command()
+    while arguments and arguments[0] in below(command):
+        command, arguments = below(command)[arguments[0]], arguments[1:]
     return command, arguments
 
 
@@ -143,10 +134,10 @@ def test_a_program_is_known(page: str) -> None:
 def _options() -> set[str]:
     """Every option of every command."""
     found: set[str] = {"--help"}
-    pending = [_group()]
+    pending = [whole_command()]
     while pending:
         command = pending.pop()
-        pending += _below(command).values()
+        pending += below(command).values()
         found |= {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     return found
 
@@ -162,7 +153,7 @@ def _is_known(parts: list[str]) -> bool:
         case ["unerase", *arguments]:
             command, rest = _command(arguments)
             known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-            lost = _below(command) and rest and not rest[0].startswith("-")
+            lost = below(command) and rest and not rest[0].startswith("-")
             return not lost and {part.split("=")[0] for part in rest if part.startswith("--")} <= known
         case ["make", target, *_]:
             return re.search(rf"^{re.escape(target)}:", text_of("Makefile"), re.MULTILINE) is not None
@@ -233,6 +224,12 @@ def test_a_link_leads_somewhere(page: str) -> None:
     assert wrong == []
 
 
+def test_the_readme_links_every_page() -> None:
+    linked = {target.partition("#")[0] for _, target in links("README.md")}
+    records = re.compile(r"docs/index\.md|docs/decisions/\d.*")
+    assert [page for page in pages() if page not in {*linked, "README.md"} and not records.fullmatch(page)] == []
+
+
 def _anchors(page: Path) -> set[str]:
     """The names of a page's headings, as GitHub and Sphinx make them."""
     headings = re.findall(r"^#+ (.+)$", text_of(str(page)), re.MULTILINE)
@@ -254,7 +251,7 @@ def test_a_test_that_is_named_is_there(page: str) -> None:
 @cache
 def _sources() -> str:
     """All code of ours."""
-    files = [path for top in ("services", "clients", "tests", "bench") for path in (ROOT / top).rglob("*.py")]
+    files = [path for top in ("services", "clients", "tests", "bench", "tools") for path in (ROOT / top).rglob("*.py")]
     ours = [path for path in files if (ROOT / "tests" / "docs") not in path.parents]
     texts = [path.read_text() for path in ours]
     others = [

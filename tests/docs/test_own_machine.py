@@ -1,5 +1,6 @@
 """Whole pages are followed on a machine of the reader's own, with backends on the ports that the pages name."""
 
+import json
 import os
 import shutil
 import sys
@@ -16,7 +17,7 @@ from docs.files import give_pictures
 from docs.pages import ROOT, Block, blocks, commands, words
 from docs.rules import Case, How, case_of, tried
 from docs.shell import Shell, forwarded, shell
-from postgres import Postgres
+from support.postgres import Postgres
 from unerase import Audit, AuditState, Client, ClientSettings, TLSConfig, UneraseError
 
 # The quick battery runs to its end here, twice.
@@ -36,7 +37,7 @@ exec env PGHOST={host} PGUSER=postgres "$@"
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """What a reader's commands use of a clone, with this interpreter's packages as its virtual environment."""
-    for name in ("protos", "deploy", "docs", "bench"):
+    for name in ("protos", "deploy", "docs", "bench", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
     shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
@@ -129,6 +130,12 @@ def _follow(reader: Shell, followed: list[Block]) -> None:
 def test_readme(reader: Shell) -> None:
     _follow(reader, tried(How.OWN, "README.md"))
     assert (reader.folder / "build" / "audit.html").stat().st_size > 0
+    # What the page shows as the answer is what this audit answered; a terminal breaks its lines elsewhere.
+    [answer] = [block for block in blocks("README.md") if block.language == "text"]
+    content = json.loads((reader.folder / "build" / "audit.json").read_text())["content"]
+    spec, verdict = content["spec"], content["verdict"]
+    conclusion = verdict["conclusion"].removeprefix("CONCLUSION_").lower().replace("_", " ")
+    assert answer.text.split() == f"{spec['subject']}: {spec['concept']} is {conclusion} {verdict['summary']}".split()
 
 
 def test_client(reader: Shell) -> None:

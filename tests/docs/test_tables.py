@@ -7,8 +7,12 @@ import pytest
 from docs.pages import text_of
 from unerase import AsyncClient, Client, ClientSettings
 from unerase._commands.failing import ExitCode
+from unerase.v1.audits_pb2 import Battery
+from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS
+from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.report.parquet import SCHEMA
-from unerase_backend.serve import ServeSettings
+from unerase_backend.runtime.bounds import most_items
+from unerase_backend.serve_settings import ServeSettings
 
 
 def _rows(page: str, heading: str) -> list[list[str]]:
@@ -69,6 +73,13 @@ def test_the_defaults_of_settings() -> None:
         number = re.match(r"[\d,_.]+", default)
         told = float(re.sub("[,_]", "", number[0])) if number else 0.0
         assert told == known, f"{variable}: {default}, but the code says {known}"
+
+
+def test_the_limits_of_an_audit() -> None:
+    limits = {cells[0]: cells[1] for cells in _rows("docs/limits.md", "what")}
+    low, high = GUIDANCE_SCALES
+    assert limits["an audit's cases, steps, guidance"] == f"{MAX_CASES}; {MAX_STEPS}; {low:g} to {high:g}"
+    assert limits["an audit's evaluations"].startswith(f"{most_items(Battery, 'evaluations')},")
 
 
 def test_defaults_that_stand_in_the_prose() -> None:

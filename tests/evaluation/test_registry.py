@@ -3,7 +3,9 @@
 import pytest
 
 from unerase.v1.types_pb2 import EVALUATION_CLASS_PLAIN, MODEL_ROLE_SUBJECT, Observation, ParameterDescription
+from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.evaluation.registry import Registry, parameter
+from unerase_backend.runtime import source
 from unerase_backend.runtime.components import RegistrationError
 
 DESCRIBED = {"title": "Nothing", "summary": "Nothing.", "evaluation_class": EVALUATION_CLASS_PLAIN}
@@ -31,6 +33,13 @@ def test_what_is_registered_is_found_by_name_and_described(registry: Registry) -
     assert (description.name, description.title, description.required) == ("b", "Nothing", True)
     assert (list(description.parameters), list(description.deciding_arms)) == ([steps], ["x"])
     assert description.cases_per_unit == 2
+
+
+def test_the_source_of_all_that_computes_is_described(registry: Registry) -> None:
+    assert {evaluation.description.source_digest for evaluation in ATTACKS.all().values()} == {source.RESULTS}
+    registry.register("a", **DESCRIBED)(nothing)
+    assert registry.all()["a"].description.source_digest == source.component_digest(nothing.__module__)
+    assert source.component_digest(nothing.__module__) != source.RESULTS
 
 
 def test_a_name_is_taken_once(registry: Registry) -> None:

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 
-from fuzzing import FUZZ, messages
+from support.fuzzing import FUZZ, messages
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (

@@ -86,12 +86,6 @@ def test_the_latent_seed_of_what_resumes_inpainting_matters(trajectory_of: Traje
     assert canonical_trajectory(one) != canonical_trajectory(other)
 
 
-def test_what_neither_inpaints_nor_follows_a_classifier_keeps_its_key(trajectory_of: TrajectoryOf) -> None:
-    """Pictures made before there were masks and classifiers are found again."""
-    key = trajectory_key("model", trajectory_of(), "profile")
-    assert key == "0a7edd337116fa42fba0a58dd013898f4553e6876e4cf81469c9c0daa3870ac3"
-
-
 def test_model_and_profile_are_in_the_key(trajectory_of: TrajectoryOf) -> None:
     keys = {trajectory_key(model, trajectory_of(), profile) for model in ("a", "b") for profile in ("p", "q")}
     assert len(keys) == 4

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pydantic
 import pytest
 
-from backend import LocalBackend
+from support.backend import LocalBackend
 from unerase.internal.v1alpha1 import probing_pb2
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest

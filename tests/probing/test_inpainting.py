@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from backend import NEVER, REFERENCE, LocalBackend
-from probing.conftest import Recording
+from support.backend import NEVER, REFERENCE, LocalBackend
+from support.recording import Recording
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
 from unerase.internal.v1alpha1.trajectories_pb2 import View

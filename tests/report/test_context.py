@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from bench import context as command
 from google.protobuf import json_format
 
-from report_by_hand import made, observed, page
+from support.report_by_hand import made, observed, page
+from tools import context as command
 from unerase.v1.audits_pb2 import Report
 from unerase.v1.models_pb2 import Model
 from unerase.v1.verdicts_pb2 import Estimate

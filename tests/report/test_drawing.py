@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from report_by_hand import around, rate, traced
+from support.report_by_hand import around, rate, traced
 from unerase.v1.verdicts_pb2 import ArmResult, Estimate, Interval
 from unerase_backend.report import charts, plane
 from unerase_backend.report.drawing import FAR, Scale, mark

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from report_by_hand import DESCRIPTIONS, PICTURES, around, made, observed, page, rate, whole
+from support.report_by_hand import DESCRIPTIONS, PICTURES, around, made, observed, page, rate, whole
 from unerase.v1.audits_pb2 import Report, Tolerances
 from unerase.v1.models_pb2 import Model
 from unerase.v1.verdicts_pb2 import ArmResult, CurvePoint

@@ -7,7 +7,7 @@ import re
 import jsonschema
 import pytest
 
-from report_by_hand import (
+from support.report_by_hand import (
     CASES,
     HOSTILE,
     PICTURES,

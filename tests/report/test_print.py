@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from report_by_hand import PICTURES, whole
+from support.report_by_hand import PICTURES, whole
 from unerase_backend import report
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

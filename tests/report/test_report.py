@@ -9,12 +9,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from backend import evaluations, local_backend
+from support.backend import evaluations, local_backend
 from unerase.v1.audits_pb2 import AuditSpec, Battery, Manifest, Report
 from unerase.v1.types_pb2 import EvaluationRequest
 from unerase_backend import report
-from unerase_backend.coordinator.parts import whole
-from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.coordinator.planning.parts import whole
+from unerase_backend.coordinator.planning.plan import make_plan
 from unerase_backend.verdict import conclude
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from report_by_hand import (
+from support.report_by_hand import (
     CONTROL,
     HOSTILE,
     PICTURES,

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from report_by_hand import PICTURES, Page, whole
+from support.report_by_hand import PICTURES, Page, whole
 from unerase.v1.audits_pb2 import Report
 from unerase_backend import report
 from unerase_backend.report.calibrated import table

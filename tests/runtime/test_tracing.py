@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 import pytest
 from opentelemetry.trace import SpanKind
 
-from collector import Collector, Seen, collecting
+from support.collector import Collector, Seen, collecting
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.carried import AUDIT, REQUEST, carried, receives
 from unerase_backend.runtime.errors import NotFoundError

@@ -9,9 +9,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 
-import example
-from collector import Collector, collecting
-from serving import Running, serving
+from support import example
+from support.collector import Collector, collecting
+from support.serving import Running, serving
 from unerase import Client
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery
 from unerase.v1.types_pb2 import EvaluationRequest

@@ -10,9 +10,9 @@ import psutil
 import psycopg
 import pytest
 
-from coordinators import Coordinator, coordinator, ray_address
-from postgres import Postgres
-from serving import Running
+from support.coordinators import Coordinator, coordinator, ray_address
+from support.postgres import Postgres
+from support.serving import Running
 from unerase import Client, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_CANCELLED, AUDIT_STATE_SUCCEEDED, AuditEvent
 from unerase.v1.types_pb2 import Observation

@@ -16,8 +16,8 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from postgres import Postgres
-from serving import Running, serving
+from support.postgres import Postgres
+from support.serving import Running, serving
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_SUCCEEDED,
     Audit,

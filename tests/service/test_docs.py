@@ -11,7 +11,7 @@ from docs.files import give_pictures
 from docs.pages import ROOT, Block, commands
 from docs.rules import Case, How, case_of, tried
 from docs.shell import Shell, forwarded, shell
-from serving import Running
+from support.serving import Running
 from unerase import Client
 
 from .conftest import Traced

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from serving import Running, serving
+from support.serving import Running, serving
 from unerase import Client, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_RUNNING, AUDIT_STATE_SUCCEEDED
 

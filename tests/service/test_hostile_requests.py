@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzing import FUZZ, assert_lawful, hostile, leaks
+from support.fuzzing import FUZZ, assert_lawful, hostile, leaks
 from unerase import Client
 from unerase.internal.v1alpha1 import attack_pb2, classification_pb2, generation_pb2, probing_pb2
 from unerase.internal.v1alpha1.trajectories_pb2 import (
@@ -34,8 +34,8 @@ from unerase.internal.v1alpha1.trajectories_pb2 import (
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1 import audits_pb2, models_pb2
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, MODEL_ROLE_SUBJECT, Case, Concept, JudgeLabels, Tensor
-from unerase_backend.coordinator.paging import token_of
-from unerase_backend.coordinator.server import SERVICES
+from unerase_backend.coordinator.api.paging import token_of
+from unerase_backend.coordinator.api.server import SERVICES
 from unerase_backend.evaluation.parameters import parameters_struct
 
 from .conftest import Running, small_spec
@@ -58,30 +58,80 @@ def known(client: Client) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def valid(client: Client, known: dict[str, str]) -> dict[str, Message]:
     """One request of each method that would be accepted, as many fields set as can be."""
-    concept = client.concept("hourglass")
     panel = {field: Question(judge=f"testbed/{name}", labels=["hourglass"]) for field, name in _PANEL.items()}
     panel["selector"].labels[:] = ["a picture of a hourglass"]
     panel["selector"].alternatives.append("a picture of a circle")
-    unit = Unit(
-        id="standard-prompt/subject/0",
-        evaluation="standard-prompt",
-        role=MODEL_ROLE_SUBJECT,
-        model="testbed/uce",
-        reference=MODEL,
-        target=Target(concept=concept, **panel),
-        others=[Target(concept=client.concept("circle"), **panel)],
-        cases=[
-            Case(index=0, prompt="a hourglass", latent_seed=1, held_out_prompt="one hourglass", held_out_latent_seed=2)
-        ],
-        parameters=parameters_struct({}),
-        steps=3,
-        guidance_scale=3.0,
-        seed_base=5,
-    )
-    attacked = Unit()
-    attacked.CopyFrom(unit)
-    attacked.id, attacked.evaluation = "textual-inversion/subject/0", "textual-inversion"
-    attacked.parameters.CopyFrom(parameters_struct({"steps": 1}))
+    targets = [Target(concept=client.concept(name), **panel) for name in ("hourglass", "circle")]
+    requests = {
+        **_of_audits(known),
+        **_of_the_catalogue(),
+        **_of_generation(known, panel["judge"]),
+        **_of_units(*targets),
+        "Classify": classification_pb2.ClassifyRequest(
+            picture_digests=[known["digest"]],
+            questions=list(panel.values()),
+            view=View(crop_share=0.5),
+            embedding_judge="testbed/clip",
+        ),
+    }
+    assert requests.keys() == {method.name for method in METHODS.values()}
+    return requests
+
+
+def _of_audits(known: dict[str, str]) -> dict[str, Message]:
+    return {
+        "CreateAudit": audits_pb2.CreateAuditRequest(request_id="fuzz", spec=_whole_spec()),
+        "GetAudit": audits_pb2.GetAuditRequest(id=known["audit"]),
+        "ListAudits": audits_pb2.ListAuditsRequest(
+            page_size=3, page_token=token_of("audits", str(time.time_ns()), known["audit"])
+        ),
+        "WatchAudit": audits_pb2.WatchAuditRequest(id=known["audit"], after_sequence=1),
+        "CancelAudit": audits_pb2.CancelAuditRequest(id=known["audit"]),
+        # The audit stays for the other tests: its owner asks for it to go with one letter more.
+        "DeleteAudit": audits_pb2.DeleteAuditRequest(id=known["audit"] + "0"),
+        "GetReport": audits_pb2.GetReportRequest(id=known["audit"], format=audits_pb2.REPORT_FORMAT_HTML),
+        "ReadArtifact": audits_pb2.ReadArtifactRequest(id=known["audit"], digest=known["digest"]),
+        "ListEvaluations": audits_pb2.ListEvaluationsRequest(),
+    }
+
+
+def _of_the_catalogue() -> dict[str, Message]:
+    return {
+        "ListModels": models_pb2.ListModelsRequest(page_size=2, page_token=token_of("models", "testbed/a")),
+        "GetModel": models_pb2.GetModelRequest(name=MODEL),
+        "ListConcepts": models_pb2.ListConceptsRequest(page_size=2, page_token=token_of("concepts", "a")),
+        "CreateConcept": models_pb2.CreateConceptRequest(concept=_new_concept()),
+        "GetConcept": models_pb2.GetConceptRequest(name="hourglass"),
+        "DeleteConcept": models_pb2.DeleteConceptRequest(name="hourglass"),
+    }
+
+
+def _of_generation(known: dict[str, str], question: Question) -> dict[str, Message]:
+    return {
+        "Generate": generation_pb2.GenerateRequest(
+            model=MODEL,
+            trajectories=_trajectories(known["concept"]),
+            questions=[question],
+            pictures=True,
+            latents=True,
+            changes=[
+                generation_pb2.ModelChange(interpolation=generation_pb2.Interpolation(model="testbed/uce", share=0.5)),
+            ],
+        ),
+        "Encode": generation_pb2.EncodeRequest(model=MODEL, prompts=["a hourglass", "a circle"]),
+        "MeasureDenoising": generation_pb2.MeasureDenoisingRequest(
+            model=MODEL,
+            picture_digests=[known["concept"]],
+            prompts=["", "a hourglass"],
+            timesteps=[1, 500],
+            noise_seed=1,
+        ),
+        "DescribeGeneration": generation_pb2.DescribeGenerationRequest(),
+    }
+
+
+def _trajectories(picture_digest: str) -> list[Trajectory]:
+    """One of each kind of conditioning, and each with another of what a trajectory may hold."""
     conditionings = [
         Conditioning(text="a hourglass"),
         Conditioning(token_ids=TokenIds(ids=[1, 2, 3])),
@@ -101,63 +151,42 @@ def valid(client: Client, known: dict[str, str]) -> dict[str, Message]:
         for conditioning in conditionings
     ]
     trajectories[0].eta = 1.0
-    trajectories[1].inpainting.CopyFrom(Inpainting(picture_digest=known["concept"], mask_share=0.5))
+    trajectories[1].inpainting.CopyFrom(Inpainting(picture_digest=picture_digest, mask_share=0.5))
     trajectories[2].resumption.CopyFrom(
         Resumption(latents=Tensor(shape=[4, 8, 8], values=b"\x00" * 4 * 4 * 64), step=1)
     )
     trajectories[2].stop_step = 2
     trajectories[3].classifier_guidance.CopyFrom(ClassifierGuidance(classifier_digest="0" * 64, scale=1.0))
-    requests: dict[str, Message] = {
-        "CreateAudit": audits_pb2.CreateAuditRequest(request_id="fuzz", spec=_whole_spec()),
-        "GetAudit": audits_pb2.GetAuditRequest(id=known["audit"]),
-        "ListAudits": audits_pb2.ListAuditsRequest(
-            page_size=3, page_token=token_of("audits", str(time.time_ns()), known["audit"])
-        ),
-        "WatchAudit": audits_pb2.WatchAuditRequest(id=known["audit"], after_sequence=1),
-        "CancelAudit": audits_pb2.CancelAuditRequest(id=known["audit"]),
-        # The audit stays for the other tests: its owner asks for it to go with one letter more.
-        "DeleteAudit": audits_pb2.DeleteAuditRequest(id=known["audit"] + "0"),
-        "GetReport": audits_pb2.GetReportRequest(id=known["audit"], format=audits_pb2.REPORT_FORMAT_HTML),
-        "ReadArtifact": audits_pb2.ReadArtifactRequest(id=known["audit"], digest=known["digest"]),
-        "ListEvaluations": audits_pb2.ListEvaluationsRequest(),
-        "ListModels": models_pb2.ListModelsRequest(page_size=2, page_token=token_of("models", "testbed/a")),
-        "GetModel": models_pb2.GetModelRequest(name=MODEL),
-        "ListConcepts": models_pb2.ListConceptsRequest(page_size=2, page_token=token_of("concepts", "a")),
-        "CreateConcept": models_pb2.CreateConceptRequest(concept=_new_concept()),
-        "GetConcept": models_pb2.GetConceptRequest(name="hourglass"),
-        "DeleteConcept": models_pb2.DeleteConceptRequest(name="hourglass"),
-        "Generate": generation_pb2.GenerateRequest(
-            model=MODEL,
-            trajectories=trajectories,
-            questions=[panel["judge"]],
-            pictures=True,
-            latents=True,
-            changes=[
-                generation_pb2.ModelChange(interpolation=generation_pb2.Interpolation(model="testbed/uce", share=0.5)),
-            ],
-        ),
-        "Encode": generation_pb2.EncodeRequest(model=MODEL, prompts=["a hourglass", "a circle"]),
-        "MeasureDenoising": generation_pb2.MeasureDenoisingRequest(
-            model=MODEL,
-            picture_digests=[known["concept"]],
-            prompts=["", "a hourglass"],
-            timesteps=[1, 500],
-            noise_seed=1,
-        ),
-        "DescribeGeneration": generation_pb2.DescribeGenerationRequest(),
-        "Classify": classification_pb2.ClassifyRequest(
-            picture_digests=[known["digest"]],
-            questions=list(panel.values()),
-            view=View(crop_share=0.5),
-            embedding_judge="testbed/clip",
-        ),
+    return trajectories
+
+
+def _of_units(target: Target, other: Target) -> dict[str, Message]:
+    unit = Unit(
+        id="standard-prompt/subject/0",
+        evaluation="standard-prompt",
+        role=MODEL_ROLE_SUBJECT,
+        model="testbed/uce",
+        reference=MODEL,
+        target=target,
+        others=[other],
+        cases=[
+            Case(index=0, prompt="a hourglass", latent_seed=1, held_out_prompt="one hourglass", held_out_latent_seed=2)
+        ],
+        parameters=parameters_struct({}),
+        steps=3,
+        guidance_scale=3.0,
+        seed_base=5,
+    )
+    attacked = Unit()
+    attacked.CopyFrom(unit)
+    attacked.id, attacked.evaluation = "textual-inversion/subject/0", "textual-inversion"
+    attacked.parameters.CopyFrom(parameters_struct({"steps": 1}))
+    return {
         "Probe": probing_pb2.ProbeRequest(unit=unit),
         "ListProbes": probing_pb2.ListProbesRequest(),
         "Attack": attack_pb2.AttackRequest(unit=attacked),
         "ListAttacks": attack_pb2.ListAttacksRequest(),
     }
-    assert requests.keys() == {method.name for method in METHODS.values()}
-    return requests
 
 
 _PANEL = {"selector": "clip", "judge": "judge", "second_judge": "second-judge"}

@@ -17,7 +17,7 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
 from unerase.v1.types_pb2 import EvaluationRequest
-from unerase_backend.coordinator.places import CALLS
+from unerase_backend.coordinator.api.call_limits import CALLS
 
 from .conftest import Running, small_spec
 

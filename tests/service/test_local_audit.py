@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving import serving
+from support.serving import serving
 from unerase import AuditState, Client
 
 
@@ -24,14 +24,19 @@ def test_ctrl_c_ends_the_backend_and_keeps_the_audit(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
     )
     assert command.stderr is not None
     accepted = next(line for line in command.stderr if line.startswith("audit "))
     audit_id = accepted.split()[1]
     backend = psutil.Process(command.pid).children(recursive=True)
     os.killpg(command.pid, signal.SIGINT)
-    said = command.communicate(timeout=120)[1]
+    try:
+        said = command.communicate(timeout=120)[1]
+    except subprocess.TimeoutExpired:
+        # It says where it stands.
+        command.send_signal(signal.SIGABRT)
+        said = command.communicate()[1]
     assert command.returncode == 130, said
     assert "Traceback" not in said, said
     assert f"`unerase serve --data-dir {data}` resumes it" in said

@@ -2,7 +2,7 @@
 
 import json
 
-from serving import Running
+from support.serving import Running
 
 from .conftest import Traced
 

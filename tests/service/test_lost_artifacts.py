@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from serving import Running
+from support.serving import Running
 from unerase import Client, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
 

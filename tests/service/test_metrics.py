@@ -11,7 +11,7 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving import Running
+from support.serving import Running
 from unerase import Client
 
 from .conftest import Traced, small_spec

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from serving import Running
+from support.serving import Running
 from unerase import Client
 from unerase._cli import app
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Tolerances

@@ -6,7 +6,7 @@ import sqlite3
 import grpc
 import pytest
 
-from serving import Running
+from support.serving import Running
 from unerase import Client
 from unerase._errors import error_of
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from serving import Running
+from support.serving import Running
 from unerase import Client, UneraseError
 from unerase.internal.v1alpha1.generation_pb2 import EncodeRequest, GenerateRequest
 from unerase.internal.v1alpha1.generation_pb2_grpc import GenerationServiceStub

@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.sdk.trace import TracerProvider
 from sqlalchemy.engine import make_url
 
-from collector import Collector, Seen
-from serving import serving
+from support.collector import Collector, Seen
+from support.serving import serving
 from unerase import Client, ClientSettings
 from unerase.v1.audits_pb2 import AUDIT_STATE_RUNNING, AUDIT_STATE_SUCCEEDED, Audit
 from unerase_backend.runtime import tokens
@@ -94,10 +94,7 @@ def restarted(tmp_path_factory: pytest.TempPathFactory, collector: Collector) ->
             Client(first.address, settings=settings) as client,
             grpc.insecure_channel(first.address, options=[("grpc.enable_http_proxy", 0)]) as channel,
         ):
-            watches = {service: _Watch(channel, service) for service in WATCHED}
-            for watch in watches.values():
-                watch.start()
-                assert watch.serving.wait(60)
+            watches = _watches(channel)
             with TracerProvider().get_tracer("caller").start_as_current_span("caller") as span:
                 audit = client.create_audit(spec)
                 trace = f"{span.get_span_context().trace_id:032x}"
@@ -131,6 +128,15 @@ def restarted(tmp_path_factory: pytest.TempPathFactory, collector: Collector) ->
     finally:
         database.cleanup()
         shutil.rmtree(ray, ignore_errors=True)
+
+
+def _watches(channel: grpc.Channel) -> dict[str, _Watch]:
+    """Watch each service's health, from when it serves."""
+    watches = {service: _Watch(channel, service) for service in WATCHED}
+    for watch in watches.values():
+        watch.start()
+        assert watch.serving.wait(60)
+    return watches
 
 
 def _watch_until_a_unit_is_done(client: Client, audit_id: str, done: list[str]) -> int:

@@ -22,8 +22,8 @@ import psutil
 import psycopg
 import pytest
 
-from fuzzing import assert_lawful
-from postgres import Postgres
+from support.fuzzing import assert_lawful
+from support.postgres import Postgres
 from unerase import Client, ClientSettings, Concept, ConceptKind, JudgeLabels, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
 from unerase_backend.catalogue import EMBEDDED

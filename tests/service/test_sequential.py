@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving import Running
+from support.serving import Running
 from unerase import Client
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Tolerances, UnitDone
 from unerase.v1.verdicts_pb2 import OUTCOME_RECOVERS

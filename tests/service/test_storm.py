@@ -6,8 +6,8 @@ import pytest
 
 from chaos.fleet import Shared
 from chaos.storm import Undisturbed, calm, specs, storm
-from postgres import Postgres
-from serving import Running
+from support.postgres import Postgres
+from support.serving import Running
 
 WANTED = specs()[:2]
 

@@ -13,12 +13,13 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from serving import Running
+from support.serving import Running
 from unerase import Client
 from unerase._errors import error_of
-from unerase_backend.coordinator.rooms import ROOMS
-from unerase_backend.coordinator.server import SERVICES
-from unerase_backend.serve import ServeSettings, start
+from unerase_backend.coordinator.api.rooms_proxy import ROOMS
+from unerase_backend.coordinator.api.server import SERVICES
+from unerase_backend.serve import start
+from unerase_backend.serve_settings import ServeSettings
 
 from .conftest import await_health
 

@@ -9,8 +9,8 @@ import grpc
 import psutil
 import pytest
 
-from coordinators import Coordinator, coordinator, ray_address
-from serving import Running
+from support.coordinators import Coordinator, coordinator, ray_address
+from support.serving import Running
 from unerase import Client, ClientSettings, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit
 from unerase_backend.runtime import tokens

@@ -2,7 +2,7 @@
 
 import pytest
 
-import example
+from support import example
 from unerase import AuditSpec, Battery, Client, EvaluationRequest, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from collector import Collector, Seen
+from support.collector import Collector, Seen
 
 from .conftest import Traced
 

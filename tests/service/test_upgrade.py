@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import serving
+from support.serving import serving
 from unerase import Client
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED
 from unerase.v1.types_pb2 import Observation

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-import example
+from support import example
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a process that finds the package, and the tests' own modules."""
     site = example.install(tmp_path_factory.mktemp("third-party") / "site")
-    paths = [str(site), str(Path(example.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(site), str(Path(example.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 

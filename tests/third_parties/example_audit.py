@@ -10,15 +10,15 @@ import json
 import sys
 from pathlib import Path
 
-import example
-from backend import evaluations, local_backend
+from support import example
+from support.backend import evaluations, local_backend
 from unerase.v1.audits_pb2 import AuditSpec, Battery
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.classification.registry import kinds
-from unerase_backend.coordinator.parts import whole
-from unerase_backend.coordinator.plan import make_plan
+from unerase_backend.coordinator.planning.parts import whole
+from unerase_backend.coordinator.planning.plan import make_plan
 from unerase_backend.probing.registry import PROBES
 from unerase_backend.verdict import conclude
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import example
+from support import example
 
 # What a slow machine may take: each starts a process that makes pictures.
 pytestmark = pytest.mark.timeout(900)

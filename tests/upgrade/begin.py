@@ -18,7 +18,7 @@ from unerase import Client
 from unerase.v1.audits_pb2 import AuditSpec, Battery
 from unerase.v1.types_pb2 import EvaluationRequest, Observation
 
-_SERVE = "import sys; from unerase_backend.serve import main; main(port=0, data_dir=sys.argv[1], ray_auth='disabled')"
+_SERVE = "import sys; from unerase_backend.serve import run; run(port=0, data_dir=sys.argv[1], ray_auth='disabled')"
 
 
 def spec() -> AuditSpec:

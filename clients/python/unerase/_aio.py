@@ -16,10 +16,10 @@ from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from unerase._arrow import need_arrow, table_of
-from unerase._client import joined, new_id, upload_of
 from unerase._errors import UneraseError, error_of
-from unerase._repeating import Attempts
+from unerase._repeating import Attempts, new_id
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
+from unerase._transfers import Piece, joined, upload_of
 from unerase._watching import ENDED, Watching, closed
 from unerase.v1.audits_pb2 import (
     Audit,
@@ -31,12 +31,10 @@ from unerase.v1.audits_pb2 import (
     DeleteAuditRequest,
     GetAuditRequest,
     GetReportRequest,
-    GetReportResponse,
     ListAuditsRequest,
     ListEvaluationsRequest,
     ListEvaluationsResponse,
     ReadArtifactRequest,
-    ReadArtifactResponse,
     Report,
     ReportFormat,
 )
@@ -60,7 +58,6 @@ if TYPE_CHECKING:
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-Piece = TypeVar("Piece", GetReportResponse, ReadArtifactResponse)
 
 
 class AsyncClient:

@@ -51,18 +51,25 @@ def chosen(
     return concept, reference, list(names) or every
 
 
-def specs_of(shared: AuditSpec, subjects: Iterable[str]) -> list[AuditSpec]:
-    """Return the audit of each subject by a request that is the same for all but for its subject.
+def specs_of(
+    template: AuditSpec, models: Iterable[Model], concepts: Iterable[Concept], names: Sequence[str]
+) -> list[AuditSpec]:
+    """Return the audit of each model that is `chosen`, by a request that is the same for all but for its subject.
 
-    The reference is held against itself, which its request says. Which control each gets is for the backend to say: one
-    that never learned the concept is held against another.
+    The `template` may leave its concept out, and its reference and subject are not looked at. The reference is held
+    against itself, which its request says. Which control each gets is for the backend to say: one that never learned
+    the concept is held against another.
+
+    Raises:
+        UneraseError: INVALID_ARGUMENT, there is no such concept, or more than one.
     """
+    concept, reference, subjects = chosen(models, concepts, template.concept, names)
     specs = []
     for subject in subjects:
         spec = AuditSpec()
-        spec.CopyFrom(shared)
-        spec.subject = subject
-        spec.assume_reference = subject == shared.reference
+        spec.CopyFrom(template)
+        spec.concept, spec.reference, spec.subject = concept, reference, subject
+        spec.assume_reference = subject == reference
         specs.append(spec)
     return specs
 

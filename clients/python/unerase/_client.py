@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -18,8 +17,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from unerase._arrow import need_arrow, table_of
 from unerase._errors import UneraseError, error_of
 from unerase._interrupting import interruptible
-from unerase._repeating import Attempts
+from unerase._repeating import Attempts, new_id
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
+from unerase._transfers import Piece, joined, upload_of
 from unerase._watching import ENDED, Watching, closed
 from unerase.v1.audits_pb2 import (
     Audit,
@@ -31,26 +31,21 @@ from unerase.v1.audits_pb2 import (
     DeleteAuditRequest,
     GetAuditRequest,
     GetReportRequest,
-    GetReportResponse,
     ListAuditsRequest,
     ListEvaluationsRequest,
     ListEvaluationsResponse,
     ReadArtifactRequest,
-    ReadArtifactResponse,
     Report,
     ReportFormat,
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
 from unerase.v1.models_pb2 import (
-    CreateConceptRequest,
     DeleteConceptRequest,
     GetConceptRequest,
     GetModelRequest,
     ListConceptsRequest,
     ListModelsRequest,
     Model,
-    NewConcept,
-    PictureChunk,
 )
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase.v1.types_pb2 import Concept
@@ -60,44 +55,6 @@ if TYPE_CHECKING:
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
-Piece = TypeVar("Piece", GetReportResponse, ReadArtifactResponse)
-
-PIECE_BYTES = 256 * 1024
-
-
-def joined(pieces: Sequence[GetReportResponse] | Sequence[ReadArtifactResponse]) -> bytes:
-    """Return the content of a transfer.
-
-    Raises:
-        UneraseError: DATA_LOSS, the pieces are not as many bytes as the first one says.
-    """
-    content = b"".join(piece.chunk for piece in pieces)
-    size = pieces[0].size_bytes if pieces else 0
-    if size != len(content):
-        raise UneraseError(
-            grpc.StatusCode.DATA_LOSS, f"{len(content)} bytes came instead of {size}", reason="TRANSFER_INCOMPLETE"
-        )
-    return content
-
-
-def new_id(request_id: str | None) -> str:
-    """Return a request id: the caller's, or one of this call's own."""
-    return uuid.uuid4().hex if request_id is None else request_id
-
-
-def upload_of(
-    concept: Concept, pictures: Sequence[bytes], near_misses: Sequence[bytes], tile: int, request_id: str
-) -> Iterator[CreateConceptRequest]:
-    """Yield the messages of a concept's upload: its description, then each picture in pieces."""
-    yield CreateConceptRequest(concept=NewConcept(request_id=request_id, concept=concept))
-    for near_miss, sent in ((False, pictures), (True, near_misses)):
-        for picture in sent:
-            starts = range(0, max(len(picture), 1), PIECE_BYTES)
-            for start in starts:
-                piece = PictureChunk(chunk=picture[start : start + PIECE_BYTES], last=start == starts[-1])
-                if piece.last:
-                    piece.near_miss, piece.tile = near_miss, tile
-                yield CreateConceptRequest(picture=piece)
 
 
 class Client:

@@ -14,6 +14,7 @@ once if that wait is longer than the time that is left.
 
 import random
 import time
+import uuid
 
 import grpc
 
@@ -21,6 +22,11 @@ from unerase._errors import UneraseError
 from unerase._settings import ClientSettings, RetryConfig
 
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def new_id(request_id: str | None) -> str:
+    """Return a request id: the caller's, or one of this call's own."""
+    return uuid.uuid4().hex if request_id is None else request_id
 
 
 def backoff(retry: RetryConfig, failures: int) -> float:

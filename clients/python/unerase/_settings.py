@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 50051
+DEFAULT_ADDRESS = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
 """Where `unerase serve` listens unless told otherwise."""
 
 MOST_SECONDS = 1e8

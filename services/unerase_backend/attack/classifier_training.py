@@ -41,7 +41,6 @@ AUC_POINTS = 10
 """Timesteps at which the classifier is measured: the midpoints of as many equal parts of the schedule."""
 LOSSES_KEPT = 100
 
-_VERSION = "classifier-1"
 _PURPOSES = ("weights", "dropout", "positive", "negative", "timestep", "noise")
 
 
@@ -172,7 +171,7 @@ def _key(unit: Unit, workbench: Workbench, recipe: Recipe, concepts: Sequence[Co
     digest = hashlib.sha256()
     profile = numerics_profile(model.device, model.dtype, torch.get_num_threads(), recipe.batch_size, ENCODE_BATCH)
     pictures = [list(concept.picture_digests) for concept in concepts]
-    digest.update(repr((_VERSION, recipe, _seed(unit, "weights"), profile, model.scaling_factor, pictures)).encode())
+    digest.update(repr((recipe, _seed(unit, "weights"), profile, model.scaling_factor, pictures)).encode())
     for name, tensor in [*sorted(model.vae.state_dict().items()), ("alphas", model.alphas_cumprod)]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())

@@ -18,9 +18,8 @@ from unerase_backend.catalogue import Catalogue
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.deployment import application, begin_computing
 from unerase_backend.runtime.handles import remote_models
-from unerase_backend.runtime.observed import observe
-from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 
 class RayObserver(Observer):
@@ -58,14 +57,9 @@ class Attack:
 
     def __init__(self, settings: AttackSettings) -> None:
         # Imported by the replica alone: what only deploys it stays light.
-        import torch
-        import transformers
-
         from unerase_backend.attack.engine import AttackEngine
 
-        torch.set_num_threads(settings.torch_threads)
-        observe("attack", settings)
-        transformers.logging.disable_progress_bar()
+        begin_computing("attack", settings)
         catalogue = Catalogue.load(settings.catalogues)
         store, models = ArtifactStore(settings.artifacts), remote_models(Models)
         self._engine = AttackEngine(catalogue, store, settings, models, RayObserver())
@@ -85,13 +79,4 @@ class Attack:
 
 def build(args: AttackSettings) -> serve.Application:
     """Build the application from the `args` of a Serve config."""
-    deployment = serve.deployment(
-        Attack,
-        name="attack",
-        num_replicas=args.replicas,
-        ray_actor_options={"num_cpus": 0.1},
-        max_ongoing_requests=64,
-        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
-        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
-    )
-    return deployment.bind(args)
+    return application(Attack, args, max_ongoing_requests=64)

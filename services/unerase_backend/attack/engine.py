@@ -18,7 +18,7 @@ from unerase.internal.v1alpha1.attack_pb2 import (
     ListAttacksRequest,
     ListAttacksResponse,
 )
-from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
+from unerase.internal.v1alpha1.units_pb2 import Progress, UnitEvent
 from unerase.v1.types_pb2 import Observation
 from unerase_backend.attack.observer import Observer
 from unerase_backend.attack.registry import ATTACKS
@@ -27,14 +27,9 @@ from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.evaluation.models import Models
-from unerase_backend.evaluation.parameters import Parameters
-from unerase_backend.evaluation.registry import Evaluation
-from unerase_backend.evaluation.units import check_unit
+from unerase_backend.evaluation.units import HEARTBEAT_SECONDS, resolve_unit
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import ExhaustedError, NotFoundError
-
-HEARTBEAT_SECONDS = 60.0
-"""How often the latest progress is repeated where nothing is new: a silent stream would be taken for a dead one."""
+from unerase_backend.runtime.errors import ExhaustedError
 
 
 class AttackEngine:
@@ -67,7 +62,7 @@ class AttackEngine:
             ExhaustedError: the device's memory does not suffice.
         """
         unit = request.unit
-        evaluation, parameters = _checked(unit)
+        evaluation, parameters = resolve_unit(unit, ATTACKS, "attack")
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[UnitEvent | None] = asyncio.Queue()
         given_up = threading.Event()
@@ -84,6 +79,7 @@ class AttackEngine:
                 lambda event: loop.call_soon_threadsafe(lambda: events.put_nowait(event)),
                 given_up,
                 self._settings.unit_timeout_seconds,
+                evaluation.description.source_digest,
                 self._observer,
             )
             return await evaluation.run(unit, self._models, workbench)
@@ -132,11 +128,3 @@ async def _next(events: "asyncio.Queue[UnitEvent | None]", latest: UnitEvent) ->
             return await events.get()
     except TimeoutError:
         return latest
-
-
-def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
-    evaluation = ATTACKS.all().get(unit.evaluation)
-    if evaluation is None:
-        why = ATTACKS.broken().get(unit.evaluation) or f"there are {', '.join(ATTACKS.all())}"
-        raise NotFoundError(f"there is no attack {unit.evaluation!r}; {why}", reason="EVALUATION_NOT_FOUND")
-    return evaluation, check_unit(unit, evaluation.description)

@@ -18,7 +18,7 @@ from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.evaluation.known_pictures import learnable
-from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.models import SELECTOR, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -166,8 +166,8 @@ class Record:
         self.observations.append(draw.observation(unit, sample))
         score = -1.0
         if sample.status == SAMPLE_STATUS_SCORED:
-            score = sample.judgements[0].score
-            self.succeeded |= sample.judgements[0].detected
+            score = sample.judgements[SELECTOR].score
+            self.succeeded |= sample.judgements[SELECTOR].detected
         self._scored.append((score, draw))
 
     def finding(self) -> Finding:

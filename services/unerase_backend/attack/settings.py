@@ -2,12 +2,14 @@
 
 from pydantic import Field
 
-from unerase_backend.runtime.settings import RoomSettings
+from unerase_backend.runtime.settings import ReplicatedRoomSettings
 
 
-class AttackSettings(RoomSettings):
-    """Where the attacks find models and pictures, and how much they may use."""
+class AttackSettings(ReplicatedRoomSettings):
+    """Where the attacks find models and pictures, and how much they may use.
+
+    A replica optimises one unit at a time, in a thread of its own.
+    """
 
     models_kept: int = Field(default=4, ge=1, description="models kept in memory, by most recent use")
     unit_timeout_seconds: float = Field(default=6 * 3600, gt=0, description="time that one unit may take")
-    replicas: int = Field(default=1, ge=1, description="replicas of the deployment, each with one thread of its own")

@@ -7,6 +7,7 @@ learns that nobody waits for it any more.
 
 import asyncio
 import copy
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +52,7 @@ class Workbench:
         emit: Callable[[UnitEvent], object],
         given_up: threading.Event,
         timeout_seconds: float,
+        source_digest: str,
         observer: Observer | None = None,
     ) -> None:
         self.model = model
@@ -62,6 +64,7 @@ class Workbench:
         self._emit = emit
         self._deadline = time.monotonic() + timeout_seconds
         self._given_up = given_up
+        self._source_digest = source_digest
         self._observer = observer or Observer()
 
     async def compute(self, optimisation: Callable[[], Result]) -> Result:
@@ -162,9 +165,15 @@ class Workbench:
         return self._store.contains(digest)
 
     def record(self, key: str, content: bytes) -> None:
-        """Record what work under `key` came to, 64 hexadecimal digits, so that no unit has to do it again."""
-        self._store.put_record(key, content)
+        """Record what work under `key` came to, so that no unit has to do it again.
+
+        The key names all that the work depends on but the source, which is added to it.
+        """
+        self._store.put_record(self._record_key(key), content)
 
     def recorded(self, key: str) -> bytes | None:
-        """Return what was recorded under `key`; None if there is nothing."""
-        return self._store.get_record(key)
+        """Return what the same source recorded under `key`; None if there is nothing."""
+        return self._store.get_record(self._record_key(key))
+
+    def _record_key(self, key: str) -> str:
+        return hashlib.sha256(f"{self._source_digest}\0{key}".encode()).hexdigest()

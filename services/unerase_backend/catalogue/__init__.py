@@ -3,6 +3,7 @@
 from unerase_backend.catalogue.catalogue import EMBEDDED, Catalogue
 from unerase_backend.catalogue.custom import CustomConcept, check_concept
 from unerase_backend.catalogue.entries import (
+    GUIDANCE_SCALES,
     MAX_CONCEPT_NAMES,
     MAX_CONCEPT_PROMPTS,
     MAX_PROMPT_BYTES,
@@ -14,6 +15,7 @@ from unerase_backend.catalogue.entries import (
 
 __all__ = [
     "EMBEDDED",
+    "GUIDANCE_SCALES",
     "MAX_CONCEPT_NAMES",
     "MAX_CONCEPT_PROMPTS",
     "MAX_PROMPT_BYTES",

@@ -39,6 +39,8 @@ GUIDANCE_SCALE = 7.5
 STEPS = 50
 # A schedule of 1,000 timesteps that begins at timestep 1 has one step fewer.
 MAX_STEPS = 999
+GUIDANCE_SCALES = (1.0, 50.0)
+"""The least and the greatest guidance scale; 1 is none."""
 MAX_PROMPT_BYTES = 4096
 """A prompt, with the concept's name in its place, in UTF-8; what a text encoder does not read of it is cut off."""
 MAX_CONCEPT_NAMES = most_items(Concept, "names")
@@ -148,7 +150,7 @@ class ModelEntry(_Entry):
     unet: Weights | None = None
     text_encoder: Weights | None = None
     # 0 stands for "not given".
-    guidance_scale: float = Field(default=0.0, ge=1, le=50, allow_inf_nan=False)
+    guidance_scale: float = Field(default=0.0, ge=GUIDANCE_SCALES[0], le=GUIDANCE_SCALES[1], allow_inf_nan=False)
     steps: int = Field(default=0, ge=1, le=MAX_STEPS)
     resolution: int = Field(default=0, ge=8, le=4096)
     method: str = ""

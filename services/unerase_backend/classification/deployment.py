@@ -11,8 +11,7 @@ from unerase_backend.classification.observer import Observer
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.carried import receives
-from unerase_backend.runtime.observed import observe
-from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
+from unerase_backend.runtime.deployment import application, begin_computing
 
 
 class RayObserver(Observer):
@@ -50,14 +49,9 @@ class Classification:
 
     def __init__(self, settings: ClassificationSettings) -> None:
         # Imported by the replica alone: what only deploys it stays light.
-        import torch
-        import transformers
-
         from unerase_backend.classification.engine import ClassificationEngine
 
-        torch.set_num_threads(settings.torch_threads)
-        observe("classification", settings)
-        transformers.logging.disable_progress_bar()
+        begin_computing("classification", settings)
         catalogue = Catalogue.load(settings.catalogues)
         self._engine = ClassificationEngine(catalogue, ArtifactStore(settings.artifacts), settings, RayObserver())
 
@@ -69,13 +63,4 @@ class Classification:
 
 def build(args: ClassificationSettings) -> serve.Application:
     """Build the application from the `args` of a Serve config."""
-    deployment = serve.deployment(
-        Classification,
-        name="classification",
-        num_replicas=args.replicas,
-        ray_actor_options={"num_cpus": 0.1},
-        max_ongoing_requests=256,
-        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
-        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
-    )
-    return deployment.bind(args)
+    return application(Classification, args, max_ongoing_requests=256)

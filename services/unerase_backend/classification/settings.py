@@ -2,12 +2,11 @@
 
 from pydantic import Field
 
-from unerase_backend.runtime.settings import RoomSettings
+from unerase_backend.runtime.settings import ReplicatedRoomSettings
 
 
-class ClassificationSettings(RoomSettings):
+class ClassificationSettings(ReplicatedRoomSettings):
     """Where the judges find pictures and weights, and how they compute."""
 
     # Part of what fixes every bit of a score: every call of a judge is filled up to it.
     batch_size: int = Field(default=32, ge=1, le=512, description="pictures in one call of a judge")
-    replicas: int = Field(default=1, ge=1, description="replicas of the deployment")

@@ -6,49 +6,44 @@ another left behind whose lease has run out.
 """
 
 import asyncio
-import fcntl
 import logging
-import time
-import uuid
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig, DBOSPortableJSONSerializer
 from ray import serve
 from sqlalchemy.engine import make_url
 
-from unerase._files import write_whole
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.audits import AuditServicer
-from unerase_backend.coordinator.changes import Changes
-from unerase_backend.coordinator.connections import Connections
-from unerase_backend.coordinator.database import Database
-from unerase_backend.coordinator.exposition import serve_metrics
-from unerase_backend.coordinator.leases import Leases
+from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.api.metrics_server import serve_metrics
+from unerase_backend.coordinator.api.model_service import ModelServicer
+from unerase_backend.coordinator.api.rooms_proxy import ROOMS
+from unerase_backend.coordinator.api.server import Server
+from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.execution.retention import Retention
+from unerase_backend.coordinator.execution.workflow import CURRENT, Auditor
 from unerase_backend.coordinator.metrics import Metrics
-from unerase_backend.coordinator.models import ModelServicer
-from unerase_backend.coordinator.retention import Retention
-from unerase_backend.coordinator.rooms import ROOMS
-from unerase_backend.coordinator.server import Server
 from unerase_backend.coordinator.settings import CoordinatorSettings
-from unerase_backend.coordinator.tables import create_workflow_engine, on_full_disk
-from unerase_backend.coordinator.workflow import CURRENT, Auditor
+from unerase_backend.coordinator.state_folder import StateFolder
+from unerase_backend.coordinator.storage.connections import Connections
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import create_workflow_engine, on_full_disk
+from unerase_backend.coordinator.storage.errors import domain_error
+from unerase_backend.coordinator.storage.leases import Leases
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.deployment import application
 from unerase_backend.runtime.encryption import Certificates
-from unerase_backend.runtime.errors import UnavailableError
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
 from unerase_backend.runtime.observed import observe
-from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 _logger = logging.getLogger(__name__)
 
 # DBOS recovers only workflows of its own version: it changes when the order of a workflow's steps does, no sooner.
 _WORKFLOW_VERSION = "1"
-_LOCK_SECONDS = 60.0
 _THREADS = 64
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
@@ -63,39 +58,50 @@ class Coordinator:
 
     async def __init__(self, settings: CoordinatorSettings) -> None:  # type: ignore[misc]
         observe("coordinator", settings)
-        gate = Gate(Path(settings.tokens) if settings.tokens else None)
-        certificates = Certificates.of(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
-        state = Path(settings.state)
         self._settings = settings
-        self._lock = await _locked(state)
+        self._gate = Gate(Path(settings.tokens) if settings.tokens else None)
+        self._certificates = Certificates.of(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+        self._folder = await StateFolder.locked(Path(settings.state))
         # DBOS waits in threads while the database is gone or its disk is full; others have their own meanwhile.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
-        serializer = DBOSPortableJSONSerializer()
-        urls = _database_urls(settings, state)
-        connections = Connections(urls["async"], settings.lease_seconds)
-        self._workflow_engine = create_workflow_engine(
-            urls["dbos"], settings.lease_seconds, connections.sizes.workflows
-        )
-        self._database = Database(connections)
-        await self._database.migrate()
-        home = _home(state / "executor")
-        self._leases = Leases(connections, home, settings.lease_seconds)
-        await self._leases.begin()
-        catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
-        store = ArtifactStore(settings.artifacts)
-        self._metrics, changes = Metrics(), Changes(self._database.sequences)
-        for watched in (*connections.engines(), self._workflow_engine):
-            on_full_disk(watched, self._meet_full_disk)
+        self._metrics = Metrics()
+        self._catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
+        self._store = ArtifactStore(settings.artifacts)
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)
+        await self._begin_storage()
+        notifications = Notifications(self._database.audits.sequences)
+        await self._begin_execution(notifications)
+        await self._begin_serving(notifications)
+        _logger.info("listening on %s:%d", settings.host, settings.port)
+
+    async def _begin_storage(self) -> None:
+        """Connect to the database, and take this coordinator's lease."""
+        settings, urls = self._settings, self._database_urls()
+        self._connections = Connections(urls["async"], settings.lease_seconds)
+        self._workflow_engine = create_workflow_engine(
+            urls["dbos"], settings.lease_seconds, self._connections.sizes.workflows
+        )
+        for watched in (*self._connections.engines(), self._workflow_engine):
+            on_full_disk(watched, self._meet_full_disk)
+        self._database = Database(self._connections)
+        await self._database.migrate()
+        self._leases = Leases(self._connections, self._folder.identity, settings.lease_seconds)
+        await self._leases.begin()
+
+    async def _begin_execution(self, notifications: Notifications) -> None:
+        """Start DBOS, and go on with the audits that an earlier coordinator left behind."""
+        settings, serializer, urls = self._settings, DBOSPortableJSONSerializer(), self._database_urls()
         self._auditor = CURRENT.auditor = Auditor(
             self._database,
-            connections,
-            await AsyncSQLAlchemyDatasource.create(urls["async"], engine=connections.steps, serializer=serializer),
-            catalogue,
-            store,
+            self._connections,
+            await AsyncSQLAlchemyDatasource.create(
+                urls["async"], engine=self._connections.steps, serializer=serializer
+            ),
+            self._catalogue,
+            self._store,
             self._metrics,
-            changes,
+            notifications,
             concurrent_units=settings.concurrent_units,
             retry_seconds=settings.unit_retry_seconds,
         )
@@ -112,44 +118,58 @@ class Coordinator:
         )
         # On this loop, so that workflows that are recovered run here as well.
         DBOS.launch()
-        # Workflows of version 0.1.0 bear the home's name.
-        await self._auditor.take_over([home, *await self._leases.dead()])
+        # Workflows of version 0.1.0 bear the identity of the folder.
+        await self._auditor.take_over([self._folder.identity, *await self._leases.dead()])
         await self._auditor.announce()
+
+    async def _begin_serving(self, notifications: Notifications) -> None:
+        """Answer calls, and do again and again what has to be done."""
+        settings, gate, quota = self._settings, self._gate, self._settings.quota()
         self._stop_metrics = (
-            serve_metrics(self._metrics, gate, settings.host, settings.metrics_port, certificates)
+            serve_metrics(self._metrics, gate, settings.host, settings.metrics_port, self._certificates)
             if settings.metrics_port
             else None
         )
-        retention = Retention(self._database, store, settings.retention_days)
-        quota = settings.quota()
+        retention = Retention(self._database, self._store, settings.retention_days)
         audits = AuditServicer(
             self._auditor,
             self._database,
-            catalogue,
-            store,
-            changes,
+            self._catalogue,
+            self._store,
+            notifications,
             retention,
             lambda who: gate.quota(who) or quota,
             settings.cost_limits(),
         )
-        self._server = Server(
-            audits, ModelServicer(catalogue, store, self._database, remote_classify()), self._metrics, gate
-        )
-        await self._server.start(settings.host, settings.port, certificates)
+        models = ModelServicer(self._catalogue, self._store, self._database, remote_classify())
+        self._server = Server(audits, models, self._metrics, gate, domain_error)
+        await self._server.start(settings.host, settings.port, self._certificates)
         self._background = [
-            asyncio.create_task(repeated)
-            for repeated in (
-                _every(_HEALTH_SECONDS, self._show_rooms, "Serve's controller does not say how the rooms are"),
-                _every(settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed"),
-                _every(_EXPIRE_SECONDS, retention.expire, "what has had its time could not be removed"),
-                _every(
-                    _ESTIMATES_SECONDS, self._auditor.estimates.synchronise, "how long units take is not written down"
+            asyncio.create_task(_every(seconds, act, trouble))
+            for seconds, act, trouble in (
+                (
+                    _HEALTH_SECONDS,
+                    self._show_rooms,
+                    "the health of the rooms could not be read from Serve",
                 ),
-                _every(_ENDED_SECONDS, self._auditor.stop_ended, "what ended elsewhere is not known"),
-                _every(_FORGOTTEN_SECONDS, self._auditor.begin_forgotten, "what has no workflow is not known"),
+                (settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed"),
+                (_EXPIRE_SECONDS, retention.expire, "expired audits and artefacts could not be removed"),
+                (_ESTIMATES_SECONDS, self._auditor.estimates.synchronise, "the durations of units could not be saved"),
+                (_ENDED_SECONDS, self._auditor.stop_ended, "audits that ended elsewhere could not be looked up"),
+                (_FORGOTTEN_SECONDS, self._auditor.begin_forgotten, "audits without a workflow could not be looked up"),
             )
         ]
-        _logger.info("listening on %s:%d", settings.host, settings.port)
+
+    def _database_urls(self) -> dict[str, str]:
+        database = self._settings.database()
+        if not database:
+            # Two files: DBOS reads its own while a unit's transaction holds the lock of ours.
+            return {
+                "async": f"sqlite+aiosqlite:///{self._folder.path / 'audits.sqlite'}",
+                "dbos": f"sqlite:///{self._folder.path / 'workflows.sqlite'}",
+            }
+        url = make_url(database).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        return {"async": url, "dbos": url}
 
     def _meet_full_disk(self) -> None:
         self._metrics.full_disk_waits.inc()
@@ -188,9 +208,9 @@ class Coordinator:
         stop_metrics = getattr(self, "_stop_metrics", None)
         if stop_metrics is not None:
             await asyncio.to_thread(stop_metrics)
-        lock = getattr(self, "_lock", None)
-        if lock is not None:
-            lock.close()
+        folder = getattr(self, "_folder", None)
+        if folder is not None:
+            folder.unlock()
         await asyncio.to_thread(tracing.flush)
 
 
@@ -204,55 +224,12 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]], trouble: st
         await asyncio.sleep(seconds)
 
 
-async def _locked(state: Path) -> IO[Any]:
-    """Lock the state folder for this process; the lock ends with the process, however that ends."""
-    file = _lock_file(state)
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > deadline:
-                file.close()
-                raise UnavailableError("another coordinator has this state folder", reason="STATE_IN_USE") from None
-            await asyncio.sleep(0.2)
-        else:
-            return file
-
-
-def _lock_file(state: Path) -> IO[Any]:
-    state.mkdir(parents=True, exist_ok=True)
-    return (state / "lock").open("w")
-
-
-def _home(path: Path) -> str:
-    if not path.exists():
-        write_whole(path, uuid.uuid4().hex)
-    return path.read_text().strip()
-
-
-def _database_urls(settings: CoordinatorSettings, state: Path) -> dict[str, str]:
-    database = settings.database()
-    if not database:
-        # Two files: DBOS reads its own while a unit's transaction holds the lock of ours.
-        return {
-            "async": f"sqlite+aiosqlite:///{state / 'audits.sqlite'}",
-            "dbos": f"sqlite:///{state / 'workflows.sqlite'}",
-        }
-    url = make_url(database).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    return {"async": url, "dbos": url}
-
-
 def build(args: CoordinatorSettings) -> serve.Application:
     """Build the application from the `args` of a Serve config."""
-    deployment = serve.deployment(
+    return application(
         Coordinator,
-        name="coordinator",
-        ray_actor_options={"num_cpus": 0.1},
-        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
-        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
+        args,
         # Serve kills what has not drained by then; the server's own grace comes first.
         graceful_shutdown_timeout_s=args.shutdown_grace_seconds + 15,
         graceful_shutdown_wait_loop_s=0.1,
     )
-    return deployment.bind(args)

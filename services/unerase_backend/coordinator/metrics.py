@@ -8,7 +8,7 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from unerase.v1.audits_pb2 import AuditState
-from unerase_backend.coordinator.tables import ENDED
+from unerase_backend.coordinator.states import ENDED
 
 COORDINATOR = "coordinator"
 """The room of what a new coordinator takes up, to `Metrics.survived`."""
@@ -31,6 +31,11 @@ class Metrics:
         Gauge("unerase_info", "The backend's version; always 1.", ["version"], registry=self.registry).labels(
             version("unerase")
         ).set(1)
+        self._count_audits()
+        self._count_units()
+        self._count_rooms_and_rpcs()
+
+    def _count_audits(self) -> None:
         self._audits = Gauge("unerase_audits", "Audits by state.", ["state"], registry=self.registry)
         self._audit_seconds = Histogram(
             "unerase_audit_seconds",
@@ -47,6 +52,8 @@ class Metrics:
         )
         self._oldest.set_function(self._age_of_oldest)
         self._oldest_created: float | None = None
+
+    def _count_units(self) -> None:
         self.units = Counter(
             "unerase_units_total",
             "Units that ended, by evaluation and outcome (recorded, stopped, failed), and attempts that were repeated.",
@@ -79,6 +86,8 @@ class Metrics:
             "Attempts that were put off since the disk of the database or of the artefacts is full.",
             registry=self.registry,
         )
+
+    def _count_rooms_and_rpcs(self) -> None:
         self._room_up = Gauge(
             "unerase_room_up", "Whether a room has a replica that runs, 0 or 1.", ["room"], registry=self.registry
         )

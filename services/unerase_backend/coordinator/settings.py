@@ -6,34 +6,33 @@ from pydantic import Field, model_validator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from unerase_backend.coordinator.admission import AdmissionSettings
-from unerase_backend.runtime.settings import RoomSettings
+from unerase._settings import DEFAULT_HOST, DEFAULT_PORT
+from unerase_backend.coordinator.limits import AdmissionSettings
+from unerase_backend.runtime.settings import File, RoomSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class CoordinatorSettings(RoomSettings, AdmissionSettings):
-    """Where the coordinator listens, what it remembers audits in, and how much runs at once."""
+class ServiceSettings(AdmissionSettings):
+    """How the service behaves towards its clients: what `unerase serve` hands on to its coordinator as it is."""
 
-    state: str = Field(
-        description="folder of what belongs to this coordinator alone: its lock and, by default, its databases"
+    host: str = Field(
+        default=DEFAULT_HOST, min_length=1, description="address that the gRPC server and /metrics listen on"
+    )
+    allow_insecure_bind: bool = Field(
+        default=False, description="listen on an address that others reach without TLS and tokens"
+    )
+    tls_certificate: File = Field(default="", description="PEM file of the server's certificate chain; empty: no TLS")
+    tls_key: File = Field(default="", description="PEM file of the certificate's key")
+    tls_client_ca: File = Field(
+        default="", description="PEM file of authorities: clients need a certificate of theirs (mTLS)"
+    )
+    tokens: File = Field(
+        default="", description="file of tokens, as `unerase tokens` writes it; empty lets everybody in"
     )
     database_url: str = Field(
-        default="", repr=False, description="postgresql://... ; empty means SQLite in the state folder"
+        default="", repr=False, description="postgresql://... , which coordinators may share; empty means SQLite"
     )
-    database_url_variable: str = Field(
-        default="", description="environment variable of the coordinator's process that holds database_url"
-    )
-    host: str = Field(default="127.0.0.1", description="address the gRPC server binds")
-    port: int = Field(default=50051, ge=1, le=65535, description="port of the gRPC server")
-    metrics_port: int = Field(default=0, ge=0, le=65535, description="port of /metrics; 0 means none")
-    allow_insecure_bind: bool = Field(
-        default=False, description="bind an address that others reach without TLS and tokens"
-    )
-    tls_certificate: str = Field(default="", description="PEM file of the certificate chain; empty means no TLS")
-    tls_key: str = Field(default="", description="PEM file of the certificate's key")
-    tls_client_ca: str = Field(default="", description="PEM file of the authorities of clients' certificates (mTLS)")
-    tokens: str = Field(default="", description="file of tokens; empty lets everybody in")
     # Enough to keep generation's batch full while units wait for their judges; more only costs memory.
     concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
     unit_retry_seconds: float = Field(
@@ -47,6 +46,36 @@ class CoordinatorSettings(RoomSettings, AdmissionSettings):
     retention_days: float = Field(
         default=0.0, ge=0, description="days after its end that an audit is kept; 0 keeps it for ever"
     )
+
+    @model_validator(mode="after")
+    def _refuse_insecure_bind(self) -> "ServiceSettings":
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key: give both, or neither")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca: asks for clients' certificates, which needs tls_certificate and tls_key")
+        if self.host not in LOOPBACK and not self.allow_insecure_bind and not (self.tls_certificate and self.tokens):
+            missing = " and ".join(
+                name for name, given in (("TLS", self.tls_certificate), ("tokens", self.tokens)) if not given
+            )
+            raise ValueError(
+                f"host {self.host!r} is reachable from other machines and the server has no {missing}; "
+                "bind 127.0.0.1, give tls_certificate, tls_key and tokens, "
+                "or set allow_insecure_bind where the network itself keeps others out"
+            )
+        return self
+
+
+class CoordinatorSettings(ServiceSettings, RoomSettings):
+    """Where the coordinator listens, what it remembers audits in, and how much runs at once."""
+
+    state: str = Field(
+        description="folder of what belongs to this coordinator alone: its lock and, by default, its databases"
+    )
+    database_url_variable: str = Field(
+        default="", description="environment variable of the coordinator's process that holds database_url"
+    )
+    port: int = Field(default=DEFAULT_PORT, ge=1, le=65535, description="port of the gRPC server")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="port of /metrics; 0 means none")
     shutdown_grace_seconds: float = Field(default=5.0, ge=0, description="time that calls in flight have to end")
 
     def database(self) -> str:
@@ -66,23 +95,6 @@ class CoordinatorSettings(RoomSettings, AdmissionSettings):
     def _take_one_database(self) -> "CoordinatorSettings":
         if self.database_url and self.database_url_variable:
             raise ValueError("database_url and database_url_variable: give one of them")
-        return self
-
-    @model_validator(mode="after")
-    def _refuse_insecure_bind(self) -> "CoordinatorSettings":
-        if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ValueError("tls_certificate and tls_key: give both, or neither")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("tls_client_ca: asks for clients' certificates, which needs tls_certificate and tls_key")
-        if self.host not in LOOPBACK and not self.allow_insecure_bind and not (self.tls_certificate and self.tokens):
-            missing = " and ".join(
-                name for name, given in (("TLS", self.tls_certificate), ("tokens", self.tokens)) if not given
-            )
-            raise ValueError(
-                f"host {self.host!r} is reachable from other machines and the server has no {missing}; "
-                "bind 127.0.0.1, give tls_certificate, tls_key and tokens, "
-                "or set allow_insecure_bind where the network itself keeps others out"
-            )
         return self
 
 

@@ -1,7 +1,7 @@
 """What fixes every bit of a result: the numerics profile.
 
-Within one profile a trajectory gives the same bits whatever shares its batch, on any worker; across profiles results
-agree within tolerance.
+Within one profile a trajectory gives the same bits whatever shares its batch, on any worker; across profiles of one
+source results agree within tolerance.
 """
 
 import os
@@ -11,10 +11,9 @@ from importlib.metadata import version
 import torch
 
 from unerase_backend.diffusion.conditioning import TEXT_ROWS
+from unerase_backend.runtime import source
 
-REVISION = 1
-"""Raised whenever the sampler's arithmetic changes, so that no older result is taken for a new one."""
-
+_SOURCE_DIGITS = 16
 _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
 
 
@@ -22,7 +21,7 @@ def numerics_profile(device: torch.device, dtype: torch.dtype, threads: int, bat
     """Return the profile of a worker, one line."""
     return " ".join(
         [
-            f"revision={REVISION}",
+            f"source={source.PICTURES[:_SOURCE_DIGITS]}",
             f"unet={batch_rows}",
             f"vae={decode_batch}",
             f"text={TEXT_ROWS}",

@@ -115,6 +115,10 @@ class Models:
         return list(response.pictures)
 
 
+SELECTOR, JUDGE = 0, 1
+"""The places of the judgements that rooms look at, among the three of an observation."""
+
+
 def panel(target: Target) -> list[Question]:
     """Return the three questions about a concept in the order in which observations keep the judgements."""
     return [target.selector, target.judge, target.second_judge]

@@ -5,13 +5,11 @@ the parameters, on which it finds them and the model with gradients, reports pro
 parties register through the entry points `unerase.probes` and `unerase.attacks`, whose modules are imported once.
 """
 
-import hashlib
 import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
@@ -30,6 +28,7 @@ from unerase_backend.evaluation.cost import formula_problem
 from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
 from unerase_backend.runtime.components import Components, RegistrationError
 from unerase_backend.runtime.errors import InvalidRequestError
+from unerase_backend.runtime.source import component_digest
 
 Run = Callable[..., Awaitable[list[Observation]]]
 
@@ -95,7 +94,7 @@ class Registry:
                 reference_begins=reference_begins,
                 pictures=pictures,
                 rows=rows,
-                source_digest=_source_digest(run),
+                source_digest=component_digest(run.__module__),
             )
             _refuse_bad(description, run)
             self._evaluations.add(name, Evaluation(description, run), run.__module__)
@@ -143,11 +142,6 @@ def _formula_problems(description: EvaluationDescription, parameters: Parameters
         return ["pictures and rows: give both, or neither"]
     found = {name: formula_problem(formula, parameters) for name, formula in formulas.items() if formula}
     return [f"the formula of {name}: {problem}" for name, problem in found.items() if problem]
-
-
-def _source_digest(run: Run) -> str:
-    file = inspect.getsourcefile(run)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file and Path(file).is_file() else ""
 
 
 def parameter(

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Judgement, Observation
-from unerase_backend.evaluation.models import Models
+from unerase_backend.evaluation.models import JUDGE, Models
 
 NONE = "none of its kind"
 # As many questions as the judges answer at once.
 QUESTIONS_AT_ONCE = 64
-_JUDGE = 1
 
 
 async def name_what_stands(unit: Unit, models: Models, observations: Sequence[Observation]) -> None:
@@ -40,7 +39,7 @@ async def name_what_stands(unit: Unit, models: Models, observations: Sequence[Ob
     for observation, answered in zip(scored, answers, strict=True):
         if observation.status != SAMPLE_STATUS_SCORED:
             continue
-        judgement = observation.judgements[_JUDGE]
+        judgement = observation.judgements[JUDGE]
         found = [(answer.score, -place) for place, answer in enumerate(answered) if answer.detected]
         if found:
             score, place = max(found)

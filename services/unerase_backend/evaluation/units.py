@@ -13,17 +13,40 @@ from unerase.v1.types_pb2 import (
     Concept,
     EvaluationDescription,
 )
-from unerase_backend.catalogue import MAX_CONCEPT_NAMES, MAX_CONCEPT_PROMPTS, MAX_PROMPT_BYTES, MAX_STEPS
+from unerase_backend.catalogue import (
+    GUIDANCE_SCALES,
+    MAX_CONCEPT_NAMES,
+    MAX_CONCEPT_PROMPTS,
+    MAX_PROMPT_BYTES,
+    MAX_STEPS,
+)
 from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
 from unerase_backend.evaluation.questions import problems
+from unerase_backend.evaluation.registry import Evaluation, Registry
 from unerase_backend.runtime.bounds import most_items
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError
 
 MAX_CASES = most_items(Unit, "cases")
 MAX_OTHERS = most_items(Unit, "others")
-GUIDANCE_SCALES = (1.0, 50.0)
+
+HEARTBEAT_SECONDS = 60.0
+"""How often a room that runs a unit gives a sign of life: a silent stream would be taken for a dead one."""
 
 _ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
+
+
+def resolve_unit(unit: Unit, registry: Registry, kind: str) -> tuple[Evaluation, Parameters]:
+    """Return the evaluation of a unit and its parameters, both checked; `kind` is what the registry holds.
+
+    Raises:
+        NotFoundError: the registry does not have the evaluation.
+        InvalidRequestError: with every bad field.
+    """
+    evaluation = registry.all().get(unit.evaluation)
+    if evaluation is None:
+        why = registry.broken().get(unit.evaluation) or f"there are {', '.join(registry.all())}"
+        raise NotFoundError(f"there is no {kind} {unit.evaluation!r}; {why}", reason="EVALUATION_NOT_FOUND")
+    return evaluation, check_unit(unit, evaluation.description)
 
 
 def check_unit(unit: Unit, description: EvaluationDescription) -> Parameters:

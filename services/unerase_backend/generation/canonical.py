@@ -1,9 +1,11 @@
 """One key for one result: SHA-256 over the model, the trajectory in a canonical encoding, and the numerics profile.
 
+The profile holds a digest of the source, this file's included, so that other code finds none of the results.
+
 Protobuf's bytes are not canonical. Here every field has its fixed place, every value its type and length; fields that
 cannot change the result are left out: the noise seed and the variance scale where eta is 0, the latent seed of what
 resumes (unless it inpaints: its initial noise stands around the mask), a stop at the schedule's end. A mask and a
-classifier come last, each under its name, so that what has neither keeps the key it always had.
+classifier come last, each under its name.
 """
 
 import hashlib
@@ -12,9 +14,6 @@ from collections.abc import Iterable, Sequence
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.v1.types_pb2 import Tensor
-
-_VERSION = "trajectory-1"
-_MODEL_VERSION = "model-1"
 
 
 def model_key(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
@@ -25,7 +24,7 @@ def model_key(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
     if not changes:
         return base_digest
     figures = [figure for digest, share in changes for figure in (digest, float(share))]
-    return hashlib.sha256(_encoded([_MODEL_VERSION, base_digest, *figures])).hexdigest()
+    return hashlib.sha256(_encoded(["model", base_digest, *figures])).hexdigest()
 
 
 def trajectory_key(model_digest: str, trajectory: Trajectory, profile: str) -> str:
@@ -38,7 +37,7 @@ def canonical_trajectory(trajectory: Trajectory) -> bytes:
     resumes, noisy = trajectory.HasField("resumption"), trajectory.eta > 0
     return _encoded(
         [
-            _VERSION,
+            "trajectory",
             *_conditioning(trajectory.conditioning),
             float(trajectory.guidance_scale),
             "" if resumes and not trajectory.HasField("inpainting") else trajectory.latent_seed,

@@ -26,9 +26,8 @@ from unerase_backend.generation.routing import ModelRouter, model_key
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.deployment import application, begin_computing
 from unerase_backend.runtime.handles import remote_classify
-from unerase_backend.runtime.observed import observe
-from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 _QUEUE_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800]
 
@@ -95,12 +94,9 @@ class Generation:
 
     def __init__(self, settings: GenerationSettings) -> None:
         # Imported by the replica alone: what only deploys it stays light.
-        import transformers
-
         from unerase_backend.generation.engine import GenerationEngine
 
-        observe("generation", settings)
-        transformers.logging.disable_progress_bar()
+        begin_computing("generation", settings)
         catalogue, store = Catalogue.load(settings.catalogues), ArtifactStore(settings.artifacts)
         self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayObserver())
         self._load = Load()
@@ -142,16 +138,11 @@ class Generation:
 
 def build(args: GenerationSettings) -> serve.Application:
     """Build the application from the `args` of a Serve config."""
-    deployment = serve.deployment(
+    return application(
         Generation,
-        name="generation",
-        num_replicas=args.replicas,
-        ray_actor_options={"num_cpus": 0.1},
+        args,
         max_ongoing_requests=1024,
-        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
-        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
         request_router_config=RequestRouterConfig(
             request_router_class=ModelRouter, request_routing_stats_period_s=_TELL_SECONDS
         ),
     )
-    return deployment.bind(args)

@@ -3,10 +3,10 @@
 from pydantic import Field
 
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
-from unerase_backend.runtime.settings import RoomSettings
+from unerase_backend.runtime.settings import ReplicatedRoomSettings
 
 
-class GenerationSettings(RoomSettings):
+class GenerationSettings(ReplicatedRoomSettings):
     """Where generation finds weights and keeps pictures, and how it computes."""
 
     # Both are part of the numerics profile: other values give other bits.
@@ -14,4 +14,3 @@ class GenerationSettings(RoomSettings):
     decode_batch: int = Field(default=DECODE_BATCH, ge=1, le=256, description="pictures in every VAE call")
     # An audit uses three: subject, reference, control.
     models_in_memory: int = Field(default=4, ge=1, description="models kept loaded; others wait until one is idle")
-    replicas: int = Field(default=1, ge=1, description="replicas of the deployment")

@@ -1,7 +1,6 @@
 """What a request may hold, as far as it can be told without the model; every bad field is named."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 from unerase.internal.v1alpha1.generation_pb2 import (
@@ -11,13 +10,13 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     ModelChange,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
-from unerase_backend.catalogue import MAX_PROMPT_BYTES, MAX_STEPS
+from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_PROMPT_BYTES, MAX_STEPS
 from unerase_backend.evaluation.questions import question_violations
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.identifiers import DIGEST
 
 MAX_TRAJECTORIES = most_items(GenerateRequest, "trajectories")
-MAX_GUIDANCE_SCALE = 50.0
 MAX_ETA = 10.0
 MAX_VARIANCE_SCALE = 10.0
 MAX_CLASSIFIER_SCALE = 10_000.0
@@ -26,8 +25,6 @@ MAX_PICTURES = most_items(MeasureDenoisingRequest, "picture_digests")
 MAX_TIMESTEPS = most_items(MeasureDenoisingRequest, "timesteps")
 MAX_ERRORS = 1_000_000
 MAX_CHANGES = most_items(GenerateRequest, "changes")
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def check_generate(request: GenerateRequest) -> None:
@@ -84,7 +81,7 @@ def _problems(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
             yield f"conditioning.{field}", f"must be at most {MAX_PROMPT_BYTES} bytes"
     if not 1 <= steps <= MAX_STEPS:
         yield "steps", f"must be 1 to {MAX_STEPS}, not {steps}"
-    yield from _within("guidance_scale", trajectory.guidance_scale, 1.0, MAX_GUIDANCE_SCALE)
+    yield from _within("guidance_scale", trajectory.guidance_scale, *GUIDANCE_SCALES)
     yield from _within("eta", trajectory.eta, 0.0, MAX_ETA)
     yield from _within("variance_scale", trajectory.variance_scale, 0.0, MAX_VARIANCE_SCALE)
     taken = trajectory.resumption.step
@@ -104,7 +101,7 @@ def _problems(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
 
 
 def _digest(field: str, digest: str) -> Iterator[tuple[str, str]]:
-    if not _DIGEST.fullmatch(digest):
+    if not DIGEST.fullmatch(digest):
         yield field, "must be 64 hexadecimal digits in lower case"
 
 

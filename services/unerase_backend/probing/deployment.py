@@ -10,9 +10,9 @@ from unerase_backend.evaluation.models import Models
 from unerase_backend.probing.engine import ProbingEngine
 from unerase_backend.probing.settings import ProbingSettings
 from unerase_backend.runtime.carried import receives
+from unerase_backend.runtime.deployment import application
 from unerase_backend.runtime.handles import remote_models
 from unerase_backend.runtime.observed import observe
-from unerase_backend.runtime.settings import HEALTH_CHECK_PERIOD_SECONDS, HEALTH_CHECK_TIMEOUT_SECONDS
 
 
 class Probing:
@@ -37,13 +37,4 @@ class Probing:
 
 def build(args: ProbingSettings) -> serve.Application:
     """Build the application from the `args` of a Serve config."""
-    deployment = serve.deployment(
-        Probing,
-        name="probing",
-        num_replicas=args.replicas,
-        ray_actor_options={"num_cpus": 0.1},
-        max_ongoing_requests=256,
-        health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
-        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
-    )
-    return deployment.bind(args)
+    return application(Probing, args, max_ongoing_requests=256)

@@ -7,16 +7,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ListProbesResponse, ProbeRequest, ProbeResponse
-from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
+from unerase.internal.v1alpha1.units_pb2 import Progress, UnitEvent
 from unerase_backend.evaluation.models import Models
-from unerase_backend.evaluation.parameters import Parameters
-from unerase_backend.evaluation.registry import Evaluation
-from unerase_backend.evaluation.units import check_unit
+from unerase_backend.evaluation.units import HEARTBEAT_SECONDS, resolve_unit
 from unerase_backend.probing.registry import PROBES
-from unerase_backend.runtime.errors import NotFoundError
-
-HEARTBEAT_SECONDS = 60.0
-"""How often a sign of life goes out: a silent stream would be taken for a dead one."""
 
 
 class ProbingEngine:
@@ -32,7 +26,7 @@ class ProbingEngine:
             NotFoundError: an unknown probe, model or picture.
             InvalidRequestError: a bad parameter, or a unit without what the probe needs.
         """
-        evaluation, parameters = _checked(request.unit)
+        evaluation, parameters = resolve_unit(request.unit, PROBES, "probe")
         run = asyncio.ensure_future(evaluation.run(request.unit, self._models, parameters))
         try:
             while not (await asyncio.wait({run}, timeout=HEARTBEAT_SECONDS))[0]:
@@ -47,11 +41,3 @@ class ProbingEngine:
         """List the probes, in order of name."""
         described = [evaluation.description for evaluation in PROBES.all().values()]
         return ListProbesResponse(probes=described, broken=PROBES.broken())
-
-
-def _checked(unit: Unit) -> tuple[Evaluation, Parameters]:
-    evaluation = PROBES.all().get(unit.evaluation)
-    if evaluation is None:
-        why = PROBES.broken().get(unit.evaluation) or f"there are {', '.join(PROBES.all())}"
-        raise NotFoundError(f"there is no probe {unit.evaluation!r}; {why}", reason="EVALUATION_NOT_FOUND")
-    return evaluation, check_unit(unit, evaluation.description)

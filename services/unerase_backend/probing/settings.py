@@ -1,11 +1,7 @@
 """The settings of the probes' deployment."""
 
-from pydantic import Field
-
-from unerase_backend.runtime.settings import RoomSettings
+from unerase_backend.runtime.settings import ReplicatedRoomSettings
 
 
-class ProbingSettings(RoomSettings):
+class ProbingSettings(ReplicatedRoomSettings):
     """How many processes run probes; they compute nothing themselves."""
-
-    replicas: int = Field(default=1, ge=1, description="replicas of the deployment")

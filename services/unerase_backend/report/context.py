@@ -1,6 +1,6 @@
 """Where other models stand on the plane: figures of finished audits, shown beside those of an audit for comparison.
 
-`context.json` holds them for each reference and concept of the testbed; `python -m bench.context DIR` writes it from
+`context.json` holds them for each reference and concept of the testbed; `python -m tools.context DIR` writes it from
 the JSON reports of a folder. A model's figures belong to its reference, so the reference is known by its digest: for
 other weights of the same name there is no context. They are not findings of the audit that shows them, and no part of
 its content.

@@ -37,6 +37,7 @@ from unerase_backend.report.context import Context, context_of
 from unerase_backend.report.pictures import Pictures
 from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.text import outside, prose, visible, whole
+from unerase_backend.runtime.identifiers import AUDIT_ID
 from unerase_backend.verdict.comparison import flaws
 from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, Ground, grounds, summarise
@@ -68,7 +69,6 @@ _MARK_OF_GROUND = {
 }
 """Of what a verdict rests on: its colour, its sign, and the sign in words."""
 
-_AUDIT_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("unerase_backend.report", "."),
@@ -212,7 +212,7 @@ def _moment(report: Report, field: Literal["create_time", "end_time"]) -> str:
 def _running_head(report: Report) -> Markup:
     """Return what stands at the head of each printed page, as a string of CSS: an audit's id and its date."""
     said = ["unerase audit report"]
-    if _AUDIT_ID.fullmatch(report.audit_id):
+    if AUDIT_ID.fullmatch(report.audit_id):
         said.append(f"audit {report.audit_id}")
     if report.HasField("end_time"):
         said.append(_moment(report, "end_time"))

@@ -6,7 +6,6 @@ read is checked against its digest, and what is not what its digest says is remo
 
 import errno
 import hashlib
-import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 import fsspec
 
 from unerase_backend.runtime.errors import DataLossError, ExhaustedError, NotFoundError
+from unerase_backend.runtime.identifiers import DIGEST
 
 STORAGE_FULL = "STORAGE_FULL"
 """The reason of what waits until there is room on a disk again."""
@@ -22,7 +22,6 @@ STORAGE_FULL = "STORAGE_FULL"
 LOST = ("ARTIFACT_NOT_FOUND", "ARTIFACT_DAMAGED")
 """The reasons of an artefact that is not there, or is not there any more."""
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RETRY_SECONDS = 10.0
 _PIECE_BYTES = 1024 * 1024
@@ -54,7 +53,7 @@ class ArtifactStore:
             NotFoundError: there is no such artefact, or `digest` is not 64 hexadecimal digits.
             DataLossError: the stored bytes are not what the digest says; the broken file is removed.
         """
-        if not _DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest):
             raise NotFoundError("the digest must be 64 hexadecimal digits in lower case", reason="ARTIFACT_NOT_FOUND")
         path = self._path("artifacts", digest)
         try:
@@ -75,7 +74,7 @@ class ArtifactStore:
             NotFoundError: as `get`.
             DataLossError: in place of the last piece.
         """
-        size = self.size(digest) if _DIGEST.fullmatch(digest) else None
+        size = self.size(digest) if DIGEST.fullmatch(digest) else None
         if size is None:
             raise NotFoundError("no artefact has this digest", reason="ARTIFACT_NOT_FOUND")
         return size, self._pieces(self._path("artifacts", digest), digest, piece_bytes)
@@ -100,7 +99,7 @@ class ArtifactStore:
 
     def contains(self, digest: str) -> bool:
         """Say whether the artefact is there, without reading it."""
-        return bool(_DIGEST.fullmatch(digest)) and bool(self._filesystem.exists(self._path("artifacts", digest)))
+        return bool(DIGEST.fullmatch(digest)) and bool(self._filesystem.exists(self._path("artifacts", digest)))
 
     def whole(self, digest: str) -> bool:
         """Say whether the artefact is there and what its digest says."""

@@ -46,11 +46,6 @@ def clopper_pearson_upper(hits: ArrayLike, cases: ArrayLike, alpha: float = ALPH
     return 1 - clopper_pearson_lower(cases - hits, cases, alpha)
 
 
-def clopper_pearson(hits: ArrayLike, cases: ArrayLike, alpha: float = ALPHA) -> tuple[Floats, Floats]:
-    """Return the exact two-sided interval: both one-sided bounds at alpha / 2."""
-    return clopper_pearson_lower(hits, cases, alpha / 2), clopper_pearson_upper(hits, cases, alpha / 2)
-
-
 def excess_bounds(
     first: ArrayLike, first_cases: ArrayLike, second: ArrayLike, second_cases: ArrayLike, alpha: float = ALPHA
 ) -> tuple[Floats, Floats]:
@@ -186,13 +181,6 @@ def effective_sample(hits: ArrayLike, draws: ArrayLike) -> EffectiveSample:
     t_ratio = float(stats.t.ppf(0.975, total - 1) / stats.t.ppf(0.975, clusters - 1))
     # A variance below the binomial one is chance: draws of one cluster do not know more than independent ones.
     return EffectiveSample(rate, min(total, total / max(variance / binomial, 1e-9) * t_ratio**2))
-
-
-def korn_graubard(hits: ArrayLike, draws: ArrayLike, alpha: float = ALPHA) -> tuple[float, float]:
-    """Return the two-sided interval of a rate over clustered draws: Clopper-Pearson at the effective sample."""
-    sample = effective_sample(hits, draws)
-    lower, upper = clopper_pearson(sample.hits, sample.size, alpha)
-    return float(lower), float(upper)
 
 
 def discordant_needed(tests: int, alpha: float = ALPHA) -> int:

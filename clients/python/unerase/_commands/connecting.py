@@ -4,7 +4,8 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import grpc
 
@@ -12,6 +13,7 @@ from unerase._client import Client
 from unerase._commands.failing import ExitCode, fail, os_problem, reported
 from unerase._environment import settings_from_environment
 from unerase._errors import UneraseError
+from unerase._local import local_backend
 from unerase._settings import TLSConfig
 
 _PROBE_SECONDS = 3.0
@@ -32,6 +34,13 @@ def connected(address: str) -> Iterator[Client]:
     except ValueError as error:
         fail(str(error), ExitCode.BAD_INPUT)
     with reported(lambda error: _advice(error, address, settings.tls)), client:
+        yield client
+
+
+@contextmanager
+def connected_or_started(address: str, local: bool, data_dir: Path | None) -> Iterator[Client]:
+    """Yield a client of the backend at an address, or with `local` of one that lasts as long as the context."""
+    with reported(), local_backend(data_dir) if local else nullcontext(address) as at, connected(at) as client:
         yield client
 
 

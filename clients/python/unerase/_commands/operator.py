@@ -8,83 +8,22 @@ import typer
 from unerase._commands.backend import of_the_backend, of_the_operator
 from unerase._commands.connecting import connected
 from unerase._commands.failing import ExitCode, fail
-from unerase._commands.options import Address, data_folder, finite, seconds
+from unerase._commands.options import Address, finite, seconds
 from unerase._commands.output import plain_table, say, stdout
 from unerase._settings import DEFAULT_ADDRESS
 
 tokens_app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 deploy_app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
-PORTS = 65535
+SERVE_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Of the command `serve`, whose arguments are the backend's to read."""
 
 
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 unless given.")] = None,
-    port: Annotated[
-        int | None, typer.Option(help="Port; 50051 unless given, 0 takes a free one.", min=0, max=PORTS)
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(help="Port of /metrics; 0 takes a free one.", min=0, max=PORTS)
-    ] = None,
-    rooms_metrics_port: Annotated[
-        int | None,
-        typer.Option(help="Port where Ray serves the rooms' metrics; a free one unless given.", min=0, max=PORTS),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="Folder of databases, artefacts and logs.", callback=data_folder),
-    ] = None,
-    artifacts: Annotated[
-        str | None, typer.Option(help="Folder or fsspec URL of the artefacts; in the data folder unless given.")
-    ] = None,
-    catalogue: Annotated[
-        list[Path] | None, typer.Option(exists=True, dir_okay=False, help="Catalogue file; may be repeated.")
-    ] = None,
-    generation_replicas: Annotated[
-        int | None, typer.Option(help="Processes that make pictures.", min=1, max=1024)
-    ] = None,
-    allow_insecure_bind: Annotated[
-        bool | None, typer.Option("--allow-insecure-bind", help="Listen beyond loopback without TLS and tokens.")
-    ] = None,
-    tls_certificate: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file of the server's certificate chain.")
-    ] = None,
-    tls_key: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="PEM file of its key.")] = None,
-    tls_client_ca: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True, dir_okay=False, help="PEM file of authorities: clients need a certificate of theirs."
-        ),
-    ] = None,
-    tokens: Annotated[
-        Path | None,
-        typer.Option(exists=True, dir_okay=False, help="File of tokens, as `unerase tokens` writes it."),
-    ] = None,
-    log_format: Annotated[str | None, typer.Option(help="Form of the logs: text, unless given, or json.")] = None,
-    trace_endpoint: Annotated[
-        str | None, typer.Option(help="OTLP receiver of traces, as http://127.0.0.1:4317; none unless given.")
-    ] = None,
-) -> None:
+def serve(context: typer.Context) -> None:
     """Run the backend on this machine until it is told to stop."""
-    run = of_the_backend("serve")
+    main = of_the_backend("serve")
     with of_the_operator():
-        run(
-            host=host,
-            port=port,
-            metrics_port=metrics_port,
-            rooms_metrics_port=rooms_metrics_port,
-            data_dir=data_dir,
-            artifacts=artifacts,
-            catalogues=tuple(catalogue) if catalogue else None,
-            generation_replicas=generation_replicas,
-            allow_insecure_bind=allow_insecure_bind,
-            tls_certificate=tls_certificate,
-            tls_key=tls_key,
-            tls_client_ca=tls_client_ca,
-            tokens=tokens,
-            log_format=log_format,
-            trace_endpoint=trace_endpoint,
-        )
+        main(context.args)
 
 
 def health(

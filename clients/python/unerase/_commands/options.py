@@ -13,7 +13,7 @@ from google.protobuf import json_format
 from unerase._commands.failing import ExitCode, fail
 from unerase._files import check_writable, resolved
 from unerase._settings import MOST_SECONDS
-from unerase.v1.audits_pb2 import Tolerances
+from unerase.v1.audits_pb2 import Battery, Tolerances
 from unerase.v1.types_pb2 import EvaluationRequest
 
 UINT32, UINT64 = 2**32 - 1, 2**64 - 1
@@ -87,6 +87,7 @@ EvaluationOption = Annotated[
     list[str] | None,
     typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
 ]
+BatteryPreset = Annotated[str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")]
 Cases = Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0, max=UINT32)]
 Steps = Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0, max=UINT32)]
 RequestId = Annotated[str | None, typer.Option(help="Makes the call safe to repeat.")]
@@ -113,6 +114,18 @@ def different(files: Sequence[Path | None]) -> None:
     given = [resolved(file) for file in files if file is not None]
     if len(set(given)) < len(given):
         fail("two of the outputs are the same file; give each its own", ExitCode.BAD_INPUT)
+
+
+def check_data_dir(data_dir: Path | None, local: bool) -> None:
+    """Refuse a folder of a backend where none is started."""
+    if data_dir is not None and not local:
+        fail("--data-dir is the folder of a backend that --local starts", ExitCode.BAD_INPUT)
+
+
+def battery_of(preset: str, evaluations: Sequence[str] | None, allow_incomplete: bool) -> Battery:
+    """Return the evaluations of a preset with those that `NAME` and `NAME={...}` add."""
+    asked = [evaluation_request(text) for text in evaluations or ()]
+    return Battery(preset=preset, evaluations=asked, allow_incomplete=allow_incomplete)
 
 
 def evaluation_request(text: str) -> EvaluationRequest:

@@ -1018,7 +1018,7 @@ class Manifest(_message.Message):
     JUDGE_DIGESTS_FIELD_NUMBER: _builtins.int
     HARDWARE_FIELD_NUMBER: _builtins.int
     numerics_profile: _builtins.str
-    """Batch shapes, dtype, device and libraries that fix every bit of a result."""
+    """Source, batch shapes, dtype, device and libraries that fix every bit of a result."""
     @_builtins.property
     def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Libraries by name."""

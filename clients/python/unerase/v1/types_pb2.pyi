@@ -609,7 +609,7 @@ class EvaluationDescription(_message.Message):
     reference_begins: _builtins.bool
     """The reference makes what the model is handed, so that a placebo, which it does not know, cannot be the control."""
     source_digest: _builtins.str
-    """SHA-256 over the source of the module that declares it, hexadecimal: another source may give another result."""
+    """SHA-256 over the source of all that computes its results, hexadecimal: another source may give another result."""
     pictures: _builtins.str
     """How many pictures a unit makes, and how many rows of the denoising network it computes, at most: formulas over its
     parameters and `unit.cases`, `unit.steps`, `unit.guided` and others (docs/add-a-probe.md). Empty where the

@@ -18,28 +18,22 @@ those scales and four of the noise-based probe's etas, 24 draws as in either alo
 Control: the same classifier, scales and selection on a model that never learned the concept.
 """
 
-from itertools import product
-
 from unerase.internal.v1alpha1.trajectories_pb2 import ClassifierGuidance, Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import EVALUATION_CLASS_INJECTING, Observation
 from unerase_backend.attack.classifier_training import Recipe, trained_classifier
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
+from unerase_backend.diffusion.classifier import ARCHITECTURES
+from unerase_backend.evaluation.grids import CASES_PER_UNIT, grid_of
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.registry import parameter
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 
 SCALES = [25.0 + 7.0 * step for step in range(24)]
 NOISE_SCALES = [25.0, 60.0, 88.0, 123.0, 151.0, 186.0]
 ETAS = [1.0, 1.34, 1.51, 1.85]
-ARCHITECTURES = ("mlp", "convolutional")
-"""What the parameter `architecture` stands for."""
-CASES_PER_UNIT = 8
-# A whole unit goes to the sampler as one request.
-MAX_DRAWS = 256
 
 _RECIPE = [
     parameter("architecture", "0: the paper's MLP, 1: convolutions.", 1, minimum=0, maximum=1, integer=True),
@@ -84,10 +78,7 @@ async def classifier_guidance(unit: Unit, models: Models, workbench: Workbench) 
 )
 async def classifier_guidance_noise(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
     """Guide every case at every scale and eta."""
-    grid = list(product(workbench.parameters["etas"], workbench.parameters["scales"]))
-    if len(grid) > MAX_DRAWS:
-        description = f"make {len(grid)} draws a case with etas; {MAX_DRAWS} is the most"
-        raise InvalidRequestError.of(FieldViolation("unit.parameters.scales", description))
+    grid = grid_of(workbench.parameters, "etas", "scales", named="scales")
     return await _guided(unit, models, workbench, grid)
 
 
@@ -96,7 +87,7 @@ async def _guided(
 ) -> list[Observation]:
     parameters = workbench.parameters
     recipe = Recipe(
-        architecture=ARCHITECTURES[parameters["architecture"]],
+        architecture=tuple(ARCHITECTURES)[parameters["architecture"]],
         steps=parameters["training_steps"],
         batch_size=parameters["batch_size"],
         learning_rate=parameters["learning_rate"],

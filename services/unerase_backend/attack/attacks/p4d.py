@@ -44,6 +44,7 @@ from unerase_backend.attack.prompts import (
     vocabulary,
 )
 from unerase_backend.attack.registry import attack
+from unerase_backend.attack.token_search import TokenSearch, search_parameters, take_turn
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel
@@ -65,9 +66,7 @@ from unerase_backend.evaluation.registry import parameter
         parameter("tokens", "Tokens of the prompt that is sought.", 8, minimum=1, maximum=64, integer=True),
         parameter("starts", "Searches of a case, each with a picture.", 3, minimum=1, maximum=64, integer=True),
         parameter("iterations", "Steps of each search.", 100, minimum=1, maximum=20_000, integer=True),
-        parameter("learning_rate", "AdamW's learning rate.", 0.1, minimum=1e-6, maximum=10.0),
-        parameter("weight_decay", "AdamW's weight decay.", 0.1, minimum=0.0, maximum=10.0),
-        parameter("rows", "Cases in one call of the UNet.", 24, minimum=1, maximum=256, integer=True),
+        *search_parameters("AdamW", 0.1, maximum_learning_rate=10.0),
     ],
 )
 async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
@@ -84,7 +83,7 @@ async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observat
         targets = [target for target in targets if not target.record.failure]
         turn = Turn(start * iterations, starts * iterations, share_of_success(records))
         searches = await workbench.compute(lambda: _search(unit, workbench, targets, start, turn))  # noqa: B023 - awaited
-        await try_out(unit, models, [(search.target.record, search.draw(start)) for search in searches])
+        await try_out(unit, models, [(search.record, search.draw(start)) for search in searches])
     return conclude(workbench, records, starts * iterations)
 
 
@@ -99,10 +98,11 @@ class Target:
     """The prompt in the reference's encoding, (tokens, width)."""
 
 
-class Search:
-    """One search of one case; nothing in it depends on the other cases."""
+class Search(TokenSearch):
+    """One search of one case, from a random start."""
 
     def __init__(self, model: DiffusionModel, target: Target, tokens: Vocabulary, start: int, bench: Workbench) -> None:
+        super().__init__(target.record)
         parameters = bench.parameters
         count = parameters["tokens"]
         self.target = target
@@ -127,20 +127,15 @@ class Search:
         noise = torch.randn(self.target.latents.shape, generator=self._generator)
         return self._tokens.embeddings[self.nearest()], noise, int(timestep)
 
-    def step(self, loss: float, gradient: Tensor) -> None:
+    def move(self, gradient: Tensor) -> None:
         """Move the continuous embeddings by the gradient at the nearest tokens', (tokens, width)."""
-        record = self.target.record
-        if not bool(torch.isfinite(gradient).all()):
-            record.failure = f"the gradient was not finite at step {len(record.losses) + 1}"
-            return
         self.continuous.grad = gradient
         self._optimiser.step()
-        record.losses.append(loss)
 
     def draw(self, variant: int) -> Draw:
         """Return the prompt of the nearest tokens."""
         ids = self._tokens.ids[self.nearest()].tolist()
-        return Draw(self.target.record.case, ids, self._model.tokenizer.decode(ids), variant)
+        return Draw(self.record.case, ids, self._model.tokenizer.decode(ids), variant)
 
 
 def nearest(embeddings: Tensor, table: Tensor) -> Tensor:
@@ -171,19 +166,13 @@ def _targets(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> lis
 
 
 def _search(unit: Unit, workbench: Workbench, targets: Sequence[Target], start: int, turn: Turn) -> list[Search]:
-    model, parameters = workbench.model, workbench.parameters
-    tokens = vocabulary(model, unit.target.concept.names)
-    searches = [Search(model, target, tokens, start, workbench) for target in targets]
-    for iteration in range(parameters["iterations"]):
-        losses: list[float] = []
-        going = [search for search in searches if not search.target.record.failure]
-        for first in range(0, len(going), parameters["rows"]):
-            losses += _step(workbench, going[first : first + parameters["rows"]])
-        turn.progress(workbench, iteration, losses)
+    tokens = vocabulary(workbench.model, unit.target.concept.names)
+    searches = [Search(workbench.model, target, tokens, start, workbench) for target in targets]
+    take_turn(workbench, searches, turn, lambda batch: _descend(workbench, batch))
     return searches
 
 
-def _step(workbench: Workbench, searches: Sequence[Search]) -> list[float]:
+def _descend(workbench: Workbench, searches: Sequence[Search]) -> tuple[Tensor, Tensor]:
     model, reference, rows = workbench.model, workbench.reference(), workbench.parameters["rows"]
     embeddings, noises, drawn = zip(*padded([search.sample() for search in searches], rows), strict=True)
     timesteps = torch.tensor(drawn)
@@ -195,7 +184,4 @@ def _step(workbench: Workbench, searches: Sequence[Search]) -> list[float]:
             noisy.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
         ).sample
     prompts = padded([search.prompt for search in searches], rows)
-    losses, gradient = gradients(model, prompts, torch.stack(embeddings), noisy, timesteps, wanted.float())
-    for row, search in enumerate(searches):
-        search.step(float(losses[row]), gradient[row])
-    return losses[: len(searches)].tolist()
+    return gradients(model, prompts, torch.stack(embeddings), noisy, timesteps, wanted.float())

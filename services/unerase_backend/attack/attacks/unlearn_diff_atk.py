@@ -49,9 +49,9 @@ from unerase_backend.attack.prompts import (
     words_of,
 )
 from unerase_backend.attack.registry import attack
+from unerase_backend.attack.token_search import TokenSearch, search_parameters, take_turn
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
-from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.registry import parameter
@@ -69,9 +69,7 @@ from unerase_backend.evaluation.registry import parameter
         parameter("tokens", "Adversarial tokens before the prompt.", 3, minimum=1, maximum=16, integer=True),
         parameter("timesteps", "Timesteps, with a picture after each.", 10, minimum=1, maximum=200, integer=True),
         parameter("iterations", "Steps at each timestep.", 24, minimum=1, maximum=1000, integer=True),
-        parameter("learning_rate", "Adam's learning rate.", 0.01, minimum=1e-6, maximum=1.0),
-        parameter("weight_decay", "Adam's weight decay.", 0.1, minimum=0.0, maximum=10.0),
-        parameter("rows", "Cases in one call of the UNet.", 24, minimum=1, maximum=256, integer=True),
+        *search_parameters("Adam", 0.01, maximum_learning_rate=1.0),
         parameter(
             "stop_at_success",
             "1: end a case once the selector sees the concept.",
@@ -102,13 +100,13 @@ async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> 
     return conclude(workbench, records, len(timesteps) * iterations)
 
 
-class Search:
-    """One case's search; nothing in it depends on the other cases."""
+class Search(TokenSearch):
+    """One case's search."""
 
     def __init__(self, workbench: Workbench, record: Record, tokens: Vocabulary, latents: Tensor) -> None:
+        super().__init__(record)
         model, parameters = workbench.model, workbench.parameters
         count = parameters["tokens"]
-        self.record = record
         self.latents = latents
         self._model = model
         self._tokens = tokens
@@ -130,16 +128,12 @@ class Search:
         drawn = torch.searchsorted(cumulative, uniform, right=True)[:, 0]
         return self._tokens.embeddings[drawn], torch.randn(self.latents.shape, generator=self._generator)
 
-    def step(self, loss: float, gradient: Tensor) -> None:
+    def move(self, gradient: Tensor) -> None:
         """Move the rows by the gradient at the drawn embeddings, (tokens, width)."""
-        if not bool(torch.isfinite(gradient).all()):
-            self.record.failure = f"the gradient was not finite at step {len(self.record.losses) + 1}"
-            return
         self.relaxed.grad = (gradient @ self._tokens.embeddings.T).clamp(-1, 1)
         self._optimiser.step()
         with torch.no_grad():
             self.relaxed.copy_(project_onto_simplex(self.relaxed))
-        self.record.losses.append(loss)
 
     def draw(self, variant: int) -> Draw:
         """Return the prompt that begins with the most probable tokens."""
@@ -165,23 +159,15 @@ def _begin(unit: Unit, workbench: Workbench, records: Sequence[Record]) -> list[
 
 
 def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, timestep: int) -> None:
-    parameters = workbench.parameters
-    for iteration in range(parameters["iterations"]):
-        losses: list[float] = []
-        going = [search for search in searches if not search.record.failure]
-        for start in range(0, len(going), parameters["rows"]):
-            losses += _step(workbench.model, going[start : start + parameters["rows"]], parameters["rows"], timestep)
-        turn.progress(workbench, iteration, losses)
+    take_turn(workbench, searches, turn, lambda batch: _descend(workbench, batch, timestep))
 
 
-def _step(model: DiffusionModel, searches: Sequence[Search], rows: int, timestep: int) -> list[float]:
+def _descend(workbench: Workbench, searches: Sequence[Search], timestep: int) -> tuple[Tensor, Tensor]:
+    model, rows = workbench.model, workbench.parameters["rows"]
     samples = padded([search.sample() for search in searches], rows)
     embeddings, noise = (torch.stack(items) for items in zip(*samples, strict=True))
     latents = torch.stack(padded([search.latents for search in searches], rows))
     timesteps = torch.full((rows,), timestep)
     noisy = add_noise(latents, noise, model.alphas_cumprod[timesteps])
     prompts = padded([search.prompt for search in searches], rows)
-    losses, gradient = gradients(model, prompts, embeddings, noisy, timesteps, noise)
-    for row, search in enumerate(searches):
-        search.step(float(losses[row]), gradient[row])
-    return losses[: len(searches)].tolist()
+    return gradients(model, prompts, embeddings, noisy, timesteps, noise)

@@ -28,7 +28,7 @@ from unerase.internal.v1alpha1.classification_pb2 import PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Inpainting, Sample, Trajectory, View
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import EVALUATION_CLASS_INJECTING, SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Observation
-from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.models import JUDGE, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
@@ -37,7 +37,6 @@ from unerase_backend.runtime.pictures import square_margin
 
 FILLED, EMPTY, GREY_FILL = "filled", "empty", "grey-fill"
 WHOLE = "@whole"
-JUDGE = 1
 """The judge's place in the panel."""
 
 

@@ -15,23 +15,18 @@ Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505
 Control: the same grid and selection on a model that never learned the concept.
 """
 
-from itertools import product
-
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase_backend.evaluation.grids import CASES_PER_UNIT, grid_of
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 
 NOISE, PLAIN_SEEDS = "noise", "plain-seeds"
-CASES_PER_UNIT = 8
-# Both arms of a whole unit go to the sampler as one request.
-MAX_DRAWS = 256
 
 
 @probe(
@@ -51,10 +46,7 @@ MAX_DRAWS = 256
 )
 async def noise_based(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Draw both arms of every case together, so that they share the sampler's batches."""
-    grid = list(product(parameters["etas"], parameters["variance_scales"]))
-    if len(grid) > MAX_DRAWS:
-        description = f"make {len(grid)} draws a case with variance_scales; {MAX_DRAWS} is the most"
-        raise InvalidRequestError.of(FieldViolation("unit.parameters.etas", description))
+    grid = grid_of(parameters, "etas", "variance_scales", named="etas")
     draws = []
     for case in unit.cases:
         plain = Trajectory(

@@ -1,0 +1,146 @@
+"""One audit from its request to its report: `audit`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unerase._commands.connecting import connected_or_started
+from unerase._commands.failing import ExitCode, fail, reported
+from unerase._commands.following import (
+    announce,
+    create,
+    follow,
+    goes_on,
+    how_to_go_on,
+    how_to_go_on_locally,
+    progress_of,
+    show_ended,
+    write_reports,
+)
+from unerase._commands.options import (
+    UINT64,
+    Address,
+    AsJson,
+    BatteryPreset,
+    Cases,
+    DataDir,
+    EvaluationOption,
+    HtmlFile,
+    JsonFile,
+    ParquetFile,
+    RequestId,
+    Steps,
+    Timeout,
+    ToleranceOption,
+    battery_of,
+    check_data_dir,
+    different,
+    finite,
+    tolerances_of,
+)
+from unerase._commands.output import say, say_json, stdout
+from unerase._display import show_cost
+from unerase._repeating import new_id
+from unerase._settings import DEFAULT_ADDRESS
+from unerase.v1.audits_pb2 import AuditSpec, AuditState
+
+Subject = Annotated[str, typer.Argument(help="Catalogue name of the erased model.")]
+ConceptName = Annotated[str, typer.Option(help="Catalogue name of the concept.")]
+Reference = Annotated[str, typer.Option(help="The model it was made from; its base unless given.")]
+AssumeReference = Annotated[
+    bool,
+    typer.Option("--assume-reference", help="Take the reference although it has another base, or is the subject."),
+]
+Control = Annotated[str, typer.Option(help="A model that never learned the concept.")]
+AssumeControl = Annotated[
+    bool,
+    typer.Option("--assume-control", help="Take the control although no catalogue says it never learned the concept."),
+]
+Placebo = Annotated[str, typer.Option(help="A concept that no model knows, as the control of injecting evaluations.")]
+AllowIncomplete = Annotated[
+    bool, typer.Option("--allow-incomplete", help="Conclude although a required evaluation is missing.")
+]
+GuidanceScale = Annotated[float | None, typer.Option(help="The reference's own unless given.", callback=finite)]
+Sequential = Annotated[bool, typer.Option("--sequential", help="Stop an evaluation as soon as its answer is settled.")]
+Seed = Annotated[int | None, typer.Option(help="Seed base; drawn at random unless given.", min=0, max=UINT64)]
+Selector = Annotated[str, typer.Option(help="Judge that picks the best of many; the catalogue's unless given.")]
+DecidingJudge = Annotated[str, typer.Option(help="Judge that decides; the catalogue's unless given.")]
+SecondJudge = Annotated[str, typer.Option(help="Judge whose agreement is measured.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan it, say what it would take, and do not run it.")]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Print the audit's id as soon as it is accepted, and do not wait.")
+]
+Local = Annotated[bool, typer.Option("--local", help="Start a backend for this audit, and end it after.")]
+
+
+def audit(
+    subject: Subject,
+    concept: ConceptName,
+    reference: Reference = "",
+    assume_reference: AssumeReference = False,
+    control: Control = "",
+    assume_control: AssumeControl = False,
+    placebo: Placebo = "",
+    battery: BatteryPreset = "standard",
+    evaluation: EvaluationOption = None,
+    allow_incomplete: AllowIncomplete = False,
+    cases: Cases = 0,
+    steps: Steps = 0,
+    guidance_scale: GuidanceScale = None,
+    sequential: Sequential = False,
+    seed: Seed = None,
+    tolerance: ToleranceOption = None,
+    selector: Selector = "",
+    judge: DecidingJudge = "",
+    second_judge: SecondJudge = "",
+    request_id: RequestId = None,
+    dry_run: DryRun = False,
+    detach: Detach = False,
+    html: HtmlFile = None,
+    json_file: JsonFile = None,
+    parquet: ParquetFile = None,
+    local: Local = False,
+    data_dir: DataDir = None,
+    timeout: Timeout = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a model: watch it, print the verdict with its evidence, write the report."""
+    files = (html, json_file, parquet)
+    _refuse_contradictions(files, dry_run, detach, local, data_dir)
+    with reported():
+        spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebo=placebo)
+        spec.MergeFrom(AuditSpec(assume_reference=assume_reference, assume_control=assume_control))
+        spec.MergeFrom(AuditSpec(battery=battery_of(battery, evaluation, allow_incomplete), sequential=sequential))
+        spec.MergeFrom(AuditSpec(cases=cases, steps=steps, guidance_scale=guidance_scale, seed_base=seed))
+        spec.MergeFrom(AuditSpec(selector=selector, judge=judge, second_judge=second_judge))
+        spec.tolerances.CopyFrom(tolerances_of(tolerance or ()))
+    with connected_or_started(address, local, data_dir) as client:
+        if dry_run:
+            planned = client.create_audit(spec, request_id=request_id, validate_only=True)
+            say_json(planned) if as_json else show_cost(stdout, planned)
+            return
+        accepted = create(client, spec, new_id(request_id))
+        if detach:
+            say_json(accepted) if as_json else say(accepted.id)
+            return
+        how = how_to_go_on_locally(accepted.id, data_dir) if local else how_to_go_on(accepted.id)
+        with goes_on(how):
+            announce(accepted, how, as_json)
+            with progress_of(as_json) as progress:
+                ended = follow(client, accepted, progress, timeout)
+        if ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
+            write_reports(client, ended.id, *files)
+        show_ended(ended, as_json)
+
+
+def _refuse_contradictions(
+    files: tuple[Path | None, ...], dry_run: bool, detach: bool, local: bool, data_dir: Path | None
+) -> None:
+    if detach and (local or dry_run):
+        fail("--detach: nothing would go on with --local or --dry-run", ExitCode.BAD_INPUT)
+    if (detach or dry_run) and any(file is not None for file in files):
+        fail("--html, --json-file and --parquet: there is no report with --detach or --dry-run", ExitCode.BAD_INPUT)
+    check_data_dir(data_dir, local)
+    different(files)

@@ -1,0 +1,1 @@
+"""What callers reach: the gRPC server, its services, and the limits on their calls."""

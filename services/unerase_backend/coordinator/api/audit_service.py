@@ -1,0 +1,350 @@
+"""AuditService: audits asked for, watched, read."""
+
+# ruff: noqa: N802 - methods are named as the RPCs are
+
+import hashlib
+import re
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_PENDING,
+    AUDIT_STATE_SUCCEEDED,
+    Audit,
+    AuditEvent,
+    AuditState,
+    AuditView,
+    CancelAuditRequest,
+    CreateAuditRequest,
+    DeleteAuditRequest,
+    GetAuditRequest,
+    GetReportRequest,
+    GetReportResponse,
+    ListAuditsRequest,
+    ListAuditsResponse,
+    ListEvaluationsRequest,
+    ListEvaluationsResponse,
+    ReadArtifactRequest,
+    ReadArtifactResponse,
+    ReportFormat,
+    WatchAuditRequest,
+)
+from unerase.v1.audits_pb2_grpc import AuditServiceServicer
+from unerase.v1.verdicts_pb2 import Verdict
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.api.paging import Page, cursor_of, page_size
+from unerase_backend.coordinator.api.request_ids import check_request_id
+from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.execution.retention import Retention
+from unerase_backend.coordinator.execution.workflow import Auditor
+from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
+from unerase_backend.coordinator.planning.cost import CostLimits, check_cost
+from unerase_backend.coordinator.planning.plan import make_plan
+from unerase_backend.coordinator.planning.presets import PRESETS
+from unerase_backend.coordinator.states import ENDED
+from unerase_backend.coordinator.storage.audits import Origin, timestamp
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.evidence import Reports
+from unerase_backend.runtime import tracing
+from unerase_backend.runtime.access import CALLER, Quota
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import (
+    AlreadyExistsError,
+    DataLossError,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    PreconditionError,
+)
+from unerase_backend.runtime.identifiers import AUDIT_ID, DIGEST
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+CHUNK_BYTES = 64 * 1024
+_EVENTS_AT_ONCE = 256
+_LISTED_AT_ONCE = 32
+# The database's numbers have 63 bits, and PostgreSQL's text has no zeros.
+_LAST_SEQUENCE = 2**63 - 1
+_NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
+# Plans are made in threads, which take the interpreter from those who answer other calls.
+_PLANS_AT_ONCE = 2
+# At once in all, and for one tenant. Watchers who are woken together take turns, and leave the database's other
+# connections to other calls; to render a report again takes seconds of a core.
+_WATCHERS_READING = (4, 2)
+_RENDERING = (2, 1)
+_NO_LIMITS = CostLimits()
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One form of a report."""
+
+    media_type: str
+    digest: Callable[[Reports], str]
+
+
+_FORMS: dict[ReportFormat.ValueType, _Form] = {
+    ReportFormat.REPORT_FORMAT_JSON: _Form("application/json", lambda reports: reports.json),
+    ReportFormat.REPORT_FORMAT_HTML: _Form("text/html; charset=utf-8", lambda reports: reports.html),
+    ReportFormat.REPORT_FORMAT_PARQUET: _Form("application/vnd.apache.parquet", lambda reports: reports.parquet),
+}
+
+
+class AuditServicer(AuditServiceServicer):
+    """The audits of this backend."""
+
+    def __init__(
+        self,
+        auditor: Auditor,
+        database: Database,
+        catalogue: Catalogue,
+        store: ArtifactStore,
+        notifications: Notifications,
+        retention: Retention,
+        quota: Callable[[str], Quota],
+        limits: CostLimits = _NO_LIMITS,
+    ) -> None:
+        self._auditor = auditor
+        self._database = database
+        self._catalogue = catalogue
+        self._store = store
+        self._notifications = notifications
+        self._retention = retention
+        self._quota = quota
+        self._limits = limits
+        self._planning = FairQueue(_PLANS_AT_ONCE)
+        self._reading = FairQueue(*_WATCHERS_READING)
+        self._rendering = FairQueue(*_RENDERING)
+        self._threads = FairQueue(*THREADS)
+
+    async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
+        """Accept an audit; the same request again is answered with the same audit.
+
+        One that is only to be validated is planned and counted, and not accepted.
+        """
+        if request.request_id or not request.validate_only:
+            check_request_id(request.request_id)
+        digest = hashlib.sha256(request.spec.SerializeToString(deterministic=True)).hexdigest()
+        tenant = CALLER.get().tenant
+        if not request.validate_only:
+            existing = await self._repeated(request.request_id, digest)
+            if existing is not None:
+                return existing
+        descriptions, broken = await self._auditor.units.descriptions(), await self._auditor.units.broken()
+        custom = await self._database.concepts.named([request.spec.concept, request.spec.placebo], tenant)
+        catalogue = self._catalogue.extended(custom)
+        async with self._planning.turn():
+            plan = await self._threads.run(
+                make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
+            )
+        check_cost(plan.cost, self._limits)
+        quota, expected = self._quota(tenant), self._auditor.estimates.expected(plan.units, plan.works)
+        audit = Audit(spec=plan.spec, units_total=len(plan.units), cost=plan.cost)
+        if expected:
+            audit.cost.estimated_duration.CopyFrom(self._auditor.estimates.duration(expected))
+        if request.validate_only:
+            await self._database.transitions.check(tenant, quota, plan)
+            return audit
+        now = time.time_ns()
+        audit.id, audit.request_id, audit.state = uuid.uuid4().hex, request.request_id, AUDIT_STATE_PENDING
+        audit.create_time.CopyFrom(timestamp(now))
+        if expected:
+            audit.estimated_end_time.CopyFrom(timestamp(now + audit.cost.estimated_duration.ToNanoseconds()))
+        origin = Origin(tenant, tracing.traceparent(), now)
+        if not await self._database.transitions.insert(audit, digest, plan, origin, quota, expected):
+            # The same request id won the race meanwhile.
+            existing = await self._repeated(request.request_id, digest)
+            if existing is None:
+                raise PreconditionError("the audit of this request_id was just deleted", reason="AUDIT_DELETED")
+            return existing
+        # It is accepted now, whether or not there is room for its workflow at once.
+        self._auditor.begin(audit.id)
+        await self._auditor.announce()
+        return audit
+
+    async def GetAudit(self, request: GetAuditRequest, context: Context) -> Audit:
+        """Return one audit."""
+        return await self._find(request.id)
+
+    async def ListAudits(self, request: ListAuditsRequest, context: Context) -> ListAuditsResponse:
+        """Return a page of audits, the newest first."""
+        size = page_size(request.page_size)
+        before = None
+        if request.page_token:
+            created, audit_id = cursor_of(request.page_token, "audits", 2)
+            if not _NANOSECONDS.fullmatch(created) or not AUDIT_ID.fullmatch(audit_id):
+                raise InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave"))
+            before = (int(created), audit_id)
+        page = Page("audits", size)
+        whole = request.view == AuditView.AUDIT_VIEW_FULL
+        while not page.full:
+            # A few at a time: their verdicts are far larger than what a list shows of them.
+            audits = await self._database.audits.newest(min(_LISTED_AT_ONCE, size + 1), before, CALLER.get().tenant)
+            for audit in audits:
+                before = (audit.create_time.ToNanoseconds(), audit.id)
+                if not page.add(audit if whole else _basic(audit), str(before[0]), audit.id):
+                    break
+            if len(audits) < min(_LISTED_AT_ONCE, size + 1):
+                break
+        return ListAuditsResponse(audits=page.items, next_page_token=page.token)
+
+    async def WatchAudit(self, request: WatchAuditRequest, context: Context) -> AsyncIterator[AuditEvent]:
+        """Stream the events after a sequence number until the audit ends."""
+        await self._find(request.id)
+        seen = min(request.after_sequence, _LAST_SEQUENCE)
+        with self._notifications.watching(request.id) as watched:
+            while True:
+                version = watched.version
+                async with self._reading.turn():
+                    # In this order: an audit seen as ended has all its events.
+                    audit = await self._database.audits.get(request.id)
+                    events = await self._database.audits.events(request.id, seen, _EVENTS_AT_ONCE)
+                for event in events:
+                    yield event
+                    seen = event.sequence
+                if audit is None:
+                    raise NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND")
+                if len(events) == _EVENTS_AT_ONCE:
+                    continue
+                if audit.state in ENDED:
+                    return
+                await watched.wait(version)
+
+    async def CancelAudit(self, request: CancelAuditRequest, context: Context) -> Audit:
+        """Cancel an audit; one that has ended stays as it is."""
+        await self._find(request.id)
+        if await self._database.transitions.cancel(request.id):
+            await self._auditor.cancelled(request.id)
+        return await self._find(request.id)
+
+    async def DeleteAudit(self, request: DeleteAuditRequest, context: Context) -> Empty:
+        """Delete an audit that has ended, and the artefacts that no other needs."""
+        audit = await self._find(request.id)
+        if audit.state not in ENDED:
+            raise PreconditionError(
+                "the audit has not ended; cancel it first", reason="AUDIT_NOT_ENDED", metadata=_state_of(audit)
+            )
+        if await self._retention.delete(request.id):
+            await self._auditor.announce()
+        return Empty()
+
+    async def GetReport(self, request: GetReportRequest, context: Context) -> AsyncIterator[GetReportResponse]:
+        """Stream the report of an audit that has succeeded."""
+        audit = await self._find(request.id)
+        reports = await self._database.evidence.reports(request.id)
+        if audit.state != AUDIT_STATE_SUCCEEDED or reports is None:
+            state = _state_of(audit)
+            raise PreconditionError(
+                f"there is no report of an audit in state {state['state']}", reason="REPORT_NOT_READY", metadata=state
+            )
+        form = _FORMS.get(request.format, _FORMS[ReportFormat.REPORT_FORMAT_JSON])
+        if not form.digest(reports):
+            raise PreconditionError(
+                "the audit ended before its observations could be exported; run it again", reason="REPORT_NOT_KEPT"
+            )
+        digest = await self._whole_report(request.id, form, reports)
+        size, pieces = await self._threads.run(self._store.pieces, digest, CHUNK_BYTES)
+        response = GetReportResponse(media_type=form.media_type, size_bytes=size)
+        async for piece in _read(pieces, self._threads):
+            response.chunk = piece
+            yield response
+            response = GetReportResponse()
+
+    async def ReadArtifact(self, request: ReadArtifactRequest, context: Context) -> AsyncIterator[ReadArtifactResponse]:
+        """Stream an artefact of an audit."""
+        await self._find(request.id)
+        if not DIGEST.fullmatch(request.digest) or not await self._database.evidence.may_read(
+            request.id, request.digest
+        ):
+            raise NotFoundError("the audit has no artefact of this digest", reason="ARTIFACT_NOT_FOUND")
+        try:
+            size, pieces = await self._threads.run(self._store.pieces, request.digest, CHUNK_BYTES)
+        except NotFoundError:
+            raise DataLossError("the artefact is lost; the same audit run again makes it again") from None
+        response = ReadArtifactResponse(size_bytes=size)
+        first = True
+        async for piece in _read(pieces, self._threads):
+            if first:
+                png = piece.startswith(b"\x89PNG\r\n\x1a\n")
+                response.media_type, first = "image/png" if png else "application/octet-stream", False
+            response.chunk = piece
+            yield response
+            response = ReadArtifactResponse()
+
+    async def ListEvaluations(self, request: ListEvaluationsRequest, context: Context) -> ListEvaluationsResponse:
+        """List the evaluations and the presets there are."""
+        descriptions = await self._auditor.units.descriptions()
+        return ListEvaluationsResponse(
+            evaluations=[descriptions[name] for name in sorted(descriptions)],
+            presets=[preset.message() for preset in PRESETS.values()],
+        )
+
+    async def _whole_report(self, audit_id: str, form: _Form, reports: Reports) -> str:
+        """Return the digest of a report that is there, rendered again if need be."""
+        if await self._threads.run(self._store.whole, form.digest(reports)):
+            return form.digest(reports)
+        async with self._rendering.turn():
+            # Who waited for the same one may find it there.
+            if await self._threads.run(self._store.whole, form.digest(reports)):
+                return form.digest(reports)
+            again = await self._auditor.conclusion.render_again(audit_id)
+        if again is None:
+            raise NotFoundError(f"the audit {audit_id!r} was deleted", reason="AUDIT_NOT_FOUND")
+        return form.digest(again)
+
+    async def _repeated(self, request_id: str, digest: str) -> Audit | None:
+        found = await self._database.audits.by_request(request_id, CALLER.get().tenant)
+        if found is None:
+            return None
+        audit, known = found
+        if known != digest:
+            raise AlreadyExistsError(
+                "another request had this request_id; choose a new one for a new audit",
+                reason="REQUEST_ID_REUSED",
+                metadata={"audit": audit.id},
+            )
+        if audit.state == AUDIT_STATE_PENDING:
+            # Its caller may never have heard that it was accepted, and no workflow have been begun.
+            self._auditor.begin(audit.id)
+        return audit
+
+    async def _find(self, audit_id: str) -> Audit:
+        if not audit_id:
+            raise InvalidRequestError.of(FieldViolation("id", "must be an audit's id"))
+        # Another tenant's audit is as good as none.
+        audit = (
+            await self._database.audits.owned(audit_id, CALLER.get().tenant) if AUDIT_ID.fullmatch(audit_id) else None
+        )
+        if audit is None:
+            raise NotFoundError(
+                "there is no audit of this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
+            )
+        return audit
+
+
+async def _read(pieces: Iterator[bytes], threads: FairQueue) -> AsyncIterator[bytes]:
+    """Read a piece when it is asked for: whoever takes none costs the memory of one."""
+    while (piece := await threads.run(next, pieces, None)) is not None:
+        yield piece
+
+
+def _basic(audit: Audit) -> Audit:
+    """Return an audit without its verdict's figures."""
+    if audit.HasField("verdict"):
+        whole = audit.verdict
+        basic = Verdict(
+            conclusion=whole.conclusion, statement=whole.statement, summary=whole.summary, damaged=whole.damaged
+        )
+        audit.verdict.CopyFrom(basic)
+    return audit
+
+
+def _state_of(audit: Audit) -> dict[str, str]:
+    return {"state": AuditState.Name(audit.state).removeprefix("AUDIT_STATE_")}

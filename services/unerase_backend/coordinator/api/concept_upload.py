@@ -1,0 +1,180 @@
+"""The upload of a custom concept: its description, then its pictures in pieces, read within limits.
+
+Nothing of what was sent is kept: every picture is decoded, from its header first, and encoded anew, as the tiles of a
+catalogue's sheets are. What was wrong is told for each picture, `pictures[0]` being the first one sent.
+"""
+
+import hashlib
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unerase.v1.models_pb2 import CreateConceptRequest, PictureChunk
+from unerase.v1.types_pb2 import Concept
+from unerase_backend.catalogue.sheets import tiles
+from unerase_backend.coordinator.api.request_ids import check_request_id
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.pictures import UnreadablePictureError, decode_picture, encode_picture, opaque_size
+
+MAX_PICTURES = 1024
+MAX_PICTURE_BYTES = 8 * 1024 * 1024
+MAX_UPLOAD_BYTES = 64 * 1024 * 1024
+SIDES = (8, 2048)
+# What they unfold to, whatever their bytes: 1,024 pictures of 512 pixels a side.
+MAX_PIXELS = 1024 * 512 * 512
+# Beyond these nobody reads on.
+_MAX_VIOLATIONS = 20
+
+
+@dataclass(frozen=True)
+class SentPicture:
+    """One picture as it was sent: PNG, and the side of the tiles to cut it into, or 0."""
+
+    content: bytes
+    near_miss: bool
+    tile: int
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Everything that was sent."""
+
+    request_id: str
+    concept: Concept
+    pictures: list[SentPicture]
+
+
+@dataclass
+class Pictures:
+    """The pictures of a concept, each PNG of ours, all of one side in pixels."""
+
+    concept: list[bytes] = field(default_factory=list)
+    near_misses: list[bytes] = field(default_factory=list)
+    side: int = 0
+
+    def digest(self) -> str:
+        """Return SHA-256 over all of them, in order."""
+        whole = hashlib.sha256()
+        for kind, pictures in ((b"concept", self.concept), (b"near miss", self.near_misses)):
+            for picture in pictures:
+                whole.update(kind + hashlib.sha256(picture).digest())
+        return whole.hexdigest()
+
+
+async def read_upload(
+    requests: AsyncIterator[CreateConceptRequest],
+    check: Callable[[Concept], Awaitable[None]],
+    came: Callable[[int], None],
+) -> Upload:
+    """Read an upload to its end; `check` sees the description before the first picture is read.
+
+    `came` is told the bytes of each message as it comes.
+
+    Raises:
+        InvalidRequestError: messages out of order, a picture that does not end, too much of anything, or what `check`
+            raises.
+    """
+    first = await anext(requests, None)
+    if first is None or first.WhichOneof("part") != "concept":
+        raise InvalidRequestError.of(FieldViolation("concept", "must be in the first message"))
+    came(first.ByteSize())
+    check_request_id(first.concept.request_id)
+    await check(first.concept.concept)
+    pictures: list[SentPicture] = []
+    pieces = io.BytesIO()
+    total = 0
+    async for request in requests:
+        if request.WhichOneof("part") != "picture":
+            raise _bad(f"pictures[{len(pictures)}]", "must be a piece of a picture; the description comes once")
+        piece = request.picture
+        came(len(piece.chunk))
+        total += len(piece.chunk)
+        if total > MAX_UPLOAD_BYTES:
+            raise _bad("pictures", f"must be at most {MAX_UPLOAD_BYTES} bytes in all")
+        if len(pictures) == MAX_PICTURES:
+            raise _bad("pictures", f"must be at most {MAX_PICTURES}")
+        if pieces.tell() + len(piece.chunk) > MAX_PICTURE_BYTES:
+            raise _bad(f"pictures[{len(pictures)}]", f"must be at most {MAX_PICTURE_BYTES} bytes")
+        pieces.write(piece.chunk)
+        if piece.last:
+            pictures.append(_sent(piece, pieces.getvalue()))
+            pieces = io.BytesIO()
+    if pieces.tell():
+        raise _bad(f"pictures[{len(pictures)}]", "ends before its last piece")
+    return Upload(first.concept.request_id, first.concept.concept, pictures)
+
+
+def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
+    """Decode what was sent, sheets cut, and encode it anew.
+
+    Raises:
+        InvalidRequestError: a picture is damaged, no opaque PNG of 8 bits a channel, not square, of another side than
+            the first, there twice, or no sheet of whole tiles; or they are too many.
+    """
+    pictures = Pictures()
+    violations: list[FieldViolation] = []
+    seen: dict[bytes, str] = {}
+    pixels = count = 0
+    for index, each in enumerate(sent):
+        name = f"pictures[{index}]"
+        try:
+            width, height = opaque_size(each.content)
+            problem = _size_problem(width, height, each.tile, pictures.side)
+            if problem:
+                violations.append(FieldViolation(name, problem))
+                continue
+            pictures.side = each.tile or width
+            pixels += width * height
+            count += (width // pictures.side) * (height // pictures.side)
+            # Before any of them is made.
+            if pixels > MAX_PIXELS or count > MAX_PICTURES:
+                most = f"{MAX_PICTURES} pictures, tiles of sheets included, and {MAX_PIXELS} pixels"
+                violations.append(FieldViolation(name, f"is one too many: all together must be at most {most}"))
+                break
+            kept = pictures.near_misses if each.near_miss else pictures.concept
+            for part, tile in _tiles(name, each):
+                kept.append(encode_picture(tile))
+                digest = hashlib.sha256(kept[-1]).digest()
+                if digest in seen:
+                    violations.append(FieldViolation(part, f"is the same picture as {seen[digest]}"))
+                seen.setdefault(digest, part)
+        except UnreadablePictureError as error:
+            violations.append(FieldViolation(name, error.message))
+        if len(violations) >= _MAX_VIOLATIONS:
+            break
+    if violations:
+        raise InvalidRequestError.of(*violations)
+    return pictures
+
+
+def _size_problem(width: int, height: int, tile: int, side: int) -> str:
+    if not tile and width != height:
+        return f"must be square, not {width} x {height} pixels; a sheet of several needs the side of its tiles"
+    own = tile or width
+    if not SIDES[0] <= own <= SIDES[1]:
+        return f"must have {SIDES[0]} to {SIDES[1]} pixels a side, not {own}"
+    if width % own or height % own:
+        return f"a sheet of {width} x {height} pixels has no tiles of {own}"
+    if side not in (0, own):
+        return f"must have {side} pixels a side, as those before it, not {own}"
+    return ""
+
+
+def _tiles(name: str, sent: SentPicture) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    pixels = decode_picture(sent.content)
+    if not sent.tile:
+        yield name, pixels
+        return
+    for index, tile in enumerate(tiles(pixels, sent.tile)):
+        yield f"{name}.tiles[{index}]", tile
+
+
+def _sent(last: PictureChunk, content: bytes) -> SentPicture:
+    return SentPicture(content, last.near_miss, last.tile)
+
+
+def _bad(name: str, description: str) -> InvalidRequestError:
+    return InvalidRequestError.of(FieldViolation(name, description))

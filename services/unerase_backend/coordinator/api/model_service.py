@@ -1,0 +1,208 @@
+"""ModelService: the catalogue, read; and custom concepts, which come beside it."""
+
+# ruff: noqa: N802 - methods are named as the RPCs are
+
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.empty_pb2 import Empty
+
+from unerase.v1.models_pb2 import (
+    CreateConceptRequest,
+    DeleteConceptRequest,
+    GetConceptRequest,
+    GetModelRequest,
+    ListConceptsRequest,
+    ListConceptsResponse,
+    ListModelsRequest,
+    ListModelsResponse,
+    Model,
+)
+from unerase.v1.models_pb2_grpc import ModelServiceServicer
+from unerase.v1.types_pb2 import Concept
+from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
+from unerase_backend.coordinator.api.concept_upload import Pictures, Upload, decode_pictures, read_upload
+from unerase_backend.coordinator.api.paging import Page, cursor_of, page_size
+from unerase_backend.coordinator.api.upload_limits import Uploads
+from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.runtime.access import CALLER
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import (
+    AlreadyExistsError,
+    ExhaustedError,
+    FieldViolation,
+    InvalidRequestError,
+    NotFoundError,
+    PreconditionError,
+)
+from unerase_backend.runtime.handles import Classify
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+MAX_CONCEPTS = 1000
+# At once in all, and for one tenant: a decoded picture has up to 50 MB, and judges look at one request after the other.
+_DECODING = (4, 1)
+_JUDGING = (4, 1)
+_BATCH = 16
+
+
+class ModelServicer(ModelServiceServicer):
+    """The catalogue of this backend; files are hashed and cut in threads, once."""
+
+    def __init__(self, catalogue: Catalogue, store: ArtifactStore, database: Database, classify: Classify) -> None:
+        self._catalogue = catalogue
+        self._store = store
+        self._database = database
+        self._classify = classify
+        self._uploads = Uploads()
+        self._decoding = FairQueue(*_DECODING)
+        self._judging = FairQueue(*_JUDGING)
+        self._threads = FairQueue(*THREADS)
+
+    async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
+        """Return a page of models, in order of name."""
+        names, page = _page(self._catalogue.models, request.page_size, request.page_token, "models")
+        for name in names:
+            # One that is not shown is not looked at: its files would be hashed.
+            if not page.has_room() or not page.add(await self._threads.run(self._catalogue.describe_model, name), name):
+                break
+        return ListModelsResponse(models=page.items, next_page_token=page.token)
+
+    async def GetModel(self, request: GetModelRequest, context: Context) -> Model:
+        """Return one model."""
+        if not request.name:
+            raise InvalidRequestError.of(FieldViolation("name", "must name a model"))
+        return await self._threads.run(self._catalogue.describe_model, request.name)
+
+    async def ListConcepts(self, request: ListConceptsRequest, context: Context) -> ListConceptsResponse:
+        """Return a page of concepts, in order of name."""
+        tenant = CALLER.get().tenant
+        known = {*self._catalogue.concepts, *await self._database.concepts.names(tenant)}
+        names, page = _page(known, request.page_size, request.page_token, "concepts")
+        for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
+            catalogue = self._catalogue.extended(await self._database.concepts.named(batch, tenant))
+            # One that was deleted since its name was read is not there any more.
+            there = [name for name in batch if name in catalogue.concepts]
+            for name in there:
+                if not page.add(await self._threads.run(catalogue.concept_message, name, self._store), name):
+                    break
+            if page.full:
+                break
+        return ListConceptsResponse(concepts=page.items, next_page_token=page.token)
+
+    async def GetConcept(self, request: GetConceptRequest, context: Context) -> Concept:
+        """Return one concept."""
+        if not request.name:
+            raise InvalidRequestError.of(FieldViolation("name", "must name a concept"))
+        catalogue = self._catalogue.extended(await self._database.concepts.named([request.name], CALLER.get().tenant))
+        return await self._threads.run(catalogue.concept_message, request.name, self._store)
+
+    async def CreateConcept(self, requests: AsyncIterator[CreateConceptRequest], context: Context) -> Concept:
+        """Create a custom concept; the same request again is answered with the same concept."""
+        upload, pictures = await self._uploaded(requests)
+        description = upload.concept.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(hashlib.sha256(description).digest() + pictures.digest().encode()).hexdigest()
+        existing = await self._repeated(upload.request_id, digest)
+        if existing is not None:
+            return existing
+        await self._check_labels(upload.concept, pictures.side)
+        tenant = CALLER.get().tenant
+        if await self._database.concepts.count(tenant) >= MAX_CONCEPTS:
+            raise ExhaustedError(f"there are {MAX_CONCEPTS} custom concepts; delete some", reason="CONCEPTS_FULL")
+        custom = await self._threads.run(self._stored, upload.concept, pictures)
+        if not await self._database.concepts.insert(custom, upload.request_id, digest, tenant):
+            # The same request id won the race meanwhile, or the name is taken.
+            existing = await self._repeated(upload.request_id, digest)
+            if existing is None:
+                raise AlreadyExistsError(
+                    f"there is a custom concept {custom.concept.name!r}; delete it, or choose another name",
+                    reason="CONCEPT_EXISTS",
+                    metadata={"concept": custom.concept.name},
+                )
+            return existing
+        return self._message(custom)
+
+    async def DeleteConcept(self, request: DeleteConceptRequest, context: Context) -> Empty:
+        """Delete a custom concept; every audit of it has a copy of its own, and its pictures stay."""
+        if not request.name:
+            raise InvalidRequestError.of(FieldViolation("name", "must name a concept"))
+        if not await self._database.concepts.delete(request.name, CALLER.get().tenant):
+            if request.name in self._catalogue.concepts:
+                raise PreconditionError(
+                    "the concept is in the operator's catalogue, and is not deleted here",
+                    reason="CONCEPT_NOT_CUSTOM",
+                    metadata={"concept": request.name},
+                )
+            raise NotFoundError(
+                "there is no custom concept of this name",
+                reason="CONCEPT_NOT_FOUND",
+                metadata={"concept": request.name},
+            )
+        return Empty()
+
+    async def _uploaded(self, requests: AsyncIterator[CreateConceptRequest]) -> tuple[Upload, Pictures]:
+        """Read and decode an upload."""
+        async with self._uploads.arriving() as arriving:
+            upload = await read_upload(requests, self._check, arriving.came)
+            arriving.read()
+            return upload, await self._decoding.run(decode_pictures, upload.pictures)
+
+    async def _check(self, concept: Concept) -> None:
+        catalogue = self._catalogue
+        await self._threads.run(check_concept, concept, catalogue.models, catalogue.judges, catalogue.concepts)
+
+    async def _check_labels(self, concept: Concept, side: int) -> None:
+        """Ask each judge about the concept once: a label that it does not know would fail every audit."""
+        catalogue = self._catalogue.extended([CustomConcept(concept, side)])
+        questions = [catalogue.question(concept.name, labels.judge) for labels in concept.labels]
+        if not questions:
+            return
+        side = side or next(model.resolution for model in self._catalogue.models.values())
+        try:
+            async with self._judging.turn():
+                await self._classify(np.zeros((1, side, side, 3), np.uint8), questions)
+        except InvalidRequestError as error:
+            raise InvalidRequestError.of(
+                *(
+                    FieldViolation(each.field.replace("questions", "concept.labels", 1), each.description)
+                    for each in error.violations
+                )
+            ) from None
+
+    def _stored(self, concept: Concept, pictures: Pictures) -> CustomConcept:
+        """Put the pictures into the store, and return the concept with their digests."""
+        whole = Concept()
+        whole.CopyFrom(concept)
+        whole.custom = True
+        whole.picture_digests.extend(map(self._store.put, pictures.concept))
+        whole.near_miss_digests.extend(map(self._store.put, pictures.near_misses))
+        return CustomConcept(whole, pictures.side)
+
+    def _message(self, custom: CustomConcept) -> Concept:
+        return self._catalogue.extended([custom]).concept_message(custom.concept.name, self._store)
+
+    async def _repeated(self, request_id: str, digest: str) -> Concept | None:
+        found = await self._database.concepts.by_request(request_id, CALLER.get().tenant)
+        if found is None:
+            return None
+        custom, known = found
+        if known != digest:
+            raise AlreadyExistsError(
+                "another concept had this request_id; choose a new one for a new concept",
+                reason="REQUEST_ID_REUSED",
+                metadata={"concept": custom.concept.name},
+            )
+        return self._message(custom)
+
+
+def _page(known: Iterable[str], asked: int, token: str, kind: str) -> tuple[list[str], Page]:
+    """Return the names from which the page is filled, one more than it may hold, and the page, empty."""
+    size = page_size(asked)
+    after = cursor_of(token, kind, 1)[0] if token else ""
+    names = sorted(name for name in known if name > after)
+    return names[: size + 1], Page(kind, size)

@@ -1,0 +1,127 @@
+"""The end of an audit that has found what it could: its verdict, its manifest and its reports."""
+
+import asyncio
+from collections.abc import Mapping
+from importlib import metadata
+
+from unerase.v1.audits_pb2 import AuditSpec, Manifest
+from unerase.v1.types_pb2 import EvaluationDescription
+from unerase.v1.verdicts_pb2 import Verdict
+from unerase_backend import report
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.execution.reports import write_again, write_reports
+from unerase_backend.coordinator.execution.units import Units
+from unerase_backend.coordinator.fair_queue import FairQueue
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.evidence import Evidence, Reports
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import DataLossError
+from unerase_backend.verdict import conclude
+
+# Verdicts and reports are computed in threads, which take the interpreter from those who answer calls.
+_AT_ONCE = 2
+
+
+class Conclusion:
+    """Concludes audits, and renders again what was lost of a conclusion."""
+
+    def __init__(self, database: Database, catalogue: Catalogue, store: ArtifactStore, units: Units) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._store = store
+        self._units = units
+        self._writing = FairQueue(_AT_ONCE)
+
+    async def conclude(self, evidence: Evidence, end: int) -> tuple[Verdict, Reports]:
+        """Return the verdict, and the reports that were written; `end` is in nanoseconds since 1970.
+
+        Raises:
+            DataLossError: pictures were lost, and cannot be made again as they were.
+            UneraseError: a room is gone, or the artefact store is full.
+        """
+        manifest = await self._manifest(evidence.audit.spec)
+        descriptions = await self._units.descriptions()
+        await self._make_whole(evidence)
+        tenant = (await self._database.audits.origin(evidence.audit.id)).tenant
+        async with self._writing.turn():
+            return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end, tenant)
+
+    async def render_again(self, audit_id: str) -> Reports | None:
+        """Render an audit's report again from its content, after one of its forms was lost; None if it was deleted.
+
+        Raises:
+            DataLossError: what it could be made of is lost as well.
+        """
+        evidence = await self._database.evidence.everything(audit_id)
+        reports = await self._database.evidence.reports(audit_id)
+        if evidence is None or reports is None:
+            return None
+        await self._make_whole(evidence)
+        descriptions = (await self._units.descriptions()).values()
+        tenant = (await self._database.audits.origin(audit_id)).tenant
+        async with self._writing.turn():
+            reports = await asyncio.to_thread(write_again, self._store, evidence, reports, descriptions, tenant)
+        await self._database.evidence.replace_reports(audit_id, reports)
+        return reports
+
+    async def _make_whole(self, evidence: Evidence) -> None:
+        """Make again the pictures that were lost since their units were recorded, and put back the concept's own.
+
+        Raises:
+            DataLossError: one that comes out otherwise by now, as with another numerics profile.
+        """
+        audit = evidence.audit
+        lost = await asyncio.to_thread(self._lost, evidence)
+        if lost:
+            await self._units.put_back([evidence.concept])
+        for unit_id in await self._database.evidence.unit_ids(audit.id) if lost else ():
+            observations = await self._database.evidence.observations(audit.id, [unit_id])
+            planned = await self._database.evidence.unit(audit.id, unit_id)
+            if planned and not lost.isdisjoint(observation.picture_digest for observation in observations):
+                await self._units.compute(audit.id, planned[0])
+        if lost and await asyncio.to_thread(self._lost, evidence):
+            raise DataLossError("pictures of the audit were lost, and come out otherwise by now; run it again")
+
+    def _lost(self, evidence: Evidence) -> set[str]:
+        concept, observed = evidence.concept, {observation.picture_digest for observation in evidence.observations}
+        digests = {*observed, *concept.picture_digests, *concept.near_miss_digests} - {""}
+        return {digest for digest in digests if not self._store.whole(digest)}
+
+    async def _manifest(self, spec: AuditSpec) -> Manifest:
+        described = await self._units.described()
+        names = list(dict.fromkeys(name for name in (spec.subject, spec.reference, spec.control) if name))
+        models = [await asyncio.to_thread(self._catalogue.describe_model, name) for name in names]
+        judges = {}
+        for name in (spec.selector, spec.judge, spec.second_judge):
+            judges[name] = await asyncio.to_thread(self._catalogue.judge_digest, name)
+        return Manifest(
+            versions={**described.versions, "unerase": metadata.version("unerase")},
+            numerics_profile=described.numerics_profile,
+            models=models,
+            judge_digests=judges,
+            hardware=described.hardware,
+        )
+
+    def _write(
+        self,
+        evidence: Evidence,
+        descriptions: Mapping[str, EvaluationDescription],
+        manifest: Manifest,
+        end: int,
+        tenant: str,
+    ) -> tuple[Verdict, Reports]:
+        audit, spec = evidence.audit, evidence.audit.spec
+        verdict = conclude(evidence.observations, list(descriptions.values()), spec.battery.evaluations, spec)
+        report.shipped().quote(verdict, spec)
+        content = report.build(
+            spec,
+            evidence.concept,
+            evidence.cases,
+            spec.battery.evaluations,
+            verdict,
+            evidence.observations,
+            evidence.findings,
+            manifest,
+        )
+        reports = write_reports(self._store, audit, end, content, descriptions.values(), evidence.observations, tenant)
+        return verdict, reports

@@ -1,0 +1,98 @@
+"""Trying again: a room that is gone comes back, so does a database, a full disk is emptied; who watches is told what is
+waited for."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.audits_pb2 import AuditEvent, Delayed
+from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.errors import DATABASE_UNAVAILABLE, domain_error, is_transient
+from unerase_backend.coordinator.storage.write_retry import until_answered, waits
+from unerase_backend.runtime.artifacts import STORAGE_FULL
+from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
+from unerase_backend.runtime.handles import ReplicaDiedError
+
+_logger = logging.getLogger(__name__)
+
+_CONCLUSION = "conclusion"
+
+Result = TypeVar("Result")
+
+
+class Retry:
+    """Tries again: for `seconds` where a room is gone or busy; for ever where the database is gone or a disk is full,
+    since without them an audit could not even fail.
+    """
+
+    def __init__(self, database: Database, metrics: Metrics, notifications: Notifications, seconds: float) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._notifications = notifications
+        self._seconds = seconds
+
+    async def persist(
+        self, attempt: Callable[[], Awaitable[Result]], audit_id: str, unit: Unit | None = None
+    ) -> Result:
+        """Return what an attempt comes to, for a unit of an audit or for its conclusion, with growing waits between.
+
+        Raises:
+            AuditEndedError: the audit has ended meanwhile.
+            UnavailableError, ExhaustedError: a room was not there for too long.
+        """
+        give_up: float | None = None
+        told = ""
+        waiting = unit or Unit(evaluation=_CONCLUSION)
+        for wait in waits():
+            try:
+                return await attempt()
+            except Exception as raised:
+                error = raised if isinstance(raised, UnavailableError | ExhaustedError) else _delay(raised)
+                if error is None:
+                    raise
+                if error.reason not in (STORAGE_FULL, DATABASE_UNAVAILABLE):
+                    now = time.monotonic()
+                    give_up = now + self._seconds if give_up is None else give_up
+                    if now >= give_up:
+                        raise
+                elif error is raised:
+                    self._metrics.full_disk_waits.inc()
+                _logger.warning("%s is tried again in %.1f s: %s", waiting.evaluation, wait, error.message)
+                self._metrics.units.labels(waiting.evaluation, "repeated").inc()
+                if error.reason != told:
+                    told = error.reason
+                    await self._tell(audit_id, waiting, error)
+                if isinstance(error, ReplicaDiedError):
+                    self._metrics.survived(error.metadata["room"])
+            await asyncio.sleep(wait)
+        raise AssertionError
+
+    async def ask(self, read: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
+        """Return what the database answers, as soon as it does."""
+        return await until_answered(lambda: read(*arguments))
+
+    async def _tell(self, audit_id: str, waiting: Unit, error: UneraseError) -> None:
+        delayed = Delayed(
+            unit=waiting.id,
+            evaluation=waiting.evaluation if waiting.id else "",
+            role=waiting.role,
+            reason=error.reason,
+            message=error.message,
+        )
+        try:
+            await self._database.transitions.progress(audit_id, AuditEvent(delayed=delayed))
+        except Exception as failed:
+            if not is_transient(failed):
+                raise
+            # Where the database is on the full disk, nobody can be told through it.
+            _logger.warning("watchers could not be told of the delay", exc_info=True)
+        await self._notifications.announce()
+
+
+def _delay(error: Exception) -> UneraseError | None:
+    return domain_error(error) if is_transient(error) else None

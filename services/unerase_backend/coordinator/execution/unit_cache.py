@@ -1,0 +1,59 @@
+"""Units that were run before: the same unit of the same weights gives the same result, and is not run again.
+
+A second subject of the same reference shares the units of reference and control; only its own are run. The key is
+SHA-256 over everything that may change a result: the unit without its id, the digests of models and judges, the source
+of all that computes, third parties' evaluations and judges included, and the numerics profile.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
+from unerase.v1.types_pb2 import EvaluationDescription
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.source import registered_digest
+
+
+def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogue, profile: str) -> str:
+    """Return the key of a unit's result, 64 hexadecimal digits.
+
+    Raises:
+        NotFoundError: the catalogue has lost a model or judge of the unit.
+    """
+    whole = Unit()
+    whole.CopyFrom(unit)
+    whole.ClearField("id")
+    models = [name for name in (unit.model, unit.reference) if name]
+    judges = (unit.target.selector.judge, unit.target.judge.judge, unit.target.second_judge.judge)
+    parts = [
+        profile,
+        description.source_digest,
+        registered_digest("unerase.judges"),
+        *(catalogue.describe_model(name).digest for name in models),
+        *(catalogue.judge_digest(name) for name in judges),
+        # Fields in the order of their numbers, maps in that of their keys; another library may write other bytes, which
+        # would cost a second run and nothing else.
+        hashlib.sha256(whole.SerializeToString(deterministic=True)).hexdigest(),
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def find(store: ArtifactStore, key: str) -> UnitResult | None:
+    """Return the result under `key`, if it is there with every artefact that it names, each as its digest says."""
+    content = store.get_record(key)
+    if content is None:
+        return None
+    result = UnitResult.FromString(content)
+    return result if all(store.whole(digest) for digest in _digests(result)) else None
+
+
+def keep(store: ArtifactStore, key: str, result: UnitResult) -> None:
+    """Put a whole result under `key`."""
+    store.put_record(key, result.SerializeToString(deterministic=True))
+
+
+def _digests(result: UnitResult) -> Iterable[str]:
+    named = [observation.picture_digest for observation in result.observations]
+    named += [finding.weights_digest for finding in result.findings]
+    return {digest for digest in named if digest}

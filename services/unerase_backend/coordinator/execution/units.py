@@ -1,0 +1,194 @@
+"""A unit's result: found in the cache, or computed in the room that it belongs to.
+
+Nothing here writes to the database but progress: what a unit finds is recorded by its workflow.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+from weakref import WeakValueDictionary
+
+from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksRequest
+from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, DescribeGenerationResponse
+from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
+from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
+from unerase.v1.audits_pb2 import AuditEvent, UnitProgress
+from unerase.v1.types_pb2 import Concept, EvaluationDescription
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.execution import unit_cache
+from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.planning.parts import digests_of, whole
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.errors import is_transient
+from unerase_backend.coordinator.storage.estimates import Estimates
+from unerase_backend.coordinator.storage.transitions import AuditEndedError
+from unerase_backend.evaluation.cost import Surroundings, work_of
+from unerase_backend.evaluation.parameters import resolve_parameters
+from unerase_backend.runtime.artifacts import LOST, ArtifactStore
+from unerase_backend.runtime.errors import DataLossError, UneraseError
+from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
+
+_logger = logging.getLogger(__name__)
+
+_PROGRESS_SECONDS = 1.0
+
+
+class Units:
+    """The rooms that run units, and what they found before."""
+
+    def __init__(
+        self,
+        database: Database,
+        catalogue: Catalogue,
+        store: ArtifactStore,
+        metrics: Metrics,
+        notifications: Notifications,
+        estimates: Estimates,
+    ) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._store = store
+        self._metrics = metrics
+        self._notifications = notifications
+        self._estimates = estimates
+        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._probes: dict[str, EvaluationDescription] = {}
+        self._attacks: dict[str, EvaluationDescription] = {}
+        self._broken: dict[str, str] = {}
+
+    async def descriptions(self) -> Mapping[str, EvaluationDescription]:
+        """Return what the rooms say of their evaluations, by name; asked once.
+
+        Raises:
+            UnavailableError: a room is gone for the moment.
+        """
+        if not self._attacks:
+            probes, attacks = await asyncio.gather(
+                PROBING.call("ListProbes", ListProbesRequest(), timeout_seconds=60),
+                ATTACK.call("ListAttacks", ListAttacksRequest(), timeout_seconds=60),
+            )
+            self._probes = {description.name: description for description in probes.probes}
+            # The rooms' own names are distinct; where two third parties chose the same one, the probe has it.
+            self._attacks = {each.name: each for each in attacks.attacks if each.name not in self._probes}
+            self._broken = {**attacks.broken, **probes.broken}
+        return {**self._probes, **self._attacks}
+
+    async def broken(self) -> Mapping[str, str]:
+        """Return the rooms' entry points that cannot be used, by name, each with the reason; asked once."""
+        await self.descriptions()
+        return self._broken
+
+    async def described(self) -> DescribeGenerationResponse:
+        """Return what generation says of itself.
+
+        Raises:
+            UnavailableError: the room is gone for the moment.
+        """
+        described: DescribeGenerationResponse = await GENERATION.call(
+            "DescribeGeneration", DescribeGenerationRequest(), timeout_seconds=60
+        )
+        return described
+
+    async def compute(self, audit_id: str, planned: Unit) -> UnitResult:
+        """Return what a unit finds, as the database has it, and tell the audit's watchers of its progress.
+
+        Raises:
+            AuditEndedError: the audit does not run any more.
+            DataLossError: an artefact is lost that cannot be made again.
+            UneraseError: what the room raised.
+        """
+        described = await self.described()
+        description = (await self.descriptions())[planned.evaluation]
+        unit = await self._whole(audit_id, planned)
+        profile = described.numerics_profile
+        key = await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, profile)
+        # Audits that ask for the same unit at the same time wait for whoever began it.
+        async with self._under_way.setdefault(key, asyncio.Lock()):
+            result = await asyncio.to_thread(unit_cache.find, self._store, key)
+            if result is None:
+                begin = time.monotonic()
+                result = await self._run_whole(audit_id, unit)
+                self._took(unit, description, time.monotonic() - begin)
+                await asyncio.to_thread(unit_cache.keep, self._store, key, result)
+            else:
+                self._metrics.units_kept.labels(unit.evaluation).inc()
+        return result
+
+    async def _whole(self, audit_id: str, unit: Unit) -> Unit:
+        """Put back what the unit shares with others of its audit."""
+        contents = await self._database.unit_parts.of(audit_id, digests_of(unit))
+        try:
+            return await asyncio.to_thread(whole, unit, contents)
+        except KeyError:
+            # They go with their audit.
+            raise AuditEndedError(audit_id) from None
+
+    def _took(self, unit: Unit, description: EvaluationDescription, seconds: float) -> None:
+        self._metrics.unit_seconds.labels(unit.evaluation).observe(seconds)
+        parameters = resolve_parameters(description, unit.parameters)
+        work = work_of(unit, description, parameters, Surroundings.of(unit.target, unit.others))
+        self._estimates.note(unit, work, seconds)
+
+    async def _run_whole(self, audit_id: str, unit: Unit) -> UnitResult:
+        """Run a unit, a second time where an artefact turns out to be lost: what can be made again then is."""
+        try:
+            return await self._run(audit_id, unit)
+        except UneraseError as error:
+            if error.reason not in LOST:
+                raise
+            _logger.warning("%s is run again: %s", unit.evaluation, error.message)
+        await self.put_back([target.concept for target in (unit.target, *unit.others)])
+        try:
+            return await self._run(audit_id, unit)
+        except UneraseError as error:
+            if error.reason not in LOST:
+                raise
+            raise DataLossError(error.message) from None
+
+    async def put_back(self, concepts: Sequence[Concept]) -> None:
+        """Put the pictures of the catalogue's concepts where they belong; those of custom ones are nowhere else."""
+        for concept in concepts:
+            if not concept.custom:
+                await asyncio.to_thread(self._catalogue.concept_message, concept.name, self._store)
+
+    async def _run(self, audit_id: str, unit: Unit) -> UnitResult:
+        result = UnitResult()
+        told = 0.0
+        if unit.evaluation in self._attacks:
+            stream = ATTACK.stream("Attack", AttackRequest(unit=unit))
+        else:
+            stream = PROBING.stream("Probe", ProbeRequest(unit=unit))
+        async with aclosing(stream) as responses:
+            async for response in responses:
+                event = response.event
+                match event.WhichOneof("event"):
+                    case "observation":
+                        result.observations.append(event.observation)
+                    case "finding":
+                        result.findings.append(event.finding)
+                    case "progress" if time.monotonic() - told >= _PROGRESS_SECONDS:
+                        told = time.monotonic()
+                        await self._progress(audit_id, unit, event.progress)
+        return result
+
+    async def _progress(self, audit_id: str, unit: Unit, progress: Any) -> None:
+        event = UnitProgress(
+            unit=unit.id, evaluation=unit.evaluation, role=unit.role, step=progress.step, steps=progress.steps
+        )
+        if progress.HasField("loss"):
+            event.loss = progress.loss
+        if progress.HasField("success"):
+            event.success = progress.success
+        try:
+            await self._database.transitions.progress(audit_id, AuditEvent(unit_progress=event))
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            # A unit is not computed again because nobody could be told how far it was.
+            _logger.warning("watchers could not be told of the progress", exc_info=True)
+            return
+        await self._notifications.announce()

@@ -1,0 +1,36 @@
+"""How much one audit and one tenant may take: settings of the coordinator, and options of `unerase serve`.
+
+The defaults are what one machine can bear (docs/limits.md has the figures); 0 means no limit.
+"""
+
+from pydantic import BaseModel, Field
+
+from unerase_backend.coordinator.planning.cost import CostLimits
+from unerase_backend.runtime.access import Quota
+
+
+class AdmissionSettings(BaseModel):
+    """Limits on an audit's cost, and the quotas of tenants that have none of their own."""
+
+    audit_pictures: int = Field(default=200_000, ge=0, description="pictures that one audit may make; 0: no limit")
+    audit_rows: int = Field(
+        default=20_000_000, ge=0, description="rows of the denoising network that one audit may take; 0: no limit"
+    )
+    audit_stored_bytes: int = Field(
+        default=64_000_000, ge=0, description="bytes of one audit's rows in the database as it begins; 0: no limit"
+    )
+    quota_audits: int = Field(default=1000, ge=0, description="audits that a tenant may have in flight; 0: no limit")
+    quota_pictures_per_day: int = Field(
+        default=6_000_000, ge=0, description="pictures of a tenant's audits within a day; 0: no limit"
+    )
+    quota_bytes: int = Field(
+        default=100_000_000_000, ge=0, description="bytes of a tenant's pictures that are kept; 0: no limit"
+    )
+
+    def cost_limits(self) -> CostLimits:
+        """Return what one audit may take."""
+        return CostLimits(self.audit_pictures, self.audit_rows, self.audit_stored_bytes)
+
+    def quota(self) -> Quota:
+        """Return what a tenant may have."""
+        return Quota(audits=self.quota_audits, pictures_per_day=self.quota_pictures_per_day, bytes=self.quota_bytes)

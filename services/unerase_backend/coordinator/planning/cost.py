@@ -1,0 +1,110 @@
+"""What an audit takes, counted before it is accepted, and held against what one audit may take."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.audits_pb2 import AuditCost, AuditSpec, EvaluationCost
+from unerase.v1.types_pb2 import Concept, EvaluationDescription
+from unerase_backend.evaluation.cost import Surroundings, Work, work_of
+from unerase_backend.evaluation.parameters import resolve_parameters
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+# Keys, indices and a row's own head, of SQLite and PostgreSQL; measured by tests/coordinator/planning/test_cost.py.
+_ROW_BYTES = 200
+# A lossless picture of three channels: noise does not shrink, what models paint shrinks to half of it or less.
+_BYTES_PER_PIXEL = 1.5
+
+
+@dataclass(frozen=True)
+class CostLimits:
+    """The most that one audit may take; 0 means no limit."""
+
+    pictures: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+
+def count_work(
+    units: Sequence[Unit], descriptions: Mapping[str, EvaluationDescription], known: Mapping[str, Surroundings]
+) -> tuple[Work, ...]:
+    """Return what each unit takes; `known` are the surroundings by the digest of the unit's target."""
+    return tuple(
+        work_of(
+            unit,
+            descriptions[unit.evaluation],
+            resolve_parameters(descriptions[unit.evaluation], unit.parameters),
+            known[unit.target_digest],
+        )
+        for unit in units
+    )
+
+
+def cost_of(
+    spec: AuditSpec, concept: Concept, units: Sequence[Unit], works: Sequence[Work], parts: Mapping[str, bytes]
+) -> AuditCost:
+    """Add up an audit's cost, by evaluation in the order of the battery."""
+    by_evaluation = {request.name: EvaluationCost(evaluation=request.name) for request in spec.battery.evaluations}
+    for unit, work in zip(units, works, strict=True):
+        cost = by_evaluation[unit.evaluation]
+        cost.units += 1
+        cost.pictures += work.pictures
+        cost.rows += work.rows
+        cost.assumed |= work.assumed
+    costs = list(by_evaluation.values())
+    return AuditCost(
+        units=len(units),
+        pictures=sum(cost.pictures for cost in costs),
+        rows=sum(cost.rows for cost in costs),
+        stored_bytes=_stored_bytes(spec, concept, units, parts),
+        evaluations=costs,
+    )
+
+
+def picture_bytes(pictures: int, resolution: int) -> int:
+    """Return about how many bytes so many pictures of this side will have."""
+    return round(pictures * resolution * resolution * _BYTES_PER_PIXEL)
+
+
+def check_cost(cost: AuditCost, limits: CostLimits) -> None:
+    """Let an audit pass that one machine can bear.
+
+    Raises:
+        InvalidRequestError: it takes more of something than one audit may; says what it takes most for.
+    """
+    figures = (
+        ("pictures", cost.pictures, limits.pictures),
+        ("rows of the denoising network", cost.rows, limits.rows),
+        ("bytes in the database", cost.stored_bytes, limits.bytes),
+    )
+    above = [(what, count, limit) for what, count, limit in figures if limit and count > limit]
+    if not above:
+        return
+    said = "; ".join(f"takes {count} {what}, {limit} is the most" for what, count, limit in above)
+    error = InvalidRequestError.of(FieldViolation(*_to_reduce(cost, above[0][0], said)))
+    error.reason = "AUDIT_TOO_LARGE"
+    what, count, limit = above[0]
+    error.metadata.update({"what": what, "count": str(count), "limit": str(limit)})
+    raise error
+
+
+def _to_reduce(cost: AuditCost, what: str, said: str) -> tuple[str, str]:
+    if what.startswith("bytes"):
+        return "spec.concept", f"the audit {said}: take fewer cases, or a concept with shorter prompts"
+    field = "pictures" if what == "pictures" else "rows"
+    most = max(cost.evaluations, key=lambda each: getattr(each, field))
+    share = f"{most.evaluation} takes {getattr(most, field)} of them"
+    if most.assumed:
+        share += ", counted high since it does not say what it takes"
+    steps = "" if field == "pictures" else ", fewer steps"
+    return "spec.cases", f"the audit {said}: take fewer cases{steps}, or a smaller battery; {share}"
+
+
+def _stored_bytes(spec: AuditSpec, concept: Concept, units: Sequence[Unit], parts: Mapping[str, bytes]) -> int:
+    pictures = len({*concept.picture_digests, *concept.near_miss_digests})
+    # The specification is in the audit's row and in its events; the cases are in the row as well as among the parts.
+    messages = 4 * spec.ByteSize() + concept.ByteSize() + sum(unit.ByteSize() + len(unit.id) for unit in units)
+    contents = sum(len(content) for content in parts.values())
+    row_cases = max((len(parts[unit.cases_digest]) for unit in units), default=0)
+    rows = 2 + len(units) + len(parts) + pictures
+    return messages + contents + row_cases + rows * _ROW_BYTES

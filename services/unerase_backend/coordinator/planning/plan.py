@@ -1,0 +1,67 @@
+"""The plan of an audit: its request checked field by field, every default filled in, cut into cases and units.
+
+A pure function of the request, the catalogue and what the rooms say of their evaluations: the same request with the
+same seed base makes the same plan, and planning the filled-in request again changes nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.audits_pb2 import AuditCost, AuditSpec
+from unerase.v1.types_pb2 import Case, Concept, EvaluationDescription
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
+from unerase_backend.coordinator.planning.parts import Parts
+from unerase_backend.coordinator.planning.request import resolve_request
+from unerase_backend.coordinator.planning.units import cases_of, units_of
+from unerase_backend.evaluation.cost import Surroundings, Work
+from unerase_backend.runtime.artifacts import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An audit, ready to run: `spec` with every default filled in, and its units in the order in which they start.
+
+    Units name what they share by digest (`coordinator/planning/parts.py`); `parts` has the bytes of it.
+    """
+
+    spec: AuditSpec
+    concept: Concept
+    cases: tuple[Case, ...]
+    units: tuple[Unit, ...]
+    parts: Mapping[str, bytes]
+    works: tuple[Work, ...]
+    """What each unit takes."""
+    cost: AuditCost
+    picture_bytes: int
+    """About how many bytes its pictures will have."""
+
+
+def make_plan(
+    spec: AuditSpec,
+    catalogue: Catalogue,
+    store: ArtifactStore,
+    descriptions: Mapping[str, EvaluationDescription],
+    draw_seed: Callable[[], int],
+    broken: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """Check the request, fill in what it leaves out, and cut it into units.
+
+    `descriptions` are the evaluations there are, `broken` says why others that are installed are not among them;
+    `draw_seed` is asked where the request has no seed base.
+
+    Raises:
+        InvalidRequestError: with a violation for each bad field; its reason names the kind of what was not found, if
+            that is all that is wrong.
+    """
+    resolved = resolve_request(spec, catalogue, descriptions, broken, draw_seed)
+    concept = catalogue.concept_message(resolved.concept, store)
+    cases = tuple(cases_of(concept, resolved))
+    parts, known = Parts(), dict[str, Surroundings]()
+    units = tuple(units_of(resolved, cases, catalogue, store, descriptions, parts, known))
+    works = count_work(units, descriptions, known)
+    cost = cost_of(resolved, concept, units, works, parts.contents)
+    stored = picture_bytes(cost.pictures, catalogue.models[resolved.reference].resolution)
+    return Plan(resolved, concept, cases, units, parts.contents, works, cost, stored)

@@ -1,0 +1,254 @@
+"""The request for an audit: checked field by field, every default filled in."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+
+from unerase.v1.audits_pb2 import AuditSpec, Battery
+from unerase.v1.types_pb2 import EvaluationDescription, EvaluationRequest
+from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
+from unerase_backend.coordinator.planning import model_checks
+from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET, PRESETS
+from unerase_backend.coordinator.planning.units import takes_placebo
+from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
+from unerase_backend.evaluation.units import MAX_CASES
+from unerase_backend.runtime.bounds import most_items
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.verdict.decision import DEFAULT_CASES, Tolerances, tolerance_problem
+
+MAX_EVALUATIONS = most_items(Battery, "evaluations")
+MAX_NAME = 200
+
+
+def resolve_request(
+    spec: AuditSpec,
+    catalogue: Catalogue,
+    descriptions: Mapping[str, EvaluationDescription],
+    broken: Mapping[str, str],
+    draw_seed: Callable[[], int],
+) -> AuditSpec:
+    """Return the request with every default filled in; arguments as of `make_plan`.
+
+    Raises:
+        InvalidRequestError: with a violation for each bad field.
+    """
+    return _Resolution(spec, catalogue, descriptions, broken).resolve(draw_seed)
+
+
+class _Resolution:
+    """One pass over a request: collects every violation before it gives up."""
+
+    def __init__(
+        self,
+        spec: AuditSpec,
+        catalogue: Catalogue,
+        descriptions: Mapping[str, EvaluationDescription],
+        broken: Mapping[str, str],
+    ) -> None:
+        self._given = spec
+        self._catalogue = catalogue
+        self._descriptions = descriptions
+        self._broken = broken
+        self._violations: list[FieldViolation] = []
+        self._reasons: set[str] = set()
+
+    def resolve(self, draw_seed: Callable[[], int]) -> AuditSpec:
+        spec = AuditSpec()
+        spec.CopyFrom(self._given)
+        self._models_and_concept(spec)
+        self._judges(spec)
+        self._numbers(spec)
+        self._battery(spec)
+        self._placebo(spec)
+        if self._violations:
+            error = InvalidRequestError.of(*self._violations)
+            if len(self._reasons) == 1:
+                error.reason = self._reasons.pop()
+            raise error
+        reference = self._catalogue.models[spec.reference]
+        spec.cases = spec.cases or DEFAULT_CASES
+        preset = PRESETS.get(spec.battery.preset)
+        spec.steps = spec.steps or (preset.steps if preset else 0) or reference.steps
+        if not spec.HasField("guidance_scale"):
+            spec.guidance_scale = reference.guidance_scale
+        if not spec.HasField("seed_base"):
+            spec.seed_base = draw_seed()
+        asked = {field.name for field, _ in spec.tolerances.ListFields()}
+        for name, default in asdict(Tolerances()).items():
+            if name not in asked:
+                setattr(spec.tolerances, name, default)
+        return spec
+
+    def _models_and_concept(self, spec: AuditSpec) -> None:
+        models, concepts = self._catalogue.models, self._catalogue.concepts
+        known_subject = self._name("spec.subject", spec.subject, models, "model", required=True)
+        known_concept = self._name("spec.concept", spec.concept, concepts, "concept", required=True)
+        if not spec.reference and known_subject:
+            spec.reference = self._catalogue.chain(spec.subject)[-1]
+        known_reference = self._name("spec.reference", spec.reference, models, "model")
+        whole = known_subject and known_reference and bool(spec.reference)
+        # A placebo that is asked for stands in the place of the concept's own control.
+        if not spec.control and not spec.placebo and known_concept and whole:
+            spec.control = model_checks.default_control(spec, self._catalogue)
+        known_control = self._name("spec.control", spec.control, models, "model")
+        if not whole:
+            return
+        if known_control and known_concept:
+            for problem in model_checks.role_problems(spec, self._given, self._catalogue):
+                self._add(*problem)
+        resolution = self._resolution(spec.reference)
+        side = self._catalogue.picture_side(spec.concept) if known_concept else 0
+        if side not in (0, resolution):
+            self._add("spec.concept", f"its pictures have {side} pixels a side, the reference's {resolution}")
+        others = {"spec.subject": spec.subject, "spec.control": spec.control if known_control else ""}
+        for field, name in others.items():
+            if name and self._resolution(name) != resolution:
+                self._add(
+                    field,
+                    f"makes pictures of {self._resolution(name)} pixels, the reference of {resolution}: "
+                    "they cannot be compared",
+                )
+
+    def _judges(self, spec: AuditSpec) -> None:
+        fields = ("selector", "judge", "second_judge")
+        missing = [position for position, field in enumerate(fields) if not getattr(spec, field)]
+        if missing:
+            defaults = self._catalogue.default_judges()
+            for position in missing:
+                setattr(spec, fields[position], defaults[position])
+        known = [
+            self._name(f"spec.{field}", getattr(spec, field), self._catalogue.judges, "judge", required=True)
+            for field in fields
+        ]
+        names = [getattr(spec, field) for field in fields]
+        for position, field in enumerate(fields):
+            if known[position] and names[position] in names[:position]:
+                self._add(f"spec.{field}", "must be another judge than the ones before it: none may confirm itself")
+        if all(known) and len(set(names)) == len(names):
+            for problem in model_checks.judge_problems(dict(zip(fields, names, strict=True)), self._catalogue):
+                self._add(*problem)
+        concept = self._catalogue.concepts.get(spec.concept)
+        if concept is not None and all(known):
+            for field, name in zip(fields, names, strict=True):
+                if not concept.labels.get(name):
+                    self._add(f"spec.{field}", f"has no labels for the concept {spec.concept!r}")
+
+    def _numbers(self, spec: AuditSpec) -> None:
+        if spec.cases > MAX_CASES:
+            self._add("spec.cases", f"must be at most {MAX_CASES}, not {spec.cases}")
+        if spec.steps > MAX_STEPS:
+            self._add("spec.steps", f"must be at most {MAX_STEPS}, not {spec.steps}")
+        low, high = GUIDANCE_SCALES
+        if spec.HasField("guidance_scale") and not low <= spec.guidance_scale <= high:
+            self._add("spec.guidance_scale", f"must be from {low:g} to {high:g}, not {spec.guidance_scale:g}")
+        for field, value in spec.tolerances.ListFields():
+            if problem := tolerance_problem(field.name, value):
+                self._add(f"spec.tolerances.{field.name}", problem)
+
+    def _battery(self, spec: AuditSpec) -> None:
+        battery = spec.battery
+        if not battery.preset and not battery.evaluations:
+            battery.preset = DEFAULT_PRESET
+        if battery.preset and battery.preset not in PRESETS:
+            self._add(
+                "spec.battery.preset", f"there is no preset {_quoted(battery.preset)}{_near(battery.preset, PRESETS)}"
+            )
+            return
+        if len(battery.evaluations) > MAX_EVALUATIONS:
+            self._add("spec.battery.evaluations", f"must be at most {MAX_EVALUATIONS}, not {len(battery.evaluations)}")
+            return
+        chosen = {request.name: request for request in (PRESETS[battery.preset].requests() if battery.preset else [])}
+        fields = {name: f"spec.battery.preset.{name}" for name in chosen}
+        seen: set[str] = set()
+        for index, request in enumerate(battery.evaluations):
+            field = f"spec.battery.evaluations[{index}]"
+            if not self._name(f"{field}.name", request.name, self._descriptions, "evaluation", required=True):
+                continue
+            if request.name in seen:
+                self._add(f"{field}.name", f"{request.name!r} is there twice")
+            seen.add(request.name)
+            chosen[request.name], fields[request.name] = request, field
+        resolved = [
+            self._evaluation(request, f"{fields[name]}.parameters")
+            for name, request in chosen.items()
+            if self._name(fields[name], name, self._descriptions, "evaluation")
+        ]
+        del battery.evaluations[:]
+        battery.evaluations.extend(resolved)
+
+    def _placebo(self, spec: AuditSpec) -> None:
+        """Check the placebo, or take the catalogue's only one that can serve where one is needed."""
+        concepts = self._catalogue.concepts
+        if not spec.placebo:
+            placebos = [name for name, entry in concepts.items() if entry.placebo and not self._unfit(spec, name)]
+            needed = not spec.control and any(
+                takes_placebo(self._descriptions[request.name])
+                for request in spec.battery.evaluations
+                if request.name in self._descriptions
+            )
+            if needed and len(placebos) == 1:
+                (spec.placebo,) = placebos
+            return
+        if self._given.control:
+            self._add("spec.placebo", "is for audits without a control model; this one names spec.control")
+        if self._name("spec.placebo", spec.placebo, concepts, "concept"):
+            if not concepts[spec.placebo].placebo:
+                self._add(
+                    "spec.placebo", "is a concept like any other: the catalogue does not say that no model knows it"
+                )
+            elif problem := self._unfit(spec, spec.placebo):
+                self._add("spec.placebo", problem)
+
+    def _unfit(self, spec: AuditSpec, placebo: str) -> str:
+        """Return why a placebo cannot stand beside the concept; empty where it can."""
+        entry, concept = self._catalogue.concepts[placebo], self._catalogue.concepts.get(spec.concept)
+        if placebo == spec.concept:
+            return "is the concept itself"
+        if concept is not None and self._catalogue.same(entry, concept):
+            return "is the concept itself under another name: they share a word or a label"
+        if concept is not None and entry.kind != concept.kind:
+            return f"is of the kind {entry.kind}, the concept is not: the procedure would be another"
+        if entry.pictures is None:
+            return "has no pictures to hand to the model"
+        judges = (spec.selector, spec.judge, spec.second_judge)
+        missing = [judge for judge in judges if judge not in entry.labels]
+        return f"has no labels for the judge {missing[0]!r}" if missing else ""
+
+    def _evaluation(self, request: EvaluationRequest, field: str) -> EvaluationRequest:
+        try:
+            parameters = resolve_parameters(self._descriptions[request.name], request.parameters, field=field)
+        except InvalidRequestError as error:
+            for violation in error.violations:
+                self._add(violation.field, violation.description)
+            return request
+        return EvaluationRequest(name=request.name, parameters=parameters_struct(parameters))
+
+    def _name(self, field: str, name: str, known: Iterable[str], kind: str, *, required: bool = False) -> bool:
+        if not name:
+            if required:
+                self._add(field, f"must name a{'n' if kind[0] in 'aeiou' else ''} {kind}")
+            return not required
+        if len(name) > MAX_NAME:
+            self._add(field, f"must be at most {MAX_NAME} characters, not {len(name)}")
+            return False
+        if name not in known:
+            why = f"; {self._broken[name]}" if kind == "evaluation" and name in self._broken else _near(name, known)
+            self._add(field, f"there is no {kind} {_quoted(name)}{why}", f"{kind.upper()}_NOT_FOUND")
+            return False
+        return True
+
+    def _add(self, field: str, description: str, reason: str = InvalidRequestError.reason) -> None:
+        self._violations.append(FieldViolation(field, description))
+        self._reasons.add(reason)
+
+    def _resolution(self, name: str) -> int:
+        return self._catalogue.models[name].resolution
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= 60 else name[:60] + "...")
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,12 @@
+"""The states of an audit, as those that go on and those that are an end."""
+
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_CANCELLED,
+    AUDIT_STATE_FAILED,
+    AUDIT_STATE_PENDING,
+    AUDIT_STATE_RUNNING,
+    AUDIT_STATE_SUCCEEDED,
+)
+
+ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
+ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)

@@ -1,0 +1,170 @@
+"""Audits, read: each as it is, lists of them, and their events."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from unerase.v1.audits_pb2 import Audit, AuditCost, AuditEvent, AuditSpec, AuditState
+from unerase_backend.coordinator.states import ACTIVE, ENDED
+from unerase_backend.coordinator.storage import tables
+from unerase_backend.coordinator.storage.engine import Engine
+from unerase_backend.coordinator.storage.estimates import expected_end
+from unerase_backend.coordinator.storage.tables import own
+
+# SQLite takes some thousand parameters at once.
+_IDS_AT_ONCE = 1000
+# A concept and the cases may be megabytes; who looks at an audit, or at a page of them, needs neither.
+_SHOWN = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an audit came from."""
+
+    tenant: str = ""
+    traceparent: str = ""
+    """Of the call that asked for it, as W3C Trace Context has it; empty where nobody traced."""
+    create_time: int = 0
+    """In nanoseconds since 1970."""
+
+
+NOBODY = Origin()
+"""The origin of an audit that is deleted, or that no caller asked for."""
+
+
+class Audits:
+    """The audits of all tenants."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def by_request(self, request_id: str, tenant: str = "") -> tuple[Audit, str] | None:
+        """Return the audit of a tenant's request id with the digest of its request."""
+        query = sa.select(*_SHOWN).where(tables.audits.c.request_id == own(tenant, request_id))
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).first()
+        return (audit_of(row), row.request_digest) if row else None
+
+    async def get(self, audit_id: str) -> Audit | None:
+        """Return an audit as it is."""
+        async with self._engine.connect() as connection:
+            return await read_audit(connection, audit_id)
+
+    async def owned(self, audit_id: str, tenant: str) -> Audit | None:
+        """Return an audit as it is, if it is the tenant's."""
+        async with self._engine.connect() as connection:
+            query = sa.select(*_SHOWN).where(tables.audits.c.id == audit_id, tables.audits.c.tenant == tenant)
+            row = (await connection.execute(query)).first()
+        return audit_of(row) if row else None
+
+    async def origin(self, audit_id: str) -> Origin:
+        """Return whose an audit is, and where it came from; nobody's once it is deleted."""
+        columns = tables.audits.c.tenant, tables.audits.c.traceparent, tables.audits.c.create_time
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(sa.select(*columns).where(tables.audits.c.id == audit_id))).first()
+        return Origin(*row) if row else NOBODY
+
+    async def newest(self, limit: int, before: tuple[int, str] | None, tenant: str = "") -> list[Audit]:
+        """Return a tenant's newest audits, those created before (create time in nanoseconds, id) where given."""
+        query = sa.select(*_SHOWN).where(tables.audits.c.tenant == tenant)
+        query = query.order_by(tables.audits.c.create_time.desc(), tables.audits.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(sa.tuple_(tables.audits.c.create_time, tables.audits.c.id) < sa.tuple_(*before))
+        async with self._engine.connect() as connection:
+            return [audit_of(row) for row in await connection.execute(query)]
+
+    async def active(self, among: Sequence[str] | None = None) -> list[str]:
+        """Return the ids of the audits, or of some of them, that have not ended, the oldest first."""
+        query = (
+            sa.select(tables.audits.c.id).where(tables.audits.c.state.in_(ACTIVE)).order_by(tables.audits.c.create_time)
+        )
+        if among is not None:
+            query = query.where(tables.audits.c.id.in_(among))
+        async with self._engine.connect() as connection:
+            return [row.id for row in await connection.execute(query)]
+
+    async def oldest_active(self) -> int | None:
+        """Return when the oldest audit that has not ended was asked for; None if all have ended."""
+        query = sa.select(sa.func.min(tables.audits.c.create_time)).where(tables.audits.c.state.in_(ACTIVE))
+        async with self._engine.connect() as connection:
+            oldest: int | None = (await connection.execute(query)).scalar()
+        return oldest
+
+    async def count(self) -> dict[AuditState.ValueType, int]:
+        """Return how many audits there are of each state."""
+        query = sa.select(tables.audits.c.state, sa.func.count()).group_by(tables.audits.c.state)
+        async with self._engine.connect() as connection:
+            return {row[0]: row[1] for row in await connection.execute(query)}
+
+    async def events(self, audit_id: str, after: int, limit: int) -> list[AuditEvent]:
+        """Return the next events after a sequence number."""
+        query = (
+            sa.select(tables.events.c.message)
+            .where(tables.events.c.audit == audit_id, tables.events.c.sequence > after)
+            .order_by(tables.events.c.sequence)
+            .limit(limit)
+        )
+        async with self._engine.connect() as connection:
+            return [AuditEvent.FromString(row.message) for row in await connection.execute(query)]
+
+    async def sequences(self, audit_ids: Sequence[str]) -> dict[str, int]:
+        """Return the last sequence number of those of the audits that there are."""
+        found: dict[str, int] = {}
+        async with self._engine.connect() as connection:
+            for start in range(0, len(audit_ids), _IDS_AT_ONCE):
+                some = tables.audits.c.id.in_(audit_ids[start : start + _IDS_AT_ONCE])
+                query = sa.select(tables.audits.c.id, tables.audits.c.last_sequence).where(some)
+                found |= {row.id: row.last_sequence for row in await connection.execute(query)}
+        return found
+
+    async def ended_before(self, time_ns: int) -> list[str]:
+        """Return the audits that ended before a time, in nanoseconds since 1970."""
+        query = sa.select(tables.audits.c.id).where(
+            tables.audits.c.state.in_(ENDED), tables.audits.c.end_time < time_ns
+        )
+        async with self._engine.connect() as connection:
+            return [row.id for row in await connection.execute(query)]
+
+
+async def read_audit(connection: AsyncConnection, audit_id: str) -> Audit | None:
+    """Return an audit as a transaction sees it."""
+    row = (await connection.execute(sa.select(*_SHOWN).where(tables.audits.c.id == audit_id))).first()
+    return audit_of(row) if row else None
+
+
+def timestamp(nanoseconds: int) -> Timestamp:
+    """Return nanoseconds since 1970 as a message."""
+    return Timestamp(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
+
+
+def audit_of(row: Any) -> Audit:
+    """Return the message of an audit's row."""
+    audit = Audit(
+        id=row.id,
+        request_id=row.asked_as or row.request_id,
+        spec=AuditSpec.FromString(row.spec),
+        state=row.state,
+        units_done=row.units_done,
+        units_total=row.units_total,
+        create_time=timestamp(row.create_time),
+        error_reason=row.error_reason,
+        error_message=row.error_message,
+    )
+    if row.cost is not None:
+        audit.cost.CopyFrom(AuditCost.FromString(row.cost))
+    if row.state in ACTIVE:
+        duration = audit.cost.estimated_duration
+        known = duration.ToNanoseconds() if audit.cost.HasField("estimated_duration") else None
+        end = expected_end(time.time_ns(), row.create_time, known, row.work, row.work_done)
+        if end is not None:
+            audit.estimated_end_time.CopyFrom(timestamp(end))
+    if row.end_time:
+        audit.end_time.CopyFrom(timestamp(row.end_time))
+    if row.verdict is not None:
+        audit.verdict.ParseFromString(row.verdict)
+    return audit

@@ -1,0 +1,175 @@
+"""What reads and writes the tables: SQLite in write-ahead mode by default, PostgreSQL by its URL."""
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+import psycopg
+import sqlalchemy as sa
+from sqlalchemy import event as sa_event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from unerase_backend.coordinator.storage.errors import is_full, is_repeated_by_dbos, is_transient
+from unerase_backend.coordinator.storage.tables import METADATA, discarded
+
+# Both take some ten thousand parameters at once.
+_ROWS_AT_ONCE = 1000
+# How long to wait for a connection of the pool, and for one of the server.
+_POOL_SECONDS = 30.0
+_CONNECT_SECONDS = 10
+
+
+class Engine(Protocol):
+    """What reads and writes: SQLAlchemy's `AsyncEngine`, or `Connections`, where callers wait for their turn."""
+
+    @property
+    def dialect(self) -> sa.Dialect:
+        """Return the database's kind."""
+
+    def connect(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Read within one connection."""
+
+    def begin(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Write within one transaction."""
+
+    async def dispose(self) -> None:
+        """Close every connection."""
+
+
+class _Pool(AsyncAdaptedQueuePool):
+    """A pool whose having no connection to spare is an error of the database, as it is to whoever repeats those: DBOS
+    repeats a transaction that met one, and no other."""
+
+    def _do_get(self) -> sa.pool.ConnectionPoolEntry:
+        try:
+            return super()._do_get()
+        except sa.exc.TimeoutError as error:
+            # The engine's, once there is one.
+            dialect: Any = self._dialect
+            if dialect.name == "sqlite":
+                raise sqlite3.OperationalError(f"database is locked: {error}") from None
+            raise psycopg.errors.TooManyConnections(str(error)) from None
+
+
+def create_engine(url: str, stalled_seconds: float = 15.0, connections: int = 5) -> AsyncEngine:
+    """Return an engine for `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`.
+
+    PostgreSQL ends a transaction whose process has not been heard of for `stalled_seconds`, and with it the locks that
+    others wait for: a process may be stopped, or cut off, at any moment. SQLite's locks end with their process.
+    """
+    engine = create_async_engine(url, poolclass=_Pool, pool_size=connections, **_options(url))
+    _prepare(engine.sync_engine, stalled_seconds)
+    return engine
+
+
+def create_workflow_engine(url: str, stalled_seconds: float = 15.0, connections: int = 4) -> sa.Engine:
+    """Return DBOS's engine, for `sqlite:///FILE` or `postgresql+psycopg://...`."""
+    engine = sa.create_engine(url, pool_size=connections, **_options(url))
+    _prepare(engine, stalled_seconds)
+    return engine
+
+
+def _options(url: str) -> dict[str, Any]:
+    postgres = sa.make_url(url).get_backend_name() == "postgresql"
+    return {
+        "max_overflow": 0,
+        "pool_timeout": _POOL_SECONDS,
+        # Connections that were open when the server restarted are replaced before they are used.
+        "pool_pre_ping": True,
+        # Prompts, concepts and names belong in the database, and in no log.
+        "hide_parameters": True,
+        "connect_args": {"connect_timeout": _CONNECT_SECONDS} if postgres else {},
+    }
+
+
+def _prepare(engine: sa.Engine, stalled_seconds: float) -> None:
+    if engine.dialect.name == "sqlite":
+        # A writer takes the lock when it begins: two that read first and then write would deadlock.
+        isolation = "IMMEDIATE"
+        settings = [
+            f"PRAGMA {pragma}"
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON")
+        ]
+    else:
+        isolation = None
+        settings = [f"SET idle_in_transaction_session_timeout = {round(stalled_seconds * 1000)}"]
+
+    @sa_event.listens_for(engine, "connect")
+    def _set(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        for setting in settings:
+            cursor.execute(setting)
+        cursor.close()
+        # The pool would undo what is not committed.
+        connection.commit()
+        if isolation:
+            connection.isolation_level = isolation
+
+    # Two that DBOS looks for by itself: conflicts, and in its own records locks that somebody holds.
+    known = {"40001"} if engine.dialect.is_async else {"40001", "55P03"}
+
+    @sa_event.listens_for(engine, "handle_error", retval=True)
+    def _let_wait(context: sa.ExceptionContext) -> sa.exc.OperationalError | None:
+        """Let DBOS repeat whatever passes, for as long as it takes: it knows a lock, and a connection that is lost."""
+        error = context.original_exception
+        if not is_transient(error) or is_repeated_by_dbos(error):
+            return None
+        if isinstance(error, sqlite3.Error):
+            locked = sqlite3.OperationalError(f"database is locked: {error}")
+            return sa.exc.OperationalError(None, None, locked, hide_parameters=True)
+        state = getattr(error, "sqlstate", None)
+        if state not in known:
+            context.is_disconnect = True
+            # Where the server itself has spoken, the other connections are as good as before.
+            context.invalidate_pool_on_disconnect = state is None or state.startswith("57")
+        return None
+
+
+def on_full_disk(engine: sa.Engine, tell: Callable[[], None]) -> None:
+    """Call `tell` whenever the disk of the database is found full."""
+
+    @sa_event.listens_for(engine, "handle_error")
+    def _tell(context: sa.ExceptionContext) -> None:
+        if is_full(context.original_exception):
+            tell()
+
+
+async def migrate(engine: Engine) -> None:
+    """Create what is missing, be it a column or an index of a table that an earlier version made."""
+    async with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            await alone(connection, "migrate")
+        await connection.run_sync(METADATA.create_all)
+        await connection.run_sync(_complete)
+
+
+async def alone(connection: AsyncConnection, what: str) -> None:
+    """Wait until no other transaction that asked for the same is under way, before the first row is read."""
+    if connection.dialect.name == "postgresql":
+        await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(what, 0))))
+    else:
+        # SQLite's lock comes with the first statement that could write.
+        await connection.execute(sa.delete(discarded).where(sa.false()))
+
+
+async def insert_all(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, many with one statement.
+
+    Not by `executemany`, which psycopg makes a pipeline: a process that is stopped within one is not seen to be idle.
+    """
+    for begin in range(0, len(rows), _ROWS_AT_ONCE):
+        await connection.execute(sa.insert(table).values(rows[begin : begin + _ROWS_AT_ONCE]))
+
+
+def _complete(connection: sa.Connection) -> None:
+    inspector = sa.inspect(connection)
+    for table in METADATA.sorted_tables:
+        there = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                described = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {described}"))
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)

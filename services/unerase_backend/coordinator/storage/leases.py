@@ -1,0 +1,86 @@
+"""Which coordinators are alive: each has a lease in the database that it renews; what is left behind by one whose
+lease has run out is for another to take over.
+
+Time is the database's own, so that machines whose clocks differ agree. A coordinator that was stopped for longer than
+its lease and goes on has been declared dead meanwhile: it takes a lease again, and its workflows are no longer its own
+(DBOS lets only a workflow's present owner write a checkpoint, and what is written with it).
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from unerase_backend.coordinator.storage.engine import Engine
+from unerase_backend.coordinator.storage.tables import coordinators
+from unerase_backend.runtime.access import CALLER, Caller
+
+# No tenant can be called so.
+_OWN = Caller("the coordinator's lease", frozenset())
+
+
+class Leases:
+    """The lease of this process, and the sight of all others'."""
+
+    def __init__(self, engine: Engine, home: str, seconds: float) -> None:
+        self.id = uuid.uuid4().hex
+        self._engine = engine
+        self._home = home
+        self._seconds = seconds
+
+    async def begin(self) -> None:
+        """Take a lease; whoever had one from the same home is dead."""
+        async with self._engine.begin() as connection:
+            mine = sa.update(coordinators).where(coordinators.c.home == self._home)
+            await connection.execute(mine.values(expires=0.0))
+            await connection.execute(
+                sa.insert(coordinators).values(id=self.id, home=self._home, expires=self._now() + self._seconds)
+            )
+
+    async def renew(self) -> bool:
+        """Renew the lease; False if it had run out and others have seen that, in which case it is taken anew."""
+        values = {"expires": self._now() + self._seconds}
+        with _ahead():
+            async with self._engine.begin() as connection:
+                renewed = await connection.execute(
+                    sa.update(coordinators).where(coordinators.c.id == self.id).values(**values)
+                )
+                if renewed.rowcount:
+                    return True
+                await connection.execute(sa.insert(coordinators).values(id=self.id, home=self._home, **values))
+        return False
+
+    async def dead(self) -> list[str]:
+        """Return the coordinators whose leases have run out."""
+        query = sa.select(coordinators.c.id).where(coordinators.c.expires < self._now(), coordinators.c.id != self.id)
+        with _ahead():
+            async with self._engine.connect() as connection:
+                return [row.id for row in await connection.execute(query)]
+
+    async def forget(self, dead: Sequence[str]) -> None:
+        """Remove the leases of coordinators that were taken over; one that was renewed meanwhile stays."""
+        statement = sa.delete(coordinators).where(coordinators.c.id.in_(dead), coordinators.c.expires < self._now())
+        async with self._engine.begin() as connection:
+            await connection.execute(statement)
+
+    async def end(self) -> None:
+        """Let the lease run out at once: others need not wait."""
+        async with self._engine.begin() as connection:
+            statement = sa.update(coordinators).where(coordinators.c.id == self.id)
+            await connection.execute(statement.values(expires=0.0))
+
+    def _now(self) -> sa.ColumnElement[float]:
+        if self._engine.dialect.name == "sqlite":
+            return (sa.func.julianday("now") - 2440587.5) * 86400.0
+        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+
+
+@contextmanager
+def _ahead() -> Iterator[None]:
+    """Wait for a connection in a line of its own: without tokens, callers are the tenant without a name as well."""
+    before = CALLER.set(_OWN)
+    try:
+        yield
+    finally:
+        CALLER.reset(before)

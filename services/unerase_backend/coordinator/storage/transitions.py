@@ -1,0 +1,357 @@
+"""The states of an audit: the one place where they change, with everything that is written along.
+
+An audit's row is the truth about its state. Whatever is written to an audit in flight first takes the next sequence
+number from that row, and does so only while the audit runs: a unit that ends after the audit was cancelled finds no
+row and writes nothing. Sequence numbers have no gaps, since a transaction that fails gives its number back.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.audits_pb2 import (
+    AUDIT_STATE_CANCELLED,
+    AUDIT_STATE_FAILED,
+    AUDIT_STATE_PENDING,
+    AUDIT_STATE_RUNNING,
+    AUDIT_STATE_SUCCEEDED,
+    Audit,
+    AuditCost,
+    AuditEvent,
+    AuditSpec,
+    AuditState,
+    UnitDone,
+)
+from unerase.v1.types_pb2 import Case, Concept, Finding, Observation
+from unerase.v1.verdicts_pb2 import Verdict
+from unerase_backend.coordinator.states import ACTIVE, ENDED
+from unerase_backend.coordinator.storage import tables
+from unerase_backend.coordinator.storage.artifact_collection import discard
+from unerase_backend.coordinator.storage.audits import NOBODY, Origin, read_audit
+from unerase_backend.coordinator.storage.engine import Engine, alone, insert_all
+from unerase_backend.coordinator.storage.estimates import work_to_do
+from unerase_backend.coordinator.storage.evidence import Reports
+from unerase_backend.coordinator.storage.quotas import SPENT, Demand, check_quota, keep_spent, usage_of
+from unerase_backend.coordinator.storage.tables import deterministic, own
+from unerase_backend.coordinator.storage.write_retry import repeated
+from unerase_backend.evaluation.cost import Work
+from unerase_backend.runtime.access import Quota
+
+_UNLIMITED = Quota()
+# As long as its column.
+_REASON = 64
+
+
+class AuditEndedError(Exception):
+    """The audit has ended meanwhile, or was deleted: there is nothing to write to."""
+
+
+class PlannedAudit(Protocol):
+    """What an audit is planned to be."""
+
+    @property
+    def spec(self) -> AuditSpec:
+        """Return the request, every default filled in."""
+
+    @property
+    def concept(self) -> Concept:
+        """Return the concept as it is now."""
+
+    @property
+    def cases(self) -> Sequence[Case]:
+        """Return the cases."""
+
+    @property
+    def units(self) -> Sequence[Unit]:
+        """Return the units, in the order in which they start."""
+
+    @property
+    def parts(self) -> Mapping[str, bytes]:
+        """Return what units share, by digest."""
+
+    @property
+    def works(self) -> Sequence[Work]:
+        """Return what each unit takes."""
+
+    @property
+    def cost(self) -> AuditCost:
+        """Return what all of it takes."""
+
+    @property
+    def picture_bytes(self) -> int:
+        """Return about how many bytes its pictures will have."""
+
+
+class Transitions:
+    """Changes audits; methods that take a session write within the caller's transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @repeated
+    async def insert(
+        self,
+        audit: Audit,
+        request_digest: str,
+        plan: PlannedAudit,
+        origin: Origin = NOBODY,
+        quota: Quota = _UNLIMITED,
+        expected: Sequence[float] | None = None,
+    ) -> bool:
+        """Insert an audit with its units and its first event; False if the request id is taken.
+
+        `expected` are the seconds that its units are expected to take, where that is known.
+
+        Raises:
+            ExhaustedError: the tenant's quota is used up.
+        """
+        tenant, work = origin.tenant, work_to_do(plan.works, expected)
+        row = _row(audit, request_digest, plan, origin) | {"work": sum(work)}
+        try:
+            async with self._engine.begin() as connection:
+                # One audit of a tenant at a time is counted and inserted.
+                await alone(connection, f"tenant {tenant}")
+                # One that is there already, as when a commit's answer was lost, counts itself in the quota.
+                same = sa.select(tables.audits.c.id).where(tables.audits.c.request_id == row["request_id"])
+                if (await connection.execute(same)).first() is not None:
+                    return False
+                check_quota(quota, await usage_of(connection, tenant), demand_of(plan))
+                await connection.execute(sa.insert(tables.audits).values(row))
+                await self._insert_units(connection, audit.id, plan, work)
+                shown = [*plan.concept.picture_digests, *plan.concept.near_miss_digests]
+                await _allow(connection, audit.id, dict.fromkeys(shown, 0))
+                await self._append(connection, audit.id, AuditEvent(state_changed=audit))
+        except sa.exc.IntegrityError:
+            return False
+        return True
+
+    async def _insert_units(
+        self, connection: AsyncConnection, audit_id: str, plan: PlannedAudit, work: Sequence[float]
+    ) -> None:
+        parts = [{"audit": audit_id, "digest": digest, "message": content} for digest, content in plan.parts.items()]
+        await insert_all(connection, tables.parts, parts)
+        units = [
+            {
+                "audit": audit_id,
+                "unit": unit.id,
+                "position": position,
+                "message": deterministic(unit),
+                "done": False,
+                "pictures": plan.works[position].pictures,
+                "work": work[position],
+            }
+            for position, unit in enumerate(plan.units)
+        ]
+        await insert_all(connection, tables.units, units)
+
+    async def check(self, tenant: str, quota: Quota, plan: PlannedAudit) -> None:
+        """Hold an audit against its tenant's quota without inserting it.
+
+        Raises:
+            ExhaustedError: the tenant's quota does not suffice.
+        """
+        async with self._engine.connect() as connection:
+            check_quota(quota, await usage_of(connection, tenant), demand_of(plan))
+
+    async def start(self, session: AsyncSession, audit_id: str) -> bool:
+        """Let a pending audit run; False if it is not pending."""
+        connection = await session.connection()
+        return await self._change(connection, audit_id, (AUDIT_STATE_PENDING,), state=AUDIT_STATE_RUNNING)
+
+    async def succeed(self, session: AsyncSession, audit_id: str, end: int, verdict: Verdict, reports: Reports) -> bool:
+        """Record the verdict and the reports; False if the audit has ended or does not exist."""
+        connection = await session.connection()
+        return await self._change(
+            connection,
+            audit_id,
+            (AUDIT_STATE_RUNNING,),
+            state=AUDIT_STATE_SUCCEEDED,
+            end_time=end,
+            verdict=deterministic(verdict),
+            content_digest=reports.content,
+            json_digest=reports.json,
+            html_digest=reports.html,
+            parquet_digest=reports.parquet,
+        )
+
+    async def fail(self, session: AsyncSession, audit_id: str, reason: str, message: str) -> bool:
+        """Let an audit fail; False if it has ended or does not exist."""
+        connection = await session.connection()
+        # Whatever it says, an audit that could not even fail would begin again and again.
+        told = {"error_reason": _storable(reason)[:_REASON], "error_message": _storable(message)}
+        return await self._end(connection, audit_id, AUDIT_STATE_FAILED, **told)
+
+    @repeated
+    async def cancel(self, audit_id: str) -> bool:
+        """Cancel an audit; False if it has ended or does not exist."""
+        async with self._engine.begin() as connection:
+            return await self._end(connection, audit_id, AUDIT_STATE_CANCELLED)
+
+    async def progress(self, audit_id: str, event: AuditEvent) -> None:
+        """Append an event of a unit on its way.
+
+        Raises:
+            AuditEndedError: the audit does not run any more.
+        """
+        async with self._engine.begin() as connection:
+            await self._append(connection, audit_id, event)
+
+    async def record(
+        self,
+        session: AsyncSession,
+        audit_id: str,
+        done: UnitDone,
+        observations: Sequence[Observation],
+        findings: Sequence[Finding],
+        sizes: Mapping[str, int] = MappingProxyType({}),
+    ) -> bool:
+        """Record what a unit found, with its pictures' sizes in bytes by digest.
+
+        False if that was done before, or if the audit does not run any more.
+        """
+        connection = await session.connection()
+        await alone(connection, f"unit {audit_id} {done.unit}")
+        of_unit = sa.and_(tables.units.c.audit == audit_id, tables.units.c.unit == done.unit)
+        planned = sa.select(tables.units.c.done, tables.units.c.pictures, tables.units.c.work).where(of_unit)
+        row = (await connection.execute(planned)).first()
+        if row is None or row.done:
+            return False
+        pictures = {observation.picture_digest for observation in observations if observation.picture_digest}
+        # Known pictures that were looked at were not made.
+        made = len(pictures) if row.pictures is None else min(len(pictures), row.pictures)
+        if not await self._change(
+            connection,
+            audit_id,
+            (AUDIT_STATE_RUNNING,),
+            event=AuditEvent(unit_done=done),
+            units_done=tables.audits.c.units_done + 1,
+            pictures=tables.audits.c.pictures + made,
+            work_done=tables.audits.c.work_done + (row.work or 0.0),
+        ):
+            return False
+        await connection.execute(sa.update(tables.units).where(of_unit).values(done=True))
+        for table, messages in ((tables.observations, observations), (tables.findings, findings)):
+            rows = [
+                {"audit": audit_id, "unit": done.unit, "ordinal": ordinal, "message": deterministic(message)}
+                for ordinal, message in enumerate(messages)
+            ]
+            await insert_all(connection, table, rows)
+        await _allow(connection, audit_id, {digest: sizes.get(digest, 0) for digest in pictures})
+        return True
+
+    @repeated
+    async def delete(self, audit_id: str) -> bool:
+        """Delete an audit that has ended, with everything that hangs on it; False if it has not, or is not there."""
+        ended = sa.and_(tables.audits.c.id == audit_id, tables.audits.c.state.in_(ENDED))
+        named = sa.select(tables.artifacts.c.digest).where(tables.artifacts.c.audit == audit_id)
+        async with self._engine.begin() as connection:
+            row = (await connection.execute(sa.select(*tables.REPORTS).where(ended))).first()
+            if row is None:
+                return False
+            digests = {each.digest for each in await connection.execute(named)} | {digest for digest in row if digest}
+            gone = (await connection.execute(sa.delete(tables.audits).where(ended).returning(*SPENT))).first()
+            if gone is None:
+                return False
+            await keep_spent(connection, gone)
+            await discard(connection, digests)
+        return True
+
+    async def _end(
+        self, connection: AsyncConnection, audit_id: str, state: AuditState.ValueType, **values: Any
+    ) -> bool:
+        return await self._change(connection, audit_id, ACTIVE, state=state, end_time=time.time_ns(), **values)
+
+    async def _change(
+        self,
+        connection: AsyncConnection,
+        audit_id: str,
+        states: Sequence[AuditState.ValueType],
+        *,
+        event: AuditEvent | None = None,
+        **values: Any,
+    ) -> bool:
+        """Change an audit that is in one of `states`, with an event: `event`, or the audit as it then is."""
+        statement = (
+            sa.update(tables.audits)
+            .where(tables.audits.c.id == audit_id, tables.audits.c.state.in_(states))
+            .values(**values)
+        )
+        if (await connection.execute(statement)).rowcount == 0:
+            return False
+        if event is None:
+            event = AuditEvent(state_changed=await read_audit(connection, audit_id))
+        await self._append(connection, audit_id, event, states=None)
+        return True
+
+    async def _append(
+        self,
+        connection: AsyncConnection,
+        audit_id: str,
+        event: AuditEvent,
+        states: Sequence[AuditState.ValueType] | None = ACTIVE,
+    ) -> None:
+        take = sa.update(tables.audits).where(tables.audits.c.id == audit_id)
+        if states is not None:
+            take = take.where(tables.audits.c.state.in_(states))
+        take = take.values(last_sequence=tables.audits.c.last_sequence + 1)
+        row = (await connection.execute(take.returning(tables.audits.c.last_sequence))).first()
+        if row is None:
+            raise AuditEndedError(audit_id)
+        event.sequence = row.last_sequence
+        event.time.FromNanoseconds(time.time_ns())
+        await connection.execute(
+            sa.insert(tables.events).values(audit=audit_id, sequence=event.sequence, message=deterministic(event))
+        )
+
+
+async def _allow(connection: AsyncConnection, audit_id: str, sizes: Mapping[str, int]) -> None:
+    query = sa.select(tables.artifacts.c.digest).where(tables.artifacts.c.audit == audit_id)
+    known = {row.digest for row in await connection.execute(query)}
+    rows = [{"audit": audit_id, "digest": digest, "size_bytes": sizes[digest]} for digest in sorted(set(sizes) - known)]
+    await insert_all(connection, tables.artifacts, rows)
+
+
+def _row(audit: Audit, request_digest: str, plan: PlannedAudit, origin: Origin) -> dict[str, Any]:
+    """Return the row of an audit of which nothing is done yet."""
+    demand = demand_of(plan)
+    return {
+        "id": audit.id,
+        "request_id": own(origin.tenant, audit.request_id),
+        "request_digest": request_digest,
+        "tenant": origin.tenant,
+        "asked_as": audit.request_id,
+        "spec": deterministic(plan.spec),
+        "concept": deterministic(plan.concept),
+        "cases": deterministic(Unit(cases=plan.cases)),
+        "state": AUDIT_STATE_PENDING,
+        "units_done": 0,
+        "units_total": len(plan.units),
+        "create_time": audit.create_time.ToNanoseconds(),
+        "end_time": 0,
+        "error_reason": "",
+        "error_message": "",
+        "last_sequence": 0,
+        "content_digest": "",
+        "json_digest": "",
+        "html_digest": "",
+        "traceparent": origin.traceparent,
+        "cost": deterministic(audit.cost) if audit.HasField("cost") else None,
+        "counted_pictures": demand.pictures,
+        "counted_bytes": demand.bytes,
+        "work_done": 0.0,
+    }
+
+
+def _storable(text: str) -> str:
+    """Return text as a column takes it: PostgreSQL's has no zeros, and nobody's has half a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def demand_of(plan: PlannedAudit) -> Demand:
+    """Return what a planned audit takes of its tenant's quota."""
+    return Demand(plan.cost.pictures, plan.picture_bytes)

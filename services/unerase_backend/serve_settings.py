@@ -1,0 +1,82 @@
+"""The settings of `unerase serve`: those that it hands on to the rooms, and its own.
+
+Every setting can come from the environment, as in UNERASE_SERVE_PORT=50052; `serve_options` makes options of some.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from fsspec import get_filesystem_class
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from unerase._settings import DEFAULT_PORT
+from unerase_backend.coordinator.settings import ServiceSettings
+from unerase_backend.runtime.settings import SharedSettings
+
+PREFIX = "UNERASE_SERVE_"
+
+
+class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
+    """Everything about a local backend."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="port of the gRPC server; 0 takes a free one")
+    metrics_port: int | None = Field(
+        default=None, ge=0, le=65535, description="port of /metrics; 0 takes a free one; none means no /metrics"
+    )
+    rooms_metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="port where Ray serves the rooms' metrics; 0 takes a free one"
+    )
+    data_dir: Path = Field(
+        default=Path("~/.local/share/unerase"), description="folder of the databases, the artefacts and the logs"
+    )
+    artifacts: str = Field(
+        default="", description="folder or fsspec URL of the artefacts, which coordinators share; empty: in data_dir"
+    )
+    # Attacks, probes and judges want a core as well (docs/performance.md).
+    generation_threads: int = Field(
+        default=1, ge=1, description="torch threads of one replica of generation, in place of torch_threads"
+    )
+    generation_replicas: int = Field(default=1, ge=1, le=1024, description="processes that make pictures")
+    object_store_mb: int = Field(default=256, ge=80, description="shared memory for pictures between the rooms")
+    # Ray's own ports are on every interface whatever is asked for: a token keeps others from giving it work.
+    ray_auth: Literal["token", "disabled"] = Field(default="token", description="authentication of Ray's own ports")
+
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tokens")
+    @classmethod
+    def _find_the_file(cls, path: str) -> str:
+        return _absolute(path) if path else ""
+
+    @field_validator("catalogues")
+    @classmethod
+    def _find_the_catalogues(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_absolute, paths))
+
+    @field_validator("artifacts")
+    @classmethod
+    def _know_the_store(cls, value: str) -> str:
+        scheme, separator, _ = value.partition("://")
+        if separator:
+            if not scheme:
+                raise ValueError(f"{value!r} has no scheme, as s3:// is one")
+            try:
+                get_filesystem_class(scheme)
+            except ImportError as error:
+                raise ValueError(f"{scheme}:// needs a package that is not installed: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_unknown_environment(self) -> "ServeSettings":
+        known = {PREFIX + name.upper() for name in type(self).model_fields}
+        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        if unknown:
+            raise ValueError(f"the environment sets {', '.join(unknown)}, which is no setting")
+        return self
+
+
+def _absolute(path: str) -> str:
+    """Return a path that the rooms' processes, which have folders of their own, find too."""
+    return str(Path(path).expanduser().resolve())

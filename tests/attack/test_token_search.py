@@ -1,0 +1,95 @@
+"""What holds of P4D and of UnlearnDiffAtk alike: cases are searched each by itself, many in one call of the UNet."""
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+
+from attack.conftest import attacked
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import MODEL_ROLE_CONTROL, SAMPLE_STATUS_UNSCORED
+from unerase_backend.attack.attacks import p4d, unlearn_diff_atk
+from unerase_backend.attack.engine import AttackEngine
+from unerase_backend.attack.registry import ATTACKS
+
+UnitOf = Callable[..., Unit]
+P4D = {"evaluation": "p4d", "starts": 2, "iterations": 3, "rows": 3}
+UNLEARN_DIFF_ATK = {"evaluation": "unlearn-diff-atk", "timesteps": 2, "iterations": 3, "rows": 3}
+
+
+@pytest.fixture(params=[P4D, UNLEARN_DIFF_ATK], ids=["p4d", "unlearn-diff-atk"])
+def small(request: pytest.FixtureRequest) -> dict[str, object]:
+    """An attack with a small budget."""
+    return request.param
+
+
+async def test_a_case_does_not_depend_on_which_others_share_the_unit(
+    engine: AttackEngine, unit_of: UnitOf, small: dict[str, object]
+) -> None:
+    unit = unit_of("never", cases=5, **small)
+    observations, findings, _ = await attacked(engine, unit)
+    del unit.cases[0], unit.cases[1:]
+    alone, (finding,), _ = await attacked(engine, unit)
+    assert alone == [observation for observation in observations if observation.case_index == 1]
+    assert finding == findings[1]
+    assert finding.losses
+
+
+async def test_the_same_unit_finds_the_same_whatever_its_role(
+    engine: AttackEngine, unit_of: UnitOf, small: dict[str, object]
+) -> None:
+    unit = unit_of("never", **small)
+    first = await attacked(engine, unit)
+    assert await attacked(engine, unit) == first
+    unit.role = MODEL_ROLE_CONTROL
+    _, (finding,), _ = await attacked(engine, unit)
+    assert finding.token_ids == first[1][0].token_ids
+    assert finding.losses == first[1][0].losses
+    _, (other,), _ = await attacked(engine, unit_of("never", seed_base=2, **small))
+    assert other.losses != finding.losses
+
+
+@pytest.mark.parametrize(("module", "small", "steps"), [(p4d, P4D, 4), (unlearn_diff_atk, UNLEARN_DIFF_ATK, 1)])
+async def test_one_case_that_answers_nan_leaves_the_others_alone(
+    engine: AttackEngine,
+    unit_of: UnitOf,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    small: dict[str, object],
+    steps: int,
+) -> None:
+    """The case has one draw before the step after `steps`, at which its gradient is not finite."""
+    unit = unit_of("never", cases=3, **small)
+    whole, _, _ = await attacked(engine, unit)
+    right = module.gradients
+    calls = iter(range(100))
+
+    def broken(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        losses, gradient = right(*arguments)
+        if next(calls) == steps:
+            gradient[2] = math.nan
+        return losses, gradient
+
+    monkeypatch.setattr(module, "gradients", broken)
+    seen, findings, _ = await attacked(engine, unit)
+    assert [o for o in seen if o.case_index < 2] == [o for o in whole if o.case_index < 2]
+    first, failed = (observation for observation in seen if observation.case_index == 2)
+    assert first == next(observation for observation in whole if observation.case_index == 2)
+    assert (failed.variant, failed.status) == (1, SAMPLE_STATUS_UNSCORED)
+    assert failed.reason == f"the gradient was not finite at step {steps + 1}"
+    assert findings[2].steps == steps
+
+
+def test_the_parameters_of_the_search_are_described_once() -> None:
+    described = [
+        {parameter.name: parameter for parameter in ATTACKS.all()[name].description.parameters}
+        for name in ("p4d", "unlearn-diff-atk")
+    ]
+    first, second = described
+    assert first["rows"] == second["rows"]
+    for parameters, optimiser, rate, most in ((first, "AdamW", 0.1, 10.0), (second, "Adam", 0.01, 1.0)):
+        assert parameters["learning_rate"].default_value.number_value == rate
+        assert (parameters["learning_rate"].minimum, parameters["learning_rate"].maximum) == (1e-6, most)
+        assert parameters["weight_decay"].description == f"{optimiser}'s weight decay."

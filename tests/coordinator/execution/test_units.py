@@ -1,0 +1,75 @@
+"""A unit as it is kept runs in its room, whether it names what it shares by digest or holds it itself."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from support.backend import LocalBackend
+from unerase.v1.audits_pb2 import Audit, AuditSpec
+from unerase_backend.coordinator.execution import units as of_units
+from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.execution.units import Units
+from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.planning.parts import whole
+from unerase_backend.coordinator.planning.plan import make_plan
+from unerase_backend.coordinator.storage.audits import timestamp
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import create_engine
+from unerase_backend.coordinator.storage.estimates import Estimates
+from unerase_backend.coordinator.storage.transitions import AuditEndedError
+
+BATTERY = [
+    {"name": "standard-prompt"},
+    {"name": "interference", "parameters": {"draws": 1}},
+    {"name": "textual-inversion", "parameters": {"steps": 2}},
+]
+
+
+@pytest.fixture
+def rooms(local: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rooms' own engines in place of the handles to their processes."""
+    for name, engine in (("PROBING", local.probing), ("ATTACK", local.attack), ("GENERATION", local.generation)):
+
+        async def call(method: str, request: Any, engine: Any = engine, **_: object) -> Any:
+            return await getattr(engine, method)(request)
+
+        def stream(method: str, request: Any, engine: Any = engine) -> AsyncIterator[Any]:
+            return getattr(engine, method)(request)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(of_units, name, SimpleNamespace(call=call, stream=stream))
+
+
+async def test_a_kept_unit_is_run_and_found_again(local: LocalBackend, rooms: None, tmp_path: Path) -> None:
+    database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
+    await database.migrate()
+    metrics, estimates = Metrics(), Estimates(database.engine, 6)
+    units = Units(database, local.catalogue, local.store, metrics, Notifications(database.audits.sequences), estimates)
+    spec = json_format.ParseDict(
+        {"subject": "testbed/uce", "concept": "hourglass", "cases": 2, "steps": 3, "battery": {"evaluations": BATTERY}},
+        AuditSpec(),
+    )
+    plan = make_plan(spec, local.catalogue, local.store, await units.descriptions(), lambda: 991)
+    audit = Audit(id=uuid.uuid4().hex, request_id="one", spec=plan.spec, create_time=timestamp(time.time_ns()))
+    assert await database.transitions.insert(audit, "digest", plan)
+    assert estimates.expected(plan.units, plan.works) is None
+    for unit in plan.units:
+        stored, _ = await database.evidence.unit(audit.id, unit.id) or (unit, True)
+        result = await units.compute(audit.id, stored)
+        assert all(observation.picture_digest for observation in result.observations)
+        assert len(result.observations) > 0
+        # As an earlier version kept it: the same key, and no second run.
+        assert await units.compute(audit.id, whole(unit, plan.parts)) == result
+    kept = sum(sample.value for sample in metrics.units_kept.collect()[0].samples if sample.name.endswith("_total"))
+    assert kept == len(plan.units)
+    assert all(seconds > 0 for seconds in estimates.expected(plan.units, plan.works) or [0.0])
+    await database.transitions.cancel(audit.id)
+    assert await database.transitions.delete(audit.id)
+    with pytest.raises(AuditEndedError):
+        await units.compute(audit.id, plan.units[0])
+    await database.close()

@@ -1,0 +1,107 @@
+"""Every setting is written once: the rooms' classes, `unerase serve` and its options take it from one field."""
+
+import inspect
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+from typer.testing import CliRunner
+
+from support.command_tree import whole_command
+from unerase._cli import app
+from unerase._commands import operator
+from unerase_backend import serve
+from unerase_backend.attack.settings import AttackSettings
+from unerase_backend.classification.settings import ClassificationSettings
+from unerase_backend.coordinator.settings import CoordinatorSettings
+from unerase_backend.generation.settings import GenerationSettings
+from unerase_backend.probing.settings import ProbingSettings
+from unerase_backend.serve import ServeSettings
+
+ROOMS = (ClassificationSettings, GenerationSettings, AttackSettings, ProbingSettings, CoordinatorSettings)
+# `unerase serve` may be left to choose them; a room is told.
+CHOSEN = {"port", "metrics_port", "artifacts"}
+
+
+def test_a_setting_is_declared_in_one_class() -> None:
+    declared = defaultdict(set)
+    for settings in (*ROOMS, ServeSettings):
+        for each in settings.__mro__:
+            if issubclass(each, BaseModel) and each.__module__.startswith("unerase_backend"):
+                for name in inspect.get_annotations(each):
+                    declared[name].add(each)
+    assert declared["lease_seconds"]
+    assert {name for name, classes in declared.items() if len(classes) > 1} == CHOSEN
+
+
+def test_the_client_declares_no_setting_of_the_backend() -> None:
+    assert not set(ServeSettings.model_fields) & set(inspect.signature(operator.serve).parameters)
+
+
+def test_an_option_says_what_its_field_says() -> None:
+    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "400"})
+    assert shown.exit_code == 0
+    options = whole_command().commands["serve"].params
+    # Eager ones, such as --help, are of the command itself.
+    names = [option.name for option in options if not option.is_eager]
+    assert {"host", "port", "data_dir", "tls_certificate", "tokens"} <= set(names) <= set(ServeSettings.model_fields)
+    for name in names:
+        description = ServeSettings.model_fields[name].description
+        assert description is not None
+        assert description[1:] in shown.output, name
+
+
+def test_a_secret_is_no_option() -> None:
+    secrets = [name for name, field in ServeSettings.model_fields.items() if not field.repr]
+    assert secrets == ["database_url"]
+    options = whole_command().commands["serve"].params
+    assert not {option.name for option in options} & set(secrets)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [
+        ([], {}),
+        (["--port", "0", "--generation-replicas=2"], {"port": 0, "generation_replicas": 2}),
+        (["--allow-insecure-bind", "--host", "::"], {"allow_insecure_bind": True, "host": "::"}),
+        (["--catalogue", "{file}", "--catalogue", "{file}"], {"catalogues": ("{file}", "{file}")}),
+        (["--tokens", "{file}", "--data-dir", "{folder}"], {"tokens": "{file}", "data_dir": Path("{folder}")}),
+    ],
+)
+def test_options_become_settings(
+    arguments: list[str], given: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to where a backend would start; `start` itself is `tests/service`'s."""
+    started: list[ServeSettings] = []
+
+    def start(settings: ServeSettings) -> None:
+        started.append(settings)
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr(serve, "start", start)
+    (tmp_path / "file").touch()
+    places = {"{file}": str(tmp_path / "file"), "{folder}": str(tmp_path)}
+
+    def filled(value: object) -> object:
+        match value:
+            case tuple():
+                return tuple(map(filled, value))
+            case Path():
+                return Path(places[str(value)])
+            case str():
+                return places.get(value, value)
+        return value
+
+    ended = CliRunner().invoke(app, ["serve", *(str(filled(each)) for each in arguments)])
+    assert (ended.exit_code, ended.stderr) == (2, "far enough\n")
+    (settings,) = started
+    assert settings.model_dump(exclude_defaults=True) == {name: filled(value) for name, value in given.items()}
+
+
+def test_what_is_wrong_with_a_setting_is_said_in_a_line() -> None:
+    ended = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0"], env={"UNERASE_SERVE_LEASE_SECONDS": "0"})
+    assert ended.exit_code == 2
+    assert ended.stderr == "lease_seconds: Input should be greater than or equal to 1\n"
+    ended = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0"])
+    assert ended.stderr.startswith("settings: host '0.0.0.0' is reachable from other machines")

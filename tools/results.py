@@ -1,0 +1,104 @@
+"""`python -m tools.results DIR [MODEL ...]`: the tables of docs/results.md from the JSON reports DIR/MODEL.json."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+MODELS = (
+    "reference",
+    "never",
+    "never-2",
+    "redirected",
+    "uce",
+    "rece",
+    "esd-x",
+    "esd-u",
+    "task-vector",
+    "ga",
+    "stereo",
+)
+MARKS = {"recovers": "**{}**", "does not recover": "{}", "inconclusive": "({})", "uninformative": "{} ?"}
+
+
+def row(*cells: str) -> str:
+    """Return one row of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def head(*names: str) -> list[str]:
+    """Return the first two rows of a Markdown table."""
+    return [row(*names), row(*("---" for _ in names))]
+
+
+def words(enumerated: str, prefix: str) -> str:
+    """Return an enumerator's name as words."""
+    return enumerated.removeprefix(prefix).replace("_", " ").lower()
+
+
+def interval(estimate: dict[str, Any]) -> str:
+    """Return a value with its 95 % interval."""
+    return f"{estimate['value']:.2f} ({estimate['interval']['lower']:.2f} to {estimate['interval']['upper']:.2f})"
+
+
+def rate(counted: dict[str, Any]) -> str:
+    """Return hits of cases."""
+    return f"{counted['hits']} of {counted['cases']}"
+
+
+def verdicts(contents: dict[str, Any]) -> list[str]:
+    """Return the table of verdicts and of what they rest on."""
+    lines = head("model", "verdict", "destruction", "lost pull", "general damage", "detection lost on others")
+    for name, content in contents.items():
+        verdict = content["verdict"]
+        conclusion = words(verdict["conclusion"], "CONCLUSION_") + (", damaged" if verdict["damaged"] else "")
+        measures = [interval(verdict["likelihood"][key]) for key in ("destruction", "lost_pull", "general_damage")]
+        lines.append(row(name, f"**{conclusion}**", *measures, interval(verdict["interference"]["loss"])))
+    return lines
+
+
+def outcomes(contents: dict[str, Any]) -> list[str]:
+    """Return the table of evaluations: cases brought back, of how many; bold: recovers, in brackets: inconclusive."""
+    first = next(iter(contents.values()))["verdict"]["evaluations"]
+    lines = head("evaluation", "best of", "control", *contents)
+    for at, evaluation in enumerate(first):
+        cells = [evaluation["title"], str(evaluation["budget"]), rate(evaluation["control"])]
+        for content in contents.values():
+            found = content["verdict"]["evaluations"][at]
+            mark = MARKS[words(found["outcome"], "OUTCOME_")]
+            cells.append(mark.format(found["subject"]["hits"]))
+        lines.append(row(*cells))
+    return lines
+
+
+def draws(contents: dict[str, Any]) -> list[str]:
+    """Return the table of single draws of best-of-N evaluations, by arm."""
+    lines = head("evaluation, arm", *contents)
+    for at, evaluation in enumerate(next(iter(contents.values()))["verdict"]["evaluations"]):
+        if evaluation["budget"] > 1:
+            for place, arm in enumerate(evaluation["arms"]):
+                found = [content["verdict"]["evaluations"][at]["arms"][place] for content in contents.values()]
+                lines.append(row(f"{evaluation['title']}, {arm['arm']}", *(rate(each["subject"]) for each in found)))
+    return lines
+
+
+def asked(description: str, form: str) -> argparse.Namespace:
+    """Return the command line's `folder` of reports MODEL.form, and the `models` to show."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", type=Path, help=f"folder of MODEL.{form}, as `unerase calibrate --reports` writes it")
+    parser.add_argument("models", nargs="*", default=MODELS, help="in the tables' order")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """The command."""
+    arguments = asked((__doc__ or "").splitlines()[0], "json")
+    contents = {
+        name: json.loads((arguments.folder / f"{name}.json").read_text())["content"] for name in arguments.models
+    }
+    for table in (verdicts, outcomes, draws):
+        print("\n".join(table(contents)), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
