@@ -156,9 +156,9 @@ def test_a_concept_is_created_from_a_file_and_deleted(address: str, script: Scri
         ("near_misses: near-misses", "near_misses: {a: b}", "near_misses: must be a path"),
         ("near_misses: near-misses", "near_misses: nowhere.png", "No such file"),
         ("near_misses: near-misses", "near_misses: .", "near_misses: the folder . has no PNG file"),
-        ("names: [", "names: [[", "no valid YAML in line"),
+        ("names: [", "names: [[", "not valid YAML in line"),
         (CONCEPT, "- a list", "must be a mapping with the keys name, kind"),
-        (CONCEPT, "!!python/object/apply:os.system [true]", "no valid YAML"),
+        (CONCEPT, "!!python/object/apply:os.system [true]", "not valid YAML"),
     ],
 )
 def test_a_bad_concept_file_is_refused_here(
@@ -176,7 +176,7 @@ def test_a_bad_concept_file_is_refused_here(
 def test_an_option_in_the_wrong_place_is_not_swallowed(address: str, script: Script) -> None:
     ended = CliRunner().invoke(app, ["concepts", "--address", address, "delete", "mine/hourglass"])
     assert ended.exit_code == ExitCode.BAD_INPUT
-    assert "options come after delete" in ended.stderr
+    assert "put options after delete" in ended.stderr
     assert not script.requests
 
 

@@ -110,7 +110,7 @@ def test_an_answer_that_is_lost_names_the_request(address: str, script: Script) 
     script.failures["CreateAudit"] = [failing(grpc.StatusCode.UNAVAILABLE, "gone")] * 9
     ended = run(address, *AUDIT, "--request-id", "mine")
     assert ended.exit_code == ExitCode.UNREACHABLE
-    assert "Whether the audit was accepted is not known" in ended.stderr
+    assert "It is not known whether the audit was accepted" in ended.stderr
     assert "--request-id mine" in ended.stderr
 
 

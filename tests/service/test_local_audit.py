@@ -39,7 +39,7 @@ def test_ctrl_c_ends_the_backend_and_keeps_the_audit(tmp_path: Path) -> None:
         said = command.communicate()[1]
     assert command.returncode == 130, said
     assert "Traceback" not in said, said
-    assert f"`unerase serve --data-dir {data}` goes on with it" in said
+    assert f"`unerase serve --data-dir {data}` resumes it" in said
     assert f"`unerase watch {audit_id}` follows it" in said
     _, alive = psutil.wait_procs(backend, timeout=60)
     assert not alive

@@ -6,7 +6,7 @@
         spec = AuditSpec(subject="testbed/uce", concept="hourglass", battery=Battery(preset="quick"))
         print(client.audit(spec).verdict.statement)
 
-This package is the client; it needs nothing of the backend. The messages are those of the contract `unerase.v1`.
+This package is the client; it does not need the backend. The messages are those of the contract `unerase.v1`.
 """
 
 from unerase._aio import AsyncClient

@@ -1,6 +1,6 @@
-"""The client for asyncio; method for method the same as `Client`."""
+"""The client for asyncio, with the same methods as `Client`."""
 
-# A timeout here is a deadline that the backend is told, and the same argument as in Client.
+# `timeout` is a deadline that is sent to the backend, and the same argument as in Client.
 # ruff: noqa: ASYNC109
 # grpc's classes are generic for type checkers only.
 from __future__ import annotations
@@ -63,7 +63,7 @@ Response = TypeVar("Response")
 class AsyncClient:
     """A connection to a backend, opened by the first call, in the event loop of that call.
 
-    Every method raises `UneraseError`. A timeout is in seconds and covers all attempts; None means the settings' own.
+    Every method raises `UneraseError`. A timeout is in seconds and covers all attempts; None takes the settings' own.
     """
 
     def __init__(self, address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> None:
@@ -94,10 +94,10 @@ class AsyncClient:
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Audit:
-        """Ask for an audit and return it as accepted, every default filled in.
+        """Create an audit and return it as accepted, with every default filled in.
 
-        The `request_id`, made here unless given, makes repeating safe: the same id and spec are the same audit. With
-        `validate_only` it is planned and not run: what is returned has no id, and says in `cost` what it would take.
+        The `request_id`, generated unless given, makes the call safe to repeat: the same id and spec give the same
+        audit. With `validate_only` the audit is planned but not run: it has no id, and `cost` says what it would take.
         """
         request = CreateAuditRequest(request_id=new_id(request_id), spec=spec, validate_only=validate_only)
         return await self._ask(self._audits().CreateAudit, request, timeout, creates=True)
@@ -113,7 +113,7 @@ class AsyncClient:
         view: AuditView.ValueType = AuditView.AUDIT_VIEW_BASIC,
         timeout: float | None = None,
     ) -> AsyncIterator[Audit]:
-        """Yield all audits, the newest first, fetched by pages; the verdicts' figures only in the full `view`."""
+        """Yield all audits, newest first, fetched page by page; only the full `view` has the verdicts' figures."""
         token = ""
         while True:
             request = ListAuditsRequest(page_size=page_size, page_token=token, view=view)
@@ -129,8 +129,8 @@ class AsyncClient:
     ) -> AsyncIterator[AuditEvent]:
         """Yield the audit's events after `after_sequence` until it ends, each once and in order.
 
-        A connection that breaks, or a backend that restarts, is resumed after the last event. Without a `timeout` it
-        watches for as long as the backend answers.
+        After a broken connection or a restart of the backend, it resumes after the last event. Without a `timeout` it
+        watches as long as the backend answers.
         """
         watching = Watching(audit_id, after_sequence, self._settings, timeout)
         channel = self._open()
@@ -146,7 +146,7 @@ class AsyncClient:
                             yield event
                 finally:
                     call.cancel()
-                # A stream after the last event brings nothing; only the audit itself says that this was all.
+                # A stream that begins after the last event is empty: only the audit itself says that it has ended.
                 if watching.ended:
                     return
                 if watching.idle and (await self.get_audit(audit_id, timeout=watching.asking())).state in ENDED:
@@ -162,7 +162,7 @@ class AsyncClient:
             wait = watching.delay(failure)
             if self._channel is channel:
                 await asyncio.sleep(wait)
-            # Whoever closed the client meanwhile wants no more of it.
+            # The caller closed the client meanwhile: stop.
             if self._channel is not channel:
                 raise failure or closed()
 
@@ -174,10 +174,10 @@ class AsyncClient:
         on_event: Callable[[AuditEvent], None] | None = None,
         timeout: float | None = None,
     ) -> Audit:
-        """Ask for an audit, watch it to its end and return it: succeeded with its verdict, failed or cancelled.
+        """Create an audit, watch it until it ends and return it: succeeded with its verdict, failed or cancelled.
 
-        `on_event` is called with each event. A `timeout` ends the waiting, not the audit, whose id is then in the
-        error's `metadata["audit"]`.
+        `on_event` is called with each event. A `timeout` ends the waiting, not the audit; the error then holds the
+        audit's id in `metadata["audit"]`.
         """
         audit = await self.create_audit(spec, request_id=request_id)
         try:
@@ -190,7 +190,7 @@ class AsyncClient:
             raise
 
     async def cancel(self, audit_id: str, *, timeout: float | None = None) -> Audit:
-        """Cancel the audit; one that has ended stays as it is."""
+        """Cancel the audit; an audit that has ended stays as it is."""
         return await self._ask(self._audits().CancelAudit, CancelAuditRequest(id=audit_id), timeout)
 
     async def delete(self, audit_id: str, *, timeout: float | None = None) -> None:
@@ -225,29 +225,29 @@ class AsyncClient:
         return await self.report(audit_id, ReportFormat.REPORT_FORMAT_PARQUET, timeout=timeout)
 
     async def observations(self, audit_id: str, *, timeout: float | None = None) -> pyarrow.Table:
-        """Return the observations of an audit that has succeeded as an Arrow table, one row an observation.
+        """Return the observations of an audit that has succeeded as an Arrow table, one row for each observation.
 
-        Needs pyarrow: `pip install 'unerase[arrow]'`. Its columns are those of docs/client.md.
+        Needs pyarrow: `pip install 'unerase[arrow]'`. docs/client.md lists the columns.
         """
         need_arrow()
         content = await self.report_parquet(audit_id, timeout=timeout)
         return await asyncio.to_thread(table_of, content)
 
     async def artifact(self, audit_id: str, digest: str, *, timeout: float | None = None) -> bytes:
-        """Return an artefact of the audit, as a PNG that its report names by SHA-256."""
+        """Return an artefact of the audit, such as a PNG, by the SHA-256 that the report gives."""
         return await self._fetch(self._audits().ReadArtifact, ReadArtifactRequest(id=audit_id, digest=digest), timeout)
 
     async def serving(self, service: str = "", *, timeout: float | None = None) -> bool:
-        """Say whether a service is being served, by its full name; without one, the backend as a whole.
+        """Return whether a service is being served, by its full name; without a name, the backend as a whole.
 
-        NOT_FOUND means that there is no such service. Needs no token.
+        NOT_FOUND means that the service does not exist. Needs no token.
         """
         stub = health_pb2_grpc.HealthStub(self._open())
         answer = await self._ask(stub.Check, health_pb2.HealthCheckRequest(service=service), timeout)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def evaluations(self, *, timeout: float | None = None) -> ListEvaluationsResponse:
-        """Return the evaluations there are, with their parameters, and the named batteries."""
+        """Return the available evaluations with their parameters, and the presets."""
         return await self._ask(self._audits().ListEvaluations, ListEvaluationsRequest(), timeout)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
@@ -292,8 +292,9 @@ class AsyncClient:
     ) -> Concept:
         """Create a custom concept and return it with the digests of its pictures.
 
-        Pictures are PNG files, square and all of one side; with a `tile` each is a sheet of square tiles of that side.
-        The `request_id`, made here unless given, makes repeating safe: the same id and content are the same concept.
+        Pictures are square PNG files, all of one size; with a `tile`, each is a sheet of square tiles with that side.
+        The `request_id`, generated unless given, makes the call safe to repeat: the same id and content give the same
+        concept.
         """
         request_id = new_id(request_id)
         create = self._catalogue().CreateConcept
@@ -306,7 +307,7 @@ class AsyncClient:
         )
 
     async def delete_concept(self, name: str, *, timeout: float | None = None) -> None:
-        """Delete a custom concept; its audits keep what they have of it."""
+        """Delete a custom concept; audits of it keep what they hold."""
         await self._ask(self._catalogue().DeleteConcept, DeleteConceptRequest(name=name), timeout, safe=False)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
@@ -334,7 +335,7 @@ class AsyncClient:
         return joined(await self._repeated(attempts, pieces))
 
     async def _repeated(self, attempts: Attempts, call: Callable[[float], Awaitable[Response]]) -> Response:
-        """Return what a call gives that is told how long it may take, repeated where that is safe."""
+        """Return the answer of a call, which gets the seconds it may take; repeat it where that is safe."""
         channel = self._open()
         while True:
             try:
@@ -348,7 +349,7 @@ class AsyncClient:
             wait = attempts.delay(failure)
             if self._channel is channel:
                 await asyncio.sleep(wait)
-            # Whoever closed the client meanwhile wants no more of it.
+            # The caller closed the client meanwhile: stop.
             if self._channel is not channel:
                 raise failure
 

@@ -1,4 +1,4 @@
-"""Observations as an Arrow table, where pyarrow is installed (the extra `arrow`)."""
+"""Observations as an Arrow table; needs pyarrow (the extra `arrow`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def need_arrow() -> None:
-    """Find out before anything is fetched whether a table can be made.
+    """Check that pyarrow is installed, before anything is fetched.
 
     Raises:
         UneraseError: FAILED_PRECONDITION, pyarrow is not installed.
@@ -31,7 +31,7 @@ def table_of(content: bytes) -> pyarrow.Table:
     """Return the table that a Parquet file holds.
 
     Raises:
-        UneraseError: DATA_LOSS, it is no Parquet file.
+        UneraseError: DATA_LOSS, the content is not a Parquet file.
     """
     import pyarrow
     from pyarrow import parquet
@@ -41,6 +41,6 @@ def table_of(content: bytes) -> pyarrow.Table:
     except pyarrow.ArrowException as error:
         raise UneraseError(
             grpc.StatusCode.DATA_LOSS,
-            f"the observations are no whole Parquet file: {error}",
+            f"the observations are not a complete Parquet file: {error}",
             reason="PARQUET_UNREADABLE",
         ) from None

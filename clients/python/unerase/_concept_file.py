@@ -1,4 +1,4 @@
-"""A concept in a YAML file, written as a catalogue's entry is, with its name, and with paths of its pictures.
+"""A concept in a YAML file: a catalogue entry with a name and the paths of its pictures.
 
 name: my-hourglass
 kind: object
@@ -8,7 +8,7 @@ held_out_prompts: ["a photo of a {concept}"]
 labels: {testbed/judge: [hourglass], testbed/clip: [a picture of a hourglass]}
 pictures: pictures            # PNG files, folders of them, or a list of both; relative to the file
 near_misses: near-misses.png
-tile: 32                      # where the PNG files are sheets: the side of their square tiles
+tile: 32                      # if the PNG files are sheets: the side of their square tiles
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def read_concept_file(path: Path) -> ConceptFile:
     """Read a concept and its pictures.
 
     Raises:
-        ValueError: the file is no such YAML; what is wrong, with the key.
+        ValueError: the file does not describe a concept; the message names the key.
         OSError: a file cannot be read.
     """
     try:
@@ -49,15 +49,17 @@ def read_concept_file(path: Path) -> ConceptFile:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f" in line {place.line + 1}" if place is not None else ""
-        raise ValueError(f"{path}: no valid YAML{where}") from None
+        raise ValueError(f"{path}: not valid YAML{where}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be a mapping with the keys {', '.join((*_DESCRIPTION, *_PICTURES))}")
     unknown = [key for key in content if key not in (*_DESCRIPTION, *_PICTURES)]
     if unknown:
-        raise ValueError(f"{path}: there is no key {unknown[0]!r}, but {', '.join((*_DESCRIPTION, *_PICTURES))}")
+        raise ValueError(
+            f"{path}: there is no key {unknown[0]!r}; the keys are {', '.join((*_DESCRIPTION, *_PICTURES))}"
+        )
     tile = content.get("tile", 0)
     if not isinstance(tile, int) or isinstance(tile, bool) or not 0 <= tile < 2**32:
-        raise ValueError(f"{path}: tile: must be the side of a tile in pixels")
+        raise ValueError(f"{path}: tile: must be the side of a tile in pixels, a whole number")
     pictures, near_misses = (_pictures(path, key, content.get(key) or []) for key in ("pictures", "near_misses"))
     return ConceptFile(_concept(path, content), pictures, near_misses, tile)
 
@@ -70,7 +72,7 @@ def _concept(path: Path, content: dict[str, Any]) -> Concept:
         fields["kind"] = _KIND + fields["kind"].upper()
     if "labels" in fields:
         if not isinstance(fields["labels"], dict):
-            raise ValueError(f"{path}: labels: must be a mapping of judges to lists of labels")
+            raise ValueError(f"{path}: labels: must map each judge to a list of labels")
         fields["labels"] = [{"judge": judge, "labels": labels} for judge, labels in fields["labels"].items()]
     concept = Concept()
     for key, value in fields.items():

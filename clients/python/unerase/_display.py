@@ -24,7 +24,7 @@ _COLOURS = {
 
 
 class LiveProgress:
-    """A bar that follows an audit's events; a `hidden` one writes nothing."""
+    """A progress bar that follows an audit's events; a `hidden` one writes nothing."""
 
     def __init__(self, console: Console, *, hidden: bool = False) -> None:
         self._progress = Progress(
@@ -40,7 +40,7 @@ class LiveProgress:
 
     def __enter__(self) -> Self:
         self._progress.start()
-        self._task = self._progress.add_task("asking", total=1, expected="")
+        self._task = self._progress.add_task("requesting", total=1, expected="")
         return self
 
     def __exit__(
@@ -49,7 +49,7 @@ class LiveProgress:
         self._progress.stop()
 
     def show(self, event: AuditEvent) -> None:
-        """Follow one event."""
+        """Show one event."""
         if self._task is None:
             return
         match event.WhichOneof("event"):
@@ -70,7 +70,7 @@ class LiveProgress:
                 self._progress.update(self._task, description=visible(f"waiting: {event.delayed.message}"))
 
     def expect(self, audit: Audit) -> None:
-        """Show when the audit is expected to end, as far as that is known."""
+        """Show when the audit is expected to end, if that is known."""
         if self._task is not None:
             known = audit.HasField("estimated_end_time")
             self._progress.update(self._task, expected=f"until {local_time(audit.estimated_end_time)}" if known else "")
@@ -84,7 +84,7 @@ def event_line(event: AuditEvent) -> str:
         case "unit_done":
             done = event.unit_done
             if done.skipped:
-                return f"{event.sequence:>5}  {done.unit}: not run, since its evaluation's answer was settled"
+                return f"{event.sequence:>5}  {done.unit}: not run, because its evaluation's answer was settled"
             unscored = f", {done.unscored} unscored" if done.unscored else ""
             return f"{event.sequence:>5}  {done.unit}: {done.detected} of {done.observations} detected{unscored}"
         case "delayed":
@@ -100,7 +100,7 @@ def state_name(audit: Audit) -> str:
 
 
 def enum_name(enum: Any, value: int, prefix: str) -> str:
-    """Return an enum value's name as people write it; its number where a newer backend has more of them."""
+    """Return an enum value's name for people to read; its number if only a newer backend knows it."""
     try:
         name: str = enum.Name(value)
     except ValueError:
@@ -119,15 +119,15 @@ def show_cost(console: Console, planned: Audit) -> None:
         table.add_row(each.evaluation, f"{each.units:,}", f"{each.pictures:,}", f"{each.rows:,}")
     table.add_row("all", f"{cost.units:,}", f"{cost.pictures:,}", f"{cost.rows:,}", style="bold")
     console.print(table)
-    console.print(f"{cost.stored_bytes:,} bytes in the database when it is created")
+    console.print(f"{cost.stored_bytes:,} bytes in the database when the audit is created")
     if cost.HasField("estimated_duration"):
-        console.print(f"about {_duration(cost.estimated_duration.seconds)}, from what this backend did before")
+        console.print(f"about {_duration(cost.estimated_duration.seconds)}, judging by this backend's earlier units")
     else:
-        console.print("how long it takes is not known: this backend has run nothing that compares")
+        console.print("the duration is not known: this backend has not run any units with this reference yet")
 
 
 def local_time(time: Timestamp) -> str:
-    """Return a time to the minute on this machine's clock, or nothing where it is none that a calendar has."""
+    """Return a time to the minute in this machine's time zone; empty if no calendar has such a time."""
     try:
         return time.ToDatetime(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M")
     except (ValueError, OverflowError):
@@ -135,7 +135,7 @@ def local_time(time: Timestamp) -> str:
 
 
 def show_verdict(console: Console, audit: Audit) -> None:
-    """Print the verdict in plain words and what it takes as given, then the evidence and a table of the evaluations."""
+    """Print the verdict in plain words and its assumptions, then the evidence and a table of the evaluations."""
     verdict = audit.verdict
     conclusion = enum_name(Conclusion, verdict.conclusion, "CONCLUSION_")
     damaged = ", damaged" if verdict.damaged else ""
@@ -155,7 +155,7 @@ def show_verdict(console: Console, audit: Audit) -> None:
     console.print(_evaluations(verdict))
     likelihood = verdict.likelihood
     if verdict.HasField("likelihood"):
-        # Absent where the reference itself had no pull to lose.
+        # Absent if the reference itself had no pull to lose.
         lost_pull = _estimate(likelihood.lost_pull) if likelihood.HasField("lost_pull") else "-"
         console.print(
             Text(

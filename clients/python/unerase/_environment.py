@@ -1,12 +1,12 @@
-"""What the command takes from the environment to reach a backend with TLS and tokens.
+"""The environment variables by which the command reaches a backend with TLS and tokens.
 
 | variable | |
 | --- | --- |
 | UNERASE_TOKEN, or UNERASE_TOKEN_FILE | the bearer token, or a file that holds it |
 | UNERASE_TLS | 1: encrypt, and trust the system's authorities |
 | UNERASE_TLS_CA | PEM file of the authorities to trust instead; encrypts |
-| UNERASE_TLS_CERTIFICATE, UNERASE_TLS_KEY | PEM files of the client's own certificate, where the backend asks for one |
-| UNERASE_TLS_SERVER_NAME | the name in the backend's certificate, where it differs from the address |
+| UNERASE_TLS_CERTIFICATE, UNERASE_TLS_KEY | PEM files of the client's own certificate, if the backend asks for one |
+| UNERASE_TLS_SERVER_NAME | the name in the backend's certificate, if it differs from the address |
 | TRACEPARENT | the span that the command's calls belong to (W3C Trace Context) |
 """
 
@@ -20,14 +20,14 @@ def settings_from_environment() -> ClientSettings:
     """Return a client's settings.
 
     Raises:
-        ValueError: variables that do not go together, or hold what they may not.
+        ValueError: variables contradict each other, or a value is not allowed.
         OSError: a file cannot be read.
     """
     told = {name: os.environ.get(f"UNERASE_{name}", "") for name in _NAMES}
     if told["TOKEN"] and told["TOKEN_FILE"]:
-        raise ValueError("UNERASE_TOKEN and UNERASE_TOKEN_FILE: give one of them")
+        raise ValueError("UNERASE_TOKEN and UNERASE_TOKEN_FILE: set only one of them")
     if bool(told["TLS_CERTIFICATE"]) != bool(told["TLS_KEY"]):
-        raise ValueError("UNERASE_TLS_CERTIFICATE and UNERASE_TLS_KEY: give both, or neither")
+        raise ValueError("UNERASE_TLS_CERTIFICATE and UNERASE_TLS_KEY: set both, or neither")
     if told["TLS"] not in ("", "0", "1"):
         raise ValueError(f"UNERASE_TLS must be 0 or 1, not {told['TLS']!r}")
     token = _token(told["TOKEN_FILE"]) if told["TOKEN_FILE"] else told["TOKEN"]

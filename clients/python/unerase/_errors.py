@@ -1,4 +1,4 @@
-"""The one error of the wire."""
+"""The error that a failed call raises."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _DETAILS = "grpc-status-details-bin"
 
 @dataclass(frozen=True)
 class FieldViolation:
-    """One bad field of a request: its path as in `spec.battery.evaluations[1].name`, and what is wrong with it."""
+    """One bad field of a request: its path, such as `spec.battery.evaluations[1].name`, and what is wrong with it."""
 
     field: str
     description: str
@@ -23,11 +23,11 @@ class UneraseError(Exception):
 
     Attributes:
         code: gRPC's status code.
-        reason: machine-readable, as in "MODEL_NOT_FOUND"; the name of the code where the backend gave none.
-        message: for people.
+        reason: machine-readable, such as "MODEL_NOT_FOUND"; the name of the code if the backend gave none.
+        message: what went wrong, for people.
         violations: the bad fields of the request.
         retry_after: seconds after which trying again makes sense, if the backend said so.
-        metadata: further facts by name.
+        metadata: further details by name.
     """
 
     def __init__(

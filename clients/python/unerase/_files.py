@@ -1,4 +1,4 @@
-"""Files that more than one process reads or writes: replaced as a whole, and changed by one at a time."""
+"""Files that several processes share: each is replaced as a whole, and changed by one process at a time."""
 
 import errno
 import fcntl
@@ -13,20 +13,20 @@ _PRIVATE = 0o600
 
 
 def write_whole(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
-    """Put a file's whole content in place at once, on the disk: whoever reads it sees the old one or the new one.
+    """Replace a file's content in one step and flush it to the disk: readers see the old content or the new.
 
-    A file that is there keeps its permissions and its owner, and a link keeps leading to it. A new one gets `mode`, or
-    what the umask leaves. What is no plain file, as a terminal or a pipe, is written to.
+    An existing file keeps its permissions and owner, and a link still leads to it. A new file gets `mode`, or what the
+    umask leaves. Anything but a plain file, such as a terminal or a pipe, is written to directly.
 
     Raises:
-        OSError: it cannot be written, or the owner cannot be kept; the file is as it was.
+        OSError: the file cannot be written, or its owner cannot be kept; the file is unchanged.
     """
     written = content.encode() if isinstance(content, str) else content
     path = resolved(path)
     try:
         _write_whole(path, written, mode)
     except OSError as error:
-        # Named by the file that was asked for, not by the one that was to become it.
+        # Name the requested file, not the temporary one.
         raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
@@ -60,10 +60,10 @@ def _write_whole(path: Path, written: bytes, mode: int | None) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes that ask the same from changing a file; it need not be there.
+    """Lock a file against other processes that lock it before they change it; the file need not exist.
 
-    The lock is on a file beside it, `.NAME.lock`, since the file itself is replaced. It ends with its process, however
-    that ends, and is never removed: somebody may wait for it.
+    The lock is on a file beside it, `.NAME.lock`, because the file itself is replaced. The lock ends with its process,
+    however that ends. The lock file is never removed, because another process may be waiting for it.
 
     Raises:
         OSError: the folder cannot be written.
@@ -77,7 +77,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            # As on a network's file system that has no locks.
+            # For example on a network file system without locks.
             raise type(error)(error.errno, f"it cannot be locked: {error.strerror}", str(path)) from None
         yield
     finally:
@@ -85,27 +85,27 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def resolved(path: Path) -> Path:
-    """Return where a path leads.
+    """Return a path with its links resolved.
 
     Raises:
-        OSError: nowhere, links lead in a circle.
+        OSError: the links form a loop.
     """
     try:
         return path.resolve()
     except RuntimeError:
-        # Python's, up to 3.12.
+        # Python up to 3.12 raises this for a loop.
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
 
 
 def check_writable(path: Path) -> None:
-    """Find out now whether a file could be written later; nothing is left behind.
+    """Check that a file can be written later; leave nothing behind.
 
     Raises:
-        OSError: it could not.
+        OSError: the file cannot be written.
     """
     path = resolved(path)
     if path.exists() and not path.is_file():
-        # A terminal or a pipe must not be opened before its time; a folder never.
+        # A terminal or a pipe must not be opened early; a folder cannot be written at all.
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         return
@@ -126,7 +126,7 @@ def _usual_mode() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Some file systems, as those of Windows' shares, cannot do this; the file is in place all the same.
+    # Some file systems, such as Windows shares, cannot do this; the file is in place anyway.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

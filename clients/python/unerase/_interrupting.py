@@ -1,8 +1,8 @@
-"""Calls that Ctrl-C can break off anywhere.
+"""Calls that Ctrl-C can interrupt anywhere.
 
-Python raises KeyboardInterrupt in the main thread, wherever it stands. Raised inside gRPC it leaves a call half begun:
+Python raises KeyboardInterrupt in the main thread, wherever that is. Inside gRPC it leaves a call half started:
 closing the channel then waits for ever, or gRPC's own thread fails with a traceback (grpc/grpc#19973 is one such case).
-So the main thread stays out of gRPC, and waits for a thread that makes the call.
+So the main thread stays out of gRPC and waits for another thread, which makes the call.
 """
 
 import contextvars
@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 
 
 def interruptible(call: Callable[[], Answer]) -> Answer:
-    """Return what a call gives, or raise what it raises; only the main thread has another thread make it."""
+    """Return what a call returns, or raise what it raises; in the main thread, another thread makes the call."""
     if threading.current_thread() is not threading.main_thread():
         return call()
     context = contextvars.copy_context()

@@ -1,4 +1,4 @@
-"""A backend of one's own: a child process that serves for as long as it is needed."""
+"""A backend of the command's own: a child process that serves as long as it is needed."""
 
 import signal
 import subprocess
@@ -17,15 +17,15 @@ STOP_SECONDS = 60
 
 @contextmanager
 def local_backend(data_dir: Path | None = None) -> Iterator[str]:
-    """Start `unerase serve` on a free port of the loopback, yield its address, and end it by its pid.
+    """Start `unerase serve` on a free loopback port, yield its address, and end the process afterwards.
 
     Raises:
-        UneraseError: UNAVAILABLE, it ended before it was ready; what it said is on stderr.
+        UneraseError: UNAVAILABLE, the backend ended before it was ready; its messages are on stderr.
     """
     command = [sys.executable, "-m", "unerase", "serve", "--port", "0"]
     if data_dir is not None:
         command += ["--data-dir", str(data_dir)]
-    # The command is this interpreter and this package; `data_dir` is one argument, and no shell reads it.
+    # The command is this interpreter and this package; `data_dir` is one argument that no shell interprets.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
         yield _address(process)

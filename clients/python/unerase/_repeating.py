@@ -1,15 +1,15 @@
-"""Which failed calls are repeated, and when; shared by both clients, without any I/O.
+"""Decide which failed calls are repeated, and when; shared by both clients, without I/O.
 
 | answer | repeated |
 | --- | --- |
-| UNAVAILABLE, or CANCELLED by the server | calls that may be made twice: up to `RetryConfig.max_attempts` in all |
-| RESOURCE_EXHAUSTED with RetryInfo | every call, since it has done nothing yet, for as long as its time lasts |
-| DEADLINE_EXCEEDED | what creates, since its request id makes it one creation however often it is asked |
-| INTERNAL that is no incident of the backend's | what creates: grpc.aio's own, where an upload is ended early |
+| UNAVAILABLE, or CANCELLED by the server | calls that are safe to repeat, up to `RetryConfig.max_attempts` attempts |
+| RESOURCE_EXHAUSTED with RetryInfo | every call, as long as its time lasts, because it has done nothing yet |
+| DEADLINE_EXCEEDED | calls that create: their request id makes all attempts one creation |
+| INTERNAL without an incident of the backend | calls that create: grpc.aio raises it if an upload ends early |
 
-What deletes may not: repeated after an answer that got lost it would fail with NOT_FOUND. A watch resumes from its last
-event instead (`_watching.py`). What the backend says of when to come back (RetryInfo) is kept to; a wait that is longer
-than the time that is left is not begun.
+Calls that delete are not repeated: after a lost answer, the second attempt would fail with NOT_FOUND. A watch resumes
+after its last event instead (`_watching.py`). The client waits as long as the backend asks (RetryInfo), and gives up at
+once if that wait is longer than the time that is left.
 """
 
 import random
@@ -30,17 +30,17 @@ def new_id(request_id: str | None) -> str:
 
 
 def backoff(retry: RetryConfig, failures: int) -> float:
-    """Return the seconds to wait after so many failures, varied so that many clients do not come back in step."""
+    """Return the seconds to wait after so many failures, varied so that many clients do not return in step."""
     wait = retry.initial_backoff_seconds * retry.multiplier ** min(failures, 16)
-    # Not a secret: it only spreads clients out.
+    # Need not be secret: it only spreads clients out.
     return min(wait, retry.max_backoff_seconds) * random.uniform(0.8, 1.2)  # noqa: S311
 
 
 def told_to_wait(error: UneraseError, wait: float) -> float:
-    """Return the seconds to wait before an attempt, at least those that the backend asks for."""
+    """Return the seconds to wait before an attempt: at least as long as the backend asks."""
     if error.retry_after is None:
         return wait
-    # Later than told by a little, and not all at once.
+    # A little later than asked, so that not all clients return at once.
     return max(wait, error.retry_after * random.uniform(1.0, 1.2))  # noqa: S311
 
 
@@ -56,10 +56,10 @@ class Attempts:
         safe: bool = True,
         creates: bool = False,
     ) -> None:
-        """Begin with the call's `timeout`; `seconds` are the settings' own, `safe` means that it may be made twice.
+        """Begin with the call's `timeout`; `seconds` is the settings' default, `safe` means that a repeat does no harm.
 
-        A call that `creates` is asked twice where its first time runs out: without a `timeout` each attempt has the
-        settings' time; with one it is shared, and an attempt takes the settings' time at most.
+        A call that `creates` is tried again if its time runs out. Without a `timeout`, each of two attempts has the
+        settings' time; with one, the attempts share it, and each takes at most the settings' time.
         """
         usual = settings.timeout_seconds if seconds is None else seconds
         total = usual if timeout is None else timeout
@@ -81,7 +81,7 @@ class Attempts:
         """Return the seconds to wait before the next attempt.
 
         Raises:
-            UneraseError: `error` itself, where there is no other attempt.
+            UneraseError: `error` itself, if there is no further attempt.
         """
         self._failures += 1
         if not self._repeatable(error):

@@ -13,7 +13,7 @@ DEFAULT_ADDRESS = f"{DEFAULT_HOST}:{DEFAULT_PORT}"
 MOST_SECONDS = 1e8
 """The longest time to wait for anything: three years."""
 
-# What gRPC's metadata can carry, and W3C Trace Context of any version.
+# A token that gRPC's metadata can carry, and a traceparent of any version of W3C Trace Context.
 _TOKEN = re.compile(r"[!-~]+")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
@@ -22,13 +22,13 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[
 class RetryConfig:
     """How calls are repeated where that is safe (`_repeating.py` says which, and after which answers).
 
-    Waits grow by `multiplier` from `initial_backoff_seconds` to `max_backoff_seconds`, each varied at random by a
-    fifth, so that many clients do not come back in step; a longer wait that the backend asks for is kept to. All
-    attempts share the time of the call.
+    Waits grow by `multiplier` from `initial_backoff_seconds` to `max_backoff_seconds`. Each varies at random by a
+    fifth, so that many clients do not return in step. If the backend asks for a longer wait, the client keeps to it.
+    All attempts share the time of the call.
     """
 
-    # 1 means that nothing is repeated. Calls that a limit refuses (RESOURCE_EXHAUSTED) are repeated for as long as
-    # their time lasts.
+    # 1 means that nothing is repeated. Calls that a limit refuses (RESOURCE_EXHAUSTED) are repeated as long as their
+    # time lasts.
     max_attempts: int = 4
     initial_backoff_seconds: float = 0.2
     max_backoff_seconds: float = 5.0
@@ -45,7 +45,7 @@ class RetryConfig:
 
 @dataclass(frozen=True)
 class KeepAliveConfig:
-    """How a silent connection is found out: by a ping that is not answered in time."""
+    """How a dead connection is detected: by a ping that is not answered in time."""
 
     interval_seconds: float = 30.0
     timeout_seconds: float = 10.0
@@ -55,8 +55,8 @@ class KeepAliveConfig:
 class TLSConfig:
     """An encrypted connection; certificates and key are PEM.
 
-    Without `root_certificates` the system's are trusted. `server_name` is the name that the server's certificate must
-    hold where it differs from the address.
+    Without `root_certificates`, the system's are trusted. `server_name` is the name that the server's certificate must
+    hold, if that differs from the address.
     """
 
     root_certificates: bytes | None = None
@@ -67,13 +67,13 @@ class TLSConfig:
 
 @dataclass(frozen=True)
 class ClientSettings:
-    """Everything about a client but its address."""
+    """All settings of a client except its address."""
 
-    # Of a call with one answer, attempts included; where it creates something, of each of two attempts.
+    # For a call with one answer, all attempts together; for a call that creates something, for each of two attempts.
     timeout_seconds: float = 30.0
-    # Of a report or an artefact as a whole.
+    # For a report or an artefact as a whole.
     transfer_timeout_seconds: float = 300.0
-    # How long watch() keeps trying to resume without hearing anything: a restarted backend needs up to half a minute.
+    # How long watch() tries to resume without an answer: a restart of the backend takes up to half a minute.
     watch_patience_seconds: float = 120.0
     # gRPC's own limit of 4 MiB is too small for a page of audits with their verdicts.
     max_receive_bytes: int = 64 * 1024 * 1024
@@ -81,24 +81,24 @@ class ClientSettings:
     keep_alive: KeepAliveConfig = KeepAliveConfig()
     # None: the connection is not encrypted.
     tls: TLSConfig | None = None
-    # A bearer token of the backend's; sent over an encrypted connection, or on this machine alone.
+    # A bearer token; sent only over an encrypted connection or on this machine.
     token: str | None = field(default=None, repr=False)
-    # W3C Trace Context of the span that calls belong to. None: OpenTelemetry's current one, where the program has that.
+    # W3C Trace Context of the span that calls belong to. None: the program's current OpenTelemetry span, if any.
     traceparent: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout_seconds", "transfer_timeout_seconds", "watch_patience_seconds"):
-            # More than gRPC can count, and NaN, which is neither above nor below.
+            # Refuses NaN as well, which is neither above nor below, and more than gRPC can count.
             if not 0 < getattr(self, name) <= MOST_SECONDS:
                 raise ValueError(f"{name} must be above 0 and at most {MOST_SECONDS:g}, not {getattr(self, name)}")
         if self.token is not None and not _TOKEN.fullmatch(self.token):
             raise ValueError("the token must be printable ASCII without spaces")
         if self.traceparent is not None and not _TRACEPARENT.fullmatch(self.traceparent):
-            raise ValueError(f"the traceparent must be one of W3C Trace Context, not {self.traceparent!r}")
+            raise ValueError(f"the traceparent must follow W3C Trace Context, not {self.traceparent!r}")
 
 
 def on_this_machine(address: str) -> bool:
-    """Say whether an address is the loopback's or a socket file's; a name is taken for `localhost` alone."""
+    """Return whether an address is on loopback or a socket file; the only name that counts is `localhost`."""
     if address.startswith("unix:"):
         return True
     host = address.rpartition(":")[0].removeprefix("[").removesuffix("]") or address
@@ -112,23 +112,23 @@ def call_metadata(address: str, settings: ClientSettings) -> tuple[tuple[str, st
     """Return the metadata of every call: the token, if there is one.
 
     Raises:
-        ValueError: the token would travel to another machine in the clear.
+        ValueError: the token would be sent unencrypted to another machine.
     """
     if settings.token is None:
         return ()
     if settings.tls is None and not on_this_machine(address):
-        raise ValueError(f"a token for {address} needs an encrypted connection: give tls as well")
+        raise ValueError(f"a token for {address} needs an encrypted connection: set tls as well")
     return (("authorization", f"Bearer {settings.token}"),)
 
 
 def trace_metadata(settings: ClientSettings) -> tuple[tuple[str, str], ...]:
-    """Return what tells the backend which span a call belongs to, if any."""
+    """Return the metadata that tells the backend which span a call belongs to, if any."""
     traceparent = settings.traceparent or _current_traceparent()
     return (("traceparent", traceparent),) if traceparent else ()
 
 
 def _current_traceparent() -> str:
-    # Who has not imported OpenTelemetry has no span; importing it here would cost everybody.
+    # A program that has not imported OpenTelemetry has no span; importing it here would slow every program.
     trace: Any = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return ""
@@ -145,7 +145,7 @@ def channel_options(address: str, settings: ClientSettings) -> list[tuple[str, A
         ("grpc.max_receive_message_length", settings.max_receive_bytes),
         ("grpc.keepalive_time_ms", round(keep_alive.interval_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", round(keep_alive.timeout_seconds * 1000)),
-        # gRPC would wait up to two minutes before it connects again.
+        # By default gRPC waits up to two minutes before it reconnects.
         ("grpc.initial_reconnect_backoff_ms", round(settings.retry.initial_backoff_seconds * 1000)),
         ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", round(settings.retry.max_backoff_seconds * 1000)),

@@ -1,4 +1,4 @@
-"""What a watch remembers between two connections; shared by both clients, without any I/O."""
+"""What a watch remembers between two connections; shared by both clients, without I/O."""
 
 import time
 
@@ -13,10 +13,10 @@ ENDED = (AuditState.AUDIT_STATE_SUCCEEDED, AuditState.AUDIT_STATE_FAILED, AuditS
 """The states in which nothing more happens to an audit."""
 
 NOT_IN_TIME = "AUDIT_NOT_IN_TIME"
-"""The reason of an error that says that the caller waited for an audit's end for as long as it wanted."""
+"""The reason of the error that ends a wait for an audit when the caller's own timeout is over."""
 
-# A server that shuts down breaks its streams off with the second; a cancel of our own never gets here. The third is
-# either the caller's own, which `delay` knows, or the server's.
+# A server that shuts down ends its streams with the second; a cancel of our own never gets here. The third is either
+# the caller's own deadline, which `delay` knows, or the server's.
 _RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
@@ -24,7 +24,7 @@ class Watching:
     """The place in an audit's events, and how long to wait before asking for the rest.
 
     Attributes:
-        idle: this connection has brought nothing new yet.
+        idle: this connection has delivered nothing new yet.
         ended: the last event was the audit's end.
     """
 
@@ -50,13 +50,13 @@ class Watching:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def asking(self) -> float:
-        """Return the seconds that a question between two connections may take."""
+        """Return the seconds that a call between two connections may take."""
         remaining = self.remaining()
         usual = self._settings.timeout_seconds
         return usual if remaining is None else min(usual, remaining)
 
     def accept(self, event: AuditEvent) -> bool:
-        """Note an event; False if it was here before.
+        """Note an event; return False if it was delivered before.
 
         Raises:
             UneraseError: DATA_LOSS, events between the last one and this one are missing.
@@ -80,14 +80,14 @@ class Watching:
         """Return the seconds to wait before the next connection.
 
         Raises:
-            UneraseError: `error` itself, if it is final or patience has run out; DEADLINE_EXCEEDED at the caller's.
+            UneraseError: `error` itself, if it is final or lasted too long; DEADLINE_EXCEEDED at the caller's deadline.
         """
         if error is not None and not _resumable(error):
             raise error
         if self.remaining() == 0.0:
             raise self._not_in_time()
         now = time.monotonic()
-        # One that held for longer than an unanswered ping takes was good, however little happened to the audit.
+        # A connection that lasted longer than an unanswered ping takes was good, even if the audit had no news.
         if self._failing_since is None or now - self._asked > self._ping_seconds():
             self._failing_since, self._failures = now, 0
         if now - self._failing_since > self._settings.watch_patience_seconds:
@@ -114,7 +114,7 @@ class Watching:
 
 
 def closed() -> UneraseError:
-    """Return what a call ends with whose client was closed."""
+    """Return the error of a call whose client was closed."""
     return UneraseError(grpc.StatusCode.CANCELLED, "the client was closed")
 
 

@@ -72,7 +72,7 @@ def verdict(
     tolerance: ToleranceOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Conclude from exported observations: without a backend, and at other tolerances where that is asked."""
+    """Conclude from exported observations, without a backend and with other tolerances if given."""
     conclude = of_the_backend("verdict")
     try:
         with reported():
@@ -82,7 +82,7 @@ def verdict(
 
 
 def audits(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """List the audits, the newest first."""
+    """List the audits, newest first."""
     with connected(address) as client:
         rows = list(client.audits())
         show_list(rows, ["id", "subject", "concept", "state", "expected end"], _row, as_json)

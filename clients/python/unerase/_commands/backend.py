@@ -1,4 +1,4 @@
-"""What the backend offers the command, where it is installed; the client imports nothing of it."""
+"""What the backend offers the command if it is installed; the client imports nothing from it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from unerase._commands.failing import ExitCode, fail, os_problem
 
 
 def of_the_backend(name: str) -> Any:
-    """Return what the backend offers under `name`; ends the command where it is not installed."""
+    """Return what the backend offers under `name`; end the command if the backend is not installed."""
     found = list(entry_points(group="unerase.server", name=name))
     missing = ""
     try:
         loaded: Any = found[0].load() if found else None
     except ModuleNotFoundError as error:
-        # The package is there without the extra: this names what the extra would have brought.
+        # The package is installed without the extra `server`, which would have installed this module.
         loaded, missing = None, f" ({error.name} is missing)"
     if loaded is None:
         fail(
@@ -28,11 +28,11 @@ def of_the_backend(name: str) -> Any:
 
 @contextmanager
 def of_the_operator() -> Iterator[None]:
-    """Turn what is wrong with an operator's files, settings or machine into lines and an exit code."""
+    """Turn problems with the operator's files, settings or machine into lines on stderr and an exit code."""
     try:
         yield
     except typer.Exit:
-        # A RuntimeError by birth.
+        # typer.Exit is a RuntimeError.
         raise
     except OSError as error:
         fail(os_problem(error), ExitCode.BAD_INPUT)

@@ -1,4 +1,4 @@
-"""What there is to audit, and with what: `models`, `concepts` and `evaluations`."""
+"""What can be audited, and how: `models`, `concepts` and `evaluations`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +35,7 @@ def concepts(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json
         for option in ("address", "as_json"):
             source = context.get_parameter_source(option)
             if source is not None and source.name == "COMMANDLINE":
-                fail(f"options come after {context.invoked_subcommand}", ExitCode.BAD_INPUT)
+                fail(f"put options after {context.invoked_subcommand}", ExitCode.BAD_INPUT)
         return
     with connected(address) as client:
         show_list(
@@ -54,7 +54,9 @@ def concepts(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json
 
 @concepts_app.command("create")
 def create_concept(
-    file: Annotated[Path, typer.Argument(dir_okay=False, help="YAML: a catalogue's entry with its name and pictures.")],
+    file: Annotated[
+        Path, typer.Argument(dir_okay=False, help="YAML file: a catalogue entry with a name and pictures.")
+    ],
     request_id: RequestId = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
@@ -80,7 +82,7 @@ def create_concept(
 def delete_concept(
     name: Annotated[str, typer.Argument(help="Name of a custom concept.")], address: Address = DEFAULT_ADDRESS
 ) -> None:
-    """Delete a custom concept; its audits keep what they have of it."""
+    """Delete a custom concept; audits of it keep what they hold."""
     with connected(address) as client:
         client.delete_concept(name)
 

@@ -1,4 +1,4 @@
-"""A client for one command, and what can be found out where no backend answers."""
+"""A client for one command, and the reason if no backend answers."""
 
 import socket
 import ssl
@@ -18,14 +18,14 @@ from unerase._settings import TLSConfig
 
 _PROBE_SECONDS = 3.0
 _CERTIFICATE_WANTED = (
-    "The backend at {} asks for a client's certificate that it knows: set UNERASE_TLS_CERTIFICATE and UNERASE_TLS_KEY."
+    "The backend at {} asks for a client certificate that it trusts: set UNERASE_TLS_CERTIFICATE and UNERASE_TLS_KEY."
 )
 _START = "start one with `unerase serve`, or name another with --address"
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Client]:
-    """Yield a client of the backend at an address, and turn its errors into lines and an exit code."""
+    """Yield a client of the backend at an address; turn errors into lines on stderr and an exit code."""
     try:
         settings = settings_from_environment()
         client = Client(address, settings=settings)
@@ -45,53 +45,53 @@ def connected_or_started(address: str, local: bool, data_dir: Path | None) -> It
 
 
 def _advice(error: UneraseError, address: str, tls: TLSConfig | None) -> str:
-    # A backend that answers gives a reason; gRPC's own error bears the name of its code.
+    # A backend that answers gives a reason; the reason of gRPC's own error is the name of its code.
     if error.reason != error.code.name:
         return ""
     if error.code == grpc.StatusCode.UNAVAILABLE:
-        something = f"Something listens at {address}, but it does not answer as a backend does: check --address."
+        something = f"Something listens at {address}, but it does not answer like a backend: check --address."
         return why_silent(address, tls) or something
-    # A backend that is only slow is none of these.
+    # A backend that is only slow gets no advice here.
     return why_silent(address, tls) if error.code == grpc.StatusCode.DEADLINE_EXCEEDED else ""
 
 
 def why_silent(address: str, tls: TLSConfig | None) -> str:
-    """Return what is wrong where calls are not answered, and what to do; nothing where a look does not tell."""
+    """Return why calls are not answered and what to do; empty if a test connection does not show it."""
     host, _, port = address.rpartition(":")
     if address.startswith("unix:") or "//" in address or not port.isdecimal():
         return f"No backend answers at {address}: {_START}."
     try:
         connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS)
     except socket.gaierror:
-        return f"There is no host {host}: check --address."
+        return f"There is no host named {host}: check --address."
     except ConnectionRefusedError:
         return f"No backend answers at {address}: {_START}."
     except OSError as error:
-        return f"No backend answers at {address} ({error.strerror or 'not in time'}): {_START}."
+        return f"No backend answers at {address} ({error.strerror or 'timed out'}): {_START}."
     with connection:
         return _why_no_tls(connection, address) if tls is None else _why_tls_fails(connection, host, address, tls)
 
 
 def _why_no_tls(connection: socket.socket, address: str) -> str:
-    """Say whether a port that we spoke to in the clear expects TLS."""
-    # Nothing is sent but a greeting: whose certificate it is does not matter.
+    """Return advice if a port that we called without TLS expects TLS; empty otherwise."""
+    # Only a greeting is sent, so it does not matter whose certificate it is.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         with context.wrap_socket(connection):
             pass
     except (OSError, ValueError) as error:
-        # An alert is an answer in TLS; a wrong version number, an end or silence are none.
+        # A TLS alert is an answer in TLS; a wrong version number, a closed connection or silence is not.
         if "ALERT" not in str(getattr(error, "reason", "")):
             return ""
     return (
-        f"The backend at {address} expects TLS, and the command spoke to it in the clear: set UNERASE_TLS=1, or "
+        f"The backend at {address} expects TLS, and the command called it without TLS: set UNERASE_TLS=1, or "
         "UNERASE_TLS_CA to the file of its authority's certificate."
     )
 
 
 def _why_tls_fails(connection: socket.socket, host: str, address: str, tls: TLSConfig) -> str:
-    """Say why a port that we spoke TLS to does not answer."""
+    """Return why a port that we called with TLS does not answer."""
     try:
         context = _context(tls)
     except (OSError, ValueError) as error:
@@ -101,17 +101,17 @@ def _why_tls_fails(connection: socket.socket, host: str, address: str, tls: TLSC
     except ssl.SSLCertVerificationError as error:
         return (
             f"The certificate of {address} is not trusted ({error.verify_message.rstrip('.')}): set UNERASE_TLS_CA to "
-            "the file of its authority's certificate, and UNERASE_TLS_SERVER_NAME where its name is another one."
+            "the file of its authority's certificate, and UNERASE_TLS_SERVER_NAME if the certificate has another name."
         )
     except OSError as error:
         if "ALERT" in str(getattr(error, "reason", "")):
             return _CERTIFICATE_WANTED.format(address)
         return (
-            f"Whatever listens at {address} does not speak TLS: unset UNERASE_TLS and the other UNERASE_TLS_* to speak "
-            "to it in the clear, or check --address."
+            f"Whatever listens at {address} does not speak TLS: unset UNERASE_TLS and the other UNERASE_TLS_* to call "
+            "it without TLS, or check --address."
         )
-    # With TLS 1.3 the handshake is over before the server looks at the client's certificate: it then hangs up. One that
-    # is content greets, as HTTP/2 has it.
+    # With TLS 1.3 the handshake ends before the server checks the client's certificate. A server that rejects it then
+    # closes the connection; one that accepts it sends HTTP/2's greeting.
     with encrypted:
         try:
             greeted = encrypted.recv(1) != b""
@@ -127,7 +127,7 @@ def _context(tls: TLSConfig) -> ssl.SSLContext:
     context = ssl.create_default_context(cadata=authorities)
     context.set_alpn_protocols(["h2"])
     if tls.client_certificate and tls.client_key:
-        # Python reads a certificate from a file alone.
+        # Python reads a certificate only from a file.
         with tempfile.NamedTemporaryFile() as file:
             file.write(tls.client_certificate + b"\n" + tls.client_key)
             file.flush()

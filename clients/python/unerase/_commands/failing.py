@@ -1,6 +1,6 @@
-"""How the command fails: what it says, and its exit codes (docs/client.md has the table).
+"""How the command fails: its messages, and its exit codes (docs/client.md has the table).
 
-What a call of the backend ends with is told by its gRPC code and, where more can be said, by its reason.
+The advice for a failed call follows from its gRPC code or, where more can be said, from its reason.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 2
     AUDIT_FAILED = 3
     UNREACHABLE = 4
-    # As of timeout(1) and of a shell whose command SIGINT ended.
+    # As timeout(1) has them, and a shell whose command was ended by SIGINT.
     TIMED_OUT = 124
     INTERRUPTED = 130
 
@@ -48,15 +48,15 @@ EXIT_CODES = {
     grpc.StatusCode.DATA_LOSS: ExitCode.UNEXPECTED,
     grpc.StatusCode.UNAUTHENTICATED: ExitCode.BAD_INPUT,
 }
-"""Every code of gRPC's but OK."""
+"""Every gRPC code except OK."""
 
 _BY_REASON = {
     "QUOTA_AUDITS": "`unerase audits` lists your audits, `unerase cancel ID` ends one.",
     "QUOTA_PICTURES": "`unerase audit ... --dry-run` says how many pictures an audit takes.",
     "QUOTA_BYTES": "`unerase audits` lists your audits, `unerase delete ID` deletes one with its pictures.",
-    "STORAGE_FULL": "Nothing was kept. Whoever runs the backend has to make room on its disk; then try again.",
+    "STORAGE_FULL": "Nothing was stored. Whoever runs the backend has to make room on its disk; then try again.",
     "CONCEPTS_FULL": "`unerase concepts` lists them, `unerase concepts delete NAME` deletes one.",
-    "OUT_OF_MEMORY": "Try again when less is going on, or ask whoever runs the backend.",
+    "OUT_OF_MEMORY": "Try again when the backend is less busy, or ask whoever runs it.",
     "REQUEST_ID_REUSED": "Choose another --request-id, or leave it out.",
     "REPORT_NOT_READY": "`unerase watch ID` waits for the audit's end.",
     "AUDIT_NOT_ENDED": "`unerase cancel ID` ends it.",
@@ -71,32 +71,32 @@ _BY_CODE = {
     grpc.StatusCode.PERMISSION_DENIED: "Ask whoever runs the backend for a token that allows it.",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "Try again later.",
     grpc.StatusCode.UNAVAILABLE: "Try again.",
-    grpc.StatusCode.CANCELLED: "The backend broke the call off; try again.",
+    grpc.StatusCode.CANCELLED: "The backend ended the call; try again.",
     grpc.StatusCode.ABORTED: "Try again.",
     grpc.StatusCode.DEADLINE_EXCEEDED: "The backend was too slow to answer; try again.",
     grpc.StatusCode.UNIMPLEMENTED: "The backend is older or newer than this command (`unerase --version`).",
-    grpc.StatusCode.DATA_LOSS: "What was kept is damaged or gone. Run the audit again, and tell whoever runs it.",
+    grpc.StatusCode.DATA_LOSS: "Stored data is damaged or lost. Run the audit again; tell whoever runs the backend.",
     grpc.StatusCode.INTERNAL: "Tell whoever runs the backend; its log has more.",
     grpc.StatusCode.UNKNOWN: "Tell whoever runs the backend; its log has more.",
 }
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Write what went wrong to stderr, a line each, and end with an exit code."""
+    """Write a message to stderr, line by line, and end with an exit code."""
     for line in message.rstrip("\n").split("\n"):
         stderr.print(Text(visible(line), style="red"), soft_wrap=True)
     raise typer.Exit(int(code))
 
 
 def exit_code(error: UneraseError) -> ExitCode:
-    """Return what the command ends with after an error of the wire."""
+    """Return the command's exit code after a failed call."""
     if error.reason == NOT_IN_TIME:
         return ExitCode.TIMED_OUT
     return EXIT_CODES.get(error.code, ExitCode.UNEXPECTED)
 
 
 def lines_of(error: UneraseError, advice: str = "") -> list[str]:
-    """Return what is said of an error: the bad fields or the message, then what to do about it."""
+    """Return the lines for an error: the bad fields or the message, then what to do about it."""
     lines = [
         visible(f"{violation.field}: {violation.description}" if violation.field else violation.description)
         for violation in error.violations
@@ -112,13 +112,13 @@ def lines_of(error: UneraseError, advice: str = "") -> list[str]:
 
 @contextmanager
 def reported(advise: Callable[[UneraseError], str] = lambda _: "") -> Iterator[None]:
-    """Turn an error into lines on stderr and an exit code; `advise` may know more of what to do about it."""
+    """Turn an error into lines on stderr and an exit code; `advise` may know better what to do about it."""
     try:
         yield
     except UneraseError as error:
         fail("\n".join(lines_of(error, advise(error))), exit_code(error))
     except BrokenPipeError:
-        # Whoever reads our output has seen enough; click ends without a word.
+        # The reader of our output has closed it; click ends silently.
         raise
     except UnicodeEncodeError:
         fail("an argument is not text: it holds bytes that are not UTF-8", ExitCode.BAD_INPUT)
@@ -129,7 +129,7 @@ def reported(advise: Callable[[UneraseError], str] = lambda _: "") -> Iterator[N
 
 
 def os_problem(error: OSError) -> str:
-    """Return what is wrong with a file, without the number of the error."""
+    """Return what is wrong with a file, without the error's number."""
     return f"{visible(str(error.filename))}: {error.strerror}" if error.filename else str(error)
 
 

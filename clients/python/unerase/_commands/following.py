@@ -1,4 +1,4 @@
-"""From an audit that is accepted to its end: its id at once, its progress, its reports, its verdict."""
+"""An audit from its acceptance to its end: its id, its progress, its reports, its verdict."""
 
 import sys
 import time
@@ -18,18 +18,19 @@ from unerase._visible import visible
 from unerase.v1.audits_pb2 import Audit, AuditSpec, AuditState, ReportFormat
 
 _ASK_SECONDS = 15.0
-# An answer that got lost: the backend may have accepted what was asked of it.
+# The answer was lost: the backend may have accepted the request.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
 def create(client: Client, spec: AuditSpec, request_id: str) -> Audit:
-    """Ask for an audit; whoever gets no answer is told how to find out whether it was accepted.
+    """Create an audit; without an answer, the error says how to find out whether it was accepted.
 
     Raises:
-        UneraseError: it was not accepted, or no answer came.
+        UneraseError: the audit was not accepted, or no answer came.
     """
     how = (
-        f"Whether the audit was accepted is not known: the same command with --request-id {visible(request_id)} tells."
+        "It is not known whether the audit was accepted: run the same command with "
+        f"--request-id {visible(request_id)} to find out."
     )
     try:
         return client.create_audit(spec, request_id=request_id)
@@ -43,7 +44,7 @@ def create(client: Client, spec: AuditSpec, request_id: str) -> Audit:
 
 
 def announce(audit: Audit, how: str, in_json: bool) -> None:
-    """Write to stderr which audit was accepted, before anything else can go wrong; a line of JSON for machines."""
+    """Write to stderr which audit was accepted, before anything else can fail; as a line of JSON for machines."""
     if in_json:
         print(as_json({"id": audit.id, "request_id": audit.request_id}), file=sys.stderr, flush=True)
     else:
@@ -51,19 +52,19 @@ def announce(audit: Audit, how: str, in_json: bool) -> None:
 
 
 def how_to_go_on(audit_id: str) -> str:
-    """Return how an audit that goes on is followed and ended."""
+    """Return how to follow and how to cancel an audit."""
     return f"`unerase watch {visible(audit_id)}` follows it, `unerase cancel {visible(audit_id)}` ends it."
 
 
 def how_to_go_on_locally(audit_id: str, data_dir: Path | None) -> str:
-    """Return how an audit of a backend that ends with the command is gone on with."""
+    """Return how to resume an audit whose backend ends with the command."""
     serve = "unerase serve" if data_dir is None else f"unerase serve --data-dir {visible(str(data_dir))}"
-    return f"Its backend ends with this command and keeps it: `{serve}` goes on with it. {how_to_go_on(audit_id)}"
+    return f"Its backend ends with this command and keeps the audit: `{serve}` resumes it. {how_to_go_on(audit_id)}"
 
 
 @contextmanager
 def goes_on(how: str) -> Iterator[None]:
-    """Let an error or Ctrl-C say how an audit is gone on with that has not ended."""
+    """Add to an error or Ctrl-C that the audit goes on, and how to follow it."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -71,20 +72,20 @@ def goes_on(how: str) -> Iterator[None]:
         raise
     except UneraseError as error:
         if error.code == grpc.StatusCode.UNAVAILABLE:
-            error.add_note(f"The audit goes on as soon as the backend does. {how}")
+            error.add_note(f"The audit goes on when the backend is back. {how}")
         elif error.code != grpc.StatusCode.NOT_FOUND:
             error.add_note(f"The audit goes on. {how}")
         raise
 
 
 def follow(client: Client, audit: Audit, progress: LiveProgress, timeout: float | None) -> Audit:
-    """Show an audit's progress until it ends, and return it; errors as of `Client.watch`."""
+    """Show an audit's progress until it ends, and return it; raises what `Client.watch` raises."""
     asked = time.monotonic()
     for event in client.watch(audit.id, timeout=timeout):
         progress.show(event)
         if time.monotonic() - asked > _ASK_SECONDS:
             asked = time.monotonic()
-            # What is expected is nice to know; the watch itself tells whether the backend is gone.
+            # The expected end is optional; the watch itself reports a lost backend.
             with suppress(UneraseError):
                 progress.expect(client.get_audit(audit.id))
     return client.get_audit(audit.id)
@@ -115,7 +116,7 @@ def write_reports(
 
 
 def show_ended(ended: Audit, in_json: bool) -> None:
-    """Write an audit that has ended, and end the command where it has no verdict."""
+    """Print an audit that has ended; end the command with an error if it has no verdict."""
     if in_json:
         say_json(ended)
     elif ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
@@ -126,9 +127,9 @@ def show_ended(ended: Audit, in_json: bool) -> None:
 
 def ended_badly(ended: Audit, of: str = "") -> str:
     """Return how an audit ended without a verdict."""
-    return f"the audit {ended.id}{of} is {state_name(ended)} {ended.error_reason} {ended.error_message}".rstrip()
+    return f"audit {ended.id}{of}: {state_name(ended)} {ended.error_reason} {ended.error_message}".rstrip()
 
 
 def progress_of(in_json: bool) -> LiveProgress:
-    """Return a bar on stderr, which stays as it is where only machines read it."""
+    """Return a progress bar on stderr; hidden if only machines read the output."""
     return LiveProgress(stderr, hidden=in_json and not stderr.is_terminal)

@@ -31,7 +31,7 @@ def health(
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the answer.", callback=seconds)] = 5.0,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
-    """Ask whether the backend serves: exit code 0 if it does, 1 if it drains or a room is away, 4 if none answers."""
+    """Ask whether the backend serves: exit code 0 if it does, 1 if it drains or a room is down, 4 if none answers."""
     with connected(address) as client:
         if not client.serving(service, timeout=timeout):
             fail(f"{service or 'the backend'} is not serving", ExitCode.UNEXPECTED)
@@ -45,13 +45,13 @@ TokenFile = Annotated[
 
 @tokens_app.command("create")
 def create_token(
-    name: Annotated[str, typer.Argument(help="What the token is called in the list.")],
+    name: Annotated[str, typer.Argument(help="The token's name in the list.")],
     file: TokenFile,
-    tenant: Annotated[str, typer.Option(help="Whose audits its bearer sees; letters, digits and -.")],
-    scope: Annotated[list[str], typer.Option(help="What it allows, as audit:read; may be repeated.")],
+    tenant: Annotated[str, typer.Option(help="Tenant whose audits the bearer sees; lower-case letters, digits and -.")],
+    scope: Annotated[list[str], typer.Option(help="What it allows, such as audit:read; may be repeated.")],
     days: Annotated[float, typer.Option(help="Days until it expires.", callback=finite)] = 90.0,
 ) -> None:
-    """Add a token to the file and print it, once: the file holds its hash alone."""
+    """Add a token to the file and print it. It is shown only once: the file holds its hash."""
     with of_the_operator():
         say(of_the_backend("tokens").create(file, name, tenant, scope, days))
 
@@ -68,21 +68,21 @@ def list_tokens(file: TokenFile) -> None:
 
 @tokens_app.command("revoke")
 def revoke_token(name: Annotated[str, typer.Argument(help="The token's name.")], file: TokenFile) -> None:
-    """Take a token out of the file."""
+    """Remove a token from the file."""
     with of_the_operator():
         of_the_backend("tokens").revoke(file, name)
 
 
 @deploy_app.callback()
 def deploy() -> None:
-    """Check how a cluster is told to run the backend."""
+    """Check the Serve configs that run the backend on a cluster."""
 
 
 @deploy_app.command("check")
 def check_deployment(
     files: Annotated[list[Path], typer.Argument(dir_okay=False, help="Serve configs, as `serve deploy` takes them.")],
 ) -> None:
-    """Find what Serve would ignore, or first learn on the cluster: unknown keys, wrong arguments, missing imports."""
+    """Find unknown keys, wrong arguments and missing imports, which Serve ignores or finds only on the cluster."""
     check = of_the_backend("deploy")
     found = []
     with of_the_operator():

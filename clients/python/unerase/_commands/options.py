@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have, and what is checked of them before anything is done."""
+"""Options and arguments that several commands share, and their checks before anything is done."""
 
 import json
 import math
@@ -21,35 +21,35 @@ _DEEPEST = 100
 
 
 def checked_address(address: str) -> str:
-    """Return an address that gRPC can take: HOST:PORT, or with a scheme of gRPC's own such as `unix:`."""
+    """Return an address that gRPC accepts: HOST:PORT, or one with a gRPC scheme such as `unix:`."""
     if address.startswith(("unix:", "unix-abstract:")) or "://" in address:
         return address
     host, _, port = address.rpartition(":")
     if not host or (":" in host and not host.startswith("[")):
-        raise typer.BadParameter(f"{address!r} is no HOST:PORT, as in 127.0.0.1:50051 or [::1]:50051")
+        raise typer.BadParameter(f"{address!r} is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
     if any(character.isspace() or not character.isprintable() for character in host):
-        raise typer.BadParameter(f"{address!r} is no HOST:PORT: {host!r} is no name of a host")
+        raise typer.BadParameter(f"{address!r} is not HOST:PORT: {host!r} is not a host name")
     if not (port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= 65535):
-        raise typer.BadParameter(f"{address!r} is no HOST:PORT: the port must be a number from 1 to 65535")
+        raise typer.BadParameter(f"{address!r} is not HOST:PORT: the port must be a number from 1 to 65535")
     return address
 
 
 def finite(value: float | None) -> float | None:
-    """Return a number that is one; click takes `inf` and `nan` for numbers."""
+    """Return a finite number; click accepts `inf` and `nan`."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"must be a number, not {value}")
     return value
 
 
 def seconds(value: float | None) -> float | None:
-    """Return a time to wait."""
+    """Return a time to wait that is not too long."""
     if value is not None and not 0 < value <= MOST_SECONDS:
         raise typer.BadParameter(f"must be above 0 and at most {MOST_SECONDS:g} seconds, not {value:g}")
     return value
 
 
 def output_file(path: Path | None) -> Path | None:
-    """Return a path that can be written, found out before the work that is to be written there."""
+    """Return a path that can be written; checked before the work whose result goes there."""
     if path is not None:
         try:
             check_writable(path)
@@ -60,7 +60,7 @@ def output_file(path: Path | None) -> Path | None:
 
 
 def data_folder(path: Path | None) -> Path | None:
-    """Return a folder that is there, or could be made."""
+    """Return a folder that exists or can be created."""
     if path is not None:
         try:
             place = path.expanduser().absolute()
@@ -68,7 +68,9 @@ def data_folder(path: Path | None) -> Path | None:
         except (OSError, ValueError, RuntimeError) as error:
             raise typer.BadParameter(f"{str(path)!r} cannot be a folder: {error}") from None
         if not there.is_dir() or not os.access(there, os.W_OK):
-            raise typer.BadParameter(f"{str(path)!r} cannot be a folder: {str(there)!r} is none that can be written")
+            raise typer.BadParameter(
+                f"{str(path)!r} cannot be a folder: {str(there)!r} is not a folder that can be written to"
+            )
     return path
 
 
