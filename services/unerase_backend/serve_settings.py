@@ -73,7 +73,7 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
         known = {PREFIX + name.upper() for name in type(self).model_fields}
         unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
         if unknown:
-            raise ValueError(f"the environment sets {', '.join(unknown)}, which is no setting")
+            raise ValueError(f"the environment sets {', '.join(unknown)}, which is not a setting")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Which models a calibration audits, and their audits all at once."""
+"""Choose the models of a calibration, and run their audits at once."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,19 +16,19 @@ from unerase.v1.types_pb2 import Concept
 
 Answer = TypeVar("Answer")
 
-# A machine with more to do than it can is late, too.
+# An overloaded machine answers late.
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
 def chosen(
     models: Iterable[Model], concepts: Iterable[Concept], concept: str, names: Sequence[str]
 ) -> tuple[str, str, list[str]]:
-    """Return the concept, its reference, and the models to audit: `names`, or the reference and what it became.
+    """Return the concept, its reference and the models to audit: `names`, or the reference and models made from it.
 
-    Of those it became, the ones that claim to have erased the concept, or never learned it.
+    Models made from it count if they claim to have erased the concept or never to have learned it.
 
-    Without a `concept` it is the only one that some model never learned; the reference is what that model was made
-    from.
+    Without a `concept`, it is the only one that some model never learned. The reference is the model that this one was
+    made from.
 
     Raises:
         UneraseError: INVALID_ARGUMENT, there is no such concept, or more than one.
@@ -80,7 +80,7 @@ def run_all(
     request_id: str,
     progress: Callable[[], AbstractContextManager[LiveProgress]],
 ) -> list[Audit]:
-    """Ask for all audits, wait for their ends and return them, in order.
+    """Create all audits, wait until they end and return them in order.
 
     They share what they have in common: the reference's pictures are made once. With the same `request_id` the same
     call again takes up the same audits.
@@ -94,10 +94,10 @@ def run_all(
 
 
 def persistently(call: Callable[[str], Answer], audit_id: str, patience_seconds: float = 120.0) -> Answer:
-    """Return what a call about an audit gives that is safe to repeat, however often the connection breaks meanwhile.
+    """Return the answer of a call about an audit that is safe to repeat, even if the connection breaks meanwhile.
 
     Raises:
-        UneraseError: of the last attempt, once patience has run out, or of another kind.
+        UneraseError: the last attempt's once the time is over, or one that does not pass.
     """
     give_up = time.monotonic() + patience_seconds
     while True:
@@ -106,7 +106,7 @@ def persistently(call: Callable[[str], Answer], audit_id: str, patience_seconds:
         except UneraseError as error:
             if error.code not in _PASSING or time.monotonic() > give_up:
                 raise
-        # A machine with more to do than it can takes its time to answer.
+        # An overloaded machine needs time to answer.
         time.sleep(1.0)
 
 

@@ -1,6 +1,6 @@
 """The command `unerase`.
 
-Exit codes: 0 the audit ended (whatever its verdict); 1 something unexpected; 2 bad input, or a limit; 3 the audit
+Exit codes: 0 the audit ended with a verdict; 1 something unexpected; 2 bad input, or a limit; 3 the audit
 failed or was cancelled; 4 no backend answers; 124 `--timeout` is over; 130 Ctrl-C. docs/client.md has the whole table.
 """
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command."""
     for stream in (sys.stdout, sys.stderr):
-        # What a terminal's encoding lacks is shown as an escape; it is no reason to end.
+        # Characters that the terminal's encoding lacks appear as escapes instead of ending the command.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     app()
 
@@ -58,5 +58,5 @@ app.command()(catalogue.models)
 app.command()(operator.health)
 app.command()(catalogue.evaluations)
 app.add_typer(operator.tokens_app, name="tokens", help="Create, list and revoke the tokens that a backend asks for.")
-app.add_typer(operator.deploy_app, name="deploy", help="Check how a cluster is told to run the backend.")
+app.add_typer(operator.deploy_app, name="deploy", help="Check the Serve configs that run the backend on a cluster.")
 app.add_typer(catalogue.concepts_app, name="concepts")

@@ -25,7 +25,7 @@ _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def new_id(request_id: str | None) -> str:
-    """Return a request id: the caller's, or one of this call's own."""
+    """Return the caller's request id, or a new one."""
     return uuid.uuid4().hex if request_id is None else request_id
 
 

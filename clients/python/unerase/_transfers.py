@@ -19,13 +19,13 @@ def joined(pieces: Sequence[GetReportResponse] | Sequence[ReadArtifactResponse])
     """Return the content of a transfer.
 
     Raises:
-        UneraseError: DATA_LOSS, the pieces are not as many bytes as the first one says.
+        UneraseError: DATA_LOSS, the pieces do not have as many bytes as the first one says.
     """
     content = b"".join(piece.chunk for piece in pieces)
     size = pieces[0].size_bytes if pieces else 0
     if size != len(content):
         raise UneraseError(
-            grpc.StatusCode.DATA_LOSS, f"{len(content)} bytes came instead of {size}", reason="TRANSFER_INCOMPLETE"
+            grpc.StatusCode.DATA_LOSS, f"{len(content)} bytes arrived instead of {size}", reason="TRANSFER_INCOMPLETE"
         )
     return content
 

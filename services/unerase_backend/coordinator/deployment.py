@@ -152,7 +152,7 @@ class Coordinator:
                     self._show_rooms,
                     "the health of the rooms could not be read from Serve",
                 ),
-                (settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed"),
+                (settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed; trying again"),
                 (_EXPIRE_SECONDS, retention.expire, "expired audits and artefacts could not be removed"),
                 (_ESTIMATES_SECONDS, self._auditor.estimates.synchronise, "the durations of units could not be saved"),
                 (_ENDED_SECONDS, self._auditor.stop_ended, "audits that ended elsewhere could not be looked up"),
@@ -173,7 +173,7 @@ class Coordinator:
 
     def _meet_full_disk(self) -> None:
         self._metrics.full_disk_waits.inc()
-        _logger.warning("the disk of the database is full; make room there, and what waits goes on by itself")
+        _logger.warning("the database's disk is full; make room on it, and waiting audits resume by themselves")
 
     async def _show_rooms(self) -> None:
         """Keep the health of the rooms' services as Serve's controller sees their replicas."""
@@ -184,10 +184,12 @@ class Coordinator:
     async def _keep_lease(self) -> None:
         """Renew the lease of this coordinator, and take over from those that did not renew theirs."""
         if not await self._leases.renew():
-            _logger.warning("the lease of this coordinator had run out; its audits may go on elsewhere")
+            _logger.warning(
+                "the lease of this coordinator had run out; another coordinator may have taken over its audits"
+            )
         dead = await self._leases.dead()
         if dead:
-            _logger.warning("%d coordinators are gone; their audits go on", len(dead))
+            _logger.warning("%d coordinators are gone; taking over their audits", len(dead))
             await self._auditor.take_over(dead)
             await self._leases.forget(dead)
 

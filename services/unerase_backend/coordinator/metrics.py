@@ -39,7 +39,7 @@ class Metrics:
         self._audits = Gauge("unerase_audits", "Audits by state.", ["state"], registry=self.registry)
         self._audit_seconds = Histogram(
             "unerase_audit_seconds",
-            "Time from an audit's coming to its end, by the state it ended in.",
+            "Time from an audit's creation to its end, by the state in which it ended.",
             ["state"],
             buckets=_AUDIT_SECONDS,
             registry=self.registry,
@@ -56,45 +56,47 @@ class Metrics:
     def _count_units(self) -> None:
         self.units = Counter(
             "unerase_units_total",
-            "Units that ended, by evaluation and outcome (recorded, stopped, failed), and attempts that were repeated.",
+            "Units that ended, by evaluation and outcome (recorded, skipped, stopped, failed), and repeated attempts.",
             ["evaluation", "outcome"],
             registry=self.registry,
         )
         self.unit_seconds = Histogram(
             "unerase_unit_seconds",
-            "Time that a unit ran, beside others; one that was kept from before does not run.",
+            "Time that a unit ran, possibly beside others; a unit from the cache does not run.",
             ["evaluation"],
             buckets=_UNIT_SECONDS,
             registry=self.registry,
         )
-        self.units_running = Gauge("unerase_units_running", "Units that hold a place.", registry=self.registry)
-        self.units_waiting = Gauge("unerase_units_waiting", "Units that wait for a place.", registry=self.registry)
+        self.units_running = Gauge("unerase_units_running", "Units that are running.", registry=self.registry)
+        self.units_waiting = Gauge(
+            "unerase_units_waiting", "Units that wait for their turn to run.", registry=self.registry
+        )
         self.unit_wait_seconds = Histogram(
             "unerase_unit_wait_seconds",
-            "Time that a unit waited for its place.",
+            "Time that a unit waited for its turn.",
             buckets=_UNIT_SECONDS,
             registry=self.registry,
         )
         self.units_kept = Counter(
             "unerase_units_kept_total",
-            "Units whose result was there from before, so that they did not run.",
+            "Units whose result came from the unit cache, so that they did not run.",
             ["evaluation"],
             registry=self.registry,
         )
         self.full_disk_waits = Counter(
             "unerase_full_disk_waits_total",
-            "Attempts that were put off since the disk of the database or of the artefacts is full.",
+            "Attempts that were put off because the disk of the database or of the artefacts is full.",
             registry=self.registry,
         )
 
     def _count_rooms_and_rpcs(self) -> None:
         self._room_up = Gauge(
-            "unerase_room_up", "Whether a room has a replica that runs, 0 or 1.", ["room"], registry=self.registry
+            "unerase_room_up", "1 if a room has a running replica, otherwise 0.", ["room"], registry=self.registry
         )
         self._survived = Counter(
             "unerase_kills_survived_total",
             "Calls that were repeated because their replica died, by its room; audits that were "
-            "taken up after their coordinator, by `coordinator`.",
+            "taken over from a dead coordinator, by `coordinator`.",
             ["room"],
             registry=self.registry,
         )

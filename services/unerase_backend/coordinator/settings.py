@@ -50,9 +50,9 @@ class ServiceSettings(AdmissionSettings):
     @model_validator(mode="after")
     def _refuse_insecure_bind(self) -> "ServiceSettings":
         if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ValueError("tls_certificate and tls_key: give both, or neither")
+            raise ValueError("tls_certificate and tls_key: set both, or neither")
         if self.tls_client_ca and not self.tls_certificate:
-            raise ValueError("tls_client_ca: asks for clients' certificates, which needs tls_certificate and tls_key")
+            raise ValueError("tls_client_ca: needs tls_certificate and tls_key too")
         if self.host not in LOOPBACK and not self.allow_insecure_bind and not (self.tls_certificate and self.tokens):
             missing = " and ".join(
                 name for name, given in (("TLS", self.tls_certificate), ("tokens", self.tokens)) if not given
@@ -88,13 +88,15 @@ class CoordinatorSettings(ServiceSettings, RoomSettings):
             return _checked(self.database_url, "database_url")
         url = os.environ.get(self.database_url_variable, "")
         if not url:
-            raise ValueError(f"the environment has no {self.database_url_variable}, which database_url_variable names")
+            raise ValueError(
+                f"{self.database_url_variable}, which database_url_variable names, is not set in the environment"
+            )
         return _checked(url, self.database_url_variable)
 
     @model_validator(mode="after")
     def _take_one_database(self) -> "CoordinatorSettings":
         if self.database_url and self.database_url_variable:
-            raise ValueError("database_url and database_url_variable: give one of them")
+            raise ValueError("database_url and database_url_variable: set only one of them")
         return self
 
 
@@ -104,5 +106,5 @@ def _checked(url: str, name: str) -> str:
             make_url(url)
     except (ArgumentError, ValueError):
         # SQLAlchemy's own message may hold a piece of it, such as the password.
-        raise ValueError(f"{name}: is no URL, as postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
+        raise ValueError(f"{name}: is not a URL such as postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
     return url

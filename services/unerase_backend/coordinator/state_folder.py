@@ -39,7 +39,9 @@ class StateFolder:
             except OSError:
                 if time.monotonic() > deadline:
                     lock.close()
-                    raise UnavailableError("another coordinator has this state folder", reason="STATE_IN_USE") from None
+                    raise UnavailableError(
+                        "another coordinator is using this state folder", reason="STATE_IN_USE"
+                    ) from None
                 await asyncio.sleep(_TRY_SECONDS)
             else:
                 return cls(path, _identity(path / "executor"), lock)

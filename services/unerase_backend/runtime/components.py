@@ -131,7 +131,7 @@ def _import(entry_point: EntryPoint) -> str:
                     importlib.import_module(module)
                 # A module may raise SystemExit while it is imported, which would end the room.
                 except (Exception, SystemExit) as error:
-                    _logger.error("the module %s of a third party", module, exc_info=error)
+                    _logger.error("the third-party module %s cannot be loaded", module, exc_info=error)
                     _Importing.problems[module] = _problem(error)
         return _Importing.problems[module]
 

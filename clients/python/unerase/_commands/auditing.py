@@ -47,31 +47,35 @@ from unerase.v1.audits_pb2 import AuditSpec, AuditState
 
 Subject = Annotated[str, typer.Argument(help="Catalogue name of the erased model.")]
 ConceptName = Annotated[str, typer.Option(help="Catalogue name of the concept.")]
-Reference = Annotated[str, typer.Option(help="The model it was made from; its base unless given.")]
+Reference = Annotated[str, typer.Option(help="The model that the subject was made from; its base unless given.")]
 AssumeReference = Annotated[
     bool,
-    typer.Option("--assume-reference", help="Take the reference although it has another base, or is the subject."),
+    typer.Option("--assume-reference", help="Accept the reference although it has another base or is the subject."),
 ]
 Control = Annotated[str, typer.Option(help="A model that never learned the concept.")]
 AssumeControl = Annotated[
     bool,
-    typer.Option("--assume-control", help="Take the control although no catalogue says it never learned the concept."),
+    typer.Option(
+        "--assume-control", help="Accept the control although no catalogue says that it never learned the concept."
+    ),
 ]
 Placebo = Annotated[str, typer.Option(help="A concept that no model knows, as the control of injecting evaluations.")]
 AllowIncomplete = Annotated[
-    bool, typer.Option("--allow-incomplete", help="Conclude although a required evaluation is missing.")
+    bool, typer.Option("--allow-incomplete", help="Conclude even if a required evaluation is missing.")
 ]
 GuidanceScale = Annotated[float | None, typer.Option(help="The reference's own unless given.", callback=finite)]
 Sequential = Annotated[bool, typer.Option("--sequential", help="Stop an evaluation as soon as its answer is settled.")]
 Seed = Annotated[int | None, typer.Option(help="Seed base; drawn at random unless given.", min=0, max=UINT64)]
-Selector = Annotated[str, typer.Option(help="Judge that picks the best of many; the catalogue's unless given.")]
+Selector = Annotated[str, typer.Option(help="Judge that picks the best draw; the catalogue's unless given.")]
 DecidingJudge = Annotated[str, typer.Option(help="Judge that decides; the catalogue's unless given.")]
 SecondJudge = Annotated[str, typer.Option(help="Judge whose agreement is measured.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Plan it, say what it would take, and do not run it.")]
-Detach = Annotated[
-    bool, typer.Option("--detach", help="Print the audit's id as soon as it is accepted, and do not wait.")
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Plan the audit and print what it would take, without running it.")
 ]
-Local = Annotated[bool, typer.Option("--local", help="Start a backend for this audit, and end it after.")]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Print the audit's id as soon as the audit is accepted, and do not wait.")
+]
+Local = Annotated[bool, typer.Option("--local", help="Start a backend for this audit, and end it afterwards.")]
 
 
 def audit(
@@ -106,7 +110,7 @@ def audit(
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Audit a model: watch it, print the verdict with its evidence, write the report."""
+    """Audit a model: follow the audit, print the verdict with its evidence, write the report."""
     files = (html, json_file, parquet)
     _refuse_contradictions(files, dry_run, detach, local, data_dir)
     with reported():
@@ -139,7 +143,7 @@ def _refuse_contradictions(
     files: tuple[Path | None, ...], dry_run: bool, detach: bool, local: bool, data_dir: Path | None
 ) -> None:
     if detach and (local or dry_run):
-        fail("--detach: nothing would go on with --local or --dry-run", ExitCode.BAD_INPUT)
+        fail("--detach: cannot be combined with --local or --dry-run, which leave no audit running", ExitCode.BAD_INPUT)
     if (detach or dry_run) and any(file is not None for file in files):
         fail("--html, --json-file and --parquet: there is no report with --detach or --dry-run", ExitCode.BAD_INPUT)
     check_data_dir(data_dir, local)

@@ -35,18 +35,18 @@ Out = Annotated[Path, typer.Option(dir_okay=False, help="Write the calibration h
 Models = Annotated[
     list[str] | None,
     typer.Option(
-        "--model", "--models", help="Audit this one; may be repeated. Every model of the concept unless given."
+        "--model", "--models", help="Audit this model; may be repeated. Every model of the concept unless given."
     ),
 ]
 ConceptName = Annotated[str, typer.Option(help="A concept that some model never learned; the only one unless given.")]
 Seed = Annotated[int, typer.Option(help="Seed base of all audits.", min=0, max=UINT64)]
 RequestId = Annotated[
-    str | None, typer.Option(help="Prefix of the audits' request ids: the same call again takes up the same audits.")
+    str | None, typer.Option(help="Prefix of the audits' request ids; the same call again resumes the same audits.")
 ]
 Reports = Annotated[
     Path | None, typer.Option(file_okay=False, help="Write each audit's report here: MODEL.json, .html, .parquet.")
 ]
-Local = Annotated[bool, typer.Option("--local", help="Start a backend for it, and end it after.")]
+Local = Annotated[bool, typer.Option("--local", help="Start a backend for the command, and end it afterwards.")]
 
 
 def calibrate(
@@ -71,16 +71,16 @@ def calibrate(
         evaluations = battery_of(battery, evaluation, allow_incomplete=True)
         template = AuditSpec(concept=concept, battery=evaluations, cases=cases, steps=steps, seed_base=seed)
         check_data_dir(data_dir, local)
-        # Before anything is audited; the calibration may lie in a folder that the reports make.
+        # Before anything is audited. The calibration may go into the folder of the reports.
         if reports is not None:
             reports.mkdir(parents=True, exist_ok=True)
         check_writable(out)
     with connected_or_started(address, local, data_dir) as client:
         specs = specs_of(template, client.models(), client.concepts(), model or ())
         if reports is not None and len({_file_name(spec.subject) for spec in specs}) < len(specs):
-            fail("--reports: the names of two of the models end alike", ExitCode.BAD_INPUT)
+            fail("--reports: two of the models have names with the same last part", ExitCode.BAD_INPUT)
         prefix = uuid.uuid4().hex[:12] if request_id is None else request_id
-        tell(f"{len(specs)} audits; should it break off, go on with --request-id {prefix}")
+        tell(f"{len(specs)} audits; if the command is interrupted, resume with --request-id {prefix}")
         ended = run_all(client, specs, prefix, lambda: progress_of(as_json))
         succeeded = [audit for audit in ended if audit.state == AuditState.AUDIT_STATE_SUCCEEDED]
         exported = [persistently(client.report_parquet, audit.id) for audit in succeeded]

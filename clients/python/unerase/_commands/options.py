@@ -119,7 +119,7 @@ def different(files: Sequence[Path | None]) -> None:
 def check_data_dir(data_dir: Path | None, local: bool) -> None:
     """Refuse a folder of a backend where none is started."""
     if data_dir is not None and not local:
-        fail("--data-dir is the folder of a backend that --local starts", ExitCode.BAD_INPUT)
+        fail("--data-dir needs --local: it is the folder of the backend that --local starts", ExitCode.BAD_INPUT)
 
 
 def battery_of(preset: str, evaluations: Sequence[str] | None, allow_incomplete: bool) -> Battery:

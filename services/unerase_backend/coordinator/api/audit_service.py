@@ -180,7 +180,7 @@ class AuditServicer(AuditServiceServicer):
         if request.page_token:
             created, audit_id = cursor_of(request.page_token, "audits", 2)
             if not _NANOSECONDS.fullmatch(created) or not AUDIT_ID.fullmatch(audit_id):
-                raise InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave"))
+                raise InvalidRequestError.of(FieldViolation("page_token", "is not a page token that this backend gave"))
             before = (int(created), audit_id)
         page = Page("audits", size)
         whole = request.view == AuditView.AUDIT_VIEW_FULL
@@ -263,11 +263,11 @@ class AuditServicer(AuditServiceServicer):
         if not DIGEST.fullmatch(request.digest) or not await self._database.evidence.may_read(
             request.id, request.digest
         ):
-            raise NotFoundError("the audit has no artefact of this digest", reason="ARTIFACT_NOT_FOUND")
+            raise NotFoundError("the audit has no artefact with this digest", reason="ARTIFACT_NOT_FOUND")
         try:
             size, pieces = await self._threads.run(self._store.pieces, request.digest, CHUNK_BYTES)
         except NotFoundError:
-            raise DataLossError("the artefact is lost; the same audit run again makes it again") from None
+            raise DataLossError("the artefact is lost; run the same audit again to make it again") from None
         response = ReadArtifactResponse(size_bytes=size)
         first = True
         async for piece in _read(pieces, self._threads):
@@ -306,7 +306,7 @@ class AuditServicer(AuditServiceServicer):
         audit, known = found
         if known != digest:
             raise AlreadyExistsError(
-                "another request had this request_id; choose a new one for a new audit",
+                "another request used this request_id; choose a new one for a new audit",
                 reason="REQUEST_ID_REUSED",
                 metadata={"audit": audit.id},
             )
@@ -324,7 +324,7 @@ class AuditServicer(AuditServiceServicer):
         )
         if audit is None:
             raise NotFoundError(
-                "there is no audit of this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
+                "there is no audit with this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
             )
         return audit
 

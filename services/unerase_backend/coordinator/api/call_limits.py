@@ -43,7 +43,7 @@ class CallLimits:
         """
         key, most = (tenant, watch), self._most[watch]
         if self._taken[key] >= most:
-            raise _full(watch, f"{most} {_what(watch)}, the most that one tenant may have")
+            raise _full(watch, f"{most} {_what(watch)}, the most that a tenant may have at once")
         with _counted(self._taken, key):
             yield
 
@@ -55,9 +55,9 @@ class CallLimits:
             ExhaustedError: there is none left, or none for this connection.
         """
         if self._anonymous_watches[peer] >= ANONYMOUS_WATCHES:
-            raise _full(True, f"{ANONYMOUS_WATCHES} {_what(True)}, the most of one connection without a token")
+            raise _full(True, f"{ANONYMOUS_WATCHES} {_what(True)}, the most for one connection without a token")
         if self._anonymous_watches.total() >= self._most[True]:
-            raise _full(True, f"{self._most[True]} {_what(True)}, the most of all who have no token")
+            raise _full(True, f"{self._most[True]} {_what(True)}, the most for all callers without a token")
         with _counted(self._anonymous_watches, peer):
             yield
 
@@ -99,7 +99,7 @@ class AnonymousCalls:
                     self._waiting.pop(limit, None)
         except TimeoutError:
             if crowded:
-                raise _full(False, "too many calls without a token have sent no request") from None
+                raise _full(False, "too many calls without a token have not sent their request") from None
             late = f"the request did not arrive within {ANONYMOUS_SECONDS:g} s"
             raise DeadlineError(late, reason="REQUEST_LATE") from None
 
@@ -116,7 +116,7 @@ def _counted(taken: Counter[Any], key: object) -> Iterator[None]:
 
 
 def _what(watch: bool) -> str:
-    return "watches are open" if watch else "calls are under way"
+    return "watches are open" if watch else "calls are in flight"
 
 
 def _full(watch: bool, what: str) -> ExhaustedError:

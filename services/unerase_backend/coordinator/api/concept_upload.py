@@ -88,7 +88,9 @@ async def read_upload(
     total = 0
     async for request in requests:
         if request.WhichOneof("part") != "picture":
-            raise _bad(f"pictures[{len(pictures)}]", "must be a piece of a picture; the description comes once")
+            raise _bad(
+                f"pictures[{len(pictures)}]", "must be a piece of a picture; the description may be sent only once"
+            )
         piece = request.picture
         came(len(piece.chunk))
         total += len(piece.chunk)
@@ -132,7 +134,7 @@ def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
             # Before any of them is made.
             if pixels > MAX_PIXELS or count > MAX_PICTURES:
                 most = f"{MAX_PICTURES} pictures, tiles of sheets included, and {MAX_PIXELS} pixels"
-                violations.append(FieldViolation(name, f"is one too many: all together must be at most {most}"))
+                violations.append(FieldViolation(name, f"is one too many: all pictures together may be at most {most}"))
                 break
             kept = pictures.near_misses if each.near_miss else pictures.concept
             for part, tile in _tiles(name, each):
@@ -152,12 +154,12 @@ def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
 
 def _size_problem(width: int, height: int, tile: int, side: int) -> str:
     if not tile and width != height:
-        return f"must be square, not {width} x {height} pixels; a sheet of several needs the side of its tiles"
+        return f"must be square, not {width} x {height} pixels; for a sheet, give the side of its tiles"
     own = tile or width
     if not SIDES[0] <= own <= SIDES[1]:
         return f"must have {SIDES[0]} to {SIDES[1]} pixels a side, not {own}"
     if width % own or height % own:
-        return f"a sheet of {width} x {height} pixels has no tiles of {own}"
+        return f"a sheet of {width} x {height} pixels cannot be cut into tiles of {own}"
     if side not in (0, own):
         return f"must have {side} pixels a side, as those before it, not {own}"
     return ""

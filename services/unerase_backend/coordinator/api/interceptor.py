@@ -224,7 +224,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     async def _parsed(self, request: bytes | None, deserialise: Deserialise) -> Any:
         """Return a request within its bounds; a large one takes long enough to be parsed in a thread, each in turn."""
         if request is None:
-            raise InvalidRequestError("the call has no request")
+            raise InvalidRequestError("the call sent no request")
         if len(request) <= _LARGE_BYTES:
             return _parse(request, deserialise)
         return await self._parsing.run(_parse, request, deserialise)
@@ -244,7 +244,7 @@ def _sent(context: Context, key: str) -> str:
 
 async def _unknown(requests: Any, context: Context) -> AsyncGenerator[Any]:
     """Be every method that there is not."""
-    raise UnknownMethodError("the backend has no such method; reflection lists what it has")
+    raise UnknownMethodError("the backend has no such method; reflection lists its methods")
     yield
 
 
@@ -290,7 +290,7 @@ class _Measured:
         if not isinstance(error, UneraseError):
             incident = uuid.uuid4().hex[:12]
             _logger.error("incident %s in %s", incident, self._method, exc_info=error)
-            message = f"something unexpected went wrong; the coordinator's log has it as {incident}"
+            message = f"an unexpected error occurred; the coordinator's log has it as incident {incident}"
             error = UneraseError(message, metadata={"incident": incident})
         self.code = error.code
         tracing.failed(self._span, error)
@@ -317,7 +317,7 @@ def _check_size(response: Any) -> None:
     size = response.ByteSize() if isinstance(response, Message) else 0
     if size > MAX_SEND_BYTES:
         raise InvalidRequestError(
-            f"the answer would have {size} bytes, and {MAX_SEND_BYTES} are the most; ask for less at once",
+            f"the answer would be {size} bytes, and at most {MAX_SEND_BYTES} are allowed; request less at once",
             reason="ANSWER_TOO_LARGE",
         )
 

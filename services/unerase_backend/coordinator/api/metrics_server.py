@@ -92,7 +92,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what went wrong; that a caller breaks off, or speaks no TLS, is none of it."""
         if not isinstance(sys.exception(), OSError):
-            _logger.exception("a call of /metrics failed")
+            _logger.exception("a request for /metrics failed")
 
 
 class _IPv6Server(_Server):

@@ -113,14 +113,17 @@ class ModelServicer(ModelServiceServicer):
         await self._check_labels(upload.concept, pictures.side)
         tenant = CALLER.get().tenant
         if await self._database.concepts.count(tenant) >= MAX_CONCEPTS:
-            raise ExhaustedError(f"there are {MAX_CONCEPTS} custom concepts; delete some", reason="CONCEPTS_FULL")
+            raise ExhaustedError(
+                f"there are {MAX_CONCEPTS} custom concepts already, the most that are allowed; delete some",
+                reason="CONCEPTS_FULL",
+            )
         custom = await self._threads.run(self._stored, upload.concept, pictures)
         if not await self._database.concepts.insert(custom, upload.request_id, digest, tenant):
             # The same request id won the race meanwhile, or the name is taken.
             existing = await self._repeated(upload.request_id, digest)
             if existing is None:
                 raise AlreadyExistsError(
-                    f"there is a custom concept {custom.concept.name!r}; delete it, or choose another name",
+                    f"there is a custom concept {custom.concept.name!r} already; delete it, or choose another name",
                     reason="CONCEPT_EXISTS",
                     metadata={"concept": custom.concept.name},
                 )
@@ -134,12 +137,12 @@ class ModelServicer(ModelServiceServicer):
         if not await self._database.concepts.delete(request.name, CALLER.get().tenant):
             if request.name in self._catalogue.concepts:
                 raise PreconditionError(
-                    "the concept is in the operator's catalogue, and is not deleted here",
+                    "the concept is in the operator's catalogue and cannot be deleted here",
                     reason="CONCEPT_NOT_CUSTOM",
                     metadata={"concept": request.name},
                 )
             raise NotFoundError(
-                "there is no custom concept of this name",
+                "there is no custom concept with this name",
                 reason="CONCEPT_NOT_FOUND",
                 metadata={"concept": request.name},
             )
@@ -193,7 +196,7 @@ class ModelServicer(ModelServiceServicer):
         custom, known = found
         if known != digest:
             raise AlreadyExistsError(
-                "another concept had this request_id; choose a new one for a new concept",
+                "another concept used this request_id; choose a new one for a new concept",
                 reason="REQUEST_ID_REUSED",
                 metadata={"concept": custom.concept.name},
             )

@@ -75,7 +75,9 @@ def cursor_of(token: str, kind: str, length: int) -> list[str]:
     Raises:
         InvalidRequestError: the token is not one that this backend gave for such a list.
     """
-    wrong = InvalidRequestError.of(FieldViolation("page_token", "is not one that this backend gave for this list"))
+    wrong = InvalidRequestError.of(
+        FieldViolation("page_token", "is not a page token that this backend gave for this list")
+    )
     if len(token) > _MAX_TOKEN:
         raise wrong
     try:

@@ -125,7 +125,10 @@ class Server:
         except RuntimeError:
             bound = 0
         if bound != port:
-            raise UnavailableError(f"{address} cannot be bound: another process has it", reason="ADDRESS_IN_USE")
+            raise UnavailableError(
+                f"{address} cannot be bound: another process is using it, or this machine has no such address",
+                reason="ADDRESS_IN_USE",
+            )
         await self._server.start()
         for name in self._own:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

@@ -55,13 +55,13 @@ class Arriving:
         """Return why it was ended."""
         if self.crowded:
             return ExhaustedError(
-                f"uploads hold {MAX_BYTES} bytes, the most that they may, and this one held most of them; try again",
+                f"all uploads together may hold {MAX_BYTES} bytes, and this one was ended to make room; try again",
                 reason="UPLOADS_BUSY",
                 retry_after_seconds=_AGAIN_SECONDS,
             )
         if asyncio.get_running_loop().time() >= self._end:
             return DeadlineError(f"the upload took longer than {UPLOAD_SECONDS:g} s", reason="UPLOAD_LATE")
-        return DeadlineError(f"nothing came of the upload for {SILENT_SECONDS:g} s", reason="UPLOAD_SILENT")
+        return DeadlineError(f"the upload sent nothing for {SILENT_SECONDS:g} s", reason="UPLOAD_SILENT")
 
 
 class Uploads:
@@ -81,7 +81,7 @@ class Uploads:
         tenant = CALLER.get().tenant
         if sum(each.tenant == tenant for each in self._all) >= UPLOADS_OF_A_TENANT:
             raise ExhaustedError(
-                f"{UPLOADS_OF_A_TENANT} concepts are being uploaded, the most that one tenant may have",
+                f"{UPLOADS_OF_A_TENANT} concepts are being uploaded, the most that a tenant may upload at once",
                 reason="UPLOADS_BUSY",
                 retry_after_seconds=_AGAIN_SECONDS,
             )

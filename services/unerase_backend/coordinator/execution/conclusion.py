@@ -86,7 +86,9 @@ class Conclusion:
             if planned and not lost.isdisjoint(observation.picture_digest for observation in observations):
                 await self._units.compute(audit.id, planned[0])
         if lost and await asyncio.to_thread(self._lost, evidence):
-            raise DataLossError("pictures of the audit were lost, and come out otherwise by now; run it again")
+            raise DataLossError(
+                "pictures of the audit were lost and can no longer be made exactly as they were; run the audit again"
+            )
 
     def _lost(self, evidence: Evidence) -> set[str]:
         concept, observed = evidence.concept, {observation.picture_digest for observation in evidence.observations}

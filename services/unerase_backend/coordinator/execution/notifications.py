@@ -89,7 +89,7 @@ class Notifications:
             try:
                 last = await self._sequences(asked)
             except Exception:
-                _logger.warning("the database does not say which audits have changed", exc_info=True)
+                _logger.warning("cannot read from the database which audits have changed; trying again", exc_info=True)
                 await asyncio.sleep(self._poll_seconds)
                 continue
             for audit_id in asked:

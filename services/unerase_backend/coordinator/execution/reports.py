@@ -59,6 +59,4 @@ def write_again(
         end = evidence.audit.end_time.ToNanoseconds()
         return write_reports(store, evidence.audit, end, content, descriptions, evidence.observations, tenant)
     except (NotFoundError, DataLossError):
-        raise DataLossError(
-            "the report is lost, and so is what it could be made of again; run the audit again"
-        ) from None
+        raise DataLossError("the report is lost, and so is the data to make it again; run the audit again") from None

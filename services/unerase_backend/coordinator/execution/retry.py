@@ -62,7 +62,7 @@ class Retry:
                         raise
                 elif error is raised:
                     self._metrics.full_disk_waits.inc()
-                _logger.warning("%s is tried again in %.1f s: %s", waiting.evaluation, wait, error.message)
+                _logger.warning("trying %s again in %.1f s: %s", waiting.evaluation, wait, error.message)
                 self._metrics.units.labels(waiting.evaluation, "repeated").inc()
                 if error.reason != told:
                     told = error.reason
@@ -90,7 +90,7 @@ class Retry:
             if not is_transient(failed):
                 raise
             # Where the database is on the full disk, nobody can be told through it.
-            _logger.warning("watchers could not be told of the delay", exc_info=True)
+            _logger.warning("the delay could not be reported to watchers", exc_info=True)
         await self._notifications.announce()
 
 

@@ -85,5 +85,5 @@ class UnitRuns:
 def _this_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
     if task is None:
-        raise RuntimeError("a workflow runs as a task")
+        raise RuntimeError("a workflow must run as an asyncio task")
     return task

@@ -140,7 +140,7 @@ class Units:
         except UneraseError as error:
             if error.reason not in LOST:
                 raise
-            _logger.warning("%s is run again: %s", unit.evaluation, error.message)
+            _logger.warning("running %s again: %s", unit.evaluation, error.message)
         await self.put_back([target.concept for target in (unit.target, *unit.others)])
         try:
             return await self._run(audit_id, unit)
@@ -189,6 +189,6 @@ class Units:
             if not is_transient(error):
                 raise
             # A unit is not computed again because nobody could be told how far it was.
-            _logger.warning("watchers could not be told of the progress", exc_info=True)
+            _logger.warning("the progress could not be reported to watchers", exc_info=True)
             return
         await self._notifications.announce()

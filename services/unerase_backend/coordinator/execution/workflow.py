@@ -99,7 +99,7 @@ class Auditor:
             async with self._starting.turn():
                 await self._ask(self.start, audit_id)
         except Exception:
-            _logger.error("an audit could not be started; it is tried again in a while", exc_info=True)
+            _logger.error("an audit could not be started; trying again later", exc_info=True)
         finally:
             del self._beginning[audit_id]
 
@@ -133,7 +133,7 @@ class Auditor:
         # Asked after the workflows: an audit ends before its workflow does.
         left = await self._database.audits.active(over) if over else []
         for audit_id in left:
-            _logger.error("the workflow of audit %s ended without ending it; it begins again", audit_id)
+            _logger.error("the workflow of audit %s ended without ending the audit; the audit begins again", audit_id)
             await DBOS.delete_workflow_async(audit_id, delete_children=True)
         for audit_id in (set(active) - {workflow.workflow_id for workflow in known}) | set(left):
             self.begin(audit_id)
@@ -290,7 +290,7 @@ class Auditor:
         if evidence is None or evidence.audit.state not in ACTIVE:
             return
         if evidence.audit.units_done != evidence.audit.units_total:
-            raise RuntimeError("an audit was to be concluded with units that are not done")
+            raise RuntimeError("an audit cannot be concluded before all its units are done")
         end = time.time_ns()
         verdict, reports = await self._retry.persist(lambda: self.conclusion.conclude(evidence, end), audit_id)
         if await self._transact("succeed", self._database.transitions.succeed, audit_id, end, verdict, reports):
@@ -302,7 +302,10 @@ class Auditor:
         else:
             incident = uuid.uuid4().hex[:12]
             _logger.error("incident %s in an audit", incident, exc_info=error)
-            reason, message = "INTERNAL", f"something unexpected went wrong; the coordinator's log has it as {incident}"
+            reason, message = (
+                "INTERNAL",
+                f"an unexpected error occurred; the coordinator's log has it as incident {incident}",
+            )
         if await self._transact("fail", self._database.transitions.fail, audit_id, reason, message):
             await self._announcements.ended(audit_id, AUDIT_STATE_FAILED)
         self._runs.stop(audit_id)

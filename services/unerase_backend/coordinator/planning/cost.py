@@ -80,7 +80,7 @@ def check_cost(cost: AuditCost, limits: CostLimits) -> None:
     above = [(what, count, limit) for what, count, limit in figures if limit and count > limit]
     if not above:
         return
-    said = "; ".join(f"takes {count} {what}, {limit} is the most" for what, count, limit in above)
+    said = "; ".join(f"takes {count} {what}, and at most {limit} are allowed" for what, count, limit in above)
     error = InvalidRequestError.of(FieldViolation(*_to_reduce(cost, above[0][0], said)))
     error.reason = "AUDIT_TOO_LARGE"
     what, count, limit = above[0]
@@ -95,9 +95,9 @@ def _to_reduce(cost: AuditCost, what: str, said: str) -> tuple[str, str]:
     most = max(cost.evaluations, key=lambda each: getattr(each, field))
     share = f"{most.evaluation} takes {getattr(most, field)} of them"
     if most.assumed:
-        share += ", counted high since it does not say what it takes"
+        share += ", counted high because it does not declare its cost"
     steps = "" if field == "pictures" else ", fewer steps"
-    return "spec.cases", f"the audit {said}: take fewer cases{steps}, or a smaller battery; {share}"
+    return "spec.cases", f"the audit {said}: take fewer cases{steps}, or fewer evaluations; {share}"
 
 
 def _stored_bytes(spec: AuditSpec, concept: Concept, units: Sequence[Unit], parts: Mapping[str, bytes]) -> int:

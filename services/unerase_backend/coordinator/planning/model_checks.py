@@ -59,7 +59,9 @@ def role_problems(spec: AuditSpec, given: AuditSpec, catalogue: Catalogue) -> It
         todo = "name a model that never learned the concept, or none"
         yield Problem("spec.control", f"{problem}; {todo}", "CONTROL_UNFIT")
     elif not known and not spec.assume_control:
-        todo = "name one of which it does, add the concept to the model's never_learned, or set spec.assume_control"
+        todo = (
+            "name a model of which it says so, add the concept to the model's never_learned, or set spec.assume_control"
+        )
         said = f"the catalogue does not say that it never learned {spec.concept!r}"
         yield Problem("spec.control", f"{said}; {todo}", "CONTROL_UNKNOWN")
     spec.assume_control = spec.assume_control and not known
@@ -71,7 +73,7 @@ def judge_problems(names: Mapping[str, str], catalogue: Catalogue) -> Iterator[P
     for field, name in names.items():
         earlier = seen.setdefault(catalogue.judge_weights(name), field)
         if earlier != field:
-            description = f"has the weights of spec.{earlier} under another name: none may confirm itself; name another"
+            description = f"has the same weights as spec.{earlier}: a judge may not confirm itself; name another one"
             yield Problem(f"spec.{field}", description, "JUDGES_ALIKE")
 
 

@@ -67,18 +67,18 @@ PRESETS = {
     for preset in (
         Preset(
             name="quick",
-            summary="What a verdict rests on, in ten denoising steps.",
+            summary="The evaluations that a verdict needs, in ten denoising steps.",
             evaluations=_WHAT_A_VERDICT_RESTS_ON,
             steps=10,
         ),
         Preset(
             name="standard",
-            summary="What a verdict rests on, what costs little beside it, and the reference's own denoising steps.",
+            summary="What a verdict needs, and what costs little beside it, in the reference's own denoising steps.",
             evaluations=_WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT,
         ),
         Preset(
             name="full",
-            summary="Every evaluation there is, with the reference's own denoising steps.",
+            summary="Every registered evaluation, with the reference's own denoising steps.",
             evaluations=_WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT,
             everything=True,
         ),

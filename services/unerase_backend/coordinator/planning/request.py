@@ -123,7 +123,7 @@ class _Resolution:
         names = [getattr(spec, field) for field in fields]
         for position, field in enumerate(fields):
             if known[position] and names[position] in names[:position]:
-                self._add(f"spec.{field}", "must be another judge than the ones before it: none may confirm itself")
+                self._add(f"spec.{field}", "must differ from the judges before it: a judge may not confirm itself")
         if all(known) and len(set(names)) == len(names):
             for problem in model_checks.judge_problems(dict(zip(fields, names, strict=True)), self._catalogue):
                 self._add(*problem)
@@ -194,9 +194,7 @@ class _Resolution:
             self._add("spec.placebo", "is for audits without a control model; this one names spec.control")
         if self._name("spec.placebo", spec.placebo, concepts, "concept"):
             if not concepts[spec.placebo].placebo:
-                self._add(
-                    "spec.placebo", "is a concept like any other: the catalogue does not say that no model knows it"
-                )
+                self._add("spec.placebo", "is not a placebo: the catalogue does not say that no model knows it")
             elif problem := self._unfit(spec, spec.placebo):
                 self._add("spec.placebo", problem)
 
@@ -208,7 +206,7 @@ class _Resolution:
         if concept is not None and self._catalogue.same(entry, concept):
             return "is the concept itself under another name: they share a word or a label"
         if concept is not None and entry.kind != concept.kind:
-            return f"is of the kind {entry.kind}, the concept is not: the procedure would be another"
+            return f"is of the kind {entry.kind}, but the concept is not: they need different procedures"
         if entry.pictures is None:
             return "has no pictures to hand to the model"
         judges = (spec.selector, spec.judge, spec.second_judge)

@@ -88,7 +88,7 @@ def domain_error(error: Exception) -> UneraseError | None:
             retry_after_seconds=_FULL_SECONDS,
         )
     return UnavailableError(
-        "the database does not answer as it should",
+        "the database is not available",
         reason=DATABASE_UNAVAILABLE,
         retry_after_seconds=_UNAVAILABLE_SECONDS,
     )

@@ -134,10 +134,10 @@ def _exhausted(
         # Waiting would not help.
         problem, remedy, retry_after_seconds = f"the quota is {limit} {what}", "take fewer cases or evaluations", None
     elif used < limit:
-        problem = f"of the quota of {limit} {what} {limit - used} are left"
+        problem = f"{limit - used} of the quota of {limit} {what} are left"
     metadata = {"limit": str(limit), "used": str(used)}
     if asked:
-        problem += f", and this audit is counted to take up to {asked}"
+        problem += f", and this audit may take up to {asked}"
         metadata["asked"] = str(asked)
     return ExhaustedError(
         f"{problem}; {remedy}",

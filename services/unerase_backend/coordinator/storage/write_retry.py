@@ -33,7 +33,7 @@ async def until_answered(attempt: Callable[[], Awaitable[Result]]) -> Result:
         except Exception as error:
             if not is_transient(error):
                 raise
-            _logger.warning("the database is asked again in %.1f s", wait, exc_info=True)
+            _logger.warning("trying the database again in %.1f s", wait, exc_info=True)
         await asyncio.sleep(wait)
     raise AssertionError
 
@@ -53,7 +53,7 @@ def repeated(write: Callable[Parameters, Awaitable[Result]]) -> Callable[Paramet
             except Exception as error:
                 if not is_transient(error) or is_full(error) or time.monotonic() + wait > give_up:
                     raise
-                _logger.warning("%s is tried again in %.2f s", write.__qualname__, wait, exc_info=True)
+                _logger.warning("trying %s again in %.2f s", write.__qualname__, wait, exc_info=True)
             await asyncio.sleep(wait)
         raise AssertionError
 
