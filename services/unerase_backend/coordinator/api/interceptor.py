@@ -127,7 +127,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         # to, and what is not read stays with its sender.
         read = self._messages if handler.request_streaming else self._message
         if scope_of(method) is None:
-            read = self._message_of_a_anonymous_watchesr
+            read = self._anonymous_message
         if handler.response_streaming:
             behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
             # Health's own Watch is awaited, and writes its responses where others yield them.
@@ -212,7 +212,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             raise DeadlineError(late, reason="REQUEST_LATE") from None
         return await self._parsed(request, deserialise)
 
-    async def _message_of_a_anonymous_watchesr(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
+    async def _anonymous_message(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
         """Return the one request of a call without a token."""
         async with self._anonymous.waits():
             request = await anext(requests, None)

@@ -2,7 +2,7 @@
 
 A connection is held for one transaction, which is a matter of milliseconds. Their number therefore bounds how many
 transactions are under way, and not how many calls or units: those wait in a queue that is fair between tenants
-(`tenant_queue.py`), in front of pools that are as large as what they are asked for and so never run dry. A tenant's 256
+(`fair_queue.py`), in front of pools that are as large as what they are asked for and so never run dry. A tenant's 256
 calls (`call_limits.CALLS`) and any number of units stand in its own line, and a call of another tenant is the next.
 
 Reads have connections of their own, so that no number of them takes those of the writes; and the transactions of

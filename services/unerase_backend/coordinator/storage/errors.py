@@ -4,7 +4,7 @@ Whoever meets one that passes tries again. The kinds are written here alone:
 
 | what happened | SQLite | PostgreSQL (SQLSTATE) |
 | --- | --- | --- |
-| nobody gave a connection back in time | `sqlalchemy.exc.TimeoutError`, and what `tables.py` makes of it | the same |
+| nobody gave a connection back in time | `sqlalchemy.exc.TimeoutError`, and what `engine.py` makes of it | the same |
 | the connection or the server is gone | | no SQLSTATE, 08 |
 | the server is full, or has too many connections | | 53 (53100 disk, 53200 memory, 53300 connections) |
 | the server starts, ends, or ended this statement | SQLITE_INTERRUPT | 57 without 57P04, 25P03 |

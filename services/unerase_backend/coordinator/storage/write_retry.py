@@ -1,4 +1,4 @@
-"""Trying again what met an error of the database that passes by itself (`transient.py`)."""
+"""Trying again what met an error of the database that passes by itself (`errors.py`)."""
 
 import asyncio
 import functools
