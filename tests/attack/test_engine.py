@@ -143,7 +143,10 @@ async def test_unknown_names_are_not_found(engine: AttackEngine, unit_of: UnitOf
 
 
 async def test_attacks_are_listed(engine: AttackEngine) -> None:
-    attacks = {item.name: item for item in (await engine.ListAttacks(ListAttacksRequest())).attacks}
+    answer = await engine.ListAttacks(ListAttacksRequest())
+    assert "dtype=float32 device=cpu/" in answer.numerics_profile
+    assert " threads=1 " in answer.numerics_profile
+    attacks = {item.name: item for item in answer.attacks}
     inversion = attacks["textual-inversion"]
     assert inversion.attack
     assert inversion.required

@@ -10,6 +10,7 @@ import yaml
 from PIL import Image
 
 from unerase_backend.catalogue import Catalogue, hub
+from unerase_backend.catalogue.digests import combined_digest, judge_files
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError, PreconditionError, UnsafeModelError
 from unerase_backend.runtime.pictures import decode_picture
@@ -375,3 +376,19 @@ def test_the_embedded_catalogue_holds_together(store: ArtifactStore) -> None:
     for name in catalogue.concepts:
         assert catalogue.target(name, store, *judges).concept.picture_digests
     assert len({catalogue.judge_digest(name) for name in judges}) == 3
+
+
+def test_every_file_of_a_judge_counts(tmp_path: Path) -> None:
+    """A third party's judge may read files of any kind, in folders of its own."""
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    digests = {combined_digest(judge_files(tmp_path, tmp_path))}
+    for name in ("table.npy", "prompts.jinja", "more/settings.yaml", "more/deep/settings.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"content")
+        digests.add(combined_digest(judge_files(tmp_path, tmp_path)))
+    assert len(digests) == 5
+    (tmp_path / ".cached").write_bytes(b"content")
+    assert combined_digest(judge_files(tmp_path, tmp_path)) in digests
+    (tmp_path / "more" / "out").symlink_to(Path(__file__))
+    with pytest.raises(UnsafeModelError):
+        judge_files(tmp_path, tmp_path)

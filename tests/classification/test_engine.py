@@ -14,7 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from support.backend import LocalBackend
 from unerase.internal.v1alpha1 import classification_pb2
-from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, PictureJudgements
+from unerase.internal.v1alpha1.classification_pb2 import (
+    ClassifyRequest,
+    DescribeClassificationRequest,
+    PictureJudgements,
+)
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
@@ -288,3 +292,14 @@ async def test_a_judge_without_embeddings_is_refused(local: LocalBackend) -> Non
         assert [violation.field for violation in caught.value.violations] == [field]
     with pytest.raises(NotFoundError):
         await local.classification.Classify(ClassifyRequest(picture_digests=digests, embedding_judge="nothing"))
+
+
+async def test_what_fixes_the_bits_of_a_score_is_described(tmp_path: Path) -> None:
+    profiles = set()
+    for changed in ({}, {"batch_size": 8}, {"torch_threads": 2}, {"dtype": "float64"}):
+        engine = ClassificationEngine(
+            Catalogue.load(), ArtifactStore(str(tmp_path)), ClassificationSettings(artifacts=str(tmp_path), **changed)
+        )
+        profiles.add((await engine.DescribeClassification(DescribeClassificationRequest())).numerics_profile)
+        engine.close()
+    assert len(profiles) == 4

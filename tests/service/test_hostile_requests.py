@@ -127,6 +127,7 @@ def _of_generation(known: dict[str, str], question: Question) -> dict[str, Messa
             noise_seed=1,
         ),
         "DescribeGeneration": generation_pb2.DescribeGenerationRequest(),
+        "DescribeClassification": classification_pb2.DescribeClassificationRequest(),
     }
 
 

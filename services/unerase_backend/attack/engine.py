@@ -26,6 +26,7 @@ from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.profile import computing_profile
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.units import HEARTBEAT_SECONDS, resolve_unit
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -48,6 +49,9 @@ class AttackEngine:
         self._settings = settings
         self._models = models
         self._metrics = metrics or AttackMetrics()
+        self._profile = computing_profile(
+            torch.device(settings.device), getattr(torch, settings.dtype), settings.torch_threads
+        )
         self._kept: OrderedDict[str, DiffusionModel] = OrderedDict()
         # One thread: units are optimised one after another; two at once would only share the core.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attack")
@@ -79,7 +83,7 @@ class AttackEngine:
                 lambda event: loop.call_soon_threadsafe(lambda: events.put_nowait(event)),
                 given_up,
                 self._settings.unit_timeout_seconds,
-                evaluation.description.source_digest,
+                f"{evaluation.description.source_digest} {self._profile}",
                 self._metrics,
             )
             return await evaluation.run(unit, self._models, workbench)
@@ -103,7 +107,7 @@ class AttackEngine:
     async def ListAttacks(self, request: ListAttacksRequest) -> ListAttacksResponse:  # noqa: N802 - the RPC's name
         """List the attacks, in order of name."""
         described = [evaluation.description for evaluation in ATTACKS.all().values()]
-        return ListAttacksResponse(attacks=described, broken=ATTACKS.broken())
+        return ListAttacksResponse(attacks=described, broken=ATTACKS.broken(), numerics_profile=self._profile)
 
     def close(self) -> None:
         """Let the thread end."""

@@ -121,7 +121,7 @@ class Catalogue:
         return copy
 
     def judge_digest(self, name: str) -> str:
-        """Return SHA-256 over a judge's files, computed once.
+        """Return SHA-256 over all files of a judge's folder, computed once.
 
         Raises:
             NotFoundError: there is no such judge.
@@ -132,7 +132,7 @@ class Catalogue:
 
         def compute() -> str:
             folder = entry.folder
-            return digests.combined_digest(digests.folder_files("judge", folder, None if entry.hub else folder))
+            return digests.combined_digest(digests.judge_files(folder, None if entry.hub else folder))
 
         digest: str = self._remembered("judge", name, compute)
         return digest

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unerase_backend.runtime.errors import UnsafeModelError
@@ -70,6 +70,20 @@ def folder_files(component: str, folder: Path, root: Path | None) -> list[Hashed
     return [hash_file(component, path) for path in paths]
 
 
+def judge_files(folder: Path, root: Path | None) -> list[HashedFile]:
+    """Return all files of a judge's folder but hidden ones: what a third party's judge reads is not known here.
+
+    Raises as `folder_files`.
+    """
+    files = folder_files("judge", folder, root)
+    listed = {folder / file.name for file in files}
+    paths = [path for path in folder.rglob("*") if path.is_file() and path not in listed]
+    others = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    _check_inside("judge", others, root)
+    hashed = [(path.relative_to(folder).as_posix(), hash_file("judge", path)) for path in others]
+    return files + [replace(file, name=name) for name, file in hashed]
+
+
 def combined_digest(files: Iterable[HashedFile], base: str = "") -> str:
     """Return SHA-256 over the sorted components with their files' digests, and over the base's digest."""
     lines: Sequence[str] = sorted(f"{file.component}\0{file.name}\0{file.digest}\n" for file in files)
@@ -80,8 +94,10 @@ def _listed(component: str, folder: Path, root: Path | None, suffixes: tuple[str
     if not folder.is_dir():
         raise UnsafeModelError(f"{component} is missing", reason="MODEL_INCOMPLETE")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in suffixes)
-    if root is not None:
-        for path in (folder, *paths):
-            if not path.resolve().is_relative_to(root):
-                raise UnsafeModelError(f"{component} leads out of its folder by a link", reason="PATH_ESCAPES")
+    _check_inside(component, (folder, *paths), root)
     return paths
+
+
+def _check_inside(component: str, paths: Iterable[Path], root: Path | None) -> None:
+    if root is not None and any(not path.resolve().is_relative_to(root) for path in paths):
+        raise UnsafeModelError(f"{component} leads out of its folder by a link", reason="PATH_ESCAPES")

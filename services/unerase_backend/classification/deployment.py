@@ -5,7 +5,12 @@ from typing import Any
 from ray import serve
 from ray.util import metrics
 
-from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse
+from unerase.internal.v1alpha1.classification_pb2 import (
+    ClassifyRequest,
+    ClassifyResponse,
+    DescribeClassificationRequest,
+    DescribeClassificationResponse,
+)
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.metrics import ClassificationMetrics
 from unerase_backend.classification.settings import ClassificationSettings
@@ -61,6 +66,13 @@ class Classification:
     async def Classify(self, request: ClassifyRequest, pictures: Any = None) -> ClassifyResponse:  # noqa: N802
         """Answer every question of every picture; `pictures` comes as an object reference, which Ray resolves."""
         return await self._engine.Classify(request, pictures)
+
+    @receives
+    async def DescribeClassification(  # noqa: N802 - the RPC's name
+        self, request: DescribeClassificationRequest
+    ) -> DescribeClassificationResponse:
+        """Return what fixes every bit of an answer."""
+        return await self._engine.DescribeClassification(request)
 
 
 def build(args: ClassificationSettings) -> serve.Application:

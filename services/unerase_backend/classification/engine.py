@@ -15,13 +15,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
+from unerase.internal.v1alpha1.classification_pb2 import (
+    ClassifyRequest,
+    ClassifyResponse,
+    DescribeClassificationRequest,
+    DescribeClassificationResponse,
+    PictureJudgements,
+)
 from unerase.internal.v1alpha1.trajectories_pb2 import View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.metrics import ClassificationMetrics
 from unerase_backend.classification.registry import Embeds, Features, Judge, Picture, broken, kinds
 from unerase_backend.classification.settings import ClassificationSettings
+from unerase_backend.diffusion.profile import computing_profile
 from unerase_backend.evaluation.questions import question_violations
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -77,6 +84,14 @@ class ClassificationEngine:
             )
         finally:
             given_up.set()
+
+    async def DescribeClassification(  # noqa: N802 - the RPC's name
+        self, request: DescribeClassificationRequest
+    ) -> DescribeClassificationResponse:
+        """Return what fixes every bit of an answer here."""
+        device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.dtype)
+        threads, batch = self._settings.torch_threads, self._settings.batch_size
+        return DescribeClassificationResponse(numerics_profile=computing_profile(device, dtype, threads, judge=batch))
 
     def close(self) -> None:
         """Let the thread end."""

@@ -14,17 +14,20 @@ from unerase_backend.diffusion.conditioning import TEXT_ROWS
 from unerase_backend.runtime import source
 
 _SOURCE_DIGITS = 16
-_LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
+_LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
 
 
 def numerics_profile(device: torch.device, dtype: torch.dtype, threads: int, batch_rows: int, decode_batch: int) -> str:
-    """Return the profile of a worker, one line."""
+    """Return the profile of a worker that makes pictures, one line."""
+    computing = computing_profile(device, dtype, threads, unet=batch_rows, vae=decode_batch, text=TEXT_ROWS)
+    return f"source={source.PICTURES[:_SOURCE_DIGITS]} {computing}"
+
+
+def computing_profile(device: torch.device, dtype: torch.dtype, threads: int, **batches: int) -> str:
+    """Return what fixes every bit of a computation beside its source, one line; `batches` are its batch shapes."""
     return " ".join(
         [
-            f"source={source.PICTURES[:_SOURCE_DIGITS]}",
-            f"unet={batch_rows}",
-            f"vae={decode_batch}",
-            f"text={TEXT_ROWS}",
+            *(f"{name}={rows}" for name, rows in batches.items()),
             f"dtype={str(dtype).removeprefix('torch.')}",
             f"device={device_class(device)}",
             f"threads={threads}",

@@ -9,7 +9,7 @@ counts from the next start.
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import Distribution, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -65,11 +65,21 @@ def _third_party(module: str) -> Iterator[str]:
     for group in _GROUPS:
         for entry_point in entry_points(group=group):
             if entry_point.dist is not None and _top(entry_point.module) == _top(module):
-                yield f"{entry_point.dist.name} {entry_point.dist.version}"
+                yield f"{entry_point.dist.name} {entry_point.dist.version} {_files_digest(entry_point.dist)}"
     if (location := _location(module)) is not None:
         digest = hashlib.sha256()
         _add(digest, "", location)
         yield digest.hexdigest()
+
+
+def _files_digest(distribution: Distribution) -> str:
+    """Return the digest of the Python files that a distribution lists; an editable installation lists none."""
+    digest = hashlib.sha256()
+    for file in sorted(distribution.files or (), key=str):
+        place = Path(str(file.locate()))
+        if file.suffix == ".py" and place.is_file():
+            _add(digest, str(file), place)
+    return digest.hexdigest()
 
 
 def _location(module: str) -> Path | None:

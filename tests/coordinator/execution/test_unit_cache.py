@@ -1,6 +1,7 @@
 """A kept unit is found again by everything that may change its result, and by nothing else."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,15 @@ def test_numerics_source_and_third_parties_judges_change_the_key(
     monkeypatch.setattr(unit_cache, "registered_digest", lambda group: f"other packages of {group}")
     keys.append(_key(local, unit))
     assert len(set(keys)) == len(keys)
+
+
+def test_a_judge_of_another_kind_changes_the_key(local: LocalBackend) -> None:
+    unit = local.unit("noise-based")
+    entry = local.catalogue.judges["testbed/judge"].model_copy(update={"kind": "another"})
+    other = replace(local.catalogue, judges={**local.catalogue.judges, "testbed/judge": entry})
+    description = evaluations()[unit.evaluation].description
+    keys = {unit_cache.unit_key(unit, description, catalogue, "profile") for catalogue in (local.catalogue, other)}
+    assert len(keys) == 2
 
 
 def test_a_result_is_found_with_its_artefacts_alone(tmp_path: Path) -> None:

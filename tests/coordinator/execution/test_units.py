@@ -40,7 +40,12 @@ BATTERY = [
 @pytest.fixture
 def rooms(local: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rooms' own engines in place of the handles to their processes."""
-    for name, engine in (("PROBING", local.probing), ("ATTACK", local.attack), ("GENERATION", local.generation)):
+    for name, engine in (
+        ("PROBING", local.probing),
+        ("ATTACK", local.attack),
+        ("GENERATION", local.generation),
+        ("CLASSIFICATION", local.classification),
+    ):
 
         async def call(method: str, request: Any, engine: Any = engine, **_: object) -> Any:
             return await getattr(engine, method)(request)
@@ -78,6 +83,20 @@ async def test_a_kept_unit_is_run_and_found_again(local: LocalBackend, rooms: No
     assert await database.transitions.delete(audit.id)
     with pytest.raises(AuditEndedError):
         await units.compute(audit.id, plan.units[0])
+    await database.close()
+
+
+async def test_the_profile_is_that_of_every_room_that_computes(
+    local: LocalBackend, rooms: None, tmp_path: Path
+) -> None:
+    database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
+    notifications = Notifications(database.audits.sequences)
+    units = Units(database, local.catalogue, local.store, Metrics(), notifications, Estimates(database.engine, 6))
+    await units.descriptions()
+    generation, judges, nothing = (await units._profile("standard-prompt")).split("; ")
+    assert (generation.partition("=")[0], judges.partition("=")[0], nothing) == ("source", "judge", "")
+    attack = (await units._profile("unlearn-diff-atk")).split("; ")[2]
+    assert attack.startswith("dtype=float32 device=")
     await database.close()
 
 

@@ -2,7 +2,7 @@
 
 A second subject of the same reference shares the units of reference and control; only its own are run. The key is
 SHA-256 over everything that may change a result: the unit without its id, the digests of models and judges, the source
-of all that computes, third parties' evaluations and judges included, and the numerics profile.
+of all that computes, third parties' evaluations and judges included, and the numerics profiles of the rooms.
 """
 
 import hashlib
@@ -25,13 +25,15 @@ def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogu
     whole.CopyFrom(unit)
     whole.ClearField("id")
     models = [name for name in (unit.model, unit.reference) if name]
+    # The targets of `others` are asked of the same judges.
     judges = (unit.target.selector.judge, unit.target.judge.judge, unit.target.second_judge.judge)
     parts = [
         profile,
         description.source_digest,
         registered_digest("unerase.judges"),
         *(catalogue.describe_model(name).digest for name in models),
-        *(catalogue.judge_digest(name) for name in judges),
+        # The same files may be another judge where the catalogue gives another kind.
+        *(f"{catalogue.judge(name).kind} {catalogue.judge_digest(name)}" for name in judges),
         # Fields in the order of their numbers, maps in that of their keys; another library may write other bytes, which
         # would cost a second run and nothing else.
         hashlib.sha256(whole.SerializeToString(deterministic=True)).hexdigest(),

@@ -12,6 +12,10 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksRequest
+from unerase.internal.v1alpha1.classification_pb2 import (
+    DescribeClassificationRequest,
+    DescribeClassificationResponse,
+)
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, DescribeGenerationResponse
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
@@ -30,7 +34,7 @@ from unerase_backend.evaluation.cost import Surroundings, work_of
 from unerase_backend.evaluation.parameters import resolve_parameters
 from unerase_backend.runtime.artifacts import LOST, ArtifactStore
 from unerase_backend.runtime.errors import DataLossError, UneraseError
-from unerase_backend.runtime.handles import ATTACK, GENERATION, PROBING
+from unerase_backend.runtime.handles import ATTACK, CLASSIFICATION, GENERATION, PROBING
 
 _logger = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class Units:
         self._probes: dict[str, EvaluationDescription] = {}
         self._attacks: dict[str, EvaluationDescription] = {}
         self._broken: dict[str, str] = {}
+        self._attack_profile = ""
 
     async def descriptions(self) -> Mapping[str, EvaluationDescription]:
         """Return what the rooms say of their evaluations, by name; asked once.
@@ -75,6 +80,7 @@ class Units:
             # The rooms' own names are distinct; where two third parties chose the same one, the probe has it.
             self._attacks = {each.name: each for each in attacks.attacks if each.name not in self._probes}
             self._broken = {**attacks.broken, **probes.broken}
+            self._attack_profile = attacks.numerics_profile
         return {**self._probes, **self._attacks}
 
     async def broken(self) -> Mapping[str, str]:
@@ -101,10 +107,9 @@ class Units:
             DataLossError: an artefact is lost that cannot be made again.
             UneraseError: what the room raised.
         """
-        described = await self.described()
         description = (await self.descriptions())[planned.evaluation]
         unit = await self._whole(audit_id, planned)
-        profile = described.numerics_profile
+        profile = await self._profile(description.name)
         key = await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, profile)
         # Audits that ask for the same unit at the same time wait for whoever began it.
         async with self._under_way.setdefault(key, asyncio.Lock()):
@@ -117,6 +122,15 @@ class Units:
             else:
                 self._metrics.units_kept.labels(unit.evaluation).inc()
         return result
+
+    async def _profile(self, evaluation: str) -> str:
+        """Return what fixes the bits of an evaluation's results beside their source, in all rooms that compute them."""
+        described = await self.described()
+        judged: DescribeClassificationResponse = await CLASSIFICATION.call(
+            "DescribeClassification", DescribeClassificationRequest(), timeout_seconds=60
+        )
+        attacked = self._attack_profile if evaluation in self._attacks else ""
+        return "; ".join([described.numerics_profile, judged.numerics_profile, attacked])
 
     async def _whole(self, audit_id: str, unit: Unit) -> Unit:
         """Put back what the unit shares with others of its audit."""

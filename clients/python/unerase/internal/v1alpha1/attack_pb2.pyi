@@ -109,6 +109,9 @@ class ListAttacksResponse(_message.Message):
 
     ATTACKS_FIELD_NUMBER: _builtins.int
     BROKEN_FIELD_NUMBER: _builtins.int
+    NUMERICS_PROFILE_FIELD_NUMBER: _builtins.int
+    numerics_profile: _builtins.str
+    """What fixes every bit of what an attack computes itself, beside the source."""
     @_builtins.property
     def attacks(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EvaluationDescription]: ...
     @_builtins.property
@@ -120,10 +123,11 @@ class ListAttacksResponse(_message.Message):
         *,
         attacks: _abc.Iterable[_types_pb2.EvaluationDescription] | None = ...,
         broken: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        numerics_profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attacks", b"attacks", "broken", b"broken"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attacks", b"attacks", "broken", b"broken", "numerics_profile", b"numerics_profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

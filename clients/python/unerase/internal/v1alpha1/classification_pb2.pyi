@@ -115,3 +115,41 @@ class ClassifyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClassifyResponse: _TypeAlias = ClassifyResponse  # noqa: Y015
+
+@_typing.final
+class DescribeClassificationRequest(_message.Message):
+    """A question that needs no words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeClassificationRequest: _TypeAlias = DescribeClassificationRequest  # noqa: Y015
+
+@_typing.final
+class DescribeClassificationResponse(_message.Message):
+    """What fixes every bit of an answer, beside the source and the judges' files."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMERICS_PROFILE_FIELD_NUMBER: _builtins.int
+    numerics_profile: _builtins.str
+    def __init__(
+        self,
+        *,
+        numerics_profile: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["numerics_profile", b"numerics_profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DescribeClassificationResponse: _TypeAlias = DescribeClassificationResponse  # noqa: Y015

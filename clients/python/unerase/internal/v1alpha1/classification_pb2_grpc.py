@@ -40,6 +40,11 @@ class ClassificationServiceStub(object):
                 request_serializer=unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.ClassifyRequest.SerializeToString,
                 response_deserializer=unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
+        self.DescribeClassification = channel.unary_unary(
+                '/unerase.internal.v1alpha1.ClassificationService/DescribeClassification',
+                request_serializer=unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.DescribeClassificationRequest.SerializeToString,
+                response_deserializer=unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.DescribeClassificationResponse.FromString,
+                _registered_method=True)
 
 
 class ClassificationServiceServicer(object):
@@ -53,6 +58,13 @@ class ClassificationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeClassification(self, request, context):
+        """Says what fixes every bit of an answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClassificationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
                     servicer.Classify,
                     request_deserializer=unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.ClassifyRequest.FromString,
                     response_serializer=unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.ClassifyResponse.SerializeToString,
+            ),
+            'DescribeClassification': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeClassification,
+                    request_deserializer=unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.DescribeClassificationRequest.FromString,
+                    response_serializer=unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.DescribeClassificationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class ClassificationService(object):
             '/unerase.internal.v1alpha1.ClassificationService/Classify',
             unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.ClassifyRequest.SerializeToString,
             unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.ClassifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeClassification(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unerase.internal.v1alpha1.ClassificationService/DescribeClassification',
+            unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.DescribeClassificationRequest.SerializeToString,
+            unerase_dot_internal_dot_v1alpha1_dot_classification__pb2.DescribeClassificationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,8 @@ class ClassificationServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ClassificationServiceAsyncStub: ...
     Classify: _grpc.UnaryUnaryMultiCallable[_classification_pb2.ClassifyRequest, _classification_pb2.ClassifyResponse]
     """Answers every question of every picture."""
+    DescribeClassification: _grpc.UnaryUnaryMultiCallable[_classification_pb2.DescribeClassificationRequest, _classification_pb2.DescribeClassificationResponse]
+    """Says what fixes every bit of an answer."""
 
 @_typing.type_check_only
 class ClassificationServiceAsyncStub(ClassificationServiceStub):
@@ -43,6 +45,8 @@ class ClassificationServiceAsyncStub(ClassificationServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Classify: _aio.UnaryUnaryMultiCallable[_classification_pb2.ClassifyRequest, _classification_pb2.ClassifyResponse]  # type: ignore[assignment]
     """Answers every question of every picture."""
+    DescribeClassification: _aio.UnaryUnaryMultiCallable[_classification_pb2.DescribeClassificationRequest, _classification_pb2.DescribeClassificationResponse]  # type: ignore[assignment]
+    """Says what fixes every bit of an answer."""
 
 class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Judges pictures."""
@@ -54,5 +58,13 @@ class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_classification_pb2.ClassifyResponse, _abc.Awaitable[_classification_pb2.ClassifyResponse]]:
         """Answers every question of every picture."""
+
+    @_abc_1.abstractmethod
+    def DescribeClassification(
+        self,
+        request: _classification_pb2.DescribeClassificationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_classification_pb2.DescribeClassificationResponse, _abc.Awaitable[_classification_pb2.DescribeClassificationResponse]]:
+        """Says what fixes every bit of an answer."""
 
 def add_ClassificationServiceServicer_to_server(servicer: ClassificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
