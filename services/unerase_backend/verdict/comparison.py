@@ -1,7 +1,7 @@
-"""Whether the models and judges of an audit are those that its comparison needs: different ones.
+"""Checks that the models and judges of an audit differ, as its comparison requires.
 
-The coordinator refuses such requests. A report or an export may be older than that rule, or made elsewhere, so that
-whoever shows one looks again: names and digests are in its manifest.
+The coordinator refuses requests that fail this check. A report or an export may be older than the check, or come from
+elsewhere, so the report checks again: the manifest has the names and digests.
 """
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
@@ -10,7 +10,7 @@ from unerase_backend.verdict import roles
 
 
 def flaws(spec: AuditSpec, manifest: Manifest) -> list[str]:
-    """Return what makes the comparison void, one sentence each; nothing where all differ as they should."""
+    """Return what makes the comparison invalid, one sentence for each flaw; empty if all differ as they must."""
     subject, reference, control = roles.recorded_models(spec, manifest)
     pairs = [("control", control, "subject", subject), ("control", control, "reference", reference)]
     if not spec.assume_reference:
