@@ -1,4 +1,4 @@
-"""What a model makes in the concept's place: the labels of its pictures under the plain prompt, with entropy and spread.
+"""What a model makes in place of the concept: the labels of its pictures, their entropy, and how far they spread.
 
 The judge's first choice is the label l for n_l of n pictures, and m labels occur. In bits,
 
