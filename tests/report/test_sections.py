@@ -265,8 +265,8 @@ def test_one_arm_alone_is_no_curve() -> None:
 def test_what_is_known_of_an_evaluation_is_said_beside_it() -> None:
     text = section(html(whole()), "evaluations")
     assert (
-        "Known: brings the concept back in 46 of 48 cases of models that hold it, falsely in 1 of 24 of models that "
-        "never learned it." in text
+        "Known: brings the concept back in 46 of 48 cases of models that hold it, falsely in 1 of 24 cases of models "
+        "that never learned it." in text
     )
     assert text.count("(testbed 1, <b>two</b>), with the parameters") == 1
     assert "Stopped after 6 of 8 cases" in text

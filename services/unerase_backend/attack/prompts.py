@@ -157,7 +157,7 @@ class CaseRecord:
         self.losses: list[float] = []
         """The loss of every step, with the case's searches one after another."""
         self.succeeded = False
-        """The selector sees the concept in some draw. The answers of the judge, which decide, are hidden from attacks."""
+        """The selector sees the concept in some draw. Attacks do not see the answers of the judge, which decide."""
         self.failure = ""
         """The reason why the search had to end; empty if it did not."""
         self._scored: list[tuple[float, Draw]] = []
