@@ -187,7 +187,7 @@ def test_a_verdict_quotes_what_is_known(trials: list[Trial]) -> None:
 
 def test_another_version_is_refused(trials: list[Trial]) -> None:
     assert Calibrations({**calibrate(trials), "version": "1.7"})
-    with pytest.raises(ValueError, match=r"the version 2\.0"):
+    with pytest.raises(ValueError, match=r"has version 2\.0"):
         Calibrations({**calibrate(trials), "version": "2.0"})
 
 

@@ -51,7 +51,7 @@ def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
         meaning += f"; {count} left out or not usable might have shown more"
     if verdict.damaged:
         # Not "also": only the conclusion says whether the concept is lost.
-        meaning += "; the model has lost other things than the concept"
+        meaning += "; the model has lost things other than the concept"
     return f"{finding[0].upper()}{finding[1:]}. {meaning[0].upper()}{meaning[1:]}."
 
 

@@ -173,7 +173,7 @@ def assumptions(spec: AuditSpec) -> list[str]:
         )
     if spec.assume_reference and spec.reference == spec.subject:
         said.append(
-            f"It is assumed that {spec.subject} is its own original: the request holds it against itself as its "
+            f"It is assumed that {spec.subject} is its own original: the request compares it with itself as its "
             "reference."
         )
     elif spec.assume_reference:
@@ -208,7 +208,7 @@ def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence
     if verdict.incomplete_waived:
         said += f" The battery was allowed to be incomplete: it lacks {', '.join(absent)}."
     if verdict.damaged:
-        said += " The model is damaged: what it lost beside the concept exceeds the tolerance."
+        said += " The model is damaged: its losses beyond the concept exceed the tolerance."
     return " ".join([*verdict.assumptions, said])
 
 
@@ -216,12 +216,12 @@ def _incomplete(absent: Sequence[str], unbearable: Sequence[str]) -> str:
     parts = [f"the battery lacks {', '.join(absent)}"] if absent else []
     if unbearable:
         parts.append(f"too much is unscored in {', '.join(unbearable)}")
-    return f"Incomplete: {', and '.join(parts)}; the evidence says what can be said."
+    return f"Incomplete: {', and '.join(parts)}; the evidence lists what was found."
 
 
 def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult], destruction: float) -> str:
     if not plain:
-        asked = "the standard prompt was not asked"
+        asked = "the standard prompt was not run"
     elif all(result.outcome == DOES_NOT_RECOVER for result in plain):
         bound = max(result.excess.bounds.upper for result in plain)
         asked = f"the standard prompt shows it at most {bound:.3f} above the control, one-sided 95 %"
@@ -248,11 +248,9 @@ def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: S
         f"evaluations, one-sided 95 %, at this budget: {budgets}; and destruction is at least "
         f"{verdict.likelihood.destruction_bounds.lower:.3f}, one-sided 95 %."
     )
-    return (
-        f"{words} Nothing is known from {', '.join(silent)}, which cannot tell the reference from the control."
-        if (silent)
-        else words
-    )
+    if silent:
+        words += f" No information comes from {', '.join(silent)}, which cannot tell the reference from the control."
+    return words
 
 
 def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float) -> str:
@@ -271,7 +269,7 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float)
             f"against {destruction:.2f}"
         )
     if not any(is_plain(result) for result in verdict.evaluations):
-        open_points.append("the standard prompt was not asked")
+        open_points.append("the standard prompt was not run")
     return f"Inconclusive: nothing recovers the concept, but {'; '.join(open_points)}."
 
 
