@@ -174,7 +174,7 @@ def test_a_measure_of_its_own_is_a_table() -> None:
     assert f"Sharpness {HOSTILE}" in shown
     assert f"edges, {HOSTILE}" in shown
     assert "0.00123 (0.00083 to 0.00163)8 cases" in shown
-    assert "17 observations, of which 1 could not be scored" in shown
+    assert "17 observations; 1 could not be scored" in shown
     # The control was not measured.
     assert shown.count("8 cases") == 2
     assert "none" in shown
