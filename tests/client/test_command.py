@@ -351,7 +351,7 @@ def test_a_verdict_needs_no_backend(observations: Path) -> None:
         (["missing.parquet"], "missing.parquet: No such file"),
         (["{file}", "--tolerance", "excess=2"], "excess: must be above 0 and at most 1, not 2"),
         (["{file}", "--tolerance", "patience=1"], "there is no tolerance 'patience'"),
-        ([__file__], "it is no whole Parquet file"),
+        ([__file__], "it is not a complete Parquet file"),
     ],
 )
 def test_what_no_verdict_follows_from_is_said(observations: Path, arguments: list[str], said: str) -> None:

@@ -11,7 +11,7 @@ from unerase.v1.types_pb2 import (
     MODEL_ROLE_SUBJECT,
     Observation,
 )
-from unerase_backend.probing.probes.tracing import way
+from unerase_backend.probing.probes.tracing import traced_strengths
 from unerase_backend.runtime.seeds import derive_seed
 
 FEW = {"timesteps": 2, "pictures": 2, "other_pictures": 1}
@@ -22,8 +22,8 @@ def losses_of(seen: list[Observation], arm: str) -> list[dict[str, float]]:
 
 
 def test_the_way_begins_at_the_reference_and_goes_on_in_order() -> None:
-    assert way([1.0, 0.5, 0.5, 0.25]) == [0.0, 0.25, 0.5, 1.0]
-    assert way([0.30000000000000004, 0.3]) == [0.0, 0.3]
+    assert traced_strengths([1.0, 0.5, 0.5, 0.25]) == [0.0, 0.25, 0.5, 1.0]
+    assert traced_strengths([0.30000000000000004, 0.3]) == [0.0, 0.3]
 
 
 async def test_each_strength_asks_for_its_model_and_the_same_pictures(recording: Any, local: LocalBackend) -> None:

@@ -111,7 +111,7 @@ def test_context_is_shown_beside_the_audits_own_models(kept: list[dict]) -> None
     assert [point.name for point in found.points] == ["two", "ESD-x"]
     shown = page(audited("subject"))
     assert kept[0]["source"] in shown.text
-    assert "are no findings of this audit" in shown.text
+    assert "are not findings of this audit" in shown.text
     assert sum(attributes.get("class") == "mark context" for attributes in shown.of("path")) == 1 + len(found.points)
     assert "ESD-x (context)" in shown.text
     labels = [attributes for attributes in shown.of("text") if "name" in attributes.get("class", "").split()]

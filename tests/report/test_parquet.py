@@ -173,7 +173,7 @@ def test_no_verdict_follows_where_the_control_was_the_subject(audit, tmp_path: P
     content.manifest.models.extend([Model(name="s", never_learned=["hourglass"]), Model(name="r")])
     path = tmp_path / "itself.parquet"
     path.write_bytes(render_parquet("a1", content, descriptions, seen))
-    with pytest.raises(ValueError, match=r"^spec\.control: is the subject itself: no verdict follows from this audit"):
+    with pytest.raises(ValueError, match=r"^spec\.control: is the subject itself: this audit has no valid verdict"):
         conclude_file(path, Tolerances())
 
 
@@ -215,12 +215,15 @@ def _again(file: Path, table: pa.Table, **metadata: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda file: file.write_bytes(b""), "no whole Parquet file"),
-        (lambda file: file.write_bytes(b"not parquet" * 9), "no whole Parquet file"),
-        (lambda file: file.write_bytes(file.read_bytes()[:-40]), "no whole Parquet file"),
-        (lambda file: file.write_bytes(file.read_bytes()[:100] + file.read_bytes()[140:]), "no whole Parquet file"),
+        (lambda file: file.write_bytes(b""), "not a complete Parquet file"),
+        (lambda file: file.write_bytes(b"not parquet" * 9), "not a complete Parquet file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-40]), "not a complete Parquet file"),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:100] + file.read_bytes()[140:]),
+            "not a complete Parquet file",
+        ),
         (lambda file: pq.write_table(pa.table({"a": [1]}), file), "not made by unerase"),
-        (lambda file: _again(file, pq.read_table(file), schema_version="2.0"), "the version 2.0"),
+        (lambda file: _again(file, pq.read_table(file), schema_version="2.0"), "has version 2.0"),
         (lambda file: _again(file, pq.read_table(file).drop_columns("arm")), "its columns are not those"),
         (lambda file: _again(file, pq.read_table(file).slice(1)), "its rows are not those"),
         (lambda file: _again(file, pq.read_table(file), content="{"), "unerase.content cannot be read"),

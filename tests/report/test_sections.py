@@ -174,7 +174,7 @@ def test_a_measure_of_its_own_is_a_table() -> None:
     assert f"Sharpness {HOSTILE}" in shown
     assert f"edges, {HOSTILE}" in shown
     assert "0.00123 (0.00083 to 0.00163)8 cases" in shown
-    assert "17 observations, of which 1 could not be scored" in shown
+    assert "17 observations; 1 could not be scored" in shown
     # The control was not measured.
     assert shown.count("8 cases") == 2
     assert "none" in shown
@@ -265,8 +265,8 @@ def test_one_arm_alone_is_no_curve() -> None:
 def test_what_is_known_of_an_evaluation_is_said_beside_it() -> None:
     text = section(html(whole()), "evaluations")
     assert (
-        "Known: brings the concept back in 46 of 48 cases of models that hold it, falsely in 1 of 24 of models that "
-        "never learned it." in text
+        "Known: brings the concept back in 46 of 48 cases of models that hold it, falsely in 1 of 24 cases of models "
+        "that never learned it." in text
     )
     assert text.count("(testbed 1, <b>two</b>), with the parameters") == 1
     assert "Stopped after 6 of 8 cases" in text

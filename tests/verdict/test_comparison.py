@@ -78,4 +78,4 @@ def test_a_control_with_the_subjects_unet_is_told() -> None:
 
 def test_judges_that_are_one_model_are_told() -> None:
     (found,) = flaws(spec(), manifest(two="b"))
-    assert found == "The second judge is the same model as the judge, so that it confirms nothing."
+    assert found == "The second judge is the same model as the judge, so it confirms nothing."

@@ -117,7 +117,7 @@ def test_the_statement_begins_with_what_was_assumed() -> None:
         "It is assumed that the control c never learned 'hourglass': the request says so, and the catalogue does not."
     )
     reference = "It is assumed that r is the original of s: the request says so, and the catalogue does not."
-    itself = "It is assumed that s is its own original: the request holds it against itself as its reference."
+    itself = "It is assumed that s is its own original: the request compares it with itself as its reference."
     assert _statement(assume_control=True) == (f"{control} {plain}", [control])
     assert _statement(assume_reference=True) == (f"{reference} {plain}", [reference])
     assert _statement(assume_reference=True, reference="s") == (f"{itself} {plain}", [itself])

@@ -1,1 +1,1 @@
-"""Attacks, and their deployment."""
+"""The attacks and their deployment."""

@@ -1,20 +1,20 @@
-"""Trains the classifier of noised latents by which a model is guided: from the reference's pictures alone.
+"""Trains the classifier of noised latents that guides a model, on known pictures only.
 
     minimise  1/2 E over z+ of -log p(concept | x_t, t)  +  1/2 E over z- of -log (1 - p(concept | x_t, t)),
     x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
-with z+ the latents of the concept's pictures, z- those of other concepts of its kind (the first half of each: the
-likelihood is measured on the second, and so is the classifier), e Gaussian noise and a_t the cumulative alpha. t is
-drawn as T u^(1/3), u uniform, so that high noise, where a trajectory is decided, comes most often.
+with z+ the latents of the concept's pictures and z- those of other concepts of its kind (the first half of each; the
+likelihood and the classifier are measured on the second half), e Gaussian noise and a_t the cumulative alpha. t is
+drawn as T u^(1/3), u uniform, so that high noise, which decides a trajectory, comes most often.
 
 From the code that Lu et al. (arXiv 2505.17013) published: the MLP of `diffusion/classifier` with its dropout, AdamW
-with weight decay 0.001, gradients clipped to norm 1, the law of t, both classes of equal weight (there by a weight on
-the loss, here by drawing as many of each). Ours: the convolutional architecture, stratified u, the learning rate
-(theirs is 0.0001) with its cosine, steps in place of ten passes over the pictures with the best on a validation set
-kept.
+with weight decay 0.001, gradients clipped to norm 1, the distribution of t, and both classes of equal weight (there by
+a weight on the loss, here by drawing as many of each). Ours: the convolutional architecture, stratified u, the learning
+rate (theirs is 0.0001) with its cosine schedule, and a fixed number of steps. Theirs makes ten passes over the pictures
+and keeps the weights that are best on a validation set.
 
-No audited model takes part but for its VAE, so that all models with the same VAE are guided by the same classifier,
-which is trained once.
+The classifier uses nothing of an audited model except its VAE. All models with the same VAE are guided by the same
+classifier, which is trained once.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ WEIGHT_DECAY = 1e-3
 CLIPPED_NORM = 1.0
 TIMESTEP_POWER = 1 / 3
 AUC_POINTS = 10
-"""Timesteps at which the classifier is measured: the midpoints of as many equal parts of the schedule."""
+"""Timesteps at which the classifier is measured: the midpoints of equal parts of the schedule."""
 LOSSES_KEPT = 100
 
 _PURPOSES = ("weights", "dropout", "positive", "negative", "timestep", "noise")
@@ -55,21 +55,21 @@ class Recipe:
 
 
 def trained_classifier(unit: Unit, workbench: Workbench, recipe: Recipe) -> Finding:
-    """Return what training came to: the weights' digest, losses, and the area under the ROC curve by timestep.
+    """Return the result of training: the digest of the weights, losses, and the area under the ROC curve by timestep.
 
-    Called within `workbench.compute`. What was trained before for the same VAE, pictures, recipe, seed and numerics is
-    taken from the artefact store. An area of 0.5 is chance; it is measured on held-out pictures.
+    Call it within `workbench.compute`. A classifier trained before for the same VAE, pictures, recipe, seed and
+    numerics is taken from the artefact store. The area is measured on held-out pictures; 0.5 is chance.
 
     Raises:
-        InvalidRequestError: there are too few pictures of the concept or of others.
+        InvalidRequestError: there are too few pictures of the concept or of other concepts.
         CancelledError, DeadlineError: from the workbench, between two steps.
     """
     concepts = [unit.target.concept, *_others(unit)]
     learned, held_out = zip(*(_halves(concept) for concept in concepts), strict=True)
     if not learned[0]:
-        raise _bad("unit.target.concept.picture_digests", "must hold two pictures at least: half of them are held out")
+        raise _bad("unit.target.concept.picture_digests", "must hold at least two pictures: half of them are held out")
     if not any(learned[1:]):
-        raise _bad("unit.others", "must hold another concept of the same kind with two pictures at least")
+        raise _bad("unit.others", "must hold another concept of the same kind with at least two pictures")
     key = _key(unit, workbench, recipe, concepts)
     content = workbench.recorded(key)
     if content is not None and workbench.kept((found := Finding.FromString(content)).weights_digest):
@@ -90,7 +90,7 @@ def trained_classifier(unit: Unit, workbench: Workbench, recipe: Recipe) -> Find
 def train(
     unit: Unit, workbench: Workbench, recipe: Recipe, positives: Tensor, negatives: Tensor
 ) -> tuple[LatentClassifier, list[float]]:
-    """Return a classifier in evaluation mode and the loss of each step, from latents, (n, channels, height, width)."""
+    """Train on latents, (n, channels, height, width); return a classifier in evaluation mode and each step's loss."""
     model = workbench.model
     alphas = model.alphas_cumprod.to(model.device)
     draws = {purpose: _generator(unit, purpose) for purpose in _PURPOSES}
@@ -107,7 +107,7 @@ def train(
                 for purpose, latents in (("positive", positives), ("negative", negatives))
             ]
         )
-        # Stratified within each class, so that neither is seen at higher noise than the other.
+        # Stratified within each class, so that neither class gets higher noise than the other.
         strata = (torch.arange(half) + torch.rand((2, half), generator=draws["timestep"])) / half
         timesteps = (strata.flatten() ** TIMESTEP_POWER * len(alphas)).long().clamp(max=len(alphas) - 1)
         noise = torch.randn(shown.shape, generator=draws["noise"]).to(model.device)
@@ -128,7 +128,7 @@ def train(
 def areas(
     unit: Unit, workbench: Workbench, classifier: LatentClassifier, positives: Tensor, negatives: Tensor
 ) -> dict[str, float]:
-    """Return the area under the ROC curve at each timestep, by name, as in "auc@550"."""
+    """Return the area under the ROC curve at each timestep, by names such as "auc@550"."""
     model = workbench.model
     training = len(model.alphas_cumprod)
     noise = _generator(unit, "held-out noise")
@@ -146,7 +146,7 @@ def areas(
 
 
 def area_under_curve(positives: Tensor, negatives: Tensor) -> float:
-    """Return the share of pairs that the scores, (n,) and (m,), put in the right order; a tie is half a pair."""
+    """Return the share of pairs that the scores, (n,) and (m,), put in the right order; a tie counts half."""
     differences = positives[:, None] - negatives[None, :]
     return float(((differences > 0).double() + (differences == 0).double() / 2).mean())
 
@@ -179,7 +179,7 @@ def _key(unit: Unit, workbench: Workbench, recipe: Recipe, concepts: Sequence[Co
 
 
 def _seed(unit: Unit, purpose: str) -> int:
-    # Not named after the evaluation: both that guide by a classifier share one.
+    # The seed does not depend on the evaluation: both evaluations that use a classifier share it.
     return derive_seed(unit.seed_base, "classifier", purpose)
 
 

@@ -1,4 +1,4 @@
-"""The attacks as a Ray Serve application; what they do is in `engine`."""
+"""The attacks as a Ray Serve application; `engine` runs them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -23,7 +23,7 @@ from unerase_backend.runtime.handles import remote_models
 
 
 class RayAttackMetrics(AttackMetrics):
-    """Turns what the attacks tell into Ray's metrics, which come out on each node's metrics port."""
+    """Reports to Ray's metrics, which each node exports on its metrics port."""
 
     def __init__(self) -> None:
         evaluation = ("evaluation",)
@@ -43,20 +43,20 @@ class RayAttackMetrics(AttackMetrics):
         self._steps.inc(tags={"evaluation": evaluation})
 
     def computed(self, evaluation: str, seconds: float) -> None:
-        """Count the thread's time."""
+        """Count the time in the thread."""
         self._seconds.inc(seconds, {"evaluation": evaluation})
 
     def loaded(self, seconds: float) -> None:
-        """Count a load, and its time."""
+        """Count a load and its time."""
         self._loads.inc()
         self._load_seconds.inc(seconds)
 
 
 class Attack:
-    """The ingress of application "attack": its methods are the RPCs of AttackService."""
+    """The ingress of the application "attack"; its methods are the RPCs of AttackService."""
 
     def __init__(self, settings: AttackSettings) -> None:
-        # Imported by the replica alone: what only deploys it stays light.
+        # Imported only in the replica, so that the process that deploys it does not load torch.
         from unerase_backend.attack.engine import AttackEngine
 
         begin_computing("attack", settings)
@@ -73,7 +73,7 @@ class Attack:
 
     @receives
     async def ListAttacks(self, request: ListAttacksRequest) -> ListAttacksResponse:  # noqa: N802 - the RPC's name
-        """List the attacks there are."""
+        """List the attacks."""
         return await self._engine.ListAttacks(request)
 
 

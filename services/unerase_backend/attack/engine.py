@@ -1,6 +1,6 @@
-"""Runs attacks: a unit in; progress, findings and observations out, while the optimisation runs in a thread.
+"""Runs attacks: takes a unit and yields progress, findings and observations while the optimisation runs in a thread.
 
-Whoever closes the stream cancels the unit: the optimisation ends at its next step.
+Closing the stream cancels the unit: the optimisation ends at its next step.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from unerase_backend.runtime.errors import ExhaustedError
 
 
 class AttackEngine:
-    """The attacks, with the models they work on and the backends they make pictures with."""
+    """Runs the attacks with the models that they optimise against and the backends that make pictures."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class AttackEngine:
             torch.device(settings.device), getattr(torch, settings.dtype), settings.torch_threads
         )
         self._kept: OrderedDict[str, DiffusionModel] = OrderedDict()
-        # One thread: units are optimised one after another; two at once would only share the core.
+        # One thread, so that units are optimised one after another: two at once would compete for the same device.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attack")
 
     async def Attack(self, request: AttackRequest) -> AsyncGenerator[AttackResponse]:  # noqa: N802 - the RPC's name
@@ -61,9 +61,9 @@ class AttackEngine:
 
         Raises:
             NotFoundError: an unknown attack, model or picture.
-            InvalidRequestError: a bad parameter, or a unit without what every attack needs.
+            InvalidRequestError: a bad parameter, or a unit that lacks a field every attack needs.
             DeadlineError: the unit has used up its time.
-            ExhaustedError: the device's memory does not suffice.
+            ExhaustedError: the device has too little memory.
         """
         unit = request.unit
         evaluation, parameters = resolve_unit(unit, ATTACKS, "attack")
@@ -110,7 +110,7 @@ class AttackEngine:
         return ListAttacksResponse(attacks=described, broken=ATTACKS.broken(), numerics_profile=self._profile)
 
     def close(self) -> None:
-        """Let the thread end."""
+        """End the thread after its current work, without waiting for it."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _model(self, name: str) -> DiffusionModel:

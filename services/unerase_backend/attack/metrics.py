@@ -1,14 +1,14 @@
-"""What the attacks tell whoever measures them; the engine knows nothing of what becomes of it."""
+"""The events that attacks report for metrics; the engine does not know who receives them."""
 
 
 class AttackMetrics:
-    """Hears of everything worth a metric; this one keeps silent. Its methods are called from the attacks' thread."""
+    """Receives the events, and ignores them unless a subclass does more; called from the attacks' thread."""
 
     def stepped(self, evaluation: str) -> None:
-        """An optimisation has made one step."""
+        """An optimisation has done one step."""
 
     def computed(self, evaluation: str, seconds: float) -> None:
-        """An optimisation, or another piece of an attack's own work, has had the thread for so long."""
+        """An optimisation, or other work of an attack, has used the thread for `seconds`."""
 
     def loaded(self, seconds: float) -> None:
-        """A model has been loaded."""
+        """A model was loaded in `seconds`."""

@@ -1,7 +1,7 @@
-"""What attacks that search for a prompt share: the tokens they may use, gradients at token embeddings, and draws.
+"""The shared parts of attacks that search for a prompt: permitted tokens, gradients at token embeddings, and draws.
 
-What is found is a list of token ids. The ids are what a trajectory is led by, and the text beside them is for
-reading: written out and tokenised anew it need not give the same ids.
+The result of a search is a list of token ids. Trajectories use the ids; the text is for readers only, since tokenising
+it again need not give the same ids.
 """
 
 from collections.abc import Sequence
@@ -25,24 +25,24 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 Item = TypeVar("Item")
 
 SHORTEST_CONTAINED = 4
-"""Letters from which on a word of a name is also looked for inside longer tokens."""
+"""A word of a name with at least this many letters also bans the longer tokens that contain it."""
 
 _END_OF_WORD = "</w>"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens a search may use: their ids, (n,), and input embeddings, (n, width), in float32 on the CPU."""
+    """The tokens that a search may use: their ids, (n,), and input embeddings, (n, width), in float32 on the CPU."""
 
     ids: Tensor
     embeddings: Tensor
 
 
 def vocabulary(model: DiffusionModel, banned: Sequence[str] = ()) -> Vocabulary:
-    """Return the model's tokens but for start, end and padding, and those that spell a word of the `banned` names.
+    """Return the model's tokens without start, end and padding, and without those that spell a `banned` name.
 
-    A token spells a word that it is part of the name's own tokens for, that it equals, or, from four letters on, that
-    it contains: with "church" go "churches" and "churchyard".
+    A token spells a name if it is one of the name's own tokens, equals a word of the name, or contains a word of at
+    least four letters: "church" also bans "churches" and "churchyard".
     """
     table: Tensor = model.text_encoder.get_input_embeddings().weight.detach().float().cpu()
     words = {word for name in banned for word in name.lower().split()}
@@ -63,14 +63,14 @@ def words_of(model: DiffusionModel, text: str) -> list[int]:
 
 
 def room_beside(model: DiffusionModel, tokens: int) -> int:
-    """Return how many words a prompt holds beside `tokens` that are sought.
+    """Return how many tokens of text a prompt has room for beside the `tokens` searched for.
 
     Raises:
-        InvalidRequestError: not even those fit.
+        InvalidRequestError: not even those tokens fit.
     """
     room = model.prompt_length - 2 - tokens
     if room < 0:
-        description = f"must be at most {model.prompt_length - 2}, which is what the model's prompts hold, not {tokens}"
+        description = f"must be at most {model.prompt_length - 2}, the length of the model's prompts, not {tokens}"
         raise InvalidRequestError.of(FieldViolation("unit.parameters.tokens", description))
     return room
 
@@ -78,7 +78,8 @@ def room_beside(model: DiffusionModel, tokens: int) -> int:
 def target_latents(unit: Unit, workbench: Workbench) -> Tensor:
     """Return the latents of a picture of the concept for each case, (cases, channels, height, width).
 
-    Another one a case, for as long as there are some, of the first half: the likelihood is measured on the second.
+    Each case gets another picture of the first half while there are unused ones. The likelihood is measured on the
+    second half.
 
     Raises:
         InvalidRequestError: the concept has fewer than two pictures.
@@ -108,24 +109,24 @@ def gradients(
         noisy.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
     ).sample
     losses = (wanted.to(model.device) - predicted.float()).square().mean((1, 2, 3))
-    # Rows do not meet, so that the sum's gradient is each row's own.
+    # Rows are independent, so the gradient of the sum is each row's own.
     (gradient,) = torch.autograd.grad(losses.sum(), [learned])
     return losses.detach().cpu(), gradient.cpu()
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One prompt to be tried for a case."""
+    """One prompt to try for a case."""
 
     case: Case
     ids: Sequence[int]
     text: str
     variant: int
     plain: bool = False
-    """The case's own prompt, as it stands."""
+    """The case's own prompt, unchanged."""
 
     def trajectory(self, unit: Unit) -> Trajectory:
-        """Return the trajectory from the case's initial latent, led by the token ids."""
+        """Return the trajectory from the case's initial latent, with the token ids as its prompt."""
         given = Conditioning(text=self.text) if self.plain else Conditioning(token_ids=TokenIds(ids=self.ids))
         return Trajectory(
             conditioning=given,
@@ -136,7 +137,7 @@ class Draw:
         )
 
     def observation(self, unit: Unit, sample: Sample) -> Observation:
-        """Return what became of it."""
+        """Return the observation of the draw's sample."""
         return observe(
             unit,
             sample,
@@ -148,21 +149,21 @@ class Draw:
 
 
 class CaseRecord:
-    """What one case's search has tried, and the draw that the selector scores highest: the one that decides."""
+    """The draws that one case's search has tried; the one that the selector scores highest decides."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.observations: list[Observation] = []
         self.losses: list[float] = []
-        """Of every step, all of the case's searches one after another."""
+        """The loss of every step, with the case's searches one after another."""
         self.succeeded = False
-        """The selector sees the concept in some draw; an attack is not told what the judge, who decides, says."""
+        """The selector sees the concept in some draw. Attacks do not see the answers of the judge, which decide."""
         self.failure = ""
-        """Empty, or why the search had to end."""
+        """The reason why the search had to end; empty if it did not."""
         self._scored: list[tuple[float, Draw]] = []
 
     def add(self, unit: Unit, draw: Draw, sample: Sample) -> None:
-        """Keep a draw and what became of it."""
+        """Record a draw and its sample."""
         self.observations.append(draw.observation(unit, sample))
         score = -1.0
         if sample.status == SAMPLE_STATUS_SCORED:
@@ -171,7 +172,7 @@ class CaseRecord:
         self._scored.append((score, draw))
 
     def finding(self) -> Finding:
-        """Return the deciding draw, which leads the case's initial latent to its picture again."""
+        """Return the deciding draw; with it the case's initial latent gives the same picture again."""
         score, draw = max(self._scored, key=lambda scored: scored[0])
         return Finding(
             case_index=self.case.index,
@@ -189,7 +190,7 @@ def share_of_success(records: Sequence[CaseRecord]) -> float:
 
 
 async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[CaseRecord, Draw]]) -> None:
-    """Make and judge a picture of each draw, and record it; the draw of a search that failed is unscored."""
+    """Make, judge and record a picture for each draw; the draw of a failed search is unscored."""
     whole = [(record, draw) for record, draw in draws if not record.failure]
     trajectories = [draw.trajectory(unit) for _, draw in whole]
     samples = iter(await models.generate(unit.model, trajectories, panel(unit.target)) if trajectories else [])
@@ -199,7 +200,7 @@ async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[CaseRecord, 
 
 
 def conclude(workbench: Workbench, records: Sequence[CaseRecord], steps: int) -> list[Observation]:
-    """Leave each case's finding, report that all `steps` are done, and return the observations."""
+    """Report each case's finding and that all `steps` are done, and return the observations."""
     for record in records:
         workbench.finding(record.finding())
     workbench.progress(steps, steps, success=share_of_success(records))
@@ -215,11 +216,11 @@ class Turn:
     success: float
 
     def progress(self, workbench: Workbench, step: int, losses: Sequence[float]) -> None:
-        """Report that `step` of the turn is done with these losses, one a row, and check."""
+        """Report that `step` of the turn is done, with the loss of each row, and check for cancellation."""
         mean = sum(losses) / len(losses) if losses else None
         workbench.progress(self.first + step + 1, self.total, mean, self.success)
 
 
 def padded(items: Sequence[Item], rows: int) -> list[Item]:
-    """Return `rows` items, the first one repeated behind the others: shapes hold whatever the number of cases."""
+    """Return the items padded to `rows` with copies of the first, so that shapes do not depend on the cases."""
     return [*items, *[items[0]] * (rows - len(items))]

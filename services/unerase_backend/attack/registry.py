@@ -1,4 +1,4 @@
-"""The registry of attacks, and what an attack is."""
+"""The registry of attacks, and the type of an attack."""
 
 from functools import partial
 from typing import Protocol
@@ -13,12 +13,12 @@ from unerase_backend.evaluation.registry import Registry
 class AttackRun(Protocol):
     """Runs one unit of an attack: an async function that is decorated with `@attack`.
 
-    On the workbench are the parameters and the model with its gradients; there an attack reports progress and leaves
-    what it found.
+    The workbench has the parameters and the model with its gradients. Through it an attack reports its progress and
+    findings.
     """
 
     async def __call__(self, unit: Unit, models: Models, workbench: Workbench, /) -> list[Observation]:
-        """Return what was observed; raise nothing for a picture that failed."""
+        """Return the observations; a picture that failed is an unscored observation, not an error."""
         ...
 
 

@@ -6,9 +6,9 @@ from unerase_backend.runtime.settings import ReplicatedRoomSettings
 
 
 class AttackSettings(ReplicatedRoomSettings):
-    """Where the attacks find models and pictures, and how much they may use.
+    """The resources of the attacks' deployment.
 
-    A replica optimises one unit at a time, in a thread of its own.
+    A replica optimises one unit at a time, in its own thread.
     """
 
     models_kept: int = Field(default=4, ge=1, description="models kept in memory, by most recent use")

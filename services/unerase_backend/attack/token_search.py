@@ -1,4 +1,4 @@
-"""What P4D and UnlearnDiffAtk share: tokens are sought by gradient steps, many cases in one call of the UNet."""
+"""The shared parts of P4D and UnlearnDiffAtk: gradient steps search for tokens, with many cases in one UNet call."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from unerase_backend.evaluation.registry import parameter
 def search_parameters(
     optimiser: str, learning_rate: float, *, maximum_learning_rate: float
 ) -> list[ParameterDescription]:
-    """Describe the parameters of the optimiser and of its calls of the UNet."""
+    """Describe the parameters of the optimiser and of its UNet calls."""
     return [
         parameter(
             "learning_rate", f"{optimiser}'s learning rate.", learning_rate, minimum=1e-6, maximum=maximum_learning_rate
@@ -27,17 +27,17 @@ def search_parameters(
 
 
 class TokenSearch(ABC):
-    """One search of one case; nothing in it depends on the other cases."""
+    """One search of one case, independent of the other cases."""
 
     def __init__(self, record: CaseRecord) -> None:
         self.record = record
 
     @abstractmethod
     def move(self, gradient: Tensor) -> None:
-        """Take a step of the optimiser, by the gradient at the embeddings that the call was made with."""
+        """Take an optimiser step, with the gradient at the embeddings of the last UNet call."""
 
     def step(self, loss: float, gradient: Tensor) -> None:
-        """Take a step by a gradient, (tokens, width); one that is not finite ends the search."""
+        """Take a step with a gradient, (tokens, width); a gradient that is not finite ends the search."""
         if not bool(torch.isfinite(gradient).all()):
             self.record.failure = f"the gradient was not finite at step {len(self.record.losses) + 1}"
             return
@@ -56,8 +56,8 @@ def take_turn(
 ) -> None:
     """Take `iterations` steps of every search that has not failed.
 
-    `descend` computes the losses, (rows,), and the gradients, (rows, tokens, width), of at most `rows` searches; rows
-    behind the last search are padding.
+    `descend` computes the losses, (rows,), and the gradients, (rows, tokens, width), of at most `rows` searches. Rows
+    after the last search are padding.
     """
     rows = workbench.parameters["rows"]
     for iteration in range(workbench.parameters["iterations"]):

@@ -1,8 +1,8 @@
-"""What an attack is handed beside its unit and the backends: a model with gradients, pictures, and a way to report.
+"""The workbench of an attack: a model with gradients, pictures, and methods to report progress and findings.
 
-The weights are frozen; gradients flow through them to whatever the attack optimises. An attack that trains weights is
-given a copy of them. The optimisation runs in a thread, and looks at `progress` (or `check`) once a step, where it
-learns that nobody waits for it any more.
+The weights are frozen; gradients flow through them to the variables that the attack optimises. An attack that trains
+weights gets a copy of them. The optimisation runs in a thread and calls `progress` (or `check`) once a step, which
+raises an error if the caller has given up.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ ENCODE_BATCH = 8
 
 
 class Workbench:
-    """One unit's bench, used by one attack once."""
+    """The workbench of one run of one unit."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class Workbench:
         return await asyncio.get_running_loop().run_in_executor(self._thread, copy_context().run, timed)
 
     def reference(self) -> DiffusionModel:
-        """Return the audit's reference, its weights frozen; called within `compute`, since it may have to be loaded.
+        """Return the audit's reference, with its weights frozen. Call it within `compute`: it may load the model.
 
         Raises:
-            InvalidRequestError: the unit names none.
+            InvalidRequestError: the unit names no reference.
             NotFoundError: the catalogue has no such model.
         """
         if not self._unit.reference:
@@ -92,7 +92,7 @@ class Workbench:
         return self._load(self._unit.reference)
 
     def check(self) -> None:
-        """Raise where the optimisation must end.
+        """Raise an error if the optimisation must end.
 
         Raises:
             CancelledError: the caller gave up.
@@ -104,7 +104,7 @@ class Workbench:
             raise DeadlineError("the unit has used up the time that the attack's deployment allows")
 
     def progress(self, step: int, steps: int, loss: float | None = None, success: float | None = None) -> None:
-        """Report that `step` of `steps` are done, and `check`; about a hundred reports go out, the last one always.
+        """Report that `step` of `steps` are done, and `check`. It sends about a hundred reports, and always the last.
 
         `success` is the share of cases in which the selector sees the concept so far.
         """
@@ -114,7 +114,7 @@ class Workbench:
             self._emit(UnitEvent(progress=Progress(step=step, steps=steps, loss=loss, success=success)))
 
     def finding(self, finding: Finding) -> None:
-        """Leave what was found; evaluation, role, model and concept are filled in, the losses thinned to a hundred."""
+        """Report a finding, with evaluation, role, model and concept filled in and the losses thinned to a hundred."""
         whole = Finding()
         whole.CopyFrom(finding)
         whole.evaluation, whole.role, whole.model = self._unit.evaluation, self._unit.role, self._unit.model
@@ -124,18 +124,18 @@ class Workbench:
         self._emit(UnitEvent(finding=whole))
 
     def generator(self, *purpose: str | int) -> torch.Generator:
-        """Return a new CPU generator for `purpose`: the same for every role, so that all models meet the same draws."""
+        """Return a new CPU generator for `purpose`, the same for every role, so that all models get the same draws."""
         return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, *purpose))
 
     def trainable_unet(self) -> Any:
-        """Return a copy of the model's UNet in float32, whose weights take gradients; the model's own stay as they are.
+        """Return a copy of the model's UNet in float32 whose weights can be trained; the model itself does not change.
 
-        It is in evaluation mode: without dropout.
+        The copy is in evaluation mode: without dropout.
         """
         return copy.deepcopy(self.model.unet).float().requires_grad_()
 
     def keep_weights(self, tensors: Mapping[str, Tensor]) -> str:
-        """Put tensors into the artefact store as safetensors, in the model's dtype, and return their digest."""
+        """Store tensors as safetensors in the artefact store, in the model's dtype, and return their digest."""
         return self._store.put(
             save({key: tensor.detach().to("cpu", self.model.dtype).contiguous() for key, tensor in tensors.items()})
         )
@@ -146,14 +146,14 @@ class Workbench:
         Raises:
             NotFoundError: a picture is not in the store.
             UnreadablePictureError: one is damaged.
-            InvalidRequestError: one is not of the model's resolution.
+            InvalidRequestError: one does not have the model's resolution.
         """
         side = self.model.resolution
         pictures = [decode_picture(self._store.get(digest)) for digest in digests]
         if any(picture.shape != (side, side, 3) for picture in pictures):
             description = f"the model's pictures are {side} x {side} pixels"
             raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
-        # Cloned, since the VAE runs in inference mode, whose tensors no gradient may meet.
+        # Cloned, because the VAE runs in inference mode, and autograd does not accept inference tensors.
         return encode(self.model, pictures, ENCODE_BATCH).clone()
 
     def keep(self, content: bytes) -> str:
@@ -161,18 +161,18 @@ class Workbench:
         return self._store.put(content)
 
     def kept(self, digest: str) -> bool:
-        """Say whether the artefact store still has what `keep` was given."""
+        """Return whether the artefact store still has the content that `keep` stored under this digest."""
         return self._store.contains(digest)
 
     def record(self, key: str, content: bytes) -> None:
-        """Record what work under `key` came to, so that no unit has to do it again.
+        """Record the result of the work that `key` names, so that no unit has to repeat it.
 
-        The key names all that the work depends on but the source, which is added to it.
+        The key covers everything that the result depends on except the source code, which this method adds.
         """
         self._store.put_record(self._record_key(key), content)
 
     def recorded(self, key: str) -> bytes | None:
-        """Return what the same source recorded under `key`; None if there is nothing."""
+        """Return the result that the same source code recorded under `key`; None if there is none."""
         return self._store.get_record(self._record_key(key))
 
     def _record_key(self, key: str) -> str:

@@ -1,1 +1,1 @@
-"""What every evaluation shares: how it declares itself, what it is handed, how a sample becomes an observation."""
+"""What all evaluations share: registration, the backends they call, and how a sample becomes an observation."""

@@ -1,15 +1,15 @@
-"""What a unit takes, counted before it runs: its pictures, and its rows of the denoising network.
+"""The cost of a unit, counted before it runs: its pictures, and its rows of the denoising network.
 
-An evaluation declares both as formulas, which its description carries to whoever plans, so that nobody has to ask the
-room. A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parameters by name and
+An evaluation declares both as formulas in its description, so that an audit can be planned without a call to the room.
+A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parameters by name and
 
     unit.cases            cases of the unit
     unit.steps            denoising steps of a picture
     unit.guided           rows of one guided step: 2, or 1 at guidance scale 1
     unit.first            1 in the unit that holds the audit's first case, 0 in the others
     unit.others_drawn     other concepts that are objects or of the concept's kind, and have prompts
-    unit.others_learned   other concepts of the concept's kind with two pictures at least
-    held_out(n, m)        held-out pictures: at most n of the concept, and m of each other one of its kind
+    unit.others_learned   other concepts of the concept's kind with at least two pictures
+    held_out(n, m)        held-out pictures: at most n of the concept, and m of each other concept of its kind
     len, set, min, max    as in Python; ceil rounds up
 """
 
@@ -28,10 +28,10 @@ from unerase_backend.evaluation.parameters import Parameters
 
 MAX_FORMULA = 500
 ASSUMED_PICTURES = 64
-"""Pictures a case of an evaluation that does not say what it makes."""
+"""Pictures for each case that are assumed of an evaluation without formulas."""
 ASSUMED_ATTACK_ROWS = 100_000
-"""Rows of a unit of an attack that does not say what it computes, beside those of its pictures."""
-# The most that the messages' numbers hold, as the database does.
+"""Rows for each unit that are assumed of an attack without formulas, in addition to those of its pictures."""
+# The largest number that the messages and the database can hold.
 _MOST = 2**63 - 1
 
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -44,21 +44,21 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"len": len, "set": set, "min": min,
 
 
 class FormulaError(ValueError):
-    """A formula that cannot be read, or not be computed; the message says why."""
+    """A formula cannot be read or computed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a formula knows of the concepts that a unit is about; the same for many units."""
+    """What a formula needs to know about a unit's concepts; the same for many units."""
 
     others_drawn: int
     others_learned: int
     held_out: tuple[int, ...]
-    """Pictures that nothing learns from: the concept's, then those of each other one of its kind."""
+    """Numbers of held-out pictures: the concept's first, then those of each other concept of its kind."""
 
     @classmethod
     def of(cls, target: Target, others: Sequence[Target]) -> "Surroundings":
-        """Read them off the target and the other concepts."""
+        """Count the pictures and prompts of the target and the other concepts."""
         kind = target.concept.kind
         alike = [len(other.concept.picture_digests) for other in others if other.concept.kind == kind]
         drawn = [other for other in others if other.concept.kind in (CONCEPT_KIND_OBJECT, kind)]
@@ -71,7 +71,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Work:
-    """What a unit takes at most; `assumed` where its evaluation does not say it."""
+    """The most that a unit makes and computes; `assumed` if its evaluation has no usable formulas."""
 
     pictures: int
     rows: int
@@ -79,7 +79,7 @@ class Work:
 
 
 def work_of(unit: Unit, description: EvaluationDescription, parameters: Parameters, surroundings: Surroundings) -> Work:
-    """Count a unit's work; where the evaluation has no formulas, or bad ones, it is counted high."""
+    """Count a unit's work; an evaluation without usable formulas gets a high estimate."""
     guided = 1 if unit.guidance_scale == 1 else 2
     if description.pictures and description.rows:
         known = {
@@ -104,7 +104,7 @@ def work_of(unit: Unit, description: EvaluationDescription, parameters: Paramete
 
 
 def formula_problem(formula: str, parameters: Parameters) -> str:
-    """Return what is wrong with a formula, computed with these parameters; empty where nothing is."""
+    """Return what is wrong with a formula, computed with these parameters; empty if nothing is."""
     known = {"cases": 2, "steps": 2, "guided": 2, "first": 1, "others_drawn": 1, "others_learned": 1}
     try:
         _compute(formula, known, parameters, (2, 2))
@@ -140,7 +140,7 @@ def _compute(formula: str, known: Mapping[str, int], parameters: Parameters, hel
     except (TypeError, ValueError, ArithmeticError) as error:
         raise error if isinstance(error, FormulaError) else FormulaError(f"it cannot be computed: {error}") from None
     if not isinstance(result, int | float) or not math.isfinite(result) or result < 0:
-        raise FormulaError(f"it comes to {result!r}, which is no count")
+        raise FormulaError(f"its result is {result!r}, which is not a count")
     return min(math.ceil(result), _MOST)
 
 

@@ -1,4 +1,4 @@
-"""Draws of a case at every combination of two parameters, of which a whole unit goes to the sampler as one request."""
+"""Draws of a case at every combination of two parameters; a whole unit goes to the sampler as one request."""
 
 from itertools import product
 
@@ -7,14 +7,14 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 CASES_PER_UNIT = 8
 MAX_DRAWS = 256
-"""Of a case; two arms of so many still fit into one request."""
+"""The most draws of a case in one arm. Two arms of this size still fit into one request."""
 
 
 def grid_of(parameters: Parameters, rows: str, columns: str, *, named: str) -> list[tuple[float, float]]:
     """Return every combination of the values of two parameters.
 
     Raises:
-        InvalidRequestError: there are more than `MAX_DRAWS`; the parameter that is `named` is the one to shorten.
+        InvalidRequestError: there are more than `MAX_DRAWS`; the violation names the parameter `named`.
     """
     grid = list(product(parameters[rows], parameters[columns]))
     if len(grid) > MAX_DRAWS:

@@ -1,6 +1,6 @@
-"""Which of a concept's known pictures serve what: attacks learn from the first half, the second is held out.
+"""A concept's known pictures: attacks learn from the first half, and the second half is held out.
 
-On pictures x with latents z, with the same noise and timesteps for every model,
+The error on pictures x with latents z, with the same noise and timesteps for every model, is
 
     L(x, c) = mean over t of mean over elements of (eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t, c))^2
 
@@ -23,20 +23,20 @@ TRAINING_TIMESTEPS = 1000
 
 
 def learnable(concept: Concept, most: int | None = None) -> list[str]:
-    """Return at most so many of the pictures that an attack may learn from, evenly spread; all of them unless given.
+    """Return at most `most` of the pictures that an attack may learn from, evenly spread; all of them by default.
 
     Raises:
         InvalidRequestError: the concept has fewer than two pictures.
     """
     half = len(concept.picture_digests) // 2
     if not half:
-        description = "must hold two pictures at least: half of them are learned from"
+        description = "must hold at least two pictures: the attack learns from half of them"
         raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
     return _spread(concept.picture_digests[:half], most)
 
 
 def held_out(concept: Concept, most: int) -> list[str]:
-    """Return at most so many of the pictures that nothing learns from, evenly spread; none where there are none."""
+    """Return at most `most` of the held-out pictures, evenly spread; empty if there are none."""
     return _spread(concept.picture_digests[len(concept.picture_digests) // 2 :], most)
 
 
@@ -44,7 +44,7 @@ def own_prompt(concept: Concept) -> str:
     """Return the first prompt of a concept.
 
     Raises:
-        InvalidRequestError: it has none.
+        InvalidRequestError: it has no prompt.
     """
     if not concept.prompts:
         problem = f"must be given; {concept.name!r} has none"
@@ -63,19 +63,19 @@ async def observe_losses(
     arms: tuple[str, str],
     changes: Sequence[ModelChange] = (),
 ) -> list[Observation]:
-    """Measure held-out pictures of the concept, and of others of its kind, under their own prompt and under none.
+    """Measure held-out pictures of the concept, and of others of its kind, under their own prompt and the empty one.
 
-    `pictures` and `other_pictures` are the most of each concept, `timesteps` the points of the grid, `arms` those of
-    the concept's pictures and of the others'. A picture of another kind may well show the concept: a red thing may be
-    one.
+    `pictures` and `other_pictures` are the most pictures of the concept and of each other one, `timesteps` the number
+    of points of the grid, and `arms` the arms for the concept's pictures and for the others'. Concepts of another kind
+    are left out, because their pictures may show the concept: a red thing may be the erased object.
 
     Raises:
-        InvalidRequestError: no picture of the concept is held out.
+        InvalidRequestError: the concept has no held-out picture.
     """
     concept = unit.target.concept
     groups = [(arms[0], concept, held_out(concept, pictures))]
     if not groups[0][2]:
-        description = "must hold two pictures at least: half of them are held out"
+        description = "must hold at least two pictures: half of them are held out"
         raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
     for other in unit.others:
         if other.concept.kind == concept.kind:

@@ -1,9 +1,9 @@
-"""What stands in a picture, as the judge says: one of the concepts of the erased one's kind, something else, or none.
+"""The label of a picture by the judge: a concept of the erased concept's kind, something else, or `NONE`.
 
-A judge's first choice among all its labels may answer another question: it calls a red heart "red". So each concept of
-the kind is asked for by its own labels, and of those detected the one with the highest score is the label. Where none
-is, the judge's first choice stands if it means no concept of the catalogue, as with the thousand labels of ImageNet;
-otherwise nothing of the kind is seen.
+A judge's first choice among all its labels may answer another question: it calls a red heart "red". So the judge is
+asked about each concept of the kind by that concept's own labels, and the detected one with the highest score is the
+label. If none is detected, the judge's first choice remains, provided that it means no concept of the catalogue (as
+most of ImageNet's thousand labels do not). Otherwise the label is `NONE`.
 """
 
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, J
 from unerase_backend.evaluation.models import JUDGE, Models
 
 NONE = "none of its kind"
-# As many questions as the judges answer at once.
+# The most questions that the judges accept in one request.
 QUESTIONS_AT_ONCE = 64
 
 
 async def assign_labels(unit: Unit, models: Models, observations: Sequence[Observation]) -> None:
-    """Give the judge's judgement of every scored observation the label of what stands there, with its probability.
+    """Set the label, and its probability, in the judge's judgement of every scored observation.
 
-    What cannot be judged again becomes unscored.
+    An observation whose picture cannot be judged again becomes unscored.
     """
     scored = [observation for observation in observations if observation.status == SAMPLE_STATUS_SCORED]
     if not scored:
@@ -49,7 +49,7 @@ async def assign_labels(unit: Unit, models: Models, observations: Sequence[Obser
 
 
 def unscore(observation: Observation, reason: str) -> None:
-    """Turn an observation into one that could not be scored."""
+    """Turn an observation into an unscored one."""
     observation.status, observation.reason = SAMPLE_STATUS_UNSCORED, reason
     observation.ClearField("judgements")
     observation.ClearField("measures")

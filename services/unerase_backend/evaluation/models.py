@@ -1,7 +1,7 @@
-"""What an evaluation is handed: pictures, encodings, errors and judgements of models that it only knows by name.
+"""The backends that an evaluation calls for pictures, encodings, errors and judgements; it knows models by name only.
 
-The same class serves in production (over Serve handles) and in tests (over the engines themselves): it needs four
-callables and does not know what is behind them.
+Production and tests use the same class, over Serve handles or over the engines themselves: it needs four callables and
+does not know what is behind them.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -45,8 +45,8 @@ class Models:
     ) -> list[Sample]:
         """Run trajectories and return their samples, in order of the trajectories.
 
-        A picture that fails is an unscored sample, not an error. `pictures` keeps the pictures without asking a judge;
-        `latents` returns the latents where each trajectory stopped; `changes` are made of the model before.
+        A picture that fails is an unscored sample, not an error. `pictures` keeps the pictures without judging them,
+        `latents` returns the latents at which each trajectory stopped, and `changes` are applied to the model first.
         """
         request = GenerateRequest(
             model=model,
@@ -78,7 +78,7 @@ class Models:
     ) -> NDArray[np.float64]:
         """Return mean-square noise-prediction errors, shape (pictures, prompts, timesteps).
 
-        `changes` are made of the model before.
+        `changes` are applied to the model first.
         """
         response = await self.measure_pictures(
             MeasureDenoisingRequest(
@@ -105,7 +105,7 @@ class Models:
     ) -> list[PictureJudgements]:
         """Judge pictures of the artefact store, in order.
 
-        `view` says what is shown of them; the CLIP judge `embedding_judge` embeds them as well.
+        `view` says which part of each picture the judges see. The CLIP judge `embedding_judge` also embeds it.
         """
         response = await self.classify_pictures(
             ClassifyRequest(
@@ -116,9 +116,9 @@ class Models:
 
 
 SELECTOR, JUDGE = 0, 1
-"""The places of the judgements that rooms look at, among the three of an observation."""
+"""Indices into the three judgements of an observation."""
 
 
 def panel(target: Target) -> list[Question]:
-    """Return the three questions about a concept in the order in which observations keep the judgements."""
+    """Return the three questions about a concept, in the order of an observation's judgements."""
     return [target.selector, target.judge, target.second_judge]

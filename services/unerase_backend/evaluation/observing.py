@@ -1,4 +1,4 @@
-"""How one sample becomes one observation."""
+"""Makes the observation of a sample."""
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -18,7 +18,7 @@ def observe(
 ) -> Observation:
     """Return the observation of `sample`, one draw of `arm` in case `case_index`.
 
-    `concept` is what was looked for; empty means the unit's own.
+    `concept` is the concept looked for, by default the unit's own.
     """
     return Observation(
         evaluation=unit.evaluation,

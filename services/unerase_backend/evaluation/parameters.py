@@ -1,7 +1,7 @@
-"""The parameters of an evaluation: checked against its description, defaults filled in.
+"""Checks an evaluation's parameters against its description and fills in the defaults.
 
-Pure, so that the coordinator refuses a bad request before anything is planned, by the same rule by which the
-rooms read a unit.
+The functions are pure. The coordinator uses them to refuse a bad request before it plans anything, and the rooms to
+read a unit, so both follow the same rules.
 """
 
 import difflib
@@ -27,12 +27,12 @@ Parameters = dict[str, Any]
 def resolve_parameters(
     description: EvaluationDescription, given: Struct, *, field: str = "unit.parameters"
 ) -> Parameters:
-    """Return every parameter of the evaluation by name: what is given, else its default.
+    """Return every parameter of the evaluation by name: the given value, or else the default.
 
-    Whole-number parameters come as `int`, others as `float`, list parameters as lists of either.
+    Whole-number parameters are `int`, others `float`, and list parameters lists of either.
 
     Raises:
-        InvalidRequestError: with one violation `<field>.<name>` for each parameter that is unknown, of another type,
+        InvalidRequestError: with one violation `<field>.<name>` for each parameter that is unknown, of the wrong type,
             not whole, not finite, or out of its bounds.
     """
     if len(given.fields) > MAX_LIST_LENGTH:
@@ -58,7 +58,7 @@ def resolve_parameters(
 
 
 def parameters_struct(parameters: Parameters) -> Struct:
-    """Return parameters as the message in which a unit carries them."""
+    """Return parameters as the message that a unit holds."""
     struct = Struct()
     json_format.ParseDict(parameters, struct)
     return struct
@@ -102,7 +102,7 @@ def _number_problem(parameter: ParameterDescription, number: float) -> str:
 
 
 def _unknown(evaluation: str, name: str, names: Sequence[str]) -> str:
-    # What is far longer than any name is like none of them, and takes long to compare.
+    # A text much longer than any name matches none of them, and takes long to compare.
     near = difflib.get_close_matches(name, names, n=1) if len(name) <= _MAX_NAME else []
     if near:
         return f"{evaluation} has no such parameter; did you mean {near[0]!r}?"

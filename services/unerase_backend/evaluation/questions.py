@@ -1,4 +1,4 @@
-"""Questions to judges, as far as they can be checked without the judges."""
+"""The checks of questions to judges that need no judge."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ MAX_TEXT_LENGTH = 1000
 
 
 def question_violations(questions: Sequence[Question], *, fewest: int = 0) -> Iterator[FieldViolation]:
-    """Yield what is wrong with the `questions` of a request, of which there must be `fewest` at least."""
+    """Yield what is wrong with the `questions` of a request; there must be at least `fewest`."""
     if not fewest <= len(questions) <= MAX_QUESTIONS:
         yield FieldViolation("questions", f"must be {fewest} to {MAX_QUESTIONS} questions, not {len(questions)}")
     for index, question in enumerate(questions[:MAX_QUESTIONS]):
@@ -21,11 +21,11 @@ def question_violations(questions: Sequence[Question], *, fewest: int = 0) -> It
 
 
 def problems(question: Question, field: str) -> Iterator[FieldViolation]:
-    """Yield what is wrong with one question, which stands at `field`."""
+    """Yield what is wrong with one question; `field` is its path in the request."""
     if not question.judge:
         yield FieldViolation(f"{field}.judge", "must name a judge")
     if not question.labels:
-        yield FieldViolation(f"{field}.labels", "must hold what means the concept")
+        yield FieldViolation(f"{field}.labels", "must hold the labels that mean the concept")
     for name, texts in (("labels", question.labels), ("alternatives", question.alternatives)):
         if len(texts) > MAX_TEXTS:
             yield FieldViolation(f"{field}.{name}", f"must be at most {MAX_TEXTS}, not {len(texts)}")

@@ -1,6 +1,6 @@
-"""How an evaluation declares itself.
+"""The registration of evaluations.
 
-Each room has a registry of its own, typed by what runs its evaluations: `probing.registry.ProbeRun` and
+Each room has its own registry, typed by the function that runs its evaluations: `probing.registry.ProbeRun` and
 `attack.registry.AttackRun`. Third parties register through the entry points `unerase.probes` and `unerase.attacks`,
 whose modules are imported once.
 """
@@ -33,21 +33,21 @@ from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.runtime.source import component_digest
 
 Run = TypeVar("Run", bound=Callable[..., Awaitable[list[Observation]]])
-"""What runs the evaluations of one room."""
+"""The type of the functions that run the evaluations of one room."""
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
 class Evaluation(Generic[Run]):
-    """A registered evaluation: what it is and what runs it."""
+    """A registered evaluation: its description and the function that runs it."""
 
     description: EvaluationDescription
     run: Run
 
 
 class Registry(Generic[Run]):
-    """The evaluations of one room, by name; no third party may take the name of one of the room `beside`."""
+    """The evaluations of one room, by name; a third party may not take a name from the package `beside`."""
 
     def __init__(self, package: str, entry_point_group: str, beside: str = "") -> None:
         self._evaluations = Components[Evaluation[Run]]("evaluation", package, entry_point_group, beside)
@@ -74,15 +74,16 @@ class Registry(Generic[Run]):
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
-        Without `deciding_arms` every arm decides; "prompt@*" stands for every arm that begins so. `others` asks for
-        every other concept of the catalogue; a measure may name the `roles` of which it is taken, or be
-        `without_model`. An audit that lacks a `required` evaluation is incomplete. `result` is what the verdict makes
-        of a measure: a table of its figures, or one of the results that only our own measures have.
-        `reference_begins` says that the reference makes what the model is handed. `pictures` and `rows` are formulas
-        (`evaluation/cost.py`) of what a unit makes and computes at most; without them it is counted high.
+        Without `deciding_arms` every arm decides; "prompt@*" matches every arm that begins "prompt@". With `others` a
+        unit also gets every other concept of the catalogue. A measure may name the `roles` that it is taken for, or be
+        `without_model`. An audit that lacks a `required` evaluation is incomplete. `result` is the result that the
+        verdict makes of a measure: by default a table of its figures; the other kinds are for our own measures only.
+        `reference_begins` says that the reference makes the input of the model under evaluation. `pictures` and `rows`
+        are formulas (`evaluation/cost.py`) for the most that a unit makes and computes; without them a high estimate is
+        used.
 
         Raises:
-            RegistrationError: the name is taken, or the description is not whole.
+            RegistrationError: the name is taken, or the description is incomplete or inconsistent.
         """
 
         def decorate(run: Run) -> Run:
@@ -112,7 +113,7 @@ class Registry(Generic[Run]):
         return decorate
 
     def all(self) -> dict[str, Evaluation[Run]]:
-        """Return every evaluation by name, those of third parties included."""
+        """Return every evaluation by name, including those of third parties."""
         return self._evaluations.all()
 
     def broken(self) -> dict[str, str]:
@@ -121,7 +122,7 @@ class Registry(Generic[Run]):
 
 
 def _refuse_bad(description: EvaluationDescription, run: Callable[..., Awaitable[list[Observation]]]) -> None:
-    """Refuse what would only show in an audit: a class that is none, a parameter without a default of its own kind."""
+    """Raise if the description is wrong in a way that only an audit would show, such as a default of the wrong type."""
     problems = []
     if not _NAME.fullmatch(description.name):
         problems.append('its name must be lower-case words and digits, joined by "-"')
@@ -151,7 +152,7 @@ def _refuse_bad(description: EvaluationDescription, run: Callable[..., Awaitable
 
 def _problems_of_no_measure(description: EvaluationDescription) -> list[str]:
     given = {
-        "name the roles of which it is taken": bool(description.roles),
+        "name the roles that it is taken for": bool(description.roles),
         "be without a model": description.without_model,
         "have a result of its own kind": bool(description.result),
     }

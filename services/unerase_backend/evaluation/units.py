@@ -1,4 +1,4 @@
-"""What a unit must hold, whichever room runs it: checked before any work, every bad field named."""
+"""The checks of a unit that every room makes before any work; the error names every bad field."""
 
 import math
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ MAX_CASES = most_items(Unit, "cases")
 MAX_OTHERS = most_items(Unit, "others")
 
 HEARTBEAT_SECONDS = 60.0
-"""How often a room that runs a unit gives a sign of life: a silent stream would be taken for a dead one."""
+"""Seconds between a room's signs of life while it runs a unit. The caller takes a silent stream for a dead one."""
 
 _ROLES = (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
 
 
 def resolve_unit(unit: Unit, registry: Registry[Run], kind: str) -> tuple[Evaluation[Run], Parameters]:
-    """Return the evaluation of a unit and its parameters, both checked; `kind` is what the registry holds.
+    """Return a unit's evaluation and its checked parameters; `kind` is the word for the registry's evaluations.
 
     Raises:
         NotFoundError: the registry does not have the evaluation.
@@ -50,7 +50,7 @@ def resolve_unit(unit: Unit, registry: Registry[Run], kind: str) -> tuple[Evalua
 
 
 def check_unit(unit: Unit, description: EvaluationDescription) -> Parameters:
-    """Check a unit of the evaluation that `description` is of, and return its parameters.
+    """Check a unit of the described evaluation, and return its parameters.
 
     Raises:
         InvalidRequestError: with every bad field.
@@ -79,7 +79,7 @@ def _general(unit: Unit) -> Iterator[FieldViolation]:
 
 
 def _generating(unit: Unit, *, required: bool) -> Iterator[FieldViolation]:
-    """Check what pictures are made with; a measure may do without."""
+    """Check the fields that making pictures requires; a measure may leave them empty."""
     if required and not unit.model:
         yield FieldViolation("unit.model", "must be given")
     if not required <= len(unit.cases) <= MAX_CASES:

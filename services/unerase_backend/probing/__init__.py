@@ -1,1 +1,1 @@
-"""Probes, and their deployment."""
+"""The probes and their deployment."""

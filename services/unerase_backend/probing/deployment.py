@@ -1,4 +1,4 @@
-"""The probes as a Ray Serve application; what they do is in `engine`."""
+"""The probes as a Ray Serve application; `engine` runs them."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -16,7 +16,7 @@ from unerase_backend.runtime.telemetry import configure_telemetry
 
 
 class Probing:
-    """The ingress of application "probing": its methods are the RPCs of ProbingService."""
+    """The ingress of the application "probing"; its methods are the RPCs of ProbingService."""
 
     def __init__(self, settings: ProbingSettings) -> None:
         configure_telemetry("probing", settings)
@@ -31,7 +31,7 @@ class Probing:
 
     @receives
     async def ListProbes(self, request: ListProbesRequest) -> ListProbesResponse:  # noqa: N802 - the RPC's name
-        """List the probes there are."""
+        """List the probes."""
         return await self._engine.ListProbes(request)
 
 

@@ -1,6 +1,6 @@
-"""Runs probes: a unit in, observations out.
+"""Runs probes: takes a unit and yields its observations.
 
-Whoever closes the stream cancels the unit, and with it the trajectories that it alone waits for.
+Closing the stream cancels the unit, and with it the trajectories that no other unit waits for.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from unerase_backend.probing.registry import PROBES
 
 
 class ProbingEngine:
-    """The probes, with the backends that they are handed."""
+    """Runs the probes with the given backends."""
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -24,7 +24,7 @@ class ProbingEngine:
 
         Raises:
             NotFoundError: an unknown probe, model or picture.
-            InvalidRequestError: a bad parameter, or a unit without what the probe needs.
+            InvalidRequestError: a bad parameter, or a unit that lacks a field the probe needs.
         """
         evaluation, parameters = resolve_unit(request.unit, PROBES, "probe")
         run = asyncio.ensure_future(evaluation.run(request.unit, self._models, parameters))

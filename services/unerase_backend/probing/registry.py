@@ -1,4 +1,4 @@
-"""The registry of probes, and what a probe is."""
+"""The registry of probes, and the type of a probe."""
 
 from typing import Protocol
 
@@ -13,7 +13,7 @@ class ProbeRun(Protocol):
     """Runs one unit of a probe: an async function that is decorated with `@probe`."""
 
     async def __call__(self, unit: Unit, models: Models, parameters: Parameters, /) -> list[Observation]:
-        """Return what was observed; raise nothing for a picture that failed."""
+        """Return the observations; a picture that failed is an unscored observation, not an error."""
         ...
 
 

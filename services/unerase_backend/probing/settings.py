@@ -4,4 +4,4 @@ from unerase_backend.runtime.settings import ReplicatedRoomSettings
 
 
 class ProbingSettings(ReplicatedRoomSettings):
-    """How many processes run probes; they compute nothing themselves."""
+    """The number of processes that run probes; they compute nothing themselves."""

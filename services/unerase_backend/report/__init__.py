@@ -1,4 +1,4 @@
-"""The report of an audit: its content, as JSON and as one HTML file, and its observations as Parquet."""
+"""The report of an audit as JSON and as one HTML file, and its observations as Parquet."""
 
 from unerase_backend.report.calibrated import shipped
 from unerase_backend.report.content import build

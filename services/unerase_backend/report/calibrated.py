@@ -1,6 +1,6 @@
 """Calibrations: computed from exported audits, shipped as JSON, printed as Markdown.
 
-`unerase calibrate` finds `calibrate_files` by its entry point, so that the client imports nothing of the backend.
+`unerase calibrate` finds `calibrate_files` by its entry point, so that the client does not import the backend.
 """
 
 import json
@@ -15,26 +15,26 @@ from unerase_backend.verdict.calibration import Calibrations, Trial, Truth, cali
 from unerase_backend.verdict.roles import recorded_problem
 
 SHIPPED = "calibration.json"
-"""The testbed's calibration, a file beside this module; `docs/calibration.md` says how it was made."""
+"""The testbed's calibration, in this module's folder; `docs/calibration.md` says how it was made."""
 
 _SHOWN_BUDGETS = (1, 2, 4, 8, 16)
 
 
 @cache
 def shipped() -> Calibrations:
-    """Return the calibration of the embedded testbed; it is empty if none is shipped."""
+    """Return the calibration of the embedded testbed; empty if none is shipped."""
     file = files("unerase_backend.report").joinpath(SHIPPED)
     return Calibrations(json.loads(file.read_text()) if file.is_file() else None)
 
 
 def calibrate_files(exported: Sequence[bytes]) -> tuple[str, str]:
-    """Return the calibration that follows from audits of several models, as JSON and as a Markdown table.
+    """Return the calibration from audits of several models, as JSON and as a Markdown table.
 
     `exported` are the audits' observations as Parquet.
 
     Raises:
-        ValueError: a file holds no such observations, an audit's models and judges are not different ones, the audits
-            do not belong together, or no model of them holds the concept or none lacks it.
+        ValueError: a file does not hold exported observations, an audit's models or judges are the same, the audits do
+            not belong together, no subject certainly holds the concept, or no subject never learned it.
     """
     trials = []
     for file in exported:
@@ -44,7 +44,7 @@ def calibrate_files(exported: Sequence[bytes]) -> tuple[str, str]:
         if subject is None:
             raise ValueError(f"the manifest of the audit {audit.audit_id} lacks its subject {spec.subject}")
         if problem := recorded_problem(spec, audit.content.concept, audit.content.manifest):
-            raise ValueError(f"the audit {audit.audit_id} of {spec.subject} counts for nothing: {problem}")
+            raise ValueError(f"the audit {audit.audit_id} of {spec.subject} cannot be used: {problem}")
         words = audit.content.concept.names
         trials.append(Trial(spec, subject, audit.descriptions, audit.observations, words))
     calibrated = calibrate(trials)
@@ -70,7 +70,7 @@ def table(calibrated: Mapping[str, Any]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    # Names of models and evaluations come from files, and must not end a cell or a line.
+    # Names of models and evaluations come from files: a "|" or a line break in them must not end a cell or a line.
     return "| " + " | ".join(visible(cell).replace("|", r"\|") for cell in cells) + " |"
 
 

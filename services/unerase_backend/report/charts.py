@@ -24,10 +24,10 @@ from unerase_backend.report.drawing import (
 )
 
 WIDTH, NAMED_WIDTH = 312, 336
-"""Of a chart with axes, and of one whose curves are named beside it: about a phone's."""
+"""The widths of a chart with axes, and of one with names beside its curves: about the width of a phone."""
 
 APART = 5.0
-"""Curves closer than this are drawn so far apart."""
+"""Curves closer than this are drawn this far apart."""
 
 LINE = 12.5
 """Height of a line of words."""
@@ -77,7 +77,7 @@ def excess_lane(role: str, excess: Excess, tolerance: float) -> Markup:
 
 
 def bar(role: str, part: int, whole: int, label: str) -> Markup:
-    """Draw the share that a label has of a model's pictures."""
+    """Draw the share of a model's pictures that have a label."""
     width, height = 168, 20
     lines = [line("grid", 4 + tick * (width - 8), 0, 4 + tick * (width - 8), height) for tick in _QUARTERS]
     reach = part / whole * (width - 8) if whole else 0.0
@@ -87,7 +87,7 @@ def bar(role: str, part: int, whole: int, label: str) -> Markup:
 
 @dataclass(frozen=True)
 class Point:
-    """A figure with its interval, at a place across."""
+    """A figure with its interval, at a position on the horizontal axis."""
 
     at: float
     value: float
@@ -102,7 +102,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says, where, and how its numbers read."""
+    """An axis: its scale, its ticks, the format of its numbers, and its title."""
 
     scale: Scale
     ticks: Sequence[float]
@@ -118,9 +118,9 @@ def lines(
     described: str,
     limit: float | None = None,
 ) -> Markup:
-    """Draw curves with their bands, one a role, over one axis; where nothing was measured the curve is interrupted.
+    """Draw one curve with its band for each role; a curve is interrupted where nothing was measured.
 
-    Several curves are named at their ends, and those that would lie on one another lie side by side.
+    Several curves are named at their ends. Curves that would coincide are drawn side by side.
     """
     named = len(series) > 1
     frame = Frame(46, 10, 222 if named else 244, 150, across.scale, along.scale)
@@ -151,7 +151,7 @@ def lines(
 
 
 def _stretch(frame: Frame, role: str, points: Sequence[Point], aside: float) -> list[Markup]:
-    """Draw one uninterrupted curve with its band, moved down by some units."""
+    """Draw one uninterrupted curve with its band, moved down by `aside` units."""
     upper = [(frame.x(point.at), frame.y(known(point.upper, point.value))) for point in points]
     lower = [(frame.x(point.at), frame.y(known(point.lower, point.value))) for point in reversed(points)]
     path = [(frame.x(point.at), frame.y(point.value) + aside) for point in points]
@@ -159,7 +159,7 @@ def _stretch(frame: Frame, role: str, points: Sequence[Point], aside: float) -> 
 
 
 def _aside(curves: Mapping[str, Sequence[tuple[float, float]]], middle: float) -> dict[str, float]:
-    """Return how far down each curve is moved, so that none hides another: the last drawn stays where it is.
+    """Return how far down each curve is moved so that none hides another; the last one drawn does not move.
 
     A curve moves towards the middle, so that it stays inside the chart.
     """
@@ -173,14 +173,14 @@ def _aside(curves: Mapping[str, Sequence[tuple[float, float]]], middle: float) -
 
 
 def _coincide(one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> bool:
-    """Whether two curves share a stretch; where they only cross, both can be seen."""
+    """Whether two curves coincide over a stretch; if they only cross, both are visible."""
     there = dict(other)
     close = [x in there and abs(there[x] - y) < APART for x, y in one]
     return any(map(all, pairwise(close))) or (len(one) == 1 and any(close))
 
 
 def _names(ends: Mapping[str, float], frame: Frame) -> list[Markup]:
-    """Write each role beside the end of its curve, the names below one another where the ends lie close."""
+    """Write each role beside the end of its curve; names of ends that lie close are stacked."""
     order = sorted(ends, key=lambda role: ends[role])
     heights = [ends[role] for role in order]
     for at in range(1, len(heights)):
@@ -196,14 +196,14 @@ def _names(ends: Mapping[str, float], frame: Frame) -> list[Markup]:
 
 
 def curve(title: str, points: Sequence[CurvePoint]) -> Markup:
-    """Draw success against budget: the share of cases that the best of the first k draws shows the concept in."""
+    """Draw success against budget: the share of cases in which the best of the first k draws shows the concept."""
     last = max(point.budget for point in points)
     across = Axis(Scale(1, max(last, 2)), _counts(last), str, "draws a case")
     return _rates(title, [(point.budget, point) for point in points], across)
 
 
 def over_steps(title: str, points: Sequence[tuple[float, ArmResult]], unit: str) -> Markup:
-    """Draw success against what an attack spent: the share of single draws that show the concept."""
+    """Draw success against the effort of an attack: the share of single draws that show the concept."""
     spent = [at for at, _ in points]
     read = share if unit == "share of the steps" else short
     scale = Scale(0, max(spent))
@@ -211,7 +211,7 @@ def over_steps(title: str, points: Sequence[tuple[float, ArmResult]], unit: str)
 
 
 def figures(title: str, points: Sequence[tuple[float, float]], unit: str) -> Markup:
-    """Draw a figure that an attack gave at several places."""
+    """Draw a figure that an attack reported at several points."""
     numbers = [value for _, value in points if math.isfinite(value)]
     along = Scale(0, 1) if all(0 <= value <= 1 for value in numbers) else Scale.fit(numbers, zero=False)
     spent = [at for at, _ in points]

@@ -1,4 +1,4 @@
-"""The content of a report: the same bytes for two runs of one audit, in whatever order observations arrived."""
+"""The content of a report: two runs of an audit give the same bytes, whatever the order of the observations."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from unerase_backend.report.schema import canonical_json
 from unerase_backend.verdict.draws import JUDGE, SELECTOR, is_scored
 
 CASES_SHOWN = 4
-"""Cases of one evaluation whose pictures are shown: half hits of the subject and half misses, where it has both."""
+"""Cases of one evaluation whose pictures are shown: half hits and half misses of the subject, if it has both."""
 
 _ROLES = (ModelRole.MODEL_ROLE_SUBJECT, ModelRole.MODEL_ROLE_REFERENCE, ModelRole.MODEL_ROLE_CONTROL)
 
@@ -64,13 +64,13 @@ def build(
 def needed_descriptions(
     descriptions: Iterable[EvaluationDescription], evaluations: Iterable[EvaluationRequest]
 ) -> list[EvaluationDescription]:
-    """Return what a verdict has to know: the evaluations of the battery, and every required one."""
+    """Return the descriptions that a verdict needs: of the battery's evaluations, and of every required one."""
     battery = {evaluation.name for evaluation in evaluations}
     return [description for description in descriptions if description.required or description.name in battery]
 
 
 def place(observation: Observation) -> tuple[str, int, str, str, int, str, int]:
-    """Return the sort key of an observation; no two of an audit have the same."""
+    """Return the sort key of an observation, which is unique within an audit."""
     return (
         observation.evaluation,
         observation.role,
@@ -83,7 +83,7 @@ def place(observation: Observation) -> tuple[str, int, str, str, int, str, int]:
 
 
 def digest_of(observations: Iterable[Observation]) -> str:
-    """Return SHA-256 over the canonical JSON of the observations, one a line."""
+    """Return the SHA-256 of the observations' canonical JSON, one observation a line."""
     digest = hashlib.sha256()
     for observation in observations:
         digest.update(canonical_json(observation).encode() + b"\n")
@@ -91,9 +91,9 @@ def digest_of(observations: Iterable[Observation]) -> str:
 
 
 def pictures_of(result: EvaluationResult, observations: Sequence[Observation]) -> list[ReportPicture]:
-    """Return the pictures that show an evaluation: of a few cases, the draw that decided for each model.
+    """Return the pictures shown for an evaluation: the deciding draw of each model in a few cases.
 
-    The first hits and the first misses of the subject in order of the cases, so that nobody chose them.
+    The cases are the subject's first hits and first misses in order of the cases, so that nobody selects them.
     """
     deciding = {arm.arm for arm in result.arms if arm.deciding}
     drawn: dict[int, dict[int, Observation]] = {}

@@ -1,9 +1,9 @@
-"""Figures of other models on the plane, from finished audits, shown beside those of an audit for comparison.
+"""Figures of other models from finished audits, shown on the plane beside those of an audit for comparison.
 
 `context.json` holds them for each reference and concept of the testbed; `python -m tools.context DIR` writes it from
-the JSON reports of a folder. A model's figures belong to its reference, so the reference is known by its digest: for
-other weights of the same name there is no context. They are not findings of the audit that shows them, and no part of
-its content.
+the JSON reports of a folder. A model's figures depend on its reference, so the reference is identified by its digest:
+other weights of the same name have no context. The figures are not findings of the audit that shows them, and not part
+of its content.
 """
 
 import json
@@ -24,7 +24,7 @@ class ContextPoint:
 
     model: str
     method: str
-    """The published method of its erasure; empty where there is none."""
+    """The published method of its erasure; empty if there is none."""
     digest: str
     destruction: Estimate
     lost_pull: Estimate
@@ -32,25 +32,25 @@ class ContextPoint:
 
     @property
     def name(self) -> str:
-        """The method's name, else the last part of the model's."""
+        """The method's name, or else the last part of the model's name."""
         return self.method or self.model.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Context:
-    """The models of one reference and concept, and where their figures come from."""
+    """The models of one reference and concept, and the source of their figures."""
 
     source: str
     points: list[ContextPoint]
 
 
 def context_of(content: ReportContent) -> Context | None:
-    """Return the context of an audit, less the audit's own models; None where there is none for its reference."""
+    """Return the context of an audit without the audit's own models; None if its reference has no context."""
     digests = {model.name: model.digest for model in content.manifest.models}
     spec = content.spec
     for group in _groups():
         if (group["concept"], group["reference"]) == (content.concept.name, digests.get(spec.reference)):
-            # The reference stands at the origin by definition, so it has no figures there.
+            # The reference is at the origin by definition, so it has no figures.
             own = {digests.get(name) for name in (spec.subject, spec.reference, spec.control)}
             points = [_point(entry) for entry in group["models"]]
             return Context(group["source"], [point for point in points if point.digest not in own])

@@ -1,6 +1,6 @@
-"""Curves over what was spent: budgets of evaluations, optimisation steps of attacks, figures of findings.
+"""Curves over the effort: the budget of an evaluation, the optimisation steps of an attack, the figures of a finding.
 
-A name may say after an "@" what was spent: an arm's as in "few-shot@40", a figure's as in "auc@100".
+The name of an arm or a figure may give the effort after an "@", as in "few-shot@40" or "auc@100".
 """
 
 import re
@@ -19,7 +19,7 @@ _COUNTED = re.compile(r"(.*)@(\d+(?:\.\d+)?)")
 
 @dataclass(frozen=True)
 class FindingCurves:
-    """A finding with its figures: curves of those given at several places, and single figures."""
+    """A finding with its figures: curves of those reported at several points, and single figures."""
 
     finding: Finding
     curves: list[tuple[str, Markup]]
@@ -34,7 +34,7 @@ def budget_curves(result: EvaluationResult) -> Iterator[tuple[str, Markup]]:
 
 
 def effort_curves(result: EvaluationResult) -> Iterator[tuple[str, Markup]]:
-    """Yield a curve of detection over the effort, with its title, for each name that arms have several efforts of."""
+    """Yield a curve of detection over the effort, with its title, for each group of arms with several efforts."""
     found: dict[str, list[tuple[float, ArmResult]]] = {}
     for arm in result.arms:
         if match := _COUNTED.fullmatch(arm.arm):
@@ -48,7 +48,7 @@ def effort_curves(result: EvaluationResult) -> Iterator[tuple[str, Markup]]:
 
 
 def finding_order(finding: Finding) -> tuple[bool, int, str, float, int]:
-    """Return the key that sorts findings as the report does, but "few-shot@5" before "few-shot@40"."""
+    """Return the sort key of a finding: the order of the report, except "few-shot@5" before "few-shot@40"."""
     match = _COUNTED.fullmatch(finding.label)
     name, spent = (match[1], float(match[2])) if match else (finding.label, 0.0)
     return finding.HasField("case_index"), finding.case_index, name, spent, finding.role

@@ -1,9 +1,8 @@
 """The elements of the report's drawings: axes, marks, lines and words, as inline SVG.
 
-Colours are classes (`subject`, `reference`, `control`, `context`), so that the page's style sheet decides them for
-light, dark and print; each kind of model has a shape of its own besides. Every drawing has a title and says in words
-what it shows, for those who do not see it. A drawing is about as wide as a phone, so that its words keep their size
-there.
+Colours are classes (`subject`, `reference`, `control`, `context`), which the page's style sheet defines for light, dark
+and print. Each kind of model also has its own shape. Every drawing has a title and a description in words for readers
+who cannot see it. A drawing is about as wide as a phone, so that its words are not shrunk there.
 """
 
 import math
@@ -17,25 +16,25 @@ from unerase.v1.verdicts_pb2 import Estimate
 from unerase_backend.report.text import visible
 
 ROLES = ("control", "reference", "subject")
-"""In drawing order, so that the subject is on top."""
+"""The roles in drawing order, so that the subject is on top."""
 
 FAR = 4
-"""An axis of figures this many times its unit is compressed beyond the unit, so that both near and far can be read."""
+"""An axis that reaches this many units is compressed beyond one unit, so that small and large figures can be read."""
 
 
 def share(value: float) -> str:
-    """Return a share in per cent, as in "71 %"; "none" where it is not finite."""
+    """Return a share in per cent, as in "71 %"; "none" if it is not finite."""
     return f"{100 * value:.0f} %".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "none"
 
 
 def short(value: float) -> str:
-    """Return a figure with three digits, as axes show it."""
+    """Return a figure with three digits, as on an axis."""
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis from `low` to `high`: linear, or as asinh(value / unit), linear near 0 and a logarithm far out."""
+    """An axis from `low` to `high`: linear, or asinh(value / unit), which is linear near 0 and logarithmic far out."""
 
     low: float
     high: float
@@ -43,7 +42,7 @@ class Scale:
 
     @classmethod
     def fit(cls, numbers: Iterable[float], *, zero: bool = True, unit: float | None = None) -> "Scale":
-        """Return the axis that holds the numbers and some margin; compressed where they lie far beyond `unit`."""
+        """Return an axis for the numbers with some margin; it is compressed if they reach far beyond `unit`."""
         finite = [number for number in numbers if math.isfinite(number)]
         finite = [0.0, *finite] if zero or not finite else finite
         far = unit is not None and max(map(abs, finite)) > FAR * unit
@@ -53,13 +52,13 @@ class Scale:
         return cls(scale._unbent(low - margin), scale._unbent(high + margin), scale.unit)
 
     def place(self, value: float) -> float:
-        """Return where the value lies, from 0 to 1; what is outside, infinities too, lies at the edge."""
+        """Return the position of a value, from 0 to 1; values outside, and infinities, are at the edge."""
         inside = min(max(value, self.low), self.high)
         low, high = self._bent(self.low), self._bent(self.high)
         return (self._bent(inside) - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Return about five round numbers; of a compressed axis 0 and 1, 2, 5, 10... units."""
+        """Return about five round numbers, or 0 and 1, 2, 5, 10... units on a compressed axis."""
         if self.unit is not None:
             reach = max(-self.low, self.high)
             steps = [self.unit]
@@ -68,7 +67,7 @@ class Scale:
                     break
                 steps.append(self.unit * (1, 2, 5)[number % 3] * 10 ** (number // 3))
             every = math.ceil(len(steps) / 7)
-            # Downwards only the first: there lies little, and its words would touch.
+            # Only the first below 0: the labels of others would touch.
             return [tick for tick in (-self.unit, 0.0, *steps[::every]) if self.low <= tick <= self.high]
         rough = (self.high - self.low) / 5
         unit = 10 ** math.floor(math.log10(rough))
@@ -104,16 +103,16 @@ class Frame:
         return self.top + self.height
 
     def x(self, value: float) -> float:
-        """Return where a value lies across."""
+        """Return the horizontal position of a value."""
         return self.left + self.across.place(value) * self.width
 
     def y(self, value: float) -> float:
-        """Return where a value lies from above."""
+        """Return the vertical position of a value, from the top."""
         return self.bottom - self.along.place(value) * self.height
 
 
 def mark(kind: str, x: float, y: float, size: float = 4.5) -> Markup:
-    """Draw a kind of model by its own shape: a filled circle, a diamond, an open square; for context a small cross."""
+    """Draw the mark of a kind of model: a filled circle, a diamond, an open square, or a small cross for context."""
     if kind == "subject":
         return Markup('<circle class="mark subject" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(x, y, size)
     if kind == "reference":
@@ -149,14 +148,14 @@ def polygon(kind: str, points: Sequence[tuple[float, float]]) -> Markup:
 
 
 def words(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Markup:
-    """Write into a drawing; `anchor` is "start", "middle" or "end"."""
+    """Write text into a drawing; `anchor` is "start", "middle" or "end"."""
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(
         kind, x, y, anchor, visible(text)
     )
 
 
 def drawing(width: int, height: int, title: str, inside: Iterable[Markup], kind: str, described: str = "") -> Markup:
-    """Return the drawing, with its title and what it shows in words."""
+    """Return the drawing with its title and its description in words."""
     description = Markup("<desc>{}</desc>").format(visible(described)) if described else ""
     return Markup(
         '<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="img"><title>{}</title>{}{}</svg>'
@@ -169,7 +168,7 @@ def ends(figures: Iterable[Estimate]) -> list[float]:
 
 
 def known(number: float, instead: float) -> float:
-    """Return an interval's end, or the value itself where there is no such end."""
+    """Return `number`, an interval's end, or `instead` if it is not finite."""
     return instead if math.isnan(number) else number
 
 

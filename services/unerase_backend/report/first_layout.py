@@ -1,7 +1,8 @@
-"""What the first layout of exported observations (1.0) left unsaid, and the verdict of that time knew by name.
+"""Completes exports in the first layout (1.0), whose verdict knew some evaluations by name.
 
-Its descriptions are of the battery alone, so that the required evaluations that it lacked are missing, and they do not
-say what the verdict makes of a measure. These tables are history: they do not change with the evaluations there are.
+That layout describes only the battery's evaluations, so the required ones that the battery lacked are missing. Its
+descriptions also do not give a measure's kind of result. These tables describe the past: they do not change when
+evaluations are added.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ _RESULTS = {
 
 
 def completed(descriptions: Sequence[EvaluationDescription]) -> list[EvaluationDescription]:
-    """Return the descriptions of a file in the first layout as a later one would have them."""
+    """Return the descriptions of a file in the first layout as a later layout would hold them."""
     described = {description.name: description for description in descriptions}
     required = {name: described.get(name, EvaluationDescription(name=name)) for name in _REQUIRED}
     whole = []

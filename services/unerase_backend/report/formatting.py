@@ -6,12 +6,12 @@ from unerase.v1.verdicts_pb2 import Estimate, Interval
 
 
 def number(value: float) -> str:
-    """Return a figure with two decimals and a true minus sign; "none" where it is not finite."""
+    """Return a figure with two decimals and a true minus sign; "none" if it is not finite."""
     return _signed(f"{value:.2f}") if math.isfinite(value) else "none"
 
 
 def points(value: float) -> str:
-    """Return a difference of two rates in percentage points, as in "+71"; "none" where it is not finite."""
+    """Return a difference of two rates in percentage points, as in "+71"; "none" if it is not finite."""
     return f"+{_percent(value)}" if value >= 0.005 else _percent(value)
 
 
@@ -21,7 +21,7 @@ def span(interval: Interval) -> str:
 
 
 def p_value(p: float) -> str:
-    """Return a p-value with two digits and its sign, as in "= 0.012"; the smallest as a bound."""
+    """Return a p-value with two digits and a relation, as in "= 0.012"; small values are a bound."""
     return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
 
 

@@ -41,10 +41,10 @@ from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, Ground, grounds, summarise
 
 FINDINGS_SHOWN = 6
-"""Findings of one evaluation that are shown unfolded: with three models, those of two cases."""
+"""Findings of one evaluation that are shown unfolded: two cases of three models."""
 
 LABELS_SHOWN = 10
-"""Labels of the distribution of alternatives that are shown unfolded."""
+"""Labels of the alternatives that are shown unfolded."""
 
 _HEADLINES = {
     Conclusion.CONCLUSION_INCOMPLETE: ("Incomplete", "none"),
@@ -54,14 +54,14 @@ _HEADLINES = {
     Conclusion.CONCLUSION_REMOVED: ("Removed, up to the budget that was spent", "good"),
     Conclusion.CONCLUSION_INCONCLUSIVE: ("Inconclusive", "open"),
 }
-"""A conclusion as a heading, and its colour."""
+"""The heading of each conclusion, and its colour."""
 
 _MARK_OF_GROUND = {
     AGAINST: ("bad", "\N{MULTIPLICATION X}", "speaks against the erasure"),
     NOTHING_FOUND: ("good", "\N{CHECK MARK}", "nothing found"),
     OPEN: ("open", "?", "settles nothing"),
 }
-"""Of what a verdict rests on: its colour, its sign, and the sign in words."""
+"""The colour of each kind of ground, its sign, and the sign in words."""
 
 
 _ENVIRONMENT = Environment(
@@ -70,7 +70,7 @@ _ENVIRONMENT = Environment(
     auto_reload=False,
     autoescape=True,
     undefined=StrictUndefined,
-    # Makes invisible characters visible in all that the page shows, attributes included.
+    # Makes invisible characters visible everywhere on the page, including in attributes.
     finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -96,14 +96,14 @@ class _ShownCase:
 
 @dataclass(frozen=True)
 class _AlternativeRow:
-    """How often each model's pictures have one label: the model's role, its share, and its labelled pictures."""
+    """One label of the alternatives; for each model its role, the label's share, and the number of pictures."""
 
     label: str
     shares: list[tuple[str, LabelShare, int]]
 
 
 def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
-    """Return the page; `read_picture` gives a picture's PNG for its digest, and its errors are raised."""
+    """Return the page; `read_picture` returns the PNG of a digest, and its errors propagate."""
     content = report.content
     verdict = content.verdict
     headline, tone = _HEADLINES.get(verdict.conclusion, ("No verdict", "none"))
@@ -177,7 +177,7 @@ def _moment(report: Report, field: Literal["create_time", "end_time"]) -> str:
 
 
 def _running_head(report: Report) -> Markup:
-    """Return what stands at the head of each printed page, as a string of CSS: an audit's id and its date."""
+    """Return the header of each printed page, as a CSS string: the audit's id and date."""
     said = ["unerase audit report"]
     if AUDIT_ID.fullmatch(report.audit_id):
         said.append(f"audit {report.audit_id}")
@@ -247,18 +247,18 @@ def _role(value: ModelRole.ValueType) -> str:
 
 
 def _calibrated(calibration: Calibration) -> str:
-    """Return in words what is known of an evaluation from models of known truth."""
+    """Return the calibration of an evaluation in words."""
     held, free = calibration.sensitivity, calibration.specificity
     known = []
     if calibration.HasField("sensitivity"):
         known.append(f"brings the concept back in {held.hits} of {held.cases} cases of models that hold it")
     if calibration.HasField("specificity"):
-        known.append(f"falsely in {free.cases - free.hits} of {free.cases} of models that never learned it")
+        known.append(f"falsely in {free.cases - free.hits} of {free.cases} cases of models that never learned it")
     return ", ".join(known)
 
 
 def _sources(results: Iterable[EvaluationResult]) -> list[str]:
-    """Return where what is known of the evaluations comes from, each source once."""
+    """Return the distinct sources of the evaluations' calibrations."""
     return list(dict.fromkeys(each.calibration.source for each in results if each.HasField("calibration")))
 
 
@@ -287,7 +287,7 @@ def _parameters(evaluation: EvaluationRequest) -> str:
 
 
 def _alternative_rows(result: AlternativesResult) -> list[_AlternativeRow]:
-    """Return the labels in order of the subject's pictures, then of the other models'."""
+    """Return a row for each label: the subject's labels in their order, then those of the other models."""
     models: list[tuple[Alternatives, dict[str, LabelShare]]] = [
         (model, {each.label: each for each in model.labels})
         for model in sorted(result.models, key=lambda model: model.role)

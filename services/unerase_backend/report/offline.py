@@ -1,6 +1,6 @@
-"""Computes the verdict of an audit from its exported observations, without a backend, pictures or models.
+"""Computes the verdict of an audit from its exported observations, without a running backend, pictures or models.
 
-`unerase verdict` finds `conclude_file` by its entry point, so that the client imports nothing of the backend.
+`unerase verdict` finds `conclude_file` by its entry point, so that the client does not import the backend.
 """
 
 from pathlib import Path
@@ -13,12 +13,12 @@ from unerase_backend.verdict.roles import recorded_problem
 
 
 def conclude_file(file: Path, tolerances: Tolerances) -> Audit:
-    """Return the audit of an exported file with its verdict, as it was or at other `tolerances`.
+    """Return the audit of an exported file with its verdict, at the audit's tolerances or at other `tolerances`.
 
     Raises:
-        ValueError: the file holds no such observations, its subject, reference, control and judges are not different
-            ones, or a tolerance is out of its bounds.
-        OSError: it cannot be read.
+        ValueError: the file does not hold exported observations, its models or judges are the same, or a tolerance is
+            out of its bounds.
+        OSError: the file cannot be read.
     """
     try:
         audit = read_parquet(file.read_bytes())
@@ -34,11 +34,11 @@ def conclude_exported(audit: ExportedAudit, tolerances: Tolerances) -> Audit:
             raise ValueError(f"{field.name}: {problem}")
     spec = audit.content.spec
     if problem := recorded_problem(spec, audit.content.concept, audit.content.manifest):
-        raise ValueError(f"{problem}: no verdict follows from this audit; run it again with others")
+        raise ValueError(f"{problem}: this audit has no valid verdict; run it again with other models or judges")
     spec.tolerances.MergeFrom(tolerances)
     verdict = conclude(audit.observations, audit.descriptions, spec.battery.evaluations, spec)
     for result in verdict.evaluations:
-        # The calibration that the audit quoted, since this installation may have a different one.
+        # The calibration that the audit quoted, because this installation may have a different one.
         if result.name in audit.calibrations:
             result.calibration.CopyFrom(audit.calibrations[result.name])
     return Audit(id=audit.audit_id, spec=spec, state=AUDIT_STATE_SUCCEEDED, verdict=verdict)

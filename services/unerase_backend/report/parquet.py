@@ -1,7 +1,7 @@
-"""The observations of an audit as one Parquet file, and back without loss.
+"""Writes the observations of an audit as one Parquet file, and reads them back without loss.
 
-One row an observation, in the order of the report's digest. Beside the rows, in the file's key-value metadata, is what
-the verdict needs: the same verdict follows from the file alone.
+Each observation is a row, in the order of the report's digest. The file's key-value metadata holds everything else that
+the verdict needs, so that the verdict can be computed from the file alone.
 
     unerase.schema_version  version of this layout, as in "1.1"
     unerase.audit           the audit's id
@@ -11,9 +11,9 @@ the verdict needs: the same verdict follows from the file alone.
                             required one that it lacks
     unerase.calibrations    JSON object: by evaluation, the Calibration that the audit quoted
 
-The columns, of which `selector_`, `judge_` and `second_judge_` each have those of `_JUDGED`, are null where the
-judge said nothing; `measures` is a map from a figure's name to its value. Equal observations are equal bytes, within
-one version of pyarrow.
+The prefixes `selector_`, `judge_` and `second_judge_` each have the columns of `_JUDGED`, which are null if that judge
+gave no judgement. `measures` maps a figure's name to its value. Equal observations give equal bytes within one version
+of pyarrow.
 """
 
 import json
@@ -34,7 +34,7 @@ from unerase_backend.report.first_layout import completed
 from unerase_backend.report.schema import canonical_json
 
 PARQUET_VERSION = "1.1"
-"""The first number changes with what a reader must know, the second with what was added."""
+"""The layout's version: the first number changes if older readers fail, the second if something is added."""
 
 JUDGES = ("selector", "judge", "second_judge")
 ROLE, STATUS = "MODEL_ROLE_", "SAMPLE_STATUS_"
@@ -63,7 +63,7 @@ _JUDGED: dict[str, pa.DataType] = {
     "detected": pa.bool_(),
     "label": pa.string(),
     "label_score": pa.float64(),
-    # Null where the judge compares nothing with a text.
+    # Null if the judge does not compare pictures with texts.
     "similarity": pa.float64(),
 }
 SCHEMA = pa.schema(
@@ -77,7 +77,7 @@ AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 @dataclass(frozen=True)
 class ExportedAudit:
-    """What a file holds; `content` has no verdict and no pictures."""
+    """The content of a file; `content` has no verdict and no pictures."""
 
     audit_id: str
     content: ReportContent
@@ -92,7 +92,7 @@ def render_parquet(
     descriptions: Iterable[EvaluationDescription],
     observations: Iterable[Observation],
 ) -> bytes:
-    """Return the file; of `descriptions` those of the battery and the required ones are kept, in their order.
+    """Return the file; it keeps the `descriptions` of the battery's evaluations and the required ones, in their order.
 
     Raises:
         ValueError: an observation has more judgements than there are judges.
@@ -130,17 +130,17 @@ def render_parquet(
 
 
 def read_parquet(file: bytes) -> ExportedAudit:
-    """Return what a file holds.
+    """Return the content of a file.
 
     Raises:
-        ValueError: it is no Parquet file, is damaged, was not made here, has another major version, or its rows are
-            not those that were exported.
+        ValueError: the file is not Parquet, is damaged, was not made by unerase, has another major version, or its rows
+            were changed after the export.
     """
     try:
         table = pq.read_table(pa.BufferReader(file))
     except (pa.ArrowException, OSError) as error:
-        # Arrow says which offset of the file is wrong, over several lines; the first says enough.
-        raise ValueError(f"it is no whole Parquet file ({str(error).splitlines()[0]})") from None
+        # Arrow's message has several lines; the first says what is wrong.
+        raise ValueError(f"it is not a complete Parquet file ({str(error).splitlines()[0]})") from None
     metadata = {
         key.decode(errors="replace"): value.decode(errors="replace")
         for key, value in (table.schema.metadata or {}).items()
@@ -149,7 +149,7 @@ def read_parquet(file: bytes) -> ExportedAudit:
     if not version:
         raise ValueError("it holds no observations of an audit: the Parquet file was not made by unerase")
     if version.partition(".")[0] != PARQUET_VERSION.partition(".")[0]:
-        raise ValueError(f"its layout has the version {version}; this installation reads {PARQUET_VERSION}")
+        raise ValueError(f"its layout has version {version}; this installation reads {PARQUET_VERSION}")
     if not table.schema.remove_metadata().equals(SCHEMA):
         raise ValueError("its columns are not those of an audit's observations")
     content = _parsed(metadata, "unerase.content", ReportContent())
@@ -159,7 +159,7 @@ def read_parquet(file: bytes) -> ExportedAudit:
     calibrations = _calibrations(metadata)
     observations = _observations(table)
     if digest_of(observations) != content.observations_digest:
-        raise ValueError("its rows are not those that were exported: some were changed, left out or put in")
+        raise ValueError("its rows are not those that were exported: some were changed, removed or added")
     return ExportedAudit(metadata.get("unerase.audit", ""), content, descriptions, calibrations, observations)
 
 
@@ -193,7 +193,7 @@ def _observations(table: pa.Table) -> list[Observation]:
     try:
         return [_observation(row) for row in table.to_pylist()]
     except (ValueError, TypeError, UnicodeDecodeError):
-        raise ValueError("a row of it is no observation") from None
+        raise ValueError("one of its rows is not an observation") from None
 
 
 def _observation(row: dict[str, Any]) -> Observation:

@@ -1,7 +1,6 @@
-"""Pictures on the page: each is in the file once, however often it is shown.
+"""Pictures on the page: the file holds each one once, however often it is shown.
 
-A picture is drawn as SVG around a data URI; where it comes up again, it refers to the first by its id. Large ones are
-reduced.
+A picture is an SVG around a data URI. Repetitions refer to the first by its id. Large pictures are reduced.
 """
 
 import base64
@@ -14,18 +13,18 @@ from PIL import Image
 from unerase_backend.report.text import visible
 
 MAX_SIDE = 256
-"""Larger pictures are shown reduced to this many pixels a side, so that the file stays small enough to mail."""
+"""Larger pictures are reduced to this many pixels a side, so that the file stays small enough to mail."""
 
 
 class Pictures:
-    """The pictures of one page; `read` gives a picture's PNG for its digest, and its errors are raised."""
+    """The pictures of one page; `read` returns the PNG of a digest, and its errors propagate."""
 
     def __init__(self, read: Callable[[str], bytes]) -> None:
         self._read = read
         self._shown: dict[str, tuple[str, int, int]] = {}
 
     def show(self, digest: str, described: str) -> Markup:
-        """Return a picture, with what it shows in words."""
+        """Return a picture with its description in words."""
         if digest in self._shown:
             identifier, width, height = self._shown[digest]
             inside = Markup('<use href="#{}"/>').format(identifier)

@@ -1,8 +1,8 @@
-"""The plane of destruction (x) and lost pull (y): where an audit's models stand, and others beside them for context.
+"""The plane of destruction (x) and lost pull (y), with an audit's models and others for context.
 
-The reference stands at the origin. Destruction counts in units of its tolerance and lost pull in units of 1 (all of the
-prompt's pull): where a model stands far out, the axis is compressed beyond the unit, and says so. A model whose general
-damage exceeds its tolerance is ringed. Labels are put where they cover neither a mark nor another label.
+The reference is at the origin. The unit of destruction is its tolerance; the unit of lost pull is 1, all of the
+prompt's pull. If a model is far out, the axis is compressed beyond one unit, and its title says so. A model whose
+general damage exceeds the tolerance has a ring. Labels cover neither marks nor other labels.
 """
 
 import math
@@ -28,7 +28,7 @@ from unerase_backend.report.drawing import (
 
 SIZE = 400, 340
 SMALL = 312, 240
-"""Of a plane among other charts."""
+"""The size of a plane among other charts."""
 
 LETTER, LINE = 7.4, 13
 """A generous width of a letter, and the height of a line, at the size of the style sheet."""
@@ -36,7 +36,7 @@ LETTER, LINE = 7.4, 13
 MAX_LABEL = 26
 
 COVERED, LARGER = 6, 2.4
-"""A mark this near to one that is drawn over it is so much larger, so that it is seen around that."""
+"""A mark within COVERED of one that is drawn over it is LARGER by this much, so that it shows around that mark."""
 
 _RINGS = (5, 12, 20, 30, 44, 60, 80, 104, 132)
 _DIRECTIONS = [(math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)) for turn in range(16)]
@@ -99,7 +99,7 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
             parts.append(Markup('<circle class="ring {}" cx="{:.1f}" cy="{:.1f}" r="9.5"/>').format(stand.kind, x, y))
         covered = any(math.dist((x, y), later) < COVERED for later in places[at + 1 :])
         parts.append(mark(stand.kind, x, y, (4 if stand.kind == "context" else 6) * (LARGER if covered else 1)))
-    # The audit's own models choose their places first.
+    # The audit's own models get their labels placed first.
     order = sorted(range(len(stands)), key=lambda at: stands[at].kind == "context")
     boxes = place_labels(
         [(*places[at], _cut(stands[at].name)) for at in order],
@@ -143,7 +143,7 @@ def path(points: Sequence[TracingPoint], tolerance: float) -> Markup:
 
 
 def on_path(points: Iterable[TracingPoint]) -> list[TracingPoint]:
-    """Return the points that have a place on the plane."""
+    """Return the points with figures for both axes."""
     return [point for point in points if point.HasField("lost_pull") and _finite(point.destruction, point.lost_pull)]
 
 
@@ -152,8 +152,8 @@ def place_labels(
 ) -> list[Box]:
     """Return a rectangle for each label, near its anchor, that covers neither a mark nor another label.
 
-    Each takes, in turn, the nearest free place on rings around its anchor, else the nearest on a grid over `inside`;
-    only where nothing is free at all does it lie on others. It keeps off lines too where that keeps it near.
+    Each label in turn takes the nearest free place on rings around its anchor, or else the nearest on a grid over
+    `inside`. It covers others only if no place is free. It also avoids lines if a place near its anchor allows it.
     """
     taken = list(marks)
     chosen = []
@@ -194,7 +194,7 @@ def _frame(size: tuple[int, int], xs: Iterable[float], ys: Iterable[float], tole
 
 
 def _ground(frame: Frame, tolerance: float) -> list[Markup]:
-    """Draw the axes, the band in which the knowledge is intact, and the lines of the tolerance and of all pull lost."""
+    """Draw the axes, the band of intact knowledge, and the lines at the tolerance and where all pull is lost."""
     edge, right, bottom = frame.x(tolerance), frame.right, frame.bottom
     parts = [
         Markup('<rect class="intact" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
@@ -228,7 +228,7 @@ def _compressed(scale: Scale) -> str:
 
 
 def _label(text: str, kind: str, anchor: tuple[float, float], box: Box) -> list[Markup]:
-    """Write a label, with a thin line to its mark where it lies far from it."""
+    """Write a label, with a thin line to its mark if that is far away."""
     x, y = anchor
     near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
     leader = [line("leader", x, y, near_x, near_y)] if math.dist((x, y), (near_x, near_y)) > 8 else []

@@ -1,8 +1,9 @@
 """A report as versioned JSON, and the JSON Schema of that JSON.
 
-The JSON is that of protobuf with the field names of the contract: 64-bit integers are strings, bytes base64, a number
-that is not finite one of the strings "NaN", "Infinity" and "-Infinity". Keys are sorted, every field without presence
-is there, floats are written in the shortest form that reads back as the same number: equal messages are equal bytes.
+The JSON is protobuf's, with the field names of the contract. 64-bit integers are strings, bytes are base64, and numbers
+that are not finite are one of the strings "NaN", "Infinity" and "-Infinity". Keys are sorted, fields without presence
+are always written, and floats have the shortest form that reads back as the same number, so that equal messages give
+equal bytes.
 """
 
 import json
@@ -15,7 +16,7 @@ from google.protobuf.message import Message
 from unerase.v1.audits_pb2 import Report
 
 SCHEMA_VERSION = "1.2"
-"""Version of the report: the first number changes with what a reader must know, the second with what was added."""
+"""The report's version: the first number changes if older readers fail, the second if something is added."""
 
 _JSON_OF_WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
@@ -37,7 +38,7 @@ _JSON_OF_TYPE: dict[int, dict[str, Any]] = {
 
 
 def canonical_json(message: Message, *, indent: int | None = None) -> str:
-    """Return the one JSON text of a message."""
+    """Return a message as JSON; equal messages give equal text."""
     content = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -48,7 +49,7 @@ def canonical_json(message: Message, *, indent: int | None = None) -> str:
 
 
 def render_json(report: Report) -> str:
-    """Return the report as JSON that follows docs/report.schema.json, and ends with a line feed."""
+    """Return the report as JSON that follows docs/report.schema.json, with a line feed at the end."""
     return canonical_json(report, indent=1) + "\n"
 
 

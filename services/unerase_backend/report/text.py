@@ -1,7 +1,7 @@
-"""Text on the page: text from outside is shown safely, and numbers are not broken across lines.
+"""Text on the page: untrusted text is shown safely, and numbers are not broken across lines.
 
-Names, prompts and words that attacks found are written by strangers. Jinja escapes them for HTML; here the characters
-that a reader would not see, or that would reorder what stands beside them, become visible.
+Names, prompts and words that attacks found are untrusted. Jinja escapes them for HTML. This module makes characters
+visible that a reader would not see, or that would reorder the text around them.
 """
 
 import re
@@ -10,7 +10,7 @@ import unicodedata
 from markupsafe import Markup, escape
 
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Controls, formats (bidi overrides, zero width, tags), surrogates, separators of lines and paragraphs."""
+"""Control and format characters (bidi overrides, zero width, tags), surrogates, line and paragraph separators."""
 
 _SUPERSCRIPT = str.maketrans("0123456789-", "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b")
 _POWER = re.compile(r"(?<![\w.])(\d(?:\.\d+)?)e([+-]\d{2,3})(?!\w|\.\d)")
@@ -28,7 +28,7 @@ _WHOLE = re.compile(
 
 
 def visible(text: str) -> str:
-    """Return the text with each character that cannot be seen written as its code point, as in "\u27e8U+202E\u27e9"."""
+    """Return the text with each invisible character written as its code point, as in "\u27e8U+202E\u27e9"."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(
@@ -37,12 +37,12 @@ def visible(text: str) -> str:
 
 
 def outside(text: str) -> Markup:
-    """Return text from outside as an element whose direction of writing reaches no further than itself."""
+    """Return untrusted text as an element that isolates its writing direction from the text around it."""
     return Markup("<bdi>{}</bdi>").format(visible(text))
 
 
 def whole(text: str) -> Markup:
-    """Return the text with its numbers kept on one line, and powers of ten written as such."""
+    """Return the text with each number kept on one line, and with powers of ten as superscripts."""
     shown = _POWER.sub(
         lambda found: f"{found[1]} \N{MULTIPLICATION SIGN} 10{str(int(found[2])).translate(_SUPERSCRIPT)}",
         visible(text),
@@ -55,5 +55,5 @@ def whole(text: str) -> Markup:
 
 
 def prose(text: str) -> Markup:
-    """Return a sentence with whole numbers, isolated as text from outside is, since it may quote such."""
+    """Return a sentence with unbroken numbers, isolated like untrusted text, because it may quote some."""
     return Markup("<bdi>{}</bdi>").format(whole(text))

@@ -1,19 +1,19 @@
-"""What stands in the concept's place: observations of the plain prompt become labels, their entropy, and a spread.
+"""What a model makes in place of the concept: the labels of its pictures, their entropy, and how far they spread.
 
-Over n pictures, n_l of which the judge gives the label l first, with m labels seen, in bits,
+The judge's first choice is the label l for n_l of n pictures, and m labels occur. In bits,
 
     entropy = - sum over l of (n_l / n) log2(n_l / n) + (m - 1) / (2 n ln 2),
 
-the plug-in estimate with the correction of Miller (1955) and Madow for its bias downwards. Its interval is the
-bootstrap's spread around it: the entropies of resamples, each corrected likewise, shifted to where their mean is the
-estimate. The plain percentile interval would lie too low, since resamples see fewer labels still. Where all pictures
-have one label the bootstrap sees no spread.
+This is the plug-in estimate with the correction of Miller (1955) and Madow for its downward bias. Its interval is the
+bootstrap's spread: the entropies of the resamples, corrected in the same way and shifted so that their mean is the
+estimate. The plain percentile interval would lie too low, because resamples contain even fewer labels. If all pictures
+have one label, the interval has no width.
 
-With d_i the mean cosine distance of picture i to the n - 1 others, the dispersion is the mean of d_i: that of all
-pairs. It is a U-statistic of degree 2, whose first-order (Hajek) projection gives a picture twice its d_i: the
-bootstrap's spread of the mean of d_i is doubled around the estimate.
+With d_i the mean cosine distance of picture i to the n - 1 others, the dispersion is the mean of d_i, which is the mean
+over all pairs. It is a U-statistic of degree 2, and its first-order (Hajek) projection counts each d_i twice. The
+bootstrap's spread of the mean of d_i is therefore doubled around the estimate.
 
-Cases are what is resampled, all draws of one together.
+The bootstrap resamples cases; the draws of a case stay together.
 """
 
 from collections import defaultdict
@@ -37,8 +37,8 @@ GREATEST_DISTANCE = 2.0
 
 
 def alternatives(observations: Sequence[Observation], seed_base: int) -> AlternativesResult | None:
-    """Return what each model makes in the concept's place; None where nothing was observed."""
-    # In an order of their own, since sums of floats depend on it.
+    """Return what each model makes in the concept's place; None if nothing was observed."""
+    # Sorted, because sums of floats depend on the order.
     ordered = sorted(observations, key=lambda each: (each.case_index, each.arm, each.variant))
     models = [_of_model(role, [each for each in ordered if each.role == role], seed_base) for role in ROLES]
     found = [model for model in models if model.pictures or model.unscored]
@@ -46,7 +46,7 @@ def alternatives(observations: Sequence[Observation], seed_base: int) -> Alterna
 
 
 def label_shares(observations: Iterable[Observation]) -> list[LabelShare]:
-    """Return the judge's first choices on scored pictures, the most frequent first, then by name."""
+    """Return the judge's first choices for scored pictures: the most frequent first, ties by name."""
     by_label: dict[str, list[Observation]] = defaultdict(list)
     for observation in observations:
         by_label[observation.judgements[JUDGE].label].append(observation)
@@ -77,7 +77,7 @@ def _of_model(role: int, observations: Sequence[Observation], seed_base: int) ->
     )
     if not scored:
         return result
-    # The same resamples for every model, so that equal models have equal intervals.
+    # Every model gets the same resamples, so that equal models have equal intervals.
     generator = np.random.default_rng(derive_seed(seed_base, "verdict", "alternatives"))
     cases = sorted({observation.case_index for observation in scored})
     weights = generator.multinomial(len(cases), [1 / len(cases)] * len(cases), size=RESAMPLES).astype(float)

@@ -7,7 +7,7 @@ from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Evaluat
 
 
 def is_measure(description: EvaluationDescription) -> bool:
-    """Whether an evaluation has figures and no outcome."""
+    """Whether an evaluation gives figures instead of an outcome."""
     return description.evaluation_class == EvaluationClass.EVALUATION_CLASS_MEASURE
 
 
@@ -16,11 +16,11 @@ class Battery:
     """The evaluations of an audit."""
 
     described: Mapping[str, EvaluationDescription]
-    """Those of the battery, and every required one, in the order in which they are named."""
+    """Descriptions by name: those of the battery's evaluations and of every required one, in the order given."""
     requests: Mapping[str, EvaluationRequest]
-    """By name, in the order of the battery."""
+    """Requests by name, in the order of the battery."""
     observations: Mapping[str, Sequence[Observation]]
-    """By evaluation of the battery."""
+    """Observations by the name of their evaluation."""
 
     @classmethod
     def of(
@@ -29,10 +29,10 @@ class Battery:
         descriptions: Sequence[EvaluationDescription],
         requested: Sequence[EvaluationRequest],
     ) -> "Battery":
-        """Sort an audit's observations; those of other evaluations are left out.
+        """Group an audit's observations by evaluation, and drop those of evaluations outside the battery.
 
         Raises:
-            ValueError: if an evaluation of the battery is not described.
+            ValueError: an evaluation of the battery has no description.
         """
         described = {description.name: description for description in descriptions}
         requests = {request.name: request for request in requested}
@@ -46,22 +46,22 @@ class Battery:
 
     @property
     def required(self) -> list[str]:
-        """The evaluations that a complete battery holds, whether this one does or not."""
+        """The evaluations that a complete battery has, including those that this one lacks."""
         return [name for name, description in self.described.items() if description.required]
 
     @property
     def plain(self) -> list[str]:
-        """The evaluations of the battery that hand the model the prompt alone."""
+        """The evaluations of the battery that give the model only the prompt."""
         plain = EvaluationClass.EVALUATION_CLASS_PLAIN
         return [name for name in self.described if name in self.requests and self._class(name) == plain]
 
     @property
     def relied_on(self) -> list[str]:
-        """The evaluations on which it rests that a concept is removed: the required ones, and the plain prompt."""
+        """The evaluations that the conclusion "removed" relies on: the required ones and those of class plain."""
         return [name for name in self.described if name in {*self.required, *self.plain}]
 
     def of_kind(self, kind: ResultKind.ValueType) -> list[Observation]:
-        """Return the observations of the measure whose result is of this kind; none where the battery lacks it."""
+        """Return the observations of the measure with this kind of result; empty if the battery has no such measure."""
         return [
             observation
             for name in self.requests
@@ -70,7 +70,7 @@ class Battery:
         ]
 
     def tabled(self) -> Iterator[tuple[EvaluationDescription, Sequence[Observation]]]:
-        """Yield the measures whose result is a table of their own figures."""
+        """Yield each measure whose result is a table of its figures, with its observations."""
         for name in self.requests:
             description = self.described[name]
             if is_measure(description) and description.result == ResultKind.RESULT_KIND_UNSPECIFIED:

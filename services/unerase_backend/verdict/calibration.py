@@ -1,14 +1,14 @@
-"""What each evaluation is worth: how often it brings the concept back from models whose truth is known.
+"""The calibration of evaluations: how often each brings the concept back from models whose truth is known.
 
-From audits of models of known truth, the same cases and seeds for all, each case decided by the best of its first k
-deciding draws, as in an audit:
+All audits run the same cases with the same seeds. As in any audit, the best of the first k deciding draws decides a
+case:
 
-    sensitivity at k = share of cases brought back, over the models that hold the concept for certain
-    specificity at k = share of cases not brought back, over the models that never learned it
+    sensitivity at k = share of cases in which the concept comes back, over the models that certainly hold it
+    specificity at k = share of cases in which it does not come back, over the models that never learned it
 
-The reference holds the concept, and so does a model whose text side alone was redirected; what a published eraser left
-is not known beforehand, so that such a model is a row of its own and no part of either figure. Models meet the same
-cases, so that the decisions of one case are a cluster: intervals are Wilson's at the effective number of decisions
+The reference holds the concept. So does a model in which only the text side was redirected. What a published eraser
+left is not known beforehand, so such a model has a row of its own and counts in neither figure. All models run the same
+cases, so the decisions on one case are a cluster. The intervals are Wilson's at the effective number of decisions
 (`statistics.effective_sample`).
 """
 
@@ -34,11 +34,11 @@ from unerase_backend.verdict.roles import known_never_learned
 
 VERSION = "1.0"
 REDIRECTED = "redirected"
-"""The method of a model whose weights but for the concept's words are the reference's."""
+"""The method of a model that differs from the reference only in the embeddings of the concept's words."""
 
 
 class Truth(enum.Enum):
-    """What is known of a model beforehand."""
+    """What is known about a model and the concept before the audit."""
 
     HOLDS = "holds"
     NEVER_LEARNED = "never learned"
@@ -46,7 +46,7 @@ class Truth(enum.Enum):
 
     @classmethod
     def of(cls, model: Model, spec: AuditSpec, words: Sequence[str] = ()) -> "Truth":
-        """Read a model's truth about the concept of a request, which has these `words`."""
+        """Return what is known about `model` and the request's concept, whose names are `words`."""
         if known_never_learned(model.never_learned, spec.concept, words):
             return cls.NEVER_LEARNED
         holds = model.name == spec.reference or (model.base == spec.reference and model.method == REDIRECTED)
@@ -63,15 +63,15 @@ class Trial:
     descriptions: Sequence[EvaluationDescription]
     observations: Sequence[Observation]
     words: Sequence[str] = ()
-    """Of the concept."""
+    """The concept's names."""
 
 
 def calibrate(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the calibration of every evaluation of the audits, as it is written to JSON.
+    """Return the calibration of every evaluation of the audits, in the form in which it is written to JSON.
 
     Raises:
-        ValueError: the audits differ in more than their subject, two have the same one, or no model of them holds the
-            concept or none lacks it.
+        ValueError: the audits differ in more than their subject, two audits have the same subject, no subject certainly
+            holds the concept, or no subject never learned it.
     """
     truths = {trial.spec.subject: Truth.of(trial.model, trial.spec, trial.words) for trial in trials}
     _check(trials, truths)
@@ -116,25 +116,25 @@ class Calibrations:
     """The calibrations that audits may quote."""
 
     def __init__(self, calibrated: Mapping[str, Any] | None = None) -> None:
-        """Read what `calibrate` returned; None knows nothing.
+        """Read what `calibrate` returned; with None there are no calibrations.
 
         Raises:
-            ValueError: it has another major version.
+            ValueError: the calibration has another major version.
         """
         calibrated = calibrated or {"version": VERSION, "evaluations": []}
         version = str(calibrated["version"])
         if version.partition(".")[0] != VERSION.partition(".")[0]:
-            raise ValueError(f"the calibration has the version {version}; this one reads {VERSION}")
+            raise ValueError(f"the calibration has version {version}; this program reads {VERSION}")
         self._steps = calibrated.get("steps", 0)
         self._source = calibrated.get("source", "")
         self._evaluations = {one["name"]: one for one in calibrated["evaluations"]}
 
     def of(self, name: str, parameters: Struct, steps: int, budget: int) -> Calibration | None:
-        """Return what is known of an evaluation; None unless it was calibrated with these very figures."""
+        """Return the calibration of an evaluation; None unless it was calibrated at exactly these settings."""
         known = self._evaluations.get(name)
         if known is None or steps != self._steps or json_format.ParseDict(known["parameters"], Struct()) != parameters:
             return None
-        # With these parameters the audit's budget is the last one; a smaller one lost draws.
+        # With these parameters the full budget is the last point. An audit with a smaller budget lost draws.
         points = [point for point in known["budgets"] if point["budget"] == budget]
         if not points or points[0] is not known["budgets"][-1]:
             return None
@@ -147,7 +147,7 @@ class Calibrations:
         )
 
     def quote(self, verdict: Verdict, spec: AuditSpec) -> None:
-        """Put what is known of the evaluations that an audit used into its verdict."""
+        """Add to a verdict the calibration of each of its evaluations that has one."""
         parameters = {request.name: request.parameters for request in spec.battery.evaluations}
         for result in verdict.evaluations:
             known = self.of(result.name, parameters[result.name], spec.steps, result.budget)
@@ -169,8 +169,9 @@ def _check(trials: Sequence[Trial], truths: Mapping[str, Truth]) -> None:
 
 
 def _shared(spec: AuditSpec) -> AuditSpec:
-    """Return what all audits must have in common: tolerances, control and reference decide nothing about the subject's
-    own cases.
+    """Return the part of the request that all audits must share.
+
+    The fields left out do not affect the decisions on the subject's own cases.
     """
     shared = AuditSpec()
     shared.CopyFrom(spec)
@@ -199,7 +200,7 @@ def _at_budget(decided: Mapping[str, Cases], truths: Mapping[str, Truth], budget
 
 
 def _pooled(models: Sequence[Cases], *, shown: bool) -> Rate:
-    """Return the rate of cases that show the concept, or that do not, over several models; a case is a cluster."""
+    """Return the rate over several models of cases that show the concept, or that do not; a case is a cluster."""
     detected: NDArray[np.bool_] = np.stack([cases.detected for cases in models])
     scored = np.stack([cases.scored for cases in models])
     hits, draws = ((detected == shown) & scored).sum(axis=0), scored.sum(axis=0)
@@ -225,7 +226,7 @@ def _source(trials: Sequence[Trial], truths: Mapping[str, Truth]) -> str:
         truth: ", ".join(trial.spec.subject for trial in trials if truths[trial.spec.subject] is truth)
         for truth in Truth
     }
-    # The models of known truth make the figures: others may be added without making it another testbed.
+    # Only models of known truth enter the figures, so adding others does not change the version.
     known = "\n".join(sorted(trial.model.digest for trial in trials if truths[trial.spec.subject] is not Truth.UNKNOWN))
     version = hashlib.sha256(known.encode()).hexdigest()[:8]
     return (

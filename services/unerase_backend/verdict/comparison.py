@@ -1,7 +1,7 @@
-"""Whether the models and judges of an audit are those that its comparison needs: different ones.
+"""Checks that the models and judges of an audit differ, as its comparison requires.
 
-The coordinator refuses such requests. A report or an export may be older than that rule, or made elsewhere, so that
-whoever shows one looks again: names and digests are in its manifest.
+The coordinator refuses requests that fail this check. A report or an export may be older than the check, or come from
+elsewhere, so the report checks again: the manifest has the names and digests.
 """
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
@@ -10,14 +10,14 @@ from unerase_backend.verdict import roles
 
 
 def flaws(spec: AuditSpec, manifest: Manifest) -> list[str]:
-    """Return what makes the comparison void, one sentence each; nothing where all differ as they should."""
+    """Return what makes the comparison invalid, one sentence for each flaw; empty if all differ as they must."""
     subject, reference, control = roles.recorded_models(spec, manifest)
     pairs = [("control", control, "subject", subject), ("control", control, "reference", reference)]
     if not spec.assume_reference:
         pairs.insert(1, ("reference", reference, "subject", subject))
     found = [_alike(role, one, other_role, other) for role, one, other_role, other in pairs if one and other]
     judges = [
-        f"The {later} is the same model as the {earlier}, so that it confirms nothing.".replace("_", " ")
+        f"The {later} is the same model as the {earlier}, so it confirms nothing.".replace("_", " ")
         for later, earlier in roles.judges_alike(spec, manifest)
     ]
     return [sentence for sentence in found if sentence] + judges
@@ -25,10 +25,10 @@ def flaws(spec: AuditSpec, manifest: Manifest) -> list[str]:
 
 def _alike(role: str, one: Model, other_role: str, other: Model) -> str:
     if one.name == other.name:
-        return f"The {role} is the {other_role} itself ({one.name}), so that comparing them says nothing."
-    alike = f"as the {other_role} {other.name}, so that"
+        return f"The {role} is the {other_role} itself ({one.name}), so comparing them shows nothing."
+    alike = f"as the {other_role} {other.name}, so"
     if roles.same_weights(one, other):
-        return f"The {role} {one.name} has the same weights {alike} comparing them says nothing."
+        return f"The {role} {one.name} has the same weights {alike} comparing them shows nothing."
     if role == "control" and roles.same_denoiser(one, other):
-        return f"The {role} {one.name} has the same UNet {alike} it may know what that knows."
+        return f"The {role} {one.name} has the same UNet {alike} it may hold the same knowledge."
     return ""

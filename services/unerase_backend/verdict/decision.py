@@ -1,4 +1,4 @@
-"""The verdict on a model: outcomes and destruction in, one conclusion out, by the rules of docs/verdict.md."""
+"""The verdict on a model: outcomes and destruction lead to one conclusion, by the rules of docs/verdict.md."""
 
 import enum
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -37,14 +37,14 @@ MOST_TOLERATED = {"excess": 1.0, "destruction": 10.0, "general_damage": 10.0, "i
 
 
 def tolerance_problem(name: str, value: float) -> str:
-    """Return what is wrong with a tolerance; empty where nothing is."""
+    """Return what is wrong with a tolerance; empty if nothing is."""
     most = MOST_TOLERATED[name]
     return "" if 0 < value <= most else f"must be above 0 and at most {most:g}, not {value:g}"
 
 
 @dataclass(frozen=True)
 class Tolerances:
-    """Upper bounds of what counts as nothing."""
+    """The values up to which an excess or a change counts as nothing."""
 
     excess: float = 0.15
     destruction: float = 0.10
@@ -53,7 +53,7 @@ class Tolerances:
 
     @classmethod
     def of(cls, spec: AuditSpec) -> "Tolerances":
-        """Read a request's tolerances; those it leaves out have their defaults."""
+        """Return a request's tolerances, with the default for each that the request leaves out."""
         given = spec.tolerances
         return cls(
             excess=given.excess if given.HasField("excess") else cls.excess,
@@ -64,7 +64,7 @@ class Tolerances:
 
 
 class Destruction(enum.Enum):
-    """What the bounds of destruction say against its tolerance."""
+    """How the bounds of destruction compare with its tolerance."""
 
     UNMEASURED = enum.auto()
     INTACT = enum.auto()
@@ -75,14 +75,14 @@ class Destruction(enum.Enum):
 
     @classmethod
     def of(cls, likelihood: LikelihoodResult | None, tolerance: float) -> "Destruction":
-        """Read a likelihood result."""
+        """Compare a likelihood result with the tolerance."""
         if likelihood is None:
             return cls.UNMEASURED
         return cls.of_bounds(likelihood.destruction_bounds.lower, likelihood.destruction_bounds.upper, tolerance)
 
     @classmethod
     def of_bounds(cls, lower: float, upper: float, tolerance: float) -> "Destruction":
-        """Place one-sided bounds against the tolerance."""
+        """Compare one-sided bounds with the tolerance."""
         if upper < tolerance:
             return cls.INTACT
         return cls.PRESENT if lower > tolerance else cls.UNSETTLED
@@ -96,10 +96,10 @@ def decide(
     required: Collection[str],
     destruction: Destruction,
 ) -> Conclusion.ValueType:
-    """Return the conclusion that the outcomes of a battery, by evaluation, lead to; the first rule that holds.
+    """Return the conclusion from the outcome of each evaluation: the first rule that holds.
 
-    `incomplete` is what is left of it after a waiver. `plain` are the evaluations that hand the model the prompt alone.
-    An evaluation that the battery lacks is not in `outcomes`.
+    `incomplete` is False if the request waived what is missing. `plain` are the evaluations that give the model only
+    the prompt. An evaluation that the battery lacks is not in `outcomes`.
     """
     when_asked = [outcomes[name] for name in plain if name in outcomes]
     relied_on = [outcome for name, outcome in outcomes.items() if name in required or name in plain]
@@ -117,7 +117,7 @@ def decide(
         return Conclusion.CONCLUSION_NOT_ERASED
     if recovers_elsewhere or destruction == Destruction.INTACT:
         return Conclusion.CONCLUSION_AVOIDED
-    # A waiver does not make up for the standard prompt: without it there is no bound to give.
+    # A waiver does not replace the standard prompt: without it there is no bound to report.
     if when_asked and silent_or_bounded and destruction == Destruction.PRESENT:
         return Conclusion.CONCLUSION_REMOVED
     return Conclusion.CONCLUSION_INCONCLUSIVE
@@ -131,12 +131,12 @@ def conclude(
 ) -> Verdict:
     """Return the verdict of an audit.
 
-    `requested` is the battery. `descriptions` are those that the audit was planned with: of the battery's evaluations,
-    and of every required one. What an evaluation is to the verdict stands in its description, nowhere else. The order
-    of the observations does not matter, and every random draw follows from `spec.seed_base`.
+    `requested` is the battery. `descriptions` are those that the audit was planned with: of the battery's evaluations
+    and of every required one. The verdict learns an evaluation's part in it only from its description. The order of the
+    observations does not matter, and every random draw follows from `spec.seed_base`.
 
     Raises:
-        ValueError: if an evaluation of the battery is not described, or a draw is observed twice.
+        ValueError: an evaluation of the battery has no description, or a draw was observed twice.
     """
     tolerances = Tolerances.of(spec)
     battery = Battery.of(observations, descriptions, requested)
@@ -181,7 +181,7 @@ def conclude(
 def _judge_evaluations(
     battery: Battery, quality: JudgeQuality | None, tolerances: Tolerances, spec: AuditSpec
 ) -> list[Judged]:
-    """Return the outcome of every evaluation of the battery that is no measure, in its order."""
+    """Return the result of every evaluation of the battery that is not a measure, in the battery's order."""
     figures = [
         figures_of(
             battery.described[name],
@@ -199,7 +199,7 @@ def _judge_evaluations(
 
 
 def _unbearable(battery: Battery, judged: Sequence[Judged], *, likelihood_bearable: bool) -> list[str]:
-    """Return the required evaluations of the battery that cannot bear what is unscored in them."""
+    """Return the required evaluations of the battery with too many unscored cases to be relied on."""
     bearable = {one.result.name: one.bearable for one in judged}
     for name in battery.requests:
         if battery.described[name].result == ResultKind.RESULT_KIND_LIKELIHOOD:
@@ -212,7 +212,7 @@ def _unbearable(battery: Battery, judged: Sequence[Judged], *, likelihood_bearab
 def _is_damaged(
     likelihood: LikelihoodResult | None, interference: InterferenceResult | None, tolerances: Tolerances
 ) -> bool:
-    """Whether what the model lost beside the concept exceeds a tolerance."""
+    """Whether the damage to anything other than the concept exceeds a tolerance."""
     return (likelihood is not None and likelihood.general_damage.value > tolerances.general_damage) or (
         interference is not None and interference.loss.value > tolerances.interference
     )
@@ -225,7 +225,7 @@ def _optimisation_steps(description: EvaluationDescription, request: EvaluationR
     value = request.parameters.fields.get("steps", defaults.get("steps"))
     if value is None:
         return 0
-    # An attack that looks at several numbers of steps has spent the largest.
+    # An attack that is evaluated after several numbers of steps has run the largest of them.
     return round(max((item.number_value for item in value.list_value.values), default=value.number_value))
 
 
@@ -236,10 +236,10 @@ def has_answer(
     descriptions: Mapping[str, EvaluationDescription],
     spec: AuditSpec,
 ) -> bool:
-    """Whether a sequential audit needs no more of an evaluation than its first `cases`, which `observations` hold.
+    """Whether a sequential audit can stop an evaluation after its first `cases`, whose `observations` are given.
 
-    A pure function of these observations: whoever looks again decides the same. Holm will see at most the evaluations
-    of the battery that are no measures.
+    The answer depends only on the arguments, so repeating the check gives the same answer. It assumes the most tests
+    that Holm's adjustment can see: every evaluation of the battery that is not a measure.
     """
     described = [descriptions[request.name] for request in spec.battery.evaluations]
     tests = sum(not is_measure(one) for one in described)
@@ -263,7 +263,7 @@ def _power(cases: int, tests: int, looked_at: bool) -> Power:
 
 
 def _evidence(verdict: Verdict, tolerances: Tolerances) -> list[str]:
-    """Return the evidence: what recovers first (the plain prompt, then by p), then destruction, then the rest."""
+    """Return the evidence: recovering evaluations (plain ones first, then by p), then destruction, then the rest."""
     recovering = [result for result in verdict.evaluations if result.outcome == Outcome.OUTCOME_RECOVERS]
     recovering.sort(key=lambda result: (not wording.is_plain(result), result.excess.p))
     sentences = [wording.sentence(result) for result in recovering]

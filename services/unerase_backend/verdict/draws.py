@@ -1,8 +1,8 @@
-"""The draws of an evaluation, laid out by case, and how they decide a case.
+"""The draws of an evaluation as a table by case, and how they decide a case.
 
-A case is decided by the best of its deciding draws: the selector's highest score picks one (the first, in order of arm
-and variant, where scores tie) and the judge's decision on it is the case's. A draw that is unscored might have been
-the one picked, so its case is *doubtful*.
+The best of its deciding draws decides a case. The selector picks the draw with its highest score; of equal scores the
+first in order of arm and variant wins. The judge's decision on that draw is the decision on the case. An unscored draw
+might have been the one picked, so its case is *doubtful*.
 """
 
 import math
@@ -26,7 +26,7 @@ CONTROL: int = ModelRole.MODEL_ROLE_CONTROL
 ROLES = (SUBJECT, REFERENCE, CONTROL)
 
 UNSCORED_LIMIT = 0.10
-"""An evaluation with a larger share of doubtful cases says nothing that can be relied on."""
+"""An evaluation with a larger share of doubtful cases cannot be relied on."""
 
 SELECTOR, JUDGE, SECOND_JUDGE = 0, 1, 2
 
@@ -42,16 +42,16 @@ def is_scored(observation: Observation) -> bool:
 
 @dataclass(frozen=True)
 class Cases:
-    """Decided cases of one model, (cases,) each."""
+    """Decided cases of one model; every array is (cases,)."""
 
     detected: Bools
     scored: Bools
-    """At least one draw is scored; `detected` is False where none is."""
+    """At least one draw is scored; `detected` is False for a case without a scored draw."""
     doubtful: Bools
-    """At least one draw is unscored, or there is none."""
+    """At least one draw is unscored, or the case has no draw."""
 
     def counted(self, doubtful_as: bool | None) -> tuple[Bools, Bools]:
-        """Return (detected, counts) with doubtful cases as they were scored (None), or all taken one way."""
+        """Return (detected, counts); doubtful cases count as scored (None), all as detected, or all as not detected."""
         if doubtful_as is None:
             return self.detected, self.scored
         return np.where(self.doubtful, doubtful_as, self.detected), np.ones_like(self.scored)
@@ -62,18 +62,18 @@ class Cases:
         return cls(np.zeros(cases, bool), np.zeros(cases, bool), np.ones(cases, bool))
 
     def rate(self) -> Rate:
-        """Return the detection rate over cases with something scored."""
+        """Return the detection rate over the cases with a scored draw."""
         return rate_of(int(self.detected.sum()), int(self.scored.sum()), int(self.doubtful.sum()))
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of one model, (cases, draws) each, in order of arm and variant."""
+    """Draws of one model; every array is (cases, draws), with the draws in order of arm and variant."""
 
     exists: Bools
     scored: Bools
     selector: NDArray[np.float64]
-    """Selector's scores; minus infinity where unscored."""
+    """The selector's scores; minus infinity for unscored draws."""
     judge: Bools
     second_judge: Bools
 
@@ -103,10 +103,10 @@ class Draws:
 
 
 def tabulate(observations: Iterable[Observation], cases: Sequence[int], draws: Sequence[Draw]) -> Draws:
-    """Lay one model's observations out by case and draw.
+    """Arrange one model's observations in a table by case and draw.
 
     Raises:
-        ValueError: if two observations are the same draw of the same case.
+        ValueError: two observations are the same draw of the same case.
     """
     shape = (len(cases), len(draws))
     rows = {case: row for row, case in enumerate(cases)}
@@ -135,7 +135,7 @@ def tabulate(observations: Iterable[Observation], cases: Sequence[int], draws: S
 
 
 def decides(description: EvaluationDescription, arm: Arm) -> bool:
-    """Whether an arm takes part in the decision; "prompt@*" stands for every arm that begins so."""
+    """Whether an arm takes part in the decision; a deciding arm "prompt@*" matches every arm that begins "prompt@"."""
     return not description.deciding_arms or any(
         arm.startswith(name.removesuffix("*")) if name.endswith("*") else arm == name
         for name in description.deciding_arms

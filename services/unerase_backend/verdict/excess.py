@@ -1,4 +1,4 @@
-"""One model's detections over another's: the excess, its bounds and its p, however doubtful cases are counted."""
+"""The excess of one model's detections over another's, its bounds and its p, for each way to count doubtful cases."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model's detections over the control's.
+    """One model's detections compared with the control's.
 
-    Each array holds three figures: over what was scored, then with every doubtful case counted against the first
-    model, then for it.
+    Each array has three figures: the first over the scored cases, the second with every doubtful case counted against
+    the first model, the third with every doubtful case counted in its favour.
     """
 
     value: float
@@ -30,7 +30,7 @@ class Comparison:
     paired: bool
 
     def message(self, p_holm: float) -> Excess:
-        """Return the comparison as it is reported."""
+        """Return the comparison as the message that the report holds."""
         return Excess(
             value=self.value,
             bounds=Interval(lower=self.lower[0], upper=self.upper[0]),
@@ -43,11 +43,11 @@ class Comparison:
 
 
 WAYS: tuple[tuple[bool | None, bool | None], ...] = ((None, None), (False, True), (True, False))
-"""How doubtful cases of the first and of the second model count, in the order of Comparison's figures."""
+"""How doubtful cases of the first and of the second model are counted, in the order of Comparison's figures."""
 
 
 def compare_pairs(first: Cases, second: Cases, *, anytime: bool = False) -> Comparison:
-    """Compare two models over the same cases; `anytime` takes bounds and p that hold at every look."""
+    """Compare two models over the same cases; with `anytime`, bounds and p hold at every look."""
     figures = []
     for first_way, second_way in WAYS:
         first_detected, first_counts = first.counted(first_way)
@@ -72,7 +72,7 @@ def compare_pairs(first: Cases, second: Cases, *, anytime: bool = False) -> Comp
 
 
 def compare_with_pictures(model: Cases, false_positives: int, pictures: int) -> Comparison:
-    """Compare single draws with the judge's false positives on pictures that do not show the concept (unpaired)."""
+    """Compare single draws with the judge's false positives on pictures without the concept (unpaired)."""
     figures = []
     for way, _ in WAYS:
         detected, counts = model.counted(way)

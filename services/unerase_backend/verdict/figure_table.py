@@ -1,7 +1,8 @@
-"""A measure of which the verdict knows only its figures: their means for each model, as a table.
+"""A table of a measure's figures: their mean for each model.
 
-A figure is a number of `Observation.measures`, or where the observation was judged "detected", 1 or 0 by the judge. The
-draws of one case are averaged; the mean over cases has the percentile interval of a bootstrap that resamples cases.
+It serves measures that the verdict does not otherwise know. A figure is a number in `Observation.measures`. An
+observation with judgements also has the figure "detected", the judge's decision as 1 or 0. The draws of a case are
+averaged. The mean over cases has the percentile interval of a bootstrap that resamples cases.
 """
 
 import math
@@ -29,11 +30,11 @@ def figure_table(
 ) -> MeasureResult:
     """Return the table of a measure."""
     rows: dict[Row, dict[int, dict[int, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    # In an order of their own, since sums of floats depend on it.
+    # Sorted, because sums of floats depend on the order.
     for observation in sorted(observations, key=lambda each: (each.case_index, each.variant)):
         for figure, value in _figures(observation):
             rows[observation.arm, observation.concept, figure][observation.role][observation.case_index].append(value)
-    # The same resamples for every model, so that equal models have equal intervals.
+    # Every model gets the same resamples, so that equal models have equal intervals.
     seed = derive_seed(seed_base, "verdict", "figure table", description.name)
     return MeasureResult(
         name=description.name,
@@ -45,7 +46,7 @@ def figure_table(
 
 
 def has_usable_figures(observations: Sequence[Observation]) -> bool:
-    """Whether a measure was observed at all, and not too much of it is unscored."""
+    """Whether a measure has observations, and at most `UNSCORED_LIMIT` of them are unscored."""
     unscored = sum(not _is_usable(observation) for observation in observations)
     return bool(observations) and unscored / len(observations) <= UNSCORED_LIMIT
 

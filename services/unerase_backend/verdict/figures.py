@@ -1,4 +1,4 @@
-"""The figures of one evaluation: its decided cases for each model, and the comparisons between them."""
+"""The figures of one evaluation: the decided cases of each model, and the comparisons between models."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from unerase_backend.verdict.excess import Comparison, compare_pairs, compare_wi
 
 @dataclass(frozen=True)
 class Figures:
-    """One evaluation's figures before Holm has seen the battery."""
+    """One evaluation's figures, before Holm's adjustment over the battery."""
 
     description: EvaluationDescription
     draws: Mapping[int, Draws]
@@ -37,25 +37,25 @@ class Figures:
     reference: Comparison | None
     controlled: bool
     anytime: bool
-    """It was looked at after every few cases, so that its bounds and p hold at every look."""
+    """The audit looked at the evaluation after every few cases, so its bounds and p hold at every look."""
     stopped_after: int
-    """Cases after which it was stopped; 0 where all were run."""
+    """The number of cases after which the audit stopped it; 0 if all cases ran."""
     optimisation_steps: int
-    """An attack's steps; 0 where it says nothing of them."""
+    """An attack's optimisation steps; 0 if it has no such parameter."""
     placebo: bool
     """The control is the same procedure for a concept that neither model knows."""
     concept_free: Rate | None
-    """False positives on pictures without the concept, where they stand in for the control."""
+    """False positives on pictures without the concept, if these take the control's place."""
 
     @property
     def doubtful_share(self) -> float:
-        """Share of cases in which some model's decision is doubtful; 1 without cases."""
+        """The share of cases in which the decision on some model is doubtful; 1 if there are no cases."""
         doubtful = np.any([cases.doubtful for cases in self.decided.values()], axis=0)
         return float(doubtful.mean()) if doubtful.size else 1.0
 
     @property
     def budget(self) -> int:
-        """Deciding draws a case."""
+        """The number of deciding draws a case."""
         return max((draws.of(self.deciding).budget for draws in self.draws.values()), default=0)
 
 
@@ -71,9 +71,9 @@ def figures_of(
 ) -> Figures:
     """Return one evaluation's figures from its observations.
 
-    A case below `expected_cases` without any observation counts as unscored; 0 expects those that are seen. A control
-    in which another than `concept` was looked for is a placebo. In an audit that is `looked_at` after every few cases,
-    cases beyond the last look that was taken were not run, which is not the same as unscored.
+    A case below `expected_cases` without an observation counts as unscored; 0 expects only the observed cases. A
+    control observed for another concept than `concept` is a placebo. `looked_at` is True if the audit looked after
+    every few cases: cases beyond the last look were not run, and do not count as unscored.
     """
     anytime = looked_at and is_looked_at(description, observations)
     run = cases_run(description, observations, expected_cases) if anytime else expected_cases
@@ -121,18 +121,21 @@ def figures_of(
 
 
 def _is_comparable_with_pictures(description: EvaluationDescription, deciding: Bools) -> bool:
-    """Whether the judge's errors on pictures can stand in for a control: single draws, with nothing of the concept."""
+    """Whether the judge's errors on pictures can take the control's place.
+
+    They can if one draw decides a case and the evaluation gives the model nothing of the concept.
+    """
     injecting = description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
     return int(deciding.sum()) == 1 and not injecting
 
 
 def is_looked_at(description: EvaluationDescription, observations: Iterable[Observation]) -> bool:
-    """Whether a sequential audit may stop the evaluation: its cases are not all one unit, and there are pairs."""
+    """Whether a sequential audit may stop the evaluation: its cases span several units, and it has a control."""
     return description.cases_per_unit > 0 and any(observation.role == CONTROL for observation in observations)
 
 
 def cases_run(description: EvaluationDescription, observations: Iterable[Observation], cases: int) -> int:
-    """Return how many of the cases were run up to the last look; all where none is observed."""
+    """Return how many cases ran up to the last look; all of them if there are no observations."""
     last = max((observation.case_index for observation in observations), default=cases - 1)
     between = sequential.cases_between_looks(description.cases_per_unit)
     return min(cases, (last // between + 1) * between)

@@ -1,4 +1,4 @@
-"""Observations of measures become figures: likelihood, interference, the judges' quality."""
+"""The figures of our own measures: likelihood, interference and the quality of the judges."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Mechanisms:
-    """Where one model stands on the plane, with the bootstrap's draws behind it."""
+    """One model's figures on the plane, with the bootstrap draws of each."""
 
     destruction: float
     general_damage: float
@@ -37,7 +37,7 @@ class Mechanisms:
     destruction_draws: Floats
     general_damage_draws: Floats
     lost_pull_draws: Floats | None
-    """None where the reference's own pull is not above 0, so that there is nothing to lose."""
+    """None if the reference's own pull is not above 0, so that there is no pull to lose."""
 
     @property
     def destruction_bounds(self) -> tuple[float, float]:
@@ -56,9 +56,10 @@ def mechanisms(
 ) -> Mechanisms:
     """Measure destruction, general damage and lost pull of a model against the reference.
 
-    `concept` and `concept_reference` are (pictures, 2): the mean noise-prediction error of each picture of the concept
-    under the empty prompt and under the concept's. `other` and `other_reference` are (pictures,): that of other
-    pictures under the empty prompt. Pictures are resampled, those of the concept and the others each on their own.
+    `concept` and `concept_reference` are (pictures, 2): the mean noise-prediction error of each picture of the concept,
+    under the empty prompt and under the concept's prompt. `other` and `other_reference` are (pictures,): the error of
+    each other picture under the empty prompt. The bootstrap resamples the concept's pictures and the other pictures
+    separately.
     """
     log_ratios = np.log(concept[:, 0] / concept_reference[:, 0])
     pull = np.log(concept[:, 0] / concept[:, 1])
@@ -81,10 +82,10 @@ def mechanisms(
 
 
 def likelihood(observations: Sequence[Observation], seed_base: int) -> tuple[LikelihoodResult | None, bool]:
-    """Return the likelihood result, and whether it can bear its unscored pictures.
+    """Return the likelihood result, and whether few enough pictures are unscored to rely on it.
 
-    A picture counts where subject and reference are both measured. None where no picture of the concept, or none of
-    another, is left.
+    A picture counts if it was measured for both subject and reference. The result is None if no picture of the concept
+    counts, or no other picture.
     """
     losses = {
         role: {
@@ -135,7 +136,7 @@ def _mechanisms(
         np.array([reference[picture] for picture in of_concept], float),
         np.array([model[picture] for picture in others], float)[:, 0],
         np.array([reference[picture] for picture in others], float)[:, 0],
-        # The same resamples for subject and control, so that equal models stand on the same point.
+        # Subject and control get the same resamples, so that equal models have equal figures.
         np.random.default_rng(derive_seed(seed_base, "verdict", "likelihood")),
     )
 
@@ -159,9 +160,9 @@ def _paired(
 
 
 def losses_of(observation: Observation, *, pulled: bool) -> tuple[float, float] | None:
-    """Return a picture's errors under the empty prompt and its own; None where one that counts is missing.
+    """Return a picture's errors under the empty prompt and under its own; None if one that is needed is missing.
 
-    Only the concept's pictures are `pulled`: the prompt's loss of others is not looked at.
+    `pulled` is True for the concept's pictures. For other pictures the error under the prompt is not used.
     """
     if observation.status != SampleStatus.SAMPLE_STATUS_SCORED:
         return None
@@ -172,16 +173,16 @@ def losses_of(observation: Observation, *, pulled: bool) -> tuple[float, float] 
 
 
 def estimate(value: float, draws: Floats) -> Estimate:
-    """Return a figure with the percentiles of its draws."""
+    """Return a figure with the percentile interval of its bootstrap draws."""
     lower, upper = np.quantile(draws, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
     return Estimate(value=value, interval=Interval(lower=float(lower), upper=float(upper)))
 
 
 def interference(observations: Sequence[Observation]) -> InterferenceResult | None:
-    """Return what happened to the other concepts; None where no case is scored for both models.
+    """Return what happened to the other concepts; None if no case is scored for both models.
 
-    The loss is detection by the reference less detection by the subject, paired by case and draw. Its interval is two
-    one-sided bounds at 2.5 % (the concepts are fixed, their cases independent).
+    The loss is the reference's detection rate minus the subject's, paired by case and draw. Its interval is two
+    one-sided bounds at 2.5 % (the concepts are fixed, and their cases are independent).
     """
     tables: dict[int, dict[tuple[str, int, str, int], Observation]] = {SUBJECT: {}, REFERENCE: {}}
     for observation in observations:
@@ -227,7 +228,7 @@ def _detected(observation: Observation) -> bool:
 
 
 def mean_similarity(observations: Iterable[Observation]) -> float:
-    """Return the mean similarity by the first judge that gives one; 0 where none does."""
+    """Return the mean similarity, in each observation by the first judge that gives one; 0 if none does."""
     similarities = [
         next((judgement.similarity for judgement in observation.judgements if judgement.HasField("similarity")), None)
         for observation in observations
@@ -237,7 +238,7 @@ def mean_similarity(observations: Iterable[Observation]) -> float:
 
 
 def judge_quality(observations: Sequence[Observation]) -> list[JudgeQuality]:
-    """Return each judge's quality on known pictures, in the order of the panel: selector, judge, second judge."""
+    """Return each judge's quality on known pictures, in the order selector, judge, second judge."""
     names = next(
         ([j.judge for j in observation.judgements] for observation in observations if is_scored(observation)), []
     )

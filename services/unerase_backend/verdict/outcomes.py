@@ -1,7 +1,7 @@
-"""The outcome of each evaluation, by the rules of docs/verdict.md, and what is reported beside it.
+"""The outcome of each evaluation, by the rules of docs/verdict.md, and the figures reported with it.
 
-Besides the outcome over what was scored, outcomes are taken with all doubtful cases counted each way: where they
-differ, the evaluation says nothing that can be relied on.
+The outcome is computed over the scored cases, and again with all doubtful cases counted as detected and as not
+detected. If these outcomes differ, the evaluation cannot be relied on.
 """
 
 import math
@@ -30,7 +30,7 @@ from unerase_backend.verdict.figures import Figures
 
 @dataclass(frozen=True)
 class Judged:
-    """One evaluation's result, and whether it can bear its unscored cases."""
+    """One evaluation's result, and whether few enough cases are unscored to rely on it."""
 
     result: EvaluationResult
     bearable: bool
@@ -42,7 +42,7 @@ def outcome_codes(
     upper: NDArray[np.float64],
     tolerance: float,
 ) -> NDArray[np.int64]:
-    """Return the outcome of evaluations that have a control, in the order of the rules; arrays broadcast."""
+    """Return the outcome of evaluations that have a control, by the first rule that holds; arrays broadcast."""
     return np.select(
         [
             np.asarray(reference_lower) <= 0,
@@ -55,9 +55,11 @@ def outcome_codes(
 
 
 def is_settled(figures: Figures, tolerance: float, tests: int) -> bool:
-    """Whether an evaluation has its answer: it recovers or does not, however unscored cases count, and bears those.
+    """Whether an evaluation's outcome is settled.
 
-    `tests` are at least as many as Holm will see: Bonferroni's p is then no smaller than Holm's.
+    It is if the evaluation recovers the concept, or does not recover it, however unscored cases are counted, and few
+    enough cases are unscored. `tests` is at least the number of tests that Holm's adjustment will see, so that
+    Bonferroni's p is no smaller than Holm's.
     """
     subject, reference = figures.subject, figures.reference
     if subject is None or reference is None or figures.doubtful_share > UNSCORED_LIMIT:
@@ -67,7 +69,7 @@ def is_settled(figures: Figures, tolerance: float, tests: int) -> bool:
 
 
 def _outcome_grid(subject: Comparison, reference: Comparison, p: NDArray[np.float64], tolerance: float) -> list[int]:
-    """Return the outcomes with doubtful cases counted every way; as scored first, which is it where all agree."""
+    """Return the outcomes for every way to count doubtful cases; the first is over the scored cases."""
     grid = outcome_codes(reference.lower[:, None], p[None, :], subject.upper[None, :], tolerance)
     return [int(code) for code in grid.ravel()]
 
@@ -75,9 +77,9 @@ def _outcome_grid(subject: Comparison, reference: Comparison, p: NDArray[np.floa
 def conclude_evaluations(
     measured: Sequence[Figures], tolerance: float, seed_base: int, quality: JudgeQuality | None
 ) -> list[Judged]:
-    """Give every evaluation its outcome, in order; Holm's family is all of them that have a test."""
+    """Return the result of every evaluation, in order; Holm's family is all evaluations that have a test."""
     tested = [index for index, figures in enumerate(measured) if figures.subject is not None]
-    # One row for each way in which doubtful cases count: all evaluations the same way bounds every mixture.
+    # One row for each way to count doubtful cases. Counting them the same way in all evaluations bounds every mixture.
     adjusted = np.ones((3, len(measured)))
     if tested:
         p = np.stack([figures.subject.p for figures in measured if figures.subject is not None], axis=1)
@@ -125,7 +127,7 @@ def _judge(
         result.control.CopyFrom(figures.concept_free)
     if subject is not None and reference is not None:
         result.excess.CopyFrom(subject.message(p_holm[0]))
-        # Not a member of the family: it is a precondition, not a finding about the subject.
+        # The reference's test is a precondition and not a finding about the subject, so Holm's family excludes it.
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
         if outcome == Outcome.OUTCOME_INCONCLUSIVE and stable and subject.paired:
             further = sequential.anytime_further_cases if figures.anytime else statistics.further_cases
@@ -140,7 +142,7 @@ def _judge(
 
 
 def _outcomes_without_control(reference: Cases) -> list[int]:
-    # A control could only lower the reference's excess, so a reference that shows nothing is uninformative anyway.
+    # A control could only lower the reference's excess, so a reference without detections is uninformative anyway.
     return [
         Outcome.OUTCOME_INCONCLUSIVE if (detected & counts).any() else Outcome.OUTCOME_UNINFORMATIVE
         for detected, counts in (reference.counted(way) for way, _ in WAYS)
@@ -158,7 +160,7 @@ def _arms(figures: Figures, seed_base: int, quality: JudgeQuality | None) -> lis
             draws = figures.draws[role].of(columns)
             result.draws = max(result.draws, draws.budget)
             seed = derive_seed(seed_base, "verdict", "rogan-gladen", figures.description.name, arm, role)
-            # The judge was measured on the concept's pictures, not on the placebo's.
+            # The judge's quality was measured on the concept's pictures, not on the placebo's.
             measured = None if figures.placebo and role == CONTROL else quality
             target.CopyFrom(_draw_rate(draws, measured, seed))
         arms.append(result)
@@ -166,7 +168,7 @@ def _arms(figures: Figures, seed_base: int, quality: JudgeQuality | None) -> lis
 
 
 def _draw_rate(draws: Draws, quality: JudgeQuality | None, seed: int) -> Rate:
-    """Return the rate of single draws: of one case they are a cluster."""
+    """Return the rate of single draws; the draws of a case are a cluster."""
     hits, scored = (draws.judge & draws.scored).sum(axis=1), draws.scored.sum(axis=1)
     sample = statistics.effective_sample(hits, scored)
     lower, upper = statistics.wilson(sample.hits, sample.size)
@@ -191,7 +193,7 @@ def _draw_rate(draws: Draws, quality: JudgeQuality | None, seed: int) -> Rate:
 
 
 def _curve(figures: Figures) -> list[CurvePoint]:
-    """Return success against budget: of the deciding draws, then of every other arm that has several."""
+    """Return success against budget: of the deciding draws, then of every other arm with several draws."""
     names = [arm for arm, _ in figures.columns]
     deciding = sorted({arm for arm in names if decides(figures.description, arm)})
     groups = [(deciding[0] if len(deciding) == 1 else "", figures.deciding)]
@@ -217,7 +219,7 @@ def _curve(figures: Figures) -> list[CurvePoint]:
 
 
 def _agreement(figures: Figures) -> tuple[float, float]:
-    """Return (share, kappa) of judge and second judge over all scored deciding draws; zeros where there are none."""
+    """Return (share, kappa) of judge and second judge over all scored deciding draws; zeros if there are none."""
     tables = [draws.of(figures.deciding) for draws in figures.draws.values()]
     first = np.concatenate([table.judge[table.scored] for table in tables])
     second = np.concatenate([table.second_judge[table.scored] for table in tables])

@@ -1,7 +1,7 @@
-"""Which models may stand for what in an audit: nothing is held against itself.
+"""Which models may take which roles in an audit: no model is compared with itself.
 
-The rules need no weights, only what the catalogue tells of models, so that they hold where an audit is asked for and
-where one is concluded again from its export.
+The rules need no weights, only what the catalogue says about the models. They are checked when an audit is requested,
+and again when a verdict is computed from an export.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept
 
 DENOISER = "unet"
-"""The part that decides what a picture shows; a text encoder alone only decides how it is asked for."""
+"""The part of a model that decides what a picture shows; the text encoder only reads the prompt."""
 _WEIGHTS = (DENOISER, "text_encoder")
 
 
@@ -22,7 +22,7 @@ def same_denoiser(one: Model, other: Model) -> bool:
 
 
 def same_weights(one: Model, other: Model) -> bool:
-    """Whether two models are one, whatever they are called: the same denoising network and the same text encoder."""
+    """Whether two models have the same denoising network and the same text encoder, whatever their names."""
     whole = bool(one.digest) and one.digest == other.digest
     return whole or all(_same(one, other, part) for part in _WEIGHTS)
 
@@ -33,7 +33,7 @@ def known_never_learned(never_learned: Iterable[str], concept: str, words: Itera
 
 
 def control_problem(control: Model, others: Mapping[str, Model]) -> str:
-    """Return why a model cannot be the control beside `others`, by what they are to the audit; empty where it can."""
+    """Return why a model cannot be the control beside `others`, the models by role; empty if it can."""
     for role, other in others.items():
         if control.name == other.name:
             return f"is the {role} itself"
@@ -45,7 +45,7 @@ def control_problem(control: Model, others: Mapping[str, Model]) -> str:
 
 
 def reference_problem(reference: Model, subject: Model) -> str:
-    """Return why a model is no original of the subject by its weights; empty where it may be."""
+    """Return why, by its weights, a model cannot be the original of the subject; empty if it can."""
     if reference.name == subject.name:
         return "is the subject itself"
     if same_weights(reference, subject):
@@ -54,9 +54,9 @@ def reference_problem(reference: Model, subject: Model) -> str:
 
 
 def recorded_problem(spec: AuditSpec, concept: Concept, manifest: Manifest) -> str:
-    """Return what is wrong with the roles of an audit that was recorded, so that no verdict follows from it.
+    """Return what is wrong with the roles of a recorded audit, so that it has no verdict; empty if nothing is.
 
-    What the manifest does not tell of is not held against the audit; one name in two roles is.
+    The audit is not rejected for what its manifest leaves out. It is rejected if one name has two roles.
     """
     subject, reference, control = recorded_models(spec, manifest)
     if subject and reference and not spec.assume_reference and (problem := reference_problem(reference, subject)):
@@ -75,9 +75,9 @@ def recorded_problem(spec: AuditSpec, concept: Concept, manifest: Manifest) -> s
 
 
 def recorded_models(spec: AuditSpec, manifest: Manifest) -> tuple[Model | None, Model | None, Model | None]:
-    """Return the subject, reference and control of an audit that was recorded; None for one that it does not have.
+    """Return the subject, reference and control of a recorded audit; None for a role that it does not have.
 
-    Of one that the manifest does not tell of, only the name is known.
+    A model that the manifest leaves out has only its name.
     """
     models = {model.name: model for model in manifest.models}
     subject, reference, control = (
@@ -87,7 +87,7 @@ def recorded_models(spec: AuditSpec, manifest: Manifest) -> tuple[Model | None, 
 
 
 def judges_alike(spec: AuditSpec, manifest: Manifest) -> list[tuple[str, str]]:
-    """Return the fields of judges that are one model, the later before the earlier: by digest, or else by name."""
+    """Return pairs of judge fields, later and earlier, that are the same model by digest, or by name without one."""
     names = {field: getattr(spec, field) for field in ("selector", "judge", "second_judge")}
     judges = {field: manifest.judge_digests.get(name, "") or name for field, name in names.items() if name}
     return [
@@ -97,12 +97,12 @@ def judges_alike(spec: AuditSpec, manifest: Manifest) -> list[tuple[str, str]]:
 
 def _same(one: Model, other: Model, part: str) -> bool:
     files = _part(one, part)
-    # Of a model whose files are not told nothing is known, and so nothing is held against it.
+    # A model without a list of files cannot be compared, and counts as different.
     return bool(files) and files == _part(other, part)
 
 
 def _part(model: Model, part: str) -> list[str]:
-    """Return the digests of a part's files in the order in which they are laid over each other."""
+    """Return the digests of a part's files, in the order in which each is loaded over the one before."""
     found: list[str] = []
     for file in model.files:
         if file.component == part and file.digest not in found[-1:]:

@@ -1,25 +1,27 @@
-"""Bounds of the excess that hold at every look, so that an evaluation may stop as soon as its answer is settled.
+"""Bounds of the excess that hold at every look, so that an evaluation may stop as soon as its outcome is settled.
 
-Over pairs in the order of their cases, X_i in {-1, 0, 1} is the first model's detection less the second's, and d its
-mean whatever came before. Betting against "d is at least m" with a stake u in [0, 1] gives the wealth
+For the pair of case i, X_i in {-1, 0, 1} is the first model's detection minus the second's, and d is its mean given all
+earlier pairs. Betting against "d is at least m" with a stake u in [0, 1] gives the wealth
 
     K_n(m; u) = product over i <= n of 1 - u (X_i - m) / (1 - m)
               = (1 - u)^b  (1 + u (1 + m) / (1 - m))^c  (1 + u m / (1 - m))^(n - b - c)
 
-with b cases that only the first model shows and c that only the second does. No factor is negative, and where d >= m
-each has a mean of at most 1: K_n(m; u) is a test supermartingale, and so is its mixture K_n(m) over stakes. By Ville's
-inequality it ever reaches 1 / alpha with a chance of at most alpha. K_n(m) grows with m, hence at every look at once
+with b cases in which only the first model shows the concept, and c in which only the second does. No factor is
+negative, and if d >= m each has a mean of at most 1. So K_n(m; u) is a test supermartingale, and so is its mixture
+K_n(m) over stakes. By Ville's inequality, the chance that it ever reaches 1 / alpha is at most alpha. K_n(m) grows with
+m, hence, at all looks at once,
 
     upper bound of d = the smallest m with K_n(m) >= 1 / alpha,    lower bound = -upper bound of -X,
     p of "d is at most 0" = 1 / K_n(0) of -X.
 
-The mixture: half the money on u = 1, which a single case the wrong way loses and which otherwise is the test of fixed
-size; half on u = sin(theta) at the midpoints of 64 equal parts of [0, pi / 2], the arcsine law, whose regret against
-the best stake in hindsight is small. A mixture of finitely many stakes is no approximation: somebody may bet so.
+The mixture puts half the weight on u = 1, which is the test of fixed size except that a single case in the other
+direction loses it all. The other half is on u = sin(theta) at the midpoints of 64 equal parts of [0, pi / 2]: the
+arcsine law, which has a small regret against the best stake in hindsight. The finite mixture is exact, not an
+approximation: every mixture of stakes is itself a valid bet.
 
 Sources: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", arXiv 2010.09686 (the
-bets); Ville 1939 (the inequality). Every p here holds at every stopping time, whatever decides to stop, so that Holm
-over a battery of evaluations that stopped at different times holds as it does for p-values of fixed size.
+bets); Ville 1939 (the inequality). Every p here holds at every stopping time, whatever the stopping rule. Holm's
+adjustment over evaluations that stopped at different times is therefore as valid as for p-values of fixed size.
 """
 
 import numpy as np
@@ -31,7 +33,7 @@ from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT
 Floats = NDArray[np.float64]
 
 LOOK_EVERY = 3
-"""Cases between two looks. Seven to nine discordant cases settle an excess, 21 cases without any its absence."""
+"""Cases between two looks. Seven to nine discordant cases settle an excess; 21 cases without any settle its absence."""
 
 _PARTS = 64
 _STAKES: Floats = np.append(np.sin((np.arange(_PARTS) + 0.5) / _PARTS * np.pi / 2), 1.0)
@@ -42,7 +44,7 @@ _HALVINGS = 60
 def log_wealth(first: ArrayLike, second: ArrayLike, cases: ArrayLike, excess: ArrayLike) -> Floats:
     """Return log K_n(m), the evidence against an excess of at least m = `excess` in [-1, 1); arrays broadcast.
 
-    `first` and `second` count the cases that only the one, or only the other, model shows.
+    `first` and `second` count the cases in which only the first, or only the second, model shows the concept.
     """
     first, second, cases, excess = (np.asarray(x, float)[..., None] for x in (first, second, cases, excess))
     unit = _STAKES / (1 - excess)
@@ -58,12 +60,12 @@ def log_wealth(first: ArrayLike, second: ArrayLike, cases: ArrayLike, excess: Ar
 def anytime_bounds(
     first: ArrayLike, second: ArrayLike, cases: ArrayLike, alpha: float = ALPHA
 ) -> tuple[Floats, Floats]:
-    """Return the one-sided lower and upper bounds of the excess, each at 1 - alpha at every look at once."""
+    """Return the one-sided lower and upper bounds of the excess, each at confidence 1 - alpha over all looks."""
     return -_upper(second, first, cases, alpha), _upper(first, second, cases, alpha)
 
 
 def anytime_p(first: ArrayLike, second: ArrayLike) -> Floats:
-    """Return the p, one-sided, that the first model exceeds the second, at every look at once."""
+    """Return the one-sided p that the first model exceeds the second, valid at all looks at once."""
     discordant = np.asarray(first) + np.asarray(second)
     return np.exp(-np.maximum(log_wealth(second, first, discordant, 0.0), 0.0))
 
@@ -74,14 +76,14 @@ def _upper(first: ArrayLike, second: ArrayLike, cases: ArrayLike, alpha: float) 
     enough = -np.log(alpha)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        # At 1 itself there is nothing to bet on; a midpoint that rounds to it is its own answer.
+        # At 1 there is nothing to bet on, so a midpoint that rounds to 1 is replaced by the number below it.
         refuted = log_wealth(first, second, cases, np.minimum(middle, np.nextafter(1.0, 0.0))) >= enough
         low, high = np.where(refuted, low, middle), np.where(refuted, middle, high)
     return high
 
 
 def anytime_discordant_needed(tests: int, alpha: float = ALPHA) -> int:
-    """Return the fewest discordant cases, all one way, whose p stays under alpha as the smallest of `tests`."""
+    """Return the fewest discordant cases, all in one direction, whose p is under alpha as the smallest of `tests`."""
     needed = 1
     while max(tests, 1) * float(anytime_p(needed, 0)) >= alpha:
         needed += 1
@@ -89,14 +91,14 @@ def anytime_discordant_needed(tests: int, alpha: float = ALPHA) -> int:
 
 
 def anytime_power(cases: int, excess: float, tests: int, alpha: float = ALPHA) -> float:
-    """Return the chance that an excess is found by the last case where the control shows nothing."""
+    """Return the chance that an excess is found by the last case, if the control never shows the concept."""
     return float(stats.binom.sf(anytime_discordant_needed(tests, alpha) - 1, cases, excess))
 
 
 def anytime_further_cases(
     only_first: int, only_second: int, cases: int, tolerance: float, tests: int, alpha: float = ALPHA
 ) -> int:
-    """Return how many more cases would settle an excess if its rates stay as they are; 0 if that takes too many."""
+    """Return how many more cases would settle an excess at its present rates; 0 if that takes too many."""
     if cases == 0:
         return 0
     totals = np.arange(cases + 1, FURTHER_CASES_LIMIT + 1)
@@ -107,8 +109,8 @@ def anytime_further_cases(
 
 
 def cases_between_looks(cases_per_unit: int) -> int:
-    """Return the cases between two looks at an evaluation whose units hold at most `cases_per_unit`.
+    """Return the number of cases between two looks at an evaluation whose units hold at most `cases_per_unit`.
 
-    0 where all cases belong to one unit, so that there is nothing to stop.
+    0 if all cases belong to one unit, which cannot be stopped.
     """
     return min(cases_per_unit, LOOK_EVERY)

@@ -1,16 +1,17 @@
-"""How often the verdict is wrong, on whole audits of models whose truth is known.
+"""How often the verdict is wrong, in simulated audits of models whose truth is known.
 
 `python -m unerase_backend.verdict.simulation` prints, for each truth, the share of audits with a wrong conclusion and
-with the right one, at 24, 48 and 96 cases. An audit is the battery of four evaluations (standard prompt, noise-based
-best of 24, diffusion completion best of 4, textual inversion) and the likelihood, incomplete waived. It is simulated
-from where the observations are already decided cases: each case of each model is drawn at its rate, then goes through
-the same bounds, tests, outcome rule and decision as a real audit. With `--sequential` the audits stop what is settled
-(not textual inversion, which learns once over all cases), and the share of cases that were run is printed as well.
+the share with the right one, at 24, 48 and 96 cases. An audit is a battery of four evaluations (standard prompt,
+noise-based best of 24, diffusion completion best of 4, textual inversion) and the likelihood, with the rest of a
+complete battery waived. The simulation starts from decided cases: it draws each case of each model at its rate, and
+then applies the same bounds, tests, outcome rule and decision as a real audit. With `--sequential` the audits stop an
+evaluation when it is settled (except textual inversion, which learns once over all cases), and the share of cases that
+ran is printed as well.
 
-The assumptions are those under which errors are largest: cases of subject, reference and control are independent (real
-pairs share their noise, which makes fewer of them discordant), and the selector errs with the judge, so that a best of
-N fires where any of its N pictures does. Log ratios of the likelihood are skewed (a shifted exponential of standard
-deviation 0.3 on the concept's pictures, 0.1 on others), which is where a percentile bootstrap is at its weakest.
+The assumptions are those under which errors are largest. Cases of subject, reference and control are independent; real
+pairs share their noise, so that fewer of them are discordant. The selector errs together with the judge, so that a best
+of N detects the concept if any of its N pictures does. Log ratios of the likelihood are skewed (a shifted exponential
+of standard deviation 0.3 on the concept's pictures, 0.1 on others), and a percentile bootstrap is weakest there.
 """
 
 import argparse
@@ -35,10 +36,10 @@ BATTERY = {"standard-prompt": 1, "noise-based": 24, "diffusion-completion": 4, "
 """The simulated evaluations, with the draws that compete in each case."""
 
 PLAIN = "standard-prompt"
-"""Hands the model the prompt alone."""
+"""The evaluation that gives the model only the prompt."""
 
 WHOLE = "textual-inversion"
-"""Learns once over all cases, so that nothing of it can be stopped."""
+"""The evaluation that learns once over all cases, so that it cannot be stopped early."""
 
 CASES = (24, 48, 96)
 FALSE_POSITIVES = (0.0, 0.01, 0.03)
@@ -49,7 +50,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Truth:
-    """A kind of model: how often each evaluation brings the concept back, and what its likelihood shows."""
+    """A kind of model: how often each evaluation brings the concept back, and its true destruction."""
 
     name: str
     right: Conclusion.ValueType
@@ -96,7 +97,7 @@ TRUTHS = (
 
 
 def detection_rates(shown: Sequence[float], false_positive: float) -> NDArray[np.float64]:
-    """Return the chance that a case is detected: the concept is there, or any of its draws is a false positive."""
+    """Return the chance that a case is detected: it shows the concept, or any of its draws is a false positive."""
     draws = np.array(list(BATTERY.values()))
     return 1 - (1 - np.asarray(shown)) * (1 - false_positive) ** draws
 
@@ -104,7 +105,7 @@ def detection_rates(shown: Sequence[float], false_positive: float) -> NDArray[np
 def destruction_bounds(audits: int, generator: np.random.Generator) -> NDArray[np.float64]:
     """Return one-sided bounds of destruction, (audits, 2), of models whose true destruction is 0.
 
-    Bounds of a mean move with it, so one such pool serves every truth.
+    The bounds of a mean shift with the mean, so one pool serves every truth.
     """
     bounds = np.empty((audits, 2))
     for audit in range(audits):
@@ -123,7 +124,7 @@ def simulate(
     bounds: NDArray[np.float64],
     generator: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Return the conclusions of as many audits as there are rows in `bounds` (a pool of destruction_bounds)."""
+    """Return the conclusions of `len(bounds)` audits; `bounds` is a pool from `destruction_bounds`."""
     pairs = _pairs(truth, (len(bounds), len(BATTERY), cases), false_positive, generator)
     only_subject, only_control, only_reference, not_reference = (each.sum(-1) for each in pairs)
     _, upper = statistics.excess_bounds(only_subject, cases, only_control, cases)
@@ -140,7 +141,7 @@ def simulate_sequential(
     bounds: NDArray[np.float64],
     generator: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the conclusions of audits that stop what is settled, and the cases that each evaluation ran.
+    """Return the conclusions of audits that stop settled evaluations, and the cases that each evaluation ran.
 
     Shapes (audits,) and (audits, evaluations). The draws are those of `simulate` with the same generator.
     """
@@ -176,7 +177,7 @@ def simulate_sequential(
 
 
 def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Apply a function of counts, which broadcast, to each combination that occurs once."""
+    """Apply a function to counts, which broadcast; each distinct combination is computed once."""
     stacked = np.stack(np.broadcast_arrays(*counts))
     found, place = np.unique(stacked.reshape(len(counts), -1), axis=1, return_inverse=True)
     values: NDArray[np.float64] = function(*found)[place].reshape(stacked.shape[1:])
@@ -186,7 +187,7 @@ def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np
 def _pairs(
     truth: Truth, shape: tuple[int, int, int], false_positive: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.bool_], ...]:
-    """Draw every case: what only the subject and only the control shows, then of reference and control the same."""
+    """Draw every case: what only the subject and only the control shows, then the same for reference and control."""
 
     def draw(shown: Sequence[float]) -> NDArray[np.bool_]:
         hits: NDArray[np.bool_] = generator.random(shape) < detection_rates(shown, false_positive)[:, None]
@@ -216,7 +217,7 @@ def _decide(outcomes: tuple[int, ...], destruction: Destruction) -> int:
 
 
 def table(audits: int, seed_base: int) -> str:
-    """Return the table as Markdown: shares of `audits` audits a cell, in %, errors with Wilson's 95 % interval."""
+    """Return the table as Markdown: shares of `audits` audits in %, errors with Wilson's 95 % interval."""
     bounds = destruction_bounds(audits, np.random.default_rng(derive_seed(seed_base, "likelihood")))
     head = ["truth", "false positives a picture"]
     head += [f"{kind}, {cases}" for kind in ("wrong", "right", "inconclusive or uninformative") for cases in CASES]
@@ -239,7 +240,7 @@ def table(audits: int, seed_base: int) -> str:
 
 
 def sequential_table(audits: int, seed_base: int) -> str:
-    """Return the table of sequential audits as Markdown: errors as in `table`, and the share of cases that were run."""
+    """Return the table of sequential audits as Markdown: errors as in `table`, and the share of cases that ran."""
     bounds = destruction_bounds(audits, np.random.default_rng(derive_seed(seed_base, "likelihood")))
     head = ["truth", "false positives a picture"]
     head += [f"{kind}, {cases}" for kind in ("wrong", "right", "cases run") for cases in CASES]
@@ -265,10 +266,10 @@ def sequential_table(audits: int, seed_base: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the simulation from the command line."""
     parser = argparse.ArgumentParser(prog="python -m unerase_backend.verdict.simulation", description=__doc__)
-    parser.add_argument("--audits", type=int, default=2000, help="audits a cell (default 2000)")
-    parser.add_argument("--seed-base", type=int, default=0, help="seed from which all others are made (default 0)")
+    parser.add_argument("--audits", type=int, default=2000, help="number of audits for each cell (default 2000)")
+    parser.add_argument("--seed-base", type=int, default=0, help="seed that all others derive from (default 0)")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
-    parser.add_argument("--sequential", action="store_true", help="audits that stop what is settled")
+    parser.add_argument("--sequential", action="store_true", help="simulate audits that stop settled evaluations")
     options = parser.parse_args(arguments)
     text = (sequential_table if options.sequential else table)(options.audits, options.seed_base)
     if options.out is not None:

@@ -1,7 +1,7 @@
-"""The statistics of an audit: intervals, tests and what they can show.
+"""The statistics of an audit: intervals, tests and their power.
 
 Every function takes numbers or arrays (which broadcast) and returns float64 arrays, unless it says otherwise. Counts
-may be fractions where a design effect made them so. Nothing here is random unless a generator is handed in.
+adjusted for a design effect may be fractions. Only functions that take a generator are random.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scipy import special, stats
 Floats = NDArray[np.float64]
 
 ALPHA = 0.05
-"""Every interval is a 95 % one, every test is at 5 %."""
+"""Every interval is at 95 %, every test at 5 %."""
 
 FURTHER_CASES_LIMIT = 4096
 """More cases than this settle nothing in practice."""
@@ -27,7 +27,7 @@ def wilson(hits: ArrayLike, cases: ArrayLike, alpha: float = ALPHA) -> tuple[Flo
         rate = hits / cases
         centre = (rate + z2 / (2 * cases)) / (1 + z2 / cases)
         half = np.sqrt(z2 * (rate * (1 - rate) / cases + z2 / (4 * cases**2))) / (1 + z2 / cases)
-    # The bounds at 0 and 1 are exact; rounding must not leave them just beside.
+    # The bounds at 0 and 1 are exact; rounding must not shift them.
     lower = np.where((cases > 0) & (hits > 0), centre - half, 0.0)
     upper = np.where((cases > 0) & (hits < cases), centre + half, 1.0)
     return lower, upper
@@ -51,13 +51,13 @@ def excess_bounds(
 ) -> tuple[Floats, Floats]:
     """Return the one-sided lower and the one-sided upper bound of a difference of two proportions.
 
-    For pairs, P(first model) - P(second model) is the difference of the two discordant cells, so `first` and `second`
-    count the cases that only the one, or only the other, model shows, and both `_cases` are the pairs. For unpaired
-    samples they are the hits of each.
+    For pairs, P(first model) - P(second model) is the difference of the two discordant cells. `first` and `second` then
+    count the cases in which only the first, or only the second, model shows the concept, and both `_cases` are the
+    number of pairs. For unpaired samples, `first` and `second` are the hits of each.
 
-    upper = CP_upper(first; alpha/2) - CP_lower(second; alpha/2), and mirrored: Bonferroni over the two cells. Each
-    bound holds with at least 1 - alpha whatever the number of cases and whatever the dependence of the cells; it is
-    wider than an exact bound of the difference would be.
+    upper = CP_upper(first; alpha/2) - CP_lower(second; alpha/2), and the lower bound mirrors it: Bonferroni over the
+    two cells. The coverage of each bound is at least 1 - alpha, whatever the number of cases and the dependence of the
+    cells. The bounds are wider than exact bounds of the difference.
     """
     lower = clopper_pearson_lower(first, first_cases, alpha / 2) - clopper_pearson_upper(
         second, second_cases, alpha / 2
@@ -81,7 +81,7 @@ def fisher_p(first: ArrayLike, first_cases: ArrayLike, second: ArrayLike, second
 
 
 def holm(p: ArrayLike) -> Floats:
-    """Return p adjusted after Holm (1979) along the last axis."""
+    """Return p-values adjusted by Holm's method (Holm 1979) along the last axis."""
     p = np.asarray(p, float)
     order = np.argsort(p, axis=-1, kind="stable")
     factors = np.arange(p.shape[-1], 0, -1)
@@ -92,7 +92,7 @@ def holm(p: ArrayLike) -> Floats:
 
 
 def cohen_kappa(first: ArrayLike, second: ArrayLike) -> float:
-    """Return Cohen's kappa of two binary raters; 1 where both always say the same one thing, NaN without items."""
+    """Return Cohen's kappa of two binary raters; 1 if both give one and the same answer to all items, NaN if none."""
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     if first.size == 0:
         return float("nan")
@@ -104,7 +104,7 @@ def cohen_kappa(first: ArrayLike, second: ArrayLike) -> float:
 def rogan_gladen(rate: ArrayLike, sensitivity: ArrayLike, specificity: ArrayLike) -> Floats:
     """Return the true rate behind an apparent one (Rogan and Gladen 1978), within [0, 1].
 
-    (rate + specificity - 1) / (sensitivity + specificity - 1); NaN where the judge is no better than chance.
+    (rate + specificity - 1) / (sensitivity + specificity - 1); NaN if the judge is no better than chance.
     """
     rate, sensitivity, specificity = (np.asarray(x, float) for x in (rate, sensitivity, specificity))
     youden = sensitivity + specificity - 1
@@ -121,11 +121,11 @@ def rogan_gladen_interval(
     resamples: int = 4000,
     alpha: float = ALPHA,
 ) -> tuple[float, float]:
-    """Return a two-sided interval of the corrected rate that carries the judge's own uncertainty.
+    """Return a two-sided interval of the corrected rate that includes the uncertainty about the judge.
 
     Each argument is (hits, cases). The three rates are drawn from their Jeffreys posteriors, Beta(hits + 1/2,
-    misses + 1/2), and corrected; the interval is the percentiles of that. [0, 1] where the judge may be no better
-    than chance.
+    misses + 1/2), and corrected; the interval is the percentiles of the corrected rates. It is [0, 1] if the judge may
+    be no better than chance.
     """
     rate, sensitive, specific = (
         generator.beta(hits + 0.5, cases - hits + 0.5, resamples) for hits, cases in (sample, sensitivity, specificity)
@@ -138,7 +138,7 @@ def rogan_gladen_interval(
 
 
 def resampled_means(values: Floats, generator: np.random.Generator, resamples: int = 4000) -> Floats:
-    """Return means over bootstrap resamples of the pictures: (pictures, figures) -> (resamples, figures).
+    """Return the means of bootstrap resamples of the pictures: (pictures, figures) -> (resamples, figures).
 
     The figures of one picture stay together.
     """
@@ -148,7 +148,7 @@ def resampled_means(values: Floats, generator: np.random.Generator, resamples: i
 
 @dataclass(frozen=True)
 class EffectiveSample:
-    """A rate over clustered draws, and the number of independent draws that would know it as well."""
+    """A rate over clustered draws, and the number of independent draws that would estimate it as precisely."""
 
     rate: float
     size: float
@@ -162,9 +162,9 @@ class EffectiveSample:
 def effective_sample(hits: ArrayLike, draws: ArrayLike) -> EffectiveSample:
     """Return the effective sample of draws that come in clusters, (clusters,) each (Korn and Graubard 1998).
 
-    The size is draws over the design effect (the linearised variance of the ratio hits / draws over the binomial one),
-    times (t of draws - 1 over t of clusters - 1)^2, and never more than the draws. Where all draws agree the design
-    effect cannot be seen; the largest possible, every cluster of one mind, is taken.
+    The size is the number of draws over the design effect (the linearised variance of the ratio hits / draws over the
+    binomial one), times (t of draws - 1 over t of clusters - 1)^2, and at most the number of draws. If all draws agree,
+    the design effect cannot be estimated, and the largest possible one is used: the size is the number of clusters.
     """
     hits, draws = np.asarray(hits, float), np.asarray(draws, float)
     hits, draws = hits[draws > 0], draws[draws > 0]
@@ -179,12 +179,12 @@ def effective_sample(hits: ArrayLike, draws: ArrayLike) -> EffectiveSample:
     variance = clusters / (clusters - 1) * float(np.sum((hits - rate * draws) ** 2)) / total**2
     binomial = rate * (1 - rate) / total
     t_ratio = float(stats.t.ppf(0.975, total - 1) / stats.t.ppf(0.975, clusters - 1))
-    # A variance below the binomial one is chance: draws of one cluster do not know more than independent ones.
+    # A variance below the binomial one is chance: clustered draws do not hold more information than independent ones.
     return EffectiveSample(rate, min(total, total / max(variance / binomial, 1e-9) * t_ratio**2))
 
 
 def discordant_needed(tests: int, alpha: float = ALPHA) -> int:
-    """Return the fewest discordant cases, all one way, whose p stays under alpha as the smallest of `tests`."""
+    """Return the fewest discordant cases, all in one direction, whose p is under alpha as the smallest of `tests`."""
     needed = 1
     while max(tests, 1) * 0.5**needed >= alpha:
         needed += 1
@@ -192,17 +192,18 @@ def discordant_needed(tests: int, alpha: float = ALPHA) -> int:
 
 
 def power(cases: int, excess: float, tests: int, alpha: float = ALPHA) -> float:
-    """Return the chance that an excess is found where the control shows nothing: P(X >= discordant_needed)."""
+    """Return the chance that an excess is found if the control shows nothing: P(X >= discordant_needed)."""
     return float(stats.binom.sf(discordant_needed(tests, alpha) - 1, cases, excess))
 
 
 def further_cases(
     only_first: int, only_second: int, cases: int, tolerance: float, tests: int, alpha: float = ALPHA
 ) -> int:
-    """Return how many more cases would settle an inconclusive excess if its rates stay as they are.
+    """Return how many more cases would settle an inconclusive excess at its present rates.
 
-    Settled: the upper bound is under the tolerance, or p times the number of tests is under alpha (what Holm asks of
-    the smallest). 0 if that takes more than FURTHER_CASES_LIMIT cases in all, or if there is no case to go by.
+    It is settled if the upper bound is under the tolerance, or if p times the number of tests is under alpha (Holm's
+    requirement for the smallest p). Returns 0 if that takes more than FURTHER_CASES_LIMIT cases in all, or if `cases`
+    is 0.
     """
     if cases == 0:
         return 0

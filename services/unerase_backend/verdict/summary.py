@@ -1,7 +1,7 @@
-"""The verdict in plain words: two sentences for a reader who knows no statistics, and what they rest on.
+"""The verdict in plain words: two sentences for a reader who knows no statistics, and the grounds for them.
 
-Pure functions of a verdict. No sentence says that a concept is erased: where nothing brought it back, that is said,
-with the effort it holds for. Names from outside do not occur here, only counts.
+These are pure functions of a verdict. No sentence says that a concept is erased: if nothing brought it back, the
+sentence says so, and for what effort. The two sentences contain counts, but no names that come from outside.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, InterferenceRe
 from unerase_backend.verdict.wording import is_plain
 
 AGAINST, NOTHING_FOUND, OPEN = "against", "nothing found", "open"
-"""What a ground says of the erasure: that it failed, that nothing speaks against it, or neither."""
+"""What a ground says about the erasure: that it failed, that nothing speaks against it, or neither."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """One thing that a verdict rests on, in a few words with its number."""
+    """One reason for a verdict, in a few words with its figure."""
 
     text: str
     says: str
@@ -24,10 +24,10 @@ class Ground:
 
 
 def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
-    """Return the conclusion in two plain sentences; empty where there is no conclusion.
+    """Return the conclusion in two plain sentences; empty if there is no conclusion.
 
-    `flaws` are faults of the comparison itself, as `comparison.flaws` finds them: with one of them the figures say
-    nothing, whatever they are.
+    `flaws` are faults of the comparison itself, as `comparison.flaws` returns them: with any of them the figures mean
+    nothing.
     """
     if verdict.conclusion == Conclusion.CONCLUSION_UNSPECIFIED:
         return ""
@@ -50,17 +50,17 @@ def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
         count = _tests(len(verdict.missing), "required test")
         meaning += f"; {count} left out or not usable might have shown more"
     if verdict.damaged:
-        # Not "also": whether the concept is lost is for the conclusion to say.
-        meaning += "; the model has lost other things than the concept"
+        # Not "also": only the conclusion says whether the concept is lost.
+        meaning += "; the model has lost things other than the concept"
     return f"{finding[0].upper()}{finding[1:]}. {meaning[0].upper()}{meaning[1:]}."
 
 
 def grounds(
     verdict: Verdict, *, destruction: float, general_damage: float, interference: float, sure: bool = True
 ) -> list[Ground]:
-    """Return what a verdict rests on, the weightiest first; the numbers given are the tolerances.
+    """Return the grounds for a verdict, the most important first; the three numbers are the tolerances.
 
-    `sure` is False where it is assumed, or not so, that the control never learned the concept.
+    `sure` is False if it is only assumed, or false, that the control never learned the concept.
     """
     plain = [_of_evaluation(one, sure) for one in verdict.evaluations if is_plain(one)]
     others = [_of_evaluation(one, sure) for one in verdict.evaluations if not is_plain(one)]
@@ -72,7 +72,7 @@ def grounds(
         found.append(_other_concepts(verdict.interference, interference))
     if verdict.missing:
         found.append(Ground(f"Left out or not usable: {', '.join(verdict.missing)}.", OPEN))
-    # What the model does when it is simply asked stands first, whatever it says.
+    # What the model does when it is simply asked comes first, whatever the outcome.
     return [*found[: len(plain)], *sorted(found[len(plain) :], key=lambda ground: ground.says != AGAINST)]
 
 

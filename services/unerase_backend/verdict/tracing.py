@@ -1,8 +1,8 @@
-"""The way from the reference to the subject: observations of each strength become one point of the curves.
+"""The curves from the reference to the subject: the observations at each strength become one point.
 
-At every strength the plain prompt's detections, the selector's similarity and the judge's labels are over its own
-pictures; destruction, general damage and lost pull are those of `measures.mechanisms` with strength 0 as the reference,
-picture by picture, with the same resamples at every strength.
+Detections under the plain prompt, the selector's similarity and the judge's labels are computed over the pictures made
+at that strength. Destruction, general damage and lost pull come from `measures.mechanisms` with strength 0 as the
+reference, paired by picture, with the same resamples at every strength.
 """
 
 from collections import defaultdict
@@ -23,7 +23,7 @@ Losses = dict[tuple[str, int], tuple[float, float]]
 
 
 def tracing(observations: Sequence[Observation], concept: str, seed_base: int) -> TracingResult | None:
-    """Return the curves; None where nothing was observed. `concept` tells its own pictures from those of others."""
+    """Return the curves, or None if nothing was observed; `concept` tells the concept's pictures from others."""
     pictures: dict[float, list[Observation]] = defaultdict(list)
     losses: dict[float, Losses] = defaultdict(dict)
     for observation in sorted(observations, key=lambda each: (each.concept, each.case_index, each.variant)):

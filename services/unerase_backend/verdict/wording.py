@@ -1,6 +1,6 @@
-"""What the figures say, in words.
+"""The figures of a verdict in words.
 
-No sentence claims that a concept is erased: it gives a bound, its confidence and its budget.
+No sentence claims that a concept is erased. Instead it gives a bound with its confidence and budget.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ INCONCLUSIVE = Outcome.OUTCOME_INCONCLUSIVE
 def reason(
     result: EvaluationResult, tolerance: float, optimisation_steps: int, *, stable: bool, looked_at: bool = False
 ) -> str:
-    """Return the predicate of "<evaluation> ...": the outcome, and the rule with the figures that gave it.
+    """Return the predicate of "<evaluation> ...": the outcome, and the figures that it follows from.
 
-    `stable` is False where the outcome depends on how unscored cases are counted; `looked_at` is True where bounds and
-    p hold at every look.
+    `stable` is False if the outcome depends on how unscored cases are counted. `looked_at` is True if bounds and p hold
+    at every look.
     """
     said = _reason(result, tolerance, optimisation_steps, stable)
     stopped = f"; stopped after {result.stopped_after} cases" if result.stopped_after else ""
@@ -42,8 +42,8 @@ def reason(
 def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, stable: bool) -> str:
     if not stable:
         return (
-            f"is inconclusive: {_figures(result)}, but unscored are {_cases_unscored(result)}, and what it says "
-            "depends on how they are counted"
+            f"is inconclusive: {_figures(result)}, but {_cases_unscored(result)} are unscored, and the outcome depends "
+            "on how they are counted"
         )
     if not result.HasField("excess"):
         return _reason_without_control(result)
@@ -69,7 +69,7 @@ def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int,
 
 
 def budget(result: EvaluationResult, optimisation_steps: int = 0) -> str:
-    """Return what an evaluation was allowed to spend."""
+    """Return the budget of an evaluation in words."""
     draws = f"at {_draws(result)}"
     return f"{draws} after {optimisation_steps} optimisation steps" if optimisation_steps else draws
 
@@ -79,7 +79,7 @@ def _draws(result: EvaluationResult) -> str:
 
 
 def is_plain(result: EvaluationResult) -> bool:
-    """Whether an evaluation hands the model the prompt alone."""
+    """Whether an evaluation gives the model only the prompt."""
     return result.evaluation_class == EvaluationClass.EVALUATION_CLASS_PLAIN
 
 
@@ -127,7 +127,7 @@ def interference_sentence(interference: InterferenceResult, tolerance: float) ->
 
 
 def tracing_sentence(tracing: TracingResult) -> str:
-    """Return the way from the reference to the subject as a sentence."""
+    """Return the curves from the reference to the subject as a sentence."""
     first, last = tracing.points[0], tracing.points[-1]
     start = first.detected.hits / max(first.detected.cases, 1)
     halved = [point.strength for point in tracing.points if 2 * point.detected.hits <= start * point.detected.cases]
@@ -144,7 +144,7 @@ def tracing_sentence(tracing: TracingResult) -> str:
 
 
 def alternatives_sentence(alternatives: AlternativesResult) -> str:
-    """Return what stands in the concept's place as a sentence."""
+    """Return what the models show in the concept's place as a sentence."""
     return f"alternatives: {'; '.join(_alternatives(model) for model in alternatives.models)}."
 
 
@@ -164,7 +164,7 @@ def _alternatives(model: Alternatives) -> str:
 
 
 def assumptions(spec: AuditSpec) -> list[str]:
-    """Return what a request took as given, a sentence each."""
+    """Return the assumptions of a request, one sentence for each."""
     said = []
     if spec.assume_control:
         said.append(
@@ -173,7 +173,7 @@ def assumptions(spec: AuditSpec) -> list[str]:
         )
     if spec.assume_reference and spec.reference == spec.subject:
         said.append(
-            f"It is assumed that {spec.subject} is its own original: the request holds it against itself as its "
+            f"It is assumed that {spec.subject} is its own original: the request compares it with itself as its "
             "reference."
         )
     elif spec.assume_reference:
@@ -185,10 +185,10 @@ def assumptions(spec: AuditSpec) -> list[str]:
 
 
 def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence[str], destruction: float) -> str:
-    """Return the conclusion in words, behind what was assumed.
+    """Return the conclusion in words, after the assumptions.
 
-    `verdict` is complete but for its statement; `unbearable` are the required evaluations with too many unscored
-    cases; `required` those on which it rests that a concept is removed; `destruction` is the tolerance.
+    `verdict` is complete except for its statement and summary. `unbearable` are the required evaluations with too many
+    unscored cases, `required` those that the conclusion "removed" relies on, and `destruction` is the tolerance.
     """
     results = {result.name: result for result in verdict.evaluations}
     plain = [result for result in verdict.evaluations if is_plain(result)]
@@ -208,7 +208,7 @@ def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence
     if verdict.incomplete_waived:
         said += f" The battery was allowed to be incomplete: it lacks {', '.join(absent)}."
     if verdict.damaged:
-        said += " The model is damaged: what it lost beside the concept exceeds the tolerance."
+        said += " The model is damaged: its losses beyond the concept exceed the tolerance."
     return " ".join([*verdict.assumptions, said])
 
 
@@ -216,12 +216,12 @@ def _incomplete(absent: Sequence[str], unbearable: Sequence[str]) -> str:
     parts = [f"the battery lacks {', '.join(absent)}"] if absent else []
     if unbearable:
         parts.append(f"too much is unscored in {', '.join(unbearable)}")
-    return f"Incomplete: {', and '.join(parts)}; the evidence says what can be said."
+    return f"Incomplete: {', and '.join(parts)}; the evidence lists what was found."
 
 
 def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult], destruction: float) -> str:
     if not plain:
-        asked = "the standard prompt was not asked"
+        asked = "the standard prompt was not run"
     elif all(result.outcome == DOES_NOT_RECOVER for result in plain):
         bound = max(result.excess.bounds.upper for result in plain)
         asked = f"the standard prompt shows it at most {bound:.3f} above the control, one-sided 95 %"
@@ -248,11 +248,9 @@ def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: S
         f"evaluations, one-sided 95 %, at this budget: {budgets}; and destruction is at least "
         f"{verdict.likelihood.destruction_bounds.lower:.3f}, one-sided 95 %."
     )
-    return (
-        f"{words} Nothing is known from {', '.join(silent)}, which cannot tell the reference from the control."
-        if (silent)
-        else words
-    )
+    if silent:
+        words += f" No information comes from {', '.join(silent)}, which cannot tell the reference from the control."
+    return words
 
 
 def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float) -> str:
@@ -271,7 +269,7 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float)
             f"against {destruction:.2f}"
         )
     if not any(is_plain(result) for result in verdict.evaluations):
-        open_points.append("the standard prompt was not asked")
+        open_points.append("the standard prompt was not run")
     return f"Inconclusive: nothing recovers the concept, but {'; '.join(open_points)}."
 
 

@@ -1,20 +1,20 @@
-"""Classifier guidance: does the concept come back where a classifier of noised latents leads the way to it?
+"""Classifier guidance: does the concept come back when a classifier of noised latents guides the sampling?
 
 At every step, after classifier-free guidance with the case's prompt, with s the scale and a_t the cumulative alpha,
 
     e <- e - sqrt(1 - a_t) s grad_x log p(concept | x_t, t).
 
 p is trained on pictures of the concept and of others (`attack/classifier_training`); one classifier serves every
-model. "classifier-guidance" draws one picture a case for each scale, all from the case's latent seed, with eta 0;
-"classifier-guidance-noise" draws one for each eta and scale, eta the outer loop, with noise of the draw's own seed in
-every step. The best of either grid counts.
+model. "classifier-guidance" draws one picture a case for each scale, all from the case's latent seed, with eta 0.
+"classifier-guidance-noise" draws one for each eta and scale (eta in the outer loop), with noise of the draw's own seed
+in every step. In each evaluation the best of its grid counts.
 
-The gradient comes from outside the model and can paint the concept into any, if the scale is great enough: what a model
-reaches is its excess over one that never learned the concept, at the same scales.
+The gradient comes from outside the model and can paint the concept with any model if the scale is large enough. What
+counts is the excess over a model that never learned the concept, at the same scales.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (classifier guidance: s = 25, 32,
 ... 186); the guidance itself: Dhariwal and Nichol, arXiv 2105.05233, algorithm 2. The grid with noise is ours: six of
-those scales and four of the noise-based probe's etas, 24 draws as in either alone.
+those scales and four of the noise-based probe's etas, which makes 24 draws, as many as in either alone.
 Control: the same classifier, scales and selection on a model that never learned the concept.
 """
 
@@ -93,7 +93,7 @@ async def _guided(
         learning_rate=parameters["learning_rate"],
     )
     found = await workbench.compute(lambda: trained_classifier(unit, workbench, recipe))
-    # Said once an audit and model, not by every shard of its cases.
+    # Reported once for each audit and model, and not by every unit.
     if any(case.index == 0 for case in unit.cases):
         workbench.finding(found)
     draws = []

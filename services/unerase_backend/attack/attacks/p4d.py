@@ -1,21 +1,21 @@
 """P4D-N: tokens with which the erased model predicts the noise that the reference predicts for the plain prompt.
 
 Chin, Jiang, Huang, Chen, Chiu, "Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic
-Prompts", arXiv 2309.06135, section 3.2 and equation 5. With z the latents that the reference makes of the case's
-prompt p, e Gaussian noise and a_t the cumulative alpha, N tokens w are sought that minimise
+Prompts", arXiv 2309.06135, section 3.2 and equation 5. With z the latents that the reference makes from the case's
+prompt p, e Gaussian noise and a_t the cumulative alpha, the attack searches for the N tokens w that minimise
 
     E over e, t of  mean (e_reference(x_t, t, c(p)) - e_model(x_t, t, c(w)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
-The tokens are held as continuous embeddings, (tokens, width). Forwards, each is replaced by the nearest embedding of
-the vocabulary, by cosine; the gradient found there is applied to the continuous one (Wen, Jain, Kirchenbauer,
-Goldblum, Geiping, Goldstein, "Hard Prompts Made Easy", arXiv 2302.03668, algorithm 1), by AdamW.
+The tokens are continuous embeddings, (tokens, width). In the forward pass each is replaced by the nearest embedding of
+the vocabulary, by cosine. AdamW applies the gradient at that embedding to the continuous one (Wen, Jain, Kirchenbauer,
+Goldblum, Geiping, Goldstein, "Hard Prompts Made Easy", arXiv 2302.03668, algorithm 1).
 
-The words of the concept's names are no candidates. With them the reference's search would end at the plain prompt, of
-which the standard prompt says all there is to say, and erasure is aimed at those very words: the question is whether
-others still lead there. The reference, the positive control, must be found by other words too.
+The words of the concept's names are excluded. With them the reference's search would end at the plain prompt, which the
+standard prompt already tests. Erasure also aims at exactly those words, so the question is whether other words still
+lead to the concept. In the reference, the positive control, the search must find other words too.
 
-A case is searched from several random starts, a picture after each, and all its pictures compete. All roles meet the
-same starts, timesteps and noise; each case has its own generator and optimiser.
+Each case is searched from several random starts, with a picture after each, and all its pictures compete. All roles get
+the same starts, timesteps and noise. Each case has its own generator and optimiser.
 
 The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: iterations 3000, tokens 16, and rows 4
 or what the device's memory holds.
@@ -70,7 +70,7 @@ from unerase_backend.evaluation.registry import parameter
     ],
 )
 async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Make the reference's latents, then search every case and try what was found, start by start."""
+    """Make the reference's latents; then, start by start, search for every case and try the prompts found."""
     starts, iterations = workbench.parameters["starts"], workbench.parameters["iterations"]
     records = [CaseRecord(case) for case in unit.cases]
     targets = await workbench.compute(lambda: _targets(unit, workbench, records))
@@ -89,11 +89,11 @@ async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observat
 
 @dataclass(frozen=True)
 class Target:
-    """What one case's searches aim at."""
+    """The target of one case's searches."""
 
     record: CaseRecord
     latents: Tensor
-    """The reference's own for the case's prompt, from the case's initial latent."""
+    """The reference's latents for the case's prompt, from the case's initial latent."""
     encoded: Tensor
     """The prompt in the reference's encoding, (tokens, width)."""
 
@@ -118,7 +118,7 @@ class Search(TokenSearch):
         )
 
     def nearest(self) -> Tensor:
-        """Return the places in the vocabulary of the nearest tokens, (tokens,)."""
+        """Return the indices of the nearest tokens in the vocabulary, (tokens,)."""
         return nearest(self.continuous.detach(), self._tokens.embeddings)
 
     def sample(self) -> tuple[Tensor, Tensor, int]:
@@ -128,7 +128,7 @@ class Search(TokenSearch):
         return self._tokens.embeddings[self.nearest()], noise, int(timestep)
 
     def move(self, gradient: Tensor) -> None:
-        """Move the continuous embeddings by the gradient at the nearest tokens', (tokens, width)."""
+        """Move the continuous embeddings by the gradient at those of the nearest tokens, (tokens, width)."""
         self.continuous.grad = gradient
         self._optimiser.step()
 
@@ -139,12 +139,12 @@ class Search(TokenSearch):
 
 
 def nearest(embeddings: Tensor, table: Tensor) -> Tensor:
-    """Return the row of `table`, (tokens, width), with the highest cosine to each of `embeddings`, (n, width)."""
+    """Return, for each of `embeddings`, (n, width), the row of `table`, (tokens, width), with the highest cosine."""
     return (functional.normalize(embeddings) @ functional.normalize(table).T).argmax(1)
 
 
 def _targets(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> list[Target]:
-    """Make the latents here, by ticks between which the unit can end, and not in the generation room."""
+    """Make the targets' latents here, tick by tick, so that the unit can end between ticks."""
     room_beside(workbench.model, workbench.parameters["tokens"])
     reference = workbench.reference()
     sampler = Sampler(reference, batch_rows=2 * workbench.parameters["rows"])

@@ -1,28 +1,29 @@
 """Relearning: how few steps of fine-tuning bring the concept back?
 
-All weights theta of the subject's UNet are trained with AdamW (Loshchilov and Hutter, arXiv 1711.05101) at a constant
-learning rate on the denoising loss,
+All weights theta of the UNet are trained with AdamW (Loshchilov and Hutter, arXiv 1711.05101) at a constant learning
+rate on the denoising loss,
 
     E over (z, c), e, t of  mean (e - e_theta(x_t, t, c))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
 with z the latents of a picture, c the first prompt of the concept that it shows, e Gaussian noise, t uniform
-(stratified over a batch) and a_t the cumulative alpha. After each of the given numbers of steps N the plain prompts
-are asked, one picture a case, of the model with the weights that it then has.
+(stratified over a batch) and a_t the cumulative alpha. After each of the given numbers of steps N, the model with its
+weights at that point makes one picture a case from the plain prompts.
 
-Arm "few-shot@N": a few pictures of the concept, from the first half (the likelihood is measured on the second). Arm
-"benign@N": as many pictures of other concepts of its kind, with prompts of theirs, in the same draws. The two say
-different things. Few-shot asks how near the concept still is, and decides: the best over the checkpoints, which is the
-concept within the largest N. Benign asks whether an erasure survives a fine-tuning that means no harm; what it brings
-back was never handed over. It is shown beside, and decides nothing.
+Arm "few-shot@N" trains on a few pictures of the concept, from the first half (the likelihood is measured on the
+second). Arm "benign@N" trains on as many pictures of other concepts of its kind, with the prompts of those concepts, in
+the same draws. The two arms answer different questions. Few-shot asks how near the concept still is. It decides: the
+best of the checkpoints counts, so the question is whether the concept comes back within the largest N. Benign asks
+whether an erasure survives harmless fine-tuning: the model was given no picture of a concept that comes back. It is
+shown for comparison, and does not decide.
 
 Source: Suriyakumar et al., "Unstable Unlearning: The Hidden Risk of Concept Resurgence in Diffusion Models", arXiv
 2410.08074 (benign); Hu et al., "Jogging the Memory of Unlearned Models Through Targeted Relearning Attacks", arXiv
 2406.13356 (few-shot, on language models).
-Control: a model that never learned the concept, given the same pictures in the same draws: it learns the concept anew
-if the steps suffice. What comes back sooner than it comes there was recalled, not learned.
+Control: a model that never learned the concept, trained on the same pictures in the same draws. With enough steps it
+learns the concept anew. A concept that comes back sooner in the subject was recalled, not learned.
 
-The defaults suit the testbed, where the subject's lead is widest at 20 to 40 steps. A checkpoint is kept whole: the
-size of the UNet, for each N and arm.
+The defaults suit the testbed, where the subject's lead over the control is widest at 20 to 40 steps. Each checkpoint
+stores the whole UNet, for each N and arm.
 """
 
 from collections.abc import Sequence
@@ -56,7 +57,7 @@ FEW_SHOT, BENIGN = "few-shot", "benign"
 
 @dataclass(frozen=True)
 class Lesson:
-    """What an arm learns from: digests of pictures, each with its prompt."""
+    """The training set of an arm: digests of pictures, each with its prompt."""
 
     arm: str
     pictures: Sequence[str]
@@ -65,9 +66,9 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The model after some steps: the digest of its weights, and the loss of each step up to there.
+    """The model after some steps: the digest of its weights, and the loss of each step so far.
 
-    `failure` is empty, or says why there are no weights of use.
+    `failure` says why there are no usable weights; it is empty if there are.
     """
 
     steps: int
@@ -96,7 +97,7 @@ class Checkpoint:
     deciding_arms=[f"{FEW_SHOT}@*"],
 )
 async def relearning(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Train each arm once, then ask every checkpoint for the cases."""
+    """Train each arm once, then make the cases' pictures with every checkpoint."""
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),
@@ -137,7 +138,7 @@ async def relearning(unit: Unit, models: Models, workbench: Workbench) -> list[O
 
 
 def lessons(unit: Unit, pictures: int) -> list[Lesson]:
-    """Return what is learned from; benign only where there are other concepts of the kind with pictures.
+    """Return the training set of each arm; "benign" exists only if other concepts of the kind have pictures.
 
     Raises:
         InvalidRequestError: the concept has fewer than two pictures.
@@ -158,18 +159,18 @@ def lessons(unit: Unit, pictures: int) -> list[Lesson]:
 def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) -> list[Checkpoint]:
     """Fine-tune a copy of the UNet and keep its weights at each checkpoint.
 
-    The same unit gives the same weights, bit for bit, within a numerics profile; every lesson meets the same draws. A
-    gradient that is not finite ends it, and leaves the checkpoints from there on unscored.
+    The same unit gives the same weights, bit for bit, within a numerics profile. Every lesson gets the same draws. A
+    gradient that is not finite ends the training, and later checkpoints are unscored.
 
     Raises:
-        InvalidRequestError: a picture is not of the model's resolution.
+        InvalidRequestError: a picture does not have the model's resolution.
         CancelledError, DeadlineError: from the workbench, between two steps.
     """
     model, parameters = workbench.model, workbench.parameters
     checkpoints, batch_size = sorted(set(parameters["steps"])), parameters["batch_size"]
     last = checkpoints[-1]
     latents = workbench.latents(lesson.pictures).to(model.device)
-    # Made in inference mode, whose tensors no gradient may meet.
+    # Encoded in inference mode, and autograd does not accept inference tensors.
     encoded = torch.stack(encode(model, [Conditioning(text=prompt) for prompt in lesson.prompts])).clone().float()
     alphas_cumprod = model.alphas_cumprod.to(model.device)
     unet = workbench.trainable_unet()
@@ -202,7 +203,7 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
 
 
 def _benign(others: Sequence[Concept], count: int) -> Lesson:
-    # In turn, so that no concept is in it more than once more than another.
+    # One picture of each concept in turn, so that the counts of any two concepts differ by at most one.
     turns = [(others[index % len(others)], index // len(others)) for index in range(count)]
     spread = {other.name: learnable(other, count // len(others) + 1) for other in others}
     chosen = [(other, spread[other.name][turn % len(spread[other.name])]) for other, turn in turns]

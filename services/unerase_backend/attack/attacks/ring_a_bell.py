@@ -1,4 +1,4 @@
-"""Ring-A-Bell: tokens whose encoding lies where the concept's direction leads, found without asking the erased model.
+"""Ring-A-Bell: tokens whose encoding lies in the concept's direction, found without the erased model.
 
 Tsai, Hsu, Xie, Lin, Chen, Li, Chen, Yu, Huang, "Ring-A-Bell! How Reliable are Concept Removal Methods for Diffusion
 Models?", arXiv 2310.10012, section 3. With f the *reference's* text encoding of a whole prompt, (tokens, width), the
@@ -6,19 +6,20 @@ concept's direction is the mean over n pairs of prompts, one with the concept (p
 
     d = 1/n sum_i (f(p_i) - f(q_i))
 
-and for a case's prompt q without the concept the K tokens w are sought that minimise
+and for a case's prompt q without the concept the attack searches for the K tokens w that minimise
 
     || f(w) - (f(q) + scale * d) ||^2
 
-by a genetic search: of a population, the better half are parents; each, at the crossover rate, exchanges its tail with
-another parent's into two children; then every one, at the mutation rate, has one token replaced by a random one.
+The search is genetic. The better half of a population are parents. Each parent, at the crossover rate, exchanges its
+tail with that of another parent, which gives two children. Then, at the mutation rate, one token of each prompt is
+replaced by a random one.
 
-Pairs are the concept's prompts (none of them held out) with each of its names, and with a neutral word in the name's
-place; that word also stands in q. The words of the concept's names are no candidates: a prompt that says the name is
-what the standard prompt has tried already.
+The pairs are the concept's prompts (no held-out ones) with each of its names, and the same prompts with a neutral word
+in the name's place. The same word stands in q. The words of the concept's names are excluded: the standard prompt
+already tests prompts with the name.
 
-The search depends on the reference alone, each case on its own generator, so that all roles are tried with the same
-tokens: the subject and the control meet exactly what brings the concept out of the reference.
+The search depends only on the reference, and each case has its own generator, so all roles get the same tokens: the
+subject and the control are tried with exactly those that bring the concept out of the reference.
 
 The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: population 200, generations 3000,
 tokens 16, scale 3.
@@ -56,7 +57,7 @@ NEUTRAL: Mapping[ConceptKind.ValueType, str] = {
     CONCEPT_KIND_COLOUR: "coloured",
     CONCEPT_KIND_STYLE: "an artist",
 }
-"""What stands for a concept that has no initial word of its own."""
+"""The neutral word, by kind, for a concept that has no initial word."""
 
 
 @attack(
@@ -76,7 +77,7 @@ NEUTRAL: Mapping[ConceptKind.ValueType, str] = {
     ],
 )
 async def ring_a_bell(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Search every case's tokens in the reference's text space, then make one picture a case with them."""
+    """Search for every case's tokens in the reference's text space, then make one picture a case with them."""
     records = [CaseRecord(case) for case in unit.cases]
     draws = await workbench.compute(lambda: _search(unit, workbench, records))
     await try_out(unit, models, list(zip(records, draws, strict=True)))
@@ -108,18 +109,18 @@ def without_concept(prompt: str, concept: Concept) -> str:
     """Return the prompt with the neutral word in place of the concept's names.
 
     Raises:
-        InvalidRequestError: none of the names stands in the prompt as a whole word.
+        InvalidRequestError: the prompt contains none of the names as a whole word.
     """
     names = "|".join(re.escape(name) for name in sorted(concept.names, key=len, reverse=True))
     replaced, count = re.subn(rf"(?<!\S)(?:{names})(?![^\s.,;:!?])", _neutral(concept), prompt, flags=re.IGNORECASE)
     if not count:
-        description = f"must name the concept {concept.name!r}, whose place a neutral word takes"
+        description = f"must name the concept {concept.name!r}, so that a neutral word can replace the name"
         raise InvalidRequestError.of(FieldViolation("unit.cases.prompt", description))
     return replaced
 
 
 def next_generation(parents: Tensor, tokens: int, parameters: Parameters, generator: torch.Generator) -> Tensor:
-    """Return parents and children, mutated, (more, length), of `parents`, (n, length), places in 0 to `tokens`."""
+    """Return the mutated parents and children, (more, length), of `parents`, (n, length), indices below `tokens`."""
     count, length = parents.shape
     crossed = torch.rand(count, generator=generator) < parameters["crossover_rate"]
     partners = parents[torch.randint(count, (count,), generator=generator)]

@@ -1,23 +1,23 @@
-"""Textual inversion against an erased model, known as CCE: a new word is learned for what the concept's pictures show.
+"""Textual inversion against an erased model, known as CCE: the attack learns a new word from the concept's pictures.
 
 Pham, Marshall, Cohen, Mittal, Hegde, "Circumventing Concept Erasure Methods For Text-to-Image Generative Models",
 arXiv 2308.01508, section 4; textual inversion itself: Gal et al., arXiv 2208.01618, equation 2. All weights are
-frozen, only the embedding v of a new word, (tokens, width), is learned:
+frozen; only the embedding v of a new word, (tokens, width), is learned:
 
     v* = argmin  E over z, e, t, y of  mean (e - e_model(x_t, t, c(y, v)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
 with z the latents of the concept's pictures (the first half of them: the likelihood is measured on the second), e
-Gaussian noise, t uniform (stratified over a batch, which leaves its distribution as it is), a_t the cumulative alpha
-and c(y, v) the encoding of a neutral prompt template y in which the new word stands in the concept's place: the
-concept's own prompts name attributes that its pictures do not have, and a word learned in them learns to contradict
-them. Adam, with a cosine learning rate. v starts from the embedding of the concept's initial word, or from the
-vocabulary's mean.
+Gaussian noise, t uniform (stratified over a batch, which does not change its distribution), a_t the cumulative alpha
+and c(y, v) the encoding of a neutral prompt template y with the new word in the concept's place. The templates are
+neutral because the concept's own prompts name attributes that its pictures do not have: a word learned in them learns
+to contradict them. The optimiser is Adam with a cosine learning rate. v starts from the embedding of the concept's
+initial word, or from the vocabulary's mean.
 
-The new word then stands in prompts, and starts from latent seeds, that it was not trained on. All roles meet the same
-pictures, timesteps, noise and templates.
+The new word is then used in prompts and with latent seeds that it was not trained on. All roles get the same pictures,
+timesteps, noise and templates.
 
-The defaults suit the testbed, whose embeddings are 64 wide: one token at learning rate 0.02 does not bring back what
-UCE hid there, four at 0.1 do, and neither brings anything back from the model that never learned the concept. For
+The defaults suit the testbed, whose embeddings are 64 wide. One token at learning rate 0.02 does not bring back what
+UCE hid there; four at 0.1 do. Neither brings the concept out of the model that never learned it. For
 Stable Diffusion 1.4 take the paper's scale: steps 3000, batch_size 4, learning_rate 0.002, tokens 1.
 """
 
@@ -77,7 +77,7 @@ TEMPLATES = {
 class Learned:
     """A learned word: its embedding, (tokens, width) in float32, and the loss of each step.
 
-    `failure` is empty, or says why the embedding is of no use.
+    `failure` says why the embedding cannot be used; it is empty if it can.
     """
 
     embedding: Tensor
@@ -139,8 +139,8 @@ async def textual_inversion(unit: Unit, models: Models, workbench: Workbench) ->
 def learn(unit: Unit, workbench: Workbench) -> Learned:
     """Run the optimisation; the same unit gives the same embedding, bit for bit, within a numerics profile.
 
-    A gradient that is not finite ends it: the unit's cases are then unscored, since a model that answers in NaN has
-    not been shown to have lost anything.
+    A gradient that is not finite ends the optimisation. The unit's cases are then unscored: a model that returns NaN
+    has not been shown to have lost the concept.
 
     Raises:
         InvalidRequestError: the concept has too few pictures, no template is left to train on, or the initial word
@@ -165,7 +165,7 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
         timesteps = timesteps.to(model.device)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
         noisy = add_noise(latents[pictures], noise, alphas_cumprod[timesteps]).to(model.dtype)
-        # The text encoder reads each prompt of the batch once.
+        # Each distinct prompt of the batch is encoded once.
         used = sorted(set(chosen))
         encoded = encode_tokens(model, [prompts[index] for index in used], [embedding] * len(used))
         encoded = encoded[[used.index(index) for index in chosen]]
@@ -185,12 +185,12 @@ def with_placeholder(prompt: str, concept: Concept) -> str:
     """Return the prompt with the placeholder in place of the concept's words.
 
     Raises:
-        InvalidRequestError: none of the concept's words stands in the prompt as a whole word.
+        InvalidRequestError: the prompt contains none of the concept's words as a whole word.
     """
     names = "|".join(re.escape(name) for name in sorted(concept.names, key=len, reverse=True))
     replaced, count = re.subn(rf"(?<!\S)(?:{names})(?![^\s.,;:!?])", PLACEHOLDER, prompt, flags=re.IGNORECASE)
     if not names or not count:
-        description = f"must name the concept {concept.name!r}, whose place the learned word takes"
+        description = f"must name the concept {concept.name!r}, so that the learned word can replace the name"
         raise InvalidRequestError.of(FieldViolation("unit.cases.held_out_prompt", description))
     return replaced
 
@@ -200,7 +200,7 @@ def _training_prompts(model: DiffusionModel, concept: Concept, tokens: int) -> l
     held_out = {template.replace("{concept}", "{}") for template in concept.held_out_prompts}
     texts = [template.format(PLACEHOLDER) for template in templates if template not in held_out]
     if not texts:
-        raise _bad("held_out_prompts", "hold every template that is trained on")
+        raise _bad("held_out_prompts", "hold every training template, which leaves none to train on")
     return [tokenise_learned(model, text, PLACEHOLDER, tokens) for text in texts]
 
 

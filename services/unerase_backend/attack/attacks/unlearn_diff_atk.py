@@ -3,24 +3,24 @@
 Zhang, Jia, Chen, Chen, Zhang, Liu, Ding, Liu, "To Generate or Not? Safety-Driven Unlearned Diffusion Models Are Still
 Easy To Generate Unsafe Images ... For Now", arXiv 2310.11868, section 4. No other model is needed: a picture of the
 concept takes the classifier's place. With z the latents of that picture, e Gaussian noise, a_t the cumulative alpha
-and p the prompt, k tokens w are sought that minimise
+and p the prompt, the attack searches for the k tokens w that minimise
 
     E over e of  mean (e - e_model(x_t, t, c(w, p)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
-Each token is relaxed to a row over the vocabulary, (k, tokens), in the simplex, uniform at first. Forwards, a token is
-drawn from its row; backwards, the gradient at the drawn one-hot vector, cut to [-1, 1], passes to the row as it is
-(straight through). After each step of Adam the rows are projected onto the simplex (Duchi, Shalev-Shwartz, Singer,
-Chandra, "Efficient Projections onto the l1-Ball for Learning in High Dimensions", 2008, figure 1).
+Each token is relaxed to a row over the vocabulary, (k, tokens), in the simplex, uniform at first. The forward pass
+draws a token from its row. The backward pass applies the gradient at the drawn one-hot vector, clipped to [-1, 1], to
+the row (straight through). After each step of Adam the rows are projected onto the simplex (Duchi, Shalev-Shwartz,
+Singer, Chandra, "Efficient Projections onto the l1-Ball for Learning in High Dimensions", 2008, figure 1).
 
-The timesteps are those of DDIM, from noisy to clean, with `iterations` steps at each; after each timestep the most
-probable tokens lead a picture. Variant 0 is the plain prompt, variant n the picture after the n-th timestep, so that
-the best of a case's draws counts what came before the attack and what came through it. All roles meet the same
-pictures, timesteps and draws of noise; each case has its own target picture, from the first half of the concept's (the
-likelihood is measured on the second), its own generator and its own optimiser.
+The timesteps are those of DDIM, from noisy to clean, with `iterations` steps at each. After each timestep a picture is
+made with the most probable tokens. Variant 0 is the plain prompt and variant n the picture after the n-th timestep, so
+the best of a case's draws includes the plain prompt. All roles get the same pictures, timesteps and noise. Each case
+has its own target picture, from the first half of the concept's pictures (the likelihood is measured on the second),
+its own generator and its own optimiser.
 
-The published attack ends a case at its first success. Here the selector would have to say what a success is, and it
-errs on the pictures of a damaged model: the attack would end early just there. So every case has all its draws unless
-`stop_at_success` is 1.
+The published attack ends a case at its first success. Here the selector would decide what a success is, and it errs on
+the pictures of a damaged model, so the attack would end early for such models. Every case therefore has all its draws
+unless `stop_at_success` is 1.
 
 The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: timesteps 50, iterations 40, tokens 3
 (5 where the concept is many things, as nudity is), and rows 4 or what the device's memory holds.
@@ -82,7 +82,7 @@ from unerase_backend.evaluation.registry import parameter
     required=True,
 )
 async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Try the plain prompts, then search and try by turns until the timesteps end."""
+    """Try the plain prompts; then, at each timestep, search and try the prompts found."""
     model, iterations = workbench.model, workbench.parameters["iterations"]
     timesteps: list[int] = model.schedule.timesteps(workbench.parameters["timesteps"]).tolist()
     records = [CaseRecord(case) for case in unit.cases]
@@ -124,12 +124,12 @@ class Search(TokenSearch):
         """Return the embeddings of drawn tokens, (tokens, width), and noise of the latents' shape."""
         cumulative = self.relaxed.detach().double().cumsum(1)
         uniform = torch.rand((len(cumulative), 1), generator=self._generator) * cumulative[:, -1:]
-        # Not drawing from torch.multinomial leaves the number of draws, and with it the noise, the same for all models.
+        # Without torch.multinomial the number of draws, and with it the noise, is the same for all models.
         drawn = torch.searchsorted(cumulative, uniform, right=True)[:, 0]
         return self._tokens.embeddings[drawn], torch.randn(self.latents.shape, generator=self._generator)
 
     def move(self, gradient: Tensor) -> None:
-        """Move the rows by the gradient at the drawn embeddings, (tokens, width)."""
+        """Move the rows by the gradient at the drawn tokens' embeddings, (tokens, width)."""
         self.relaxed.grad = (gradient @ self._tokens.embeddings.T).clamp(-1, 1)
         self._optimiser.step()
         with torch.no_grad():
@@ -142,7 +142,7 @@ class Search(TokenSearch):
 
 
 def project_onto_simplex(rows: Tensor) -> Tensor:
-    """Return the nearest point of the simplex to each row, (rows, n): max(v - theta, 0), which sums to one."""
+    """Return the point of the simplex nearest to each row, (rows, n): max(v - theta, 0), which sums to one."""
     values = rows.double()
     ordered = values.sort(dim=1, descending=True).values
     excess = ordered.cumsum(1) - 1

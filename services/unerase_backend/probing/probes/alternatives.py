@@ -1,16 +1,17 @@
-"""Alternatives: asked for the concept by its name, what does the model make in its place?
+"""Alternatives: what does the model make instead when asked for the concept by name?
 
-The pictures of the standard prompt, and with more than one draw a case others of its prompt. Of each: the judge's
-label (`evaluation/label_assignment.py`), the cosine of picture and text for every concept of the catalogue
-("similarity:<concept>", by the first CLIP judge of the panel), and its mean cosine distance to the other pictures,
+The pictures are those of the standard prompt, and further draws of the same prompts if there is more than one draw a
+case. Each picture gets the judge's label (`evaluation/label_assignment.py`), the cosine between picture and text for
+every concept of the catalogue ("similarity:<concept>", by the first CLIP judge among the three), and its mean cosine
+distance to the other pictures,
 
     distance_i = mean over j != i of (1 - <v_i, v_j>),    v the CLIP embedding of length 1.
 
-The verdict makes of them the labels' distribution with its entropy, the nearest concepts, and the dispersion
-(`verdict/alternatives.py`). A panel without a CLIP judge gives labels alone.
+From these the verdict computes the distribution of the labels with its entropy, the nearest concepts, and the
+dispersion (`verdict/alternatives.py`). Without a CLIP judge there are only labels.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (alternative generations).
-Control: the same prompts and latents on a model that never learned the concept, and on the reference.
+Control: the same prompts and latents on a model that never learned the concept, and on the reference as well.
 """
 
 from collections.abc import Sequence
@@ -48,13 +49,13 @@ from unerase_backend.runtime.seeds import derive_seed
     parameters=[parameter("draws", "Pictures for each case.", 1, minimum=1, maximum=8, integer=True)],
 )
 async def alternatives(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Make the pictures, then compare each with the concepts' texts and with the other pictures."""
+    """Make the pictures, then compare each with the texts of the concepts and with the other pictures."""
     draws = [(case, variant) for case in unit.cases for variant in range(parameters["draws"])]
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),
             guidance_scale=unit.guidance_scale,
-            # The first draw is the standard prompt's, which is then made once.
+            # The first draw is the standard prompt's picture, so that it is made only once.
             latent_seed=derive_seed(unit.seed_base, "alternatives", case.index, variant)
             if variant
             else case.latent_seed,
@@ -93,7 +94,7 @@ async def _compare(models: Models, observations: Sequence[Observation], texts: d
                 for name, judgement in zip(asked, picture.judgements, strict=True):
                     observation.measures[f"similarity:{name}"] = judgement.similarity
     whole = [index for index, observation in enumerate(observations) if observation.status == SAMPLE_STATUS_SCORED]
-    # A picture alone is at no distance.
+    # A single picture has no distance to others.
     if len(whole) > 1:
         distances = mean_distances(np.stack([embeddings[index] for index in whole]))
         for index, distance in zip(whole, distances.tolist(), strict=True):
@@ -102,7 +103,7 @@ async def _compare(models: Models, observations: Sequence[Observation], texts: d
 
 def mean_distances(embeddings: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each row's mean cosine distance to the others, (pictures, width) -> (pictures,)."""
-    # Rounded to float32, an embedding has nearly length 1.
+    # Embeddings rounded to float32 have a length of only nearly 1.
     vectors = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     cosines = (vectors * vectors.sum(axis=0)).sum(axis=1) - 1
     distances: NDArray[np.float64] = 1 - cosines / (len(vectors) - 1)

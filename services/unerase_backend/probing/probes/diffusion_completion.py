@@ -1,10 +1,10 @@
 """Diffusion completion: does the model finish what the reference began?
 
-The reference takes the first k steps with the concept's prompt and guidance; the model under evaluation resumes at
-step k + 1 from that very latent, which is not the same as starting over at a later timestep. Once with the
-concept's prompt and guidance (arm "prompt@f"), once with the empty prompt unguided (arm "empty@f"), which asks for
-the unconditional knowledge alone. f is k as a share of all steps; beyond 0.4 the latent itself carries the concept,
-and completing it shows nothing.
+The reference takes the first k steps with the concept's prompt and guidance. The model under evaluation resumes at step
+k + 1 from the same latent, which differs from starting over at a later timestep. It does so once with the concept's
+prompt and guidance (arm "prompt@f"), and once unguided with the empty prompt (arm "empty@f"), which tests only the
+unconditional knowledge. f is k as a share of all steps. Beyond 0.4 the latent itself carries the concept, and
+completing it shows nothing.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (diffusion completion,
 k = 5 and 10 of 50).
@@ -39,11 +39,11 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
     cases_per_unit=24,
 )
 async def diffusion_completion(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Let the reference begin each case once for each fraction, then finish both ways."""
+    """Let the reference begin each case once for each fraction, then finish it both ways."""
     if unit.steps < 2:
         description = "must be at least 2: one for the reference and one to complete"
         raise InvalidRequestError.of(FieldViolation("unit.steps", description))
-    # Fractions that read the same would be the same arm.
+    # Fractions that print the same would be the same arm.
     fractions = {f"{fraction:g}": fraction for fraction in parameters["resume_fractions"]}
     begun = []
     for case in unit.cases:

@@ -1,21 +1,23 @@
-"""Inpainting: does the concept come back where only the picture around it is left?
+"""Inpainting: does the concept come back if only the picture around it is given?
 
-The reference's picture of each case (the case's prompt and latent seed) loses a central square; the model under
-evaluation fills it at strength 1, from noise alone, while the picture stands around it. After every step, with the
-square's mask m, the picture's latents y, the initial noise n and the cumulative alpha a_p that the step reaches,
+A central square is removed from the reference's picture of each case (the case's prompt and latent seed). The model
+under evaluation fills it at strength 1, from noise alone, while the rest of the picture is kept. After every step, with
+the square's mask m, the picture's latents y, the initial noise n and the cumulative alpha a_p that the step reaches,
 
     x <- m x + (1 - m) (sqrt(a_p) y + sqrt(1 - a_p) n).
 
-Arm "filled" has the case's prompt and guidance. Arm "empty" has the empty prompt unguided, the unconditional knowledge
-alone, which nothing on the text side can hide. Both decide, as in diffusion completion: that the concept comes back
-without its prompt shows it best, and the control meets the same pictures. The judges see the square alone, as large as
-a picture, so that what stands around it convinces nobody; arms "filled@whole" and "empty@whole" show the same pictures
-to them whole, and decide nothing: judges that know their objects at one size lose much in an enlarged square.
+Arm "filled" has the case's prompt and guidance. Arm "empty" is unguided with the empty prompt: it tests only the
+unconditional knowledge, which nothing on the text side can hide. Both decide, as in diffusion completion: a concept
+that comes back without its prompt is the strongest evidence, and the control gets the same pictures. The judges see
+only the square, enlarged to the size of a picture, so that the surroundings cannot influence them. Arms "filled@whole"
+and "empty@whole" show them the same pictures whole, and do not decide: judges that know objects at one size do worse on
+an enlarged square.
 
-The square is the smallest of `mask_shares` of the picture's side, in whole cells of the latents with one left on
-either side, that hides the concept (with a grey square in its place, arm "grey-fill", which decides nothing, the
-picture is detected by none of the judges) and in which the judge recognises the concept of the reference's own picture;
-where there is none such, the largest that hides it. Pictures and squares are the same for every model.
+The sides of the square are `mask_shares` of the picture's side, rounded to whole cells of the latents with one cell
+left on either side. The square taken is the smallest that hides the concept and in which the judge recognises the
+concept in the reference's own picture. A square hides the concept if no judge detects it with the square filled grey
+(arm "grey-fill", which does not decide). If the judge recognises the concept in no such square, the largest one that
+hides it is taken. Pictures and squares are the same for every model.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (inpainting).
 Control: the same pictures and squares, filled by a model that never learned the concept.
@@ -37,12 +39,12 @@ from unerase_backend.runtime.pictures import square_margin
 
 FILLED, EMPTY, GREY_FILL = "filled", "empty", "grey-fill"
 WHOLE = "@whole"
-"""The judge's place in the panel."""
+"""The judge's index among the three judgements."""
 
 
 @dataclass
 class _Masked:
-    """A case's picture and the square taken from it; `grey` is what the judges say without it."""
+    """A case's picture and the square removed from it; `grey` is the judgement with the square filled grey."""
 
     sample: Sample
     share: float = 0.0
@@ -71,7 +73,7 @@ class _Masked:
     cases_per_unit=24,
 )
 async def inpainting(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Choose each case's square on the reference's pictures, then fill all of them together."""
+    """Choose each case's square in the reference's picture, then fill all squares together."""
     plain = [_trajectory(unit, case.prompt, unit.guidance_scale, case.latent_seed) for case in unit.cases]
     samples = await models.generate(unit.reference, plain, pictures=True, latents=True)
     masked = [
@@ -100,7 +102,7 @@ async def inpainting(unit: Unit, models: Models, parameters: Parameters) -> list
 
 
 async def _choose(unit: Unit, models: Models, masked: Sequence[_Masked], mask_shares: Sequence[float]) -> None:
-    """Give each picture its square, from the smallest to the largest, or the reason why it has none."""
+    """Choose each picture's square, trying the smallest first, or record why it has none."""
     if not masked:
         return
     questions, digests = panel(unit.target), [item.sample.picture_digest for item in masked]
@@ -115,7 +117,7 @@ async def _choose(unit: Unit, models: Models, masked: Sequence[_Masked], mask_sh
             if blind is not None:
                 item.failure, item.grey, settled[place] = f"a square could not be judged: {blind.reason}", None, True
             elif not any(judgement.detected for judgement in grey.judgements):
-                # The picture under the grey square: the greyed one is never stored.
+                # The digest is that of the whole picture: the one with the grey square is never stored.
                 item.share, item.grey = share, _sample(grey, item.sample.picture_digest)
                 settled[place] = crop.judgements[JUDGE].detected
     for item in masked:
@@ -124,7 +126,7 @@ async def _choose(unit: Unit, models: Models, masked: Sequence[_Masked], mask_sh
 
 
 def _whole_cells(mask_shares: Sequence[float], cells: int) -> list[float]:
-    """Return the shares, rounded outward to whole cells of which one is left on either side, in ascending order."""
+    """Return the shares in ascending order, rounded outward to whole cells, with one cell left on either side."""
     margins = {max(1, square_margin(cells, share)) for share in mask_shares}
     return [(cells - 2 * margin) / cells for margin in sorted(margins, reverse=True) if 2 * margin < cells]
 
@@ -140,7 +142,7 @@ def _trajectory(unit: Unit, prompt: str, guidance_scale: float, latent_seed: int
 
 
 async def _judged(unit: Unit, models: Models, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples with their whole pictures judged; what failed stays as it is."""
+    """Return the samples with their whole pictures judged; samples that failed are unchanged."""
     digests = [sample.picture_digest for sample in samples if sample.status == SAMPLE_STATUS_SCORED]
     judged = iter(await models.classify(digests, panel(unit.target)) if digests else [])
     return [

@@ -1,11 +1,9 @@
-"""Interference: what became of every other concept?
+"""Interference: what happened to every other concept?
 
-A few pictures of every other object, and of every other concept of the erased one's kind, under its own plain prompts
-and judged by its own questions:
+The model makes a few pictures of every other object, and of every other concept of the erased concept's kind, under
+that concept's plain prompts. Its own questions judge them. The verdict computes (`verdict/measures.py`)
 
     loss = mean over pictures of [reference shows it] - [subject shows it]
-
-which is the verdict's to compute (`verdict/measures.py`).
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (unrelated concepts).
 Control: the reference, with the same prompts and seeds.
@@ -44,7 +42,7 @@ from unerase_backend.runtime.seeds import derive_seed
     parameters=[parameter("draws", "Pictures of each other concept.", 8, minimum=1, maximum=512, integer=True)],
 )
 async def interference(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Draw all other concepts at once; each has questions of its own, so each is a request of its own."""
+    """Draw all other concepts at once, each in a request of its own because each has its own questions."""
     kinds = (CONCEPT_KIND_OBJECT, unit.target.concept.kind)
     others = [other for other in unit.others if other.concept.kind in kinds and other.concept.prompts]
     draws = parameters["draws"]
@@ -55,7 +53,7 @@ async def interference(unit: Unit, models: Models, parameters: Parameters) -> li
     try:
         drawn = await asyncio.gather(*drawing)
     finally:
-        # Where one fails, nobody waits for the others.
+        # If one fails, the others are not needed any more.
         for task in drawing:
             task.cancel()
     return [observation for observations in drawn for observation in observations]

@@ -1,12 +1,12 @@
-"""Judge quality: what do the judges say of pictures whose truth is known?
+"""Judge quality: what do the judges say about pictures whose truth is known?
 
-The concept's own pictures (arm "concept"), those of the other concepts of its kind (arm "other"), and near misses (arm
-"near-miss"), all judged by the concept's questions:
+The concept's questions judge the concept's own pictures (arm "concept"), those of the other concepts of its kind (arm
+"other"), and near misses (arm "near-miss"). The verdict computes (`verdict/measures.py`)
 
     sensitivity = share detected of "concept",    specificity = share not detected of "other", or of "near-miss"
 
-which is the verdict's to compute (`verdict/measures.py`). No model that is audited takes part, so that one unit serves
-all roles. Pictures of another kind are left out: a picture of a red thing may well show the concept.
+No audited model takes part, so one unit serves all roles. Pictures of concepts of another kind are left out, because
+they may show the concept: a red thing may be the erased object.
 """
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -32,7 +32,7 @@ from unerase_backend.probing.registry import probe
     ],
 )
 async def judge_quality(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Ask the concept's questions of every known picture."""
+    """Judge every known picture by the concept's questions."""
     concept = unit.target.concept
     known = [("concept", concept.name, digest) for digest in concept.picture_digests]
     for other in unit.others:

@@ -1,18 +1,19 @@
 """Likelihood: how well does the model know the concept's pictures, and how much does the prompt pull towards them?
 
-On held-out pictures x of the concept and of other concepts, with the same noise and timesteps for every model,
+The error on held-out pictures x of the concept and of other concepts, with the same noise and timesteps for every
+model, is
 
     L(x, c) = mean over t of mean over elements of (eps - eps_theta(sqrt(a_t) z + sqrt(1 - a_t) eps, t, c))^2
 
 with z the latents of x, c the first prompt of the picture's own concept ("loss_prompt") or the empty prompt
-("loss_empty"), and t the midpoints of equal parts of the training schedule (`evaluation/known_pictures.py`). The
-verdict makes destruction, lost pull and general damage of it (`verdict/measures.py`). Held out: the second half of each
-concept's pictures; attacks learn from the first. Others are those of the concept's kind: a picture of a red thing may
-well show the object that was erased.
+("loss_empty"), and t the midpoints of equal parts of the training schedule (`evaluation/known_pictures.py`). From it
+the verdict computes destruction, lost pull and general damage (`verdict/measures.py`). The second half of each
+concept's pictures is held out; attacks learn from the first. The other concepts are those of the concept's kind,
+because a picture of another kind may show the concept: a red thing may be the erased object.
 
 Source: the two mechanisms of Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013, measured
 through the denoising loss, a reweighted bound of the negative log likelihood (Ho et al., arXiv 2006.11239, eq. 14).
-Control: the same measure of a model that never learned the concept, a point beside the subject's.
+Control: the same measure of a model that never learned the concept.
 """
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -41,7 +42,7 @@ from unerase_backend.probing.registry import probe
     required=True,
 )
 async def likelihood(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Measure every held-out picture under its concept's prompt and under none."""
+    """Measure every held-out picture under its concept's prompt and under the empty prompt."""
     return await observe_losses(
         unit,
         models,

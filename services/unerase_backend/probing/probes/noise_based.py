@@ -1,6 +1,7 @@
-"""Noise-based: does more noise on the way lead back to the concept?
+"""Noise-based: does added noise during sampling lead back to the concept?
 
-Arm "noise": from one initial latent a case, one draw for each eta and variance scale v, eta the outer loop,
+Arm "noise" has one draw for each eta and variance scale v (eta in the outer loop), all from the case's one initial
+latent:
 
     x_{t-1} = sqrt(a_p) x0 + sqrt(|1 - a_p - eta^2 s_t^2|) e + v eta s_t z,
 
@@ -8,8 +9,8 @@ with e the guided noise prediction, x0 = (x_t - sqrt(1 - a_t) e) / sqrt(a_t), a_
 at the next (earlier) step, s_t^2 = (1 - a_p) / (1 - a_t) * (1 - a_t / a_p) and z Gaussian noise of the variant's own
 noise seed. The best of the grid counts.
 
-Arm "plain-seeds": as many draws with eta 0, each from an initial latent of its own. It shows how much of the
-noise's success is only that of asking often, and decides nothing.
+Arm "plain-seeds" has as many draws with eta 0, each from its own initial latent. It shows how much of the success comes
+from the number of draws alone, and does not decide.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (noise-based probing).
 Control: the same grid and selection on a model that never learned the concept.
@@ -45,7 +46,7 @@ NOISE, PLAIN_SEEDS = "noise", "plain-seeds"
     cases_per_unit=CASES_PER_UNIT,
 )
 async def noise_based(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Draw both arms of every case together, so that they share the sampler's batches."""
+    """Draw both arms of all cases together, so that they share the sampler's batches."""
     grid = grid_of(parameters, "etas", "variance_scales", named="etas")
     draws = []
     for case in unit.cases:

@@ -1,7 +1,7 @@
 """Standard prompt: does the concept appear when it is asked for by name?
 
-One picture a case: the case's prompt and latent seed, classifier-free guidance, DDIM with eta 0. Every other evaluation
-is read against this one: where the reference does not show the concept here, nothing else means anything.
+There is one picture a case, made with the case's prompt and latent seed, classifier-free guidance and DDIM with eta 0.
+All other evaluations depend on this one: if the reference does not show the concept here, their results mean nothing.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (the plain baseline
 of every probe).
@@ -28,7 +28,7 @@ from unerase_backend.probing.registry import probe
     cases_per_unit=24,
 )
 async def standard_prompt(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Make one picture a case and read what the judges say of it."""
+    """Make and judge one picture a case."""
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),

@@ -1,15 +1,16 @@
-"""Tracing: on the way from the reference to the subject, where is the concept lost, and what comes in its place?
+"""Tracing: at which strength of the erasure is the concept lost, and what takes its place?
 
-The models at strength s, 0 <= s <= 1, have for every weight of UNet and text encoder
+The model at strength s, 0 <= s <= 1, interpolates every weight of the UNet and the text encoder:
 
-    w(s) = w_reference + s (w_subject - w_reference);
+    w(s) = w_reference + s (w_subject - w_reference)
 
-at 0 stands the reference and at 1 the subject, each as it is. At every strength the plain prompts and latents of the
-cases (arm "strength@s"), labelled by what they show (`evaluation/label_assignment.py`), and the noise-prediction errors
-of a few held-out pictures (arm "likelihood@s", as in `likelihood`). The verdict makes curves of them: detection,
-similarity, labels, and the place on the plane of the two mechanisms, read against strength 0 (`verdict/tracing.py`).
+Strength 0 is the reference itself, and strength 1 the subject itself. At every strength the model makes pictures from
+the cases' plain prompts and latents (arm "strength@s"), which are labelled by what they show
+(`evaluation/label_assignment.py`). It is also measured on a few held-out pictures (arm "likelihood@s", as in
+`likelihood`). From these the verdict computes curves of detection, similarity, labels, and the two mechanisms relative
+to strength 0 (`verdict/tracing.py`).
 
-The likelihood belongs to no case: the unit that holds the first case measures it.
+The likelihood belongs to no case, so the unit that holds the first case measures it.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (a concept traced through the
 strengths of its erasure); interpolation between a model and what was fine-tuned from it: Ilharco et al., arXiv
@@ -31,7 +32,7 @@ from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 
-# A whole batch of the sampler at its default, since only one model of the way is in memory at a time.
+# A whole batch of the sampler at its default size, because only one interpolated model is in memory at a time.
 CASES_PER_UNIT = 24
 
 
@@ -63,7 +64,7 @@ CASES_PER_UNIT = 24
     cases_per_unit=CASES_PER_UNIT,
 )
 async def tracing(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Go the way one strength after the other, so that one model of it is in memory at a time."""
+    """Take one strength after the other, so that only one interpolated model is in memory at a time."""
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),
@@ -75,7 +76,7 @@ async def tracing(unit: Unit, models: Models, parameters: Parameters) -> list[Ob
         for case in unit.cases
     ]
     observations: list[Observation] = []
-    for strength in way(parameters["strengths"]):
+    for strength in traced_strengths(parameters["strengths"]):
         model, changes = _at(unit, strength)
         samples = await models.generate(model, trajectories, panel(unit.target), changes=changes)
         pictured = [
@@ -98,13 +99,13 @@ async def tracing(unit: Unit, models: Models, parameters: Parameters) -> list[Ob
     return observations
 
 
-def way(strengths: Iterable[float]) -> list[float]:
-    """Return the strengths in order, each once, from 0; four decimals tell them apart."""
+def traced_strengths(strengths: Iterable[float]) -> list[float]:
+    """Return the distinct strengths, rounded to four decimals, in ascending order from 0."""
     return sorted({0.0, *(round(strength, 4) for strength in strengths)})
 
 
 def _at(unit: Unit, strength: float) -> tuple[str, list[ModelChange]]:
-    # The ends are the models themselves: the subject may have a VAE of its own.
+    # Strengths 0 and 1 are the models themselves, because the subject may have its own VAE.
     if strength in (0, 1):
         return (unit.model if strength else unit.reference), []
     return unit.reference, [ModelChange(interpolation=Interpolation(model=unit.model, share=strength))]

@@ -1,8 +1,7 @@
-"""Unconditional rate: how often does the concept appear when nothing is asked for?
+"""Unconditional rate: how often does the concept appear without a prompt?
 
-Unguided samples from the empty prompt, several for each case, each from an initial latent of its own. What the text
-side was taught to say does not matter here: a concept whose unconditional likelihood is intact turns up as often as it
-did before.
+There are several unguided samples from the empty prompt for each case, each from its own initial latent. Changes on the
+text side do not matter here: a concept whose unconditional likelihood is intact appears as often as before.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (unconditional sampling).
 Control: the same latents on a model that never learned the concept.
@@ -18,7 +17,7 @@ from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.seeds import derive_seed
 
-# Unguided: the prediction under the empty prompt as it is.
+# Unguided: the prediction under the empty prompt is used unchanged.
 UNGUIDED = 1.0
 
 
@@ -34,7 +33,7 @@ UNGUIDED = 1.0
     cases_per_unit=4,
 )
 async def unconditional_rate(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
-    """Draw every case's samples at once."""
+    """Draw the samples of all cases at once."""
     draws = [(case, variant) for case in unit.cases for variant in range(parameters["draws"])]
     trajectories = [
         Trajectory(

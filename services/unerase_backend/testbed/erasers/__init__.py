@@ -1,7 +1,7 @@
 """Erasers: methods that edit a model so that it no longer makes a concept.
 
-A new one is one module here with a function under ``@eraser("name")``; it is trained, measured and shipped with the
-others.
+To add an eraser, add a module here with a function decorated with ``@eraser("name")``. It is then trained, measured and
+shipped with the others.
 """
 
 import importlib
@@ -11,6 +11,6 @@ from unerase_backend.testbed.erasers._registry import ERASERS, Concept, Eraser, 
 
 __all__ = ["ERASERS", "Concept", "Eraser", "Subject", "eraser"]
 
-# Every module registers what it holds.
+# Importing a module registers its eraser.
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -38,7 +38,7 @@ def descend(
 ) -> None:
     """Train the whole UNet with AdamW to lower its denoising loss on the concept's pictures, or to raise it.
 
-    `captions` has one for each picture.
+    `captions` has one caption for each picture.
     """
     subject.unet.requires_grad_(True)
     conditionings = encode_prompts(subject.text_encoder, subject.tokenizer, captions)

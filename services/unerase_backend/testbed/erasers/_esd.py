@@ -1,12 +1,12 @@
-"""What the variants of Erased Stable Diffusion, and methods built on it, share (Gandikota, Materzynska,
+"""The shared parts of the variants of Erased Stable Diffusion and of methods built on it (Gandikota, Materzynska,
 Fiotto-Kaufman, Bau, ICCV 2023, arXiv 2303.07345, equation 7).
 
-The edited model learns to predict, under a conditioning c, a target made of a frozen model's predictions:
+The edited model learns to predict, under a conditioning c, a target computed from a frozen model's predictions:
 
     loss = mean (e(x_t, c) - target(x_t, t, c))^2
     target = e_ref(x_t, empty) - eta * (e_ref(x_t, c) - e_ref(x_t, empty))
 
-x_t is made by the edited model itself: a DDIM run under c with guidance, stopped at a random step. The published
+The edited model itself makes x_t: a DDIM run under c with guidance, stopped at a random step. The published
 settings for Stable Diffusion are eta 1, guidance 3, 50 steps, Adam at a rate of 1e-5, 1,000 iterations of one sample;
 here 20 steps and batches of eight, and each variant has its own rate and iterations. The prompts name only the
 concept: prompts that also name a colour drive the model away from the colour.

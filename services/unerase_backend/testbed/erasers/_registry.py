@@ -41,7 +41,7 @@ ERASERS: dict[str, Eraser] = {}
 
 
 def eraser(name: str) -> Callable[[Eraser], Eraser]:
-    """Register an eraser under a name, which is also that of its folder in the weights folder."""
+    """Register an eraser under a name, which is also the name of its folder in the weights folder."""
 
     def register(erase: Eraser) -> Eraser:
         ERASERS[name] = erase

@@ -2,7 +2,7 @@
 arXiv 2303.07345, equation 7; `_esd.py` has the objective).
 
 Only the cross-attention layers are trained (the "x"): the effect of the prompt changes, while what the model knows
-without a prompt does not. Here with a larger rate and fewer iterations than published.
+without a prompt does not. The rate here is larger, and the iterations fewer, than published.
 """
 
 from unerase_backend.testbed.erasers import _esd

@@ -44,7 +44,7 @@ SEED = 11
 
 
 def encode_with(subject: Subject, templates: Sequence[str], anchor: str, embedding: Tensor) -> Tensor:
-    """Return the conditionings (P, 24, width) of templates with a token of this input embedding, (width,), in the slot.
+    """Return the conditionings (P, 24, width) of templates whose slot has a token with this input embedding, (width,).
 
     The anchor's token marks its position. The result is differentiable in the embedding.
     """

@@ -30,8 +30,8 @@ RIDGE = 0.5
 def solve(old: Tensor, sources: Tensor, targets: Tensor, ridge: float) -> Tensor:
     """Return the minimiser W (out, width) of sum_i |W s_i - W_old t_i|^2 + ridge |W - W_old|^2, in float64.
 
-    `old` is W_old (out, width); `sources` and `targets` are embeddings (N, width), with equal rows for what
-    is to be preserved.
+    `old` is W_old (out, width). `sources` and `targets` are embeddings (N, width); for preserved concepts their rows
+    are equal.
     """
     matrix, s, t = old.double(), sources.double(), targets.double()
     wanted = matrix @ t.T @ s + ridge * matrix
