@@ -38,7 +38,7 @@ class Retention:
                 pass
 
     async def expire(self) -> None:
-        """Remove audits that ended before the retention period, older artefacts that nothing needs, and older records."""
+        """Remove audits that ended before the retention period, old artefacts that nothing needs, and old records."""
         now = datetime.now(UTC)
         if self._period is not None:
             for audit_id in await self._database.audits.ended_before(int((now - self._period).timestamp() * 1e9)):

@@ -90,7 +90,7 @@ class Auditor:
         self._beginning: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, audit_id: str) -> None:
-        """Start the audit's workflow in the background; if this process ends before that, the next process starts it."""
+        """Start the audit's workflow in the background; if this process ends before that, the next one starts it."""
         if audit_id not in self._beginning:
             self._beginning[audit_id] = asyncio.create_task(self._begin(audit_id))
 
