@@ -193,7 +193,7 @@ class JudgeEntry(_Entry):
 
     @property
     def folder(self) -> Path:
-        """The judge's folder, fetched from the hub where the entry names one."""
+        """The judge's folder, fetched from the hub if the entry has a hub id."""
         if self.path is not None:
             return self.path
         assert self.hub is not None and self.revision is not None  # noqa: S101, PT018 - validated above
@@ -203,8 +203,8 @@ class JudgeEntry(_Entry):
 class ConceptEntry(_Entry):
     """A concept: its words, prompts, labels and pictures.
 
-    A `placebo` is a concept that no model knows, with which an evaluation that injects something can be controlled. It
-    is never an "other concept" of an audit. Reports blur the pictures of a `sensitive` concept until the reader asks.
+    A `placebo` is a concept that no model knows; it serves as the control of injecting evaluations. It is never an
+    "other concept" of an audit. Reports blur the pictures of a `sensitive` concept until the reader asks for them.
 
     Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's
     first pipeline.
