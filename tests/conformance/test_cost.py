@@ -97,7 +97,7 @@ class Ticks(GenerationMetrics):
 
 async def test_what_is_asked_for_is_what_the_sampler_does(tmp_path_factory: pytest.TempPathFactory) -> None:
     ticks = Ticks()
-    async with local_backend(tmp_path_factory.mktemp("counted"), observer=ticks) as backend:
+    async with local_backend(tmp_path_factory.mktemp("counted"), metrics=ticks) as backend:
         unit = small_unit(backend, "noise-based", cases=3, steps=6)
         await backend.run(unit)
         description = evaluations()["noise-based"].description

@@ -211,7 +211,7 @@ class Begun(GenerationMetrics):
 @every_evaluation
 async def test_giving_up_ends_it_and_frees_the_backends(name: str, tmp_path: Path) -> None:
     begun = Begun()
-    async with local_backend(tmp_path, observer=begun) as backend:
+    async with local_backend(tmp_path, metrics=begun) as backend:
         models = replace(backend.models, measure_pictures=begun.held, classify_pictures=begun.held)
         run = asyncio.ensure_future(backend.run(small_unit(backend, name, steps=900), models))
         await begun.or_ended(run)
@@ -221,7 +221,7 @@ async def test_giving_up_ends_it_and_frees_the_backends(name: str, tmp_path: Pat
             with pytest.raises(asyncio.CancelledError):
                 await run
         assert not begun.calls
-        assert not backend.generation._shared
+        assert not backend.generation._shared._shared
         # The rows are free: behind 900 steps this would take minutes.
         async with asyncio.timeout(60):
             assert await backend.observe(small_unit(backend, "standard-prompt", steps=1))

@@ -75,7 +75,7 @@ class Bench:
 
     engine: GenerationEngine
     store: ArtifactStore
-    observer: Counting
+    metrics: Counting
     judge: Brightness
 
     async def generate(self, trajectories: Sequence[Trajectory], model: str = REFERENCE, **fields: Any) -> list[Sample]:
@@ -88,12 +88,12 @@ class Bench:
 
     async def ticked(self, more: int = 1) -> None:
         """Wait until the sampler has taken `more` steps."""
-        observer = self.observer
+        metrics = self.metrics
 
         def wait() -> bool:
-            with observer.changed:
-                wanted = observer.ticks + more
-                return observer.changed.wait_for(lambda: observer.ticks >= wanted, timeout=60)
+            with metrics.changed:
+                wanted = metrics.ticks + more
+                return metrics.changed.wait_for(lambda: metrics.ticks >= wanted, timeout=60)
 
         assert await asyncio.to_thread(wait)
 
@@ -119,9 +119,9 @@ def bench_of(catalogue: Catalogue, tmp_path: Path) -> Iterator[Callable[..., Ben
 
     def make(**fields: Any) -> Bench:
         settings = GenerationSettings(**{"artifacts": str(tmp_path), "batch_rows": 6, "decode_batch": 2} | fields)
-        store, observer, judge = ArtifactStore(settings.artifacts), Counting(), Brightness()
-        engine = GenerationEngine(catalogue, store, settings, judge, observer)
-        made.append(Bench(engine, store, observer, judge))
+        store, metrics, judge = ArtifactStore(settings.artifacts), Counting(), Brightness()
+        engine = GenerationEngine(catalogue, store, settings, judge, metrics)
+        made.append(Bench(engine, store, metrics, judge))
         return made[-1]
 
     yield make

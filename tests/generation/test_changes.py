@@ -56,17 +56,17 @@ async def test_samples_are_those_of_the_changed_model(bench: Any, catalogue: Any
         direct = Sampler(model, batch_rows=6, decode_batch=2).run(trajectories)
         for sample, finished in zip(samples, direct, strict=True):
             assert torch.equal(from_message(sample.latents, "", SHAPE), finished.latents)
-    made = bench.observer.made
+    made = bench.metrics.made
     assert made == 9
     assert await bench.generate(trajectories, changes=changes) == samples
-    assert bench.observer.made == made
+    assert bench.metrics.made == made
 
 
 async def test_a_change_without_effect_is_the_model_itself(bench: Any, trajectory_of: TrajectoryOf) -> None:
     samples = await bench.generate([trajectory_of()])
     for change in (towards(NEVER, 0.0), towards(REFERENCE, 0.7)):
         assert await bench.generate([trajectory_of()], changes=[change]) == samples
-    assert (bench.observer.made, bench.observer.cached) == (1, 2)
+    assert (bench.metrics.made, bench.metrics.cached) == (1, 2)
 
 
 async def test_errors_are_measured_on_the_changed_model(bench: Any, catalogue: Any) -> None:
@@ -185,6 +185,6 @@ async def test_giving_up_a_derived_model_frees_its_place(
     await bench.ticked(3)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    before = bench.observer.ticks
+    before = bench.metrics.ticks
     await bench.generate([trajectory_of()], changes=[towards(UCE, 0.6)])
-    assert bench.observer.ticks - before < 20
+    assert bench.metrics.ticks - before < 20

@@ -47,8 +47,8 @@ async def test_samples_are_the_samplers(bench: Any, catalogue: Any, trajectory_o
         assert hashlib.sha256(stored).hexdigest() == sample.picture_digest
         assert np.array_equal(decode_picture(stored), finished.picture)
         assert [answer.score for answer in sample.judgements] == [float(finished.picture.mean()) / 255]
-    assert bench.observer.unet_seconds > 0
-    assert bench.observer.most_rows == 6
+    assert bench.metrics.unet_seconds > 0
+    assert bench.metrics.most_rows == 6
 
 
 async def test_what_is_not_asked_for_is_not_returned(bench: Any, trajectory_of: TrajectoryOf) -> None:
@@ -66,14 +66,14 @@ async def test_a_repeat_costs_nothing_even_after_a_restart(
 ) -> None:
     first, trajectories = bench_of(), [trajectory_of(latent_seed=seed) for seed in range(4)]
     samples = await first.generate(trajectories, questions=[QUESTION])
-    assert (first.observer.made, first.observer.cached) == (4, 0)
+    assert (first.metrics.made, first.metrics.cached) == (4, 0)
     second = bench_of()
     assert await second.generate(trajectories, questions=[QUESTION]) == samples
-    assert (second.observer.ticks, second.observer.cached) == (0, 4)
+    assert (second.metrics.ticks, second.metrics.cached) == (0, 4)
     # Another numerics profile, other bits.
     other = bench_of(batch_rows=8)
     await other.generate(trajectories[:1])
-    assert other.observer.made == 1
+    assert other.metrics.made == 1
 
 
 async def test_a_lost_or_damaged_picture_is_made_again(bench: Any, trajectory_of: TrajectoryOf, tmp_path: Any) -> None:
@@ -93,15 +93,15 @@ async def test_the_same_trajectory_is_made_once(bench: Any, trajectory_of: Traje
     latents = {sample.latents.values for samples in together for sample in samples}
     assert len(latents) == 1
     # The request that came first asked for no picture.
-    assert bench.observer.made <= 2
+    assert bench.metrics.made <= 2
 
 
 async def test_callers_share_a_batch(bench: Any, trajectory_of: TrajectoryOf) -> None:
     await bench.generate([trajectory_of(latent_seed=99)])
-    before = bench.observer.ticks
+    before = bench.metrics.ticks
     await asyncio.gather(*(bench.generate([trajectory_of(latent_seed=seed, steps=20)]) for seed in range(3)))
-    assert bench.observer.most_rows == 6
-    assert bench.observer.ticks - before < 2 * 20
+    assert bench.metrics.most_rows == 6
+    assert bench.metrics.ticks - before < 2 * 20
 
 
 async def test_a_small_request_overtakes_a_large_one(bench: Any, trajectory_of: TrajectoryOf) -> None:
@@ -109,7 +109,7 @@ async def test_a_small_request_overtakes_a_large_one(bench: Any, trajectory_of: 
     await bench.ticked()
     await bench.generate([trajectory_of(latent_seed=100, steps=20)])
     assert not large.done()
-    assert bench.observer.made < 15
+    assert bench.metrics.made < 15
     large.cancel()
     await asyncio.gather(large, return_exceptions=True)
 
@@ -120,13 +120,13 @@ async def test_closing_takes_effect_within_two_steps(bench: Any, trajectory_of: 
     )
     waiting = asyncio.ensure_future(anext(bench.engine.Generate(request)))
     await bench.ticked(3)
-    before = bench.observer.ticks
+    before = bench.metrics.ticks
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
     # The rows are free again: this would otherwise wait for 900 steps.
     await bench.generate([trajectory_of(steps=5)])
-    assert bench.observer.ticks - before <= 2 + 5
-    assert bench.observer.made == 1
+    assert bench.metrics.ticks - before <= 2 + 5
+    assert bench.metrics.made == 1
 
 
 async def test_leaving_a_stream_early_gives_up_the_rest(bench: Any, trajectory_of: TrajectoryOf) -> None:
@@ -136,9 +136,9 @@ async def test_leaving_a_stream_early_gives_up_the_rest(bench: Any, trajectory_o
     async with aclosing(bench.engine.Generate(request)) as responses:
         # The short one, unless three others were found to be new before it was.
         await anext(responses)
-    before = bench.observer.ticks
+    before = bench.metrics.ticks
     await bench.generate([trajectory_of(latent_seed=50)])
-    assert bench.observer.ticks - before < 20
+    assert bench.metrics.ticks - before < 20
 
 
 async def test_giving_up_does_not_take_work_from_another(bench: Any, trajectory_of: TrajectoryOf) -> None:
@@ -150,7 +150,7 @@ async def test_giving_up_does_not_take_work_from_another(bench: Any, trajectory_
     quitter.cancel()
     assert len(await stayer) == 3
     # Taken over, not started anew.
-    assert bench.observer.ticks < 60
+    assert bench.metrics.ticks < 60
 
 
 async def test_models_take_turns_in_the_places_there_are(
@@ -230,7 +230,7 @@ async def test_a_failing_judge_fails_the_request_and_the_pictures_stay(
             await bench.generate([trajectory_of()], questions=[QUESTION])
     (sample,) = await bench.generate([trajectory_of()], questions=[QUESTION])
     assert len(sample.judgements) == 1
-    assert bench.observer.made == 1
+    assert bench.metrics.made == 1
 
 
 async def test_what_fixes_the_bits_is_described(bench: Any) -> None:

@@ -197,7 +197,7 @@ async def test_an_inpainted_picture_is_kept_whole_and_its_square_judged(
     # What was made before is judged in the same way.
     again = bench_of()
     assert await again.generate(trajectories, questions=[QUESTION]) == samples
-    assert again.observer.ticks == 0
+    assert again.metrics.ticks == 0
 
 
 async def test_a_picture_of_another_size_cannot_be_inpainted(bench: Any, trajectory_of: TrajectoryOf) -> None:

@@ -134,7 +134,7 @@ class LocalBackend:
 
 @asynccontextmanager
 async def local_backend(
-    folder: Path, *, catalogues: Sequence[str] = (), torch_threads: int = 1, observer: GenerationMetrics | None = None
+    folder: Path, *, catalogues: Sequence[str] = (), torch_threads: int = 1, metrics: GenerationMetrics | None = None
 ) -> AsyncIterator[LocalBackend]:
     """Build the engines with a store in `folder`, and end their threads afterwards."""
     torch.set_num_threads(torch_threads)
@@ -146,7 +146,7 @@ async def local_backend(
         response = await classification.Classify(ClassifyRequest(questions=questions), pictures)
         return list(response.pictures)
 
-    generation = GenerationEngine(catalogue, store, GenerationSettings(**common), classify, observer)
+    generation = GenerationEngine(catalogue, store, GenerationSettings(**common), classify, metrics)
     models = Models(generation.Generate, generation.Encode, generation.MeasureDenoising, classification.Classify)
     settings = AttackSettings(**common)
     attack = AttackEngine(catalogue, store, settings, models)

@@ -118,7 +118,7 @@ async def test_every_bad_picture_is_named_at_once(client: AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("tile", "field", "description"),
     [
-        (24, "pictures[0]", "has no tiles of 24"),
+        (24, "pictures[0]", "cannot be cut into tiles of 24"),
         (4, "pictures[0]", "must have 8 to 2048 pixels a side, not 4"),
         (2**32 - 1, "pictures[0]", "must have 8 to 2048"),
         (16, "pictures[0].tiles[1]", "is the same picture as pictures[0].tiles[0]"),

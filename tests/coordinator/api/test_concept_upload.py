@@ -49,7 +49,7 @@ async def test_too_much_is_refused_while_it_comes(send: Callable[..., object], m
     Image.new("RGB", (64, 64)).save(sheet, format="PNG")
     error = await send(begin(), piece(picture(0, 16), last=True), piece(sheet.getvalue(), last=True, tile=16))
     assert list(fields(error)) == ["pictures[1]"]
-    assert "must be at most 7 pictures, tiles of sheets included" in fields(error)["pictures[1]"]
+    assert "all pictures together may be at most 7 pictures, tiles of sheets included" in fields(error)["pictures[1]"]
 
 
 async def test_pixels_are_counted_before_they_are_made(

@@ -159,9 +159,9 @@ LABELS = [JudgeLabels(judge="first", labels=["hourglass"])]
         ({"placebo": True}, "concept.placebo", "'small/edited' is said to have erased it"),
         ({"control": "small/reference"}, "concept.control", "names neither the concept nor one of its words"),
         ({"names": ["egg timer"], "control": "small/never"}, "concept.control", "neither the concept nor one of"),
-        ({"custom": True}, "concept.custom", "the backend's to give"),
-        ({"picture_digests": ["0" * 64]}, "concept.picture_digests", "the backend's to give"),
-        ({"near_miss_digests": ["0" * 64]}, "concept.near_miss_digests", "the backend's to give"),
+        ({"custom": True}, "concept.custom", "is set by the backend"),
+        ({"picture_digests": ["0" * 64]}, "concept.picture_digests", "is set by the backend"),
+        ({"near_miss_digests": ["0" * 64]}, "concept.near_miss_digests", "is set by the backend"),
     ],
 )
 async def test_a_bad_field_is_named(client: AsyncClient, change: dict, field: str, description: str) -> None:

@@ -24,12 +24,12 @@ from support.backend import evaluations, local_backend
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest
 from unerase.internal.v1alpha1.units_pb2 import UnitResult
 from unerase_backend.coordinator.execution import unit_cache
-from unerase_backend.generation.observer import Observer
+from unerase_backend.generation.metrics import GenerationMetrics
 
 UNITS = {"standard-prompt": {}, "unlearn-diff-atk": {"timesteps": 1, "iterations": 1}}
 
 
-class Counts(Observer):
+class Counts(GenerationMetrics):
     made = found = 0
 
     def finished(self, pictures, *, cached):
@@ -39,7 +39,7 @@ class Counts(Observer):
 
 async def main(folder):
     counts, units = Counts(), {}
-    async with local_backend(Path(folder), observer=counts) as local:
+    async with local_backend(Path(folder), metrics=counts) as local:
         profile = (await local.generation.DescribeGeneration(DescribeGenerationRequest())).numerics_profile
         for name, parameters in UNITS.items():
             unit = local.unit(name, cases=1, steps=2, parameters=parameters)

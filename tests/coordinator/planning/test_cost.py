@@ -47,7 +47,7 @@ def test_the_default_limits_let_pass_what_a_machine_can_bear(
     assert caught.value.reason == "AUDIT_TOO_LARGE"
     (violation,) = caught.value.violations
     assert violation.field == "spec.cases"
-    for said in ("237712 pictures", "200000 is the most", "fewer cases", "noise-based"):
+    for said in ("237712 pictures", "at most 200000 are allowed", "fewer cases", "noise-based"):
         assert said in violation.description
     # 500 audits of the full battery with the default cases fit into a tenant's day, and so does calibrating ten models.
     assert settings.quota_audits >= 512
@@ -59,9 +59,9 @@ def test_the_default_limits_let_pass_what_a_machine_can_bear(
 @pytest.mark.parametrize(
     ("limits", "field", "said"),
     [
-        (CostLimits(pictures=10), "spec.cases", "takes 11 pictures, 10 is the most"),
-        (CostLimits(rows=99), "spec.cases", "takes 100 rows of the denoising network, 99 is the most"),
-        (CostLimits(bytes=999), "spec.concept", "takes 1000 bytes in the database, 999 is the most"),
+        (CostLimits(pictures=10), "spec.cases", "takes 11 pictures, and at most 10 are allowed"),
+        (CostLimits(rows=99), "spec.cases", "takes 100 rows of the denoising network, and at most 99 are allowed"),
+        (CostLimits(bytes=999), "spec.concept", "takes 1000 bytes in the database, and at most 999 are allowed"),
     ],
 )
 def test_each_limit_says_what_to_reduce(limits: CostLimits, field: str, said: str) -> None:

@@ -203,7 +203,7 @@ def test_a_custom_concepts_control_is_held_to_the_same(
 def test_judges_that_are_one_are_refused(plan: Planner) -> None:
     field, reason, said = _refused(plan, judge="second", second_judge="third")
     assert (field, reason) == ("spec.second_judge", "JUDGES_ALIKE")
-    assert "has the weights of spec.judge under another name" in said
+    assert "has the same weights as spec.judge" in said
     assert _refused(plan, selector="third", judge="first", second_judge="second")[0] == "spec.second_judge"
     assert plan(judge="first", second_judge="third").spec.second_judge == "third"
 
@@ -270,10 +270,13 @@ def test_what_calibrate_asks_for_is_accepted(
 ) -> None:
     models = [testbed.describe_model(name) for name in testbed.models]
     concepts = [testbed.concept_message(name, store) for name in testbed.concepts]
-    concept, reference, names = chosen(models, concepts, "", [])
+    _, _, names = chosen(models, concepts, "", [])
     assert set(names) == set(testbed.models)
-    shared = AuditSpec(reference=reference, concept=concept, battery=Battery(preset="quick"), seed_base=2505)
-    specs = [make_plan(spec, testbed, store, descriptions, lambda: 77).spec for spec in specs_of(shared, names)]
+    template = AuditSpec(battery=Battery(preset="quick"), seed_base=2505)
+    specs = [
+        make_plan(spec, testbed, store, descriptions, lambda: 77).spec
+        for spec in specs_of(template, models, concepts, [])
+    ]
     controls = {spec.subject: spec.control for spec in specs}
     assert controls == dict.fromkeys(names, "testbed/never") | {"testbed/never": "testbed/never-2"}
     assert [spec.subject for spec in specs if spec.assume_reference] == ["testbed/reference"]
