@@ -192,6 +192,6 @@ def _free_port(host: str) -> int:
             probe.bind((host, 0))
         except (OSError, UnicodeError, TypeError) as error:
             why = getattr(error, "strerror", None) or "it cannot be the name of a host"
-            raise ValueError(f"host: {host[:64]!r} is no address of this machine: {why}") from None
+            raise ValueError(f"host: {host[:64]!r} is not an address of this machine: {why}") from None
         port: int = probe.getsockname()[1]
         return port

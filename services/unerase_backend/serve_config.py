@@ -34,7 +34,7 @@ def check_file(path: Path) -> list[str]:
     try:
         config = yaml.load(path.read_text(), _UniqueKeys)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return [f"is no YAML: {' '.join(str(error).split())}"]
+        return [f"is not valid YAML: {' '.join(str(error).split())}"]
     return list(check(config))
 
 
@@ -61,7 +61,7 @@ def check(config: Any) -> Iterator[str]:
 
 def _check_application(application: Mapping[str, Any], place: str) -> Iterator[str]:
     if (name := application.get("name", "default")) not in APPLICATIONS:
-        yield f"{place}.name: no room looks for {name!r}, but for {', '.join(APPLICATIONS)}"
+        yield f"{place}.name: no room looks for {name!r}, only for {', '.join(APPLICATIONS)}"
     if application.get("route_prefix", "/") is not None:
         yield f"{place}.route_prefix: must be null, or Serve's HTTP proxy serves the room to anybody"
     for index, deployment in enumerate(application.get("deployments", ())):
@@ -140,11 +140,11 @@ def _check_secrets(args: Mapping[str, Any], place: str) -> Iterator[str]:
         held = bool(args.get("database_url")) and make_url(args["database_url"]).password is not None
     except (ArgumentError, ValueError):
         # Without SQLAlchemy's message, which may contain the password.
-        yield f"{place}.database_url: is no URL of a database"
+        yield f"{place}.database_url: is not the URL of a database"
         return
     if held:
         yield (
-            f"{place}.database_url: holds a password, for whoever may read Serve's status to see; "
+            f"{place}.database_url: holds a password, which everybody who can read Serve's status would see; "
             "name an environment variable in database_url_variable instead"
         )
 
@@ -191,7 +191,7 @@ def _suggestion(key: Any, known: Any) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(str(key), list(known), n=1)
-    return f"; do you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
@@ -255,7 +255,7 @@ class _UniqueKeys(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                    None, None, f"the key {key!r} occurs twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

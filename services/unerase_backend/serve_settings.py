@@ -61,7 +61,7 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
         scheme, separator, _ = value.partition("://")
         if separator:
             if not scheme:
-                raise ValueError(f"{value!r} has no scheme, as s3:// is one")
+                raise ValueError(f"{value!r} must begin with a scheme, such as s3://")
             try:
                 get_filesystem_class(scheme)
             except ImportError as error:

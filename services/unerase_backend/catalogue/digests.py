@@ -83,5 +83,7 @@ def _listed(component: str, folder: Path, root: Path | None, suffixes: tuple[str
     if root is not None:
         for path in (folder, *paths):
             if not path.resolve().is_relative_to(root):
-                raise UnsafeModelError(f"{component} leads out of its folder by a link", reason="PATH_ESCAPES")
+                raise UnsafeModelError(
+                    f"{component} contains a link that leads out of its folder", reason="PATH_ESCAPES"
+                )
     return paths

@@ -155,7 +155,7 @@ def load_classifier(content: bytes, device: torch.device) -> LatentClassifier:
         raise UnsafeModelError("the classifier's weights do not load", reason="CLASSIFIER_UNREADABLE") from error
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
-            raise UnsafeModelError(f"{name!r} of the classifier is no finite float32", reason="CLASSIFIER_NOT_FINITE")
+            raise UnsafeModelError(f"{name!r} of the classifier must be finite float32", reason="CLASSIFIER_NOT_FINITE")
     return classifier.to(device).eval().requires_grad_(False)
 
 

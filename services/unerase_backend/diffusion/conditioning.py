@@ -72,7 +72,7 @@ def tokenise_learned(model: DiffusionModel, text: str, placeholder: str, tokens:
     # If the words beside the placeholder were tokenised differently with a word in its place, the learned word would
     # stand beside other tokens than intended.
     if _words(model, whole.sub(_WORD, text)) != _joined(parts, _words(model, _WORD))[0]:
-        problem = "the words beside the placeholder would be split in another way"
+        problem = "the words beside the placeholder would be tokenised differently"
         raise InvalidRequestError.of(FieldViolation("learned.text", problem))
     ids, places = _joined(parts, [model.tokenizer.pad_token_id] * tokens)
     if places[-1] + tokens > model.prompt_length - 2:

@@ -187,7 +187,7 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
     unknown = sorted(str(key) for key in loading["unexpected_keys"] if not str(key).endswith(_BUFFERS))
     if unknown:
         raise UnsafeModelError(
-            f"the weights of {folder.name} hold {len(unknown)} tensors that it has not, {unknown[0]!r} among them",
+            f"the weights of {folder.name} hold {len(unknown)} unknown tensors, {unknown[0]!r} among them",
             reason="WEIGHTS_UNKNOWN_TENSOR",
         )
     return module
@@ -216,7 +216,7 @@ def _replace(part: str, module: Any, read: Callable[[], dict[str, Tensor]]) -> N
             message = f"{key!r} of the {part} has the shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
             raise UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
         if tensor.is_floating_point() != state[key].is_floating_point():
-            raise UnsafeModelError(f"{key!r} of the {part} is no {state[key].dtype}", reason="WEIGHTS_WRONG_TYPE")
+            raise UnsafeModelError(f"{key!r} of the {part} must be {state[key].dtype}", reason="WEIGHTS_WRONG_TYPE")
     with torch.no_grad():
         for key, tensor in tensors.items():
             state[key].copy_(tensor)
@@ -301,7 +301,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UnsafeModelError(f"{path.name} is missing or no JSON", reason="MODEL_INCOMPLETE") from None
+        raise UnsafeModelError(f"{path.name} is missing or is not JSON", reason="MODEL_INCOMPLETE") from None
     if not isinstance(content, dict):
-        raise UnsafeModelError(f"{path.name} is no JSON object", reason="MODEL_INCOMPLETE")
+        raise UnsafeModelError(f"{path.name} is not a JSON object", reason="MODEL_INCOMPLETE")
     return content

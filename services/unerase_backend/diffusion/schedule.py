@@ -60,7 +60,9 @@ class Schedule:
             timesteps: Tensor = self.scheduler.timesteps
             if int(timesteps.max()) < training:
                 return timesteps
-        raise InvalidRequestError.of(FieldViolation("steps", f"the model's schedule of {training} has not that many"))
+        raise InvalidRequestError.of(
+            FieldViolation("steps", f"must be fewer: the model has a schedule of {training} timesteps")
+        )
 
     def alphas(self, steps: int) -> tuple[Tensor, Tensor]:
         """Return a_t and a_p at each of `steps` steps, both (steps,), float64; errors as in `timesteps`."""

@@ -39,7 +39,7 @@ class SharedSettings(BaseModel):
         # Reading `port` raises ValueError if it is not a number from 0 to 65535.
         place = urlsplit(value)
         if value and (place.scheme not in ("http", "https") or not place.hostname or place.port == 0):
-            raise ValueError(f"must be as http://127.0.0.1:4317, not {value!r}")
+            raise ValueError(f"must be a URL such as http://127.0.0.1:4317, not {value!r}")
         return value
 
 
@@ -51,6 +51,6 @@ class RoomSettings(SharedSettings):
 
 
 class ReplicatedRoomSettings(RoomSettings):
-    """A room of which there may be several replicas: every one but the coordinator."""
+    """A room that may have several replicas: every room but the coordinator."""
 
     replicas: int = Field(default=1, ge=1, le=1024, description="replicas of the deployment")

@@ -193,7 +193,7 @@ class Concept(_message.Message):
     """Catalogue name, as in "hourglass"."""
     kind: Global___ConceptKind.ValueType
     control: _builtins.str
-    """Catalogue name of a model that never learned the concept; empty where there is none."""
+    """Catalogue name of a model that never learned the concept; empty if there is none."""
     initial_token: _builtins.str
     """The word whose embedding a learned token starts from."""
     placebo: _builtins.bool

@@ -52,7 +52,7 @@ class Classifier:
                 found.append((f"labels[{index}]", f"the judge has no label {label!r}{hint}"))
             elif len(classes) > 1:
                 whole = ", ".join(repr(self._labels[index]) for index in classes)
-                found.append((f"labels[{index}]", f"{label!r} means several labels, name one whole: {whole}"))
+                found.append((f"labels[{index}]", f"{label!r} means several labels; use the full text of one: {whole}"))
         if question.alternatives:
             found.append(("alternatives", "a classifier's alternatives are its other labels; leave this empty"))
         return found

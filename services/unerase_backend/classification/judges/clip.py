@@ -43,7 +43,7 @@ class ClipJudge:
         for field, texts in (("labels", question.labels), ("alternatives", question.alternatives)):
             for index, text in enumerate(texts):
                 if text in seen:
-                    found.append((f"{field}[{index}]", "the text stands twice"))
+                    found.append((f"{field}[{index}]", "the text occurs twice"))
                 elif len(self._tokenizer(text).input_ids) > self._length:
                     found.append((f"{field}[{index}]", f"is longer than the {self._length} tokens the judge reads"))
                 seen.add(text)

@@ -44,7 +44,7 @@ def serve_metrics(
             return [f"{error.message}\n".encode()]
         if environment.get("PATH_INFO") != "/metrics":
             start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-            return [b"there is /metrics\n"]
+            return [b"use /metrics\n"]
         content: Iterable[bytes] = exposition(environment, start)
         return content
 

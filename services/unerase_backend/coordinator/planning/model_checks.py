@@ -59,9 +59,7 @@ def role_problems(spec: AuditSpec, given: AuditSpec, catalogue: Catalogue) -> It
         todo = "name a model that never learned the concept, or none"
         yield Problem("spec.control", f"{problem}; {todo}", "CONTROL_UNFIT")
     elif not known and not spec.assume_control:
-        todo = (
-            "name a model of which it says so, add the concept to the model's never_learned, or set spec.assume_control"
-        )
+        todo = "name another control, add the concept to the model's never_learned, or set spec.assume_control"
         said = f"the catalogue does not say that it never learned {spec.concept!r}"
         yield Problem("spec.control", f"{said}; {todo}", "CONTROL_UNKNOWN")
     spec.assume_control = spec.assume_control and not known

@@ -166,7 +166,7 @@ class _Resolution:
             if not self._name(f"{field}.name", request.name, self._descriptions, "evaluation", required=True):
                 continue
             if request.name in seen:
-                self._add(f"{field}.name", f"{request.name!r} is there twice")
+                self._add(f"{field}.name", f"{request.name!r} occurs twice")
             seen.add(request.name)
             chosen[request.name], fields[request.name] = request, field
         resolved = [
