@@ -1,7 +1,7 @@
-"""The backend on this machine: Ray in-process on loopback, and the five applications on it.
+"""Runs the backend on this machine: starts Ray on loopback, and the five applications on it.
 
-`main` is what `unerase serve` calls with its arguments; `run` takes settings in their place, and `start` gives the same
-to whoever wants to stop it again.
+`unerase serve` calls `main` with its arguments. `run` takes settings instead and runs until a signal; `start` returns a
+running backend, which its caller stops.
 """
 
 import logging
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported. What is set already stays.
+# Ray reads these when it is imported; values that are already set stay.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-# Threads that wait spin for some microseconds, not for ever: the cores are shared.
+# Waiting threads spin for some microseconds, not for ever, because the processes share the cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -32,25 +32,25 @@ from unerase_backend.serve_settings import ServeSettings
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend that is up."""
+    """A running backend."""
 
     address: str
     metrics_url: str
-    """Empty where /metrics is not served."""
+    """Empty if /metrics is not served."""
     rooms_metrics_url: str
     stop: Callable[[], None]
-    """Drains and ends everything; Ray included."""
+    """Drains and ends everything, including Ray."""
 
 
 def start(settings: ServeSettings) -> Backend:
     """Start Ray and the five applications, and return once they answer.
 
     Raises:
-        RuntimeError: an application could not be deployed, as where the port is taken.
+        RuntimeError: an application could not be deployed, for example because the port is taken.
     """
     os.environ["RAY_AUTH_MODE"] = settings.ray_auth
     if settings.ray_auth == "token":
-        # Without one Ray writes a token into the home folder, for every user of the machine to read.
+        # Otherwise Ray writes a token into the home folder, where every user of the machine can read it.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
     from ray import serve
@@ -75,7 +75,7 @@ def start(settings: ServeSettings) -> Backend:
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
-        # No proxy of Serve's: clients come through the coordinator's own server.
+        # No Serve proxy, because clients use the coordinator's own server.
         serve.start(proxy_location="Disabled", logging_config=_serves_own_logs(settings))
         serve.run_many(targets)
     except BaseException:
@@ -88,11 +88,11 @@ def start(settings: ServeSettings) -> Backend:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do what `unerase serve ARGUMENTS` asks for.
+    """Run `unerase serve` with these arguments.
 
     Raises:
-        typer.BadParameter: and others of the kind: an argument is none, or has a bad value.
-        ValueError: a setting is bad, or bad beside another.
+        typer.BadParameter: an argument is unknown or has a bad value; typer has other errors of this kind.
+        ValueError: a setting is bad, or does not fit another one.
     """
     command = serve_options.command(run)
     with command.make_context("unerase serve", list(arguments)) as context:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def run(**options: Any) -> None:
-    """Run a backend until SIGTERM or SIGINT; `options` are fields of `ServeSettings`, None stands for the default."""
+    """Run a backend until SIGTERM or SIGINT; `options` are fields of `ServeSettings`, with None for the default."""
     try:
         settings = ServeSettings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
@@ -108,7 +108,7 @@ def run(**options: Any) -> None:
     ended = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     backend = start(settings)
-    # After Ray, which installs handlers of its own.
+    # Set after Ray has installed its own handlers.
     for number in before:
         signal.signal(number, lambda *_: ended.set())
     try:
@@ -159,7 +159,7 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
         "probing": probing.build(ProbingSettings(**common)),
         "coordinator": coordinator.build(coordination),
     }
-    # Without a route no proxy, should there be one, would know them.
+    # Without a route no proxy could serve them, even if one ran.
     return [
         target(application, name=name, route_prefix=None, logging_config=_serves_own_logs(settings))
         for name, application in applications.items()
@@ -167,7 +167,7 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
 
 
 def _serves_own_logs(settings: ServeSettings) -> dict[str, str]:
-    """Return how Serve itself logs, into the logs of Ray's session."""
+    """Return the logging of Serve itself, which goes to the logs of Ray's session."""
     return {"encoding": settings.log_format.upper()}
 
 
@@ -192,6 +192,6 @@ def _free_port(host: str) -> int:
             probe.bind((host, 0))
         except (OSError, UnicodeError, TypeError) as error:
             why = getattr(error, "strerror", None) or "it cannot be the name of a host"
-            raise ValueError(f"host: {host[:64]!r} is no address of this machine: {why}") from None
+            raise ValueError(f"host: {host[:64]!r} is not an address of this machine: {why}") from None
         port: int = probe.getsockname()[1]
         return port

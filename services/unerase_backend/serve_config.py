@@ -1,8 +1,8 @@
 """Strict checking of a Serve config: `unerase deploy check FILE`.
 
-`serve deploy` drops keys that it does not know, leaves some values unchecked until a replica starts, and learns only on
-the cluster that an import path leads nowhere. Here all of that is an error beforehand, each named by its place in the
-file. What is known is read off Serve's own models, so that it follows the installed version.
+`serve deploy` ignores unknown keys, checks some values only when a replica starts, and resolves import paths only on
+the cluster. Here each such problem is an error before deployment, named by its place in the file. The known keys come
+from Serve's own models, so that they match the installed version.
 """
 
 import inspect
@@ -26,7 +26,7 @@ APPLICATIONS = ("classification", "generation", "attack", "probing", "coordinato
 
 
 def check_file(path: Path) -> list[str]:
-    """Return what is wrong with a Serve config, one line a problem; empty where nothing is.
+    """Return what is wrong with a Serve config, one line for each problem; empty if nothing is.
 
     Raises:
         OSError: the file cannot be read.
@@ -34,7 +34,7 @@ def check_file(path: Path) -> list[str]:
     try:
         config = yaml.load(path.read_text(), _UniqueKeys)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return [f"is no YAML: {' '.join(str(error).split())}"]
+        return [f"is not valid YAML: {' '.join(str(error).split())}"]
     return list(check(config))
 
 
@@ -61,7 +61,7 @@ def check(config: Any) -> Iterator[str]:
 
 def _check_application(application: Mapping[str, Any], place: str) -> Iterator[str]:
     if (name := application.get("name", "default")) not in APPLICATIONS:
-        yield f"{place}.name: no room looks for {name!r}, but for {', '.join(APPLICATIONS)}"
+        yield f"{place}.name: no room looks for {name!r}, only for {', '.join(APPLICATIONS)}"
     if application.get("route_prefix", "/") is not None:
         yield f"{place}.route_prefix: must be null, or Serve's HTTP proxy serves the room to anybody"
     for index, deployment in enumerate(application.get("deployments", ())):
@@ -91,7 +91,7 @@ def _check_application(application: Mapping[str, Any], place: str) -> Iterator[s
 
 
 def _check_deployment(deployment: Mapping[str, Any], place: str) -> Iterator[str]:
-    """Check what Serve's schema lets pass as any mapping: both models import what they name as they are made."""
+    """Check the parts that Serve's schema accepts as any mapping; their models import what they name when created."""
     scaling, routing = deployment.get("autoscaling_config") or {}, deployment.get("request_router_config") or {}
     policy = scaling.get("policy") or {}
     paths = (
@@ -127,7 +127,7 @@ def _called(made: Callable[..., Any], arguments: Mapping[str, Any], place: str) 
 
 
 def _check_stores(applications: list[Mapping[str, Any]]) -> Iterator[str]:
-    """All rooms must have the same artefacts and models, or they do not find what the others have made."""
+    """Check that all rooms have the same artefact store and catalogues, without which they cannot work together."""
     for key in ("artifacts", "catalogues"):
         said = [(index, one.get("args", {}).get(key)) for index, one in enumerate(applications)]
         for index, value in said:
@@ -139,18 +139,18 @@ def _check_secrets(args: Mapping[str, Any], place: str) -> Iterator[str]:
     try:
         held = bool(args.get("database_url")) and make_url(args["database_url"]).password is not None
     except (ArgumentError, ValueError):
-        # Whose message may hold the password.
-        yield f"{place}.database_url: is no URL of a database"
+        # Without SQLAlchemy's message, which may contain the password.
+        yield f"{place}.database_url: is not the URL of a database"
         return
     if held:
         yield (
-            f"{place}.database_url: holds a password, for whoever may read Serve's status to see; "
+            f"{place}.database_url: holds a password, which everybody who can read Serve's status would see; "
             "name an environment variable in database_url_variable instead"
         )
 
 
 def _without_imports(value: Any) -> Any:
-    """Return `value` without what Serve's models import as they are made, an error of which is no ValidationError."""
+    """Return `value` without the keys that make Serve's models import something, which may raise any error."""
     if isinstance(value, Mapping):
         return {
             key: _without_imports(below)
@@ -161,7 +161,7 @@ def _without_imports(value: Any) -> Any:
 
 
 def _unknown_keys(value: Any, annotation: Any, place: str) -> Iterator[str]:
-    """Yield each key below `value` that the models in its type have no field for."""
+    """Yield each key below `value` for which the models in its type have no field."""
     model = _model_in(annotation)
     if isinstance(value, Mapping) and model is not None:
         known: dict[str, Any] = {}
@@ -191,11 +191,11 @@ def _suggestion(key: Any, known: Any) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(str(key), list(known), n=1)
-    return f"; do you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the model in an annotation as `Optional[Union[Dict, Model]]` or `list[Model]`."""
+    """Return the model in an annotation, as in `Optional[Union[Dict, Model]]` or `list[Model]`."""
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (Union, types.UnionType, list):
@@ -204,10 +204,10 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _imported(path: str) -> Any:
-    """Return what an import path names.
+    """Return the object that an import path names.
 
     Raises:
-        ValueError: it names nothing.
+        ValueError: the path cannot be imported, or names nothing.
     """
     module, separator, name = path.partition(":")
     if not separator:
@@ -245,7 +245,7 @@ def _violations(error: ValidationError, place: str) -> Iterator[str]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML would take the last."""
+    """Refuses a key that occurs twice in one mapping; YAML would silently take the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -255,7 +255,7 @@ class _UniqueKeys(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
+                    None, None, f"the key {key!r} occurs twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

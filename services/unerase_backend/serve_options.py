@@ -1,7 +1,8 @@
-"""The options of `unerase serve`: of a setting each, with the type, the bounds, the default and the words of its field.
+"""The options of `unerase serve`: one for each setting in `OPTIONS`, with its field's type, bounds, default and
+description.
 
-A setting that is no option comes from the environment alone. The database's URL must, as a command line is everybody's
-to read.
+A setting that is not an option comes only from the environment. The database's URL is one of these, because every user
+of the machine can read a command line.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,13 +31,13 @@ _TYPES = {"integer": int, "boolean": bool, "string": str}
 
 
 def command(run: Callable[..., None]) -> Any:
-    """Return the command, which calls `run` with the settings; None stands for one that was not given."""
+    """Return the command, which calls `run` with the settings; a setting that was not given is None."""
 
     def serve(**settings: Any) -> None:
         run(**settings)
 
     parameters = list(_parameters())
-    # What typer reads options from.
+    # Typer reads the options from these two.
     serve.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -53,7 +54,7 @@ def _parameters() -> Iterator[Parameter]:
 
 def _option(name: str, field: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return the type of a setting's value, and its option, from the JSON schema of its field."""
-    # Of what may be null, the other.
+    # A field that may be null has two types; this takes the other one.
     value = next((each for each in field.get("anyOf", ()) if each["type"] != "null"), field)
     several = value["type"] == "array"
     one = value["items"] if several else value
@@ -75,6 +76,6 @@ def _option(name: str, field: Mapping[str, Any]) -> tuple[Any, Any]:
             settings |= {"file_okay": False, "callback": data_folder}
     if "enum" in one:
         settings["metavar"] = f"[{'|'.join(one['enum'])}]"
-    # A repeated option gives one thing at a time.
+    # A repeated option gives one value at a time, so its name is singular.
     option = f"--{name.removesuffix('s') if several else name}".replace("_", "-")
     return (list[kind] if several else kind) | None, typer.Option(option, **settings)

@@ -1,6 +1,6 @@
-"""The settings of `unerase serve`: those that it hands on to the rooms, and its own.
+"""The settings of `unerase serve`: those that it passes on to the rooms, and its own.
 
-Every setting can come from the environment, as in UNERASE_SERVE_PORT=50052; `serve_options` makes options of some.
+Every setting can come from the environment, as in UNERASE_SERVE_PORT=50052. `serve_options` makes some of them options.
 """
 
 import os
@@ -19,7 +19,7 @@ PREFIX = "UNERASE_SERVE_"
 
 
 class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
-    """Everything about a local backend."""
+    """All settings of a local backend."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -36,13 +36,13 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
     artifacts: str = Field(
         default="", description="folder or fsspec URL of the artefacts, which coordinators share; empty: in data_dir"
     )
-    # Attacks, probes and judges want a core as well (docs/performance.md).
+    # Attacks, probes and judges need a core as well (docs/performance.md).
     generation_threads: int = Field(
         default=1, ge=1, description="torch threads of one replica of generation, in place of torch_threads"
     )
     generation_replicas: int = Field(default=1, ge=1, le=1024, description="processes that make pictures")
     object_store_mb: int = Field(default=256, ge=80, description="shared memory for pictures between the rooms")
-    # Ray's own ports are on every interface whatever is asked for: a token keeps others from giving it work.
+    # Ray always opens its own ports on every interface. A token keeps other machines from giving it work.
     ray_auth: Literal["token", "disabled"] = Field(default="token", description="authentication of Ray's own ports")
 
     @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tokens")
@@ -61,7 +61,7 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
         scheme, separator, _ = value.partition("://")
         if separator:
             if not scheme:
-                raise ValueError(f"{value!r} has no scheme, as s3:// is one")
+                raise ValueError(f"{value!r} must begin with a scheme, such as s3://")
             try:
                 get_filesystem_class(scheme)
             except ImportError as error:
@@ -78,5 +78,5 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
 
 
 def _absolute(path: str) -> str:
-    """Return a path that the rooms' processes, which have folders of their own, find too."""
+    """Return an absolute path, because the rooms' processes have other working folders."""
     return str(Path(path).expanduser().resolve())

@@ -145,7 +145,7 @@ def _generation(config: dict[str, Any]) -> dict[str, Any]:
         ),
         (
             lambda one: one.update(runtime_env={"env_var": {}}),
-            "applications[1].runtime_env.env_var: there is no such key; do you mean env_vars?",
+            "applications[1].runtime_env.env_var: there is no such key; did you mean env_vars?",
         ),
         (lambda one: one["args"].update(artifacts="/elsewhere"), "applications[1].args.artifacts: must be the same"),
     ],
@@ -175,7 +175,7 @@ def test_a_password_in_the_file_is_refused_without_being_shown() -> None:
 def test_a_database_that_is_no_url_is_refused_without_being_shown() -> None:
     config = copy.deepcopy(CONFIGS["local.yaml"])
     config["applications"][4]["args"]["database_url"] = "postgresql://unerase:sesame"
-    assert list(check(config)) == ["applications[4].args.database_url: is no URL of a database"]
+    assert list(check(config)) == ["applications[4].args.database_url: is not the URL of a database"]
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", "applications: 1", "proxy_location: x\napplications: []", "\x00"])
@@ -189,7 +189,7 @@ def test_a_key_that_stands_twice_is_found(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("proxy_location: Disabled\nproxy_location: EveryNode\napplications: []\n")
     (problem,) = check_file(file)
-    assert "'proxy_location' is there twice" in problem
+    assert "'proxy_location' occurs twice" in problem
 
 
 def test_the_command_says_what_is_wrong_and_where(tmp_path: Path) -> None:
@@ -201,4 +201,4 @@ def test_the_command_says_what_is_wrong_and_where(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stdout.splitlines() == ["local.yaml: right"]
-    assert " ".join(ended.stderr.split()) == "wrong.yaml: aplications: there is no such key; do you mean applications?"
+    assert " ".join(ended.stderr.split()) == "wrong.yaml: aplications: there is no such key; did you mean applications?"

@@ -78,7 +78,7 @@ def test_a_name_is_taken_once(registry: Registry) -> None:
         ),
         ({"parameters": [ParameterDescription(name="steps")]}, "the default of steps must be a number"),
         ({"parameters": [parameter("steps", "Steps.", 3, minimum=4)]}, "the default of steps must be at least 4"),
-        ({"parameters": [parameter("a", "A.", 1), parameter("a", "A.", 1)]}, "the parameter 'a' is there twice"),
+        ({"parameters": [parameter("a", "A.", 1), parameter("a", "A.", 1)]}, "the parameter 'a' occurs twice"),
     ],
 )
 def test_a_bad_description_is_refused(registry: Registry, change: dict, problem: str) -> None:

@@ -53,7 +53,7 @@ def _comments(contract: str) -> dict[str, str]:
             "PictureChunk.chunk",
             f"at most {MAX_PICTURE_BYTES // MEBIBYTE} MiB a picture and {MAX_UPLOAD_BYTES // MEBIBYTE} MiB in all.",
         ),
-        ("models.proto", "PictureChunk.tile", f"are {MAX_PICTURES:,} at most."),
+        ("models.proto", "PictureChunk.tile", f"at most {MAX_PICTURES:,} of them."),
     ],
 )
 def test_a_comment_of_the_contracts(contract: str, field: str, said: str) -> None:

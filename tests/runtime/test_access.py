@@ -184,5 +184,5 @@ def test_two_tokens_of_one_name_are_no_file(file: Path) -> None:
     tokens.create(file, "ci", "acme", ["audit:read"], 1)
     entries = json.loads(file.read_text())["tokens"]
     file.write_text(json.dumps({"tokens": [entries[0], {**entries[0], "sha256": "1" * 64}]}))
-    with pytest.raises(ValueError, match="the id ci is there twice"):
+    with pytest.raises(ValueError, match="the id ci occurs twice"):
         read_tokens(file)

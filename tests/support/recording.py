@@ -1,4 +1,4 @@
-"""Rooms that only write down what a probe asks of them."""
+"""Rooms that only record the requests of a probe."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from unerase_backend.probing.registry import PROBES
 
 @dataclass
 class Recording:
-    """Writes down requests; answers come in reverse order and name the request and the position that they answer."""
+    """Records requests; the answers come in reverse order and name the request and the position that they answer."""
 
     generated: list[GenerateRequest] = field(default_factory=list)
     measured: list[MeasureDenoisingRequest] = field(default_factory=list)

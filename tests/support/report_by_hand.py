@@ -1,4 +1,4 @@
-"""Reports made of observations and messages written down by hand, and what their page is made of."""
+"""Reports made from hand-written observations and messages, and a parser for their page."""
 
 import hashlib
 import io
@@ -124,7 +124,7 @@ def measured(role: int, arm: str, index: int, empty: float, prompt: float) -> Ob
 
 
 def observed(*, control: bool = True, pull: float = 0.2) -> list[Observation]:
-    """A subject that noise recovers in the odd cases: there the selector prefers the hit, elsewhere a miss."""
+    """The observations of a subject that noise recovers in the odd cases: there the selector prefers the hit."""
     roles = (SUBJECT, REFERENCE, CONTROL) if control else (SUBJECT, REFERENCE)
     observations = []
     for role in roles:
@@ -134,7 +134,7 @@ def observed(*, control: bool = True, pull: float = 0.2) -> list[Observation]:
                 hit = role == REFERENCE or (role == SUBJECT and variant == 1)
                 preferred = variant == (1 if case % 2 else 2)
                 observations.append(sample("noise-based", role, case, hit, "noise", variant, 0.9 if preferred else 0.1))
-                # Would win every selection, if it took part.
+                # Would win every selection if its arm decided.
                 observations.append(sample("noise-based", role, case, True, "plain-seeds", variant, 1.0))
         for index in range(6):
             empty = 0.04 + 0.001 * index + 0.002 * (role == SUBJECT)
@@ -182,7 +182,7 @@ def around(value: float, reach: float) -> Estimate:
 
 
 def traced(*, pull: bool = True) -> TracingResult:
-    """A path on which the concept gives way to a blob, knowledge stays and the pull turns round."""
+    """A path on which a blob replaces the concept, destruction stays small and the pull is reversed."""
     points = []
     for tenth in range(11):
         strength = tenth / 10
@@ -207,7 +207,7 @@ def traced(*, pull: bool = True) -> TracingResult:
 
 
 def tabled() -> MeasureResult:
-    """A third party's measure, of two of the models."""
+    """The result of a third party's measure on two of the models."""
     mean = FigureMean(mean=around(0.00123, 0.0004), cases=8)
     return MeasureResult(
         name="sharpness",
@@ -226,7 +226,7 @@ STANDING = {
 
 
 def standing() -> AlternativesResult:
-    """What stands in the concept's place: something else for each model."""
+    """What each model makes in the concept's place."""
     models = []
     for role, labels in STANDING.items():
         shares = [LabelShare(label=label, pictures=count, picture_digest=DIGESTS[count]) for label, count in labels]
@@ -248,7 +248,9 @@ def standing() -> AlternativesResult:
 
 
 def found() -> list[Finding]:
-    """What three attacks found: a word for all cases, a prompt a case, weights at several steps."""
+    """The findings of four attacks: a word for all cases, a prompt for each case, weights at several steps, a
+    classifier.
+    """
     findings = []
     for role in (SUBJECT, REFERENCE, CONTROL):
         name = ModelRole.Name(role)
@@ -305,7 +307,7 @@ def found() -> list[Finding]:
 
 
 def whole() -> Report:
-    """A report that has everything that a report can have."""
+    """A report with every optional part."""
     made_report = made(observed(), found())
     verdict = made_report.content.verdict
     verdict.tracing.CopyFrom(traced())
@@ -331,18 +333,18 @@ def whole() -> Report:
 
 
 SHAPES = {"line", "circle", "rect", "polygon", "polyline", "path", "image", "use"}
-"""Elements of SVG that hold nothing."""
+"""SVG elements without content."""
 
 
 class Page(HTMLParser):
-    """What a page is made of."""
+    """The tags and the text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.text = ""
         self.titles = 0
-        """Titles that say something."""
+        """The number of titles that are not empty."""
         self.open: list[str] = []
         self.feed(text)
 

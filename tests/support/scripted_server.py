@@ -1,6 +1,6 @@
-"""A small real server of the public contract, which misbehaves on request as a healthy backend cannot."""
+"""A small real server of the public contract, which misbehaves on request in ways that a healthy backend does not."""
 
-# Methods are named as the RPCs.
+# Methods have the names of the RPCs.
 # ruff: noqa: N802
 
 import asyncio
@@ -41,7 +41,7 @@ EVENTS = 6
 
 
 def event(sequence: int) -> AuditEvent:
-    """The audit's events: running, four units, the end."""
+    """Return an event of the audit: running, four units, the end."""
     if sequence == 1:
         return AuditEvent(
             sequence=1, state_changed=Audit(id=AUDIT_ID, state=AuditState.AUDIT_STATE_RUNNING, units_total=4)
@@ -81,53 +81,53 @@ def ended_audit() -> Audit:
 
 @dataclass
 class Script:
-    """What the server does, and what it has seen; a failure is a function that ends the call."""
+    """What the server does, and the requests that it got; a failure is a function that ends the call."""
 
     failures: dict[str, list[Callable[[grpc.ServicerContext], None]]] = field(default_factory=dict)
-    # Events sent on each connection before it breaks; the last one goes on to the end.
+    # The number of events sent on each connection before it breaks; further connections run to the end.
     breaks: list[int] = field(default_factory=list)
-    # Sent again at the start of a connection, or left out of it.
+    # The number of events that are sent again at the start of a connection, or left out there.
     repeated: int = 0
     skipped: int = 0
     after_break: Callable[[grpc.ServicerContext], None] | None = None
     state: "AuditState.ValueType" = AuditState.AUDIT_STATE_SUCCEEDED
     report: Report = field(default_factory=lambda: Report(schema_version="1.0", audit_id=AUDIT_ID))
     parquet: bytes = b"PAR1"
-    # What the catalogue holds, listed two a page.
+    # The content of the catalogue, listed two on a page.
     models: list[Model] = field(default_factory=lambda: [Model(name=f"m{index}") for index in range(5)])
     concepts: list[Concept] = field(default_factory=lambda: [Concept(name=f"c{index}") for index in range(3)])
     audits: list[Audit] = field(default_factory=lambda: [Audit(id=f"a{index}") for index in range(5)])
     evaluations: list[EvaluationDescription] = field(
         default_factory=lambda: [EvaluationDescription(name="noise-based")]
     )
-    # What an audit would take that is only planned, and the one that has ended.
+    # The cost of an audit that is only planned, and the audit that has ended.
     cost: AuditCost = field(default_factory=AuditCost)
     ended: Audit = field(default_factory=ended_audit)
     truncate: bool = False
-    # The name of every unit, where it is not its own.
+    # Replaces the name of every unit, if it is not empty.
     unit: str = ""
-    # Reports that break after their first piece.
+    # The number of reports that break after their first piece.
     report_breaks: int = 0
-    # Bytes that every audit carries besides.
+    # Extra bytes in every audit.
     padding: int = 0
     requests: list[Message] = field(default_factory=list)
     # The messages of each upload.
     uploads: list[list[CreateConceptRequest]] = field(default_factory=list)
 
     def begin(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
-        """Remember a request, and fail if that is what is to be."""
+        """Record a request, and fail if the script says so."""
         self.requests.append(request)
         failures = self.failures.get(method)
         if failures:
             failures.pop(0)(context)
 
     def seen(self, kind: type[Message]) -> list[Message]:
-        """The requests of one kind."""
+        """Return the requests of one kind."""
         return [request for request in self.requests if isinstance(request, kind)]
 
 
 def until_inactive(context: grpc.ServicerContext) -> None:
-    """Say nothing for as long as the client waits."""
+    """Send nothing for as long as the client waits."""
     ended = threading.Event()
     if context.add_callback(ended.set):
         ended.wait(60)
@@ -136,7 +136,7 @@ def until_inactive(context: grpc.ServicerContext) -> None:
 def failing(
     code: grpc.StatusCode, message: str = "no", *details: Message, reason: str = ""
 ) -> Callable[[grpc.ServicerContext], None]:
-    """A failure with google.rpc.Status details."""
+    """Return a failure with google.rpc.Status details."""
 
     def fail(context: grpc.ServicerContext) -> None:
         status = status_pb2.Status(code=code.value[0], message=message)
@@ -291,7 +291,7 @@ QUICK = ClientSettings(
 
 
 class Blocking:
-    """An AsyncClient whose methods wait, so that one test holds for both clients."""
+    """An AsyncClient with blocking methods, so that one test works for both clients."""
 
     def __init__(self, address: str, settings: ClientSettings = QUICK) -> None:
         self._loop = asyncio.new_event_loop()

@@ -31,7 +31,7 @@ class Running:
 
     @property
     def log(self) -> str:
-        """What every backend of this data folder has written to stderr so far."""
+        """Return what all backends of this data folder have written to stderr so far."""
         return _log(self.data).read_text()
 
     def replicas(self, application: str) -> list[psutil.Process]:
@@ -47,14 +47,14 @@ class Running:
         return found
 
     def kill(self, application: str) -> None:
-        """SIGKILL the replicas of an application."""
+        """Send SIGKILL to the replicas of an application."""
         killed = self.replicas(application)
         assert killed, f"no replica of {application} is running"
         for process in killed:
             process.send_signal(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM the backend, and wait until it has drained and ended well."""
+        """Send SIGTERM to the backend, and wait until it has drained and ended without an error."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(60) == 0, self.log
 
@@ -66,7 +66,7 @@ class Running:
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
     def forget(self) -> None:
-        """Remove what generation remembers of earlier runs, so that the same trajectories are made again."""
+        """Remove the stored results of earlier runs, so that the same trajectories are made again."""
         shutil.rmtree(self.data / "artifacts" / "records", ignore_errors=True)
 
 

@@ -39,7 +39,7 @@ class Catalogue:
     judges: Mapping[str, JudgeEntry]
     concepts: Mapping[str, ConceptEntry]
     custom: Mapping[str, CustomConcept] = field(default_factory=dict)
-    """Those of `concepts` that are custom, and so in no file."""
+    """The custom concepts among `concepts`, which are in no file."""
     _memory: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
@@ -54,7 +54,7 @@ class Catalogue:
         return cls(MappingProxyType(merged.models), MappingProxyType(merged.judges), MappingProxyType(merged.concepts))
 
     def extended(self, custom: Iterable[CustomConcept]) -> "Catalogue":
-        """Return this catalogue with custom concepts added; of two concepts with one name its own is kept."""
+        """Return this catalogue with custom concepts added; a custom concept with a name of the files is ignored."""
         added = {each.concept.name: each for each in custom if each.concept.name not in self.concepts}
         entries = {name: entry_of(each.concept, each.side) for name, each in added.items()}
         concepts = MappingProxyType({**self.concepts, **entries})
@@ -179,7 +179,7 @@ class Catalogue:
         return by_kind["clip"][0], by_kind["classifier"][0], by_kind["classifier"][1]
 
     def concept_message(self, name: str, store: ArtifactStore) -> Concept:
-        """Return a concept, its pictures cut out of their sheets and put into `store`.
+        """Return a concept, after cutting its pictures out of their sheets and storing them in `store`.
 
         Raises:
             NotFoundError: there is no such concept.
@@ -207,7 +207,7 @@ class Catalogue:
         return message
 
     def picture_side(self, concept: str) -> int:
-        """Return the side of a concept's pictures in pixels; 0 where it has none.
+        """Return the side of a concept's pictures in pixels; 0 if it has none.
 
         Raises:
             NotFoundError: there is no such concept.

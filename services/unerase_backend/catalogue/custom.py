@@ -57,7 +57,7 @@ def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
         raise InvalidRequestError.of(FieldViolation("concept.labels", description))
     places = _places(judges)
     violations = [
-        FieldViolation(f"concept.labels[{index}].judge", f"{judge!r} is there twice")
+        FieldViolation(f"concept.labels[{index}].judge", f"{judge!r} occurs twice")
         for index, judge in enumerate(judges)
         if places[judge] != index
     ]

@@ -100,4 +100,4 @@ def _listed(component: str, folder: Path, root: Path | None, suffixes: tuple[str
 
 def _check_inside(component: str, paths: Iterable[Path], root: Path | None) -> None:
     if root is not None and any(not path.resolve().is_relative_to(root) for path in paths):
-        raise UnsafeModelError(f"{component} leads out of its folder by a link", reason="PATH_ESCAPES")
+        raise UnsafeModelError(f"{component} contains a link that leads out of its folder", reason="PATH_ESCAPES")

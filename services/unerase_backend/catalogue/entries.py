@@ -40,7 +40,7 @@ STEPS = 50
 # A schedule of 1,000 timesteps that begins at timestep 1 has one step fewer.
 MAX_STEPS = 999
 GUIDANCE_SCALES = (1.0, 50.0)
-"""The least and the greatest guidance scale; 1 is none."""
+"""The least and the greatest guidance scale; 1 means no guidance."""
 MAX_PROMPT_BYTES = 4096
 """A prompt, with the concept's name in its place, in UTF-8; text encoders cut off what is too long for them."""
 MAX_CONCEPT_NAMES = most_items(Concept, "names")
@@ -67,7 +67,7 @@ def inside(root: Path, relative: object) -> Path:
         raise ValueError("must stay inside the catalogue file's folder")
     path = (root / relative).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise ValueError("leads out of the catalogue file's folder by a link")
+        raise ValueError("is a link that leads out of the catalogue file's folder")
     if not path.exists():
         raise ValueError("does not exist")
     return path
@@ -170,7 +170,7 @@ class ModelEntry(_Entry):
 
     @property
     def folder(self) -> Path | None:
-        """The pipeline's folder, fetched from the hub where the entry names one; None for a change of a base."""
+        """The pipeline's folder, fetched from the hub if the entry has a hub id; None for a change of a base."""
         if self.hub is not None and self.revision is not None:
             return hub.pipeline_folder(self.hub, self.revision)
         return self.pipeline
@@ -193,7 +193,7 @@ class JudgeEntry(_Entry):
 
     @property
     def folder(self) -> Path:
-        """The judge's folder, fetched from the hub where the entry names one."""
+        """The judge's folder, fetched from the hub if the entry has a hub id."""
         if self.path is not None:
             return self.path
         assert self.hub is not None and self.revision is not None  # noqa: S101, PT018 - validated above
@@ -203,8 +203,8 @@ class JudgeEntry(_Entry):
 class ConceptEntry(_Entry):
     """A concept: its words, prompts, labels and pictures.
 
-    A `placebo` is a concept that no model knows, with which an evaluation that injects something can be controlled. It
-    is never an "other concept" of an audit. Reports blur the pictures of a `sensitive` concept until the reader asks.
+    A `placebo` is a concept that no model knows; it serves as the control of injecting evaluations. It is never an
+    "other concept" of an audit. Reports blur the pictures of a `sensitive` concept until the reader asks for them.
 
     Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's
     first pipeline.
@@ -306,7 +306,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f" in line {place.line + 1}" if place is not None else ""
-        problem = getattr(error, "problem", None) or "no valid YAML"
+        problem = getattr(error, "problem", None) or "is not valid YAML"
         raise InvalidRequestError.of(FieldViolation(path.name, f"{problem}{where}")) from None
     if not isinstance(content, dict):
         raise InvalidRequestError.of(FieldViolation(path.name, "must be a mapping of models, judges and concepts"))
@@ -341,7 +341,7 @@ class _StrictLoader(yaml.SafeLoader):
                 continue
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", node.value[index][0].start_mark
+                    None, None, f"the key {key!r} occurs twice", node.value[index][0].start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

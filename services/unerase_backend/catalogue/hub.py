@@ -37,5 +37,5 @@ def _snapshot(hub_id: str, revision: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
         raise UnavailableError(
-            f"the hub does not give {hub_id} at {revision}", reason="HUB_UNAVAILABLE", retry_after_seconds=60
+            f"{hub_id} at {revision} cannot be fetched from the hub", reason="HUB_UNAVAILABLE", retry_after_seconds=60
         ) from None

@@ -1,4 +1,4 @@
-"""Merges catalogue files into one set of entries, and checks what their entries say of each other."""
+"""Merges catalogue files into one set of entries, and checks what their entries say about each other."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""Judges, one file each, and their deployment."""
+"""Judges pictures: the kinds of judge, and their deployment."""

@@ -1,4 +1,4 @@
-"""The judges as a Ray Serve application; what they do is in `engine`."""
+"""The judges as a Ray Serve application; `engine` does the work."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ class Classification:
     """The ingress of application "classification": its methods are the RPCs of ClassificationService."""
 
     def __init__(self, settings: ClassificationSettings) -> None:
-        # Imported by the replica alone: what only deploys it stays light.
+        # Imported only in the replica, so that the process that deploys it stays light.
         from unerase_backend.classification.engine import ClassificationEngine
 
         begin_computing("classification", settings)

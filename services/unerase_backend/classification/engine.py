@@ -210,7 +210,7 @@ def _check(request: ClassifyRequest, pictures: NDArray[np.uint8] | None) -> None
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
             violations.append(FieldViolation("pictures", "must be uint8 of shape (n, height, width, 3)"))
         if request.picture_digests:
-            violations.append(FieldViolation("picture_digests", "must be empty where pictures are handed over"))
+            violations.append(FieldViolation("picture_digests", "must be empty if pictures are passed"))
     if not 1 <= count <= MAX_PICTURES:
         violations.append(FieldViolation("picture_digests", f"must be 1 to {MAX_PICTURES} pictures, not {count}"))
     violations += question_violations(request.questions, fewest=0 if request.embedding_judge else 1)

@@ -1,7 +1,7 @@
 """Loads a transformers model and its image processor from a folder in the layout of the model hub.
 
-Safetensors only, nothing from the network, no code from the folder; a checkpoint that leaves a weight to chance is
-refused. Image processors are the PIL ones, which need no torchvision.
+Only safetensors are loaded, nothing comes from the network, and no code of the folder runs. A checkpoint that lacks a
+weight is refused, because that weight would be random. Image processors are those for PIL, which need no torchvision.
 """
 
 from collections.abc import Callable, Sequence

@@ -32,7 +32,7 @@ class Judge(Protocol):
     def look(self, pictures: Sequence[Picture]) -> Features:
         """Return what it sees, (pictures, features).
 
-        A row depends on its picture alone, bit for bit, whatever the other pictures are.
+        A row depends only on its picture, bit for bit, whatever the other pictures are.
         """
 
     def answer(self, seen: Features, question: Question) -> Judgement:
@@ -41,7 +41,7 @@ class Judge(Protocol):
 
 @runtime_checkable
 class Embeds(Protocol):
-    """A judge that knows where a picture stands among all others, beside what it answers."""
+    """A judge that also gives an embedding of each picture."""
 
     def embedding(self, seen: Features) -> Features:
         """Return the picture's embedding of length 1, (width,), from one row of `look`."""
@@ -54,7 +54,7 @@ _KINDS = Components[Load]("kind of judge", "unerase_backend.classification.judge
 
 
 def judge(kind: str) -> Callable[[Load], Load]:
-    """Register the decorated class (or function) as what loads judges of `kind`.
+    """Register the decorated class (or function) as the loader of judges of `kind`.
 
     Raises:
         RegistrationError: the kind is taken.
@@ -68,7 +68,7 @@ def judge(kind: str) -> Callable[[Load], Load]:
 
 
 def kinds() -> dict[str, Load]:
-    """Return every kind of judge by name, those of third parties included."""
+    """Return every kind of judge by name, including those of third parties."""
     return _KINDS.all()
 
 

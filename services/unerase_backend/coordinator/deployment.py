@@ -1,8 +1,8 @@
 """The coordinator as a Ray Serve application: one replica that owns the gRPC server, the database and the workflows.
 
-It has no RPCs of Serve's own. A lock on its state folder keeps two replicas apart, so that one that takes the place of
-a killed one recovers that one's workflows at once. Where coordinators share a database, one also takes over what
-another left behind whose lease has run out.
+It offers no RPCs through Serve. A lock on its state folder keeps two replicas apart, so a replica that replaces a
+killed one recovers its workflows at once. Where coordinators share a database, a coordinator also takes over the
+workflows of others whose lease has run out.
 """
 
 import asyncio
@@ -42,14 +42,14 @@ from unerase_backend.runtime.telemetry import configure_telemetry
 
 _logger = logging.getLogger(__name__)
 
-# DBOS recovers only workflows of its own version: it changes when the order of a workflow's steps does, no sooner.
+# DBOS recovers only workflows of this version. Change it when the order of a workflow's steps changes, and only then.
 _WORKFLOW_VERSION = "1"
 _THREADS = 64
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
 _FORGOTTEN_SECONDS = 60.0
 _ESTIMATES_SECONDS = 10.0
-# It looks at every artefact.
+# Rare, because it looks at every artefact.
 _EXPIRE_SECONDS = 6 * 3600.0
 
 
@@ -62,7 +62,7 @@ class Coordinator:
         self._gate = Gate(Path(settings.tokens) if settings.tokens else None)
         self._certificates = Certificates.of(settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
         self._folder = await StateFolder.locked(Path(settings.state))
-        # DBOS waits in threads while the database is gone or its disk is full; others have their own meanwhile.
+        # DBOS blocks threads while the database is gone or its disk is full; there must be enough for other work.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         self._metrics = Metrics()
         self._catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
@@ -76,7 +76,7 @@ class Coordinator:
         _logger.info("listening on %s:%d", settings.host, settings.port)
 
     async def _begin_storage(self) -> None:
-        """Connect to the database, and take this coordinator's lease."""
+        """Connect to the database and take this coordinator's lease."""
         settings, urls = self._settings, self._database_urls()
         self._connections = Connections(urls["async"], settings.lease_seconds)
         self._workflow_engine = create_workflow_engine(
@@ -90,7 +90,7 @@ class Coordinator:
         await self._leases.begin()
 
     async def _begin_execution(self, notifications: Notifications) -> None:
-        """Start DBOS, and go on with the audits that an earlier coordinator left behind."""
+        """Start DBOS, and continue the audits that an earlier coordinator left behind."""
         settings, serializer, urls = self._settings, DBOSPortableJSONSerializer(), self._database_urls()
         self._auditor = CURRENT.auditor = Auditor(
             self._database,
@@ -116,14 +116,14 @@ class Coordinator:
                 log_level="WARNING",
             )
         )
-        # On this loop, so that workflows that are recovered run here as well.
+        # Called on this event loop, so that recovered workflows run on it as well.
         DBOS.launch()
-        # Workflows of version 0.1.0 bear the identity of the folder.
+        # Workflows of version 0.1.0 have the identity of the folder as their executor.
         await self._auditor.take_over([self._folder.identity, *await self._leases.dead()])
         await self._auditor.announce()
 
     async def _begin_serving(self, notifications: Notifications) -> None:
-        """Answer calls, and do again and again what has to be done."""
+        """Start the gRPC server, /metrics and the periodic tasks."""
         settings, gate, quota = self._settings, self._gate, self._settings.quota()
         self._stop_metrics = (
             serve_metrics(self._metrics, gate, settings.host, settings.metrics_port, self._certificates)
@@ -163,7 +163,7 @@ class Coordinator:
     def _database_urls(self) -> dict[str, str]:
         database = self._settings.database()
         if not database:
-            # Two files: DBOS reads its own while a unit's transaction holds the lock of ours.
+            # Two files, because DBOS reads its own while a unit's transaction holds the lock of ours.
             return {
                 "async": f"sqlite+aiosqlite:///{self._folder.path / 'audits.sqlite'}",
                 "dbos": f"sqlite:///{self._folder.path / 'workflows.sqlite'}",
@@ -176,13 +176,13 @@ class Coordinator:
         _logger.warning("the database's disk is full; make room on it, and waiting audits resume by themselves")
 
     async def _show_rooms(self) -> None:
-        """Keep the health of the rooms' services as Serve's controller sees their replicas."""
+        """Set the health of the rooms' services to what Serve's controller says of their replicas."""
         serving = await asyncio.to_thread(rooms_serving, ROOMS)
         self._metrics.set_rooms({room.application: serves for room, serves in serving.items()})
         await self._server.show(serving)
 
     async def _keep_lease(self) -> None:
-        """Renew the lease of this coordinator, and take over from those that did not renew theirs."""
+        """Renew the lease of this coordinator, and take over from coordinators that did not renew theirs."""
         if not await self._leases.renew():
             _logger.warning(
                 "the lease of this coordinator had run out; another coordinator may have taken over its audits"
@@ -194,7 +194,7 @@ class Coordinator:
             await self._leases.forget(dead)
 
     async def __del__(self) -> None:
-        """Drain: calls end or are cut off after the grace period; workflows wait for the next replica."""
+        """Drain: calls end, or are cut off after the grace period; the next replica continues the workflows."""
         for repeated in getattr(self, "_background", ()):
             repeated.cancel()
         server = getattr(self, "_server", None)
@@ -217,7 +217,7 @@ class Coordinator:
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[None]], trouble: str) -> None:
-    """Act again and again; what goes wrong once may go well the next time."""
+    """Call `act` periodically; an error is logged, and the next call tries again."""
     while True:
         try:
             await act()
@@ -231,7 +231,7 @@ def build(args: CoordinatorSettings) -> serve.Application:
     return application(
         Coordinator,
         args,
-        # Serve kills what has not drained by then; the server's own grace comes first.
+        # Serve kills a replica that has not drained by then; the server's own grace period must end first.
         graceful_shutdown_timeout_s=args.shutdown_grace_seconds + 15,
         graceful_shutdown_wait_loop_s=0.1,
     )

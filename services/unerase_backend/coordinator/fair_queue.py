@@ -1,8 +1,8 @@
-"""Whose turn it is: a queue before something scarce that is fair between tenants.
+"""A queue for a scarce resource that is fair between tenants.
 
-Units in flight, connections of the database, threads and calls of a room stand behind such a queue each. A free place
-goes to the tenant that holds the fewest, and among equals to the one that was served the longest ago. So one tenant's
-campaign does not hold up another's single audit. Within a tenant the oldest comes first.
+Units in flight, database connections, threads and calls of a room each have such a queue. A free place goes to the
+tenant that holds the fewest places, and among equals to the tenant that was served longest ago. So one tenant's many
+audits do not delay another tenant's single audit. Within a tenant the oldest request comes first.
 """
 
 import asyncio
@@ -20,25 +20,25 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Age = tuple[int, str]
-"""What orders the waiting of one tenant, the least first: for units when their audit was created, and its id."""
+"""Orders what one tenant waits for, the least first: for units, the time when their audit was created, and its id."""
 
 THREADS = (24, 6)
-"""Of the coordinator's 64 threads, those that the calls of one service may take in all, and of one tenant."""
+"""Of the coordinator's 64 threads, how many the calls of one service may take in all, and how many for one tenant."""
 
-# Tenants that were served longer ago than so many others count as served equally long ago.
+# The last served tenants that are remembered; all others count as served equally long ago.
 _REMEMBERED = 10_000
 
 
 class FairQueue:
-    """At most `places` at once, and at most `per_tenant` of one tenant where that is given."""
+    """Gives out `places`, at most `per_tenant` of them to one tenant if that is given."""
 
     def __init__(self, places: int, per_tenant: int | None = None) -> None:
         self._free = places
         self._per_tenant = places if per_tenant is None else per_tenant
         self._held: Counter[str] = Counter()
-        # Of each tenant a heap: age, number of its coming, place.
+        # For each tenant a heap of (age, order of arrival, place).
         self._waiting: dict[str, list[tuple[Age, int, asyncio.Future[None]]]] = {}
-        # In the order in which they were served last.
+        # In the order in which the tenants were last served.
         self._served: dict[str, int] = {}
         self._count = itertools.count(1)
 
@@ -46,8 +46,8 @@ class FairQueue:
     async def turn(self, tenant: str | None = None, age: Age | None = None) -> AsyncIterator[None]:
         """Wait for a place, and hold it for as long as the context lasts.
 
-        The tenant is that of the call under way unless it is given; what the coordinator does by itself is a tenant
-        without a name. Without an `age` who came first is first.
+        The default tenant is that of the current call; the coordinator's own work belongs to the tenant without a name.
+        Without an `age`, places are given in order of arrival.
         """
         tenant = CALLER.get().tenant if tenant is None else tenant
         await self._take(tenant, age)
@@ -57,7 +57,7 @@ class FairQueue:
             self._give_back(tenant)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in a thread; its place is held until it ends, also where nobody waits for it any more."""
+        """Run a function in a thread; its place is held until the function returns, even if the caller has left."""
         tenant = CALLER.get().tenant
         await self._take(tenant, None)
         context = copy_context()
@@ -65,7 +65,7 @@ class FairQueue:
 
         def ended(done: asyncio.Future[T]) -> None:
             self._give_back(tenant)
-            # An error reaches whoever waits; where nobody does, asyncio shall not complain.
+            # The caller gets the error. If the caller has left, this keeps asyncio from logging it as never retrieved.
             if not done.cancelled():
                 done.exception()
 
@@ -97,7 +97,7 @@ class FairQueue:
             _, _, place = heapq.heappop(waiting)
             if not waiting:
                 del self._waiting[tenant]
-            # One that was cancelled while it waited needs no place any more.
+            # A request that was cancelled while it waited needs no place any more.
             if place.done():
                 continue
             self._free -= 1

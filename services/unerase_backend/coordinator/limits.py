@@ -1,6 +1,6 @@
-"""How much one audit and one tenant may take: settings of the coordinator, and options of `unerase serve`.
+"""How much one audit and one tenant may take: settings of the coordinator, which `unerase serve` takes as well.
 
-The defaults are what one machine can bear (docs/limits.md has the figures); 0 means no limit.
+The defaults are what one machine can handle (docs/limits.md has the figures); 0 means no limit.
 """
 
 from pydantic import BaseModel, Field
@@ -10,7 +10,7 @@ from unerase_backend.runtime.access import Quota
 
 
 class AdmissionSettings(BaseModel):
-    """Limits on an audit's cost, and the quotas of tenants that have none of their own."""
+    """Limits on the cost of one audit, and the quota of every tenant that has none of its own."""
 
     audit_pictures: int = Field(default=200_000, ge=0, description="pictures that one audit may make; 0: no limit")
     audit_rows: int = Field(
@@ -28,9 +28,9 @@ class AdmissionSettings(BaseModel):
     )
 
     def cost_limits(self) -> CostLimits:
-        """Return what one audit may take."""
+        """Return the limits on the cost of one audit."""
         return CostLimits(self.audit_pictures, self.audit_rows, self.audit_stored_bytes)
 
     def quota(self) -> Quota:
-        """Return what a tenant may have."""
+        """Return the quota of a tenant that has none of its own."""
         return Quota(audits=self.quota_audits, pictures_per_day=self.quota_pictures_per_day, bytes=self.quota_bytes)

@@ -1,4 +1,4 @@
-"""What the coordinator counts, for Prometheus."""
+"""The coordinator's metrics, for Prometheus."""
 
 import shutil
 import time
@@ -11,19 +11,19 @@ from unerase.v1.audits_pb2 import AuditState
 from unerase_backend.coordinator.states import ENDED
 
 COORDINATOR = "coordinator"
-"""The room of what a new coordinator takes up, to `Metrics.survived`."""
+"""The room to name in `Metrics.survived` for audits that a new coordinator takes over."""
 
 _AUDIT_SECONDS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400)
 _UNIT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 _RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 
 
-# What Prometheus makes of a series' age is its own affair.
+# A `_created` series for each counter and histogram would only add to the output.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """The coordinator's own registry, apart from Ray's."""
+    """The coordinator's metrics, in a registry apart from Ray's."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -44,7 +44,7 @@ class Metrics:
             buckets=_AUDIT_SECONDS,
             registry=self.registry,
         )
-        # Series that an alert waits for are there from the beginning: an increase is seen against what was before.
+        # Alerts watch for an increase, so the series must exist before the first audit ends.
         for state in ENDED:
             self._audit_seconds.labels(_label(state))
         self._oldest = Gauge(
@@ -109,21 +109,21 @@ class Metrics:
         )
 
     def set_rooms(self, serving: Mapping[str, bool]) -> None:
-        """Set which rooms have a replica that runs."""
+        """Set which rooms have a running replica."""
         for room, serves in serving.items():
             self._room_up.labels(room).set(serves)
             self._survived.labels(room)
 
     def ended(self, state: AuditState.ValueType, seconds: float) -> None:
-        """Note the end of an audit, so long after it came."""
+        """Note the end of an audit, `seconds` after it was created."""
         self._audit_seconds.labels(_label(state)).observe(seconds)
 
     def survived(self, room: str, times: int = 1) -> None:
-        """Count calls that are repeated since a room's replica died, or audits that a new coordinator takes up."""
+        """Count calls that are repeated because a room's replica died, or audits that a new coordinator takes over."""
         self._survived.labels(room).inc(times)
 
     def measure_disk(self, folder: str) -> None:
-        """Show the disk that holds a local folder; a store elsewhere has no such figures."""
+        """Measure the disk that holds a local folder; only a local artefact store has these figures."""
         for name, text, figure in (
             ("unerase_artifacts_disk_free_bytes", "Free bytes of the disk of the artefacts.", "free"),
             ("unerase_artifacts_disk_size_bytes", "Size of the disk of the artefacts.", "total"),
@@ -131,14 +131,14 @@ class Metrics:
             Gauge(name, text, registry=self.registry).set_function(_disk(folder, figure))
 
     def set_oldest(self, created: float | None) -> None:
-        """Set when the oldest audit that has not ended came, in seconds since 1970; None if all have ended."""
+        """Set when the oldest audit that has not ended was created, in seconds since 1970; None if all have ended."""
         self._oldest_created = created
 
     def _age_of_oldest(self) -> float:
         return time.time() - self._oldest_created if self._oldest_created is not None else 0.0
 
     def set_audits(self, counts: Mapping[AuditState.ValueType, int]) -> None:
-        """Set the number of audits of each state."""
+        """Set the number of audits in each state."""
         for state in AuditState.values():
             if state:
                 self._audits.labels(_label(state)).set(counts.get(state, 0))

@@ -14,7 +14,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ServiceSettings(AdmissionSettings):
-    """How the service behaves towards its clients: what `unerase serve` hands on to its coordinator as it is."""
+    """How the service behaves towards its clients; `unerase serve` passes these settings on to its coordinator."""
 
     host: str = Field(
         default=DEFAULT_HOST, min_length=1, description="address that the gRPC server and /metrics listen on"
@@ -33,7 +33,7 @@ class ServiceSettings(AdmissionSettings):
     database_url: str = Field(
         default="", repr=False, description="postgresql://... , which coordinators may share; empty means SQLite"
     )
-    # Enough to keep generation's batch full while units wait for their judges; more only costs memory.
+    # Enough to keep generation's batches full while units wait for their judges; more only costs memory.
     concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
     unit_retry_seconds: float = Field(
         default=600.0, ge=0, description="how long a unit is tried again while a room is unavailable"
@@ -66,7 +66,7 @@ class ServiceSettings(AdmissionSettings):
 
 
 class CoordinatorSettings(ServiceSettings, RoomSettings):
-    """Where the coordinator listens, what it remembers audits in, and how much runs at once."""
+    """Where the coordinator listens, where it keeps its data, and how it ends."""
 
     state: str = Field(
         description="folder of what belongs to this coordinator alone: its lock and, by default, its databases"
@@ -79,10 +79,10 @@ class CoordinatorSettings(ServiceSettings, RoomSettings):
     shutdown_grace_seconds: float = Field(default=5.0, ge=0, description="time that calls in flight have to end")
 
     def database(self) -> str:
-        """Return the URL of the database, read from the environment where the settings say so; empty means SQLite.
+        """Return the URL of the database, read from the environment if the settings say so; empty means SQLite.
 
         Raises:
-            ValueError: the environment does not have it, or it is no URL.
+            ValueError: the environment variable is not set, or the value is not a URL.
         """
         if not self.database_url_variable:
             return _checked(self.database_url, "database_url")
@@ -105,6 +105,6 @@ def _checked(url: str, name: str) -> str:
         if url:
             make_url(url)
     except (ArgumentError, ValueError):
-        # SQLAlchemy's own message may hold a piece of it, such as the password.
+        # SQLAlchemy's own message may contain part of the URL, such as the password.
         raise ValueError(f"{name}: is not a URL such as postgresql://USER:PASSWORD@HOST:PORT/NAME") from None
     return url

@@ -17,19 +17,19 @@ _TRY_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class StateFolder:
-    """A state folder that this process has locked; the lock ends with the process, however that ends."""
+    """A state folder that this process has locked; the lock ends with the process, even if the process is killed."""
 
     path: Path
     identity: str
-    """What names the folder for ever, 32 hexadecimal digits."""
+    """The folder's permanent identity, 32 hexadecimal digits."""
     _lock: IO[Any]
 
     @classmethod
     async def locked(cls, path: Path) -> Self:
-        """Make the folder where it is missing, and lock it.
+        """Create the folder if it is missing, and lock it.
 
         Raises:
-            UnavailableError: another coordinator has it.
+            UnavailableError: another coordinator has locked it.
         """
         lock = _lock_file(path)
         deadline = time.monotonic() + _LOCK_SECONDS
@@ -47,7 +47,7 @@ class StateFolder:
                 return cls(path, _identity(path / "executor"), lock)
 
     def unlock(self) -> None:
-        """Let another coordinator have the folder."""
+        """Unlock the folder, so that another coordinator can use it."""
         self._lock.close()
 
 

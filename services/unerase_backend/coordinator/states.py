@@ -1,4 +1,4 @@
-"""The states of an audit, as those that go on and those that are an end."""
+"""The states of an audit, divided into those in flight and those at its end."""
 
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_CANCELLED,

@@ -1,1 +1,1 @@
-"""The mathematics: loading, conditioning, the batched sampler, the denoising error."""
+"""The mathematics of diffusion: loading models, conditioning, the batched sampler, the denoising error."""

@@ -1,14 +1,14 @@
-"""Classifiers of noised latents, which tell whether the picture under the noise shows the concept, and guidance by one.
+"""Classifiers of noised latents, which say whether the picture under the noise shows the concept; guidance by one.
 
 A classifier reads latents x_t, (rows, channels, height, width), and the cumulative alpha a_t of each row; it returns
-logits, (rows,), with p(concept | x_t, t) = sigmoid(logit). Time enters as (sqrt(a_t), sqrt(1 - a_t)), so that a
-classifier belongs to no schedule. Guidance by it (Dhariwal and Nichol, arXiv 2105.05233, algorithm 2), with s the scale
-and e the noise prediction after classifier-free guidance:
+logits, (rows,), with p(concept | x_t, t) = sigmoid(logit). Time enters as (sqrt(a_t), sqrt(1 - a_t)), so a classifier
+does not depend on a schedule. Guidance by it (Dhariwal and Nichol, arXiv 2105.05233, algorithm 2), with s the scale and
+e the noise prediction after classifier-free guidance:
 
     e <- e - sqrt(1 - a_t) s grad_x log p(concept | x_t, t)
 
-Its weights travel as safetensors, whose metadata names the architecture and the latents' shape: in one entry, since
-safetensors writes several in no fixed order, and the same weights are to have the same digest.
+Its weights are stored as safetensors, whose metadata holds the architecture and the latents' shape. They are in one
+entry, because safetensors writes several entries in no fixed order, and the same weights must have the same digest.
 """
 
 import json
@@ -71,7 +71,7 @@ class MlpClassifier(LatentClassifier):
 
 
 class ConvolutionalClassifier(LatentClassifier):
-    """Ours: three convolutions, time added after each, group norm and SiLU, the mean over all cells, the logit."""
+    """This project's: three convolutions, time added after each, group norm and SiLU; the cells' mean; the logit."""
 
     architecture = "convolutional"
     widths = (32, 64, 64)
@@ -104,7 +104,7 @@ ARCHITECTURES: dict[str, type[LatentClassifier]] = {
 
 
 def new_classifier(architecture: str, latent_shape: LatentShape, generator: torch.Generator) -> LatentClassifier:
-    """Return a classifier with weights of `generator`, uniform within 1 / sqrt(inputs) as those of torch's layers."""
+    """Return a classifier with weights drawn from `generator`, uniform within 1 / sqrt(inputs) like torch's layers."""
     classifier = ARCHITECTURES[architecture](latent_shape)
     with torch.no_grad():
         for layer in classifier.modules():
@@ -118,7 +118,7 @@ def new_classifier(architecture: str, latent_shape: LatentShape, generator: torc
 def log_probability_gradient(classifier: LatentClassifier, latents: Tensor, alphas: Tensor) -> Tensor:
     """Return grad_x log p(concept | x_t, t) of each row, of the latents' shape.
 
-    Rows are independent, so that the gradient of the sum over rows holds each row's own.
+    Rows are independent, so the gradient of the sum over rows contains each row's own gradient.
     """
     # The sampler runs in inference mode, whose tensors cannot have gradients, so they are cloned.
     with torch.inference_mode(False), torch.enable_grad():
@@ -155,7 +155,7 @@ def load_classifier(content: bytes, device: torch.device) -> LatentClassifier:
         raise UnsafeModelError("the classifier's weights do not load", reason="CLASSIFIER_UNREADABLE") from error
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
-            raise UnsafeModelError(f"{name!r} of the classifier is no finite float32", reason="CLASSIFIER_NOT_FINITE")
+            raise UnsafeModelError(f"{name!r} of the classifier must be finite float32", reason="CLASSIFIER_NOT_FINITE")
     return classifier.to(device).eval().requires_grad_(False)
 
 

@@ -1,9 +1,9 @@
 """Encodes what conditions a trajectory: a prompt, token ids, a prompt with a learned word, or an embedding.
 
 A prompt becomes token ids as in StableDiffusionPipeline: start, words, end, padding, cut at the encoder's length. A
-learned word is put in where its placeholder stands: the words before and behind it are tokenised by themselves, the
-rows of the input embedding at its place are replaced, and the rest of the text encoder is as ever. CLIPTextModel of
-transformers 5.23 takes no `inputs_embeds`, hence a hook on its input embedding.
+learned word replaces its placeholder: the words before and after it are tokenised separately, the rows of the input
+embedding at its position are replaced, and the rest of the text encoder does not change. CLIPTextModel of transformers
+5.23 does not accept `inputs_embeds`, so this uses a hook on its input embedding.
 """
 
 import re
@@ -26,11 +26,11 @@ _WORD = "picture"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A tokenised prompt: ids with start, end and padding, and the places at which a learned word stands."""
+    """A tokenised prompt: ids with start, end and padding, and the positions of a learned word."""
 
     ids: tuple[int, ...]
     learned_at: tuple[int, ...] = ()
-    """First place of each occurrence of the learned word."""
+    """The first position of each occurrence of the learned word."""
     truncated: bool = False
 
 
@@ -40,10 +40,10 @@ def tokenise(model: DiffusionModel, text: str) -> Prompt:
 
 
 def tokenise_ids(model: DiffusionModel, ids: Sequence[int]) -> Prompt:
-    """Return the prompt of ids that stand between start and end.
+    """Return the prompt with these ids between start and end.
 
     Raises:
-        InvalidRequestError: there are more than fit, or one is outside the vocabulary.
+        InvalidRequestError: there are too many ids, or one is outside the vocabulary.
     """
     limit = model.prompt_length - 2
     vocabulary = model.text_encoder.config.vocab_size
@@ -59,7 +59,7 @@ def tokenise_learned(model: DiffusionModel, text: str, placeholder: str, tokens:
     """Return the ids of a prompt in which `placeholder` stands for a learned word of `tokens` tokens.
 
     Raises:
-        InvalidRequestError: the placeholder does not occur, occurs inside another word, or would not be read whole.
+        InvalidRequestError: the placeholder does not occur, occurs inside another word, or would be cut off.
     """
     if not placeholder or placeholder.split() != [placeholder]:
         raise InvalidRequestError.of(FieldViolation("learned.placeholder", "must be one word"))
@@ -69,9 +69,10 @@ def tokenise_learned(model: DiffusionModel, text: str, placeholder: str, tokens:
         problem = "must occur in the text, as a whole word wherever it occurs"
         raise InvalidRequestError.of(FieldViolation("learned.placeholder", problem))
     parts = [_words(model, piece) for piece in pieces]
-    # A word whose neighbours change how they are tokenised would put the learned one beside other words than meant.
+    # If the words beside the placeholder were tokenised differently with a word in its place, the learned word would
+    # stand beside other tokens than intended.
     if _words(model, whole.sub(_WORD, text)) != _joined(parts, _words(model, _WORD))[0]:
-        problem = "the words beside the placeholder would be split in another way"
+        problem = "the words beside the placeholder would be tokenised differently"
         raise InvalidRequestError.of(FieldViolation("learned.text", problem))
     ids, places = _joined(parts, [model.tokenizer.pad_token_id] * tokens)
     if places[-1] + tokens > model.prompt_length - 2:
@@ -105,7 +106,8 @@ def encode_tokens(model: DiffusionModel, prompts: Sequence[Prompt], learned: Seq
 
 
 def prepare(model: DiffusionModel, conditioning: Conditioning) -> Callable[[], Tensor] | tuple[Prompt, Tensor | None]:
-    """Check a conditioning against a model; return its prompt and learned embedding, or what gives its encoding.
+    """Check a conditioning against a model; return its prompt and learned embedding, or a function that returns its
+    encoding.
 
     Raises:
         InvalidRequestError: it is empty, or does not fit the model; fields are relative to the conditioning.
@@ -128,7 +130,7 @@ def prepare(model: DiffusionModel, conditioning: Conditioning) -> Callable[[], T
 def encode(model: DiffusionModel, conditionings: Sequence[Conditioning]) -> list[Tensor]:
     """Return the encoding of each conditioning, (tokens, width), in the model's dtype.
 
-    Every call of the text encoder has `TEXT_ROWS` rows, so that an encoding does not depend on its neighbours.
+    Every call of the text encoder has `TEXT_ROWS` rows, so an encoding does not depend on the others in its call.
 
     Raises:
         InvalidRequestError: as in `prepare`.

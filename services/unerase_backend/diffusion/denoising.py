@@ -1,11 +1,11 @@
-"""The noise-prediction error of given pictures: what the likelihood is estimated from.
+"""The noise-prediction error of given pictures, from which the likelihood is estimated.
 
 For a picture with latents x_0 (mode of the VAE's distribution, scaled), timestep t and conditioning c:
 
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise,    error = mean over the latents' elements of (noise - e(x_t, t, c))^2
 
-The noise depends on the seed, the picture's digest and t alone: it is the same for every model and conditioning, so
-that differences between them are paired.
+The noise depends only on the seed, the picture's digest and t. It is the same for every model and conditioning, so that
+differences between them are paired.
 """
 
 from collections.abc import Generator, Sequence
@@ -33,9 +33,9 @@ def measure_denoising(
     batch_rows: int,
     decode_batch: int,
 ) -> Generator[None, None, NDArray[np.float64]]:
-    """Return the errors, (pictures, conditionings, timesteps); yields between two calls of the UNet.
+    """Return the errors, (pictures, conditionings, timesteps); yield after each call of the UNet.
 
-    `conditionings` are encoded prompts, (tokens, width) each. Every call has `batch_rows` rows, the last one filled up.
+    `conditionings` are encoded prompts, (tokens, width) each. Every call has `batch_rows` rows; the last one is padded.
     """
     latents = autoencoding.encode(model, pictures, decode_batch)
     shape = (len(pictures), len(conditionings), len(timesteps))

@@ -1,10 +1,10 @@
-"""Paths of bad fields: code that checks a part of a request gives paths within it, and its caller adds the part's."""
+"""Paths of bad fields: code that checks a part of a request gives paths within it, and its caller adds the prefix."""
 
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 
 def within(field: str, error: InvalidRequestError) -> InvalidRequestError:
-    """Return the error with its violations' fields taken as relative to `field`."""
+    """Return the error with `field` as the prefix of its violations' fields."""
     placed = InvalidRequestError.of(
         *(
             FieldViolation(f"{field}.{violation.field}" if violation.field else field, violation.description)

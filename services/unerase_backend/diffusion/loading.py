@@ -1,15 +1,15 @@
 """Loads a model of the catalogue: a pipeline folder in diffusers' layout, with replaced weights and changes.
 
-Safetensors only, nothing from the network, no code from the folder. A replacing file may hold all or some tensors of
-the UNet or text encoder; it may hold nothing else.
+Only safetensors are loaded, nothing comes from the network, and no code of the folder runs. A replacing file may hold
+all or some tensors of the UNet or text encoder, and nothing else.
 
-A request may change the model further, in order: tensors of an artefact replace the UNet's, or every weight w of UNet
-and text encoder goes a share s of the way to the weight v of another model,
+A request may change the model further, in order. Tensors of an artefact replace the UNet's, or every weight w of UNet
+and text encoder moves by a share s towards the weight v of another model,
 
     w <- w + s (v - w)
 
-in float32, whatever the dtype of the result. Share 0 leaves w and share 1 gives v, bit for bit; so does any share where
-w = v. VAE, tokenizer and schedule are always the model's own.
+in float32, whatever the dtype of the result. Share 0 gives w and share 1 gives v, bit for bit; where w = v, every share
+gives w. VAE, tokenizer and schedule are always the model's own.
 """
 
 import json
@@ -41,9 +41,9 @@ _CLASSES = {
 
 
 _LIBRARIES = ("diffusers", "transformers")
-# Older checkpoints store what is computed today.
+# Older checkpoints store these tensors, which today's code computes.
 _BUFFERS = ("position_ids",)
-# With these keys a configuration names code that a hub or folder would bring.
+# The keys by which a configuration names code in a folder or on the hub.
 _CODE_KEYS = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code")
 
 
@@ -54,14 +54,14 @@ class DiffusionModel:
     name: str
     """Catalogue name."""
     digest: str
-    """SHA-256 over everything it is made of, as in the catalogue's description."""
+    """SHA-256 over all files of the model, as in the catalogue's description."""
     tokenizer: Any
     text_encoder: Any
     unet: Any
     vae: Any
     schedule: Schedule
     scaling_factor: float
-    """Latents of the UNet are latents of the VAE times this."""
+    """The UNet's latents are the VAE's latents times this factor."""
     resolution: int
     """Side of the pictures in pixels."""
     device: torch.device
@@ -80,7 +80,7 @@ class DiffusionModel:
 
     @property
     def prompt_length(self) -> int:
-        """Tokens of an encoded prompt: start, end and padding included."""
+        """Tokens of an encoded prompt, including start, end and padding."""
         length: int = self.tokenizer.model_max_length
         return length
 
@@ -104,15 +104,15 @@ def load_model(
 ) -> DiffusionModel:
     """Load the model `name`; its weights are frozen unless `trainable`.
 
-    `changes` are made in order, with artefacts of `store`; `digest` is then that of the changed model.
+    `changes` are made in order, with artefacts of `store`; `digest` is then the digest of the changed model.
 
     Raises:
         NotFoundError: the catalogue has no such model, or the store no such artefact.
-        UnsafeModelError: a part is missing, in another format than safetensors, incomplete, or not finite, or a
-            replacing file holds a tensor that its module does not have.
-        PreconditionError: the model is of a kind that cannot be sampled here, or an interpolation names a model of
-            another architecture.
-        UnavailableError: it cannot be fetched from the hub.
+        UnsafeModelError: a part is missing, not in safetensors, incomplete, or not finite, or a replacing file holds a
+            tensor that its module does not have.
+        PreconditionError: this kind of model cannot be sampled here, or an interpolation names a model of another
+            architecture.
+        UnavailableError: the model cannot be fetched from the hub.
         DataLossError: an artefact is damaged.
     """
     description = catalogue.describe_model(name)
@@ -129,7 +129,7 @@ def load_model(
             module.to(dtype)
         _check_finite(part, module)
     for module in (unet, vae):
-        # The UNet is 15 % faster on a CPU, with the same weights.
+        # This makes the UNet 15 % faster on a CPU, and does not change the weights.
         module.to(memory_format=torch.channels_last)
     model = DiffusionModel(
         name=name,
@@ -187,7 +187,7 @@ def _load(kind: Any, folder: Path, **options: Any) -> Any:
     unknown = sorted(str(key) for key in loading["unexpected_keys"] if not str(key).endswith(_BUFFERS))
     if unknown:
         raise UnsafeModelError(
-            f"the weights of {folder.name} hold {len(unknown)} tensors that it has not, {unknown[0]!r} among them",
+            f"the weights of {folder.name} hold {len(unknown)} unknown tensors, {unknown[0]!r} among them",
             reason="WEIGHTS_UNKNOWN_TENSOR",
         )
     return module
@@ -216,7 +216,7 @@ def _replace(part: str, module: Any, read: Callable[[], dict[str, Tensor]]) -> N
             message = f"{key!r} of the {part} has the shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
             raise UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
         if tensor.is_floating_point() != state[key].is_floating_point():
-            raise UnsafeModelError(f"{key!r} of the {part} is no {state[key].dtype}", reason="WEIGHTS_WRONG_TYPE")
+            raise UnsafeModelError(f"{key!r} of the {part} must be {state[key].dtype}", reason="WEIGHTS_WRONG_TYPE")
     with torch.no_grad():
         for key, tensor in tensors.items():
             state[key].copy_(tensor)
@@ -301,7 +301,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UnsafeModelError(f"{path.name} is missing or no JSON", reason="MODEL_INCOMPLETE") from None
+        raise UnsafeModelError(f"{path.name} is missing or is not JSON", reason="MODEL_INCOMPLETE") from None
     if not isinstance(content, dict):
-        raise UnsafeModelError(f"{path.name} is no JSON object", reason="MODEL_INCOMPLETE")
+        raise UnsafeModelError(f"{path.name} is not a JSON object", reason="MODEL_INCOMPLETE")
     return content

@@ -1,7 +1,7 @@
-"""The numerics profile: what determines every bit of a result.
+"""The numerics profile: everything that determines the bits of a result besides the request.
 
-Within one profile a trajectory gives the same bits whatever shares its batch, on any worker; across profiles of one
-source results agree within tolerance.
+Within one profile a trajectory gives the same bits on any worker, whatever shares its batch. Across profiles with the
+same source, results agree within a tolerance.
 """
 
 import os
@@ -37,17 +37,17 @@ def computing_profile(device: torch.device, dtype: torch.dtype, threads: int, **
 
 
 def device_class(device: torch.device) -> str:
-    """Return what kind of device computes, as in "cpu/x86_64/AVX2"."""
+    """Return the kind of device that computes, as in "cpu/x86_64/AVX2"."""
     if device.type == "cpu":
         return f"cpu/{platform.machine()}/{torch.backends.cpu.get_cpu_capability()}"
     return f"{device.type}/{torch.cuda.get_device_name(device).replace(' ', '-')}"
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that take part in a result."""
+    """Return the versions of the libraries that affect a result."""
     return {name: version(name) for name in _LIBRARIES}
 
 
 def hardware(device: torch.device, threads: int) -> dict[str, str]:
-    """Return what the manifest of a report says about the machine."""
+    """Return the machine's description for the manifest of a report."""
     return {"device": device_class(device), "torch_threads": str(threads), "cpus": str(os.cpu_count())}

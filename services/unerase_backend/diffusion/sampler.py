@@ -1,18 +1,18 @@
 """The batched sampler: any set of trajectories of one model, each at its own timestep with its own settings.
 
-One tick is one UNet call of a fixed shape. Its rows are packed with everything in flight: a guided trajectory takes two
-rows (empty prompt and conditioning), an unguided one a single row, and rows that are left over compute nothing of
-interest. New trajectories start as others finish. Classifier-free guidance (Ho and Salimans, arXiv 2207.12598):
+One tick is one UNet call of a fixed shape. Its rows hold all trajectories in flight: a guided trajectory takes two rows
+(empty prompt and conditioning), an unguided one takes one, and the results of unused rows are ignored. New trajectories
+start as others finish. Each step begins with classifier-free guidance (Ho and Salimans, arXiv 2207.12598):
 
     e = e_empty + scale * (e_conditioning - e_empty)
 
-then guidance by a classifier (`classifier`) where a trajectory has one, then the step of `schedule`, then, where it
-inpaints, the given picture's latents around the mask. The mask is a central square of latent cells: the picture's
-square, rounded outward to whole cells.
+Guidance by a classifier follows (`classifier`), if the trajectory has one, and then the step of `schedule`. If the
+trajectory inpaints, the given picture's latents are then put around the mask. The mask is a central square of latent
+cells: the picture's square, rounded outward to whole cells.
 
-Since every call has the same shape, a trajectory's bits do not depend on what shares its batch, on its position, or on
-when it started; classifiers are called in a fixed shape of half as many rows. Its initial noise is drawn from its
-latent seed, the noise of step k is the k-th draw from its noise seed, each with a CPU generator of its own.
+Every call has the same shape, so a trajectory's bits do not depend on what shares its batch, on its position, or on
+when it started. Classifiers are called in a fixed shape of half as many rows. A trajectory's initial noise is drawn
+from its latent seed; the noise of step k is the k-th draw from its noise seed. Each has its own CPU generator.
 """
 
 from collections import OrderedDict, deque
@@ -42,23 +42,23 @@ DECODE_PATIENCE = 4
 
 @dataclass(frozen=True)
 class Given:
-    """What a trajectory names by digest."""
+    """The picture and the classifier that a trajectory names by digest."""
 
     picture: Picture | None = None
-    """Of `inpainting`, (height, width, 3)."""
+    """The picture of `inpainting`, (height, width, 3)."""
     classifier: LatentClassifier | None = None
-    """Of `classifier_guidance`, on the model's device."""
+    """The classifier of `classifier_guidance`, on the model's device."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A trajectory that has come to its end."""
+    """A finished trajectory."""
 
     key: str
     latents: Tensor
-    """Where it stopped, (channels, height, width), float32 on the CPU."""
+    """The last latents, (channels, height, width), float32 on the CPU."""
     picture: Picture | None
-    """(height, width, 3), if one was asked for and could be made."""
+    """The picture, (height, width, 3), if one was asked for and could be made."""
     failure: str = ""
     """Why it cannot be scored; empty otherwise."""
 
@@ -93,8 +93,8 @@ class Sampler:
         self._undecoded: list[tuple[_Flight, Tensor]] = []
         self._patience = DECODE_PATIENCE
         device, training = model.device, len(model.alphas_cumprod)
-        # A slot is a trajectory, a row is a row of the UNet's batch; there are as many of each, since all trajectories
-        # may be unguided. Idle slots and rows are computed with the others and ignored.
+        # A slot holds a trajectory; a row is a row of the UNet's batch. There are equally many of both, because all
+        # trajectories may be unguided. Idle slots and rows are computed with the others and ignored.
         self._free_slots = list(reversed(range(batch_rows)))
         self._free_rows = list(reversed(range(batch_rows)))
         self._latents = torch.zeros((batch_rows, *model.latent_shape), device=device)
@@ -111,8 +111,8 @@ class Sampler:
             (batch_rows, model.prompt_length, model.prompt_width), device=device, dtype=model.dtype
         )
         self._slots = torch.arange(batch_rows)
-        # Of inpainting: cells that the model paints, the clean latents around them, the initial noise, and the factors
-        # of both after each step.
+        # For inpainting: the cells that the model paints, the clean latents around them, the initial noise, and the
+        # factors of both after each step.
         self._painted = torch.ones((batch_rows, 1, *model.latent_shape[1:]), dtype=torch.bool, device=device)
         self._around = torch.zeros((batch_rows, *model.latent_shape), device=device)
         self._initial = torch.zeros((batch_rows, *model.latent_shape), device=device)
@@ -134,13 +134,13 @@ class Sampler:
         return self.batch_rows - len(self._free_rows)
 
     def admit(self, key: str, trajectory: Trajectory, *, picture: bool = True, given: Given = Given()) -> None:
-        """Take a trajectory in under a key that no other one has; it starts when there is room, in its turn.
+        """Queue a trajectory under a unique key; it starts when there is room, in order of arrival.
 
         `given` holds the picture and the classifier that it names.
 
         Raises:
-            InvalidRequestError: its conditioning, steps, resumption, mask, picture or classifier do not fit the model;
-                fields are relative to it.
+            InvalidRequestError: its conditioning, steps, resumption, mask, picture or classifier does not fit the
+                model; fields are relative to the trajectory.
         """
         self.model.schedule.timesteps(trajectory.steps)
         start = None
@@ -180,7 +180,7 @@ class Sampler:
     def run(
         self, trajectories: Sequence[Trajectory], *, picture: bool = True, given: Sequence[Given] = ()
     ) -> list[Finished]:
-        """Run trajectories to their end and return them in order; the sampler must be idle before."""
+        """Run trajectories to their end and return them in order; the sampler must be idle when this is called."""
         for index, trajectory in enumerate(trajectories):
             self.admit(str(index), trajectory, picture=picture, given=given[index] if given else Given())
         finished: dict[str, Finished] = {}
@@ -265,7 +265,7 @@ class Sampler:
         self._step += 1
 
     def _guide_by_classifiers(self, predicted: Tensor, timesteps: Tensor) -> None:
-        """Take each guided slot's share of its classifier's gradient off its noise prediction, in place."""
+        """Subtract each guided slot's scaled classifier gradient from its noise prediction, in place."""
         guided: dict[LatentClassifier, list[_Flight]] = {}
         for flight in self._flights.values():
             if flight.given.classifier is not None:

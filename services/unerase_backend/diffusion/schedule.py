@@ -1,4 +1,4 @@
-"""DDIM: which timesteps a trajectory visits, and the step from one to the next.
+"""DDIM: the timesteps that a trajectory visits, and the step from one to the next.
 
 Song, Meng, Ermon, "Denoising Diffusion Implicit Models", arXiv 2010.02502, equations 12 and 16, with the noise beyond
 DDPM's (eta > 1) and the variance scale v of Lu et al., arXiv 2505.17013. With a_t the cumulative alpha at t, a_p the
@@ -8,8 +8,8 @@ same at the next (earlier) timestep, e the noise prediction after guidance and z
     s_t^2   = (1 - a_p) / (1 - a_t) * (1 - a_t / a_p)
     x_{t-1} = sqrt(a_p) x0 + sqrt(abs(1 - a_p - eta^2 s_t^2)) e + v eta s_t z
 
-Inpainting keeps what is around the mask m (1 where the model paints) at the noise level that each step reaches, with
-the initial noise n and the picture's clean latents y, clean at the end:
+Inpainting sets the latents outside the mask m (1 where the model paints) to the noise level that each step reaches,
+with the initial noise n and the picture's clean latents y; they are clean at the end:
 
     x_{t-1} <- m x_{t-1} + (1 - m) (sqrt(a_p) y + sqrt(1 - a_p) n)
 
@@ -38,10 +38,10 @@ class Schedule:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Schedule":
-        """Make the schedule of a pipeline's scheduler configuration, whatever scheduler it names.
+        """Return the schedule for a pipeline's scheduler configuration, whatever scheduler it names.
 
         Raises:
-            PreconditionError: the model does not predict noise, or its samples are thresholded.
+            PreconditionError: the model does not predict noise, or its scheduler thresholds samples.
         """
         scheduler = DDIMScheduler.from_config({**config, "steps_offset": 1, "clip_sample": False})
         if scheduler.config.prediction_type != "epsilon" or scheduler.config.thresholding:
@@ -60,7 +60,9 @@ class Schedule:
             timesteps: Tensor = self.scheduler.timesteps
             if int(timesteps.max()) < training:
                 return timesteps
-        raise InvalidRequestError.of(FieldViolation("steps", f"the model's schedule of {training} has not that many"))
+        raise InvalidRequestError.of(
+            FieldViolation("steps", f"must be fewer: the model has a schedule of {training} timesteps")
+        )
 
     def alphas(self, steps: int) -> tuple[Tensor, Tensor]:
         """Return a_t and a_p at each of `steps` steps, both (steps,), float64; errors as in `timesteps`."""

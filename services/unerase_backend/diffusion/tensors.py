@@ -17,10 +17,10 @@ def to_message(tensor: Tensor) -> types_pb2.Tensor:
 def from_message(message: types_pb2.Tensor, field: str, shape: tuple[int | None, ...]) -> Tensor:
     """Return the tensor of a message, float32 on the CPU.
 
-    `shape` is what it must be; None stands for any length of at least 1.
+    `shape` is the required shape; None stands for any length of at least 1.
 
     Raises:
-        InvalidRequestError: at `field`, the shape is another one, or a value is missing or not finite.
+        InvalidRequestError: at `field`: the shape is wrong, or a value is missing or not finite.
     """
     actual = tuple(message.shape)
     fits = len(actual) == len(shape) and all(

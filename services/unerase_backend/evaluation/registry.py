@@ -137,7 +137,7 @@ def _refuse_bad(description: EvaluationDescription, run: Callable[..., Awaitable
     if description.result and third_party():
         problems.append("its result is of a kind that only our own measures have; leave it out, and it becomes a table")
     names = [parameter.name for parameter in description.parameters]
-    problems += [f"the parameter {name!r} is there twice" for name in sorted(set(names)) if names.count(name) > 1]
+    problems += [f"the parameter {name!r} occurs twice" for name in sorted(set(names)) if names.count(name) > 1]
     try:
         parameters = resolve_parameters(description, Struct(), field="default")
     except InvalidRequestError as error:

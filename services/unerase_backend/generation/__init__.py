@@ -1,1 +1,1 @@
-"""The deployment around the sampler: queue, batching, caches."""
+"""Makes pictures: the queue, the batching and the cache around the sampler, and their deployment."""

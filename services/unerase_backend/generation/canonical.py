@@ -1,10 +1,10 @@
 """The key of a result: SHA-256 over the model, the trajectory in a canonical encoding, and the numerics profile.
 
-The profile holds a digest of the source, this file's included, so that other code finds none of the results.
+The profile contains a digest of the source, including this file, so results of other code are never found.
 
-Protobuf's bytes are not canonical. Here every field has a fixed position, every value its type and length; fields that
-cannot change the result are left out: the noise seed and the variance scale where eta is 0, the latent seed of what
-resumes (unless it inpaints: its initial noise stands around the mask), a stop at the schedule's end. A mask and a
+Protobuf's bytes are not canonical. Here every field has a fixed position, and every value its type and length. Fields
+that cannot change the result are left out: the noise seed and the variance scale if eta is 0; the latent seed of a
+resumed trajectory, unless it inpaints, which needs the initial noise; a stop at the end of the schedule. A mask and a
 classifier come last, each under its name.
 """
 
@@ -19,7 +19,7 @@ from unerase.v1.types_pb2 import Tensor
 def changed_model_digest(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
     """Return the digest of a model with changes made in this order; without changes it is the model's own.
 
-    A change is the digest of a replacing artefact and 0, or the digest of another model and the share of the way to it.
+    A change is the digest of a replacing artefact and 0, or the digest of another model and the share towards it.
     """
     if not changes:
         return base_digest
@@ -33,7 +33,7 @@ def trajectory_key(model_digest: str, trajectory: Trajectory, profile: str) -> s
 
 
 def canonical_trajectory(trajectory: Trajectory) -> bytes:
-    """Return the bytes that any two trajectories with the same result share."""
+    """Return the canonical bytes; trajectories that cannot differ in their result have the same."""
     resumes, noisy = trajectory.HasField("resumption"), trajectory.eta > 0
     return _encoded(
         [

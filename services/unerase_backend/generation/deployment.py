@@ -1,4 +1,4 @@
-"""Generation as a Ray Serve application; what it does is in `engine`."""
+"""Generation as a Ray Serve application; `engine` does the work."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -93,7 +93,7 @@ class Generation:
     """The ingress of application "generation": its methods are the RPCs of GenerationService."""
 
     def __init__(self, settings: GenerationSettings) -> None:
-        # Imported by the replica alone: what only deploys it stays light.
+        # Imported only in the replica, so that the process that deploys it stays light.
         from unerase_backend.generation.engine import GenerationEngine
 
         begin_computing("generation", settings)

@@ -1,7 +1,7 @@
 """Generation: takes trajectories, and yields their samples as they end.
 
 Callers that ask for the same trajectory share the work (`shared_trajectories`); the models step in one thread
-(`worker`). A callable that is passed in judges the pictures, several at a time.
+(`worker`). The caller passes in a function that judges the pictures, several at a time.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ from unerase_backend.runtime.pictures import crop_square, decode_picture
 
 Classify = Callable[[NDArray[np.uint8], Sequence[Question]], Awaitable[list[PictureJudgements]]]
 
-# The most trajectories of one request that are under way or finished and not yet taken, which bounds its memory.
+# The most trajectories of one request that are in progress, or finished and not yet taken; this bounds its memory.
 WINDOW = 256
 JUDGED_AT_ONCE = 32
 
@@ -92,12 +92,12 @@ class GenerationEngine:
         Closing the generator cancels the trajectories that no other caller waits for.
 
         Raises:
-            InvalidRequestError: with every bad field that can be found without the model, or the first that the model
+            InvalidRequestError: every bad field that can be found without the model; or the first field that the model
                 rejects or that names a missing artefact.
             NotFoundError: an unknown model, artefact or judge.
-            UnsafeModelError, PreconditionError: the model cannot be loaded, or not be changed in this way.
+            UnsafeModelError, PreconditionError: the model cannot be loaded, or cannot be changed in this way.
             ExhaustedError: the device has too little memory.
-            UneraseError: what the judges raise.
+            UneraseError: an error of the judges.
         """
         validation.check_generate(request)
         self._catalogue.model(request.model)
@@ -164,7 +164,7 @@ class GenerationEngine:
                 size than the model's.
             NotFoundError: an unknown model, artefact or picture.
             DataLossError, UnreadablePictureError: a damaged picture.
-            UnsafeModelError, PreconditionError: the model cannot be loaded, or not be changed in this way.
+            UnsafeModelError, PreconditionError: the model cannot be loaded, or cannot be changed in this way.
         """
         validation.check_measure(request)
         requested = await self._requested(request.model, request.changes)
@@ -213,7 +213,7 @@ class GenerationEngine:
         return self._worker.held()
 
     def close(self) -> None:
-        """Stop after the step that is being taken."""
+        """Stop after the current step."""
         self._worker.close()
         self._shared.close()
 

@@ -1,8 +1,8 @@
-"""What generation reports for metrics; the engine does not know where it goes."""
+"""The interface through which generation reports metrics."""
 
 
 class GenerationMetrics:
-    """Is told of events that count for a metric, and ignores them; its methods are called from several threads."""
+    """Receives the events that metrics count, and ignores them; its methods are called from several threads."""
 
     def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:
         """One UNet call has been made, with `rows` of its `batch_rows` in use."""

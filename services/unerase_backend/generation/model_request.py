@@ -30,7 +30,7 @@ def requested_model(
 ) -> RequestedModel:
     """Return the model `name` with the changes that have an effect.
 
-    Going a share of 0 towards another model, or towards the same model, has no effect; leaving it out shares results.
+    An interpolation by a share of 0, or towards the same model, has no effect. Without it, requests share results.
 
     Raises:
         NotFoundError: there is no such model or artefact.

@@ -22,7 +22,7 @@ class Result:
     failure: str
     """Why it cannot be scored; empty otherwise."""
     latents: Tensor
-    """Where it stopped."""
+    """The last latents."""
     picture_digest: str = ""
     picture: Picture | None = None
 

@@ -2,9 +2,9 @@
 
 The choice affects only the time, since a replica must load a model that it does not have; results are the same bit for
 bit. About once a second replicas report to Serve's controller which models they hold and how many trajectories they
-have; each caller adds what it has sent itself and has no answer to yet. For a model that no replica holds, all callers
-make the same first choice without communicating: a hash gives each replica a weight for each model (rendezvous
-hashing), so that a replica that comes or goes moves only its own share of the models.
+have; each caller adds its own requests that are not answered yet. For a model that no replica holds, all callers make
+the same first choice without communicating: a hash gives each replica a weight for each model (rendezvous hashing), so
+a replica that comes or goes moves only its own share of the models.
 """
 
 import hashlib
@@ -69,7 +69,7 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """Rank the replicas, one a rank: the next is asked where one does not accept the request."""
+        """Rank the replicas, one in each rank; if one does not accept the request, the next is asked."""
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         request = pending_request.args[0] if pending_request is not None and pending_request.args else None
         model = routing_key(getattr(request, "model", ""), getattr(request, "changes", ()))
@@ -86,7 +86,7 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         sent.setdefault(pending_request.metadata.internal_request_id, []).append(work_of(request))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """Remove one ended request; of several with one id Serve does not say which ended."""
+        """Remove one ended request; if several have the same id, Serve does not say which of them ended."""
         sent = self._sent.get(replica_id, {})
         if works := sent.get(internal_request_id):
             works.pop()

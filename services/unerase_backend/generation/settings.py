@@ -9,7 +9,7 @@ from unerase_backend.runtime.settings import ReplicatedRoomSettings
 class GenerationSettings(ReplicatedRoomSettings):
     """Where generation finds weights and keeps pictures, and how it computes."""
 
-    # Both are part of the numerics profile: other values give other bits.
+    # Both are part of the numerics profile, because other values give other bits.
     batch_rows: int = Field(default=BATCH_ROWS, ge=2, le=1024, description="rows of every UNet call")
     decode_batch: int = Field(default=DECODE_BATCH, ge=1, le=256, description="pictures in every VAE call")
     # An audit uses three: subject, reference, control.

@@ -1,7 +1,7 @@
-"""Trajectories that are being made: each one once, for every caller who waits for it.
+"""Trajectories in progress: each is made once, for every caller that waits for it.
 
 A trajectory whose result is in the artefact store is read from there. Any other is queued at the worker, unless it is
-under way already, and is cancelled when its last caller leaves.
+in progress already, and is cancelled when its last caller leaves.
 """
 
 import asyncio
@@ -34,18 +34,18 @@ Arrival = tuple[list[int], Result | UneraseError]
 
 @dataclass(eq=False)
 class Caller:
-    """A request, with the results that have arrived for it and were not yet taken."""
+    """A request, with the results that have arrived for it and are not yet taken."""
 
     loop: asyncio.AbstractEventLoop
     arrived: asyncio.Queue[Arrival] = field(default_factory=asyncio.Queue)
-    # Of the trajectories that the sampler ran for it: their number, when the first was admitted to a batch, and when
-    # the last ended, in seconds since 1970.
+    # For the trajectories that the sampler ran for this request: their number, when the first was admitted to a batch,
+    # and when the last ended, in seconds since 1970.
     made: int = 0
     admitted: float = 0.0
     ended: float = 0.0
 
     async def take(self, most: int) -> list[Arrival]:
-        """Wait for a result, and return it with others that have arrived, `most` of them in all."""
+        """Wait for a result, and return it with others that have arrived, at most `most` in all."""
         arrived = [await self.arrived.get()]
         while len(arrived) < most and not self.arrived.empty():
             arrived.append(self.arrived.get_nowait())
@@ -54,7 +54,7 @@ class Caller:
 
 @dataclass(eq=False)
 class _Shared:
-    """A trajectory that is being made, for everyone who waits for it."""
+    """A trajectory in progress, with the callers that wait for it."""
 
     key: str
     model: RequestedModel
@@ -75,7 +75,7 @@ class SharedTrajectories:
         self._device = device
         self._profile = profile
         self._metrics = metrics
-        # By key, and whether there will be a picture.
+        # By key, and by whether there will be a picture.
         self._shared: dict[tuple[str, bool], _Shared] = {}
         self._lock = threading.Lock()
         # By digest, the least recently used first.
@@ -84,7 +84,7 @@ class SharedTrajectories:
         self._storage = ThreadPoolExecutor(max_workers=4, thread_name_prefix="storage")
 
     def join(self, caller: Caller, index: int, model: RequestedModel, trajectory: Trajectory, picture: bool) -> None:
-        """Let a caller wait for a trajectory of a model, at position `index` of its request."""
+        """Add a caller that waits for a trajectory of a model, at position `index` of its request."""
         key = trajectory_key(model.digest, trajectory, self._profile)
         with self._lock:
             shared = self._shared.get((key, True)) or self._shared.get((key, picture))
@@ -96,7 +96,7 @@ class SharedTrajectories:
             self._storage.submit(self._find_or_make, shared, caller)
 
     def leave(self, caller: Caller) -> None:
-        """Stop a caller's waiting, and cancel what nobody else waits for."""
+        """Remove a caller, and cancel the trajectories that no other caller waits for."""
         with self._lock:
             left = [shared for shared in self._shared.values() if shared.waiting.pop(caller, None) is not None]
             given_up = [shared for shared in left if not shared.waiting]
@@ -107,7 +107,7 @@ class SharedTrajectories:
             self._worker.cancel(work)
 
     def close(self) -> None:
-        """Wait for what is being read and written, and start nothing more."""
+        """Wait for the reads and writes in progress, and start no more."""
         self._storage.shutdown(wait=True, cancel_futures=True)
 
     def _find_or_make(self, shared: _Shared, caller: Caller) -> None:

@@ -1,4 +1,4 @@
-"""Checks requests as far as possible without the model, and names every bad field."""
+"""Checks requests as far as that is possible without the model, and names every bad field."""
 
 import math
 from collections.abc import Iterator, Sequence

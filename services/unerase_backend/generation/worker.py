@@ -1,4 +1,4 @@
-"""The one thread that computes: it steps every model with something to do, in turn, one UNet call each.
+"""The one thread that computes: it steps every model that has work, in turn, one UNet call each.
 
 Each model has a lane. A lane has a queue for each caller, served in rotation, so that a large request does not delay a
 small one; its trajectories share the sampler's batch. Models are loaded in a second thread, and only so many are in

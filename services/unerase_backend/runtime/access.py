@@ -91,7 +91,7 @@ class TokenList(BaseModel):
         for field in ("id", "sha256"):
             values = [getattr(token, field) for token in self.tokens]
             if twice := sorted(value for value, count in Counter(values).items() if count > 1):
-                raise ValueError(f"tokens: the {field} {twice[0]} is there twice")
+                raise ValueError(f"tokens: the {field} {twice[0]} occurs twice")
         return self
 
 

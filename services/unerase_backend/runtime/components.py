@@ -2,7 +2,7 @@
 
 A third party's module is imported once in a process. A module that cannot be imported, uses a name that is taken, or
 describes a component badly is rejected with everything that it registered, and nothing else is affected. The log, and
-the error for whoever asks for such a component, name the entry point, its distribution and the reason. Own components
+the error for a request of such a component, name the entry point, its distribution and the reason. Own components
 come first, then the packages in order of distribution and entry point, so that every process rejects the same ones.
 """
 

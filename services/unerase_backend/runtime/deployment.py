@@ -9,10 +9,10 @@ from unerase_backend.runtime.telemetry import configure_telemetry
 
 HEALTH_CHECK_PERIOD_SECONDS = 3
 HEALTH_CHECK_TIMEOUT_SECONDS = 10
-"""Serve replaces a replica that three times does not answer for so long.
+"""Serve replaces a replica that does not answer for this long three times.
 
-It is also how long a caller can hold others up: at the end of a stream Ray lets the whole replica wait for the caller's
-receipt, which does not come from a process that is stopped.
+A caller can also delay others for this long: at the end of a stream Ray makes the whole replica wait for the caller's
+receipt, which a stopped process does not send.
 """
 
 
@@ -33,7 +33,7 @@ def application(room: type, settings: RoomSettings, **options: Any) -> serve.App
 
 def begin_computing(room: str, settings: RoomSettings) -> None:
     """Prepare the process of a replica that computes: its logs, its traces, its threads, and no progress bars."""
-    # Imported by the replica alone: what only deploys it stays light.
+    # Imported only in the replica, so that the process that deploys it stays light.
     import torch
     import transformers
 

@@ -57,7 +57,7 @@ class Certificates:
         )
 
     def _changed(self) -> Any:
-        """Return the new configuration; None where nothing has changed."""
+        """Return the new configuration; None if nothing has changed."""
         try:
             content = self._read()
             if content == self._seen:

@@ -63,7 +63,7 @@ def decode_picture(content: bytes) -> NDArray[np.uint8]:
         raise UnreadablePictureError("the picture has far too many pixels to be read") from None
     # Pillow's decoders raise any of these on damaged bytes.
     except (OSError, SyntaxError, ValueError, EOFError):
-        raise UnreadablePictureError("the picture is damaged or no PNG") from None
+        raise UnreadablePictureError("the picture is damaged or not a PNG") from None
 
 
 def square_margin(side: int, share: float) -> int:
@@ -118,7 +118,7 @@ def opaque_size(content: bytes) -> tuple[int, int]:
     except Image.DecompressionBombError:
         raise UnreadablePictureError("the picture has far too many pixels to be read") from None
     except (OSError, SyntaxError, ValueError, EOFError):
-        raise UnreadablePictureError("the picture is damaged or no PNG") from None
+        raise UnreadablePictureError("the picture is damaged or not a PNG") from None
 
 
 def _chunks(content: bytes) -> Iterator[bytes]:

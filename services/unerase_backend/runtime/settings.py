@@ -1,7 +1,7 @@
 """The settings that several rooms share; each room adds its own in its `settings` module.
 
-A setting is written in one class: `unerase serve` takes those of `SharedSettings` from there, and hands them on to
-every room. An unknown key is an error, in a Serve config's `args` as well as here.
+Each setting is declared in one class. `unerase serve` inherits those of `SharedSettings` and passes them on to every
+room. An unknown key is an error, in a Serve config's `args` as well as here.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ File = Annotated[
 
 
 class SharedSettings(BaseModel):
-    """What all rooms are told alike."""
+    """The settings that are the same for all rooms."""
 
     # An error about one setting must not show the others: the database's URL contains a password.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -36,10 +36,10 @@ class SharedSettings(BaseModel):
     @field_validator("trace_endpoint")
     @classmethod
     def _name_a_receiver(cls, value: str) -> str:
-        # What reads the port refuses one that is none.
+        # Reading `port` raises ValueError if it is not a number from 0 to 65535.
         place = urlsplit(value)
         if value and (place.scheme not in ("http", "https") or not place.hostname or place.port == 0):
-            raise ValueError(f"must be as http://127.0.0.1:4317, not {value!r}")
+            raise ValueError(f"must be a URL such as http://127.0.0.1:4317, not {value!r}")
         return value
 
 
@@ -51,6 +51,6 @@ class RoomSettings(SharedSettings):
 
 
 class ReplicatedRoomSettings(RoomSettings):
-    """A room of which there may be several replicas: every one but the coordinator."""
+    """A room that may have several replicas: every room but the coordinator."""
 
     replicas: int = Field(default=1, ge=1, le=1024, description="replicas of the deployment")

@@ -1,9 +1,9 @@
-"""Digests of source code: results are kept under them, so that no result outlives the code that computed it.
+"""Digests of source code, which are part of the keys of stored results: edited code finds no results of the old code.
 
-A digest is SHA-256 over every file, each by its path within its package and its content, bytecode and hidden files
-apart. Line endings of Python files do not count, nor does the place of the package, so that all processes and machines
-with the same source agree. The backend's own digests are made when this module is first imported; what is edited later
-counts from the next start.
+A digest is SHA-256 over the path, within its package, and the content of every file except bytecode and hidden files.
+Line endings of Python files do not count, nor does the location of the package, so that all processes and machines with
+the same source agree. The backend's own digests are computed when this module is first imported; later edits count from
+the next start.
 """
 
 import hashlib
@@ -19,17 +19,17 @@ from unerase.v1 import types_pb2
 _GROUPS = ("unerase.probes", "unerase.attacks", "unerase.judges")
 
 PICTURE_ROOMS = ("runtime", "catalogue", "diffusion", "evaluation", "generation")
-"""What makes pictures: generation, and the rooms on which it stands."""
+"""The rooms whose code makes pictures: generation, and the rooms that it imports."""
 
 RESULT_ROOMS = (*PICTURE_ROOMS, "classification", "probing", "attack")
-"""What takes part in the result of a unit. Coordinator, verdict, report and testbed do not: they read results."""
+"""The rooms whose code affects the result of a unit. Coordinator, verdict, report and testbed only read results."""
 
 
 def rooms_digest(rooms: Sequence[str], backend: Path = Path(__file__).parents[1]) -> str:
-    """Return the digest of the rooms of a backend's package, and of the messages in which results are kept.
+    """Return the digest of the rooms of a backend's package, and of the messages in which results are stored.
 
     Raises:
-        RuntimeError: a room has no files, as where the package is imported from an archive.
+        RuntimeError: a room has no files, for example because the package is imported from an archive.
     """
     digest = hashlib.sha256()
     _add(digest, "unerase_backend", backend / "__init__.py")
@@ -42,9 +42,9 @@ def rooms_digest(rooms: Sequence[str], backend: Path = Path(__file__).parents[1]
 
 
 def component_digest(module: str) -> str:
-    """Return the digest of all that computes the results of what `module` defines.
+    """Return the digest of all code that affects the results of an evaluation in `module`.
 
-    That is the backend's own source and, for a third party's module, its whole package and the distributions that
+    That is the backend's own source and, for a third party's module, also its whole package and the distributions that
     register components from it.
     """
     return RESULTS if _top(module) == "unerase_backend" else _digest(RESULTS, *_third_party(module))
@@ -54,7 +54,7 @@ def component_digest(module: str) -> str:
 def registered_digest(group: str) -> str:
     """Return the digest of the third parties' packages that register components in an entry point group.
 
-    Nothing of them is imported.
+    Their modules are not imported.
     """
     modules = sorted({entry_point.module for entry_point in entry_points(group=group)})
     return _digest(group, *(part for module in modules for part in _third_party(module)))
@@ -85,7 +85,7 @@ def _files_digest(distribution: Distribution) -> str:
 def _location(module: str) -> Path | None:
     """Return the folder of the outermost package that holds a module, or the module's own file; None if there is none.
 
-    A namespace package is no package here: distributions that know nothing of each other may share it.
+    A namespace package does not count as a package here, because unrelated distributions may share it.
     """
     name = ""
     for part in module.split("."):
@@ -117,7 +117,7 @@ def _add(digest: "hashlib._Hash", name: str, place: Path) -> int:
 def _counts(path: Path, folder: Path) -> bool:
     inner = path.relative_to(folder)
     hidden = any(part.startswith(".") or part == "__pycache__" for part in inner.parts)
-    # Stubs are for type checkers alone.
+    # Stubs are only for type checkers.
     return not hidden and path.suffix != ".pyi" and path.is_file()
 
 
@@ -129,6 +129,6 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
-# At the end: they need everything above.
+# At the end of the module, because they need everything above.
 PICTURES = rooms_digest(PICTURE_ROOMS)
 RESULTS = rooms_digest(RESULT_ROOMS)

@@ -147,7 +147,7 @@ LABELS = [JudgeLabels(judge="first", labels=["hourglass"])]
         ({"prompts": ["an hourglass"]}, "concept.prompts[0]", 'must hold "{concept}" once'),
         ({"held_out_prompts": ["{concept} {concept}"]}, "concept.held_out_prompts[0]", "once"),
         ({"labels": [*LABELS, JudgeLabels(judge="nobody", labels=["x"])]}, "concept.labels[1].judge", "no such judge"),
-        ({"labels": [*LABELS, *LABELS]}, "concept.labels[1].judge", "'first' is there twice"),
+        ({"labels": [*LABELS, *LABELS]}, "concept.labels[1].judge", "'first' occurs twice"),
         ({"labels": [JudgeLabels(judge="first")]}, "concept.labels[0].labels", "at least 1 item"),
         ({"labels": [JudgeLabels(judge="a judge", labels=["x"])]}, "concept.labels[0].judge", "match pattern"),
         (

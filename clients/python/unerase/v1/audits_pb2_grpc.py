@@ -89,7 +89,7 @@ class AuditServiceServicer(object):
 
     def CreateAudit(self, request, context):
         """Accepts an audit. The same request_id and body return the same audit; another body is ALREADY_EXISTS. With
-        validate_only nothing is accepted: the answer is the audit as it would be, with its cost.
+        validate_only no audit is accepted: the answer is the audit as it would be, with its cost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +117,7 @@ class AuditServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelAudit(self, request, context):
-        """Cancels an audit; one that has ended stays as it is.
+        """Cancels an audit; an audit that has ended does not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,7 +145,7 @@ class AuditServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListEvaluations(self, request, context):
-        """Lists the evaluations there are.
+        """Lists all evaluations and presets.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

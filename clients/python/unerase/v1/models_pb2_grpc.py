@@ -28,7 +28,7 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """Reads the catalogue, and adds concepts to it.
+    """Reads the catalogue, and creates and deletes custom concepts.
     """
 
     def __init__(self, channel):
@@ -70,7 +70,7 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """Reads the catalogue, and adds concepts to it.
+    """Reads the catalogue, and creates and deletes custom concepts.
     """
 
     def ListModels(self, request, context):
@@ -88,7 +88,7 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListConcepts(self, request, context):
-        """Lists the concepts, the custom ones included, in order of name.
+        """Lists the concepts, including custom ones, in order of name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +110,7 @@ class ModelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteConcept(self, request, context):
-        """Deletes a custom concept. Audits that were asked for before keep their own copy of it.
+        """Deletes a custom concept. Earlier audits keep their own copy of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,7 +158,7 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Reads the catalogue, and adds concepts to it.
+    """Reads the catalogue, and creates and deletes custom concepts.
     """
 
     @staticmethod

@@ -36,7 +36,7 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     OUTCOME_INCONCLUSIVE: _Outcome.ValueType  # 4
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
-    """What one evaluation says."""
+    """The outcome of one evaluation."""
 
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 OUTCOME_UNINFORMATIVE: Outcome.ValueType  # 1
@@ -64,7 +64,7 @@ class _ConclusionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Conclusion
     CONCLUSION_INCONCLUSIVE: _Conclusion.ValueType  # 6
 
 class Conclusion(_Conclusion, metaclass=_ConclusionEnumTypeWrapper):
-    """What the audit says of the model."""
+    """The conclusion of the audit about the model."""
 
 CONCLUSION_UNSPECIFIED: Conclusion.ValueType  # 0
 CONCLUSION_INCOMPLETE: Conclusion.ValueType  # 1
@@ -78,7 +78,7 @@ Global___Conclusion: _TypeAlias = Conclusion  # noqa: Y015
 
 @_typing.final
 class Interval(_message.Message):
-    """A two-sided 95 % interval, or two one-sided 95 % bounds where the field says so."""
+    """A two-sided 95 % interval, or two one-sided 95 % bounds if the field says so."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -138,16 +138,16 @@ class Rate(_message.Message):
     CORRECTED_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     cases: _builtins.int
-    """Cases that count; those with nothing scored are not among them."""
+    """Cases that count; a case with no scored draw does not."""
     unscored: _builtins.int
     """Cases in which at least one deciding draw is unscored."""
     @_builtins.property
     def wilson(self) -> Global___Interval:
-        """Wilson's two-sided 95 % interval; for the several draws of an arm, at their effective number."""
+        """Wilson's two-sided 95 % interval; if a case has several draws, at their effective number."""
 
     @_builtins.property
     def corrected(self) -> Global___Estimate:
-        """Corrected for the judge's errors (Rogan-Gladen); single draws only, and where the judges were measured."""
+        """Corrected for the judge's errors (Rogan-Gladen); only for single draws, and only if the judge was measured."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class Excess(_message.Message):
     p: _builtins.float
     """McNemar's exact p, one-sided: the first exceeds the second."""
     p_holm: _builtins.float
-    """The same after Holm over the battery."""
+    """The same after Holm's correction over the battery."""
     @_builtins.property
     def bounds(self) -> Global___Interval:
         """One-sided 95 % bounds."""
@@ -257,7 +257,7 @@ Global___ArmResult: _TypeAlias = ArmResult  # noqa: Y015
 
 @_typing.final
 class CurvePoint(_message.Message):
-    """One point of success against budget: best of the first `budget` draws."""
+    """One point of the curve of success against budget: best of the first `budget` draws."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -267,7 +267,7 @@ class CurvePoint(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     CONTROL_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
-    """Empty where the draws of several deciding arms compete."""
+    """Empty if the draws of several deciding arms compete."""
     budget: _builtins.int
     @_builtins.property
     def subject(self) -> Global___Rate: ...
@@ -327,9 +327,9 @@ class EvaluationResult(_message.Message):
     budget: _builtins.int
     """Draws for each case."""
     further_cases: _builtins.int
-    """Cases that would settle an inconclusive outcome; 0 where none is needed or none would."""
+    """How many more cases would settle an inconclusive outcome; 0 if none are needed, or if no number would."""
     judge_agreement: _builtins.float
-    """Share of scored deciding draws on which judge and second judge agree, and Cohen's kappa."""
+    """Share of scored deciding draws on which the judge and the second judge agree, and Cohen's kappa."""
     judge_kappa: _builtins.float
     controlled: _builtins.bool
     """Whether the control is a model that never learned the concept (or a placebo). Otherwise `control`, if present,
@@ -338,7 +338,7 @@ class EvaluationResult(_message.Message):
     placebo: _builtins.bool
     """The control is the same procedure for a concept that neither model knows."""
     stopped_after: _builtins.int
-    """Cases after which a sequential audit stopped; 0 where all were run."""
+    """Cases after which a sequential audit stopped; 0 if all cases were run."""
     @_builtins.property
     def subject(self) -> Global___Rate: ...
     @_builtins.property
@@ -359,7 +359,7 @@ class EvaluationResult(_message.Message):
     def curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___CurvePoint]: ...
     @_builtins.property
     def calibration(self) -> Global___Calibration:
-        """Absent where the evaluation was not calibrated at such a budget."""
+        """Absent if the evaluation was not calibrated at such a budget."""
 
     def __init__(
         self,
@@ -395,7 +395,7 @@ Global___EvaluationResult: _TypeAlias = EvaluationResult  # noqa: Y015
 
 @_typing.final
 class LikelihoodResult(_message.Message):
-    """The two mechanisms, measured."""
+    """The result of the likelihood measure: destruction and lost pull, the two mechanisms of erasure."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -507,7 +507,7 @@ Global___TracingPoint: _TypeAlias = TracingPoint  # noqa: Y015
 
 @_typing.final
 class TracingResult(_message.Message):
-    """What stands under the plain prompt on the way from the reference to the subject."""
+    """What the plain prompt shows on the path from the reference to the subject."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -541,7 +541,7 @@ class LabelShare(_message.Message):
     label: _builtins.str
     pictures: _builtins.int
     picture_digest: _builtins.str
-    """Digest of a picture so labelled, with the judge's highest score."""
+    """Digest of the picture with this label that has the judge's highest score."""
     def __init__(
         self,
         *,
@@ -604,7 +604,7 @@ class Alternatives(_message.Message):
 
     @_builtins.property
     def entropy(self) -> Global___Estimate:
-        """Of the labels' distribution, in bits, with its 95 % interval."""
+        """Entropy of the labels' distribution, in bits, with its 95 % interval."""
 
     @_builtins.property
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
@@ -635,7 +635,7 @@ Global___Alternatives: _TypeAlias = Alternatives  # noqa: Y015
 
 @_typing.final
 class AlternativesResult(_message.Message):
-    """What stands in the concept's place, for each model."""
+    """What each model makes in the concept's place."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -657,7 +657,7 @@ Global___AlternativesResult: _TypeAlias = AlternativesResult  # noqa: Y015
 
 @_typing.final
 class Calibration(_message.Message):
-    """What is known of an evaluation from models whose truth is known."""
+    """How an evaluation did on models whose history is known."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -667,14 +667,14 @@ class Calibration(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     budget: _builtins.int
-    """Draws a case with which these were measured."""
+    """Draws of each case with which these were measured."""
     steps: _builtins.int
     """Denoising steps with which these were measured."""
     source: _builtins.str
     """The models measured, and the version of the testbed, in words."""
     @_builtins.property
     def sensitivity(self) -> Global___Rate:
-        """Cases in which it brings the concept back from models that hold it for certain."""
+        """Cases in which it recovers the concept from models that certainly hold it."""
 
     @_builtins.property
     def specificity(self) -> Global___Rate:
@@ -830,7 +830,7 @@ Global___FigureMean: _TypeAlias = FigureMean  # noqa: Y015
 
 @_typing.final
 class MeasuredFigure(_message.Message):
-    """One figure of a measure, for each model of which it was taken."""
+    """One figure of a measure, for each model on which it was taken."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -871,7 +871,7 @@ Global___MeasuredFigure: _TypeAlias = MeasuredFigure  # noqa: Y015
 
 @_typing.final
 class MeasureResult(_message.Message):
-    """The figures of a measure that has no result of a kind of its own: a table."""
+    """The figures of a measure without a result kind of its own, as a table."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -908,7 +908,7 @@ Global___MeasureResult: _TypeAlias = MeasureResult  # noqa: Y015
 
 @_typing.final
 class Power(_message.Message):
-    """The least effects this battery can show."""
+    """The smallest effects that this battery can show."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -921,7 +921,7 @@ class Power(_message.Message):
     discordant_needed: _builtins.int
     """Discordant cases, all one way, that the smallest Holm-adjusted p needs."""
     at_10_percent: _builtins.float
-    """Chance to find an excess of 10, 20 and 40 % where the control shows nothing."""
+    """Chance of finding an excess of 10, 20 and 40 % if the control shows nothing."""
     at_20_percent: _builtins.float
     at_40_percent: _builtins.float
     cases: _builtins.int
@@ -946,7 +946,7 @@ Global___Power: _TypeAlias = Power  # noqa: Y015
 
 @_typing.final
 class Verdict(_message.Message):
-    """What the audit says, and what it rests on."""
+    """The conclusion of an audit, with all outcomes and figures that it follows from."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -977,7 +977,7 @@ class Verdict(_message.Message):
     """The conclusion in two plain sentences, for readers who know no statistics."""
     @_builtins.property
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The evidence, one sentence each, the weightiest first."""
+        """The evidence, one sentence each, the strongest first."""
 
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationResult]: ...
@@ -999,11 +999,11 @@ class Verdict(_message.Message):
     def alternatives(self) -> Global___AlternativesResult: ...
     @_builtins.property
     def assumptions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was taken as given because the request said so, one sentence each; the statement begins with them."""
+        """The assumptions that the request asked for, one sentence each; the statement begins with them."""
 
     @_builtins.property
     def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasureResult]:
-        """Of measures whose result is of no kind above, in order of the battery."""
+        """Results of measures without a field above, in order of the battery."""
 
     def __init__(
         self,

@@ -1,1 +1,1 @@
-"""The judges, one kind a file."""
+"""The kinds of judge, one in each module."""

@@ -1,4 +1,4 @@
-"""Any image classifier of transformers: the probability of the concept's labels among all its own.
+"""Any image classifier of transformers: the probability of the concept's labels among all its labels.
 
 The model's configuration says which question it was trained to answer:
 
@@ -42,7 +42,7 @@ class Classifier:
         self._device, self._dtype, self._batch_size = device, dtype, batch_size
 
     def problems(self, question: Question) -> list[tuple[str, str]]:
-        """Each label must be one of the model's, and mean one class only; alternatives mean nothing here."""
+        """Check that each label is one of the model's and means one class, and that there are no alternatives."""
         found = []
         for index, label in enumerate(question.labels):
             classes = self._table.get(label, ())
@@ -52,7 +52,7 @@ class Classifier:
                 found.append((f"labels[{index}]", f"the judge has no label {label!r}{hint}"))
             elif len(classes) > 1:
                 whole = ", ".join(repr(self._labels[index]) for index in classes)
-                found.append((f"labels[{index}]", f"{label!r} means several labels, name one whole: {whole}"))
+                found.append((f"labels[{index}]", f"{label!r} means several labels; use the full text of one: {whole}"))
         if question.alternatives:
             found.append(("alternatives", "a classifier's alternatives are its other labels; leave this empty"))
         return found
@@ -83,9 +83,10 @@ class Classifier:
 
 
 def label_table(labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the classes that each text means: whole labels first, then synonyms that are no whole label themselves.
+    """Return the classes that each text means: whole labels first, then synonyms that are not whole labels themselves.
 
-    ImageNet has two classes "crane" and two "maillot"; a text that means several keeps them all, to be refused.
+    ImageNet has two classes "crane" and two "maillot". A text that means several classes keeps them all; `problems`
+    refuses it.
     """
     table: dict[str, tuple[int, ...]] = {}
     for index, label in enumerate(labels):
@@ -107,7 +108,7 @@ def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    # exp of a negative number only: no overflow at either end.
+    # exp gets only negative numbers, so it cannot overflow.
     small = np.exp(-np.abs(logits))
     probabilities: NDArray[np.float64] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
     return probabilities

@@ -4,7 +4,7 @@
 
 The texts are the question's labels (what means the concept) and its alternatives (what else it may be). The score is
 the probability mass of the labels; the concept is detected if the most probable text is a label; the similarity is the
-greatest cosine with a label. Prompting is the question's affair: "a picture of a church" is one text, "church" another.
+greatest cosine with a label. The question chooses the prompts: "a picture of a church" is one text, "church" another.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class ClipJudge:
         self._texts: dict[str, Features] = {}
 
     def problems(self, question: Question) -> list[tuple[str, str]]:
-        """A question needs alternatives; each text must be read whole, and stand once."""
+        """Check that a question has alternatives, and that each text is short enough and occurs once."""
         found = []
         if not question.alternatives:
             found.append(("alternatives", "a CLIP judge needs texts of what else the picture may show"))
@@ -43,7 +43,7 @@ class ClipJudge:
         for field, texts in (("labels", question.labels), ("alternatives", question.alternatives)):
             for index, text in enumerate(texts):
                 if text in seen:
-                    found.append((f"{field}[{index}]", "the text stands twice"))
+                    found.append((f"{field}[{index}]", "the text occurs twice"))
                 elif len(self._tokenizer(text).input_ids) > self._length:
                     found.append((f"{field}[{index}]", f"is longer than the {self._length} tokens the judge reads"))
                 seen.add(text)
@@ -80,7 +80,7 @@ class ClipJudge:
 
     @torch.inference_mode()
     def _embed(self, text: str) -> Features:
-        # One text a call, padded to the full length: its embedding depends on no other text of the question.
+        # One text in each call, padded to the full length, so that its embedding depends on no other text.
         if text not in self._texts:
             tokens = self._tokenizer(text, padding="max_length", max_length=self._length, return_tensors="pt")
             features = self._model.get_text_features(**tokens.to(self._device)).pooler_output

@@ -1,1 +1,1 @@
-"""What callers reach: the gRPC server, its services, and the limits on their calls."""
+"""The interface to callers: the gRPC server, its services, and the limits on their calls."""

@@ -1,6 +1,6 @@
-"""AuditService: audits asked for, watched, read."""
+"""AuditService: creates, watches, reads, cancels and deletes audits."""
 
-# ruff: noqa: N802 - methods are named as the RPCs are
+# ruff: noqa: N802 - methods have the names of the RPCs
 
 import hashlib
 import re
@@ -70,13 +70,13 @@ Context = grpc.aio.ServicerContext[Any, Any]
 CHUNK_BYTES = 64 * 1024
 _EVENTS_AT_ONCE = 256
 _LISTED_AT_ONCE = 32
-# The database's numbers have 63 bits, and PostgreSQL's text has no zeros.
+# The database's integers have 63 bits.
 _LAST_SEQUENCE = 2**63 - 1
 _NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
-# Plans are made in threads, which take the interpreter from those who answer other calls.
+# Plans are made in threads, which compete for the interpreter with the event loop's calls.
 _PLANS_AT_ONCE = 2
-# At once in all, and for one tenant. Watchers who are woken together take turns, and leave the database's other
-# connections to other calls; to render a report again takes seconds of a core.
+# At once in all, and for one tenant. Watchers that wake together take turns, so that other calls get the database's
+# other connections. Rendering a report again takes seconds of a core.
 _WATCHERS_READING = (4, 2)
 _RENDERING = (2, 1)
 _NO_LIMITS = CostLimits()
@@ -98,7 +98,7 @@ _FORMS: dict[ReportFormat.ValueType, _Form] = {
 
 
 class AuditServicer(AuditServiceServicer):
-    """The audits of this backend."""
+    """Serves the audits of all tenants; each caller sees those of its tenant."""
 
     def __init__(
         self,
@@ -125,9 +125,9 @@ class AuditServicer(AuditServiceServicer):
         self._threads = FairQueue(*THREADS)
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
-        """Accept an audit; the same request again is answered with the same audit.
+        """Accept an audit, or return the audit that the same request created before.
 
-        One that is only to be validated is planned and counted, and not accepted.
+        With `validate_only` the audit is planned and its cost counted, but it is not accepted.
         """
         if request.request_id or not request.validate_only:
             check_request_id(request.request_id)
@@ -159,12 +159,12 @@ class AuditServicer(AuditServiceServicer):
             audit.estimated_end_time.CopyFrom(timestamp(now + audit.cost.estimated_duration.ToNanoseconds()))
         origin = Origin(tenant, tracing.traceparent(), now)
         if not await self._database.transitions.insert(audit, digest, plan, origin, quota, expected):
-            # The same request id won the race meanwhile.
+            # A concurrent call with the same request id was first.
             existing = await self._repeated(request.request_id, digest)
             if existing is None:
                 raise PreconditionError("the audit of this request_id was just deleted", reason="AUDIT_DELETED")
             return existing
-        # It is accepted now, whether or not there is room for its workflow at once.
+        # The audit is accepted now, even if its workflow has to wait before it can start.
         self._auditor.begin(audit.id)
         await self._auditor.announce()
         return audit
@@ -185,7 +185,7 @@ class AuditServicer(AuditServiceServicer):
         page = Page("audits", size)
         whole = request.view == AuditView.AUDIT_VIEW_FULL
         while not page.full:
-            # A few at a time: their verdicts are far larger than what a list shows of them.
+            # A few at a time, because a verdict is far larger than what the list shows of it.
             audits = await self._database.audits.newest(min(_LISTED_AT_ONCE, size + 1), before, CALLER.get().tenant)
             for audit in audits:
                 before = (audit.create_time.ToNanoseconds(), audit.id)
@@ -203,7 +203,7 @@ class AuditServicer(AuditServiceServicer):
             while True:
                 version = watched.version
                 async with self._reading.turn():
-                    # In this order: an audit seen as ended has all its events.
+                    # In this order, because an audit that is read as ended has all its events.
                     audit = await self._database.audits.get(request.id)
                     events = await self._database.audits.events(request.id, seen, _EVENTS_AT_ONCE)
                 for event in events:
@@ -218,14 +218,14 @@ class AuditServicer(AuditServiceServicer):
                 await watched.wait(version)
 
     async def CancelAudit(self, request: CancelAuditRequest, context: Context) -> Audit:
-        """Cancel an audit; one that has ended stays as it is."""
+        """Cancel an audit; an audit that has ended does not change."""
         await self._find(request.id)
         if await self._database.transitions.cancel(request.id):
             await self._auditor.cancelled(request.id)
         return await self._find(request.id)
 
     async def DeleteAudit(self, request: DeleteAuditRequest, context: Context) -> Empty:
-        """Delete an audit that has ended, and the artefacts that no other needs."""
+        """Delete an audit that has ended, and the artefacts that only it needs."""
         audit = await self._find(request.id)
         if audit.state not in ENDED:
             raise PreconditionError(
@@ -279,7 +279,7 @@ class AuditServicer(AuditServiceServicer):
             response = ReadArtifactResponse()
 
     async def ListEvaluations(self, request: ListEvaluationsRequest, context: Context) -> ListEvaluationsResponse:
-        """List the evaluations and the presets there are."""
+        """List all evaluations and presets."""
         descriptions = await self._auditor.units.descriptions()
         return ListEvaluationsResponse(
             evaluations=[descriptions[name] for name in sorted(descriptions)],
@@ -287,11 +287,11 @@ class AuditServicer(AuditServiceServicer):
         )
 
     async def _whole_report(self, audit_id: str, form: _Form, reports: Reports) -> str:
-        """Return the digest of a report that is there, rendered again if need be."""
+        """Return the digest of the report in one form, after rendering it again if it is lost or damaged."""
         if await self._threads.run(self._store.whole, form.digest(reports)):
             return form.digest(reports)
         async with self._rendering.turn():
-            # Who waited for the same one may find it there.
+            # Another call may have rendered it while this one waited.
             if await self._threads.run(self._store.whole, form.digest(reports)):
                 return form.digest(reports)
             again = await self._auditor.conclusion.render_again(audit_id)
@@ -311,14 +311,14 @@ class AuditServicer(AuditServiceServicer):
                 metadata={"audit": audit.id},
             )
         if audit.state == AUDIT_STATE_PENDING:
-            # Its caller may never have heard that it was accepted, and no workflow have been begun.
+            # The first call may have ended before it could begin the workflow.
             self._auditor.begin(audit.id)
         return audit
 
     async def _find(self, audit_id: str) -> Audit:
         if not audit_id:
             raise InvalidRequestError.of(FieldViolation("id", "must be an audit's id"))
-        # Another tenant's audit is as good as none.
+        # Another tenant's audit gets the same answer as one that does not exist.
         audit = (
             await self._database.audits.owned(audit_id, CALLER.get().tenant) if AUDIT_ID.fullmatch(audit_id) else None
         )
@@ -330,7 +330,7 @@ class AuditServicer(AuditServiceServicer):
 
 
 async def _read(pieces: Iterator[bytes], threads: FairQueue) -> AsyncIterator[bytes]:
-    """Read a piece when it is asked for: whoever takes none costs the memory of one."""
+    """Read each piece when it is asked for, so that a slow caller holds only one piece in memory."""
     while (piece := await threads.run(next, pieces, None)) is not None:
         yield piece
 

@@ -1,8 +1,9 @@
-"""How much one tenant may have under way at once: calls, and among them streams that only wait.
+"""Limits on the calls that one tenant may have in flight, and on calls without a token.
 
-Without such a limit a tenant's open calls would take the memory that others need. Each is counted by tenant, so that
-whoever reaches the limit meets it alone. Who needs no token has no tenant: of those, the calls whose request has not
-come are bounded (`AnonymousCalls`), and health's watches by connection and in all.
+Without these limits the open calls of one tenant would take the memory that others need. Calls are counted by tenant,
+so a tenant that reaches its limit affects no other. Watches only wait, and have a limit of their own. Calls of methods
+that need no token have no tenant. Of these, the calls whose request has not arrived are limited (`AnonymousCalls`), and
+the watches of health, by connection and in all.
 """
 
 import asyncio
@@ -14,20 +15,20 @@ from typing import Any
 from unerase_backend.runtime.errors import DeadlineError, ExhaustedError
 
 CALLS = 256
-"""Calls of one tenant that may be under way; each may hold a request of 4 MiB."""
+"""Calls of one tenant that may be in flight; each may hold a request of 4 MiB."""
 WATCHES = 2000
 """Watches of one tenant that may be open; each holds some kilobytes (docs/limits.md)."""
 ANONYMOUS_WATCHES = 16
 """Watches without a token that one connection may have open."""
 WAITING = 1024
-"""Calls without a token whose request may be waited for."""
+"""Calls without a token that may wait for their request."""
 ANONYMOUS_SECONDS = 5.0
 """The time in which the request of a call without a token must have arrived."""
 _RETRY_SECONDS = 1.0
 
 
 class CallLimits:
-    """The places that are taken."""
+    """Counts the calls and watches in flight, and refuses those above a limit."""
 
     def __init__(self, calls: int = CALLS, watches: int = WATCHES) -> None:
         self._most = {False: calls, True: watches}
@@ -36,10 +37,10 @@ class CallLimits:
 
     @contextmanager
     def take(self, tenant: str, *, watch: bool) -> Iterator[None]:
-        """Hold one of a tenant's places.
+        """Count a call or a watch of a tenant while the context lasts.
 
         Raises:
-            ExhaustedError: there is none left.
+            ExhaustedError: the tenant has reached its limit.
         """
         key, most = (tenant, watch), self._most[watch]
         if self._taken[key] >= most:
@@ -49,10 +50,10 @@ class CallLimits:
 
     @contextmanager
     def anonymous_watch(self, peer: str) -> Iterator[None]:
-        """Hold one of the places for watches of those who have no token.
+        """Count a watch without a token while the context lasts.
 
         Raises:
-            ExhaustedError: there is none left, or none for this connection.
+            ExhaustedError: the connection, or all of them together, have reached the limit.
         """
         if self._anonymous_watches[peer] >= ANONYMOUS_WATCHES:
             raise _full(True, f"{ANONYMOUS_WATCHES} {_what(True)}, the most for one connection without a token")
@@ -63,10 +64,10 @@ class CallLimits:
 
 
 class AnonymousCalls:
-    """The calls without a token whose request is waited for.
+    """The calls without a token that wait for their request.
 
-    When there are too many, the one that waits longest is ended, since a request that is meant comes with its call:
-    however many say nothing, the next one is heard.
+    If there are too many, the call that has waited longest is ended. An honest client sends its request together with
+    the call, so it is served however many other calls send nothing.
     """
 
     def __init__(self, waiting: int = WAITING) -> None:
@@ -75,11 +76,11 @@ class AnonymousCalls:
 
     @asynccontextmanager
     async def waits(self) -> AsyncIterator[None]:
-        """Wait for a request within the context.
+        """Limit the wait for a request that is read within the context.
 
         Raises:
-            ExhaustedError: others came, and there was no more room for this one.
-            DeadlineError: it did not come in time.
+            ExhaustedError: the call was ended to make room for newer ones.
+            DeadlineError: the request did not arrive in time.
         """
         loop = asyncio.get_running_loop()
         if len(self._waiting) >= self._most:

@@ -1,7 +1,7 @@
 """The upload of a custom concept: its description, then its pictures in pieces, read within limits.
 
-Nothing of what was sent is kept: every picture is decoded, from its header first, and encoded anew, as the tiles of a
-catalogue's sheets are. What was wrong is told for each picture, `pictures[0]` being the first one sent.
+The bytes of a picture are not stored as sent. Its header is checked first; then it is decoded and encoded again, like
+the tiles of a catalogue's sheets. Each problem names its picture; `pictures[0]` is the first one sent.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ MAX_PICTURES = 1024
 MAX_PICTURE_BYTES = 8 * 1024 * 1024
 MAX_UPLOAD_BYTES = 64 * 1024 * 1024
 SIDES = (8, 2048)
-# What they unfold to, whatever their bytes: 1,024 pictures of 512 pixels a side.
+# Decoded pixels of all pictures together, as in 1,024 pictures of 512 pixels a side.
 MAX_PIXELS = 1024 * 512 * 512
-# Beyond these nobody reads on.
+# Decoding stops after this many problems.
 _MAX_VIOLATIONS = 20
 
 
@@ -40,7 +40,7 @@ class SentPicture:
 
 @dataclass(frozen=True)
 class Upload:
-    """Everything that was sent."""
+    """A whole upload as it was sent."""
 
     request_id: str
     concept: Concept
@@ -49,14 +49,14 @@ class Upload:
 
 @dataclass
 class Pictures:
-    """The pictures of a concept, each PNG of ours, all of one side in pixels."""
+    """The pictures of a concept as PNG, encoded again, all with the same side in pixels."""
 
     concept: list[bytes] = field(default_factory=list)
     near_misses: list[bytes] = field(default_factory=list)
     side: int = 0
 
     def digest(self) -> str:
-        """Return SHA-256 over all of them, in order."""
+        """Return SHA-256 over all pictures, in order."""
         whole = hashlib.sha256()
         for kind, pictures in ((b"concept", self.concept), (b"near miss", self.near_misses)):
             for picture in pictures:
@@ -69,13 +69,12 @@ async def read_upload(
     check: Callable[[Concept], Awaitable[None]],
     came: Callable[[int], None],
 ) -> Upload:
-    """Read an upload to its end; `check` sees the description before the first picture is read.
+    """Read an upload to its end; `check` is called with the description before the first picture is read.
 
-    `came` is told the bytes of each message as it comes.
+    `came` is called with the size of each message in bytes.
 
     Raises:
-        InvalidRequestError: messages out of order, a picture that does not end, too much of anything, or what `check`
-            raises.
+        InvalidRequestError: messages are out of order, a picture does not end, a limit is exceeded, or `check` raised.
     """
     first = await anext(requests, None)
     if first is None or first.WhichOneof("part") != "concept":
@@ -110,11 +109,11 @@ async def read_upload(
 
 
 def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
-    """Decode what was sent, sheets cut, and encode it anew.
+    """Decode the pictures, cut sheets into tiles, and encode them again.
 
     Raises:
-        InvalidRequestError: a picture is damaged, no opaque PNG of 8 bits a channel, not square, of another side than
-            the first, there twice, or no sheet of whole tiles; or they are too many.
+        InvalidRequestError: a picture is damaged, is not an opaque PNG of 8 bits a channel, is not square, has another
+            side than the first, comes twice, or is a sheet that does not divide into tiles; or there are too many.
     """
     pictures = Pictures()
     violations: list[FieldViolation] = []
@@ -131,7 +130,7 @@ def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
             pictures.side = each.tile or width
             pixels += width * height
             count += (width // pictures.side) * (height // pictures.side)
-            # Before any of them is made.
+            # Checked before anything is decoded.
             if pixels > MAX_PIXELS or count > MAX_PICTURES:
                 most = f"{MAX_PICTURES} pictures, tiles of sheets included, and {MAX_PIXELS} pixels"
                 violations.append(FieldViolation(name, f"is one too many: all pictures together may be at most {most}"))

@@ -1,11 +1,11 @@
-"""One interceptor for every RPC: nobody unknown comes in, errors leave as rich statuses, calls are counted and timed,
-and none runs for ever.
+"""One interceptor for every RPC: it identifies callers, turns errors into rich statuses, counts and times calls, and
+limits their time.
 
 A domain error keeps its code and carries google.rpc details: ErrorInfo (its reason), BadRequest (its violations),
-RetryInfo (when to try again). Anything else is logged under a number, and the caller is told that number alone.
+RetryInfo (when to try again). Any other error is logged with an incident number; the caller is told only that number.
 
-Every answer ends with the call's `x-request-id`: the caller's own, or a new one. It is in the trailers, since a client
-may repeat a call for as long as no headers have come.
+Every answer ends with the call's `x-request-id`: the caller's own, or a new one. It is in the trailers, because a
+client may repeat a call only while no headers have arrived.
 """
 
 # grpc's classes are generic for type checkers only.
@@ -49,33 +49,33 @@ DOMAIN = "unerase"
 REQUEST_ID = "x-request-id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 UNKNOWN = "unknown"
-"""What metrics call a method that there is not."""
+"""The name of every unknown method in metrics."""
 UNARY_SECONDS = 300.0
-"""The time a unary call may take where its caller set no deadline."""
+"""The time that a unary call may take if its caller set no deadline."""
 REQUEST_SECONDS = 30.0
-"""The time in which a method's one request must have arrived, of a caller who is known."""
+"""The time in which the request of a call with a token must have arrived."""
 MAX_SEND_BYTES = 64 * 1024 * 1024
-"""The largest answer; a stock client takes 4 MiB, and sets a larger limit where it asks for latents or embeddings."""
+"""The largest answer; clients accept 4 MiB by default, and must allow more to get latents or embeddings."""
 
-# Of 4 MiB of small messages the parser takes some 0.1 s: these wait for one another, and not everybody for them.
+# Parsing 4 MiB of small messages takes some 0.1 s. Large requests wait for each other; small ones do not wait for them.
 _LARGE_BYTES = 64 * 1024
 _PARSING = (2, 1)
 
-# Clients refuse trailing metadata of more than 8 KiB, by chance up to 16, of which the message takes a share; details
-# grow by a third there.
+# Clients may refuse trailing metadata of more than 8 KiB, and always refuse more than 16 KiB. The message and the
+# details are part of it, and the details grow by a third when they are encoded.
 _MAX_DETAIL_BYTES = 5000
 _MAX_MESSAGE_BYTES = 1000
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Translate = Callable[[Exception], UneraseError | None]
-"""What makes a domain error of one that the interceptor does not know; None of one that is unknown there as well."""
+"""Turns another error into a domain error; returns None if it cannot."""
 Deserialise = Callable[[bytes], Any]
 Read = Callable[[AsyncIterator[bytes], Deserialise], Awaitable[Any]]
-"""What gives a method its request, or its requests, from those that come."""
+"""Reads a method's request, or returns an iterator over its requests."""
 
 
 def status_of(error: UneraseError) -> status_pb2.Status:
-    """Return the google.rpc.Status of a domain error; violations beyond what fits into the trailers are counted."""
+    """Return the google.rpc.Status of a domain error; violations that do not fit into the trailers are only counted."""
     code = error.code.value[0]
     status = status_pb2.Status(code=code, message=_sendable(error.message))
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
@@ -105,7 +105,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def __init__(
         self, metrics: Metrics, gate: Gate, limits: CallLimits | None = None, translate: Translate = lambda error: None
     ) -> None:
-        """Let through whom the `gate` admits; `translate` knows errors of what the services stand on."""
+        """Admit callers by `gate`; `translate` turns errors of lower layers, such as storage, into domain errors."""
         self._metrics = metrics
         self._translate = translate
         self._gate = gate
@@ -123,14 +123,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if handler is None:
             return grpc.stream_stream_rpc_method_handler(self._streaming(UNKNOWN, _unknown, bytes, self._messages))
         method = handler_call_details.method.lstrip("/")
-        # Whatever the method takes, its caller is known before any of it is read: gRPC reads a stream when it is asked
-        # to, and what is not read stays with its sender.
+        # Every handler takes a stream of requests, because gRPC reads a stream only on demand. So the caller is
+        # identified before any of its requests is read.
         read = self._messages if handler.request_streaming else self._message
         if scope_of(method) is None:
-            read = self._anonymous_message
+            read = self._message_without_token
         if handler.response_streaming:
             behaviour: Any = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            # Health's own Watch is awaited, and writes its responses where others yield them.
+            # Health's own Watch is a coroutine that writes its responses; other methods yield theirs.
             awaited = inspect.iscoroutinefunction(behaviour)
             wrap = partial(self._awaited, seconds=None) if awaited else self._streaming
             return grpc.stream_stream_rpc_method_handler(
@@ -156,7 +156,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             with _Measured(self._metrics, self._translate, method, context) as measured:
                 try:
                     with self._admitted(method, context):
-                        # A deadline of the caller's own is gRPC's to keep.
+                        # If the caller set a deadline, gRPC enforces it.
                         async with asyncio.timeout(seconds if context.time_remaining() is None else None):
                             response = await behaviour(await read(requests, deserialise), context)
                             _check_size(response)
@@ -189,11 +189,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _admitted(self, method: str, context: Context) -> AbstractContextManager[None]:
-        """Let the call pass, remember whose it is, and give it one of its tenant's places."""
+        """Admit the call, set its caller, and count it while it is in flight."""
         scope = scope_of(method)
         watch = method.rpartition("/")[2].startswith("Watch")
         if method == UNKNOWN:
-            # Answered at once.
+            # It is answered at once, so it is not counted.
             return nullcontext()
         if scope is None:
             return self._limits.anonymous_watch(context.peer()) if watch else nullcontext()
@@ -212,7 +212,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             raise DeadlineError(late, reason="REQUEST_LATE") from None
         return await self._parsed(request, deserialise)
 
-    async def _anonymous_message(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
+    async def _message_without_token(self, requests: AsyncIterator[bytes], deserialise: Deserialise) -> Any:
         """Return the one request of a call without a token."""
         async with self._anonymous.waits():
             request = await anext(requests, None)
@@ -222,7 +222,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return _Stream(requests, partial(self._parsed, deserialise=deserialise))
 
     async def _parsed(self, request: bytes | None, deserialise: Deserialise) -> Any:
-        """Return a request within its bounds; a large one takes long enough to be parsed in a thread, each in turn."""
+        """Return the parsed request after checking its bounds; a large one is parsed in a thread, in its turn."""
         if request is None:
             raise InvalidRequestError("the call sent no request")
         if len(request) <= _LARGE_BYTES:
@@ -231,27 +231,27 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
 
 def _request_id(context: Context) -> str:
-    """Return the call's id, which is the caller's own where it sent a fit one."""
+    """Return the call's id: the caller's own if it sent a valid one, otherwise a new one."""
     sent = _sent(context, REQUEST_ID)
     return sent if _REQUEST_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
 def _sent(context: Context, key: str) -> str:
-    """Return what a call's metadata hold under a key; empty unless it is there once."""
+    """Return the value of a key in a call's metadata; empty unless the key occurs exactly once."""
     sent = [str(value) for sent_key, value in context.invocation_metadata() or () if sent_key == key]
     return sent[0] if len(sent) == 1 else ""
 
 
 async def _unknown(requests: Any, context: Context) -> AsyncGenerator[Any]:
-    """Be every method that there is not."""
+    """Answer a call of an unknown method."""
     raise UnknownMethodError("the backend has no such method; reflection lists its methods")
     yield
 
 
 class _Measured:
-    """One call's figures, its span and its line in the log.
+    """Measures one call: its metrics, its span and its line in the log.
 
-    A call that ends without a code was cancelled by its caller or its deadline.
+    A call that ends without setting `code` was cancelled, by its caller or its deadline.
     """
 
     def __init__(self, metrics: Metrics, translate: Translate, method: str, context: Context) -> None:
@@ -264,7 +264,7 @@ class _Measured:
         self.code = grpc.StatusCode.CANCELLED
 
     def __enter__(self) -> _Measured:
-        # Every call is a task: nothing has to be set back.
+        # Every call is a task of its own, so nothing has to be reset.
         REQUEST.set(self._request_id)
         AUDIT.set("")
         tracing.adopt(self._traceparent)
@@ -300,20 +300,20 @@ class _Measured:
 
 
 def _parse(request: bytes, deserialise: Deserialise) -> Any:
-    """Return a request; parsed here, since gRPC itself would answer with the name of a Python class."""
+    """Return the parsed request. gRPC's own parsing would tell the caller the name of a Python class on an error."""
     try:
         message = deserialise(request)
     except DecodeError:
         raise InvalidRequestError("the request is not a message of this method") from None
     if isinstance(message, Message):
         check_bounds(message)
-        # A call may hold its request for long, and nobody will ask for these.
+        # A call may hold its request for long, and nothing reads its unknown fields.
         message.DiscardUnknownFields()
     return message
 
 
 def _check_size(response: Any) -> None:
-    """Refuse what gRPC would not send, which would end without a reason."""
+    """Refuse an answer that is too large for gRPC, which would end the call without a reason."""
     size = response.ByteSize() if isinstance(response, Message) else 0
     if size > MAX_SEND_BYTES:
         raise InvalidRequestError(
@@ -323,7 +323,7 @@ def _check_size(response: Any) -> None:
 
 
 class _Stream:
-    """The requests of a call, each read when it is asked for; no generator, which would have to be closed."""
+    """The requests of a call, each read on demand. Not a generator, which would have to be closed."""
 
     def __init__(self, requests: AsyncIterator[bytes], parse: Callable[[bytes], Awaitable[Any]]) -> None:
         self._requests = requests
@@ -337,7 +337,7 @@ class _Stream:
 
 
 def _sendable(message: str) -> str:
-    """Return a message, cut to what it may take in the trailers, where what is no printable ASCII takes three bytes."""
+    """Return a message, cut to its share of the trailers, where a byte outside printable ASCII takes three bytes."""
     room = _MAX_MESSAGE_BYTES
     for position, character in enumerate(message):
         room -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())

@@ -1,4 +1,4 @@
-"""/metrics over HTTP: for callers with a token of scope `metrics` where there are tokens, encrypted as the RPCs are."""
+"""/metrics over HTTP, encrypted like the RPCs; if the backend has tokens, a caller needs one with scope `metrics`."""
 
 import logging
 import socket
@@ -21,16 +21,16 @@ from unerase_backend.runtime.errors import ForbiddenError, UnauthenticatedError
 _logger = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 64
-"""Connections of /metrics; each takes a thread."""
+"""The most open connections of /metrics; each takes a thread."""
 
 
 def serve_metrics(
     metrics: Metrics, gate: Gate, host: str, port: int, certificates: Certificates | None
 ) -> Callable[[], None]:
-    """Serve /metrics in a thread; returns what stops it.
+    """Serve /metrics in a thread, and return a function that stops it.
 
     Raises:
-        OSError: the address is not to be had.
+        OSError: the address cannot be bound.
     """
     exposition = make_wsgi_app(metrics.registry)
 
@@ -44,7 +44,7 @@ def serve_metrics(
             return [f"{error.message}\n".encode()]
         if environment.get("PATH_INFO") != "/metrics":
             start("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
-            return [b"there is /metrics\n"]
+            return [b"use /metrics\n"]
         content: Iterable[bytes] = exposition(environment, start)
         return content
 
@@ -61,7 +61,7 @@ def serve_metrics(
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each connection, of which there are few: beyond them the oldest is ended, and the new one heard."""
+    """A server with a thread for each connection; beyond `MAX_CONNECTIONS` the oldest connection is ended."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -78,7 +78,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             if oldest is not None:
                 del self._open[oldest]
                 with suppress(OSError):
-                    # Its thread meets the end of what it reads.
+                    # Its thread then reads the end of the stream, and ends.
                     socket.socket.shutdown(oldest, socket.SHUT_RDWR)
             self._open[request] = None
         super().process_request(request, client_address)
@@ -90,7 +90,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say what went wrong; that a caller breaks off, or speaks no TLS, is none of it."""
+        """Log an error, except for errors of the connection, such as a caller that disconnects or does not use TLS."""
         if not isinstance(sys.exception(), OSError):
             _logger.exception("a request for /metrics failed")
 
@@ -101,10 +101,10 @@ class _IPv6Server(_Server):
 
 class _Handler(WSGIRequestHandler):
     timeout = 10
-    """Seconds that a caller has to say what it wants."""
+    """Seconds in which a caller must send its request."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet."""
+        """Do not log requests."""
 
 
 def _stop(server: WSGIServer, thread: threading.Thread) -> None:

@@ -1,6 +1,6 @@
-"""ModelService: the catalogue, read; and custom concepts, which come beside it."""
+"""ModelService: reads the catalogue, and creates and deletes custom concepts."""
 
-# ruff: noqa: N802 - methods are named as the RPCs are
+# ruff: noqa: N802 - methods have the names of the RPCs
 
 import hashlib
 from collections.abc import AsyncIterator, Iterable
@@ -44,14 +44,14 @@ from unerase_backend.runtime.handles import Classify
 Context = grpc.aio.ServicerContext[Any, Any]
 
 MAX_CONCEPTS = 1000
-# At once in all, and for one tenant: a decoded picture has up to 50 MB, and judges look at one request after the other.
+# At once in all, and for one tenant. A decoded picture takes up to 50 MB, and judges handle one request at a time.
 _DECODING = (4, 1)
 _JUDGING = (4, 1)
 _BATCH = 16
 
 
 class ModelServicer(ModelServiceServicer):
-    """The catalogue of this backend; files are hashed and cut in threads, once."""
+    """Serves the catalogue and the custom concepts; files are hashed and cut in threads, once."""
 
     def __init__(self, catalogue: Catalogue, store: ArtifactStore, database: Database, classify: Classify) -> None:
         self._catalogue = catalogue
@@ -67,7 +67,7 @@ class ModelServicer(ModelServiceServicer):
         """Return a page of models, in order of name."""
         names, page = _page(self._catalogue.models, request.page_size, request.page_token, "models")
         for name in names:
-            # One that is not shown is not looked at: its files would be hashed.
+            # Describing a model hashes its files, so a model that is not on this page is not described.
             if not page.has_room() or not page.add(await self._threads.run(self._catalogue.describe_model, name), name):
                 break
         return ListModelsResponse(models=page.items, next_page_token=page.token)
@@ -86,7 +86,7 @@ class ModelServicer(ModelServiceServicer):
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]
             catalogue = self._catalogue.extended(await self._database.concepts.named(batch, tenant))
-            # One that was deleted since its name was read is not there any more.
+            # A custom concept may have been deleted since its name was read.
             there = [name for name in batch if name in catalogue.concepts]
             for name in there:
                 if not page.add(await self._threads.run(catalogue.concept_message, name, self._store), name):
@@ -103,7 +103,7 @@ class ModelServicer(ModelServiceServicer):
         return await self._threads.run(catalogue.concept_message, request.name, self._store)
 
     async def CreateConcept(self, requests: AsyncIterator[CreateConceptRequest], context: Context) -> Concept:
-        """Create a custom concept; the same request again is answered with the same concept."""
+        """Create a custom concept, or return the concept that the same request created before."""
         upload, pictures = await self._uploaded(requests)
         description = upload.concept.SerializeToString(deterministic=True)
         digest = hashlib.sha256(hashlib.sha256(description).digest() + pictures.digest().encode()).hexdigest()
@@ -119,7 +119,7 @@ class ModelServicer(ModelServiceServicer):
             )
         custom = await self._threads.run(self._stored, upload.concept, pictures)
         if not await self._database.concepts.insert(custom, upload.request_id, digest, tenant):
-            # The same request id won the race meanwhile, or the name is taken.
+            # A concurrent call with the same request id was first, or the name is taken.
             existing = await self._repeated(upload.request_id, digest)
             if existing is None:
                 raise AlreadyExistsError(
@@ -131,7 +131,7 @@ class ModelServicer(ModelServiceServicer):
         return self._message(custom)
 
     async def DeleteConcept(self, request: DeleteConceptRequest, context: Context) -> Empty:
-        """Delete a custom concept; every audit of it has a copy of its own, and its pictures stay."""
+        """Delete a custom concept; audits of it keep their own copy of it and its pictures."""
         if not request.name:
             raise InvalidRequestError.of(FieldViolation("name", "must name a concept"))
         if not await self._database.concepts.delete(request.name, CALLER.get().tenant):
@@ -160,7 +160,7 @@ class ModelServicer(ModelServiceServicer):
         await self._threads.run(check_concept, concept, catalogue.models, catalogue.judges, catalogue.concepts)
 
     async def _check_labels(self, concept: Concept, side: int) -> None:
-        """Ask each judge about the concept once: a label that it does not know would fail every audit."""
+        """Ask each judge about the concept once, because a label that a judge does not know would fail every audit."""
         catalogue = self._catalogue.extended([CustomConcept(concept, side)])
         questions = [catalogue.question(concept.name, labels.judge) for labels in concept.labels]
         if not questions:
@@ -204,7 +204,7 @@ class ModelServicer(ModelServiceServicer):
 
 
 def _page(known: Iterable[str], asked: int, token: str, kind: str) -> tuple[list[str], Page]:
-    """Return the names from which the page is filled, one more than it may hold, and the page, empty."""
+    """Return the names for the page, one more than it may hold, and the empty page."""
     size = page_size(asked)
     after = cursor_of(token, kind, 1)[0] if token else ""
     names = sorted(name for name in known if name > after)

@@ -1,4 +1,4 @@
-"""Pages of lists: sizes checked, tokens that only this backend reads."""
+"""Pages of lists: their sizes, and page tokens, which only this backend reads."""
 
 import base64
 import binascii
@@ -12,17 +12,17 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 MAX_PAGE_BYTES = 2 * 1024 * 1024
-"""A page ends before it: clients take answers of 4 MiB where they set nothing else."""
+"""The largest page; clients accept answers of 4 MiB by default."""
 _MAX_TOKEN = 1024
 
 
 class Page:
-    """A page that is filled until it holds what was asked for, or as many bytes as any client takes."""
+    """A page that is filled until it has the requested number of items or `MAX_PAGE_BYTES`."""
 
     def __init__(self, kind: str, size: int) -> None:
         self.items: list[Any] = []
         self.token = ""
-        """Of the next page; empty while nothing was left out."""
+        """The token of the next page; empty while nothing was left out."""
         self._kind = kind
         self._size = size
         self._bytes = 0
@@ -34,13 +34,13 @@ class Page:
         return bool(self.token)
 
     def has_room(self) -> bool:
-        """Whether there is room for another item, where there is one: a page that is full ends here."""
+        """Whether another item fits; call it only if there is another item, because a full page ends here."""
         if len(self.items) >= self._size:
             self.token = token_of(self._kind, *self._last)
         return not self.full
 
     def add(self, item: Message, *cursor: str) -> bool:
-        """Add what stands at `cursor`; False if it belongs to the next page. The first is always taken."""
+        """Add the item at `cursor`; False if it belongs to the next page. The first item always fits."""
         if not self.has_room():
             return False
         size = item.ByteSize()
@@ -57,7 +57,7 @@ def page_size(asked: int) -> int:
     """Return the size of a page; 0 asks for the default.
 
     Raises:
-        InvalidRequestError: more than 1,000 are asked for.
+        InvalidRequestError: more than `MAX_PAGE_SIZE` items are asked for.
     """
     if asked > MAX_PAGE_SIZE:
         raise InvalidRequestError.of(FieldViolation("page_size", f"must be at most {MAX_PAGE_SIZE}, not {asked}"))
@@ -73,7 +73,7 @@ def cursor_of(token: str, kind: str, length: int) -> list[str]:
     """Return the cursor in a token, `length` strings.
 
     Raises:
-        InvalidRequestError: the token is not one that this backend gave for such a list.
+        InvalidRequestError: this backend did not give the token for such a list.
     """
     wrong = InvalidRequestError.of(
         FieldViolation("page_token", "is not a page token that this backend gave for this list")

@@ -1,7 +1,7 @@
 """Reflection: grpc.reflection.v1, and v1alpha for older tools.
 
-The package of gRPC has v1alpha alone. v1 has the same messages under another package: its descriptors are made of
-those, and one servicer answers both.
+The gRPC package has only v1alpha. v1 has the same messages in another protobuf package, so its descriptors are derived
+from those of v1alpha, and one servicer answers both.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ SERVICE = f"{_STABLE}.ServerReflection"
 
 
 def add_reflection(names: Sequence[str], server: grpc.aio.Server) -> None:
-    """Offer the services of these names, and reflection itself, to who asks by either version."""
+    """Describe the services of these names, and reflection itself, in both versions."""
     servicer = reflection.aio.ReflectionServicer([*names, SERVICE, reflection.SERVICE_NAME])
     v1alpha.add_ServerReflectionServicer_to_server(servicer, server)
     _describe()
@@ -31,7 +31,7 @@ def add_reflection(names: Sequence[str], server: grpc.aio.Server) -> None:
 
 
 def _describe() -> None:
-    """Add v1 to the descriptors that reflection answers from."""
+    """Add v1 to the descriptor pool from which reflection answers."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     file.name, file.package = "grpc/reflection/v1/reflection.proto", _STABLE

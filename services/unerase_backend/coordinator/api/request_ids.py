@@ -1,4 +1,4 @@
-"""What makes a request safe to repeat: an id that its caller chooses."""
+"""Request ids, which callers choose so that a request can be repeated safely."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The four services behind, forwarded to their Serve applications; a caller's cancel or deadline goes with the call."""
+"""Forwards calls of the four rooms' services to their Serve applications, with cancellation and deadline."""
 
 # grpc's classes are generic for type checkers only.
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROOMS: dict[Room, ServiceDescriptor] = {
 }
 
 
-# A replica takes 256 requests at once: audits always find some of them, and each tenant.
+# At once in all, and for one tenant. A replica takes 256 requests at once, so audits always have some of them.
 _AT_ONCE = (128, 32)
 
 

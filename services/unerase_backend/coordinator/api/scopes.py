@@ -1,13 +1,13 @@
-"""What each method needs: a scope, or nothing. A method that is not named here is nobody's but an admin's."""
+"""The scope that each method needs. A method that is not named here needs the scope `admin`."""
 
 from unerase_backend.coordinator.api.rooms_proxy import ROOMS
 from unerase_backend.runtime.access import ADMIN
 
 METRICS = "metrics"
-"""What /metrics needs."""
+"""The scope that /metrics needs."""
 
 _PUBLIC = ("grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch")
-"""Orchestrators ask for health without a token; it says that a service runs, and nothing else."""
+"""Methods that need no token. Orchestrators read health without one; it says only whether a service runs."""
 
 _SCOPES = {
     "unerase.v1.AuditService/CreateAudit": "audit:write",
@@ -30,11 +30,11 @@ _SCOPES = {
 }
 
 _ROOM_SCOPES = {service.full_name: room.application for room, service in ROOMS.items()}
-"""Of the services behind, each a scope of its room's name."""
+"""For the service of each room, the scope with the room's name."""
 
 
 def scope_of(method: str) -> str | None:
-    """Return the scope that `package.Service/Method` needs; None for what is public."""
+    """Return the scope that `package.Service/Method` needs; None if it needs no token."""
     if method in _PUBLIC:
         return None
     return _SCOPES.get(method) or _ROOM_SCOPES.get(method.partition("/")[0], ADMIN)

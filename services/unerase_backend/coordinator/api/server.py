@@ -1,4 +1,4 @@
-"""The gRPC server: every service on one port that nobody else shares, with health, reflection and limits."""
+"""The gRPC server: every service on one port that no other process shares, with health, reflection and limits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,34 +23,35 @@ from unerase_backend.runtime.handles import Room
 MAX_RECEIVE_BYTES = 4 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_CONNECTIONS = 4096
-# More than one tenant may have under way, so that what is too much is refused by us, with a reason.
+# More than one tenant may have in flight, so that the interceptor refuses a tenant's excess calls, with a reason.
 MAX_STREAMS = 4096
-# Calls that gRPC has read and we have not yet: health waits behind them. It cancels more without a reason.
+# Calls that gRPC has read and the interceptor has not; calls of health wait behind them. gRPC cancels more than this
+# without a reason.
 MAX_PENDING = 4096
 
 _OPTIONS: Sequence[tuple[str, Any]] = (
-    # Without this two servers share a port, and each gets some of the calls.
+    # Otherwise two servers could share a port, and each would get some of the calls.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-    # Where they differ, gRPC refuses by chance what lies between.
+    # If the two limits differed, gRPC would refuse sizes between them at random.
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.max_send_message_length", MAX_SEND_BYTES),
-    # Watching an audit may be silent for long: the server pings, and lets clients ping every 5 s.
+    # A watch of an audit may be silent for long, so the server pings, and lets clients ping every 5 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 5000),
-    # A connection that does not begin to speak HTTP/2, or has nothing to say for long, is closed.
+    # A connection that does not begin HTTP/2, or has no call for long, is closed.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 15 * 60_000),
     ("grpc.max_concurrent_streams", MAX_STREAMS),
-    # Further calls wait in the client. Otherwise gRPC refuses some of them, since a client knows of a call's end before
-    # the server has forgotten it.
+    # Calls above the limit wait in the client. With protection gRPC refuses some of them, because a client sees the end
+    # of a call before the server no longer counts it.
     ("grpc.http.overload_protection", 0),
     ("grpc.server.max_pending_requests", MAX_PENDING),
     ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING),
-    # Each takes a file descriptor, of which databases and artefacts need some as well.
+    # Each takes a file descriptor, and databases and artefacts need some as well.
     ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
 )
 
@@ -65,12 +66,12 @@ _MAX_SERVICE_NAME = 200
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """Health by the protocol, with errors as everywhere else, and without keeping long names that nobody has."""
+    """Health by gRPC's protocol, with the backend's errors, and without remembering long names of unknown services."""
 
     async def Check(  # noqa: N802 - the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
-        """Say whether a service serves."""
+        """Return whether a service serves."""
         if request.service not in _HEALTHY:
             raise NotFoundError("there is no such service", reason="SERVICE_NOT_FOUND")
         return await super().Check(request, context)
@@ -78,7 +79,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
     async def Watch(  # noqa: N802 - the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> None:
-        """Say so again with each change; a service that is not there is one that may come."""
+        """Stream whether a service serves; by the protocol, an unknown service is one that may still come."""
         if len(request.service) > _MAX_SERVICE_NAME:
             description = f"must be at most {_MAX_SERVICE_NAME} characters, not {len(request.service)}"
             raise InvalidRequestError.of(FieldViolation("service", description))
@@ -86,7 +87,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
 
 
 class Server:
-    """The server with its health; it is up between `start` and `stop`."""
+    """The server with its health; it serves between `start` and `stop`."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class Server:
         gate: Gate,
         translate: Translate,
     ) -> None:
-        """Serve both services; `translate` as of `Interceptor`."""
+        """Register all services; `translate` is that of `Interceptor`."""
         interceptor = Interceptor(metrics, gate, translate=translate)
         self._server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
         add_AuditServiceServicer_to_server(audits, self._server)
@@ -109,12 +110,12 @@ class Server:
         add_reflection([*names, health.SERVICE_NAME], self._server)
 
     async def start(self, host: str, port: int, certificates: Certificates | None = None) -> None:
-        """Listen, encrypted where there are certificates.
+        """Listen, encrypted if there are certificates.
 
-        Health: our own services serve from now on, those of the rooms once `show` says so.
+        In health, the coordinator's own services serve from now on, and those of the rooms once `show` says so.
 
         Raises:
-            UnavailableError: the address is not to be had.
+            UnavailableError: the address cannot be bound.
         """
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:

@@ -1,7 +1,8 @@
-"""The uploads under way: places for each tenant, memory shared fairly, and none that keeps silent.
+"""Limits on uploads: their number for each tenant, the memory of all together, and their time.
 
-An upload is in memory until its pictures are decoded. All together have a bound; when it is reached, the tenant that
-holds most gives up its largest upload, so that nobody keeps another one out by sending much, or by sending nothing.
+An upload is in memory until its pictures are decoded. If all uploads together exceed their limit, the largest upload of
+the tenant that holds the most is ended. So no tenant can block another by sending much; nor by sending nothing, because
+a silent upload is ended too.
 """
 
 import asyncio
@@ -16,9 +17,9 @@ UPLOADS_OF_A_TENANT = 4
 UPLOAD_SECONDS = 300.0
 """The time that an upload may take in all."""
 SILENT_SECONDS = 20.0
-"""The time that may pass without a message of an upload."""
+"""The time that an upload may send nothing."""
 MAX_BYTES = 256 * 1024 * 1024
-"""What all uploads may hold in memory."""
+"""The bytes that all uploads together may hold in memory."""
 _AGAIN_SECONDS = 5.0
 
 
@@ -34,25 +35,25 @@ class Arriving:
         self._end = asyncio.get_running_loop().time() + UPLOAD_SECONDS
 
     def came(self, size: int) -> None:
-        """Say that a message of so many bytes has come."""
+        """Note that a message of `size` bytes has arrived."""
         self.bytes += size
         if not self.crowded:
             self._limit.reschedule(min(self._end, asyncio.get_running_loop().time() + SILENT_SECONDS))
         self._uploads.make_room()
 
     def read(self) -> None:
-        """Say that all of it has come: it is waited for no more."""
+        """Note that the whole upload has arrived, so that its time is no longer limited."""
         if not self.crowded:
             self._limit.reschedule(None)
 
     def give_up(self) -> None:
-        """End it, since others need the room."""
+        """End the upload, because others need the memory."""
         self.crowded = True
         if not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time())
 
     def late(self) -> ExhaustedError | DeadlineError:
-        """Return why it was ended."""
+        """Return the error that says why the upload was ended."""
         if self.crowded:
             return ExhaustedError(
                 f"all uploads together may hold {MAX_BYTES} bytes, and this one was ended to make room; try again",
@@ -72,10 +73,10 @@ class Uploads:
 
     @asynccontextmanager
     async def arriving(self) -> AsyncIterator[Arriving]:
-        """Hold one of the caller's places for as long as the upload is in memory.
+        """Count an upload of the caller for as long as it is in memory.
 
         Raises:
-            ExhaustedError: the caller has no place left, or others need the memory.
+            ExhaustedError: the caller's tenant has too many uploads, or others need the memory.
             DeadlineError: the upload is silent for too long, or takes too long.
         """
         tenant = CALLER.get().tenant
@@ -101,7 +102,7 @@ class Uploads:
                 del self._all[upload]
 
     def make_room(self) -> None:
-        """End what must be ended for the rest to fit."""
+        """If the uploads hold too much memory, end the largest one of the tenant that holds the most."""
         held = {upload: upload.bytes for upload in self._all if not upload.crowded}
         if sum(held.values()) <= MAX_BYTES:
             return

@@ -1,1 +1,1 @@
-"""What happens to an accepted audit: its workflow, its units, their retries, the verdict and what is removed later."""
+"""Runs accepted audits: workflows, units, retries, verdicts and reports, notifications, and removal after retention."""

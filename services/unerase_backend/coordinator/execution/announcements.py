@@ -1,4 +1,8 @@
-"""What is told of an audit's changes: to metrics, to those who watch, to its trace and to the log."""
+"""Announces committed changes of audits: updates the metrics, wakes watchers, and notes an audit's end.
+
+The workflows call `Announcements` after each commit. It passes the change on to `notifications.py`, which finds out
+which watched audits have changed.
+"""
 
 import asyncio
 import logging
@@ -17,7 +21,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Announcements:
-    """Tells of what was committed."""
+    """Updates the metrics and wakes watchers after this process has committed something."""
 
     def __init__(self, database: Database, metrics: Metrics, notifications: Notifications) -> None:
         self._database = database
@@ -27,22 +31,22 @@ class Announcements:
         self._counting: asyncio.Task[None] | None = None
 
     async def announce(self) -> None:
-        """Tell metrics and watchers that something was committed; those who say so meanwhile are told of together."""
+        """Update the metrics and wake watchers; calls that come while an update waits to begin share that update."""
         if self._counting is None:
             self._counting = asyncio.create_task(self._count(), context=Context())
-        # Whoever is cancelled while he waits takes it from nobody else.
+        # Shielded, because other callers may wait for the same update.
         await asyncio.shield(self._counting)
 
     async def _count(self) -> None:
         async with self._announcing:
-            # Whoever commits from now on is not sure to be counted.
+            # A commit from now on may come too late for this count, so its caller starts the next one.
             self._counting = None
             try:
                 self._metrics.set_audits(await self._database.audits.count())
                 oldest = await self._database.audits.oldest_active()
                 self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
             except Exception:
-                # What was committed is committed, whoever hears of it.
+                # A failed count must not fail the caller, whose commit has succeeded.
                 _logger.warning("the audits could not be counted", exc_info=True)
         await self._notifications.announce()
 

@@ -1,4 +1,4 @@
-"""The end of an audit that has found what it could: its verdict, its manifest and its reports."""
+"""Concludes an audit whose units are all done: computes its verdict and its manifest, and writes its reports."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import DataLossError
 from unerase_backend.verdict import conclude
 
-# Verdicts and reports are computed in threads, which take the interpreter from those who answer calls.
+# Verdicts and reports are computed in threads, which compete for the interpreter with the event loop's calls.
 _AT_ONCE = 2
 
 
 class Conclusion:
-    """Concludes audits, and renders again what was lost of a conclusion."""
+    """Concludes audits, and renders a report again if one of its forms was lost."""
 
     def __init__(self, database: Database, catalogue: Catalogue, store: ArtifactStore, units: Units) -> None:
         self._database = database
@@ -37,8 +37,8 @@ class Conclusion:
         """Return the verdict, and the reports that were written; `end` is in nanoseconds since 1970.
 
         Raises:
-            DataLossError: pictures were lost, and cannot be made again as they were.
-            UneraseError: a room is gone, or the artefact store is full.
+            DataLossError: pictures were lost and cannot be made again exactly as they were.
+            UneraseError: a room is unavailable, or the artefact store is full.
         """
         manifest = await self._manifest(evidence.audit.spec)
         descriptions = await self._descriptions(evidence.audit.id)
@@ -48,10 +48,12 @@ class Conclusion:
             return await asyncio.to_thread(self._write, evidence, descriptions, manifest, end, tenant)
 
     async def render_again(self, audit_id: str) -> Reports | None:
-        """Render an audit's report again from its content, after one of its forms was lost; None if it was deleted.
+        """Render an audit's report again from its content, after one of its forms was lost.
+
+        Returns None if the audit was deleted.
 
         Raises:
-            DataLossError: what it could be made of is lost as well.
+            DataLossError: the content, or a picture in the report, is lost as well.
         """
         evidence = await self._database.evidence.everything(audit_id)
         reports = await self._database.evidence.reports(audit_id)
@@ -66,7 +68,7 @@ class Conclusion:
         return reports
 
     async def _descriptions(self, audit_id: str) -> list[EvaluationDescription]:
-        """Return those that the audit was planned with; of one that an earlier version planned those there are now."""
+        """Return the descriptions that the audit was planned with, or today's if an earlier version planned it."""
         planned = descriptions_of(await self._database.unit_parts.of(audit_id, [DESCRIPTIONS]))
         return planned or list((await self._units.descriptions()).values())
 
@@ -74,7 +76,7 @@ class Conclusion:
         """Make again the pictures that were lost since their units were recorded, and put back the concept's own.
 
         Raises:
-            DataLossError: one that comes out otherwise by now, as with another numerics profile.
+            DataLossError: a picture does not come out the same, for example because the numerics profile has changed.
         """
         audit = evidence.audit
         lost = await asyncio.to_thread(self._lost, evidence)

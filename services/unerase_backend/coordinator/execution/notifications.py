@@ -1,8 +1,8 @@
-"""How those who watch audits learn that something was committed, by this process or by another coordinator.
+"""Wakes the calls that watch audits when this process or another coordinator has committed something.
 
-One look for all of them: who watches waits here, and costs the database nothing for as long as its audit stays as it
-is. The look asks for the last sequence numbers of the audits that are watched, at once when this process has committed
-something, and every `POLL_SECONDS` for the sake of other processes' commits.
+One task reads the database for all watchers, so a watcher costs the database nothing while its audit does not change.
+The task reads the last sequence numbers of the watched audits: at once when this process has committed something, and
+every `POLL_SECONDS` because other processes may have.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from contextvars import Context
 _logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-"""What another process commits is seen this late."""
+"""How late a commit of another process may be seen."""
 
 
 class Watched:
@@ -23,12 +23,12 @@ class Watched:
     def __init__(self) -> None:
         self.watchers = 0
         self.version = 0
-        """Grows when the audit was seen to have changed; to be read before the database is."""
+        """Grows when the audit is seen to have changed; read it before reading the database."""
         self._last: int | None = -1
         self._changed = asyncio.Event()
 
     def look(self, last: int | None) -> None:
-        """Wake who waits, if the last sequence number is another than before; None once the audit is deleted."""
+        """Wake the watchers if the audit's last sequence number has changed; `last` is None once it is deleted."""
         if last != self._last:
             self._last = last
             self.version += 1
@@ -42,7 +42,10 @@ class Watched:
 
 
 class Notifications:
-    """The audits that are watched; `sequences` returns the last sequence number of those of the ids that there are."""
+    """The watched audits.
+
+    `sequences` takes audit ids and returns the last sequence number of each of them that exists.
+    """
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class Notifications:
         self._looking: asyncio.Task[None] | None = None
 
     async def announce(self) -> None:
-        """Say that something was committed."""
+        """Note that this process has committed something."""
         self._due.set()
 
     @contextmanager
@@ -64,10 +67,11 @@ class Notifications:
         """Watch an audit for as long as the context lasts."""
         watched = self._watched.setdefault(audit_id, Watched())
         watched.watchers += 1
-        # An audit is looked at as soon as somebody watches it: what was committed in between is not missed.
+        # Read the audit's number at once, so that no commit from before is missed.
         self._due.set()
         if self._looking is None or self._looking.done():
-            # For all watchers, and so in nobody's name: that of the first would let all wait behind his tenant's calls.
+            # The task serves all watchers, so it must not run as the first watcher's tenant: its reads would then wait
+            # behind that tenant's calls.
             self._looking = asyncio.create_task(self._look(), context=Context())
         try:
             yield watched
@@ -77,7 +81,7 @@ class Notifications:
                 del self._watched[audit_id]
 
     async def _look(self) -> None:
-        """Look at what is watched until nothing is."""
+        """Read the numbers of the watched audits until none is watched."""
         while self._watched:
             try:
                 async with asyncio.timeout(self._poll_seconds):

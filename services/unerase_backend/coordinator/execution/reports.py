@@ -1,4 +1,4 @@
-"""The forms of a report in the artefact store: written when an audit ends, and again should one be lost."""
+"""Writes the forms of a report to the artefact store: when an audit ends, and again if a form was lost."""
 
 from collections.abc import Iterable, Sequence
 
@@ -20,11 +20,11 @@ def write_reports(
     observations: Sequence[Observation],
     tenant: str,
 ) -> Reports:
-    """Render a tenant's report in each of its forms and store them; `end` is in nanoseconds since 1970.
+    """Render the report of a tenant's audit in each of its forms and store them; `end` is in nanoseconds since 1970.
 
     Raises:
-        NotFoundError, DataLossError: a picture that the page shows is not there, or damaged.
-        ExhaustedError: there is no room left.
+        NotFoundError, DataLossError: a picture that the page shows is missing or damaged.
+        ExhaustedError: the artefact store is full.
     """
     whole = Report(
         schema_version=report.SCHEMA_VERSION,
@@ -49,10 +49,10 @@ def write_again(
     descriptions: Iterable[EvaluationDescription],
     tenant: str,
 ) -> Reports:
-    """Render the forms of a tenant's report again from its content.
+    """Render the forms of a report again from its content.
 
     Raises:
-        DataLossError: the content is lost as well, or a picture.
+        DataLossError: the content or a picture is lost as well.
     """
     try:
         content = ReportContent.FromString(store.get(reports.content))

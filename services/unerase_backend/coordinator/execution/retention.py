@@ -1,4 +1,4 @@
-"""What is removed, and when: artefacts that no audit needs any more, audits after the retention period, leavings."""
+"""Removes audits after the retention period, artefacts that nothing needs any more, and files of interrupted writes."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -8,23 +8,23 @@ from dbos import DBOS
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.runtime.artifacts import ArtifactStore
 
-# A write takes seconds; what is this old was interrupted.
+# A write takes seconds, so a temporary file of this age was left by an interrupted one.
 _INTERRUPTED = timedelta(days=1)
 
 
 class Retention:
-    """Removes what has had its time; `days` 0 keeps audits for ever."""
+    """Removes audits and artefacts; with `days` 0, audits are kept for ever."""
 
     def __init__(self, database: Database, store: ArtifactStore, days: float) -> None:
         self._database = database
         self._store = store
         self._period = timedelta(days=days) if days else None
-        # Each holds a connection for as long as a store takes to remove hundreds of files, and they wait for each other
-        # anyway: those who only wait must not hold one, which leases and other tenants need.
+        # A collection holds a connection while the store removes hundreds of files, and only one can run at a time.
+        # Those that wait for it must not hold a connection, because leases and other tenants need them.
         self._collecting = asyncio.Lock()
 
     async def delete(self, audit_id: str) -> bool:
-        """Delete an audit that has ended, and the artefacts that no other needs; False if there is none."""
+        """Delete an audit that has ended, and the artefacts that only it needs; False if there is no such audit."""
         if not await self._database.transitions.delete(audit_id):
             return False
         await DBOS.delete_workflow_async(audit_id, delete_children=True)
@@ -38,7 +38,7 @@ class Retention:
                 pass
 
     async def expire(self) -> None:
-        """Delete the audits that ended before the retention period, and what else is older and needed by none."""
+        """Remove audits that ended before the retention period, old artefacts that nothing needs, and old records."""
         now = datetime.now(UTC)
         if self._period is not None:
             for audit_id in await self._database.audits.ended_before(int((now - self._period).timestamp() * 1e9)):

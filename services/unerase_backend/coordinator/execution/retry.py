@@ -1,5 +1,4 @@
-"""Trying again: a room that is gone comes back, so does a database, a full disk is emptied; who watches is told what is
-waited for."""
+"""Repeats work that failed because a room or the database is unavailable or a disk is full, and tells watchers why."""
 
 import asyncio
 import logging
@@ -26,8 +25,10 @@ Result = TypeVar("Result")
 
 
 class Retry:
-    """Tries again: for `seconds` where a room is gone or busy; for ever where the database is gone or a disk is full,
-    since without them an audit could not even fail.
+    """Repeats attempts for `seconds` if a room is unavailable or busy.
+
+    If the database is unavailable or a disk is full, it repeats them for ever: the audit's failure could not be
+    recorded either.
     """
 
     def __init__(self, database: Database, metrics: Metrics, notifications: Notifications, seconds: float) -> None:
@@ -39,11 +40,11 @@ class Retry:
     async def persist(
         self, attempt: Callable[[], Awaitable[Result]], audit_id: str, unit: Unit | None = None
     ) -> Result:
-        """Return what an attempt comes to, for a unit of an audit or for its conclusion, with growing waits between.
+        """Return the result of an attempt, repeated with growing waits, for a unit of an audit or for its conclusion.
 
         Raises:
             AuditEndedError: the audit has ended meanwhile.
-            UnavailableError, ExhaustedError: a room was not there for too long.
+            UnavailableError, ExhaustedError: a room was unavailable or busy for too long.
         """
         give_up: float | None = None
         told = ""
@@ -73,7 +74,7 @@ class Retry:
         raise AssertionError
 
     async def ask(self, read: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
-        """Return what the database answers, as soon as it does."""
+        """Return the result of a read, repeated until the database answers."""
         return await until_answered(lambda: read(*arguments))
 
     async def _tell(self, audit_id: str, waiting: Unit, error: UneraseError) -> None:
@@ -89,7 +90,7 @@ class Retry:
         except Exception as failed:
             if not is_transient(failed):
                 raise
-            # Where the database is on the full disk, nobody can be told through it.
+            # Watchers are told through the database, which may be what has failed.
             _logger.warning("the delay could not be reported to watchers", exc_info=True)
         await self._notifications.announce()
 

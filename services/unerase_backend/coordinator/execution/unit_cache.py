@@ -1,8 +1,9 @@
-"""Units that were run before: the same unit of the same weights gives the same result, and is not run again.
+"""The unit cache: results of units that were run before, for any audit.
 
-A second subject of the same reference shares the units of reference and control; only its own are run. The key is
-SHA-256 over everything that may change a result: the unit without its id, the digests of models and judges, the source
-of all that computes, third parties' evaluations and judges included, and the numerics profiles of the rooms.
+The same unit with the same weights gives the same result, so it is not run again. An audit of a second subject with the
+same reference finds the units of reference and control here, and runs only its own. The key is SHA-256 over everything
+that may change a result: the unit without its id, the digests of models and judges, the source of all code that
+computes, including third parties' evaluations and judges, and the numerics profiles of the rooms.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogu
     """Return the key of a unit's result, 64 hexadecimal digits.
 
     Raises:
-        NotFoundError: the catalogue has lost a model or judge of the unit.
+        NotFoundError: the catalogue no longer has a model or judge of the unit.
     """
     whole = Unit()
     whole.CopyFrom(unit)
@@ -34,15 +35,15 @@ def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogu
         *(catalogue.describe_model(name).digest for name in models),
         # The same files may be another judge where the catalogue gives another kind.
         *(f"{catalogue.judge(name).kind} {catalogue.judge_digest(name)}" for name in judges),
-        # Fields in the order of their numbers, maps in that of their keys; another library may write other bytes, which
-        # would cost a second run and nothing else.
+        # Fields are written in order of number, maps in order of key. Another version of protobuf may write other
+        # bytes; that would only cost a second run.
         hashlib.sha256(whole.SerializeToString(deterministic=True)).hexdigest(),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def find(store: ArtifactStore, key: str) -> UnitResult | None:
-    """Return the result under `key`, if it is there with every artefact that it names, each as its digest says."""
+    """Return the result under `key` if the store has it and every artefact that it names, undamaged; otherwise None."""
     content = store.get_record(key)
     if content is None:
         return None
@@ -51,7 +52,7 @@ def find(store: ArtifactStore, key: str) -> UnitResult | None:
 
 
 def keep(store: ArtifactStore, key: str, result: UnitResult) -> None:
-    """Put a whole result under `key`."""
+    """Store a whole result under `key`."""
     store.put_record(key, result.SerializeToString(deterministic=True))
 
 

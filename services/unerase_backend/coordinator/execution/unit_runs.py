@@ -1,4 +1,7 @@
-"""The units under way in this process: each waits for its tenant's turn, and is stopped when its audit ends."""
+"""Schedules the units of this process: decides when a unit runs, repeats it, and stops it when its audit ends.
+
+`units.py` computes one unit; this module says when, and at most how many at once.
+"""
 
 import asyncio
 import time
@@ -20,7 +23,7 @@ from unerase_backend.runtime import tracing
 
 
 class UnitRuns:
-    """Runs units, at most `concurrent_units` at once."""
+    """The units that wait or run in this process; at most `concurrent_units` run at once."""
 
     def __init__(self, database: Database, units: Units, retry: Retry, metrics: Metrics, concurrent_units: int) -> None:
         self._database = database
@@ -32,16 +35,16 @@ class UnitRuns:
         self._closing = False
 
     def audits(self) -> Sequence[str]:
-        """Return the audits that have units under way."""
+        """Return the audits that have units here, waiting or running."""
         return list(self._running)
 
     def stop(self, audit_id: str) -> None:
-        """Stop the audit's units that are under way."""
+        """Stop the audit's units, waiting or running."""
         for task in self._running.get(audit_id, ()):
             task.cancel()
 
     async def close(self) -> None:
-        """Interrupt every unit; their workflows stay as they are and are recovered by the next process."""
+        """Interrupt every unit; the next process recovers their workflows."""
         self._closing = True
         tasks = [task for running in self._running.values() for task in running]
         for task in tasks:
@@ -49,7 +52,7 @@ class UnitRuns:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def compute(self, audit_id: str, unit: Unit) -> UnitResult | None:
-        """Return what the unit finds; None if the audit has ended meanwhile."""
+        """Return the unit's result once it has had its turn; None if the audit has ended meanwhile."""
         task = asyncio.create_task(self._in_turn(audit_id, unit))
         self._running[audit_id].add(task)
         try:
@@ -60,7 +63,7 @@ class UnitRuns:
         except AuditEndedError:
             return None
         except asyncio.CancelledError:
-            # An end of this process is not an end of the audit.
+            # If this process ends, the audit has not ended.
             if self._closing or _this_task().cancelling():
                 raise
             return None
@@ -71,7 +74,7 @@ class UnitRuns:
                 del self._running[audit_id]
 
     async def _in_turn(self, audit_id: str, unit: Unit) -> UnitResult:
-        # Only units take turns: what starts or ends an audit would else wait behind all units of all audits.
+        # Only units wait for a place here. Otherwise the start or end of an audit would wait behind all audits' units.
         origin = await until_answered(lambda: self._database.audits.origin(audit_id))
         async with AsyncExitStack() as held:
             begin = time.monotonic()

@@ -1,6 +1,7 @@
-"""A unit's result: found in the cache, or computed in the room that it belongs to.
+"""Computes one unit: takes its result from the unit cache, or has the probing or attack room run it.
 
-Nothing here writes to the database but progress: what a unit finds is recorded by its workflow.
+`unit_runs.py` decides when a unit runs. Of a unit only its progress is written to the database here; its workflow
+records the result.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ _PROGRESS_SECONDS = 1.0
 
 
 class Units:
-    """The rooms that run units, and what they found before."""
+    """Has rooms run units, and keeps the results in the unit cache; also asks the rooms for their evaluations."""
 
     def __init__(
         self,
@@ -66,10 +67,10 @@ class Units:
         self._attack_profile = ""
 
     async def descriptions(self) -> Mapping[str, EvaluationDescription]:
-        """Return what the rooms say of their evaluations, by name; asked once.
+        """Return the descriptions of the rooms' evaluations, by name; the rooms are asked once.
 
         Raises:
-            UnavailableError: a room is gone for the moment.
+            UnavailableError: a room is temporarily unavailable.
         """
         if not self._attacks:
             probes, attacks = await asyncio.gather(
@@ -77,22 +78,22 @@ class Units:
                 ATTACK.call("ListAttacks", ListAttacksRequest(), timeout_seconds=60),
             )
             self._probes = {description.name: description for description in probes.probes}
-            # The rooms' own names are distinct; where two third parties chose the same one, the probe has it.
+            # The backend's own names are distinct; if two third parties chose the same name, the probe gets it.
             self._attacks = {each.name: each for each in attacks.attacks if each.name not in self._probes}
             self._broken = {**attacks.broken, **probes.broken}
             self._attack_profile = attacks.numerics_profile
         return {**self._probes, **self._attacks}
 
     async def broken(self) -> Mapping[str, str]:
-        """Return the rooms' entry points that cannot be used, by name, each with the reason; asked once."""
+        """Return the rooms' entry points that cannot be used, each with the reason; the rooms are asked once."""
         await self.descriptions()
         return self._broken
 
     async def described(self) -> DescribeGenerationResponse:
-        """Return what generation says of itself.
+        """Return generation's description of itself.
 
         Raises:
-            UnavailableError: the room is gone for the moment.
+            UnavailableError: the room is temporarily unavailable.
         """
         described: DescribeGenerationResponse = await GENERATION.call(
             "DescribeGeneration", DescribeGenerationRequest(), timeout_seconds=60
@@ -100,18 +101,18 @@ class Units:
         return described
 
     async def compute(self, audit_id: str, planned: Unit) -> UnitResult:
-        """Return what a unit finds, as the database has it, and tell the audit's watchers of its progress.
+        """Return the result of a unit as the database holds it, and report its progress to the audit's watchers.
 
         Raises:
-            AuditEndedError: the audit does not run any more.
-            DataLossError: an artefact is lost that cannot be made again.
-            UneraseError: what the room raised.
+            AuditEndedError: the audit is no longer in flight.
+            DataLossError: an artefact is lost and cannot be made again.
+            UneraseError: an error of the room.
         """
         description = (await self.descriptions())[planned.evaluation]
         unit = await self._whole(audit_id, planned)
         profile = await self._profile(description.name)
         key = await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, profile)
-        # Audits that ask for the same unit at the same time wait for whoever began it.
+        # Audits that need the same unit at the same time wait for the one that began it.
         async with self._under_way.setdefault(key, asyncio.Lock()):
             result = await asyncio.to_thread(unit_cache.find, self._store, key)
             if result is None:
@@ -138,7 +139,7 @@ class Units:
         try:
             return await asyncio.to_thread(whole, unit, contents)
         except KeyError:
-            # They go with their audit.
+            # The parts are deleted with their audit.
             raise AuditEndedError(audit_id) from None
 
     def _took(self, unit: Unit, description: EvaluationDescription, seconds: float) -> None:
@@ -148,7 +149,7 @@ class Units:
         self._estimates.note(unit, work, seconds)
 
     async def _run_whole(self, audit_id: str, unit: Unit) -> UnitResult:
-        """Run a unit, a second time where an artefact turns out to be lost: what can be made again then is."""
+        """Run a unit. If an artefact turns out to be lost, make it again if possible, and run the unit once more."""
         try:
             return await self._run(audit_id, unit)
         except UneraseError as error:
@@ -164,7 +165,7 @@ class Units:
             raise DataLossError(error.message) from None
 
     async def put_back(self, concepts: Sequence[Concept]) -> None:
-        """Put the pictures of the catalogue's concepts where they belong; those of custom ones are nowhere else."""
+        """Store the pictures of the catalogue's concepts again; custom concepts have no other copy."""
         for concept in concepts:
             if not concept.custom:
                 await asyncio.to_thread(self._catalogue.concept_message, concept.name, self._store)
@@ -202,7 +203,7 @@ class Units:
         except Exception as error:
             if not is_transient(error):
                 raise
-            # A unit is not computed again because nobody could be told how far it was.
+            # A unit must not be computed again only because its progress could not be reported.
             _logger.warning("the progress could not be reported to watchers", exc_info=True)
             return
         await self._notifications.announce()

@@ -1,12 +1,12 @@
 """An audit as a durable workflow: one child workflow for each unit, then the verdict and the report.
 
-A unit is computed by plain awaits, outside any transaction; what it found, its event and its checkpoint then commit in
-one transaction, so that after a crash at any moment each observation is there exactly once. A unit that was under way
-is computed again, with the same seeds and therefore the same result. The audit's row decides what may still be
-written: cancelling is one update of it, and the units that it makes pointless are then stopped.
+A unit is computed by plain awaits, outside any transaction. Its result, its event and its checkpoint then commit in one
+transaction, so that each observation is stored exactly once, whenever a crash comes. A unit that a crash interrupts is
+computed again, with the same seeds and therefore the same result. The audit's row decides what may still be written: to
+cancel an audit is one update of its row, after which its units are stopped.
 
-Workflows are found by name when they are recovered, in a process that knows nothing yet; they reach the auditor through
-`CURRENT`, which the coordinator fills before DBOS starts.
+DBOS finds the functions of recovered workflows by name. They reach the auditor through `CURRENT`, which the coordinator
+sets before DBOS starts.
 """
 
 import asyncio
@@ -49,17 +49,17 @@ from unerase_backend.verdict import has_answer
 
 _logger = logging.getLogger(__name__)
 
-# What DBOS says of a workflow that will go on.
+# DBOS's statuses of a workflow that it will continue.
 _UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
 
-# A workflow that a crash interrupts is recovered however often that happens.
+# In effect no limit: a workflow is recovered however often crashes interrupt it.
 _RECOVERIES = 1_000_000
-# Each takes connections and threads of DBOS's, which those that run need as well.
+# Each start takes connections and threads of DBOS, which running workflows need as well.
 _STARTS_AT_ONCE = 8
 
 
 class Auditor:
-    """Runs the units of all audits of this process."""
+    """Runs the audits of this process: starts their workflows, and holds what the workflows use."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Auditor:
         self._beginning: dict[str, asyncio.Task[None]] = {}
 
     def begin(self, audit_id: str) -> None:
-        """Start the audit's workflow once there is room for it; if this process ends before, the next one does."""
+        """Start the audit's workflow in the background; if this process ends before that, the next one starts it."""
         if audit_id not in self._beginning:
             self._beginning[audit_id] = asyncio.create_task(self._begin(audit_id))
 
@@ -104,15 +104,15 @@ class Auditor:
             del self._beginning[audit_id]
 
     async def start(self, audit_id: str) -> None:
-        """Start the audit's workflow; one that was started before goes on."""
+        """Start the audit's workflow, unless it was started before."""
         with SetWorkflowID(audit_id):
             await DBOS.start_workflow_async(_audit, audit_id)
 
     async def take_over(self, dead: Sequence[str]) -> None:
-        """Go on with what coordinators that are gone have left behind.
+        """Continue the workflows of coordinators that are gone.
 
-        Whoever dequeues a workflow first has it: that several take over from the same one does no harm, nor that one
-        which was declared dead goes on.
+        The coordinator that dequeues a workflow first owns it. So several may take over from the same coordinator, and
+        a coordinator that was wrongly declared dead may continue.
         """
         for recovered in await asyncio.to_thread(DBOS._recover_pending_workflows, list(dead)):
             if "/" not in recovered.workflow_id:
@@ -120,17 +120,17 @@ class Auditor:
         await self.begin_forgotten()
 
     async def begin_forgotten(self) -> None:
-        """Begin the audits that have not ended and that no workflow will end.
+        """Begin the audits in flight that no workflow will end.
 
-        One that was accepted in the moment of a crash may have none; a workflow that ended by an error that nobody
-        had thought of has left its audit as it was. What its units have recorded stays.
+        An audit that was accepted just before a crash may have no workflow. A workflow that ended with an unexpected
+        error has left its audit in flight. What the units of such an audit have recorded stays.
         """
         active = await self._database.audits.active()
         if not active:
             return
         known = await DBOS.list_workflows_async(workflow_ids=active, load_input=False, load_output=False)
         over = [workflow.workflow_id for workflow in known if workflow.status not in _UNDER_WAY]
-        # Asked after the workflows: an audit ends before its workflow does.
+        # Read after the workflows, because an audit ends before its workflow does.
         left = await self._database.audits.active(over) if over else []
         for audit_id in left:
             _logger.error("the workflow of audit %s ended without ending the audit; the audit begins again", audit_id)
@@ -139,23 +139,23 @@ class Auditor:
             self.begin(audit_id)
 
     async def stop_ended(self) -> None:
-        """Stop the units of audits that have ended through another coordinator."""
+        """Stop the units of audits that another coordinator has ended."""
         running = self._runs.audits()
         for audit_id in set(running) - set(await self._database.audits.active(running) if running else ()):
             self._runs.stop(audit_id)
 
     async def announce(self) -> None:
-        """Tell metrics and watchers that something was committed."""
+        """Update the metrics and wake watchers, because something was committed."""
         await self._announcements.announce()
 
     async def cancelled(self, audit_id: str) -> None:
-        """Stop the units of an audit that was cancelled, and tell of its end."""
+        """Stop the units of an audit that was cancelled, and announce its end."""
         self._runs.stop(audit_id)
         await self._announcements.ended(audit_id, AUDIT_STATE_CANCELLED)
         await self.announce()
 
     async def close(self) -> None:
-        """Interrupt every unit; the workflows stay as they are and are recovered by the next process."""
+        """Interrupt every unit; the next process recovers the workflows."""
         beginning = list(self._beginning.values())
         for task in beginning:
             task.cancel()
@@ -163,7 +163,7 @@ class Auditor:
         await asyncio.gather(*beginning, return_exceptions=True)
 
     async def _belong(self, audit_id: str) -> str:
-        """Let this task belong to the audit, and to its trace; return the trace's place, as a traceparent."""
+        """Make this task part of the audit and of its trace; return the audit's span as a traceparent."""
         AUDIT.set(audit_id)
         REQUEST.set("")
         origin = await self._ask(self._database.audits.origin, audit_id)
@@ -171,9 +171,9 @@ class Auditor:
         return tracing.traceparent()
 
     async def run_audit(self, audit_id: str) -> None:
-        """Be the audit's workflow: start its units in plan order, wait for them, conclude.
+        """Run the workflow of an audit: start its units in plan order, wait for them, and conclude.
 
-        In a sequential audit the units of what may stop early are those of a workflow of its own.
+        In a sequential audit, each evaluation that may stop early runs its units in a workflow of its own.
         """
         try:
             await self._belong(audit_id)
@@ -197,9 +197,9 @@ class Auditor:
             await self._fail(audit_id, error)
 
     async def run_sequence(self, audit_id: str, evaluation: str) -> None:
-        """Be the workflow of an evaluation that may stop early: its units in the order of their cases.
+        """Run the workflow of an evaluation that may stop early: its units in the order of their cases.
 
-        What is observed up to a look is all that decides there, so that after a crash the same is decided again.
+        A look decides from the observations up to it and nothing else, so that after a crash it decides the same.
         """
         try:
             await self._belong(audit_id)
@@ -221,7 +221,10 @@ class Auditor:
             await self._fail(audit_id, error)
 
     async def _sequences(self, audit_id: str) -> dict[str, list[list[str]]]:
-        """Return the units of what may stop early: by evaluation, for each shard of cases those of all models."""
+        """Return the units of the evaluations that may stop early: for each evaluation, a list of units per shard.
+
+        A shard holds the units of all models for the same cases. The result is empty unless the audit is sequential.
+        """
         audit = await self._ask(self._database.audits.get, audit_id)
         if audit is None or not audit.spec.sequential:
             return {}
@@ -250,7 +253,7 @@ class Auditor:
                     self._metrics.units.labels(unit.evaluation, "skipped").inc()
 
     async def run_unit(self, audit_id: str, unit_id: str) -> None:
-        """Be a unit's workflow."""
+        """Run the workflow of a unit."""
         place, key, begin = await self._belong(audit_id), f"{audit_id}/{unit_id}", time.time_ns()
         planned = await self._ask(self._database.evidence.unit, audit_id, unit_id)
         if planned is None:
@@ -264,7 +267,7 @@ class Auditor:
         )
 
     async def _outcome(self, audit_id: str, unit: Unit, done: bool) -> str:
-        """Run the unit, record what it found, and say how that went."""
+        """Run the unit, record its result, and return the outcome for the metrics."""
         result = UnitResult()
         if not done:
             try:
@@ -277,7 +280,7 @@ class Auditor:
             result = maybe
         sizes = await asyncio.to_thread(self._sizes, result)
         found = (_done(unit, result), result.observations, result.findings, sizes)
-        # Recorded before: the step's checkpoint is read, and nothing is written again.
+        # If this was recorded before, DBOS returns the step's checkpoint and nothing is written again.
         recorded = await self._transact("record", self._database.transitions.record, audit_id, *found)
         return "recorded" if recorded else "stopped"
 
@@ -313,7 +316,7 @@ class Auditor:
     async def _transact(self, name: str, write: Callable[..., Awaitable[bool]], *arguments: Any) -> bool:
         """Run one transaction of the database as a step of the current workflow.
 
-        DBOS repeats it while it meets errors that pass.
+        DBOS repeats it while transient errors occur.
         """
 
         async def body() -> bool:

@@ -1,1 +1,1 @@
-"""What an audit will do, computed before it is accepted: a request becomes cases and units."""
+"""Plans audits before they are accepted: turns a request into cases and units, and counts the cost."""

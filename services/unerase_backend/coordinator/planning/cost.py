@@ -1,4 +1,4 @@
-"""What an audit takes, counted before it is accepted, and held against what one audit may take."""
+"""The cost of an audit: counted before the audit is accepted, and checked against the limits on one audit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,10 @@ from unerase_backend.evaluation.cost import Surroundings, Work, work_of
 from unerase_backend.evaluation.parameters import resolve_parameters
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
-# Keys, indices and a row's own head, of SQLite and PostgreSQL; measured by tests/coordinator/planning/test_cost.py.
+# The keys, index entries and header of a row in SQLite and PostgreSQL; tests/coordinator/planning/test_cost.py measures
+# it.
 _ROW_BYTES = 200
-# A lossless picture of three channels: noise does not shrink, what models paint shrinks to half of it or less.
+# For a PNG of three channels. Noise does not compress; what models paint compresses to half of three bytes or less.
 _BYTES_PER_PIXEL = 1.5
 
 
@@ -28,7 +29,7 @@ class CostLimits:
 def count_work(
     units: Sequence[Unit], descriptions: Mapping[str, EvaluationDescription], known: Mapping[str, Surroundings]
 ) -> tuple[Work, ...]:
-    """Return what each unit takes; `known` are the surroundings by the digest of the unit's target."""
+    """Return the work of each unit; `known` holds the surroundings by the digest of the unit's target."""
     return tuple(
         work_of(
             unit,
@@ -62,15 +63,15 @@ def cost_of(
 
 
 def picture_bytes(pictures: int, resolution: int) -> int:
-    """Return about how many bytes so many pictures of this side will have."""
+    """Return about how many bytes `pictures` pictures of `resolution` pixels a side take."""
     return round(pictures * resolution * resolution * _BYTES_PER_PIXEL)
 
 
 def check_cost(cost: AuditCost, limits: CostLimits) -> None:
-    """Let an audit pass that one machine can bear.
+    """Check an audit's cost against the limits on one audit.
 
     Raises:
-        InvalidRequestError: it takes more of something than one audit may; says what it takes most for.
+        InvalidRequestError: the cost is above a limit; the message says which evaluation takes the most.
     """
     figures = (
         ("pictures", cost.pictures, limits.pictures),
@@ -102,7 +103,7 @@ def _to_reduce(cost: AuditCost, what: str, said: str) -> tuple[str, str]:
 
 def _stored_bytes(spec: AuditSpec, concept: Concept, units: Sequence[Unit], parts: Mapping[str, bytes]) -> int:
     pictures = len({*concept.picture_digests, *concept.near_miss_digests})
-    # The specification is in the audit's row and in its events; the cases are in the row as well as among the parts.
+    # The specification is in the audit's row and in its events; the cases are in the row and among the parts.
     messages = 4 * spec.ByteSize() + concept.ByteSize() + sum(unit.ByteSize() + len(unit.id) for unit in units)
     contents = sum(len(content) for content in parts.values())
     row_cases = max((len(parts[unit.cases_digest]) for unit in units), default=0)

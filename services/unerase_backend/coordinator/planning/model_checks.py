@@ -1,7 +1,7 @@
-"""Which models and judges a request may name beside its subject: none is held against itself.
+"""Checks that a request's reference, control and judges fit: no model is compared with itself.
 
-The catalogue says what a model is made of and what it never learned; a request may say more only where it says that it
-assumes it.
+The catalogue says what a model was made from and what it never learned. A request may go beyond that only with
+`assume_reference` or `assume_control`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from unerase_backend.verdict import roles
 
 
 class Problem(NamedTuple):
-    """What is wrong with a field, and the reason for machines."""
+    """What is wrong with a field, and the machine-readable reason."""
 
     field: str
     description: str
@@ -21,10 +21,10 @@ class Problem(NamedTuple):
 
 
 def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
-    """Return the control of an audit that names none: the concept's own.
+    """Return the control of an audit that names none: the concept's own control.
 
-    Where that one is the subject or the reference, by name or by what decides in it, the next model of the subject's
-    base that never learned the concept; empty where there is none.
+    If that is the subject or the reference, by name or by the weights that decide, return the next model of the
+    subject's base that never learned the concept; empty if there is none.
     """
     entry, models = catalogue.concepts[spec.concept], catalogue.models
     if not entry.control or entry.control not in models:
@@ -43,8 +43,8 @@ def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
 def role_problems(spec: AuditSpec, given: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:
     """Yield what is wrong with the reference and the control of a request whose names are all known.
 
-    `given` is the request as it came. An assumption that nothing needs is dropped from `spec`: a verdict names those
-    that it rests on, and no others.
+    `given` is the request as it was sent. An assumption that is not needed is cleared in `spec`, because a verdict
+    names only the assumptions that it rests on.
     """
     problem = _reference_problem(spec, catalogue)
     if problem and not spec.assume_reference:
@@ -59,16 +59,14 @@ def role_problems(spec: AuditSpec, given: AuditSpec, catalogue: Catalogue) -> It
         todo = "name a model that never learned the concept, or none"
         yield Problem("spec.control", f"{problem}; {todo}", "CONTROL_UNFIT")
     elif not known and not spec.assume_control:
-        todo = (
-            "name a model of which it says so, add the concept to the model's never_learned, or set spec.assume_control"
-        )
+        todo = "name another control, add the concept to the model's never_learned, or set spec.assume_control"
         said = f"the catalogue does not say that it never learned {spec.concept!r}"
         yield Problem("spec.control", f"{said}; {todo}", "CONTROL_UNKNOWN")
     spec.assume_control = spec.assume_control and not known
 
 
 def judge_problems(names: Mapping[str, str], catalogue: Catalogue) -> Iterator[Problem]:
-    """Yield a problem for each of the judges, by field, whose weights are those of one before it."""
+    """Yield a problem for each judge that has the same weights as a judge before it; `names` are by field."""
     seen: dict[str, str] = {}
     for field, name in names.items():
         earlier = seen.setdefault(catalogue.judge_weights(name), field)
@@ -78,7 +76,7 @@ def judge_problems(names: Mapping[str, str], catalogue: Catalogue) -> Iterator[P
 
 
 def _control_problem(control: str, spec: AuditSpec, catalogue: Catalogue) -> str:
-    """Return why a model cannot be the control beside the subject and the reference, assumed or not; else empty."""
+    """Return why a model cannot be the control of this subject and reference, even if assumed; empty if it can."""
     beside = {"subject": spec.subject, "reference": spec.reference}
     others = {role: catalogue.describe_model(name) for role, name in beside.items()}
     return roles.control_problem(catalogue.describe_model(control), others)
@@ -90,7 +88,7 @@ def _is_known_control(spec: AuditSpec, catalogue: Catalogue) -> bool:
 
 
 def _reference_problem(spec: AuditSpec, catalogue: Catalogue) -> str:
-    """Return why the reference is not the subject's original by the catalogue; empty where it may be."""
+    """Return why, by the catalogue, the reference cannot be the subject's original; empty if it can."""
     subject, reference = catalogue.describe_model(spec.subject), catalogue.describe_model(spec.reference)
     if problem := roles.reference_problem(reference, subject):
         return problem

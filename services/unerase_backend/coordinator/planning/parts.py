@@ -1,11 +1,11 @@
-"""What the units of an audit share, kept once: their targets, the lists of other concepts, the lists of cases.
+"""Stores what the units of an audit share only once: their targets, the lists of other concepts, the lists of cases.
 
-A unit that is planned or kept names each of them by SHA-256 and holds the indices of its cases alone, so that an
-audit's rows grow with its units and not with units times concept. A part is kept as a `Unit` that holds nothing else;
-`whole` puts the parts back into a unit on its way to a room. Units that an earlier version kept hold everything
-themselves, and are whole already.
+A planned or stored unit names each of these parts by SHA-256 and holds only the indices of its cases. So the size of an
+audit's rows grows with its units, not with units times concept. A part is stored as a `Unit` that holds nothing else.
+`whole` puts the parts back into a unit before the unit goes to a room. Units that an earlier version stored contain
+everything, and are whole already.
 
-Beside the parts that units share are the descriptions with which the audit was planned: its verdict rests on them.
+The descriptions with which the audit was planned are stored beside the parts, because the verdict needs them.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from unerase.v1.audits_pb2 import ListEvaluationsResponse
 from unerase.v1.types_pb2 import Case, EvaluationDescription
 
 DESCRIPTIONS = "descriptions"
-"""The key of an audit's descriptions; parts of units have their digests."""
+"""The key of an audit's descriptions; the key of a part is its digest."""
 
 
 class Parts:
@@ -27,19 +27,19 @@ class Parts:
         self.contents: dict[str, bytes] = {}
 
     def target(self, target: Target) -> str:
-        """Keep a target, and return its digest."""
+        """Add a target and return its digest."""
         return self._keep(Unit(target=target))
 
     def others(self, others: Sequence[Target]) -> str:
-        """Keep a list of other concepts, and return its digest; empty where there are none."""
+        """Add a list of other concepts and return its digest; empty if the list is empty."""
         return self._keep(Unit(others=others)) if others else ""
 
     def cases(self, cases: Sequence[Case]) -> str:
-        """Keep a list of cases, and return its digest."""
+        """Add a list of cases and return its digest."""
         return self._keep(Unit(cases=cases))
 
     def descriptions(self, descriptions: Sequence[EvaluationDescription]) -> None:
-        """Keep the descriptions with which the audit is planned."""
+        """Add the descriptions with which the audit is planned."""
         planned = ListEvaluationsResponse(evaluations=descriptions)
         self.contents[DESCRIPTIONS] = planned.SerializeToString(deterministic=True)
 
@@ -51,17 +51,17 @@ class Parts:
 
 
 def descriptions_of(contents: Mapping[str, bytes]) -> list[EvaluationDescription]:
-    """Return the descriptions with which an audit was planned; none of one that an earlier version planned."""
+    """Return the descriptions with which an audit was planned; an earlier version stored none."""
     return list(ListEvaluationsResponse.FromString(contents.get(DESCRIPTIONS, b"")).evaluations)
 
 
 def digests_of(unit: Unit) -> list[str]:
-    """Return the digests of the parts that a unit lacks; none where it is whole."""
+    """Return the digests of the parts that a unit lacks; none if it is whole."""
     return [digest for digest in (unit.target_digest, unit.others_digest, unit.cases_digest) if digest]
 
 
 def whole(unit: Unit, contents: Mapping[str, bytes]) -> Unit:
-    """Return a unit with its parts in place, as rooms and keys know it.
+    """Return a unit with its parts in place, as rooms and the unit cache need it.
 
     Raises:
         KeyError: `contents` lacks a part.

@@ -1,7 +1,7 @@
-"""The plan of an audit: its request checked field by field, every default filled in, cut into cases and units.
+"""The plan of an audit: the request checked and completed with defaults, its cases, its units and its cost.
 
-A pure function of the request, the catalogue and what the rooms say of their evaluations: the same request with the
-same seed base makes the same plan, and planning the filled-in request again changes nothing.
+`make_plan` depends only on the request, the catalogue and the descriptions of the evaluations. The same request with
+the same seed base gives the same plan, and planning the completed request again changes nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 class Plan:
     """An audit, ready to run: `spec` with every default filled in, and its units in the order in which they start.
 
-    Units name what they share by digest (`coordinator/planning/parts.py`); `parts` has the bytes of it.
+    Units name what they share by digest (`coordinator/planning/parts.py`); `parts` holds its bytes by digest.
     """
 
     spec: AuditSpec
@@ -34,10 +34,10 @@ class Plan:
     units: tuple[Unit, ...]
     parts: Mapping[str, bytes]
     works: tuple[Work, ...]
-    """What each unit takes."""
+    """The work of each unit."""
     cost: AuditCost
     picture_bytes: int
-    """About how many bytes its pictures will have."""
+    """About how many bytes the audit's pictures will take."""
 
 
 def make_plan(
@@ -50,12 +50,12 @@ def make_plan(
 ) -> Plan:
     """Check the request, fill in what it leaves out, and cut it into units.
 
-    `descriptions` are the evaluations there are, `broken` says why others that are installed are not among them;
-    `draw_seed` is asked where the request has no seed base.
+    `descriptions` holds every evaluation that can be used, `broken` the reason for each installed one that cannot.
+    `draw_seed` is called if the request has no seed base.
 
     Raises:
-        InvalidRequestError: with a violation for each bad field; its reason names the kind of what was not found, if
-            that is all that is wrong.
+        InvalidRequestError: one violation for each bad field. If all have the same reason, such as MODEL_NOT_FOUND, the
+            error has it as well.
     """
     resolved = resolve_request(spec, catalogue, descriptions, broken, draw_seed)
     concept = catalogue.concept_message(resolved.concept, store)

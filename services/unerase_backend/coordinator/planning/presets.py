@@ -1,7 +1,7 @@
 """The presets: named batteries.
 
-The lists say what is in a preset and in which order. Every preset holds whatever is required as well, and `full` every
-evaluation there is, those of third parties included.
+The lists say what a preset contains and in which order. Every preset also contains every required evaluation, and
+`full` every registered evaluation, including those of third parties.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,17 +15,17 @@ from unerase.v1.types_pb2 import EvaluationDescription, EvaluationRequest
 
 @dataclass(frozen=True)
 class Preset:
-    """A named battery: what it lists in order, each with the parameters that differ from its own defaults."""
+    """A named battery: its evaluations in order, each with the parameters that differ from the defaults."""
 
     name: str
     summary: str
     evaluations: dict[str, dict[str, float | list[float]]]
-    # 0 means the reference's own.
+    # 0 means the reference's own number of steps.
     steps: int = 0
     everything: bool = False
 
     def requests(self, descriptions: Mapping[str, EvaluationDescription]) -> list[EvaluationRequest]:
-        """Return the evaluations as a client would ask for them; `descriptions` are all there are."""
+        """Return the evaluations as a client would request them; `descriptions` holds every registered evaluation."""
         listed = [
             json_format.ParseDict({"name": name, "parameters": parameters}, EvaluationRequest())
             for name, parameters in self.evaluations.items()
@@ -38,7 +38,7 @@ class Preset:
         return listed + others
 
     def message(self, descriptions: Mapping[str, EvaluationDescription]) -> BatteryPreset:
-        """Return the preset as it is listed."""
+        """Return the preset as `ListEvaluations` shows it."""
         evaluations = self.requests(descriptions)
         return BatteryPreset(name=self.name, summary=self.summary, evaluations=evaluations, steps=self.steps)
 
@@ -89,9 +89,9 @@ PRESETS = {
 def planned_descriptions(
     battery: Iterable[EvaluationRequest], descriptions: Mapping[str, EvaluationDescription]
 ) -> list[EvaluationDescription]:
-    """Return what a verdict has to know: the evaluations of a battery and every required one, those listed here first.
+    """Return the descriptions that a verdict needs: those of the battery's evaluations and of every required one.
 
-    The verdict names them in this order.
+    The evaluations that this module lists come first. The verdict names evaluations in this order.
     """
     chosen = {request.name for request in battery} | {name for name, one in descriptions.items() if one.required}
     listed = _WHAT_A_VERDICT_RESTS_ON | _BESIDE_IT

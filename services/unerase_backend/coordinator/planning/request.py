@@ -1,4 +1,4 @@
-"""The request for an audit: checked field by field, every default filled in."""
+"""Checks the request for an audit field by field, and fills in every default."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -27,16 +27,16 @@ def resolve_request(
     broken: Mapping[str, str],
     draw_seed: Callable[[], int],
 ) -> AuditSpec:
-    """Return the request with every default filled in; arguments as of `make_plan`.
+    """Return the request with every default filled in; the arguments are those of `make_plan`.
 
     Raises:
-        InvalidRequestError: with a violation for each bad field.
+        InvalidRequestError: one violation for each bad field.
     """
     return _Resolution(spec, catalogue, descriptions, broken).resolve(draw_seed)
 
 
 class _Resolution:
-    """One pass over a request: collects every violation before it gives up."""
+    """One pass over a request, which collects every violation before it raises."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class _Resolution:
             spec.reference = self._catalogue.chain(spec.subject)[-1]
         known_reference = self._name("spec.reference", spec.reference, models, "model")
         whole = known_subject and known_reference and bool(spec.reference)
-        # A placebo that is asked for stands in the place of the concept's own control.
+        # A placebo that the request names replaces the concept's own control.
         if not spec.control and not spec.placebo and known_concept and whole:
             spec.control = model_checks.default_control(spec, self._catalogue)
         known_control = self._name("spec.control", spec.control, models, "model")
@@ -166,7 +166,7 @@ class _Resolution:
             if not self._name(f"{field}.name", request.name, self._descriptions, "evaluation", required=True):
                 continue
             if request.name in seen:
-                self._add(f"{field}.name", f"{request.name!r} is there twice")
+                self._add(f"{field}.name", f"{request.name!r} occurs twice")
             seen.add(request.name)
             chosen[request.name], fields[request.name] = request, field
         resolved = [
@@ -178,7 +178,7 @@ class _Resolution:
         battery.evaluations.extend(resolved)
 
     def _placebo(self, spec: AuditSpec) -> None:
-        """Check the placebo, or take the catalogue's only one that can serve where one is needed."""
+        """Check the placebo. If none is named but one is needed, take the catalogue's if exactly one fits."""
         concepts = self._catalogue.concepts
         if not spec.placebo:
             placebos = [name for name, entry in concepts.items() if entry.placebo and not self._unfit(spec, name)]
@@ -199,7 +199,7 @@ class _Resolution:
                 self._add("spec.placebo", problem)
 
     def _unfit(self, spec: AuditSpec, placebo: str) -> str:
-        """Return why a placebo cannot stand beside the concept; empty where it can."""
+        """Return why a placebo does not fit the concept and the judges; empty if it does."""
         entry, concept = self._catalogue.concepts[placebo], self._catalogue.concepts.get(spec.concept)
         if placebo == spec.concept:
             return "is the concept itself"

@@ -1,4 +1,4 @@
-"""An audit cut into cases, and for each evaluation and model into units of some cases each."""
+"""Divides an audit into cases, and for each evaluation and model into units of some cases each."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ _ROLE_NAMES = {MODEL_ROLE_SUBJECT: "subject", MODEL_ROLE_REFERENCE: "reference",
 
 
 def runs_in_sequence(description: EvaluationDescription) -> bool:
-    """Whether a sequential audit may stop the evaluation where it has a control: its cases need not be one unit."""
+    """Whether a sequential audit with a control may stop the evaluation early: its cases may be split into units."""
     return description.cases_per_unit > 0 and (description.evaluation_class != EvaluationClass.EVALUATION_CLASS_MEASURE)
 
 
@@ -39,7 +39,7 @@ def takes_placebo(description: EvaluationDescription) -> bool:
 
 
 def cases_of(concept: Concept, spec: AuditSpec) -> Iterable[Case]:
-    """Yield the cases: distinct prompts for as long as the concept has some, and a latent seed of its own for each."""
+    """Yield the cases, each with its own latent seed; a prompt repeats only after every distinct prompt was used."""
     for index in range(spec.cases):
         yield Case(
             index=index,
@@ -51,7 +51,7 @@ def cases_of(concept: Concept, spec: AuditSpec) -> Iterable[Case]:
 
 
 def _prompt(templates: Sequence[str], names: Sequence[str], index: int) -> str:
-    # The shift after each common period reaches every pair of template and name before one comes again.
+    # The shift after each common period makes every pair of template and name come once before one repeats.
     period = math.lcm(len(templates), len(names))
     name = names[(index + index // period) % len(names)]
     return templates[index % len(templates)].replace("{concept}", name)
@@ -66,7 +66,10 @@ def units_of(
     parts: Parts,
     known: dict[str, Surroundings],
 ) -> Iterable[Unit]:
-    """Yield the units in the order in which they start; what they share goes to `parts`, and to `known` by digest."""
+    """Yield the units in the order in which they start.
+
+    What units share is added to `parts`, and the surroundings of each target to `known` by the target's digest.
+    """
     judges = (spec.selector, spec.judge, spec.second_judge)
     target = catalogue.target(spec.concept, store, *judges)
     others = _others(spec, catalogue, store)
@@ -115,16 +118,16 @@ def units_of(
 
 
 def evaluation_of(unit_id: str) -> str:
-    """Return the evaluation that a unit is of."""
+    """Return the evaluation of a unit."""
     return unit_id.rsplit("/", 2)[0]
 
 
 def in_sequence(
     unit_ids: Iterable[str], descriptions: Mapping[str, EvaluationDescription]
 ) -> dict[str, list[list[str]]]:
-    """Return what a sequential audit runs shard after shard: by evaluation, the units of all roles for each shard.
+    """Return what a sequential audit runs shard by shard: for each evaluation, the units of all roles in each shard.
 
-    `unit_ids` are in plan order. Without a control there is nothing to settle, and all units run at once.
+    `unit_ids` are in plan order. An evaluation without a control cannot stop early, so all its units run at once.
     """
     shards: dict[str, dict[str, list[str]]] = {}
     controlled = set()

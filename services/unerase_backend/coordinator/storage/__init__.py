@@ -1,1 +1,1 @@
-"""What the coordinator remembers: tables, transactions, quotas and leases. The only part that knows SQL."""
+"""The coordinator's database: tables, transactions, quotas and leases. Only this part of the coordinator knows SQL."""

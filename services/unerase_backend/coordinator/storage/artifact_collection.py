@@ -1,4 +1,4 @@
-"""Artefacts that something named that is deleted: they are removed, unless something else names them."""
+"""Removes the artefacts of deleted audits and concepts, unless something else still names them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,21 +16,21 @@ _NOTED_AT_ONCE = 1000
 
 
 class ArtifactCollection:
-    """What is noted for removal."""
+    """The artefacts that are noted for removal."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def add(self, digests: Sequence[str]) -> None:
-        """Note artefacts for removal; those that something names will stay."""
+        """Note artefacts for removal; those that something still names will stay."""
         for start in range(0, len(digests), _COLLECTED_AT_ONCE):
             async with self._engine.begin() as connection:
                 await discard(connection, set(digests[start : start + _COLLECTED_AT_ONCE]))
 
     async def collect(self, remove: Callable[[str], None]) -> int:
-        """Take some discarded artefacts, and `remove` those that nothing names; returns how many it took.
+        """Take some of the noted artefacts, and `remove` those that nothing names; return how many it took.
 
-        That is within the transaction, so that one that cannot be removed stays noted.
+        `remove` runs within the transaction, so that an artefact that cannot be removed stays noted.
         """
         async with self._engine.begin() as connection:
             await alone(connection, "collect")
@@ -52,7 +52,10 @@ class ArtifactCollection:
 
 
 async def _pictures_of_concepts(connection: AsyncConnection) -> set[str]:
-    """Return the pictures of all concepts; a few concepts at a time, since those of all tenants may be gigabytes."""
+    """Return the digests of all custom concepts' pictures.
+
+    The concepts are read a few at a time, because those of all tenants may take gigabytes.
+    """
     found: set[str] = set()
     last = ""
     while True:
@@ -70,9 +73,9 @@ def _pictures(messages: Sequence[bytes]) -> set[str]:
 
 
 async def discard(connection: AsyncConnection, digests: set[str]) -> None:
-    """Note artefacts for removal within a transaction that takes their names away."""
+    """Note artefacts for removal, within the transaction that deletes what named them."""
     ordered = sorted(digests)
-    # An audit may have more pictures than a statement takes parameters.
+    # An audit may have more pictures than a statement may have parameters.
     for start in range(0, len(ordered), _NOTED_AT_ONCE):
         some = ordered[start : start + _NOTED_AT_ONCE]
         noted = sa.select(tables.discarded.c.digest).where(tables.discarded.c.digest.in_(some))

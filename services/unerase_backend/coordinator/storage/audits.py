@@ -1,4 +1,4 @@
-"""Audits, read: each as it is, lists of them, and their events."""
+"""Reads audits: single ones, lists of them, and their events. `transitions.py` writes them."""
 
 import time
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from unerase_backend.coordinator.storage.tables import own
 
 # SQLite takes some thousand parameters at once.
 _IDS_AT_ONCE = 1000
-# A concept and the cases may be megabytes; who looks at an audit, or at a page of them, needs neither.
+# A concept and the cases may take megabytes; no reader of an audit or of a list needs them.
 _SHOWN = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
 
 
@@ -28,13 +28,13 @@ class Origin:
 
     tenant: str = ""
     traceparent: str = ""
-    """Of the call that asked for it, as W3C Trace Context has it; empty where nobody traced."""
+    """That of the call that created the audit (W3C Trace Context); empty if the call was not traced."""
     create_time: int = 0
     """In nanoseconds since 1970."""
 
 
 NOBODY = Origin()
-"""The origin of an audit that is deleted, or that no caller asked for."""
+"""The origin of an audit that was deleted, or that no call created."""
 
 
 class Audits:
@@ -44,33 +44,33 @@ class Audits:
         self._engine = engine
 
     async def by_request(self, request_id: str, tenant: str = "") -> tuple[Audit, str] | None:
-        """Return the audit of a tenant's request id with the digest of its request."""
+        """Return the audit that a tenant created with a request id, and the digest of the request."""
         query = sa.select(*_SHOWN).where(tables.audits.c.request_id == own(tenant, request_id))
         async with self._engine.connect() as connection:
             row = (await connection.execute(query)).first()
         return (audit_of(row), row.request_digest) if row else None
 
     async def get(self, audit_id: str) -> Audit | None:
-        """Return an audit as it is."""
+        """Return an audit in its present state; None if it does not exist."""
         async with self._engine.connect() as connection:
             return await read_audit(connection, audit_id)
 
     async def owned(self, audit_id: str, tenant: str) -> Audit | None:
-        """Return an audit as it is, if it is the tenant's."""
+        """Return an audit in its present state, if it is the tenant's."""
         async with self._engine.connect() as connection:
             query = sa.select(*_SHOWN).where(tables.audits.c.id == audit_id, tables.audits.c.tenant == tenant)
             row = (await connection.execute(query)).first()
         return audit_of(row) if row else None
 
     async def origin(self, audit_id: str) -> Origin:
-        """Return whose an audit is, and where it came from; nobody's once it is deleted."""
+        """Return the origin of an audit; `NOBODY` once it is deleted."""
         columns = tables.audits.c.tenant, tables.audits.c.traceparent, tables.audits.c.create_time
         async with self._engine.connect() as connection:
             row = (await connection.execute(sa.select(*columns).where(tables.audits.c.id == audit_id))).first()
         return Origin(*row) if row else NOBODY
 
     async def newest(self, limit: int, before: tuple[int, str] | None, tenant: str = "") -> list[Audit]:
-        """Return a tenant's newest audits, those created before (create time in nanoseconds, id) where given."""
+        """Return a tenant's newest audits; only those before (create time in nanoseconds, id) if that is given."""
         query = sa.select(*_SHOWN).where(tables.audits.c.tenant == tenant)
         query = query.order_by(tables.audits.c.create_time.desc(), tables.audits.c.id.desc()).limit(limit)
         if before is not None:
@@ -79,7 +79,7 @@ class Audits:
             return [audit_of(row) for row in await connection.execute(query)]
 
     async def active(self, among: Sequence[str] | None = None) -> list[str]:
-        """Return the ids of the audits, or of some of them, that have not ended, the oldest first."""
+        """Return the ids of the audits that have not ended, the oldest first; only those `among` some ids if given."""
         query = (
             sa.select(tables.audits.c.id).where(tables.audits.c.state.in_(ACTIVE)).order_by(tables.audits.c.create_time)
         )
@@ -89,14 +89,14 @@ class Audits:
             return [row.id for row in await connection.execute(query)]
 
     async def oldest_active(self) -> int | None:
-        """Return when the oldest audit that has not ended was asked for; None if all have ended."""
+        """Return when the oldest audit in flight was created, in nanoseconds since 1970; None if all have ended."""
         query = sa.select(sa.func.min(tables.audits.c.create_time)).where(tables.audits.c.state.in_(ACTIVE))
         async with self._engine.connect() as connection:
             oldest: int | None = (await connection.execute(query)).scalar()
         return oldest
 
     async def count(self) -> dict[AuditState.ValueType, int]:
-        """Return how many audits there are of each state."""
+        """Return the number of audits in each state."""
         query = sa.select(tables.audits.c.state, sa.func.count()).group_by(tables.audits.c.state)
         async with self._engine.connect() as connection:
             return {row[0]: row[1] for row in await connection.execute(query)}
@@ -113,7 +113,7 @@ class Audits:
             return [AuditEvent.FromString(row.message) for row in await connection.execute(query)]
 
     async def sequences(self, audit_ids: Sequence[str]) -> dict[str, int]:
-        """Return the last sequence number of those of the audits that there are."""
+        """Return the last sequence number of each of the audits that exists."""
         found: dict[str, int] = {}
         async with self._engine.connect() as connection:
             for start in range(0, len(audit_ids), _IDS_AT_ONCE):
@@ -132,13 +132,13 @@ class Audits:
 
 
 async def read_audit(connection: AsyncConnection, audit_id: str) -> Audit | None:
-    """Return an audit as a transaction sees it."""
+    """Return an audit as the transaction sees it; None if it does not exist."""
     row = (await connection.execute(sa.select(*_SHOWN).where(tables.audits.c.id == audit_id))).first()
     return audit_of(row) if row else None
 
 
 def timestamp(nanoseconds: int) -> Timestamp:
-    """Return nanoseconds since 1970 as a message."""
+    """Return nanoseconds since 1970 as a `Timestamp`."""
     return Timestamp(seconds=nanoseconds // 10**9, nanos=nanoseconds % 10**9)
 
 

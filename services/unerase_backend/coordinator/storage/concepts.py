@@ -1,4 +1,4 @@
-"""The custom concepts of all tenants, in the coordinator's database."""
+"""Reads and writes the custom concepts of all tenants."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from unerase_backend.coordinator.storage.write_retry import repeated
 
 
 class CustomConcepts:
-    """Each tenant's own."""
+    """The custom concepts, each of which belongs to a tenant."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -42,7 +42,7 @@ class CustomConcepts:
         return True
 
     async def by_request(self, request_id: str, tenant: str = "") -> tuple[CustomConcept, str] | None:
-        """Return the custom concept of a tenant's request id with the digest of its request."""
+        """Return the custom concept that a tenant created with a request id, and the digest of the request."""
         async with self._engine.connect() as connection:
             query = sa.select(tables.concepts).where(tables.concepts.c.request_id == own(tenant, request_id))
             row = (await connection.execute(query)).first()
@@ -65,8 +65,8 @@ class CustomConcepts:
         return number
 
     async def named(self, names: Sequence[str], tenant: str = "") -> list[CustomConcept]:
-        """Return those of the named concepts that are the tenant's own; what no concept can be called is none."""
-        # PostgreSQL takes no text with a zero in it.
+        """Return those of the named concepts that are custom concepts of the tenant."""
+        # PostgreSQL refuses text that contains a NUL; no concept has such a name.
         possible = [own(tenant, name) for name in names if name and "\0" not in name]
         async with self._engine.connect() as connection:
             query = sa.select(tables.concepts).where(

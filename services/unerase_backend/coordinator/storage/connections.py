@@ -1,23 +1,23 @@
-"""The connections to the database: how many there are, what for, and who waits for one.
+"""The connections to the database: how many there are, what each kind is for, and the queues for them.
 
-A connection is held for one transaction, which is a matter of milliseconds. Their number therefore bounds how many
-transactions are under way, and not how many calls or units: those wait in a queue that is fair between tenants
-(`fair_queue.py`), in front of pools that are as large as what they are asked for and so never run dry. A tenant's 256
-calls (`call_limits.CALLS`) and any number of units stand in its own line, and a call of another tenant is the next.
+A connection is held for one transaction, which takes milliseconds. So the number of connections limits the transactions
+under way, not the calls or units in flight. Those wait in a queue that is fair between tenants (`fair_queue.py`). The
+queue admits as many as the pool behind it has connections, so the pool never runs dry. If one tenant has 256 calls
+(`call_limits.CALLS`) and any number of units in the queue, the next place still goes to another tenant's call.
 
-Reads have connections of their own, so that no number of them takes those of the writes; and the transactions of
-workflows have theirs, so that neither takes what an audit needs to go on.
+Reads, writes and the transactions of workflows have connections of their own. So reads cannot take the connections of
+writes, and neither can take those that an audit needs to continue.
 
 | for | SQLite | PostgreSQL |
 | --- | --- | --- |
 | reads, of callers and of workflows | 6 | 8 |
 | writes of callers, and leases | 1 | 4 |
 | transactions of workflows (DBOS's data source) | 1 | 6 |
-| DBOS's own records, one of them for its notifications | 4 | 12 |
+| DBOS's own records, one connection for its notifications | 4 | 12 |
 | all | 12 | 30 |
 
-PostgreSQL allows 100 by default, of which it keeps 3 for its superuser: three coordinators fit. SQLite has one writer
-at a time per file, and its own waiting is neither fair nor quick; a second writing connection would only wait there.
+PostgreSQL allows 100 connections by default, 3 of them for its superuser, so three coordinators fit. SQLite allows one
+writer at a time per file. A second writing connection would only wait there, and that wait is neither fair nor quick.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -33,7 +33,7 @@ from unerase_backend.coordinator.storage.engine import create_engine
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many connections of each kind."""
+    """The number of connections of each kind."""
 
     reads: int
     writes: int
@@ -42,7 +42,7 @@ class Sizes:
 
     @property
     def all(self) -> int:
-        """Those of one coordinator."""
+        """All connections of one coordinator."""
         return self.reads + self.writes + self.steps + self.workflows
 
 
@@ -53,15 +53,15 @@ SIZES = {
 
 
 class Connections:
-    """A coordinator's connections to its tables. It can be used where an `AsyncEngine` is."""
+    """A coordinator's connections to its tables; it is an `Engine`, and so usable in place of an `AsyncEngine`."""
 
     def __init__(self, url: str, stalled_seconds: float = 15.0) -> None:
-        """Connect to `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...` when asked to."""
+        """Take `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`; connections are opened when needed."""
         self.sizes = SIZES[sa.make_url(url).get_backend_name()]
         self._reads = create_engine(url, stalled_seconds, self.sizes.reads)
         self._writes = create_engine(url, stalled_seconds, self.sizes.writes)
         self.steps = create_engine(url, stalled_seconds, self.sizes.steps)
-        """The engine of the workflows' transactions; whoever uses it waits for `step` first."""
+        """The engine of the workflows' transactions; wait for `step` before using it."""
         self._reading = FairQueue(self.sizes.reads)
         self._writing = FairQueue(self.sizes.writes)
         self._stepping = FairQueue(self.sizes.steps)
@@ -84,7 +84,7 @@ class Connections:
         return self._stepping.turn()
 
     def engines(self) -> Iterator[sa.Engine]:
-        """Return every engine, as events are listened for."""
+        """Return every engine, in the form in which SQLAlchemy's events can be listened for."""
         return (engine.sync_engine for engine in (self._reads, self._writes, self.steps))
 
     async def dispose(self) -> None:

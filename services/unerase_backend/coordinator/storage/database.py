@@ -1,4 +1,4 @@
-"""The coordinator's database: its tables by what is done with them, through one engine."""
+"""The coordinator's database: one object for each part of it, all on one engine."""
 
 from unerase_backend.coordinator.storage.artifact_collection import ArtifactCollection
 from unerase_backend.coordinator.storage.audits import Audits
@@ -10,7 +10,9 @@ from unerase_backend.coordinator.storage.unit_parts import UnitParts
 
 
 class Database:
-    """What the coordinator remembers."""
+    """The parts of the database: audits, their state transitions, their evidence, unit parts, concepts, and artefacts
+    to remove.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -22,7 +24,7 @@ class Database:
         self.artifact_collection = ArtifactCollection(engine)
 
     async def migrate(self) -> None:
-        """Create what is missing: tables, or columns and indexes of tables that an earlier version made."""
+        """Create missing tables, and missing columns and indexes of tables that an earlier version created."""
         await migrate(self.engine)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What reads and writes the tables: SQLite in write-ahead mode by default, PostgreSQL by its URL."""
+"""SQLAlchemy engines for SQLite, in write-ahead mode, and PostgreSQL; creation and migration of the tables."""
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 from unerase_backend.coordinator.storage.errors import is_full, is_repeated_by_dbos, is_transient
 from unerase_backend.coordinator.storage.tables import METADATA, discarded
 
-# Both take some ten thousand parameters at once.
+# Both databases take some ten thousand parameters in one statement.
 _ROWS_AT_ONCE = 1000
 # How long to wait for a connection of the pool, and for one of the server.
 _POOL_SECONDS = 30.0
@@ -22,11 +22,11 @@ _CONNECT_SECONDS = 10
 
 
 class Engine(Protocol):
-    """What reads and writes: SQLAlchemy's `AsyncEngine`, or `Connections`, where callers wait for their turn."""
+    """SQLAlchemy's `AsyncEngine`, or `Connections`, where callers wait in a fair queue."""
 
     @property
     def dialect(self) -> sa.Dialect:
-        """Return the database's kind."""
+        """Return the dialect, which tells SQLite from PostgreSQL."""
 
     def connect(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Read within one connection."""
@@ -39,14 +39,16 @@ class Engine(Protocol):
 
 
 class _Pool(AsyncAdaptedQueuePool):
-    """A pool whose having no connection to spare is an error of the database, as it is to whoever repeats those: DBOS
-    repeats a transaction that met one, and no other."""
+    """A pool that raises a database error when it has no free connection.
+
+    DBOS repeats a transaction only after database errors, and SQLAlchemy's own timeout is none.
+    """
 
     def _do_get(self) -> sa.pool.ConnectionPoolEntry:
         try:
             return super()._do_get()
         except sa.exc.TimeoutError as error:
-            # The engine's, once there is one.
+            # The pool has a dialect once it belongs to an engine.
             dialect: Any = self._dialect
             if dialect.name == "sqlite":
                 raise sqlite3.OperationalError(f"database is locked: {error}") from None
@@ -56,8 +58,8 @@ class _Pool(AsyncAdaptedQueuePool):
 def create_engine(url: str, stalled_seconds: float = 15.0, connections: int = 5) -> AsyncEngine:
     """Return an engine for `sqlite+aiosqlite:///FILE` or `postgresql+psycopg://...`.
 
-    PostgreSQL ends a transaction whose process has not been heard of for `stalled_seconds`, and with it the locks that
-    others wait for: a process may be stopped, or cut off, at any moment. SQLite's locks end with their process.
+    PostgreSQL ends a transaction that has been idle for `stalled_seconds`, and frees the locks that others wait for,
+    because the transaction's process may have been stopped or cut off. SQLite's locks end with their process.
     """
     engine = create_async_engine(url, poolclass=_Pool, pool_size=connections, **_options(url))
     _prepare(engine.sync_engine, stalled_seconds)
@@ -76,9 +78,9 @@ def _options(url: str) -> dict[str, Any]:
     return {
         "max_overflow": 0,
         "pool_timeout": _POOL_SECONDS,
-        # Connections that were open when the server restarted are replaced before they are used.
+        # Replaces connections that were open when the server restarted, before they are used.
         "pool_pre_ping": True,
-        # Prompts, concepts and names belong in the database, and in no log.
+        # Prompts, concepts and names belong in the database, not in a log.
         "hide_parameters": True,
         "connect_args": {"connect_timeout": _CONNECT_SECONDS} if postgres else {},
     }
@@ -86,7 +88,7 @@ def _options(url: str) -> dict[str, Any]:
 
 def _prepare(engine: sa.Engine, stalled_seconds: float) -> None:
     if engine.dialect.name == "sqlite":
-        # A writer takes the lock when it begins: two that read first and then write would deadlock.
+        # A writer takes the lock when it begins. Two transactions that first read and then write would deadlock.
         isolation = "IMMEDIATE"
         settings = [
             f"PRAGMA {pragma}"
@@ -102,17 +104,17 @@ def _prepare(engine: sa.Engine, stalled_seconds: float) -> None:
         for setting in settings:
             cursor.execute(setting)
         cursor.close()
-        # The pool would undo what is not committed.
+        # The pool would roll back what is not committed.
         connection.commit()
         if isolation:
             connection.isolation_level = isolation
 
-    # Two that DBOS looks for by itself: conflicts, and in its own records locks that somebody holds.
+    # SQLSTATEs that DBOS handles by itself: conflicts, and held locks in its own records.
     known = {"40001"} if engine.dialect.is_async else {"40001", "55P03"}
 
     @sa_event.listens_for(engine, "handle_error", retval=True)
     def _let_wait(context: sa.ExceptionContext) -> sa.exc.OperationalError | None:
-        """Let DBOS repeat whatever passes, for as long as it takes: it knows a lock, and a connection that is lost."""
+        """Present every transient error as one that DBOS repeats: as a lock (SQLite), or as a lost connection."""
         error = context.original_exception
         if not is_transient(error) or is_repeated_by_dbos(error):
             return None
@@ -122,13 +124,13 @@ def _prepare(engine: sa.Engine, stalled_seconds: float) -> None:
         state = getattr(error, "sqlstate", None)
         if state not in known:
             context.is_disconnect = True
-            # Where the server itself has spoken, the other connections are as good as before.
+            # If the server itself reported the error, the other connections are still good, unless it is shutting down.
             context.invalidate_pool_on_disconnect = state is None or state.startswith("57")
         return None
 
 
 def on_full_disk(engine: sa.Engine, tell: Callable[[], None]) -> None:
-    """Call `tell` whenever the disk of the database is found full."""
+    """Call `tell` whenever an error says that the database's disk is full."""
 
     @sa_event.listens_for(engine, "handle_error")
     def _tell(context: sa.ExceptionContext) -> None:
@@ -137,7 +139,7 @@ def on_full_disk(engine: sa.Engine, tell: Callable[[], None]) -> None:
 
 
 async def migrate(engine: Engine) -> None:
-    """Create what is missing, be it a column or an index of a table that an earlier version made."""
+    """Create missing tables, and missing columns and indexes of tables that an earlier version created."""
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             await alone(connection, "migrate")
@@ -146,18 +148,19 @@ async def migrate(engine: Engine) -> None:
 
 
 async def alone(connection: AsyncConnection, what: str) -> None:
-    """Wait until no other transaction that asked for the same is under way, before the first row is read."""
+    """Wait until no other transaction that called this with the same `what` is under way; call it before any read."""
     if connection.dialect.name == "postgresql":
         await connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(what, 0))))
     else:
-        # SQLite's lock comes with the first statement that could write.
+        # SQLite takes its lock with the first statement that could write.
         await connection.execute(sa.delete(discarded).where(sa.false()))
 
 
 async def insert_all(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, many with one statement.
 
-    Not by `executemany`, which psycopg makes a pipeline: a process that is stopped within one is not seen to be idle.
+    Not by `executemany`, for which psycopg uses a pipeline: PostgreSQL does not see a process that stops within one as
+    idle.
     """
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
         await connection.execute(sa.insert(table).values(rows[begin : begin + _ROWS_AT_ONCE]))

@@ -1,18 +1,18 @@
-"""Errors of the database: which of them pass by themselves, and what callers are told.
+"""Errors of the database: which of them are transient, and what callers are told.
 
-Whoever meets one that passes tries again. The kinds are written here alone:
+Code that meets a transient error tries again. This module alone defines which errors are transient:
 
 | what happened | SQLite | PostgreSQL (SQLSTATE) |
 | --- | --- | --- |
-| nobody gave a connection back in time | `sqlalchemy.exc.TimeoutError`, and what `engine.py` makes of it | the same |
+| no connection of the pool was free in time | `sqlalchemy.exc.TimeoutError`, or the error of `engine.py` | the same |
 | the connection or the server is gone | | no SQLSTATE, 08 |
 | the server is full, or has too many connections | | 53 (53100 disk, 53200 memory, 53300 connections) |
-| the server starts, ends, or ended this statement | SQLITE_INTERRUPT | 57 without 57P04, 25P03 |
-| others were in the way | SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL | 40 without 40002, 55P03 |
-| a stand-by that is not yet the primary | | 25006 |
-| the disk is full, fails, or is not there for a while | SQLITE_FULL, _IOERR, _CANTOPEN, _READONLY, _NOMEM | 53100, 58 |
+| the server starts, shuts down, or ended this statement | SQLITE_INTERRUPT | 57 without 57P04, 25P03 |
+| another transaction is in conflict | SQLITE_BUSY, SQLITE_LOCKED, SQLITE_PROTOCOL | 40 without 40002, 55P03 |
+| a standby that is not yet the primary | | 25006 |
+| the disk is full, fails, or is temporarily missing | SQLITE_FULL, _IOERR, _CANTOPEN, _READONLY, _NOMEM | 53100, 58 |
 
-What is wrong with a statement, with a value or with the schema does not pass.
+Errors in a statement, a value or the schema are not transient.
 """
 
 import sqlite3
@@ -26,13 +26,13 @@ from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, Une
 DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
 """The reason that callers and watchers are told."""
 
-# What callers are told as DATABASE_UNAVAILABLE, whether it passes or not.
+# Errors that callers are told as DATABASE_UNAVAILABLE, transient or not.
 _DATABASE_ERRORS = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
-# How soon a call may be tried again whose database failed.
+# After how long a caller may try again.
 _FULL_SECONDS = 10.0
 _UNAVAILABLE_SECONDS = 5.0
 
-# As SQLite and PostgreSQL say it.
+# The words of SQLite and of PostgreSQL.
 _FULL = ("disk is full", "No space left on device")
 _DISK_FULL = "53100"
 
@@ -52,12 +52,12 @@ _SQLITE = frozenset(
 )
 _CLASSES = ("08", "40", "53", "57", "58")
 _STATES = frozenset(("25006", "25P03", "55P03"))
-# A constraint that was deferred, and a database that was dropped: neither comes right by waiting.
+# A violated deferred constraint and a dropped database: waiting helps with neither.
 _LASTING = frozenset(("40002", "57P04"))
 
 
 def is_transient(error: BaseException) -> bool:
-    """Say whether an error of a driver, or SQLAlchemy's around it, passes by itself."""
+    """Return whether an error of a driver, or SQLAlchemy's error around it, is transient."""
     if isinstance(error, sa.exc.TimeoutError):
         return True
     if isinstance(error, sa.exc.DBAPIError):
@@ -65,20 +65,20 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, psycopg.Error):
         return _postgres_passes(error)
     if isinstance(error, sqlite3.Error):
-        # The extended code has the plain one in its lowest byte; what SQLAlchemy or we make of an error has none.
+        # The lowest byte of the extended code is the plain code. Errors that `engine.py` makes have no code.
         code = getattr(error, "sqlite_errorcode", None)
         return _LOCKED in str(error) if code is None else code & 0xFF in _SQLITE
     return False
 
 
 def is_full(error: BaseException) -> bool:
-    """Say whether an error of the database, or one that was recorded as such, came of a full disk."""
+    """Return whether an error of the database, or one that was recorded as such, is due to a full disk."""
     cause = getattr(error, "orig", None) or error
     return getattr(cause, "sqlstate", None) == _DISK_FULL or any(words in str(error) for words in _FULL)
 
 
 def domain_error(error: Exception) -> UneraseError | None:
-    """Return what callers and watchers are told of an error of the database; None for any other error."""
+    """Return the domain error for an error of the database; None for any other error."""
     if not isinstance(error, _DATABASE_ERRORS) and not is_transient(error):
         return None
     if is_full(error):
@@ -95,7 +95,7 @@ def domain_error(error: Exception) -> UneraseError | None:
 
 
 def is_repeated_by_dbos(error: BaseException) -> bool:
-    """Say whether DBOS repeats a driver's error as it is; others have to be put to it as one of these."""
+    """Return whether DBOS by itself repeats a transaction after a driver's error."""
     if isinstance(error, sqlite3.Error):
         return _LOCKED in str(error)
     state = getattr(error, "sqlstate", None) or ""
@@ -105,6 +105,6 @@ def is_repeated_by_dbos(error: BaseException) -> bool:
 def _postgres_passes(error: psycopg.Error) -> bool:
     state = error.sqlstate
     if state is None:
-        # The server has not said it: it is not there.
+        # Without a SQLSTATE the server did not report the error: it cannot be reached.
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     return state not in _LASTING and (state[:2] in _CLASSES or state in _STATES)

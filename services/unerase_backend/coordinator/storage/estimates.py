@@ -1,12 +1,12 @@
-"""How long an audit will take: from what units took before, and from the pace of the audit itself.
+"""Estimates how long an audit will take, from the time of earlier units and from the pace of the audit itself.
 
 Every unit that a room ran adds its seconds and its rows to sums by evaluation and reference, which the database keeps
-through restarts; older units weigh less and less. Before an audit runs it is expected to take
+through restarts; older units count less and less. Before an audit runs it is expected to take
 
-    the sum of its units' seconds / units in flight at once, or the longest unit's seconds if that is more,
+    the sum of its units' seconds / units in flight at once, or the longest unit's seconds if that is more.
 
-and once units of it are done, what is left is expected to go on at the pace so far, whatever held it up or was found in
-the cache. Both are estimates: nothing else depends on them.
+Once some of its units are done, the rest is expected to continue at the audit's own pace so far, including delays and
+units from the unit cache. Both are only estimates: no result depends on them.
 """
 
 from collections import defaultdict
@@ -22,15 +22,15 @@ from unerase_backend.coordinator.storage.engine import Engine
 from unerase_backend.coordinator.storage.tables import durations
 from unerase_backend.evaluation.cost import Work
 
-# So many units of an evaluation are remembered; twice as many are halved, so that a faster machine shows.
+# Sums over more than twice this number of units are halved, so that the estimate follows a faster machine.
 _UNITS_REMEMBERED = 100.0
-# Ten years: a pace that leads beyond is none.
+# Ten years; an estimate beyond that says nothing.
 _FAR_NANOSECONDS = 3e17
 
 
 @dataclass
 class _Taken:
-    """What the units of one evaluation took together."""
+    """Sums over the units of one evaluation."""
 
     units: float = 0.0
     rows: float = 0.0
@@ -42,14 +42,14 @@ class _Taken:
         self.seconds += other.seconds
 
     def expected(self, work: Work) -> float:
-        """Return the seconds that a unit of this work takes."""
+        """Return the expected seconds of a unit with this work."""
         if self.rows and work.rows:
             return self.seconds / self.rows * work.rows
         return self.seconds / self.units
 
 
 class Estimates:
-    """What is known of how long units take, by evaluation and reference."""
+    """The time that units took so far, by evaluation and reference, and the estimates from it."""
 
     def __init__(self, engine: Engine, concurrent_units: int) -> None:
         self._engine = engine
@@ -64,7 +64,7 @@ class Estimates:
         self._new[unit.evaluation, unit.reference].add(taken)
 
     async def synchronise(self) -> None:
-        """Add what is new to the database, and read what this coordinator and others know."""
+        """Add the new units to the database, and read the sums over the units of all coordinators."""
         new, self._new = self._new, defaultdict(_Taken)
         try:
             if new:
@@ -80,9 +80,9 @@ class Estimates:
             self._known.setdefault(key, _Taken()).add(taken)
 
     def expected(self, units: Sequence[Unit], works: Sequence[Work]) -> list[float] | None:
-        """Return the seconds that each unit is expected to take; None where nothing that compares was run.
+        """Return the expected seconds of each unit; None if no unit with the same reference was run before.
 
-        An evaluation that was never run with the reference is taken at the pace of the others.
+        An evaluation that was never run with the reference is estimated from the others' pace.
         """
         pooled: defaultdict[str, _Taken] = defaultdict(_Taken)
         for (_, reference), taken in self._known.items():
@@ -95,7 +95,7 @@ class Estimates:
         ]
 
     def duration(self, expected: Sequence[float]) -> Duration:
-        """Return how long units take that are expected to take so many seconds each."""
+        """Return the expected duration of an audit from the expected seconds of each of its units."""
         seconds = max(sum(expected) / self._concurrent, *expected)
         duration = Duration()
         duration.FromNanoseconds(round(seconds * 1e9))
@@ -122,14 +122,14 @@ class Estimates:
 
 
 def work_to_do(works: Sequence[Work], expected: Sequence[float] | None) -> list[float]:
-    """Return what each unit weighs beside the audit's others: its seconds, or its rows where nothing is known."""
+    """Return the weight of each unit in the audit's progress: its expected seconds, or its rows if none are known."""
     return [max(seconds, 1e-3) for seconds in expected] if expected else [float(max(work.rows, 1)) for work in works]
 
 
 def expected_end(now: int, created: int, duration: int | None, work: float, done: float) -> int | None:
-    """Return when an audit in flight is expected to end, never before `now`; None where nothing is known.
+    """Return when an audit in flight is expected to end, never before `now`; None if that cannot be estimated.
 
-    Times are in nanoseconds. `duration` is what it was expected to take, `done` the share of `work` that is done.
+    Times are in nanoseconds. `duration` is the duration expected at first, `done` the part of `work` that is done.
     """
     if work > 0 and done > 0:
         left = max(now - created, 0) * max(work - done, 0) / done

@@ -1,4 +1,4 @@
-"""What an audit's units are, what they found, and the reports made of it."""
+"""Reads the units of an audit, their observations and findings, and the digests of its reports."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from unerase_backend.coordinator.storage.write_retry import repeated
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that a verdict and a report are made of, units in plan order."""
+    """Everything that a verdict and a report are computed from, in the plan order of the units."""
 
     audit: Audit
     concept: Concept
@@ -30,7 +30,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Reports:
-    """The digests of what an audit leaves in the artefact store."""
+    """The digests of an audit's reports in the artefact store: their content and its forms."""
 
     content: str
     json: str
@@ -39,7 +39,7 @@ class Reports:
 
 
 class EvidenceStore:
-    """The units of all audits, with what they found."""
+    """The units, observations, findings and reports of all audits."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -60,24 +60,24 @@ class EvidenceStore:
         return (Unit.FromString(row.message), row.done) if row else None
 
     async def observations(self, audit_id: str, units: Sequence[str]) -> list[Observation]:
-        """Return what some of an audit's units have observed, in plan order."""
+        """Return the observations of some of an audit's units, in plan order."""
         async with self._engine.connect() as connection:
             found = await _messages(connection, audit_id, tables.observations, tables.observations.c.unit.in_(units))
         return [Observation.FromString(message) for message in found]
 
     async def everything(self, audit_id: str) -> Evidence | None:
-        """Return everything an audit has found; None once it is deleted."""
+        """Return all evidence of an audit; None once it is deleted."""
         async with self._engine.connect() as connection:
             row = (await connection.execute(sa.select(tables.audits).where(tables.audits.c.id == audit_id))).first()
             if row is None:
                 return None
             observations = await _messages(connection, audit_id, tables.observations)
             findings = await _messages(connection, audit_id, tables.findings)
-        # Tens of thousands of messages, at the end of a large audit: calls are answered meanwhile.
+        # In a thread, because a large audit has tens of thousands of messages and calls must be answered meanwhile.
         return await asyncio.to_thread(_evidence, row, observations, findings)
 
     async def may_read(self, audit_id: str, digest: str) -> bool:
-        """Say whether an artefact belongs to an audit."""
+        """Return whether an artefact belongs to an audit."""
         query = sa.select(tables.artifacts.c.digest).where(
             tables.artifacts.c.audit == audit_id, tables.artifacts.c.digest == digest
         )
@@ -93,7 +93,7 @@ class EvidenceStore:
 
     @repeated
     async def replace_reports(self, audit_id: str, reports: Reports) -> None:
-        """Let an audit's reports be others, as a later version renders them."""
+        """Replace the digests of an audit's reports, which may differ if a later version has rendered them again."""
         statement = sa.update(tables.audits).where(tables.audits.c.id == audit_id, tables.audits.c.json_digest != "")
         digests = {"json": reports.json, "html": reports.html, "parquet": reports.parquet}
         values = {f"{form}_digest": digest for form, digest in digests.items()}

@@ -1,9 +1,9 @@
-"""Which coordinators are alive: each has a lease in the database that it renews; what is left behind by one whose
-lease has run out is for another to take over.
+"""The leases of coordinators: each coordinator renews its lease in the database, and others take over its workflows
+once the lease has run out.
 
-Time is the database's own, so that machines whose clocks differ agree. A coordinator that was stopped for longer than
-its lease and goes on has been declared dead meanwhile: it takes a lease again, and its workflows are no longer its own
-(DBOS lets only a workflow's present owner write a checkpoint, and what is written with it).
+Time is the database's own, so that machines whose clocks differ agree. A coordinator that was paused for longer than
+its lease has been declared dead when it resumes. It then takes a new lease, but no longer owns its workflows: DBOS lets
+only the present owner of a workflow write a checkpoint and what commits with it.
 """
 
 import uuid
@@ -16,12 +16,12 @@ from unerase_backend.coordinator.storage.engine import Engine
 from unerase_backend.coordinator.storage.tables import coordinators
 from unerase_backend.runtime.access import CALLER, Caller
 
-# No tenant can be called so.
+# No tenant can have this name.
 _OWN = Caller("the coordinator's lease", frozenset())
 
 
 class Leases:
-    """The lease of this process, and the sight of all others'."""
+    """The lease of this process, and those of the other coordinators."""
 
     def __init__(self, engine: Engine, home: str, seconds: float) -> None:
         self.id = uuid.uuid4().hex
@@ -30,7 +30,7 @@ class Leases:
         self._seconds = seconds
 
     async def begin(self) -> None:
-        """Take a lease; whoever had one from the same home is dead."""
+        """Take a lease; end that of an earlier coordinator with the same state folder, which must be dead."""
         async with self._engine.begin() as connection:
             mine = sa.update(coordinators).where(coordinators.c.home == self._home)
             await connection.execute(mine.values(expires=0.0))
@@ -39,7 +39,7 @@ class Leases:
             )
 
     async def renew(self) -> bool:
-        """Renew the lease; False if it had run out and others have seen that, in which case it is taken anew."""
+        """Renew the lease; False if another coordinator has removed it after it ran out, and this took a new one."""
         values = {"expires": self._now() + self._seconds}
         with _ahead():
             async with self._engine.begin() as connection:
@@ -59,13 +59,13 @@ class Leases:
                 return [row.id for row in await connection.execute(query)]
 
     async def forget(self, dead: Sequence[str]) -> None:
-        """Remove the leases of coordinators that were taken over; one that was renewed meanwhile stays."""
+        """Remove the leases of coordinators that were taken over; a lease that was renewed meanwhile stays."""
         statement = sa.delete(coordinators).where(coordinators.c.id.in_(dead), coordinators.c.expires < self._now())
         async with self._engine.begin() as connection:
             await connection.execute(statement)
 
     async def end(self) -> None:
-        """Let the lease run out at once: others need not wait."""
+        """End the lease now, so that other coordinators need not wait for it to run out."""
         async with self._engine.begin() as connection:
             statement = sa.update(coordinators).where(coordinators.c.id == self.id)
             await connection.execute(statement.values(expires=0.0))
@@ -78,7 +78,7 @@ class Leases:
 
 @contextmanager
 def _ahead() -> Iterator[None]:
-    """Wait for a connection in a line of its own: without tokens, callers are the tenant without a name as well."""
+    """Wait for a connection as a tenant of its own: without tokens, all calls share the tenant without a name."""
     before = CALLER.set(_OWN)
     try:
         yield

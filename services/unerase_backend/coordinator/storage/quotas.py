@@ -1,4 +1,4 @@
-"""How much one tenant may have: audits in flight, pictures a day, bytes of pictures kept."""
+"""The quotas of tenants: audits in flight, pictures a day, bytes of stored pictures."""
 
 import time
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.errors import ExhaustedError
 
 _DAY_SECONDS = 86400.0
-# Somebody may cancel, end or delete an audit at any moment; asking more often than this is of no use.
+# An audit may end or be deleted at any moment, but there is no use in trying more often than this.
 _RETRY_SECONDS = 30.0
 SPENT = (tables.audits.c.id, tables.audits.c.tenant, tables.audits.c.create_time, tables.audits.c.pictures)
-"""What `keep_spent` needs of an audit."""
+"""The columns of an audit that `keep_spent` needs."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tenant has."""
+    """What a tenant uses of its quota."""
 
     audits: int
-    """Those that have not ended."""
+    """Audits that have not ended."""
     pictures: int
-    """Those of audits that were created within the last day, deleted or not, and all that audits in flight may make."""
+    """Pictures of audits created within the last day, deleted or not, and all that audits in flight may make."""
     pictures_free_in_seconds: float
-    """When some of them will be free: soon where audits in flight hold more than they have made."""
+    """When some of these pictures stop counting; 0 if audits in flight may still end with fewer than they may make."""
     bytes: int
-    """The size of the pictures of all its audits, and of those that audits in flight are still to make."""
+    """The size of the pictures of all the tenant's audits, and of those that audits in flight have yet to make."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What an audit is counted to take."""
+    """What an audit takes of a quota."""
 
     pictures: int = 0
     bytes: int = 0
 
 
 async def usage_of(connection: AsyncConnection, tenant: str) -> Usage:
-    """Return what a tenant has, within the transaction that is to add to it."""
+    """Return what a tenant uses, as seen by the transaction that will add to it."""
     day_ago = time.time_ns() - int(_DAY_SECONDS * 1e9)
     table = tables.audits.c
     mine, recent, active = table.tenant == tenant, table.create_time > day_ago, table.state.in_(ACTIVE)
@@ -77,7 +77,10 @@ async def usage_of(connection: AsyncConnection, tenant: str) -> Usage:
 
 
 async def keep_spent(connection: AsyncConnection, gone: Any) -> None:
-    """Remember what a deleted audit, a row of `SPENT`, counts for its day; forget what is older than one."""
+    """Keep counting a deleted audit's pictures for its day; drop records that are older than a day.
+
+    `gone` is a row of `SPENT`.
+    """
     day_ago, spent = time.time_ns() - int(_DAY_SECONDS * 1e9), tables.spent
     await connection.execute(sa.delete(spent).where(spent.c.create_time <= day_ago))
     if gone.pictures and gone.create_time > day_ago:
@@ -86,10 +89,10 @@ async def keep_spent(connection: AsyncConnection, gone: Any) -> None:
 
 
 def check_quota(quota: Quota, usage: Usage, demand: Demand) -> None:
-    """Let a tenant create an audit that is counted to take so much.
+    """Check that a tenant's quota allows an audit with this demand.
 
     Raises:
-        ExhaustedError: it would have more than it may have of something, or has as much already.
+        ExhaustedError: a quota is used up, or the audit would exceed it.
     """
     if quota.audits and usage.audits >= quota.audits:
         raise _exhausted(

@@ -11,11 +11,11 @@ audits = sa.Table(
     "unerase_audits",
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    # Of a tenant's audit a hash of tenant and id, so that tenants may choose the same; the id itself is `asked_as`.
+    # With tokens a hash of tenant and id, so that two tenants may choose the same id; `asked_as` is the id itself.
     sa.Column("request_id", sa.String(64), nullable=False, unique=True),
-    # SHA-256 of the request as it came, to tell a repetition from another request.
+    # SHA-256 of the request as it was sent, to tell a repeated request from another one.
     sa.Column("request_digest", sa.String(64), nullable=False),
-    # Empty where there are no tokens.
+    # Empty without tokens.
     sa.Column("tenant", sa.String(32), nullable=False, server_default=""),
     sa.Column("asked_as", sa.String(64), nullable=False, server_default=""),
     sa.Column("spec", sa.LargeBinary, nullable=False),
@@ -35,16 +35,16 @@ audits = sa.Table(
     sa.Column("content_digest", sa.String(64), nullable=False),
     sa.Column("json_digest", sa.String(64), nullable=False),
     sa.Column("html_digest", sa.String(64), nullable=False),
-    # Empty for an audit that ended before there was such an export.
+    # Empty for an audit that ended before this export existed.
     sa.Column("parquet_digest", sa.String(64), nullable=False, server_default=""),
     sa.Column("pictures", sa.BigInteger, nullable=False, server_default="0"),
-    # The W3C traceparent of the call that asked for it; empty where nobody traces.
+    # The W3C traceparent of the call that created the audit; empty if the call was not traced.
     sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
-    # What it was counted to take: a message, and of it what the quotas add up while it is in flight.
+    # The cost as a message, and the parts of it that count towards quotas while the audit is in flight.
     sa.Column("cost", sa.LargeBinary, nullable=True),
     sa.Column("counted_pictures", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("counted_bytes", sa.BigInteger, nullable=False, server_default="0"),
-    # Expected work of all its units and of those that are done, in seconds, or in rows where nothing is known of time.
+    # Expected work of all units and of those that are done, in seconds, or in rows if no times are known.
     sa.Column("work", sa.Double, nullable=False, server_default="0"),
     sa.Column("work_done", sa.Double, nullable=False, server_default="0"),
     sa.Index("unerase_audits_by_time", "create_time", "id"),
@@ -63,11 +63,11 @@ units = sa.Table(
     sa.Column("position", sa.Integer, nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
     sa.Column("done", sa.Boolean, nullable=False),
-    # What it was counted to take; NULL where an earlier version planned it.
+    # The pictures and the work counted for the unit; NULL if an earlier version planned it.
     sa.Column("pictures", sa.BigInteger, nullable=True),
     sa.Column("work", sa.Double, nullable=True),
 )
-# What units of one audit share (`parts.py`).
+# What units of one audit share (`planning/parts.py`).
 parts = sa.Table(
     "unerase_parts",
     METADATA,
@@ -75,7 +75,7 @@ parts = sa.Table(
     sa.Column("digest", sa.String(64), primary_key=True),
     sa.Column("message", sa.LargeBinary, nullable=False),
 )
-# How long units took: sums over the recent ones, by evaluation and reference.
+# The time that recent units took: sums by evaluation and reference.
 durations = sa.Table(
     "unerase_durations",
     METADATA,
@@ -114,35 +114,35 @@ artifacts = sa.Table(
     METADATA,
     _audit_key(),
     sa.Column("digest", sa.String(64), primary_key=True),
-    # 0 where it was not looked at, as with a concept's own pictures.
+    # 0 if it was not measured, as for a concept's own pictures.
     sa.Column("size_bytes", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("unerase_artifacts_by_digest", "digest"),
 )
-# Pictures of audits that are deleted: they count for their day, or deleting would give a tenant a new day's quota.
+# Pictures of deleted audits. They still count for their day; otherwise a tenant could renew its quota by deleting.
 spent = sa.Table(
     "unerase_spent",
     METADATA,
     sa.Column("audit", sa.String(64), primary_key=True),
     sa.Column("tenant", sa.String(32), nullable=False),
-    # That of the audit, in nanoseconds since 1970.
+    # The create time of the audit, in nanoseconds since 1970.
     sa.Column("create_time", sa.BigInteger, nullable=False),
     sa.Column("pictures", sa.BigInteger, nullable=False),
 )
-# Artefacts that something has named that is deleted; they are removed unless something else names them.
+# Artefacts that a deleted audit or concept named; they are removed unless something else names them.
 discarded = sa.Table("unerase_discarded", METADATA, sa.Column("digest", sa.String(64), primary_key=True))
 
 concepts = sa.Table(
     "unerase_concepts",
     METADATA,
-    # Of a tenant's concept hashes of tenant and name, or request id: tenants do not meet.
+    # With tokens, name and request_id are hashes of tenant and value, so that tenants do not collide.
     sa.Column("name", sa.String(100), primary_key=True),
     sa.Column("request_id", sa.String(64), nullable=False, unique=True),
     sa.Column("tenant", sa.String(32), nullable=False, server_default=""),
-    # SHA-256 of the description and the pictures, to tell a repetition from another request.
+    # SHA-256 of the description and the pictures, to tell a repeated request from another one.
     sa.Column("request_digest", sa.String(64), nullable=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
     sa.Column("side", sa.Integer, nullable=False),
-    # The name as it was chosen: a list of names reads no messages, which are large. NULL of an earlier version.
+    # The name itself, so that a list of names need not read the large messages. NULL from an earlier version.
     sa.Column("called", sa.String(100), nullable=True),
     # Nanoseconds since 1970.
     sa.Column("create_time", sa.BigInteger, nullable=False),
@@ -152,14 +152,14 @@ coordinators = sa.Table(
     "unerase_coordinators",
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    # The folder that one coordinator at a time has locked: whoever has the lock knows that its predecessor is dead.
+    # The identity of the state folder. One coordinator at a time has its lock, so an earlier one must be dead.
     sa.Column("home", sa.String(64), nullable=False),
     # When its lease runs out, in seconds since 1970.
     sa.Column("expires", sa.Double, nullable=False),
 )
 
 REPORTS = (audits.c.content_digest, audits.c.json_digest, audits.c.html_digest, audits.c.parquet_digest)
-"""What names an audit's reports in the artefact store."""
+"""The columns that name an audit's reports in the artefact store."""
 
 
 def deterministic(message: Message) -> bytes:
@@ -168,5 +168,5 @@ def deterministic(message: Message) -> bytes:
 
 
 def own(tenant: str, chosen: str) -> str:
-    """Return what stands for a name or id that a tenant chose; a hash, so that no tenant can make another's."""
+    """Return the key for a name or id that a tenant chose: a hash, so that no tenant can produce another's key."""
     return hashlib.sha256(f"{tenant}\0{chosen}".encode()).hexdigest() if tenant else chosen

@@ -1,8 +1,8 @@
-"""The states of an audit: the one place where they change, with everything that is written along.
+"""Changes the state of an audit, together with everything that is written in the same transaction.
 
-An audit's row is the truth about its state. Whatever is written to an audit in flight first takes the next sequence
-number from that row, and does so only while the audit runs: a unit that ends after the audit was cancelled finds no
-row and writes nothing. Sequence numbers have no gaps, since a transaction that fails gives its number back.
+Only this module changes states. An audit's row decides its state. Every write to an audit in flight first takes the
+next sequence number from that row, and only if the audit has not ended: a unit that ends after its audit was cancelled
+finds no row and writes nothing. Sequence numbers have no gaps, because a transaction that fails takes none.
 """
 
 import time
@@ -43,24 +43,24 @@ from unerase_backend.evaluation.cost import Work
 from unerase_backend.runtime.access import Quota
 
 _UNLIMITED = Quota()
-# As long as its column.
+# The length of its column.
 _REASON = 64
 
 
 class AuditEndedError(Exception):
-    """The audit has ended meanwhile, or was deleted: there is nothing to write to."""
+    """The audit has ended or was deleted, so nothing more can be written to it."""
 
 
 class PlannedAudit(Protocol):
-    """What an audit is planned to be."""
+    """What storage needs of a plan (`planning/plan.py`)."""
 
     @property
     def spec(self) -> AuditSpec:
-        """Return the request, every default filled in."""
+        """Return the request with every default filled in."""
 
     @property
     def concept(self) -> Concept:
-        """Return the concept as it is now."""
+        """Return the concept as it is when the audit is planned."""
 
     @property
     def cases(self) -> Sequence[Case]:
@@ -72,23 +72,23 @@ class PlannedAudit(Protocol):
 
     @property
     def parts(self) -> Mapping[str, bytes]:
-        """Return what units share, by digest."""
+        """Return the parts that units share, by digest."""
 
     @property
     def works(self) -> Sequence[Work]:
-        """Return what each unit takes."""
+        """Return the work of each unit."""
 
     @property
     def cost(self) -> AuditCost:
-        """Return what all of it takes."""
+        """Return the cost of the audit."""
 
     @property
     def picture_bytes(self) -> int:
-        """Return about how many bytes its pictures will have."""
+        """Return about how many bytes the audit's pictures will take."""
 
 
 class Transitions:
-    """Changes audits; methods that take a session write within the caller's transaction."""
+    """Changes the states of audits; methods that take a session write within the caller's transaction."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -105,18 +105,18 @@ class Transitions:
     ) -> bool:
         """Insert an audit with its units and its first event; False if the request id is taken.
 
-        `expected` are the seconds that its units are expected to take, where that is known.
+        `expected` holds the expected seconds of each unit, if they are known.
 
         Raises:
-            ExhaustedError: the tenant's quota is used up.
+            ExhaustedError: the tenant's quota does not allow the audit.
         """
         tenant, work = origin.tenant, work_to_do(plan.works, expected)
         row = _row(audit, request_digest, plan, origin) | {"work": sum(work)}
         try:
             async with self._engine.begin() as connection:
-                # One audit of a tenant at a time is counted and inserted.
+                # Only one audit of a tenant at a time is checked and inserted.
                 await alone(connection, f"tenant {tenant}")
-                # One that is there already, as when a commit's answer was lost, counts itself in the quota.
+                # If the audit is there already, as after a commit whose answer was lost, the quota already counts it.
                 same = sa.select(tables.audits.c.id).where(tables.audits.c.request_id == row["request_id"])
                 if (await connection.execute(same)).first() is not None:
                     return False
@@ -150,21 +150,21 @@ class Transitions:
         await insert_all(connection, tables.units, units)
 
     async def check(self, tenant: str, quota: Quota, plan: PlannedAudit) -> None:
-        """Hold an audit against its tenant's quota without inserting it.
+        """Check an audit against its tenant's quota without inserting it.
 
         Raises:
-            ExhaustedError: the tenant's quota does not suffice.
+            ExhaustedError: the tenant's quota does not allow the audit.
         """
         async with self._engine.connect() as connection:
             check_quota(quota, await usage_of(connection, tenant), demand_of(plan))
 
     async def start(self, session: AsyncSession, audit_id: str) -> bool:
-        """Let a pending audit run; False if it is not pending."""
+        """Change a pending audit to running; False if it is not pending."""
         connection = await session.connection()
         return await self._change(connection, audit_id, (AUDIT_STATE_PENDING,), state=AUDIT_STATE_RUNNING)
 
     async def succeed(self, session: AsyncSession, audit_id: str, end: int, verdict: Verdict, reports: Reports) -> bool:
-        """Record the verdict and the reports; False if the audit has ended or does not exist."""
+        """End an audit with its verdict and reports; False if it has ended before or does not exist."""
         connection = await session.connection()
         return await self._change(
             connection,
@@ -180,23 +180,23 @@ class Transitions:
         )
 
     async def fail(self, session: AsyncSession, audit_id: str, reason: str, message: str) -> bool:
-        """Let an audit fail; False if it has ended or does not exist."""
+        """End an audit with an error; False if it has ended before or does not exist."""
         connection = await session.connection()
-        # Whatever it says, an audit that could not even fail would begin again and again.
+        # The text must fit whatever it is: an audit whose failure cannot be recorded would begin again and again.
         told = {"error_reason": _storable(reason)[:_REASON], "error_message": _storable(message)}
         return await self._end(connection, audit_id, AUDIT_STATE_FAILED, **told)
 
     @repeated
     async def cancel(self, audit_id: str) -> bool:
-        """Cancel an audit; False if it has ended or does not exist."""
+        """Cancel an audit; False if it has ended before or does not exist."""
         async with self._engine.begin() as connection:
             return await self._end(connection, audit_id, AUDIT_STATE_CANCELLED)
 
     async def progress(self, audit_id: str, event: AuditEvent) -> None:
-        """Append an event of a unit on its way.
+        """Append an event about a unit in progress.
 
         Raises:
-            AuditEndedError: the audit does not run any more.
+            AuditEndedError: the audit is no longer in flight.
         """
         async with self._engine.begin() as connection:
             await self._append(connection, audit_id, event)
@@ -210,9 +210,9 @@ class Transitions:
         findings: Sequence[Finding],
         sizes: Mapping[str, int] = MappingProxyType({}),
     ) -> bool:
-        """Record what a unit found, with its pictures' sizes in bytes by digest.
+        """Record the result of a unit, with the sizes of its pictures in bytes by digest.
 
-        False if that was done before, or if the audit does not run any more.
+        False if it was recorded before, or if the audit is no longer running.
         """
         connection = await session.connection()
         await alone(connection, f"unit {audit_id} {done.unit}")
@@ -222,7 +222,7 @@ class Transitions:
         if row is None or row.done:
             return False
         pictures = {observation.picture_digest for observation in observations if observation.picture_digest}
-        # Known pictures that were looked at were not made.
+        # Observations may name pictures that existed before; only those that the unit made count.
         made = len(pictures) if row.pictures is None else min(len(pictures), row.pictures)
         if not await self._change(
             connection,
@@ -246,7 +246,7 @@ class Transitions:
 
     @repeated
     async def delete(self, audit_id: str) -> bool:
-        """Delete an audit that has ended, with everything that hangs on it; False if it has not, or is not there."""
+        """Delete an audit that has ended, and everything that belongs to it; False if there is no such audit."""
         ended = sa.and_(tables.audits.c.id == audit_id, tables.audits.c.state.in_(ENDED))
         named = sa.select(tables.artifacts.c.digest).where(tables.artifacts.c.audit == audit_id)
         async with self._engine.begin() as connection:
@@ -275,7 +275,7 @@ class Transitions:
         event: AuditEvent | None = None,
         **values: Any,
     ) -> bool:
-        """Change an audit that is in one of `states`, with an event: `event`, or the audit as it then is."""
+        """Change an audit that is in one of `states`, and append `event`, or by default one with the changed audit."""
         statement = (
             sa.update(tables.audits)
             .where(tables.audits.c.id == audit_id, tables.audits.c.state.in_(states))
@@ -317,7 +317,7 @@ async def _allow(connection: AsyncConnection, audit_id: str, sizes: Mapping[str,
 
 
 def _row(audit: Audit, request_digest: str, plan: PlannedAudit, origin: Origin) -> dict[str, Any]:
-    """Return the row of an audit of which nothing is done yet."""
+    """Return the row of a new audit."""
     demand = demand_of(plan)
     return {
         "id": audit.id,
@@ -348,7 +348,7 @@ def _row(audit: Audit, request_digest: str, plan: PlannedAudit, origin: Origin) 
 
 
 def _storable(text: str) -> str:
-    """Return text as a column takes it: PostgreSQL's has no zeros, and nobody's has half a surrogate pair."""
+    """Return text that a column can hold: without NUL, which PostgreSQL refuses, and without lone surrogates."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 

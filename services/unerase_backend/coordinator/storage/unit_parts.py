@@ -1,4 +1,4 @@
-"""The parts that units share (`parts.py`), in the database."""
+"""Reads the parts that the units of an audit share (`planning/parts.py`)."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ class UnitParts:
         self._engine = engine
 
     async def of(self, audit_id: str, digests: Iterable[str]) -> dict[str, bytes]:
-        """Return those of an audit's parts that there are, by digest."""
+        """Return those of an audit's parts that exist, by digest."""
         table = tables.parts
         if not (asked := list(digests)):
             return {}

@@ -1,4 +1,4 @@
-"""Trying again what met an error of the database that passes by itself (`errors.py`)."""
+"""Repeats reads and writes after transient errors of the database (`errors.py` says which they are)."""
 
 import asyncio
 import functools
@@ -11,7 +11,7 @@ from unerase_backend.coordinator.storage.errors import is_full, is_transient
 
 _logger = logging.getLogger(__name__)
 
-# A caller who waits longer is told when to try again, in place of an answer.
+# After this long a caller is told to try again later.
 _CALLER_SECONDS = 3.0
 
 Parameters = ParamSpec("Parameters")
@@ -26,7 +26,7 @@ def waits(first: float = 0.5, longest: float = 10.0) -> Iterator[float]:
 
 
 async def until_answered(attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """Return what the database answers, as soon as it does."""
+    """Return the result of an attempt, repeated for as long as the database is unavailable."""
     for wait in waits():
         try:
             return await attempt()
@@ -39,9 +39,9 @@ async def until_answered(attempt: Callable[[], Awaitable[Result]]) -> Result:
 
 
 def repeated(write: Callable[Parameters, Awaitable[Result]]) -> Callable[Parameters, Awaitable[Result]]:
-    """Repeat a caller's write for some seconds while it meets passing errors; a full disk is told at once.
+    """Repeat a write for some seconds while transient errors occur; the error of a full disk is raised at once.
 
-    A commit whose answer was lost is repeated as well: the write must say what it does where it was done before.
+    A commit whose answer was lost is repeated as well, so the write must handle that it was done before.
     """
 
     @functools.wraps(write)

@@ -59,7 +59,7 @@ class AttackServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAttacks(self, request, context):
-        """Lists the attacks there are.
+        """Lists all attacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

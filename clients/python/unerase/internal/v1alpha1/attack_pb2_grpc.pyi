@@ -36,7 +36,7 @@ class AttackServiceStub:
     Attack: _grpc.UnaryStreamMultiCallable[_attack_pb2.AttackRequest, _attack_pb2.AttackResponse]
     """Runs one unit."""
     ListAttacks: _grpc.UnaryUnaryMultiCallable[_attack_pb2.ListAttacksRequest, _attack_pb2.ListAttacksResponse]
-    """Lists the attacks there are."""
+    """Lists all attacks."""
 
 @_typing.type_check_only
 class AttackServiceAsyncStub(AttackServiceStub):
@@ -46,7 +46,7 @@ class AttackServiceAsyncStub(AttackServiceStub):
     Attack: _aio.UnaryStreamMultiCallable[_attack_pb2.AttackRequest, _attack_pb2.AttackResponse]  # type: ignore[assignment]
     """Runs one unit."""
     ListAttacks: _aio.UnaryUnaryMultiCallable[_attack_pb2.ListAttacksRequest, _attack_pb2.ListAttacksResponse]  # type: ignore[assignment]
-    """Lists the attacks there are."""
+    """Lists all attacks."""
 
 class AttackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs attacks."""
@@ -65,6 +65,6 @@ class AttackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _attack_pb2.ListAttacksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_attack_pb2.ListAttacksResponse, _abc.Awaitable[_attack_pb2.ListAttacksResponse]]:
-        """Lists the attacks there are."""
+        """Lists all attacks."""
 
 def add_AttackServiceServicer_to_server(servicer: AttackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ClassifyRequest(_message.Message):
-    """Pictures and what is asked of them."""
+    """Pictures, and the questions about them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

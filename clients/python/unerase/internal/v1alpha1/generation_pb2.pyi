@@ -22,7 +22,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ModelChange(_message.Message):
-    """A change of a catalogue's model, so that what is made of it is a model like any other."""
+    """A change of a model of the catalogue; the changed model can be used like any other."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -32,7 +32,7 @@ class ModelChange(_message.Message):
     """Digest in the artefact store of a safetensors file whose tensors replace the UNet's."""
     @_builtins.property
     def interpolation(self) -> Global___Interpolation:
-        """On the way to another model."""
+        """Moves the weights towards those of another model."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class GenerateRequest(_message.Message):
     model: _builtins.str
     """Catalogue name."""
     pictures: _builtins.bool
-    """Decode and keep the pictures; implied by questions."""
+    """Decode and store the pictures; implied by questions."""
     latents: _builtins.bool
     """Return the latents where each trajectory stopped."""
     @_builtins.property
@@ -243,7 +243,7 @@ class MeasureDenoisingRequest(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     noise_seed: _builtins.int
-    """The noise of picture i at timestep j depends on this seed, i's digest and j alone."""
+    """The noise of picture i at timestep j depends only on this seed, i's digest and j."""
     @_builtins.property
     def picture_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests in the artefact store."""

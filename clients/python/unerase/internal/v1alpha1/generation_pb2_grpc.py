@@ -83,7 +83,7 @@ class GenerationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeGeneration(self, request, context):
-        """Says what fixes every bit of a result here.
+        """Returns what fixes every bit of a result here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,7 @@ class GenerationServiceStub:
     MeasureDenoising: _grpc.UnaryUnaryMultiCallable[_generation_pb2.MeasureDenoisingRequest, _generation_pb2.MeasureDenoisingResponse]
     """Measures the noise-prediction error on given pictures."""
     DescribeGeneration: _grpc.UnaryUnaryMultiCallable[_generation_pb2.DescribeGenerationRequest, _generation_pb2.DescribeGenerationResponse]
-    """Says what fixes every bit of a result here."""
+    """Returns what fixes every bit of a result here."""
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -54,7 +54,7 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     MeasureDenoising: _aio.UnaryUnaryMultiCallable[_generation_pb2.MeasureDenoisingRequest, _generation_pb2.MeasureDenoisingResponse]  # type: ignore[assignment]
     """Measures the noise-prediction error on given pictures."""
     DescribeGeneration: _aio.UnaryUnaryMultiCallable[_generation_pb2.DescribeGenerationRequest, _generation_pb2.DescribeGenerationResponse]  # type: ignore[assignment]
-    """Says what fixes every bit of a result here."""
+    """Returns what fixes every bit of a result here."""
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs trajectories."""
@@ -89,6 +89,6 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generation_pb2.DescribeGenerationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generation_pb2.DescribeGenerationResponse, _abc.Awaitable[_generation_pb2.DescribeGenerationResponse]]:
-        """Says what fixes every bit of a result here."""
+        """Returns what fixes every bit of a result here."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -59,7 +59,7 @@ class ProbingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListProbes(self, request, context):
-        """Lists the probes there are.
+        """Lists all probes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

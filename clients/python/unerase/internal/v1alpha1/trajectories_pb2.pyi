@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Conditioning(_message.Message):
-    """What leads a trajectory."""
+    """What conditions a trajectory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -126,7 +126,7 @@ class Resumption(_message.Message):
     """Steps already taken."""
     @_builtins.property
     def latents(self) -> _types_pb2.Tensor:
-        """Latents as they were after `step` steps, (channels, height, width)."""
+        """The latents after `step` steps, (channels, height, width)."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ Global___Resumption: _TypeAlias = Resumption  # noqa: Y015
 
 @_typing.final
 class Inpainting(_message.Message):
-    """A central square of a picture to be made anew; around it the given picture stands."""
+    """A central square of a picture that is painted again; around it the given picture stays."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -212,7 +212,7 @@ class Trajectory(_message.Message):
     INPAINTING_FIELD_NUMBER: _builtins.int
     CLASSIFIER_GUIDANCE_FIELD_NUMBER: _builtins.int
     guidance_scale: _builtins.float
-    """Classifier-free guidance: e = e_empty + scale * (e_prompt - e_empty). 1 uses the conditioning alone, one row a step."""
+    """Classifier-free guidance: e = e_empty + scale * (e_prompt - e_empty). 1 uses only the conditioning, one row a step."""
     latent_seed: _builtins.int
     """Seed of the initial noise."""
     noise_seed: _builtins.int
@@ -233,11 +233,11 @@ class Trajectory(_message.Message):
 
     @_builtins.property
     def inpainting(self) -> Global___Inpainting:
-        """Absent: the whole picture is made. Judges then see the square alone, as large as a picture."""
+        """Absent: the whole picture is made. If present, judges see only the square, enlarged to the size of a picture."""
 
     @_builtins.property
     def classifier_guidance(self) -> Global___ClassifierGuidance:
-        """Absent: no classifier leads."""
+        """Absent: no guidance by a classifier."""
 
     def __init__(
         self,
@@ -271,7 +271,7 @@ class View(_message.Message):
     CROP_SHARE_FIELD_NUMBER: _builtins.int
     GREY_SHARE_FIELD_NUMBER: _builtins.int
     crop_share: _builtins.float
-    """Its central square alone, as large as the picture; the square's side as a share of the picture's."""
+    """Only its central square, enlarged to the picture's size; the square's side as a share of the picture's."""
     grey_share: _builtins.float
     """The picture with its central square grey; the square's side as a share of the picture's."""
     def __init__(
@@ -306,7 +306,7 @@ class Question(_message.Message):
 
     @_builtins.property
     def alternatives(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """For CLIP judges: texts of what else it may be."""
+        """For CLIP judges: texts of what else the picture may show."""
 
     def __init__(
         self,
@@ -359,7 +359,7 @@ Global___Target: _TypeAlias = Target  # noqa: Y015
 
 @_typing.final
 class Sample(_message.Message):
-    """What became of one trajectory."""
+    """The result of one trajectory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -370,7 +370,7 @@ class Sample(_message.Message):
     LATENTS_FIELD_NUMBER: _builtins.int
     status: _types_pb2.SampleStatus.ValueType
     reason: _builtins.str
-    """Why it is unscored; empty otherwise."""
+    """Why the sample is unscored; empty otherwise."""
     picture_digest: _builtins.str
     """SHA-256 of the PNG in the artefact store; empty if no picture was asked for."""
     @_builtins.property
@@ -379,7 +379,7 @@ class Sample(_message.Message):
 
     @_builtins.property
     def latents(self) -> _types_pb2.Tensor:
-        """Latents where it stopped, if asked for."""
+        """The last latents, if asked for."""
 
     def __init__(
         self,

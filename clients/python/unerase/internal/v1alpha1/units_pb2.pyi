@@ -54,8 +54,8 @@ class Unit(_message.Message):
     guidance_scale: _builtins.float
     seed_base: _builtins.int
     target_digest: _builtins.str
-    """Where it is kept, a unit names by SHA-256 what it shares with other units of its audit: its target, the list of the
-    others, and the list of cases, of which `cases` then holds the indices alone. A room gets all of them whole.
+    """In the database, a unit names by SHA-256 what it shares with other units of its audit: its target, the list of
+    others, and the list of cases, of which `cases` then holds only the indices. A room gets units with all of these.
     """
     others_digest: _builtins.str
     cases_digest: _builtins.str
@@ -100,7 +100,7 @@ Global___Unit: _TypeAlias = Unit  # noqa: Y015
 
 @_typing.final
 class UnitResult(_message.Message):
-    """What a unit came to."""
+    """The result of a unit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -126,7 +126,7 @@ Global___UnitResult: _TypeAlias = UnitResult  # noqa: Y015
 
 @_typing.final
 class Progress(_message.Message):
-    """How far a unit has come."""
+    """The progress of a unit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -138,7 +138,7 @@ class Progress(_message.Message):
     steps: _builtins.int
     loss: _builtins.float
     success: _builtins.float
-    """Share of cases in which the selector sees the concept so far."""
+    """Share of the cases so far in which the selector sees the concept."""
     def __init__(
         self,
         *,
