@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.backend import evaluations
+from support.backend import own_evaluations
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("services", "clients", "bench", "tools", "tests", "examples", "deploy")
@@ -49,12 +49,10 @@ def test_no_function_is_too_long() -> None:
     assert not too_long, "\n".join([f"divide what has more than {FUNCTION_LINES} lines:", *too_long])
 
 
-MODULES = {name: evaluation.run.__module__ for name, evaluation in evaluations().items()}
-# Those of packages that are installed beside ours have their tests elsewhere.
-OURS = sorted(name for name, module in MODULES.items() if module.startswith("unerase_backend."))
+MODULES = {name: evaluation.run.__module__ for name, evaluation in own_evaluations().items()}
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", sorted(MODULES))
 def test_an_evaluation_has_tests_of_its_name(name: str) -> None:
     """In the folder of its room, as `probing/probes/noise_based.py` in `tests/probing/test_noise_based.py`."""
     _, room, _, module = MODULES[name].split(".")

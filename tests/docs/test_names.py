@@ -15,7 +15,7 @@ import typer
 
 from docs.pages import ROOT, blocks, commands, inline_code, links, pages, text_of, words
 from docs.rules import is_formula
-from support.backend import evaluations
+from support.backend import own_evaluations
 from support.command_tree import below, whole_command
 from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.serve_settings import ServeSettings
@@ -294,9 +294,9 @@ def test_a_reason_is_there(page: str) -> None:
 
 def test_every_evaluation_is_described() -> None:
     described = {code for _, code in inline_code("docs/evaluations.md")}
-    assert sorted(evaluations().keys() - described) == []
+    assert sorted(own_evaluations().keys() - described) == []
     needs = {code for _, code in inline_code("docs/concepts.md")}
-    assert sorted(evaluations().keys() - needs) == []
+    assert sorted(own_evaluations().keys() - needs) == []
 
 
 def test_every_preset_is_named_where_presets_are() -> None:

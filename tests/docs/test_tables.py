@@ -5,7 +5,7 @@ import re
 import pytest
 
 from docs.pages import text_of
-from support.backend import evaluations
+from support.backend import own_evaluations
 from unerase import AsyncClient, Client, ClientSettings
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import Battery
@@ -55,7 +55,7 @@ def test_the_evaluations() -> None:
     described = {cells[0].strip("`"): cells[1] for cells in _rows("docs/evaluations.md", "name")}
     classes = {
         name: EvaluationClass.Name(evaluation.description.evaluation_class).removeprefix("EVALUATION_CLASS_").lower()
-        for name, evaluation in evaluations().items()
+        for name, evaluation in own_evaluations().items()
     }
     assert described == classes
 
@@ -63,7 +63,7 @@ def test_the_evaluations() -> None:
 def test_the_required_evaluations() -> None:
     """The verdict's rules name them."""
     (named,) = re.findall(r"The required evaluations are (.*), and every evaluation that", text_of("docs/verdict.md"))
-    required = {name for name, evaluation in evaluations().items() if evaluation.description.required}
+    required = {name for name, evaluation in own_evaluations().items() if evaluation.description.required}
     assert set(re.split(r", | and ", named)) == required
 
 

@@ -10,6 +10,7 @@ from support.command_tree import whole_command
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS
 from unerase_backend.coordinator.api.concept_upload import MAX_PICTURE_BYTES, MAX_PICTURES, MAX_UPLOAD_BYTES
 from unerase_backend.coordinator.api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
+from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.verdict.decision import DEFAULT_CASES, Tolerances
 
@@ -64,3 +65,8 @@ def test_the_help_of_the_command() -> None:
     for name in ("audit", "calibrate"):
         (cases,) = [option for option in whole_command().commands[name].params if option.name == "cases"]
         assert f"{DEFAULT_CASES} unless given" in cases.help
+
+
+def test_the_commands_preset_is_the_backends_default() -> None:
+    (option,) = [each for each in whole_command().commands["audit"].params if each.name == "battery"]
+    assert option.default == DEFAULT_PRESET

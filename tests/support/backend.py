@@ -50,6 +50,11 @@ def evaluations() -> dict[str, Evaluation[Any]]:
     return {**PROBES.all(), **ATTACKS.all()}
 
 
+def own_evaluations() -> dict[str, Evaluation[Any]]:
+    """Every evaluation of this repository by name; a third party's package may be installed beside."""
+    return {name: each for name, each in evaluations().items() if each.run.__module__.startswith("unerase_backend.")}
+
+
 @dataclass(frozen=True)
 class LocalBackend:
     """Every engine over one artefact store."""

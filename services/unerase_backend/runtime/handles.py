@@ -183,7 +183,7 @@ Classify = Callable[[NDArray[np.uint8], Sequence[Question]], Awaitable[list[Pict
 
 
 def remote_classify() -> Classify:
-    """Return a function that has pictures, (n, height, width, 3), judged; they are sent by object reference."""
+    """Return a function that has pictures, (n, height, width, 3), judged; sent through Ray's object store."""
 
     async def classify(pictures: NDArray[np.uint8], questions: Sequence[Question]) -> list[PictureJudgements]:
         reference = ray.put(pictures)

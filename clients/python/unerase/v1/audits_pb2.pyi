@@ -128,7 +128,7 @@ Global___Battery: _TypeAlias = Battery  # noqa: Y015
 
 @_typing.final
 class Tolerances(_message.Message):
-    """The excess, or the change of another figure, up to which an audit says that there is nothing."""
+    """The excess, or the change of another figure, up to which an audit reports no effect."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
