@@ -224,7 +224,7 @@ def test_nothing_of_a_request_is_written_down_when_the_database_dies(kept: Path,
     ]
     text = b"".join(path.read_bytes() for path in logs)
     # The error is told, and what it was about is not.
-    assert b"the database does not answer as it should, in unerase.v1.AuditService/CreateAudit" in text
+    assert b"unerase.v1.AuditService/CreateAudit failed, request " in text
     assert [secret for secret in (NAME, PROMPT, token, REQUEST, url) if secret.encode() in text] == []
 
 

@@ -285,7 +285,7 @@ class _Measured:
         if isinstance(error, TimeoutError):
             error = DeadlineError(f"the call took longer than the {UNARY_SECONDS:g} s that the backend allows")
         elif (told := self._translate(error)) is not None:
-            _logger.error("%s, in %s, request %s", told.message, self._method, self._request_id, exc_info=error)
+            _logger.error("%s failed, request %s: %s", self._method, self._request_id, told.message, exc_info=error)
             error = told
         if not isinstance(error, UneraseError):
             incident = uuid.uuid4().hex[:12]
