@@ -22,6 +22,11 @@ if sys.version_info >= (3, 11):
 else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
+if sys.version_info >= (3, 13):
+    from warnings import deprecated as _deprecated
+else:
+    from typing_extensions import deprecated as _deprecated
+
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class _AuditState:
@@ -137,9 +142,9 @@ class Tolerances(_message.Message):
     GENERAL_DAMAGE_FIELD_NUMBER: _builtins.int
     INTERFERENCE_FIELD_NUMBER: _builtins.int
     excess: _builtins.float
-    """Of a detection rate over the control; default 0.15."""
+    """Of a detection rate over the control; default 0.10, and 0.15 in audits of fewer than 30 cases."""
     destruction: _builtins.float
-    """Of destruction; default 0.10."""
+    """Of destruction, and of the concept's loss with general damage included; default 0.10."""
     general_damage: _builtins.float
     """Of general damage; default 0.25."""
     interference: _builtins.float
@@ -198,6 +203,9 @@ class AuditSpec(_message.Message):
     SEQUENTIAL_FIELD_NUMBER: _builtins.int
     ASSUME_CONTROL_FIELD_NUMBER: _builtins.int
     ASSUME_REFERENCE_FIELD_NUMBER: _builtins.int
+    PLACEBOS_FIELD_NUMBER: _builtins.int
+    CONTROL_KIND_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Catalogue name of the erased model."""
     concept: _builtins.str
@@ -207,7 +215,7 @@ class AuditSpec(_message.Message):
     control: _builtins.str
     """Catalogue name of a model that never learned the concept; empty means the concept's own control."""
     cases: _builtins.int
-    """Number of cases; 0 means 24; at most 512."""
+    """Number of cases; 0 means the preset's number, or 24 without a preset; at most 512."""
     seed_base: _builtins.int
     """Seed from which every other seed is derived; drawn at random if absent."""
     steps: _builtins.int
@@ -218,10 +226,16 @@ class AuditSpec(_message.Message):
     """Catalogue names of the judges; empty means the catalogue's default."""
     judge: _builtins.str
     second_judge: _builtins.str
-    placebo: _builtins.str
-    """Catalogue name of a concept that neither model knows. It is the control of injecting evaluations if there is no
-    model that never learned the concept. Empty means the catalogue's placebo, if one is needed.
-    """
+    @_builtins.property
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def placebo(self) -> _builtins.str:
+        """The one name of `placebos`; an accepted audit has it there."""
+
+    @placebo.setter
+    @_deprecated("""This field has been marked as deprecated using proto field options.""")
+    def placebo(self, value: _builtins.str) -> None:
+        """The one name of `placebos`; an accepted audit has it there."""
+
     sequential: _builtins.bool
     """Stop an evaluation as soon as its answer is settled: cases are taken in order, with bounds that hold at every look."""
     assume_control: _builtins.bool
@@ -232,10 +246,22 @@ class AuditSpec(_message.Message):
     """Assume that the reference is the subject's original, although it has another base than the subject or is the
     subject itself. The verdict's statement begins with this assumption.
     """
+    control_kind: _types_pb2.ControlKind.ValueType
+    """The only kind of control that evaluations may have; an evaluation that cannot have it has none. Unspecified means
+    the best that each can have. An accepted audit keeps what was asked for.
+    """
+    decided_by: _types_pb2.DecidedBy.ValueType
+    """Whose detection decides a case; unspecified means both judges."""
     @_builtins.property
     def battery(self) -> Global___Battery: ...
     @_builtins.property
     def tolerances(self) -> Global___Tolerances: ...
+    @_builtins.property
+    def placebos(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Catalogue names of concepts that neither model knows, the controls of an audit without a control model. Cases take
+        them in turn. Empty means the catalogue's placebos that fit, if a placebo is needed.
+        """
+
     def __init__(
         self,
         *,
@@ -256,10 +282,13 @@ class AuditSpec(_message.Message):
         sequential: _builtins.bool = ...,
         assume_control: _builtins.bool = ...,
         assume_reference: _builtins.bool = ...,
+        placebos: _abc.Iterable[_builtins.str] | None = ...,
+        control_kind: _types_pb2.ControlKind.ValueType = ...,
+        decided_by: _types_pb2.DecidedBy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "guidance_scale", b"guidance_scale", "seed_base", b"seed_base", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "guidance_scale", b"guidance_scale", "judge", b"judge", "placebo", b"placebo", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "control_kind", b"control_kind", "decided_by", b"decided_by", "guidance_scale", b"guidance_scale", "judge", b"judge", "placebo", b"placebo", "placebos", b"placebos", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
@@ -926,10 +955,13 @@ class BatteryPreset(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
+    CASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     summary: _builtins.str
     steps: _builtins.int
     """Denoising steps of the preset; 0 means the reference's own."""
+    cases: _builtins.int
+    """Cases of the preset."""
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EvaluationRequest]: ...
     def __init__(
@@ -939,10 +971,11 @@ class BatteryPreset(_message.Message):
         summary: _builtins.str = ...,
         evaluations: _abc.Iterable[_types_pb2.EvaluationRequest] | None = ...,
         steps: _builtins.int = ...,
+        cases: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations", "name", b"name", "steps", b"steps", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "evaluations", b"evaluations", "name", b"name", "steps", b"steps", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -102,6 +102,66 @@ MODEL_ROLE_CONTROL: ModelRole.ValueType  # 3
 """A model that never learned the concept."""
 Global___ModelRole: _TypeAlias = ModelRole  # noqa: Y015
 
+class _ControlKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ControlKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ControlKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONTROL_KIND_UNSPECIFIED: _ControlKind.ValueType  # 0
+    """In a request: the first of the kinds below, in their order, that each evaluation can have."""
+    CONTROL_KIND_MODEL: _ControlKind.ValueType  # 1
+    """A model that never learned the concept."""
+    CONTROL_KIND_PLACEBO: _ControlKind.ValueType  # 2
+    """The same procedure on the subject, for a concept that neither subject nor reference knows."""
+    CONTROL_KIND_CONCEPT_FREE: _ControlKind.ValueType  # 3
+    """The same procedure on the subject, with prompts of other concepts, while selector and judges still look for the
+    audit's concept. Not for injecting evaluations.
+    """
+    CONTROL_KIND_NONE: _ControlKind.ValueType  # 4
+    """None: the rate is bounded from above, and nothing can be said to recover."""
+
+class ControlKind(_ControlKind, metaclass=_ControlKindEnumTypeWrapper):
+    """What an evaluation of the subject is compared with: the same evaluation where the concept cannot be."""
+
+CONTROL_KIND_UNSPECIFIED: ControlKind.ValueType  # 0
+"""In a request: the first of the kinds below, in their order, that each evaluation can have."""
+CONTROL_KIND_MODEL: ControlKind.ValueType  # 1
+"""A model that never learned the concept."""
+CONTROL_KIND_PLACEBO: ControlKind.ValueType  # 2
+"""The same procedure on the subject, for a concept that neither subject nor reference knows."""
+CONTROL_KIND_CONCEPT_FREE: ControlKind.ValueType  # 3
+"""The same procedure on the subject, with prompts of other concepts, while selector and judges still look for the
+audit's concept. Not for injecting evaluations.
+"""
+CONTROL_KIND_NONE: ControlKind.ValueType  # 4
+"""None: the rate is bounded from above, and nothing can be said to recover."""
+Global___ControlKind: _TypeAlias = ControlKind  # noqa: Y015
+
+class _DecidedBy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DecidedByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DecidedBy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DECIDED_BY_UNSPECIFIED: _DecidedBy.ValueType  # 0
+    """In a request: both judges. In the record of an audit from before this choice existed: the judge."""
+    DECIDED_BY_JUDGE: _DecidedBy.ValueType  # 1
+    """The judge's alone."""
+    DECIDED_BY_BOTH: _DecidedBy.ValueType  # 2
+    """A case counts if the judge and the second judge both detect the concept."""
+
+class DecidedBy(_DecidedBy, metaclass=_DecidedByEnumTypeWrapper):
+    """Whose detection decides a case."""
+
+DECIDED_BY_UNSPECIFIED: DecidedBy.ValueType  # 0
+"""In a request: both judges. In the record of an audit from before this choice existed: the judge."""
+DECIDED_BY_JUDGE: DecidedBy.ValueType  # 1
+"""The judge's alone."""
+DECIDED_BY_BOTH: DecidedBy.ValueType  # 2
+"""A case counts if the judge and the second judge both detect the concept."""
+Global___DecidedBy: _TypeAlias = DecidedBy  # noqa: Y015
+
 class _SampleStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -112,6 +172,10 @@ class _SampleStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SampleSt
     SAMPLE_STATUS_SCORED: _SampleStatus.ValueType  # 1
     SAMPLE_STATUS_UNSCORED: _SampleStatus.ValueType  # 2
     """Failed, not finite, or could not be judged. Counted, never dropped."""
+    SAMPLE_STATUS_EXCLUDED: _SampleStatus.ValueType  # 3
+    """Out by the evaluation's own rule, for every model alike: what the model would be given already shows the concept.
+    Counted apart; neither scored nor unscored.
+    """
 
 class SampleStatus(_SampleStatus, metaclass=_SampleStatusEnumTypeWrapper):
     """Whether a sample could be scored."""
@@ -120,6 +184,10 @@ SAMPLE_STATUS_UNSPECIFIED: SampleStatus.ValueType  # 0
 SAMPLE_STATUS_SCORED: SampleStatus.ValueType  # 1
 SAMPLE_STATUS_UNSCORED: SampleStatus.ValueType  # 2
 """Failed, not finite, or could not be judged. Counted, never dropped."""
+SAMPLE_STATUS_EXCLUDED: SampleStatus.ValueType  # 3
+"""Out by the evaluation's own rule, for every model alike: what the model would be given already shows the concept.
+Counted apart; neither scored nor unscored.
+"""
 Global___SampleStatus: _TypeAlias = SampleStatus  # noqa: Y015
 
 class _ConceptKind:
@@ -197,7 +265,7 @@ class Concept(_message.Message):
     initial_token: _builtins.str
     """The word whose embedding a learned token starts from."""
     placebo: _builtins.bool
-    """A concept that no model knows, for the control of injecting evaluations; never an "other concept" of an audit."""
+    """A concept that no model knows, which serves as a control; never an "other concept" of an audit."""
     custom: _builtins.bool
     """Created by CreateConcept, and not in the operator's catalogue; never an "other concept" of an audit."""
     sensitive: _builtins.bool
@@ -635,7 +703,7 @@ class EvaluationDescription(_message.Message):
     others: _builtins.bool
     """Units get every other concept of the catalogue."""
     reference_begins: _builtins.bool
-    """The reference makes what the model is given, so a placebo, which it does not know, cannot be the control."""
+    """The reference makes all that the model is given, so a placebo, which it does not know, cannot be the control."""
     source_digest: _builtins.str
     """SHA-256 over the source of all code that affects its results, hexadecimal."""
     pictures: _builtins.str

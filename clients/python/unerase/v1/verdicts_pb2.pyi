@@ -48,6 +48,48 @@ OUTCOME_DOES_NOT_RECOVER: Outcome.ValueType  # 3
 OUTCOME_INCONCLUSIVE: Outcome.ValueType  # 4
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
+class _Knowledge:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KnowledgeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Knowledge.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KNOWLEDGE_UNSPECIFIED: _Knowledge.ValueType  # 0
+    KNOWLEDGE_INTACT: _Knowledge.ValueType  # 1
+    """The concept's loss, general damage included, is under the tolerance of destruction."""
+    KNOWLEDGE_NO_WORSE_THAN_THE_REST: _Knowledge.ValueType  # 2
+    """Destruction is under its tolerance, but the concept's loss is not, in a damaged model: the concept is no worse than
+    everything else, which is no evidence of knowledge.
+    """
+    KNOWLEDGE_DESTROYED: _Knowledge.ValueType  # 3
+    """Destruction exceeds its tolerance: the concept's pictures became less likely beyond the general damage."""
+    KNOWLEDGE_LOST_WITH_THE_REST: _Knowledge.ValueType  # 4
+    """In a damaged model, the concept's loss exceeds the tolerance of destruction, which destruction alone does not: the
+    concept's pictures became less likely, with much else.
+    """
+    KNOWLEDGE_UNSETTLED: _Knowledge.ValueType  # 5
+    """The bounds are on both sides of the tolerance."""
+
+class Knowledge(_Knowledge, metaclass=_KnowledgeEnumTypeWrapper):
+    """What the likelihood says about the subject's knowledge of the concept's pictures."""
+
+KNOWLEDGE_UNSPECIFIED: Knowledge.ValueType  # 0
+KNOWLEDGE_INTACT: Knowledge.ValueType  # 1
+"""The concept's loss, general damage included, is under the tolerance of destruction."""
+KNOWLEDGE_NO_WORSE_THAN_THE_REST: Knowledge.ValueType  # 2
+"""Destruction is under its tolerance, but the concept's loss is not, in a damaged model: the concept is no worse than
+everything else, which is no evidence of knowledge.
+"""
+KNOWLEDGE_DESTROYED: Knowledge.ValueType  # 3
+"""Destruction exceeds its tolerance: the concept's pictures became less likely beyond the general damage."""
+KNOWLEDGE_LOST_WITH_THE_REST: Knowledge.ValueType  # 4
+"""In a damaged model, the concept's loss exceeds the tolerance of destruction, which destruction alone does not: the
+concept's pictures became less likely, with much else.
+"""
+KNOWLEDGE_UNSETTLED: Knowledge.ValueType  # 5
+"""The bounds are on both sides of the tolerance."""
+Global___Knowledge: _TypeAlias = Knowledge  # noqa: Y015
+
 class _Conclusion:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -136,11 +178,14 @@ class Rate(_message.Message):
     UNSCORED_FIELD_NUMBER: _builtins.int
     WILSON_FIELD_NUMBER: _builtins.int
     CORRECTED_FIELD_NUMBER: _builtins.int
+    EXCLUDED_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     cases: _builtins.int
     """Cases that count; a case with no scored draw does not."""
     unscored: _builtins.int
     """Cases in which at least one deciding draw is unscored."""
+    excluded: _builtins.int
+    """Cases that are out by the evaluation's own rule; not among `cases`."""
     @_builtins.property
     def wilson(self) -> Global___Interval:
         """Wilson's two-sided 95 % interval; if a case has several draws, at their effective number."""
@@ -157,10 +202,11 @@ class Rate(_message.Message):
         unscored: _builtins.int = ...,
         wilson: Global___Interval | None = ...,
         corrected: Global___Estimate | None = ...,
+        excluded: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["corrected", b"corrected", "wilson", b"wilson"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "corrected", b"corrected", "hits", b"hits", "unscored", b"unscored", "wilson", b"wilson"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "corrected", b"corrected", "excluded", b"excluded", "hits", b"hits", "unscored", b"unscored", "wilson", b"wilson"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,6 +364,8 @@ class EvaluationResult(_message.Message):
     PLACEBO_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     STOPPED_AFTER_FIELD_NUMBER: _builtins.int
+    CONTROL_KIND_FIELD_NUMBER: _builtins.int
+    CONTROL_STATEMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     evaluation_class: _types_pb2.EvaluationClass.ValueType
@@ -332,13 +380,17 @@ class EvaluationResult(_message.Message):
     """Share of scored deciding draws on which the judge and the second judge agree, and Cohen's kappa."""
     judge_kappa: _builtins.float
     controlled: _builtins.bool
-    """Whether the control is a model that never learned the concept (or a placebo). Otherwise `control`, if present,
-    is the judge's false positives on pictures without the concept, and the excess is over those, unpaired.
+    """Whether the evaluation had a control of `control_kind`. Otherwise `control`, if present, is the judge's false
+    positives on pictures without the concept, and the excess is over those, unpaired.
     """
     placebo: _builtins.bool
-    """The control is the same procedure for a concept that neither model knows."""
+    """The control is a placebo; the same as `control_kind`."""
     stopped_after: _builtins.int
     """Cases after which a sequential audit stopped; 0 if all cases were run."""
+    control_kind: _types_pb2.ControlKind.ValueType
+    """The control that the evaluation had; NONE if it had none."""
+    control_statement: _builtins.str
+    """Which control that is and what the comparison assumes, in one sentence."""
     @_builtins.property
     def subject(self) -> Global___Rate: ...
     @_builtins.property
@@ -347,7 +399,7 @@ class EvaluationResult(_message.Message):
     def control(self) -> Global___Rate: ...
     @_builtins.property
     def excess(self) -> Global___Excess:
-        """Subject over control."""
+        """Subject over control; without a control only `value`, the subject's own rate, and its upper bounds."""
 
     @_builtins.property
     def reference_excess(self) -> Global___Excess:
@@ -384,10 +436,12 @@ class EvaluationResult(_message.Message):
         placebo: _builtins.bool = ...,
         calibration: Global___Calibration | None = ...,
         stopped_after: _builtins.int = ...,
+        control_kind: _types_pb2.ControlKind.ValueType = ...,
+        control_statement: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "control", b"control", "excess", b"excess", "reference", b"reference", "reference_excess", b"reference_excess", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "budget", b"budget", "calibration", b"calibration", "control", b"control", "controlled", b"controlled", "curve", b"curve", "evaluation_class", b"evaluation_class", "excess", b"excess", "further_cases", b"further_cases", "judge_agreement", b"judge_agreement", "judge_kappa", b"judge_kappa", "name", b"name", "outcome", b"outcome", "placebo", b"placebo", "reason", b"reason", "reference", b"reference", "reference_excess", b"reference_excess", "stopped_after", b"stopped_after", "subject", b"subject", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "budget", b"budget", "calibration", b"calibration", "control", b"control", "control_kind", b"control_kind", "control_statement", b"control_statement", "controlled", b"controlled", "curve", b"curve", "evaluation_class", b"evaluation_class", "excess", b"excess", "further_cases", b"further_cases", "judge_agreement", b"judge_agreement", "judge_kappa", b"judge_kappa", "name", b"name", "outcome", b"outcome", "placebo", b"placebo", "reason", b"reason", "reference", b"reference", "reference_excess", b"reference_excess", "stopped_after", b"stopped_after", "subject", b"subject", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,8 +462,13 @@ class LikelihoodResult(_message.Message):
     CONTROL_DESTRUCTION_FIELD_NUMBER: _builtins.int
     CONTROL_LOST_PULL_FIELD_NUMBER: _builtins.int
     CONTROL_GENERAL_DAMAGE_FIELD_NUMBER: _builtins.int
+    CONCEPT_LOSS_FIELD_NUMBER: _builtins.int
+    CONCEPT_LOSS_BOUNDS_FIELD_NUMBER: _builtins.int
+    CONTROL_CONCEPT_LOSS_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_FIELD_NUMBER: _builtins.int
     concept_pictures: _builtins.int
     other_pictures: _builtins.int
+    knowledge: Global___Knowledge.ValueType
     @_builtins.property
     def destruction(self) -> Global___Estimate:
         """Mean log ratio of the unconditional error on the concept's pictures, less general damage."""
@@ -432,6 +491,18 @@ class LikelihoodResult(_message.Message):
     def control_lost_pull(self) -> Global___Estimate: ...
     @_builtins.property
     def control_general_damage(self) -> Global___Estimate: ...
+    @_builtins.property
+    def concept_loss(self) -> Global___Estimate:
+        """The concept's loss: mean log ratio of the unconditional error on the concept's pictures, that is, destruction plus
+        general damage.
+        """
+
+    @_builtins.property
+    def concept_loss_bounds(self) -> Global___Interval:
+        """One-sided 95 % bounds of the concept's loss."""
+
+    @_builtins.property
+    def control_concept_loss(self) -> Global___Estimate: ...
     def __init__(
         self,
         *,
@@ -444,10 +515,14 @@ class LikelihoodResult(_message.Message):
         control_destruction: Global___Estimate | None = ...,
         control_lost_pull: Global___Estimate | None = ...,
         control_general_damage: Global___Estimate | None = ...,
+        concept_loss: Global___Estimate | None = ...,
+        concept_loss_bounds: Global___Interval | None = ...,
+        control_concept_loss: Global___Estimate | None = ...,
+        knowledge: Global___Knowledge.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["control_destruction", b"control_destruction", "control_general_damage", b"control_general_damage", "control_lost_pull", b"control_lost_pull", "destruction", b"destruction", "destruction_bounds", b"destruction_bounds", "general_damage", b"general_damage", "lost_pull", b"lost_pull"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["concept_loss", b"concept_loss", "concept_loss_bounds", b"concept_loss_bounds", "control_concept_loss", b"control_concept_loss", "control_destruction", b"control_destruction", "control_general_damage", b"control_general_damage", "control_lost_pull", b"control_lost_pull", "destruction", b"destruction", "destruction_bounds", b"destruction_bounds", "general_damage", b"general_damage", "lost_pull", b"lost_pull"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept_pictures", b"concept_pictures", "control_destruction", b"control_destruction", "control_general_damage", b"control_general_damage", "control_lost_pull", b"control_lost_pull", "destruction", b"destruction", "destruction_bounds", b"destruction_bounds", "general_damage", b"general_damage", "lost_pull", b"lost_pull", "other_pictures", b"other_pictures"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concept_loss", b"concept_loss", "concept_loss_bounds", b"concept_loss_bounds", "concept_pictures", b"concept_pictures", "control_concept_loss", b"control_concept_loss", "control_destruction", b"control_destruction", "control_general_damage", b"control_general_damage", "control_lost_pull", b"control_lost_pull", "destruction", b"destruction", "destruction_bounds", b"destruction_bounds", "general_damage", b"general_damage", "knowledge", b"knowledge", "lost_pull", b"lost_pull", "other_pictures", b"other_pictures"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -966,6 +1041,8 @@ class Verdict(_message.Message):
     SUMMARY_FIELD_NUMBER: _builtins.int
     ASSUMPTIONS_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    CONTROL_STATEMENT_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
     conclusion: Global___Conclusion.ValueType
     statement: _builtins.str
     """The conclusion in one sentence, with its figures."""
@@ -975,6 +1052,9 @@ class Verdict(_message.Message):
     """The battery was allowed to be incomplete."""
     summary: _builtins.str
     """The conclusion in two plain sentences, for readers who know no statistics."""
+    control_statement: _builtins.str
+    """Which controls the evaluations had and what may be concluded with them, in one sentence."""
+    decided_by: _types_pb2.DecidedBy.ValueType
     @_builtins.property
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The evidence, one sentence each, the strongest first."""
@@ -1024,10 +1104,12 @@ class Verdict(_message.Message):
         summary: _builtins.str = ...,
         assumptions: _abc.Iterable[_builtins.str] | None = ...,
         measures: _abc.Iterable[Global___MeasureResult] | None = ...,
+        control_statement: _builtins.str = ...,
+        decided_by: _types_pb2.DecidedBy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "interference", b"interference", "likelihood", b"likelihood", "power", b"power", "tracing", b"tracing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "damaged", b"damaged", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "measures", b"measures", "missing", b"missing", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "control_statement", b"control_statement", "damaged", b"damaged", "decided_by", b"decided_by", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "measures", b"measures", "missing", b"missing", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from unerase.v1 import bounds_pb2 as unerase_dot_v1_dot_bounds__pb2
 from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,unerase/internal/v1alpha1/trajectories.proto\x12\x19unerase.internal.v1alpha1\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"\xc6\x01\n\x0c\x43onditioning\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x38\n\ttoken_ids\x18\x02 \x01(\x0b\x32#.unerase.internal.v1alpha1.TokenIdsH\x00\x12;\n\x07learned\x18\x03 \x01(\x0b\x32(.unerase.internal.v1alpha1.LearnedPromptH\x00\x12\'\n\tembedding\x18\x04 \x01(\x0b\x32\x12.unerase.v1.TensorH\x00\x42\x06\n\x04kind\"\x1e\n\x08TokenIds\x12\x12\n\x03ids\x18\x01 \x03(\rB\x05\x90\xc2\x18\x80\x08\"Y\n\rLearnedPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x0bplaceholder\x18\x02 \x01(\t\x12%\n\tembedding\x18\x03 \x01(\x0b\x32\x12.unerase.v1.Tensor\"?\n\nResumption\x12#\n\x07latents\x18\x01 \x01(\x0b\x32\x12.unerase.v1.Tensor\x12\x0c\n\x04step\x18\x02 \x01(\r\"8\n\nInpainting\x12\x16\n\x0epicture_digest\x18\x01 \x01(\t\x12\x12\n\nmask_share\x18\x02 \x01(\x01\">\n\x12\x43lassifierGuidance\x12\x19\n\x11\x63lassifier_digest\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\x01\"\x95\x03\n\nTrajectory\x12=\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\'.unerase.internal.v1alpha1.Conditioning\x12\x16\n\x0eguidance_scale\x18\x02 \x01(\x01\x12\x13\n\x0blatent_seed\x18\x03 \x01(\x04\x12\x12\n\nnoise_seed\x18\x04 \x01(\x04\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x0b\n\x03\x65ta\x18\x06 \x01(\x01\x12\x16\n\x0evariance_scale\x18\x07 \x01(\x01\x12\x39\n\nresumption\x18\x08 \x01(\x0b\x32%.unerase.internal.v1alpha1.Resumption\x12\x11\n\tstop_step\x18\t \x01(\r\x12\x39\n\ninpainting\x18\n \x01(\x0b\x32%.unerase.internal.v1alpha1.Inpainting\x12J\n\x13\x63lassifier_guidance\x18\x0b \x01(\x0b\x32-.unerase.internal.v1alpha1.ClassifierGuidance\":\n\x04View\x12\x14\n\ncrop_share\x18\x01 \x01(\x01H\x00\x12\x14\n\ngrey_share\x18\x02 \x01(\x01H\x00\x42\x06\n\x04kind\"M\n\x08Question\x12\r\n\x05judge\x18\x01 \x01(\t\x12\x15\n\x06labels\x18\x02 \x03(\tB\x05\x90\xc2\x18\x80\x08\x12\x1b\n\x0c\x61lternatives\x18\x03 \x03(\tB\x05\x90\xc2\x18\x80\x08\"\xd4\x01\n\x06Target\x12$\n\x07\x63oncept\x18\x01 \x01(\x0b\x32\x13.unerase.v1.Concept\x12\x35\n\x08selector\x18\x02 \x01(\x0b\x32#.unerase.internal.v1alpha1.Question\x12\x32\n\x05judge\x18\x03 \x01(\x0b\x32#.unerase.internal.v1alpha1.Question\x12\x39\n\x0csecond_judge\x18\x04 \x01(\x0b\x32#.unerase.internal.v1alpha1.Question\"\xaa\x01\n\x06Sample\x12(\n\x06status\x18\x01 \x01(\x0e\x32\x18.unerase.v1.SampleStatus\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12)\n\njudgements\x18\x03 \x03(\x0b\x32\x15.unerase.v1.Judgement\x12\x16\n\x0epicture_digest\x18\x04 \x01(\t\x12#\n\x07latents\x18\x05 \x01(\x0b\x32\x12.unerase.v1.Tensorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,unerase/internal/v1alpha1/trajectories.proto\x12\x19unerase.internal.v1alpha1\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"\xc6\x01\n\x0c\x43onditioning\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x38\n\ttoken_ids\x18\x02 \x01(\x0b\x32#.unerase.internal.v1alpha1.TokenIdsH\x00\x12;\n\x07learned\x18\x03 \x01(\x0b\x32(.unerase.internal.v1alpha1.LearnedPromptH\x00\x12\'\n\tembedding\x18\x04 \x01(\x0b\x32\x12.unerase.v1.TensorH\x00\x42\x06\n\x04kind\"\x1e\n\x08TokenIds\x12\x12\n\x03ids\x18\x01 \x03(\rB\x05\x90\xc2\x18\x80\x08\"Y\n\rLearnedPrompt\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x13\n\x0bplaceholder\x18\x02 \x01(\t\x12%\n\tembedding\x18\x03 \x01(\x0b\x32\x12.unerase.v1.Tensor\"W\n\nResumption\x12#\n\x07latents\x18\x01 \x01(\x0b\x32\x12.unerase.v1.Tensor\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\x16\n\x0epicture_digest\x18\x03 \x01(\t\"8\n\nInpainting\x12\x16\n\x0epicture_digest\x18\x01 \x01(\t\x12\x12\n\nmask_share\x18\x02 \x01(\x01\">\n\x12\x43lassifierGuidance\x12\x19\n\x11\x63lassifier_digest\x18\x01 \x01(\t\x12\r\n\x05scale\x18\x02 \x01(\x01\"\xa7\x03\n\nTrajectory\x12=\n\x0c\x63onditioning\x18\x01 \x01(\x0b\x32\'.unerase.internal.v1alpha1.Conditioning\x12\x16\n\x0eguidance_scale\x18\x02 \x01(\x01\x12\x13\n\x0blatent_seed\x18\x03 \x01(\x04\x12\x12\n\nnoise_seed\x18\x04 \x01(\x04\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x0b\n\x03\x65ta\x18\x06 \x01(\x01\x12\x16\n\x0evariance_scale\x18\x07 \x01(\x01\x12\x39\n\nresumption\x18\x08 \x01(\x0b\x32%.unerase.internal.v1alpha1.Resumption\x12\x11\n\tstop_step\x18\t \x01(\r\x12\x39\n\ninpainting\x18\n \x01(\x0b\x32%.unerase.internal.v1alpha1.Inpainting\x12J\n\x13\x63lassifier_guidance\x18\x0b \x01(\x0b\x32-.unerase.internal.v1alpha1.ClassifierGuidance\x12\x10\n\x08\x65stimate\x18\x0c \x01(\x08\":\n\x04View\x12\x14\n\ncrop_share\x18\x01 \x01(\x01H\x00\x12\x14\n\ngrey_share\x18\x02 \x01(\x01H\x00\x42\x06\n\x04kind\"M\n\x08Question\x12\r\n\x05judge\x18\x01 \x01(\t\x12\x15\n\x06labels\x18\x02 \x03(\tB\x05\x90\xc2\x18\x80\x08\x12\x1b\n\x0c\x61lternatives\x18\x03 \x03(\tB\x05\x90\xc2\x18\x80\x08\"\xd4\x01\n\x06Target\x12$\n\x07\x63oncept\x18\x01 \x01(\x0b\x32\x13.unerase.v1.Concept\x12\x35\n\x08selector\x18\x02 \x01(\x0b\x32#.unerase.internal.v1alpha1.Question\x12\x32\n\x05judge\x18\x03 \x01(\x0b\x32#.unerase.internal.v1alpha1.Question\x12\x39\n\x0csecond_judge\x18\x04 \x01(\x0b\x32#.unerase.internal.v1alpha1.Question\"\xaa\x01\n\x06Sample\x12(\n\x06status\x18\x01 \x01(\x0e\x32\x18.unerase.v1.SampleStatus\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12)\n\njudgements\x18\x03 \x03(\x0b\x32\x15.unerase.v1.Judgement\x12\x16\n\x0epicture_digest\x18\x04 \x01(\t\x12#\n\x07latents\x18\x05 \x01(\x0b\x32\x12.unerase.v1.Tensorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,19 +46,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEARNEDPROMPT']._serialized_start=357
   _globals['_LEARNEDPROMPT']._serialized_end=446
   _globals['_RESUMPTION']._serialized_start=448
-  _globals['_RESUMPTION']._serialized_end=511
-  _globals['_INPAINTING']._serialized_start=513
-  _globals['_INPAINTING']._serialized_end=569
-  _globals['_CLASSIFIERGUIDANCE']._serialized_start=571
-  _globals['_CLASSIFIERGUIDANCE']._serialized_end=633
-  _globals['_TRAJECTORY']._serialized_start=636
-  _globals['_TRAJECTORY']._serialized_end=1041
-  _globals['_VIEW']._serialized_start=1043
-  _globals['_VIEW']._serialized_end=1101
-  _globals['_QUESTION']._serialized_start=1103
-  _globals['_QUESTION']._serialized_end=1180
-  _globals['_TARGET']._serialized_start=1183
-  _globals['_TARGET']._serialized_end=1395
-  _globals['_SAMPLE']._serialized_start=1398
-  _globals['_SAMPLE']._serialized_end=1568
+  _globals['_RESUMPTION']._serialized_end=535
+  _globals['_INPAINTING']._serialized_start=537
+  _globals['_INPAINTING']._serialized_end=593
+  _globals['_CLASSIFIERGUIDANCE']._serialized_start=595
+  _globals['_CLASSIFIERGUIDANCE']._serialized_end=657
+  _globals['_TRAJECTORY']._serialized_start=660
+  _globals['_TRAJECTORY']._serialized_end=1083
+  _globals['_VIEW']._serialized_start=1085
+  _globals['_VIEW']._serialized_end=1143
+  _globals['_QUESTION']._serialized_start=1145
+  _globals['_QUESTION']._serialized_end=1222
+  _globals['_TARGET']._serialized_start=1225
+  _globals['_TARGET']._serialized_end=1437
+  _globals['_SAMPLE']._serialized_start=1440
+  _globals['_SAMPLE']._serialized_end=1610
 # @@protoc_insertion_point(module_scope)

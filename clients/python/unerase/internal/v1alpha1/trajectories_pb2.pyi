@@ -116,14 +116,20 @@ Global___LearnedPrompt: _TypeAlias = LearnedPrompt  # noqa: Y015
 
 @_typing.final
 class Resumption(_message.Message):
-    """Where a trajectory resumes."""
+    """Where a trajectory resumes: from latents, or from a picture."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LATENTS_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
+    PICTURE_DIGEST_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Steps already taken."""
+    picture_digest: _builtins.str
+    """Digest in the artefact store of a picture of the model's resolution, in place of `latents`. The trajectory resumes
+    from its latents y with the trajectory's initial noise n: sqrt(a) y + sqrt(1 - a) n, a the cumulative alpha after
+    `step` steps.
+    """
     @_builtins.property
     def latents(self) -> _types_pb2.Tensor:
         """The latents after `step` steps, (channels, height, width)."""
@@ -133,10 +139,11 @@ class Resumption(_message.Message):
         *,
         latents: _types_pb2.Tensor | None = ...,
         step: _builtins.int = ...,
+        picture_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["latents", b"latents", "picture_digest", b"picture_digest", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,6 +218,7 @@ class Trajectory(_message.Message):
     STOP_STEP_FIELD_NUMBER: _builtins.int
     INPAINTING_FIELD_NUMBER: _builtins.int
     CLASSIFIER_GUIDANCE_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     guidance_scale: _builtins.float
     """Classifier-free guidance: e = e_empty + scale * (e_prompt - e_empty). 1 uses only the conditioning, one row a step."""
     latent_seed: _builtins.int
@@ -225,6 +233,10 @@ class Trajectory(_message.Message):
     """Scale of the noise added at each step; 1 is DDIM's own."""
     stop_step: _builtins.int
     """Stops after this many steps of the schedule; 0 means at its end."""
+    estimate: _builtins.bool
+    """The result is the model's estimate of x_0 at its last step, (x_t - sqrt(1 - a_t) e) / sqrt(a_t), in place of the
+    latents that the step reaches.
+    """
     @_builtins.property
     def conditioning(self) -> Global___Conditioning: ...
     @_builtins.property
@@ -253,10 +265,11 @@ class Trajectory(_message.Message):
         stop_step: _builtins.int = ...,
         inpainting: Global___Inpainting | None = ...,
         classifier_guidance: Global___ClassifierGuidance | None = ...,
+        estimate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["classifier_guidance", b"classifier_guidance", "conditioning", b"conditioning", "inpainting", b"inpainting", "resumption", b"resumption"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifier_guidance", b"classifier_guidance", "conditioning", b"conditioning", "eta", b"eta", "guidance_scale", b"guidance_scale", "inpainting", b"inpainting", "latent_seed", b"latent_seed", "noise_seed", b"noise_seed", "resumption", b"resumption", "steps", b"steps", "stop_step", b"stop_step", "variance_scale", b"variance_scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classifier_guidance", b"classifier_guidance", "conditioning", b"conditioning", "estimate", b"estimate", "eta", b"eta", "guidance_scale", b"guidance_scale", "inpainting", b"inpainting", "latent_seed", b"latent_seed", "noise_seed", b"noise_seed", "resumption", b"resumption", "steps", b"steps", "stop_step", b"stop_step", "variance_scale", b"variance_scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
