@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
@@ -45,7 +45,7 @@ def test_nothing_in_30_claims_what_the_rules_say() -> None:
 def test_without_cases_nothing_is_known() -> None:
     assert [float(bound) for bound in statistics.wilson(0, 0)] == [0, 1]
     assert (statistics.clopper_pearson_lower(0, 0), statistics.clopper_pearson_upper(0, 0)) == (0, 1)
-    assert [float(bound) for bound in statistics.excess_bounds(0, 0, 0, 0)] == [-1, 1]
+    assert [float(bound) for bound in statistics.unpaired_bounds(0, 0, 0, 0)] == [-1, 1]
 
 
 def test_mcnemar_equals_statsmodels_and_scipy() -> None:
@@ -100,47 +100,26 @@ def test_kappa_equals_statsmodels(pairs: list[tuple[bool, bool]]) -> None:
         assert statistics.cohen_kappa(first, second) == 1.0
 
 
-def _coverage(p_first: float, p_second: float, cases: int) -> tuple[float, float]:
-    """Return the chance that each bound covers the true difference, over every outcome of the multinomial."""
-    b, c = np.meshgrid(np.arange(cases + 1), np.arange(cases + 1), indexing="ij")
-    possible = b + c <= cases
-    b, c = b[possible], c[possible]
-    outcomes = np.stack([b, c, cases - b - c], axis=1)
-    weight = stats.multinomial.pmf(outcomes, cases, [p_first, p_second, 1 - p_first - p_second])
-    assert weight.sum() == pytest.approx(1)
-    lower, upper = statistics.excess_bounds(b, cases, c, cases)
-    truth = p_first - p_second
-    return float(weight[lower <= truth + 1e-12].sum()), float(weight[upper >= truth - 1e-12].sum())
-
-
-@pytest.mark.parametrize("cases", [1, 9, 24])
-def test_excess_bounds_cover_whatever_the_truth(cases: int) -> None:
+@pytest.mark.parametrize(("cases", "pictures"), [(1, 3), (24, 100)])
+def test_unpaired_bounds_cover_whatever_the_truth(cases: int, pictures: int) -> None:
     """Exact validity, by full enumeration over a grid of truths."""
+    b, c = np.meshgrid(np.arange(cases + 1), np.arange(pictures + 1), indexing="ij")
+    lower, upper = statistics.unpaired_bounds(b, cases, c, pictures)
     for p_first in np.linspace(0, 1, 11):
-        for p_second in np.linspace(0, 1 - p_first, 6):
-            lower, upper = _coverage(p_first, p_second, cases)
-            assert lower >= 0.95 - 1e-9
-            assert upper >= 0.95 - 1e-9
-
-
-def test_excess_bounds_without_the_bonferroni_half_would_not_cover() -> None:
-    """The test above can fail: at twice the level some truth is not covered."""
-    worst = 1.0
-    for p_first in np.linspace(0, 1, 41):
-        b = np.arange(25)
-        weight = stats.binom.pmf(b, 24, p_first)
-        _, upper = statistics.excess_bounds(b, 24, 0, 24, alpha=0.2)
-        worst = min(worst, float(weight[upper >= p_first].sum()))
-    assert worst < 0.95
+        for p_second in np.linspace(0, 1, 11):
+            weight = stats.binom.pmf(b, cases, p_first) * stats.binom.pmf(c, pictures, p_second)
+            truth = p_first - p_second
+            assert weight[lower <= truth + 1e-12].sum() >= 0.95 - 1e-9
+            assert weight[upper >= truth - 1e-12].sum() >= 0.95 - 1e-9
 
 
 @given(st.integers(0, 24), st.integers(0, 24))
-def test_excess_bounds_are_antisymmetric_and_monotone(b: int, c: int) -> None:
-    lower, upper = statistics.excess_bounds(b, 48, c, 48)
-    mirrored_lower, mirrored_upper = statistics.excess_bounds(c, 48, b, 48)
+def test_unpaired_bounds_are_antisymmetric_and_monotone(b: int, c: int) -> None:
+    lower, upper = statistics.unpaired_bounds(b, 48, c, 48)
+    mirrored_lower, mirrored_upper = statistics.unpaired_bounds(c, 48, b, 48)
     assert float(lower) == pytest.approx(-float(mirrored_upper))
     assert float(upper) == pytest.approx(-float(mirrored_lower))
-    more_lower, more_upper = statistics.excess_bounds(b + 1, 48, c, 48)
+    more_lower, more_upper = statistics.unpaired_bounds(b + 1, 48, c, 48)
     assert more_lower >= lower
     assert more_upper > upper
     assert lower <= (b - c) / 48 <= upper
@@ -247,26 +226,3 @@ def test_power_is_the_chance_of_a_significant_result() -> None:
     b = generator.binomial(24, 0.4, 20000)
     simulated = np.mean(statistics.mcnemar_p(b, 0) * 4 < 0.05)
     assert statistics.power(24, 0.4, 4) == pytest.approx(simulated, abs=0.01)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(6, 40), st.integers(0, 10), st.integers(0, 10))
-def test_further_cases_settle_it_and_one_less_does_not(cases: int, b: int, c: int) -> None:
-    b, c = min(b, cases), min(c, cases - min(b, cases))
-    further = statistics.further_cases(b, c, cases, 0.15, 4)
-
-    def settled(total: int) -> bool:
-        first, second = np.rint(b * total / cases), np.rint(c * total / cases)
-        _, upper = statistics.excess_bounds(first, total, second, total)
-        return bool(upper < 0.15) or float(statistics.mcnemar_p(first, second)) * 4 < 0.05
-
-    if further:
-        assert settled(cases + further)
-        assert not any(settled(total) for total in range(cases + 1, cases + further))
-    else:
-        assert not any(settled(total) for total in range(cases + 1, 1000, 97))
-
-
-def test_further_cases_of_a_clean_but_small_sample() -> None:
-    assert statistics.further_cases(0, 0, 12, 0.15, 4) == 23 - 12
-    assert statistics.further_cases(0, 0, 0, 0.15, 4) == 0

@@ -1,8 +1,9 @@
 """The draws of an evaluation as a table by case, and how they decide a case.
 
 The best of its deciding draws decides a case. The selector picks the draw with its highest score; of equal scores the
-first in order of arm and variant wins. The judge's decision on that draw is the decision on the case. An unscored draw
-might have been the one picked, so its case is *doubtful*.
+first in order of arm and variant wins. Judge and second judge together, or the judge alone, decide the case on that
+draw. An unscored draw might have been the one picked, so its case is *doubtful*. An excluded draw does not exist, and a
+case without any other draw is out.
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unerase.v1.types_pb2 import EvaluationDescription, ModelRole, Observation, SampleStatus
+from unerase.v1.types_pb2 import DecidedBy, EvaluationDescription, ModelRole, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import Interval, Rate
 from unerase_backend.verdict import statistics
 
@@ -49,21 +50,25 @@ class Cases:
     """At least one draw is scored; `detected` is False for a case without a scored draw."""
     doubtful: Bools
     """At least one draw is unscored, or the case has no draw."""
+    excluded: Bools
+    """Every draw is excluded, so that the case is neither scored nor doubtful."""
 
     def counted(self, doubtful_as: bool | None) -> tuple[Bools, Bools]:
         """Return (detected, counts); doubtful cases count as scored (None), all as detected, or all as not detected."""
         if doubtful_as is None:
             return self.detected, self.scored
-        return np.where(self.doubtful, doubtful_as, self.detected), np.ones_like(self.scored)
+        return np.where(self.doubtful, doubtful_as, self.detected), ~self.excluded
 
     @classmethod
     def undecided(cls, cases: int) -> "Cases":
         """Return cases without any deciding draw."""
-        return cls(np.zeros(cases, bool), np.zeros(cases, bool), np.ones(cases, bool))
+        return cls(*(np.full(cases, doubtful) for doubtful in (False, False, True, False)))
 
     def rate(self) -> Rate:
         """Return the detection rate over the cases with a scored draw."""
-        return rate_of(int(self.detected.sum()), int(self.scored.sum()), int(self.doubtful.sum()))
+        rate = rate_of(int(self.detected.sum()), int(self.scored.sum()), int(self.doubtful.sum()))
+        rate.excluded = int(self.excluded.sum())
+        return rate
 
 
 @dataclass(frozen=True)
@@ -71,38 +76,53 @@ class Draws:
     """Draws of one model; every array is (cases, draws), with the draws in order of arm and variant."""
 
     exists: Bools
+    """There is a draw, and it is not excluded."""
+    excluded: Bools
     scored: Bools
     selector: NDArray[np.float64]
     """The selector's scores; minus infinity for unscored draws."""
     judge: Bools
     second_judge: Bools
+    both: bool
+    """A detection is that of both judges, not of the judge alone."""
+
+    @property
+    def detected(self) -> Bools:
+        """What the judges who decide say of each draw; False for unscored draws."""
+        return self.judge & self.second_judge if self.both else self.judge
 
     def best_of(self, budget: int) -> Cases:
         """Decide every case by its first `budget` draws."""
         scored = self.scored[:, :budget]
         picked = np.argmax(self.selector[:, :budget], axis=1)
         some: Bools = np.any(scored, axis=1)
-        failed: Bools = np.any(self.exists[:, :budget] & ~scored, axis=1)
-        detected = self.judge[np.arange(len(picked)), picked] & some
-        return Cases(detected, some, failed | ~some)
+        exist = self.exists[:, :budget]
+        failed: Bools = np.any(exist & ~scored, axis=1)
+        out: Bools = ~np.any(exist, axis=1) & np.any(self.excluded[:, :budget], axis=1)
+        detected = self.detected[np.arange(len(picked)), picked] & some
+        return Cases(detected, some, failed | ~(some | out), out)
 
     def of(self, columns: Bools) -> "Draws":
         """Return some of the draws, chosen by column."""
         return Draws(
             self.exists[:, columns],
+            self.excluded[:, columns],
             self.scored[:, columns],
             self.selector[:, columns],
             self.judge[:, columns],
             self.second_judge[:, columns],
+            self.both,
         )
 
     @property
     def budget(self) -> int:
         """The most draws that any case has."""
-        return int(self.exists.sum(axis=1).max(initial=0))
+        return int((self.exists | self.excluded).sum(axis=1).max(initial=0))
 
 
-def tabulate(observations: Iterable[Observation], cases: Sequence[int], draws: Sequence[Draw]) -> Draws:
+def tabulate(
+    observations: Iterable[Observation], cases: Sequence[int], draws: Sequence[Draw], decided_by: DecidedBy.ValueType
+) -> Draws:
     """Arrange one model's observations in a table by case and draw.
 
     Raises:
@@ -112,20 +132,23 @@ def tabulate(observations: Iterable[Observation], cases: Sequence[int], draws: S
     rows = {case: row for row, case in enumerate(cases)}
     columns = {draw: column for column, draw in enumerate(draws)}
     table = Draws(
-        np.zeros(shape, bool),
-        np.zeros(shape, bool),
-        np.full(shape, -np.inf),
-        np.zeros(shape, bool),
-        np.zeros(shape, bool),
+        exists=np.zeros(shape, bool),
+        excluded=np.zeros(shape, bool),
+        scored=np.zeros(shape, bool),
+        selector=np.full(shape, -np.inf),
+        judge=np.zeros(shape, bool),
+        second_judge=np.zeros(shape, bool),
+        both=decided_by == DecidedBy.DECIDED_BY_BOTH,
     )
     for observation in observations:
         place = rows[observation.case_index], columns[observation.arm, observation.variant]
-        if table.exists[place]:
+        if table.exists[place] or table.excluded[place]:
             raise ValueError(
                 f"two observations of {observation.evaluation}, case {observation.case_index}, "
                 f"arm {observation.arm!r}, variant {observation.variant}"
             )
-        table.exists[place] = True
+        table.excluded[place] = observation.status == SampleStatus.SAMPLE_STATUS_EXCLUDED
+        table.exists[place] = not table.excluded[place]
         if is_scored(observation):
             table.scored[place] = True
             table.selector[place] = observation.judgements[SELECTOR].score

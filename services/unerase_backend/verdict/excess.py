@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unerase.v1.verdicts_pb2 import Excess, Interval
-from unerase_backend.verdict import sequential, statistics
+from unerase_backend.verdict import paired, sequential, statistics
 from unerase_backend.verdict.draws import Cases
 
 Counts = NDArray[np.int64]
@@ -14,7 +14,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One model's detections compared with the control's.
+    """One model's detections compared with the control's, or its own rate where there is nothing to compare with.
 
     Each array has three figures: the first over the scored cases, the second with every doubtful case counted against
     the first model, the third with every doubtful case counted in its favour.
@@ -28,13 +28,16 @@ class Comparison:
     upper: NDArray[np.float64]
     p: NDArray[np.float64]
     paired: bool
+    tested: bool = True
+    """There is a test of the excess; False for a model's own rate."""
 
     def message(self, p_holm: float) -> Excess:
         """Return the comparison as the message that the report holds."""
+        # How far under its own rate the excess is, nobody knows without a control.
         return Excess(
             value=self.value,
-            bounds=Interval(lower=self.lower[0], upper=self.upper[0]),
-            bounds_with_unscored=Interval(lower=self.lower[1], upper=self.upper[2]),
+            bounds=Interval(lower=self.lower[0] if self.tested else 0, upper=self.upper[0]),
+            bounds_with_unscored=Interval(lower=self.lower[1] if self.tested else 0, upper=self.upper[2]),
             only_first=int(self.only_first[0]) if self.paired else 0,
             only_second=int(self.only_second[0]) if self.paired else 0,
             p=self.p[0],
@@ -66,19 +69,31 @@ def compare_pairs(first: Cases, second: Cases, *, anytime: bool = False) -> Comp
         lower, upper = sequential.anytime_bounds(only_first, only_second, cases)
         p = sequential.anytime_p(only_first, only_second)
     else:
-        lower, upper = statistics.excess_bounds(only_first, cases, only_second, cases)
+        lower, upper = paired.excess_bounds(only_first, only_second, cases)
         p = statistics.mcnemar_p(only_first, only_second)
     return Comparison(value, only_first, only_second, cases, lower, upper, p, paired=True)
 
 
 def compare_with_pictures(model: Cases, false_positives: int, pictures: int) -> Comparison:
-    """Compare single draws with the judge's false positives on pictures without the concept (unpaired)."""
+    """Compare single draws with the judges' false positives on pictures without the concept (unpaired).
+
+    The upper bound is that of the model's own rate, which needs no pictures and is the tighter one for good judges.
+    """
+    own = own_rate(model)
+    lower, _ = statistics.unpaired_bounds(own.only_first, own.cases, false_positives, pictures)
+    value = own.value - false_positives / pictures
+    p = statistics.fisher_p(own.only_first, own.cases, false_positives, pictures)
+    second = np.full(3, false_positives)
+    return Comparison(value, own.only_first, second, own.cases, lower, own.upper, p, paired=False)
+
+
+def own_rate(model: Cases) -> Comparison:
+    """Return a model's own rate with its one-sided bounds: its excess over whatever control is at most that."""
     figures = []
     for way, _ in WAYS:
         detected, counts = model.counted(way)
         figures.append((int((detected & counts).sum()), int(counts.sum())))
     hits, cases = np.array(figures, np.int64).T
-    lower, upper = statistics.excess_bounds(hits, cases, false_positives, pictures)
-    value = float(hits[0]) / max(int(cases[0]), 1) - false_positives / pictures
-    p = statistics.fisher_p(hits, cases, false_positives, pictures)
-    return Comparison(value, hits, np.full(3, false_positives), cases, lower, upper, p, paired=False)
+    lower, upper = statistics.clopper_pearson_lower(hits, cases), statistics.clopper_pearson_upper(hits, cases)
+    value = float(hits[0]) / max(int(cases[0]), 1)
+    return Comparison(value, hits, np.zeros(3, np.int64), cases, lower, upper, np.ones(3), paired=False, tested=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unerase.v1.types_pb2 import Observation, SampleStatus
+from unerase.v1.types_pb2 import DecidedBy, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import (
     Estimate,
     InterferenceItem,
@@ -18,8 +18,17 @@ from unerase.v1.verdicts_pb2 import (
     Rate,
 )
 from unerase_backend.runtime.seeds import derive_seed
-from unerase_backend.verdict import statistics
-from unerase_backend.verdict.draws import CONTROL, JUDGE, REFERENCE, SUBJECT, UNSCORED_LIMIT, is_scored, rate_of
+from unerase_backend.verdict import paired, statistics
+from unerase_backend.verdict.draws import (
+    CONTROL,
+    JUDGE,
+    REFERENCE,
+    SECOND_JUDGE,
+    SUBJECT,
+    UNSCORED_LIMIT,
+    is_scored,
+    rate_of,
+)
 
 Floats = NDArray[np.float64]
 Picture = tuple[str, str, int]
@@ -196,7 +205,7 @@ def interference(observations: Sequence[Observation]) -> InterferenceResult | No
         return None
     lost = sum(_detected(reference[key]) and not _detected(subject[key]) for key in pairs)
     won = sum(_detected(subject[key]) and not _detected(reference[key]) for key in pairs)
-    lower, upper = statistics.excess_bounds(lost, len(pairs), won, len(pairs), statistics.ALPHA / 2)
+    lower, upper = paired.excess_bounds(lost, won, len(pairs), statistics.ALPHA / 2)
     return InterferenceResult(
         loss=Estimate(value=(lost - won) / len(pairs), interval=Interval(lower=float(lower), upper=float(upper))),
         subject_similarity=mean_similarity(subject[key] for key in pairs),
@@ -251,6 +260,15 @@ def judge_quality(observations: Sequence[Observation]) -> list[JudgeQuality]:
         )
         for position, name in enumerate(names)
     ]
+
+
+def false_positives(observations: Sequence[Observation], decided_by: DecidedBy.ValueType) -> Rate | None:
+    """Return how often the judges who decide a case see the concept where it is not; None without such pictures."""
+    without = [observation for observation in observations if observation.arm in ("other", "near-miss")]
+    scored = [observation for observation in without if is_scored(observation)]
+    deciding = (JUDGE, SECOND_JUDGE) if decided_by == DecidedBy.DECIDED_BY_BOTH else (JUDGE,)
+    hits = sum(all(observation.judgements[each].detected for each in deciding) for observation in scored)
+    return rate_of(hits, len(scored), len(without) - len(scored)) if scored else None
 
 
 def _correct(observations: Sequence[Observation], position: int, arm: str, *, expected: bool) -> Rate:

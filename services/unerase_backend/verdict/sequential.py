@@ -28,12 +28,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT
+from unerase_backend.verdict.paired import FURTHER_CASES_LIMIT
+from unerase_backend.verdict.statistics import ALPHA
 
 Floats = NDArray[np.float64]
 
 LOOK_EVERY = 3
-"""Cases between two looks. Seven to nine discordant cases settle an excess; 21 cases without any settle its absence."""
+"""Cases between two looks.
+
+Seven to nine discordant cases settle an excess, 21 cases without any its absence at a tolerance of 0.15.
+"""
 
 _PARTS = 64
 _STAKES: Floats = np.append(np.sin((np.arange(_PARTS) + 0.5) / _PARTS * np.pi / 2), 1.0)

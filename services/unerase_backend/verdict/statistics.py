@@ -15,9 +15,6 @@ Floats = NDArray[np.float64]
 ALPHA = 0.05
 """Every interval is at 95 %, every test at 5 %."""
 
-FURTHER_CASES_LIMIT = 4096
-"""More cases than this settle nothing in practice."""
-
 
 def wilson(hits: ArrayLike, cases: ArrayLike, alpha: float = ALPHA) -> tuple[Floats, Floats]:
     """Return Wilson's two-sided interval of a proportion (Wilson 1927); [0, 1] without cases."""
@@ -46,18 +43,14 @@ def clopper_pearson_upper(hits: ArrayLike, cases: ArrayLike, alpha: float = ALPH
     return 1 - clopper_pearson_lower(cases - hits, cases, alpha)
 
 
-def excess_bounds(
+def unpaired_bounds(
     first: ArrayLike, first_cases: ArrayLike, second: ArrayLike, second_cases: ArrayLike, alpha: float = ALPHA
 ) -> tuple[Floats, Floats]:
-    """Return the one-sided lower and the one-sided upper bound of a difference of two proportions.
-
-    For pairs, P(first model) - P(second model) is the difference of the two discordant cells. `first` and `second` then
-    count the cases in which only the first, or only the second, model shows the concept, and both `_cases` are the
-    number of pairs. For unpaired samples, `first` and `second` are the hits of each.
+    """Return the one-sided lower and upper bounds of a difference of two proportions, from the hits of each.
 
     upper = CP_upper(first; alpha/2) - CP_lower(second; alpha/2), and the lower bound mirrors it: Bonferroni over the
-    two cells. The coverage of each bound is at least 1 - alpha, whatever the number of cases and the dependence of the
-    cells. The bounds are wider than exact bounds of the difference.
+    two. The coverage of each bound is at least 1 - alpha, whatever the number of cases and their dependence. For pairs,
+    `paired.excess_bounds` are much tighter.
     """
     lower = clopper_pearson_lower(first, first_cases, alpha / 2) - clopper_pearson_upper(
         second, second_cases, alpha / 2
@@ -194,21 +187,3 @@ def discordant_needed(tests: int, alpha: float = ALPHA) -> int:
 def power(cases: int, excess: float, tests: int, alpha: float = ALPHA) -> float:
     """Return the chance that an excess is found if the control shows nothing: P(X >= discordant_needed)."""
     return float(stats.binom.sf(discordant_needed(tests, alpha) - 1, cases, excess))
-
-
-def further_cases(
-    only_first: int, only_second: int, cases: int, tolerance: float, tests: int, alpha: float = ALPHA
-) -> int:
-    """Return how many more cases would settle an inconclusive excess at its present rates.
-
-    It is settled if the upper bound is under the tolerance, or if p times the number of tests is under alpha (Holm's
-    requirement for the smallest p). Returns 0 if that takes more than FURTHER_CASES_LIMIT cases in all, or if `cases`
-    is 0.
-    """
-    if cases == 0:
-        return 0
-    totals = np.arange(cases + 1, FURTHER_CASES_LIMIT + 1)
-    first, second = np.rint(only_first * totals / cases), np.rint(only_second * totals / cases)
-    _, upper = excess_bounds(first, totals, second, totals, alpha)
-    settled = (upper < tolerance) | (mcnemar_p(first, second) * max(tests, 1) < alpha)
-    return int(totals[np.argmax(settled)]) - cases if settled.any() else 0
