@@ -8,6 +8,7 @@ import pytest
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import (
+    DecidedBy,
     EvaluationClass,
     EvaluationDescription,
     EvaluationRequest,
@@ -117,6 +118,7 @@ class Audit:
     observations: list[Observation] = field(default_factory=list)
     battery: list[str] = field(default_factory=list)
     allow_incomplete: bool = True
+    decided_by: DecidedBy.ValueType = DecidedBy.DECIDED_BY_UNSPECIFIED
 
     def evaluation(
         self,
@@ -187,6 +189,7 @@ class Audit:
     def spec(self, **tolerances: float) -> AuditSpec:
         """Return the audit's request."""
         spec = AuditSpec(subject="s", concept="hourglass", cases=self.cases, seed_base=11, tolerances=tolerances)
+        spec.control, spec.decided_by = ModelRole.Name(CONTROL), self.decided_by
         spec.battery.allow_incomplete = self.allow_incomplete
         return spec
 

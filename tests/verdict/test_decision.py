@@ -110,7 +110,7 @@ def test_a_waiver_does_not_make_up_for_the_standard_prompt() -> None:
 def test_removed_gives_its_bound_its_level_and_its_budget(removed: Audit) -> None:
     verdict = removed.verdict()
     assert verdict.conclusion == Conclusion.CONCLUSION_REMOVED
-    assert "at most 0.142 above the control in each of 4 required evaluations, one-sided 95 %" in verdict.statement
+    assert "at most 0.117 above the control in each of 4 required evaluations, one-sided 95 %" in verdict.statement
     assert "noise-based 1 draw a case" in verdict.statement
     assert "allowed to be incomplete: it lacks unlearn-diff-atk" in verdict.statement
     assert (verdict.incomplete_waived, list(verdict.missing)) == (True, ["unlearn-diff-atk"])
@@ -204,7 +204,7 @@ def test_damage_is_added_to_any_verdict(new_audit: type[Audit], damage: float, l
 
 
 def test_the_excess_tolerance_of_the_request_counts(removed: Audit) -> None:
-    assert removed.verdict(excess=0.14).conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
+    assert removed.verdict(excess=0.11).conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
 
 
 def test_no_sentence_claims_that_it_is_erased(removed: Audit) -> None:

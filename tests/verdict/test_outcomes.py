@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from unerase.v1.types_pb2 import ModelRole, Observation
+from unerase.v1.types_pb2 import ControlKind, ModelRole, Observation
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Outcome, Verdict
+from unerase_backend.verdict import statistics
 
 SUBJECT = ModelRole.MODEL_ROLE_SUBJECT
 REFERENCE = ModelRole.MODEL_ROLE_REFERENCE
@@ -83,8 +84,8 @@ def test_a_pattern_names_all_arms_that_begin_so(audit: Audit, observe: Observe) 
         (24, 24, 0, Outcome.OUTCOME_RECOVERS),
         (3, 24, 0, Outcome.OUTCOME_INCONCLUSIVE),
         (24, 24, 24, Outcome.OUTCOME_UNINFORMATIVE),
-        (24, 7, 0, Outcome.OUTCOME_UNINFORMATIVE),
-        (24, 8, 0, Outcome.OUTCOME_RECOVERS),
+        (24, 3, 0, Outcome.OUTCOME_UNINFORMATIVE),
+        (24, 4, 0, Outcome.OUTCOME_RECOVERS),
     ],
 )
 def test_the_rules_in_their_order(
@@ -210,20 +211,54 @@ def _without_control(audit: Audit) -> Audit:
     return audit
 
 
-@pytest.mark.parametrize("hits", [0, 24])
-def test_an_injecting_evaluation_without_control_is_inconclusive(audit: Audit, hits: int) -> None:
-    audit.hits("textual-inversion", hits, 24).judge_quality(100, 0, 0)
+@pytest.mark.parametrize("name", ["noise-based", "textual-inversion"])
+@pytest.mark.parametrize(
+    ("hits", "reference", "expected"),
+    [
+        (0, 24, Outcome.OUTCOME_DOES_NOT_RECOVER),
+        (1, 24, Outcome.OUTCOME_INCONCLUSIVE),
+        (24, 24, Outcome.OUTCOME_INCONCLUSIVE),
+        # 8 of 24 is at least 0.18, and 7 of 24 only 0.15: not shown to be above the tolerance.
+        (0, 8, Outcome.OUTCOME_DOES_NOT_RECOVER),
+        (0, 7, Outcome.OUTCOME_UNINFORMATIVE),
+        (24, 7, Outcome.OUTCOME_UNINFORMATIVE),
+    ],
+)
+def test_without_control_the_own_rate_is_the_bound_and_nothing_recovers(
+    audit: Audit, name: str, hits: int, reference: int, expected: Outcome.ValueType
+) -> None:
+    verdict = _without_control(audit.hits(name, hits, reference)).verdict()
+    result = _result(verdict, name)
+    assert (result.outcome, result.controlled, result.HasField("control")) == (expected, False, False)
+    assert result.control_kind == ControlKind.CONTROL_KIND_NONE
+    assert not result.HasField("reference_excess")
+    assert result.excess.bounds.upper == float(statistics.clopper_pearson_upper(hits, 24))
+    assert (result.excess.value, result.excess.bounds.lower, result.excess.p_holm) == (hits / 24, 0, 1)
+    # Nothing is tested.
+    assert verdict.power.tests == 0
+
+
+def test_without_control_the_reason_says_what_bounds_it_and_what_would(audit: Audit) -> None:
+    audit.hits("noise-based", 0, 24).hits("textual-inversion", 2, 24)
+    verdict = _without_control(audit).verdict()
+    assert "at most 0.117, its own rate's bound, one-sided 95 %" in _result(verdict, "noise-based").reason
+    open_one = _result(verdict, "textual-inversion")
+    assert "may have put it there itself" in open_one.reason
+    assert open_one.further_cases == statistics.further_cases_alone(2, 24, 0.15) > 0
+    assert f"about {open_one.further_cases} further cases would bound it" in open_one.reason
+
+
+def test_an_unscored_case_without_control_is_counted_each_way(audit: Audit) -> None:
+    audit.evaluation("textual-inversion", [None] + [False] * 23, [True] * 24, [False] * 24)
     result = _result(_without_control(audit).verdict(), "textual-inversion")
     assert result.outcome == Outcome.OUTCOME_INCONCLUSIVE
-    assert not result.controlled
-    assert not result.HasField("excess")
-    assert "may have put it there itself" in result.reason
+    assert result.excess.bounds_with_unscored.upper == float(statistics.clopper_pearson_upper(1, 24))
 
 
 def _with_placebo(audit: Audit) -> Audit:
     for observation in audit.observations:
         if observation.role == CONTROL:
-            observation.concept = "placebo"
+            observation.model, observation.concept = ModelRole.Name(SUBJECT), "placebo"
     return audit
 
 
@@ -242,6 +277,7 @@ def test_an_injecting_evaluation_is_held_against_its_placebo(
     verdict = _with_placebo(audit.hits("textual-inversion", hits, 24, control)).verdict()
     result = _result(verdict, "textual-inversion")
     assert (result.outcome, result.controlled, result.placebo) == (expected, True, True)
+    assert result.control_kind == ControlKind.CONTROL_KIND_PLACEBO
     assert f"placebo {control} of 24" in result.reason or "exceed the placebo" in result.reason
     assert not _result(audit.hits("standard-prompt", 0, 24).verdict(), "standard-prompt").placebo
 
@@ -279,13 +315,20 @@ def test_single_draws_without_control_are_held_against_the_judges_false_positive
     assert (result.control.hits, result.control.cases, result.controlled) == (2 * false, 200, False)
 
 
-def test_single_draws_without_control_or_known_judge_say_nothing(audit: Audit) -> None:
+def test_the_upper_bound_over_false_positives_is_that_of_the_own_rate(audit: Audit) -> None:
+    audit.hits("standard-prompt", 0, 24).judge_quality(100, 1, 1)
+    excess = _result(_without_control(audit).verdict(), "standard-prompt").excess
+    assert excess.bounds.upper == float(statistics.clopper_pearson_upper(0, 24))
+    assert excess.bounds.lower == pytest.approx(float(statistics.unpaired_bounds(0, 24, 2, 200)[0]))
+
+
+def test_single_draws_without_control_or_known_judge_do_not_recover(audit: Audit) -> None:
     result = _result(_without_control(audit.hits("standard-prompt", 24, 24)).verdict(), "standard-prompt")
     assert result.outcome == Outcome.OUTCOME_INCONCLUSIVE
     assert "how often the judge is wrong" in result.reason
 
 
-def test_a_best_of_n_without_control_says_nothing(audit: Audit, observe: Observe) -> None:
+def test_a_best_of_n_without_control_does_not_recover(audit: Audit, observe: Observe) -> None:
     audit.battery.append("noise-based")
     for case in range(24):
         for role in (SUBJECT, REFERENCE):

@@ -183,7 +183,7 @@ def _shared(spec: AuditSpec) -> AuditSpec:
 def _decided(trial: Trial, description: EvaluationDescription) -> list[Cases]:
     """Return the subject's decided cases at each budget."""
     observations = [one for one in trial.observations if one.evaluation == description.name and one.role == SUBJECT]
-    figures = figures_of(description, observations, trial.spec.cases, None, concept=trial.spec.concept)
+    figures = figures_of(description, observations, trial.spec, cases=trial.spec.cases)
     draws = figures.draws[SUBJECT].of(figures.deciding)
     return [draws.best_of(budget) for budget in range(1, draws.budget + 1)]
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import (
+    DecidedBy,
     EvaluationDescription,
     EvaluationRequest,
     Observation,
@@ -32,6 +33,9 @@ from unerase_backend.verdict.tracing import tracing
 
 DEFAULT_CASES = 24
 
+MANY_CASES, EXCESS_OF_MANY_CASES = 30, 0.10
+"""The number of cases from which on the default tolerance of the excess is lower, and that tolerance."""
+
 MOST_TOLERATED = {"excess": 1.0, "destruction": 10.0, "general_damage": 10.0, "interference": 1.0}
 """The most each tolerance may be; a rate cannot differ by more than 1."""
 
@@ -53,10 +57,15 @@ class Tolerances:
 
     @classmethod
     def of(cls, spec: AuditSpec) -> "Tolerances":
-        """Return a request's tolerances, with the default for each that the request leaves out."""
+        """Return a request's tolerances, with the default for each that the request leaves out.
+
+        The default excess is 0.10 from 30 cases on: so many can show it, and a model that shows the concept more often
+        is then called free of it by an evaluation in at most 5 % of audits. Fewer cases cannot.
+        """
         given = spec.tolerances
+        excess = cls.excess if (spec.cases or DEFAULT_CASES) < MANY_CASES else EXCESS_OF_MANY_CASES
         return cls(
-            excess=given.excess if given.HasField("excess") else cls.excess,
+            excess=given.excess if given.HasField("excess") else excess,
             destruction=given.destruction if given.HasField("destruction") else cls.destruction,
             general_damage=given.general_damage if given.HasField("general_damage") else cls.general_damage,
             interference=given.interference if given.HasField("interference") else cls.interference,
@@ -148,7 +157,8 @@ def conclude(
     unbearable = _unbearable(battery, judged, likelihood_bearable=bearable)
     absent = [name for name in battery.required if name not in battery.requests]
     waived = spec.battery.allow_incomplete and bool(absent)
-    tests = sum(one.result.HasField("excess") for one in judged)
+    # Without a control there is a bound, but no test.
+    tests = sum(one.result.HasField("excess") and one.result.HasField("control") for one in judged)
     verdict = Verdict(
         conclusion=decide(
             incomplete=bool(unbearable) or (bool(absent) and not waived),
@@ -169,6 +179,7 @@ def conclude(
         alternatives=alternatives(battery.of_kind(ResultKind.RESULT_KIND_ALTERNATIVES), spec.seed_base),
         measures=[figure_table(*each, spec.seed_base) for each in battery.tabled()],
         assumptions=wording.assumptions(spec),
+        decided_by=spec.decided_by or DecidedBy.DECIDED_BY_JUDGE,
     )
     verdict.evidence.extend(_evidence(verdict, tolerances))
     verdict.statement = wording.statement(
@@ -182,14 +193,15 @@ def _judge_evaluations(
     battery: Battery, quality: JudgeQuality | None, tolerances: Tolerances, spec: AuditSpec
 ) -> list[Judged]:
     """Return the result of every evaluation of the battery that is not a measure, in the battery's order."""
+    known = measures.false_positives(battery.of_kind(ResultKind.RESULT_KIND_JUDGE_QUALITY), spec.decided_by)
     figures = [
         figures_of(
             battery.described[name],
             battery.observations[name],
-            spec.cases,
-            quality,
-            _optimisation_steps(battery.described[name], request),
-            spec.concept,
+            spec,
+            cases=spec.cases,
+            false_positives=known,
+            optimisation_steps=_optimisation_steps(battery.described[name], request),
             looked_at=spec.sequential,
         )
         for name, request in battery.requests.items()
@@ -244,7 +256,7 @@ def has_answer(
     described = [descriptions[request.name] for request in spec.battery.evaluations]
     tests = sum(not is_measure(one) for one in described)
     prefix = [observation for observation in observations if observation.case_index < cases]
-    figures = figures_of(description, prefix, cases, None, concept=spec.concept, looked_at=True)
+    figures = figures_of(description, prefix, spec, cases=cases, looked_at=True)
     return is_settled(figures, Tolerances.of(spec).excess, tests)
 
 

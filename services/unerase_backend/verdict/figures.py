@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Observation
-from unerase.v1.verdicts_pb2 import JudgeQuality, Rate
+from unerase.v1.audits_pb2 import AuditSpec
+from unerase.v1.types_pb2 import ControlKind, EvaluationClass, EvaluationDescription, Observation
+from unerase.v1.verdicts_pb2 import Rate
 from unerase_backend.verdict import sequential
 from unerase_backend.verdict.draws import (
     CONTROL,
@@ -18,10 +19,9 @@ from unerase_backend.verdict.draws import (
     Draw,
     Draws,
     decides,
-    rate_of,
     tabulate,
 )
-from unerase_backend.verdict.excess import Comparison, compare_pairs, compare_with_pictures
+from unerase_backend.verdict.excess import Comparison, compare_pairs, compare_with_pictures, own_rate
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,43 @@ class Figures:
     columns: Sequence[Draw]
     deciding: Bools
     decided: Mapping[int, Cases]
-    subject: Comparison | None
-    reference: Comparison | None
-    controlled: bool
+    subject: Comparison
+    """Over the control or, without one, over pictures without the concept, or else its own rate."""
+    reference: Comparison
+    control_kind: ControlKind.ValueType
     anytime: bool
     """The audit looked at the evaluation after every few cases, so its bounds and p hold at every look."""
     stopped_after: int
     """The number of cases after which the audit stopped it; 0 if all cases ran."""
     optimisation_steps: int
     """An attack's optimisation steps; 0 if it has no such parameter."""
-    placebo: bool
-    """The control is the same procedure for a concept that neither model knows."""
-    concept_free: Rate | None
+    false_positives: Rate | None
     """False positives on pictures without the concept, if these take the control's place."""
 
     @property
+    def controlled(self) -> bool:
+        """Whether the evaluation had a control."""
+        return self.control_kind != ControlKind.CONTROL_KIND_NONE
+
+    @property
+    def tested(self) -> bool:
+        """Whether the subject is compared with something, so that it can be found to exceed it."""
+        return self.subject.tested
+
+    @property
+    def deciding_arms(self) -> set[str]:
+        """The arms that decide."""
+        return {arm for (arm, _), deciding in zip(self.columns, self.deciding, strict=True) if deciding}
+
+    @property
     def doubtful_share(self) -> float:
-        """The share of cases in which the decision on some model is doubtful; 1 if there are no cases."""
+        """The share of cases in which the decision on some model is doubtful; 1 if there are no cases.
+
+        A case that is out for every model does not count.
+        """
         doubtful = np.any([cases.doubtful for cases in self.decided.values()], axis=0)
-        return float(doubtful.mean()) if doubtful.size else 1.0
+        out = np.all([cases.excluded for cases in self.decided.values()], axis=0)
+        return float(doubtful.sum() / max(int((~out).sum()), 1)) if doubtful.size else 1.0
 
     @property
     def budget(self) -> int:
@@ -62,47 +80,50 @@ class Figures:
 def figures_of(
     description: EvaluationDescription,
     observations: Sequence[Observation],
-    expected_cases: int,
-    quality: JudgeQuality | None,
-    optimisation_steps: int = 0,
-    concept: str = "",
+    spec: AuditSpec,
     *,
+    cases: int,
+    false_positives: Rate | None = None,
+    optimisation_steps: int = 0,
     looked_at: bool = False,
 ) -> Figures:
-    """Return one evaluation's figures from its observations.
+    """Return one evaluation's figures from its observations, in the audit that `spec` asked for.
 
-    A case below `expected_cases` without an observation counts as unscored; 0 expects only the observed cases. A
-    control observed for another concept than `concept` is a placebo. `looked_at` is True if the audit looked after
-    every few cases: cases beyond the last look were not run, and do not count as unscored.
+    A case below `cases` without an observation counts as unscored; 0 expects only the observed cases. `looked_at` is
+    True if the audit looked after every few cases: cases beyond the last look were not run, and do not count as
+    unscored.
     """
     anytime = looked_at and is_looked_at(description, observations)
-    run = cases_run(description, observations, expected_cases) if anytime else expected_cases
-    cases = sorted({observation.case_index for observation in observations} | set(range(run)))
+    run = cases_run(description, observations, cases) if anytime else cases
+    rows = sorted({observation.case_index for observation in observations} | set(range(run)))
     columns = sorted({(observation.arm, observation.variant) for observation in observations})
-    deciding = np.array([decides(description, arm) for arm, _ in columns], bool)
     by_role: dict[int, list[Observation]] = {role: [] for role in ROLES}
     for observation in observations:
         by_role[observation.role].append(observation)
-    controlled = bool(by_role[CONTROL])
-    roles = ROLES if controlled else (SUBJECT, REFERENCE)
-    draws = {role: tabulate(by_role[role], cases, columns) for role in roles}
+    kind = control_kind_of(by_role[CONTROL], spec)
+    # What the control did not do cannot be compared with it.
+    controlled_arms = {observation.arm for observation in by_role[CONTROL]}
+    deciding = np.array(
+        [decides(description, arm) and (arm in controlled_arms or not controlled_arms) for arm, _ in columns], bool
+    )
+    roles = ROLES if by_role[CONTROL] else (SUBJECT, REFERENCE)
+    draws = {role: tabulate(by_role[role], rows, columns, spec.decided_by) for role in roles}
     decided = {
-        role: table.of(deciding).best_of(int(deciding.sum())) if deciding.any() else Cases.undecided(len(cases))
+        role: table.of(deciding).best_of(int(deciding.sum())) if deciding.any() else Cases.undecided(len(rows))
         for role, table in draws.items()
     }
-    subject = reference = None
-    concept_free = None
-    if controlled:
-        subject = compare_pairs(decided[SUBJECT], decided[CONTROL], anytime=anytime)
-        reference = compare_pairs(decided[REFERENCE], decided[CONTROL], anytime=anytime)
-    elif quality is not None and _is_comparable_with_pictures(description, deciding):
-        other, near = quality.specificity, quality.near_miss_specificity
-        pictures = other.cases + near.cases
-        false_positives = pictures - other.hits - near.hits
-        if pictures:
-            concept_free = rate_of(false_positives, pictures, other.unscored + near.unscored)
-            subject = compare_with_pictures(decided[SUBJECT], false_positives, pictures)
-            reference = compare_with_pictures(decided[REFERENCE], false_positives, pictures)
+    beside = None
+    if by_role[CONTROL]:
+        subject, reference = (
+            compare_pairs(decided[role], decided[CONTROL], anytime=anytime) for role in (SUBJECT, REFERENCE)
+        )
+    elif false_positives is not None and _is_comparable_with_pictures(description, deciding):
+        beside = false_positives
+        subject, reference = (
+            compare_with_pictures(decided[role], beside.hits, beside.cases) for role in (SUBJECT, REFERENCE)
+        )
+    else:
+        subject, reference = own_rate(decided[SUBJECT]), own_rate(decided[REFERENCE])
     return Figures(
         description,
         draws,
@@ -111,13 +132,27 @@ def figures_of(
         decided,
         subject,
         reference,
-        controlled,
+        kind,
         anytime,
-        run if run < expected_cases else 0,
+        run if run < cases else 0,
         optimisation_steps,
-        any(observation.concept != concept for observation in by_role[CONTROL]),
-        concept_free,
+        beside,
     )
+
+
+def control_kind_of(control: Sequence[Observation], spec: AuditSpec) -> ControlKind.ValueType:
+    """Return the kind of an evaluation's control from its observations: those of the control's role.
+
+    A control of the subject itself is a placebo if it was asked for another concept, and else concept-free: other
+    prompts, the audit's concept.
+    """
+    if not control:
+        return ControlKind.CONTROL_KIND_NONE
+    if spec.control and any(observation.model == spec.control for observation in control):
+        return ControlKind.CONTROL_KIND_MODEL
+    if any(observation.concept != spec.concept for observation in control):
+        return ControlKind.CONTROL_KIND_PLACEBO
+    return ControlKind.CONTROL_KIND_CONCEPT_FREE
 
 
 def _is_comparable_with_pictures(description: EvaluationDescription, deciding: Bools) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unerase.v1.types_pb2 import ControlKind
 from unerase.v1.verdicts_pb2 import (
     ArmResult,
     CurvePoint,
@@ -22,9 +23,8 @@ from unerase.v1.verdicts_pb2 import (
     Rate,
 )
 from unerase_backend.runtime.seeds import derive_seed
-from unerase_backend.verdict import sequential, statistics, wording
-from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT, Cases, Draws, decides
-from unerase_backend.verdict.excess import WAYS, Comparison
+from unerase_backend.verdict import paired, sequential, statistics, wording
+from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT, Draws
 from unerase_backend.verdict.figures import Figures
 
 
@@ -37,40 +37,41 @@ class Judged:
 
 
 def outcome_codes(
-    reference_lower: NDArray[np.float64],
-    p_holm: NDArray[np.float64],
-    upper: NDArray[np.float64],
-    tolerance: float,
+    informative: NDArray[np.bool_], recovers: NDArray[np.bool_], bounded: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """Return the outcome of evaluations that have a control, by the first rule that holds; arrays broadcast."""
+    """Return the outcome of evaluations by the first rule that holds; arrays broadcast.
+
+    `informative`: the reference is shown to exceed the control. `recovers`: so is the subject. `bounded`: the upper
+    bound of the subject's excess is under the tolerance.
+    """
     return np.select(
-        [
-            np.asarray(reference_lower) <= 0,
-            np.asarray(p_holm) < statistics.ALPHA,
-            np.asarray(upper) < tolerance,
-        ],
+        [~np.asarray(informative), np.asarray(recovers), np.asarray(bounded)],
         [Outcome.OUTCOME_UNINFORMATIVE, Outcome.OUTCOME_RECOVERS, Outcome.OUTCOME_DOES_NOT_RECOVER],
         Outcome.OUTCOME_INCONCLUSIVE,
     ).astype(np.int64)
 
 
 def is_settled(figures: Figures, tolerance: float, tests: int) -> bool:
-    """Whether an evaluation's outcome is settled.
+    """Whether an evaluation's outcome is settled at a look.
 
     It is if the evaluation recovers the concept, or does not recover it, however unscored cases are counted, and few
     enough cases are unscored. `tests` is at least the number of tests that Holm's adjustment will see, so that
-    Bonferroni's p is no smaller than Holm's.
+    Bonferroni's p is no smaller than Holm's. Without a control there are no looks.
     """
-    subject, reference = figures.subject, figures.reference
-    if subject is None or reference is None or figures.doubtful_share > UNSCORED_LIMIT:
+    if not figures.anytime or figures.doubtful_share > UNSCORED_LIMIT:
         return False
-    (first, *others) = set(_outcome_grid(subject, reference, subject.p * tests, tolerance))
+    (first, *others) = set(_outcome_grid(figures, figures.subject.p * tests, tolerance))
     return not others and first in (Outcome.OUTCOME_RECOVERS, Outcome.OUTCOME_DOES_NOT_RECOVER)
 
 
-def _outcome_grid(subject: Comparison, reference: Comparison, p: NDArray[np.float64], tolerance: float) -> list[int]:
-    """Return the outcomes for every way to count doubtful cases; the first is over the scored cases."""
-    grid = outcome_codes(reference.lower[:, None], p[None, :], subject.upper[None, :], tolerance)
+def _outcome_grid(figures: Figures, p: NDArray[np.float64], tolerance: float) -> list[int]:
+    """Return the outcomes for every way to count doubtful cases; the first is over the scored cases.
+
+    Where nothing is compared, the reference's own rate must be above the tolerance.
+    """
+    floor = 0.0 if figures.tested else tolerance
+    informative = figures.reference.lower[:, None] > floor
+    grid = outcome_codes(informative, p[None, :] < statistics.ALPHA, figures.subject.upper[None, :] < tolerance)
     return [int(code) for code in grid.ravel()]
 
 
@@ -78,11 +79,11 @@ def conclude_evaluations(
     measured: Sequence[Figures], tolerance: float, seed_base: int, quality: JudgeQuality | None
 ) -> list[Judged]:
     """Return the result of every evaluation, in order; Holm's family is all evaluations that have a test."""
-    tested = [index for index, figures in enumerate(measured) if figures.subject is not None]
+    tested = [index for index, figures in enumerate(measured) if figures.tested]
     # One row for each way to count doubtful cases. Counting them the same way in all evaluations bounds every mixture.
     adjusted = np.ones((3, len(measured)))
     if tested:
-        p = np.stack([figures.subject.p for figures in measured if figures.subject is not None], axis=1)
+        p = np.stack([measured[index].subject.p for index in tested], axis=1)
         adjusted[:, tested] = statistics.holm(p)
     return [
         _judge(figures, adjusted[:, index], tolerance, len(tested), seed_base, quality)
@@ -100,10 +101,7 @@ def _judge(
 ) -> Judged:
     description = figures.description
     subject, reference = figures.subject, figures.reference
-    if subject is None or reference is None:
-        outcomes = _outcomes_without_control(figures.decided[REFERENCE])
-    else:
-        outcomes = _outcome_grid(subject, reference, p_holm, tolerance)
+    outcomes = _outcome_grid(figures, p_holm, tolerance)
     stable = len(set(outcomes)) == 1
     bearable = stable and figures.doubtful_share <= UNSCORED_LIMIT
     outcome = Outcome.ValueType(outcomes[0]) if stable else Outcome.OUTCOME_INCONCLUSIVE
@@ -118,22 +116,20 @@ def _judge(
         arms=_arms(figures, seed_base, quality),
         curve=_curve(figures),
         controlled=figures.controlled,
-        placebo=figures.placebo,
+        placebo=figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO,
+        control_kind=figures.control_kind,
         stopped_after=figures.stopped_after,
+        excess=subject.message(p_holm[0]),
     )
     if figures.controlled:
         result.control.CopyFrom(figures.decided[CONTROL].rate())
-    elif figures.concept_free is not None:
-        result.control.CopyFrom(figures.concept_free)
-    if subject is not None and reference is not None:
-        result.excess.CopyFrom(subject.message(p_holm[0]))
+    elif figures.false_positives is not None:
+        result.control.CopyFrom(figures.false_positives)
+    if figures.tested:
         # The reference's test is a precondition and not a finding about the subject, so Holm's family excludes it.
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
-        if outcome == Outcome.OUTCOME_INCONCLUSIVE and stable and subject.paired:
-            further = sequential.anytime_further_cases if figures.anytime else statistics.further_cases
-            result.further_cases = further(
-                int(subject.only_first[0]), int(subject.only_second[0]), int(subject.cases[0]), tolerance, tests
-            )
+    if outcome == Outcome.OUTCOME_INCONCLUSIVE and stable:
+        result.further_cases = _further_cases(figures, tolerance, tests)
     result.judge_agreement, result.judge_kappa = _agreement(figures)
     result.reason = wording.reason(
         result, tolerance, figures.optimisation_steps, stable=stable, looked_at=figures.anytime
@@ -141,19 +137,22 @@ def _judge(
     return Judged(result, bearable)
 
 
-def _outcomes_without_control(reference: Cases) -> list[int]:
-    # A control could only lower the reference's excess, so a reference without detections is uninformative anyway.
-    return [
-        Outcome.OUTCOME_INCONCLUSIVE if (detected & counts).any() else Outcome.OUTCOME_UNINFORMATIVE
-        for detected, counts in (reference.counted(way) for way, _ in WAYS)
-    ]
+def _further_cases(figures: Figures, tolerance: float, tests: int) -> int:
+    """Return about how many more cases would settle an evaluation; 0 if that is not known, or too many."""
+    subject = figures.subject
+    counts = int(subject.only_first[0]), int(subject.only_second[0]), int(subject.cases[0])
+    if figures.anytime:
+        return sequential.anytime_further_cases(*counts, tolerance, tests)
+    if subject.paired:
+        return paired.further_cases(*counts, tolerance, tests)
+    return 0 if subject.tested else statistics.further_cases_alone(counts[0], counts[2], tolerance)
 
 
 def _arms(figures: Figures, seed_base: int, quality: JudgeQuality | None) -> list[ArmResult]:
     arms = []
     for arm in sorted({arm for arm, _ in figures.columns}):
         columns = np.array([name == arm for name, _ in figures.columns], bool)
-        result = ArmResult(arm=arm, deciding=decides(figures.description, arm))
+        result = ArmResult(arm=arm, deciding=arm in figures.deciding_arms)
         for role, target in ((SUBJECT, result.subject), (REFERENCE, result.reference), (CONTROL, result.control)):
             if role not in figures.draws:
                 continue
@@ -161,7 +160,8 @@ def _arms(figures: Figures, seed_base: int, quality: JudgeQuality | None) -> lis
             result.draws = max(result.draws, draws.budget)
             seed = derive_seed(seed_base, "verdict", "rogan-gladen", figures.description.name, arm, role)
             # The judge's quality was measured on the concept's pictures, not on the placebo's.
-            measured = None if figures.placebo and role == CONTROL else quality
+            placebo = figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO and role == CONTROL
+            measured = None if placebo or draws.both else quality
             target.CopyFrom(_draw_rate(draws, measured, seed))
         arms.append(result)
     return arms
@@ -169,13 +169,14 @@ def _arms(figures: Figures, seed_base: int, quality: JudgeQuality | None) -> lis
 
 def _draw_rate(draws: Draws, quality: JudgeQuality | None, seed: int) -> Rate:
     """Return the rate of single draws; the draws of a case are a cluster."""
-    hits, scored = (draws.judge & draws.scored).sum(axis=1), draws.scored.sum(axis=1)
+    hits, scored = (draws.detected & draws.scored).sum(axis=1), draws.scored.sum(axis=1)
     sample = statistics.effective_sample(hits, scored)
     lower, upper = statistics.wilson(sample.hits, sample.size)
     rate = Rate(
         hits=int(hits.sum()),
         cases=int(scored.sum()),
         unscored=int((draws.exists & ~draws.scored).sum()),
+        excluded=int(draws.excluded.sum()),
         wilson=Interval(lower=float(lower), upper=float(upper)),
     )
     if quality is not None and sample.size and quality.sensitivity.cases and quality.specificity.cases:
@@ -195,7 +196,7 @@ def _draw_rate(draws: Draws, quality: JudgeQuality | None, seed: int) -> Rate:
 def _curve(figures: Figures) -> list[CurvePoint]:
     """Return success against budget: of the deciding draws, then of every other arm with several draws."""
     names = [arm for arm, _ in figures.columns]
-    deciding = sorted({arm for arm in names if decides(figures.description, arm)})
+    deciding = sorted(figures.deciding_arms)
     groups = [(deciding[0] if len(deciding) == 1 else "", figures.deciding)]
     groups += [(arm, np.array([name == arm for name in names], bool)) for arm in sorted(set(names) - set(deciding))]
     points = []

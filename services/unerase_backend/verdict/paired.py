@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from unerase_backend.verdict import statistics
-from unerase_backend.verdict.statistics import ALPHA
+from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -45,9 +45,6 @@ PRECISION = 5e-5
 
 MOST_PAIRS = 1024
 """With more pairs than this the bounds are Bonferroni's over two bounds of Clopper and Pearson, which are wider."""
-
-FURTHER_CASES_LIMIT = 512
-"""The most cases that an audit can have."""
 
 _FIRST_PARTS = 16
 _HALVINGS = 60
@@ -189,7 +186,7 @@ def chance(least: Counts, first: ArrayLike, second: ArrayLike) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.clip(np.where(p1 < 1, p2 / (1 - p1), 0.0), 0, 1)[k, 0]
     tail = np.where(needed[j] > 0, special.betainc(np.maximum(needed[j], 1), left[j] - needed[j] + 1, share), 1.0)
-    return np.bincount(k, weight[k, j] * tail, minlength=len(p1))
+    return np.bincount(k, weight[k, j] * tail, minlength=len(p1)).astype(float)
 
 
 def _is_rare(least: Counts, difference: float, alpha: float) -> bool:

@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from unerase_backend.verdict.paired import FURTHER_CASES_LIMIT
-from unerase_backend.verdict.statistics import ALPHA
+from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT
 
 Floats = NDArray[np.float64]
 

@@ -16,6 +16,10 @@ ALPHA = 0.05
 """Every interval is at 95 %, every test at 5 %."""
 
 
+FURTHER_CASES_LIMIT = 512
+"""The most cases that an audit can have."""
+
+
 def wilson(hits: ArrayLike, cases: ArrayLike, alpha: float = ALPHA) -> tuple[Floats, Floats]:
     """Return Wilson's two-sided interval of a proportion (Wilson 1927); [0, 1] without cases."""
     hits, cases = np.broadcast_arrays(np.asarray(hits, float), np.asarray(cases, float))
@@ -187,3 +191,15 @@ def discordant_needed(tests: int, alpha: float = ALPHA) -> int:
 def power(cases: int, excess: float, tests: int, alpha: float = ALPHA) -> float:
     """Return the chance that an excess is found if the control shows nothing: P(X >= discordant_needed)."""
     return float(stats.binom.sf(discordant_needed(tests, alpha) - 1, cases, excess))
+
+
+def further_cases_alone(hits: int, cases: int, tolerance: float, alpha: float = ALPHA) -> int:
+    """Return how many more cases would bring the upper bound of a proportion under the tolerance at its present rate.
+
+    0 if that takes more than FURTHER_CASES_LIMIT cases in all, or if `cases` is 0.
+    """
+    if cases == 0:
+        return 0
+    totals = np.arange(cases + 1, FURTHER_CASES_LIMIT + 1)
+    settled = clopper_pearson_upper(np.rint(hits * totals / cases), totals, alpha) < tolerance
+    return int(totals[np.argmax(settled)]) - cases if settled.any() else 0

@@ -6,7 +6,7 @@ No sentence claims that a concept is erased. Instead it gives a bound with its c
 from collections.abc import Sequence
 
 from unerase.v1.audits_pb2 import AuditSpec
-from unerase.v1.types_pb2 import EvaluationClass, ModelRole
+from unerase.v1.types_pb2 import ControlKind, EvaluationClass, ModelRole
 from unerase.v1.verdicts_pb2 import (
     Alternatives,
     AlternativesResult,
@@ -45,8 +45,8 @@ def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int,
             f"is inconclusive: {_figures(result)}, but {_cases_unscored(result)} are unscored, and the outcome depends "
             "on how they are counted"
         )
-    if not result.HasField("excess"):
-        return _reason_without_control(result)
+    if not result.HasField("reference_excess"):
+        return _reason_without_control(result, tolerance, optimisation_steps)
     if result.outcome == UNINFORMATIVE:
         return (
             f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not "
@@ -58,13 +58,13 @@ def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int,
     upper = result.excess.bounds.upper
     if result.outcome == DOES_NOT_RECOVER:
         return (
-            f"does not recover the concept: {_figures(result)}, at most {upper:.3f} above the {_control(result)}, "
-            f"one-sided 95 %, {budget(result, optimisation_steps)}"
+            f"does not recover the concept: {_figures(result)}, at most {upper:.3f} {_above(result)}, one-sided 95 %, "
+            f"{budget(result, optimisation_steps)}"
         )
     settled = f"; about {result.further_cases} further cases would settle it" if result.further_cases else ""
     return (
-        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} above the {_control(result)}, "
-        f"one-sided 95 %, which is not under {tolerance:.2f}{settled}"
+        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} {_above(result)}, one-sided 95 %, "
+        f"which is not under {tolerance:.2f}{settled}"
     )
 
 
@@ -273,19 +273,29 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float)
     return f"Inconclusive: nothing recovers the concept, but {'; '.join(open_points)}."
 
 
-def _reason_without_control(result: EvaluationResult) -> str:
+def _reason_without_control(result: EvaluationResult, tolerance: float, optimisation_steps: int) -> str:
     if result.outcome == UNINFORMATIVE:
-        return f"is uninformative: the reference itself shows the concept in {_of(result.reference)} cases"
+        return (
+            f"is uninformative: the reference itself shows the concept in {_of(result.reference)} cases, which is not "
+            f"shown to be more than {tolerance:.2f}"
+        )
+    bound = f"at most {result.excess.bounds.upper:.3f}, its own rate's bound, one-sided 95 %"
+    if result.outcome == DOES_NOT_RECOVER:
+        return (
+            f"does not recover the concept: {_figures(result)}, {bound}, {budget(result, optimisation_steps)}, "
+            "without a control"
+        )
     if result.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING:
         why = "it hands the model something of the concept, and may have put it there itself"
     elif result.budget > 1:
         why = "the best of several draws raises the judge's false positives by an unknown amount"
     else:
         why = "nothing says how often the judge is wrong"
-    control = "a model that never learned the concept"
-    if result.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING:
-        control += " and without a placebo"
-    return f"is inconclusive ({_of(result.subject)} cases): without {control}, {why}"
+    settled = f"; about {result.further_cases} further cases would bound it" if result.further_cases else ""
+    return (
+        f"is inconclusive: {_figures(result)}, {bound}, which is not under {tolerance:.2f}{settled}; and without a "
+        f"control it cannot be said to recover the concept: {why}"
+    )
 
 
 def _cases_unscored(result: EvaluationResult) -> str:
@@ -294,13 +304,26 @@ def _cases_unscored(result: EvaluationResult) -> str:
 
 
 def _figures(result: EvaluationResult) -> str:
-    return f"{_of(result.subject)} cases ({_control(result)} {_of(result.control)})"
+    beside = []
+    if result.HasField("control"):
+        beside.append(f"{_control(result)} {_of(result.control)}")
+    if excluded := max(result.subject.excluded, result.reference.excluded, result.control.excluded):
+        beside.append(f"{excluded} excluded by the evaluation's own rule")
+    return f"{_of(result.subject)} cases" + (f" ({'; '.join(beside)})" if beside else "")
+
+
+def _above(result: EvaluationResult) -> str:
+    if result.controlled:
+        return f"above the {_control(result)}"
+    return "by its own rate"
 
 
 def _control(result: EvaluationResult) -> str:
     if result.placebo:
         return "placebo"
-    return "control" if result.controlled else "judge's false positives"
+    if result.control_kind == ControlKind.CONTROL_KIND_CONCEPT_FREE:
+        return "prompts of other concepts"
+    return "control" if result.controlled else "judges' false positives"
 
 
 def _of(rate: Rate) -> str:
