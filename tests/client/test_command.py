@@ -39,6 +39,7 @@ def test_help_names_every_command() -> None:
     for name in (
         "serve",
         "audit",
+        "power",
         "watch",
         "report",
         "models",
@@ -288,7 +289,13 @@ def test_an_audit_that_failed_exits_with_3(address: str, script: Script) -> None
 
 @pytest.mark.parametrize(
     "arguments",
-    [["serve"], ["serve", "--help"], ["verdict", "observations.parquet"], ["calibrate", "--out", "calibration.json"]],
+    [
+        ["serve"],
+        ["serve", "--help"],
+        ["verdict", "observations.parquet"],
+        ["calibrate", "--out", "calibration.json"],
+        ["power"],
+    ],
 )
 def test_without_the_backend_the_command_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str]
@@ -357,6 +364,47 @@ def test_a_verdict_needs_no_backend(observations: Path) -> None:
 def test_what_no_verdict_follows_from_is_said(observations: Path, arguments: list[str], said: str) -> None:
     given = [str(observations) if argument == "{file}" else argument for argument in arguments]
     ended = CliRunner().invoke(app, ["verdict", *given], env={"COLUMNS": "400"})
+    assert ended.exit_code == ExitCode.BAD_INPUT
+    assert said in ended.stderr
+    assert ended.stdout == ""
+
+
+POWER = (
+    "power",
+    "--cases",
+    "24",
+    "--cases",
+    "48",
+    "--false-positives",
+    "0.01",
+    "--shared-errors",
+    "0",
+    "--audits",
+    "50",
+)
+
+
+def test_power_shows_how_many_cases_are_enough() -> None:
+    ended = CliRunner().invoke(app, POWER, env={"COLUMNS": "200"})
+    assert ended.exit_code == 0, ended.output
+    assert "A: removed, destruction 1.0" in ended.stdout
+    assert "1 % false positives, 0 % shared: 24 cases reach 80 % removed for model A" in ended.stdout
+    found = json.loads(CliRunner().invoke(app, [*POWER, "--json", "--decided-by", "judge", "--chance", "0.9"]).stdout)
+    assert [row["cases"] for row in found["rows"]] == [24, 48]
+    assert found["enough"] == [{"false_positives": 0.01, "shared_errors": 0.0, "cases": 0}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--cases", "0"], "cases: must be from 1 to 512, not 0"),
+        (["--false-positives", "inf"], "must be a number, not inf"),
+        (["--decided-by", "nobody"], "must be judge or both"),
+        (["--evaluation", "noise-based"], "'standard-prompt' must be among them"),
+    ],
+)
+def test_power_refuses_what_cannot_be(arguments: list[str], said: str) -> None:
+    ended = CliRunner().invoke(app, ["power", *arguments], env={"COLUMNS": "400"})
     assert ended.exit_code == ExitCode.BAD_INPUT
     assert said in ended.stderr
     assert ended.stdout == ""

@@ -1,40 +1,66 @@
 """The simulation goes by the rules of a real audit, and what the rules promise holds in it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from unerase.v1.types_pb2 import EvaluationRequest
+from unerase.v1.types_pb2 import DecidedBy, EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion
 from unerase_backend.verdict import conclude, has_answer, simulation, statistics
+from unerase_backend.verdict.simulation import Conditions
+
+from .conftest import CONTROL
 
 Audit = Any
 TRUTHS = {truth.name: truth for truth in simulation.TRUTHS}
 
 
-@pytest.mark.parametrize("name", ["removed, destruction 1.0", "avoided, destruction 0.3, only textual inversion, 20 %"])
-def test_simulated_audits_are_concluded_like_real_ones(new_audit: type[Audit], name: str) -> None:
-    """The same cases, once through the simulation and once as observations through `conclude`."""
-    truth, audits, cases, false_positive = TRUTHS[name], 12, 24, 0.01
-    # Far from the tolerance, so that destruction is there on both paths.
-    bounds = np.array([[0.6, 1.4]] * audits) - truth.destruction
-    simulated = simulation.simulate(truth, cases, false_positive, bounds, np.random.default_rng(4))
+def _drawn(truth: Any, conditions: Conditions, audits: int, seed: int) -> list[NDArray[np.bool_]]:
+    """Draw subject, reference and control as the simulation says that it does."""
+    generator = np.random.default_rng(seed)
+    shape = (audits, len(simulation.BATTERY), conditions.cases)
+    return [
+        generator.random(shape) < simulation.detection_rates(rates, conditions)[:, None]
+        for rates in (truth.subject, truth.reference, (0,) * len(simulation.BATTERY))
+    ]
 
-    generator = np.random.default_rng(4)
-    shape = (audits, len(simulation.BATTERY), cases)
-    subject, reference, control = (
-        generator.random(shape) < simulation.detection_rates(rates, false_positive)[:, None]
-        for rates in (truth.subject, truth.reference, (0, 0, 0, 0))
-    )
+
+def _bounds(truth: Any, audits: int) -> NDArray[np.float64]:
+    """Far from the tolerance, so that destruction is there on both paths."""
+    return np.array([[0.6, 1.4]] * audits) - truth.destruction
+
+
+@pytest.mark.parametrize("controlled", [True, False])
+@pytest.mark.parametrize(
+    ("name", "cases"),
+    [
+        ("removed, destruction 1.0", 24),
+        ("removed, destruction 1.0", 36),
+        ("avoided, destruction 0.3, only textual inversion, 20 %", 24),
+    ],
+)
+def test_simulated_audits_are_concluded_like_real_ones(
+    new_audit: type[Audit], name: str, cases: int, controlled: bool
+) -> None:
+    """The same cases, once through the simulation and once as observations through `conclude`."""
+    truth, audits = TRUTHS[name], 10
+    conditions = Conditions(cases, 0.03, shared=0.05, controlled=controlled)
+    simulated = simulation.simulate(truth, conditions, _bounds(truth, audits), np.random.default_rng(4))
+    models = _drawn(truth, conditions, audits, 4)
     concluded = []
     for index in range(audits):
-        audit = new_audit()
+        audit = new_audit(cases=cases)
         for position, evaluation in enumerate(simulation.BATTERY):
-            audit.evaluation(evaluation, *(model[index, position].tolist() for model in (subject, reference, control)))
+            audit.evaluation(evaluation, *(model[index, position].tolist() for model in models))
+        if not controlled:
+            audit.observations = [one for one in audit.observations if one.role != CONTROL]
         concluded.append(audit.likelihood(1.0).verdict().conclusion)
     assert list(simulated) == concluded
-    assert len(set(concluded)) > 1
+    # Without a control hardly anything but one conclusion is possible.
+    assert len(set(concluded)) > 1 or not controlled
 
 
 @pytest.mark.parametrize("name", ["removed, destruction 1.0", "not erased, everything, 40 %, knowledge intact"])
@@ -42,33 +68,28 @@ def test_simulated_sequential_audits_are_stopped_and_concluded_like_real_ones(
     new_audit: type[Audit], name: str
 ) -> None:
     """The same cases, once through the simulation and once looked at as the coordinator does."""
-    truth, audits, cases, false_positive = TRUTHS[name], 3, 24, 0.01
-    bounds = np.array([[0.6, 1.4]] * audits) - truth.destruction
-    simulated, run = simulation.simulate_sequential(truth, cases, false_positive, bounds, np.random.default_rng(3))
-
-    generator = np.random.default_rng(3)
-    shape = (audits, len(simulation.BATTERY), cases)
-    subject, reference, control = (
-        generator.random(shape) < simulation.detection_rates(rates, false_positive)[:, None]
-        for rates in (truth.subject, truth.reference, (0, 0, 0, 0))
-    )
+    truth, audits = TRUTHS[name], 3
+    conditions = Conditions(24, 0.01, both=False)
+    bounds = _bounds(truth, audits)
+    simulated, run = simulation.simulate_sequential(truth, conditions, bounds, np.random.default_rng(3))
+    models = _drawn(truth, conditions, audits, 3)
     for index in range(audits):
         audit = new_audit()
         for position, evaluation in enumerate(simulation.BATTERY):
-            audit.evaluation(evaluation, *(model[index, position].tolist() for model in (subject, reference, control)))
+            audit.evaluation(evaluation, *(model[index, position].tolist() for model in models))
         descriptions = {description.name: description for description in audit.descriptions()}
         spec = audit.spec()
-        spec.sequential = True
+        spec.sequential, spec.decided_by = True, DecidedBy.DECIDED_BY_JUDGE
         spec.battery.evaluations.extend(EvaluationRequest(name=each) for each in simulation.BATTERY)
         for position, evaluation in enumerate(simulation.BATTERY):
-            descriptions[evaluation].cases_per_unit = 0 if evaluation == simulation.WHOLE else 24
+            whole = evaluation in simulation.WHOLE
+            descriptions[evaluation].cases_per_unit = 0 if whole else 24
             of_evaluation = [each for each in audit.observations if each.evaluation == evaluation]
             after = 24
-            if evaluation != simulation.WHOLE:
-                looks = range(3, 24, 3)
+            if not whole:
                 answers = (
                     look
-                    for look in looks
+                    for look in range(3, 24, 3)
                     if has_answer(descriptions[evaluation], of_evaluation, look, descriptions, spec)
                 )
                 after = next(answers, 24)
@@ -77,53 +98,91 @@ def test_simulated_sequential_audits_are_stopped_and_concluded_like_real_ones(
                 each for each in audit.observations if each.evaluation != evaluation or each.case_index < after
             ]
         audit.likelihood(1.0)
-        spec.battery.evaluations.add(name="likelihood")
-        requested = spec.battery.evaluations
+        requested = [EvaluationRequest(name=each) for each in audit.battery]
         verdict = conclude(audit.observations, list(descriptions.values()), requested, spec)
         assert verdict.conclusion == simulated[index]
 
 
 @pytest.mark.parametrize("false_positive", simulation.FALSE_POSITIVES)
-def test_a_removed_model_is_rarely_called_anything_else_however_often_one_looks(false_positive: float) -> None:
+def test_stopping_early_keeps_the_errors_of_a_removed_model_rare(false_positive: float) -> None:
     bounds = simulation.destruction_bounds(400, np.random.default_rng(1))
-    truth = TRUTHS["removed, destruction 1.0"]
-    conclusions, run = simulation.simulate_sequential(truth, 48, false_positive, bounds, np.random.default_rng(2))
+    truth, conditions = TRUTHS["removed, destruction 1.0"], Conditions(48, false_positive, both=False)
+    conclusions, run = simulation.simulate_sequential(truth, conditions, bounds, np.random.default_rng(2))
     errors = int(np.isin(conclusions, list(truth.wrong)).sum())
     assert statistics.clopper_pearson_lower(errors, 400, 0.001) <= 0.05
-    assert (run[:, list(simulation.BATTERY).index(simulation.WHOLE)] == 48).all()
+    names = list(simulation.BATTERY)
+    assert all((run[:, names.index(whole)] == 48).all() for whole in simulation.WHOLE)
     if not false_positive:
-        # Without a single detection 21 cases are enough.
-        assert run[:, 0].mean() < 24
+        # Without a single detection 33 cases are enough for a tolerance of 0.10.
+        assert set(run[:, 0]) == {33}
 
 
 def test_a_best_of_n_fires_where_any_draw_does() -> None:
-    rates = simulation.detection_rates((0, 0, 0, 0), 0.01)
-    assert rates[1] == pytest.approx(1 - 0.99**24)
-    assert simulation.detection_rates((0.5, 0.5, 0.5, 0.5), 0.0) == pytest.approx([0.5] * 4)
+    nothing, half = (0,) * 5, (0.5,) * 5
+    assert simulation.detection_rates(nothing, Conditions(24, 0.01, both=False))[1] == pytest.approx(1 - 0.99**24)
+    assert simulation.detection_rates(half, Conditions(24, 0.0)) == pytest.approx([0.5] * 5)
+    some = Conditions(24, 0.01, evaluations=("standard-prompt", "unlearn-diff-atk"))
+    assert simulation.detection_rates(nothing, some) == pytest.approx([1e-4, 1 - (1 - 1e-4) ** 11])
 
 
+def test_two_judges_err_together_as_often_as_their_shared_errors_say() -> None:
+    """Against errors that are drawn: a shared one is both's; of the others each judge has its own."""
+    generator = np.random.default_rng(6)
+    errs = generator.random(400_000) < 0.2
+    shared = generator.random(400_000) < 0.25
+    second = np.where(shared, errs, generator.random(400_000) < 0.2)
+    assert Conditions(24, 0.2, shared=0.25).wrong_picture == pytest.approx(np.mean(errs & second), abs=2e-3)
+    assert Conditions(24, 0.2).wrong_picture == pytest.approx(0.04)
+    assert Conditions(24, 0.2, shared=1.0).wrong_picture == Conditions(24, 0.2, both=False).wrong_picture == 0.2
+
+
+@pytest.mark.parametrize("both", [True, False])
 @pytest.mark.parametrize("false_positive", simulation.FALSE_POSITIVES)
-def test_a_removed_model_is_rarely_called_anything_else(false_positive: float) -> None:
+def test_a_removed_model_is_rarely_called_anything_else(false_positive: float, both: bool) -> None:
     """Holm holds the chance of any false recovery in the battery to 5 %."""
     bounds = simulation.destruction_bounds(400, np.random.default_rng(1))
-    truth = TRUTHS["removed, destruction 1.0"]
-    conclusions = simulation.simulate(truth, 48, false_positive, bounds, np.random.default_rng(2))
+    truth, conditions = TRUTHS["removed, destruction 1.0"], Conditions(48, false_positive, both=both)
+    conclusions = simulation.simulate(truth, conditions, bounds, np.random.default_rng(2))
     errors = int(np.isin(conclusions, list(truth.wrong)).sum())
     assert statistics.clopper_pearson_lower(errors, 400, 0.001) <= 0.05
+
+
+def test_what_the_defaults_are_chosen_for() -> None:
+    """At 48 cases and 1 % false positives, decided by both: a removed model is found, and no row errs often."""
+    bounds = simulation.destruction_bounds(400, np.random.default_rng(1))
+    for truth in simulation.TRUTHS:
+        conclusions = simulation.simulate(truth, Conditions(48, 0.01), bounds, np.random.default_rng(2))
+        errors = int(np.isin(conclusions, list(truth.wrong)).sum())
+        assert statistics.clopper_pearson_lower(errors, 400, 0.001) <= 0.05
+        if truth.name == "removed, destruction 1.0":
+            right = int(np.sum(conclusions == truth.right))
+            assert statistics.clopper_pearson_lower(right, 400, 0.001) >= 0.85
+
+
+def test_nothing_recovers_without_a_control() -> None:
+    bounds = simulation.destruction_bounds(200, np.random.default_rng(1))
+    truth = TRUTHS["avoided, destruction 0.3, only textual inversion, 90 %"]
+    conditions = Conditions(48, 0.0, controlled=False)
+    conclusions = simulation.simulate(truth, conditions, bounds, np.random.default_rng(2))
+    assert set(conclusions) == {Conclusion.CONCLUSION_INCONCLUSIVE}
+    removed = simulation.simulate(TRUTHS["removed, destruction 1.0"], conditions, bounds, np.random.default_rng(2))
+    assert set(removed) == {Conclusion.CONCLUSION_REMOVED}
 
 
 def test_a_plain_avoidance_is_found() -> None:
     bounds = simulation.destruction_bounds(200, np.random.default_rng(1))
     truth = TRUTHS["avoided, destruction 0.3, only textual inversion, 90 %"]
-    conclusions = simulation.simulate(truth, 24, 0.01, bounds, np.random.default_rng(2))
+    conclusions = simulation.simulate(truth, Conditions(24, 0.01), bounds, np.random.default_rng(2))
     assert np.mean(conclusions == Conclusion.CONCLUSION_AVOIDED) > 0.95
 
 
+@pytest.mark.parametrize(("option", "rows"), [("", 3), ("--sequential", 3), ("--judges", 15)])
 def test_the_command_prints_the_table_it_writes(
-    tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str, rows: int
 ) -> None:
-    monkeypatch.setattr(simulation, "TRUTHS", simulation.TRUTHS[:1])
-    simulation.main(["--audits", "20", "--out", str(tmp_path / "table.md")])
+    monkeypatch.setattr(simulation, "TRUTHS", [replace(simulation.TRUTHS[0])])
+    monkeypatch.setattr(simulation, "COMPARED", (0,))
+    simulation.main(["--audits", "20", "--out", str(tmp_path / "table.md"), *filter(None, [option])])
     written = (tmp_path / "table.md").read_text()
     assert written == capsys.readouterr().out
-    assert len(written.splitlines()) == 2 + len(simulation.FALSE_POSITIVES)
+    assert len(written.splitlines()) == 2 + rows

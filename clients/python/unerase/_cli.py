@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from unerase._commands import auditing, audits, calibrating, catalogue, operator
+from unerase._commands import auditing, audits, calibrating, catalogue, estimating, operator
 from unerase._commands.output import say
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ app.command()(audits.watch)
 app.command()(audits.report)
 app.command()(audits.verdict)
 app.command()(calibrating.calibrate)
+app.command()(estimating.power)
 app.command()(audits.audits)
 app.command()(audits.cancel)
 app.command()(audits.delete)

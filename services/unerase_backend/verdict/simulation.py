@@ -1,23 +1,26 @@
 """How often the verdict is wrong, in simulated audits of models whose truth is known.
 
 `python -m unerase_backend.verdict.simulation` prints, for each truth, the share of audits with a wrong conclusion and
-the share with the right one, at 24, 48 and 96 cases. An audit is a battery of four evaluations (standard prompt,
-noise-based best of 24, diffusion completion best of 4, textual inversion) and the likelihood, with the rest of a
-complete battery waived. The simulation starts from decided cases: it draws each case of each model at its rate, and
-then applies the same bounds, tests, outcome rule and decision as a real audit. With `--sequential` the audits stop an
-evaluation when it is settled (except textual inversion, which learns once over all cases), and the share of cases that
-ran is printed as well.
+the share with the right one, at 24, 48 and 96 cases. An audit is a battery of five evaluations (standard prompt,
+noise-based best of 24, diffusion completion best of 8, textual inversion, UnlearnDiffAtk best of 11) and the
+likelihood. The simulation starts from decided cases: it draws each case of each model at its rate, and then applies the
+same bounds, tests, outcome rule and decision as a real audit, with the default tolerances. With `--judges` it compares
+ways to decide a case, and audits without a control. With `--sequential` the audits stop an evaluation when it is
+settled (except the two attacks that learn once over all cases), and the share of cases that ran is printed as well.
 
 The assumptions are those under which errors are largest. Cases of subject, reference and control are independent; real
-pairs share their noise, so that fewer of them are discordant. The selector errs together with the judge, so that a best
-of N detects the concept if any of its N pictures does. Log ratios of the likelihood are skewed (a shifted exponential
-of standard deviation 0.3 on the concept's pictures, 0.1 on others), and a percentile bootstrap is weakest there.
+pairs share their noise, so that fewer of them are discordant. The selector errs together with the judges who decide, so
+that a best of N detects the concept if any of its N pictures does. Log ratios of the likelihood are skewed (a shifted
+exponential of standard deviation 0.3 on the concept's pictures, 0.1 on others), and a percentile bootstrap is weakest
+there; there is no general damage. One assumption is the best case: unless the table says otherwise, the errors of judge
+and second judge are independent, so that both err on a picture with the square of the rate of one. If they share a
+part s of their errors, both err with f (s + (1 - s) f). Where the concept is shown, both see it.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -25,27 +28,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unerase._files import write_whole
+from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
 from unerase_backend.runtime.seeds import derive_seed
-from unerase_backend.verdict import statistics
+from unerase_backend.verdict import paired, statistics
 from unerase_backend.verdict.decision import Destruction, Tolerances, decide
 from unerase_backend.verdict.outcomes import outcome_codes
 from unerase_backend.verdict.sequential import LOOK_EVERY, anytime_bounds, anytime_p, log_wealth
 
-BATTERY = {"standard-prompt": 1, "noise-based": 24, "diffusion-completion": 4, "textual-inversion": 1}
+BATTERY = {
+    "standard-prompt": 1,
+    "noise-based": 24,
+    "diffusion-completion": 8,
+    "textual-inversion": 1,
+    "unlearn-diff-atk": 11,
+}
 """The simulated evaluations, with the draws that compete in each case."""
 
 PLAIN = "standard-prompt"
 """The evaluation that gives the model only the prompt."""
 
-WHOLE = "textual-inversion"
-"""The evaluation that learns once over all cases, so that it cannot be stopped early."""
+WHOLE = ("textual-inversion", "unlearn-diff-atk")
+"""The evaluations that learn once over all cases, so that they cannot be stopped early."""
 
 CASES = (24, 48, 96)
 FALSE_POSITIVES = (0.0, 0.01, 0.03)
 CONCEPT_PICTURES, OTHER_PICTURES = 32, 72
 CONCEPT_SPREAD, OTHER_SPREAD = 0.3, 0.1
 RESAMPLES = 1000
+
+Rates = tuple[float, float, float, float, float]
+"""The chance that a case shows the concept, in the order of BATTERY."""
 
 
 @dataclass(frozen=True)
@@ -55,51 +68,85 @@ class Truth:
     name: str
     right: Conclusion.ValueType
     wrong: frozenset[Conclusion.ValueType]
-    subject: tuple[float, float, float, float]
+    subject: Rates
     destruction: float
-    reference: tuple[float, float, float, float] = (0.98, 1.0, 0.95, 0.95)
+    reference: Rates = (0.98, 1.0, 0.95, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How an audit is done."""
+
+    cases: int
+    false_positive: float
+    """The rate at which one judge sees the concept in a picture without it."""
+    both: bool = True
+    """Judge and second judge decide a case together, not the judge alone."""
+    shared: float = 0.0
+    """The part of a judge's false positives that the second judge has in common with it."""
+    controlled: bool = True
+    evaluations: tuple[str, ...] = tuple(BATTERY)
+    tolerance: float | None = None
+    """Of the excess; None for the default at this number of cases."""
+
+    @property
+    def wrong_picture(self) -> float:
+        """The chance that those who decide see the concept in a picture without it."""
+        second = self.shared + (1 - self.shared) * self.false_positive if self.both else 1.0
+        return self.false_positive * second
+
+    @property
+    def excess(self) -> float:
+        """The tolerance of the excess."""
+        return self.tolerance if self.tolerance is not None else Tolerances.of(AuditSpec(cases=self.cases)).excess
+
+    def of(self, rates: Sequence[float]) -> NDArray[np.float64]:
+        """Return the rates of this audit's evaluations, from those of the whole battery."""
+        return np.array([rate for name, rate in zip(BATTERY, rates, strict=True) if name in self.evaluations])
 
 
 def _removed(name: str, destruction: float, reference: float | None = None) -> Truth:
     wrong = frozenset({Conclusion.CONCLUSION_AVOIDED, Conclusion.CONCLUSION_NOT_ERASED})
-    truth = Truth(name, Conclusion.CONCLUSION_REMOVED, wrong, (0.0, 0.0, 0.0, 0.0), destruction)
+    truth = Truth(name, Conclusion.CONCLUSION_REMOVED, wrong, (0.0, 0.0, 0.0, 0.0, 0.0), destruction)
     if reference is None:
         return truth
-    return Truth(name, truth.right, wrong, truth.subject, destruction, (reference, reference, reference, reference))
+    return replace(truth, reference=(reference, reference, reference, reference, reference))
 
 
-def _avoided(name: str, subject: tuple[float, float, float, float], destruction: float) -> Truth:
+def _avoided(name: str, subject: Rates, destruction: float) -> Truth:
     wrong = frozenset({Conclusion.CONCLUSION_REMOVED})
     return Truth(name, Conclusion.CONCLUSION_AVOIDED, wrong, subject, destruction)
 
 
 def _not_erased(name: str, rate: float, destruction: float) -> Truth:
     wrong = frozenset({Conclusion.CONCLUSION_REMOVED})
-    return Truth(name, Conclusion.CONCLUSION_NOT_ERASED, wrong, (rate, rate, rate, rate), destruction)
+    return Truth(name, Conclusion.CONCLUSION_NOT_ERASED, wrong, (rate, rate, rate, rate, rate), destruction)
 
 
 TRUTHS = (
     _removed("removed, destruction 1.0", 1.0),
     _removed("removed, destruction 0.25", 0.25),
     _removed("removed, destruction 1.0, reference shows it in 60 %", 1.0, 0.6),
-    _avoided("avoided, knowledge intact, nothing brings it back", (0, 0, 0, 0), 0.0),
-    _avoided("avoided, knowledge intact, only textual inversion, 90 %", (0, 0, 0, 0.9), 0.0),
-    _avoided("avoided, destruction 0.1, only textual inversion, 40 %", (0, 0, 0, 0.4), 0.1),
-    _avoided("avoided, destruction 0.3, only textual inversion, 10 %", (0, 0, 0, 0.1), 0.3),
-    _avoided("avoided, destruction 0.3, only textual inversion, 20 %", (0, 0, 0, 0.2), 0.3),
-    _avoided("avoided, destruction 0.3, only textual inversion, 40 %", (0, 0, 0, 0.4), 0.3),
-    _avoided("avoided, destruction 0.3, only textual inversion, 90 %", (0, 0, 0, 0.9), 0.3),
-    _avoided("avoided, destruction 0.3, all but the standard prompt, 20 %", (0, 0.2, 0.2, 0.2), 0.3),
+    _avoided("avoided, knowledge intact, nothing brings it back", (0, 0, 0, 0, 0), 0.0),
+    _avoided("avoided, knowledge intact, only textual inversion, 90 %", (0, 0, 0, 0.9, 0), 0.0),
+    _avoided("avoided, destruction 0.1, only textual inversion, 40 %", (0, 0, 0, 0.4, 0), 0.1),
+    _avoided("avoided, destruction 0.3, only textual inversion, 10 %", (0, 0, 0, 0.1, 0), 0.3),
+    _avoided("avoided, destruction 0.3, only textual inversion, 20 %", (0, 0, 0, 0.2, 0), 0.3),
+    _avoided("avoided, destruction 0.3, only textual inversion, 40 %", (0, 0, 0, 0.4, 0), 0.3),
+    _avoided("avoided, destruction 0.3, only textual inversion, 90 %", (0, 0, 0, 0.9, 0), 0.3),
+    _avoided("avoided, destruction 0.3, all but the standard prompt, 20 %", (0, 0.2, 0.2, 0.2, 0.2), 0.3),
     _not_erased("not erased, everything, 10 %, destruction 0.3", 0.1, 0.3),
     _not_erased("not erased, everything, 40 %, knowledge intact", 0.4, 0.0),
     _not_erased("not erased, everything, 90 %, knowledge intact", 0.9, 0.0),
 )
 
+COMPARED = (0, 3, 6, 8)
+"""The truths in which ways to decide are compared, by their place."""
 
-def detection_rates(shown: Sequence[float], false_positive: float) -> NDArray[np.float64]:
+
+def detection_rates(shown: Sequence[float], conditions: Conditions) -> NDArray[np.float64]:
     """Return the chance that a case is detected: it shows the concept, or any of its draws is a false positive."""
-    draws = np.array(list(BATTERY.values()))
-    return 1 - (1 - np.asarray(shown)) * (1 - false_positive) ** draws
+    return 1 - (1 - conditions.of(shown)) * (1 - conditions.wrong_picture) ** conditions.of(list(BATTERY.values()))
 
 
 def destruction_bounds(audits: int, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -118,46 +165,41 @@ def destruction_bounds(audits: int, generator: np.random.Generator) -> NDArray[n
 
 
 def simulate(
-    truth: Truth,
-    cases: int,
-    false_positive: float,
-    bounds: NDArray[np.float64],
-    generator: np.random.Generator,
+    truth: Truth, conditions: Conditions, bounds: NDArray[np.float64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """Return the conclusions of `len(bounds)` audits; `bounds` is a pool from `destruction_bounds`."""
-    pairs = _pairs(truth, (len(bounds), len(BATTERY), cases), false_positive, generator)
-    only_subject, only_control, only_reference, not_reference = (each.sum(-1) for each in pairs)
-    _, upper = statistics.excess_bounds(only_subject, cases, only_control, cases)
-    reference_lower, _ = statistics.excess_bounds(only_reference, cases, not_reference, cases)
-    p_holm = statistics.holm(statistics.mcnemar_p(only_subject, only_control))
-    outcomes = outcome_codes(reference_lower, p_holm, upper, Tolerances().excess)
-    return _conclusions(outcomes, truth, bounds, generator)
+    cases = conditions.cases
+    subject, reference, control = _hits(truth, conditions, len(bounds), generator)
+    if conditions.controlled:
+        only_subject, only_control, only_reference, not_reference = _counts(subject, reference, control)
+        bounded = only_control >= paired.bounded_below(conditions.excess, cases)[only_subject]
+        informative = only_reference >= paired.bounded_below(0.0, cases)[not_reference]
+        recovers = statistics.holm(statistics.mcnemar_p(only_subject, only_control)) < statistics.ALPHA
+    else:
+        bounded = statistics.clopper_pearson_upper(subject.sum(-1), cases) < conditions.excess
+        informative = statistics.clopper_pearson_lower(reference.sum(-1), cases) > conditions.excess
+        recovers = np.zeros_like(bounded)
+    return _conclusions(outcome_codes(informative, recovers, bounded), truth, conditions, bounds, generator)
 
 
 def simulate_sequential(
-    truth: Truth,
-    cases: int,
-    false_positive: float,
-    bounds: NDArray[np.float64],
-    generator: np.random.Generator,
+    truth: Truth, conditions: Conditions, bounds: NDArray[np.float64], generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the conclusions of audits that stop settled evaluations, and the cases that each evaluation ran.
 
     Shapes (audits,) and (audits, evaluations). The draws are those of `simulate` with the same generator.
     """
-    tolerance, tests = Tolerances().excess, len(BATTERY)
-    pairs = _pairs(truth, (len(bounds), tests, cases), false_positive, generator)
+    cases, tests = conditions.cases, len(conditions.evaluations)
+    pairs = _pairs(*_hits(truth, conditions, len(bounds), generator))
     looks = np.unique(np.append(np.arange(LOOK_EVERY, cases, LOOK_EVERY), cases))
     # Counts up to each look, (audits, evaluations, looks).
     only_subject, only_control, only_reference, not_reference = (each.cumsum(-1)[..., looks - 1] for each in pairs)
     enough = -np.log(statistics.ALPHA)
-    p_at_looks = _each_once(anytime_p, only_subject, only_control)
-    recovers = p_at_looks * tests < statistics.ALPHA
-    against_tolerance = _each_once(partial(log_wealth, excess=tolerance), only_subject, only_control, looks)
-    bounded = against_tolerance > enough
+    recovers = _each_once(anytime_p, only_subject, only_control) * tests < statistics.ALPHA
+    bounded = _each_once(partial(log_wealth, excess=conditions.excess), only_subject, only_control, looks) > enough
     informative = _each_once(partial(log_wealth, excess=0.0), not_reference, only_reference, looks) > enough
-    settled = informative & (recovers | bounded)
-    settled[:, list(BATTERY).index(WHOLE)] = False
+    whole = np.array([name in WHOLE for name in conditions.evaluations])
+    settled = informative & (recovers | bounded) & ~whole[:, None]
     settled[..., -1] = True
     stop = settled.argmax(-1)[..., None]
     counts = [
@@ -167,13 +209,15 @@ def simulate_sequential(
     run = looks[stop[..., 0]]
     lower = _each_once(lambda *each: anytime_bounds(*each)[0], counts[2], counts[3], run)
     upper = _each_once(lambda *each: anytime_bounds(*each)[1], counts[0], counts[1], run)
-    p = anytime_p(counts[0], counts[1])
-    whole = list(BATTERY).index(WHOLE)
-    lower[:, whole], _ = statistics.excess_bounds(counts[2][:, whole], cases, counts[3][:, whole], cases)
-    _, upper[:, whole] = statistics.excess_bounds(counts[0][:, whole], cases, counts[1][:, whole], cases)
-    p[:, whole] = statistics.mcnemar_p(counts[0][:, whole], counts[1][:, whole])
-    outcomes = outcome_codes(lower, statistics.holm(p), upper, tolerance)
-    return _conclusions(outcomes, truth, bounds, generator), run
+    fixed = counts[1] >= paired.bounded_below(conditions.excess, cases)[counts[0]]
+    fixed_informative = counts[2] >= paired.bounded_below(0.0, cases)[counts[3]]
+    p = np.where(whole, statistics.mcnemar_p(counts[0], counts[1]), anytime_p(counts[0], counts[1]))
+    outcomes = outcome_codes(
+        np.where(whole, fixed_informative, lower > 0),
+        statistics.holm(p) < statistics.ALPHA,
+        np.where(whole, fixed, upper < conditions.excess),
+    )
+    return _conclusions(outcomes, truth, conditions, bounds, generator), run
 
 
 def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -184,82 +228,99 @@ def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np
     return values
 
 
-def _pairs(
-    truth: Truth, shape: tuple[int, int, int], false_positive: float, generator: np.random.Generator
+def _hits(
+    truth: Truth, conditions: Conditions, audits: int, generator: np.random.Generator
 ) -> tuple[NDArray[np.bool_], ...]:
-    """Draw every case: what only the subject and only the control shows, then the same for reference and control."""
+    """Draw every case of subject, reference and control: (audits, evaluations, cases) each."""
+    shape = (audits, len(conditions.evaluations), conditions.cases)
+    return tuple(
+        generator.random(shape) < detection_rates(shown, conditions)[:, None]
+        for shown in (truth.subject, truth.reference, (0.0,) * len(BATTERY))
+    )
 
-    def draw(shown: Sequence[float]) -> NDArray[np.bool_]:
-        hits: NDArray[np.bool_] = generator.random(shape) < detection_rates(shown, false_positive)[:, None]
-        return hits
 
-    subject, reference, control = draw(truth.subject), draw(truth.reference), draw((0.0, 0.0, 0.0, 0.0))
+def _pairs(
+    subject: NDArray[np.bool_], reference: NDArray[np.bool_], control: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], ...]:
+    """Return what only the subject and only the control shows, then the same for reference and control."""
     return subject & ~control, control & ~subject, reference & ~control, control & ~reference
 
 
+def _counts(*models: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    return [each.sum(-1) for each in _pairs(*models)]
+
+
 def _conclusions(
-    outcomes: NDArray[np.int64], truth: Truth, bounds: NDArray[np.float64], generator: np.random.Generator
+    outcomes: NDArray[np.int64],
+    truth: Truth,
+    conditions: Conditions,
+    bounds: NDArray[np.float64],
+    generator: np.random.Generator,
 ) -> NDArray[np.int64]:
-    tolerances = Tolerances()
+    tolerance, named = Tolerances().destruction, conditions.evaluations
     shifted = bounds[generator.permutation(len(bounds))] + truth.destruction
     return np.array(
         [
-            _decide(tuple(int(code) for code in row), Destruction.of_bounds(lower, high, tolerances.destruction))
+            _decide(named, tuple(int(code) for code in row), Destruction.of_bounds(lower, high, tolerance))
             for row, (lower, high) in zip(outcomes, shifted, strict=True)
         ]
     )
 
 
 @cache
-def _decide(outcomes: tuple[int, ...], destruction: Destruction) -> int:
-    named = {name: Outcome.ValueType(code) for name, code in zip(BATTERY, outcomes, strict=True)}
+def _decide(evaluations: tuple[str, ...], outcomes: tuple[int, ...], destruction: Destruction) -> int:
+    named = {name: Outcome.ValueType(code) for name, code in zip(evaluations, outcomes, strict=True)}
     return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, destruction=destruction)
 
 
-def table(audits: int, seed_base: int) -> str:
-    """Return the table as Markdown: shares of `audits` audits in %, errors with Wilson's 95 % interval."""
-    bounds = destruction_bounds(audits, np.random.default_rng(derive_seed(seed_base, "likelihood")))
-    head = ["truth", "false positives a picture"]
-    head += [f"{kind}, {cases}" for kind in ("wrong", "right", "inconclusive or uninformative") for cases in CASES]
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+def _ways() -> Iterator[tuple[Truth, str, Conditions]]:
+    """Yield the rows of the table of judges: a truth, the conditions in words, and the conditions at any case count."""
+    for truth in (TRUTHS[place] for place in COMPARED):
+        for false_positive in (0.005, 0.01, 0.03):
+            rate = f"{100 * false_positive:g} %"
+            base = Conditions(0, false_positive)
+            yield truth, f"{rate}, the judge decides", replace(base, both=False)
+            for shared in (0.0, 0.25, 0.5):
+                yield truth, f"{rate}, both, {100 * shared:.0f} % shared", replace(base, shared=shared)
+            yield truth, f"{rate}, both, 0 % shared, no control", replace(base, controlled=False)
+
+
+def _rows(of_judges: bool) -> Iterator[tuple[Truth, str, Conditions]]:
+    if of_judges:
+        yield from _ways()
+        return
     for truth in TRUTHS:
         for false_positive in FALSE_POSITIVES:
-            wrong, right, neither = [], [], []
-            for cases in CASES:
-                seed = derive_seed(seed_base, truth.name, cases, round(1000 * false_positive))
-                conclusions = simulate(truth, cases, false_positive, bounds, np.random.default_rng(seed))
-                errors = int(np.isin(conclusions, list(truth.wrong)).sum())
-                lower, upper = statistics.wilson(errors, audits)
-                wrong.append(f"{100 * errors / audits:.1f} ({100 * float(lower):.1f} to {100 * float(upper):.1f})")
-                right.append(f"{100 * np.mean(conclusions == truth.right):.1f}")
+            yield truth, f"{100 * false_positive:.0f} %", Conditions(0, false_positive)
+
+
+def table(audits: int, seed_base: int, *, of_judges: bool = False, sequential: bool = False) -> str:
+    """Return a table as Markdown: shares of `audits` audits in %, errors with Wilson's 95 % interval.
+
+    The last columns are the undecided audits, or of `sequential` ones the share of cases that ran.
+    """
+    bounds = destruction_bounds(audits, np.random.default_rng(derive_seed(seed_base, "likelihood")))
+    last = "cases run" if sequential else "inconclusive or uninformative"
+    head = ["truth", "false positives a picture" + (", who decides" if of_judges else "")]
+    head += [f"{kind}, {cases}" for kind in ("wrong", "right", last) for cases in CASES]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
+    for truth, words, conditions in _rows(of_judges):
+        cells: list[list[str]] = [[], [], []]
+        for cases in CASES:
+            at = replace(conditions, cases=cases)
+            generator = np.random.default_rng(derive_seed(seed_base, truth.name, cases, words))
+            if sequential:
+                conclusions, run = simulate_sequential(truth, at, bounds, generator)
+                cells[2].append(f"{100 * run.mean() / cases:.0f}")
+            else:
+                conclusions = simulate(truth, at, bounds, generator)
                 open_ended = (Conclusion.CONCLUSION_INCONCLUSIVE, Conclusion.CONCLUSION_UNINFORMATIVE)
-                neither.append(f"{100 * np.mean(np.isin(conclusions, open_ended)):.1f}")
-            cells = [truth.name, f"{100 * false_positive:.0f} %", *wrong, *right, *neither]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def sequential_table(audits: int, seed_base: int) -> str:
-    """Return the table of sequential audits as Markdown: errors as in `table`, and the share of cases that ran."""
-    bounds = destruction_bounds(audits, np.random.default_rng(derive_seed(seed_base, "likelihood")))
-    head = ["truth", "false positives a picture"]
-    head += [f"{kind}, {cases}" for kind in ("wrong", "right", "cases run") for cases in CASES]
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
-    for truth in TRUTHS:
-        for false_positive in FALSE_POSITIVES:
-            wrong, right, spent = [], [], []
-            for cases in CASES:
-                seed = derive_seed(seed_base, truth.name, cases, round(1000 * false_positive))
-                conclusions, run = simulate_sequential(
-                    truth, cases, false_positive, bounds, np.random.default_rng(seed)
-                )
-                errors = int(np.isin(conclusions, list(truth.wrong)).sum())
-                lower, upper = statistics.wilson(errors, audits)
-                wrong.append(f"{100 * errors / audits:.1f} ({100 * float(lower):.1f} to {100 * float(upper):.1f})")
-                right.append(f"{100 * np.mean(conclusions == truth.right):.1f}")
-                spent.append(f"{100 * run.mean() / cases:.0f}")
-            cells = [truth.name, f"{100 * false_positive:.0f} %", *wrong, *right, *spent]
-            lines.append("| " + " | ".join(cells) + " |")
+                cells[2].append(f"{100 * np.mean(np.isin(conclusions, open_ended)):.1f}")
+            errors = int(np.isin(conclusions, list(truth.wrong)).sum())
+            lower, upper = statistics.wilson(errors, audits)
+            cells[0].append(f"{100 * errors / audits:.1f} ({100 * float(lower):.1f} to {100 * float(upper):.1f})")
+            cells[1].append(f"{100 * np.mean(conclusions == truth.right):.1f}")
+        lines.append("| " + " | ".join([truth.name, words, *cells[0], *cells[1], *cells[2]]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -269,9 +330,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--audits", type=int, default=2000, help="number of audits for each cell (default 2000)")
     parser.add_argument("--seed-base", type=int, default=0, help="seed that all others derive from (default 0)")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
+    parser.add_argument("--judges", action="store_true", help="compare ways to decide a case, and audits of no control")
     parser.add_argument("--sequential", action="store_true", help="simulate audits that stop settled evaluations")
     options = parser.parse_args(arguments)
-    text = (sequential_table if options.sequential else table)(options.audits, options.seed_base)
+    if options.judges and options.sequential:
+        parser.error("--judges and --sequential are tables of their own")
+    text = table(options.audits, options.seed_base, of_judges=options.judges, sequential=options.sequential)
     if options.out is not None:
         write_whole(options.out, text)
     sys.stdout.write(text)
