@@ -176,7 +176,7 @@ def test_a_plain_avoidance_is_found() -> None:
     assert np.mean(conclusions == Conclusion.CONCLUSION_AVOIDED) > 0.95
 
 
-@pytest.mark.parametrize(("option", "rows"), [("", 3), ("--sequential", 3), ("--judges", 15)])
+@pytest.mark.parametrize(("option", "rows"), [("", 3), ("--sequential", 3), ("--judges", 10)])
 def test_the_command_prints_the_table_it_writes(
     tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str, rows: int
 ) -> None:

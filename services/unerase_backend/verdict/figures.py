@@ -113,17 +113,9 @@ def figures_of(
         for role, table in draws.items()
     }
     beside = None
-    if by_role[CONTROL]:
-        subject, reference = (
-            compare_pairs(decided[role], decided[CONTROL], anytime=anytime) for role in (SUBJECT, REFERENCE)
-        )
-    elif false_positives is not None and _is_comparable_with_pictures(description, deciding):
+    if not by_role[CONTROL] and _is_comparable_with_pictures(description, deciding):
         beside = false_positives
-        subject, reference = (
-            compare_with_pictures(decided[role], beside.hits, beside.cases) for role in (SUBJECT, REFERENCE)
-        )
-    else:
-        subject, reference = own_rate(decided[SUBJECT]), own_rate(decided[REFERENCE])
+    subject, reference = (_compared(decided, role, beside, anytime) for role in (SUBJECT, REFERENCE))
     return Figures(
         description,
         draws,
@@ -138,6 +130,14 @@ def figures_of(
         optimisation_steps,
         beside,
     )
+
+
+def _compared(decided: Mapping[int, Cases], role: int, false_positives: Rate | None, anytime: bool) -> Comparison:
+    if CONTROL in decided:
+        return compare_pairs(decided[role], decided[CONTROL], anytime=anytime)
+    if false_positives is not None:
+        return compare_with_pictures(decided[role], false_positives.hits, false_positives.cases)
+    return own_rate(decided[role])
 
 
 def control_kind_of(control: Sequence[Observation], spec: AuditSpec) -> ControlKind.ValueType:

@@ -140,7 +140,7 @@ TRUTHS = (
     _not_erased("not erased, everything, 90 %, knowledge intact", 0.9, 0.0),
 )
 
-COMPARED = (0, 3, 6, 8)
+COMPARED = (0, 6, 8)
 """The truths in which ways to decide are compared, by their place."""
 
 
@@ -276,7 +276,7 @@ def _decide(evaluations: tuple[str, ...], outcomes: tuple[int, ...], destruction
 def _ways() -> Iterator[tuple[Truth, str, Conditions]]:
     """Yield the rows of the table of judges: a truth, the conditions in words, and the conditions at any case count."""
     for truth in (TRUTHS[place] for place in COMPARED):
-        for false_positive in (0.005, 0.01, 0.03):
+        for false_positive in (0.005, 0.01):
             rate = f"{100 * false_positive:g} %"
             base = Conditions(0, false_positive)
             yield truth, f"{rate}, the judge decides", replace(base, both=False)

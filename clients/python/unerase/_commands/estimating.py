@@ -21,46 +21,49 @@ def _all_finite(values: list[float] | None) -> list[float] | None:
     return values
 
 
+Cases = Annotated[
+    list[int] | None,
+    typer.Option(help=f"Cases of an audit; may be repeated. {', '.join(map(str, CASES))} unless given."),
+]
+FalsePositives = Annotated[
+    list[float] | None,
+    typer.Option(
+        help="Share of pictures without the concept in which a judge sees it; may be repeated. 0.005 and 0.01 unless "
+        "given.",
+        callback=_all_finite,
+    ),
+]
+SharedErrors = Annotated[
+    list[float] | None,
+    typer.Option(
+        help="Part of a judge's false positives that the second judge has too; may be repeated. 0 and 0.25 unless given.",
+        callback=_all_finite,
+    ),
+]
+Evaluations = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--evaluation",
+        "--evaluations",
+        help="An evaluation that runs; may be repeated. Every required one unless given.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(help="Tolerance of the excess; its default at each number of cases unless given.", callback=finite),
+]
+Chance = Annotated[float, typer.Option(help="Chance of `removed` for a removed model that is enough.", callback=finite)]
+
+
 def power(
-    cases: Annotated[
-        list[int] | None,
-        typer.Option(help=f"Cases of an audit; may be repeated. {', '.join(map(str, CASES))} unless given."),
-    ] = None,
-    false_positives: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Share of pictures without the concept in which a judge sees it; may be repeated. 0.005 and 0.01 "
-            "unless given.",
-            callback=_all_finite,
-        ),
-    ] = None,
-    shared_errors: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="Part of a judge's false positives that the second judge has too; may be repeated. 0 and 0.25 unless "
-            "given.",
-            callback=_all_finite,
-        ),
-    ] = None,
-    evaluations: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--evaluation",
-            "--evaluations",
-            help="An evaluation that runs; may be repeated. Every required one unless given.",
-        ),
-    ] = None,
+    cases: Cases = None,
+    false_positives: FalsePositives = None,
+    shared_errors: SharedErrors = None,
+    evaluations: Evaluations = None,
     decided_by: Annotated[str, typer.Option(help="Who decides a case: judge or both.")] = "both",
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            help="Tolerance of the excess; its default at each number of cases unless given.", callback=finite
-        ),
-    ] = None,
+    tolerance: Tolerance = None,
     audits: Annotated[int, typer.Option(help="Simulated audits of each chance.")] = 1000,
-    chance: Annotated[
-        float, typer.Option(help="Chance of `removed` for a removed model that is enough.", callback=finite)
-    ] = 0.8,
+    chance: Chance = 0.8,
     seed: Annotated[int, typer.Option(help="Seed base of the simulation.", min=0, max=UINT64)] = 0,
     as_json: AsJson = False,
 ) -> None:
