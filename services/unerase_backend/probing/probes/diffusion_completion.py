@@ -16,9 +16,10 @@ the empty prompt,
 
     x0 = (x_k - sqrt(1 - a) e) / sqrt(a),
 
-is decoded and shown to the judges (arms "beginning@f" and "picture-beginning@f", which do not decide). If any of the
-three detects the concept, the draws that start from this beginning are excluded, for every model alike. Under guidance
-the estimate would show what the prompt asks for, and not what the latent holds.
+is decoded and judged (arms "beginning@f" and "picture-beginning@f", which do not decide). If the judge or the second
+judge detects the concept, the draws that start from this beginning are excluded, for every model alike. The selector
+has no say: a forced choice between concepts, as CLIP's is, names one of them for any blur. Under guidance the estimate
+would show what the prompt asks for, and not what the latent holds.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (diffusion completion,
 k = 5 and 10 of 50). The rule of admission, the empty prompt and the beginnings from pictures are ours.
@@ -42,7 +43,7 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.evaluation.known_pictures import held_out_by_case
-from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.models import JUDGE, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
@@ -179,7 +180,7 @@ async def _admit(unit: Unit, models: Models, beginnings: Sequence[_Beginning]) -
     estimates = await models.generate(unit.reference, trajectories, questions) if begun else []
     for beginning, estimate in zip(begun, estimates, strict=True):
         beginning.estimate = estimate
-        seen_by = [judgement.judge for judgement in estimate.judgements if judgement.detected]
+        seen_by = [judgement.judge for judgement in estimate.judgements[JUDGE:] if judgement.detected]
         if estimate.status != SAMPLE_STATUS_SCORED:
             reason = f"the beginning could not be judged: {estimate.reason}"
             beginning.instead = Sample(status=SAMPLE_STATUS_UNSCORED, reason=reason)
