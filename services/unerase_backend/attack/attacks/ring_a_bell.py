@@ -130,6 +130,29 @@ def named(prompt: str, concept: Concept) -> str:
     return found.group()
 
 
+def targets(unit: Unit, reference: DiffusionModel, scale: float) -> Tensor:
+    """Return the encoding that each case's tokens should have, f(q) + scale * d, (cases, tokens, width).
+
+    In a concept-free unit, d is the direction of the concept that the case's own prompt names.
+
+    Raises:
+        InvalidRequestError: as `direction` and `without_concept`.
+    """
+    concept = unit.target.concept
+    neutral = _encoded(reference, [without_concept(case.prompt, concept) for case in unit.cases])
+    if unit.control_kind != CONTROL_KIND_CONCEPT_FREE:
+        return neutral + scale * direction(reference, concept)
+    directions: dict[str, Tensor] = {}
+    for case in unit.cases:
+        name = named(case.prompt, concept)
+        if name not in directions:
+            other = Concept()
+            other.CopyFrom(concept)
+            other.names[:] = [name]
+            directions[name] = direction(reference, other)
+    return neutral + scale * torch.stack([directions[named(case.prompt, concept)] for case in unit.cases])
+
+
 def next_generation(parents: Tensor, tokens: int, parameters: Parameters, generator: torch.Generator) -> Tensor:
     """Return the mutated parents and children, (more, length), of `parents`, (n, length), indices below `tokens`."""
     count, length = parents.shape
@@ -150,9 +173,9 @@ def _search(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> 
     reference, length = workbench.reference(), parameters["tokens"]
     room_beside(reference, length)
     ids = vocabulary(reference, concept.names).ids
-    targets = _targets(unit, reference, parameters["scale"])
+    wanted = targets(unit, reference, parameters["scale"])
     draws = []
-    for number, (record, target) in enumerate(zip(records, targets, strict=True)):
+    for number, (record, target) in enumerate(zip(records, wanted, strict=True)):
         generator = workbench.generator("case", record.case.index)
         population = torch.randint(len(ids), (parameters["population"], length), generator=generator)
         best, least = population[0], float("inf")
@@ -169,23 +192,6 @@ def _search(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> 
         found = ids[best].tolist()
         draws.append(Draw(record.case, found, reference.tokenizer.decode(found), 0))
     return draws
-
-
-def _targets(unit: Unit, reference: DiffusionModel, scale: float) -> Tensor:
-    """Return the encoding that each case's tokens should have, (cases, tokens, width)."""
-    concept = unit.target.concept
-    neutral = _encoded(reference, [without_concept(case.prompt, concept) for case in unit.cases])
-    if unit.control_kind != CONTROL_KIND_CONCEPT_FREE:
-        return neutral + scale * direction(reference, concept)
-    directions: dict[str, Tensor] = {}
-    for case in unit.cases:
-        name = named(case.prompt, concept)
-        if name not in directions:
-            other = Concept()
-            other.CopyFrom(concept)
-            other.names[:] = [name]
-            directions[name] = direction(reference, other)
-    return neutral + scale * torch.stack([directions[named(case.prompt, concept)] for case in unit.cases])
 
 
 @torch.inference_mode()
