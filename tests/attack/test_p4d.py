@@ -13,6 +13,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     CONTROL_KIND_MODEL,
     CONTROL_KIND_PLACEBO,
+    MODEL_ROLE_CONTROL,
     SAMPLE_STATUS_SCORED,
     SAMPLE_STATUS_UNSCORED,
     ControlKind,
@@ -71,7 +72,7 @@ async def test_its_steps_are_those_of_a_slow_loop(
     As a placebo, the concept is noised from one of its pictures in place of what the reference makes.
     """
     unit = unit_of("never", evaluation=NAME, tokens=2, starts=1, iterations=4, rows=3, learning_rate=0.05)
-    unit.control_kind = kind
+    unit.role, unit.control_kind = MODEL_ROLE_CONTROL, kind
     (observation,), (finding,), _ = await attacked(engine, unit)
     model, reference = (
         load_model(catalogue, name, torch.device("cpu"), torch.float32) for name in ("never", "reference")
