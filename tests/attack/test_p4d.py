@@ -10,14 +10,24 @@ from diffusers import DDIMScheduler
 
 from attack.conftest import PLANTED, attacked
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_MODEL,
+    CONTROL_KIND_PLACEBO,
+    MODEL_ROLE_CONTROL,
+    SAMPLE_STATUS_SCORED,
+    SAMPLE_STATUS_UNSCORED,
+    ControlKind,
+)
 from unerase_backend.attack.attacks import p4d as module
 from unerase_backend.attack.attacks.p4d import nearest
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.sampler import Finished, Sampler
+from unerase_backend.evaluation.known_pictures import learnable
+from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
+from unerase_backend.runtime.pictures import decode_picture
 from unerase_backend.runtime.seeds import derive_seed
 
 UnitOf = Callable[..., Unit]
@@ -53,9 +63,16 @@ async def test_a_name_that_was_led_elsewhere_hides_nothing(
     assert not any(names & set(found.token_ids) for found in as_reference)
 
 
-async def test_its_steps_are_those_of_a_slow_loop(engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue) -> None:
-    """Four steps, written out anew: diffusers' DDIM and noising, nearest rows one by one, AdamW by hand."""
+@pytest.mark.parametrize("kind", [CONTROL_KIND_MODEL, CONTROL_KIND_PLACEBO])
+async def test_its_steps_are_those_of_a_slow_loop(
+    engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue, store: ArtifactStore, kind: ControlKind.ValueType
+) -> None:
+    """Four steps, written out anew: diffusers' DDIM and noising, nearest rows one by one, AdamW by hand.
+
+    As a placebo, the concept is noised from one of its pictures in place of what the reference makes.
+    """
     unit = unit_of("never", evaluation=NAME, tokens=2, starts=1, iterations=4, rows=3, learning_rate=0.05)
+    unit.role, unit.control_kind = MODEL_ROLE_CONTROL, kind
     (observation,), (finding,), _ = await attacked(engine, unit)
     model, reference = (
         load_model(catalogue, name, torch.device("cpu"), torch.float32) for name in ("never", "reference")
@@ -66,6 +83,13 @@ async def test_its_steps_are_those_of_a_slow_loop(engine: AttackEngine, unit_of:
     table = model.text_encoder.get_input_embeddings().weight.detach()
     case = unit.cases[0]
     latents, plain = _reference_latents(reference, case.prompt, case.latent_seed, unit.steps, unit.guidance_scale)
+    if kind == CONTROL_KIND_PLACEBO:
+        pictures = learnable(unit.target.concept)
+        drawn = torch.Generator().manual_seed(derive_seed(unit.seed_base, NAME, "picture"))
+        shown = decode_picture(store.get(pictures[torch.randperm(len(pictures), generator=drawn)[0]]))
+        pixels = torch.tensor(shown).permute(2, 0, 1)[None].float() / 127.5 - 1
+        with torch.no_grad():
+            latents = model.vae.encode(pixels).latent_dist.mode() * model.scaling_factor
     generator = torch.Generator().manual_seed(derive_seed(unit.seed_base, NAME, "case", 0, 0))
     continuous = table[allowed][torch.randint(len(allowed), (2,), generator=generator)].double()
     first, second = torch.zeros_like(continuous), torch.zeros_like(continuous)

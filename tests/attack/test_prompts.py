@@ -1,5 +1,6 @@
 """What the searches for prompts share: which tokens they may use, gradients at embeddings, what the finding is."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -8,13 +9,21 @@ import torch
 from attack.conftest import attacked
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Judgement
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_CONCEPT_FREE,
+    SAMPLE_STATUS_SCORED,
+    SAMPLE_STATUS_UNSCORED,
+    Case,
+    Judgement,
+)
 from unerase_backend.attack.engine import AttackEngine
-from unerase_backend.attack.prompts import CaseRecord, Draw, gradients, padded, vocabulary
+from unerase_backend.attack.prompts import CaseRecord, Draw, gradients, padded, target_latents, vocabulary
 from unerase_backend.attack.settings import AttackSettings
+from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, NotFoundError
@@ -53,6 +62,23 @@ def test_tokens_that_spell_a_name_are_no_candidates(model: DiffusionModel, names
     assert without <= banned
     words = [word for name in names for word in name.lower().split()]
     assert all(any(word in token.lower() for word in words) for token in banned)
+
+
+def test_each_case_has_a_target_picture_of_its_own(
+    model: DiffusionModel, unit_of: UnitOf, store: ArtifactStore
+) -> None:
+    """In a drawn order; a concept-free unit's pictures are in the order of its cases."""
+    unit = unit_of("reference", cases=18, evaluation="unlearn-diff-atk")
+    bench = Workbench(unit, model, lambda _: model, {}, store, None, lambda _: None, threading.Event(), 60, "")
+    shown = bench.latents(learnable(unit.target.concept))
+    assert len(shown) == 16
+    drawn = target_latents(unit, bench)
+    assert len({each.numpy().tobytes() for each in drawn}) == 16
+    assert torch.equal(drawn[16:], drawn[:2])
+    assert not torch.equal(drawn[:16], shown)
+    unit.control_kind = CONTROL_KIND_CONCEPT_FREE
+    del unit.cases[:3]
+    assert torch.equal(target_latents(unit, bench), torch.cat([shown[3:], shown[:2]]))
 
 
 def test_each_rows_gradient_is_that_of_its_own_loss(model: DiffusionModel) -> None:

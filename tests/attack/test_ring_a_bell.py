@@ -8,8 +8,14 @@ import torch
 
 from attack.conftest import PLANTED, attacked
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import CONCEPT_KIND_STYLE, SAMPLE_STATUS_SCORED, Concept
-from unerase_backend.attack.attacks.ring_a_bell import direction, next_generation, without_concept
+from unerase.v1.types_pb2 import (
+    CONCEPT_KIND_STYLE,
+    CONTROL_KIND_CONCEPT_FREE,
+    CONTROL_KIND_PLACEBO,
+    SAMPLE_STATUS_SCORED,
+    Concept,
+)
+from unerase_backend.attack.attacks.ring_a_bell import direction, next_generation, targets, without_concept
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
@@ -91,6 +97,24 @@ def test_the_direction_is_the_mean_difference_of_the_pairs(reference: DiffusionM
     held_out.CopyFrom(concept)
     del held_out.held_out_prompts[:]
     torch.testing.assert_close(direction(reference, held_out), found, rtol=0, atol=0)
+
+
+def test_where_it_is_concept_free_each_case_goes_towards_its_own(reference: DiffusionModel, unit_of: UnitOf) -> None:
+    unit = unit_of("reference", cases=3)
+    names = ["heart", "ring", "heart"]
+    for case, name in zip(unit.cases, names, strict=True):
+        case.prompt = f"a picture of a {name}"
+    unit.target.concept.names[:] = ["circle", "heart", "ring"]
+    unit.control_kind = CONTROL_KIND_CONCEPT_FREE
+    found = targets(unit, reference, 2.0)
+    start = _encoded(reference, "a picture of a shape")
+    for row, name in zip(found, names, strict=True):
+        concept = Concept(names=[name], prompts=unit.target.concept.prompts, initial_token="shape")
+        np.testing.assert_allclose(row.numpy(), start + 2 * direction(reference, concept).numpy(), atol=1e-4)
+    unit.control_kind = CONTROL_KIND_PLACEBO
+    together = direction(reference, unit.target.concept)
+    for row in targets(unit, reference, 2.0):
+        np.testing.assert_allclose(row.numpy(), start + 2 * together.numpy(), atol=1e-4)
 
 
 async def test_the_first_generation_against_a_slow_loop(

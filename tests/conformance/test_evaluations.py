@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from conformance.conftest import small, small_unit
-from support.backend import CONCEPT, NEVER, REFERENCE, LocalBackend, evaluations, local_backend
+from conformance.conftest import small, small_unit, units_of_controls
+from support.backend import CONCEPT, NEVER, PLACEBO, REFERENCE, LocalBackend, evaluations, local_backend
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.generation_pb2 import (
     GenerateRequest,
@@ -21,10 +21,14 @@ from unerase.internal.v1alpha1.generation_pb2 import (
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample
 from unerase.v1.types_pb2 import (
+    CONTROL_KIND_PLACEBO,
     EVALUATION_CLASS_MEASURE,
     EVALUATION_CLASS_UNSPECIFIED,
+    MODEL_ROLE_CONTROL,
+    SAMPLE_STATUS_EXCLUDED,
     SAMPLE_STATUS_SCORED,
     SAMPLE_STATUS_UNSCORED,
+    ControlKind,
     Observation,
     ParameterDescription,
 )
@@ -102,6 +106,10 @@ async def test_observations_are_complete(name: str, undisturbed: Observe, local:
         assert observation.evaluation == name
         assert observation.role == unit.role
         assert observation.concept in local.catalogue.concepts
+        if observation.status == SAMPLE_STATUS_EXCLUDED:
+            assert observation.reason
+            assert not observation.judgements
+            continue
         assert (observation.status, observation.reason) == (SAMPLE_STATUS_SCORED, "")
         assert local.store.contains(observation.picture_digest)
         assert all(math.isfinite(figure) for figure in observation.measures.values())
@@ -112,11 +120,32 @@ async def test_observations_are_complete(name: str, undisturbed: Observe, local:
             assert observation.model == unit.model
             assert observation.concept == CONCEPT
             assert observation.latent_seed
-            assert observation.prompt or observation.arm.startswith("empty")
+            assert observation.prompt or re.search("empty|beginning", observation.arm)
     if not is_measure(name):
         description = evaluations()[name].description
         assert {observation.case_index for observation in seen} == {case.index for case in unit.cases}
         assert any(decides(description, observation.arm) for observation in seen)
+
+
+@pytest.mark.parametrize(("name", "kind"), units_of_controls())
+async def test_a_control_on_the_subject_pairs_with_it(
+    name: str, kind: ControlKind.ValueType, undisturbed: Observe, local: LocalBackend
+) -> None:
+    """Draw by draw; beside a placebo, completion has only the arms that the reference does not begin."""
+    unit = small_unit(local, name, control_kind=kind)
+    seen = await local.observe(unit)
+    of_subject = {key(observation)[1:] for observation in await undisturbed(name)}
+    of_control = {key(observation)[1:] for observation in seen}
+    if name == "diffusion-completion":
+        of_subject = {draw for draw in of_subject if draw[1].startswith("picture-")}
+    assert of_control == of_subject
+    judged = [observation for observation in seen if decides(evaluations()[name].description, observation.arm)]
+    assert judged
+    assert share(judged) <= 0.25
+    for observation in seen:
+        assert observation.concept == (PLACEBO if kind == CONTROL_KIND_PLACEBO else CONCEPT)
+        assert (observation.role, observation.model) == (MODEL_ROLE_CONTROL, unit.model)
+        assert observation.status in (SAMPLE_STATUS_SCORED, SAMPLE_STATUS_EXCLUDED)
 
 
 @every_evaluation
@@ -234,7 +263,8 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
 
     async def seen(model: str) -> list[Observation]:
         observations = await local.observe(small_unit(local, name, model, cases=4, steps=8))
-        return [observation for observation in observations if observation.arm != "plain-seeds"]
+        description = evaluations()[name].description
+        return [observation for observation in observations if decides(description, observation.arm)]
 
     floor = share(await seen(NEVER))
     assert floor <= 0.25
@@ -247,7 +277,8 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
 
 
 def share(observations: Sequence[Observation]) -> float:
-    return sum(observation.judgements[1].detected for observation in observations) / len(observations)
+    scored = [observation for observation in observations if observation.status == SAMPLE_STATUS_SCORED]
+    return sum(observation.judgements[1].detected for observation in scored) / max(len(scored), 1)
 
 
 def beyond(parameter: ParameterDescription) -> list[object]:

@@ -8,6 +8,7 @@ from unerase.v1.types_pb2 import (
     CONCEPT_KIND_COLOUR,
     CONCEPT_KIND_OBJECT,
     CONCEPT_KIND_STYLE,
+    CONTROL_KIND_PLACEBO,
     Case,
     Concept,
     EvaluationDescription,
@@ -46,6 +47,13 @@ def _work(rows: str, unit: Unit = UNIT) -> int:
 )
 def test_a_formula_is_computed(formula: str, rows: int) -> None:
     assert _work(formula) == rows
+
+
+def test_a_placebos_unit_is_known() -> None:
+    placebo = Unit()
+    placebo.CopyFrom(UNIT)
+    placebo.control_kind = CONTROL_KIND_PLACEBO
+    assert (_work("3 - unit.placebo"), _work("3 - unit.placebo", placebo)) == (3, 2)
 
 
 def test_an_unguided_step_is_one_row() -> None:

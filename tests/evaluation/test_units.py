@@ -11,11 +11,17 @@ from support.fuzzing import FUZZ, messages
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
+    CONTROL_KIND_CONCEPT_FREE,
+    CONTROL_KIND_MODEL,
+    CONTROL_KIND_PLACEBO,
+    EVALUATION_CLASS_INJECTING,
     EVALUATION_CLASS_MEASURE,
     EVALUATION_CLASS_PLAIN,
+    MODEL_ROLE_CONTROL,
     MODEL_ROLE_SUBJECT,
     Case,
     Concept,
+    ControlKind,
     EvaluationDescription,
 )
 from unerase_backend.catalogue import MAX_CONCEPT_NAMES, MAX_PROMPT_BYTES
@@ -56,6 +62,20 @@ def test_a_good_unit_has_its_parameters() -> None:
     assert check_unit(known, MEASURE) == {}
 
 
+@pytest.mark.parametrize("kind", [CONTROL_KIND_MODEL, CONTROL_KIND_PLACEBO, CONTROL_KIND_CONCEPT_FREE])
+def test_a_control_has_a_kind_and_no_injecting_one_is_concept_free(kind: ControlKind.ValueType) -> None:
+    control = unit()
+    control.role, control.control_kind = MODEL_ROLE_CONTROL, kind
+    check_unit(control, PLAIN)
+    injecting = EvaluationDescription(name="plain", evaluation_class=EVALUATION_CLASS_INJECTING)
+    if kind != CONTROL_KIND_CONCEPT_FREE:
+        check_unit(control, injecting)
+        return
+    with pytest.raises(InvalidRequestError) as caught:
+        check_unit(control, injecting)
+    assert [violation.field for violation in caught.value.violations] == ["unit.control_kind"]
+
+
 def _set(path: str, value: object) -> Callable[[Unit], None]:
     def change(unit: Unit) -> None:
         *parents, name = path.split(".")
@@ -76,6 +96,7 @@ def _set(path: str, value: object) -> Callable[[Unit], None]:
     [
         ("role", 0, "unit.role"),
         ("role", 99, "unit.role"),
+        ("control_kind", CONTROL_KIND_PLACEBO, "unit.control_kind"),
         ("model", "", "unit.model"),
         ("cases", [], "unit.cases"),
         ("cases", [Case()] * (MAX_CASES + 1), "unit.cases"),

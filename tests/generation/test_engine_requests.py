@@ -51,6 +51,15 @@ DIGEST = "0" * 64
         ({"resumption": Resumption(latents=to_message(torch.zeros(SHAPE)), step=3)}, "resumption.step"),
         ({"resumption": Resumption(latents=to_message(torch.zeros(SHAPE)))}, "resumption.step"),
         ({"resumption": Resumption(latents=to_message(torch.zeros(4, 8, 9)), step=1)}, "resumption.latents"),
+        ({"resumption": Resumption(step=1)}, "resumption"),
+        (
+            {"resumption": Resumption(latents=to_message(torch.zeros(SHAPE)), picture_digest=DIGEST, step=1)},
+            "resumption",
+        ),
+        ({"resumption": Resumption(picture_digest=DIGEST)}, "resumption.step"),
+        ({"resumption": Resumption(picture_digest=DIGEST, step=3)}, "resumption.step"),
+        ({"resumption": Resumption(picture_digest="0" * 63, step=1)}, "resumption.picture_digest"),
+        ({"resumption": Resumption(picture_digest=DIGEST, step=1)}, "resumption.picture_digest"),
         (
             {"resumption": Resumption(latents=to_message(torch.zeros(SHAPE)), step=2), "stop_step": 2},
             "stop_step",
@@ -200,6 +209,35 @@ async def test_an_inpainted_picture_is_kept_whole_and_its_square_judged(
     assert again.metrics.ticks == 0
 
 
+async def test_a_picture_of_the_store_begins_a_trajectory(
+    bench_of: Callable[..., Any], catalogue: Any, trajectory_of: TrajectoryOf
+) -> None:
+    bench = bench_of()
+    digest = bench.store.put(encode_picture(chequered(32)))
+    resumed = [
+        trajectory_of(resumption=Resumption(picture_digest=digest, step=1), estimate=estimate)
+        for estimate in (False, True)
+    ]
+    samples = await bench.generate(resumed, questions=[QUESTION])
+    model = load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32)
+    given = [Given(beginning=chequered(32))] * 2
+    direct = Sampler(model, batch_rows=6, decode_batch=2).run(resumed, given=given)
+    for sample, finished in zip(samples, direct, strict=True):
+        assert torch.equal(from_message(sample.latents, "", SHAPE), finished.latents)
+        assert np.array_equal(decode_picture(bench.store.get(sample.picture_digest)), finished.picture)
+        assert [answer.score for answer in sample.judgements] == [float(finished.picture.mean()) / 255]
+    again = bench_of()
+    assert await again.generate(resumed, questions=[QUESTION]) == samples
+    assert again.metrics.ticks == 0
+
+
+async def test_a_picture_of_another_size_begins_nothing(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    digest = bench.store.put(encode_picture(chequered(64)))
+    with pytest.raises(InvalidRequestError) as caught:
+        await bench.generate([trajectory_of(resumption=Resumption(picture_digest=digest, step=1))])
+    assert [violation.field for violation in caught.value.violations] == ["trajectories[0].resumption.picture_digest"]
+
+
 async def test_a_picture_of_another_size_cannot_be_inpainted(bench: Any, trajectory_of: TrajectoryOf) -> None:
     for side, share, field in ((64, 0.5, "picture_digest"), (32, 0.9, "mask_share")):
         around = Inpainting(picture_digest=bench.store.put(encode_picture(chequered(side))), mask_share=share)
@@ -223,6 +261,7 @@ async def test_a_classifier_comes_from_the_store(bench: Any, catalogue: Any, tra
 async def test_what_is_not_in_the_store_or_no_classifier_is_refused(bench: Any, trajectory_of: TrajectoryOf) -> None:
     for fields in (
         {"inpainting": Inpainting(picture_digest=DIGEST, mask_share=0.5)},
+        {"resumption": Resumption(picture_digest=DIGEST, step=1)},
         {"classifier_guidance": ClassifierGuidance(classifier_digest=DIGEST, scale=1)},
     ):
         with pytest.raises(InvalidRequestError) as caught:

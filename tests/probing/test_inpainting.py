@@ -6,12 +6,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from support.backend import NEVER, REFERENCE, LocalBackend
+from support.backend import NEVER, REDIRECTED, REFERENCE, LocalBackend
 from support.recording import Recording
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, ClassifyResponse, PictureJudgements
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
 from unerase.internal.v1alpha1.trajectories_pb2 import View
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Judgement, Observation, Tensor
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_PLACEBO,
+    SAMPLE_STATUS_EXCLUDED,
+    SAMPLE_STATUS_SCORED,
+    SAMPLE_STATUS_UNSCORED,
+    Judgement,
+    Observation,
+    Tensor,
+)
+from unerase_backend.evaluation.known_pictures import held_out_by_case
+from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.runtime.pictures import decode_picture
 
 ARMS = {"filled", "filled@whole", "empty", "empty@whole", "grey-fill"}
@@ -32,7 +42,7 @@ class Known(Recording):
             sample = response.sample
             if request.latents:
                 sample.latents.CopyFrom(Tensor(shape=[4, self.cells, self.cells]))
-                sample.picture_digest = f"case {response.index}"
+                sample.picture_digest = f"case {response.index}" if request.pictures else ""
                 if response.index in self.failed:
                     response.sample.Clear()
                     response.sample.status, response.sample.reason = SAMPLE_STATUS_UNSCORED, "the latents are gone"
@@ -116,7 +126,7 @@ async def test_the_square_is_the_smallest_that_hides_and_shows_the_concept(
     assert {trajectory.inpainting.mask_share for trajectory in known.generated[1].trajectories} == {share}
 
 
-async def test_a_case_that_no_square_hides_is_unscored_and_the_others_are_not(local: LocalBackend) -> None:
+async def test_a_case_that_no_square_hides_is_excluded_and_what_fails_is_unscored(local: LocalBackend) -> None:
     everywhere = {share: {"case 1"} for share in (0.5, 0.625, 0.75, 0.875)}
     known = Known(greys=everywhere, blind={"case 2"}, failed={3})
     seen = await known.observe(local.unit("inpainting", cases=5))
@@ -129,7 +139,8 @@ async def test_a_case_that_no_square_hides_is_unscored_and_the_others_are_not(lo
         arms = of(seen, case)
         assert set(arms) == ARMS
         assert {observation.reason for observation in arms.values()} == {reasons.get(case, "")}
-        expected = SAMPLE_STATUS_UNSCORED if case in reasons else SAMPLE_STATUS_SCORED
+        unmade = SAMPLE_STATUS_EXCLUDED if case == 1 else SAMPLE_STATUS_UNSCORED
+        expected = unmade if case in reasons else SAMPLE_STATUS_SCORED
         assert {observation.status for observation in arms.values()} == {expected}
         assert not any(observation.judgements for observation in arms.values() if case in reasons)
     filled = [trajectory.inpainting.picture_digest for trajectory in known.generated[1].trajectories]
@@ -170,6 +181,30 @@ async def test_every_model_fills_the_same_squares_of_the_same_pictures(local: Lo
     await other.observe(local.unit("inpainting", NEVER))
     assert [request.trajectories for request in one.generated] == [request.trajectories for request in other.generated]
     assert [request.model for request in other.generated] == [REFERENCE, NEVER]
+
+
+async def test_a_placebo_is_filled_into_its_own_pictures(local: LocalBackend) -> None:
+    unit = local.unit("inpainting", REDIRECTED, cases=3, control_kind=CONTROL_KIND_PLACEBO)
+    digests = [digest for _, digest in held_out_by_case(unit)]
+    hidden = {share: {digests[1]} for share in (0.5, 0.75)}
+    known = Known(cells=8, greys=hidden)
+    seen = await known.observe(unit)
+    shape, fills = known.generated
+    assert (shape.model, fills.model) == (REFERENCE, REDIRECTED)
+    assert [(trajectory.guidance_scale, trajectory.stop_step) for trajectory in shape.trajectories] == [(1, 1)]
+    assert [trajectory.inpainting.picture_digest for trajectory in fills.trajectories] == [
+        digests[case] for case in (0, 2) for _ in ("filled", "empty")
+    ]
+    assert [trajectory.conditioning.text for trajectory in fills.trajectories[::2]] == [
+        unit.cases[case].prompt for case in (0, 2)
+    ]
+    assert {observation.status for observation in of(seen, 1).values()} == {SAMPLE_STATUS_EXCLUDED}
+    assert [of(seen, case)["grey-fill"].picture_digest for case in (0, 2)] == [digests[0], digests[2]]
+    assert {observation.concept for observation in seen} == {"fish"}
+    unit.target.concept.ClearField("picture_digests")
+    with pytest.raises(InvalidRequestError) as caught:
+        await Known().observe(unit)
+    assert [violation.field for violation in caught.value.violations] == ["unit.target.concept.picture_digests"]
 
 
 async def test_around_the_square_the_references_picture_stands(local: LocalBackend) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,20 @@ import torch
 
 from unerase.internal.v1alpha1.attack_pb2 import AttackRequest
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest, PictureJudgements
+from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
 from unerase.internal.v1alpha1.probing_pb2 import ProbeRequest
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitEvent
 from unerase.v1.types_pb2 import (
+    CONTROL_KIND_CONCEPT_FREE,
+    CONTROL_KIND_PLACEBO,
+    CONTROL_KIND_UNSPECIFIED,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
     MODEL_ROLE_SUBJECT,
     Case,
+    Concept,
+    ControlKind,
     ModelRole,
     Observation,
 )
@@ -40,7 +46,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.seeds import derive_seed
 
 REFERENCE, NEVER, REDIRECTED = "testbed/reference", "testbed/never", "testbed/redirected"
-CONCEPT = "hourglass"
+CONCEPT, PLACEBO = "hourglass", "fish"
 
 _ROLES: dict[str, ModelRole.ValueType] = {REFERENCE: MODEL_ROLE_REFERENCE, NEVER: MODEL_ROLE_CONTROL}
 
@@ -103,38 +109,69 @@ class LocalBackend:
         steps: int = 4,
         seed_base: int = 1,
         parameters: Parameters | None = None,
+        control_kind: ControlKind.ValueType = CONTROL_KIND_UNSPECIFIED,
     ) -> Unit:
-        """Return a small unit; a model of the testbed gets its usual role."""
-        target = self.target()
-        concept = target.concept
-        held_out = concept.held_out_prompts
+        """Return a small unit; a model of the testbed gets its usual role.
+
+        With `control_kind` it is a unit of a placebo, or a concept-free one.
+        """
+        target = self.target(PLACEBO if control_kind == CONTROL_KIND_PLACEBO else CONCEPT)
+        known = [target.concept]
+        if control_kind == CONTROL_KIND_CONCEPT_FREE:
+            target, known = self._concept_free()
         return Unit(
             id=f"{evaluation}/{model}/0",
             evaluation=evaluation,
-            role=_ROLES.get(model, MODEL_ROLE_SUBJECT),
+            role=MODEL_ROLE_CONTROL if control_kind else _ROLES.get(model, MODEL_ROLE_SUBJECT),
             model=model,
             reference=REFERENCE,
             target=target,
             others=[
-                self.target(name)
-                for name in self.catalogue.others(concept.name)
-                if not self.catalogue.concept(name).placebo
+                self.target(name) for name in self.catalogue.others(CONCEPT) if not self.catalogue.concept(name).placebo
             ],
             cases=[
                 Case(
                     index=index,
-                    prompt=concept.prompts[index % len(concept.prompts)].replace("{concept}", concept.names[0]),
+                    prompt=_prompt(concept.prompts, concept, index),
                     latent_seed=derive_seed(seed_base, "latent", index),
-                    held_out_prompt=held_out[index % len(held_out)].replace("{concept}", concept.names[0]),
+                    held_out_prompt=_prompt(concept.held_out_prompts, concept, index),
                     held_out_latent_seed=derive_seed(seed_base, "held-out latent", index),
                 )
                 for index in range(cases)
+                for concept in [known[index % len(known)]]
             ],
             parameters=parameters_struct(parameters or {}),
             steps=steps,
             guidance_scale=self.catalogue.model(REFERENCE).guidance_scale,
             seed_base=seed_base,
+            control_kind=control_kind,
         )
+
+    def _concept_free(self) -> tuple[Target, list[Concept]]:
+        """Return the concept's target with the words and pictures of others of its kind, one of each in turn."""
+        target = Target()
+        target.CopyFrom(self.target())
+        concepts = [self.target(name).concept for name in self.catalogue.others(CONCEPT)]
+        known = [each for each in concepts if each.kind == target.concept.kind and not each.placebo]
+        target.concept.names[:] = [each.names[0] for each in known]
+        target.concept.picture_digests[:] = [each.picture_digests[number] for number in range(8) for each in known]
+        return target, known
+
+
+def blind_to_estimates(models: Models) -> Models:
+    """Return the backends with judges that detect nothing in an estimate: completion admits every beginning."""
+
+    async def generate(request: GenerateRequest) -> AsyncIterator[GenerateResponse]:
+        async for response in models.generate_stream(request):
+            for judgement in response.sample.judgements if request.trajectories[0].estimate else ():
+                judgement.detected = False
+            yield response
+
+    return replace(models, generate_stream=generate)
+
+
+def _prompt(templates: Sequence[str], concept: Concept, index: int) -> str:
+    return templates[index % len(templates)].replace("{concept}", concept.names[0])
 
 
 @asynccontextmanager

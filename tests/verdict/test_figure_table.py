@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Observation, SampleStatus
-from unerase_backend.verdict.figure_table import figure_table
+from unerase_backend.verdict.figure_table import figure_table, has_usable_figures
 
 from .conftest import CONTROL, REFERENCE, SUBJECT, sample
 
@@ -51,6 +51,16 @@ def test_equal_models_have_equal_intervals() -> None:
     observations = [measured(role, case, edge=case**0.5) for role in (SUBJECT, REFERENCE, CONTROL) for case in range(9)]
     (row,) = figure_table(MEASURE, observations, 5).figures
     assert row.subject == row.reference == row.control
+
+
+@pytest.mark.parametrize(("excluded", "unscored", "usable"), [(8, 1, True), (8, 2, False), (12, 0, False)])
+def test_what_is_excluded_is_neither_scored_nor_unscored(excluded: int, unscored: int, usable: bool) -> None:
+    statuses = [SampleStatus.SAMPLE_STATUS_EXCLUDED] * excluded + [SampleStatus.SAMPLE_STATUS_UNSCORED] * unscored
+    observations = [measured(SUBJECT, case, edge=1.0) for case in range(18 - excluded if excluded < 12 else 0)]
+    observations += [Observation(role=SUBJECT, status=status) for status in statuses]
+    table = figure_table(MEASURE, observations, 5)
+    assert (table.observations, table.unscored) == (len(observations), unscored)
+    assert has_usable_figures(observations) == usable
 
 
 def test_rows_are_in_order_of_arm_concept_and_figure_whatever_came_first() -> None:

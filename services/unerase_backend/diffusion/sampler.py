@@ -8,7 +8,11 @@ start as others finish. Each step begins with classifier-free guidance (Ho and S
 
 Guidance by a classifier follows (`classifier`), if the trajectory has one, and then the step of `schedule`. If the
 trajectory inpaints, the given picture's latents are then put around the mask. The mask is a central square of latent
-cells: the picture's square, rounded outward to whole cells.
+cells: the picture's square, rounded outward to whole cells. The result is the latents that the last step reaches, or,
+if the trajectory asks for the estimate, that step's x0, with the picture's clean latents around the mask.
+
+A trajectory begins from its initial noise n, from given latents, or from a picture with latents y: after k steps at
+sqrt(a) y + sqrt(1 - a) n, with a the cumulative alpha that step k reaches.
 
 Every call has the same shape, so a trajectory's bits do not depend on what shares its batch, on its position, or on
 when it started. Classifiers are called in a fixed shape of half as many rows. A trajectory's initial noise is drawn
@@ -28,24 +32,26 @@ from unerase_backend.diffusion.classifier import LatentClassifier, log_probabili
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
-from unerase_backend.diffusion.schedule import noise_step, step_coefficients
+from unerase_backend.diffusion.schedule import estimate_coefficients, noise_step, step_coefficients
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
 from unerase_backend.diffusion.tensors import from_message
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.pictures import square_margin
 
 ENCODINGS_KEPT = 256
-SURROUNDINGS_KEPT = 256
+PICTURES_KEPT = 256
 # Ticks that a finished trajectory may wait for others to share its decoding.
 DECODE_PATIENCE = 4
 
 
 @dataclass(frozen=True)
 class Given:
-    """The picture and the classifier that a trajectory names by digest."""
+    """The pictures and the classifier that a trajectory names by digest."""
 
     picture: Picture | None = None
     """The picture of `inpainting`, (height, width, 3)."""
+    beginning: Picture | None = None
+    """The picture of `resumption`, (height, width, 3)."""
     classifier: LatentClassifier | None = None
     """The classifier of `classifier_guidance`, on the model's device."""
 
@@ -56,7 +62,7 @@ class Finished:
 
     key: str
     latents: Tensor
-    """The last latents, (channels, height, width), float32 on the CPU."""
+    """The last latents, or the estimate in their place, (channels, height, width), float32 on the CPU."""
     picture: Picture | None
     """The picture, (height, width, 3), if one was asked for and could be made."""
     failure: str = ""
@@ -87,7 +93,7 @@ class Sampler:
         self.batch_rows = batch_rows
         self._decode_batch = decode_batch
         self._encodings: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._surroundings: OrderedDict[str, Tensor] = OrderedDict()
+        self._encoded: OrderedDict[str, Tensor] = OrderedDict()
         self._waiting: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
         self._undecoded: list[tuple[_Flight, Tensor]] = []
@@ -136,7 +142,7 @@ class Sampler:
     def admit(self, key: str, trajectory: Trajectory, *, picture: bool = True, given: Given = Given()) -> None:
         """Queue a trajectory under a unique key; it starts when there is room, in order of arrival.
 
-        `given` holds the picture and the classifier that it names.
+        `given` holds the pictures and the classifier that it names.
 
         Raises:
             InvalidRequestError: its conditioning, steps, resumption, mask, picture or classifier does not fit the
@@ -144,7 +150,7 @@ class Sampler:
         """
         self.model.schedule.timesteps(trajectory.steps)
         start = None
-        if trajectory.HasField("resumption"):
+        if trajectory.HasField("resumption") and not trajectory.resumption.picture_digest:
             start = from_message(trajectory.resumption.latents, "resumption.latents", self.model.latent_shape)
         try:
             conditioning.prepare(self.model, trajectory.conditioning)
@@ -201,7 +207,7 @@ class Sampler:
             empty, *encodings = self._encode(
                 [Conditioning(text=""), *(flight.trajectory.conditioning for flight in starting)]
             )
-            self._encode_surroundings(starting)
+            self._encode_pictures(starting)
             for flight, encoding in zip(starting, encodings, strict=True):
                 self._start(flight, encoding, empty)
 
@@ -222,19 +228,27 @@ class Sampler:
         scale = torch.full_like(alpha, trajectory.variance_scale)
         self._timesteps[slot, :steps] = self.model.schedule.timesteps(steps)
         self._coefficients[slot, :steps] = step_coefficients(alpha, alpha_previous, eta, scale).float()
-        done = trajectory.resumption.step if flight.start is not None else 0
+        done = trajectory.resumption.step
         self._step[slot] = done
-        self._end[slot] = trajectory.stop_step or steps
+        self._end[slot] = end = trajectory.stop_step or steps
         shape = self.model.latent_shape
         initial = torch.randn(shape, generator=torch.Generator().manual_seed(trajectory.latent_seed))
-        self._latents[slot] = (initial if flight.start is None else flight.start).to(self._latents)
+        kept = self.model.schedule.kept_coefficients(steps).float()
+        start = initial if flight.start is None else flight.start
+        if trajectory.resumption.picture_digest:
+            of_picture, of_noise = kept[done - 1]
+            start = of_picture * self._encoded[trajectory.resumption.picture_digest] + of_noise * initial
+        self._latents[slot] = start.to(self._latents)
         if trajectory.HasField("inpainting"):
             margin = square_margin(shape[1], trajectory.inpainting.mask_share)
             self._painted[slot] = False
             self._painted[slot, :, margin : shape[1] - margin, margin : shape[2] - margin] = True
-            self._around[slot] = self._surroundings[trajectory.inpainting.picture_digest].to(self._around)
+            self._around[slot] = self._encoded[trajectory.inpainting.picture_digest].to(self._around)
             self._initial[slot] = initial.to(self._initial)
-            self._kept[slot, :steps] = self.model.schedule.kept_coefficients(steps).float()
+            self._kept[slot, :steps] = kept
+        if trajectory.estimate:
+            self._coefficients[slot, end - 1] = estimate_coefficients(alpha[end - 1]).float()
+            self._kept[slot, end - 1] = torch.tensor([1.0, 0.0])
         if trajectory.eta > 0:
             flight.noise = torch.Generator().manual_seed(trajectory.noise_seed)
             for _ in range(done):
@@ -321,20 +335,24 @@ class Sampler:
         self._kept[slot] = 0
         self._slot_of_row[list(flight.rows)] = slot
 
-    def _encode_surroundings(self, starting: Sequence[_Flight]) -> None:
-        wanted = {
-            flight.trajectory.inpainting.picture_digest: flight.given.picture
-            for flight in starting
-            if flight.given.picture is not None
-        }
-        missing = {digest: picture for digest, picture in wanted.items() if digest not in self._surroundings}
+    def _encode_pictures(self, starting: Sequence[_Flight]) -> None:
+        wanted: dict[str, Picture] = {}
+        for flight in starting:
+            around, resumption = flight.trajectory.inpainting, flight.trajectory.resumption
+            for digest, picture in (
+                (around.picture_digest, flight.given.picture),
+                (resumption.picture_digest, flight.given.beginning),
+            ):
+                if picture is not None:
+                    wanted[digest] = picture
+        missing = {digest: picture for digest, picture in wanted.items() if digest not in self._encoded}
         if missing:
             latents = pictures.encode(self.model, list(missing.values()), self._decode_batch)
-            self._surroundings |= dict(zip(missing, latents, strict=True))
+            self._encoded |= dict(zip(missing, latents, strict=True))
         for digest in wanted:
-            self._surroundings.move_to_end(digest)
-        while len(self._surroundings) > max(SURROUNDINGS_KEPT, len(wanted)):
-            self._surroundings.popitem(last=False)
+            self._encoded.move_to_end(digest)
+        while len(self._encoded) > max(PICTURES_KEPT, len(wanted)):
+            self._encoded.popitem(last=False)
 
     def _encode(self, wanted: Sequence[Conditioning]) -> list[Tensor]:
         keys = [item.SerializeToString(deterministic=True) for item in wanted]
@@ -355,11 +373,15 @@ def _rows(trajectory: Trajectory) -> int:
 
 def _check_given(model: DiffusionModel, trajectory: Trajectory, given: Given) -> None:
     violations = []
-    if trajectory.HasField("inpainting"):
-        side = model.resolution
-        if given.picture is None or given.picture.shape != (side, side, 3):
+    side = model.resolution
+    for field, named, picture in (
+        ("resumption", bool(trajectory.resumption.picture_digest), given.beginning),
+        ("inpainting", trajectory.HasField("inpainting"), given.picture),
+    ):
+        if named and (picture is None or picture.shape != (side, side, 3)):
             problem = f"the model's pictures are {side} x {side} pixels"
-            violations.append(FieldViolation("inpainting.picture_digest", problem))
+            violations.append(FieldViolation(f"{field}.picture_digest", problem))
+    if trajectory.HasField("inpainting"):
         cells = model.latent_shape[1]
         if square_margin(cells, trajectory.inpainting.mask_share) < 1:
             problem = f"must leave one of the model's {cells} latent cells on either side"

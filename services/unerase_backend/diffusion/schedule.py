@@ -13,6 +13,8 @@ with the initial noise n and the picture's clean latents y; they are clean at th
 
     x_{t-1} <- m x_{t-1} + (1 - m) (sqrt(a_p) y + sqrt(1 - a_p) n)
 
+A picture that begins a trajectory is noised in the same way, with the initial noise: sqrt(a_p) y + sqrt(1 - a_p) n.
+
 The timesteps are those of diffusers' DDIMScheduler as StableDiffusionPipeline configures it: no clipping of x0, and a
 steps offset of 1.
 """
@@ -88,6 +90,11 @@ def step_coefficients(alpha: Tensor, alpha_previous: Tensor, eta: Tensor, varian
     direction = (1 - alpha_previous - eta**2 * variance).abs().sqrt()
     of_prediction = direction - of_latents * (1 - alpha).sqrt()
     return torch.stack([of_latents, of_prediction, variance_scale * eta * variance.sqrt()], dim=-1)
+
+
+def estimate_coefficients(alpha: Tensor) -> Tensor:
+    """Return the factors of x_t, e and z, (..., 3), with which `noise_step` gives x0, from a_t, (...)."""
+    return torch.stack([alpha.rsqrt(), -((1 - alpha) / alpha).sqrt(), torch.zeros_like(alpha)], dim=-1)
 
 
 def noise_step(latents: Tensor, noise_prediction: Tensor, noise: Tensor, coefficients: Tensor) -> Tensor:

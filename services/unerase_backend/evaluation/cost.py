@@ -6,6 +6,7 @@ A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parame
     unit.cases            cases of the unit
     unit.steps            denoising steps of a picture
     unit.guided           rows of one guided step: 2, or 1 at guidance scale 1
+    unit.placebo          1 in a unit of a placebo, 0 in the others
     unit.first            1 in the unit that holds the audit's first case, 0 in the others
     unit.others_drawn     other concepts that are objects or of the concept's kind, and have prompts
     unit.others_learned   other concepts of the concept's kind with at least two pictures
@@ -23,7 +24,7 @@ from typing import Any
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, EvaluationDescription
+from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, CONTROL_KIND_PLACEBO, EvaluationDescription
 from unerase_backend.evaluation.parameters import Parameters
 
 MAX_FORMULA = 500
@@ -86,6 +87,7 @@ def work_of(unit: Unit, description: EvaluationDescription, parameters: Paramete
             "cases": len(unit.cases),
             "steps": unit.steps,
             "guided": guided,
+            "placebo": int(unit.control_kind == CONTROL_KIND_PLACEBO),
             "first": int(any(case.index == 0 for case in unit.cases)),
             "others_drawn": surroundings.others_drawn,
             "others_learned": surroundings.others_learned,
@@ -105,7 +107,7 @@ def work_of(unit: Unit, description: EvaluationDescription, parameters: Paramete
 
 def formula_problem(formula: str, parameters: Parameters) -> str:
     """Return what is wrong with a formula, computed with these parameters; empty if nothing is."""
-    known = {"cases": 2, "steps": 2, "guided": 2, "first": 1, "others_drawn": 1, "others_learned": 1}
+    known = {"cases": 2, "steps": 2, "guided": 2, "placebo": 0, "first": 1, "others_drawn": 1, "others_learned": 1}
     try:
         _compute(formula, known, parameters, (2, 2))
     except FormulaError as error:

@@ -14,7 +14,7 @@ import numpy as np
 
 from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Concept, Observation
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Concept, Observation
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
@@ -38,6 +38,18 @@ def learnable(concept: Concept, most: int | None = None) -> list[str]:
 def held_out(concept: Concept, most: int) -> list[str]:
     """Return at most `most` of the held-out pictures, evenly spread; empty if there are none."""
     return _spread(concept.picture_digests[len(concept.picture_digests) // 2 :], most)
+
+
+def held_out_by_case(unit: Unit) -> list[tuple[Case, str]]:
+    """Return each case with a held-out picture of the unit's concept; empty if there are none.
+
+    Case i gets the i-th picture in an order that the seed base draws, over and over, however the cases are divided into
+    units.
+    """
+    concept = unit.target.concept
+    digests = held_out(concept, len(concept.picture_digests))
+    digests.sort(key=lambda digest: derive_seed(unit.seed_base, "held-out picture", digest))
+    return [(case, digests[case.index % len(digests)]) for case in unit.cases] if digests else []
 
 
 def own_prompt(concept: Concept) -> str:

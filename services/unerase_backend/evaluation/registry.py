@@ -78,9 +78,9 @@ class Registry(Generic[Run]):
         unit also gets every other concept of the catalogue. A measure may name the `roles` that it is taken for, or be
         `without_model`. An audit that lacks a `required` evaluation is incomplete. `result` is the result that the
         verdict makes of a measure: by default a table of its figures; the other kinds are for our own measures only.
-        `reference_begins` says that the reference makes the input of the model under evaluation. `pictures` and `rows`
-        are formulas (`evaluation/cost.py`) for the most that a unit makes and computes; without them a high estimate is
-        used.
+        `reference_begins` says that the reference makes all that the model under evaluation is given, so that a placebo
+        cannot be the control. `pictures` and `rows` are formulas (`evaluation/cost.py`) for the most that a unit makes
+        and computes; without them a high estimate is used.
 
         Raises:
             RegistrationError: the name is taken, or the description is incomplete or inconsistent.

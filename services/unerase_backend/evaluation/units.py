@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
+    CONTROL_KIND_CONCEPT_FREE,
+    EVALUATION_CLASS_INJECTING,
     EVALUATION_CLASS_MEASURE,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
@@ -57,6 +59,7 @@ def check_unit(unit: Unit, description: EvaluationDescription) -> Parameters:
     """
     violations = [
         *_general(unit),
+        *_control(unit, description),
         *_generating(unit, required=description.evaluation_class != EVALUATION_CLASS_MEASURE),
     ]
     try:
@@ -76,6 +79,17 @@ def _general(unit: Unit) -> Iterator[FieldViolation]:
     yield from _target(unit.target, "unit.target")
     for index, other in enumerate(unit.others[:MAX_OTHERS]):
         yield from _target(other, f"unit.others[{index}]")
+
+
+def _control(unit: Unit, description: EvaluationDescription) -> Iterator[FieldViolation]:
+    if unit.control_kind and unit.role != MODEL_ROLE_CONTROL:
+        yield FieldViolation("unit.control_kind", "must be left out, unless the unit's role is control")
+    injecting = description.evaluation_class == EVALUATION_CLASS_INJECTING
+    if injecting and unit.control_kind == CONTROL_KIND_CONCEPT_FREE:
+        problem = (
+            "must not be concept-free: an injecting evaluation hands the model the concept that its judges look for"
+        )
+        yield FieldViolation("unit.control_kind", problem)
 
 
 def _generating(unit: Unit, *, required: bool) -> Iterator[FieldViolation]:

@@ -3,9 +3,9 @@
 The profile contains a digest of the source, including this file, so results of other code are never found.
 
 Protobuf's bytes are not canonical. Here every field has a fixed position, and every value its type and length. Fields
-that cannot change the result are left out: the noise seed and the variance scale if eta is 0; the latent seed of a
-resumed trajectory, unless it inpaints, which needs the initial noise; a stop at the end of the schedule. A mask and a
-classifier come last, each under its name.
+that cannot change the result are left out: the noise seed and the variance scale if eta is 0; the latent seed of what
+resumes from latents, unless it inpaints, which needs the initial noise; a stop at the end of the schedule. A mask, a
+classifier and the estimate come last, each under its name.
 """
 
 import hashlib
@@ -35,17 +35,18 @@ def trajectory_key(model_digest: str, trajectory: Trajectory, profile: str) -> s
 def canonical_trajectory(trajectory: Trajectory) -> bytes:
     """Return the canonical bytes; trajectories that cannot differ in their result have the same."""
     resumes, noisy = trajectory.HasField("resumption"), trajectory.eta > 0
+    from_latents = resumes and not trajectory.resumption.picture_digest
     return _encoded(
         [
             "trajectory",
             *_conditioning(trajectory.conditioning),
             float(trajectory.guidance_scale),
-            "" if resumes and not trajectory.HasField("inpainting") else trajectory.latent_seed,
+            "" if from_latents and not trajectory.HasField("inpainting") else trajectory.latent_seed,
             trajectory.noise_seed if noisy else "",
             trajectory.steps,
             float(trajectory.eta) if noisy else 0.0,
             float(trajectory.variance_scale) if noisy else "",
-            *(_tensor(trajectory.resumption.latents) if resumes else [""]),
+            *(_tensor(trajectory.resumption.latents) if from_latents else [trajectory.resumption.picture_digest]),
             trajectory.resumption.step if resumes else "",
             trajectory.stop_step or trajectory.steps,
             *_given(trajectory),
@@ -74,6 +75,8 @@ def _given(trajectory: Trajectory) -> Iterable[bytes | str | int | float]:
     if trajectory.HasField("classifier_guidance"):
         guidance = trajectory.classifier_guidance
         yield from ("classifier", guidance.classifier_digest, guidance.scale)
+    if trajectory.estimate:
+        yield "estimate"
 
 
 def _tensor(tensor: Tensor) -> Iterable[bytes | str | int | float]:

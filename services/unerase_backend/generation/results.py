@@ -22,7 +22,7 @@ class Result:
     failure: str
     """Why it cannot be scored; empty otherwise."""
     latents: Tensor
-    """The last latents."""
+    """The last latents, or the estimate in their place."""
     picture_digest: str = ""
     picture: Picture | None = None
 

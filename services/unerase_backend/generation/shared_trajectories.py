@@ -135,7 +135,10 @@ class SharedTrajectories:
     def _given(self, trajectory: Trajectory) -> Given:
         field = ""
         try:
-            picture = classifier = None
+            picture = beginning = classifier = None
+            if trajectory.resumption.picture_digest:
+                field = "resumption.picture_digest"
+                beginning = decode_picture(self._store.get(trajectory.resumption.picture_digest))
             if trajectory.HasField("inpainting"):
                 field = "inpainting.picture_digest"
                 picture = decode_picture(self._store.get(trajectory.inpainting.picture_digest))
@@ -146,7 +149,7 @@ class SharedTrajectories:
             refused = InvalidRequestError.of(FieldViolation(field, error.message))
             refused.reason = error.reason
             raise refused from None
-        return Given(picture, classifier)
+        return Given(picture, beginning, classifier)
 
     def _classifier(self, digest: str) -> LatentClassifier:
         with self._classifiers_lock:

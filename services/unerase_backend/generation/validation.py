@@ -9,7 +9,7 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     MeasureDenoisingRequest,
     ModelChange,
 )
-from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
+from unerase.internal.v1alpha1.trajectories_pb2 import Resumption, Trajectory
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_PROMPT_BYTES, MAX_STEPS
 from unerase_backend.evaluation.questions import question_violations
 from unerase_backend.runtime.bounds import most_items
@@ -85,8 +85,8 @@ def _problems(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
     yield from _within("eta", trajectory.eta, 0.0, MAX_ETA)
     yield from _within("variance_scale", trajectory.variance_scale, 0.0, MAX_VARIANCE_SCALE)
     taken = trajectory.resumption.step
-    if trajectory.HasField("resumption") and not 1 <= taken < steps:
-        yield "resumption.step", f"must be 1 to {steps - 1}, not {taken}"
+    if trajectory.HasField("resumption"):
+        yield from _resumption(trajectory.resumption, steps)
     if trajectory.stop_step and not taken < trajectory.stop_step <= steps:
         yield "stop_step", f"must be 0, or {taken + 1} to {steps}, not {trajectory.stop_step}"
     if trajectory.HasField("inpainting"):
@@ -98,6 +98,15 @@ def _problems(trajectory: Trajectory) -> Iterator[tuple[str, str]]:
         guidance = trajectory.classifier_guidance
         yield from _digest("classifier_guidance.classifier_digest", guidance.classifier_digest)
         yield from _within("classifier_guidance.scale", guidance.scale, 0.0, MAX_CLASSIFIER_SCALE)
+
+
+def _resumption(resumption: Resumption, steps: int) -> Iterator[tuple[str, str]]:
+    if not 1 <= resumption.step < steps:
+        yield "resumption.step", f"must be 1 to {steps - 1}, not {resumption.step}"
+    if resumption.HasField("latents") == bool(resumption.picture_digest):
+        yield "resumption", "must hold either latents or a picture_digest"
+    elif resumption.picture_digest:
+        yield from _digest("resumption.picture_digest", resumption.picture_digest)
 
 
 def _digest(field: str, digest: str) -> Iterator[tuple[str, str]]:

@@ -48,7 +48,7 @@ _PLAIN: dict[str, pa.DataType] = {
     "case_index": pa.uint32(),
     "arm": pa.string(),
     "variant": pa.uint32(),
-    # "scored" or "unscored".
+    # "scored", "unscored" or "excluded".
     "status": pa.string(),
     "reason": pa.string(),
     "picture_digest": pa.string(),

@@ -41,14 +41,22 @@ def figure_table(
         title=description.title,
         figures=[_row(row, by_role, seed) for row, by_role in sorted(rows.items())],
         observations=len(observations),
-        unscored=sum(not _is_usable(observation) for observation in observations),
+        unscored=_unscored(observations),
     )
 
 
 def has_usable_figures(observations: Sequence[Observation]) -> bool:
-    """Whether a measure has observations, and at most `UNSCORED_LIMIT` of them are unscored."""
-    unscored = sum(not _is_usable(observation) for observation in observations)
-    return bool(observations) and unscored / len(observations) <= UNSCORED_LIMIT
+    """Whether a measure has observations, and at most `UNSCORED_LIMIT` of those not excluded are unscored."""
+    kept = sum(not _is_excluded(observation) for observation in observations)
+    return kept > 0 and _unscored(observations) / kept <= UNSCORED_LIMIT
+
+
+def _unscored(observations: Sequence[Observation]) -> int:
+    return sum(not (_is_usable(observation) or _is_excluded(observation)) for observation in observations)
+
+
+def _is_excluded(observation: Observation) -> bool:
+    return observation.status == SampleStatus.SAMPLE_STATUS_EXCLUDED
 
 
 def _is_usable(observation: Observation) -> bool:

@@ -10,12 +10,13 @@ model. "classifier-guidance" draws one picture a case for each scale, all from t
 in every step. In each evaluation the best of its grid counts.
 
 The gradient comes from outside the model and can paint the concept with any model if the scale is large enough. What
-counts is the excess over a model that never learned the concept, at the same scales.
+counts is the excess over the control, at the same scales.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (classifier guidance: s = 25, 32,
 ... 186); the guidance itself: Dhariwal and Nichol, arXiv 2105.05233, algorithm 2. The grid with noise is ours: six of
 those scales and four of the noise-based probe's etas, which makes 24 draws, as many as in either alone.
-Control: the same classifier, scales and selection on a model that never learned the concept.
+Control: the same classifier, scales and selection on a model that never learned the concept; or a classifier of a
+placebo's pictures, which guides the subject under the placebo's prompts at the same scales, judged for the placebo.
 """
 
 from unerase.internal.v1alpha1.trajectories_pb2 import ClassifierGuidance, Conditioning, Trajectory

@@ -6,6 +6,8 @@ prompt p, e Gaussian noise and a_t the cumulative alpha, the attack searches for
 
     E over e, t of  mean (e_reference(x_t, t, c(p)) - e_model(x_t, t, c(w)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
+For a placebo, which the reference cannot make, z are the latents of its pictures (the first half of them).
+
 The tokens are continuous embeddings, (tokens, width). In the forward pass each is replaced by the nearest embedding of
 the vocabulary, by cosine. AdamW applies the gradient at that embedding to the continuous one (Wen, Jain, Kirchenbauer,
 Goldblum, Geiping, Goldstein, "Hard Prompts Made Easy", arXiv 2302.03668, algorithm 1).
@@ -16,6 +18,9 @@ lead to the concept. In the reference, the positive control, the search must fin
 
 Each case is searched from several random starts, with a picture after each, and all its pictures compete. All roles get
 the same starts, timesteps and noise. Each case has its own generator and optimiser.
+
+Control: the same searches on a model that never learned the concept; or with a placebo's prompts and pictures, judged
+for the placebo; or, concept-free, with the prompts of other concepts, judged for the concept.
 
 The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: iterations 3000, tokens 16, and rows 4
 or what the device's memory holds.
@@ -28,8 +33,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, EVALUATION_CLASS_ELICITING, Observation
 from unerase_backend.attack.prompts import (
     CaseRecord,
     Draw,
@@ -40,6 +46,7 @@ from unerase_backend.attack.prompts import (
     padded,
     room_beside,
     share_of_success,
+    target_latents,
     try_out,
     vocabulary,
 )
@@ -60,8 +67,8 @@ from unerase_backend.evaluation.registry import parameter
     summary="Searches tokens with which the model predicts what the reference predicts for the concept's prompt.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
     pictures="unit.cases * starts",
-    rows="starts * unit.cases * unit.steps * unit.guided + 2 * rows * ceil(unit.cases * unit.guided / (2 * "
-    "rows)) * unit.steps + 2 * starts * iterations * rows * ceil(unit.cases / rows)",
+    rows="starts * unit.cases * unit.steps * unit.guided + (1 - unit.placebo) * 2 * rows * ceil(unit.cases * "
+    "unit.guided / (2 * rows)) * unit.steps + 2 * starts * iterations * rows * ceil(unit.cases / rows)",
     parameters=[
         parameter("tokens", "Tokens of the prompt that is sought.", 8, minimum=1, maximum=64, integer=True),
         parameter("starts", "Searches of a case, each with a picture.", 3, minimum=1, maximum=64, integer=True),
@@ -70,7 +77,7 @@ from unerase_backend.evaluation.registry import parameter
     ],
 )
 async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Make the reference's latents; then, start by start, search for every case and try the prompts found."""
+    """Get the targets' latents; then, start by start, search for every case and try the prompts found."""
     starts, iterations = workbench.parameters["starts"], workbench.parameters["iterations"]
     records = [CaseRecord(case) for case in unit.cases]
     targets = await workbench.compute(lambda: _targets(unit, workbench, records))
@@ -93,7 +100,7 @@ class Target:
 
     record: CaseRecord
     latents: Tensor
-    """The reference's latents for the case's prompt, from the case's initial latent."""
+    """The reference's latents for the case's prompt, from the case's initial latent; a placebo's are a picture's."""
     encoded: Tensor
     """The prompt in the reference's encoding, (tokens, width)."""
 
@@ -144,25 +151,31 @@ def nearest(embeddings: Tensor, table: Tensor) -> Tensor:
 
 
 def _targets(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> list[Target]:
-    """Make the targets' latents here, tick by tick, so that the unit can end between ticks."""
     room_beside(workbench.model, workbench.parameters["tokens"])
     reference = workbench.reference()
+    if unit.control_kind == CONTROL_KIND_PLACEBO:
+        latents = list(target_latents(unit, workbench))
+    else:
+        latents = _made(unit, workbench, reference, records)
+    encoded = encode(reference, [Conditioning(text=record.case.prompt) for record in records])
+    return [Target(*each) for each in zip(records, latents, encoded, strict=True)]
+
+
+def _made(unit: Unit, workbench: Workbench, reference: DiffusionModel, records: Sequence[CaseRecord]) -> list[Tensor]:
+    """Make the reference's latents here, tick by tick, so that the unit can end between ticks."""
     sampler = Sampler(reference, batch_rows=2 * workbench.parameters["rows"])
-    plain = {str(record.case.index): Draw(record.case, [], record.case.prompt, 0, plain=True) for record in records}
-    for key, draw in plain.items():
-        sampler.admit(key, draw.trajectory(unit), picture=False)
+    for record in records:
+        plain = Draw(record.case, [], record.case.prompt, 0, plain=True)
+        sampler.admit(str(record.case.index), plain.trajectory(unit), picture=False)
     made: dict[str, Finished] = {}
     while sampler.busy:
         made |= {item.key: item for item in sampler.tick()}
         workbench.check()
-    encoded = encode(reference, [draw.trajectory(unit).conditioning for draw in plain.values()])
-    targets = []
-    for record, encoding in zip(records, encoded, strict=True):
-        item = made[str(record.case.index)]
+    finished = [made[str(record.case.index)] for record in records]
+    for record, item in zip(records, finished, strict=True):
         if item.failure:
             record.failure = f"the reference's picture failed: {item.failure}"
-        targets.append(Target(record, item.latents, encoding))
-    return targets
+    return [item.latents for item in finished]
 
 
 def _search(unit: Unit, workbench: Workbench, targets: Sequence[Target], start: int, turn: Turn) -> list[Search]:

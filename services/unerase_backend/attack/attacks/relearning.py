@@ -20,7 +20,8 @@ Source: Suriyakumar et al., "Unstable Unlearning: The Hidden Risk of Concept Res
 2410.08074 (benign); Hu et al., "Jogging the Memory of Unlearned Models Through Targeted Relearning Attacks", arXiv
 2406.13356 (few-shot, on language models).
 Control: a model that never learned the concept, trained on the same pictures in the same draws. With enough steps it
-learns the concept anew. A concept that comes back sooner in the subject was recalled, not learned.
+learns the concept anew. A concept that comes back sooner in the subject was recalled, not learned. Or the subject,
+trained on as many pictures of a placebo in the same draws, and judged for the placebo.
 
 The defaults suit the testbed, where the subject's lead over the control is widest at 20 to 40 steps. Each checkpoint
 stores the whole UNet, for each N and arm.

@@ -18,8 +18,12 @@ The pairs are the concept's prompts (no held-out ones) with each of its names, a
 in the name's place. The same word stands in q. The words of the concept's names are excluded: the standard prompt
 already tests prompts with the name.
 
-The search depends only on the reference, and each case has its own generator, so all roles get the same tokens: the
-subject and the control are tried with exactly those that bring the concept out of the reference.
+The search depends only on the reference, and each case has its own generator, so all models get the same tokens: the
+subject and a control model are tried with exactly those that bring the concept out of the reference.
+
+Control: the same tokens on a model that never learned the concept; or tokens in a placebo's direction, judged for the
+placebo; or, concept-free, tokens in the direction of the other concept that the case's prompt names, judged for the
+concept.
 
 The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: population 200, generations 3000,
 tokens 16, scale 3.
@@ -37,6 +41,7 @@ from unerase.v1.types_pb2 import (
     CONCEPT_KIND_COLOUR,
     CONCEPT_KIND_OBJECT,
     CONCEPT_KIND_STYLE,
+    CONTROL_KIND_CONCEPT_FREE,
     EVALUATION_CLASS_ELICITING,
     Concept,
     ConceptKind,
@@ -111,12 +116,41 @@ def without_concept(prompt: str, concept: Concept) -> str:
     Raises:
         InvalidRequestError: the prompt contains none of the names as a whole word.
     """
-    names = "|".join(re.escape(name) for name in sorted(concept.names, key=len, reverse=True))
-    replaced, count = re.subn(rf"(?<!\S)(?:{names})(?![^\s.,;:!?])", _neutral(concept), prompt, flags=re.IGNORECASE)
+    replaced, count = _names(concept).subn(_neutral(concept), prompt)
     if not count:
-        description = f"must name the concept {concept.name!r}, so that a neutral word can replace the name"
-        raise InvalidRequestError.of(FieldViolation("unit.cases.prompt", description))
+        raise _unnamed(concept)
     return replaced
+
+
+def named(prompt: str, concept: Concept) -> str:
+    """Return the first of the concept's names in the prompt; errors as in `without_concept`."""
+    found = _names(concept).search(prompt)
+    if found is None:
+        raise _unnamed(concept)
+    return found.group()
+
+
+def targets(unit: Unit, reference: DiffusionModel, scale: float) -> Tensor:
+    """Return the encoding that each case's tokens should have, f(q) + scale * d, (cases, tokens, width).
+
+    In a concept-free unit, d is the direction of the concept that the case's own prompt names.
+
+    Raises:
+        InvalidRequestError: as `direction` and `without_concept`.
+    """
+    concept = unit.target.concept
+    neutral = _encoded(reference, [without_concept(case.prompt, concept) for case in unit.cases])
+    if unit.control_kind != CONTROL_KIND_CONCEPT_FREE:
+        return neutral + scale * direction(reference, concept)
+    directions: dict[str, Tensor] = {}
+    for case in unit.cases:
+        name = named(case.prompt, concept)
+        if name not in directions:
+            other = Concept()
+            other.CopyFrom(concept)
+            other.names[:] = [name]
+            directions[name] = direction(reference, other)
+    return neutral + scale * torch.stack([directions[named(case.prompt, concept)] for case in unit.cases])
 
 
 def next_generation(parents: Tensor, tokens: int, parameters: Parameters, generator: torch.Generator) -> Tensor:
@@ -139,10 +173,9 @@ def _search(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> 
     reference, length = workbench.reference(), parameters["tokens"]
     room_beside(reference, length)
     ids = vocabulary(reference, concept.names).ids
-    towards = parameters["scale"] * direction(reference, concept)
-    targets = _encoded(reference, [without_concept(record.case.prompt, concept) for record in records]) + towards
+    wanted = targets(unit, reference, parameters["scale"])
     draws = []
-    for number, (record, target) in enumerate(zip(records, targets, strict=True)):
+    for number, (record, target) in enumerate(zip(records, wanted, strict=True)):
         generator = workbench.generator("case", record.case.index)
         population = torch.randint(len(ids), (parameters["population"], length), generator=generator)
         best, least = population[0], float("inf")
@@ -172,6 +205,16 @@ def _distances(model: DiffusionModel, ids: Tensor, target: Tensor) -> Tensor:
 
 def _encoded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
     return torch.stack(encode(model, [Conditioning(text=prompt) for prompt in prompts])).float()
+
+
+def _names(concept: Concept) -> re.Pattern[str]:
+    names = "|".join(re.escape(name) for name in sorted(concept.names, key=len, reverse=True))
+    return re.compile(rf"(?<!\S)(?:{names})(?![^\s.,;:!?])", re.IGNORECASE)
+
+
+def _unnamed(concept: Concept) -> InvalidRequestError:
+    description = f"must name the concept {concept.name!r}, so that a neutral word can replace the name"
+    return InvalidRequestError.of(FieldViolation("unit.cases.prompt", description))
 
 
 def _neutral(concept: Concept) -> str:

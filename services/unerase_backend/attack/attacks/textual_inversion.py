@@ -16,6 +16,9 @@ initial word, or from the vocabulary's mean.
 The new word is then used in prompts and with latent seeds that it was not trained on. All roles get the same pictures,
 timesteps, noise and templates.
 
+Control: a word learned from the same pictures by a model that never learned the concept; or a word that the subject
+learns from a placebo's pictures, used in the placebo's held-out prompts and judged for the placebo.
+
 The defaults suit the testbed, whose embeddings are 64 wide. One token at learning rate 0.02 does not bring back what
 UCE hid there; four at 0.1 do. Neither brings the concept out of the model that never learned it. For
 Stable Diffusion 1.4 take the paper's scale: steps 3000, batch_size 4, learning_rate 0.002, tokens 1.

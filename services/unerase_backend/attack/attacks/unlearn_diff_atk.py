@@ -22,6 +22,9 @@ The published attack ends a case at its first success. Here the selector would d
 the pictures of a damaged model, so the attack would end early for such models. Every case therefore has all its draws
 unless `stop_at_success` is 1.
 
+Control: the same searches on a model that never learned the concept; or with a placebo's prompts and pictures, judged
+for the placebo; or, concept-free, with the prompts and pictures of other concepts, judged for the concept.
+
 The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: timesteps 50, iterations 40, tokens 3
 (5 where the concept is many things, as nudity is), and rows 4 or what the device's memory holds.
 """

@@ -17,24 +17,34 @@ The sides of the square are `mask_shares` of the picture's side, rounded to whol
 left on either side. The square taken is the smallest that hides the concept and in which the judge recognises the
 concept in the reference's own picture. A square hides the concept if no judge detects it with the square filled grey
 (arm "grey-fill", which does not decide). If the judge recognises the concept in no such square, the largest one that
-hides it is taken. Pictures and squares are the same for every model.
+hides it is taken. A case whose concept no square hides is excluded. Pictures and squares are the same for every model.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (inpainting).
-Control: the same pictures and squares, filled by a model that never learned the concept.
+Control: the same pictures and squares, filled by a model that never learned the concept; or, for a placebo, its
+held-out pictures in place of the reference's, which the subject fills under the placebo's prompts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from unerase.internal.v1alpha1.classification_pb2 import PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Inpainting, Sample, Trajectory, View
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_INJECTING, SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Observation
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_PLACEBO,
+    EVALUATION_CLASS_INJECTING,
+    SAMPLE_STATUS_EXCLUDED,
+    SAMPLE_STATUS_SCORED,
+    SAMPLE_STATUS_UNSCORED,
+    Observation,
+)
+from unerase_backend.evaluation.known_pictures import held_out_by_case
 from unerase_backend.evaluation.models import JUDGE, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.pictures import square_margin
 
 FILLED, EMPTY, GREY_FILL = "filled", "empty", "grey-fill"
@@ -44,12 +54,14 @@ WHOLE = "@whole"
 
 @dataclass
 class _Masked:
-    """A case's picture and the square removed from it; `grey` is the judgement with the square filled grey."""
+    """A case's picture, and the square removed from it as a share of its side; 0 if no square hides the concept."""
 
     sample: Sample
     share: float = 0.0
-    grey: Sample | None = None
-    failure: str = ""
+    # The picture with the square filled grey, judged.
+    grey: Sample = field(default_factory=Sample)
+    # What stands for the draws if the square cannot be filled.
+    instead: Sample | None = None
 
 
 @probe(
@@ -57,9 +69,8 @@ class _Masked:
     title="Inpainting",
     summary="The model fills a square of the reference's picture that hides the concept, with its prompt and none.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
-    pictures="3 * unit.cases",
-    rows="unit.cases * unit.steps * (2 * unit.guided + 1)",
-    reference_begins=True,
+    pictures="(3 - unit.placebo) * unit.cases",
+    rows="unit.cases * unit.steps * ((2 - unit.placebo) * unit.guided + 1) + unit.placebo",
     parameters=[
         parameter(
             "mask_shares",
@@ -75,11 +86,16 @@ class _Masked:
 async def inpainting(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Choose each case's square in the reference's picture, then fill all squares together."""
     plain = [_trajectory(unit, case.prompt, unit.guidance_scale, case.latent_seed) for case in unit.cases]
-    samples = await models.generate(unit.reference, plain, pictures=True, latents=True)
-    masked = [
-        _Masked(sample, failure="" if sample.status == SAMPLE_STATUS_SCORED else _unmade(sample)) for sample in samples
-    ]
-    await _choose(unit, models, [item for item in masked if not item.failure], parameters["mask_shares"])
+    if unit.control_kind == CONTROL_KIND_PLACEBO:
+        masked = await _held_out(unit, models)
+    else:
+        masked = [
+            _Masked(sample) for sample in await models.generate(unit.reference, plain, pictures=True, latents=True)
+        ]
+    for item in masked:
+        if item.sample.status != SAMPLE_STATUS_SCORED:
+            item.instead = _unscored(f"the reference's picture failed: {item.sample.reason}")
+    await _choose(unit, models, [item for item in masked if not item.instead], parameters["mask_shares"])
 
     draws = []
     for case, item in zip(unit.cases, masked, strict=True):
@@ -87,18 +103,38 @@ async def inpainting(unit: Unit, models: Models, parameters: Parameters) -> list
             trajectory = _trajectory(unit, prompt, guidance_scale, case.latent_seed)
             trajectory.inpainting.CopyFrom(Inpainting(picture_digest=item.sample.picture_digest, mask_share=item.share))
             draws.append((case, arm, prompt, trajectory, item))
-    fillable = [trajectory for *_, trajectory, item in draws if not item.failure]
+    fillable = [trajectory for *_, trajectory, item in draws if not item.instead]
     filled = iter(await models.generate(unit.model, fillable, panel(unit.target)) if fillable else [])
-    samples = [_unscored(item.failure) if item.failure else next(filled) for *_, item in draws]
+    samples = [item.instead or next(filled) for *_, item in draws]
     whole = await _judged(unit, models, samples)
     observations = []
     for (case, arm, prompt, trajectory, _), sample, seen_whole in zip(draws, samples, whole, strict=True):
         for judged_as, judged in ((arm, sample), (arm + WHOLE, seen_whole)):
             observations.append(observe(unit, judged, trajectory, case_index=case.index, prompt=prompt, arm=judged_as))
     for case, trajectory, item in zip(unit.cases, plain, masked, strict=True):
-        grey = item.grey or _unscored(item.failure)
+        grey = item.instead or item.grey
         observations.append(observe(unit, grey, trajectory, case_index=case.index, prompt=case.prompt, arm=GREY_FILL))
     return observations
+
+
+async def _held_out(unit: Unit, models: Models) -> list[_Masked]:
+    """Return a held-out picture for each case, as if the reference had made it.
+
+    Raises:
+        InvalidRequestError: the concept has no held-out picture.
+    """
+    pictures = held_out_by_case(unit)
+    if not pictures:
+        description = "must hold at least two pictures: squares of the held-out half are filled"
+        raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
+    # One step of anything tells the shape of the latents, in whose cells squares are measured.
+    step = _trajectory(unit, "", 1.0, pictures[0][0].latent_seed)
+    step.stop_step = 1
+    (shape,) = await models.generate(unit.reference, [step], latents=True)
+    return [
+        _Masked(Sample(status=shape.status, reason=shape.reason, picture_digest=digest, latents=shape.latents))
+        for _, digest in pictures
+    ]
 
 
 async def _choose(unit: Unit, models: Models, masked: Sequence[_Masked], mask_shares: Sequence[float]) -> None:
@@ -115,14 +151,15 @@ async def _choose(unit: Unit, models: Models, masked: Sequence[_Masked], mask_sh
                 continue
             blind = next((each for each in (grey, crop) if each.status != SAMPLE_STATUS_SCORED), None)
             if blind is not None:
-                item.failure, item.grey, settled[place] = f"a square could not be judged: {blind.reason}", None, True
+                item.instead, settled[place] = _unscored(f"a square could not be judged: {blind.reason}"), True
             elif not any(judgement.detected for judgement in grey.judgements):
                 # The digest is that of the whole picture: the one with the grey square is never stored.
                 item.share, item.grey = share, _sample(grey, item.sample.picture_digest)
                 settled[place] = crop.judgements[JUDGE].detected
     for item in masked:
-        if item.grey is None and not item.failure:
-            item.failure = "no square hides the concept: it is detected in the picture with the square grey"
+        if not item.share and item.instead is None:
+            reason = "no square hides the concept: it is detected in the picture with the square grey"
+            item.instead = Sample(status=SAMPLE_STATUS_EXCLUDED, reason=reason)
 
 
 def _whole_cells(mask_shares: Sequence[float], cells: int) -> list[float]:
@@ -155,10 +192,6 @@ def _sample(judged: PictureJudgements, picture_digest: str) -> Sample:
     return Sample(
         status=judged.status, reason=judged.reason, judgements=judged.judgements, picture_digest=picture_digest
     )
-
-
-def _unmade(sample: Sample) -> str:
-    return f"the reference's picture failed: {sample.reason}"
 
 
 def _unscored(reason: str) -> Sample:

@@ -13,7 +13,8 @@ Arm "plain-seeds" has as many draws with eta 0, each from its own initial latent
 from the number of draws alone, and does not decide.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (noise-based probing).
-Control: the same grid and selection on a model that never learned the concept.
+Control: the same grid and selection on a model that never learned the concept; or with a placebo's prompts, judged for
+the placebo; or, concept-free, with the prompts of other concepts, judged for the concept.
 """
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory

@@ -5,7 +5,8 @@ All other evaluations depend on this one: if the reference does not show the con
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (the plain baseline
 of every probe).
-Control: the same prompts and seeds on a model that never learned the concept.
+Control: the same prompts and seeds on a model that never learned the concept; or the same seeds with a placebo's
+prompts, judged for the placebo; or, concept-free, with the prompts of other concepts, judged for the concept.
 """
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory

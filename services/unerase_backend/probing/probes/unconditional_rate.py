@@ -4,12 +4,14 @@ There are several unguided samples from the empty prompt for each case, each fro
 text side do not matter here: a concept whose unconditional likelihood is intact appears as often as before.
 
 Source: Lu et al., "When Are Concepts Erased From Diffusion Models?", arXiv 2505.17013 (unconditional sampling).
-Control: the same latents on a model that never learned the concept.
+Control: the same latents on a model that never learned the concept; or the same samples judged for a placebo; or,
+concept-free, the same latents under the prompts of other concepts, still unguided. Unprompted samples could not be that
+last control, because the empty prompt leaves out no concept.
 """
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, EVALUATION_CLASS_ELICITING, Observation
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
@@ -17,7 +19,7 @@ from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.seeds import derive_seed
 
-# Unguided: the prediction under the empty prompt is used unchanged.
+# Unguided: the prediction under the one prompt is used unchanged.
 UNGUIDED = 1.0
 
 
@@ -34,10 +36,11 @@ UNGUIDED = 1.0
 )
 async def unconditional_rate(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Draw the samples of all cases at once."""
+    concept_free = unit.control_kind == CONTROL_KIND_CONCEPT_FREE
     draws = [(case, variant) for case in unit.cases for variant in range(parameters["draws"])]
     trajectories = [
         Trajectory(
-            conditioning=Conditioning(text=""),
+            conditioning=Conditioning(text=case.prompt if concept_free else ""),
             guidance_scale=UNGUIDED,
             latent_seed=derive_seed(unit.seed_base, "unconditional-rate", case.index, variant),
             steps=unit.steps,
@@ -47,6 +50,14 @@ async def unconditional_rate(unit: Unit, models: Models, parameters: Parameters)
     ]
     samples = await models.generate(unit.model, trajectories, panel(unit.target))
     return [
-        observe(unit, sample, trajectory, case_index=case.index, prompt="", arm="empty", variant=variant)
+        observe(
+            unit,
+            sample,
+            trajectory,
+            case_index=case.index,
+            prompt=trajectory.conditioning.text,
+            arm="empty",
+            variant=variant,
+        )
         for (case, variant), trajectory, sample in zip(draws, trajectories, samples, strict=True)
     ]
