@@ -13,7 +13,14 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Sample, TokenIds, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Finding, Observation
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_CONCEPT_FREE,
+    SAMPLE_STATUS_SCORED,
+    SAMPLE_STATUS_UNSCORED,
+    Case,
+    Finding,
+    Observation,
+)
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
 from unerase_backend.diffusion.loading import DiffusionModel
@@ -78,8 +85,8 @@ def room_beside(model: DiffusionModel, tokens: int) -> int:
 def target_latents(unit: Unit, workbench: Workbench) -> Tensor:
     """Return the latents of a picture of the concept for each case, (cases, channels, height, width).
 
-    Each case gets another picture of the first half while there are unused ones. The likelihood is measured on the
-    second half.
+    Each case gets another picture of the first half while there are unused ones: at random, but in a concept-free unit
+    in the order of the cases, where it shows the case's other concept. The likelihood is measured on the second half.
 
     Raises:
         InvalidRequestError: the concept has fewer than two pictures.
@@ -87,6 +94,8 @@ def target_latents(unit: Unit, workbench: Workbench) -> Tensor:
     """
     digests = learnable(unit.target.concept)
     order = torch.randperm(len(digests), generator=workbench.generator("picture")).tolist()
+    if unit.control_kind == CONTROL_KIND_CONCEPT_FREE:
+        order.sort()
     return workbench.latents([digests[order[case.index % len(digests)]] for case in unit.cases])
 
 

@@ -22,6 +22,7 @@ class Preset:
     evaluations: dict[str, dict[str, float | list[float]]]
     # 0 means the reference's own number of steps.
     steps: int = 0
+    cases: int = 24
     everything: bool = False
 
     def requests(self, descriptions: Mapping[str, EvaluationDescription]) -> list[EvaluationRequest]:
@@ -40,7 +41,9 @@ class Preset:
     def message(self, descriptions: Mapping[str, EvaluationDescription]) -> BatteryPreset:
         """Return the preset as `ListEvaluations` shows it."""
         evaluations = self.requests(descriptions)
-        return BatteryPreset(name=self.name, summary=self.summary, evaluations=evaluations, steps=self.steps)
+        return BatteryPreset(
+            name=self.name, summary=self.summary, evaluations=evaluations, steps=self.steps, cases=self.cases
+        )
 
 
 DEFAULT_PRESET = "standard"
