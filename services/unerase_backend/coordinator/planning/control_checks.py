@@ -44,7 +44,7 @@ def contradictions(spec: AuditSpec, placebos: str) -> Iterator[Problem]:
 
 def takes_own_control(spec: AuditSpec) -> bool:
     """Whether a request that names no control model gets the concept's own; a named placebo replaces that."""
-    return not spec.placebos and spec.control_kind in (CONTROL_KIND_UNSPECIFIED, CONTROL_KIND_MODEL)
+    return spec.control_kind == CONTROL_KIND_MODEL or not (spec.control_kind or spec.placebos)
 
 
 def default_placebos(spec: AuditSpec, catalogue: Catalogue) -> list[str]:
