@@ -11,6 +11,7 @@ from unerase.v1.types_pb2 import (
     CONTROL_KIND_CONCEPT_FREE,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_SUBJECT,
+    SAMPLE_STATUS_SCORED,
     Case,
     Concept,
     EvaluationDescription,
@@ -126,3 +127,33 @@ def test_on_the_testbed_it_is_the_same_cases_of_other_shapes(
             words = local.catalogue.concept(shapes[case.index % len(shapes)]).names
             assert any(word in case.prompt for word in words)
             assert not any(word in case.prompt for word in own.target.concept.names)
+
+
+async def test_every_evaluation_that_has_it_runs_with_it(
+    local: LocalBackend, everything: dict[str, EvaluationDescription]
+) -> None:
+    tiny = {
+        "standard-prompt": {},
+        "noise-based": {"etas": [1.0], "variance_scales": [1.0]},
+        "unconditional-rate": {"draws": 1},
+        "unlearn-diff-atk": {"timesteps": 1, "iterations": 1, "rows": 2},
+        "p4d": {"starts": 1, "iterations": 1, "rows": 2, "tokens": 2},
+        "ring-a-bell": {"population": 2, "generations": 1, "tokens": 2},
+    }
+    plan = plan_of(
+        local.catalogue,
+        local.store,
+        everything,
+        control_kind="CONTROL_KIND_CONCEPT_FREE",
+        battery={"evaluations": [{"name": name, "parameters": each} for name, each in tiny.items()]},
+        cases=2,
+        steps=2,
+    )
+    control = [whole(unit, plan.parts) for unit in plan.units if unit.role == MODEL_ROLE_CONTROL]
+    assert {unit.evaluation for unit in control} == tiny.keys()
+    for unit in control:
+        for observation in await local.observe(unit):
+            assert observation.status == SAMPLE_STATUS_SCORED, (unit.evaluation, observation.reason)
+            assert (observation.role, observation.model) == (MODEL_ROLE_CONTROL, "testbed/uce")
+            assert observation.concept == "hourglass"
+            assert "hourglass" not in observation.prompt
