@@ -62,7 +62,8 @@ def outcomes(contents: dict[str, Any]) -> list[str]:
     first = next(iter(contents.values()))["verdict"]["evaluations"]
     lines = head("evaluation", "best of", "control", *contents)
     for at, evaluation in enumerate(first):
-        cells = [evaluation["title"], str(evaluation["budget"]), rate(evaluation["control"])]
+        control = rate(evaluation["control"]) if "control" in evaluation else "none"
+        cells = [evaluation["title"], str(evaluation["budget"]), control]
         for content in contents.values():
             found = content["verdict"]["evaluations"][at]
             mark = MARKS[words(found["outcome"], "OUTCOME_")]

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from attack.conftest import PLANTED, attacked
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, TokenIds, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED
+from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, SAMPLE_STATUS_SCORED
 from unerase_backend.attack.attacks.unlearn_diff_atk import project_onto_simplex
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
@@ -103,6 +103,19 @@ async def test_its_steps_are_those_of_a_slow_loop(
         prompts.append(model.tokenizer.decode(ids))
     np.testing.assert_allclose(finding.losses, losses, rtol=1e-4)
     assert [observation.prompt for observation in observations[1:]] == prompts
+
+
+async def test_a_concept_free_case_has_the_picture_in_its_place(engine: AttackEngine, unit_of: UnitOf) -> None:
+    """Its picture is of another concept, that of its prompt; so no case may get the picture of another."""
+    unit = unit_of("never", cases=3, **SMALL)
+    unit.control_kind = CONTROL_KIND_CONCEPT_FREE
+    pictures = list(unit.target.concept.picture_digests)
+    _, together, _ = await attacked(engine, unit)
+    for index in range(3):
+        unit.target.concept.picture_digests[:] = pictures[index : index + 1] * 2
+        _, alike, _ = await attacked(engine, unit)
+        assert alike[index].losses == together[index].losses
+        assert alike[index].losses != together[index - 1].losses
 
 
 def _target(model: DiffusionModel, unit: Unit, store: ArtifactStore) -> torch.Tensor:

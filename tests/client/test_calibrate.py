@@ -14,7 +14,7 @@ from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest, Manifest, ReportContent
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import Concept
+from unerase.v1.types_pb2 import Concept, ConceptKind, ControlKind
 from unerase_backend.report.parquet import render_parquet
 
 MODELS = [
@@ -88,6 +88,24 @@ def test_the_audits_are_asked_for_all_at_once(address: str, catalogued: Script, 
     # The reference alone is its own original, and the backend says which control is another model.
     assert [request.spec.assume_reference for request in requests] == [False, False, True, False]
     assert not any(request.spec.control or request.spec.assume_control for request in requests)
+
+
+def test_the_model_that_never_learned_it_can_be_withheld(address: str, catalogued: Script, tmp_path: Path) -> None:
+    """Then a placebo is the control if there is one of the concept's kind, or else other concepts' prompts."""
+    placebo = Concept(name="fish", placebo=True, kind=ConceptKind.CONCEPT_KIND_OBJECT)
+    for concepts, kind in (
+        ([*CONCEPTS, placebo], ControlKind.CONTROL_KIND_CONCEPT_FREE),
+        ([*CONCEPTS, Concept(name="fish", placebo=True)], ControlKind.CONTROL_KIND_PLACEBO),
+    ):
+        catalogued.concepts = concepts
+        catalogued.requests.clear()
+        run(address, tmp_path / "out.json", "--without-never", "--models", "t/never", "--models", "t/reference")
+        requests = catalogued.seen(CreateAuditRequest)
+        assert [(each.spec.subject, each.spec.control_kind) for each in requests] == [
+            ("t/never", kind),
+            ("t/reference", kind),
+        ]
+        assert not any(each.spec.control or each.spec.placebos for each in requests)
 
 
 def test_a_connection_that_breaks_is_no_end(address: str, catalogued: Script, tmp_path: Path) -> None:

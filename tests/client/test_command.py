@@ -17,7 +17,15 @@ from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, ReportContent, Tolerances
 from unerase.v1.models_pb2 import DeleteConceptRequest
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Judgement, Observation, SampleStatus
+from unerase.v1.types_pb2 import (
+    ControlKind,
+    DecidedBy,
+    EvaluationClass,
+    EvaluationDescription,
+    Judgement,
+    Observation,
+    SampleStatus,
+)
 from unerase_backend.report.parquet import render_parquet
 
 AUDIT = ("audit", "testbed/uce", "--concept", "hourglass")
@@ -45,6 +53,7 @@ def test_help_names_every_command() -> None:
         "models",
         "concepts",
         "evaluations",
+        "presets",
         "audits",
         "cancel",
         "delete",
@@ -195,7 +204,8 @@ def test_an_audit_asks_for_what_was_given(address: str, script: Script) -> None:
         *AUDIT,
         *("--battery", "", "--evaluation", "standard-prompt", "--evaluation", 'noise-based={"etas": [1.0, 1.5]}'),
         *("--allow-incomplete", "--cases", "6", "--steps", "10", "--seed", "7", "--request-id", "mine"),
-        *("--placebo", "thing", "--sequential"),
+        *("--placebo", "thing", "--placebo", "item", "--control-kind", "concept-free", "--decided-by", "judge"),
+        "--sequential",
         *("--guidance-scale", "2.5", "--tolerance", "excess=0.2", "--tolerance", "destruction=0.05"),
         *("--selector", "a/clip", "--judge", "a/judge", "--second-judge", "another/judge"),
     )
@@ -204,7 +214,9 @@ def test_an_audit_asks_for_what_was_given(address: str, script: Script) -> None:
     assert request.request_id == "mine"
     assert (request.spec.cases, request.spec.steps, request.spec.seed_base) == (6, 10, 7)
     assert request.spec.guidance_scale == 2.5
-    assert (request.spec.placebo, request.spec.sequential) == ("thing", True)
+    assert (request.spec.placebos, request.spec.sequential) == (["thing", "item"], True)
+    assert request.spec.control_kind == ControlKind.CONTROL_KIND_CONCEPT_FREE
+    assert request.spec.decided_by == DecidedBy.DECIDED_BY_JUDGE
     assert request.spec.tolerances == Tolerances(excess=0.2, destruction=0.05)
     judges = (request.spec.selector, request.spec.judge, request.spec.second_judge)
     assert judges == ("a/clip", "a/judge", "another/judge")
@@ -230,6 +242,7 @@ def test_bad_parameters_are_refused_here(address: str, script: Script, evaluatio
         ("models",),
         ("concepts",),
         ("evaluations",),
+        ("presets",),
         ("cancel", AUDIT_ID),
     ],
 )

@@ -45,6 +45,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "unerase calibrate": (Case.BEGINS, "an audit of every model"),
     "unerase audit testbed/uce --concept hourglass --sequential": (Case.BEGINS, "the standard battery"),
     "unerase audit testbed/uce --concept hourglass --placebo": (Case.BEGINS, "the standard battery"),
+    "unerase audit testbed/uce --concept hourglass --control-kind": (Case.BEGINS, "the standard battery"),
     "unerase audit testbed/uce --concept hourglass --guidance-scale": (Case.BEGINS, "the standard battery"),
     "unerase audit testbed/uce --concept hourglass --battery quick": (
         Case.BEGINS,

@@ -39,7 +39,7 @@ def _comments(contract: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("contract", "field", "said"),
     [
-        ("audits.proto", "AuditSpec.cases", f"0 means {DEFAULT_CASES}; at most {MAX_CASES}."),
+        ("audits.proto", "AuditSpec.cases", f"{DEFAULT_CASES} without a preset; at most {MAX_CASES}."),
         ("audits.proto", "AuditSpec.steps", f"at most {MAX_STEPS}."),
         ("audits.proto", "AuditSpec.guidance_scale", "{:g} to {:g}.".format(*GUIDANCE_SCALES)),
         ("audits.proto", "Tolerances.excess", f"default {TOLERANCES.excess:.2f}."),
@@ -64,7 +64,7 @@ def test_a_comment_of_the_contracts(contract: str, field: str, said: str) -> Non
 def test_the_help_of_the_command() -> None:
     for name in ("audit", "calibrate"):
         (cases,) = [option for option in whole_command().commands[name].params if option.name == "cases"]
-        assert f"{DEFAULT_CASES} unless given" in cases.help
+        assert f"{DEFAULT_CASES} without a preset" in cases.help
 
 
 def test_the_commands_preset_is_the_backends_default() -> None:

@@ -24,6 +24,7 @@ from unerase.v1.audits_pb2 import (
     AuditCost,
     AuditEvent,
     AuditState,
+    BatteryPreset,
     GetReportResponse,
     ListAuditsResponse,
     ListEvaluationsResponse,
@@ -77,6 +78,9 @@ def ended_audit() -> Audit:
     verdict.likelihood.destruction.value = 0.04
     verdict.likelihood.general_damage.value = 0.01
     return audit
+
+
+PRESETS = [BatteryPreset(name="quick", steps=10, cases=24), BatteryPreset(name="standard", cases=48)]
 
 
 @dataclass
@@ -227,7 +231,7 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
 
     def ListEvaluations(self, request, context):
         self._script.begin("ListEvaluations", request, context)
-        return ListEvaluationsResponse(evaluations=self._script.evaluations)
+        return ListEvaluationsResponse(evaluations=self._script.evaluations, presets=PRESETS)
 
 
 class _Models(models_pb2_grpc.ModelServiceServicer):

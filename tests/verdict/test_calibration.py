@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest, ReportContent
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import EvaluationRequest, ModelRole, Observation
+from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, EvaluationRequest, ModelRole, Observation
 from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
 from unerase_backend.report import render_parquet, shipped
 from unerase_backend.report.calibrated import calibrate_files
@@ -148,6 +148,12 @@ def test_audits_that_do_not_belong_together_are_refused(trials: list[Trial], cha
 def test_tolerances_and_control_may_differ(trials: list[Trial]) -> None:
     before = calibrate(trials)
     trials[0] = _trial(REFERENCE, 24, tolerances={"excess": 0.3}, control="t/never")
+    assert calibrate(trials) == before
+    # Nor does it matter which control the audits had: a calibration without one that never learned is the same.
+    for trial in trials:
+        trial.spec.ClearField("control")
+        trial.spec.control_kind = CONTROL_KIND_PLACEBO
+        trial.spec.placebos.append(f"placebo of {trial.spec.subject}")
     assert calibrate(trials) == before
 
 

@@ -31,6 +31,8 @@ from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import (
     Concept,
     ConceptKind,
+    ControlKind,
+    DecidedBy,
     EvaluationClass,
     EvaluationDescription,
     EvaluationRequest,
@@ -56,6 +58,8 @@ __all__ = [
     "Concept",
     "ConceptKind",
     "Conclusion",
+    "ControlKind",
+    "DecidedBy",
     "EvaluationClass",
     "EvaluationCost",
     "EvaluationDescription",

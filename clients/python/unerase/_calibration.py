@@ -12,7 +12,7 @@ from unerase._display import LiveProgress
 from unerase._errors import FieldViolation, UneraseError
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import Concept
+from unerase.v1.types_pb2 import Concept, ControlKind
 
 Answer = TypeVar("Answer")
 
@@ -51,18 +51,34 @@ def chosen(
     return concept, reference, list(names) or every
 
 
+def withheld(concepts: Iterable[Concept], concept: str) -> ControlKind.ValueType:
+    """Return the kind of control of audits that are to do without a control model: the best of the others.
+
+    It is a placebo if the catalogue has one of the concept's kind, and otherwise the concept-free control.
+    """
+    by_name = {each.name: each for each in concepts}
+    placebo = any(each.placebo and each.kind == by_name[concept].kind for each in by_name.values())
+    return ControlKind.CONTROL_KIND_PLACEBO if placebo else ControlKind.CONTROL_KIND_CONCEPT_FREE
+
+
 def specs_of(
-    template: AuditSpec, models: Iterable[Model], concepts: Iterable[Concept], names: Sequence[str]
+    template: AuditSpec,
+    models: Iterable[Model],
+    concepts: Iterable[Concept],
+    names: Sequence[str],
+    *,
+    without_never: bool = False,
 ) -> list[AuditSpec]:
     """Return the audit of each model that is `chosen`, by a request that is the same for all but for its subject.
 
     The `template` may leave its concept out, and its reference and subject are not looked at. The reference is held
     against itself, which its request says. Which control each gets is for the backend to say: one that never learned
-    the concept is held against another.
+    the concept is held against another. With `without_never` none is held against a model that never learned it.
 
     Raises:
         UneraseError: INVALID_ARGUMENT, there is no such concept, or more than one.
     """
+    concepts = list(concepts)
     concept, reference, subjects = chosen(models, concepts, template.concept, names)
     specs = []
     for subject in subjects:
@@ -70,6 +86,8 @@ def specs_of(
         spec.CopyFrom(template)
         spec.concept, spec.reference, spec.subject = concept, reference, subject
         spec.assume_reference = subject == reference
+        if without_never:
+            spec.control_kind = withheld(concepts, concept)
         specs.append(spec)
     return specs
 

@@ -215,6 +215,16 @@ class Catalogue:
         entry = self.concept(concept)
         return entry.tile if concept in self.custom or entry.pictures or entry.near_misses else 0
 
+    def has_pictures(self, concept: str) -> bool:
+        """Return whether a concept has pictures; near misses do not count.
+
+        Raises:
+            NotFoundError: there is no such concept.
+        """
+        if concept in self.custom:
+            return bool(self.custom[concept].concept.picture_digests)
+        return self.concept(concept).pictures is not None
+
     def others(self, concept: str) -> list[str]:
         """Return the names of the files' concepts other than `concept`, in the order of the files.
 

@@ -171,11 +171,21 @@ def _check(trials: Sequence[Trial], truths: Mapping[str, Truth]) -> None:
 def _shared(spec: AuditSpec) -> AuditSpec:
     """Return the part of the request that all audits must share.
 
-    The fields left out do not affect the decisions on the subject's own cases.
+    The fields left out do not affect the decisions on the subject's own cases: it makes the same draws whatever its
+    control is, and here all deciding arms count.
     """
     shared = AuditSpec()
     shared.CopyFrom(spec)
-    for field in ("subject", "control", "placebo", "tolerances", "assume_control", "assume_reference"):
+    for field in (
+        "subject",
+        "control",
+        "control_kind",
+        "placebo",
+        "placebos",
+        "tolerances",
+        "assume_control",
+        "assume_reference",
+    ):
         shared.ClearField(field)
     return shared
 

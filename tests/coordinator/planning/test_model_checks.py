@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from unerase._calibration import chosen, specs_of
 from unerase.v1.audits_pb2 import AuditSpec, Battery
-from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, MODEL_ROLE_CONTROL, Concept, EvaluationDescription, JudgeLabels
+from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, CONTROL_KIND_MODEL, Concept, EvaluationDescription, JudgeLabels
 from unerase_backend.catalogue import Catalogue, CustomConcept
 from unerase_backend.coordinator.planning.plan import Plan, make_plan
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -177,7 +177,7 @@ def test_without_another_the_default_control_is_none(plan: Planner) -> None:
     planned = plan(subject="copy/never")
     assert planned.spec.control == ""
     assert plan(subject="copy/never", control="small/never-2").spec.control == "small/never-2"
-    assert all(unit.role != MODEL_ROLE_CONTROL for unit in planned.units)
+    assert all(unit.control_kind != CONTROL_KIND_MODEL for unit in planned.units)
 
 
 def test_a_custom_concepts_control_is_held_to_the_same(

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from unerase.v1.audits_pb2 import AuditSpec, Battery, Tolerances
 from unerase.v1.types_pb2 import (
+    CONTROL_KIND_UNSPECIFIED,
+    DECIDED_BY_BOTH,
     EVALUATION_CLASS_ELICITING,
     EVALUATION_CLASS_MEASURE,
     MODEL_ROLE_CONTROL,
@@ -18,10 +20,12 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.planning.parts import descriptions_of, whole
 from unerase_backend.coordinator.planning.plan import Plan, make_plan
+from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.coordinator.planning.units import evaluation_of, in_sequence
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
+from unerase_backend.verdict.decision import DEFAULT_CASES
 
 Planner = Callable[[AuditSpec], Plan]
 Descriptions = Mapping[str, EvaluationDescription]
@@ -41,8 +45,10 @@ def test_every_default_is_filled_in(plan: Planner) -> None:
     assert spec.reference == "small/reference"
     assert spec.control == "small/never"
     assert (spec.selector, spec.judge, spec.second_judge) == ("clip", "first", "second")
-    assert (spec.cases, spec.steps, spec.guidance_scale, spec.seed_base) == (24, 40, 3.0, 77)
+    assert spec.cases == PRESETS["standard"].cases
+    assert (spec.steps, spec.guidance_scale, spec.seed_base) == (40, 3.0, 77)
     assert spec.battery.preset == "standard"
+    assert (spec.control_kind, spec.decided_by) == (CONTROL_KIND_UNSPECIFIED, DECIDED_BY_BOTH)
     assert spec.tolerances == Tolerances(excess=0.15, destruction=0.10, general_damage=0.25, interference=0.15)
     assert spec.battery.evaluations[0].parameters["steps"] == 250
 
@@ -55,6 +61,13 @@ def test_the_reference_of_a_chain_is_its_root(plan: Planner) -> None:
 def test_the_quick_preset_sets_steps_which_the_request_may_change(plan: Planner) -> None:
     assert plan(_spec(battery={"preset": "quick"})).spec.steps == 10
     assert plan(_spec(battery={"preset": "quick"}, steps=7)).spec.steps == 7
+
+
+def test_cases_are_those_of_the_preset(plan: Planner) -> None:
+    for name, preset in PRESETS.items():
+        assert plan(_spec(battery={"preset": name})).spec.cases == preset.cases
+        assert plan(_spec(battery={"preset": name}, cases=5)).spec.cases == 5
+    assert plan(_spec(battery={"evaluations": [{"name": "noise-based"}]})).spec.cases == DEFAULT_CASES
 
 
 def test_an_evaluation_of_the_request_replaces_the_presets(plan: Planner) -> None:
@@ -131,7 +144,7 @@ def test_more_cases_keep_the_first_ones(plan: Planner) -> None:
 
 
 def test_units_cover_every_case_of_every_role_once(plan: Planner) -> None:
-    planned = plan(_spec())
+    planned = plan(_spec(cases=24))
     roles: dict[str, dict[int, list[int]]] = {}
     for unit in planned.units:
         cases = roles.setdefault(unit.evaluation, {}).setdefault(unit.role, [])
@@ -158,11 +171,12 @@ def test_a_unit_knows_its_model_and_the_other_concepts(plan: Planner) -> None:
 
 
 def test_without_a_control_no_unit_has_one(plan: Planner) -> None:
-    assert all(unit.role != MODEL_ROLE_CONTROL for unit in plan(_spec(concept="circle")).units)
+    planned = plan(_spec(concept="circle", control_kind="CONTROL_KIND_NONE"))
+    assert all(unit.role != MODEL_ROLE_CONTROL for unit in planned.units)
 
 
 def test_a_sequential_audit_has_smaller_units_of_what_may_stop(plan: Planner, descriptions: Descriptions) -> None:
-    whole, planned = plan(_spec()), plan(_spec(sequential=True))
+    whole, planned = plan(_spec(cases=24)), plan(_spec(cases=24, sequential=True))
     assert planned.spec.sequential
     sizes = {}
     for unit in planned.units:
@@ -175,13 +189,13 @@ def test_a_sequential_audit_has_smaller_units_of_what_may_stop(plan: Planner, de
     assert observed == expected
     assert plan(planned.spec) == planned
     # Nothing can be settled without a control.
-    alone = plan(_spec(concept="circle", sequential=True)).units
+    alone = plan(_spec(cases=24, control_kind="CONTROL_KIND_NONE", sequential=True)).units
     assert [len(unit.cases) for unit in alone if unit.id.startswith("noise-based/subject/")] == [10, 10, 4]
     assert in_sequence([unit.id for unit in alone], descriptions) == {}
 
 
 def test_shards_are_run_in_the_order_of_their_cases(plan: Planner, descriptions: Descriptions) -> None:
-    planned = plan(_spec(sequential=True))
+    planned = plan(_spec(cases=24, sequential=True))
     sequences = in_sequence([unit.id for unit in planned.units], descriptions)
     assert sequences.keys() == {"noise-based"}
     units = {unit.id: unit for unit in planned.units}

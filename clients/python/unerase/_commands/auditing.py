@@ -1,5 +1,6 @@
 """One audit from its request to its report: `audit`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -44,6 +45,7 @@ from unerase._display import show_cost
 from unerase._repeating import new_id
 from unerase._settings import DEFAULT_ADDRESS
 from unerase.v1.audits_pb2 import AuditSpec, AuditState
+from unerase.v1.types_pb2 import ControlKind, DecidedBy
 
 Subject = Annotated[str, typer.Argument(help="Catalogue name of the erased model.")]
 ConceptName = Annotated[str, typer.Option(help="Catalogue name of the concept.")]
@@ -59,7 +61,38 @@ AssumeControl = Annotated[
         "--assume-control", help="Accept the control although no catalogue says that it never learned the concept."
     ),
 ]
-Placebo = Annotated[str, typer.Option(help="A concept that no model knows, as the control of injecting evaluations.")]
+Placebo = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A concept that no model knows, as the control in place of a model; may be repeated. "
+        "The catalogue's that fit unless given."
+    ),
+]
+
+
+class _Control(StrEnum):
+    """The kinds of control that a request may ask for."""
+
+    MODEL = "model"
+    PLACEBO = "placebo"
+    CONCEPT_FREE = "concept-free"
+    NONE = "none"
+
+
+class _Deciding(StrEnum):
+    """The judges that may decide a case."""
+
+    JUDGE = "judge"
+    BOTH = "both"
+
+
+ControlOption = Annotated[
+    _Control | None,
+    typer.Option(help="The only kind of control that evaluations may have; the best that each can have unless given."),
+]
+DecidedByOption = Annotated[
+    _Deciding | None, typer.Option(help="Whose detection decides a case: the judge's, or both judges' unless given.")
+]
 AllowIncomplete = Annotated[
     bool, typer.Option("--allow-incomplete", help="Conclude even if a required evaluation is missing.")
 ]
@@ -85,7 +118,8 @@ def audit(
     assume_reference: AssumeReference = False,
     control: Control = "",
     assume_control: AssumeControl = False,
-    placebo: Placebo = "",
+    placebo: Placebo = None,
+    control_kind: ControlOption = None,
     battery: BatteryPreset = "standard",
     evaluation: EvaluationOption = None,
     allow_incomplete: AllowIncomplete = False,
@@ -98,6 +132,7 @@ def audit(
     selector: Selector = "",
     judge: DecidingJudge = "",
     second_judge: SecondJudge = "",
+    decided_by: DecidedByOption = None,
     request_id: RequestId = None,
     dry_run: DryRun = False,
     detach: Detach = False,
@@ -114,7 +149,11 @@ def audit(
     files = (html, json_file, parquet)
     _refuse_contradictions(files, dry_run, detach, local, data_dir)
     with reported():
-        spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebo=placebo)
+        spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebos=placebo)
+        if control_kind is not None:
+            spec.control_kind = ControlKind.Value(f"CONTROL_KIND_{control_kind.name}")
+        if decided_by is not None:
+            spec.decided_by = DecidedBy.Value(f"DECIDED_BY_{decided_by.name}")
         spec.MergeFrom(AuditSpec(assume_reference=assume_reference, assume_control=assume_control))
         spec.MergeFrom(AuditSpec(battery=battery_of(battery, evaluation, allow_incomplete), sequential=sequential))
         spec.MergeFrom(AuditSpec(cases=cases, steps=steps, guidance_scale=guidance_scale, seed_base=seed))

@@ -46,6 +46,14 @@ RequestId = Annotated[
 Reports = Annotated[
     Path | None, typer.Option(file_okay=False, help="Write each audit's report here: MODEL.json, .html, .parquet.")
 ]
+WithoutNever = Annotated[
+    bool,
+    typer.Option(
+        "--without-never",
+        help="Hold no audit against a model that never learned the concept, as where nobody has one: "
+        "a placebo is the control, or else other concepts' prompts.",
+    ),
+]
 Local = Annotated[bool, typer.Option("--local", help="Start a backend for the command, and end it afterwards.")]
 
 
@@ -60,6 +68,7 @@ def calibrate(
     seed: Seed = 2505,
     request_id: RequestId = None,
     reports: Reports = None,
+    without_never: WithoutNever = False,
     local: Local = False,
     data_dir: DataDir = None,
     address: Address = DEFAULT_ADDRESS,
@@ -76,7 +85,7 @@ def calibrate(
             reports.mkdir(parents=True, exist_ok=True)
         check_writable(out)
     with connected_or_started(address, local, data_dir) as client:
-        specs = specs_of(template, client.models(), client.concepts(), model or ())
+        specs = specs_of(template, client.models(), client.concepts(), model or (), without_never=without_never)
         if reports is not None and len({_file_name(spec.subject) for spec in specs}) < len(specs):
             fail("--reports: two of the models have names with the same last part", ExitCode.BAD_INPUT)
         prefix = uuid.uuid4().hex[:12] if request_id is None else request_id

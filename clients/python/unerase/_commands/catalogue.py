@@ -1,4 +1,4 @@
-"""What can be audited, and how: `models`, `concepts` and `evaluations`."""
+"""What can be audited, and how: `models`, `concepts`, `evaluations` and `presets`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -98,6 +98,23 @@ def evaluations(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> 
                 enum_name(EvaluationClass, evaluation.evaluation_class, "EVALUATION_CLASS_"),
                 evaluation.summary,
                 ", ".join(parameter.name for parameter in evaluation.parameters),
+            ],
+            as_json,
+        )
+
+
+def presets(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the presets: named batteries, with their cases and steps."""
+    with connected(address) as client:
+        show_list(
+            client.evaluations().presets,
+            ["name", "cases", "steps", "what it holds", "evaluations"],
+            lambda preset: [
+                preset.name,
+                str(preset.cases),
+                str(preset.steps or "the reference's"),
+                preset.summary,
+                ", ".join(evaluation.name for evaluation in preset.evaluations),
             ],
             as_json,
         )

@@ -88,7 +88,9 @@ EvaluationOption = Annotated[
     typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
 ]
 BatteryPreset = Annotated[str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")]
-Cases = Annotated[int, typer.Option(help="Number of cases; 24 unless given.", min=0, max=UINT32)]
+Cases = Annotated[
+    int, typer.Option(help="Number of cases; the preset's, or 24 without a preset, unless given.", min=0, max=UINT32)
+]
 Steps = Annotated[int, typer.Option(help="Denoising steps; the battery's unless given.", min=0, max=UINT32)]
 RequestId = Annotated[str | None, typer.Option(help="Makes the call safe to repeat.")]
 HtmlFile = Annotated[

@@ -138,7 +138,8 @@ class AuditServicer(AuditServiceServicer):
             if existing is not None:
                 return existing
         descriptions, broken = await self._auditor.units.descriptions(), await self._auditor.units.broken()
-        custom = await self._database.concepts.named([request.spec.concept, request.spec.placebo], tenant)
+        named = [request.spec.concept, request.spec.placebo, *request.spec.placebos]
+        custom = await self._database.concepts.named(named, tenant)
         catalogue = self._catalogue.extended(custom)
         async with self._planning.turn():
             plan = await self._threads.run(

@@ -21,7 +21,7 @@ from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, 
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.audits_pb2 import AuditEvent, UnitProgress
-from unerase.v1.types_pb2 import Concept, EvaluationDescription
+from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.execution import unit_cache
 from unerase_backend.coordinator.execution.notifications import Notifications
@@ -157,6 +157,10 @@ class Units:
                 raise
             _logger.warning("running %s again: %s", unit.evaluation, error.message)
         await self.put_back([target.concept for target in (unit.target, *unit.others)])
+        if unit.control_kind == CONTROL_KIND_CONCEPT_FREE:
+            # Its pictures are of other concepts, and its name is the audit's.
+            others = self._catalogue.concepts
+            await self.put_back([Concept(name=name) for name, entry in others.items() if not entry.placebo])
         try:
             return await self._run(audit_id, unit)
         except UneraseError as error:

@@ -42,9 +42,17 @@ def count_work(
 
 
 def cost_of(
-    spec: AuditSpec, concept: Concept, units: Sequence[Unit], works: Sequence[Work], parts: Mapping[str, bytes]
+    spec: AuditSpec,
+    concept: Concept,
+    known_pictures: int,
+    units: Sequence[Unit],
+    works: Sequence[Work],
+    parts: Mapping[str, bytes],
 ) -> AuditCost:
-    """Add up an audit's cost, by evaluation in the order of the battery."""
+    """Add up an audit's cost, by evaluation in the order of the battery.
+
+    `known_pictures` is the number of pictures that exist before the audit and that the audit keeps.
+    """
     by_evaluation = {request.name: EvaluationCost(evaluation=request.name) for request in spec.battery.evaluations}
     for unit, work in zip(units, works, strict=True):
         cost = by_evaluation[unit.evaluation]
@@ -57,7 +65,7 @@ def cost_of(
         units=len(units),
         pictures=sum(cost.pictures for cost in costs),
         rows=sum(cost.rows for cost in costs),
-        stored_bytes=_stored_bytes(spec, concept, units, parts),
+        stored_bytes=_stored_bytes(spec, concept, known_pictures, units, parts),
         evaluations=costs,
     )
 
@@ -101,11 +109,12 @@ def _to_reduce(cost: AuditCost, what: str, said: str) -> tuple[str, str]:
     return "spec.cases", f"the audit {said}: take fewer cases{steps}, or fewer evaluations; {share}"
 
 
-def _stored_bytes(spec: AuditSpec, concept: Concept, units: Sequence[Unit], parts: Mapping[str, bytes]) -> int:
-    pictures = len({*concept.picture_digests, *concept.near_miss_digests})
+def _stored_bytes(
+    spec: AuditSpec, concept: Concept, known_pictures: int, units: Sequence[Unit], parts: Mapping[str, bytes]
+) -> int:
     # The specification is in the audit's row and in its events; the cases are in the row and among the parts.
     messages = 4 * spec.ByteSize() + concept.ByteSize() + sum(unit.ByteSize() + len(unit.id) for unit in units)
     contents = sum(len(content) for content in parts.values())
     row_cases = max((len(parts[unit.cases_digest]) for unit in units), default=0)
-    rows = 2 + len(units) + len(parts) + pictures
+    rows = 2 + len(units) + len(parts) + known_pictures
     return messages + contents + row_cases + rows * _ROW_BYTES

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.verdict import roles
 
 
@@ -17,7 +18,7 @@ class Problem(NamedTuple):
 
     field: str
     description: str
-    reason: str
+    reason: str = InvalidRequestError.reason
 
 
 def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:

@@ -16,8 +16,9 @@ from unerase_backend.coordinator.planning.cost import cost_of, count_work, pictu
 from unerase_backend.coordinator.planning.parts import Parts
 from unerase_backend.coordinator.planning.presets import planned_descriptions
 from unerase_backend.coordinator.planning.request import resolve_request
-from unerase_backend.coordinator.planning.units import cases_of, units_of
-from unerase_backend.evaluation.cost import Surroundings, Work
+from unerase_backend.coordinator.planning.targets import Targets, cases_of
+from unerase_backend.coordinator.planning.units import units_of
+from unerase_backend.evaluation.cost import Work
 from unerase_backend.runtime.artifacts import ArtifactStore
 
 
@@ -30,6 +31,8 @@ class Plan:
 
     spec: AuditSpec
     concept: Concept
+    placebo_pictures: tuple[str, ...]
+    """The digests of custom placebos' pictures, which have no other copy."""
     cases: tuple[Case, ...]
     units: tuple[Unit, ...]
     parts: Mapping[str, bytes]
@@ -60,10 +63,14 @@ def make_plan(
     resolved = resolve_request(spec, catalogue, descriptions, broken, draw_seed)
     concept = catalogue.concept_message(resolved.concept, store)
     cases = tuple(cases_of(concept, resolved))
-    parts, known = Parts(), dict[str, Surroundings]()
-    units = tuple(units_of(resolved, cases, catalogue, store, descriptions, parts, known))
+    parts = Parts()
+    targets = Targets(resolved, cases, catalogue, store, parts)
+    units = tuple(units_of(resolved, cases, targets, descriptions))
     parts.descriptions(planned_descriptions(resolved.battery.evaluations, descriptions))
-    works = count_work(units, descriptions, known)
-    cost = cost_of(resolved, concept, units, works, parts.contents)
+    works = count_work(units, descriptions, targets.known)
+    custom = [catalogue.custom[name].concept for name in resolved.placebos if name in catalogue.custom]
+    placebo_pictures = tuple(dict.fromkeys(digest for each in custom for digest in each.picture_digests))
+    pictures = {*concept.picture_digests, *concept.near_miss_digests, *placebo_pictures}
+    cost = cost_of(resolved, concept, len(pictures), units, works, parts.contents)
     stored = picture_bytes(cost.pictures, catalogue.models[resolved.reference].resolution)
-    return Plan(resolved, concept, cases, units, parts.contents, works, cost, stored)
+    return Plan(resolved, concept, placebo_pictures, cases, units, parts.contents, works, cost, stored)

@@ -5,11 +5,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
 from unerase.v1.audits_pb2 import AuditSpec, Battery
-from unerase.v1.types_pb2 import EvaluationDescription, EvaluationRequest
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_MODEL,
+    CONTROL_KIND_PLACEBO,
+    CONTROL_KIND_UNSPECIFIED,
+    DECIDED_BY_BOTH,
+    DecidedBy,
+    EvaluationDescription,
+    EvaluationRequest,
+)
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
-from unerase_backend.coordinator.planning import model_checks
+from unerase_backend.coordinator.planning import control_checks, model_checks
+from unerase_backend.coordinator.planning.controls import takes_placebo
 from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET, PRESETS
-from unerase_backend.coordinator.planning.units import takes_placebo
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.bounds import most_items
@@ -55,29 +63,36 @@ class _Resolution:
     def resolve(self, draw_seed: Callable[[], int]) -> AuditSpec:
         spec = AuditSpec()
         spec.CopyFrom(self._given)
+        self._controls(spec)
         self._models_and_concept(spec)
         self._judges(spec)
         self._numbers(spec)
         self._battery(spec)
-        self._placebo(spec)
+        self._placebos(spec)
         if self._violations:
             error = InvalidRequestError.of(*self._violations)
             if len(self._reasons) == 1:
                 error.reason = self._reasons.pop()
             raise error
         reference = self._catalogue.models[spec.reference]
-        spec.cases = spec.cases or DEFAULT_CASES
         preset = PRESETS.get(spec.battery.preset)
+        spec.cases = spec.cases or (preset.cases if preset else DEFAULT_CASES)
         spec.steps = spec.steps or (preset.steps if preset else 0) or reference.steps
         if not spec.HasField("guidance_scale"):
             spec.guidance_scale = reference.guidance_scale
         if not spec.HasField("seed_base"):
             spec.seed_base = draw_seed()
-        asked = {field.name for field, _ in spec.tolerances.ListFields()}
-        for name, default in asdict(Tolerances()).items():
-            if name not in asked:
-                setattr(spec.tolerances, name, default)
+        spec.decided_by = spec.decided_by or DECIDED_BY_BOTH
+        for name, value in asdict(Tolerances.of(spec)).items():
+            setattr(spec.tolerances, name, value)
         return spec
+
+    def _controls(self, spec: AuditSpec) -> None:
+        placebos = "spec.placebos" if spec.placebos else "spec.placebo"
+        for problem in (*control_checks.fold_placebo(spec), *control_checks.contradictions(spec, placebos)):
+            self._add(*problem)
+        if spec.decided_by not in DecidedBy.values():
+            self._add("spec.decided_by", f"there is no way to decide {spec.decided_by}")
 
     def _models_and_concept(self, spec: AuditSpec) -> None:
         models, concepts = self._catalogue.models, self._catalogue.concepts
@@ -87,9 +102,11 @@ class _Resolution:
             spec.reference = self._catalogue.chain(spec.subject)[-1]
         known_reference = self._name("spec.reference", spec.reference, models, "model")
         whole = known_subject and known_reference and bool(spec.reference)
-        # A placebo that the request names replaces the concept's own control.
-        if not spec.control and not spec.placebo and known_concept and whole:
+        if not spec.control and control_checks.takes_own_control(spec) and known_concept and whole:
             spec.control = model_checks.default_control(spec, self._catalogue)
+            if spec.control_kind == CONTROL_KIND_MODEL and not spec.control:
+                description = "must be given: the catalogue has no model for it that never learned the concept"
+                self._add("spec.control", description, control_checks.MISSING)
         known_control = self._name("spec.control", spec.control, models, "model")
         if not whole:
             return
@@ -177,41 +194,28 @@ class _Resolution:
         del battery.evaluations[:]
         battery.evaluations.extend(resolved)
 
-    def _placebo(self, spec: AuditSpec) -> None:
-        """Check the placebo. If none is named but one is needed, take the catalogue's if exactly one fits."""
-        concepts = self._catalogue.concepts
-        if not spec.placebo:
-            placebos = [name for name, entry in concepts.items() if entry.placebo and not self._unfit(spec, name)]
-            needed = not spec.control and any(
-                takes_placebo(self._descriptions[request.name])
-                for request in spec.battery.evaluations
-                if request.name in self._descriptions
-            )
-            if needed and len(placebos) == 1:
-                (spec.placebo,) = placebos
+    def _placebos(self, spec: AuditSpec) -> None:
+        """Check the placebos. If none is named but one is needed, take all of the catalogue that fit."""
+        if not spec.placebos:
+            asked = spec.control_kind == CONTROL_KIND_PLACEBO
+            chosen = (self._descriptions.get(request.name) for request in spec.battery.evaluations)
+            needed = spec.control_kind == CONTROL_KIND_UNSPECIFIED and not spec.control
+            if asked or (needed and any(each is not None and takes_placebo(each) for each in chosen)):
+                spec.placebos.extend(control_checks.default_placebos(spec, self._catalogue))
+            if asked and not spec.placebos:
+                description = "must name a placebo: the catalogue has none that fits"
+                self._add("spec.placebos", description, control_checks.MISSING)
             return
-        if self._given.control:
-            self._add("spec.placebo", "is for audits without a control model; this one names spec.control")
-        if self._name("spec.placebo", spec.placebo, concepts, "concept"):
-            if not concepts[spec.placebo].placebo:
-                self._add("spec.placebo", "is not a placebo: the catalogue does not say that no model knows it")
-            elif problem := self._unfit(spec, spec.placebo):
-                self._add("spec.placebo", problem)
-
-    def _unfit(self, spec: AuditSpec, placebo: str) -> str:
-        """Return why a placebo does not fit the concept and the judges; empty if it does."""
-        entry, concept = self._catalogue.concepts[placebo], self._catalogue.concepts.get(spec.concept)
-        if placebo == spec.concept:
-            return "is the concept itself"
-        if concept is not None and self._catalogue.same(entry, concept):
-            return "is the concept itself under another name: they share a word or a label"
-        if concept is not None and entry.kind != concept.kind:
-            return f"is of the kind {entry.kind}, but the concept is not: they need different procedures"
-        if entry.pictures is None:
-            return "has no pictures to hand to the model"
-        judges = (spec.selector, spec.judge, spec.second_judge)
-        missing = [judge for judge in judges if judge not in entry.labels]
-        return f"has no labels for the judge {missing[0]!r}" if missing else ""
+        if len(spec.placebos) > control_checks.MAX_PLACEBOS:
+            self._add("spec.placebos", f"must be at most {control_checks.MAX_PLACEBOS}, not {len(spec.placebos)}")
+            return
+        before: list[str] = []
+        for index, name in enumerate(spec.placebos):
+            field = f"spec.placebos[{index}]" if self._given.placebos else "spec.placebo"
+            if self._name(field, name, self._catalogue.concepts, "concept", required=True):
+                if problem := control_checks.placebo_problem(name, before, spec, self._catalogue):
+                    self._add(field, problem)
+                before.append(name)
 
     def _evaluation(self, request: EvaluationRequest, field: str) -> EvaluationRequest:
         try:

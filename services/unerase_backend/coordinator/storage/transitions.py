@@ -63,6 +63,10 @@ class PlannedAudit(Protocol):
         """Return the concept as it is when the audit is planned."""
 
     @property
+    def placebo_pictures(self) -> Sequence[str]:
+        """Return the digests of pictures of custom placebos."""
+
+    @property
     def cases(self) -> Sequence[Case]:
         """Return the cases."""
 
@@ -123,7 +127,7 @@ class Transitions:
                 check_quota(quota, await usage_of(connection, tenant), demand_of(plan))
                 await connection.execute(sa.insert(tables.audits).values(row))
                 await self._insert_units(connection, audit.id, plan, work)
-                shown = [*plan.concept.picture_digests, *plan.concept.near_miss_digests]
+                shown = [*plan.concept.picture_digests, *plan.concept.near_miss_digests, *plan.placebo_pictures]
                 await _allow(connection, audit.id, dict.fromkeys(shown, 0))
                 await self._append(connection, audit.id, AuditEvent(state_changed=audit))
         except sa.exc.IntegrityError:

@@ -1,0 +1,72 @@
+"""The concept-free control: the subject under prompts of other concepts, while judges look for the audit's concept.
+
+With m other concepts, case i takes other concept i mod m. It keeps its seeds and its template, with a name of that
+concept in the place of the audit's. The target keeps the audit's concept's name and the questions about it. Its names
+and its pictures are those of the other concepts, in turn, in both halves of the pictures (`known_pictures.py`):
+picture i of a half is of case i's other concept.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Target
+from unerase.v1.types_pb2 import Case, Concept
+from unerase_backend.catalogue import MAX_CONCEPT_NAMES
+from unerase_backend.evaluation.known_pictures import held_out, learnable
+
+
+def stand_ins(concept: Concept, others: Sequence[Target], cases: int) -> list[Concept]:
+    """Return those of `others` that can take the concept's place in an audit of so many cases, in their order.
+
+    They are of its kind, and have pictures if it has any: an evaluation that is handed pictures needs them too.
+    """
+    fit = [
+        other.concept
+        for other in others
+        if other.concept.kind == concept.kind
+        and (len(concept.picture_digests) < 2 or len(other.concept.picture_digests) >= 2)
+    ]
+    return fit[: min(cases, MAX_CONCEPT_NAMES)]
+
+
+def concept_free_cases(cases: Sequence[Case], concept: Concept, places: Sequence[Concept]) -> Iterator[Case]:
+    """Yield the cases of an audit with the names of other concepts, `places`, in the place of its concept's."""
+    held_out_prompts = concept.held_out_prompts or concept.prompts
+    for case in cases:
+        turn, place = divmod(case.index, len(places))
+        names = _names(places[place], len(places))
+        yield Case(
+            index=case.index,
+            prompt=_filled(concept.prompts, case.index, names[turn % len(names)]),
+            latent_seed=case.latent_seed,
+            held_out_prompt=_filled(held_out_prompts, case.index, names[0]),
+            held_out_latent_seed=case.held_out_latent_seed,
+        )
+
+
+def concept_free_target(target: Target, places: Sequence[Concept], cases: int) -> Target:
+    """Return an audit's target with the names and pictures of other concepts, `places`, for so many cases."""
+    concept = target.concept
+    free = Target()
+    free.CopyFrom(target)
+    free.concept.Clear()
+    free.concept.name, free.concept.kind = concept.name, concept.kind
+    free.concept.names.extend(dict.fromkeys(name for each in places for name in _names(each, len(places))))
+    free.concept.prompts.extend(concept.prompts)
+    free.concept.held_out_prompts.extend(concept.held_out_prompts)
+    free.concept.initial_token, free.concept.sensitive = concept.initial_token, concept.sensitive
+    halves = min(len(each.picture_digests) // 2 for each in places)
+    if halves:
+        rounds = min(halves, -(-cases // len(places)))
+        for half in (learnable, held_out):
+            by_place = [half(each, rounds) for each in places]
+            free.concept.picture_digests.extend(digest for row in zip(*by_place, strict=True) for digest in row)
+    return free
+
+
+def _filled(templates: Sequence[str], index: int, name: str) -> str:
+    return templates[index % len(templates)].replace("{concept}", name)
+
+
+def _names(concept: Concept, places: int) -> Sequence[str]:
+    """Return the names that a concept lends; together they are no more than a concept may have."""
+    return concept.names[: MAX_CONCEPT_NAMES // places]
