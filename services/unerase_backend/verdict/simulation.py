@@ -25,10 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unerase._files import write_whole
-from unerase.v1.verdicts_pb2 import Conclusion, Outcome
+from unerase.v1.verdicts_pb2 import Conclusion, Knowledge, Outcome
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import statistics
-from unerase_backend.verdict.decision import Destruction, Tolerances, decide
+from unerase_backend.verdict.decision import Tolerances, decide
+from unerase_backend.verdict.knowledge import of_bounds
 from unerase_backend.verdict.outcomes import outcome_codes
 from unerase_backend.verdict.sequential import LOOK_EVERY, anytime_bounds, anytime_p, log_wealth
 
@@ -204,16 +205,16 @@ def _conclusions(
     shifted = bounds[generator.permutation(len(bounds))] + truth.destruction
     return np.array(
         [
-            _decide(tuple(int(code) for code in row), Destruction.of_bounds(lower, high, tolerances.destruction))
+            _decide(tuple(int(code) for code in row), of_bounds(lower, high, tolerances.destruction))
             for row, (lower, high) in zip(outcomes, shifted, strict=True)
         ]
     )
 
 
 @cache
-def _decide(outcomes: tuple[int, ...], destruction: Destruction) -> int:
+def _decide(outcomes: tuple[int, ...], knowledge: Knowledge.ValueType) -> int:
     named = {name: Outcome.ValueType(code) for name, code in zip(BATTERY, outcomes, strict=True)}
-    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, destruction=destruction)
+    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, knowledge=knowledge)
 
 
 def table(audits: int, seed_base: int) -> str:
