@@ -102,9 +102,10 @@ def _counted(evaluations: int) -> str:
 
 def _model(spec: AuditSpec) -> str:
     """Return the control model in words, with who says that it never learned the concept."""
+    model = f"{spec.control}, a model" if spec.control else "a model"
     if spec.assume_control:
-        return f"{spec.control}, a model that is assumed never to have learned {spec.concept!r}"
-    return f"{spec.control}, a model that never learned {spec.concept!r} according to the catalogue"
+        return f"{model} that is assumed never to have learned {spec.concept!r}"
+    return f"{model} that never learned {spec.concept!r} according to the catalogue"
 
 
 def _placebos(spec: AuditSpec) -> str:

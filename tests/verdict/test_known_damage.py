@@ -1,0 +1,97 @@
+"""Models whose knowledge is known, measured by the real likelihood: a damaged model is not taken for one that knows.
+
+The models have the reference's UNet with every weight drawn anew, with none at all, or with noise of a share of each
+tensor's standard deviation; or another training's UNet, or the reference's own.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from support.backend import REDIRECTED, REFERENCE, local_backend
+from unerase.v1.types_pb2 import Observation
+from unerase.v1.verdicts_pb2 import Conclusion, Knowledge, Verdict
+from unerase_backend.testbed import storage, unet
+from unerase_backend.testbed.train import WEIGHTS
+
+from .conftest import SUBJECT
+
+Audit = Any
+Weights = dict[str, torch.Tensor]
+
+TIMESTEPS, PICTURES, OTHER_PICTURES = 5, 16, 4
+NOISE = (5, 20, 100)
+
+
+def noisy(weights: Weights, share: float) -> Weights:
+    """Add normal noise of a share of each tensor's standard deviation."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: tensor + share * tensor.std() * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in weights.items()
+    }
+
+
+@pytest.fixture(scope="module")
+async def measured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, list[Observation]]]:
+    """The likelihood observations of every model, by its short name."""
+    folder = tmp_path_factory.mktemp("damaged")
+    reference: Weights = {name: tensor.float() for name, tensor in storage.load_unet(WEIGHTS).state_dict().items()}
+    changed: dict[str, Weights] = {
+        "drawn-anew": dict(unet.untrained(5).state_dict()),
+        "zero": {name: torch.zeros_like(tensor) for name, tensor in reference.items()},
+        **{f"noise-{percent}": noisy(reference, percent / 100) for percent in NOISE},
+    }
+    for name, weights in changed.items():
+        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / f"{name}.safetensors")
+    entries = {f"made/{name}": {"base": REFERENCE, "unet": f"{name}.safetensors"} for name in changed}
+    catalogue = folder / "catalogue.yaml"
+    catalogue.write_text(yaml.safe_dump({"models": entries}))
+    parameters = {"timesteps": TIMESTEPS, "pictures": PICTURES, "other_pictures": OTHER_PICTURES}
+    async with local_backend(folder / "store", catalogues=[str(catalogue)]) as backend:
+        found = {}
+        for model in (REFERENCE, REDIRECTED, "testbed/never-2", *entries):
+            unit = backend.unit("likelihood", model, parameters=parameters)
+            found[model.partition("/")[2]] = await backend.observe(unit)
+        yield found
+
+
+def concluded(audit: Audit, reference: Sequence[Observation], subject: Sequence[Observation]) -> Verdict:
+    """Conclude an audit in which nothing brings the concept back, with these likelihoods."""
+    for name in ("standard-prompt", "noise-based", "diffusion-completion", "textual-inversion", "unlearn-diff-atk"):
+        audit.hits(name, 0, 24)
+    audit.battery.append("likelihood")
+    assert {observation.role for observation in subject} == {SUBJECT}
+    audit.observations += [*reference, *subject]
+    verdict: Verdict = audit.verdict()
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("model", "reading", "conclusion", "damaged"),
+    [
+        # Its prompt leads elsewhere; the UNet, and so what it knows of pictures, is the reference's.
+        ("redirected", "INTACT", "AVOIDED", False),
+        # It lost 0.13 on the concept's pictures and on all others, which is neither intact nor damaged.
+        ("noise-5", "NO_WORSE_THAN_THE_REST", "INCONCLUSIVE", False),
+        ("noise-20", "LOST_WITH_THE_REST", "REMOVED", True),
+        ("noise-100", "LOST_WITH_THE_REST", "REMOVED", True),
+        ("drawn-anew", "LOST_WITH_THE_REST", "REMOVED", True),
+        ("zero", "LOST_WITH_THE_REST", "REMOVED", True),
+        ("never-2", "DESTROYED", "REMOVED", False),
+    ],
+)
+def test_what_a_model_knows_is_read_from_its_likelihood(
+    measured: dict[str, list[Observation]], audit: Audit, model: str, reading: str, conclusion: str, damaged: bool
+) -> None:
+    verdict = concluded(audit, measured["reference"], measured[model])
+    assert Knowledge.Name(verdict.likelihood.knowledge) == f"KNOWLEDGE_{reading}"
+    assert Conclusion.Name(verdict.conclusion) == f"CONCLUSION_{conclusion}"
+    assert verdict.damaged == damaged
+    said = " ".join([verdict.statement, verdict.summary, *verdict.evidence])
+    assert ("the knowledge is intact" in said) == (reading == "INTACT")
+    assert ("and much else with it" in said) == (conclusion == "REMOVED" and damaged)
