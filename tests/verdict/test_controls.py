@@ -37,7 +37,11 @@ EVERY = [result("MODEL"), result("PLACEBO"), result("CONCEPT_FREE"), result("NON
         (EVERY[1], {}, "gives the model either concept equally easily, and that the judges err equally often on both"),
         (EVERY[2], {}, "take pictures of those for this concept as often as pictures of its own prompts that do not"),
         (EVERY[3], {}, "the judge errs no more often on the subject's pictures"),
-        (EVERY[4], {}, "still bounds from above how often the concept comes back, but the evaluation cannot show that"),
+        (
+            EVERY[4],
+            {},
+            "subject's own rate still bounds how often the concept comes back, but the evaluation cannot show",
+        ),
     ],
 )
 def test_each_kind_says_what_it_is_and_what_it_assumes(

@@ -171,7 +171,10 @@ def _models(content: ReportContent) -> list[tuple[str, str]]:
     """Return each role with its model; without a control model, the control is what stood in its place."""
     spec, results = content.spec, content.verdict.evaluations
     placebos = spec.placebos or ([spec.placebo] if spec.placebo else [])
-    instead = {controls.PLACEBO: " and ".join(placebos) or "a placebo", controls.CONCEPT_FREE: "other concepts"}
+    instead = {
+        controls.PLACEBO: " ".join(["placebo", " and ".join(placebos)]).strip(),
+        controls.CONCEPT_FREE: "prompts of other concepts",
+    }
     kinds = {controls.kind_of(result) for result in results}
     control = spec.control or ", ".join(words for kind, words in instead.items() if kind in kinds)
     named = (("subject", spec.subject), ("reference", spec.reference), ("control", control))

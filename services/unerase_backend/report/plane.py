@@ -3,8 +3,8 @@
 The reference is at the origin. The unit of destruction is its tolerance; the unit of lost pull is 1, all of the
 prompt's pull. If a model is far out, the axis is compressed beyond one unit, and its title says so. A model whose
 general damage exceeds the tolerance has a ring. A faint second mark stands at the concept's loss, destruction and
-general damage together, if it can be told from the first: only a model whose both marks are within the tolerance has
-its knowledge intact. Labels cover neither marks nor other labels.
+general damage together, if the model is damaged or its two marks are on two sides of the tolerance: only a model with
+both within the tolerance has its knowledge intact. Labels cover neither marks nor other labels.
 """
 
 import math
@@ -38,7 +38,7 @@ LETTER, LINE = 7.4, 13
 MAX_LABEL = 26
 
 APART = 9
-"""A second mark is drawn if it lies at least this far from the first."""
+"""A second mark closer than this to the first would not be seen."""
 
 COVERED, LARGER = 6, 2.4
 """A mark within COVERED of one that is drawn over it is LARGER by this much, so that it shows around that mark."""
@@ -104,7 +104,8 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
     seconds = [
         (stand, frame.x(stand.loss), y)
         for stand, (x, y) in zip(stands, places, strict=True)
-        if abs(frame.x(stand.loss) - x) >= APART
+        if (stand.damaged or (stand.loss > tolerance) != (stand.destruction.value > tolerance))
+        and abs(frame.x(stand.loss) - x) >= APART
     ]
     for stand, (x, y) in zip(stands, places, strict=True):
         left, right = map(frame.x, _reach(stand.destruction))

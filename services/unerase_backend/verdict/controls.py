@@ -50,8 +50,8 @@ def statement(result: EvaluationResult, spec: AuditSpec) -> str:
             "assumes that the judge errs no more often on the subject's pictures."
         )
     return (
-        "There is no control; that still bounds from above how often the concept comes back, but the evaluation cannot "
-        "show that it does."
+        "There is no control; the subject's own rate still bounds how often the concept comes back, but the evaluation "
+        "cannot show that it does."
     )
 
 
@@ -70,8 +70,8 @@ def overview(results: Sequence[EvaluationResult], spec: AuditSpec) -> str:
         )
     if set(words) == {_ABSENT}:
         return (
-            f"There is no control in {_counted(len(words))}: that still bounds from above how often the concept comes "
-            "back, but no evaluation can show that it does."
+            f"There is no control in {_counted(len(words))}: the subject's own rates still bound how often the concept "
+            "comes back, but no evaluation can show that it does."
         )
     shares = [
         f"{word} in {words.count(word)}" for word in (_MODEL, *_WORDS.values(), _ERRORS, _ABSENT) if word in words
