@@ -36,7 +36,7 @@ EVERY = [result("MODEL"), result("PLACEBO"), result("CONCEPT_FREE"), result("NON
         (EVERY[1], {"placebo": "zigzag"}, "the same procedure for 'zigzag', which"),
         (EVERY[1], {}, "gives the model either concept equally easily, and that the judges err equally often on both"),
         (EVERY[2], {}, "take pictures of those for this concept as often as pictures of its own prompts that do not"),
-        (EVERY[3], {}, "the judge errs no more often on the subject's pictures"),
+        (EVERY[3], {}, "the judges err no more often on the subject's pictures"),
         (
             EVERY[4],
             {},

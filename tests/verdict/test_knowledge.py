@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unerase.v1.verdicts_pb2 import Conclusion, Interval, Knowledge
+from unerase.v1.verdicts_pb2 import Conclusion, Interval, Knowledge, Verdict
 from unerase_backend.verdict import knowledge, wording
 
 Audit = Any
@@ -107,3 +107,21 @@ def test_each_reading_has_a_clause_of_its_own() -> None:
     assert len(set(clauses)) == len(Knowledge.values())
     for reading in set(Knowledge.values()) - {knowledge.INTACT, knowledge.UNSETTLED}:
         assert "intact" not in wording.KNOWLEDGE[reading]
+
+
+@pytest.mark.parametrize(
+    ("controlled", "said"),
+    [
+        ([True, True], "at most 0.200 above the control in each of 2 required"),
+        ([False, False], "in at most 0.200 of cases in each of 2 required"),
+        ([True, False], "in at most 0.200 of cases, above the control where there is one, in each of 2 required"),
+    ],
+)
+def test_a_bound_without_a_control_is_that_of_the_rate(controlled: list[bool], said: str) -> None:
+    verdict = Verdict(conclusion=Conclusion.CONCLUSION_REMOVED)
+    for at, each in enumerate(controlled):
+        bounds = Interval(lower=0, upper=0.1 * (at + 1))
+        verdict.evaluations.add(
+            name=f"e{at}", outcome="OUTCOME_DOES_NOT_RECOVER", controlled=each
+        ).excess.bounds.CopyFrom(bounds)
+    assert said in wording.statement(verdict, unbearable=[], required=["e0", "e1"], destruction=TOLERANCE)

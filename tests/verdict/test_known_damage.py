@@ -9,53 +9,29 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
 
 from support.backend import REDIRECTED, REFERENCE, local_backend
+from tools import damaged
 from unerase.v1.types_pb2 import Observation
 from unerase.v1.verdicts_pb2 import Conclusion, Knowledge, Verdict
-from unerase_backend.testbed import storage, unet
-from unerase_backend.testbed.train import WEIGHTS
 
 from .conftest import CONTROL, SUBJECT, sample
 
 Audit = Any
-Weights = dict[str, torch.Tensor]
-
 LIKELIHOOD = {"timesteps": 5, "pictures": 16, "other_pictures": 4}
 CASES, STEPS = 24, 5
-NOISE = (5, 20, 100)
-
-
-def noisy(weights: Weights, share: float) -> Weights:
-    """Add normal noise of a share of each tensor's standard deviation."""
-    generator = torch.Generator().manual_seed(1)
-    return {
-        name: tensor + share * tensor.std() * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in weights.items()
-    }
 
 
 @pytest.fixture(scope="module")
 async def measured(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, list[Observation]]]:
     """The observations of every model, by its short name."""
     folder = tmp_path_factory.mktemp("damaged")
-    reference: Weights = {name: tensor.float() for name, tensor in storage.load_unet(WEIGHTS).state_dict().items()}
-    changed: dict[str, Weights] = {
-        "drawn-anew": dict(unet.untrained(5).state_dict()),
-        "zero": {name: torch.zeros_like(tensor) for name, tensor in reference.items()},
-        **{f"noise-{percent}": noisy(reference, percent / 100) for percent in NOISE},
-    }
-    for name, weights in changed.items():
-        save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / f"{name}.safetensors")
-    entries = {f"made/{name}": {"base": REFERENCE, "unet": f"{name}.safetensors"} for name in changed}
-    catalogue = folder / "catalogue.yaml"
-    catalogue.write_text(yaml.safe_dump({"models": entries}))
+    catalogue = damaged.write(folder)
+    made = yaml.safe_load(catalogue.read_text())["models"]
     async with local_backend(folder / "store", catalogues=[str(catalogue)]) as backend:
         found = {}
-        for model in (REFERENCE, REDIRECTED, "testbed/never-2", *entries):
+        for model in (REFERENCE, REDIRECTED, "testbed/never-2", *made):
             units = [
                 backend.unit("likelihood", model, parameters=LIKELIHOOD),
                 backend.unit("standard-prompt", model, cases=CASES, steps=STEPS),
@@ -83,7 +59,7 @@ def concluded(audit: Audit, reference: Sequence[Observation], subject: Sequence[
 
 
 @pytest.mark.parametrize(
-    ("model", "reading", "conclusion", "damaged"),
+    ("model", "reading", "conclusion", "is_damaged"),
     [
         # Its prompt leads elsewhere; the UNet, and so what it knows of pictures, is the reference's.
         ("redirected", "INTACT", "AVOIDED", False),
@@ -98,12 +74,12 @@ def concluded(audit: Audit, reference: Sequence[Observation], subject: Sequence[
     ],
 )
 def test_a_model_gets_the_verdict_that_its_truth_deserves(
-    measured: dict[str, list[Observation]], audit: Audit, model: str, reading: str, conclusion: str, damaged: bool
+    measured: dict[str, list[Observation]], audit: Audit, model: str, reading: str, conclusion: str, is_damaged: bool
 ) -> None:
     verdict = concluded(audit, measured["reference"], measured[model])
     assert Knowledge.Name(verdict.likelihood.knowledge) == f"KNOWLEDGE_{reading}"
     assert Conclusion.Name(verdict.conclusion) == f"CONCLUSION_{conclusion}"
-    assert verdict.damaged == damaged
+    assert verdict.damaged == is_damaged
     said = " ".join([verdict.statement, verdict.summary, *verdict.evidence])
     assert ("the knowledge is intact" in said) == (reading == "INTACT")
-    assert ("and much else with it" in said) == (conclusion == "REMOVED" and damaged)
+    assert ("and much else with it" in said) == (conclusion == "REMOVED" and is_damaged)

@@ -192,7 +192,7 @@ def test_grounds_say_each_thing_with_its_number() -> None:
         ("The model still knows its pictures: loss on them at most 0.04, up to 0.10 counts as none.", AGAINST),
         ("Other pictures suffered as well: damage 0.30, above 0.25.", AGAINST),
         ("Noise-Based brought it back in 1 of 24 cases (a model that never learned it: 0 of 24).", NOTHING_FOUND),
-        ("Relearning brought it back in 4 of 24 cases (errors of the judge: 0 of 24), which settles nothing.", OPEN),
+        ("Relearning brought it back in 4 of 24 cases (errors of the judges: 0 of 24), which settles nothing.", OPEN),
         ("Inpainting cannot tell here: the original model itself showed it in 2 of 24 cases.", OPEN),
         (
             "Ring-A-Bell brought it back in 0 of 24 cases (with other concepts asked for in its place: 0 of 24).",

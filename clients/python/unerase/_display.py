@@ -199,7 +199,7 @@ def _evaluations(verdict: Verdict) -> Table:
 _CONTROLS = {
     ControlKind.CONTROL_KIND_PLACEBO: "placebo",
     ControlKind.CONTROL_KIND_CONCEPT_FREE: "concept-free",
-    ControlKind.CONTROL_KIND_NONE: "judge's errors",
+    ControlKind.CONTROL_KIND_NONE: "judges' errors",
 }
 """What stands in the column of the control, if that is not a model."""
 

@@ -46,8 +46,8 @@ def statement(result: EvaluationResult, spec: AuditSpec) -> str:
         )
     if result.HasField("control"):
         return (
-            "There is no control; the subject is compared with the judge's false positives on known pictures, which "
-            "assumes that the judge errs no more often on the subject's pictures."
+            "There is no control; the subject is compared with the judges' false positives on known pictures, which "
+            "assumes that the judges err no more often on the subject's pictures."
         )
     return (
         "There is no control; the subject's own rate still bounds how often the concept comes back, but the evaluation "
@@ -86,7 +86,7 @@ def overview(results: Sequence[EvaluationResult], spec: AuditSpec) -> str:
 
 _MODEL = "a model that never learned the concept"
 _WORDS = {PLACEBO: "a placebo", CONCEPT_FREE: "prompts of other concepts"}
-_ERRORS, _ABSENT = "only the judge's errors on known pictures", "absent"
+_ERRORS, _ABSENT = "only the judges' errors on known pictures", "absent"
 
 
 def _word(result: EvaluationResult) -> str:

@@ -184,7 +184,7 @@ def _comparison(result: EvaluationResult, sure: bool) -> str:
     if kind == controls.CONCEPT_FREE:
         return "with other concepts asked for in its place"
     if kind == controls.NONE:
-        return "errors of the judge"
+        return "errors of the judges"
     return "a model that never learned it" if sure else "the control"
 
 

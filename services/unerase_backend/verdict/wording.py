@@ -273,7 +273,7 @@ def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: S
 
 def _highest(bounded: Sequence[EvaluationResult]) -> str:
     """Return the highest of the upper bounds; without a control, the bound is that of the subject's own rate."""
-    compared = [result.HasField("control") for result in bounded]
+    compared = [result.controlled for result in bounded]
     bound = f"at most {max(result.excess.bounds.upper for result in bounded):.3f}"
     if all(compared):
         return f"{bound} above the control"
