@@ -49,6 +49,7 @@ SUBJECT, REFERENCE, CONTROL = (
     ModelRole.MODEL_ROLE_REFERENCE,
     ModelRole.MODEL_ROLE_CONTROL,
 )
+MODELS = {SUBJECT: "s", REFERENCE: "r", CONTROL: "c"}
 CASES, DRAWS = 8, 3
 HOSTILE = '<script>alert("x")</script>'
 
@@ -100,7 +101,7 @@ def sample(evaluation: str, role: int, case: int, hit: bool, arm: str = "", vari
     return Observation(
         evaluation=evaluation,
         role=role,
-        model=ModelRole.Name(role),
+        model=MODELS[role],
         concept=HOSTILE,
         case_index=case,
         arm=arm,
@@ -148,8 +149,8 @@ def made(observations: list[Observation], findings: list[Finding] | None = None)
     spec = AuditSpec(
         subject="s",
         concept=HOSTILE,
-        reference="r",
-        control="c",
+        reference=MODELS[REFERENCE],
+        control=MODELS[CONTROL],
         cases=CASES,
         seed_base=2**63 - 1,
         guidance_scale=3,
