@@ -1,6 +1,8 @@
 """The command: in a process of its own, and in this one against the scripted server."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -10,11 +12,13 @@ import grpc
 import pytest
 from google.protobuf import json_format
 from google.rpc import error_details_pb2
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from support.scripted_server import AUDIT_ID, EVENTS, Script, failing
+from support.scripted_server import AUDIT_ID, EVENTS, Script, ended_audit, failing
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
+from unerase._display import show_verdict
 from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, ReportContent, Tolerances
 from unerase.v1.models_pb2 import DeleteConceptRequest
 from unerase.v1.types_pb2 import (
@@ -97,6 +101,24 @@ def test_an_audit_prints_its_verdict(address: str, tmp_path: Path) -> None:
     assert "lost pull -" in ended.stdout
     assert page.read_bytes().startswith(b"<!doctype html>")
     assert json.loads(content.read_bytes())
+
+
+def test_a_verdict_is_printed_with_its_controls() -> None:
+    """Without a control there is a bound, and neither a lower one nor a p."""
+    ended = ended_audit()
+    verdict = ended.verdict
+    verdict.control_statement = "No model that never learned the concept takes part."
+    verdict.evaluations[0].control_kind = ControlKind.CONTROL_KIND_PLACEBO
+    verdict.likelihood.concept_loss.value = 0.05
+    bare = verdict.evaluations.add(title="Diffusion completion", control_kind=ControlKind.CONTROL_KIND_NONE)
+    bare.subject.cases, bare.subject.excluded, bare.excess.bounds.upper = 20, 4, 0.139
+    console = Console(width=160, file=io.StringIO(), record=True)
+    show_verdict(console, ended)
+    shown = console.export_text()
+    assert "No model that never learned the concept takes part." in shown
+    assert re.search(r"Textual inversion +24/24 +- +placebo 0/24 +\+1.00", shown)
+    assert re.search(r"Diffusion completion +0/20 \(4 excluded\) +- +- +at most \+0.14 +- ", shown)
+    assert "loss on the concept's pictures in all 0.05" in shown
 
 
 CONCEPT = """

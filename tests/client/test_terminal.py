@@ -75,7 +75,7 @@ def poisoned(script: Script, text: str) -> None:
     ended.id, ended.error_message = text, text
     ended.spec.subject = ended.spec.concept = text
     verdict = ended.verdict
-    verdict.statement = verdict.summary = text
+    verdict.statement = verdict.summary = verdict.control_statement = text
     verdict.evidence.append(text)
     verdict.assumptions.append(text)
     verdict.evaluations[0].title = verdict.evaluations[0].name = text

@@ -132,17 +132,49 @@ def test_the_plane_says_what_it_draws() -> None:
         Stand("UCE", "context", around(0.01, 0.02), around(6.3, 1.5)),
         Stand("never", "control", around(1.37, 0.1), around(1.6, 0.2)),
         Stand("reference", "reference", Estimate(), Estimate()),
-        Stand("<s>", "subject", around(0.02, 0.06), around(1.7, 0.3), damaged=True),
+        Stand("<s>", "subject", around(0.02, 0.06), around(1.7, 0.3), 3.8, damaged=True),
     ]
     drawn = str(plane.draw(stands, 0.1))
-    assert "&lt;s&gt; (subject) at 0.02, 1.70, damaged; reference (reference) at 0.00, 0.00" in drawn
+    assert "&lt;s&gt; (subject) at 0.02, 1.70, damaged, loss 3.82; reference (reference) at 0.00, 0.00" in drawn
     assert "UCE (context) at 0.01, 6.30." in drawn
     assert "lost pull (compressed beyond 1)" in drawn
     assert "destruction (compressed beyond 0.1)" in drawn
     assert drawn.count('class="ring') == 1
     assert drawn.count('class="whisker') == 2 * len(stands)
-    near = str(plane.draw(stands[2:], 0.1))
+    near = str(plane.draw([stands[2], Stand("s", "subject", around(0.02, 0.06), around(1.7, 0.3))], 0.1))
     assert "compressed" not in near
+
+
+@pytest.mark.parametrize(
+    ("destruction", "damage", "damaged", "second"),
+    [
+        (0.02, 3.8, True, True),
+        (0.02, 0.01, False, False),
+        # Within the tolerance of damage, but the two marks are on two sides of the tolerance of destruction.
+        (0.02, 0.15, False, True),
+        (0.5, 0.15, False, False),
+        # Too close to be seen apart.
+        (0.5, 0.001, True, False),
+        (0.5, math.nan, True, False),
+    ],
+)
+def test_damage_is_drawn_as_a_second_mark(destruction: float, damage: float, damaged: bool, second: bool) -> None:
+    """Read back from the coordinates: both marks lie on one axis, at the same height, joined by a line."""
+    stand = Stand("s", "subject", around(destruction, 0.01), around(0.9, 0.1), damage, damaged)
+    drawn = str(plane.draw([stand], 0.1))
+    assert ('<g class="second">' in drawn) == second
+    if not second:
+        return
+    across = re.search(r'<line class="damage subject" x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)"', drawn)
+    assert across
+    x1, y1, x2, y2 = map(float, across.groups())
+    marks = re.findall(r'<circle class="mark subject" cx="([\d.]+)" cy="([\d.]+)"', drawn)
+    assert sorted((float(x), float(y)) for x, y in marks) == sorted([(x1, y1), (x2, y2)])
+    alone = str(plane.draw([Stand("s", "subject", around(destruction + damage, 0.01), around(0.9, 0.1))], 0.1))
+    limit = re.search(r'<line class="limit" x1="([\d.]+)"', drawn)
+    assert limit
+    assert x1 < float(limit[1]) < x2
+    assert "second" not in alone
 
 
 def test_an_interval_without_end_is_drawn_to_the_edge() -> None:

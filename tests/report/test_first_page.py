@@ -9,7 +9,8 @@ import pytest
 from support.report_by_hand import DESCRIPTIONS, PICTURES, around, made, observed, page, rate, whole
 from unerase.v1.audits_pb2 import Report, Tolerances
 from unerase.v1.models_pb2 import Model
-from unerase.v1.verdicts_pb2 import ArmResult, CurvePoint
+from unerase.v1.types_pb2 import ControlKind
+from unerase.v1.verdicts_pb2 import ArmResult, Conclusion, CurvePoint
 from unerase_backend import report
 from unerase_backend.report import charts, plane
 from unerase_backend.report.offline import conclude_exported
@@ -90,6 +91,32 @@ def test_a_control_that_is_the_subject_is_flagged() -> None:
     assert "never learned it:" not in text
     made_report.content.spec.control = "s"
     assert "The control is the subject itself (s)" in shown(made_report)
+
+
+def test_the_controls_stand_under_what_it_rests_on() -> None:
+    made_report = signed()
+    verdict, text = made_report.content.verdict, shown(made_report)
+    assert verdict.control_statement
+    assert text.index("What it rests on") < text.index(verdict.control_statement) < text.index("What this does not say")
+    assert "What a model that never learned the concept would show." not in text
+    for result in verdict.evaluations:
+        result.control_kind = ControlKind.CONTROL_KIND_CONCEPT_FREE
+    made_report.content.spec.control = verdict.control_statement = ""
+    text = shown(made_report)
+    assert "No model that never learned the concept takes part: the control of the 2 evaluations is prompts of" in text
+    assert "No evaluation was compared with one." in text
+    assert "control, in place of a modelprompts of other concepts" in text
+    verdict.evaluations[0].control_kind = ControlKind.CONTROL_KIND_MODEL
+    assert "Only 1 of 2 evaluations were compared with one." in shown(made_report)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_removed_concept_that_took_much_with_it_is_said_so_in_the_heading(damaged: bool) -> None:
+    made_report = signed()
+    made_report.content.verdict.conclusion = Conclusion.CONCLUSION_REMOVED
+    made_report.content.verdict.damaged = damaged
+    heading = "Removed, and much else with it, up to the budget" if damaged else "Removed, up to the budget"
+    assert heading in shown(made_report)
 
 
 def test_the_verdict_of_an_export_is_summed_up() -> None:

@@ -19,9 +19,10 @@ from support.report_by_hand import (
     png,
 )
 from unerase.v1.audits_pb2 import AuditSpec, Manifest, Report
-from unerase.v1.types_pb2 import Finding, SampleStatus, Tensor
+from unerase.v1.types_pb2 import DecidedBy, Finding, SampleStatus, Tensor
 from unerase.v1.verdicts_pb2 import Estimate, Interval
 from unerase_backend import report
+from unerase_backend.report.content import pictures_of
 from unerase_backend.report.formatting import estimate, p_value, points
 from unerase_backend.report.pictures import MAX_SIDE, data_uri
 from unerase_backend.report.schema import canonical_json
@@ -95,6 +96,19 @@ def test_the_pictures_are_the_draws_that_decided() -> None:
     assert [picture.case_index for picture in plain if picture.role == SUBJECT] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("decided_by", "hit"), [(DecidedBy.DECIDED_BY_JUDGE, True), (DecidedBy.DECIDED_BY_BOTH, False)]
+)
+def test_a_picture_is_a_hit_for_those_who_decide(decided_by: DecidedBy.ValueType, hit: bool) -> None:
+    observations = observed()
+    for each in observations:
+        if each.evaluation == "noise-based":
+            each.judgements[2].detected = False
+    result = next(each for each in made(observations).content.verdict.evaluations if each.name == "noise-based")
+    shown = pictures_of(result, observations, decided_by)
+    assert any(picture.detected for picture in shown) == hit
+
+
 def test_an_unscored_draw_is_counted_and_not_shown() -> None:
     observations = observed()
     lost = next(each for each in observations if each.evaluation == "standard-prompt" and each.role == SUBJECT)
@@ -108,7 +122,7 @@ def test_an_unscored_draw_is_counted_and_not_shown() -> None:
 
 def test_without_a_control_there_is_no_test() -> None:
     text = page(made(observed(control=False))).text
-    assert "no control" in text
+    assert "There is no control in the 2 evaluations" in text
     assert "no test" in text
 
 

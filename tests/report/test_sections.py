@@ -25,8 +25,8 @@ from support.report_by_hand import (
     whole,
 )
 from unerase.v1.audits_pb2 import Report
-from unerase.v1.types_pb2 import Finding
-from unerase.v1.verdicts_pb2 import ArmResult, LabelShare
+from unerase.v1.types_pb2 import ControlKind, DecidedBy, Finding
+from unerase.v1.verdicts_pb2 import ArmResult, Excess, Interval, Knowledge, LabelShare
 from unerase_backend import report
 from unerase_backend.report import charts
 from unerase_backend.report.formatting import estimate
@@ -270,7 +270,8 @@ def test_what_is_known_of_an_evaluation_is_said_beside_it() -> None:
     )
     assert text.count("(testbed 1, <b>two</b>), with the parameters") == 1
     assert "Stopped after 6 of 8 cases" in text
-    assert "the same procedure for \N{LEFT DOUBLE QUOTATION MARK}zigzag" in text
+    assert "The control is a placebo, the same procedure for 'zigzag', which neither" in text
+    assert "The control is c, a model that never learned" in text
     plain = section(html(made(observed())), "evaluations")
     assert not any(word in plain for word in ("Known:", "known of an evaluation", "Stopped after", "placebo"))
 
@@ -288,6 +289,92 @@ def test_damaged_models_are_ringed() -> None:
     assert "Ringed" not in html(made_report)
     made_report.content.verdict.likelihood.general_damage.value = 0.5
     assert "Ringed: general damage above the tolerance of 0.25" in section(html(made_report), "plane")
+
+
+def test_a_damaged_model_has_a_second_mark_at_its_whole_loss() -> None:
+    made_report = whole()
+    measured = made_report.content.verdict.likelihood
+    assert "concept\N{RIGHT SINGLE QUOTATION MARK}s whole loss" not in legend(made_report)
+    measured.general_damage.value = 3.8
+    measured.knowledge = Knowledge.KNOWLEDGE_LOST_WITH_THE_REST
+    assert "with general damage added: the concept\N{RIGHT SINGLE QUOTATION MARK}s whole loss" in legend(made_report)
+    text = section(html(made_report), "plane")
+    assert "Of this subject the bounds say: the concept's pictures have become less likely, together with much" in text
+    assert f"whole loss, destruction and general damage{estimate(measured.concept_loss)}" in text
+    measured.ClearField("concept_loss")
+    measured.ClearField("knowledge")
+    older = section(html(made_report), "plane")
+    assert "Of this subject" not in older
+    assert "whole loss, destruction" not in older
+
+
+def legend(made_report: Report) -> str:
+    found = re.search(r'<svg class="chart plane".*?</svg>\s*<p class="legend">(.*?)</p>', html(made_report), re.DOTALL)
+    assert found
+    return re.sub(r"\s+", " ", Page(found[1]).text.replace("&rsquo;", "\N{RIGHT SINGLE QUOTATION MARK}"))
+
+
+def test_each_evaluation_says_what_its_control_assumes() -> None:
+    made_report = whole()
+    for result in made_report.content.verdict.evaluations:
+        result.control_statement = f"The control of {result.name} assumes something."
+    text = section(html(made_report), "evaluations")
+    assert all(result.control_statement in text for result in made_report.content.verdict.evaluations)
+    # An older report has none, and gets what its figures allow.
+    for result in made_report.content.verdict.evaluations:
+        result.ClearField("control_statement")
+    assert "the comparison assumes that it is otherwise like the reference, r." in section(
+        html(made_report), "evaluations"
+    )
+
+
+def test_without_a_control_there_is_a_bound_and_no_test() -> None:
+    made_report = made(observed())
+    result = made_report.content.verdict.evaluations[0]
+    result.ClearField("control")
+    result.ClearField("reference_excess")
+    result.control_kind, result.control_statement = ControlKind.CONTROL_KIND_NONE, ""
+    result.excess.CopyFrom(
+        Excess(bounds=Interval(upper=0.117), bounds_with_unscored=Interval(upper=0.153), value=0.0, p_holm=0.0)
+    )
+    text = section(html(made_report), "evaluations")
+    assert "subject: excess at most 12 %" in text
+    assert "at most +12" in text
+    assert "no control and so no test" in text
+    assert "with unscored cases counted against it at most +15" in text
+    # The other evaluation has a test.
+    assert len(re.findall(r"p [=<] [\d.]+ after Holm", text)) == 1
+
+
+def test_excluded_cases_are_counted_and_explained() -> None:
+    made_report = made(observed())
+    assert "xcluded" not in section(html(made_report), "evaluations")
+    made_report.content.verdict.evaluations[1].subject.excluded = 3
+    text = section(html(made_report), "evaluations")
+    assert "3 excluded" in text
+    assert "Excluded: what the models would be given in these cases already shows the concept." in text
+
+
+@pytest.mark.parametrize(
+    ("decided_by", "words"),
+    [
+        (DecidedBy.DECIDED_BY_UNSPECIFIED, ["which the judge detected", "one decides, and one measures agreement"]),
+        (DecidedBy.DECIDED_BY_JUDGE, ["which the judge detected", "a case is decided bythe judge"]),
+        (
+            DecidedBy.DECIDED_BY_BOTH,
+            [
+                "both the judge and the second judge detected",
+                "a case is decided byjudge and second judge",
+                "two decide",
+            ],
+        ),
+    ],
+)
+def test_the_page_says_who_decides(decided_by: DecidedBy.ValueType, words: list[str]) -> None:
+    made_report = made(observed())
+    made_report.content.verdict.decided_by = decided_by
+    text = re.sub(r"\s+", " ", page(made_report).text.replace("\n", ""))
+    assert all(each in text for each in words), text
 
 
 def test_figures_that_are_not_finite_draw_nothing() -> None:

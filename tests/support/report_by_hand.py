@@ -12,6 +12,7 @@ from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import (
     Case,
     Concept,
+    ControlKind,
     EvaluationClass,
     EvaluationDescription,
     EvaluationRequest,
@@ -40,7 +41,7 @@ from unerase.v1.verdicts_pb2 import (
     TracingResult,
 )
 from unerase_backend import report
-from unerase_backend.verdict import conclude
+from unerase_backend.verdict import conclude, controls
 from unerase_backend.verdict.statistics import wilson
 
 SUBJECT, REFERENCE, CONTROL = (
@@ -48,6 +49,7 @@ SUBJECT, REFERENCE, CONTROL = (
     ModelRole.MODEL_ROLE_REFERENCE,
     ModelRole.MODEL_ROLE_CONTROL,
 )
+MODELS = {SUBJECT: "s", REFERENCE: "r", CONTROL: "c"}
 CASES, DRAWS = 8, 3
 HOSTILE = '<script>alert("x")</script>'
 
@@ -99,7 +101,7 @@ def sample(evaluation: str, role: int, case: int, hit: bool, arm: str = "", vari
     return Observation(
         evaluation=evaluation,
         role=role,
-        model=ModelRole.Name(role),
+        model=MODELS[role],
         concept=HOSTILE,
         case_index=case,
         arm=arm,
@@ -147,8 +149,8 @@ def made(observations: list[Observation], findings: list[Finding] | None = None)
     spec = AuditSpec(
         subject="s",
         concept=HOSTILE,
-        reference="r",
-        control="c",
+        reference=MODELS[REFERENCE],
+        control=MODELS[CONTROL],
         cases=CASES,
         seed_base=2**63 - 1,
         guidance_scale=3,
@@ -320,7 +322,10 @@ def whole() -> Report:
         )
     )
     noise.placebo, noise.stopped_after = True, 6
-    made_report.content.spec.placebo = "zigzag"
+    noise.control_kind = ControlKind.CONTROL_KIND_PLACEBO
+    made_report.content.spec.placebos.append("zigzag")
+    noise.control_statement = controls.statement(noise, made_report.content.spec)
+    verdict.control_statement = controls.overview(verdict.evaluations, made_report.content.spec)
     for kind, hits in (("few-shot", (0, 3, 9, 20)), ("benign", (0, 0, 1, 2))):
         for steps, count in zip((0, 10, 40, 160), hits, strict=True):
             noise.arms.append(

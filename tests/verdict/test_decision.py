@@ -16,10 +16,10 @@ from unerase.v1.types_pb2 import (
     ResultKind,
     SampleStatus,
 )
-from unerase.v1.verdicts_pb2 import Conclusion, Outcome, Verdict
+from unerase.v1.verdicts_pb2 import Conclusion, Knowledge, Outcome, Verdict
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.verdict import conclude
-from unerase_backend.verdict.decision import Destruction, decide
+from unerase_backend.verdict.decision import decide
 
 from .conftest import REQUIRED
 
@@ -36,7 +36,7 @@ TRIED = [name for name in REQUIRED if name != "likelihood"]
 decided = partial(decide, plain=["standard-prompt"], required=REQUIRED)
 
 # The rules once more, each as a predicate that stands on its own: no order, no `else`.
-Rule = Callable[[bool, Any, list[Any], list[Any], Destruction], bool]
+Rule = Callable[[bool, Any, list[Any], list[Any], Any], bool]
 RECOVERS, SILENT, BOUNDED, OPEN = (
     Outcome.OUTCOME_RECOVERS,
     Outcome.OUTCOME_UNINFORMATIVE,
@@ -45,12 +45,15 @@ RECOVERS, SILENT, BOUNDED, OPEN = (
 )
 
 
-def _found(required: list[Any], extra: list[Any], destruction: Destruction) -> bool:
-    return RECOVERS in required + extra or destruction == Destruction.INTACT
+LOST = (Knowledge.KNOWLEDGE_DESTROYED, Knowledge.KNOWLEDGE_LOST_WITH_THE_REST)
 
 
-def _gone(standard: Any, required: list[Any], destruction: Destruction) -> bool:
-    return standard == BOUNDED and OPEN not in required and destruction == Destruction.PRESENT
+def _found(required: list[Any], extra: list[Any], knowledge: Any) -> bool:
+    return RECOVERS in required + extra or knowledge == Knowledge.KNOWLEDGE_INTACT
+
+
+def _gone(standard: Any, required: list[Any], knowledge: Any) -> bool:
+    return standard == BOUNDED and OPEN not in required and knowledge in LOST
 
 
 RULES: dict[Conclusion.ValueType, Rule] = {
@@ -70,31 +73,31 @@ RULES: dict[Conclusion.ValueType, Rule] = {
 
 
 def test_every_combination_has_exactly_one_verdict() -> None:
-    """All outcomes of the required evaluations (or their absence), of one more evaluation, and of destruction."""
+    """All outcomes of the required evaluations (or their absence), of one more evaluation, and of knowledge."""
     seen = set()
     # Which of the four other required evaluations says what makes no difference; the next test holds that.
     for standard in OUTCOMES:
         for others in itertools.combinations_with_replacement(OUTCOMES, len(TRIED) - 1):
-            for extra, destruction, incomplete in itertools.product(OUTCOMES, Destruction, (False, True)):
+            for extra, knowledge, incomplete in itertools.product(OUTCOMES, Knowledge.values(), (False, True)):
                 given = dict(zip(TRIED, (standard, *others), strict=True)) | {"another": extra}
                 outcomes = {name: outcome for name, outcome in given.items() if outcome is not None}
                 holds = [
                     conclusion
                     for conclusion, rule in RULES.items()
-                    if rule(incomplete, standard, list(others), [extra], destruction)
+                    if rule(incomplete, standard, list(others), [extra], knowledge)
                 ]
-                assert holds == [decided(incomplete=incomplete, outcomes=outcomes, destruction=destruction)]
+                assert holds == [decided(incomplete=incomplete, outcomes=outcomes, knowledge=knowledge)]
                 seen.add(holds[0])
     assert seen == set(RULES)
 
 
 def test_the_other_required_evaluations_are_alike() -> None:
     for others in itertools.product(OUTCOMES[:4], repeat=len(TRIED) - 1):
-        for destruction in (Destruction.PRESENT, Destruction.UNSETTLED):
+        for knowledge in (Knowledge.KNOWLEDGE_DESTROYED, Knowledge.KNOWLEDGE_UNSETTLED):
 
-            def conclusion(order: tuple[Any, ...], destruction: Destruction = destruction) -> Conclusion.ValueType:
+            def conclusion(order: tuple[Any, ...], knowledge: Any = knowledge) -> Conclusion.ValueType:
                 outcomes = dict(zip(TRIED, (BOUNDED, *order), strict=True))
-                return decided(incomplete=False, outcomes=outcomes, destruction=destruction)
+                return decided(incomplete=False, outcomes=outcomes, knowledge=knowledge)
 
             assert conclusion(others) == conclusion(tuple(sorted(others)))
 
@@ -102,7 +105,7 @@ def test_the_other_required_evaluations_are_alike() -> None:
 def test_a_waiver_does_not_make_up_for_the_standard_prompt() -> None:
     outcomes = dict.fromkeys(TRIED[1:], BOUNDED)
     assert (
-        decided(incomplete=False, outcomes=outcomes, destruction=Destruction.PRESENT)
+        decided(incomplete=False, outcomes=outcomes, knowledge=Knowledge.KNOWLEDGE_DESTROYED)
         == Conclusion.CONCLUSION_INCONCLUSIVE
     )
 

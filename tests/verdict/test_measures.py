@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from unerase.v1.types_pb2 import ModelRole
 from unerase.v1.verdicts_pb2 import Conclusion
@@ -21,6 +22,8 @@ def test_the_place_on_the_plane_is_what_the_formulas_say() -> None:
     assert found.destruction == pytest.approx(np.log(2) - np.log(1.25))
     assert found.lost_pull == pytest.approx(1 - np.log(0.08 / 0.075) / np.log(0.04 / 0.03))
     assert found.destruction_bounds == pytest.approx((found.destruction, found.destruction))
+    assert found.concept_loss == pytest.approx(np.log(2))
+    assert found.concept_loss_bounds == pytest.approx((np.log(2), np.log(2)))
 
 
 def test_the_mean_is_of_log_ratios_not_the_log_of_means() -> None:
@@ -47,10 +50,31 @@ def test_the_bounds_cover_at_about_their_level() -> None:
     assert below / 500 >= 0.86
 
 
+def test_the_concepts_loss_is_bounded_like_a_mean_of_its_pictures() -> None:
+    """Against SciPy's percentile bootstrap of the same mean; the other pictures have no part in it."""
+    generator = np.random.default_rng(3)
+    ratios = 0.5 + 0.3 * generator.standard_exponential(32)
+    concept = np.stack([np.exp(ratios), np.ones(32)], axis=1)
+    found = [
+        mechanisms(concept, np.ones((32, 2)), np.exp(others), np.ones(72), np.random.default_rng(4))
+        for others in (np.zeros(72), 3 + generator.standard_normal(72))
+    ]
+    expected = bootstrap(
+        (ratios,), np.mean, method="percentile", confidence_level=0.9, n_resamples=4000, rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert found[0].concept_loss == pytest.approx(ratios.mean())
+    assert found[0].concept_loss_bounds == pytest.approx((expected.low, expected.high), abs=0.01)
+    assert found[1].concept_loss_bounds == found[0].concept_loss_bounds
+    assert found[1].destruction_draws == pytest.approx(found[1].concept_loss_draws - found[1].general_damage_draws)
+
+
 def test_general_damage_is_not_destruction(audit: Audit) -> None:
     likelihood = audit.likelihood(destruction=0.0, damage=0.5).verdict().likelihood
     assert likelihood.general_damage.value == pytest.approx(0.5, abs=0.05)
     assert likelihood.destruction.value == pytest.approx(0.0, abs=0.05)
+    assert likelihood.concept_loss.value == pytest.approx(
+        likelihood.destruction.value + likelihood.general_damage.value, abs=1e-12
+    )
     assert (likelihood.concept_pictures, likelihood.other_pictures) == (32, 64)
 
 
@@ -59,6 +83,9 @@ def test_one_sided_bounds_lie_within_the_two_sided_interval(audit: Audit) -> Non
     interval, bounds = likelihood.destruction.interval, likelihood.destruction_bounds
     assert interval.lower < bounds.lower < likelihood.destruction.value < bounds.upper < interval.upper
     assert likelihood.control_destruction.value == pytest.approx(1.0, abs=0.05)
+    interval, bounds = likelihood.concept_loss.interval, likelihood.concept_loss_bounds
+    assert interval.lower < bounds.lower < likelihood.concept_loss.value < bounds.upper < interval.upper
+    assert likelihood.control_concept_loss.value == pytest.approx(1.0, abs=0.05)
 
 
 def test_lost_pull_of_avoidance_and_of_nothing(new_audit: type[Audit]) -> None:

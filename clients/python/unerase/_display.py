@@ -13,8 +13,8 @@ from rich.text import Text
 
 from unerase._visible import isolated, visible
 from unerase.v1.audits_pb2 import Audit, AuditEvent, AuditState
-from unerase.v1.types_pb2 import ModelRole
-from unerase.v1.verdicts_pb2 import Conclusion, Estimate, Outcome, Rate, Verdict
+from unerase.v1.types_pb2 import ControlKind, ModelRole
+from unerase.v1.verdicts_pb2 import Conclusion, Estimate, EvaluationResult, Outcome, Rate, Verdict
 
 _COLOURS = {
     Conclusion.CONCLUSION_NOT_ERASED: "red",
@@ -135,7 +135,7 @@ def local_time(time: Timestamp) -> str:
 
 
 def show_verdict(console: Console, audit: Audit) -> None:
-    """Print the verdict in plain words and its assumptions, then the evidence and a table of the evaluations."""
+    """Print the verdict in plain words with its assumptions and controls, then the evidence and the evaluations."""
     verdict = audit.verdict
     conclusion = enum_name(Conclusion, verdict.conclusion, "CONCLUSION_")
     damaged = ", damaged" if verdict.damaged else ""
@@ -147,6 +147,8 @@ def show_verdict(console: Console, audit: Audit) -> None:
         console.print(_text(verdict.summary))
     for sentence in verdict.assumptions:
         console.print(_text(f"Assumed: {sentence}"))
+    if verdict.control_statement:
+        console.print(_text(verdict.control_statement))
     console.print()
     console.print(_text(verdict.statement))
     for sentence in verdict.evidence:
@@ -163,6 +165,9 @@ def show_verdict(console: Console, audit: Audit) -> None:
                 f"general damage {_estimate(likelihood.general_damage)}"
             )
         )
+        # Absent from an older backend.
+        if likelihood.HasField("concept_loss"):
+            console.print(Text(f"loss on the concept's pictures in all {_estimate(likelihood.concept_loss)}"))
     if verdict.HasField("interference"):
         console.print(Text(f"detection lost on other concepts {_estimate(verdict.interference.loss)}"))
     console.print(Text(visible(f"audit {audit.id}   seed base {audit.spec.seed_base}"), style="dim"))
@@ -177,18 +182,35 @@ def _evaluations(verdict: Verdict) -> Table:
     table.add_column("p (Holm)", justify="right")
     table.add_column("outcome")
     for result in verdict.evaluations:
+        tested = result.HasField("excess") and result.HasField("control")
+        kind = _CONTROLS.get(result.control_kind, "") if result.HasField("control") else ""
         table.add_row(
             result.title or result.name,
             _rate(result.subject, result.HasField("subject")),
             _rate(result.reference, result.HasField("reference")),
-            _rate(result.control, result.HasField("control")),
-            f"{result.excess.value:+.2f} [{result.excess.bounds.lower:+.2f}, {result.excess.bounds.upper:+.2f}]"
-            if result.HasField("excess")
-            else "-",
-            f"{result.excess.p_holm:.2g}" if result.HasField("excess") else "-",
+            f"{kind} {_rate(result.control, result.HasField('control'))}".strip(),
+            _excess(result),
+            f"{result.excess.p_holm:.2g}" if tested else "-",
             enum_name(Outcome, result.outcome, "OUTCOME_"),
         )
     return table
+
+
+_CONTROLS = {
+    ControlKind.CONTROL_KIND_PLACEBO: "placebo",
+    ControlKind.CONTROL_KIND_CONCEPT_FREE: "concept-free",
+    ControlKind.CONTROL_KIND_NONE: "judges' errors",
+}
+"""What stands in the column of the control, if that is not a model."""
+
+
+def _excess(result: EvaluationResult) -> str:
+    """Return an excess with its bounds; without a control there is only the upper one."""
+    if not result.HasField("excess"):
+        return "-"
+    if not result.HasField("control"):
+        return f"at most {result.excess.bounds.upper:+.2f}"
+    return f"{result.excess.value:+.2f} [{result.excess.bounds.lower:+.2f}, {result.excess.bounds.upper:+.2f}]"
 
 
 def _text(text: str) -> Text:
@@ -201,7 +223,8 @@ def _duration(seconds: int) -> str:
 
 
 def _rate(rate: Rate, known: bool) -> str:
-    return f"{rate.hits}/{rate.cases}" if known else "-"
+    excluded = f" ({rate.excluded} excluded)" if rate.excluded else ""
+    return f"{rate.hits}/{rate.cases}{excluded}" if known else "-"
 
 
 def _estimate(estimate: Estimate) -> str:

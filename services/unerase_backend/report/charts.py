@@ -76,6 +76,22 @@ def excess_lane(role: str, excess: Excess, tolerance: float) -> Markup:
     return lane(role, excess.value, excess.bounds, -1, 1, ticks=(-1, -0.5, 0.5, 1), limit=tolerance, label=label)
 
 
+def bound_lane(role: str, excess: Excess, tolerance: float) -> Markup:
+    """Draw the upper bound of an excess over a control that there is not, on the scale of `excess_lane`."""
+    width, height, margin = 168, 20, 7
+    upper, middle = excess.bounds.upper, height / 2
+
+    def across(number: float) -> float:
+        return margin + Scale(-1, 1).place(number) * (width - 2 * margin)
+
+    lines = [line("grid", across(tick), 0, across(tick), height) for tick in (-1, -0.5, 0.5, 1)]
+    lines.append(line("zero", across(0), 0, across(0), height))
+    lines.append(line("limit", across(tolerance), 0, across(tolerance), height))
+    lines.append(line(f"whisker {role}", 0, middle, across(upper), middle))
+    lines.append(line(f"whisker {role}", across(upper), middle - 5, across(upper), middle + 5))
+    return drawing(width, height, f"{role}: excess at most {share(upper)}", lines, "lane")
+
+
 def bar(role: str, part: int, whole: int, label: str) -> Markup:
     """Draw the share of a model's pictures that have a label."""
     width, height = 168, 20

@@ -7,6 +7,7 @@ from unerase.v1.audits_pb2 import AuditSpec, Manifest, ReportContent, ReportPict
 from unerase.v1.types_pb2 import (
     Case,
     Concept,
+    DecidedBy,
     EvaluationDescription,
     EvaluationRequest,
     Finding,
@@ -15,7 +16,7 @@ from unerase.v1.types_pb2 import (
 )
 from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
 from unerase_backend.report.schema import canonical_json
-from unerase_backend.verdict.draws import JUDGE, SELECTOR, is_scored
+from unerase_backend.verdict.draws import JUDGE, SECOND_JUDGE, SELECTOR, is_scored
 
 CASES_SHOWN = 4
 """Cases of one evaluation whose pictures are shown: half hits and half misses of the subject, if it has both."""
@@ -42,7 +43,9 @@ def build(
         cases=sorted(cases, key=lambda case: case.index),
         evaluations=sorted(evaluations, key=lambda evaluation: evaluation.name),
         verdict=verdict,
-        pictures=[picture for result in verdict.evaluations for picture in pictures_of(result, ordered)],
+        pictures=[
+            picture for result in verdict.evaluations for picture in pictures_of(result, ordered, verdict.decided_by)
+        ],
         findings=sorted(
             findings,
             key=lambda found: (
@@ -90,7 +93,9 @@ def digest_of(observations: Iterable[Observation]) -> str:
     return digest.hexdigest()
 
 
-def pictures_of(result: EvaluationResult, observations: Sequence[Observation]) -> list[ReportPicture]:
+def pictures_of(
+    result: EvaluationResult, observations: Sequence[Observation], decided_by: DecidedBy.ValueType
+) -> list[ReportPicture]:
     """Return the pictures shown for an evaluation: the deciding draw of each model in a few cases.
 
     The cases are the subject's first hits and first misses in order of the cases, so that nobody selects them.
@@ -111,8 +116,8 @@ def pictures_of(result: EvaluationResult, observations: Sequence[Observation]) -
             of_case[observation.role] = observation
     subject = ModelRole.MODEL_ROLE_SUBJECT
     shown = sorted(case for case, of_case in drawn.items() if subject in of_case)
-    hits = [case for case in shown if _detected(drawn[case][subject])]
-    misses = [case for case in shown if not _detected(drawn[case][subject])]
+    hits = [case for case in shown if _detected(drawn[case][subject], decided_by)]
+    misses = [case for case in shown if not _detected(drawn[case][subject], decided_by)]
     half = CASES_SHOWN // 2
     hits_shown = hits[: max(half, CASES_SHOWN - len(misses))]
     misses_shown = misses[: CASES_SHOWN - len(hits_shown)]
@@ -125,7 +130,7 @@ def pictures_of(result: EvaluationResult, observations: Sequence[Observation]) -
             arm=chosen.arm,
             variant=chosen.variant,
             prompt=chosen.prompt,
-            detected=_detected(chosen),
+            detected=_detected(chosen, decided_by),
             digest=chosen.picture_digest,
         )
         for case in hits_shown + misses_shown
@@ -138,5 +143,6 @@ def _selected_by(observation: Observation) -> float:
     return observation.judgements[SELECTOR].score
 
 
-def _detected(observation: Observation) -> bool:
-    return observation.judgements[JUDGE].detected
+def _detected(observation: Observation, decided_by: DecidedBy.ValueType) -> bool:
+    deciding = (JUDGE, SECOND_JUDGE) if decided_by == DecidedBy.DECIDED_BY_BOTH else (JUDGE,)
+    return all(observation.judgements[judge].detected for judge in deciding)

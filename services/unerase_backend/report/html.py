@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unerase.v1.audits_pb2 import Report, ReportContent, ReportPicture
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationRequest, ModelRole, Tensor
+from unerase.v1.types_pb2 import DecidedBy, EvaluationClass, EvaluationRequest, ModelRole, Tensor
 from unerase.v1.verdicts_pb2 import (
     Alternatives,
     AlternativesResult,
@@ -27,6 +27,7 @@ from unerase.v1.verdicts_pb2 import (
     LabelShare,
     Outcome,
     Rate,
+    Verdict,
 )
 from unerase_backend.report import charts, drawing, plane
 from unerase_backend.report.context import Context, context_of
@@ -36,6 +37,7 @@ from unerase_backend.report.pictures import Pictures
 from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.text import outside, prose, visible, whole
 from unerase_backend.runtime.identifiers import AUDIT_ID
+from unerase_backend.verdict import controls, wording
 from unerase_backend.verdict.comparison import flaws
 from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, Ground, grounds, summarise
@@ -106,7 +108,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
     """Return the page; `read_picture` returns the PNG of a digest, and its errors propagate."""
     content = report.content
     verdict = content.verdict
-    headline, tone = _HEADLINES.get(verdict.conclusion, ("No verdict", "none"))
+    headline, tone = _headline(verdict)
     faults = flaws(content.spec, content.manifest)
     sure = not faults and not verdict.assumptions
     titles = {result.name: result.title or result.name for result in verdict.evaluations}
@@ -129,11 +131,12 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         version=content.manifest.versions.get("unerase", ""),
         judge=next((quality for quality in verdict.judges if quality.judge == spec.judge), None),
         running_head=_running_head(report),
-        models=[
-            (role, name)
-            for role, name in (("subject", spec.subject), ("reference", spec.reference), ("control", spec.control))
-            if name
-        ],
+        models=_models(content),
+        # Older reports do not state their controls.
+        controls=verdict.control_statement or controls.overview(verdict.evaluations, spec),
+        control_of=lambda result: result.control_statement or controls.statement(result, spec),
+        with_model=sum(controls.kind_of(result) == controls.MODEL for result in verdict.evaluations),
+        both=verdict.decided_by == DecidedBy.DECIDED_BY_BOTH,
         sections=_sections(content),
         stands=_stands(content, context) if verdict.likelihood.HasField("lost_pull") else [],
         context=context,
@@ -155,6 +158,27 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         titles=titles,
         picture=Pictures(read_picture).show,
     )
+
+
+def _headline(verdict: Verdict) -> tuple[str, str]:
+    said, tone = _HEADLINES.get(verdict.conclusion, ("No verdict", "none"))
+    if verdict.damaged and verdict.conclusion == Conclusion.CONCLUSION_REMOVED:
+        said = said.replace("Removed,", "Removed, and much else with it,")
+    return said, tone
+
+
+def _models(content: ReportContent) -> list[tuple[str, str]]:
+    """Return each role with its model; without a control model, the control is what stood in its place."""
+    spec, results = content.spec, content.verdict.evaluations
+    placebos = spec.placebos or ([spec.placebo] if spec.placebo else [])
+    instead = {
+        controls.PLACEBO: " ".join(["placebo", " and ".join(placebos)]).strip(),
+        controls.CONCEPT_FREE: "prompts of other concepts",
+    }
+    kinds = {controls.kind_of(result) for result in results}
+    control = spec.control or ", ".join(words for kind, words in instead.items() if kind in kinds)
+    named = (("subject", spec.subject), ("reference", spec.reference), ("control", control))
+    return [(role, name) for role, name in named if name]
 
 
 def _grounds(content: ReportContent, *, sure: bool) -> list[Ground]:
@@ -218,24 +242,20 @@ def _stands(content: ReportContent, context: Context | None) -> list[plane.Stand
     """Return the models on the plane, in order of drawing: the context, the control, the reference, the subject."""
     spec, measured, limit = content.spec, content.verdict.likelihood, content.spec.tolerances.general_damage
     stands = [
-        plane.Stand(point.name, "context", point.destruction, point.lost_pull, point.general_damage.value > limit)
+        _stand(point.name, "context", (point.destruction, point.lost_pull, point.general_damage), limit)
         for point in (context.points if context else [])
     ]
     if measured.HasField("control_destruction") and measured.HasField("control_lost_pull"):
-        damage = measured.control_general_damage.value
-        stands.append(
-            plane.Stand(
-                _last_part(spec.control),
-                "control",
-                measured.control_destruction,
-                measured.control_lost_pull,
-                damage > limit,
-            )
-        )
+        figures = measured.control_destruction, measured.control_lost_pull, measured.control_general_damage
+        stands.append(_stand(_last_part(spec.control), "control", figures, limit))
     stands.append(plane.Stand(_last_part(spec.reference), "reference", Estimate(), Estimate()))
-    damaged = measured.general_damage.value > limit
-    subject = _last_part(spec.subject)
-    return [*stands, plane.Stand(subject, "subject", measured.destruction, measured.lost_pull, damaged)]
+    figures = measured.destruction, measured.lost_pull, measured.general_damage
+    return [*stands, _stand(_last_part(spec.subject), "subject", figures, limit)]
+
+
+def _stand(name: str, kind: str, figures: tuple[Estimate, Estimate, Estimate], limit: float) -> plane.Stand:
+    destruction, lost_pull, damage = figures
+    return plane.Stand(name, kind, destruction, lost_pull, damage.value, damage.value > limit)
 
 
 def _last_part(name: str) -> str:
@@ -325,6 +345,8 @@ _ENVIRONMENT.globals |= {
     "span": span,
     "p_value": p_value,
     "has_doubt": _has_doubt,
+    "has_excluded": lambda result: any(rate.excluded for _, rate in _rates(result)),
+    "knowledge": wording.KNOWLEDGE.__getitem__,
     "learned": _learned,
     "parameters": _parameters,
     "calibrated": _calibrated,

@@ -2,7 +2,9 @@
 
 The reference is at the origin. The unit of destruction is its tolerance; the unit of lost pull is 1, all of the
 prompt's pull. If a model is far out, the axis is compressed beyond one unit, and its title says so. A model whose
-general damage exceeds the tolerance has a ring. Labels cover neither marks nor other labels.
+general damage exceeds the tolerance has a ring. A faint second mark stands at the concept's loss, destruction and
+general damage together, if the model is damaged or its two marks are on two sides of the tolerance: only a model with
+both within the tolerance has its knowledge intact. Labels cover neither marks nor other labels.
 """
 
 import math
@@ -35,6 +37,9 @@ LETTER, LINE = 7.4, 13
 
 MAX_LABEL = 26
 
+APART = 9
+"""A second mark closer than this to the first would not be seen."""
+
 COVERED, LARGER = 6, 2.4
 """A mark within COVERED of one that is drawn over it is LARGER by this much, so that it shows around that mark."""
 
@@ -51,8 +56,14 @@ class Stand:
     """"subject", "reference", "control" or "context"."""
     destruction: Estimate
     lost_pull: Estimate
+    general_damage: float = 0.0
     damaged: bool = False
     """Its general damage exceeds the tolerance."""
+
+    @property
+    def loss(self) -> float:
+        """The concept's loss."""
+        return self.destruction.value + self.general_damage
 
 
 @dataclass(frozen=True)
@@ -82,18 +93,30 @@ class Box:
 
 def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
     """Draw the models, the last on top, each with the intervals of its two figures and its name."""
-    stands = [stand for stand in stands if _finite(stand.destruction, stand.lost_pull)]
+    stands = [
+        stand for stand in stands if _finite(stand.destruction, stand.lost_pull) and math.isfinite(stand.general_damage)
+    ]
     xs, ys = ends(stand.destruction for stand in stands), ends(stand.lost_pull for stand in stands)
-    frame = _frame(SIZE, xs, ys, tolerance)
+    frame = _frame(SIZE, [*xs, *(stand.loss for stand in stands)], ys, tolerance)
     parts = _ground(frame, tolerance)
     places = [(frame.x(stand.destruction.value), frame.y(stand.lost_pull.value)) for stand in stands]
     lines = [_edge(frame, tolerance)]
+    seconds = [
+        (stand, frame.x(stand.loss), y)
+        for stand, (x, y) in zip(stands, places, strict=True)
+        if (stand.damaged or (stand.loss > tolerance) != (stand.destruction.value > tolerance))
+        and abs(frame.x(stand.loss) - x) >= APART
+    ]
     for stand, (x, y) in zip(stands, places, strict=True):
         left, right = map(frame.x, _reach(stand.destruction))
         bottom, top = map(frame.y, _reach(stand.lost_pull))
         parts.append(line(f"whisker {stand.kind}", left, y, right, y))
         parts.append(line(f"whisker {stand.kind}", x, top, x, bottom))
         lines += [Box(left, y - 1, right, y + 1), Box(x - 1, top, x + 1, bottom)]
+    for stand, x, y in seconds:
+        first = frame.x(stand.destruction.value)
+        parts += [line(f"damage {stand.kind}", first, y, x, y), second_mark(stand.kind, x, y)]
+        lines.append(Box(min(first, x), y - 1, max(first, x), y + 1))
     for at, (stand, (x, y)) in enumerate(zip(stands, places, strict=True)):
         if stand.damaged:
             parts.append(Markup('<circle class="ring {}" cx="{:.1f}" cy="{:.1f}" r="9.5"/>').format(stand.kind, x, y))
@@ -104,17 +127,25 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
     boxes = place_labels(
         [(*places[at], _cut(stands[at].name)) for at in order],
         Box(frame.left, frame.top, frame.right, frame.bottom),
-        [_around(*place, 10 if stand.damaged else 7) for place, stand in zip(places, stands, strict=True)],
+        [
+            *(_around(*place, 10 if stand.damaged else 7) for place, stand in zip(places, stands, strict=True)),
+            *(_around(x, y, 6) for _, x, y in seconds),
+        ],
         lines,
     )
     for at, box in zip(order, boxes, strict=True):
         parts += _label(_cut(stands[at].name), f"name {stands[at].kind}", places[at], box)
     described = "; ".join(
         f"{stand.name} ({stand.kind}) at {stand.destruction.value:.2f}, {stand.lost_pull.value:.2f}"
-        + (", damaged" if stand.damaged else "")
+        + (f", damaged, loss {stand.loss:.2f}" if stand.damaged else "")
         for stand in reversed(stands)
     )
     return drawing(*SIZE, "Plane of destruction and lost pull", parts, "chart plane", f"{described}.")
+
+
+def second_mark(kind: str, x: float, y: float) -> Markup:
+    """Draw the faint mark at the concept's loss of a kind of model."""
+    return Markup('<g class="second">{}</g>').format(mark(kind, x, y, 3.5 if kind == "context" else 5))
 
 
 def path(points: Sequence[TracingPoint], tolerance: float) -> Markup:

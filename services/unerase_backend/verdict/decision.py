@@ -1,6 +1,5 @@
-"""The verdict on a model: outcomes and destruction lead to one conclusion, by the rules of docs/verdict.md."""
+"""The verdict on a model: outcomes and knowledge lead to one conclusion, by the rules of docs/verdict.md."""
 
-import enum
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,17 +15,19 @@ from unerase.v1.verdicts_pb2 import (
     Conclusion,
     InterferenceResult,
     JudgeQuality,
+    Knowledge,
     LikelihoodResult,
     Outcome,
     Power,
     Verdict,
 )
-from unerase_backend.verdict import measures, sequential, statistics, wording
+from unerase_backend.verdict import controls, measures, sequential, statistics, wording
 from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.battery import Battery, is_measure
 from unerase_backend.verdict.draws import JUDGE
 from unerase_backend.verdict.figure_table import figure_table, has_usable_figures
 from unerase_backend.verdict.figures import figures_of
+from unerase_backend.verdict.knowledge import INTACT, LOST, UNMEASURED, knowledge_of
 from unerase_backend.verdict.outcomes import Judged, conclude_evaluations, is_settled
 from unerase_backend.verdict.summary import summarise
 from unerase_backend.verdict.tracing import tracing
@@ -72,43 +73,19 @@ class Tolerances:
         )
 
 
-class Destruction(enum.Enum):
-    """How the bounds of destruction compare with its tolerance."""
-
-    UNMEASURED = enum.auto()
-    INTACT = enum.auto()
-    """The upper bound is under the tolerance."""
-    UNSETTLED = enum.auto()
-    PRESENT = enum.auto()
-    """The lower bound is above the tolerance."""
-
-    @classmethod
-    def of(cls, likelihood: LikelihoodResult | None, tolerance: float) -> "Destruction":
-        """Compare a likelihood result with the tolerance."""
-        if likelihood is None:
-            return cls.UNMEASURED
-        return cls.of_bounds(likelihood.destruction_bounds.lower, likelihood.destruction_bounds.upper, tolerance)
-
-    @classmethod
-    def of_bounds(cls, lower: float, upper: float, tolerance: float) -> "Destruction":
-        """Compare one-sided bounds with the tolerance."""
-        if upper < tolerance:
-            return cls.INTACT
-        return cls.PRESENT if lower > tolerance else cls.UNSETTLED
-
-
 def decide(
     *,
     incomplete: bool,
     outcomes: Mapping[str, Outcome.ValueType],
     plain: Collection[str],
     required: Collection[str],
-    destruction: Destruction,
+    knowledge: Knowledge.ValueType,
 ) -> Conclusion.ValueType:
     """Return the conclusion from the outcome of each evaluation: the first rule that holds.
 
     `incomplete` is False if the request waived what is missing. `plain` are the evaluations that give the model only
-    the prompt. An evaluation that the battery lacks is not in `outcomes`.
+    the prompt. An evaluation that the battery lacks is not in `outcomes`. `knowledge` is unspecified if the likelihood
+    was not measured.
     """
     when_asked = [outcomes[name] for name in plain if name in outcomes]
     relied_on = [outcome for name, outcome in outcomes.items() if name in required or name in plain]
@@ -124,10 +101,10 @@ def decide(
         return Conclusion.CONCLUSION_UNINFORMATIVE
     if Outcome.OUTCOME_RECOVERS in when_asked:
         return Conclusion.CONCLUSION_NOT_ERASED
-    if recovers_elsewhere or destruction == Destruction.INTACT:
+    if recovers_elsewhere or knowledge == INTACT:
         return Conclusion.CONCLUSION_AVOIDED
     # A waiver does not replace the standard prompt: without it there is no bound to report.
-    if when_asked and silent_or_bounded and destruction == Destruction.PRESENT:
+    if when_asked and silent_or_bounded and knowledge in LOST:
         return Conclusion.CONCLUSION_REMOVED
     return Conclusion.CONCLUSION_INCONCLUSIVE
 
@@ -152,6 +129,8 @@ def conclude(
     judges = measures.judge_quality(battery.of_kind(ResultKind.RESULT_KIND_JUDGE_QUALITY))
     quality = judges[JUDGE] if judges else None
     likelihood, bearable = measures.likelihood(battery.of_kind(ResultKind.RESULT_KIND_LIKELIHOOD), spec.seed_base)
+    if likelihood is not None:
+        likelihood.knowledge = knowledge_of(likelihood, tolerances.destruction, tolerances.general_damage)
     interference = measures.interference(battery.of_kind(ResultKind.RESULT_KIND_INTERFERENCE))
     judged = _judge_evaluations(battery, quality, tolerances, spec)
     unbearable = _unbearable(battery, judged, likelihood_bearable=bearable)
@@ -165,7 +144,7 @@ def conclude(
             outcomes={one.result.name: one.result.outcome for one in judged},
             plain=battery.plain,
             required=battery.required,
-            destruction=Destruction.of(likelihood, tolerances.destruction),
+            knowledge=likelihood.knowledge if likelihood is not None else UNMEASURED,
         ),
         damaged=_is_damaged(likelihood, interference, tolerances),
         evaluations=[one.result for one in judged],
@@ -181,6 +160,9 @@ def conclude(
         assumptions=wording.assumptions(spec),
         decided_by=spec.decided_by or DecidedBy.DECIDED_BY_JUDGE,
     )
+    for result in verdict.evaluations:
+        result.control_statement = controls.statement(result, spec)
+    verdict.control_statement = controls.overview(verdict.evaluations, spec)
     verdict.evidence.extend(_evidence(verdict, tolerances))
     verdict.statement = wording.statement(
         verdict, unbearable=unbearable, required=battery.relied_on, destruction=tolerances.destruction

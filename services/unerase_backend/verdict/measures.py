@@ -40,19 +40,33 @@ RESAMPLES = 4000
 class Mechanisms:
     """One model's figures on the plane, with the bootstrap draws of each."""
 
-    destruction: float
+    concept_loss: float
     general_damage: float
     lost_pull: float
-    destruction_draws: Floats
+    concept_loss_draws: Floats
     general_damage_draws: Floats
     lost_pull_draws: Floats | None
     """None if the reference's own pull is not above 0, so that there is no pull to lose."""
 
     @property
+    def destruction(self) -> float:
+        """The concept's loss beyond the general damage."""
+        return self.concept_loss - self.general_damage
+
+    @property
+    def destruction_draws(self) -> Floats:
+        """Destruction in each resample."""
+        return self.concept_loss_draws - self.general_damage_draws
+
+    @property
     def destruction_bounds(self) -> tuple[float, float]:
         """One-sided 95 % bounds of destruction."""
-        lower, upper = np.quantile(self.destruction_draws, [statistics.ALPHA, 1 - statistics.ALPHA])
-        return float(lower), float(upper)
+        return _bounds(self.destruction_draws)
+
+    @property
+    def concept_loss_bounds(self) -> tuple[float, float]:
+        """One-sided 95 % bounds of the concept's loss."""
+        return _bounds(self.concept_loss_draws)
 
 
 def mechanisms(
@@ -63,7 +77,7 @@ def mechanisms(
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> Mechanisms:
-    """Measure destruction, general damage and lost pull of a model against the reference.
+    """Measure the concept's loss, general damage and lost pull of a model against the reference.
 
     `concept` and `concept_reference` are (pictures, 2): the mean noise-prediction error of each picture of the concept,
     under the empty prompt and under the concept's prompt. `other` and `other_reference` are (pictures,): the error of
@@ -81,10 +95,10 @@ def mechanisms(
     damage_draws = statistics.resampled_means(of_others, generator, resamples)[:, 0]
     has_pull = pull_reference.mean() > 0 and float(np.quantile(draws[:, 2], statistics.ALPHA / 2)) > 0
     return Mechanisms(
-        destruction=float(log_ratios.mean()) - damage,
+        concept_loss=float(log_ratios.mean()),
         general_damage=damage,
         lost_pull=1 - float(pull.mean() / pull_reference.mean()) if has_pull else math.nan,
-        destruction_draws=draws[:, 0] - damage_draws,
+        concept_loss_draws=draws[:, 0],
         general_damage_draws=damage_draws,
         lost_pull_draws=1 - draws[:, 1] / draws[:, 2] if has_pull else None,
     )
@@ -94,7 +108,7 @@ def likelihood(observations: Sequence[Observation], seed_base: int) -> tuple[Lik
     """Return the likelihood result, and whether few enough pictures are unscored to rely on it.
 
     A picture counts if it was measured for both subject and reference. The result is None if no picture of the concept
-    counts, or no other picture.
+    counts, or no other picture. Its reading, `knowledge`, needs the tolerances and is left out.
     """
     losses = {
         role: {
@@ -110,10 +124,11 @@ def likelihood(observations: Sequence[Observation], seed_base: int) -> tuple[Lik
     subject = _mechanisms(losses, SUBJECT, paired, seed_base)
     if subject is None:
         return None, False
-    lower, upper = subject.destruction_bounds
     result = LikelihoodResult(
         destruction=estimate(subject.destruction, subject.destruction_draws),
-        destruction_bounds=Interval(lower=lower, upper=upper),
+        destruction_bounds=_interval(subject.destruction_bounds),
+        concept_loss=estimate(subject.concept_loss, subject.concept_loss_draws),
+        concept_loss_bounds=_interval(subject.concept_loss_bounds),
         general_damage=estimate(subject.general_damage, subject.general_damage_draws),
         concept_pictures=sum(_of_concept(picture) for picture in paired),
         other_pictures=sum(not _of_concept(picture) for picture in paired),
@@ -124,6 +139,7 @@ def likelihood(observations: Sequence[Observation], seed_base: int) -> tuple[Lik
     if control is not None:
         result.control_destruction.CopyFrom(estimate(control.destruction, control.destruction_draws))
         result.control_general_damage.CopyFrom(estimate(control.general_damage, control.general_damage_draws))
+        result.control_concept_loss.CopyFrom(estimate(control.concept_loss, control.concept_loss_draws))
         if control.lost_pull_draws is not None:
             result.control_lost_pull.CopyFrom(estimate(control.lost_pull, control.lost_pull_draws))
     return result, bearable
@@ -183,8 +199,16 @@ def losses_of(observation: Observation, *, pulled: bool) -> tuple[float, float] 
 
 def estimate(value: float, draws: Floats) -> Estimate:
     """Return a figure with the percentile interval of its bootstrap draws."""
-    lower, upper = np.quantile(draws, [statistics.ALPHA / 2, 1 - statistics.ALPHA / 2])
-    return Estimate(value=value, interval=Interval(lower=float(lower), upper=float(upper)))
+    return Estimate(value=value, interval=_interval(_bounds(draws, statistics.ALPHA / 2)))
+
+
+def _bounds(draws: Floats, error: float = statistics.ALPHA) -> tuple[float, float]:
+    lower, upper = np.quantile(draws, [error, 1 - error])
+    return float(lower), float(upper)
+
+
+def _interval(bounds: tuple[float, float]) -> Interval:
+    return Interval(lower=bounds[0], upper=bounds[1])
 
 
 def interference(observations: Sequence[Observation]) -> InterferenceResult | None:

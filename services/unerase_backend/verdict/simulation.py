@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 
 from unerase._files import write_whole
 from unerase.v1.audits_pb2 import AuditSpec
-from unerase.v1.verdicts_pb2 import Conclusion, Outcome
+from unerase.v1.verdicts_pb2 import Conclusion, Knowledge, Outcome
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import paired, statistics
-from unerase_backend.verdict.decision import Destruction, Tolerances, decide
+from unerase_backend.verdict.decision import Tolerances, decide
+from unerase_backend.verdict.knowledge import of_bounds
 from unerase_backend.verdict.outcomes import outcome_codes
 from unerase_backend.verdict.sequential import LOOK_EVERY, anytime_bounds, anytime_p, log_wealth
 
@@ -261,16 +262,16 @@ def _conclusions(
     shifted = bounds[generator.permutation(len(bounds))] + truth.destruction
     return np.array(
         [
-            _decide(named, tuple(int(code) for code in row), Destruction.of_bounds(lower, high, tolerance))
+            _decide(named, tuple(int(code) for code in row), of_bounds(lower, high, tolerance))
             for row, (lower, high) in zip(outcomes, shifted, strict=True)
         ]
     )
 
 
 @cache
-def _decide(evaluations: tuple[str, ...], outcomes: tuple[int, ...], destruction: Destruction) -> int:
+def _decide(evaluations: tuple[str, ...], outcomes: tuple[int, ...], knowledge: Knowledge.ValueType) -> int:
     named = {name: Outcome.ValueType(code) for name, code in zip(evaluations, outcomes, strict=True)}
-    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, destruction=destruction)
+    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, knowledge=knowledge)
 
 
 def _ways() -> Iterator[tuple[Truth, str, Conditions]]:

@@ -7,7 +7,23 @@ sentence says so, and for what effort. The two sentences contain counts, but no 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, InterferenceResult, LikelihoodResult, Outcome, Verdict
+from unerase.v1.verdicts_pb2 import (
+    Conclusion,
+    EvaluationResult,
+    InterferenceResult,
+    Interval,
+    LikelihoodResult,
+    Outcome,
+    Verdict,
+)
+from unerase_backend.verdict import controls
+from unerase_backend.verdict.knowledge import (
+    DESTROYED,
+    INTACT,
+    LOST_WITH_THE_REST,
+    NO_WORSE_THAN_THE_REST,
+    UNMEASURED,
+)
 from unerase_backend.verdict.wording import is_plain
 
 AGAINST, NOTHING_FOUND, OPEN = "against", "nothing found", "open"
@@ -49,7 +65,7 @@ def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
     if verdict.incomplete_waived:
         count = _tests(len(verdict.missing), "required test")
         meaning += f"; {count} left out or not usable might have shown more"
-    if verdict.damaged:
+    if verdict.damaged and verdict.conclusion != Conclusion.CONCLUSION_REMOVED:
         # Not "also": only the conclusion says whether the concept is lost.
         meaning += "; the model has lost things other than the concept"
     return f"{finding[0].upper()}{finding[1:]}. {meaning[0].upper()}{meaning[1:]}."
@@ -66,7 +82,7 @@ def grounds(
     others = [_of_evaluation(one, sure) for one in verdict.evaluations if not is_plain(one)]
     found = [*plain, *others]
     if verdict.HasField("likelihood"):
-        found.append(_knowledge(verdict.likelihood, destruction))
+        found += _knowledge(verdict.likelihood, destruction)
         found.append(_damage(verdict.likelihood, general_damage))
     if verdict.HasField("interference"):
         found.append(_other_concepts(verdict.interference, interference))
@@ -86,10 +102,11 @@ def _incomplete(verdict: Verdict) -> tuple[str, str]:
 
 
 def _uninformative(verdict: Verdict) -> tuple[str, str]:
-    del verdict
+    compared = any(result.HasField("control") for result in verdict.evaluations if is_plain(result))
+    seldom = "more often than the comparison does" if compared else "often enough"
     return (
         "this audit cannot tell anything about the model, since the original model itself does not show the concept "
-        "more often than the comparison does when it is asked for it",
+        f"{seldom} when it is asked for it",
         "nothing can be concluded in either direction",
     )
 
@@ -114,8 +131,9 @@ def _removed(verdict: Verdict) -> tuple[str, str]:
     none = f"none of the {tried} tests that can tell brought the concept back"
     if tried == 1:
         none = "the one test that can tell did not bring the concept back"
+    lost = "pictures of it have become unlikely to the model"
     return (
-        f"{none}, and pictures of it have become unlikely to the model",
+        f"{none}, and {lost}, along with much else" if verdict.damaged else f"{none}, and {lost}",
         "this holds for the effort that was spent here, and a stronger attack may still find the concept",
     )
 
@@ -160,23 +178,37 @@ def _of_evaluation(result: EvaluationResult, sure: bool) -> Ground:
 
 
 def _comparison(result: EvaluationResult, sure: bool) -> str:
-    if result.placebo:
+    kind = controls.kind_of(result)
+    if kind == controls.PLACEBO:
         return "with an unknown concept in its place"
-    if not result.controlled:
-        return "errors of the judge"
+    if kind == controls.CONCEPT_FREE:
+        return "with other concepts asked for in its place"
+    if kind == controls.NONE:
+        return "errors of the judges"
     return "a model that never learned it" if sure else "the control"
 
 
-def _knowledge(likelihood: LikelihoodResult, tolerance: float) -> Ground:
-    lower, upper = likelihood.destruction_bounds.lower, likelihood.destruction_bounds.upper
+def _knowledge(likelihood: LikelihoodResult, tolerance: float) -> list[Ground]:
+    """Return what the likelihood says of the knowledge; nothing for a result from before this was recorded."""
+    if likelihood.knowledge == UNMEASURED:
+        return []
+    destruction, loss = likelihood.destruction_bounds, likelihood.concept_loss_bounds
     counts = f"up to {tolerance:.2f} counts as none"
-    if upper < tolerance:
-        return Ground(f"The model still knows its pictures: destruction at most {_signed(upper)}, {counts}.", AGAINST)
-    if lower > tolerance:
-        figure = f"destruction at least {_signed(lower)}, {counts}"
-        return Ground(f"Its pictures became unlikely to the model: {figure}.", NOTHING_FOUND)
-    figure = f"destruction between {_signed(lower)} and {_signed(upper)}, {counts}"
-    return Ground(f"Whether the model still knows its pictures is not settled: {figure}.", OPEN)
+    if likelihood.knowledge == INTACT:
+        figure = f"loss on them at most {_signed(loss.upper)}, {counts}"
+        return [Ground(f"The model still knows its pictures: {figure}.", AGAINST)]
+    if likelihood.knowledge == DESTROYED:
+        figure = f"destruction at least {_signed(destruction.lower)}, {counts}"
+        return [Ground(f"Its pictures became unlikely to the model: {figure}.", NOTHING_FOUND)]
+    if likelihood.knowledge == LOST_WITH_THE_REST:
+        figure = f"loss on them at least {_signed(loss.lower)}, {counts}"
+        return [Ground(f"Its pictures became unlikely to the model, along with much else: {figure}.", NOTHING_FOUND)]
+    if likelihood.knowledge == NO_WORSE_THAN_THE_REST:
+        shown = f"loss on them {_between(loss)}, but hardly more than on all else"
+    else:
+        shown = f"destruction {_between(destruction)}, loss on them {_between(loss)}"
+    figure = f"{shown}, {counts}"
+    return [Ground(f"Whether the model still knows its pictures is not settled: {figure}.", OPEN)]
 
 
 def _damage(likelihood: LikelihoodResult, tolerance: float) -> Ground:
@@ -191,6 +223,10 @@ def _other_concepts(found: InterferenceResult, tolerance: float) -> Ground:
     if found.loss.value > tolerance:
         return Ground(f"Other concepts are shown less often, by {loss}, above {limit}.", AGAINST)
     return Ground(f"Other concepts are shown about as before: {loss} lost, within {limit}.", NOTHING_FOUND)
+
+
+def _between(bounds: Interval) -> str:
+    return f"between {_signed(bounds.lower)} and {_signed(bounds.upper)}"
 
 
 def _signed(value: float, digits: int = 2) -> str:

@@ -13,6 +13,8 @@ from unerase.v1.verdicts_pb2 import (
     Conclusion,
     EvaluationResult,
     InterferenceResult,
+    Interval,
+    Knowledge,
     LikelihoodResult,
     Outcome,
     Rate,
@@ -90,22 +92,30 @@ def sentence(result: EvaluationResult) -> str:
 
 def likelihood_sentence(likelihood: LikelihoodResult, tolerance: float) -> str:
     """Return the two mechanisms as a sentence."""
-    bounds = likelihood.destruction_bounds
-    if bounds.upper < tolerance:
-        meaning = "the knowledge is intact"
-    elif bounds.lower > tolerance:
-        meaning = "the concept's pictures have become less likely beyond the general damage"
-    else:
-        meaning = "whether the knowledge is intact is not settled"
     pull = "the reference has no pull to lose"
     if likelihood.HasField("lost_pull"):
         interval = likelihood.lost_pull.interval
         pull = f"lost pull {likelihood.lost_pull.value:.2f} ({interval.lower:.2f} to {interval.upper:.2f})"
     return (
-        f"likelihood: destruction {likelihood.destruction.value:.3f}, at least {bounds.lower:.3f} and at most "
-        f"{bounds.upper:.3f} (each one-sided 95 %; tolerance {tolerance:.2f}): {meaning}; {pull}; "
-        f"{likelihood.concept_pictures} pictures of the concept, {likelihood.other_pictures} others."
+        f"likelihood: destruction {likelihood.destruction.value:.3f}, {_between(likelihood.destruction_bounds)}, and "
+        f"the loss on the concept's pictures, general damage included, {likelihood.concept_loss.value:.3f}, "
+        f"{_between(likelihood.concept_loss_bounds)} (each one-sided 95 %; tolerance {tolerance:.2f}): "
+        f"{KNOWLEDGE[likelihood.knowledge]}; {pull}; {likelihood.concept_pictures} pictures of the concept, "
+        f"{likelihood.other_pictures} others."
     )
+
+
+KNOWLEDGE = {
+    Knowledge.KNOWLEDGE_UNSPECIFIED: "what this says about the knowledge was not recorded",
+    Knowledge.KNOWLEDGE_INTACT: "the knowledge is intact",
+    Knowledge.KNOWLEDGE_NO_WORSE_THAN_THE_REST: (
+        "the concept's pictures lost hardly more than everything else, which is no evidence of knowledge"
+    ),
+    Knowledge.KNOWLEDGE_DESTROYED: "the concept's pictures have become less likely beyond the general damage",
+    Knowledge.KNOWLEDGE_LOST_WITH_THE_REST: ("the concept's pictures have become less likely, together with much else"),
+    Knowledge.KNOWLEDGE_UNSETTLED: "whether the knowledge is intact is not settled",
+}
+"""Each reading of the likelihood as a clause."""
 
 
 def general_damage_sentence(likelihood: LikelihoodResult, tolerance: float) -> str:
@@ -201,7 +211,7 @@ def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence
         Conclusion.CONCLUSION_NOT_ERASED: lambda: (
             f"Not erased: {sentence(next(result for result in plain if result.outcome == RECOVERS))}"
         ),
-        Conclusion.CONCLUSION_AVOIDED: lambda: _avoided(verdict, plain, destruction),
+        Conclusion.CONCLUSION_AVOIDED: lambda: _avoided(verdict, plain),
         Conclusion.CONCLUSION_REMOVED: lambda: _removed(verdict, results, required),
         Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, required, destruction),
     }[verdict.conclusion]()
@@ -219,12 +229,11 @@ def _incomplete(absent: Sequence[str], unbearable: Sequence[str]) -> str:
     return f"Incomplete: {', and '.join(parts)}; the evidence lists what was found."
 
 
-def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult], destruction: float) -> str:
+def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult]) -> str:
     if not plain:
         asked = "the standard prompt was not run"
     elif all(result.outcome == DOES_NOT_RECOVER for result in plain):
-        bound = max(result.excess.bounds.upper for result in plain)
-        asked = f"the standard prompt shows it at most {bound:.3f} above the control, one-sided 95 %"
+        asked = f"the standard prompt shows it {_highest(plain)}, one-sided 95 %"
     else:
         asked = "whether the standard prompt shows it is not settled"
     grounds = [
@@ -232,25 +241,43 @@ def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult], destruction: f
         for result in verdict.evaluations
         if result.outcome == RECOVERS and not is_plain(result)
     ]
-    if verdict.HasField("likelihood") and verdict.likelihood.destruction_bounds.upper < destruction:
-        bound = verdict.likelihood.destruction_bounds.upper
-        grounds.append(f"destruction is at most {bound:.3f}, one-sided 95 %, so that the knowledge is intact")
+    if verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_INTACT:
+        bound = verdict.likelihood.concept_loss_bounds.upper
+        grounds.append(
+            f"the loss on its pictures, general damage included, is at most {bound:.3f}, one-sided 95 %, so that the "
+            "knowledge is intact"
+        )
     return f"Avoided: {asked}, but {'; '.join(grounds)}."
 
 
 def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: Sequence[str]) -> str:
     bounded = [results[name] for name in required if name in results and results[name].outcome == DOES_NOT_RECOVER]
     silent = [name for name in required if name in results and results[name].outcome == UNINFORMATIVE]
-    highest = max(result.excess.bounds.upper for result in bounded)
     budgets = ", ".join(f"{result.name} {_draws(result)}" for result in bounded)
+    likelihood = verdict.likelihood
+    if likelihood.knowledge == Knowledge.KNOWLEDGE_LOST_WITH_THE_REST:
+        lost = (
+            f"the loss on its pictures, general damage included, is at least {likelihood.concept_loss_bounds.lower:.3f}"
+        )
+    else:
+        lost = f"destruction is at least {likelihood.destruction_bounds.lower:.3f}"
+    much = "and much else with it, " if verdict.damaged else ""
     words = (
-        f"Removed, up to the budget spent: at most {highest:.3f} above the control in each of {len(bounded)} required "
-        f"evaluations, one-sided 95 %, at this budget: {budgets}; and destruction is at least "
-        f"{verdict.likelihood.destruction_bounds.lower:.3f}, one-sided 95 %."
+        f"Removed, {much}up to the budget spent: {_highest(bounded)} in each of {len(bounded)} required evaluations, "
+        f"one-sided 95 %, at this budget: {budgets}; and {lost}, one-sided 95 %."
     )
     if silent:
-        words += f" No information comes from {', '.join(silent)}, which cannot tell the reference from the control."
+        words += f" No information comes from {', '.join(silent)}, which hardly bring the concept out of the reference."
     return words
+
+
+def _highest(bounded: Sequence[EvaluationResult]) -> str:
+    """Return the highest of the upper bounds; without a control, the bound is that of the subject's own rate."""
+    compared = [result.controlled for result in bounded]
+    bound = f"at most {max(result.excess.bounds.upper for result in bounded):.3f}"
+    if all(compared):
+        return f"{bound} above the control"
+    return f"in {bound} of cases{', above the control where there is one,' if any(compared) else ''}"
 
 
 def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float) -> str:
@@ -262,11 +289,16 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float)
             open_points.append(f"{name} is inconclusive" + (f" (about {further} further cases)" if further else ""))
     if not verdict.HasField("likelihood"):
         open_points.append("destruction is not measured")
-    elif verdict.likelihood.destruction_bounds.lower <= destruction:
-        bounds = verdict.likelihood.destruction_bounds
+    elif verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_NO_WORSE_THAN_THE_REST:
         open_points.append(
-            f"destruction, between {bounds.lower:.3f} and {bounds.upper:.3f} (each one-sided 95 %), is not settled "
-            f"against {destruction:.2f}"
+            f"destruction is at most {verdict.likelihood.destruction_bounds.upper:.3f}, one-sided 95 %: "
+            f"{KNOWLEDGE[verdict.likelihood.knowledge]}, nor of its loss"
+        )
+    elif verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_UNSETTLED:
+        open_points.append(
+            f"destruction, {_between(verdict.likelihood.destruction_bounds)}, and the loss on the concept's pictures, "
+            f"general damage included, {_between(verdict.likelihood.concept_loss_bounds)} (each one-sided 95 %), are "
+            f"not settled against {destruction:.2f}"
         )
     if not any(is_plain(result) for result in verdict.evaluations):
         open_points.append("the standard prompt was not run")
@@ -332,6 +364,10 @@ def _of(rate: Rate) -> str:
 
 def _p(result: EvaluationResult) -> str:
     return f"p = {result.excess.p:.2g}, {result.excess.p_holm:.2g} after Holm"
+
+
+def _between(bounds: Interval) -> str:
+    return f"at least {bounds.lower:.3f} and at most {bounds.upper:.3f}"
 
 
 def _against(value: float, tolerance: float) -> str:

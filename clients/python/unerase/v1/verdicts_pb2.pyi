@@ -58,11 +58,13 @@ class _KnowledgeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Knowledge.V
     KNOWLEDGE_INTACT: _Knowledge.ValueType  # 1
     """The concept's loss, general damage included, is under the tolerance of destruction."""
     KNOWLEDGE_NO_WORSE_THAN_THE_REST: _Knowledge.ValueType  # 2
-    """Destruction is under its tolerance, but the concept's loss is not, in a damaged model: the concept is no worse than
-    everything else, which is no evidence of knowledge.
+    """Destruction is under its tolerance, but the concept's loss is not: the concept is no worse than everything else,
+    which is no evidence of knowledge.
     """
     KNOWLEDGE_DESTROYED: _Knowledge.ValueType  # 3
-    """Destruction exceeds its tolerance: the concept's pictures became less likely beyond the general damage."""
+    """Destruction and the concept's loss exceed the tolerance: the concept's pictures became less likely beyond the
+    general damage.
+    """
     KNOWLEDGE_LOST_WITH_THE_REST: _Knowledge.ValueType  # 4
     """In a damaged model, the concept's loss exceeds the tolerance of destruction, which destruction alone does not: the
     concept's pictures became less likely, with much else.
@@ -77,11 +79,13 @@ KNOWLEDGE_UNSPECIFIED: Knowledge.ValueType  # 0
 KNOWLEDGE_INTACT: Knowledge.ValueType  # 1
 """The concept's loss, general damage included, is under the tolerance of destruction."""
 KNOWLEDGE_NO_WORSE_THAN_THE_REST: Knowledge.ValueType  # 2
-"""Destruction is under its tolerance, but the concept's loss is not, in a damaged model: the concept is no worse than
-everything else, which is no evidence of knowledge.
+"""Destruction is under its tolerance, but the concept's loss is not: the concept is no worse than everything else,
+which is no evidence of knowledge.
 """
 KNOWLEDGE_DESTROYED: Knowledge.ValueType  # 3
-"""Destruction exceeds its tolerance: the concept's pictures became less likely beyond the general damage."""
+"""Destruction and the concept's loss exceed the tolerance: the concept's pictures became less likely beyond the
+general damage.
+"""
 KNOWLEDGE_LOST_WITH_THE_REST: Knowledge.ValueType  # 4
 """In a damaged model, the concept's loss exceeds the tolerance of destruction, which destruction alone does not: the
 concept's pictures became less likely, with much else.
