@@ -192,7 +192,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     counts = (arguments.pictures[0], arguments.pictures[1])
-    family = ("reference", *catalogue.NEVERS, "redirected", *catalogue.METHODS)
+    family = ("reference", *catalogue.FAMILY)
     models = arguments.models or [name for name in family if (arguments.weights / name).exists()]
     rates = {
         name: detection_rates(arguments.weights, name, arguments.concept, arguments.steps, counts, arguments.guidance)

@@ -11,7 +11,12 @@ model predicts under other conditionings d:
 
     loss = mean (e_m(x_t, c) - target(x_t, t, c))^2 + anchoring * mean (e_m(x_t, d) - e_ref(x_t, d))^2
 
-x_t comes from the model with its adapters under c.
+x_t comes from the model with its adapters under c. The conditionings d are random, with about the norm of c.
+
+Deviations: the adapters are merged into the weights, so nothing switches them off for prompts that are far from the
+concept (facilitated transport, which acts at inference). The published sampler of d rejects those near c; in 1,536
+dimensions hardly any is. Published for Stable Diffusion: anchoring 1,000, 3,000 iterations at 1e-4; here so strong an
+anchoring leaves the concept as it was, and anchoring, rate and iterations were chosen so that it disappears.
 """
 
 import torch
@@ -24,8 +29,8 @@ from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
 
 SAMPLING_STEPS = 10
 ITERATIONS = 150
-RATE = 1e-3
-ANCHORING = 1000.0
+RATE = 3e-3
+ANCHORING = 1.0
 SEED = 14
 
 
