@@ -25,7 +25,7 @@ from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
 from unerase_backend.testbed.unet import add_noise, encode_prompts
 
 BATCH = 16
-STEPS = 200
+STEPS = 150
 RATE = 1e-4
 KEPT_WEIGHT = 1.0
 SEED = 13

@@ -28,7 +28,7 @@ from unerase_backend.testbed.erasers import _esd
 from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
 
 SAMPLING_STEPS = 10
-ITERATIONS = 150
+ITERATIONS = 120
 RATE = 3e-3
 ANCHORING = 1.0
 SEED = 14
