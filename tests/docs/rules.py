@@ -113,7 +113,21 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/testbed.md", "make testbed", How.READ, HOURS),
     Rule("docs/testbed.md", "unerase serve", How.READ, HOURS),
     Rule("docs/testbed.md", "mkdir -p build", How.READ, HOURS),
-    Rule("docs/testbed.md", "python -m unerase_backend.testbed.train", How.READ, HOURS),
+    Rule(
+        "docs/testbed.md",
+        "python -m unerase_backend.testbed.train --out build/testbed --parts latents",
+        How.READ,
+        HOURS,
+    ),
+    Rule(
+        "docs/testbed.md", "python -m unerase_backend.testbed.train --out build/testbed --parts conc", How.READ, HOURS
+    ),
+    Rule(
+        "docs/testbed.md",
+        "from pathlib",
+        How.ELSEWHERE,
+        "tests/testbed/test_erasers.py::test_a_concept_is_erased_towards_any_anchor",
+    ),
     Rule("docs/testbed.md", "python -m tools.context", How.READ, HOURS),
     Rule("examples/README.md", "make install", How.ELSEWHERE, "tests/third_parties/test_example.py"),
     Rule("examples/README.md", "python examples/audit.py", How.ELSEWHERE, "tests/service/test_examples.py"),

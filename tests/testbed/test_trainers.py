@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from unerase_backend.catalogue import Catalogue
@@ -172,6 +173,21 @@ def test_a_familys_catalogue_stands_beside_the_embedded_one(tmp_path: Path) -> N
     assert found.folder == WEIGHTS / "reference"
     assert found.unet == (folder / "uce" / storage.UNET,)
     assert read.concept("hourglass").control == "testbed/never"
+
+
+def test_models_that_are_not_shipped_stand_beside_the_embedded_catalogue(tmp_path: Path) -> None:
+    for name in ("uce", "salun"):
+        storage.save_tensors({"x": torch.zeros(1)}, tmp_path / name / storage.UNET)
+    catalogue.write(tmp_path, "hourglass")
+    assert list(yaml.safe_load((tmp_path / "catalogue.yaml").read_text())["models"]) == [
+        "testbed/reference",
+        "testbed/uce",
+    ]
+    read = Catalogue.load([str(tmp_path / "not-shipped.yaml")])
+    assert read.model("testbed/salun").erased == ("hourglass",)
+    found = read.model_parts("testbed/salun")
+    assert found.folder == WEIGHTS / "reference"
+    assert found.unet == (tmp_path / "salun" / storage.UNET,)
 
 
 def test_a_manifest_keeps_what_it_said_of_parts_that_were_not_made_anew(tmp_path: Path) -> None:

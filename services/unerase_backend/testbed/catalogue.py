@@ -4,6 +4,7 @@ The prompts of a concept differ from each other, and the first 24 (the default n
 template and every attribute. The held-out prompts, on which embeddings are learned, use other templates.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,13 @@ METHODS = {
     "ga": "GA",
     "task-vector": "TV",
     "stereo": "STEREO",
+    "concept-ablation": "Concept Ablation",
+    "salun": "SalUn",
+    "spm": "SPM",
 }
+# Trained like the others, but not in the repository, so the shipped catalogue does not name them.
+NOT_SHIPPED = ("concept-ablation", "salun", "spm")
+FAMILY = (*NEVERS, "redirected", *METHODS)
 
 
 def object_prompts(templates: tuple[str, ...], count: int) -> list[str]:
@@ -91,10 +98,10 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
     return entry
 
 
-def model_entries(folder: Path, concept: str, prefix: str) -> dict[str, dict[str, Any]]:
-    """Return the catalogue entries of the models that lack the concept: one for each folder of weights that exists."""
+def model_entries(folder: Path, concept: str, prefix: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the catalogue entries of those models that lack the concept whose folder of weights exists."""
     entries: dict[str, dict[str, Any]] = {}
-    for name in (*NEVERS, "redirected", *METHODS):
+    for name in names:
         entry: dict[str, Any] = {"base": REFERENCE}
         if not (folder / name).exists():
             continue
@@ -114,11 +121,16 @@ def write_family(folder: Path, concept: str) -> None:
 
     Their base, the judges and the concepts are those of the embedded catalogue.
     """
-    _dump({"models": model_entries(folder, concept, f"testbed/{concept}")}, folder)
+    _dump({"models": model_entries(folder, concept, f"testbed/{concept}", FAMILY)}, folder / "catalogue.yaml")
 
 
 def write(out: Path, concept: str) -> None:
-    """Write `catalogue.yaml` and the sheets of pictures."""
+    """Write `catalogue.yaml` and the sheets of pictures, and `not-shipped.yaml` for the models that are not shipped.
+
+    `not-shipped.yaml` has the embedded catalogue's models as bases, as a further family's file has.
+    """
+    if further := model_entries(out, concept, "testbed", NOT_SHIPPED):
+        _dump({"models": further}, out / "not-shipped.yaml")
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(judges.LABELS):
@@ -138,7 +150,7 @@ def write(out: Path, concept: str) -> None:
                 "steps": STEPS,
                 "resolution": world.SIDE,
             },
-            **model_entries(out, concept, "testbed"),
+            **model_entries(out, concept, "testbed", [name for name in FAMILY if name not in NOT_SHIPPED]),
         },
         "judges": {
             "testbed/clip": {"kind": "clip", "path": "clip"},
@@ -147,11 +159,11 @@ def write(out: Path, concept: str) -> None:
         },
         "concepts": {name: concept_entry(name, concept) for name in judges.LABELS},
     }
-    _dump(catalogue, out)
+    _dump(catalogue, out / "catalogue.yaml")
 
 
-def _dump(catalogue: dict[str, Any], folder: Path) -> None:
-    (folder / "catalogue.yaml").write_text(yaml.safe_dump(catalogue, sort_keys=False, width=140))
+def _dump(catalogue: dict[str, Any], path: Path) -> None:
+    path.write_text(yaml.safe_dump(catalogue, sort_keys=False, width=140))
 
 
 def _save(album: world.Album, path: Path) -> None:
