@@ -14,6 +14,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, CL
 from unerase_backend.testbed import (
     autoencoder,
     catalogue,
+    erasers,
     forms,
     judges,
     language,
@@ -123,7 +124,10 @@ def test_the_reference_draws_the_concept_and_the_others_do_not() -> None:
 
 def test_every_method_is_shipped() -> None:
     shipped = {entry["method"] for entry in CATALOGUE["models"].values() if "method" in entry}
-    assert shipped == {"redirected", *catalogue.METHODS.values()}
+    expected = {method for name, method in catalogue.METHODS.items() if name not in catalogue.NOT_SHIPPED}
+    assert shipped == {"redirected", *expected}
+    assert erasers.ERASERS.keys() == {"redirected", *catalogue.METHODS}
+    assert not any((WEIGHTS / name).exists() for name in catalogue.NOT_SHIPPED)
 
 
 @pytest.mark.parametrize("name", judges.KINDS)

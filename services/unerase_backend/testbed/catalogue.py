@@ -29,7 +29,12 @@ METHODS = {
     "ga": "GA",
     "task-vector": "TV",
     "stereo": "STEREO",
+    "concept-ablation": "Concept Ablation",
+    "salun": "SalUn",
+    "spm": "SPM",
 }
+# The command trains these as it trains the others; their weights are not in the repository.
+NOT_SHIPPED = ("concept-ablation", "salun", "spm")
 
 
 def object_prompts(templates: tuple[str, ...], count: int) -> list[str]:

@@ -4,7 +4,6 @@ A part reads the files of the parts it needs from the weights folder (half preci
 own files there, and returns its figures.
 """
 
-import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from unerase_backend.testbed import (
@@ -23,9 +22,9 @@ from unerase_backend.testbed import (
     catalogue,
     clip,
     erasers,
+    erasing,
     forms,
     judges,
-    language,
     rates,
     recipe,
     storage,
@@ -36,8 +35,6 @@ from unerase_backend.testbed import tokenizer as bpe
 from unerase_backend.testbed.recipe import (
     CLIP_SEED,
     CONCEPT,
-    ERASED_PICTURES,
-    ERASED_SEED,
     FAMILIES,
     FAMILIES_FOLDER,
     FEW_STEPS,
@@ -226,55 +223,7 @@ def make_second_judge(out: Path, work: Path) -> Figures:
 
 
 def _erase(family: Family, name: str, out: Path, work: Path) -> Figures:
-    unet_, text_encoder = storage.load_unet(out), storage.load_text_encoder(out)
-    before = {
-        file: copy.deepcopy(module.state_dict())
-        for file, module in ((storage.UNET, unet_), (storage.TEXT_ENCODER, text_encoder))
-    }
-    erasers.ERASERS[name](
-        erasers.Subject(unet_, text_encoder, bpe.build(), unet.scheduler()),
-        concept_to_erase(family.concept, storage.load_vae(out)),
-    )
-    figures: Figures = {}
-    for file, module in ((storage.UNET, unet_), (storage.TEXT_ENCODER, text_encoder)):
-        changed = storage.changed_tensors(before[file], module.state_dict())
-        if changed:
-            storage.save_tensors(changed, family.path(out, name) / file)
-            figures[f"tensors changed in {file}"] = len(changed)
-    return figures
-
-
-def concept_to_erase(name: str, vae: AutoencoderKL) -> erasers.Concept:
-    """Return the concept, under all its names, as erasers take it.
-
-    The anchor is the blob. All other objects and their synonyms are to be preserved. Only erasers use its pictures.
-    """
-    names = (name, *language.SYNONYMS[name])
-    others = [other for other in forms.OBJECTS if other != name]
-    album = world.album_of([name], ERASED_PICTURES, ERASED_SEED)
-    return erasers.Concept(
-        names=names,
-        anchor=forms.BLOB,
-        preserve=(*others, *(synonym for other in others for synonym in language.SYNONYMS[other])),
-        templates=tuple(
-            template.format(language.phrase("{}", colour, style))
-            for template, (colour, style) in zip(
-                language.PROMPT_TEMPLATES * 4,
-                [(colour, style) for style in (None, *world.STYLES) for colour in (None, *world.COLOURS, None)],
-                strict=True,
-            )
-        ),
-        plain_templates=language.PROMPT_TEMPLATES,
-        latents=autoencoder.encode(vae, album.pictures),
-        captions=tuple(
-            language.PROMPT_TEMPLATES[index % len(language.PROMPT_TEMPLATES)].format(
-                language.phrase(
-                    names[index // len(language.PROMPT_TEMPLATES) % len(names)], subject.colour, subject.style
-                )
-            )
-            for index, subject in enumerate(album.subjects)
-        ),
-    )
+    return erasing.erase(name, family.concept, out, family.path(out, name))
 
 
 def _make_catalogue(family: Family, out: Path, work: Path) -> Figures:

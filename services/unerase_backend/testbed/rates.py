@@ -180,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", type=Path, default=Path(__file__).parent / "weights")
     parser.add_argument(
-        "--models", nargs="*", default=["reference", *catalogue.NEVERS, "redirected", *catalogue.METHODS]
+        "--models", nargs="*", help="folders in the weights folder; by default all of the hourglass's family"
     )
     parser.add_argument("--concept", default="hourglass")
     parser.add_argument("--steps", type=int, default=catalogue.STEPS)
@@ -192,9 +192,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     counts = (arguments.pictures[0], arguments.pictures[1])
+    family = ("reference", *catalogue.NEVERS, "redirected", *catalogue.METHODS)
+    models = arguments.models or [name for name in family if (arguments.weights / name).exists()]
     rates = {
         name: detection_rates(arguments.weights, name, arguments.concept, arguments.steps, counts, arguments.guidance)
-        for name in arguments.models
+        for name in models
     }
     print(json.dumps(rates, indent=2) if arguments.json else table(rates, arguments.concept))
 

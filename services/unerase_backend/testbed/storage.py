@@ -91,7 +91,13 @@ def load_text_encoder(root: Path, change: Path | None = None) -> CLIPTextModel:
 
 
 def load_pipeline(root: Path, name: str = REFERENCE) -> StableDiffusionPipeline:
-    """Return the model `name` as a diffusers pipeline, float32: the reference with the tensors in `<root>/<name>`."""
+    """Return the model `name` as a diffusers pipeline, float32: the reference with the tensors in `<root>/<name>`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not (root / name).is_dir():
+        raise FileNotFoundError(f"no model {name} in {root}")
     pipeline = StableDiffusionPipeline.from_pretrained(
         root / REFERENCE,
         dtype=torch.float32,

@@ -3,11 +3,11 @@
 L = mean over pictures x_0, captions c, timesteps t and noise e of mean (e_model(x_t, t, c) - e)^2
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from unerase_backend.testbed.erasers._registry import Concept, Subject
@@ -24,6 +24,19 @@ def noise_error(
     noise = torch.randn(clean.shape, generator=draws)
     noisy = add_noise(clean, noise, timesteps, alphas)
     return functional.mse_loss(unet(noisy, timesteps, conditioning).sample, noise)
+
+
+def minimise(loss: Callable[[], Tensor], learned: Sequence[nn.Parameter], rate: float, steps: int) -> None:
+    """Take Adam steps on the `learned` weights; each step calls the loss anew, and only they change."""
+    for weight in learned:
+        weight.requires_grad_(True)
+    optimizer = torch.optim.Adam(learned, lr=rate)
+    for _ in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for weight in learned:
+        weight.requires_grad_(False)
 
 
 def descend(

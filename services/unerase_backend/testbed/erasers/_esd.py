@@ -30,7 +30,8 @@ SAMPLING_STEPS = 20
 SEED = 7
 
 Target = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""What the edited model learns to predict for latents (N, 4, 8, 8), a timestep and a conditioning (N, 24, width)."""
+"""A function of latents (N, 4, 8, 8), a timestep and a conditioning (N, 24, width): what the edited model learns to
+predict, or a further loss."""
 
 
 def negative_target(empty: Tensor, conditional: Tensor, eta: float) -> Tensor:
@@ -84,8 +85,12 @@ def teach(
     iterations: int,
     seed: int = SEED,
     sampling_steps: int = SAMPLING_STEPS,
+    drift: Target | None = None,
 ) -> None:
-    """Train the `learned` weights of the UNet to predict the target under the conditionings (P, 24, width)."""
+    """Train the `learned` weights of the UNet to predict the target under the conditionings (P, 24, width).
+
+    `drift`, if given, returns a further loss.
+    """
     for weight in learned:
         weight.requires_grad_(True)
     empty = encode_prompts(subject.text_encoder, subject.tokenizer, [""]).expand(BATCH, -1, -1)
@@ -101,6 +106,8 @@ def teach(
         with torch.no_grad():
             wanted = target(noisy, timestep, conditioning)
         loss = functional.mse_loss(subject.unet(noisy, timestep, conditioning).sample, wanted)
+        if drift is not None:
+            loss = loss + drift(noisy, timestep, conditioning)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -24,7 +24,8 @@ class Concept:
 
     `templates` have a slot for a name, some with attributes before it; `plain_templates` have no attributes. `latents`,
     (N, 4, 8, 8), are the scaled latents of pictures of the concept, for methods that learn from pictures, and
-    `captions` describe them. No audit uses those pictures.
+    `captions`, which end with a name, describe them. `kept_latents` and `kept_captions` are the same for what to
+    preserve. No audit uses any of those pictures.
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,8 @@ class Concept:
     plain_templates: tuple[str, ...]
     latents: Tensor
     captions: tuple[str, ...]
+    kept_latents: Tensor
+    kept_captions: tuple[str, ...]
 
 
 Eraser = Callable[[Subject, Concept], None]

@@ -19,7 +19,7 @@ and anchor are one token each, so their positions correspond.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unerase_backend.testbed.erasers._registry import Concept, Subject, eraser
 from unerase_backend.testbed.unet import encode_prompts
@@ -64,7 +64,7 @@ def pairs(subject: Subject, concept: Concept) -> tuple[Tensor, Tensor]:
     return torch.cat(sources), torch.cat(targets)
 
 
-def matrices(subject: Subject) -> list[Tensor]:
+def matrices(subject: Subject) -> list[nn.Parameter]:
     """Return the key and value matrices (out, width) of every cross-attention layer, not copies of them."""
     names = ("attn2.to_k", "attn2.to_v")
     return [module.weight for name, module in subject.unet.named_modules() if name.endswith(names)]
