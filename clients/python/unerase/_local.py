@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ STOP_SECONDS = 60
 
 
 @contextmanager
-def local_backend(data_dir: Path | None = None) -> Iterator[str]:
+def local_backend(data_dir: Path | None = None, catalogues: Sequence[Path] = ()) -> Iterator[str]:
     """Start `unerase serve` on a free loopback port, yield its address, and end the process afterwards.
 
     Raises:
@@ -25,7 +25,9 @@ def local_backend(data_dir: Path | None = None) -> Iterator[str]:
     command = [sys.executable, "-m", "unerase", "serve", "--port", "0"]
     if data_dir is not None:
         command += ["--data-dir", str(data_dir)]
-    # The command is this interpreter and this package; `data_dir` is one argument that no shell interprets.
+    for catalogue in catalogues:
+        command += ["--catalogue", str(catalogue)]
+    # The command is this interpreter and this package; each path is one argument that no shell interprets.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603
     try:
         yield _address(process)
