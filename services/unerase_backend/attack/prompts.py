@@ -85,18 +85,19 @@ def room_beside(model: DiffusionModel, tokens: int) -> int:
 def target_latents(unit: Unit, workbench: Workbench) -> Tensor:
     """Return the latents of a picture of the concept for each case, (cases, channels, height, width).
 
-    Each case gets another picture of the first half while there are unused ones: at random, but in a concept-free unit
-    in the order of the cases, where it shows the case's other concept. The likelihood is measured on the second half.
+    Each case gets another picture of the first half while there are unused ones. The likelihood is measured on the
+    second half. The pictures of a concept-free unit are in the order of its cases already: case i's picture shows what
+    case i's prompt names.
 
     Raises:
         InvalidRequestError: the concept has fewer than two pictures.
         NotFoundError, UnreadablePictureError: from the artefact store.
     """
     digests = learnable(unit.target.concept)
-    order = torch.randperm(len(digests), generator=workbench.generator("picture")).tolist()
-    if unit.control_kind == CONTROL_KIND_CONCEPT_FREE:
-        order.sort()
-    return workbench.latents([digests[order[case.index % len(digests)]] for case in unit.cases])
+    if unit.control_kind != CONTROL_KIND_CONCEPT_FREE:
+        order = torch.randperm(len(digests), generator=workbench.generator("picture")).tolist()
+        digests = [digests[place] for place in order]
+    return workbench.latents([digests[case.index % len(digests)] for case in unit.cases])
 
 
 def gradients(
