@@ -44,7 +44,7 @@ from unerase._commands.output import say, say_json, stdout
 from unerase._display import show_cost
 from unerase._repeating import new_id
 from unerase._settings import DEFAULT_ADDRESS
-from unerase.v1.audits_pb2 import AuditSpec, AuditState
+from unerase.v1.audits_pb2 import Audit, AuditSpec, AuditState
 from unerase.v1.types_pb2 import ControlKind, DecidedBy
 
 Subject = Annotated[str, typer.Argument(help="Catalogue name of the erased model.")]
@@ -150,19 +150,14 @@ def audit(
     _refuse_contradictions(files, dry_run, detach, local, data_dir)
     with reported():
         spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebos=placebo)
-        if control_kind is not None:
-            spec.control_kind = ControlKind.Value(f"CONTROL_KIND_{control_kind.name}")
-        if decided_by is not None:
-            spec.decided_by = DecidedBy.Value(f"DECIDED_BY_{decided_by.name}")
         spec.MergeFrom(AuditSpec(assume_reference=assume_reference, assume_control=assume_control))
         spec.MergeFrom(AuditSpec(battery=battery_of(battery, evaluation, allow_incomplete), sequential=sequential))
         spec.MergeFrom(AuditSpec(cases=cases, steps=steps, guidance_scale=guidance_scale, seed_base=seed))
-        spec.MergeFrom(AuditSpec(selector=selector, judge=judge, second_judge=second_judge))
+        spec.MergeFrom(_judged(selector, judge, second_judge, control_kind, decided_by))
         spec.tolerances.CopyFrom(tolerances_of(tolerance or ()))
     with connected_or_started(address, local, data_dir) as client:
         if dry_run:
-            planned = client.create_audit(spec, request_id=request_id, validate_only=True)
-            say_json(planned) if as_json else show_cost(stdout, planned)
+            _show_plan(client.create_audit(spec, request_id=request_id, validate_only=True), as_json)
             return
         accepted = create(client, spec, new_id(request_id))
         if detach:
@@ -176,6 +171,22 @@ def audit(
         if ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
             write_reports(client, ended.id, *files)
         show_ended(ended, as_json)
+
+
+def _judged(
+    selector: str, judge: str, second_judge: str, control_kind: _Control | None, decided_by: _Deciding | None
+) -> AuditSpec:
+    """Return the part of a request that says who judges against what; what is not given is left to the backend."""
+    spec = AuditSpec(selector=selector, judge=judge, second_judge=second_judge)
+    if control_kind is not None:
+        spec.control_kind = ControlKind.Value(f"CONTROL_KIND_{control_kind.name}")
+    if decided_by is not None:
+        spec.decided_by = DecidedBy.Value(f"DECIDED_BY_{decided_by.name}")
+    return spec
+
+
+def _show_plan(planned: Audit, as_json: bool) -> None:
+    say_json(planned) if as_json else show_cost(stdout, planned)
 
 
 def _refuse_contradictions(
