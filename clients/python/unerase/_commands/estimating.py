@@ -36,7 +36,7 @@ FalsePositives = Annotated[
 SharedErrors = Annotated[
     list[float] | None,
     typer.Option(
-        help="Part of a judge's false positives that the second judge shares; may be repeated. 0 and 0.25 unless given.",
+        help="Part of a judge's false positives that the second shares; may be repeated. 0 and 0.25 unless given.",
         callback=_all_finite,
     ),
 ]
