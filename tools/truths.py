@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,8 @@ from unerase import AuditSpec, Battery, Client
 from unerase._local import local_backend
 from unerase.v1.types_pb2 import ControlKind
 from unerase_backend.catalogue import EMBEDDED
-from unerase_backend.testbed import erasers, storage, unet
-from unerase_backend.testbed import tokenizer as bpe
-from unerase_backend.testbed.parts import concept_to_erase
+from unerase_backend.testbed import storage
+from unerase_backend.testbed.erasing import erase
 
 WEIGHTS = EMBEDDED.parent
 SEED = 2505
@@ -86,7 +85,7 @@ def make_models(out: Path) -> Path:
     for edit in (REDIRECTED, MOON_ABLATED, HOURGLASS_ABLATED):
         folder = out / edit.name.partition("/")[2]
         if not folder.exists():
-            _erase(edit, folder)
+            erase(edit.eraser, edit.concept, WEIGHTS, folder, edit.anchor)
         files = {part: folder / file for part, file in _FILES.items() if (folder / file).exists()}
         paths = {part: str(path.relative_to(out)) for part, path in files.items()}
         models[edit.name] = {"base": "testbed/reference", **paths, "method": edit.eraser, "erased": [edit.concept]}
@@ -103,19 +102,6 @@ def _random_unet() -> UNet2DConditionModel:
     torch.manual_seed(RANDOM_SEED)
     drawn: UNet2DConditionModel = UNet2DConditionModel.from_config(config)
     return drawn
-
-
-def _erase(edit: Edit, folder: Path) -> None:
-    modules = {"unet": storage.load_unet(WEIGHTS), "text_encoder": storage.load_text_encoder(WEIGHTS)}
-    concept = replace(concept_to_erase(edit.concept, storage.load_vae(WEIGHTS)), anchor=edit.anchor)
-    before = {
-        part: {name: tensor.clone() for name, tensor in module.state_dict().items()} for part, module in modules.items()
-    }
-    subject = erasers.Subject(modules["unet"], modules["text_encoder"], bpe.build(), unet.scheduler())
-    erasers.ERASERS[edit.eraser](subject, concept)
-    for part, module in modules.items():
-        if changed := storage.changed_tensors(before[part], module.state_dict()):
-            storage.save_tensors(changed, folder / _FILES[part])
 
 
 def audit(rows: Sequence[Row], catalogue: Path, out: Path) -> list[dict[str, Any]]:
