@@ -15,8 +15,9 @@ x_t comes from the model with its adapters under c. The conditionings d are rand
 
 Deviations: the adapters are merged into the weights, so nothing switches them off for prompts that are far from the
 concept (facilitated transport, which acts at inference). The published sampler of d rejects those near c; in 1,536
-dimensions hardly any is. Published for Stable Diffusion: anchoring 1,000, 3,000 iterations at 1e-4; here so strong an
-anchoring leaves the concept as it was, and anchoring, rate and iterations were chosen so that it disappears.
+dimensions hardly any is. Published for Stable Diffusion: anchoring 1,000, 3,000 iterations at 1e-4; here 300
+iterations under so strong an anchoring left the concept as it was, and anchoring, rate and iterations were chosen so
+that it disappears.
 """
 
 import torch
