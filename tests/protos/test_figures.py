@@ -12,7 +12,7 @@ from unerase_backend.coordinator.api.concept_upload import MAX_PICTURE_BYTES, MA
 from unerase_backend.coordinator.api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET
 from unerase_backend.evaluation.units import MAX_CASES
-from unerase_backend.verdict.decision import DEFAULT_CASES, Tolerances
+from unerase_backend.verdict.decision import DEFAULT_CASES, EXCESS_OF_MANY_CASES, MANY_CASES, Tolerances
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos" / "unerase" / "v1"
 MEBIBYTE = 1024 * 1024
@@ -42,7 +42,12 @@ def _comments(contract: str) -> dict[str, str]:
         ("audits.proto", "AuditSpec.cases", f"{DEFAULT_CASES} without a preset; at most {MAX_CASES}."),
         ("audits.proto", "AuditSpec.steps", f"at most {MAX_STEPS}."),
         ("audits.proto", "AuditSpec.guidance_scale", "{:g} to {:g}.".format(*GUIDANCE_SCALES)),
-        ("audits.proto", "Tolerances.excess", f"default {TOLERANCES.excess:.2f}."),
+        (
+            "audits.proto",
+            "Tolerances.excess",
+            f"default {EXCESS_OF_MANY_CASES:.2f}, and {TOLERANCES.excess:.2f} in audits of fewer than {MANY_CASES} "
+            "cases.",
+        ),
         ("audits.proto", "Tolerances.destruction", f"default {TOLERANCES.destruction:.2f}."),
         ("audits.proto", "Tolerances.general_damage", f"default {TOLERANCES.general_damage:.2f}."),
         ("audits.proto", "Tolerances.interference", f"default {TOLERANCES.interference:.2f}."),
