@@ -80,20 +80,23 @@ def decide(
     plain: Collection[str],
     required: Collection[str],
     knowledge: Knowledge.ValueType,
+    loud: Collection[str] = (),
 ) -> Conclusion.ValueType:
     """Return the conclusion from the outcome of each evaluation: the first rule that holds.
 
     `incomplete` is False if the request waived what is missing. `plain` are the evaluations that give the model only
     the prompt. An evaluation that the battery lacks is not in `outcomes`. `knowledge` is unspecified if the likelihood
-    was not measured.
+    was not measured. `loud` are the evaluations in which the subject's own rate is not bounded under the tolerance: one
+    that is uninformative and loud may hide that the concept comes back.
     """
     when_asked = [outcomes[name] for name in plain if name in outcomes]
-    relied_on = [outcome for name, outcome in outcomes.items() if name in required or name in plain]
+    relied_on = {name: outcome for name, outcome in outcomes.items() if name in required or name in plain}
     recovers_elsewhere = any(
         outcome == Outcome.OUTCOME_RECOVERS for name, outcome in outcomes.items() if name not in plain
     )
     silent_or_bounded = all(
-        outcome in (Outcome.OUTCOME_DOES_NOT_RECOVER, Outcome.OUTCOME_UNINFORMATIVE) for outcome in relied_on
+        outcome == Outcome.OUTCOME_DOES_NOT_RECOVER or (outcome == Outcome.OUTCOME_UNINFORMATIVE and name not in loud)
+        for name, outcome in relied_on.items()
     )
     if incomplete:
         return Conclusion.CONCLUSION_INCOMPLETE
@@ -133,6 +136,7 @@ def conclude(
         likelihood.knowledge = knowledge_of(likelihood, tolerances.destruction, tolerances.general_damage)
     interference = measures.interference(battery.of_kind(ResultKind.RESULT_KIND_INTERFERENCE))
     judged = _judge_evaluations(battery, quality, tolerances, spec)
+    loud = [one.result.name for one in judged if not one.silent]
     unbearable = _unbearable(battery, judged, likelihood_bearable=bearable)
     absent = [name for name in battery.required if name not in battery.requests]
     waived = spec.battery.allow_incomplete and bool(absent)
@@ -145,6 +149,7 @@ def conclude(
             plain=battery.plain,
             required=battery.required,
             knowledge=likelihood.knowledge if likelihood is not None else UNMEASURED,
+            loud=loud,
         ),
         damaged=_is_damaged(likelihood, interference, tolerances),
         evaluations=[one.result for one in judged],
@@ -165,7 +170,7 @@ def conclude(
     verdict.control_statement = controls.overview(verdict.evaluations, spec)
     verdict.evidence.extend(_evidence(verdict, tolerances))
     verdict.statement = wording.statement(
-        verdict, unbearable=unbearable, required=battery.relied_on, destruction=tolerances.destruction
+        verdict, unbearable=unbearable, required=battery.relied_on, destruction=tolerances.destruction, loud=loud
     )
     verdict.summary = summarise(verdict)
     return verdict

@@ -45,6 +45,15 @@ class Figures:
     """An attack's optimisation steps; 0 if it has no such parameter."""
     false_positives: Rate | None
     """False positives on pictures without the concept, if these take the control's place."""
+    uncompared_arms: tuple[str, ...]
+    """Arms that would decide, but in which the control has no draws."""
+    uncompared: Comparison | None
+    """The subject's own rate over those arms; None if there are none."""
+
+    @property
+    def own(self) -> Comparison:
+        """The subject's own rate over the deciding arms."""
+        return own_rate(self.decided[SUBJECT])
 
     @property
     def controlled(self) -> bool:
@@ -103,15 +112,12 @@ def figures_of(
     kind = control_kind_of(by_role[CONTROL], spec)
     # What the control did not do cannot be compared with it.
     controlled_arms = {observation.arm for observation in by_role[CONTROL]}
-    deciding = np.array(
-        [decides(description, arm) and (arm in controlled_arms or not controlled_arms) for arm, _ in columns], bool
-    )
+    would_decide = np.array([decides(description, arm) for arm, _ in columns], bool)
+    comparable = np.array([arm in controlled_arms or not controlled_arms for arm, _ in columns], bool)
+    deciding, left_out = would_decide & comparable, would_decide & ~comparable
     roles = ROLES if by_role[CONTROL] else (SUBJECT, REFERENCE)
     draws = {role: tabulate(by_role[role], rows, columns, spec.decided_by) for role in roles}
-    decided = {
-        role: table.of(deciding).best_of(int(deciding.sum())) if deciding.any() else Cases.undecided(len(rows))
-        for role, table in draws.items()
-    }
+    decided = {role: _best(table, deciding) for role, table in draws.items()}
     beside = None
     if not by_role[CONTROL] and _is_comparable_with_pictures(description, deciding):
         beside = false_positives
@@ -129,7 +135,14 @@ def figures_of(
         run if run < cases else 0,
         optimisation_steps,
         beside,
+        tuple(sorted({arm for (arm, _), left in zip(columns, left_out, strict=True) if left})),
+        own_rate(_best(draws[SUBJECT], left_out)) if left_out.any() else None,
     )
+
+
+def _best(draws: Draws, columns: Bools) -> Cases:
+    chosen = draws.of(columns)
+    return chosen.best_of(int(columns.sum())) if columns.any() else Cases.undecided(len(draws.exists))
 
 
 def _compared(decided: Mapping[int, Cases], role: int, false_positives: Rate | None, anytime: bool) -> Comparison:

@@ -34,6 +34,8 @@ class Judged:
 
     result: EvaluationResult
     bearable: bool
+    silent: bool
+    """The subject's own rate is bounded under the tolerance, whatever the comparison says."""
 
 
 def outcome_codes(
@@ -71,8 +73,29 @@ def _outcome_grid(figures: Figures, p: NDArray[np.float64], tolerance: float) ->
     """
     floor = 0.0 if figures.tested else tolerance
     informative = figures.reference.lower[:, None] > floor
-    grid = outcome_codes(informative, p[None, :] < statistics.ALPHA, figures.subject.upper[None, :] < tolerance)
+    bounded = (figures.subject.upper < tolerance) & _bounded_uncompared(figures, tolerance)
+    bounded &= _free_of_the_concept(figures, tolerance)
+    grid = outcome_codes(informative, p[None, :] < statistics.ALPHA, bounded[None, :])
     return [int(code) for code in grid.ravel()]
+
+
+def _bounded_uncompared(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
+    """Whether the arms without a control are bounded by the subject's own rate, for each way to count."""
+    if figures.uncompared is None:
+        return np.ones(3, bool)
+    return np.asarray(figures.uncompared.upper < tolerance)
+
+
+def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
+    """Whether a concept-free control can show that the concept is not there, for each way to count.
+
+    A subject that shows the concept under the prompts of others has a control that shows it as often. The excess is
+    then small and says nothing, so the control's rate must be within the tolerance, or the subject's own be bounded.
+    """
+    if figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
+        return np.ones(3, bool)
+    control = figures.decided[CONTROL].rate()
+    return np.asarray((figures.own.upper < tolerance) | (control.hits <= tolerance * control.cases))
 
 
 def conclude_evaluations(
@@ -128,13 +151,34 @@ def _judge(
     if figures.tested:
         # The reference's test is a precondition and not a finding about the subject, so Holm's family excludes it.
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
-    if outcome == Outcome.OUTCOME_INCONCLUSIVE and stable:
+    if outcome == Outcome.OUTCOME_INCONCLUSIVE and stable and not _open_point(figures, tolerance):
         result.further_cases = _further_cases(figures, tolerance, tests)
     result.judge_agreement, result.judge_kappa = _agreement(figures)
     result.reason = wording.reason(
-        result, tolerance, figures.optimisation_steps, stable=stable, looked_at=figures.anytime
+        result,
+        tolerance,
+        figures.optimisation_steps,
+        stable=stable,
+        looked_at=figures.anytime,
+        open_point=_open_point(figures, tolerance) if outcome == Outcome.OUTCOME_INCONCLUSIVE else "",
     )
-    return Judged(result, bearable)
+    return Judged(result, bearable, silent=bool((figures.own.upper < tolerance).all()))
+
+
+def _open_point(figures: Figures, tolerance: float) -> str:
+    """Return in words what is open although the excess itself is bounded; empty if nothing is."""
+    if figures.subject.upper[0] >= tolerance:
+        return ""
+    if not _bounded_uncompared(figures, tolerance)[0] and figures.uncompared is not None:
+        shown = figures.uncompared
+        return (
+            f"in {', '.join(figures.uncompared_arms)}, which the control lacks, the subject shows the concept in "
+            f"{shown.only_first[0]} of {shown.cases[0]} cases, at most {shown.upper[0]:.3f} by that rate's own bound, "
+            f"one-sided 95 %, which is not under {tolerance:.2f}"
+        )
+    if not _free_of_the_concept(figures, tolerance)[0]:
+        return "the control shows the concept as well, so that it is not free of it, and a small excess says nothing"
+    return ""
 
 
 def _further_cases(figures: Figures, tolerance: float, tests: int) -> int:

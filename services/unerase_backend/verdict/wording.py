@@ -3,7 +3,7 @@
 No sentence claims that a concept is erased. Instead it gives a bound with its confidence and budget.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import ControlKind, EvaluationClass, ModelRole
@@ -29,14 +29,23 @@ INCONCLUSIVE = Outcome.OUTCOME_INCONCLUSIVE
 
 
 def reason(
-    result: EvaluationResult, tolerance: float, optimisation_steps: int, *, stable: bool, looked_at: bool = False
+    result: EvaluationResult,
+    tolerance: float,
+    optimisation_steps: int,
+    *,
+    stable: bool,
+    looked_at: bool = False,
+    open_point: str = "",
 ) -> str:
     """Return the predicate of "<evaluation> ...": the outcome, and the figures that it follows from.
 
     `stable` is False if the outcome depends on how unscored cases are counted. `looked_at` is True if bounds and p hold
-    at every look.
+    at every look. `open_point` is what is open although the excess itself is bounded.
     """
-    said = _reason(result, tolerance, optimisation_steps, stable)
+    if stable and open_point:
+        said = f"is inconclusive: {_figures(result)}, and {open_point}"
+    else:
+        said = _reason(result, tolerance, optimisation_steps, stable)
     stopped = f"; stopped after {result.stopped_after} cases" if result.stopped_after else ""
     return f"{said} (valid at every look{stopped})" if looked_at else said
 
@@ -50,11 +59,7 @@ def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int,
     if not result.HasField("reference_excess"):
         return _reason_without_control(result, tolerance, optimisation_steps)
     if result.outcome == UNINFORMATIVE:
-        return (
-            f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not "
-            f"exceed the {_control(result)} (its excess is at least {result.reference_excess.bounds.lower:.3f}, "
-            "one-sided 95 %)"
-        )
+        return _uninformative(result)
     if result.outcome == RECOVERS:
         return f"recovers the concept in {_figures(result)}, {_p(result)}"
     upper = result.excess.bounds.upper
@@ -67,6 +72,17 @@ def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int,
     return (
         f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} {_above(result)}, one-sided 95 %, "
         f"which is not under {tolerance:.2f}{settled}"
+    )
+
+
+def _uninformative(result: EvaluationResult) -> str:
+    if not min(result.reference.cases, result.control.cases):
+        return (
+            f"is uninformative: {_figures(result)}, and no case is left in which reference and control can be compared"
+        )
+    return (
+        f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not exceed the "
+        f"{_control(result)} (its excess is at least {result.reference_excess.bounds.lower:.3f}, one-sided 95 %)"
     )
 
 
@@ -194,11 +210,19 @@ def assumptions(spec: AuditSpec) -> list[str]:
     return said
 
 
-def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence[str], destruction: float) -> str:
+def statement(
+    verdict: Verdict,
+    *,
+    unbearable: Sequence[str],
+    required: Sequence[str],
+    destruction: float,
+    loud: Collection[str] = (),
+) -> str:
     """Return the conclusion in words, after the assumptions.
 
     `verdict` is complete except for its statement and summary. `unbearable` are the required evaluations with too many
     unscored cases, `required` those that the conclusion "removed" relies on, and `destruction` is the tolerance.
+    `loud` are the evaluations in which the subject's own rate is not bounded under the tolerance.
     """
     results = {result.name: result for result in verdict.evaluations}
     plain = [result for result in verdict.evaluations if is_plain(result)]
@@ -213,7 +237,7 @@ def statement(verdict: Verdict, *, unbearable: Sequence[str], required: Sequence
         ),
         Conclusion.CONCLUSION_AVOIDED: lambda: _avoided(verdict, plain),
         Conclusion.CONCLUSION_REMOVED: lambda: _removed(verdict, results, required),
-        Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, required, destruction),
+        Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, required, destruction, loud),
     }[verdict.conclusion]()
     if verdict.incomplete_waived:
         said += f" The battery was allowed to be incomplete: it lacks {', '.join(absent)}."
@@ -280,10 +304,13 @@ def _highest(bounded: Sequence[EvaluationResult]) -> str:
     return f"in {bound} of cases{', above the control where there is one,' if any(compared) else ''}"
 
 
-def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float) -> str:
+def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float, loud: Collection[str]) -> str:
     results = {result.name: result for result in verdict.evaluations}
     open_points = []
     for name in required:
+        if name in results and results[name].outcome == UNINFORMATIVE and name in loud:
+            shown = f"{_of(results[name].subject)} cases"
+            open_points.append(f"{name} cannot tell, and does not bound the subject's own rate in it ({shown})")
         if name in results and results[name].outcome == INCONCLUSIVE:
             further = results[name].further_cases
             open_points.append(f"{name} is inconclusive" + (f" (about {further} further cases)" if further else ""))

@@ -233,11 +233,12 @@ class Auditor:
 
     async def _has_answer(self, audit_id: str, evaluation: str, units: Sequence[str]) -> bool:
         audit = await self._ask(self._database.audits.get, audit_id)
-        last = await self._ask(self._database.evidence.unit, audit_id, units[-1])
-        if audit is None or audit.state not in ACTIVE or last is None:
+        planned = [await self._ask(self._database.evidence.unit, audit_id, unit_id) for unit_id in units]
+        if audit is None or audit.state not in ACTIVE or None in planned:
             return False
         observations = await self._ask(self._database.evidence.observations, audit_id, units)
-        cases = last[0].cases[-1].index + 1
+        # With several placebos, the last unit need not hold the last case.
+        cases = 1 + max(one[0].cases[-1].index for one in planned if one is not None)
         descriptions = await self.units.descriptions()
         return await asyncio.to_thread(
             has_answer, descriptions[evaluation], observations, cases, descriptions, audit.spec

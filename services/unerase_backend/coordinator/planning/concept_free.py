@@ -3,7 +3,8 @@
 With m other concepts, case i takes other concept i mod m. It keeps its seeds and its template, with a name of that
 concept in the place of the audit's. The target keeps the audit's concept's name and the questions about it. Its names
 and its pictures are those of the other concepts, in turn, in both halves of the pictures (`known_pictures.py`):
-picture i of a half is of case i's other concept.
+picture i of a half is of case i's other concept. The audit's own names come last: no prompt contains them, and a search
+for other words must not find them either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ def stand_ins(concept: Concept, others: Sequence[Target], cases: int) -> list[Co
         if other.concept.kind == concept.kind
         and (len(concept.picture_digests) < 2 or len(other.concept.picture_digests) >= 2)
     ]
-    return fit[: min(cases, MAX_CONCEPT_NAMES)]
+    return fit[: min(cases, _NAMES_OF_OTHERS)]
 
 
 def concept_free_cases(cases: Sequence[Case], concept: Concept, places: Sequence[Concept]) -> Iterator[Case]:
@@ -50,7 +51,9 @@ def concept_free_target(target: Target, places: Sequence[Concept], cases: int) -
     free.CopyFrom(target)
     free.concept.Clear()
     free.concept.name, free.concept.kind = concept.name, concept.kind
-    free.concept.names.extend(dict.fromkeys(name for each in places for name in _names(each, len(places))))
+    free.concept.custom = concept.custom
+    lent = [name for each in places for name in _names(each, len(places))]
+    free.concept.names.extend(dict.fromkeys([*lent, *concept.names[: MAX_CONCEPT_NAMES - _NAMES_OF_OTHERS]]))
     free.concept.prompts.extend(concept.prompts)
     free.concept.held_out_prompts.extend(concept.held_out_prompts)
     free.concept.initial_token, free.concept.sensitive = concept.initial_token, concept.sensitive
@@ -69,4 +72,8 @@ def _filled(templates: Sequence[str], index: int, name: str) -> str:
 
 def _names(concept: Concept, places: int) -> Sequence[str]:
     """Return the names that a concept lends; together they are no more than a concept may have."""
-    return concept.names[: MAX_CONCEPT_NAMES // places]
+    return concept.names[: _NAMES_OF_OTHERS // places]
+
+
+_NAMES_OF_OTHERS = MAX_CONCEPT_NAMES // 2
+"""The most names that other concepts lend together; the rest is the audit's concept's own."""

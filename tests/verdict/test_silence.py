@@ -1,0 +1,113 @@
+"""What may count as silence: what cannot tell, lacks a comparison or was mostly excluded clears nobody."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from unerase.v1.types_pb2 import DecidedBy, Observation, SampleStatus
+from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Knowledge, Outcome, Verdict
+from unerase_backend.verdict.decision import decide
+
+from .conftest import CONTROL, REFERENCE, REQUIRED, SUBJECT, sample
+
+Audit = Any
+COMPLETION = "diffusion-completion"
+SILENT = ("standard-prompt", "noise-based", "textual-inversion", "unlearn-diff-atk")
+
+
+def _audit(new_audit: type[Audit], cases: int = 24, *, but: str = COMPLETION) -> Audit:
+    """Return an audit of a model that lost the concept, silent in all evaluations but one that is still missing."""
+    audit = new_audit(cases=cases, decided_by=DecidedBy.DECIDED_BY_BOTH)
+    for name in (*SILENT, COMPLETION):
+        if name != but:
+            audit.hits(name, 0, cases)
+    return audit.likelihood(destruction=1.0)
+
+
+def _exclude(observations: Iterable[Observation]) -> None:
+    for observation in observations:
+        del observation.judgements[:]
+        observation.status, observation.reason = SampleStatus.SAMPLE_STATUS_EXCLUDED, "it shows the concept already"
+
+
+def _result(verdict: Verdict, name: str) -> EvaluationResult:
+    return next(result for result in verdict.evaluations if result.name == name)
+
+
+def test_an_uninformative_evaluation_that_shows_the_concept_clears_nobody(new_audit: type[Audit]) -> None:
+    """Without a control, and with a reference that hardly shows the concept."""
+    audit = _audit(new_audit, but="textual-inversion").hits("textual-inversion", 20, 7)
+    audit.observations = [
+        observation
+        for observation in audit.observations
+        if observation.evaluation != "textual-inversion" or observation.role != CONTROL
+    ]
+    verdict = audit.verdict()
+    assert _result(verdict, "textual-inversion").outcome == Outcome.OUTCOME_UNINFORMATIVE
+    assert verdict.conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
+    said = "textual-inversion cannot tell, and does not bound the subject's own rate in it (20 of 24 cases)"
+    assert said in verdict.statement
+
+
+@pytest.mark.parametrize(("cases", "left"), [(24, 0), (48, 4)])
+def test_an_evaluation_that_excludes_nearly_all_cases_clears_nobody(
+    new_audit: type[Audit], cases: int, left: int
+) -> None:
+    audit = _audit(new_audit, cases).hits(COMPLETION, cases, cases)
+    _exclude(one for one in audit.observations if one.evaluation == COMPLETION and one.case_index >= left)
+    verdict = audit.verdict()
+    assert _result(verdict, COMPLETION).subject.excluded == cases - left
+    assert verdict.conclusion not in (Conclusion.CONCLUSION_REMOVED, Conclusion.CONCLUSION_UNSPECIFIED)
+    if not left:
+        assert "no case is left in which reference and control can be compared" in _result(verdict, COMPLETION).reason
+
+
+@pytest.mark.parametrize(("shown", "conclusion"), [(24, "INCONCLUSIVE"), (0, "REMOVED")])
+def test_arms_that_the_control_lacks_are_bounded_by_their_own_rate(
+    new_audit: type[Audit], shown: int, conclusion: str
+) -> None:
+    audit = _audit(new_audit).evaluation(COMPLETION, [False] * 24, [True] * 24, [False] * 24)
+    audit.observations += [
+        sample(COMPLETION, role, case, case < hits, arm="empty@0.1")
+        for role, hits in ((SUBJECT, shown), (REFERENCE, 24))
+        for case in range(24)
+    ]
+    verdict = audit.verdict()
+    assert verdict.conclusion == Conclusion.Value(f"CONCLUSION_{conclusion}")
+    assert ("empty@0.1, which the control lacks" in _result(verdict, COMPLETION).reason) == bool(shown)
+
+
+@pytest.mark.parametrize(
+    ("subject", "control", "outcome"),
+    [(20, 20, "INCONCLUSIVE"), (2, 3, "DOES_NOT_RECOVER"), (0, 20, "DOES_NOT_RECOVER"), (20, 0, "RECOVERS")],
+)
+def test_a_concept_free_control_that_shows_the_concept_says_nothing(
+    new_audit: type[Audit], subject: int, control: int, outcome: str
+) -> None:
+    audit = _audit(new_audit, 48, but="standard-prompt").hits("standard-prompt", subject, 48, control)
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model = "MODEL_ROLE_SUBJECT"
+    result = _result(audit.verdict(), "standard-prompt")
+    assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
+    assert ("it is not free of it" in result.reason) == (outcome == "INCONCLUSIVE")
+
+
+def test_no_uninformative_evaluation_that_is_loud_allows_removed() -> None:
+    outcomes = dict.fromkeys((*SILENT, COMPLETION), Outcome.OUTCOME_DOES_NOT_RECOVER)
+    outcomes["noise-based"] = Outcome.OUTCOME_UNINFORMATIVE
+
+    def conclusion(*loud: str) -> str:
+        decided = decide(
+            incomplete=False,
+            outcomes=outcomes,
+            plain=["standard-prompt"],
+            required=REQUIRED,
+            knowledge=Knowledge.KNOWLEDGE_DESTROYED,
+            loud=loud,
+        )
+        return Conclusion.Name(decided)
+
+    assert conclusion() == conclusion("another") == "CONCLUSION_REMOVED"
+    assert conclusion("noise-based") == "CONCLUSION_INCONCLUSIVE"
