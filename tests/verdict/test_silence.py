@@ -60,7 +60,7 @@ def test_an_evaluation_that_excludes_nearly_all_cases_clears_nobody(
     assert _result(verdict, COMPLETION).subject.excluded == cases - left
     assert verdict.conclusion not in (Conclusion.CONCLUSION_REMOVED, Conclusion.CONCLUSION_UNSPECIFIED)
     if not left:
-        assert "no case is left in which reference and control can be compared" in _result(verdict, COMPLETION).reason
+        assert "no case is left in which the models can be compared" in _result(verdict, COMPLETION).reason
 
 
 @pytest.mark.parametrize(("shown", "conclusion"), [(24, "INCONCLUSIVE"), (0, "REMOVED")])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import ControlKind
-from unerase.v1.verdicts_pb2 import EvaluationResult
+from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
 
 MODEL = ControlKind.CONTROL_KIND_MODEL
 PLACEBO = ControlKind.CONTROL_KIND_PLACEBO
@@ -23,6 +23,13 @@ def kind_of(result: EvaluationResult) -> ControlKind.ValueType:
     if result.placebo:
         return PLACEBO
     return MODEL if result.controlled else NONE
+
+
+def state(verdict: Verdict, spec: AuditSpec) -> None:
+    """Add the sentences about the controls to a verdict and to its evaluations."""
+    for result in verdict.evaluations:
+        result.control_statement = statement(result, spec)
+    verdict.control_statement = overview(verdict.evaluations, spec)
 
 
 def statement(result: EvaluationResult, spec: AuditSpec) -> str:
@@ -42,7 +49,7 @@ def statement(result: EvaluationResult, spec: AuditSpec) -> str:
         return (
             "The control is concept-free, the same procedure with prompts of other concepts; the comparison assumes "
             "that the judges take pictures of those for this concept as often as pictures of its own prompts that do "
-            "not show it."
+            "not show it, and that the subject does not show the concept under those prompts."
         )
     if result.HasField("control"):
         return (

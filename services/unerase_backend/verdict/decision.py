@@ -165,9 +165,7 @@ def conclude(
         assumptions=wording.assumptions(spec),
         decided_by=spec.decided_by or DecidedBy.DECIDED_BY_JUDGE,
     )
-    for result in verdict.evaluations:
-        result.control_statement = controls.statement(result, spec)
-    verdict.control_statement = controls.overview(verdict.evaluations, spec)
+    controls.state(verdict, spec)
     verdict.evidence.extend(_evidence(verdict, tolerances))
     verdict.statement = wording.statement(
         verdict, unbearable=unbearable, required=battery.relied_on, destruction=tolerances.destruction, loud=loud

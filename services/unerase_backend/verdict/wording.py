@@ -39,12 +39,11 @@ def reason(
 ) -> str:
     """Return the predicate of "<evaluation> ...": the outcome, and the figures that it follows from.
 
-    `stable` is False if the outcome depends on how unscored cases are counted. `looked_at` is True if bounds and p hold
-    at every look. `open_point` is what is open although the excess itself is bounded.
+    `stable`: the outcome does not depend on how unscored cases are counted. `looked_at`: bounds and p hold at every
+    look. `open_point` is what is open although the excess itself is bounded.
     """
-    if stable and open_point:
-        said = f"is inconclusive: {_figures(result)}, and {open_point}"
-    else:
+    said = f"is inconclusive: {_figures(result)}, and {open_point}"
+    if not stable or not open_point:
         said = _reason(result, tolerance, optimisation_steps, stable)
     stopped = f"; stopped after {result.stopped_after} cases" if result.stopped_after else ""
     return f"{said} (valid at every look{stopped})" if looked_at else said
@@ -77,12 +76,10 @@ def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int,
 
 def _uninformative(result: EvaluationResult) -> str:
     if not min(result.reference.cases, result.control.cases):
-        return (
-            f"is uninformative: {_figures(result)}, and no case is left in which reference and control can be compared"
-        )
+        return f"is uninformative: {_figures(result)}, and no case is left in which the models can be compared"
     return (
-        f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not exceed the "
-        f"{_control(result)} (its excess is at least {result.reference_excess.bounds.lower:.3f}, one-sided 95 %)"
+        f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not exceed "
+        f"the {_control(result)} (its excess is at least {result.reference_excess.bounds.lower:.3f}, one-sided 95 %)"
     )
 
 

@@ -73,7 +73,8 @@ def test_the_target_asks_about_the_concept_itself() -> None:
     free = concept_free_target(target, [_other("moon").concept, _other("arrow").concept], 24)
     assert (free.selector, free.judge, free.second_judge) == (target.selector, target.judge, target.second_judge)
     assert (free.concept.name, free.concept.kind) == ("hourglass", CONCEPT_KIND_OBJECT)
-    assert list(free.concept.names) == ["moon", "arrow"]
+    # Its own words last: no prompt contains them, and no search may use them.
+    assert list(free.concept.names) == ["moon", "arrow", *CONCEPT.names]
     assert list(free.concept.prompts) == list(CONCEPT.prompts)
     assert (free.concept.initial_token, free.concept.sensitive) == ("shape", True)
     assert target.concept == CONCEPT
