@@ -1,7 +1,8 @@
 """`python -m tools.control_rates DIR ...`: how often each kind of control shows the concept, beside the true control.
 
 Each DIR holds JSON reports of audits, as `unerase calibrate --reports` writes them. Audits of one concept are pooled
-over their subjects, and over the folders. A control model is the same for all subjects, so it counts once.
+over their subjects, and over the folders. A control model is the same for all subjects of a folder, so it counts once
+in each.
 """
 
 import argparse
@@ -17,31 +18,31 @@ KINDS = {
     "CONTROL_KIND_PLACEBO": "placebo",
     "CONTROL_KIND_CONCEPT_FREE": "concept-free",
 }
-Counts = dict[tuple[str, str], dict[str, dict[str, tuple[int, int]]]]
-"""Hits and cases by concept and title, then by kind of control, then by the model that the control ran on."""
+Counts = dict[tuple[str, str], dict[str, dict[tuple[Path, str], tuple[int, int]]]]
+"""Hits and cases by concept and title, then by kind of control, then by folder and the model the control ran on."""
 
 
-def read(folders: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    """Yield the contents of the reports in the folders."""
-    for folder in folders:
+def read(folders: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the contents of the reports in the folders, each with its folder; a folder that is named twice once."""
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
         for path in sorted(folder.glob("*.json")):
             content = json.loads(path.read_text()).get("content")
             # A calibration may be among the reports.
             if content is not None:
-                yield content
+                yield folder, content
 
 
-def rates(contents: Iterable[dict[str, Any]], *, arms: bool) -> Counts:
+def rates(contents: Iterable[tuple[Path, dict[str, Any]]], *, arms: bool) -> Counts:
     """Return each control's detections: of decided cases, or with `arms` of the single draws of each arm."""
     counts: Counts = {}
-    for content in contents:
+    for folder, content in contents:
         spec = content["spec"]
         for result in content["verdict"]["evaluations"]:
             kind = result["control_kind"]
             for title, counted in _counted(result, arms):
                 ran_on = spec["control"] if kind == "CONTROL_KIND_MODEL" else spec["subject"]
                 of_kind = counts.setdefault((spec["concept"], title), {}).setdefault(kind, {})
-                of_kind[ran_on] = counted["hits"], counted["cases"]
+                of_kind[folder, ran_on] = counted["hits"], counted["cases"]
     return counts
 
 
@@ -63,7 +64,7 @@ def _counted(result: dict[str, Any], arms: bool) -> Iterator[tuple[str, dict[str
                 yield f"{result['title']}, {arm['arm']}", arm["control"]
 
 
-def _pooled(by_model: dict[str, tuple[int, int]]) -> str:
+def _pooled(by_model: dict[tuple[Path, str], tuple[int, int]]) -> str:
     hits, cases = (sum(counts) for counts in zip(*by_model.values(), strict=True)) if by_model else (0, 0)
     return f"{hits} of {cases} ({hits / cases:.2f})" if cases else "-"
 

@@ -9,9 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tools.results import MARKS, head, row, words
-
-NO_CONTROL = "-"
+from tools.results import MARKS, head, hits_beside_control, row, words
 
 
 def conclusion(content: dict[str, Any]) -> str:
@@ -28,8 +26,7 @@ def control(content: dict[str, Any]) -> str:
 
 def counted(result: dict[str, Any]) -> str:
     """Return an evaluation's detections on the subject and on its control, marked by its outcome."""
-    held = result["control"]["hits"] if "control" in result else NO_CONTROL
-    return MARKS[words(result["outcome"], "OUTCOME_")].format(f"{result['subject']['hits']}:{held}")
+    return MARKS[words(result["outcome"], "OUTCOME_")].format(hits_beside_control(result))
 
 
 def verdicts(models: dict[str, tuple[dict[str, Any], dict[str, Any]]]) -> list[str]:

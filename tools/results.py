@@ -18,6 +18,7 @@ MODELS = (
     "ga",
     "stereo",
 )
+OWN = "each its own"
 MARKS = {"recovers": "**{}**", "does not recover": "{}", "inconclusive": "({})", "uninformative": "{} ?"}
 
 
@@ -58,18 +59,42 @@ def verdicts(contents: dict[str, Any]) -> list[str]:
 
 
 def outcomes(contents: dict[str, Any]) -> list[str]:
-    """Return the table of evaluations: cases brought back, of how many; bold: recovers, in brackets: inconclusive."""
+    """Return the table of evaluations: cases brought back, of how many; bold: recovers, in brackets: inconclusive.
+
+    The column of the control is that of the first model whose control is not the model itself. A model that was held
+    against another control, such as its own placebo, has that control's cases behind a colon.
+    """
     first = next(iter(contents.values()))["verdict"]["evaluations"]
     lines = head("evaluation", "best of", "control", *contents)
     for at, evaluation in enumerate(first):
-        control = rate(evaluation["control"]) if "control" in evaluation else "none"
-        cells = [evaluation["title"], str(evaluation["budget"]), control]
-        for content in contents.values():
+        controls = {name: _control(content, at) for name, content in contents.items()}
+        shown = next((name for name, control in controls.items() if control != OWN), "")
+        cells = [evaluation["title"], str(evaluation["budget"])]
+        cells.append(_control_rate(contents[shown], at) if shown else OWN)
+        for name, content in contents.items():
             found = content["verdict"]["evaluations"][at]
+            beside = controls[name] == OWN or controls[name] != controls[shown]
             mark = MARKS[words(found["outcome"], "OUTCOME_")]
-            cells.append(mark.format(found["subject"]["hits"]))
+            cells.append(mark.format(hits_beside_control(found) if beside else found["subject"]["hits"]))
         lines.append(row(*cells))
     return lines
+
+
+def hits_beside_control(result: dict[str, Any]) -> str:
+    """Return an evaluation's detections on the subject and on its control; "-" is none."""
+    return f"{result['subject']['hits']}:{result['control']['hits'] if 'control' in result else '-'}"
+
+
+def _control(content: dict[str, Any], at: int) -> str:
+    kind = content["verdict"]["evaluations"][at]["control_kind"]
+    if kind in ("CONTROL_KIND_PLACEBO", "CONTROL_KIND_CONCEPT_FREE"):
+        return OWN
+    return str(content["spec"]["control"]) if kind == "CONTROL_KIND_MODEL" else ""
+
+
+def _control_rate(content: dict[str, Any], at: int) -> str:
+    found = content["verdict"]["evaluations"][at]
+    return rate(found["control"]) if "control" in found else "none"
 
 
 def draws(contents: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -9,12 +10,12 @@ from typer.testing import CliRunner, Result
 
 from support.scripted_server import AUDIT_ID, QUICK, Script, failing
 from unerase import Client, UneraseError
-from unerase._calibration import chosen, persistently
+from unerase._calibration import chosen, persistently, withheld
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
-from unerase.v1.audits_pb2 import AuditState, CreateAuditRequest, Manifest, ReportContent
+from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, Manifest, ReportContent
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import Concept, ConceptKind, ControlKind
+from unerase.v1.types_pb2 import Concept, ConceptKind, ControlKind, JudgeLabels
 from unerase_backend.report.parquet import render_parquet
 
 MODELS = [
@@ -26,7 +27,9 @@ MODELS = [
     Model(name="other/reference"),
     Model(name="other/edited", base="other/reference", erased=["hourglass"]),
 ]
-CONCEPTS = [Concept(name="hourglass", control="t/never"), Concept(name="moon"), Concept(name="ring")]
+LABELS = [JudgeLabels(judge=judge, labels=["x"]) for judge in ("clip", "first", "second")]
+CONCEPTS = [Concept(name="hourglass", control="t/never", labels=LABELS), Concept(name="moon"), Concept(name="ring")]
+FISH = Concept(name="fish", placebo=True, labels=LABELS, picture_digests=["a", "b"])
 
 
 def test_every_model_of_the_concept_is_audited() -> None:
@@ -91,11 +94,10 @@ def test_the_audits_are_asked_for_all_at_once(address: str, catalogued: Script, 
 
 
 def test_the_model_that_never_learned_it_can_be_withheld(address: str, catalogued: Script, tmp_path: Path) -> None:
-    """Then a placebo is the control if there is one of the concept's kind, or else other concepts' prompts."""
-    placebo = Concept(name="fish", placebo=True, kind=ConceptKind.CONCEPT_KIND_OBJECT)
+    """Then a placebo is the control if there is one that fits, or else other concepts' prompts."""
     for concepts, kind in (
-        ([*CONCEPTS, placebo], ControlKind.CONTROL_KIND_CONCEPT_FREE),
-        ([*CONCEPTS, Concept(name="fish", placebo=True)], ControlKind.CONTROL_KIND_PLACEBO),
+        (CONCEPTS, ControlKind.CONTROL_KIND_CONCEPT_FREE),
+        ([*CONCEPTS, FISH], ControlKind.CONTROL_KIND_PLACEBO),
     ):
         catalogued.concepts = concepts
         catalogued.requests.clear()
@@ -106,6 +108,39 @@ def test_the_model_that_never_learned_it_can_be_withheld(address: str, catalogue
             ("t/reference", kind),
         ]
         assert not any(each.spec.control or each.spec.placebos for each in requests)
+
+
+OBJECT = ConceptKind.CONCEPT_KIND_OBJECT
+FURTHER = JudgeLabels(judge="third", labels=["x"])
+
+
+@pytest.mark.parametrize(
+    ("placebo", "fits"),
+    [
+        ({}, True),
+        ({"labels": [*LABELS, FURTHER]}, True),
+        ({"placebo": False}, False),
+        ({"kind": OBJECT}, False),
+        ({"picture_digests": []}, False),
+        ({"labels": LABELS[:2]}, False),
+        # The hourglass has no labels for the third judge.
+        ({"labels": [*LABELS[:2], FURTHER]}, False),
+        ({"labels": [*LABELS[:2], JudgeLabels(judge="second")]}, False),
+    ],
+)
+def test_a_placebo_that_cannot_be_judged_or_shown_does_not_count(placebo: dict[str, Any], fits: bool) -> None:
+    fields: dict[str, Any] = {"name": "fish", "placebo": True, "labels": LABELS, "picture_digests": ["a"], **placebo}
+    kind = ControlKind.CONTROL_KIND_PLACEBO if fits else ControlKind.CONTROL_KIND_CONCEPT_FREE
+    assert withheld([*CONCEPTS, Concept(**fields)], AuditSpec(concept="hourglass")) == kind
+
+
+def test_a_placebo_without_labels_for_a_judge_that_is_asked_for_does_not_count() -> None:
+    hourglass = Concept(name="hourglass", labels=[*LABELS, FURTHER])
+    for judge, kind in (
+        ("second", ControlKind.CONTROL_KIND_PLACEBO),
+        ("third", ControlKind.CONTROL_KIND_CONCEPT_FREE),
+    ):
+        assert withheld([hourglass, FISH], AuditSpec(concept="hourglass", judge=judge)) == kind
 
 
 def test_a_connection_that_breaks_is_no_end(address: str, catalogued: Script, tmp_path: Path) -> None:

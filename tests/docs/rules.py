@@ -110,6 +110,7 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/results.md", "unerase calibrate", How.READ, HOURS),
     Rule("docs/results.md", "unerase serve", How.READ, HOURS),
     Rule("docs/results.md", "unerase audit testbed/never", How.READ, HOURS),
+    Rule("docs/results.md", "python -m tools.truths", How.READ, HOURS),
     Rule("docs/testbed.md", "make testbed", How.READ, HOURS),
     Rule("docs/testbed.md", "unerase serve", How.READ, HOURS),
     Rule("docs/testbed.md", "mkdir -p build", How.READ, HOURS),

@@ -1,4 +1,4 @@
-"""The tables of verdicts with and without a control model, and of the controls' rates, from small reports."""
+"""The tables of outcomes, of verdicts with and without a control model, and of controls' rates, from small reports."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from tools import control_rates, controls
+from tools import control_rates, controls, results
 from unerase.v1.audits_pb2 import Report
 from unerase_backend.report import render_json
 
@@ -89,15 +89,44 @@ def test_controls_are_pooled_over_subjects_and_a_control_model_counts_once() -> 
     contents.append(content("AVOIDED", result("inversion", "INCONCLUSIVE", 9, 4, "free")))
     # The judge's errors on pictures are no control.
     contents.append(content("AVOIDED", result("inversion", "INCONCLUSIVE", 9, 20, "none"), subject="t/other"))
-    assert control_rates.table(control_rates.rates(contents, arms=False)) == [
+    reports = [(Path("one"), each) for each in contents]
+    assert control_rates.table(control_rates.rates(reports, arms=False)) == [
         "| concept | evaluation | never | placebo | concept-free |",
         "| --- | --- | --- | --- | --- |",
         "| hourglass | Noise | 1 of 24 (0.04) | 7 of 48 (0.15) | - |",
         "| hourglass | Inversion | - | - | 4 of 24 (0.17) |",
     ]
-    assert control_rates.table(control_rates.rates(contents, arms=True))[2:] == [
+    assert control_rates.table(control_rates.rates(reports, arms=True))[2:] == [
         "| hourglass | Noise, noise | 3 of 48 (0.06) | 6 of 96 (0.06) | - |"
     ]
+    # Another folder holds other audits, of the same control model too.
+    reports += [(Path("two"), each) for each in contents[1:3]]
+    assert control_rates.table(control_rates.rates(reports, arms=False))[2] == (
+        "| hourglass | Noise | 2 of 48 (0.04) | 9 of 72 (0.12) | - |"
+    )
+
+
+def test_a_control_of_a_models_own_stands_beside_it() -> None:
+    noise = [
+        result("noise", "RECOVERS", 9, 1),
+        result("noise", "INCONCLUSIVE", 2, 1),
+        result("noise", "RECOVERS", 7, 3),
+    ]
+    models = {
+        "uce": content("AVOIDED", noise[0], result("inversion", "RECOVERS", 8, 2, "placebo"), control="t/never"),
+        "ga": content("AVOIDED", noise[1], result("inversion", "RECOVERS", 9, 0, "placebo"), control="t/never"),
+        "never": content(
+            "AVOIDED", noise[2], result("inversion", "INCONCLUSIVE", 1, None, "none"), control="t/never-2"
+        ),
+    }
+    assert results.outcomes(models) == [
+        "| evaluation | best of | control | uce | ga | never |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| Noise | 1 | 1 of 24 | **9** | (2) | **7:3** |",
+        "| Inversion | 1 | none | **8:2** | **9:0** | (1) |",
+    ]
+    del models["never"]
+    assert results.outcomes(models)[3] == "| Inversion | 1 | each its own | **8:2** | **9:0** |"
 
 
 def test_the_commands_read_folders_of_reports(
@@ -112,6 +141,6 @@ def test_the_commands_read_folders_of_reports(
     assert "| Noise | **9:1** / **9:1** |" in capsys.readouterr().out
     # The calibration may lie among the reports.
     (tmp_path / "with" / "calibration.json").write_text('{"version": "1.0"}')
-    monkeypatch.setattr(sys, "argv", ["control_rates", str(tmp_path / "with"), str(tmp_path / "without")])
+    monkeypatch.setattr(sys, "argv", ["control_rates", *(str(tmp_path / name) for name in ("with", "without", "with"))])
     control_rates.main()
     assert "| hourglass | Noise | 1 of 24 (0.04) | 1 of 24 (0.04) | - |" in capsys.readouterr().out

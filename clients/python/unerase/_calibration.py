@@ -16,6 +16,9 @@ from unerase.v1.types_pb2 import Concept, ControlKind
 
 Answer = TypeVar("Answer")
 
+JUDGES = 3
+"""An audit's selector, judge and second judge."""
+
 # An overloaded machine answers late.
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
@@ -51,14 +54,29 @@ def chosen(
     return concept, reference, list(names) or every
 
 
-def withheld(concepts: Iterable[Concept], concept: str) -> ControlKind.ValueType:
+def withheld(concepts: Iterable[Concept], template: AuditSpec) -> ControlKind.ValueType:
     """Return the kind of control of audits that are to do without a control model: the best of the others.
 
-    It is a placebo if the catalogue has one of the concept's kind, and otherwise the concept-free control.
+    It is a placebo if the catalogue has one that fits the concept, and otherwise the concept-free control. `template`
+    names the concept. A placebo fits if it is of the concept's kind and has pictures, and labels for three judges that
+    the concept has labels for, among them those that `template` names. The backend also asks for pictures of the
+    reference's size, and for default judges that a client does not know.
     """
     by_name = {each.name: each for each in concepts}
-    placebo = any(each.placebo and each.kind == by_name[concept].kind for each in by_name.values())
+    concept = by_name[template.concept]
+    named = {template.selector, template.judge, template.second_judge} - {""}
+
+    def fits(placebo: Concept) -> bool:
+        shared = _labelled(placebo) & _labelled(concept)
+        judged = len(shared) >= JUDGES and named <= shared
+        return placebo.placebo and placebo.kind == concept.kind and bool(placebo.picture_digests) and judged
+
+    placebo = any(fits(each) for each in by_name.values())
     return ControlKind.CONTROL_KIND_PLACEBO if placebo else ControlKind.CONTROL_KIND_CONCEPT_FREE
+
+
+def _labelled(concept: Concept) -> set[str]:
+    return {each.judge for each in concept.labels if each.labels}
 
 
 def specs_of(
@@ -87,7 +105,7 @@ def specs_of(
         spec.concept, spec.reference, spec.subject = concept, reference, subject
         spec.assume_reference = subject == reference
         if without_never:
-            spec.control_kind = withheld(concepts, concept)
+            spec.control_kind = withheld(concepts, spec)
         specs.append(spec)
     return specs
 

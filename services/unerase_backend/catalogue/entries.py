@@ -203,7 +203,7 @@ class JudgeEntry(_Entry):
 class ConceptEntry(_Entry):
     """A concept: its words, prompts, labels and pictures.
 
-    A `placebo` is a concept that no model knows; it serves as the control of injecting evaluations. It is never an
+    A `placebo` is a concept that no model knows; it serves as a control. It is never an
     "other concept" of an audit. Reports blur the pictures of a `sensitive` concept until the reader asks for them.
 
     Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's

@@ -1,6 +1,7 @@
 """Which control an evaluation has, by what the request asks for and what there is."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
@@ -31,6 +32,8 @@ from unerase_backend.coordinator.planning.controls import control_kind
 from unerase_backend.coordinator.planning.plan import Plan, make_plan
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
+
+from ..conftest import write_catalogue
 
 MODEL, PLACEBO = CONTROL_KIND_MODEL, CONTROL_KIND_PLACEBO
 FREE, NONE = CONTROL_KIND_CONCEPT_FREE, CONTROL_KIND_NONE
@@ -172,3 +175,21 @@ def test_what_contradicts_the_kind_is_named_at_once(
     for violation in caught.value.violations:
         assert problems[violation.field] in violation.description
     assert caught.value.reason == reason
+
+
+def test_prompts_of_other_concepts_need_other_concepts(
+    tmp_path: Path, store: ArtifactStore, descriptions: Mapping[str, EvaluationDescription]
+) -> None:
+    # The catalogue's only other style has no labels for two of the judges.
+    manner = "  manner: {kind: style, names: [manner], labels: {clip: [x], first: [x], second: [x]}}\n"
+    catalogue = Catalogue.load([str(write_catalogue(tmp_path, manner))], embedded=Path("none"))
+    spec = AuditSpec(subject="small/edited", concept="manner")
+    planned = make_plan(spec, catalogue, store, descriptions, lambda: 77)
+    assert not [unit for unit in planned.units if unit.role == MODEL_ROLE_CONTROL]
+    spec.control_kind = FREE
+    with pytest.raises(InvalidRequestError) as caught:
+        make_plan(spec, catalogue, store, descriptions, lambda: 77)
+    (violation,) = caught.value.violations
+    assert violation.field == "spec.control_kind"
+    assert "no other concept" in violation.description
+    assert caught.value.reason == "CONTROL_MISSING"

@@ -28,11 +28,16 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     DESCRIPTOR: _descriptor.EnumDescriptor
     OUTCOME_UNSPECIFIED: _Outcome.ValueType  # 0
     OUTCOME_UNINFORMATIVE: _Outcome.ValueType  # 1
-    """The reference does not exceed the control: the positive control failed."""
+    """The positive control failed: the reference does not exceed the control or, without one, the lower bound of its own
+    rate is not above the tolerance. Prevents REMOVED unless the upper bound of the subject's own rate is under the
+    tolerance.
+    """
     OUTCOME_RECOVERS: _Outcome.ValueType  # 2
     """The subject exceeds the control."""
     OUTCOME_DOES_NOT_RECOVER: _Outcome.ValueType  # 3
-    """The upper bound of the excess is under the tolerance."""
+    """The upper bound of the excess is under the tolerance, and so is what the control leaves open: deciding arms that it
+    lacks, and a high rate of a concept-free control.
+    """
     OUTCOME_INCONCLUSIVE: _Outcome.ValueType  # 4
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
@@ -40,11 +45,16 @@ class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
 
 OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
 OUTCOME_UNINFORMATIVE: Outcome.ValueType  # 1
-"""The reference does not exceed the control: the positive control failed."""
+"""The positive control failed: the reference does not exceed the control or, without one, the lower bound of its own
+rate is not above the tolerance. Prevents REMOVED unless the upper bound of the subject's own rate is under the
+tolerance.
+"""
 OUTCOME_RECOVERS: Outcome.ValueType  # 2
 """The subject exceeds the control."""
 OUTCOME_DOES_NOT_RECOVER: Outcome.ValueType  # 3
-"""The upper bound of the excess is under the tolerance."""
+"""The upper bound of the excess is under the tolerance, and so is what the control leaves open: deciding arms that it
+lacks, and a high rate of a concept-free control.
+"""
 OUTCOME_INCONCLUSIVE: Outcome.ValueType  # 4
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
@@ -384,8 +394,8 @@ class EvaluationResult(_message.Message):
     """Share of scored deciding draws on which the judge and the second judge agree, and Cohen's kappa."""
     judge_kappa: _builtins.float
     controlled: _builtins.bool
-    """Whether the evaluation had a control of `control_kind`. Otherwise `control`, if present, is the judge's false
-    positives on pictures without the concept, and the excess is over those, unpaired.
+    """Whether the evaluation had a control of `control_kind`. Otherwise `control`, if present, is the false positives of
+    the judges who decide on pictures without the concept, and the excess is over those, unpaired.
     """
     placebo: _builtins.bool
     """The control is a placebo; the same as `control_kind`."""

@@ -10,8 +10,9 @@ from types import MappingProxyType
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import AuditCost, AuditSpec
-from unerase.v1.types_pb2 import Case, Concept, EvaluationDescription
+from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, Case, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.coordinator.planning import control_checks
 from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
 from unerase_backend.coordinator.planning.parts import Parts
 from unerase_backend.coordinator.planning.presets import planned_descriptions
@@ -20,6 +21,7 @@ from unerase_backend.coordinator.planning.targets import Targets, cases_of
 from unerase_backend.coordinator.planning.units import units_of
 from unerase_backend.evaluation.cost import Work
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def make_plan(
     cases = tuple(cases_of(concept, resolved))
     parts = Parts()
     targets = Targets(resolved, cases, catalogue, store, parts)
+    if resolved.control_kind == CONTROL_KIND_CONCEPT_FREE and not targets.stand_ins:
+        raise _without_stand_ins()
     units = tuple(units_of(resolved, cases, targets, descriptions))
     parts.descriptions(planned_descriptions(resolved.battery.evaluations, descriptions))
     works = count_work(units, descriptions, targets.known)
@@ -74,3 +78,10 @@ def make_plan(
     cost = cost_of(resolved, concept, len(pictures), units, works, parts.contents)
     stored = picture_bytes(cost.pictures, catalogue.models[resolved.reference].resolution)
     return Plan(resolved, concept, placebo_pictures, cases, units, parts.contents, works, cost, stored)
+
+
+def _without_stand_ins() -> InvalidRequestError:
+    description = "asks for CONCEPT_FREE, but the catalogue has no other concept that could take the concept's place"
+    error = InvalidRequestError.of(FieldViolation("spec.control_kind", description))
+    error.reason = control_checks.MISSING
+    return error
