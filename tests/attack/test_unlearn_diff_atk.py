@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from attack.conftest import PLANTED, attacked
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, TokenIds, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, SAMPLE_STATUS_SCORED
+from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, MODEL_ROLE_CONTROL, SAMPLE_STATUS_SCORED
 from unerase_backend.attack.attacks.unlearn_diff_atk import project_onto_simplex
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
@@ -108,7 +108,7 @@ async def test_its_steps_are_those_of_a_slow_loop(
 async def test_a_concept_free_case_has_the_picture_in_its_place(engine: AttackEngine, unit_of: UnitOf) -> None:
     """Its picture is of another concept, that of its prompt; so no case may get the picture of another."""
     unit = unit_of("never", cases=3, **SMALL)
-    unit.control_kind = CONTROL_KIND_CONCEPT_FREE
+    unit.role, unit.control_kind = MODEL_ROLE_CONTROL, CONTROL_KIND_CONCEPT_FREE
     pictures = list(unit.target.concept.picture_digests)
     _, together, _ = await attacked(engine, unit)
     for index in range(3):

@@ -148,7 +148,10 @@ def named(mixed: list[Trajectory]) -> list[Given]:
     classifiers = {"a": random_classifier(ConvolutionalClassifier), "b": random_classifier(MlpClassifier), "": None}
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     return [
-        Given(picture if one.HasField("inpainting") else None, classifiers[one.classifier_guidance.classifier_digest])
+        Given(
+            picture=picture if one.HasField("inpainting") else None,
+            classifier=classifiers[one.classifier_guidance.classifier_digest],
+        )
         for one in mixed
     ]
 

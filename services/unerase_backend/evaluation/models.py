@@ -118,6 +118,9 @@ class Models:
 SELECTOR, JUDGE = 0, 1
 """Indices into the three judgements of an observation."""
 
+UNGUIDED = 1.0
+"""The guidance scale that uses the prediction under the one prompt unchanged."""
+
 
 def panel(target: Target) -> list[Question]:
     """Return the three questions about a concept, in the order of an observation's judgements."""

@@ -35,7 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from unerase_backend.verdict import statistics
-from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT
+from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT, HALVINGS
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -47,7 +47,6 @@ MOST_PAIRS = 1024
 """With more pairs than this the bounds are Bonferroni's over two bounds of Clopper and Pearson, which are wider."""
 
 _FIRST_PARTS = 16
-_HALVINGS = 60
 
 
 def excess_bounds(
@@ -93,7 +92,7 @@ def bounded_below(difference: float, cases: int, alpha: float = ALPHA) -> Counts
     """
     low, high, found = -1.0, 1.0, np.full(cases + 1, cases + 1)
     # Regions grow with the limit that they are made of; the largest rare one is the answer.
-    for _ in range(_HALVINGS):
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
         least = region(middle, cases, alpha / 2)
         if _is_rare(least, difference, alpha):
@@ -142,7 +141,7 @@ def score_limit(only_first: int, only_second: int, cases: int, alpha: float = AL
     """Return Tango's approximate upper limit U: the difference at which T is -z."""
     enough = special.ndtri(alpha)
     low, high = (only_first - only_second) / cases, 1.0
-    for _ in range(_HALVINGS):
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
         if score_statistic(only_first, only_second, cases, middle) <= enough:
             high = middle

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT
+from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT, HALVINGS
 
 Floats = NDArray[np.float64]
 
@@ -41,7 +41,6 @@ Seven to nine discordant cases settle an excess, 21 cases without any its absenc
 _PARTS = 64
 _STAKES: Floats = np.append(np.sin((np.arange(_PARTS) + 0.5) / _PARTS * np.pi / 2), 1.0)
 _LOG_SHARES: Floats = np.log(np.append(np.full(_PARTS, 0.5 / _PARTS), 0.5))
-_HALVINGS = 60
 
 
 def log_wealth(first: ArrayLike, second: ArrayLike, cases: ArrayLike, excess: ArrayLike) -> Floats:
@@ -77,7 +76,7 @@ def _upper(first: ArrayLike, second: ArrayLike, cases: ArrayLike, alpha: float) 
     first, second, cases = np.broadcast_arrays(*(np.asarray(x, float) for x in (first, second, cases)))
     low, high = np.full(first.shape, -1.0), np.ones(first.shape)
     enough = -np.log(alpha)
-    for _ in range(_HALVINGS):
+    for _ in range(HALVINGS):
         middle = (low + high) / 2
         # At 1 there is nothing to bet on, so a midpoint that rounds to 1 is replaced by the number below it.
         refuted = log_wealth(first, second, cases, np.minimum(middle, np.nextafter(1.0, 0.0))) >= enough

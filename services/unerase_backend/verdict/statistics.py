@@ -15,6 +15,9 @@ Floats = NDArray[np.float64]
 ALPHA = 0.05
 """Every interval is at 95 %, every test at 5 %."""
 
+HALVINGS = 60
+"""Halvings of an interval of length 2 until a bound is as exact as float64 is."""
+
 
 FURTHER_CASES_LIMIT = 512
 """The most cases that an audit can have."""

@@ -43,7 +43,7 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.evaluation.known_pictures import held_out_by_case
-from unerase_backend.evaluation.models import JUDGE, Models, panel
+from unerase_backend.evaluation.models import JUDGE, UNGUIDED, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
@@ -52,7 +52,6 @@ from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 PROMPT, EMPTY, BEGINNING = "prompt", "empty", "beginning"
 FROM_PICTURE = "picture-"
-UNGUIDED = 1.0
 
 
 @dataclass

@@ -12,15 +12,12 @@ last control, because the empty prompt leaves out no concept.
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, EVALUATION_CLASS_ELICITING, Observation
-from unerase_backend.evaluation.models import Models, panel
+from unerase_backend.evaluation.models import UNGUIDED, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.seeds import derive_seed
-
-# Unguided: the prediction under the one prompt is used unchanged.
-UNGUIDED = 1.0
 
 
 @probe(
