@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest, ReportContent
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, EvaluationRequest, ModelRole, Observation
+from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, DecidedBy, EvaluationRequest, ModelRole, Observation
 from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
 from unerase_backend.report import render_parquet, shipped
 from unerase_backend.report.calibrated import calibrate_files
@@ -189,6 +189,21 @@ def test_a_verdict_quotes_what_is_known(trials: list[Trial]) -> None:
     Calibrations(calibrate(trials)).quote(verdict, spec)
     assert [result.HasField("calibration") for result in verdict.evaluations] == [True, False, False]
     Calibrations().quote(Verdict(evaluations=results), spec)
+
+
+def test_nothing_is_quoted_where_others_decided(trials: list[Trial]) -> None:
+    calibrated = calibrate(trials)
+    before = {key: value for key, value in calibrated.items() if key != "decided_by"}
+    for known, decided_by, quoted in (
+        (calibrated, DecidedBy.DECIDED_BY_JUDGE, True),
+        (calibrated, DecidedBy.DECIDED_BY_BOTH, False),
+        (before, DecidedBy.DECIDED_BY_UNSPECIFIED, True),
+        (before, DecidedBy.DECIDED_BY_BOTH, False),
+    ):
+        verdict, spec = Verdict(evaluations=[EvaluationResult(name="noise-based", budget=3)]), _spec("t/uce")
+        spec.decided_by = decided_by
+        Calibrations(known).quote(verdict, spec)
+        assert verdict.evaluations[0].HasField("calibration") == quoted
 
 
 def test_another_version_is_refused(trials: list[Trial]) -> None:

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import EvaluationClass, EvaluationDescription, Observation
+from unerase.v1.types_pb2 import DecidedBy, EvaluationClass, EvaluationDescription, Observation
 from unerase.v1.verdicts_pb2 import Calibration, Interval, Rate, Verdict
 from unerase_backend.verdict import statistics
-from unerase_backend.verdict.draws import SUBJECT, Cases
+from unerase_backend.verdict.draws import SUBJECT, Cases, who_decides
 from unerase_backend.verdict.figures import figures_of
 from unerase_backend.verdict.roles import known_never_learned
 
@@ -104,6 +104,7 @@ def calibrate(trials: Sequence[Trial]) -> dict[str, Any]:
         "guidance_scale": spec.guidance_scale,
         "seed_base": str(spec.seed_base),
         "judges": [spec.selector, spec.judge, spec.second_judge],
+        "decided_by": DecidedBy.Name(who_decides(spec)),
         "models": [
             {"name": trial.model.name, "truth": truths[trial.model.name].value, "digest": trial.model.digest}
             for trial in trials
@@ -127,6 +128,8 @@ class Calibrations:
             raise ValueError(f"the calibration has version {version}; this program reads {VERSION}")
         self._steps = calibrated.get("steps", 0)
         self._source = calibrated.get("source", "")
+        # A calibration that does not say who decided is from when the judge alone did.
+        self._decided_by = calibrated.get("decided_by", DecidedBy.Name(DecidedBy.DECIDED_BY_JUDGE))
         self._evaluations = {one["name"]: one for one in calibrated["evaluations"]}
 
     def of(self, name: str, parameters: Struct, steps: int, budget: int) -> Calibration | None:
@@ -147,7 +150,9 @@ class Calibrations:
         )
 
     def quote(self, verdict: Verdict, spec: AuditSpec) -> None:
-        """Add to a verdict the calibration of each of its evaluations that has one."""
+        """Add to a verdict the calibration of each of its evaluations that has one, if the same judges decided."""
+        if DecidedBy.Name(who_decides(spec)) != self._decided_by:
+            return
         parameters = {request.name: request.parameters for request in spec.battery.evaluations}
         for result in verdict.evaluations:
             known = self.of(result.name, parameters[result.name], spec.steps, result.budget)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import (
-    DecidedBy,
     EvaluationDescription,
     EvaluationRequest,
     Observation,
@@ -24,7 +23,7 @@ from unerase.v1.verdicts_pb2 import (
 from unerase_backend.verdict import controls, measures, sequential, statistics, wording
 from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.battery import Battery, is_measure
-from unerase_backend.verdict.draws import JUDGE
+from unerase_backend.verdict.draws import JUDGE, who_decides
 from unerase_backend.verdict.figure_table import figure_table, has_usable_figures
 from unerase_backend.verdict.figures import figures_of
 from unerase_backend.verdict.knowledge import INTACT, LOST, UNMEASURED, knowledge_of
@@ -163,7 +162,7 @@ def conclude(
         alternatives=alternatives(battery.of_kind(ResultKind.RESULT_KIND_ALTERNATIVES), spec.seed_base),
         measures=[figure_table(*each, spec.seed_base) for each in battery.tabled()],
         assumptions=wording.assumptions(spec),
-        decided_by=spec.decided_by or DecidedBy.DECIDED_BY_JUDGE,
+        decided_by=who_decides(spec),
     )
     controls.state(verdict, spec)
     verdict.evidence.extend(_evidence(verdict, tolerances))

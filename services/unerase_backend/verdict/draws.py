@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import DecidedBy, EvaluationDescription, ModelRole, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import Interval, Rate
 from unerase_backend.verdict import statistics
@@ -30,6 +31,11 @@ UNSCORED_LIMIT = 0.10
 """An evaluation with a larger share of doubtful cases cannot be relied on."""
 
 SELECTOR, JUDGE, SECOND_JUDGE = 0, 1, 2
+
+
+def who_decides(spec: AuditSpec) -> DecidedBy.ValueType:
+    """Return who decides a case; in a record that does not say so, the judge alone."""
+    return spec.decided_by or DecidedBy.DECIDED_BY_JUDGE
 
 
 def is_scored(observation: Observation) -> bool:

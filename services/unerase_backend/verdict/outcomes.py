@@ -151,7 +151,9 @@ def _judge(
     if figures.tested:
         # The reference's test is a precondition and not a finding about the subject, so Holm's family excludes it.
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
-    if outcome == Outcome.OUTCOME_INCONCLUSIVE and stable and not _open_point(figures, tolerance):
+    inconclusive = outcome == Outcome.OUTCOME_INCONCLUSIVE
+    open_point = _open_point(figures, tolerance) if inconclusive and stable else ""
+    if inconclusive and stable and not open_point:
         result.further_cases = _further_cases(figures, tolerance, tests)
     result.judge_agreement, result.judge_kappa = _agreement(figures)
     result.reason = wording.reason(
@@ -160,7 +162,7 @@ def _judge(
         figures.optimisation_steps,
         stable=stable,
         looked_at=figures.anytime,
-        open_point=_open_point(figures, tolerance) if outcome == Outcome.OUTCOME_INCONCLUSIVE else "",
+        open_point=open_point,
     )
     return Judged(result, bearable, silent=bool((figures.own.upper < tolerance).all()))
 

@@ -24,7 +24,7 @@ from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.coordinator.execution.unit_cache import unit_key
 from unerase_backend.coordinator.planning.parts import whole
 from unerase_backend.coordinator.planning.plan import Plan, make_plan
-from unerase_backend.coordinator.planning.units import evaluation_of, in_sequence
+from unerase_backend.coordinator.planning.units import cases_up_to, evaluation_of, in_sequence
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.verdict import conclude
@@ -182,6 +182,7 @@ def test_what_is_looked_at_together_holds_all_roles_of_its_cases(
             for role in (MODEL_ROLE_SUBJECT, MODEL_ROLE_REFERENCE, MODEL_ROLE_CONTROL)
         }
         assert set(map(tuple, cases.values())) == {tuple(range(3 * shard, min(3 * shard + 3, 8)))}
+        assert cases_up_to(units[each] for each in ids) == min(3 * shard + 3, 8)
 
 
 def test_more_placebos_than_cases_are_left_unused(load: Load) -> None:

@@ -35,7 +35,7 @@ from unerase_backend.coordinator.execution.unit_runs import UnitRuns
 from unerase_backend.coordinator.execution.units import Units
 from unerase_backend.coordinator.fair_queue import FairQueue
 from unerase_backend.coordinator.metrics import COORDINATOR, Metrics
-from unerase_backend.coordinator.planning.units import evaluation_of, in_sequence
+from unerase_backend.coordinator.planning.units import cases_up_to, evaluation_of, in_sequence
 from unerase_backend.coordinator.states import ACTIVE
 from unerase_backend.coordinator.storage.connections import Connections
 from unerase_backend.coordinator.storage.database import Database
@@ -237,8 +237,7 @@ class Auditor:
         if audit is None or audit.state not in ACTIVE or None in planned:
             return False
         observations = await self._ask(self._database.evidence.observations, audit_id, units)
-        # With several placebos, the last unit need not hold the last case.
-        cases = 1 + max(one[0].cases[-1].index for one in planned if one is not None)
+        cases = cases_up_to(one[0] for one in planned if one is not None)
         descriptions = await self.units.descriptions()
         return await asyncio.to_thread(
             has_answer, descriptions[evaluation], observations, cases, descriptions, audit.spec

@@ -102,6 +102,14 @@ def _shards(cases: Sequence[Case], size: int, turns: int) -> Iterator[tuple[str,
                 yield str(shard) if turns == 1 else f"{shard}.{turn}", turn, held
 
 
+def cases_up_to(shard: Iterable[Unit]) -> int:
+    """Return how many cases an evaluation has run once every unit of a shard, of all roles, has ended.
+
+    With several placebos, the last unit need not hold the last case.
+    """
+    return 1 + max(unit.cases[-1].index for unit in shard)
+
+
 def _roles(description: EvaluationDescription, control: ControlKind.ValueType) -> Sequence[ModelRole.ValueType]:
     if description.without_model:
         return (MODEL_ROLE_REFERENCE,)

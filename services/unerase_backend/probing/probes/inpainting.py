@@ -49,7 +49,6 @@ from unerase_backend.runtime.pictures import square_margin
 
 FILLED, EMPTY, GREY_FILL = "filled", "empty", "grey-fill"
 WHOLE = "@whole"
-"""The judge's index among the three judgements."""
 
 
 @dataclass
