@@ -77,6 +77,8 @@ ROWS = (
 
 def make_models(out: Path) -> Path:
     """Write the models that are not shipped, unless they are there, and return the path of their catalogue."""
+    # As in training: the sums depend on the number of threads, and threads wait for one another on a busy machine.
+    torch.set_num_threads(1)
     models: dict[str, dict[str, Any]] = {}
     random = out / "random-unet" / storage.UNET
     if not random.exists():
