@@ -99,8 +99,10 @@ class Conditions:
     @property
     def tolerances(self) -> Tolerances:
         """The tolerances of such an audit."""
-        given = {} if self.tolerance is None else {"excess": self.tolerance}
-        return Tolerances.of(AuditSpec(cases=self.cases, tolerances=given))
+        spec = AuditSpec(cases=self.cases)
+        if self.tolerance is not None:
+            spec.tolerances.excess = self.tolerance
+        return Tolerances.of(spec)
 
     @property
     def excess(self) -> NDArray[np.float64]:
