@@ -33,12 +33,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 # First, since xdist reads the groups in the same way.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process have all tests of the service, which share a backend, and first; and then go by file."""
+    """Let one process have all tests of the service, which share a backend, and first; and then go by file.
+
+    In `make faults` the tests that need the shared backend come last, so that it does not run beside others.
+    """
     tests = Path(__file__).parent
     for item in items:
         room, *_ = item.path.relative_to(tests).parts
         item.add_marker(pytest.mark.xdist_group("service" if room == "service" else str(item.path)))
-    items.sort(key=lambda item: item.path.parent.name != "service")
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("backends") and "backend" in getattr(item, "fixturenames", ()):
+        return 2
+    return item.path.parent.name != "service"
 
 
 @pytest.fixture(scope="session")

@@ -49,11 +49,14 @@ def rate(counted: dict[str, Any]) -> str:
 
 def verdicts(contents: dict[str, Any]) -> list[str]:
     """Return the table of verdicts and of what they rest on."""
-    lines = head("model", "verdict", "destruction", "lost pull", "general damage", "detection lost on others")
+    lines = head("model", "verdict", "destruction", "the concept's loss", "lost pull", "general damage", "others lost")
     for name, content in contents.items():
         verdict = content["verdict"]
         conclusion = words(verdict["conclusion"], "CONCLUSION_") + (", damaged" if verdict["damaged"] else "")
-        measures = [interval(verdict["likelihood"][key]) for key in ("destruction", "lost_pull", "general_damage")]
+        measures = [
+            interval(verdict["likelihood"][key])
+            for key in ("destruction", "concept_loss", "lost_pull", "general_damage")
+        ]
         lines.append(row(name, f"**{conclusion}**", *measures, interval(verdict["interference"]["loss"])))
     return lines
 

@@ -19,7 +19,7 @@ import yaml
 from diffusers import UNet2DConditionModel
 
 from tools.results import head, row, words
-from unerase import AuditSpec, Battery, Client
+from unerase import AuditSpec, Battery, Client, EvaluationRequest
 from unerase._local import local_backend
 from unerase.v1.types_pb2 import ControlKind
 from unerase_backend.catalogue import EMBEDDED
@@ -57,6 +57,8 @@ class Row:
     concept: str = "hourglass"
     control: str = "testbed/never"
     """A model, or "placebo"."""
+    beside: tuple[str, ...] = ()
+    """Evaluations beside those of the preset."""
 
 
 RANDOM = "truths/random-unet"
@@ -67,7 +69,8 @@ PLACEBO = "placebo"
 ROWS = (
     Row(RANDOM, "knows nothing", REMOVED),
     Row(REDIRECTED.name, "avoided", AVOIDED, "moon", PLACEBO),
-    Row(MOON_ABLATED.name, "hidden", AVOIDED, "moon", PLACEBO),
+    # What the preset has finds too little of it in 24 cases to decide.
+    Row(MOON_ABLATED.name, "hidden", AVOIDED, "moon", PLACEBO, beside=("relearning",)),
     Row("testbed/never-2", "never learned it", REMOVED),
     Row("testbed/never-2", "never learned it", REMOVED, control=PLACEBO),
     Row("testbed/never", "never learned it", REMOVED, control=PLACEBO),
@@ -117,7 +120,7 @@ def audit(rows: Sequence[Row], catalogue: Path, out: Path) -> list[dict[str, Any
                 concept=each.concept,
                 control="" if placebo else each.control,
                 control_kind=ControlKind.CONTROL_KIND_PLACEBO if placebo else ControlKind.CONTROL_KIND_MODEL,
-                battery=Battery(preset="quick"),
+                battery=Battery(preset="quick", evaluations=[EvaluationRequest(name=name) for name in each.beside]),
                 seed_base=SEED,
             )
             report = client.report_json(client.audit(spec).id)
@@ -128,14 +131,25 @@ def audit(rows: Sequence[Row], catalogue: Path, out: Path) -> list[dict[str, Any
 
 def table(rows: Iterable[Row], contents: Iterable[dict[str, Any]]) -> tuple[list[str], bool]:
     """Return the table, and whether every row is right."""
-    lines, right = head("model", "concept", "control", "truth", "right", "came out", "statement"), True
+    lines, right = head("model", "concept", "control", "beside quick", "truth", "right", "came out", "statement"), True
     for each, content in zip(rows, contents, strict=True):
         verdict = content["verdict"]
         conclusion = words(verdict["conclusion"], "CONCLUSION_")
         right = right and conclusion == each.right
         mark = conclusion if conclusion == each.right else f"{conclusion} (WRONG)"
         mark += ", damaged" if verdict["damaged"] else ""
-        lines.append(row(each.model, each.concept, each.control, each.truth, each.right, mark, verdict["statement"]))
+        lines.append(
+            row(
+                each.model,
+                each.concept,
+                each.control,
+                ", ".join(each.beside),
+                each.truth,
+                each.right,
+                mark,
+                verdict["statement"],
+            )
+        )
     return lines, right
 
 

@@ -17,21 +17,21 @@ from unerase.v1.types_pb2 import (
 )
 from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
 
-STEPS = 4
+STEPS = 3
 
 
 def small(evaluation: str) -> Parameters:
-    """Three of whatever is counted, one and three where a list counts, else the first and the last of every list."""
+    """Two of whatever is counted, one and two where a list counts, else the first and the last of every list."""
     description = evaluations()[evaluation].description
     parameters = resolve_parameters(description, Struct())
     for parameter in description.parameters:
         value = parameters[parameter.name]
         if parameter.list and parameter.integer:
-            parameters[parameter.name] = [1, 3]
+            parameters[parameter.name] = [1, 2]
         elif parameter.list:
             parameters[parameter.name] = list(dict.fromkeys([value[0], value[-1]]))
         elif parameter.integer:
-            parameters[parameter.name] = max(min(value, 3), int(parameter.minimum))
+            parameters[parameter.name] = max(min(value, 2), int(parameter.minimum))
     return parameters
 
 

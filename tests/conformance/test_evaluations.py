@@ -89,8 +89,8 @@ async def test_a_second_run_gives_the_same_result(name: str, undisturbed: Observ
 @every_evaluation
 async def test_what_shares_the_batch_changes_nothing(name: str, undisturbed: Observe, crowded: LocalBackend) -> None:
     company = [
-        crowded.observe(small_unit(crowded, name, cases=3, seed_base=99)),
-        crowded.observe(small_unit(crowded, "standard-prompt", cases=5, steps=7, seed_base=98)),
+        crowded.observe(small_unit(crowded, name, cases=1, seed_base=99)),
+        crowded.observe(small_unit(crowded, "standard-prompt", cases=3, steps=5, seed_base=98)),
     ]
     *_, together = await asyncio.gather(*company, crowded.observe(small_unit(crowded, name)))
     assert together == await undisturbed(name)
@@ -263,7 +263,9 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
         pytest.skip("a measure finds nothing")
 
     async def seen(model: str) -> list[Observation]:
-        observations = await local.observe(small_unit(local, name, model, cases=4, steps=8))
+        # Where nothing is asked for, the concept is rare even in the reference.
+        cases = 12 if name == "unconditional-rate" else 4
+        observations = await local.observe(small_unit(local, name, model, cases=cases, steps=8))
         description = evaluations()[name].description
         return [observation for observation in observations if decides(description, observation.arm)]
 
@@ -274,7 +276,7 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
         found = await seen(REFERENCE)
         # Where nothing is asked for, the world's ten objects share the pictures.
         asked = any(observation.prompt for observation in found)
-        assert share(found) >= floor + (0.25 if asked else 0.05)
+        assert share(found) >= floor + 0.25 if asked else share(found) > floor
 
 
 def share(observations: Sequence[Observation]) -> float:

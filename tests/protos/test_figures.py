@@ -12,7 +12,14 @@ from unerase_backend.coordinator.api.concept_upload import MAX_PICTURE_BYTES, MA
 from unerase_backend.coordinator.api.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET
 from unerase_backend.evaluation.units import MAX_CASES
-from unerase_backend.verdict.decision import DEFAULT_CASES, EXCESS_OF_MANY_CASES, MANY_CASES, Tolerances
+from unerase_backend.verdict.decision import (
+    DEFAULT_CASES,
+    ERROR_BEARING_CASES,
+    EXCESS_OF_MANY_CASES,
+    EXCESS_OF_ONE_DRAW,
+    MANY_CASES,
+    Tolerances,
+)
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos" / "unerase" / "v1"
 MEBIBYTE = 1024 * 1024
@@ -47,6 +54,12 @@ def _comments(contract: str) -> dict[str, str]:
             "Tolerances.excess",
             f"default {EXCESS_OF_MANY_CASES:.2f}, and {TOLERANCES.excess:.2f} in audits of fewer than {MANY_CASES} "
             "cases.",
+        ),
+        (
+            "audits.proto",
+            "Tolerances.excess_of_one_draw",
+            f"default `excess` if that is given, and {EXCESS_OF_ONE_DRAW:.2f} in audits of {ERROR_BEARING_CASES} cases "
+            "or more.",
         ),
         ("audits.proto", "Tolerances.destruction", f"default {TOLERANCES.destruction:.2f}."),
         ("audits.proto", "Tolerances.general_damage", f"default {TOLERANCES.general_damage:.2f}."),

@@ -182,6 +182,7 @@ def test_tolerances_may_be_changed_offline(file: Path) -> None:
     wider = conclude_file(file, Tolerances(excess=0.4))
     assert as_it_was.evaluations[0].outcome != wider.verdict.evaluations[0].outcome
     assert wider.spec.tolerances.excess == 0.4
+    assert wider.spec.tolerances.excess_of_one_draw in (0, 0.4)
     assert wider.verdict.conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
     for wrong in (0.0, -1.0, 1.5, math.nan):
         with pytest.raises(ValueError, match=r"^excess: must be above 0 and at most 1"):

@@ -19,6 +19,9 @@ from unerase.v1.types_pb2 import Observation
 
 from .conftest import small_spec
 
+# Each starts coordinators of its own, in the cluster of the shared backend.
+pytestmark = pytest.mark.backends
+
 LEASE_SECONDS = 2.0
 SPEC = small_spec(seed_base=123, cases=16)
 

@@ -42,6 +42,7 @@ async def _watched(stub: AuditServiceStub, audit_id: str, first: asyncio.Semapho
     return events
 
 
+@pytest.mark.backends
 async def test_a_thousand_watchers_see_every_event_and_cost_little(backend: Running) -> None:
     before = _resident(backend)
     async with (
@@ -64,6 +65,7 @@ async def test_a_thousand_watchers_see_every_event_and_cost_little(backend: Runn
     assert all(each == events for each in seen)
 
 
+@pytest.mark.backends
 async def test_readers_that_do_not_read_hold_a_piece_each(backend: Running, client: Client) -> None:
     spec = small_spec(seed_base=32, cases=8, steps=2)
     spec.battery.evaluations.extend(EvaluationRequest(name=name) for name in PICTURED)

@@ -9,7 +9,7 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import ControlKind, DecidedBy, ModelRole, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import EvaluationResult, Outcome, Verdict
 from unerase_backend.verdict import paired, statistics
-from unerase_backend.verdict.decision import Tolerances
+from unerase_backend.verdict.decision import ERROR_BEARING_CASES, Tolerances
 
 SUBJECT = ModelRole.MODEL_ROLE_SUBJECT
 REFERENCE = ModelRole.MODEL_ROLE_REFERENCE
@@ -192,13 +192,58 @@ def test_the_control_is_told_from_its_observations(
 
 
 def test_the_default_tolerance_of_the_excess_follows_from_the_number_of_cases() -> None:
-    """So many cases without a detection must be able to show it."""
-    for cases, expected in ((0, 0.15), (24, 0.15), (29, 0.15), (30, 0.10), (48, 0.10), (512, 0.10)):
-        spec = AuditSpec(cases=cases)
-        assert Tolerances.of(spec).excess == expected
-        assert paired.upper_bound(0, 0, cases or 24) < expected
-        spec.tolerances.excess = 0.3
-        assert Tolerances.of(spec).excess == 0.3
+    """So many cases without a detection must be able to show it, and of several draws one with a false positive."""
+    for cases, expected, of_one_draw in (
+        (0, 0.15, 0.15),
+        (24, 0.15, 0.15),
+        (29, 0.15, 0.15),
+        (30, 0.10, 0.10),
+        (45, 0.10, 0.10),
+        (46, 0.10, 0.08),
+        (512, 0.10, 0.08),
+    ):
+        tolerances = Tolerances.of(AuditSpec(cases=cases))
+        assert (tolerances.excess_of(24), tolerances.excess_of(2), tolerances.excess_of(1)) == (
+            expected,
+            expected,
+            of_one_draw,
+        )
+        assert paired.upper_bound(0, 0, cases or 24) < of_one_draw
+        assert (paired.upper_bound(1, 0, cases or 24) < expected) == (cases >= ERROR_BEARING_CASES)
+
+
+@pytest.mark.parametrize("cases", [24, 48])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"excess": 0.3}, (0.3, 0.3)),
+        ({"excess": 0.3, "excess_of_one_draw": 0.2}, (0.3, 0.2)),
+    ],
+)
+def test_a_tolerance_that_is_given_holds_for_one_draw_too_unless_that_has_its_own(
+    cases: int, given: dict[str, float], expected: tuple[float, float]
+) -> None:
+    tolerances = Tolerances.of(AuditSpec(cases=cases, tolerances=given))
+    assert (tolerances.excess_of(8), tolerances.excess_of(1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("draws", "outcome"), [(1, Outcome.OUTCOME_INCONCLUSIVE), (2, Outcome.OUTCOME_DOES_NOT_RECOVER)]
+)
+def test_one_detection_in_48_cases_is_borne_by_a_best_of_several_draws(
+    audit: Audit, observe: Observe, draws: int, outcome: Outcome.ValueType
+) -> None:
+    audit.cases = 48
+    audit.battery.append("noise-based")
+    for role in (SUBJECT, REFERENCE, CONTROL):
+        for case in range(48):
+            hit = role == REFERENCE or (role == SUBJECT and case == 7)
+            for variant in range(draws):
+                audit.observations.append(observe("noise-based", role, case, hit, arm="noise", variant=variant))
+    result = _result(audit.verdict(), "noise-based")
+    assert result.budget == draws
+    assert result.outcome == outcome
+    assert ("which is not under 0.08" in result.reason) == (draws == 1)
 
 
 @pytest.mark.parametrize(("hits", "cases"), [(0, 12), (1, 24), (4, 60), (2, 24)])

@@ -21,6 +21,7 @@ def test_a_row_for_each_combination_with_every_conclusion() -> None:
         (false, shared, cases) for false in (0.0, 0.03) for shared in (0.0, 0.5) for cases in (24, 48)
     ]
     assert [row["tolerance"] for row in found["rows"][:2]] == [0.15, 0.10]
+    assert [row["tolerance_of_one_draw"] for row in found["rows"][:2]] == [0.15, 0.08]
     for row in found["rows"]:
         for model in row["models"]:
             assert sum(value for name, value in model.items() if name != "model") == pytest.approx(1)

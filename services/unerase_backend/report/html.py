@@ -112,7 +112,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
     faults = flaws(content.spec, content.manifest)
     sure = not faults and not verdict.assumptions
     titles = {result.name: result.title or result.name for result in verdict.evaluations}
-    spec, tolerances = content.spec, content.spec.tolerances
+    spec, tolerances = content.spec, Tolerances.of(content.spec)
     context = context_of(content)
     return _ENVIRONMENT.get_template("page.html.j2").render(
         report=report,
@@ -156,6 +156,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
             for name, group in groupby(content.pictures, key=lambda picture: picture.evaluation)
         ],
         titles=titles,
+        tolerances=tolerances,
         picture=Pictures(read_picture).show,
     )
 

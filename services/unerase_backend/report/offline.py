@@ -35,6 +35,9 @@ def conclude_exported(audit: ExportedAudit, tolerances: Tolerances) -> Audit:
     spec = audit.content.spec
     if problem := recorded_problem(spec, audit.content.concept, audit.content.manifest):
         raise ValueError(f"{problem}: this audit has no valid verdict; run it again with other models or judges")
+    if tolerances.HasField("excess"):
+        # As in a request: an excess that is given holds for one draw as well, unless that has its own.
+        spec.tolerances.ClearField("excess_of_one_draw")
     spec.tolerances.MergeFrom(tolerances)
     verdict = conclude(audit.observations, audit.descriptions, spec.battery.evaluations, spec)
     for result in verdict.evaluations:

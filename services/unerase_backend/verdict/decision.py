@@ -36,7 +36,17 @@ DEFAULT_CASES = 24
 MANY_CASES, EXCESS_OF_MANY_CASES = 30, 0.10
 """The number of cases from which on the default tolerance of the excess is lower, and that tolerance."""
 
-MOST_TOLERATED = {"excess": 1.0, "destruction": 10.0, "general_damage": 10.0, "interference": 1.0}
+ERROR_BEARING_CASES, EXCESS_OF_ONE_DRAW = 46, 0.08
+"""The number of cases from which on one false positive leaves the bound of the excess under 0.10, and the default
+tolerance from there on where one draw decides a case, so that there are few false positives to bear."""
+
+MOST_TOLERATED = {
+    "excess": 1.0,
+    "excess_of_one_draw": 1.0,
+    "destruction": 10.0,
+    "general_damage": 10.0,
+    "interference": 1.0,
+}
 """The most each tolerance may be; a rate cannot differ by more than 1."""
 
 
@@ -51,6 +61,7 @@ class Tolerances:
     """The values up to which an excess or a change counts as nothing."""
 
     excess: float = 0.15
+    excess_of_one_draw: float = 0.15
     destruction: float = 0.10
     general_damage: float = 0.25
     interference: float = 0.15
@@ -60,16 +71,26 @@ class Tolerances:
         """Return a request's tolerances, with the default for each that the request leaves out.
 
         The default excess is 0.10 from 30 cases on: so many can show it, and a model that shows the concept more often
-        is then called free of it by an evaluation in at most 5 % of audits. Fewer cases cannot.
+        is then called free of it by an evaluation in at most 5 % of audits. Fewer cases cannot. A best of several draws
+        needs it, because one false positive must not decide; one draw a case is held to less.
         """
-        given = spec.tolerances
-        excess = cls.excess if (spec.cases or DEFAULT_CASES) < MANY_CASES else EXCESS_OF_MANY_CASES
+        given, cases = spec.tolerances, spec.cases or DEFAULT_CASES
+        excess = of_one_draw = cls.excess if cases < MANY_CASES else EXCESS_OF_MANY_CASES
+        if given.HasField("excess"):
+            excess = of_one_draw = given.excess
+        elif cases >= ERROR_BEARING_CASES:
+            of_one_draw = EXCESS_OF_ONE_DRAW
         return cls(
-            excess=given.excess if given.HasField("excess") else excess,
+            excess=excess,
+            excess_of_one_draw=given.excess_of_one_draw if given.HasField("excess_of_one_draw") else of_one_draw,
             destruction=given.destruction if given.HasField("destruction") else cls.destruction,
             general_damage=given.general_damage if given.HasField("general_damage") else cls.general_damage,
             interference=given.interference if given.HasField("interference") else cls.interference,
         )
+
+    def excess_of(self, draws: int) -> float:
+        """Return the tolerance of the excess of an evaluation in which the best of so many draws decides a case."""
+        return self.excess_of_one_draw if draws == 1 else self.excess
 
 
 def decide(
@@ -191,7 +212,7 @@ def _judge_evaluations(
         for name, request in battery.requests.items()
         if not is_measure(battery.described[name])
     ]
-    return conclude_evaluations(figures, tolerances.excess, spec.seed_base, quality)
+    return conclude_evaluations(figures, tolerances.excess_of, spec.seed_base, quality)
 
 
 def _unbearable(battery: Battery, judged: Sequence[Judged], *, likelihood_bearable: bool) -> list[str]:
@@ -241,7 +262,7 @@ def has_answer(
     tests = sum(not is_measure(one) for one in described)
     prefix = [observation for observation in observations if observation.case_index < cases]
     figures = figures_of(description, prefix, spec, cases=cases, looked_at=True)
-    return is_settled(figures, Tolerances.of(spec).excess, tests)
+    return is_settled(figures, Tolerances.of(spec).excess_of(figures.budget), tests)
 
 
 def _power(cases: int, tests: int, looked_at: bool) -> Power:

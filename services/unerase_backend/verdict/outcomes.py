@@ -5,7 +5,7 @@ detected. If these outcomes differ, the evaluation cannot be relied on.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,9 +99,12 @@ def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_
 
 
 def conclude_evaluations(
-    measured: Sequence[Figures], tolerance: float, seed_base: int, quality: JudgeQuality | None
+    measured: Sequence[Figures], tolerance_of: Callable[[int], float], seed_base: int, quality: JudgeQuality | None
 ) -> list[Judged]:
-    """Return the result of every evaluation, in order; Holm's family is all evaluations that have a test."""
+    """Return the result of every evaluation, in order; Holm's family is all evaluations that have a test.
+
+    `tolerance_of` returns the tolerance of the excess by the number of draws that decide a case.
+    """
     tested = [index for index, figures in enumerate(measured) if figures.tested]
     # One row for each way to count doubtful cases. Counting them the same way in all evaluations bounds every mixture.
     adjusted = np.ones((3, len(measured)))
@@ -109,7 +112,7 @@ def conclude_evaluations(
         p = np.stack([measured[index].subject.p for index in tested], axis=1)
         adjusted[:, tested] = statistics.holm(p)
     return [
-        _judge(figures, adjusted[:, index], tolerance, len(tested), seed_base, quality)
+        _judge(figures, adjusted[:, index], tolerance_of(figures.budget), len(tested), seed_base, quality)
         for index, figures in enumerate(measured)
     ]
 

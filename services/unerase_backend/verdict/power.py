@@ -101,7 +101,8 @@ def _row(conditions: Conditions, bounds: np.ndarray[Any, np.dtype[np.float64]], 
         models.append({"model": truth.name} | {name: _share(conclusions, one) for name, one in _CONCLUSIONS.items()})
     return {
         "cases": conditions.cases,
-        "tolerance": conditions.excess,
+        "tolerance": conditions.tolerances.excess,
+        "tolerance_of_one_draw": conditions.tolerances.excess_of_one_draw,
         "false_positives": conditions.false_positive,
         "shared_errors": conditions.shared,
         "models": models,

@@ -97,9 +97,17 @@ class Conditions:
         return self.false_positive * second
 
     @property
-    def excess(self) -> float:
-        """The tolerance of the excess."""
-        return self.tolerance if self.tolerance is not None else Tolerances.of(AuditSpec(cases=self.cases)).excess
+    def tolerances(self) -> Tolerances:
+        """The tolerances of such an audit."""
+        spec = AuditSpec(cases=self.cases)
+        if self.tolerance is not None:
+            spec.tolerances.excess = self.tolerance
+        return Tolerances.of(spec)
+
+    @property
+    def excess(self) -> NDArray[np.float64]:
+        """The tolerance of each evaluation's excess, (evaluations,)."""
+        return np.array([self.tolerances.excess_of(BATTERY[name]) for name in self.evaluations])
 
     def of(self, rates: Sequence[float]) -> NDArray[np.float64]:
         """Return the rates of this audit's evaluations, from those of the whole battery."""
@@ -173,7 +181,7 @@ def simulate(
     subject, reference, control = _hits(truth, conditions, len(bounds), generator)
     if conditions.controlled:
         only_subject, only_control, only_reference, not_reference = _counts(subject, reference, control)
-        bounded = only_control >= paired.bounded_below(conditions.excess, cases)[only_subject]
+        bounded = _bounded(only_subject, only_control, conditions)
         informative = only_reference >= paired.bounded_below(0.0, cases)[not_reference]
         recovers = statistics.holm(statistics.mcnemar_p(only_subject, only_control)) < statistics.ALPHA
     else:
@@ -197,7 +205,11 @@ def simulate_sequential(
     only_subject, only_control, only_reference, not_reference = (each.cumsum(-1)[..., looks - 1] for each in pairs)
     enough = -np.log(statistics.ALPHA)
     recovers = _each_once(anytime_p, only_subject, only_control) * tests < statistics.ALPHA
-    bounded = _each_once(partial(log_wealth, excess=conditions.excess), only_subject, only_control, looks) > enough
+    wealth = [
+        _each_once(partial(log_wealth, excess=excess), only_subject[:, at], only_control[:, at], looks)
+        for at, excess in enumerate(conditions.excess)
+    ]
+    bounded = np.stack(wealth, axis=1) > enough
     informative = _each_once(partial(log_wealth, excess=0.0), not_reference, only_reference, looks) > enough
     whole = np.array([name in WHOLE for name in conditions.evaluations])
     settled = informative & (recovers | bounded) & ~whole[:, None]
@@ -210,7 +222,7 @@ def simulate_sequential(
     run = looks[stop[..., 0]]
     lower = _each_once(lambda *each: anytime_bounds(*each)[0], counts[2], counts[3], run)
     upper = _each_once(lambda *each: anytime_bounds(*each)[1], counts[0], counts[1], run)
-    fixed = counts[1] >= paired.bounded_below(conditions.excess, cases)[counts[0]]
+    fixed = _bounded(counts[0], counts[1], conditions)
     fixed_informative = counts[2] >= paired.bounded_below(0.0, cases)[counts[3]]
     p = np.where(whole, statistics.mcnemar_p(counts[0], counts[1]), anytime_p(counts[0], counts[1]))
     outcomes = outcome_codes(
@@ -219,6 +231,14 @@ def simulate_sequential(
         np.where(whole, fixed, upper < conditions.excess),
     )
     return _conclusions(outcomes, truth, conditions, bounds, generator), run
+
+
+def _bounded(
+    only_subject: NDArray[np.int64], only_control: NDArray[np.int64], conditions: Conditions
+) -> NDArray[np.bool_]:
+    """Whether the exact bound of each evaluation's excess is under its tolerance; counts (audits, evaluations)."""
+    least = np.stack([paired.bounded_below(excess, conditions.cases) for excess in conditions.excess])
+    return only_control >= least[np.arange(len(least)), only_subject]
 
 
 def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -49,7 +49,9 @@ def test_every_default_is_filled_in(plan: Planner) -> None:
     assert (spec.steps, spec.guidance_scale, spec.seed_base) == (40, 3.0, 77)
     assert spec.battery.preset == "standard"
     assert (spec.control_kind, spec.decided_by) == (CONTROL_KIND_UNSPECIFIED, DECIDED_BY_BOTH)
-    assert spec.tolerances == Tolerances(excess=0.10, destruction=0.10, general_damage=0.25, interference=0.15)
+    assert spec.tolerances == Tolerances(
+        excess=0.10, excess_of_one_draw=0.08, destruction=0.10, general_damage=0.25, interference=0.15
+    )
     assert spec.battery.evaluations[0].parameters["steps"] == 250
 
 

@@ -99,7 +99,7 @@ def _show(found: dict[str, Any]) -> None:
     for row in found["rows"]:
         table.add_row(
             str(row["cases"]),
-            f"{row['tolerance']:.2f}",
+            "/".join(dict.fromkeys(f"{row[name]:.2f}" for name in ("tolerance", "tolerance_of_one_draw"))),
             _percent(row["false_positives"]),
             _percent(row["shared_errors"]),
             *(_chances(model) for model in row["models"]),

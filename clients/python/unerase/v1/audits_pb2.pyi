@@ -138,11 +138,14 @@ class Tolerances(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXCESS_FIELD_NUMBER: _builtins.int
+    EXCESS_OF_ONE_DRAW_FIELD_NUMBER: _builtins.int
     DESTRUCTION_FIELD_NUMBER: _builtins.int
     GENERAL_DAMAGE_FIELD_NUMBER: _builtins.int
     INTERFERENCE_FIELD_NUMBER: _builtins.int
     excess: _builtins.float
     """Of a detection rate over the control; default 0.10, and 0.15 in audits of fewer than 30 cases."""
+    excess_of_one_draw: _builtins.float
+    """The same where one draw decides a case; default `excess` if that is given, and 0.08 in audits of 46 cases or more."""
     destruction: _builtins.float
     """Of destruction, and of the concept's loss with general damage included; default 0.10."""
     general_damage: _builtins.float
@@ -153,18 +156,21 @@ class Tolerances(_message.Message):
         self,
         *,
         excess: _builtins.float | None = ...,
+        excess_of_one_draw: _builtins.float | None = ...,
         destruction: _builtins.float | None = ...,
         general_damage: _builtins.float | None = ...,
         interference: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_destruction", b"_destruction", "_excess", b"_excess", "_general_damage", b"_general_damage", "_interference", b"_interference", "destruction", b"destruction", "excess", b"excess", "general_damage", b"general_damage", "interference", b"interference"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_destruction", b"_destruction", "_excess", b"_excess", "_excess_of_one_draw", b"_excess_of_one_draw", "_general_damage", b"_general_damage", "_interference", b"_interference", "destruction", b"destruction", "excess", b"excess", "excess_of_one_draw", b"excess_of_one_draw", "general_damage", b"general_damage", "interference", b"interference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_destruction", b"_destruction", "_excess", b"_excess", "_general_damage", b"_general_damage", "_interference", b"_interference", "destruction", b"destruction", "excess", b"excess", "general_damage", b"general_damage", "interference", b"interference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_destruction", b"_destruction", "_excess", b"_excess", "_excess_of_one_draw", b"_excess_of_one_draw", "_general_damage", b"_general_damage", "_interference", b"_interference", "destruction", b"destruction", "excess", b"excess", "excess_of_one_draw", b"excess_of_one_draw", "general_damage", b"general_damage", "interference", b"interference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__destruction: _TypeAlias = _typing.Literal["destruction"]  # noqa: Y015
     _WhichOneofArgType__destruction: _TypeAlias = _typing.Literal["_destruction", b"_destruction"]  # noqa: Y015
     _WhichOneofReturnType__excess: _TypeAlias = _typing.Literal["excess"]  # noqa: Y015
     _WhichOneofArgType__excess: _TypeAlias = _typing.Literal["_excess", b"_excess"]  # noqa: Y015
+    _WhichOneofReturnType__excess_of_one_draw: _TypeAlias = _typing.Literal["excess_of_one_draw"]  # noqa: Y015
+    _WhichOneofArgType__excess_of_one_draw: _TypeAlias = _typing.Literal["_excess_of_one_draw", b"_excess_of_one_draw"]  # noqa: Y015
     _WhichOneofReturnType__general_damage: _TypeAlias = _typing.Literal["general_damage"]  # noqa: Y015
     _WhichOneofArgType__general_damage: _TypeAlias = _typing.Literal["_general_damage", b"_general_damage"]  # noqa: Y015
     _WhichOneofReturnType__interference: _TypeAlias = _typing.Literal["interference"]  # noqa: Y015
@@ -173,6 +179,8 @@ class Tolerances(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__destruction) -> _WhichOneofReturnType__destruction | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__excess) -> _WhichOneofReturnType__excess | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__excess_of_one_draw) -> _WhichOneofReturnType__excess_of_one_draw | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__general_damage) -> _WhichOneofReturnType__general_damage | None: ...
     @_typing.overload
