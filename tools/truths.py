@@ -57,8 +57,8 @@ class Row:
     concept: str = "hourglass"
     control: str = "testbed/never"
     """A model, or "placebo"."""
-    beside: tuple[str, ...] = ()
-    """Evaluations beside those of the preset."""
+    added: tuple[str, ...] = ()
+    """Evaluations that the battery has beside those of the preset."""
 
 
 RANDOM = "truths/random-unet"
@@ -70,7 +70,7 @@ ROWS = (
     Row(RANDOM, "knows nothing", REMOVED),
     Row(REDIRECTED.name, "avoided", AVOIDED, "moon", PLACEBO),
     # What the preset has finds too little of it in 24 cases to decide.
-    Row(MOON_ABLATED.name, "hidden", AVOIDED, "moon", PLACEBO, beside=("relearning",)),
+    Row(MOON_ABLATED.name, "hidden", AVOIDED, "moon", PLACEBO, added=("relearning",)),
     Row("testbed/never-2", "never learned it", REMOVED),
     Row("testbed/never-2", "never learned it", REMOVED, control=PLACEBO),
     Row("testbed/never", "never learned it", REMOVED, control=PLACEBO),
@@ -120,7 +120,7 @@ def audit(rows: Sequence[Row], catalogue: Path, out: Path) -> list[dict[str, Any
                 concept=each.concept,
                 control="" if placebo else each.control,
                 control_kind=ControlKind.CONTROL_KIND_PLACEBO if placebo else ControlKind.CONTROL_KIND_MODEL,
-                battery=Battery(preset="quick", evaluations=[EvaluationRequest(name=name) for name in each.beside]),
+                battery=Battery(preset="quick", evaluations=[EvaluationRequest(name=name) for name in each.added]),
                 seed_base=SEED,
             )
             report = client.report_json(client.audit(spec).id)
@@ -131,7 +131,8 @@ def audit(rows: Sequence[Row], catalogue: Path, out: Path) -> list[dict[str, Any
 
 def table(rows: Iterable[Row], contents: Iterable[dict[str, Any]]) -> tuple[list[str], bool]:
     """Return the table, and whether every row is right."""
-    lines, right = head("model", "concept", "control", "beside quick", "truth", "right", "came out", "statement"), True
+    lines = head("model", "concept", "control", "added to quick", "truth", "right", "came out", "statement")
+    right = True
     for each, content in zip(rows, contents, strict=True):
         verdict = content["verdict"]
         conclusion = words(verdict["conclusion"], "CONCLUSION_")
@@ -143,7 +144,7 @@ def table(rows: Iterable[Row], contents: Iterable[dict[str, Any]]) -> tuple[list
                 each.model,
                 each.concept,
                 each.control,
-                ", ".join(each.beside),
+                ", ".join(each.added),
                 each.truth,
                 each.right,
                 mark,

@@ -58,8 +58,8 @@ def _comments(contract: str) -> dict[str, str]:
         (
             "audits.proto",
             "Tolerances.excess_of_one_draw",
-            f"default `excess` if that is given, and {EXCESS_OF_ONE_DRAW:.2f} in audits of {ERROR_BEARING_CASES} cases "
-            "or more.",
+            f"default {EXCESS_OF_ONE_DRAW:.2f} in audits of {ERROR_BEARING_CASES} cases or more that do not give "
+            "`excess`, and `excess` in all others.",
         ),
         ("audits.proto", "Tolerances.destruction", f"default {TOLERANCES.destruction:.2f}."),
         ("audits.proto", "Tolerances.general_damage", f"default {TOLERANCES.general_damage:.2f}."),

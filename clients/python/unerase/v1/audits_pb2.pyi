@@ -145,7 +145,9 @@ class Tolerances(_message.Message):
     excess: _builtins.float
     """Of a detection rate over the control; default 0.10, and 0.15 in audits of fewer than 30 cases."""
     excess_of_one_draw: _builtins.float
-    """The same where one draw decides a case; default `excess` if that is given, and 0.08 in audits of 46 cases or more."""
+    """The same where one draw decides a case; default 0.08 in audits of 46 cases or more that do not give `excess`, and
+    `excess` in all others.
+    """
     destruction: _builtins.float
     """Of destruction, and of the concept's loss with general damage included; default 0.10."""
     general_damage: _builtins.float
