@@ -263,9 +263,11 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
         pytest.skip("a measure finds nothing")
 
     async def seen(model: str) -> list[Observation]:
-        # Where nothing is asked for, the concept is rare even in the reference.
-        cases = 12 if name == "unconditional-rate" else 4
-        observations = await local.observe(small_unit(local, name, model, cases=cases, steps=8))
+        unit = small_unit(local, name, model, cases=4, steps=8)
+        if name == "unconditional-rate":
+            # Where nothing is asked for, the concept is rare even in the reference.
+            unit.parameters["draws"] = 16
+        observations = await local.observe(unit)
         description = evaluations()[name].description
         return [observation for observation in observations if decides(description, observation.arm)]
 
@@ -276,7 +278,7 @@ async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: Loc
         found = await seen(REFERENCE)
         # Where nothing is asked for, the world's ten objects share the pictures.
         asked = any(observation.prompt for observation in found)
-        assert share(found) >= floor + 0.25 if asked else share(found) > floor
+        assert share(found) >= floor + (0.25 if asked else 0.05)
 
 
 def share(observations: Sequence[Observation]) -> float:
