@@ -53,7 +53,7 @@ def test_the_ablated_model_draws_its_own_anchors(subject: erasers.Subject) -> No
 def test_concept_ablation_leads_the_names_to_the_frozen_anchor(trained: erasers.Subject) -> None:
     anchor, before = prediction(trained, "a blob"), prediction(trained, "a hourglass")
     weights = copy.deepcopy(trained.unet.state_dict())
-    concept_ablation.ablate(trained, dataclasses.replace(CONCEPT, templates=("a {}",)), steps=12, pictures=4)
+    concept_ablation.ablate(trained, dataclasses.replace(CONCEPT, templates=("a {}",)), steps=60, pictures=4)
     after = prediction(trained, "a hourglass")
     assert distance(after, anchor) < distance(before, anchor) / 2
     assert distance(prediction(trained, "a blob"), anchor) < distance(before, anchor) / 4
