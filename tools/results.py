@@ -39,7 +39,7 @@ def words(enumerated: str, prefix: str) -> str:
 
 def interval(estimate: dict[str, Any]) -> str:
     """Return a value with its 95 % interval."""
-    return f"{estimate['value']:.2f} ({estimate['interval']['lower']:.2f} to {estimate['interval']['upper']:.2f})"
+    return f"{estimate['value']:z.2f} ({estimate['interval']['lower']:z.2f} to {estimate['interval']['upper']:z.2f})"
 
 
 def rate(counted: dict[str, Any]) -> str:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unerase.v1.verdicts_pb2 import Conclusion, Interval, Knowledge, Verdict
+from unerase.v1.verdicts_pb2 import (
+    Conclusion,
+    Estimate,
+    InterferenceResult,
+    Interval,
+    Knowledge,
+    LikelihoodResult,
+    Verdict,
+)
 from unerase_backend.verdict import knowledge, wording
 
 Audit = Any
@@ -107,6 +115,25 @@ def test_each_reading_has_a_clause_of_its_own() -> None:
     assert len(set(clauses)) == len(Knowledge.values())
     for reading in set(Knowledge.values()) - {knowledge.INTACT, knowledge.UNSETTLED}:
         assert "intact" not in wording.KNOWLEDGE[reading]
+
+
+@given(st.floats(-0.0004, 0.0004), st.floats(-0.0004, 0.0004))
+def test_what_rounds_to_zero_has_no_sign(destruction: float, damage: float) -> None:
+    around = Interval(lower=-0.0004, upper=0.0004)
+    found = LikelihoodResult(
+        destruction=Estimate(value=destruction, interval=around),
+        destruction_bounds=around,
+        concept_loss=Estimate(value=damage, interval=around),
+        concept_loss_bounds=around,
+        general_damage=Estimate(value=damage, interval=around),
+        lost_pull=Estimate(value=destruction, interval=around),
+    )
+    written = [
+        wording.likelihood_sentence(found, TOLERANCE),
+        wording.general_damage_sentence(found, TOLERANCE),
+        wording.interference_sentence(InterferenceResult(loss=found.general_damage), TOLERANCE),
+    ]
+    assert "-0.0" not in " ".join(written)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ FAR = 4
 
 def share(value: float) -> str:
     """Return a share in per cent, as in "71 %"; "none" if it is not finite."""
-    return f"{100 * value:.0f} %".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "none"
+    return f"{100 * value:z.0f} %".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "none"
 
 
 def short(value: float) -> str:

@@ -7,7 +7,7 @@ from unerase.v1.verdicts_pb2 import Estimate, Interval
 
 def number(value: float) -> str:
     """Return a figure with two decimals and a true minus sign; "none" if it is not finite."""
-    return _signed(f"{value:.2f}") if math.isfinite(value) else "none"
+    return _signed(f"{value:z.2f}") if math.isfinite(value) else "none"
 
 
 def points(value: float) -> str:
@@ -31,8 +31,8 @@ def estimate(figure: Estimate) -> str:
 
 
 def _percent(value: float) -> str:
-    return _signed(f"{100 * value:.0f}") if math.isfinite(value) else "none"
+    return _signed(f"{100 * value:z.0f}") if math.isfinite(value) else "none"
 
 
 def _signed(text: str) -> str:
-    return text.replace("-", "\N{MINUS SIGN}" if text.strip("-0.") else "")
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -230,8 +230,8 @@ def _between(bounds: Interval) -> str:
 
 
 def _signed(value: float, digits: int = 2) -> str:
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if not text.strip("-0.") else text
+    """Write a figure of either sign; what rounds to zero has none."""
+    return f"{value:z.{digits}f}"
 
 
 def _tests(count: int, what: str) -> str:

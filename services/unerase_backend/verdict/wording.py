@@ -79,7 +79,7 @@ def _uninformative(result: EvaluationResult) -> str:
         return f"is uninformative: {_figures(result)}, and no case is left in which the models can be compared"
     return (
         f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not exceed "
-        f"the {_control(result)} (its excess is at least {result.reference_excess.bounds.lower:.3f}, one-sided 95 %)"
+        f"the {_control(result)} (its excess is at least {result.reference_excess.bounds.lower:z.3f}, one-sided 95 %)"
     )
 
 
@@ -108,10 +108,10 @@ def likelihood_sentence(likelihood: LikelihoodResult, tolerance: float) -> str:
     pull = "the reference has no pull to lose"
     if likelihood.HasField("lost_pull"):
         interval = likelihood.lost_pull.interval
-        pull = f"lost pull {likelihood.lost_pull.value:.2f} ({interval.lower:.2f} to {interval.upper:.2f})"
+        pull = f"lost pull {likelihood.lost_pull.value:z.2f} ({interval.lower:z.2f} to {interval.upper:z.2f})"
     return (
-        f"likelihood: destruction {likelihood.destruction.value:.3f}, {_between(likelihood.destruction_bounds)}, and "
-        f"the loss on the concept's pictures, general damage included, {likelihood.concept_loss.value:.3f}, "
+        f"likelihood: destruction {likelihood.destruction.value:z.3f}, {_between(likelihood.destruction_bounds)}, and "
+        f"the loss on the concept's pictures, general damage included, {likelihood.concept_loss.value:z.3f}, "
         f"{_between(likelihood.concept_loss_bounds)} (each one-sided 95 %; tolerance {tolerance:.2f}): "
         f"{KNOWLEDGE[likelihood.knowledge]}; {pull}; {likelihood.concept_pictures} pictures of the concept, "
         f"{likelihood.other_pictures} others."
@@ -135,7 +135,7 @@ def general_damage_sentence(likelihood: LikelihoodResult, tolerance: float) -> s
     """Return the general damage as a sentence."""
     damage = likelihood.general_damage
     return (
-        f"general damage {damage.value:.3f} ({damage.interval.lower:.3f} to {damage.interval.upper:.3f}) "
+        f"general damage {damage.value:z.3f} ({damage.interval.lower:z.3f} to {damage.interval.upper:z.3f}) "
         f"{_against(damage.value, tolerance)}."
     )
 
@@ -144,8 +144,8 @@ def interference_sentence(interference: InterferenceResult, tolerance: float) ->
     """Return what happened to the other concepts as a sentence."""
     loss = interference.loss
     return (
-        f"interference: detection of {len(interference.concepts)} other concepts fell by {loss.value:.3f} "
-        f"({loss.interval.lower:.3f} to {loss.interval.upper:.3f}), {_against(loss.value, tolerance)}."
+        f"interference: detection of {len(interference.concepts)} other concepts fell by {loss.value:z.3f} "
+        f"({loss.interval.lower:z.3f} to {loss.interval.upper:z.3f}), {_against(loss.value, tolerance)}."
     )
 
 
@@ -162,7 +162,7 @@ def tracing_sentence(tracing: TracingResult) -> str:
         words += f"; at most half of it is left from strength {halved[0]:g}"
     if last.HasField("destruction"):
         destruction, interval = last.destruction.value, last.destruction.interval
-        words += f"; destruction comes to {destruction:.3f} ({interval.lower:.3f} to {interval.upper:.3f})"
+        words += f"; destruction comes to {destruction:z.3f} ({interval.lower:z.3f} to {interval.upper:z.3f})"
     return f"{words}."
 
 
@@ -265,7 +265,7 @@ def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult]) -> str:
     if verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_INTACT:
         bound = verdict.likelihood.concept_loss_bounds.upper
         grounds.append(
-            f"the loss on its pictures, general damage included, is at most {bound:.3f}, one-sided 95 %, so that the "
+            f"the loss on its pictures, general damage included, is at most {bound:z.3f}, one-sided 95 %, so that the "
             "knowledge is intact"
         )
     return f"Avoided: {asked}, but {'; '.join(grounds)}."
@@ -277,9 +277,8 @@ def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: S
     budgets = ", ".join(f"{result.name} {_draws(result)}" for result in bounded)
     likelihood = verdict.likelihood
     if likelihood.knowledge == Knowledge.KNOWLEDGE_LOST_WITH_THE_REST:
-        lost = (
-            f"the loss on its pictures, general damage included, is at least {likelihood.concept_loss_bounds.lower:.3f}"
-        )
+        bound = likelihood.concept_loss_bounds.lower
+        lost = f"the loss on its pictures, general damage included, is at least {bound:.3f}"
     else:
         lost = f"destruction is at least {likelihood.destruction_bounds.lower:.3f}"
     much = "and much else with it, " if verdict.damaged else ""
@@ -295,7 +294,7 @@ def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: S
 def _highest(bounded: Sequence[EvaluationResult]) -> str:
     """Return the highest of the upper bounds; without a control, the bound is that of the subject's own rate."""
     compared = [result.controlled for result in bounded]
-    bound = f"at most {max(result.excess.bounds.upper for result in bounded):.3f}"
+    bound = f"at most {max(result.excess.bounds.upper for result in bounded):z.3f}"
     if all(compared):
         return f"{bound} above the control"
     return f"in {bound} of cases{', above the control where there is one,' if any(compared) else ''}"
@@ -315,7 +314,7 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float,
         open_points.append("destruction is not measured")
     elif verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_NO_WORSE_THAN_THE_REST:
         open_points.append(
-            f"destruction is at most {verdict.likelihood.destruction_bounds.upper:.3f}, one-sided 95 %: "
+            f"destruction is at most {verdict.likelihood.destruction_bounds.upper:z.3f}, one-sided 95 %: "
             f"{KNOWLEDGE[verdict.likelihood.knowledge]}, nor of its loss"
         )
     elif verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_UNSETTLED:
@@ -335,7 +334,7 @@ def _reason_without_control(result: EvaluationResult, tolerance: float, optimisa
             f"is uninformative: the reference itself shows the concept in {_of(result.reference)} cases, which is not "
             f"shown to be more than {tolerance:.2f}"
         )
-    bound = f"at most {result.excess.bounds.upper:.3f}, its own rate's bound, one-sided 95 %"
+    bound = f"at most {result.excess.bounds.upper:z.3f}, its own rate's bound, one-sided 95 %"
     if result.outcome == DOES_NOT_RECOVER:
         return (
             f"does not recover the concept: {_figures(result)}, {bound}, {budget(result, optimisation_steps)}, "
@@ -391,7 +390,7 @@ def _p(result: EvaluationResult) -> str:
 
 
 def _between(bounds: Interval) -> str:
-    return f"at least {bounds.lower:.3f} and at most {bounds.upper:.3f}"
+    return f"at least {bounds.lower:z.3f} and at most {bounds.upper:z.3f}"
 
 
 def _against(value: float, tolerance: float) -> str:
