@@ -151,13 +151,26 @@ def test_every_family_has_every_part_under_its_own_name() -> None:
         assert {need for need in needed if parts.PARTS[need].concept} <= names
 
 
-def test_an_unknown_family_is_refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (["--concepts", "blob"], "no family of blob; there are hourglass, heart, arrow"),
+        (["--parts", "clip", "lattents"], "no part lattents; there are vae, latents"),
+        (["--parts", "heart/clip-never"], "heart/clip-never needs latents.pt in {}: name the part latents as well"),
+        (["--parts", "vae", "judge"], "judge needs judge-set.npz in {}: name the part judge-set as well"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(
+    wanted: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "--work", str(tmp_path), "--concepts", "blob"])
+    monkeypatch.setattr("sys.argv", ["train", "--out", str(tmp_path), "--work", str(tmp_path), *wanted])
     with pytest.raises(SystemExit):
         train.main()
-    assert "there are hourglass, heart, arrow" in capsys.readouterr().err
+    assert said.format(tmp_path) in capsys.readouterr().err
 
 
 def test_a_familys_catalogue_stands_beside_the_embedded_one(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ from unerase_backend.testbed.recipe import (
 
 LATENTS = "latents.pt"
 JUDGE_SET = "judge-set.npz"
+WORK_FILES = {"latents": LATENTS, "judge-set": JUDGE_SET}
+"""What a part leaves in the work folder for others."""
 
 Figures = dict[str, Any]
 Make = Callable[[Path, Path], Figures]

@@ -97,7 +97,7 @@ def main() -> None:
     if arguments.run:
         run_part(arguments.run, arguments.out, arguments.work)
         return
-    from unerase_backend.testbed.parts import MEASURED, PARTS
+    from unerase_backend.testbed.parts import MEASURED, PARTS, WORK_FILES
     from unerase_backend.testbed.rates import table
     from unerase_backend.testbed.recipe import FAMILIES, part_name
 
@@ -105,9 +105,16 @@ def main() -> None:
     wanted = concepts if arguments.concepts is None else arguments.concepts
     if unknown := set(wanted) - set(concepts):
         parser.error(f"no family of {', '.join(sorted(unknown))}; there are {', '.join(concepts)}")
+    of_concepts = [name for name, part in PARTS.items() if part.concept is None or part.concept in wanted]
+    chosen = arguments.parts or of_concepts
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    for name in chosen:
+        for need in set(PARTS[name].needs) - set(chosen):
+            if need in WORK_FILES and not (arguments.work / WORK_FILES[need]).exists():
+                parser.error(f"{name} needs {WORK_FILES[need]} in {arguments.work}: name the part {need} as well")
     started = time.monotonic()
-    chosen = [name for name, part in PARTS.items() if part.concept is None or part.concept in wanted]
-    run_all(arguments.parts or chosen, arguments.out, arguments.work, arguments.at_once)
+    run_all(chosen, arguments.out, arguments.work, arguments.at_once)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
     for family in FAMILIES:
         paths = {
