@@ -18,7 +18,7 @@ def undisturbed(backend: Running, tmp_path_factory: pytest.TempPathFactory) -> l
     return calm(Shared(backend, tmp_path_factory.mktemp("calm")), WANTED)
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.backends)])
 def test_nothing_is_lost_and_no_report_differs(
     backend: Running, undisturbed: list[Undisturbed], tmp_path: Path, postgres: Postgres, database: str
 ) -> None:
