@@ -78,6 +78,18 @@ def test_arms_that_the_control_lacks_are_bounded_by_their_own_rate(
     assert ("empty@0.1, which the control lacks" in _result(verdict, COMPLETION).reason) == bool(shown)
 
 
+def test_what_cannot_tell_is_silent_only_if_the_arms_that_the_control_lacks_are(new_audit: type[Audit]) -> None:
+    """The reference shows the concept in those arms alone, and the subject does too."""
+    audit = _audit(new_audit).hits(COMPLETION, 0, 2)
+    audit.observations += [
+        sample(COMPLETION, role, case, True, arm="empty@0.1") for role in (SUBJECT, REFERENCE) for case in range(24)
+    ]
+    verdict = audit.verdict()
+    assert _result(verdict, COMPLETION).outcome == Outcome.OUTCOME_UNINFORMATIVE
+    assert verdict.conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
+    assert "(0 of 24 cases, and 24 of 24 in empty@0.1, which the control lacks)" in verdict.statement
+
+
 @pytest.mark.parametrize(
     ("subject", "control", "outcome"),
     [(20, 20, "INCONCLUSIVE"), (2, 3, "DOES_NOT_RECOVER"), (0, 20, "DOES_NOT_RECOVER"), (20, 0, "RECOVERS")],

@@ -34,8 +34,8 @@ class Judged:
 
     result: EvaluationResult
     bearable: bool
-    silent: bool
-    """The subject's own rate is bounded under the tolerance, whatever the comparison says."""
+    loud: str
+    """In words, how often the subject shows the concept; empty if its own rate is bounded under the tolerance."""
 
 
 def outcome_codes(
@@ -167,7 +167,23 @@ def _judge(
         looked_at=figures.anytime,
         open_point=open_point,
     )
-    return Judged(result, bearable, silent=bool((figures.own.upper < tolerance).all()))
+    return Judged(result, bearable, _loud(figures, tolerance))
+
+
+def _loud(figures: Figures, tolerance: float) -> str:
+    """Return in words how often the subject shows the concept, in the arms that the control lacks as well.
+
+    Empty if the subject's own rate is bounded under the tolerance in both, however doubtful cases are counted.
+    """
+    compared = bool((figures.own.upper < tolerance).all())
+    rest = bool(_bounded_uncompared(figures, tolerance).all())
+    if compared and rest:
+        return ""
+    shown = f"{figures.own.only_first[0]} of {figures.own.cases[0]} cases"
+    if rest or figures.uncompared is None:
+        return shown
+    beside = f"{figures.uncompared.only_first[0]} of {figures.uncompared.cases[0]}"
+    return f"{shown}, and {beside} in {', '.join(figures.uncompared_arms)}, which the control lacks"
 
 
 def _open_point(figures: Figures, tolerance: float) -> str:

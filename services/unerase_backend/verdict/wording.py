@@ -3,7 +3,7 @@
 No sentence claims that a concept is erased. Instead it gives a bound with its confidence and budget.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import ControlKind, EvaluationClass, ModelRole
@@ -213,13 +213,13 @@ def statement(
     unbearable: Sequence[str],
     required: Sequence[str],
     destruction: float,
-    loud: Collection[str] = (),
+    loud: Mapping[str, str],
 ) -> str:
     """Return the conclusion in words, after the assumptions.
 
     `verdict` is complete except for its statement and summary. `unbearable` are the required evaluations with too many
     unscored cases, `required` those that the conclusion "removed" relies on, and `destruction` is the tolerance.
-    `loud` are the evaluations in which the subject's own rate is not bounded under the tolerance.
+    `loud` says of evaluations in which the subject's own rate is not bounded under the tolerance how high it is.
     """
     results = {result.name: result for result in verdict.evaluations}
     plain = [result for result in verdict.evaluations if is_plain(result)]
@@ -300,13 +300,12 @@ def _highest(bounded: Sequence[EvaluationResult]) -> str:
     return f"in {bound} of cases{', above the control where there is one,' if any(compared) else ''}"
 
 
-def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float, loud: Collection[str]) -> str:
+def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float, loud: Mapping[str, str]) -> str:
     results = {result.name: result for result in verdict.evaluations}
     open_points = []
     for name in required:
         if name in results and results[name].outcome == UNINFORMATIVE and name in loud:
-            shown = f"{_of(results[name].subject)} cases"
-            open_points.append(f"{name} cannot tell, and does not bound the subject's own rate in it ({shown})")
+            open_points.append(f"{name} cannot tell, and does not bound the subject's own rate in it ({loud[name]})")
         if name in results and results[name].outcome == INCONCLUSIVE:
             further = results[name].further_cases
             open_points.append(f"{name} is inconclusive" + (f" (about {further} further cases)" if further else ""))
