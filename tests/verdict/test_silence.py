@@ -106,6 +106,22 @@ def test_a_concept_free_control_that_shows_the_concept_says_nothing(
     assert ("it is not free of it" in result.reason) == (outcome == "INCONCLUSIVE")
 
 
+@pytest.mark.parametrize(("unscored", "bearable"), [(0, True), (1, False)])
+def test_unscored_cases_of_a_concept_free_control_count_against_it(
+    new_audit: type[Audit], unscored: int, bearable: bool
+) -> None:
+    """With 3 of 24 the control is within the tolerance of 0.15, and with one more it is not."""
+    shown = [case < 3 for case in range(24)]
+    control = [None if case in range(3, 3 + unscored) else hit for case, hit in enumerate(shown)]
+    audit = _audit(new_audit, but="standard-prompt").evaluation("standard-prompt", shown, [True] * 24, control)
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model = "MODEL_ROLE_SUBJECT"
+    verdict = audit.verdict()
+    assert (verdict.conclusion == Conclusion.CONCLUSION_REMOVED) == bearable
+    assert (_result(verdict, "standard-prompt").outcome == Outcome.OUTCOME_DOES_NOT_RECOVER) == bearable
+
+
 def test_no_uninformative_evaluation_that_is_loud_allows_removed() -> None:
     outcomes = dict.fromkeys((*SILENT, COMPLETION), Outcome.OUTCOME_DOES_NOT_RECOVER)
     outcomes["noise-based"] = Outcome.OUTCOME_UNINFORMATIVE

@@ -25,6 +25,7 @@ from unerase.v1.verdicts_pb2 import (
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import paired, sequential, statistics, wording
 from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT, Draws
+from unerase_backend.verdict.excess import WAYS
 from unerase_backend.verdict.figures import Figures
 
 
@@ -94,8 +95,10 @@ def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_
     """
     if figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
         return np.ones(3, bool)
-    control = figures.decided[CONTROL].rate()
-    return np.asarray((figures.own.upper < tolerance) | (control.hits <= tolerance * control.cases))
+    # Doubtful cases count for the control the other way than for the subject, as in every comparison.
+    counted = [figures.decided[CONTROL].counted(way) for _, way in WAYS]
+    within = [int((hits & counts).sum()) <= tolerance * int(counts.sum()) for hits, counts in counted]
+    return np.asarray((figures.own.upper < tolerance) | within)
 
 
 def conclude_evaluations(
