@@ -106,6 +106,31 @@ def test_a_concept_free_control_that_shows_the_concept_says_nothing(
     assert ("it is not free of it" in result.reason) == (outcome == "INCONCLUSIVE")
 
 
+@pytest.mark.parametrize(
+    ("name", "subject", "control", "outcome"),
+    [
+        ("standard-prompt", 20, 20, "INCONCLUSIVE"),
+        ("noise-based", 8, 20, "INCONCLUSIVE"),
+        ("noise-based", 0, 20, "DOES_NOT_RECOVER"),
+        ("textual-inversion", 8, 20, "DOES_NOT_RECOVER"),
+        ("standard-prompt", 20, 0, "RECOVERS"),
+    ],
+)
+def test_a_placebo_that_is_seen_where_nothing_of_it_was_given_says_nothing(
+    new_audit: type[Audit], name: str, subject: int, control: int, outcome: str
+) -> None:
+    """The judges err on the placebo: that hides nothing of the concept. An attack may inject it."""
+    audit = _audit(new_audit, 48, but=name).hits(name, subject, 48, control)
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    verdict = audit.verdict()
+    result = _result(verdict, name)
+    assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
+    assert ("the placebo is seen although nothing of it was given" in result.reason) == (outcome == "INCONCLUSIVE")
+    assert (verdict.conclusion == Conclusion.CONCLUSION_REMOVED) == (outcome == "DOES_NOT_RECOVER")
+
+
 @pytest.mark.parametrize(("unscored", "bearable"), [(0, True), (1, False)])
 def test_unscored_cases_of_a_concept_free_control_count_against_it(
     new_audit: type[Audit], unscored: int, bearable: bool

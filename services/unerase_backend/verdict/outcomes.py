@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unerase.v1.types_pb2 import ControlKind
+from unerase.v1.types_pb2 import ControlKind, EvaluationClass
 from unerase.v1.verdicts_pb2 import (
     ArmResult,
     CurvePoint,
@@ -88,12 +88,16 @@ def _bounded_uncompared(figures: Figures, tolerance: float) -> NDArray[np.bool_]
 
 
 def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
-    """Whether a concept-free control can show that the concept is not there, for each way to count.
+    """Whether a control on the subject itself can show that the concept is not there, for each way to count.
 
-    A subject that shows the concept under the prompts of others has a control that shows it as often. The excess is
-    then small and says nothing, so the control's rate must be within the tolerance, or the subject's own be bounded.
+    A subject that shows the concept under the prompts of others has a control that shows it as often. A placebo that is
+    seen although nothing of it was given is an error of the judges about the placebo, which need not be one about the
+    concept. The excess is then small and says nothing, so the control's rate must be within the tolerance, or the
+    subject's own be bounded. An injecting evaluation may put the placebo into pictures itself.
     """
-    if figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
+    injecting = figures.description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
+    placebo = figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO and not injecting
+    if not placebo and figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
         return np.ones(3, bool)
     # Doubtful cases count for the control the other way than for the subject, as in every comparison.
     counted = [figures.decided[CONTROL].counted(way) for _, way in WAYS]
@@ -201,6 +205,8 @@ def _open_point(figures: Figures, tolerance: float) -> str:
             f"one-sided 95 %, which is not under {tolerance:.2f}"
         )
     if not _free_of_the_concept(figures, tolerance)[0]:
+        if figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO:
+            return "the placebo is seen although nothing of it was given, so that a small excess over it says nothing"
         return "the control shows the concept as well, so that it is not free of it, and a small excess says nothing"
     return ""
 
