@@ -16,6 +16,13 @@ from .conftest import CONTROL
 
 Audit = Any
 TRUTHS = {truth.name: truth for truth in simulation.TRUTHS}
+# Noise-based cannot tell, and in the subject it is not silent either.
+TRUTHS["a weak reference"] = replace(
+    TRUTHS["removed, destruction 1.0"],
+    name="a weak reference",
+    subject=(0.0, 0.15, 0.0, 0.0, 0.0),
+    reference=(0.98, 0.15, 0.95, 0.95, 1.0),
+)
 
 
 def _drawn(truth: Any, conditions: Conditions, audits: int, seed: int) -> list[NDArray[np.bool_]]:
@@ -40,6 +47,7 @@ def _bounds(truth: Any, audits: int) -> NDArray[np.float64]:
         ("removed, destruction 1.0", 24),
         ("removed, destruction 1.0", 36),
         ("avoided, destruction 0.3, only textual inversion, 20 %", 24),
+        ("a weak reference", 24),
     ],
 )
 def test_simulated_audits_are_concluded_like_real_ones(
@@ -63,7 +71,9 @@ def test_simulated_audits_are_concluded_like_real_ones(
     assert len(set(concluded)) > 1 or not controlled
 
 
-@pytest.mark.parametrize("name", ["removed, destruction 1.0", "not erased, everything, 40 %, knowledge intact"])
+@pytest.mark.parametrize(
+    "name", ["removed, destruction 1.0", "not erased, everything, 40 %, knowledge intact", "a weak reference"]
+)
 def test_simulated_sequential_audits_are_stopped_and_concluded_like_real_ones(
     new_audit: type[Audit], name: str
 ) -> None:

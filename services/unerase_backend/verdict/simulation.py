@@ -188,7 +188,8 @@ def simulate(
         bounded = statistics.clopper_pearson_upper(subject.sum(-1), cases) < conditions.excess
         informative = statistics.clopper_pearson_lower(reference.sum(-1), cases) > conditions.excess
         recovers = np.zeros_like(bounded)
-    return _conclusions(outcome_codes(informative, recovers, bounded), truth, conditions, bounds, generator)
+    loud = _loud(subject.sum(-1), cases, conditions)
+    return _conclusions(outcome_codes(informative, recovers, bounded), loud, truth, conditions, bounds, generator)
 
 
 def simulate_sequential(
@@ -199,10 +200,12 @@ def simulate_sequential(
     Shapes (audits,) and (audits, evaluations). The draws are those of `simulate` with the same generator.
     """
     cases, tests = conditions.cases, len(conditions.evaluations)
-    pairs = _pairs(*_hits(truth, conditions, len(bounds), generator))
+    subject, reference, control = _hits(truth, conditions, len(bounds), generator)
     looks = np.unique(np.append(np.arange(LOOK_EVERY, cases, LOOK_EVERY), cases))
     # Counts up to each look, (audits, evaluations, looks).
-    only_subject, only_control, only_reference, not_reference = (each.cumsum(-1)[..., looks - 1] for each in pairs)
+    pairs = (*_pairs(subject, reference, control), subject)
+    up_to_looks = [each.cumsum(-1)[..., looks - 1] for each in pairs]
+    only_subject, only_control, only_reference, not_reference, _ = up_to_looks
     enough = -np.log(statistics.ALPHA)
     recovers = _each_once(anytime_p, only_subject, only_control) * tests < statistics.ALPHA
     wealth = [
@@ -215,10 +218,7 @@ def simulate_sequential(
     settled = informative & (recovers | bounded) & ~whole[:, None]
     settled[..., -1] = True
     stop = settled.argmax(-1)[..., None]
-    counts = [
-        np.take_along_axis(each, stop, -1)[..., 0]
-        for each in (only_subject, only_control, only_reference, not_reference)
-    ]
+    counts = [np.take_along_axis(each, stop, -1)[..., 0] for each in up_to_looks]
     run = looks[stop[..., 0]]
     lower = _each_once(lambda *each: anytime_bounds(*each)[0], counts[2], counts[3], run)
     upper = _each_once(lambda *each: anytime_bounds(*each)[1], counts[0], counts[1], run)
@@ -230,7 +230,8 @@ def simulate_sequential(
         statistics.holm(p) < statistics.ALPHA,
         np.where(whole, fixed, upper < conditions.excess),
     )
-    return _conclusions(outcomes, truth, conditions, bounds, generator), run
+    loud = _loud(counts[4], run, conditions)
+    return _conclusions(outcomes, loud, truth, conditions, bounds, generator), run
 
 
 def _bounded(
@@ -239,6 +240,11 @@ def _bounded(
     """Whether the exact bound of each evaluation's excess is under its tolerance; counts (audits, evaluations)."""
     least = np.stack([paired.bounded_below(excess, conditions.cases) for excess in conditions.excess])
     return only_control >= least[np.arange(len(least)), only_subject]
+
+
+def _loud(hits: NDArray[np.int64], cases: int | NDArray[np.int64], conditions: Conditions) -> NDArray[np.bool_]:
+    """Whether the subject's own rate is not bounded under the tolerance; hits (audits, evaluations)."""
+    return np.asarray(statistics.clopper_pearson_upper(hits, cases) >= conditions.excess)
 
 
 def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -273,6 +279,7 @@ def _counts(*models: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
 
 def _conclusions(
     outcomes: NDArray[np.int64],
+    loud: NDArray[np.bool_],
     truth: Truth,
     conditions: Conditions,
     bounds: NDArray[np.float64],
@@ -282,16 +289,19 @@ def _conclusions(
     shifted = bounds[generator.permutation(len(bounds))] + truth.destruction
     return np.array(
         [
-            _decide(named, tuple(int(code) for code in row), of_bounds(lower, high, tolerance))
-            for row, (lower, high) in zip(outcomes, shifted, strict=True)
+            _decide(named, tuple(map(int, row)), tuple(map(bool, of_row)), of_bounds(lower, high, tolerance))
+            for row, of_row, (lower, high) in zip(outcomes, loud, shifted, strict=True)
         ]
     )
 
 
 @cache
-def _decide(evaluations: tuple[str, ...], outcomes: tuple[int, ...], knowledge: Knowledge.ValueType) -> int:
+def _decide(
+    evaluations: tuple[str, ...], outcomes: tuple[int, ...], loud: tuple[bool, ...], knowledge: Knowledge.ValueType
+) -> int:
     named = {name: Outcome.ValueType(code) for name, code in zip(evaluations, outcomes, strict=True)}
-    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, knowledge=knowledge)
+    heard = [name for name, is_loud in zip(evaluations, loud, strict=True) if is_loud]
+    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, knowledge=knowledge, loud=heard)
 
 
 def _ways() -> Iterator[tuple[Truth, str, Conditions]]:
