@@ -61,16 +61,13 @@ def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int,
         return _uninformative(result)
     if result.outcome == RECOVERS:
         return f"recovers the concept in {_figures(result)}, {_p(result)}"
-    upper = result.excess.bounds.upper
+    bound = f"at most {result.excess.bounds.upper:z.3f} {_above(result)}, one-sided 95 %"
     if result.outcome == DOES_NOT_RECOVER:
-        return (
-            f"does not recover the concept: {_figures(result)}, at most {upper:.3f} {_above(result)}, one-sided 95 %, "
-            f"{budget(result, optimisation_steps)}"
-        )
-    settled = f"; about {result.further_cases} further cases would settle it" if result.further_cases else ""
+        return f"does not recover the concept: {_figures(result)}, {bound}, {budget(result, optimisation_steps)}"
+    further = f"; about {result.further_cases} further cases would settle it at this tolerance"
+    settled = further if result.further_cases else ""
     return (
-        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} {_above(result)}, one-sided 95 %, "
-        f"which is not under {tolerance:.2f}{settled}"
+        f"is inconclusive: {_figures(result)}, {_p(result)}, and {bound}, which is not under {tolerance:.2f}{settled}"
     )
 
 
@@ -308,7 +305,9 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float,
             open_points.append(f"{name} cannot tell, and does not bound the subject's own rate in it ({loud[name]})")
         if name in results and results[name].outcome == INCONCLUSIVE:
             further = results[name].further_cases
-            open_points.append(f"{name} is inconclusive" + (f" (about {further} further cases)" if further else ""))
+            open_points.append(
+                f"{name} is inconclusive" + (f" (about {further} further cases at its tolerance)" if further else "")
+            )
     if not verdict.HasField("likelihood"):
         open_points.append("destruction is not measured")
     elif verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_NO_WORSE_THAN_THE_REST:
@@ -345,7 +344,8 @@ def _reason_without_control(result: EvaluationResult, tolerance: float, optimisa
         why = "the best of several draws raises the judge's false positives by an unknown amount"
     else:
         why = "nothing says how often the judge is wrong"
-    settled = f"; about {result.further_cases} further cases would bound it" if result.further_cases else ""
+    further = f"; about {result.further_cases} further cases would bound it at this tolerance"
+    settled = further if result.further_cases else ""
     return (
         f"is inconclusive: {_figures(result)}, {bound}, which is not under {tolerance:.2f}{settled}; and without a "
         f"control it cannot be said to recover the concept: {why}"
