@@ -218,7 +218,6 @@ def statement(
     unscored cases, `required` those that the conclusion "removed" relies on, and `destruction` is the tolerance.
     `loud` says of evaluations in which the subject's own rate is not bounded under the tolerance how high it is.
     """
-    results = {result.name: result for result in verdict.evaluations}
     plain = [result for result in verdict.evaluations if is_plain(result)]
     absent = [name for name in verdict.missing if name not in unbearable]
     said = {
@@ -230,7 +229,7 @@ def statement(
             f"Not erased: {sentence(next(result for result in plain if result.outcome == RECOVERS))}"
         ),
         Conclusion.CONCLUSION_AVOIDED: lambda: _avoided(verdict, plain),
-        Conclusion.CONCLUSION_REMOVED: lambda: _removed(verdict, results, required),
+        Conclusion.CONCLUSION_REMOVED: lambda: _removed(verdict, required, loud),
         Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, required, destruction, loud),
     }[verdict.conclusion]()
     if verdict.incomplete_waived:
@@ -268,7 +267,8 @@ def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult]) -> str:
     return f"Avoided: {asked}, but {'; '.join(grounds)}."
 
 
-def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: Sequence[str]) -> str:
+def _removed(verdict: Verdict, required: Sequence[str], loud: Mapping[str, str]) -> str:
+    results = {result.name: result for result in verdict.evaluations}
     bounded = [results[name] for name in required if name in results and results[name].outcome == DOES_NOT_RECOVER]
     silent = [name for name in required if name in results and results[name].outcome == UNINFORMATIVE]
     budgets = ", ".join(f"{result.name} {_draws(result)}" for result in bounded)
@@ -285,6 +285,10 @@ def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: S
     )
     if silent:
         words += f" No information comes from {', '.join(silent)}, which hardly bring the concept out of the reference."
+    others = [one for one in verdict.evaluations if one.name not in required and one.outcome != DOES_NOT_RECOVER]
+    unbounded = [f"{one.name} ({loud[one.name]})" for one in others if one.name in loud]
+    if unbounded:
+        words += f" No bound comes from these, which are not required: {', '.join(unbounded)}."
     return words
 
 
