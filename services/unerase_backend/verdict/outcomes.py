@@ -174,6 +174,8 @@ def _judge(
         looked_at=figures.anytime,
         open_point=open_point,
     )
+    if outcome == Outcome.OUTCOME_DOES_NOT_RECOVER and (beside := _uncompared(figures)):
+        result.reason += f"; {beside}"
     return Judged(result, bearable, _loud(figures, tolerance))
 
 
@@ -197,18 +199,25 @@ def _open_point(figures: Figures, tolerance: float) -> str:
     """Return in words what is open although the excess itself is bounded; empty if nothing is."""
     if figures.subject.upper[0] >= tolerance:
         return ""
-    if not _bounded_uncompared(figures, tolerance)[0] and figures.uncompared is not None:
-        shown = figures.uncompared
-        return (
-            f"in {', '.join(figures.uncompared_arms)}, which the control lacks, the subject shows the concept in "
-            f"{shown.only_first[0]} of {shown.cases[0]} cases, at most {shown.upper[0]:.3f} by that rate's own bound, "
-            f"one-sided 95 %, which is not under {tolerance:.2f}"
-        )
+    if not _bounded_uncompared(figures, tolerance)[0]:
+        return f"{_uncompared(figures)}, which is not under {tolerance:.2f}"
     if not _free_of_the_concept(figures, tolerance)[0]:
         if figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO:
             return "the placebo is seen although nothing of it was given, so that a small excess over it says nothing"
         return "the control shows the concept as well, so that it is not free of it, and a small excess says nothing"
     return ""
+
+
+def _uncompared(figures: Figures) -> str:
+    """Return in words what the subject shows in the arms that the control lacks; empty if there are none."""
+    shown = figures.uncompared
+    if shown is None:
+        return ""
+    return (
+        f"in {', '.join(figures.uncompared_arms)}, which the control lacks, the subject shows the concept in "
+        f"{shown.only_first[0]} of {shown.cases[0]} cases, at most {shown.upper[0]:.3f} by that rate's own bound, "
+        "one-sided 95 %"
+    )
 
 
 def _further_cases(figures: Figures, tolerance: float, tests: int) -> int:
