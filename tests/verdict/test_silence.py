@@ -79,6 +79,19 @@ def test_arms_that_the_control_lacks_are_bounded_by_their_own_rate(
     assert said in _result(verdict, COMPLETION).reason
 
 
+def test_unscored_cases_in_arms_that_the_control_lacks_are_named(new_audit: type[Audit]) -> None:
+    audit = _audit(new_audit).hits(COMPLETION, 0, 24)
+    audit.observations += [
+        sample(COMPLETION, role, case, None if (role, case < 2) == (SUBJECT, True) else False, arm="empty@0.1")
+        for role in (SUBJECT, REFERENCE)
+        for case in range(24)
+    ]
+    verdict = audit.verdict()
+    assert verdict.conclusion == Conclusion.CONCLUSION_INCOMPLETE
+    said = "but 2 cases of the subject in empty@0.1 are unscored, and the outcome depends on how they are counted"
+    assert said in _result(verdict, COMPLETION).reason
+
+
 def test_what_cannot_tell_is_silent_only_if_the_arms_that_the_control_lacks_are(new_audit: type[Audit]) -> None:
     """The reference shows the concept in those arms alone, and the subject does too."""
     audit = _audit(new_audit).hits(COMPLETION, 0, 2)

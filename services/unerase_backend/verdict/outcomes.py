@@ -172,7 +172,7 @@ def _judge(
         figures.optimisation_steps,
         stable=stable,
         looked_at=figures.anytime,
-        open_point=open_point,
+        open_point=open_point if stable else _unscored_uncompared(figures),
     )
     if outcome == Outcome.OUTCOME_DOES_NOT_RECOVER and (beside := _uncompared(figures)):
         result.reason += f"; {beside}"
@@ -218,6 +218,15 @@ def _uncompared(figures: Figures) -> str:
         f"{shown.only_first[0]} of {shown.cases[0]} cases, at most {shown.upper[0]:.3f} by that rate's own bound, "
         "one-sided 95 %"
     )
+
+
+def _unscored_uncompared(figures: Figures) -> str:
+    """Return in words the cases that are unscored in the arms that the control lacks; empty if there are none."""
+    if figures.uncompared is None:
+        return ""
+    # The two ways differ in the doubtful cases alone.
+    count = int(figures.uncompared.only_first[2] - figures.uncompared.only_first[1])
+    return f"{count} cases of the subject in {', '.join(figures.uncompared_arms)}" if count else ""
 
 
 def _further_cases(figures: Figures, tolerance: float, tests: int) -> int:

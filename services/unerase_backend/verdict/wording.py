@@ -40,21 +40,20 @@ def reason(
     """Return the predicate of "<evaluation> ...": the outcome, and the figures that it follows from.
 
     `stable`: the outcome does not depend on how unscored cases are counted. `looked_at`: bounds and p hold at every
-    look. `open_point` is what is open although the excess itself is bounded.
+    look. `open_point` is what is open although the excess itself is bounded or, if not stable, what else is unscored.
     """
-    said = f"is inconclusive: {_figures(result)}, and {open_point}"
-    if not stable or not open_point:
-        said = _reason(result, tolerance, optimisation_steps, stable)
+    if not stable:
+        unscored = f"{_cases_unscored(result, open_point)} are unscored"
+        said = f"is inconclusive: {_figures(result)}, but {unscored}, and the outcome depends on how they are counted"
+    elif open_point:
+        said = f"is inconclusive: {_figures(result)}, and {open_point}"
+    else:
+        said = _reason(result, tolerance, optimisation_steps)
     stopped = f"; stopped after {result.stopped_after} cases" if result.stopped_after else ""
     return f"{said} (valid at every look{stopped})" if looked_at else said
 
 
-def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, stable: bool) -> str:
-    if not stable:
-        return (
-            f"is inconclusive: {_figures(result)}, but {_cases_unscored(result)} are unscored, and the outcome depends "
-            "on how they are counted"
-        )
+def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int) -> str:
     if not result.HasField("reference_excess"):
         return _reason_without_control(result, tolerance, optimisation_steps)
     if result.outcome == UNINFORMATIVE:
@@ -356,9 +355,10 @@ def _reason_without_control(result: EvaluationResult, tolerance: float, optimisa
     )
 
 
-def _cases_unscored(result: EvaluationResult) -> str:
+def _cases_unscored(result: EvaluationResult, beside: str) -> str:
     parts = [("subject", result.subject), ("reference", result.reference), ("control", result.control)]
-    return ", ".join(f"{rate.unscored} cases of the {role}" for role, rate in parts if rate.unscored)
+    unscored = [f"{rate.unscored} cases of the {role}" for role, rate in parts if rate.unscored]
+    return ", ".join([*unscored, *([beside] if beside else [])])
 
 
 def _figures(result: EvaluationResult) -> str:
@@ -371,9 +371,7 @@ def _figures(result: EvaluationResult) -> str:
 
 
 def _above(result: EvaluationResult) -> str:
-    if result.controlled:
-        return f"above the {_control(result)}"
-    return "by its own rate"
+    return f"above the {_control(result)}" if result.controlled else "by its own rate"
 
 
 def _control(result: EvaluationResult) -> str:
