@@ -145,6 +145,31 @@ def test_a_placebo_that_is_seen_where_nothing_of_it_was_given_says_nothing(
     assert (verdict.conclusion == Conclusion.CONCLUSION_REMOVED) == (outcome == "DOES_NOT_RECOVER")
 
 
+@pytest.mark.parametrize("placebo", [False, True])
+@pytest.mark.parametrize(
+    ("name", "subject", "control", "outcome"),
+    [
+        # Two models that never learned the heart, after forty steps of relearning: one learned it sooner.
+        ("textual-inversion", 16, 5, "INCONCLUSIVE"),
+        ("textual-inversion", 16, 3, "RECOVERS"),
+        ("textual-inversion", 5, 5, "DOES_NOT_RECOVER"),
+        ("noise-based", 16, 5, "RECOVERS"),
+    ],
+)
+def test_what_a_procedure_brings_into_the_control_is_no_knowledge(
+    new_audit: type[Audit], name: str, subject: int, control: int, outcome: str, placebo: bool
+) -> None:
+    audit = _audit(new_audit, 24, but=name).hits(name, subject, 24, control)
+    for observation in audit.observations:
+        if observation.role == CONTROL and placebo:
+            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    verdict = audit.verdict()
+    result = _result(verdict, name)
+    assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
+    assert ("the procedure itself may bring it in" in result.reason) == (outcome == "INCONCLUSIVE")
+    assert (verdict.conclusion == Conclusion.CONCLUSION_AVOIDED) == (outcome == "RECOVERS")
+
+
 @pytest.mark.parametrize(("unscored", "bearable"), [(0, True), (1, False)])
 def test_unscored_cases_of_a_concept_free_control_count_against_it(
     new_audit: type[Audit], unscored: int, bearable: bool

@@ -44,8 +44,9 @@ def outcome_codes(
 ) -> NDArray[np.int64]:
     """Return the outcome of evaluations by the first rule that holds; arrays broadcast.
 
-    `informative`: the reference is shown to exceed the control. `recovers`: so is the subject. `bounded`: the upper
-    bound of the subject's excess is under the tolerance.
+    `informative`: the reference is shown to exceed the control. `recovers`: so is the subject, and an injecting
+    evaluation does not bring the concept into the control. `bounded`: the upper bound of the subject's excess is under
+    the tolerance.
     """
     return np.select(
         [~np.asarray(informative), np.asarray(recovers), np.asarray(bounded)],
@@ -76,7 +77,8 @@ def _outcome_grid(figures: Figures, p: NDArray[np.float64], tolerance: float) ->
     informative = figures.reference.lower[:, None] > floor
     bounded = (figures.subject.upper < tolerance) & _bounded_uncompared(figures, tolerance)
     bounded &= _free_of_the_concept(figures, tolerance)
-    grid = outcome_codes(informative, p[None, :] < statistics.ALPHA, bounded[None, :])
+    recovers = (p < statistics.ALPHA) & _brought_by_knowledge(figures, tolerance)
+    grid = outcome_codes(informative, recovers[None, :], bounded[None, :])
     return [int(code) for code in grid.ravel()]
 
 
@@ -95,14 +97,35 @@ def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_
     concept. The excess is then small and says nothing, so the control's rate must be within the tolerance, or the
     subject's own be bounded. An injecting evaluation may put the placebo into pictures itself.
     """
-    injecting = figures.description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
-    placebo = figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO and not injecting
+    placebo = figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO and not _is_injecting(figures)
     if not placebo and figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
         return np.ones(3, bool)
-    # Doubtful cases count for the control the other way than for the subject, as in every comparison.
+    return np.asarray((figures.own.upper < tolerance) | _control_within(figures, tolerance))
+
+
+def _brought_by_knowledge(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
+    """Whether what comes back more often than in the control can be knowledge, for each way to count.
+
+    An injecting evaluation may bring the concept into any model. How readily differs from one training of a model to
+    the next, and cases do not replicate a training: paired by case, one model that never learned the concept exceeds
+    another. So a control that shows it in more cases than the tolerance says only that the procedure can do it.
+    """
+    if not (figures.tested and _is_injecting(figures)):
+        return np.ones(3, bool)
+    return _control_within(figures, tolerance)
+
+
+def _is_injecting(figures: Figures) -> bool:
+    return figures.description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
+
+
+def _control_within(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
+    """Whether the control shows what it seeks in no more cases than the tolerance, for each way to count.
+
+    Doubtful cases count for the control the other way than for the subject, as in every comparison.
+    """
     counted = [figures.decided[CONTROL].counted(way) for _, way in WAYS]
-    within = [int((hits & counts).sum()) <= tolerance * int(counts.sum()) for hits, counts in counted]
-    return np.asarray((figures.own.upper < tolerance) | within)
+    return np.array([int((hits & counts).sum()) <= tolerance * int(counts.sum()) for hits, counts in counted])
 
 
 def conclude_evaluations(
@@ -162,7 +185,7 @@ def _judge(
         # The reference's test is a precondition and not a finding about the subject, so Holm's family excludes it.
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
     inconclusive = outcome == Outcome.OUTCOME_INCONCLUSIVE
-    open_point = _open_point(figures, tolerance) if inconclusive and stable else ""
+    open_point = _open_point(figures, p_holm[0], tolerance) if inconclusive and stable else ""
     if inconclusive and stable and not open_point:
         result.further_cases = _further_cases(figures, tolerance, tests)
     result.judge_agreement, result.judge_kappa = _agreement(figures)
@@ -195,8 +218,10 @@ def _loud(figures: Figures, tolerance: float) -> str:
     return f"{shown}, and {beside} in {', '.join(figures.uncompared_arms)}, which the control lacks"
 
 
-def _open_point(figures: Figures, tolerance: float) -> str:
-    """Return in words what is open although the excess itself is bounded; empty if nothing is."""
+def _open_point(figures: Figures, p_holm: float, tolerance: float) -> str:
+    """Return in words what is open although the excess itself is bounded, or significant; empty if nothing is."""
+    if p_holm < statistics.ALPHA:
+        return "the control shows it in so many cases that the procedure itself may bring it in"
     if figures.subject.upper[0] >= tolerance:
         return ""
     if not _bounded_uncompared(figures, tolerance)[0]:

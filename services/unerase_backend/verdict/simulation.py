@@ -146,14 +146,14 @@ def simulate(
         bounded = _bounded(only_subject, only_control, conditions)
         informative = only_reference >= paired.bounded_below(0.0, cases)[not_reference]
         recovers = statistics.holm(statistics.mcnemar_p(only_subject, only_control)) < statistics.ALPHA
+        recovers &= ~_injected(control.sum(-1), cases, conditions)
     else:
         bounded = statistics.clopper_pearson_upper(subject.sum(-1), cases) < conditions.excess
         informative = statistics.clopper_pearson_lower(reference.sum(-1), cases) > conditions.excess
         recovers = np.zeros_like(bounded)
     loud = _loud(subject.sum(-1), cases, conditions)
     if conditions.control == "placebo":
-        seen = control.sum(-1) > cases * conditions.excess
-        bounded &= ~seen | ~loud | np.isin(conditions.evaluations, INJECTING)
+        bounded &= ~_seen(control.sum(-1), cases, conditions) | ~loud | np.isin(conditions.evaluations, INJECTING)
         unbounded = _loud(uncompared_hits(truth, conditions, len(bounds), generator), cases, conditions)
         bounded &= ~unbounded
         loud |= unbounded
@@ -171,11 +171,12 @@ def simulate_sequential(
     subject, reference, control = _hits(truth, conditions, len(bounds), generator)
     looks = np.unique(np.append(np.arange(LOOK_EVERY, cases, LOOK_EVERY), cases))
     # Counts up to each look, (audits, evaluations, looks).
-    pairs = (*_pairs(subject, reference, control), subject)
+    pairs = (*_pairs(subject, reference, control), subject, control)
     up_to_looks = [each.cumsum(-1)[..., looks - 1] for each in pairs]
-    only_subject, only_control, only_reference, not_reference, _ = up_to_looks
+    only_subject, only_control, only_reference, not_reference, _, of_control = up_to_looks
     enough = -np.log(statistics.ALPHA)
     recovers = _each_once(anytime_p, only_subject, only_control) * tests < statistics.ALPHA
+    recovers &= ~np.moveaxis(_injected(np.moveaxis(of_control, -1, 1), looks[:, None], conditions), 1, -1)
     wealth = [
         _each_once(partial(log_wealth, excess=excess), only_subject[:, at], only_control[:, at], looks)
         for at, excess in enumerate(conditions.excess)
@@ -195,7 +196,7 @@ def simulate_sequential(
     p = np.where(whole, statistics.mcnemar_p(counts[0], counts[1]), anytime_p(counts[0], counts[1]))
     outcomes = outcome_codes(
         np.where(whole, fixed_informative, lower > 0),
-        statistics.holm(p) < statistics.ALPHA,
+        (statistics.holm(p) < statistics.ALPHA) & ~_injected(counts[5], run, conditions),
         np.where(whole, fixed, upper < conditions.excess),
     )
     loud = _loud(counts[4], run, conditions)
@@ -213,6 +214,16 @@ def _bounded(
 def _loud(hits: NDArray[np.int64], cases: int | NDArray[np.int64], conditions: Conditions) -> NDArray[np.bool_]:
     """Whether the subject's own rate is not bounded under the tolerance; hits (audits, evaluations)."""
     return np.asarray(statistics.clopper_pearson_upper(hits, cases) >= conditions.excess)
+
+
+def _seen(hits: NDArray[np.int64], cases: int | NDArray[np.int64], conditions: Conditions) -> NDArray[np.bool_]:
+    """Whether the control's own rate is above the tolerance; hits (audits, evaluations)."""
+    return np.asarray(hits > cases * conditions.excess)
+
+
+def _injected(hits: NDArray[np.int64], cases: int | NDArray[np.int64], conditions: Conditions) -> NDArray[np.bool_]:
+    """Whether an injecting evaluation brings the concept into the control; hits (audits, evaluations)."""
+    return _seen(hits, cases, conditions) & np.isin(conditions.evaluations, INJECTING)
 
 
 def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np.int64]) -> NDArray[np.float64]:
