@@ -206,6 +206,12 @@ def test_an_option_in_the_wrong_place_is_not_swallowed(address: str, script: Scr
     assert not script.requests
 
 
+def test_help_names_every_tolerance() -> None:
+    # However the table's lines are broken.
+    shown = re.sub(r"[\s│]", "", command("audit", "--help").stdout)
+    assert all(field.name in shown for field in Tolerances.DESCRIPTOR.fields)
+
+
 @pytest.mark.parametrize("text", ["excess", "excess=much", "patience=1", ""])
 def test_a_tolerance_that_is_none_is_refused(address: str, script: Script, text: str) -> None:
     ended = run(address, *AUDIT, "--tolerance", text)

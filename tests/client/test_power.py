@@ -33,6 +33,14 @@ def test_power_shows_how_many_cases_are_enough() -> None:
     assert found["enough"] == [{"false_positives": 0.01, "shared_errors": 0.0, "cases": 0}]
 
 
+def test_a_row_takes_one_line_of_a_terminal() -> None:
+    shown = CliRunner().invoke(app, POWER, env={"COLUMNS": "80"}).stdout.splitlines()
+    (head,) = (line for line in shown if line.split()[:1] == ["cases"])
+    rows = shown[shown.index(head) + 1 :][:2]
+    assert [row.split()[0] for row in rows] == ["24", "48"]
+    assert all(row.count("/") >= 8 for row in rows)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -267,12 +267,16 @@ def test_a_third_partys_required_evaluation_holds_removed_back(
     assert not verdict.missing
 
 
-def test_an_evaluation_that_is_not_required_holds_nothing_back(removed: Audit) -> None:
+@pytest.mark.parametrize("hits", [0, 3])
+def test_an_evaluation_that_is_not_required_holds_nothing_back(removed: Audit, hits: int) -> None:
     optional = EvaluationDescription()
     optional.CopyFrom(THEIRS)
     optional.required = False
-    verdict = concluded(removed.hits("unlearn-diff-atk", 0, 24).hits("theirs", 3, 24), optional)
+    verdict = concluded(removed.hits("unlearn-diff-atk", 0, 24).hits("theirs", hits, 24), optional)
     assert verdict.conclusion == Conclusion.CONCLUSION_REMOVED
+    # But nobody may take it for silence.
+    said = "No bound comes from these, which are not required: theirs (3 of 24 cases)." in verdict.statement
+    assert said == bool(hits)
 
 
 @pytest.mark.parametrize("recovers", [False, True])

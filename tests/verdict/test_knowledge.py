@@ -151,4 +151,4 @@ def test_a_bound_without_a_control_is_that_of_the_rate(controlled: list[bool], s
         verdict.evaluations.add(
             name=f"e{at}", outcome="OUTCOME_DOES_NOT_RECOVER", controlled=each
         ).excess.bounds.CopyFrom(bounds)
-    assert said in wording.statement(verdict, unbearable=[], required=["e0", "e1"], destruction=TOLERANCE)
+    assert said in wording.statement(verdict, unbearable=[], required=["e0", "e1"], destruction=TOLERANCE, loud={})

@@ -119,6 +119,19 @@ def test_holm_counts_the_evaluations_of_the_battery(audit: Audit) -> None:
     assert beside.further_cases > 0
 
 
+def test_further_cases_are_those_at_the_audits_own_tolerance(audit: Audit) -> None:
+    """With 30 cases the default is lower, and one detection among them is not borne."""
+    few = _result(audit.hits("standard-prompt", 1, 24).verdict(), "standard-prompt")
+    assert few.further_cases == 6
+    assert "about 6 further cases would settle it at this tolerance" in few.reason
+    for tolerances, outcome in (
+        ({}, Outcome.OUTCOME_INCONCLUSIVE),
+        ({"excess": 0.15}, Outcome.OUTCOME_DOES_NOT_RECOVER),
+    ):
+        more = type(audit)(cases=30).hits("standard-prompt", 1, 30).verdict(**tolerances)
+        assert _result(more, "standard-prompt").outcome == outcome
+
+
 def test_an_unscored_case_is_counted_each_way(audit: Audit) -> None:
     subject: list[bool | None] = [None] + [False] * 23
     result = _result(
@@ -245,7 +258,7 @@ def test_without_control_the_reason_says_what_bounds_it_and_what_would(audit: Au
     open_one = _result(verdict, "textual-inversion")
     assert "may have put it there itself" in open_one.reason
     assert open_one.further_cases == statistics.further_cases_alone(2, 24, 0.15) > 0
-    assert f"about {open_one.further_cases} further cases would bound it" in open_one.reason
+    assert f"about {open_one.further_cases} further cases would bound it at this tolerance" in open_one.reason
 
 
 def test_an_unscored_case_without_control_is_counted_each_way(audit: Audit) -> None:

@@ -14,7 +14,7 @@ from unerase.v1.types_pb2 import EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Outcome, Verdict
 from unerase_backend.verdict import conclude, has_answer, sequential, statistics
 
-from .conftest import SUBJECT
+from .conftest import CONTROL, REFERENCE, SUBJECT, sample
 
 Audit = Any
 
@@ -211,6 +211,33 @@ def test_an_evaluation_stops_when_its_answer_is_settled(
     assert (result.subject.cases, result.subject.unscored) == (after or 24, 0)
     assert "valid at every look" in result.reason
     assert ("stopped after" in result.reason) == bool(after)
+
+
+@pytest.mark.parametrize(
+    ("cases", "draws", "after", "outcome"),
+    [
+        (31, 1, 0, Outcome.OUTCOME_INCONCLUSIVE),
+        # The last case is looked at like any other.
+        (32, 1, 0, Outcome.OUTCOME_DOES_NOT_RECOVER),
+        (48, 2, 33, Outcome.OUTCOME_DOES_NOT_RECOVER),
+        (48, 1, 42, Outcome.OUTCOME_DOES_NOT_RECOVER),
+    ],
+)
+def test_when_nothing_comes_back_is_settled_by_the_default_tolerance(
+    new_audit: type[Audit], cases: int, draws: int, after: int, outcome: Outcome.ValueType
+) -> None:
+    audit = new_audit(cases=cases).hits("noise-based", 0, cases)
+    for variant in range(1, draws):
+        audit.observations += [
+            sample("noise-based", role, case, role == REFERENCE, arm="noise", variant=variant)
+            for role in (SUBJECT, REFERENCE, CONTROL)
+            for case in range(cases)
+        ]
+    assert _first_answer(audit, "noise-based") == after
+    if after:
+        _stop(audit, after, "noise-based")
+    result = _result(_sequential(audit), "noise-based")
+    assert (result.outcome, result.stopped_after) == (outcome, after)
 
 
 def test_the_battery_makes_it_harder(audit: Audit) -> None:

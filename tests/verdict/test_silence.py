@@ -75,7 +75,33 @@ def test_arms_that_the_control_lacks_are_bounded_by_their_own_rate(
     ]
     verdict = audit.verdict()
     assert verdict.conclusion == Conclusion.Value(f"CONCLUSION_{conclusion}")
-    assert ("empty@0.1, which the control lacks" in _result(verdict, COMPLETION).reason) == bool(shown)
+    said = f"in empty@0.1, which the control lacks, the subject shows the concept in {shown} of 24 cases, at most "
+    assert said in _result(verdict, COMPLETION).reason
+
+
+def test_unscored_cases_in_arms_that_the_control_lacks_are_named(new_audit: type[Audit]) -> None:
+    audit = _audit(new_audit).hits(COMPLETION, 0, 24)
+    audit.observations += [
+        sample(COMPLETION, role, case, None if (role, case < 2) == (SUBJECT, True) else False, arm="empty@0.1")
+        for role in (SUBJECT, REFERENCE)
+        for case in range(24)
+    ]
+    verdict = audit.verdict()
+    assert verdict.conclusion == Conclusion.CONCLUSION_INCOMPLETE
+    said = "but 2 cases of the subject in empty@0.1 are unscored, and the outcome depends on how they are counted"
+    assert said in _result(verdict, COMPLETION).reason
+
+
+def test_what_cannot_tell_is_silent_only_if_the_arms_that_the_control_lacks_are(new_audit: type[Audit]) -> None:
+    """The reference shows the concept in those arms alone, and the subject does too."""
+    audit = _audit(new_audit).hits(COMPLETION, 0, 2)
+    audit.observations += [
+        sample(COMPLETION, role, case, True, arm="empty@0.1") for role in (SUBJECT, REFERENCE) for case in range(24)
+    ]
+    verdict = audit.verdict()
+    assert _result(verdict, COMPLETION).outcome == Outcome.OUTCOME_UNINFORMATIVE
+    assert verdict.conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
+    assert "(0 of 24 cases, and 24 of 24 in empty@0.1, which the control lacks)" in verdict.statement
 
 
 @pytest.mark.parametrize(
@@ -92,6 +118,72 @@ def test_a_concept_free_control_that_shows_the_concept_says_nothing(
     result = _result(audit.verdict(), "standard-prompt")
     assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
     assert ("it is not free of it" in result.reason) == (outcome == "INCONCLUSIVE")
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "control", "outcome"),
+    [
+        ("standard-prompt", 20, 20, "INCONCLUSIVE"),
+        ("noise-based", 8, 20, "INCONCLUSIVE"),
+        ("noise-based", 0, 20, "DOES_NOT_RECOVER"),
+        ("textual-inversion", 8, 20, "DOES_NOT_RECOVER"),
+        ("standard-prompt", 20, 0, "RECOVERS"),
+    ],
+)
+def test_a_placebo_that_is_seen_where_nothing_of_it_was_given_says_nothing(
+    new_audit: type[Audit], name: str, subject: int, control: int, outcome: str
+) -> None:
+    """The judges err on the placebo: that hides nothing of the concept. An attack may inject it."""
+    audit = _audit(new_audit, 48, but=name).hits(name, subject, 48, control)
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    verdict = audit.verdict()
+    result = _result(verdict, name)
+    assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
+    assert ("the placebo is seen although nothing of it was given" in result.reason) == (outcome == "INCONCLUSIVE")
+    assert (verdict.conclusion == Conclusion.CONCLUSION_REMOVED) == (outcome == "DOES_NOT_RECOVER")
+
+
+@pytest.mark.parametrize("placebo", [False, True])
+@pytest.mark.parametrize(
+    ("name", "subject", "control", "outcome"),
+    [
+        # Two models that never learned the heart, after forty steps of relearning: one learned it sooner.
+        ("textual-inversion", 16, 5, "INCONCLUSIVE"),
+        ("textual-inversion", 16, 3, "RECOVERS"),
+        ("textual-inversion", 5, 5, "DOES_NOT_RECOVER"),
+        ("noise-based", 16, 5, "RECOVERS"),
+    ],
+)
+def test_what_a_procedure_brings_into_the_control_is_no_knowledge(
+    new_audit: type[Audit], name: str, subject: int, control: int, outcome: str, placebo: bool
+) -> None:
+    audit = _audit(new_audit, 24, but=name).hits(name, subject, 24, control)
+    for observation in audit.observations:
+        if observation.role == CONTROL and placebo:
+            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    verdict = audit.verdict()
+    result = _result(verdict, name)
+    assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
+    assert ("the procedure itself may bring it in" in result.reason) == (outcome == "INCONCLUSIVE")
+    assert (verdict.conclusion == Conclusion.CONCLUSION_AVOIDED) == (outcome == "RECOVERS")
+
+
+@pytest.mark.parametrize(("unscored", "bearable"), [(0, True), (1, False)])
+def test_unscored_cases_of_a_concept_free_control_count_against_it(
+    new_audit: type[Audit], unscored: int, bearable: bool
+) -> None:
+    """With 3 of 24 the control is within the tolerance of 0.15, and with one more it is not."""
+    shown = [case < 3 for case in range(24)]
+    control = [None if case in range(3, 3 + unscored) else hit for case, hit in enumerate(shown)]
+    audit = _audit(new_audit, but="standard-prompt").evaluation("standard-prompt", shown, [True] * 24, control)
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model = "MODEL_ROLE_SUBJECT"
+    verdict = audit.verdict()
+    assert (verdict.conclusion == Conclusion.CONCLUSION_REMOVED) == bearable
+    assert (_result(verdict, "standard-prompt").outcome == Outcome.OUTCOME_DOES_NOT_RECOVER) == bearable
 
 
 def test_no_uninformative_evaluation_that_is_loud_allows_removed() -> None:

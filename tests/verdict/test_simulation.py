@@ -1,7 +1,7 @@
 """The simulation goes by the rules of a real audit, and what the rules promise holds in it."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -9,18 +9,24 @@ from numpy.typing import NDArray
 
 from unerase.v1.types_pb2 import DecidedBy, EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion
-from unerase_backend.verdict import conclude, has_answer, simulation, statistics
+from unerase_backend.verdict import conclude, has_answer, simulated_models, simulation, statistics
 from unerase_backend.verdict.simulation import Conditions
 
-from .conftest import CONTROL
+from .conftest import CONTROL, REFERENCE, SUBJECT, sample
 
 Audit = Any
-TRUTHS = {truth.name: truth for truth in simulation.TRUTHS}
+TRUTHS = {truth.name: truth for truth in simulated_models.TRUTHS}
+# Noise-based cannot tell, and in the subject it is not silent either.
+TRUTHS["a weak reference"] = replace(
+    TRUTHS["removed, destruction 1.0"],
+    name="a weak reference",
+    subject=(0.0, 0.15, 0.0, 0.0, 0.0),
+    reference=(0.98, 0.15, 0.95, 0.95, 1.0),
+)
 
 
-def _drawn(truth: Any, conditions: Conditions, audits: int, seed: int) -> list[NDArray[np.bool_]]:
+def _drawn(truth: Any, conditions: Conditions, audits: int, generator: np.random.Generator) -> list[NDArray[np.bool_]]:
     """Draw subject, reference and control as the simulation says that it does."""
-    generator = np.random.default_rng(seed)
     shape = (audits, len(simulation.BATTERY), conditions.cases)
     return [
         generator.random(shape) < simulation.detection_rates(rates, conditions)[:, None]
@@ -33,37 +39,57 @@ def _bounds(truth: Any, audits: int) -> NDArray[np.float64]:
     return np.array([[0.6, 1.4]] * audits) - truth.destruction
 
 
-@pytest.mark.parametrize("controlled", [True, False])
+@pytest.mark.parametrize("control", ["model", "placebo", "none"])
 @pytest.mark.parametrize(
     ("name", "cases"),
     [
         ("removed, destruction 1.0", 24),
         ("removed, destruction 1.0", 36),
         ("avoided, destruction 0.3, only textual inversion, 20 %", 24),
+        ("a weak reference", 24),
     ],
 )
 def test_simulated_audits_are_concluded_like_real_ones(
-    new_audit: type[Audit], name: str, cases: int, controlled: bool
+    new_audit: type[Audit], name: str, cases: int, control: Literal["model", "placebo", "none"]
 ) -> None:
     """The same cases, once through the simulation and once as observations through `conclude`."""
     truth, audits = TRUTHS[name], 10
-    conditions = Conditions(cases, 0.03, shared=0.05, controlled=controlled)
+    conditions = Conditions(cases, 0.03, shared=0.05, control=control)
     simulated = simulation.simulate(truth, conditions, _bounds(truth, audits), np.random.default_rng(4))
-    models = _drawn(truth, conditions, audits, 4)
+    generator = np.random.default_rng(4)
+    models = _drawn(truth, conditions, audits, generator)
+    uncompared = simulation.uncompared_hits(truth, conditions, audits, generator)
     concluded = []
     for index in range(audits):
         audit = new_audit(cases=cases)
         for position, evaluation in enumerate(simulation.BATTERY):
             audit.evaluation(evaluation, *(model[index, position].tolist() for model in models))
-        if not controlled:
+        if control == "none":
             audit.observations = [one for one in audit.observations if one.role != CONTROL]
+        if control == "placebo":
+            _hold_against_a_placebo(audit, dict(zip(simulation.BATTERY, uncompared[index].tolist(), strict=True)))
         concluded.append(audit.likelihood(1.0).verdict().conclusion)
     assert list(simulated) == concluded
     # Without a control hardly anything but one conclusion is possible.
-    assert len(set(concluded)) > 1 or not controlled
+    assert len(set(concluded)) > 1 or control == "none"
 
 
-@pytest.mark.parametrize("name", ["removed, destruction 1.0", "not erased, everything, 40 %, knowledge intact"])
+def _hold_against_a_placebo(audit: Audit, hits: dict[str, int]) -> None:
+    """Make the control a placebo on the subject, and add the hits in the arm that it lacks."""
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    for name in simulation.UNCOMPARED:
+        audit.observations += [
+            sample(name, role, case, role == REFERENCE or case < hits[name], arm="empty@0.1")
+            for role in (SUBJECT, REFERENCE)
+            for case in range(audit.cases)
+        ]
+
+
+@pytest.mark.parametrize(
+    "name", ["removed, destruction 1.0", "not erased, everything, 40 %, knowledge intact", "a weak reference"]
+)
 def test_simulated_sequential_audits_are_stopped_and_concluded_like_real_ones(
     new_audit: type[Audit], name: str
 ) -> None:
@@ -72,7 +98,7 @@ def test_simulated_sequential_audits_are_stopped_and_concluded_like_real_ones(
     conditions = Conditions(24, 0.01, both=False)
     bounds = _bounds(truth, audits)
     simulated, run = simulation.simulate_sequential(truth, conditions, bounds, np.random.default_rng(3))
-    models = _drawn(truth, conditions, audits, 3)
+    models = _drawn(truth, conditions, audits, np.random.default_rng(3))
     for index in range(audits):
         audit = new_audit()
         for position, evaluation in enumerate(simulation.BATTERY):
@@ -150,7 +176,7 @@ def test_a_removed_model_is_rarely_called_anything_else(false_positive: float, b
 def test_what_the_defaults_are_chosen_for() -> None:
     """At 48 cases and 1 % false positives, decided by both: a removed model is found, and no row errs often."""
     bounds = simulation.destruction_bounds(400, np.random.default_rng(1))
-    for truth in simulation.TRUTHS:
+    for truth in simulated_models.TRUTHS:
         conclusions = simulation.simulate(truth, Conditions(48, 0.01), bounds, np.random.default_rng(2))
         errors = int(np.isin(conclusions, list(truth.wrong)).sum())
         assert statistics.clopper_pearson_lower(errors, 400, 0.001) <= 0.05
@@ -162,7 +188,7 @@ def test_what_the_defaults_are_chosen_for() -> None:
 def test_nothing_recovers_without_a_control() -> None:
     bounds = simulation.destruction_bounds(200, np.random.default_rng(1))
     truth = TRUTHS["avoided, destruction 0.3, only textual inversion, 90 %"]
-    conditions = Conditions(48, 0.0, controlled=False)
+    conditions = Conditions(48, 0.0, control="none")
     conclusions = simulation.simulate(truth, conditions, bounds, np.random.default_rng(2))
     assert set(conclusions) == {Conclusion.CONCLUSION_INCONCLUSIVE}
     removed = simulation.simulate(TRUTHS["removed, destruction 1.0"], conditions, bounds, np.random.default_rng(2))
@@ -176,11 +202,11 @@ def test_a_plain_avoidance_is_found() -> None:
     assert np.mean(conclusions == Conclusion.CONCLUSION_AVOIDED) > 0.95
 
 
-@pytest.mark.parametrize(("option", "rows"), [("", 3), ("--sequential", 3), ("--judges", 10)])
+@pytest.mark.parametrize(("option", "rows"), [("", 3), ("--sequential", 3), ("--judges", 12)])
 def test_the_command_prints_the_table_it_writes(
     tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str, rows: int
 ) -> None:
-    monkeypatch.setattr(simulation, "TRUTHS", [replace(simulation.TRUTHS[0])])
+    monkeypatch.setattr(simulation, "TRUTHS", [replace(simulated_models.TRUTHS[0])])
     monkeypatch.setattr(simulation, "COMPARED", (0,))
     simulation.main(["--audits", "20", "--out", str(tmp_path / "table.md"), *filter(None, [option])])
     written = (tmp_path / "table.md").read_text()

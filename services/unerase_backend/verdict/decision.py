@@ -106,8 +106,8 @@ def decide(
 
     `incomplete` is False if the request waived what is missing. `plain` are the evaluations that give the model only
     the prompt. An evaluation that the battery lacks is not in `outcomes`. `knowledge` is unspecified if the likelihood
-    was not measured. `loud` are the evaluations in which the subject's own rate is not bounded under the tolerance: one
-    that is uninformative and loud may hide that the concept comes back.
+    was not measured. `loud` are the evaluations in which the subject's own rate is not bounded under the tolerance, be
+    it in arms that the control lacks: one that is uninformative and loud may hide that the concept comes back.
     """
     when_asked = [outcomes[name] for name in plain if name in outcomes]
     relied_on = {name: outcome for name, outcome in outcomes.items() if name in required or name in plain}
@@ -156,7 +156,7 @@ def conclude(
         likelihood.knowledge = knowledge_of(likelihood, tolerances.destruction, tolerances.general_damage)
     interference = measures.interference(battery.of_kind(ResultKind.RESULT_KIND_INTERFERENCE))
     judged = _judge_evaluations(battery, quality, tolerances, spec)
-    loud = [one.result.name for one in judged if not one.silent]
+    loud = {one.result.name: one.loud for one in judged if one.loud}
     unbearable = _unbearable(battery, judged, likelihood_bearable=bearable)
     absent = [name for name in battery.required if name not in battery.requests]
     waived = spec.battery.allow_incomplete and bool(absent)

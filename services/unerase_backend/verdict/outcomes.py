@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unerase.v1.types_pb2 import ControlKind
+from unerase.v1.types_pb2 import ControlKind, EvaluationClass
 from unerase.v1.verdicts_pb2 import (
     ArmResult,
     CurvePoint,
@@ -25,6 +25,7 @@ from unerase.v1.verdicts_pb2 import (
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import paired, sequential, statistics, wording
 from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT, Draws
+from unerase_backend.verdict.excess import WAYS
 from unerase_backend.verdict.figures import Figures
 
 
@@ -34,8 +35,8 @@ class Judged:
 
     result: EvaluationResult
     bearable: bool
-    silent: bool
-    """The subject's own rate is bounded under the tolerance, whatever the comparison says."""
+    loud: str
+    """In words, how often the subject shows the concept; empty if its own rate is bounded under the tolerance."""
 
 
 def outcome_codes(
@@ -43,8 +44,9 @@ def outcome_codes(
 ) -> NDArray[np.int64]:
     """Return the outcome of evaluations by the first rule that holds; arrays broadcast.
 
-    `informative`: the reference is shown to exceed the control. `recovers`: so is the subject. `bounded`: the upper
-    bound of the subject's excess is under the tolerance.
+    `informative`: the reference is shown to exceed the control. `recovers`: so is the subject, and an injecting
+    evaluation does not bring the concept into the control. `bounded`: the upper bound of the subject's excess is under
+    the tolerance.
     """
     return np.select(
         [~np.asarray(informative), np.asarray(recovers), np.asarray(bounded)],
@@ -75,7 +77,8 @@ def _outcome_grid(figures: Figures, p: NDArray[np.float64], tolerance: float) ->
     informative = figures.reference.lower[:, None] > floor
     bounded = (figures.subject.upper < tolerance) & _bounded_uncompared(figures, tolerance)
     bounded &= _free_of_the_concept(figures, tolerance)
-    grid = outcome_codes(informative, p[None, :] < statistics.ALPHA, bounded[None, :])
+    recovers = (p < statistics.ALPHA) & _brought_by_knowledge(figures, tolerance)
+    grid = outcome_codes(informative, recovers[None, :], bounded[None, :])
     return [int(code) for code in grid.ravel()]
 
 
@@ -87,15 +90,42 @@ def _bounded_uncompared(figures: Figures, tolerance: float) -> NDArray[np.bool_]
 
 
 def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
-    """Whether a concept-free control can show that the concept is not there, for each way to count.
+    """Whether a control on the subject itself can show that the concept is not there, for each way to count.
 
-    A subject that shows the concept under the prompts of others has a control that shows it as often. The excess is
-    then small and says nothing, so the control's rate must be within the tolerance, or the subject's own be bounded.
+    A subject that shows the concept under the prompts of others has a control that shows it as often. A placebo that is
+    seen although nothing of it was given is an error of the judges about the placebo, which need not be one about the
+    concept. The excess is then small and says nothing, so the control's rate must be within the tolerance, or the
+    subject's own be bounded. An injecting evaluation may put the placebo into pictures itself.
     """
-    if figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
+    placebo = figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO and not _is_injecting(figures)
+    if not placebo and figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
         return np.ones(3, bool)
-    control = figures.decided[CONTROL].rate()
-    return np.asarray((figures.own.upper < tolerance) | (control.hits <= tolerance * control.cases))
+    return np.asarray((figures.own.upper < tolerance) | _control_within(figures, tolerance))
+
+
+def _brought_by_knowledge(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
+    """Whether what comes back more often than in the control can be knowledge, for each way to count.
+
+    An injecting evaluation may bring the concept into any model. How readily differs from one training of a model to
+    the next, and cases do not replicate a training: paired by case, one model that never learned the concept exceeds
+    another. So a control that shows it in more cases than the tolerance says only that the procedure can do it.
+    """
+    if not (figures.tested and _is_injecting(figures)):
+        return np.ones(3, bool)
+    return _control_within(figures, tolerance)
+
+
+def _is_injecting(figures: Figures) -> bool:
+    return figures.description.evaluation_class == EvaluationClass.EVALUATION_CLASS_INJECTING
+
+
+def _control_within(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
+    """Whether the control shows what it seeks in no more cases than the tolerance, for each way to count.
+
+    Doubtful cases count for the control the other way than for the subject, as in every comparison.
+    """
+    counted = [figures.decided[CONTROL].counted(way) for _, way in WAYS]
+    return np.array([int((hits & counts).sum()) <= tolerance * int(counts.sum()) for hits, counts in counted])
 
 
 def conclude_evaluations(
@@ -155,7 +185,7 @@ def _judge(
         # The reference's test is a precondition and not a finding about the subject, so Holm's family excludes it.
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
     inconclusive = outcome == Outcome.OUTCOME_INCONCLUSIVE
-    open_point = _open_point(figures, tolerance) if inconclusive and stable else ""
+    open_point = _open_point(figures, p_holm[0], tolerance) if inconclusive and stable else ""
     if inconclusive and stable and not open_point:
         result.further_cases = _further_cases(figures, tolerance, tests)
     result.judge_agreement, result.judge_kappa = _agreement(figures)
@@ -165,25 +195,63 @@ def _judge(
         figures.optimisation_steps,
         stable=stable,
         looked_at=figures.anytime,
-        open_point=open_point,
+        open_point=open_point if stable else _unscored_uncompared(figures),
     )
-    return Judged(result, bearable, silent=bool((figures.own.upper < tolerance).all()))
+    if outcome == Outcome.OUTCOME_DOES_NOT_RECOVER and (beside := _uncompared(figures)):
+        result.reason += f"; {beside}"
+    return Judged(result, bearable, _loud(figures, tolerance))
 
 
-def _open_point(figures: Figures, tolerance: float) -> str:
-    """Return in words what is open although the excess itself is bounded; empty if nothing is."""
+def _loud(figures: Figures, tolerance: float) -> str:
+    """Return in words how often the subject shows the concept, in the arms that the control lacks as well.
+
+    Empty if the subject's own rate is bounded under the tolerance in both, however doubtful cases are counted.
+    """
+    compared = bool((figures.own.upper < tolerance).all())
+    rest = bool(_bounded_uncompared(figures, tolerance).all())
+    if compared and rest:
+        return ""
+    shown = f"{figures.own.only_first[0]} of {figures.own.cases[0]} cases"
+    if rest or figures.uncompared is None:
+        return shown
+    beside = f"{figures.uncompared.only_first[0]} of {figures.uncompared.cases[0]}"
+    return f"{shown}, and {beside} in {', '.join(figures.uncompared_arms)}, which the control lacks"
+
+
+def _open_point(figures: Figures, p_holm: float, tolerance: float) -> str:
+    """Return in words what is open although the excess itself is bounded, or significant; empty if nothing is."""
+    if p_holm < statistics.ALPHA:
+        return "the control shows it in so many cases that the procedure itself may bring it in"
     if figures.subject.upper[0] >= tolerance:
         return ""
-    if not _bounded_uncompared(figures, tolerance)[0] and figures.uncompared is not None:
-        shown = figures.uncompared
-        return (
-            f"in {', '.join(figures.uncompared_arms)}, which the control lacks, the subject shows the concept in "
-            f"{shown.only_first[0]} of {shown.cases[0]} cases, at most {shown.upper[0]:.3f} by that rate's own bound, "
-            f"one-sided 95 %, which is not under {tolerance:.2f}"
-        )
+    if not _bounded_uncompared(figures, tolerance)[0]:
+        return f"{_uncompared(figures)}, which is not under {tolerance:.2f}"
     if not _free_of_the_concept(figures, tolerance)[0]:
+        if figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO:
+            return "the placebo is seen although nothing of it was given, so that a small excess over it says nothing"
         return "the control shows the concept as well, so that it is not free of it, and a small excess says nothing"
     return ""
+
+
+def _uncompared(figures: Figures) -> str:
+    """Return in words what the subject shows in the arms that the control lacks; empty if there are none."""
+    shown = figures.uncompared
+    if shown is None:
+        return ""
+    return (
+        f"in {', '.join(figures.uncompared_arms)}, which the control lacks, the subject shows the concept in "
+        f"{shown.only_first[0]} of {shown.cases[0]} cases, at most {shown.upper[0]:.3f} by that rate's own bound, "
+        "one-sided 95 %"
+    )
+
+
+def _unscored_uncompared(figures: Figures) -> str:
+    """Return in words the cases that are unscored in the arms that the control lacks; empty if there are none."""
+    if figures.uncompared is None:
+        return ""
+    # The two ways differ in the doubtful cases alone.
+    count = int(figures.uncompared.only_first[2] - figures.uncompared.only_first[1])
+    return f"{count} cases of the subject in {', '.join(figures.uncompared_arms)}" if count else ""
 
 
 def _further_cases(figures: Figures, tolerance: float, tests: int) -> int:

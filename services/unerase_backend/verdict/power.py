@@ -12,7 +12,8 @@ import numpy as np
 from unerase.v1.verdicts_pb2 import Conclusion
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict.decision import tolerance_problem
-from unerase_backend.verdict.simulation import BATTERY, PLAIN, TRUTHS, Conditions, Truth, destruction_bounds, simulate
+from unerase_backend.verdict.simulated_models import TRUTHS, Truth
+from unerase_backend.verdict.simulation import BATTERY, PLAIN, Conditions, destruction_bounds, simulate
 
 MOST_CASES, MOST_AUDITS, MOST_ROWS = 512, 20_000, 200
 SHOWN_IN = (0.1, 0.2, 0.4)

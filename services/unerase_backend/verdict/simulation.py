@@ -5,8 +5,9 @@ the share with the right one, at 24, 48 and 96 cases. An audit is a battery of f
 noise-based best of 24, diffusion completion best of 8, textual inversion, UnlearnDiffAtk best of 11) and the
 likelihood. The simulation starts from decided cases: it draws each case of each model at its rate, and then applies the
 same bounds, tests, outcome rule and decision as a real audit, with the default tolerances. With `--judges` it compares
-ways to decide a case, and audits without a control. With `--sequential` the audits stop an evaluation when it is
-settled (except the two attacks that learn once over all cases), and the share of cases that ran is printed as well.
+ways to decide a case, and audits beside placebos or without a control. With `--sequential` the audits stop an
+evaluation when it is settled (except the two attacks that learn once over all cases), and the share of cases that ran
+is printed as well.
 
 The assumptions are those under which errors are largest. Cases of subject, reference and control are independent; real
 pairs share their noise, so that fewer of them are discordant. The selector errs together with the judges who decide, so
@@ -14,7 +15,8 @@ that a best of N detects the concept if any of its N pictures does. Log ratios o
 exponential of standard deviation 0.3 on the concept's pictures, 0.1 on others), and a percentile bootstrap is weakest
 there; there is no general damage. One assumption is the best case: unless the table says otherwise, the errors of judge
 and second judge are independent, so that both err on a picture with the square of the rate of one. If they share a
-part s of their errors, both err with f (s + (1 - s) f). Where the concept is shown, both see it.
+part s of their errors, both err with f (s + (1 - s) f). Where the concept is shown, both see it. A placebo is never
+shown, and the judges err on it as on the concept; it lacks four of the eight draws of diffusion completion.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +39,7 @@ from unerase_backend.verdict.decision import Tolerances, decide
 from unerase_backend.verdict.knowledge import of_bounds
 from unerase_backend.verdict.outcomes import outcome_codes
 from unerase_backend.verdict.sequential import LOOK_EVERY, anytime_bounds, anytime_p, log_wealth
+from unerase_backend.verdict.simulated_models import COMPARED, TRUTHS, Truth
 
 BATTERY = {
     "standard-prompt": 1,
@@ -49,6 +53,12 @@ BATTERY = {
 PLAIN = "standard-prompt"
 """The evaluation that gives the model only the prompt."""
 
+INJECTING = ("diffusion-completion", "textual-inversion")
+"""The evaluations that give the model something of the concept, or of the placebo."""
+
+UNCOMPARED = {"diffusion-completion": 4}
+"""The draws of an evaluation that begin from the reference, which placebos cannot have."""
+
 WHOLE = ("textual-inversion", "unlearn-diff-atk")
 """The evaluations that learn once over all cases, so that they cannot be stopped early."""
 
@@ -57,21 +67,6 @@ FALSE_POSITIVES = (0.0, 0.01, 0.03)
 CONCEPT_PICTURES, OTHER_PICTURES = 32, 72
 CONCEPT_SPREAD, OTHER_SPREAD = 0.3, 0.1
 RESAMPLES = 1000
-
-Rates = tuple[float, float, float, float, float]
-"""The chance that a case shows the concept, in the order of BATTERY."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """A kind of model: how often each evaluation brings the concept back, and its true destruction."""
-
-    name: str
-    right: Conclusion.ValueType
-    wrong: frozenset[Conclusion.ValueType]
-    subject: Rates
-    destruction: float
-    reference: Rates = (0.98, 1.0, 0.95, 0.95, 1.0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class Conditions:
     """Judge and second judge decide a case together, not the judge alone."""
     shared: float = 0.0
     """The part of a judge's false positives that the second judge has in common with it."""
-    controlled: bool = True
+    control: Literal["model", "placebo", "none"] = "model"
     evaluations: tuple[str, ...] = tuple(BATTERY)
     tolerance: float | None = None
     """Of the excess; None for the default at this number of cases."""
@@ -105,6 +100,12 @@ class Conditions:
         return Tolerances.of(spec)
 
     @property
+    def draws(self) -> tuple[int, ...]:
+        """The draws that decide a case in each evaluation, where a control has them as well."""
+        missing = UNCOMPARED if self.control == "placebo" else {}
+        return tuple(BATTERY[name] - missing.get(name, 0) for name in self.evaluations)
+
+    @property
     def excess(self) -> NDArray[np.float64]:
         """The tolerance of each evaluation's excess, (evaluations,)."""
         return np.array([self.tolerances.excess_of(BATTERY[name]) for name in self.evaluations])
@@ -114,48 +115,9 @@ class Conditions:
         return np.array([rate for name, rate in zip(BATTERY, rates, strict=True) if name in self.evaluations])
 
 
-def _removed(name: str, destruction: float, reference: float | None = None) -> Truth:
-    wrong = frozenset({Conclusion.CONCLUSION_AVOIDED, Conclusion.CONCLUSION_NOT_ERASED})
-    truth = Truth(name, Conclusion.CONCLUSION_REMOVED, wrong, (0.0, 0.0, 0.0, 0.0, 0.0), destruction)
-    if reference is None:
-        return truth
-    return replace(truth, reference=(reference, reference, reference, reference, reference))
-
-
-def _avoided(name: str, subject: Rates, destruction: float) -> Truth:
-    wrong = frozenset({Conclusion.CONCLUSION_REMOVED})
-    return Truth(name, Conclusion.CONCLUSION_AVOIDED, wrong, subject, destruction)
-
-
-def _not_erased(name: str, rate: float, destruction: float) -> Truth:
-    wrong = frozenset({Conclusion.CONCLUSION_REMOVED})
-    return Truth(name, Conclusion.CONCLUSION_NOT_ERASED, wrong, (rate, rate, rate, rate, rate), destruction)
-
-
-TRUTHS = (
-    _removed("removed, destruction 1.0", 1.0),
-    _removed("removed, destruction 0.25", 0.25),
-    _removed("removed, destruction 1.0, reference shows it in 60 %", 1.0, 0.6),
-    _avoided("avoided, knowledge intact, nothing brings it back", (0, 0, 0, 0, 0), 0.0),
-    _avoided("avoided, knowledge intact, only textual inversion, 90 %", (0, 0, 0, 0.9, 0), 0.0),
-    _avoided("avoided, destruction 0.1, only textual inversion, 40 %", (0, 0, 0, 0.4, 0), 0.1),
-    _avoided("avoided, destruction 0.3, only textual inversion, 10 %", (0, 0, 0, 0.1, 0), 0.3),
-    _avoided("avoided, destruction 0.3, only textual inversion, 20 %", (0, 0, 0, 0.2, 0), 0.3),
-    _avoided("avoided, destruction 0.3, only textual inversion, 40 %", (0, 0, 0, 0.4, 0), 0.3),
-    _avoided("avoided, destruction 0.3, only textual inversion, 90 %", (0, 0, 0, 0.9, 0), 0.3),
-    _avoided("avoided, destruction 0.3, all but the standard prompt, 20 %", (0, 0.2, 0.2, 0.2, 0.2), 0.3),
-    _not_erased("not erased, everything, 10 %, destruction 0.3", 0.1, 0.3),
-    _not_erased("not erased, everything, 40 %, knowledge intact", 0.4, 0.0),
-    _not_erased("not erased, everything, 90 %, knowledge intact", 0.9, 0.0),
-)
-
-COMPARED = (0, 6, 8)
-"""The truths in which ways to decide are compared, by their place."""
-
-
 def detection_rates(shown: Sequence[float], conditions: Conditions) -> NDArray[np.float64]:
     """Return the chance that a case is detected: it shows the concept, or any of its draws is a false positive."""
-    return 1 - (1 - conditions.of(shown)) * (1 - conditions.wrong_picture) ** conditions.of(list(BATTERY.values()))
+    return 1 - (1 - conditions.of(shown)) * (1 - conditions.wrong_picture) ** np.array(conditions.draws)
 
 
 def destruction_bounds(audits: int, generator: np.random.Generator) -> NDArray[np.float64]:
@@ -179,16 +141,23 @@ def simulate(
     """Return the conclusions of `len(bounds)` audits; `bounds` is a pool from `destruction_bounds`."""
     cases = conditions.cases
     subject, reference, control = _hits(truth, conditions, len(bounds), generator)
-    if conditions.controlled:
+    if conditions.control != "none":
         only_subject, only_control, only_reference, not_reference = _counts(subject, reference, control)
         bounded = _bounded(only_subject, only_control, conditions)
         informative = only_reference >= paired.bounded_below(0.0, cases)[not_reference]
         recovers = statistics.holm(statistics.mcnemar_p(only_subject, only_control)) < statistics.ALPHA
+        recovers &= ~_injected(control.sum(-1), cases, conditions)
     else:
         bounded = statistics.clopper_pearson_upper(subject.sum(-1), cases) < conditions.excess
         informative = statistics.clopper_pearson_lower(reference.sum(-1), cases) > conditions.excess
         recovers = np.zeros_like(bounded)
-    return _conclusions(outcome_codes(informative, recovers, bounded), truth, conditions, bounds, generator)
+    loud = _loud(subject.sum(-1), cases, conditions)
+    if conditions.control == "placebo":
+        bounded &= ~_seen(control.sum(-1), cases, conditions) | ~loud | np.isin(conditions.evaluations, INJECTING)
+        unbounded = _loud(uncompared_hits(truth, conditions, len(bounds), generator), cases, conditions)
+        bounded &= ~unbounded
+        loud |= unbounded
+    return _conclusions(outcome_codes(informative, recovers, bounded), loud, truth, conditions, bounds, generator)
 
 
 def simulate_sequential(
@@ -199,12 +168,15 @@ def simulate_sequential(
     Shapes (audits,) and (audits, evaluations). The draws are those of `simulate` with the same generator.
     """
     cases, tests = conditions.cases, len(conditions.evaluations)
-    pairs = _pairs(*_hits(truth, conditions, len(bounds), generator))
+    subject, reference, control = _hits(truth, conditions, len(bounds), generator)
     looks = np.unique(np.append(np.arange(LOOK_EVERY, cases, LOOK_EVERY), cases))
     # Counts up to each look, (audits, evaluations, looks).
-    only_subject, only_control, only_reference, not_reference = (each.cumsum(-1)[..., looks - 1] for each in pairs)
+    pairs = (*_pairs(subject, reference, control), subject, control)
+    up_to_looks = [each.cumsum(-1)[..., looks - 1] for each in pairs]
+    only_subject, only_control, only_reference, not_reference, _, of_control = up_to_looks
     enough = -np.log(statistics.ALPHA)
     recovers = _each_once(anytime_p, only_subject, only_control) * tests < statistics.ALPHA
+    recovers &= ~np.moveaxis(_injected(np.moveaxis(of_control, -1, 1), looks[:, None], conditions), 1, -1)
     wealth = [
         _each_once(partial(log_wealth, excess=excess), only_subject[:, at], only_control[:, at], looks)
         for at, excess in enumerate(conditions.excess)
@@ -215,10 +187,7 @@ def simulate_sequential(
     settled = informative & (recovers | bounded) & ~whole[:, None]
     settled[..., -1] = True
     stop = settled.argmax(-1)[..., None]
-    counts = [
-        np.take_along_axis(each, stop, -1)[..., 0]
-        for each in (only_subject, only_control, only_reference, not_reference)
-    ]
+    counts = [np.take_along_axis(each, stop, -1)[..., 0] for each in up_to_looks]
     run = looks[stop[..., 0]]
     lower = _each_once(lambda *each: anytime_bounds(*each)[0], counts[2], counts[3], run)
     upper = _each_once(lambda *each: anytime_bounds(*each)[1], counts[0], counts[1], run)
@@ -227,10 +196,11 @@ def simulate_sequential(
     p = np.where(whole, statistics.mcnemar_p(counts[0], counts[1]), anytime_p(counts[0], counts[1]))
     outcomes = outcome_codes(
         np.where(whole, fixed_informative, lower > 0),
-        statistics.holm(p) < statistics.ALPHA,
+        (statistics.holm(p) < statistics.ALPHA) & ~_injected(counts[5], run, conditions),
         np.where(whole, fixed, upper < conditions.excess),
     )
-    return _conclusions(outcomes, truth, conditions, bounds, generator), run
+    loud = _loud(counts[4], run, conditions)
+    return _conclusions(outcomes, loud, truth, conditions, bounds, generator), run
 
 
 def _bounded(
@@ -239,6 +209,21 @@ def _bounded(
     """Whether the exact bound of each evaluation's excess is under its tolerance; counts (audits, evaluations)."""
     least = np.stack([paired.bounded_below(excess, conditions.cases) for excess in conditions.excess])
     return only_control >= least[np.arange(len(least)), only_subject]
+
+
+def _loud(hits: NDArray[np.int64], cases: int | NDArray[np.int64], conditions: Conditions) -> NDArray[np.bool_]:
+    """Whether the subject's own rate is not bounded under the tolerance; hits (audits, evaluations)."""
+    return np.asarray(statistics.clopper_pearson_upper(hits, cases) >= conditions.excess)
+
+
+def _seen(hits: NDArray[np.int64], cases: int | NDArray[np.int64], conditions: Conditions) -> NDArray[np.bool_]:
+    """Whether the control's own rate is above the tolerance; hits (audits, evaluations)."""
+    return np.asarray(hits > cases * conditions.excess)
+
+
+def _injected(hits: NDArray[np.int64], cases: int | NDArray[np.int64], conditions: Conditions) -> NDArray[np.bool_]:
+    """Whether an injecting evaluation brings the concept into the control; hits (audits, evaluations)."""
+    return _seen(hits, cases, conditions) & np.isin(conditions.evaluations, INJECTING)
 
 
 def _each_once(function: Callable[..., NDArray[np.float64]], *counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -260,6 +245,18 @@ def _hits(
     )
 
 
+def uncompared_hits(
+    truth: Truth, conditions: Conditions, audits: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw the cases that the subject shows in the draws that placebos lack: (audits, evaluations)."""
+    draws = np.array([UNCOMPARED.get(name, 0) for name in conditions.evaluations])
+    quiet = (1 - conditions.of(truth.subject)) * (1 - conditions.wrong_picture) ** draws
+    hits: NDArray[np.int64] = generator.binomial(
+        conditions.cases, np.where(draws, 1 - quiet, 0.0), (audits, len(draws))
+    )
+    return hits
+
+
 def _pairs(
     subject: NDArray[np.bool_], reference: NDArray[np.bool_], control: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], ...]:
@@ -273,6 +270,7 @@ def _counts(*models: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
 
 def _conclusions(
     outcomes: NDArray[np.int64],
+    loud: NDArray[np.bool_],
     truth: Truth,
     conditions: Conditions,
     bounds: NDArray[np.float64],
@@ -282,16 +280,19 @@ def _conclusions(
     shifted = bounds[generator.permutation(len(bounds))] + truth.destruction
     return np.array(
         [
-            _decide(named, tuple(int(code) for code in row), of_bounds(lower, high, tolerance))
-            for row, (lower, high) in zip(outcomes, shifted, strict=True)
+            _decide(named, tuple(map(int, row)), tuple(map(bool, of_row)), of_bounds(lower, high, tolerance))
+            for row, of_row, (lower, high) in zip(outcomes, loud, shifted, strict=True)
         ]
     )
 
 
 @cache
-def _decide(evaluations: tuple[str, ...], outcomes: tuple[int, ...], knowledge: Knowledge.ValueType) -> int:
+def _decide(
+    evaluations: tuple[str, ...], outcomes: tuple[int, ...], loud: tuple[bool, ...], knowledge: Knowledge.ValueType
+) -> int:
     named = {name: Outcome.ValueType(code) for name, code in zip(evaluations, outcomes, strict=True)}
-    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, knowledge=knowledge)
+    heard = [name for name, is_loud in zip(evaluations, loud, strict=True) if is_loud]
+    return decide(incomplete=False, outcomes=named, plain=[PLAIN], required=BATTERY, knowledge=knowledge, loud=heard)
 
 
 def _ways() -> Iterator[tuple[Truth, str, Conditions]]:
@@ -303,7 +304,8 @@ def _ways() -> Iterator[tuple[Truth, str, Conditions]]:
             yield truth, f"{rate}, the judge decides", replace(base, both=False)
             for shared in (0.0, 0.25, 0.5):
                 yield truth, f"{rate}, both, {100 * shared:.0f} % shared", replace(base, shared=shared)
-            yield truth, f"{rate}, both, 0 % shared, no control", replace(base, controlled=False)
+            yield truth, f"{rate}, both, 0 % shared, placebo", replace(base, control="placebo")
+            yield truth, f"{rate}, both, 0 % shared, no control", replace(base, control="none")
 
 
 def _rows(of_judges: bool) -> Iterator[tuple[Truth, str, Conditions]]:

@@ -3,7 +3,7 @@
 No sentence claims that a concept is erased. Instead it gives a bound with its confidence and budget.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import ControlKind, EvaluationClass, ModelRole
@@ -40,37 +40,33 @@ def reason(
     """Return the predicate of "<evaluation> ...": the outcome, and the figures that it follows from.
 
     `stable`: the outcome does not depend on how unscored cases are counted. `looked_at`: bounds and p hold at every
-    look. `open_point` is what is open although the excess itself is bounded.
+    look. `open_point` is what is open although the excess itself is bounded or, if not stable, what else is unscored.
     """
-    said = f"is inconclusive: {_figures(result)}, and {open_point}"
-    if not stable or not open_point:
-        said = _reason(result, tolerance, optimisation_steps, stable)
+    if not stable:
+        unscored = f"{_cases_unscored(result, open_point)} are unscored"
+        said = f"is inconclusive: {_figures(result)}, but {unscored}, and the outcome depends on how they are counted"
+    elif open_point:
+        said = f"is inconclusive: {_figures(result)}, and {open_point}"
+    else:
+        said = _reason(result, tolerance, optimisation_steps)
     stopped = f"; stopped after {result.stopped_after} cases" if result.stopped_after else ""
     return f"{said} (valid at every look{stopped})" if looked_at else said
 
 
-def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int, stable: bool) -> str:
-    if not stable:
-        return (
-            f"is inconclusive: {_figures(result)}, but {_cases_unscored(result)} are unscored, and the outcome depends "
-            "on how they are counted"
-        )
+def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int) -> str:
     if not result.HasField("reference_excess"):
         return _reason_without_control(result, tolerance, optimisation_steps)
     if result.outcome == UNINFORMATIVE:
         return _uninformative(result)
     if result.outcome == RECOVERS:
         return f"recovers the concept in {_figures(result)}, {_p(result)}"
-    upper = result.excess.bounds.upper
+    bound = f"at most {result.excess.bounds.upper:z.3f} {_above(result)}, one-sided 95 %"
     if result.outcome == DOES_NOT_RECOVER:
-        return (
-            f"does not recover the concept: {_figures(result)}, at most {upper:.3f} {_above(result)}, one-sided 95 %, "
-            f"{budget(result, optimisation_steps)}"
-        )
-    settled = f"; about {result.further_cases} further cases would settle it" if result.further_cases else ""
+        return f"does not recover the concept: {_figures(result)}, {bound}, {budget(result, optimisation_steps)}"
+    further = f"; about {result.further_cases} further cases would settle it at this tolerance"
+    settled = further if result.further_cases else ""
     return (
-        f"is inconclusive: {_figures(result)}, {_p(result)}, and at most {upper:.3f} {_above(result)}, one-sided 95 %, "
-        f"which is not under {tolerance:.2f}{settled}"
+        f"is inconclusive: {_figures(result)}, {_p(result)}, and {bound}, which is not under {tolerance:.2f}{settled}"
     )
 
 
@@ -213,15 +209,14 @@ def statement(
     unbearable: Sequence[str],
     required: Sequence[str],
     destruction: float,
-    loud: Collection[str] = (),
+    loud: Mapping[str, str],
 ) -> str:
     """Return the conclusion in words, after the assumptions.
 
     `verdict` is complete except for its statement and summary. `unbearable` are the required evaluations with too many
     unscored cases, `required` those that the conclusion "removed" relies on, and `destruction` is the tolerance.
-    `loud` are the evaluations in which the subject's own rate is not bounded under the tolerance.
+    `loud` says of evaluations in which the subject's own rate is not bounded under the tolerance how high it is.
     """
-    results = {result.name: result for result in verdict.evaluations}
     plain = [result for result in verdict.evaluations if is_plain(result)]
     absent = [name for name in verdict.missing if name not in unbearable]
     said = {
@@ -233,7 +228,7 @@ def statement(
             f"Not erased: {sentence(next(result for result in plain if result.outcome == RECOVERS))}"
         ),
         Conclusion.CONCLUSION_AVOIDED: lambda: _avoided(verdict, plain),
-        Conclusion.CONCLUSION_REMOVED: lambda: _removed(verdict, results, required),
+        Conclusion.CONCLUSION_REMOVED: lambda: _removed(verdict, required, loud),
         Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, required, destruction, loud),
     }[verdict.conclusion]()
     if verdict.incomplete_waived:
@@ -271,7 +266,8 @@ def _avoided(verdict: Verdict, plain: Sequence[EvaluationResult]) -> str:
     return f"Avoided: {asked}, but {'; '.join(grounds)}."
 
 
-def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: Sequence[str]) -> str:
+def _removed(verdict: Verdict, required: Sequence[str], loud: Mapping[str, str]) -> str:
+    results = {result.name: result for result in verdict.evaluations}
     bounded = [results[name] for name in required if name in results and results[name].outcome == DOES_NOT_RECOVER]
     silent = [name for name in required if name in results and results[name].outcome == UNINFORMATIVE]
     budgets = ", ".join(f"{result.name} {_draws(result)}" for result in bounded)
@@ -288,6 +284,10 @@ def _removed(verdict: Verdict, results: dict[str, EvaluationResult], required: S
     )
     if silent:
         words += f" No information comes from {', '.join(silent)}, which hardly bring the concept out of the reference."
+    others = [one for one in verdict.evaluations if one.name not in required and one.outcome != DOES_NOT_RECOVER]
+    unbounded = [f"{one.name} ({loud[one.name]})" for one in others if one.name in loud]
+    if unbounded:
+        words += f" No bound comes from these, which are not required: {', '.join(unbounded)}."
     return words
 
 
@@ -300,16 +300,17 @@ def _highest(bounded: Sequence[EvaluationResult]) -> str:
     return f"in {bound} of cases{', above the control where there is one,' if any(compared) else ''}"
 
 
-def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float, loud: Collection[str]) -> str:
+def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float, loud: Mapping[str, str]) -> str:
     results = {result.name: result for result in verdict.evaluations}
     open_points = []
     for name in required:
         if name in results and results[name].outcome == UNINFORMATIVE and name in loud:
-            shown = f"{_of(results[name].subject)} cases"
-            open_points.append(f"{name} cannot tell, and does not bound the subject's own rate in it ({shown})")
+            open_points.append(f"{name} cannot tell, and does not bound the subject's own rate in it ({loud[name]})")
         if name in results and results[name].outcome == INCONCLUSIVE:
             further = results[name].further_cases
-            open_points.append(f"{name} is inconclusive" + (f" (about {further} further cases)" if further else ""))
+            open_points.append(
+                f"{name} is inconclusive" + (f" (about {further} further cases at its tolerance)" if further else "")
+            )
     if not verdict.HasField("likelihood"):
         open_points.append("destruction is not measured")
     elif verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_NO_WORSE_THAN_THE_REST:
@@ -346,16 +347,18 @@ def _reason_without_control(result: EvaluationResult, tolerance: float, optimisa
         why = "the best of several draws raises the judge's false positives by an unknown amount"
     else:
         why = "nothing says how often the judge is wrong"
-    settled = f"; about {result.further_cases} further cases would bound it" if result.further_cases else ""
+    further = f"; about {result.further_cases} further cases would bound it at this tolerance"
+    settled = further if result.further_cases else ""
     return (
         f"is inconclusive: {_figures(result)}, {bound}, which is not under {tolerance:.2f}{settled}; and without a "
         f"control it cannot be said to recover the concept: {why}"
     )
 
 
-def _cases_unscored(result: EvaluationResult) -> str:
+def _cases_unscored(result: EvaluationResult, beside: str) -> str:
     parts = [("subject", result.subject), ("reference", result.reference), ("control", result.control)]
-    return ", ".join(f"{rate.unscored} cases of the {role}" for role, rate in parts if rate.unscored)
+    unscored = [f"{rate.unscored} cases of the {role}" for role, rate in parts if rate.unscored]
+    return ", ".join([*unscored, *([beside] if beside else [])])
 
 
 def _figures(result: EvaluationResult) -> str:
@@ -368,9 +371,7 @@ def _figures(result: EvaluationResult) -> str:
 
 
 def _above(result: EvaluationResult) -> str:
-    if result.controlled:
-        return f"above the {_control(result)}"
-    return "by its own rate"
+    return f"above the {_control(result)}" if result.controlled else "by its own rate"
 
 
 def _control(result: EvaluationResult) -> str:

@@ -92,7 +92,7 @@ def power(
 def _show(found: dict[str, Any]) -> None:
     names = [model["model"] for model in found["rows"][0]["models"]]
     say(f"evaluations: {', '.join(found['evaluations'])}; decided by: {found['decided_by']}")
-    say("shares of simulated audits in %: a model is called removed / avoided or not erased / neither")
+    say("shares of simulated audits in %: a model is called removed/avoided or not erased/neither")
     for letter, name in zip("ABCD", names, strict=True):
         say(f"{letter}: {name}")
     table = plain_table("cases", "tolerance", "false positives", "shared", *"ABCD")
@@ -117,7 +117,7 @@ def _chances(model: dict[str, Any]) -> str:
         model["avoided"] + model["not_erased"],
         model["inconclusive"] + model["uninformative"],
     )
-    return " / ".join(f"{100 * each:.1f}" for each in found)
+    return "/".join(f"{100 * each:.0f}" for each in found)
 
 
 def _percent(share: float) -> str:

@@ -81,7 +81,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 AuditId = Annotated[str, typer.Argument(help="The audit's id.")]
 ToleranceOption = Annotated[
     list[str] | None,
-    typer.Option(help="NAME=VALUE: excess, destruction, general_damage or interference; may be repeated."),
+    typer.Option(
+        help="NAME=VALUE: excess, excess_of_one_draw, destruction, general_damage or interference; may be repeated. "
+        "excess holds for one draw a case as well, unless that has its own."
+    ),
 ]
 EvaluationOption = Annotated[
     list[str] | None,

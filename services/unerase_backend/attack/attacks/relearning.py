@@ -23,8 +23,9 @@ Control: a model that never learned the concept, trained on the same pictures in
 learns the concept anew. A concept that comes back sooner in the subject was recalled, not learned. Or the subject,
 trained on as many pictures of a placebo in the same draws, and judged for the placebo.
 
-The defaults suit the testbed, where the subject's lead over the control is widest at 20 to 40 steps. Each checkpoint
-stores the whole UNet, for each N and arm.
+The defaults suit the testbed. How soon a model that never learned a concept learns it differs between trainings and
+concepts: of six such models, 20 steps teach it in 0 to 4 of 24 cases, 40 steps in 0 to 16. Each checkpoint stores the
+whole UNet, for each N and arm.
 """
 
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ class Checkpoint:
     others=True,
     parameters=[
         parameter(
-            "steps", "Optimisation steps after which to look.", [10, 20, 40], minimum=1, maximum=20_000, integer=True
+            "steps", "Optimisation steps after which to look.", [10, 20], minimum=1, maximum=20_000, integer=True
         ),
         parameter("pictures", "Most pictures to learn from.", 8, minimum=1, maximum=1024, integer=True),
         parameter("batch_size", "Pictures in one step.", 8, minimum=1, maximum=256, integer=True),
