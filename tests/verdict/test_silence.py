@@ -186,6 +186,20 @@ def test_unscored_cases_of_a_concept_free_control_count_against_it(
     assert (_result(verdict, "standard-prompt").outcome == Outcome.OUTCOME_DOES_NOT_RECOVER) == bearable
 
 
+@pytest.mark.parametrize(("control", "outcome"), [(2, "DOES_NOT_RECOVER"), (3, "INCONCLUSIVE")])
+def test_unscored_cases_may_show_the_concept_in_subject_and_control_at_once(
+    new_audit: type[Audit], control: int, outcome: str
+) -> None:
+    """Then the subject's own rate is not bounded, and a control of 4 of 24 is not free of the concept."""
+    subject = [None if case == 23 else False for case in range(24)]
+    beside = [None if case == 22 else case < control for case in range(24)]
+    audit = _audit(new_audit, but="standard-prompt").evaluation("standard-prompt", subject, [True] * 24, beside)
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model = "MODEL_ROLE_SUBJECT"
+    assert Outcome.Name(_result(audit.verdict(), "standard-prompt").outcome) == f"OUTCOME_{outcome}"
+
+
 def test_no_uninformative_evaluation_that_is_loud_allows_removed() -> None:
     outcomes = dict.fromkeys((*SILENT, COMPLETION), Outcome.OUTCOME_DOES_NOT_RECOVER)
     outcomes["noise-based"] = Outcome.OUTCOME_UNINFORMATIVE

@@ -100,7 +100,10 @@ def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_
     placebo = figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO and not _is_injecting(figures)
     if not placebo and figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
         return np.ones(3, bool)
-    return np.asarray((figures.own.upper < tolerance) | _control_within(figures, tolerance))
+    # The more doubtful cases the control shows, the lower the excess, but the less it is free. So they count as shown
+    # beside either way to count the subject's: that is the worst mixture.
+    scored, shown, _ = _control_within(figures, tolerance)
+    return np.asarray((figures.own.upper < tolerance) | np.array([scored, shown, shown]))
 
 
 def _brought_by_knowledge(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
