@@ -189,7 +189,7 @@ def _judge(
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
     inconclusive = outcome == Outcome.OUTCOME_INCONCLUSIVE
     open_point = _open_point(figures, p_holm[0], tolerance) if inconclusive and stable else ""
-    if inconclusive and stable and not open_point:
+    if inconclusive and stable and _is_excess_decisive(figures, tolerance):
         result.further_cases = _further_cases(figures, tolerance, tests)
     result.judge_agreement, result.judge_kappa = _agreement(figures)
     result.reason = wording.reason(
@@ -224,7 +224,8 @@ def _loud(figures: Figures, tolerance: float) -> str:
 def _open_point(figures: Figures, p_holm: float, tolerance: float) -> str:
     """Return in words what is open although the excess itself is bounded, or significant; empty if nothing is."""
     if p_holm < statistics.ALPHA:
-        return "the control shows it in so many cases that the procedure itself may bring it in"
+        control = "placebo is seen" if figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO else "control shows it"
+        return f"the {control} in so many cases that the procedure itself may bring it in"
     if figures.subject.upper[0] >= tolerance:
         return ""
     if not _bounded_uncompared(figures, tolerance)[0]:
@@ -234,6 +235,12 @@ def _open_point(figures: Figures, p_holm: float, tolerance: float) -> str:
             return "the placebo is seen although nothing of it was given, so that a small excess over it says nothing"
         return "the control shows the concept as well, so that it is not free of it, and a small excess says nothing"
     return ""
+
+
+def _is_excess_decisive(figures: Figures, tolerance: float) -> bool:
+    """Whether nothing but the excess is open, over the scored cases, so that more cases would settle it."""
+    bounded = _bounded_uncompared(figures, tolerance) & _free_of_the_concept(figures, tolerance)
+    return bool((bounded & _brought_by_knowledge(figures, tolerance))[0])
 
 
 def _uncompared(figures: Figures) -> str:
