@@ -25,7 +25,7 @@ from unerase.v1.verdicts_pb2 import (
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import paired, sequential, statistics, wording
 from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT, Draws
-from unerase_backend.verdict.excess import WAYS
+from unerase_backend.verdict.excess import WAYS, own_rate
 from unerase_backend.verdict.figures import Figures
 
 
@@ -103,7 +103,8 @@ def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_
     # The more doubtful cases the control shows, the lower the excess, but the less it is free. So they count as shown
     # beside either way to count the subject's: that is the worst mixture.
     scored, shown, _ = _control_within(figures, tolerance)
-    return np.asarray((figures.own.upper < tolerance) | np.array([scored, shown, shown]))
+    own = own_rate(figures.decided[SUBJECT], anytime=figures.anytime)
+    return np.asarray((own.upper < tolerance) | np.array([scored, shown, shown]))
 
 
 def _brought_by_knowledge(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
