@@ -169,6 +169,8 @@ def test_what_a_procedure_brings_into_the_control_is_no_knowledge(
     said = f"the {'placebo is seen' if placebo else 'control shows it'} in so many cases that the procedure itself may"
     assert (said in result.reason) == (outcome == "INCONCLUSIVE")
     assert (verdict.conclusion == Conclusion.CONCLUSION_AVOIDED) == (outcome == "RECOVERS")
+    said = f"Only the excess over the control is bounded, not what is shown, in {name} ({subject} of 24 cases)."
+    assert (said in verdict.statement) == (verdict.conclusion == Conclusion.CONCLUSION_REMOVED)
 
 
 @pytest.mark.parametrize(("unscored", "bearable"), [(0, True), (1, False)])
