@@ -240,6 +240,25 @@ def test_when_nothing_comes_back_is_settled_by_the_default_tolerance(
     assert (result.outcome, result.stopped_after) == (outcome, after)
 
 
+@pytest.mark.parametrize("name", ["noise-based", "diffusion-completion"])
+def test_the_subjects_own_rate_is_bounded_at_every_look_as_well(new_audit: type[Audit], name: str) -> None:
+    """Beside a placebo that is often seen. At fixed size 29 cases without any are enough, and 30 is a look."""
+    cases = 45
+    audit = new_audit(cases=cases).hits(name, 0, cases, 20)
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    if name == "diffusion-completion":
+        audit.observations += [
+            sample(name, role, case, role == REFERENCE, arm="empty@0.1")
+            for role in (SUBJECT, REFERENCE)
+            for case in range(cases)
+        ]
+    assert _first_answer(audit, name) == 33
+    _stop(audit, 33, name)
+    assert _result(_sequential(audit), name).outcome == Outcome.OUTCOME_DOES_NOT_RECOVER
+
+
 def test_the_battery_makes_it_harder(audit: Audit) -> None:
     for name in ("standard-prompt", "noise-based", "textual-inversion", "diffusion-completion"):
         audit.hits(name, 24, 24)

@@ -166,8 +166,11 @@ def test_what_a_procedure_brings_into_the_control_is_no_knowledge(
     verdict = audit.verdict()
     result = _result(verdict, name)
     assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
-    assert ("the procedure itself may bring it in" in result.reason) == (outcome == "INCONCLUSIVE")
+    said = f"the {'placebo is seen' if placebo else 'control shows it'} in so many cases that the procedure itself may"
+    assert (said in result.reason) == (outcome == "INCONCLUSIVE")
     assert (verdict.conclusion == Conclusion.CONCLUSION_AVOIDED) == (outcome == "RECOVERS")
+    said = f"Only the excess over the control is bounded, not what is shown, in {name} ({subject} of 24 cases)."
+    assert (said in verdict.statement) == (verdict.conclusion == Conclusion.CONCLUSION_REMOVED)
 
 
 @pytest.mark.parametrize(("unscored", "bearable"), [(0, True), (1, False)])
@@ -184,6 +187,44 @@ def test_unscored_cases_of_a_concept_free_control_count_against_it(
     verdict = audit.verdict()
     assert (verdict.conclusion == Conclusion.CONCLUSION_REMOVED) == bearable
     assert (_result(verdict, "standard-prompt").outcome == Outcome.OUTCOME_DOES_NOT_RECOVER) == bearable
+
+
+@pytest.mark.parametrize(("control", "outcome"), [(2, "DOES_NOT_RECOVER"), (3, "INCONCLUSIVE")])
+def test_unscored_cases_may_show_the_concept_in_subject_and_control_at_once(
+    new_audit: type[Audit], control: int, outcome: str
+) -> None:
+    """Then the subject's own rate is not bounded, and a control of 4 of 24 is not free of the concept."""
+    subject = [None if case == 23 else False for case in range(24)]
+    beside = [None if case == 22 else case < control for case in range(24)]
+    audit = _audit(new_audit, but="standard-prompt").evaluation("standard-prompt", subject, [True] * 24, beside)
+    for observation in audit.observations:
+        if observation.role == CONTROL:
+            observation.model = "MODEL_ROLE_SUBJECT"
+    assert Outcome.Name(_result(audit.verdict(), "standard-prompt").outcome) == f"OUTCOME_{outcome}"
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "control", "placebo"),
+    [
+        # More cases would make it significant, which is not enough where the control shows it.
+        ("textual-inversion", 8, 4, False),
+        # More cases would bound the excess, which is not enough where the placebo is seen.
+        ("standard-prompt", 6, 5, True),
+    ],
+)
+def test_more_cases_settle_nothing_where_more_than_the_excess_is_open(
+    new_audit: type[Audit], name: str, subject: int, control: int, placebo: bool
+) -> None:
+    def result(subject: int, control: int) -> EvaluationResult:
+        audit = _audit(new_audit, but=name).hits(name, subject, 24, control)
+        for observation in audit.observations:
+            if observation.role == CONTROL and placebo:
+                observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+        return _result(audit.verdict(), name)
+
+    for found, settles in ((result(subject, control), False), (result(2, 0), True)):
+        assert found.outcome == Outcome.OUTCOME_INCONCLUSIVE
+        assert bool(found.further_cases) == ("further cases" in found.reason) == settles
 
 
 def test_no_uninformative_evaluation_that_is_loud_allows_removed() -> None:

@@ -202,6 +202,15 @@ def test_a_plain_avoidance_is_found() -> None:
     assert np.mean(conclusions == Conclusion.CONCLUSION_AVOIDED) > 0.95
 
 
+@pytest.mark.parametrize("control", ["placebo", "none"])
+def test_sequential_audits_are_simulated_beside_a_model_alone(control: Literal["placebo", "none"]) -> None:
+    truth = TRUTHS["removed, destruction 1.0"]
+    with pytest.raises(ValueError, match="beside a control model"):
+        simulation.simulate_sequential(
+            truth, Conditions(24, 0.01, control=control), _bounds(truth, 1), np.random.default_rng(1)
+        )
+
+
 @pytest.mark.parametrize(("option", "rows"), [("", 3), ("--sequential", 3), ("--judges", 12)])
 def test_the_command_prints_the_table_it_writes(
     tmp_path: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str, rows: int

@@ -87,13 +87,19 @@ def compare_with_pictures(model: Cases, false_positives: int, pictures: int) -> 
     return Comparison(value, own.only_first, second, own.cases, lower, own.upper, p, paired=False)
 
 
-def own_rate(model: Cases) -> Comparison:
-    """Return a model's own rate with its one-sided bounds: its excess over whatever control is at most that."""
+def own_rate(model: Cases, *, anytime: bool = False) -> Comparison:
+    """Return a model's own rate with its one-sided bounds: its excess over whatever control is at most that.
+
+    With `anytime` the bounds hold at every look: those of the excess over a control that shows nothing.
+    """
     figures = []
     for way, _ in WAYS:
         detected, counts = model.counted(way)
         figures.append((int((detected & counts).sum()), int(counts.sum())))
     hits, cases = np.array(figures, np.int64).T
-    lower, upper = statistics.clopper_pearson_lower(hits, cases), statistics.clopper_pearson_upper(hits, cases)
+    if anytime:
+        lower, upper = sequential.anytime_bounds(hits, 0, cases)
+    else:
+        lower, upper = statistics.clopper_pearson_lower(hits, cases), statistics.clopper_pearson_upper(hits, cases)
     value = float(hits[0]) / max(int(cases[0]), 1)
     return Comparison(value, hits, np.zeros(3, np.int64), cases, lower, upper, np.ones(3), paired=False, tested=False)

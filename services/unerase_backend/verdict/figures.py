@@ -136,7 +136,7 @@ def figures_of(
         optimisation_steps,
         beside,
         tuple(sorted({arm for (arm, _), left in zip(columns, left_out, strict=True) if left})),
-        own_rate(_best(draws[SUBJECT], left_out)) if left_out.any() else None,
+        own_rate(_best(draws[SUBJECT], left_out), anytime=anytime) if left_out.any() else None,
     )
 
 

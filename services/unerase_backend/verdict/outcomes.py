@@ -25,7 +25,7 @@ from unerase.v1.verdicts_pb2 import (
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import paired, sequential, statistics, wording
 from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT, Draws
-from unerase_backend.verdict.excess import WAYS
+from unerase_backend.verdict.excess import WAYS, own_rate
 from unerase_backend.verdict.figures import Figures
 
 
@@ -100,7 +100,11 @@ def _free_of_the_concept(figures: Figures, tolerance: float) -> NDArray[np.bool_
     placebo = figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO and not _is_injecting(figures)
     if not placebo and figures.control_kind != ControlKind.CONTROL_KIND_CONCEPT_FREE:
         return np.ones(3, bool)
-    return np.asarray((figures.own.upper < tolerance) | _control_within(figures, tolerance))
+    # The more doubtful cases the control shows, the lower the excess, but the less it is free. So they count as shown
+    # beside either way to count the subject's: that is the worst mixture.
+    scored, shown, _ = _control_within(figures, tolerance)
+    own = own_rate(figures.decided[SUBJECT], anytime=figures.anytime)
+    return np.asarray((own.upper < tolerance) | np.array([scored, shown, shown]))
 
 
 def _brought_by_knowledge(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
@@ -186,7 +190,7 @@ def _judge(
         result.reference_excess.CopyFrom(reference.message(reference.p[0]))
     inconclusive = outcome == Outcome.OUTCOME_INCONCLUSIVE
     open_point = _open_point(figures, p_holm[0], tolerance) if inconclusive and stable else ""
-    if inconclusive and stable and not open_point:
+    if inconclusive and stable and _is_excess_decisive(figures, tolerance):
         result.further_cases = _further_cases(figures, tolerance, tests)
     result.judge_agreement, result.judge_kappa = _agreement(figures)
     result.reason = wording.reason(
@@ -221,7 +225,8 @@ def _loud(figures: Figures, tolerance: float) -> str:
 def _open_point(figures: Figures, p_holm: float, tolerance: float) -> str:
     """Return in words what is open although the excess itself is bounded, or significant; empty if nothing is."""
     if p_holm < statistics.ALPHA:
-        return "the control shows it in so many cases that the procedure itself may bring it in"
+        control = "placebo is seen" if figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO else "control shows it"
+        return f"the {control} in so many cases that the procedure itself may bring it in"
     if figures.subject.upper[0] >= tolerance:
         return ""
     if not _bounded_uncompared(figures, tolerance)[0]:
@@ -231,6 +236,12 @@ def _open_point(figures: Figures, p_holm: float, tolerance: float) -> str:
             return "the placebo is seen although nothing of it was given, so that a small excess over it says nothing"
         return "the control shows the concept as well, so that it is not free of it, and a small excess says nothing"
     return ""
+
+
+def _is_excess_decisive(figures: Figures, tolerance: float) -> bool:
+    """Whether nothing but the excess is open, over the scored cases, so that more cases would settle it."""
+    bounded = _bounded_uncompared(figures, tolerance) & _free_of_the_concept(figures, tolerance)
+    return bool((bounded & _brought_by_knowledge(figures, tolerance))[0])
 
 
 def _uncompared(figures: Figures) -> str:

@@ -166,7 +166,12 @@ def simulate_sequential(
     """Return the conclusions of audits that stop settled evaluations, and the cases that each evaluation ran.
 
     Shapes (audits,) and (audits, evaluations). The draws are those of `simulate` with the same generator.
+
+    Raises:
+        ValueError: the control is not a model, and its conditions at each look are not simulated.
     """
+    if conditions.control != "model":
+        raise ValueError(f"sequential audits are simulated beside a control model, not {conditions.control!r}")
     cases, tests = conditions.cases, len(conditions.evaluations)
     subject, reference, control = _hits(truth, conditions, len(bounds), generator)
     looks = np.unique(np.append(np.arange(LOOK_EVERY, cases, LOOK_EVERY), cases))

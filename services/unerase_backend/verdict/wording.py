@@ -272,20 +272,22 @@ def _removed(verdict: Verdict, required: Sequence[str], loud: Mapping[str, str])
     silent = [name for name in required if name in results and results[name].outcome == UNINFORMATIVE]
     budgets = ", ".join(f"{result.name} {_draws(result)}" for result in bounded)
     likelihood = verdict.likelihood
+    lost = f"destruction is at least {likelihood.destruction_bounds.lower:.3f}"
     if likelihood.knowledge == Knowledge.KNOWLEDGE_LOST_WITH_THE_REST:
         bound = likelihood.concept_loss_bounds.lower
         lost = f"the loss on its pictures, general damage included, is at least {bound:.3f}"
-    else:
-        lost = f"destruction is at least {likelihood.destruction_bounds.lower:.3f}"
-    much = "and much else with it, " if verdict.damaged else ""
     words = (
-        f"Removed, {much}up to the budget spent: {_highest(bounded)} in each of {len(bounded)} required evaluations, "
-        f"one-sided 95 %, at this budget: {budgets}; and {lost}, one-sided 95 %."
+        f"Removed, {'and much else with it, ' if verdict.damaged else ''}up to the budget spent: {_highest(bounded)} "
+        f"in each of {len(bounded)} required evaluations, one-sided 95 %, at this budget: {budgets}; and {lost}, "
+        "one-sided 95 %."
     )
     if silent:
         words += f" No information comes from {', '.join(silent)}, which hardly bring the concept out of the reference."
-    others = [one for one in verdict.evaluations if one.name not in required and one.outcome != DOES_NOT_RECOVER]
-    unbounded = [f"{one.name} ({loud[one.name]})" for one in others if one.name in loud]
+    heard = [(one, f"{one.name} ({loud[one.name]})") for one in verdict.evaluations if one.name in loud]
+    alike = [said for one, said in heard if one.outcome == DOES_NOT_RECOVER]
+    unbounded = [said for one, said in heard if one.outcome != DOES_NOT_RECOVER and one.name not in required]
+    if alike:
+        words += f" Only the excess over the control is bounded, not what is shown, in {', '.join(alike)}."
     if unbounded:
         words += f" No bound comes from these, which are not required: {', '.join(unbounded)}."
     return words
