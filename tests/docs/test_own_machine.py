@@ -135,7 +135,8 @@ def test_readme(reader: Shell) -> None:
     content = json.loads((reader.folder / "build" / "audit.json").read_text())["content"]
     spec, verdict = content["spec"], content["verdict"]
     conclusion = verdict["conclusion"].removeprefix("CONCLUSION_").lower().replace("_", " ")
-    assert answer.text.split() == f"{spec['subject']}: {spec['concept']} is {conclusion} {verdict['summary']}".split()
+    said = f"{spec['subject']}: {spec['concept']} is {conclusion} {verdict['summary']} {verdict['control_statement']}"
+    assert answer.text.split() == said.split()
 
 
 def test_client(reader: Shell) -> None:
