@@ -47,7 +47,7 @@ def test_the_default_limits_let_pass_what_a_machine_can_bear(
     assert caught.value.reason == "AUDIT_TOO_LARGE"
     (violation,) = caught.value.violations
     assert violation.field == "spec.cases"
-    for said in ("250000 pictures", "at most 200000 are allowed", "fewer cases", "noise-based"):
+    for said in ("246928 pictures", "at most 200000 are allowed", "fewer cases", "noise-based"):
         assert said in violation.description
     # 500 audits of the full battery with 24 cases fit into a tenant's day, and so does calibrating ten models.
     assert settings.quota_audits >= 512
