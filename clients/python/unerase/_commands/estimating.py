@@ -62,7 +62,7 @@ def power(
     evaluations: Evaluations = None,
     decided_by: Annotated[str, typer.Option(help="Who decides a case: judge or both.")] = "both",
     tolerance: Tolerance = None,
-    audits: Annotated[int, typer.Option(help="Simulated audits of each chance.")] = 1000,
+    audits: Annotated[int, typer.Option(help="Number of simulated audits behind each chance.")] = 1000,
     chance: Chance = 0.8,
     seed: Annotated[int, typer.Option(help="Seed base of the simulation.", min=0, max=UINT64)] = 0,
     as_json: AsJson = False,
