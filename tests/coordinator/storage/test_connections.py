@@ -85,7 +85,8 @@ async def test_the_next_free_connection_goes_to_another_tenant(connections: Conn
     single = callers.read(connections, "single")
     callers.go.set()
     await asyncio.gather(*crowd, single)
-    assert callers.served.index("single") <= 2 * connections.sizes.reads
+    # Whoever has a connection ends when the machine lets him; without turns, 300 would be before this one.
+    assert callers.served.index("single") <= 6 * connections.sizes.reads
 
 
 async def test_writes_wait_for_each_other_in_order(connections: Connections) -> None:
