@@ -140,6 +140,14 @@ class Audit:
             name, *([case < hits for case in range(self.cases)] for hits in (subject, reference, control))
         )
 
+    def held_against_itself(self, placebo: str = "") -> "Audit":
+        """Let the control so far be the subject itself: judged for a placebo, or under prompts of other concepts."""
+        for observation in self.observations:
+            if observation.role == CONTROL:
+                observation.model = ModelRole.Name(SUBJECT)
+                observation.concept = placebo or observation.concept
+        return self
+
     def likelihood(
         self,
         destruction: float,

@@ -112,9 +112,7 @@ def test_a_concept_free_control_that_shows_the_concept_says_nothing(
     new_audit: type[Audit], subject: int, control: int, outcome: str
 ) -> None:
     audit = _audit(new_audit, 48, but="standard-prompt").hits("standard-prompt", subject, 48, control)
-    for observation in audit.observations:
-        if observation.role == CONTROL:
-            observation.model = "MODEL_ROLE_SUBJECT"
+    audit.held_against_itself()
     result = _result(audit.verdict(), "standard-prompt")
     assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
     assert ("it is not free of it" in result.reason) == (outcome == "INCONCLUSIVE")
@@ -135,9 +133,7 @@ def test_a_placebo_that_is_seen_where_nothing_of_it_was_given_says_nothing(
 ) -> None:
     """The judges err on the placebo: that hides nothing of the concept. An attack may inject it."""
     audit = _audit(new_audit, 48, but=name).hits(name, subject, 48, control)
-    for observation in audit.observations:
-        if observation.role == CONTROL:
-            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    audit.held_against_itself("fish")
     verdict = audit.verdict()
     result = _result(verdict, name)
     assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
@@ -160,9 +156,8 @@ def test_what_a_procedure_brings_into_the_control_is_no_knowledge(
     new_audit: type[Audit], name: str, subject: int, control: int, outcome: str, placebo: bool
 ) -> None:
     audit = _audit(new_audit, 24, but=name).hits(name, subject, 24, control)
-    for observation in audit.observations:
-        if observation.role == CONTROL and placebo:
-            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    if placebo:
+        audit.held_against_itself("fish")
     verdict = audit.verdict()
     result = _result(verdict, name)
     assert Outcome.Name(result.outcome) == f"OUTCOME_{outcome}"
@@ -181,9 +176,7 @@ def test_unscored_cases_of_a_concept_free_control_count_against_it(
     shown = [case < 3 for case in range(24)]
     control = [None if case in range(3, 3 + unscored) else hit for case, hit in enumerate(shown)]
     audit = _audit(new_audit, but="standard-prompt").evaluation("standard-prompt", shown, [True] * 24, control)
-    for observation in audit.observations:
-        if observation.role == CONTROL:
-            observation.model = "MODEL_ROLE_SUBJECT"
+    audit.held_against_itself()
     verdict = audit.verdict()
     assert (verdict.conclusion == Conclusion.CONCLUSION_REMOVED) == bearable
     assert (_result(verdict, "standard-prompt").outcome == Outcome.OUTCOME_DOES_NOT_RECOVER) == bearable
@@ -197,9 +190,7 @@ def test_unscored_cases_may_show_the_concept_in_subject_and_control_at_once(
     subject = [None if case == 23 else False for case in range(24)]
     beside = [None if case == 22 else case < control for case in range(24)]
     audit = _audit(new_audit, but="standard-prompt").evaluation("standard-prompt", subject, [True] * 24, beside)
-    for observation in audit.observations:
-        if observation.role == CONTROL:
-            observation.model = "MODEL_ROLE_SUBJECT"
+    audit.held_against_itself()
     assert Outcome.Name(_result(audit.verdict(), "standard-prompt").outcome) == f"OUTCOME_{outcome}"
 
 
@@ -217,9 +208,8 @@ def test_more_cases_settle_nothing_where_more_than_the_excess_is_open(
 ) -> None:
     def result(subject: int, control: int) -> EvaluationResult:
         audit = _audit(new_audit, but=name).hits(name, subject, 24, control)
-        for observation in audit.observations:
-            if observation.role == CONTROL and placebo:
-                observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+        if placebo:
+            audit.held_against_itself("fish")
         return _result(audit.verdict(), name)
 
     for found, settles in ((result(subject, control), False), (result(2, 0), True)):

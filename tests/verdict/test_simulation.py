@@ -76,9 +76,7 @@ def test_simulated_audits_are_concluded_like_real_ones(
 
 def _hold_against_a_placebo(audit: Audit, hits: dict[str, int]) -> None:
     """Make the control a placebo on the subject, and add the hits in the arm that it lacks."""
-    for observation in audit.observations:
-        if observation.role == CONTROL:
-            observation.model, observation.concept = "MODEL_ROLE_SUBJECT", "fish"
+    audit.held_against_itself("fish")
     for name in simulation.UNCOMPARED:
         audit.observations += [
             sample(name, role, case, role == REFERENCE or case < hits[name], arm="empty@0.1")
