@@ -14,7 +14,7 @@ from scipy import stats
 from unerase.v1.types_pb2 import Judgement, ModelRole, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import Alternatives
 from unerase_backend.probing.probes.alternatives import mean_distances
-from unerase_backend.verdict import wording
+from unerase_backend.verdict import measure_wording
 from unerase_backend.verdict.alternatives import alternatives, entropy
 
 SUBJECT = ModelRole.MODEL_ROLE_SUBJECT
@@ -208,7 +208,7 @@ def test_the_sentence_gives_every_models_figures() -> None:
     observations += [shown("moon", 0, role=CONTROL, scored=False)]
     result = alternatives(observations, 1)
     assert result is not None
-    assert wording.alternatives_sentence(result) == (
+    assert measure_wording.alternatives_sentence(result) == (
         "alternatives: under the plain prompt the subject shows 'blob' most, in 3 of 3 pictures (entropy of its labels "
         "0.00 bits, 0.00 to 0.00, dispersion 0.25, 0.25 to 0.25); the control's pictures are all unscored."
     )

@@ -16,7 +16,7 @@ from unerase.v1.verdicts_pb2 import (
     LikelihoodResult,
     Verdict,
 )
-from unerase_backend.verdict import knowledge, wording
+from unerase_backend.verdict import knowledge, measure_wording, wording
 
 Audit = Any
 
@@ -90,7 +90,7 @@ def test_where_nothing_brings_it_back_the_knowledge_decides(
     assert Knowledge.Name(verdict.likelihood.knowledge) == f"KNOWLEDGE_{reading}"
     assert Conclusion.Name(verdict.conclusion) == f"CONCLUSION_{conclusion}"
     assert said in verdict.statement
-    assert wording.KNOWLEDGE[verdict.likelihood.knowledge] in " ".join(verdict.evidence)
+    assert measure_wording.KNOWLEDGE[verdict.likelihood.knowledge] in " ".join(verdict.evidence)
     assert ("and much else with it" in verdict.statement) == (conclusion == "REMOVED" and verdict.damaged)
 
 
@@ -111,10 +111,10 @@ def test_the_tolerances_of_the_request_decide_the_reading(new_audit: type[Audit]
 
 
 def test_each_reading_has_a_clause_of_its_own() -> None:
-    clauses = [wording.KNOWLEDGE[reading] for reading in Knowledge.values()]
+    clauses = [measure_wording.KNOWLEDGE[reading] for reading in Knowledge.values()]
     assert len(set(clauses)) == len(Knowledge.values())
     for reading in set(Knowledge.values()) - {knowledge.INTACT, knowledge.UNSETTLED}:
-        assert "intact" not in wording.KNOWLEDGE[reading]
+        assert "intact" not in measure_wording.KNOWLEDGE[reading]
 
 
 @given(st.floats(-0.0004, 0.0004), st.floats(-0.0004, 0.0004))
@@ -129,9 +129,9 @@ def test_what_rounds_to_zero_has_no_sign(destruction: float, damage: float) -> N
         lost_pull=Estimate(value=destruction, interval=around),
     )
     written = [
-        wording.likelihood_sentence(found, TOLERANCE),
-        wording.general_damage_sentence(found, TOLERANCE),
-        wording.interference_sentence(InterferenceResult(loss=found.general_damage), TOLERANCE),
+        measure_wording.likelihood_sentence(found, TOLERANCE),
+        measure_wording.general_damage_sentence(found, TOLERANCE),
+        measure_wording.interference_sentence(InterferenceResult(loss=found.general_damage), TOLERANCE),
     ]
     assert "-0.0" not in " ".join(written)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from unerase.v1.types_pb2 import Judgement, ModelRole, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import TracingResult
-from unerase_backend.verdict import wording
+from unerase_backend.verdict import measure_wording
 from unerase_backend.verdict.measures import likelihood
 from unerase_backend.verdict.tracing import tracing
 
@@ -163,13 +163,13 @@ def test_what_is_unscored_is_counted_and_its_picture_left_out_on_both_sides() ->
 def test_the_sentence_says_where_half_is_lost() -> None:
     result = of(traced(losses()))
     destruction = result.points[-1].destruction
-    assert wording.tracing_sentence(result) == (
+    assert measure_wording.tracing_sentence(result) == (
         "tracing: on the way from the reference to the subject the concept is found in 8 of 8 cases at strength 0, and "
         f"in 0 of 8 at strength 1; at most half of it is left from strength 1; destruction comes to "
         f"{destruction.value:.3f} ({destruction.interval.lower:.3f} to {destruction.interval.upper:.3f})."
     )
     never = of([picture(strength, 0, False) for strength in STRENGTHS])
-    assert wording.tracing_sentence(never) == (
+    assert measure_wording.tracing_sentence(never) == (
         "tracing: on the way from the reference to the subject the concept is found in 0 of 1 cases at strength 0, and "
         "in 0 of 1 at strength 1."
     )

@@ -37,7 +37,7 @@ from unerase_backend.report.pictures import Pictures
 from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.text import outside, prose, visible, whole
 from unerase_backend.runtime.identifiers import AUDIT_ID
-from unerase_backend.verdict import controls, wording
+from unerase_backend.verdict import controls, measure_wording
 from unerase_backend.verdict.comparison import flaws
 from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, Ground, grounds, summarise
@@ -347,7 +347,7 @@ _ENVIRONMENT.globals |= {
     "p_value": p_value,
     "has_doubt": _has_doubt,
     "has_excluded": lambda result: any(rate.excluded for _, rate in _rates(result)),
-    "knowledge": wording.KNOWLEDGE.__getitem__,
+    "knowledge": measure_wording.KNOWLEDGE.__getitem__,
     "learned": _learned,
     "parameters": _parameters,
     "calibrated": _calibrated,

@@ -20,7 +20,7 @@ from unerase.v1.verdicts_pb2 import (
     Power,
     Verdict,
 )
-from unerase_backend.verdict import controls, measures, sequential, statistics, wording
+from unerase_backend.verdict import controls, measure_wording, measures, sequential, statistics, wording
 from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.battery import Battery, is_measure
 from unerase_backend.verdict.draws import JUDGE, who_decides
@@ -285,18 +285,18 @@ def _evidence(verdict: Verdict, tolerances: Tolerances) -> list[str]:
     recovering.sort(key=lambda result: (not wording.is_plain(result), result.excess.p))
     sentences = [wording.sentence(result) for result in recovering]
     if verdict.HasField("likelihood"):
-        sentences.append(wording.likelihood_sentence(verdict.likelihood, tolerances.destruction))
+        sentences.append(measure_wording.likelihood_sentence(verdict.likelihood, tolerances.destruction))
     rest = [result for result in verdict.evaluations if result.outcome != Outcome.OUTCOME_RECOVERS]
     rest.sort(key=lambda result: _WEIGHT[result.outcome])
     sentences += [wording.sentence(result) for result in rest]
     if verdict.HasField("likelihood"):
-        sentences.append(wording.general_damage_sentence(verdict.likelihood, tolerances.general_damage))
+        sentences.append(measure_wording.general_damage_sentence(verdict.likelihood, tolerances.general_damage))
     if verdict.HasField("interference"):
-        sentences.append(wording.interference_sentence(verdict.interference, tolerances.interference))
+        sentences.append(measure_wording.interference_sentence(verdict.interference, tolerances.interference))
     if verdict.HasField("tracing"):
-        sentences.append(wording.tracing_sentence(verdict.tracing))
+        sentences.append(measure_wording.tracing_sentence(verdict.tracing))
     if verdict.HasField("alternatives"):
-        sentences.append(wording.alternatives_sentence(verdict.alternatives))
+        sentences.append(measure_wording.alternatives_sentence(verdict.alternatives))
     return sentences
 
 
