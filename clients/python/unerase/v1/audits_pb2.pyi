@@ -216,6 +216,7 @@ class AuditSpec(_message.Message):
     PLACEBOS_FIELD_NUMBER: _builtins.int
     CONTROL_KIND_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Catalogue name of the erased model."""
     concept: _builtins.str
@@ -262,6 +263,10 @@ class AuditSpec(_message.Message):
     """
     decided_by: _types_pb2.DecidedBy.ValueType
     """Whose detection decides a case; unspecified means both judges."""
+    access: _types_pb2.ModelAccess.ValueType
+    """Whether the subject's guards stay. Unspecified means both if the subject has guards, and has no effect otherwise.
+    Reference and control are never guarded.
+    """
     @_builtins.property
     def battery(self) -> Global___Battery: ...
     @_builtins.property
@@ -295,10 +300,11 @@ class AuditSpec(_message.Message):
         placebos: _abc.Iterable[_builtins.str] | None = ...,
         control_kind: _types_pb2.ControlKind.ValueType = ...,
         decided_by: _types_pb2.DecidedBy.ValueType = ...,
+        access: _types_pb2.ModelAccess.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "guidance_scale", b"guidance_scale", "seed_base", b"seed_base", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "control_kind", b"control_kind", "decided_by", b"decided_by", "guidance_scale", b"guidance_scale", "judge", b"judge", "placebo", b"placebo", "placebos", b"placebos", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "access", b"access", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "control_kind", b"control_kind", "decided_by", b"decided_by", "guidance_scale", b"guidance_scale", "judge", b"judge", "placebo", b"placebo", "placebos", b"placebos", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
@@ -652,6 +658,7 @@ class UnitDone(_message.Message):
     DETECTED_FIELD_NUMBER: _builtins.int
     UNSCORED_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     unit: _builtins.str
     evaluation: _builtins.str
     role: _types_pb2.ModelRole.ValueType
@@ -660,6 +667,7 @@ class UnitDone(_message.Message):
     unscored: _builtins.int
     skipped: _builtins.bool
     """Not run, because its evaluation's answer was already settled."""
+    withheld: _builtins.int
     def __init__(
         self,
         *,
@@ -670,10 +678,11 @@ class UnitDone(_message.Message):
         detected: _builtins.int = ...,
         unscored: _builtins.int = ...,
         skipped: _builtins.bool = ...,
+        withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected", b"detected", "evaluation", b"evaluation", "observations", b"observations", "role", b"role", "skipped", b"skipped", "unit", b"unit", "unscored", b"unscored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detected", b"detected", "evaluation", b"evaluation", "observations", b"observations", "role", b"role", "skipped", b"skipped", "unit", b"unit", "unscored", b"unscored", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1108,6 +1117,7 @@ class ReportPicture(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     DETECTED_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
     role: _types_pb2.ModelRole.ValueType
     model: _builtins.str
@@ -1117,6 +1127,8 @@ class ReportPicture(_message.Message):
     prompt: _builtins.str
     detected: _builtins.bool
     digest: _builtins.str
+    access: _types_pb2.ModelAccess.ValueType
+    """As in Observation."""
     def __init__(
         self,
         *,
@@ -1129,10 +1141,11 @@ class ReportPicture(_message.Message):
         prompt: _builtins.str = ...,
         detected: _builtins.bool = ...,
         digest: _builtins.str = ...,
+        access: _types_pb2.ModelAccess.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "case_index", b"case_index", "detected", b"detected", "digest", b"digest", "evaluation", b"evaluation", "model", b"model", "prompt", b"prompt", "role", b"role", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "arm", b"arm", "case_index", b"case_index", "detected", b"detected", "digest", b"digest", "evaluation", b"evaluation", "model", b"model", "prompt", b"prompt", "role", b"role", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ The catalogue: the models, judges and concepts that an audit may name."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from unerase.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
@@ -49,6 +50,40 @@ class WeightFile(_message.Message):
 Global___WeightFile: _TypeAlias = WeightFile  # noqa: Y015
 
 @_typing.final
+class Guard(_message.Message):
+    """What a deployed model does beside its weights, as in a negative prompt or a safety checker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """As in "negative-prompt"."""
+    @_builtins.property
+    def parameters(self) -> _struct_pb2.Struct:
+        """Every parameter, defaults filled in; a file has its name."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightFile]:
+        """The files that it reads."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        parameters: _struct_pb2.Struct | None = ...,
+        files: _abc.Iterable[Global___WeightFile] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "kind", b"kind", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Guard: _TypeAlias = Guard  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
     """A text-to-image model."""
 
@@ -64,6 +99,8 @@ class Model(_message.Message):
     ERASED_FIELD_NUMBER: _builtins.int
     NEVER_LEARNED_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
+    GUARDS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, as in "testbed/uce"."""
     base: _builtins.str
@@ -78,6 +115,8 @@ class Model(_message.Message):
     """Side of the pictures in pixels."""
     method: _builtins.str
     """The name of the published method of erasure, if any."""
+    weights_digest: _builtins.str
+    """The digest without the guards; empty if there are none."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightFile]: ...
     @_builtins.property
@@ -87,6 +126,10 @@ class Model(_message.Message):
     @_builtins.property
     def never_learned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Concepts the model never saw in training."""
+
+    @_builtins.property
+    def guards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Guard]:
+        """In the order in which they act: those of its base first."""
 
     def __init__(
         self,
@@ -101,10 +144,12 @@ class Model(_message.Message):
         erased: _abc.Iterable[_builtins.str] | None = ...,
         never_learned: _abc.Iterable[_builtins.str] | None = ...,
         method: _builtins.str = ...,
+        guards: _abc.Iterable[Global___Guard] | None = ...,
+        weights_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "digest", b"digest", "erased", b"erased", "files", b"files", "guidance_scale", b"guidance_scale", "method", b"method", "name", b"name", "never_learned", b"never_learned", "resolution", b"resolution", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "digest", b"digest", "erased", b"erased", "files", b"files", "guards", b"guards", "guidance_scale", b"guidance_scale", "method", b"method", "name", b"name", "never_learned", b"never_learned", "resolution", b"resolution", "steps", b"steps", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

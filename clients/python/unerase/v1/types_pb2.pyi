@@ -102,6 +102,34 @@ MODEL_ROLE_CONTROL: ModelRole.ValueType  # 3
 """A model that never learned the concept."""
 Global___ModelRole: _TypeAlias = ModelRole  # noqa: Y015
 
+class _ModelAccess:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelAccessEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelAccess.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_ACCESS_UNSPECIFIED: _ModelAccess.ValueType  # 0
+    """In a request: both if the subject has guards. Elsewhere: the model has no guards, or the weights alone are measured."""
+    MODEL_ACCESS_DEPLOYED: _ModelAccess.ValueType  # 1
+    """The model as its users get it, with its guards."""
+    MODEL_ACCESS_OPEN_WEIGHTS: _ModelAccess.ValueType  # 2
+    """The weights: whoever holds them leaves the guards out."""
+    MODEL_ACCESS_BOTH: _ModelAccess.ValueType  # 3
+    """In a request: both, each with a verdict of its own."""
+
+class ModelAccess(_ModelAccess, metaclass=_ModelAccessEnumTypeWrapper):
+    """Which model an auditor or attacker reaches. Only for subjects with guards."""
+
+MODEL_ACCESS_UNSPECIFIED: ModelAccess.ValueType  # 0
+"""In a request: both if the subject has guards. Elsewhere: the model has no guards, or the weights alone are measured."""
+MODEL_ACCESS_DEPLOYED: ModelAccess.ValueType  # 1
+"""The model as its users get it, with its guards."""
+MODEL_ACCESS_OPEN_WEIGHTS: ModelAccess.ValueType  # 2
+"""The weights: whoever holds them leaves the guards out."""
+MODEL_ACCESS_BOTH: ModelAccess.ValueType  # 3
+"""In a request: both, each with a verdict of its own."""
+Global___ModelAccess: _TypeAlias = ModelAccess  # noqa: Y015
+
 class _ControlKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -176,6 +204,10 @@ class _SampleStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SampleSt
     """Out by the evaluation's own rule, for every model alike: what the model would be given already shows the concept.
     Counted apart; neither scored nor unscored.
     """
+    SAMPLE_STATUS_WITHHELD: _SampleStatus.ValueType  # 4
+    """A guard of the deployed model refused the prompt or kept the picture back, so that its user got none. It counts as
+    a sample that does not show the concept, and is counted apart as well.
+    """
 
 class SampleStatus(_SampleStatus, metaclass=_SampleStatusEnumTypeWrapper):
     """Whether a sample could be scored."""
@@ -187,6 +219,10 @@ SAMPLE_STATUS_UNSCORED: SampleStatus.ValueType  # 2
 SAMPLE_STATUS_EXCLUDED: SampleStatus.ValueType  # 3
 """Out by the evaluation's own rule, for every model alike: what the model would be given already shows the concept.
 Counted apart; neither scored nor unscored.
+"""
+SAMPLE_STATUS_WITHHELD: SampleStatus.ValueType  # 4
+"""A guard of the deployed model refused the prompt or kept the picture back, so that its user got none. It counts as
+a sample that does not show the concept, and is counted apart as well.
 """
 Global___SampleStatus: _TypeAlias = SampleStatus  # noqa: Y015
 
@@ -437,6 +473,7 @@ class Observation(_message.Message):
     LATENT_SEED_FIELD_NUMBER: _builtins.int
     NOISE_SEED_FIELD_NUMBER: _builtins.int
     MEASURES_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
     role: Global___ModelRole.ValueType
     model: _builtins.str
@@ -450,12 +487,14 @@ class Observation(_message.Message):
     """The draw within the case and arm, from 0."""
     status: Global___SampleStatus.ValueType
     reason: _builtins.str
-    """Why the sample is unscored; empty otherwise."""
+    """Why the sample is unscored, excluded or withheld; empty otherwise."""
     picture_digest: _builtins.str
     """SHA-256 of the PNG in the artefact store, hexadecimal."""
     prompt: _builtins.str
     latent_seed: _builtins.int
     noise_seed: _builtins.int
+    access: Global___ModelAccess.ValueType
+    """Which model made it: the deployed one or its weights. Unspecified for reference and control, which have no guards."""
     @_builtins.property
     def judgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Judgement]:
         """The selector's, the judge's and the second judge's judgement, in this order; empty for measures."""
@@ -482,10 +521,11 @@ class Observation(_message.Message):
         latent_seed: _builtins.int = ...,
         noise_seed: _builtins.int = ...,
         measures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        access: Global___ModelAccess.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "case_index", b"case_index", "concept", b"concept", "evaluation", b"evaluation", "judgements", b"judgements", "latent_seed", b"latent_seed", "measures", b"measures", "model", b"model", "noise_seed", b"noise_seed", "picture_digest", b"picture_digest", "prompt", b"prompt", "reason", b"reason", "role", b"role", "status", b"status", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "arm", b"arm", "case_index", b"case_index", "concept", b"concept", "evaluation", b"evaluation", "judgements", b"judgements", "latent_seed", b"latent_seed", "measures", b"measures", "model", b"model", "noise_seed", b"noise_seed", "picture_digest", b"picture_digest", "prompt", b"prompt", "reason", b"reason", "role", b"role", "status", b"status", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -531,6 +571,7 @@ class Finding(_message.Message):
     LABEL_FIELD_NUMBER: _builtins.int
     WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     FIGURES_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
     role: Global___ModelRole.ValueType
     model: _builtins.str
@@ -547,6 +588,8 @@ class Finding(_message.Message):
     """Which finding this is, if an evaluation has several, as in "few-shot@40"."""
     weights_digest: _builtins.str
     """Digest in the artefact store of the found weights, of a classifier or a relearned UNet."""
+    access: Global___ModelAccess.ValueType
+    """As in Observation."""
     @_builtins.property
     def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Token ids of the found prompt."""
@@ -580,10 +623,11 @@ class Finding(_message.Message):
         label: _builtins.str = ...,
         weights_digest: _builtins.str = ...,
         figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        access: Global___ModelAccess.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_case_index", b"_case_index", "case_index", b"case_index", "embedding", b"embedding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_index", b"_case_index", "case_index", b"case_index", "concept", b"concept", "embedding", b"embedding", "evaluation", b"evaluation", "figures", b"figures", "label", b"label", "losses", b"losses", "model", b"model", "placeholder", b"placeholder", "prompt", b"prompt", "role", b"role", "steps", b"steps", "token_ids", b"token_ids", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_index", b"_case_index", "access", b"access", "case_index", b"case_index", "concept", b"concept", "embedding", b"embedding", "evaluation", b"evaluation", "figures", b"figures", "label", b"label", "losses", b"losses", "model", b"model", "placeholder", b"placeholder", "prompt", b"prompt", "role", b"role", "steps", b"steps", "token_ids", b"token_ids", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__case_index: _TypeAlias = _typing.Literal["case_index"]  # noqa: Y015
     _WhichOneofArgType__case_index: _TypeAlias = _typing.Literal["_case_index", b"_case_index"]  # noqa: Y015
@@ -690,6 +734,7 @@ class EvaluationDescription(_message.Message):
     ROWS_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     WITHOUT_MODEL_FIELD_NUMBER: _builtins.int
+    WEIGHTS_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     summary: _builtins.str
@@ -716,6 +761,8 @@ class EvaluationDescription(_message.Message):
     """Measures only: the form of its result in the verdict."""
     without_model: _builtins.bool
     """Measures only: no model makes anything, so there is one set of units, which counts as the reference's."""
+    weights_only: _builtins.bool
+    """Measures only: the weights alone are measured, so that guards take no part and one set of units serves every access."""
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterDescription]: ...
     @_builtins.property
@@ -746,10 +793,11 @@ class EvaluationDescription(_message.Message):
         rows: _builtins.str = ...,
         result: Global___ResultKind.ValueType = ...,
         without_model: _builtins.bool = ...,
+        weights_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "result", b"result", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title", "without_model", b"without_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "result", b"result", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title", "weights_only", b"weights_only", "without_model", b"without_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -193,6 +193,7 @@ class Rate(_message.Message):
     WILSON_FIELD_NUMBER: _builtins.int
     CORRECTED_FIELD_NUMBER: _builtins.int
     EXCLUDED_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     hits: _builtins.int
     cases: _builtins.int
     """Cases that count; a case with no scored draw does not."""
@@ -200,6 +201,8 @@ class Rate(_message.Message):
     """Cases in which at least one deciding draw is unscored."""
     excluded: _builtins.int
     """Cases that are out by the evaluation's own rule; not among `cases`."""
+    withheld: _builtins.int
+    """Cases among `cases` in which a guard withheld every scored draw, so that nothing was shown; they are no hits."""
     @_builtins.property
     def wilson(self) -> Global___Interval:
         """Wilson's two-sided 95 % interval; if a case has several draws, at their effective number."""
@@ -217,10 +220,11 @@ class Rate(_message.Message):
         wilson: Global___Interval | None = ...,
         corrected: Global___Estimate | None = ...,
         excluded: _builtins.int = ...,
+        withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["corrected", b"corrected", "wilson", b"wilson"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "corrected", b"corrected", "excluded", b"excluded", "hits", b"hits", "unscored", b"unscored", "wilson", b"wilson"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "corrected", b"corrected", "excluded", b"excluded", "hits", b"hits", "unscored", b"unscored", "wilson", b"wilson", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -684,9 +688,12 @@ class Alternatives(_message.Message):
     ENTROPY_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     DISPERSION_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     role: _types_pb2.ModelRole.ValueType
     pictures: _builtins.int
     unscored: _builtins.int
+    withheld: _builtins.int
+    """Not among `pictures`."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedCompositeFieldContainer[Global___LabelShare]:
         """The most frequent first."""
@@ -713,10 +720,11 @@ class Alternatives(_message.Message):
         entropy: Global___Estimate | None = ...,
         neighbours: _abc.Iterable[Global___Neighbour] | None = ...,
         dispersion: Global___Estimate | None = ...,
+        withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dispersion", b"dispersion", "entropy", b"entropy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispersion", b"dispersion", "entropy", b"entropy", "labels", b"labels", "neighbours", b"neighbours", "pictures", b"pictures", "role", b"role", "unscored", b"unscored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispersion", b"dispersion", "entropy", b"entropy", "labels", b"labels", "neighbours", b"neighbours", "pictures", b"pictures", "role", b"role", "unscored", b"unscored", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -969,11 +977,13 @@ class MeasureResult(_message.Message):
     FIGURES_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     UNSCORED_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     observations: _builtins.int
     """Observations, and how many of them could not be scored."""
     unscored: _builtins.int
+    withheld: _builtins.int
     @_builtins.property
     def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasuredFigure]:
         """In order of arm, concept and figure."""
@@ -986,10 +996,11 @@ class MeasureResult(_message.Message):
         figures: _abc.Iterable[Global___MeasuredFigure] | None = ...,
         observations: _builtins.int = ...,
         unscored: _builtins.int = ...,
+        withheld: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "name", b"name", "observations", b"observations", "title", b"title", "unscored", b"unscored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["figures", b"figures", "name", b"name", "observations", b"observations", "title", b"title", "unscored", b"unscored", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1057,6 +1068,8 @@ class Verdict(_message.Message):
     MEASURES_FIELD_NUMBER: _builtins.int
     CONTROL_STATEMENT_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
+    DEPLOYED_FIELD_NUMBER: _builtins.int
     conclusion: Global___Conclusion.ValueType
     statement: _builtins.str
     """The conclusion in one sentence, with its figures."""
@@ -1069,6 +1082,8 @@ class Verdict(_message.Message):
     control_statement: _builtins.str
     """Which controls the evaluations had and what may be concluded with them, in one sentence."""
     decided_by: _types_pb2.DecidedBy.ValueType
+    access: _types_pb2.ModelAccess.ValueType
+    """Which model the verdict is about; unspecified if the subject has no guards."""
     @_builtins.property
     def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The evidence, one sentence each, the strongest first."""
@@ -1099,6 +1114,10 @@ class Verdict(_message.Message):
     def measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasureResult]:
         """Results of measures without a field above, in order of the battery."""
 
+    @_builtins.property
+    def deployed(self) -> Global___Verdict:
+        """In an audit of both: the verdict on the model as deployed, with its guards; this one is then on its weights."""
+
     def __init__(
         self,
         *,
@@ -1120,10 +1139,12 @@ class Verdict(_message.Message):
         measures: _abc.Iterable[Global___MeasureResult] | None = ...,
         control_statement: _builtins.str = ...,
         decided_by: _types_pb2.DecidedBy.ValueType = ...,
+        access: _types_pb2.ModelAccess.ValueType = ...,
+        deployed: Global___Verdict | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "interference", b"interference", "likelihood", b"likelihood", "power", b"power", "tracing", b"tracing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "deployed", b"deployed", "interference", b"interference", "likelihood", b"likelihood", "power", b"power", "tracing", b"tracing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "control_statement", b"control_statement", "damaged", b"damaged", "decided_by", b"decided_by", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "measures", b"measures", "missing", b"missing", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "control_statement", b"control_statement", "damaged", b"damaged", "decided_by", b"decided_by", "deployed", b"deployed", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "measures", b"measures", "missing", b"missing", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,12 +88,15 @@ class GenerateRequest(_message.Message):
     PICTURES_FIELD_NUMBER: _builtins.int
     LATENTS_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    GUARDED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name."""
     pictures: _builtins.bool
     """Decode and store the pictures; implied by questions."""
     latents: _builtins.bool
     """Return the latents where each trajectory stopped."""
+    guarded: _builtins.bool
+    """The model's guards act; otherwise its weights are used alone."""
     @_builtins.property
     def trajectories(self) -> _containers.RepeatedCompositeFieldContainer[_trajectories_pb2.Trajectory]: ...
     @_builtins.property
@@ -113,10 +116,11 @@ class GenerateRequest(_message.Message):
         pictures: _builtins.bool = ...,
         latents: _builtins.bool = ...,
         changes: _abc.Iterable[Global___ModelChange] | None = ...,
+        guarded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "latents", b"latents", "model", b"model", "pictures", b"pictures", "questions", b"questions", "trajectories", b"trajectories"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "guarded", b"guarded", "latents", b"latents", "model", b"model", "pictures", b"pictures", "questions", b"questions", "trajectories", b"trajectories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -383,7 +383,7 @@ class Sample(_message.Message):
     LATENTS_FIELD_NUMBER: _builtins.int
     status: _types_pb2.SampleStatus.ValueType
     reason: _builtins.str
-    """Why the sample is unscored; empty otherwise."""
+    """Why the sample is unscored or withheld; empty otherwise."""
     picture_digest: _builtins.str
     """SHA-256 of the PNG in the artefact store; empty if no picture was asked for."""
     @_builtins.property
