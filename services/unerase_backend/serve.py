@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pydantic import BaseModel, ValidationError
 
-from unerase_backend import serve_options
+from unerase_backend import compute_plan, serve_options
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.compute_plan import ComputePlan
 from unerase_backend.coordinator.settings import ServiceSettings
 from unerase_backend.runtime.settings import SharedSettings
 from unerase_backend.serve_settings import ServeSettings
@@ -38,6 +40,7 @@ class Backend:
     metrics_url: str
     """Empty if /metrics is not served."""
     rooms_metrics_url: str
+    plan: ComputePlan
     stop: Callable[[], None]
     """Drains and ends everything, including Ray."""
 
@@ -59,7 +62,8 @@ def start(settings: ServeSettings) -> Backend:
     port = settings.port or _free_port(host)
     metrics_port = _free_port(host) if settings.metrics_port == 0 else settings.metrics_port or 0
     rooms_metrics_port = settings.rooms_metrics_port or _free_port(host)
-    targets = _targets(settings, port, metrics_port, serve.RunTarget)
+    plan = plan_of(settings)
+    targets = _targets(settings, plan, port, metrics_port, serve.RunTarget)
     ray.init(
         address="local",
         include_dashboard=False,
@@ -84,7 +88,7 @@ def start(settings: ServeSettings) -> Backend:
     shown = f"[{host}]" if ":" in host else host
     scheme = "https" if settings.tls_certificate else "http"
     metrics_url = f"{scheme}://{shown}:{metrics_port}/metrics" if metrics_port else ""
-    return Backend(f"{shown}:{port}", metrics_url, f"http://127.0.0.1:{rooms_metrics_port}/metrics", stop)
+    return Backend(f"{shown}:{port}", metrics_url, f"http://127.0.0.1:{rooms_metrics_port}/metrics", plan, stop)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -116,6 +120,7 @@ def run(**options: Any) -> None:
         if backend.metrics_url:
             print(f"metrics at {backend.metrics_url}", flush=True)
         print(f"the rooms' metrics at {backend.rooms_metrics_url}", flush=True)
+        print("\n".join(backend.plan.lines()), flush=True)
         ended.wait()
     finally:
         backend.stop()
@@ -123,7 +128,34 @@ def run(**options: Any) -> None:
             signal.signal(number, handler)
 
 
-def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Callable[..., Any]) -> list[Any]:
+def plan_of(settings: ServeSettings) -> ComputePlan:
+    """Return how the rooms compute: what the settings say, and the rest chosen.
+
+    Raises:
+        ValueError: the device is not there, or the largest model does not fit.
+        InvalidRequestError: a catalogue holds a bad field.
+    """
+    given = {field.name: getattr(settings, field.name) for field in fields(compute_plan.Shapes)}
+    load = compute_plan.load_of(Catalogue.load(settings.catalogues))
+    replicas = settings.generation_replicas
+    if settings.device == "cpu":
+        plan = compute_plan.plan_cpu(load, settings.precision, compute_plan.free_memory(), replicas, given)
+    else:
+        plan = compute_plan.plan_gpus(load, settings.precision, _cards(settings), replicas, given)
+    return plan
+
+
+def _cards(settings: ServeSettings) -> list[compute_plan.Card]:
+    found = compute_plan.cards()
+    if settings.gpu_memory_gb is None:
+        return found
+    bound = int(settings.gpu_memory_gb * 1e9)
+    return [replace(card, free_bytes=min(card.free_bytes, bound)) for card in found]
+
+
+def _targets(
+    settings: ServeSettings, plan: ComputePlan, port: int, metrics_port: int, target: Callable[..., Any]
+) -> list[Any]:
     from unerase_backend.attack import deployment as attack
     from unerase_backend.attack.settings import AttackSettings
     from unerase_backend.classification import deployment as classification
@@ -149,13 +181,28 @@ def _targets(settings: ServeSettings, port: int, metrics_port: int, target: Call
         metrics_port=metrics_port,
     )
     applications = {
-        "classification": classification.build(ClassificationSettings(**common)),
+        "classification": classification.build(
+            ClassificationSettings(**common, batch_size=settings.judge_batch, gpu_share=plan.judge_share)
+        ),
         "generation": generation.build(
             GenerationSettings(
-                **common | {"torch_threads": settings.generation_threads}, replicas=settings.generation_replicas
+                **common | {"torch_threads": settings.generation_threads},
+                replicas=plan.generation_replicas,
+                gpu_share=plan.generation_share,
+                batch_rows=plan.shapes.batch_rows,
+                decode_batch=plan.shapes.decode_batch,
+                models_in_memory=plan.shapes.models_in_memory,
             )
         ),
-        "attack": attack.build(AttackSettings(**common)),
+        "attack": attack.build(
+            AttackSettings(
+                **common,
+                gpu_share=plan.attack_share,
+                gradient_rows=plan.shapes.gradient_rows,
+                models_kept=plan.shapes.models_kept,
+                unit_timeout_seconds=settings.attack_timeout_seconds,
+            )
+        ),
         "probing": probing.build(ProbingSettings(**common)),
         "coordinator": coordinator.build(coordination),
     }

@@ -17,7 +17,9 @@ from unerase_backend.serve_settings import PREFIX, ServeSettings
 
 OPTIONS = (
     *("host", "port", "metrics_port", "rooms_metrics_port", "data_dir", "artifacts", "catalogues"),
-    *("generation_replicas", "allow_insecure_bind", "tls_certificate", "tls_key", "tls_client_ca", "tokens"),
+    *("device", "dtype", "gpu_memory_gb", "batch_rows", "decode_batch", "models_in_memory", "gradient_rows"),
+    *("models_kept", "judge_batch", "attack_timeout_seconds", "generation_replicas", "generation_threads"),
+    *("torch_threads", "allow_insecure_bind", "tls_certificate", "tls_key", "tls_client_ca", "tokens"),
     *("log_format", "trace_endpoint"),
 )
 """The settings that are options, in the order of the help."""
@@ -27,7 +29,7 @@ _HELP = f"""Run the backend on this machine until it is told to stop.
 Every option can also be an environment variable, such as {PREFIX}PORT. Further settings are variables only.
 """
 
-_TYPES = {"integer": int, "boolean": bool, "string": str}
+_TYPES = {"integer": int, "number": float, "boolean": bool, "string": str}
 
 
 def command(run: Callable[..., None]) -> Any:
@@ -63,7 +65,7 @@ def _option(name: str, field: Mapping[str, Any]) -> tuple[Any, Any]:
     settings: dict[str, Any] = {
         "help": f"{words[0].upper()}{words[1:]}{'; may be repeated' if several else ''}.",
         "show_default": False if flag else str(field["default"] or "") or False,
-        "min": one.get("minimum"),
+        "min": one.get("minimum", one.get("exclusiveMinimum")),
         "max": one.get("maximum"),
     }
     kind: Any = _TYPES[one["type"]]

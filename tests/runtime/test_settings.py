@@ -21,7 +21,9 @@ from unerase_backend.serve import ServeSettings
 
 ROOMS = (ClassificationSettings, GenerationSettings, AttackSettings, ProbingSettings, CoordinatorSettings)
 # `unerase serve` may be left to choose them; a room is told.
-CHOSEN = {"port", "metrics_port", "artifacts"}
+CHOSEN = {"port", "metrics_port", "artifacts"} | {
+    *("batch_rows", "decode_batch", "models_in_memory", "gradient_rows", "models_kept")
+}
 
 
 def test_a_setting_is_declared_in_one_class() -> None:

@@ -50,7 +50,7 @@ class AttackEngine:
         self._models = models
         self._metrics = metrics or AttackMetrics()
         self._profile = computing_profile(
-            torch.device(settings.device), getattr(torch, settings.dtype), settings.torch_threads
+            torch.device(settings.device), getattr(torch, settings.precision), settings.torch_threads
         )
         self._kept: OrderedDict[str, DiffusionModel] = OrderedDict()
         # One thread, so that units are optimised one after another: two at once would compete for the same device.
@@ -116,7 +116,7 @@ class AttackEngine:
     def _model(self, name: str) -> DiffusionModel:
         torch.set_num_threads(self._settings.torch_threads)
         if name not in self._kept:
-            device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.dtype)
+            device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.precision)
             begin = time.perf_counter()
             self._kept[name] = load_model(self._catalogue, name, device, dtype)
             self._metrics.loaded(time.perf_counter() - begin)

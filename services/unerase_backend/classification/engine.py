@@ -89,7 +89,7 @@ class ClassificationEngine:
         self, request: DescribeClassificationRequest
     ) -> DescribeClassificationResponse:
         """Return what fixes every bit of an answer here."""
-        device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.dtype)
+        device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.precision)
         threads, batch = self._settings.torch_threads, self._settings.batch_size
         return DescribeClassificationResponse(numerics_profile=computing_profile(device, dtype, threads, judge=batch))
 
@@ -137,7 +137,7 @@ class ClassificationEngine:
             self._judges[name] = load(
                 entry.folder,
                 torch.device(self._settings.device),
-                getattr(torch, self._settings.dtype),
+                getattr(torch, self._settings.precision),
                 self._settings.batch_size,
             )
             self._metrics.loaded(time.perf_counter() - begin)

@@ -20,7 +20,7 @@ def decode(model: DiffusionModel, latents: Sequence[Tensor], batch: int) -> list
     """
     pictures: list[Picture | None] = []
     for chunk, count in _filled(latents, batch):
-        scaled = chunk.to(model.device, model.dtype) / model.scaling_factor
+        scaled = chunk.to(model.device, model.vae.dtype) / model.scaling_factor
         values = model.vae.decode(scaled, return_dict=False)[0]
         finite = torch.isfinite(values).flatten(1).all(1).tolist()
         shown = (values * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
@@ -37,7 +37,7 @@ def encode(model: DiffusionModel, pictures: Sequence[Picture], batch: int) -> Te
     """
     values = [torch.tensor(picture).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
     encoded = [
-        model.vae.encode(chunk.to(model.device, model.dtype)).latent_dist.mode()[:count].float().cpu()
+        model.vae.encode(chunk.to(model.device, model.vae.dtype)).latent_dist.mode()[:count].float().cpu()
         for chunk, count in _filled(values, batch)
     ]
     return torch.cat(encoded) * model.scaling_factor

@@ -71,7 +71,7 @@ class GenerationEngine:
         self._device = torch.device(settings.device)
         self._profile = profile.numerics_profile(
             self._device,
-            getattr(torch, settings.dtype),
+            getattr(torch, settings.precision),
             settings.torch_threads,
             settings.batch_rows,
             settings.decode_batch,
@@ -226,7 +226,7 @@ class GenerationEngine:
             self._catalogue,
             model.name,
             self._device,
-            getattr(torch, self._settings.dtype),
+            getattr(torch, self._settings.precision),
             changes=model.changes,
             store=self._store,
             digest=model.digest,

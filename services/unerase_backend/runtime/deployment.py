@@ -1,5 +1,6 @@
 """What the rooms have in common as Ray Serve applications."""
 
+import os
 from typing import Any
 
 from ray import serve
@@ -18,12 +19,15 @@ receipt, which a stopped process does not send.
 
 def application(room: type, settings: RoomSettings, **options: Any) -> serve.Application:
     """Return the application of a room, whose only deployment has the room's name; `options` are Serve's own."""
+    resources: dict[str, Any] = {"num_cpus": 0.1}
     if isinstance(settings, ReplicatedRoomSettings):
         options["num_replicas"] = settings.replicas
+        if settings.gpu_share:
+            resources["num_gpus"] = settings.gpu_share
     deployment = serve.deployment(
         room,
         name=room.__name__.lower(),
-        ray_actor_options={"num_cpus": 0.1},
+        ray_actor_options=resources,
         health_check_period_s=HEALTH_CHECK_PERIOD_SECONDS,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_SECONDS,
         **options,
@@ -38,5 +42,27 @@ def begin_computing(room: str, settings: RoomSettings) -> None:
     import transformers
 
     torch.set_num_threads(settings.torch_threads)
+    if settings.device == "cuda":
+        _prepare_gpu(settings.gpu_share if isinstance(settings, ReplicatedRoomSettings) else 0.0)
     configure_telemetry(room, settings)
     transformers.logging.disable_progress_bar()
+
+
+def _prepare_gpu(share: float) -> None:
+    """Make a GPU compute the same bits every time, and bound this process to its share of the memory.
+
+    Without the bound a room could take the memory of another, which would then fail in its place.
+    """
+    import torch
+
+    # cuBLAS reads it when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Warned of and not refused: an operation without a deterministic form must not end an audit.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    # Its gradients differ between runs; flash attention's do not in deterministic mode.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if 0 < share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)

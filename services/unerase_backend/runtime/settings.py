@@ -25,13 +25,22 @@ class SharedSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     catalogues: tuple[File, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
-    device: str = Field(default="cpu", description="torch device of the weights")
-    dtype: str = Field(default="float32", description="torch dtype of the computation")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="device that computes")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="dtype of the UNet and the text encoder; auto: bfloat16 on a GPU, float32 on a CPU"
+    )
     torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica")
     log_format: Literal["text", "json"] = Field(default="text", description="form of a line of the logs: text or json")
     trace_endpoint: str = Field(
         default="", description="OTLP receiver (gRPC) of traces, as http://127.0.0.1:4317; empty means none"
     )
+
+    @property
+    def precision(self) -> str:
+        """The dtype of the UNet and the text encoder, by its name in torch."""
+        if self.dtype == "auto":
+            return "float32" if self.device == "cpu" else "bfloat16"
+        return self.dtype
 
     @field_validator("trace_endpoint")
     @classmethod
@@ -54,3 +63,9 @@ class ReplicatedRoomSettings(RoomSettings):
     """A room that may have several replicas: every room but the coordinator."""
 
     replicas: int = Field(default=1, ge=1, le=1024, description="replicas of the deployment")
+    gpu_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of a GPU that each replica asks Ray for, and the bound of its memory; 0 states none",
+    )

@@ -1,0 +1,278 @@
+"""Chooses how `unerase serve` computes: dtype, batch shapes, models in memory, and each room's share of a GPU.
+
+The choice rests on the largest model of the catalogue and on the memory that is free. With one GPU, generation, attack
+and judges share it: each gets a stated share, for Ray and as a bound of its memory, so that no room can take another's.
+With several GPUs generation has all but one of them. On a CPU an unused row of a batch costs as much time as a used
+one, so that large models get few rows there. What a user sets is taken as it is.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.memory import ModelSize, folder_parameters, pipeline_size
+from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
+from unerase_backend.runtime.errors import UneraseError
+
+ROWS = (BATCH_ROWS, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2)
+DECODES = (DECODE_BATCH, 4, 2, 1)
+GRADIENT_ROWS = (24, 16, 12, 8, 6, 4, 2, 1)
+LARGE = 100_000_000
+"""Parameters of a UNet from which a CPU gets few rows."""
+
+# Subject, reference, control and a derived model; two are enough to compare.
+_MODELS = (4, 3, 2)
+_FEW_ROWS = 8
+_ROWS_ON_A_CPU, _GRADIENT_ROWS_ON_A_CPU = 4, 1
+# Of a share: allocators leave gaps, and the libraries have workspaces.
+_USABLE = 0.9
+# The context of each process on a GPU.
+_CONTEXT = 500_000_000
+_JUDGES_LEAST = 0.1
+_GENERATION_PART = 0.55
+_JUDGE_MARGIN = 1.5
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU: its name and the bytes that are free on it."""
+
+    name: str
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The fixed shapes of the calls, and how many models stay in memory."""
+
+    batch_rows: int = BATCH_ROWS
+    decode_batch: int = DECODE_BATCH
+    models_in_memory: int = _MODELS[0]
+    gradient_rows: int = GRADIENT_ROWS[0]
+    models_kept: int = _MODELS[0]
+
+
+@dataclass(frozen=True)
+class ComputePlan:
+    """How the rooms compute."""
+
+    device: str
+    dtype: str
+    shapes: Shapes
+    generation_replicas: int = 1
+    generation_share: float = 0.0
+    """Of a GPU, for each replica; 0 on a CPU."""
+    attack_share: float = 0.0
+    judge_share: float = 0.0
+    reason: str = ""
+    """What the choice rests on, for the operator."""
+
+    def lines(self) -> list[str]:
+        """Return the plan as the lines that `unerase serve` prints."""
+        shapes = self.shapes
+        of_gpu = (f" ({share:.2f} of a GPU)" if share else "" for share in self._shares())
+        generation, attack, judges = of_gpu
+        replicas = f"{self.generation_replicas} x " if self.generation_replicas > 1 else ""
+        return [
+            f"computing in {self.dtype} on {self.device}: {self.reason}",
+            f"  generation{generation}: {replicas}{shapes.batch_rows} rows, {shapes.decode_batch} pictures decoded at "
+            f"once, {shapes.models_in_memory} models in memory",
+            f"  attack{attack}: {shapes.gradient_rows} rows with gradients, {shapes.models_kept} models in memory",
+            f"  judges{judges}: float32",
+        ]
+
+    def _shares(self) -> tuple[float, float, float]:
+        return self.generation_share, self.attack_share, self.judge_share
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be computed: the catalogue's largest model, by name, and the bytes of all judges."""
+
+    model: str
+    size: ModelSize
+    judge_bytes: int
+
+
+def load_of(catalogue: Catalogue) -> Load | None:
+    """Return what a catalogue asks of a device; None if none of its models can be read."""
+    sizes = dict(_model_sizes(catalogue))
+    if not sizes:
+        return None
+    largest = max(sizes, key=lambda name: (sizes[name].unet_parameters, sizes[name].cells))
+    parameters = sum(_judge_parameters(catalogue))
+    return Load(largest, sizes[largest], parameters * 4)
+
+
+Given = Mapping[str, int | None]
+"""The shapes that a user set, by the names of `Shapes`; None where none was set."""
+
+
+def plan_gpus(
+    load: Load | None,
+    dtype: str,
+    cards: Sequence[Card],
+    replicas: int | None = None,
+    given: Given = MappingProxyType({}),
+) -> ComputePlan:
+    """Return the plan for GPUs of the kind of `cards`; the one with the least free memory counts.
+
+    Raises:
+        ValueError: the largest model does not fit.
+    """
+    if load is None:
+        raise ValueError("device: no model of the catalogue can be read, so that nothing can be planned for a GPU")
+    free = min(card.free_bytes for card in cards)
+    judges = max(_JUDGES_LEAST, (load.judge_bytes * _JUDGE_MARGIN + _CONTEXT) / free)
+    if len(cards) == 1:
+        replicas = replicas or 1
+        generation = (1 - judges) * _GENERATION_PART
+        attack, each = 1 - judges - generation, generation / replicas
+    else:
+        replicas = replicas or len(cards) - 1
+        attack, each = 1 - judges, min(1.0, (len(cards) - 1) / replicas)
+    shapes = _shapes(load, dtype, free * each - _CONTEXT, free * attack - _CONTEXT, given)
+    named = f"{len(cards)} x {cards[0].name}" if len(cards) > 1 else cards[0].name
+    reason = f"{named} with {free / _GB:.1f} GB free; {_said(load)}"
+    return ComputePlan("cuda", dtype, shapes, replicas, *(_floor(each), _floor(attack), _floor(judges)), reason)
+
+
+def plan_cpu(
+    load: Load | None, dtype: str, free_bytes: int, replicas: int | None = None, given: Given = MappingProxyType({})
+) -> ComputePlan:
+    """Return the plan for a CPU with `free_bytes` of memory; small models get the shapes of the testbed.
+
+    Raises:
+        ValueError: the largest model does not fit.
+    """
+    replicas = replicas or 1
+    if load is None or load.size.unet_parameters < LARGE:
+        shapes = _with(Shapes(), given)
+        return ComputePlan("cpu", dtype, shapes, replicas, reason="the shapes for small models")
+    shares = free_bytes - load.judge_bytes * _JUDGE_MARGIN
+    fitting = _shapes(load, dtype, shares * _GENERATION_PART / replicas, shares * (1 - _GENERATION_PART), given)
+    few = replace(
+        fitting,
+        batch_rows=min(fitting.batch_rows, _ROWS_ON_A_CPU),
+        decode_batch=1,
+        gradient_rows=min(fitting.gradient_rows, _GRADIENT_ROWS_ON_A_CPU),
+    )
+    reason = f"{free_bytes / _GB:.1f} GB free; {_said(load)}"
+    return ComputePlan("cpu", dtype, _with(few, given), replicas, reason=reason)
+
+
+def cards() -> list[Card]:
+    """Return the GPUs of this machine, as `nvidia-smi` lists them; only those that CUDA_VISIBLE_DEVICES names.
+
+    Raises:
+        ValueError: there is none, or `nvidia-smi` does not answer.
+    """
+    query = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        raise ValueError("device: cuda needs an NVIDIA GPU and its driver, and nvidia-smi lists none") from None
+    found = read_cards(said)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and all(part.strip().isdigit() for part in visible.split(",")):
+        found = [found[int(part)] for part in visible.split(",") if int(part) < len(found)]
+    if not found:
+        raise ValueError("device: cuda needs an NVIDIA GPU, and nvidia-smi lists none that is visible here")
+    return found
+
+
+def read_cards(listed: str) -> list[Card]:
+    """Return the GPUs of nvidia-smi's list: a line each, of its name and its free MiB.
+
+    Raises:
+        ValueError: a line is not of this form.
+    """
+    found = []
+    for line in filter(None, map(str.strip, listed.splitlines())):
+        name, _, free = line.rpartition(",")
+        if not free.strip().isdigit():
+            raise ValueError(f"nvidia-smi says {line!r}, which is not a GPU with its free memory")
+        found.append(Card(name.strip(), int(free) * 1024 * 1024))
+    return found
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that this machine, or the container, can still give."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    with suppress(OSError, ValueError):
+        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, max(limit - used, 0))
+    return free
+
+
+def _shapes(load: Load, dtype: str, generation: float, attack: float, given: Given) -> Shapes:
+    """Return the largest shapes whose needs fit into the bytes of generation and of attack, where none is given."""
+    size, weights = load.size, load.size.weight_bytes(dtype)
+    row, gradient_row = size.row_bytes(dtype), size.gradient_row_bytes(dtype)
+    held, kept = (_choices(given.get(name), _MODELS) for name in ("models_in_memory", "models_kept"))
+    decodes, rows = _choices(given.get("decode_batch"), DECODES), _choices(given.get("batch_rows"), ROWS)
+    for models in held:
+        left = generation * _USABLE - models * weights
+        decode = _largest(decodes, size.decoded_bytes(), left / 3) or decodes[-1]
+        row_count = _largest(rows, row, left - decode * size.decoded_bytes())
+        if row_count and (row_count >= _FEW_ROWS or models == held[-1]):
+            break
+    else:
+        raise ValueError(_too_large(load, dtype, "generation", generation, held[-1], rows[-1]))
+    gradient_choices = _choices(given.get("gradient_rows"), GRADIENT_ROWS)
+    for few in kept:
+        gradient_rows = _largest(gradient_choices, gradient_row, attack * _USABLE - few * weights)
+        if gradient_rows and (gradient_rows >= _FEW_ROWS or few == kept[-1]):
+            return Shapes(row_count, decode, models, gradient_rows, few)
+    raise ValueError(_too_large(load, dtype, "attack", attack, kept[-1], gradient_choices[-1]))
+
+
+def _choices(given: int | None, choices: Sequence[int]) -> Sequence[int]:
+    return choices if given is None else (given,)
+
+
+def _with(shapes: Shapes, given: Given) -> Shapes:
+    return replace(shapes, **{name: value for name, value in given.items() if value is not None})
+
+
+def _largest(choices: Sequence[int], each: int, within: float) -> int:
+    # A single choice is the user's.
+    return next((choice for choice in choices if choice * each <= within or len(choices) == 1), 0)
+
+
+def _too_large(load: Load, dtype: str, room: str, given: float, models: int, rows: int) -> str:
+    needed = f"{models} models and {rows} rows in {dtype} do not fit into the {max(given, 0) / _GB:.1f} GB"
+    todo = "free memory, take a larger device or a dtype of 16 bits, or set smaller shapes"
+    return f"device: {_said(load)}; {needed} that {room} can have; {todo}"
+
+
+def _said(load: Load) -> str:
+    return f"the largest model is {load.model!r}, {load.size.unet_parameters / 1e6:.0f} million parameters in its UNet"
+
+
+def _floor(share: float) -> float:
+    # Ray counts GPUs to four digits, and the shares together must not be more than one.
+    return int(share * 100) / 100
+
+
+def _model_sizes(catalogue: Catalogue) -> Iterable[tuple[str, ModelSize]]:
+    for name, entry in catalogue.models.items():
+        # A model that cannot be read is marked where models are listed; it does not stop the others.
+        with suppress(ValueError, UneraseError):
+            if entry.base is None and (folder := entry.folder) is not None:
+                yield name, pipeline_size(folder, entry.resolution)
+
+
+def _judge_parameters(catalogue: Catalogue) -> Iterable[int]:
+    for entry in catalogue.judges.values():
+        with suppress(ValueError, UneraseError):
+            yield folder_parameters(entry.folder)

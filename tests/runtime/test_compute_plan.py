@@ -1,0 +1,117 @@
+"""How `unerase serve` computes: what it chooses fits, and what a user sets stands."""
+
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.compute_plan import (
+    DECODES,
+    GRADIENT_ROWS,
+    ROWS,
+    Card,
+    ComputePlan,
+    Load,
+    Shapes,
+    free_memory,
+    load_of,
+    plan_cpu,
+    plan_gpus,
+    read_cards,
+)
+from unerase_backend.diffusion.memory import ModelSize
+
+GB = 10**9
+SD_14 = Load("sd/1.4", ModelSize(859_520_964, 123_060_480, 83_653_863, 320, 64 * 64, 128, 512 * 512), 700_000_000)
+
+
+def needs(load: Load, plan: ComputePlan) -> dict[str, float]:
+    """The bytes of each room by the formulas, written out here."""
+    size, shapes = load.size, plan.shapes
+    weights = size.weight_bytes(plan.dtype)
+    return {
+        "generation": shapes.models_in_memory * weights
+        + shapes.batch_rows * size.row_bytes(plan.dtype)
+        + shapes.decode_batch * size.decoded_bytes(),
+        "attack": shapes.models_kept * weights + shapes.gradient_rows * size.gradient_row_bytes(plan.dtype),
+        "judges": load.judge_bytes,
+    }
+
+
+@given(free=st.integers(16 * GB, 200 * GB), dtype=st.sampled_from(["bfloat16", "float16"]))
+def test_every_room_fits_into_its_share_of_one_card(free: int, dtype: str) -> None:
+    plan = plan_gpus(SD_14, dtype, [Card("a card", free)])
+    shares = {"generation": plan.generation_share, "attack": plan.attack_share, "judges": plan.judge_share}
+    assert sum(shares.values()) <= 1
+    for room, needed in needs(SD_14, plan).items():
+        assert needed <= shares[room] * free, room
+    assert plan.shapes.batch_rows in ROWS
+    assert plan.shapes.decode_batch in DECODES
+    assert plan.shapes.gradient_rows in GRADIENT_ROWS
+
+
+@given(free=st.integers(16 * GB, 150 * GB), more=st.integers(0, 50 * GB))
+def test_a_larger_card_takes_no_fewer_rows_with_as_many_models(free: int, more: int) -> None:
+    small, large = (plan_gpus(SD_14, "bfloat16", [Card("a card", each)]).shapes for each in (free, free + more))
+    if small.models_in_memory == large.models_in_memory:
+        assert large.batch_rows >= small.batch_rows or large.decode_batch > small.decode_batch
+    assert large.models_in_memory >= small.models_in_memory
+
+
+def test_the_cards_that_people_have() -> None:
+    """The figures of docs/real-models.md."""
+    small = plan_gpus(SD_14, "bfloat16", [Card("a card of 24 GB", 24 * GB)])
+    assert small.shapes == Shapes(24, 1, 3, 4, 2)
+    large = plan_gpus(SD_14, "bfloat16", [Card("a card of 80 GB", 80 * GB)])
+    assert large.shapes == Shapes(96, 8, 4, 24, 4)
+
+
+def test_several_cards_are_divided_between_generation_and_the_rest() -> None:
+    plan = plan_gpus(SD_14, "bfloat16", [Card("a card", 24 * GB)] * 4)
+    assert (plan.generation_replicas, plan.generation_share) == (3, 1.0)
+    assert plan.attack_share + plan.judge_share <= 1
+
+
+def test_a_model_that_cannot_fit_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"'sd/1.4'.*do not fit into the .* GB that generation can have; free memory"):
+        plan_gpus(SD_14, "float32", [Card("a card", 10 * GB)])
+
+
+def test_a_cpu_takes_the_shapes_of_the_testbed_for_small_models_and_few_rows_for_large_ones() -> None:
+    testbed = load_of(Catalogue.load())
+    assert testbed is not None
+    assert plan_cpu(testbed, "float32", 4 * GB).shapes == Shapes()
+    assert plan_cpu(None, "float32", 4 * GB).shapes == Shapes()
+    assert plan_cpu(SD_14, "bfloat16", 22 * GB).shapes == Shapes(4, 1, 3, 1, 2)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Shapes)])
+def test_what_is_given_stands(name: str) -> None:
+    for plan in (
+        plan_gpus(SD_14, "bfloat16", [Card("a card", 24 * GB)], given={name: 2}),
+        plan_cpu(SD_14, "bfloat16", 22 * GB, given={name: 2}),
+        plan_cpu(None, "bfloat16", 22 * GB, given={name: 2}),
+    ):
+        assert getattr(plan.shapes, name) == 2
+
+
+def test_the_lines_say_every_choice() -> None:
+    said = "\n".join(plan_gpus(SD_14, "bfloat16", [Card("a card", 24 * GB)]).lines())
+    for word in ("bfloat16", "a card with 24.0 GB free", "'sd/1.4'", "24 rows", "4 rows with gradients", "of a GPU"):
+        assert word in said
+
+
+def test_the_list_of_the_driver_is_read() -> None:
+    listed = "NVIDIA A100-SXM4-80GB, 80000\nNVIDIA RTX A5000, 24000\n"
+    assert read_cards(listed) == [
+        Card("NVIDIA A100-SXM4-80GB", 80000 * 2**20),
+        Card("NVIDIA RTX A5000", 24000 * 2**20),
+    ]
+    with pytest.raises(ValueError, match="not a GPU with its free memory"):
+        read_cards("No devices were found\n")
+
+
+def test_free_memory_is_some_of_this_machine() -> None:
+    assert 10**8 < free_memory() < 10**14
