@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
-from unerase_backend.catalogue import digests, sheets
+from unerase_backend.catalogue import digests, lora, sheets
 from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
-from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, ModelEntry
+from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
 from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError, PreconditionError
@@ -24,11 +24,18 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True)
 class ModelParts:
-    """What a model is loaded from: a pipeline folder, and files that replace tensors of its parts, in order."""
+    """What a model is loaded from: a pipeline folder, and what changes its parts, in order: files that replace tensors,
+    and LoRAs.
+    """
 
     folder: Path
-    unet: tuple[Path, ...]
-    text_encoder: tuple[Path, ...]
+    unet: tuple[Path | LoraEntry, ...]
+    text_encoder: tuple[Path | LoraEntry, ...]
+
+    @property
+    def loras(self) -> tuple[LoraEntry, ...]:
+        """The LoRAs that are merged into the weights."""
+        return tuple(change for change in (*self.unet, *self.text_encoder) if isinstance(change, LoraEntry))
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,8 @@ class Catalogue:
             base = ModelParts(folder, (), ())
         return ModelParts(
             base.folder,
-            (*base.unet, *([entry.unet] if entry.unet else [])),
-            (*base.text_encoder, *([entry.text_encoder] if entry.text_encoder else [])),
+            (*base.unet, *([entry.unet] if entry.unet else []), *entry.lora),
+            (*base.text_encoder, *([entry.text_encoder] if entry.text_encoder else []), *entry.lora),
         )
 
     def describe_model(self, name: str) -> Model:
@@ -302,11 +309,20 @@ class Catalogue:
         for component, path in (("unet", entry.unet), ("text_encoder", entry.text_encoder)):
             if path is not None:
                 files.append(digests.hash_file(f"{component} replaced", path))
+        digests.check_pinned(files, entry.sha256)
         weights = [
             WeightFile(component=file.component.split()[0], digest=file.digest, size_bytes=file.size_bytes)
             for file in files
             if file.weights
         ]
+        for place, each in enumerate(entry.lora):
+            file = digests.hash_file(f"lora {place} {each.scale!r}", each.file)
+            digests.check_pinned([file], {"lora": each.sha256} if each.sha256 else {})
+            files.append(file)
+            weights += [
+                WeightFile(component=part, digest=file.digest, size_bytes=file.size_bytes, lora_scale=each.scale)
+                for part in lora.parts_of(each.file)
+            ]
         return Model(
             name=name,
             base=entry.base or "",

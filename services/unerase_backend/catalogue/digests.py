@@ -1,7 +1,7 @@
 """The files of a model or judge by component, each with its SHA-256, and a digest over all of them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,6 +82,23 @@ def judge_files(folder: Path, root: Path | None) -> list[HashedFile]:
     _check_inside("judge", others, root)
     hashed = [(path.relative_to(folder).as_posix(), hash_file("judge", path)) for path in others]
     return files + [replace(file, name=name) for name, file in hashed]
+
+
+def check_pinned(files: Iterable[HashedFile], pinned: Mapping[str, str]) -> None:
+    """Compare the files of weights with the digests that a catalogue gives for their components.
+
+    Raises:
+        UnsafeModelError: a component has no file, several, or one with another digest.
+    """
+    listed = list(files)
+    for component, digest in pinned.items():
+        found = [file.digest for file in listed if file.weights and file.component.split()[0] == component]
+        if found != [digest]:
+            message = (
+                f"the file of weights of {component} is not the one that the catalogue's sha256 names: "
+                f"{', '.join(found) or 'there is none'}"
+            )
+            raise UnsafeModelError(message, reason="WEIGHTS_CHANGED")
 
 
 def combined_digest(files: Iterable[HashedFile], base: str = "") -> str:

@@ -4,6 +4,7 @@ hub_organisations: [CompVis]              # whose hub ids this file may name
 models:
   sd/1.4:     {hub: CompVis/stable-diffusion-v1-4, revision: <40 hex digits>, resolution: 512}
   sd/edited:  {base: sd/1.4, unet: edited/unet.safetensors, method: UCE, erased: [tench]}
+  sd/adapted: {base: sd/1.4, lora: adapted/lora.safetensors, scale: 0.8}
   own/folder: {pipeline: folder, guidance_scale: 3.0, steps: 50, resolution: 32}
 judges:
   sd/clip:    {kind: clip, hub: openai/clip-vit-base-patch32, revision: <40 hex digits>}
@@ -51,6 +52,8 @@ PROMPTS = {
     "style": ("a painting in the style of {concept}",),
 }
 MAX_BYTES = 4 * 1024 * 1024
+MAX_LORAS = 16
+MAX_LORA_SCALE = 100.0
 
 
 def inside(root: Path, relative: object) -> Path:
@@ -117,6 +120,7 @@ Weights = Annotated[Path, BeforeValidator(_inside), AfterValidator(_safetensors)
 Sheet = Annotated[Path, BeforeValidator(_inside), AfterValidator(_picture)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=100)]
 Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Words = Annotated[tuple[Word, ...], Field(strict=False)]
@@ -137,8 +141,39 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class LoraEntry(_Entry):
+    """A LoRA, merged into a model's weights times `scale`."""
+
+    file: Weights
+    scale: float = Field(default=1.0, ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, allow_inf_nan=False)
+    sha256: Digest | None = None
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> "LoraEntry":
+        if not self.scale:
+            raise ValueError("a LoRA with the scale 0 changes nothing")
+        return self
+
+
+def _loras(value: object) -> object:
+    """Return a list of LoRAs; one may be given alone, and by its file alone."""
+    listed = value if isinstance(value, list | tuple) else [value]
+    return tuple({"file": each} if isinstance(each, str) else each for each in listed)
+
+
+def _alone(content: object) -> object:
+    """Move the scale that stands beside a single LoRA into it."""
+    if not isinstance(content, dict) or "scale" not in content:
+        return content
+    rest = {key: value for key, value in content.items() if key != "scale"}
+    if not isinstance(content.get("lora"), str):
+        raise ValueError("scale belongs beside one lora that is a file; each of several has its own: {file, scale}")
+    return rest | {"lora": [{"file": content["lora"], "scale": content["scale"]}]}
+
+
 class ModelEntry(_Entry):
-    """A model: a pipeline folder, a hub id or a base, with its UNet or text encoder replaced, wholly or in part.
+    """A model: a pipeline folder, a hub id or a base, with its UNet or text encoder replaced, wholly or in part, and
+    LoRAs merged into what comes of that.
 
     Figures that an entry leaves out come from its base; they are filled in when the catalogue is loaded.
     """
@@ -149,6 +184,9 @@ class ModelEntry(_Entry):
     base: Name | None = None
     unet: Weights | None = None
     text_encoder: Weights | None = None
+    lora: Annotated[tuple[LoraEntry, ...], BeforeValidator(_loras), Field(max_length=MAX_LORAS)] = ()
+    # What a part's own file of weights must have; a LoRA has its own.
+    sha256: dict[str, Digest] = Field(default_factory=dict)
     # 0 stands for "not given".
     guidance_scale: float = Field(default=0.0, ge=GUIDANCE_SCALES[0], le=GUIDANCE_SCALES[1], allow_inf_nan=False)
     steps: int = Field(default=0, ge=1, le=MAX_STEPS)
@@ -156,6 +194,8 @@ class ModelEntry(_Entry):
     method: str = ""
     erased: Words = ()
     never_learned: Words = ()
+
+    _beside = model_validator(mode="before")(_alone)
 
     @model_validator(mode="after")
     def _one_source(self) -> "ModelEntry":

@@ -1,7 +1,8 @@
 """Loads a model of the catalogue: a pipeline folder in diffusers' layout, with replaced weights and changes.
 
 Only safetensors are loaded, nothing comes from the network, and no code of the folder runs. A replacing file may hold
-all or some tensors of the UNet or text encoder, and nothing else.
+all or some tensors of the UNet or text encoder, and nothing else. A LoRA is merged in float32, and the result rounded
+once (`adapters.py`).
 
 A request may change the model further, in order. Tensors of an artefact replace the UNet's, or every weight w of UNet
 and text encoder moves by a share s towards the weight v of another model,
@@ -28,6 +29,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion import adapters
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
@@ -116,16 +118,18 @@ def load_model(
         DataLossError: an artefact is damaged.
     """
     description = catalogue.describe_model(name)
-    folder = catalogue.model_parts(name).folder
+    parts = catalogue.model_parts(name)
+    folder = parts.folder
     _check_classes(folder)
     _check_no_code(folder)
     # Changes are made in float32, and the result is rounded once.
-    unet, text_encoder = _changing_parts(catalogue, name, torch.float32 if changes else dtype)
+    in_float32 = bool(changes or parts.loras)
+    unet, text_encoder = _changing_parts(catalogue, name, torch.float32 if in_float32 else dtype)
     _change(catalogue, store, changes, unet, text_encoder)
     vae = _load(AutoencoderKL, folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False)
     for part, module in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
         module.to(device).eval().requires_grad_(trainable)
-        if changes:
+        if in_float32:
             module.to(dtype)
         _check_finite(part, module)
     for module in (unet, vae):
@@ -166,8 +170,11 @@ def _changing_parts(catalogue: Catalogue, name: str, dtype: torch.dtype) -> tupl
     unet = _load(UNet2DConditionModel, parts.folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False)
     text_encoder = _load(CLIPTextModel, parts.folder / "text_encoder", dtype=dtype)
     for part, module, files in (("unet", unet, parts.unet), ("text_encoder", text_encoder, parts.text_encoder)):
-        for file in files:
-            _replace(part, module, partial(load_file, file))
+        for change in files:
+            if isinstance(change, Path):
+                _replace(part, module, partial(load_file, change))
+            else:
+                adapters.merge(part, module, adapters.read(change.file).get(part, {}), change.scale)
     return unet, text_encoder
 
 

@@ -105,6 +105,8 @@ def _part(model: Model, part: str) -> list[str]:
     """Return the digests of a part's files, in the order in which each is loaded over the one before."""
     found: list[str] = []
     for file in model.files:
-        if file.component == part and file.digest not in found[-1:]:
-            found.append(file.digest)
+        scaled = f"{file.digest} x {file.lora_scale!r}" if file.lora_scale else file.digest
+        # The same file twice in a row replaces nothing; the same LoRA twice adds twice.
+        if file.component == part and (file.lora_scale or scaled not in found[-1:]):
+            found.append(scaled)
     return found

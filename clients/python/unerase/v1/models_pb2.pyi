@@ -29,21 +29,25 @@ class WeightFile(_message.Message):
     COMPONENT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    LORA_SCALE_FIELD_NUMBER: _builtins.int
     component: _builtins.str
     """The part of the pipeline it belongs to, as in "unet"."""
     digest: _builtins.str
     """SHA-256 of the file, hexadecimal."""
     size_bytes: _builtins.int
+    lora_scale: _builtins.float
+    """The scale of a LoRA that is added to the part; 0 for a file that replaces weights."""
     def __init__(
         self,
         *,
         component: _builtins.str = ...,
         digest: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        lora_scale: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "digest", b"digest", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "digest", b"digest", "lora_scale", b"lora_scale", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,324 @@
+"""LoRAs: merged as their definition has it, as diffusers and PEFT merge them, and refused where they do not fit."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.lora import METADATA_KEY
+from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.runtime.errors import InvalidRequestError, UnsafeModelError
+from unerase_backend.verdict.roles import reference_problem
+
+Load = Callable[..., DiffusionModel]
+ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0"
+LAYERS = {
+    f"{ATTENTION}.attn2.to_q": 2,
+    f"{ATTENTION}.attn2.to_out.0": 3,
+    f"{ATTENTION}.ff.net.0.proj": 1,
+    "down_blocks.0.attentions.0.proj_in": 2,
+    "up_blocks.1.resnets.0.conv1": 4,
+}
+"""Layers of the tiny UNet and the rank of each: linear ones, a convolution of 1 x 1 and one of 3 x 3."""
+WORDS = {"encoder.layers.0.self_attn.q_proj": 2, "encoder.layers.0.mlp.fc1": 3}
+PROCESSORS = {"to_q": "to_q_lora", "to_out.0": "to_out_lora"}
+
+
+def factors(module: Any, layers: dict[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Random factors, down and up, for a module's layers with their ranks."""
+    draws = torch.Generator().manual_seed(7)
+    state = module.state_dict()
+    found = {}
+    for name, rank in layers.items():
+        out, *rest = state[f"{name}.weight"].shape
+        down = torch.randn((rank, *rest), generator=draws) * 0.3
+        found[name] = (down, torch.randn((out, rank, *[1] * (len(rest) - 1)), generator=draws) * 0.3)
+    return found
+
+
+def peft(unet: dict[str, tuple[Tensor, Tensor]], words: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    named = {f"unet.{name}": each for name, each in unet.items()}
+    named |= {f"text_encoder.text_model.{name}": each for name, each in words.items()}
+    return {
+        f"{name}.lora_{letter}.weight": tensor
+        for name, each in named.items()
+        for letter, tensor in zip("AB", each, strict=True)
+    }
+
+
+def kohya(
+    unet: dict[str, tuple[Tensor, Tensor]], words: dict[str, tuple[Tensor, Tensor]], alpha: float | None = None
+) -> dict[str, Tensor]:
+    named = {f"lora_unet_{name.replace('.', '_')}": each for name, each in unet.items()}
+    named |= {f"lora_te_text_model_{name.replace('.', '_')}": each for name, each in words.items()}
+    stored = {}
+    for name, (down, up) in named.items():
+        stored |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+        if alpha is not None:
+            stored[f"{name}.alpha"] = torch.tensor(alpha)
+    return stored
+
+
+def processors(unet: dict[str, tuple[Tensor, Tensor]], prefix: str) -> dict[str, Tensor]:
+    stored = {}
+    for name, each in unet.items():
+        owner, _, layer = name.partition(".attn2.")
+        for role, tensor in zip(("down", "up"), each, strict=True):
+            stored[f"{prefix}{owner}.attn2.processor.{PROCESSORS[layer]}.{role}.weight"] = tensor
+    return stored
+
+
+@contextmanager
+def beside(module: Any, given: dict[str, tuple[Tensor, Tensor]], share: Callable[[int], float]) -> Iterator[None]:
+    """LoRA as it is defined, beside the layers: y = layer(x) + share(r) * up(down(x))."""
+
+    def hook(layer: nn.Module, down: Tensor, up: Tensor) -> Callable[..., Tensor]:
+        def add(_: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if isinstance(layer, nn.Conv2d):
+                low = nn.functional.conv2d(inputs[0], down, stride=layer.stride, padding=layer.padding)
+                return output + share(len(down)) * nn.functional.conv2d(low, up)
+            return output + share(len(down)) * (inputs[0] @ down.T @ up.T)
+
+        return add
+
+    hooks = [
+        layer.register_forward_hook(hook(layer, *given[name]))
+        for name, layer in module.named_modules()
+        if name in given
+    ]
+    assert len(hooks) == len(given)
+    try:
+        yield
+    finally:
+        for each in hooks:
+            each.remove()
+
+
+def predicted(model: DiffusionModel) -> Tensor:
+    """What the UNet predicts for a fixed input, with the encoding of a fixed prompt."""
+    ids = torch.arange(12)[None]
+    latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        encoded = model.text_encoder(ids)[0]
+        found: Tensor = model.unet(latents, torch.tensor([500]), encoded).sample
+    return found
+
+
+def loaded(tiny: Path, entry: str, dtype: torch.dtype = torch.float32, base: str = "base") -> DiffusionModel:
+    (tiny / "catalogue.yaml").write_text(
+        "models:\n  base: {pipeline: pipeline, resolution: 16}\n"
+        f"  changed: {{base: {base}, {entry}}}\n"
+        "  half: {base: base, lora: lora.safetensors, scale: 0.5}\n"
+    )
+    return load_model(Catalogue.load(embedded=tiny / "catalogue.yaml"), "changed", torch.device("cpu"), dtype)
+
+
+@pytest.mark.parametrize("layout", ["peft", "peft with metadata", "kohya", "kohya with alpha"])
+@pytest.mark.parametrize("scale", [1.0, 0.5, -1.5])
+def test_a_merged_lora_is_one_beside_its_layers(tiny: Path, load_tiny: Load, layout: str, scale: float) -> None:
+    base = load_tiny()
+    unet, words = factors(base.unet, LAYERS), factors(base.text_encoder, WORDS)
+    alpha = 1.5 if layout in ("peft with metadata", "kohya with alpha") else None
+    stored = peft(unet, words) if layout.startswith("peft") else kohya(unet, words, alpha)
+    metadata = {"unet.lora_alpha": 7.0, "unet.alpha_pattern": dict.fromkeys(LAYERS, alpha)}
+    metadata |= {"text_encoder.lora_alpha": alpha, "text_encoder.r": 2}
+    written = {METADATA_KEY: json.dumps(metadata)} if layout == "peft with metadata" else {"format": "pt"}
+    save_file(stored, tiny / "lora.safetensors", written)
+    found = predicted(loaded(tiny, f"lora: lora.safetensors, scale: {scale}"))
+
+    def share(rank: int) -> float:
+        return scale * (1.0 if alpha is None else alpha / rank)
+
+    with beside(base.unet, unet, share), beside(base.text_encoder, words, share):
+        expected = predicted(base)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (found - predicted(base)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("prefix", ["", "unet."])
+def test_attention_processors_are_read(tiny: Path, load_tiny: Load, prefix: str) -> None:
+    base = load_tiny()
+    layers = {name: rank for name, rank in LAYERS.items() if ".attn2." in name}
+    unet = factors(base.unet, layers)
+    save_file(processors(unet, prefix), tiny / "lora.safetensors")
+    found = predicted(loaded(tiny, "lora: lora.safetensors"))
+    with beside(base.unet, unet, lambda _: 1.0):
+        torch.testing.assert_close(found, predicted(base), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["peft", "kohya"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_diffusers_and_peft_fuse_the_same(tiny: Path, load_tiny: Load, layout: str, scale: float) -> None:
+    pytest.importorskip("peft")
+    from diffusers import StableDiffusionPipeline
+
+    base = load_tiny()
+    # diffusers 0.42 cannot read the attention of a text encoder in kohya's layout, and leaves it out or fails.
+    encoder = {name: rank for name, rank in WORDS.items() if layout == "peft" or "mlp" in name}
+    unet, words = factors(base.unet, LAYERS), factors(base.text_encoder, encoder)
+    save_file(peft(unet, words) if layout == "peft" else kohya(unet, words, 1.5), tiny / "lora.safetensors")
+    found = loaded(tiny, f"lora: lora.safetensors, scale: {scale}")
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny / "pipeline", safety_checker=None, local_files_only=True)
+    pipeline.load_lora_weights(tiny, weight_name="lora.safetensors", local_files_only=True)
+    pipeline.fuse_lora(lora_scale=scale)
+    pipeline.unload_lora_weights()
+    for part, module in (("unet", found.unet), ("text_encoder", found.text_encoder)):
+        theirs = getattr(pipeline, part).state_dict()
+        for key, tensor in module.state_dict().items():
+            torch.testing.assert_close(tensor, theirs[key], rtol=1e-6, atol=1e-6, msg=key)
+
+
+def test_several_loras_add_up_in_any_layout(tiny: Path, load_tiny: Load) -> None:
+    base = load_tiny()
+    unet, words = factors(base.unet, LAYERS), factors(base.text_encoder, WORDS)
+    save_file(peft(unet, {}), tiny / "one.safetensors")
+    save_file(kohya(unet, words, 1.0), tiny / "lora.safetensors")
+    changed = loaded(tiny, "lora: [one.safetensors, {file: lora.safetensors, scale: 0.5}]")
+    for name, (down, up) in unet.items():
+        product = (up.double().flatten(1) @ down.double().flatten(1)).float()
+        before = base.unet.state_dict()[f"{name}.weight"]
+        expected = before + (product * (1 + 0.5 / len(down))).reshape(before.shape)
+        torch.testing.assert_close(changed.unet.state_dict()[f"{name}.weight"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_later_change_replaces_what_a_lora_changed(tiny: Path, load_tiny: Load) -> None:
+    base = load_tiny()
+    layer = f"{ATTENTION}.attn2.to_q"
+    save_file(peft(factors(base.unet, LAYERS), {}), tiny / "lora.safetensors")
+    save_file({f"{layer}.weight": torch.zeros_like(base.unet.state_dict()[f"{layer}.weight"])}, tiny / "z.safetensors")
+    changed = loaded(tiny, "unet: z.safetensors", base="half")
+    assert not changed.unet.state_dict()[f"{layer}.weight"].any()
+    # Within one entry the LoRA comes last.
+    assert loaded(tiny, "unet: z.safetensors, lora: lora.safetensors").unet.state_dict()[f"{layer}.weight"].any()
+
+
+def test_the_sum_is_rounded_once(tiny: Path, load_tiny: Load) -> None:
+    base = load_tiny()
+    unet = {name: (down / 64, up / 64) for name, (down, up) in factors(base.unet, LAYERS).items()}
+    save_file(kohya(unet, {}), tiny / "lora.safetensors")
+    whole = loaded(tiny, "lora: lora.safetensors").unet.state_dict()
+    half = loaded(tiny, "lora: lora.safetensors", dtype=torch.bfloat16).unet.state_dict()
+    assert all(torch.equal(half[key], tensor.bfloat16()) for key, tensor in whole.items())
+
+
+def test_digest_and_roles_tell_scales_apart(tiny: Path, load_tiny: Load) -> None:
+    save_file(peft(factors(load_tiny().unet, LAYERS), {}), tiny / "lora.safetensors")
+    loaded(tiny, "lora: lora.safetensors, scale: 1.0")
+    read = Catalogue.load(embedded=tiny / "catalogue.yaml")
+    base, changed, half = (read.describe_model(name) for name in ("base", "changed", "half"))
+    assert len({base.digest, changed.digest, half.digest}) == 3
+    assert [(file.component, file.lora_scale) for file in half.files[-1:]] == [("unet", 0.5)]
+    assert not reference_problem(base, changed)
+    assert not reference_problem(half, changed)
+    assert read.models["changed"].lora[0].scale == 1.0
+
+
+def test_a_pinned_file_must_be_that_file(tiny: Path, load_tiny: Load) -> None:
+    save_file(peft(factors(load_tiny().unet, LAYERS), {}), tiny / "lora.safetensors")
+    other = "0" * 64
+    for entry in (
+        f"lora: {{file: lora.safetensors, sha256: '{other}'}}",
+        f"unet: lora.safetensors, sha256: {{unet: '{other}'}}",
+        f"lora: lora.safetensors, sha256: {{vae: '{other}'}}",
+    ):
+        with pytest.raises(UnsafeModelError) as refused:
+            loaded(tiny, entry)
+        assert refused.value.reason == "WEIGHTS_CHANGED"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "lora: lora.safetensors, scale: 0.0",
+        "lora: lora.safetensors, scale: .nan",
+        "lora: [lora.safetensors], scale: 0.5",
+        "scale: 0.5",
+        "lora: lora.pt",
+        "lora: {file: lora.safetensors, weight: 1.0}",
+    ],
+)
+def test_a_bad_entry_is_refused(tiny: Path, load_tiny: Load, entry: str) -> None:
+    save_file(peft(factors(load_tiny().unet, LAYERS), {}), tiny / "lora.safetensors")
+    with pytest.raises(InvalidRequestError):
+        loaded(tiny, entry)
+
+
+DOWN, UP = torch.zeros(2, 8), torch.zeros(8, 2)
+LAYER = f"unet.{ATTENTION}.attn1.to_q"
+NAMES = {f"{LAYER}.lora_A.weight": DOWN, f"{LAYER}.lora_B.weight": UP}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason", "word"),
+    [
+        (NAMES | {f"{LAYER}.lora_magnitude_vector.weight": torch.zeros(16)}, "LORA_UNSUPPORTED", "DoRA"),
+        ({"lora_unet_x.lora_mid.weight": DOWN}, "LORA_UNSUPPORTED", "LoCon"),
+        ({"lora_unet_x.hada_w1_a": DOWN}, "LORA_UNSUPPORTED", "LoHa"),
+        ({"lora_unet_x.lokr_w1": DOWN}, "LORA_UNSUPPORTED", "LoKr"),
+        ({"lora_te2_x.lora_down.weight": DOWN}, "LORA_UNSUPPORTED", "Stable Diffusion XL"),
+        ({"conv_in.weight": DOWN}, "WEIGHTS_UNKNOWN_TENSOR", "conv_in.weight"),
+        ({f"{LAYER}.lora_A.weight": DOWN}, "WEIGHTS_INCOMPLETE", "'up'"),
+        ({"lora_unet_a.alpha": torch.tensor(1.0)}, "WEIGHTS_INCOMPLETE", "lora_unet_a.alpha"),
+        (
+            {"unet.nowhere.to_q.lora_A.weight": DOWN, "unet.nowhere.to_q.lora_B.weight": UP},
+            "WEIGHTS_UNKNOWN_TENSOR",
+            "nowhere_to_q",
+        ),
+        (NAMES | {f"{LAYER}.lora_A.weight": torch.zeros(3, 8)}, "WEIGHTS_WRONG_SHAPE", "(3, 8)"),
+        (NAMES | {f"{LAYER}.lora_A.weight": torch.zeros(2, 7)}, "WEIGHTS_WRONG_SHAPE", "(2, 7)"),
+        (NAMES | {f"{LAYER}.alpha": torch.zeros(2)}, "WEIGHTS_WRONG_SHAPE", "alpha"),
+        (NAMES | {f"{LAYER}.alpha": torch.tensor(float("nan"))}, "WEIGHTS_WRONG_SHAPE", "alpha"),
+        (NAMES | {f"{LAYER}.lora.down.weight": DOWN.clone()}, "WEIGHTS_UNKNOWN_TENSOR", "same layer"),
+        (NAMES | {f"{LAYER}.lora_B.weight": UP + float("inf")}, "WEIGHTS_NOT_FINITE", "attn1.to_q"),
+        ({}, "WEIGHTS_INCOMPLETE", "empty"),
+    ],
+)
+def test_a_lora_that_does_not_fit_is_refused(
+    tiny: Path, load_tiny: Load, tensors: dict[str, Tensor], reason: str, word: str
+) -> None:
+    load_tiny()
+    save_file(tensors, tiny / "lora.safetensors")
+    with pytest.raises(UnsafeModelError) as refused:
+        loaded(tiny, "lora: lora.safetensors")
+    assert refused.value.reason == reason, refused.value.message
+    assert word in refused.value.message
+
+
+def test_a_lora_that_is_a_pickle_is_refused(tiny: Path, load_tiny: Load) -> None:
+    load_tiny()
+    torch.save(NAMES, tiny / "lora.safetensors")
+    with pytest.raises(UnsafeModelError) as refused:
+        loaded(tiny, "lora: lora.safetensors")
+    assert refused.value.reason == "WEIGHTS_UNREADABLE"
+
+
+@pytest.mark.parametrize("layout", ["peft", "kohya"])
+def test_a_change_as_a_lora_is_nearly_the_change(tmp_path: Path, catalogue: Catalogue, layout: str) -> None:
+    """UCE's change of the testbed, cut to rank 8, is merged to what its factors give in double precision."""
+    reference = load_model(catalogue, "testbed/reference", torch.device("cpu"), torch.float32).unet.state_dict()
+    [edited] = catalogue.model_parts("testbed/uce").unet
+    assert isinstance(edited, Path)
+    change, stored = {}, {}
+    for key, weight in load_file(edited).items():
+        u, s, v = torch.linalg.svd(weight.float() - reference[key], full_matrices=False)
+        down, up = v[:8].contiguous(), (u[:, :8] * s[:8]).contiguous()
+        change[key] = (up.double() @ down.double()).float()
+        name = key.removesuffix(".weight")
+        stored |= peft({name: (down, up)}, {}) if layout == "peft" else kohya({name: (down, up)}, {}, 8.0)
+        assert (reference[key] + change[key] - weight.float()).abs().max() < 0.04
+    save_file(stored, tmp_path / "lora.safetensors")
+    (tmp_path / "own.yaml").write_text("models: {own/lora: {base: testbed/reference, lora: lora.safetensors}}\n")
+    read = Catalogue.load([str(tmp_path / "own.yaml")])
+    found = load_model(read, "own/lora", torch.device("cpu"), torch.float32).unet.state_dict()
+    for key, tensor in found.items():
+        if key in change:
+            torch.testing.assert_close(tensor, reference[key] + change[key], rtol=0, atol=1e-5)
+        else:
+            assert torch.equal(tensor, reference[key])
