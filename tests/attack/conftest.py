@@ -1,10 +1,12 @@
 """The testbed's reference, `never`, a redirected and two planted models, with an attack engine and backends.
 
-All in this process. In the planted models the word "bridge" means an hourglass; in `planted` the names themselves
-mean no more than "thing".
+All in this process. "velocity" has the reference's weights, as if they predicted velocities of betas with zero terminal
+SNR, at trailing timesteps. In the planted models the word "bridge" means an hourglass; in `planted` the names
+themselves mean no more than "thing".
 """
 
 import asyncio
+import json
 import shutil
 from collections.abc import AsyncIterator, Callable
 
@@ -39,6 +41,7 @@ from unerase_backend.testbed import forms, language, world
 SHIPPED = EMBEDDED.parent
 EMBEDDING = "embeddings.token_embedding.weight"
 PLANTED = "bridge"
+ZERO_SNR = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -65,6 +68,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     root = tmp_path_factory.mktemp("catalogue")
     for folder in ("reference", "never", "clip", "judge", "second-judge"):
         shutil.copytree(SHIPPED / folder, root / folder)
+    shutil.copytree(SHIPPED / "reference", root / "velocity")
+    scheduler = root / "velocity" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), **ZERO_SNR}))
     table = load_file(root / "reference" / "text_encoder" / "model.safetensors")
     key = next(name for name in table if name.endswith(EMBEDDING))
     tokenizer = CLIPTokenizer.from_pretrained(root / "reference" / "tokenizer")
@@ -101,6 +107,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
         "models": {
             "reference": {"pipeline": "reference", "guidance_scale": 3.0, "resolution": 32},
             "never": {"base": "reference", **never},
+            "velocity": {"pipeline": "velocity", "guidance_scale": 3.0, "resolution": 32},
             "redirected": {"base": "reference", "text_encoder": "redirected.safetensors"},
             "synonym": {"base": "reference", "text_encoder": "synonym.safetensors"},
             "planted": {"base": "reference", "text_encoder": "planted.safetensors"},

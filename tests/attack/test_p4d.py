@@ -63,20 +63,27 @@ async def test_a_name_that_was_led_elsewhere_hides_nothing(
     assert not any(names & set(found.token_ids) for found in as_reference)
 
 
-@pytest.mark.parametrize("kind", [CONTROL_KIND_MODEL, CONTROL_KIND_PLACEBO])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("never", CONTROL_KIND_MODEL), ("never", CONTROL_KIND_PLACEBO), ("velocity", CONTROL_KIND_MODEL)],
+)
 async def test_its_steps_are_those_of_a_slow_loop(
-    engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue, store: ArtifactStore, kind: ControlKind.ValueType
+    engine: AttackEngine,
+    unit_of: UnitOf,
+    catalogue: Catalogue,
+    store: ArtifactStore,
+    name: str,
+    kind: ControlKind.ValueType,
 ) -> None:
     """Four steps, written out anew: diffusers' DDIM and noising, nearest rows one by one, AdamW by hand.
 
-    As a placebo, the concept is noised from one of its pictures in place of what the reference makes.
+    As a placebo, the concept is noised from one of its pictures in place of what the reference makes. The noise that
+    the reference predicts is turned into a velocity for a model that predicts that, each at its own betas.
     """
-    unit = unit_of("never", evaluation=NAME, tokens=2, starts=1, iterations=4, rows=3, learning_rate=0.05)
+    unit = unit_of(name, evaluation=NAME, tokens=2, starts=1, iterations=4, rows=3, learning_rate=0.05)
     unit.role, unit.control_kind = MODEL_ROLE_CONTROL, kind
     (observation,), (finding,), _ = await attacked(engine, unit)
-    model, reference = (
-        load_model(catalogue, name, torch.device("cpu"), torch.float32) for name in ("never", "reference")
-    )
+    model, reference = (load_model(catalogue, name, torch.device("cpu"), torch.float32) for name in (name, "reference"))
     banned = {"hourglass</w>", "sandglass</w>", *model.tokenizer.all_special_tokens}
     allowed = [token for text, token in model.tokenizer.get_vocab().items() if text not in banned]
     allowed.sort()
@@ -101,6 +108,11 @@ async def test_its_steps_are_those_of_a_slow_loop(
         noisy = reference.schedule.scheduler.add_noise(latents, noise, timestep)
         with torch.no_grad():
             wanted = reference.unet(noisy, timestep, encoder_hidden_states=plain).sample
+        if name == "velocity":
+            alpha = reference.alphas_cumprod[timestep]
+            clean = (noisy - (1 - alpha).sqrt() * wanted) / alpha.sqrt()
+            noisy = model.schedule.scheduler.add_noise(latents, noise, timestep)
+            wanted = model.schedule.scheduler.get_velocity(clean, wanted, timestep)
         embeddings = table[ids].clone().requires_grad_()
         predicted = model.unet(noisy, timestep, encoder_hidden_states=_encoded(model, embeddings)).sample
         loss = (wanted - predicted).square().mean()

@@ -17,6 +17,7 @@ from unerase_backend.attack.attacks import relearning as module
 from unerase_backend.attack.attacks.relearning import BENIGN, FEW_SHOT, lessons, train
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.errors import CancelledError, InvalidRequestError
 from unerase_backend.runtime.pictures import decode_picture
 from unerase_backend.runtime.seeds import derive_seed
@@ -106,12 +107,20 @@ def test_lessons_hold_what_may_be_learned_from(local: LocalBackend) -> None:
     assert [violation.field for violation in caught.value.violations] == ["unit.target.concept.picture_digests"]
 
 
-def test_the_weights_are_those_of_a_loop(local: LocalBackend, thread: ThreadPoolExecutor) -> None:
+@pytest.mark.parametrize("change", [{}, {"prediction_type": "v_prediction"}], ids=["epsilon", "v"])
+def test_the_weights_are_those_of_a_loop(
+    local: LocalBackend, thread: ThreadPoolExecutor, change: dict[str, str]
+) -> None:
+    def loaded() -> DiffusionModel:
+        model = load_testbed(local, UCE)
+        config = {**model.schedule.scheduler.config, "_class_name": "DDIMScheduler", **change}
+        return replace(model, schedule=Schedule.from_config(config))
+
     unit = local.unit("relearning", UCE, parameters={**FEW, "steps": [1, 3]})
     few, _ = lessons(unit, 3)
     events: list[UnitEvent] = []
-    first, last = train(bench(local, thread, unit, load_testbed(local, UCE), events), few)
-    model = load_testbed(local, UCE)
+    first, last = train(bench(local, thread, unit, loaded(), events), few)
+    model = loaded()
     pixels = torch.stack([torch.tensor(decode_picture(local.store.get(digest))) for digest in few.pictures])
     with torch.no_grad():
         latents = model.vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode() * model.scaling_factor
@@ -130,7 +139,8 @@ def test_the_weights_are_those_of_a_loop(local: LocalBackend, thread: ThreadPool
         noise = torch.randn((2, 4, 8, 8), generator=draws["noise"])
         alphas = model.alphas_cumprod[timesteps][:, None, None, None]
         noisy = alphas.sqrt() * latents[chosen] + (1 - alphas).sqrt() * noise
-        loss = (model.unet(noisy, timesteps, encoded).sample - noise).square().mean()
+        target = alphas.sqrt() * noise - (1 - alphas).sqrt() * latents[chosen] if change else noise
+        loss = (model.unet(noisy, timesteps, encoded).sample - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

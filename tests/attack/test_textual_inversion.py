@@ -95,12 +95,13 @@ async def test_the_learned_word_enters_the_prompt(
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() > 1
 
 
+@pytest.mark.parametrize("name", ["reference", "velocity"])
 async def test_the_first_gradient_is_that_of_the_loss(
-    engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue, store: ArtifactStore
+    engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue, store: ArtifactStore, name: str
 ) -> None:
     """One step of Adam moves each entry by the learning rate, and the loss, written out anew, falls along it."""
-    model = load_model(catalogue, "reference", torch.device("cpu"), torch.float32)
-    unit = unit_of("reference", steps=1, batch_size=4, learning_rate=0.001, tokens=1)
+    model = load_model(catalogue, name, torch.device("cpu"), torch.float32)
+    unit = unit_of(name, steps=1, batch_size=4, learning_rate=0.001, tokens=1)
     (token,) = model.tokenizer("shape", add_special_tokens=False).input_ids
     start = model.text_encoder.get_input_embeddings().weight[token].detach()
     _, (finding,), (progress,) = await attacked(engine, unit)
@@ -147,8 +148,11 @@ def _loss(
     ids = model.tokenizer(texts, padding="max_length", max_length=24, return_tensors="pt").input_ids
     encoded = model.text_encoder(ids).last_hidden_state
     table[token] = kept
-    noisy = model.schedule.scheduler.add_noise(latents[draw["picture"]], draw["noise"], draw["timestep"])
-    return functional.mse_loss(model.unet(noisy, draw["timestep"], encoded).sample, draw["noise"]).item()
+    scheduler, pictured = model.schedule.scheduler, (latents[draw["picture"]], draw["noise"], draw["timestep"])
+    noisy = scheduler.add_noise(*pictured)
+    v = scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(*pictured) if v else draw["noise"]
+    return functional.mse_loss(model.unet(noisy, draw["timestep"], encoded).sample, target).item()
 
 
 async def test_a_word_of_several_tokens(engine: AttackEngine, unit_of: UnitOf) -> None:

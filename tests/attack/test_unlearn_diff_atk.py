@@ -70,13 +70,20 @@ async def test_the_finding_makes_the_picture_again(
         assert best.prompt == finding.prompt
 
 
+@pytest.mark.parametrize(("name", "timesteps"), [("never", (501, 1)), ("velocity", (999, 499))])
 async def test_its_steps_are_those_of_a_slow_loop(
-    engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue, store: ArtifactStore
+    engine: AttackEngine,
+    unit_of: UnitOf,
+    catalogue: Catalogue,
+    store: ArtifactStore,
+    name: str,
+    timesteps: tuple[int, int],
 ) -> None:
     """Two timesteps of two steps, written out anew: diffusers' noising, one-hot rows, Adam by hand, bisection."""
-    unit = unit_of("never", evaluation=NAME, tokens=1, timesteps=2, iterations=2, rows=3, learning_rate=0.05)
+    unit = unit_of(name, evaluation=NAME, tokens=1, timesteps=2, iterations=2, rows=3, learning_rate=0.05)
     observations, (finding,), _ = await attacked(engine, unit)
-    model = load_model(catalogue, "never", torch.device("cpu"), torch.float32)
+    model = load_model(catalogue, name, torch.device("cpu"), torch.float32)
+    scheduler = model.schedule.scheduler
     allowed = [i for i in range(len(model.tokenizer)) if i not in model.tokenizer.all_special_ids]
     table = model.text_encoder.get_input_embeddings().weight.detach().clone()
     words = model.tokenizer(unit.cases[0].prompt, add_special_tokens=False).input_ids
@@ -85,13 +92,16 @@ async def test_its_steps_are_those_of_a_slow_loop(
     row = np.full(len(allowed), 1 / len(allowed))
     first, second = np.zeros_like(row), np.zeros_like(row)
     losses, prompts = [], []
-    for timestep in (501, 1):
+    for timestep in timesteps:
         for _ in range(2):
             drawn = np.searchsorted(np.cumsum(row), torch.rand((1, 1), generator=generator).item(), side="right")
             noise = torch.randn(latents.shape, generator=generator)
-            noisy = model.schedule.scheduler.add_noise(latents[None], noise[None], torch.tensor([timestep]))
+            noisy = scheduler.add_noise(latents[None], noise[None], torch.tensor([timestep]))
+            target = noise
+            if name == "velocity":
+                (target,) = scheduler.get_velocity(latents[None], noise[None], torch.tensor([timestep]))
             one_hot = torch.zeros(len(table)).index_fill(0, torch.tensor(allowed[drawn]), 1.0).requires_grad_()
-            loss = _loss(model, table, one_hot, words, noisy, timestep, noise)
+            loss = _loss(model, table, one_hot, words, noisy, timestep, target)
             (gradient,) = torch.autograd.grad(loss, one_hot)
             gradient = gradient[allowed].clamp(-1, 1).double().numpy() + 0.1 * row
             first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
@@ -135,7 +145,7 @@ def _loss(
     words: list[int],
     noisy: torch.Tensor,
     timestep: int,
-    noise: torch.Tensor,
+    target: torch.Tensor,
 ) -> torch.Tensor:
     """The loss of a prompt that begins with a (possibly soft) one-hot token, through every token's own embedding."""
     tokenizer = model.tokenizer
@@ -147,7 +157,7 @@ def _loss(
     encoded = model.text_encoder(torch.tensor([ids])).last_hidden_state
     hook.remove()
     predicted = model.unet(noisy, torch.tensor([timestep]), encoder_hidden_states=encoded).sample
-    return (noise - predicted[0]).square().mean()
+    return (target - predicted[0]).square().mean()
 
 
 def _projected(values: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ SD14 = {
     "trained_betas": None,
     "clip_sample": False,
 }
+V = {"prediction_type": "v_prediction"}
+ZERO_SNR = V | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
 @given(steps=st.integers(1, 999))
@@ -62,9 +64,40 @@ def test_more_steps_than_the_schedule_has_are_refused() -> None:
             Schedule.from_config(SD14).timesteps(steps)
 
 
-def test_a_model_that_does_not_predict_noise_is_refused() -> None:
-    with pytest.raises(PreconditionError):
-        Schedule.from_config(SD14 | {"prediction_type": "v_prediction"})
+def test_a_schedule_that_cannot_be_followed_is_refused_by_key_and_value() -> None:
+    with pytest.raises(PreconditionError, match=r'scheduler_config.json: prediction_type "sample" ') as caught:
+        Schedule.from_config(SD14 | {"prediction_type": "sample"})
+    assert caught.value.reason == "SCHEDULE_UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"beta_schedule": "linear"},
+        {"beta_schedule": "squaredcos_cap_v2"},
+        {"trained_betas": [0.01 + 0.0005 * index for index in range(20)], "num_train_timesteps": 20},
+        {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+    ],
+)
+def test_the_betas_are_those_of_diffusers(change: dict[str, Any]) -> None:
+    ours, theirs = Schedule.from_config(SD14 | change), DDIMScheduler.from_config(SD14 | change)
+    assert torch.equal(ours.alphas_cumprod, theirs.alphas_cumprod)
+
+
+@given(steps=st.integers(1, 999))
+@settings(max_examples=40, deadline=None)
+def test_trailing_timesteps_are_those_of_diffusers_and_as_many_as_asked_for(steps: int) -> None:
+    config = SD14 | {"timestep_spacing": "trailing"}
+    theirs = DDIMScheduler.from_config(config)
+    theirs.set_timesteps(steps)
+    ours = Schedule.from_config(config).timesteps(steps)
+    assert (len(ours), ours[0].item()) == (steps, 999)
+    assert ours.tolist() == theirs.timesteps[:steps].tolist()
+
+
+def test_trailing_timesteps_that_diffusers_counts_wrong_stay_in_the_schedule() -> None:
+    # diffusers' spacing has 62 timesteps for 61 steps, and the last is -1.
+    assert Schedule.from_config(SD14 | {"timestep_spacing": "trailing"}).timesteps(61).min().item() >= 0
 
 
 @given(
@@ -88,15 +121,22 @@ def test_the_step_is_the_formula(step: int, eta: float, scale: float, values: tu
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_the_step_is_that_of_diffusers(eta: float) -> None:
-    theirs = DDIMScheduler.from_config(SD14)
+@pytest.mark.parametrize("change", [{}, V, ZERO_SNR], ids=["epsilon", "v", "zero-snr"])
+def test_the_step_is_that_of_diffusers(eta: float, change: dict[str, Any]) -> None:
+    theirs = DDIMScheduler.from_config(SD14 | change)
     theirs.set_timesteps(50)
-    alpha, alpha_previous = Schedule.from_config(SD14).alphas(50)
-    coefficients = step_coefficients(alpha, alpha_previous, torch.full_like(alpha, eta), torch.ones_like(alpha)).float()
+    schedule = Schedule.from_config(SD14 | change)
+    alpha, alpha_previous = schedule.alphas(50)
+    eta_of_each, scale = torch.full_like(alpha, eta), torch.ones_like(alpha)
+    coefficients = step_coefficients(alpha, alpha_previous, eta_of_each, scale, schedule.prediction).float()
     x_t, e, z = torch.randn((3, 50, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     ours = noise_step(x_t, e, z, coefficients)
     for index, timestep in enumerate(theirs.timesteps.tolist()):
         expected = theirs.step(e[index], timestep, x_t[index], eta=eta, variance_noise=z[index]).prev_sample
+        if alpha[index] == 0 and eta == 1:
+            # No direction is left, whose square diffusers rounds below 0.
+            assert bool(torch.isfinite(ours[index]).all())
+            continue
         torch.testing.assert_close(ours[index], expected, rtol=1e-5, atol=2e-5)
 
 

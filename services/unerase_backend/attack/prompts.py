@@ -110,7 +110,7 @@ def gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return each row's loss, (rows,), and its gradient at the row's embeddings, (rows, tokens, width), on the CPU.
 
-    The loss is the mean over the row's elements of (wanted - e(noisy, timestep, c))^2, with c the encoding of the
+    The loss is the mean over the row's elements of (wanted - output(noisy, timestep, c))^2, with c the encoding of the
     row's prompt, in which the row's embeddings stand at `learned_at`. `noisy` and `wanted` have the latents' shape.
     """
     learned = embeddings.detach().to(model.device).requires_grad_()

@@ -1,8 +1,11 @@
-"""The noise-prediction error of given pictures, from which the likelihood is estimated.
+"""The model's own training error on given pictures, from which the likelihood is estimated.
 
 For a picture with latents x_0 (mode of the VAE's distribution, scaled), timestep t and conditioning c:
 
-    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise,    error = mean over the latents' elements of (noise - e(x_t, t, c))^2
+    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise
+    error = mean over the latents' elements of (target - output(x_t, t, c))^2
+
+The target is what the model was trained to predict: the noise, or the velocity (`prediction`).
 
 The noise depends only on the seed, the picture's digest and t. It is the same for every model and conditioning, so that
 differences between them are paired.
@@ -18,6 +21,7 @@ from torch import Tensor
 from unerase_backend.diffusion import pictures as autoencoding
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
+from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.runtime.seeds import derive_seed
 
@@ -46,7 +50,9 @@ def measure_denoising(
         filled = chunk + [chunk[0]] * (batch_rows - len(chunk))
         noise = torch.stack([_noise(model, noise_seed, digests[i], timesteps[k]) for i, _, k in filled])
         times = torch.tensor([timesteps[k] for _, _, k in filled])
-        noised = add_noise(latents[[i for i, _, _ in filled]], noise, model.alphas_cumprod[times])
+        clean, alphas = latents[[i for i, _, _ in filled]], model.alphas_cumprod[times]
+        noised = add_noise(clean, noise, alphas)
+        target = training_target(model.prediction, clean, noise, alphas)
         with torch.inference_mode():
             predicted = model.unet(
                 noised.to(model.device, model.dtype),
@@ -54,7 +60,7 @@ def measure_denoising(
                 encoder_hidden_states=torch.stack([conditionings[j] for _, j, _ in filled]),
                 return_dict=False,
             )[0]
-            squares = (noise - predicted.float().cpu()).double().square().flatten(1).mean(1)
+            squares = (target - predicted.float().cpu()).double().square().flatten(1).mean(1)
         for row, value in zip(chunk, squares.tolist(), strict=False):
             errors[row] = value
         yield

@@ -30,6 +30,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import adapters
+from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
@@ -73,6 +74,11 @@ class DiffusionModel:
     def alphas_cumprod(self) -> Tensor:
         """Cumulative alphas by timestep, (training timesteps,), float32 on the CPU."""
         return self.schedule.alphas_cumprod
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the UNet predicts."""
+        return self.schedule.prediction
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

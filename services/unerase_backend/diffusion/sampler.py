@@ -2,9 +2,10 @@
 
 One tick is one UNet call of a fixed shape. Its rows hold all trajectories in flight: a guided trajectory takes two rows
 (empty prompt and conditioning), an unguided one takes one, and the results of unused rows are ignored. New trajectories
-start as others finish. Each step begins with classifier-free guidance (Ho and Salimans, arXiv 2207.12598):
+start as others finish. Each step begins with classifier-free guidance (Ho and Salimans, arXiv 2207.12598) of the
+model's output, noise or velocity (`prediction`):
 
-    e = e_empty + scale * (e_conditioning - e_empty)
+    output = output_empty + scale * (output_conditioning - output_empty)
 
 Guidance by a classifier follows (`classifier`), if the trajectory has one, and then the step of `schedule`. If the
 trajectory inpaints, the given picture's latents are then put around the mask. The mask is a central square of latent
@@ -32,6 +33,7 @@ from unerase_backend.diffusion.classifier import LatentClassifier, log_probabili
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
+from unerase_backend.diffusion.prediction import of_noise_change
 from unerase_backend.diffusion.schedule import estimate_coefficients, noise_step, step_coefficients
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
 from unerase_backend.diffusion.tensors import from_message
@@ -227,7 +229,9 @@ class Sampler:
         eta = torch.full_like(alpha, trajectory.eta)
         scale = torch.full_like(alpha, trajectory.variance_scale)
         self._timesteps[slot, :steps] = self.model.schedule.timesteps(steps)
-        self._coefficients[slot, :steps] = step_coefficients(alpha, alpha_previous, eta, scale).float()
+        self._coefficients[slot, :steps] = step_coefficients(
+            alpha, alpha_previous, eta, scale, self.model.prediction
+        ).float()
         done = trajectory.resumption.step
         self._step[slot] = done
         self._end[slot] = end = trajectory.stop_step or steps
@@ -247,7 +251,7 @@ class Sampler:
             self._initial[slot] = initial.to(self._initial)
             self._kept[slot, :steps] = kept
         if trajectory.estimate:
-            self._coefficients[slot, end - 1] = estimate_coefficients(alpha[end - 1]).float()
+            self._coefficients[slot, end - 1] = estimate_coefficients(alpha[end - 1], self.model.prediction).float()
             self._kept[slot, end - 1] = torch.tensor([1.0, 0.0])
         if trajectory.eta > 0:
             flight.noise = torch.Generator().manual_seed(trajectory.noise_seed)
@@ -279,7 +283,7 @@ class Sampler:
         self._step += 1
 
     def _guide_by_classifiers(self, predicted: Tensor, timesteps: Tensor) -> None:
-        """Subtract each guided slot's scaled classifier gradient from its noise prediction, in place."""
+        """Subtract each guided slot's scaled classifier gradient from its noise; `predicted` is changed in place."""
         guided: dict[LatentClassifier, list[_Flight]] = {}
         for flight in self._flights.values():
             if flight.given.classifier is not None:
@@ -296,6 +300,7 @@ class Sampler:
                 gradient = log_probability_gradient(classifier, self._latents[filled], alphas[filled])[: len(slots)]
                 scales = torch.tensor([flight.trajectory.classifier_guidance.scale for flight in chunk])
                 factors = (1 - alphas[slots]).sqrt() * scales.to(alphas)
+                factors *= of_noise_change(self.model.prediction, alphas[slots])
                 predicted[slots] -= factors[:, None, None, None] * gradient
 
     def _arrive(self, slot: int) -> list[Finished]:

@@ -1,12 +1,12 @@
 """DDIM: the timesteps that a trajectory visits, and the step from one to the next.
 
 Song, Meng, Ermon, "Denoising Diffusion Implicit Models", arXiv 2010.02502, equations 12 and 16, with the noise beyond
-DDPM's (eta > 1) and the variance scale v of Lu et al., arXiv 2505.17013. With a_t the cumulative alpha at t, a_p the
-same at the next (earlier) timestep, e the noise prediction after guidance and z Gaussian noise:
+DDPM's (eta > 1) and the variance scale of Lu et al., arXiv 2505.17013. With a_t the cumulative alpha at t, a_p the
+same at the next (earlier) timestep, x0 and e what follows from the model's output after guidance (`prediction`) and z
+Gaussian noise:
 
-    x0      = (x_t - sqrt(1 - a_t) e) / sqrt(a_t)
     s_t^2   = (1 - a_p) / (1 - a_t) * (1 - a_t / a_p)
-    x_{t-1} = sqrt(a_p) x0 + sqrt(abs(1 - a_p - eta^2 s_t^2)) e + v eta s_t z
+    x_{t-1} = sqrt(a_p) x0 + sqrt(abs(1 - a_p - eta^2 s_t^2)) e + variance_scale eta s_t z
 
 Inpainting sets the latents outside the mask m (1 where the model paints) to the noise level that each step reaches,
 with the initial noise n and the picture's clean latents y; they are clean at the end:
@@ -16,7 +16,7 @@ with the initial noise n and the picture's clean latents y; they are clean at th
 A picture that begins a trajectory is noised in the same way, with the initial noise: sqrt(a_p) y + sqrt(1 - a_p) n.
 
 The timesteps are those of diffusers' DDIMScheduler as StableDiffusionPipeline configures it: no clipping of x0, and a
-steps offset of 1.
+steps offset of 1. `catalogue/schedules.py` says what is followed of a model's scheduler configuration.
 """
 
 from collections.abc import Mapping
@@ -27,28 +27,51 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from unerase_backend.catalogue.schedules import ScheduleConfig, read_schedule, schedule_problems
+from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, PreconditionError
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The training schedule of a model, and the DDIM timesteps within it."""
+    """The training schedule of a model, what the model predicts, and the DDIM timesteps within the schedule."""
 
+    config: ScheduleConfig
     scheduler: Any
+    """DDIM over the same betas, as diffusers implements it."""
     alphas_cumprod: Tensor
     """Cumulative alphas by timestep, (training timesteps,), float32."""
+    prediction: Prediction
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Schedule":
         """Return the schedule for a pipeline's scheduler configuration, whatever scheduler it names.
 
         Raises:
-            PreconditionError: the model does not predict noise, or its scheduler thresholds samples.
+            PreconditionError: it cannot be followed; the message names each key with its value.
         """
-        scheduler = DDIMScheduler.from_config({**config, "steps_offset": 1, "clip_sample": False})
-        if scheduler.config.prediction_type != "epsilon" or scheduler.config.thresholding:
-            raise PreconditionError("only models that predict noise can be sampled", reason="MODEL_UNSUPPORTED")
-        return cls(scheduler, scheduler.alphas_cumprod)
+        if problems := schedule_problems(config):
+            raise PreconditionError("; ".join(map(str, problems)), reason="SCHEDULE_UNSUPPORTED")
+        return cls.of(read_schedule(config))
+
+    @classmethod
+    def of(cls, config: ScheduleConfig) -> "Schedule":
+        """Return the schedule of what was read from a scheduler configuration."""
+        training, stepping = config.training, config.stepping
+        scheduler = DDIMScheduler(
+            num_train_timesteps=training.timesteps,
+            beta_start=training.beta_start,
+            beta_end=training.beta_end,
+            beta_schedule=training.beta_schedule,
+            trained_betas=None if training.trained_betas is None else list(training.trained_betas),
+            rescale_betas_zero_snr=training.zero_snr,
+            prediction_type=config.prediction,
+            timestep_spacing=stepping.spacing,
+            set_alpha_to_one=stepping.alpha_to_one,
+            steps_offset=1,
+            clip_sample=False,
+        )
+        return cls(config, scheduler, scheduler.alphas_cumprod, Prediction(config.prediction))
 
     def timesteps(self, steps: int) -> Tensor:
         """Return the timesteps visited in `steps` steps, descending, (steps,), int64.
@@ -59,7 +82,8 @@ class Schedule:
         training = len(self.alphas_cumprod)
         if steps <= training:
             self.scheduler.set_timesteps(steps)
-            timesteps: Tensor = self.scheduler.timesteps
+            # Trailing timesteps of some counts have one too many, below 0, by the rounding of diffusers' spacing.
+            timesteps: Tensor = self.scheduler.timesteps[:steps]
             if int(timesteps.max()) < training:
                 return timesteps
         raise InvalidRequestError.of(
@@ -83,27 +107,43 @@ class Schedule:
         return torch.stack([reached.sqrt(), (1 - reached).sqrt()], dim=-1)
 
 
-def step_coefficients(alpha: Tensor, alpha_previous: Tensor, eta: Tensor, variance_scale: Tensor) -> Tensor:
-    """Return the step's factors of x_t, e and z, (..., 3), from a_t, a_p, eta and v, each (...), in their precision."""
+def step_coefficients(
+    alpha: Tensor,
+    alpha_previous: Tensor,
+    eta: Tensor,
+    variance_scale: Tensor,
+    prediction: Prediction = Prediction.EPSILON,
+) -> Tensor:
+    """Return the step's factors of x_t, the model's output and z, (..., 3), from a_t, a_p, eta and the variance scale.
+
+    Each of these is (...); the factors have their precision.
+    """
     variance = (1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous)
-    of_latents = (alpha_previous / alpha).sqrt()
     direction = (1 - alpha_previous - eta**2 * variance).abs().sqrt()
-    of_prediction = direction - of_latents * (1 - alpha).sqrt()
-    return torch.stack([of_latents, of_prediction, variance_scale * eta * variance.sqrt()], dim=-1)
+    if prediction is Prediction.EPSILON:
+        of_latents = (alpha_previous / alpha).sqrt()
+        of_output = direction - of_latents * (1 - alpha).sqrt()
+    else:
+        signal, spread, reached = alpha.sqrt(), (1 - alpha).sqrt(), alpha_previous.sqrt()
+        of_latents = reached * signal + direction * spread
+        of_output = direction * signal - reached * spread
+    return torch.stack([of_latents, of_output, variance_scale * eta * variance.sqrt()], dim=-1)
 
 
-def estimate_coefficients(alpha: Tensor) -> Tensor:
-    """Return the factors of x_t, e and z, (..., 3), with which `noise_step` gives x0, from a_t, (...)."""
-    return torch.stack([alpha.rsqrt(), -((1 - alpha) / alpha).sqrt(), torch.zeros_like(alpha)], dim=-1)
+def estimate_coefficients(alpha: Tensor, prediction: Prediction = Prediction.EPSILON) -> Tensor:
+    """Return the factors of x_t, the output and z, (..., 3), with which `noise_step` gives x0, from a_t, (...)."""
+    if prediction is Prediction.EPSILON:
+        return torch.stack([alpha.rsqrt(), -((1 - alpha) / alpha).sqrt(), torch.zeros_like(alpha)], dim=-1)
+    return torch.stack([alpha.sqrt(), -(1 - alpha).sqrt(), torch.zeros_like(alpha)], dim=-1)
 
 
-def noise_step(latents: Tensor, noise_prediction: Tensor, noise: Tensor, coefficients: Tensor) -> Tensor:
+def noise_step(latents: Tensor, output: Tensor, noise: Tensor, coefficients: Tensor) -> Tensor:
     """Return x_{t-1} of latents x_t, (rows, channels, height, width), each row with its own factors, (rows, 3).
 
-    `noise_prediction` is e after guidance, `noise` is z; both have the latents' shape.
+    `output` is the model's output after guidance, `noise` is z; both have the latents' shape.
     """
-    of_latents, of_prediction, of_noise = coefficients[:, :, None, None, None].unbind(1)
-    return of_latents * latents + of_prediction * noise_prediction + of_noise * noise
+    of_latents, of_output, of_noise = coefficients[:, :, None, None, None].unbind(1)
+    return of_latents * latents + of_output * output + of_noise * noise
 
 
 def add_noise(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ prompt p, e Gaussian noise and a_t the cumulative alpha, the attack searches for
 
     E over e, t of  mean (e_reference(x_t, t, c(p)) - e_model(x_t, t, c(w)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
+Where the model predicts the velocity, both are the velocity at x_t, and what the reference predicts is converted.
+
 For a placebo, which the reference cannot make, z are the latents of its pictures (the first half of them).
 
 The tokens are continuous embeddings, (tokens, width). In the forward pass each is replaced by the nearest embedding of
@@ -55,6 +57,7 @@ from unerase_backend.attack.token_search import TokenSearch, search_parameters, 
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.prediction import parts, training_target
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.models import Models
@@ -190,11 +193,15 @@ def _descend(workbench: Workbench, searches: Sequence[Search]) -> tuple[Tensor, 
     embeddings, noises, drawn = zip(*padded([search.sample() for search in searches], rows), strict=True)
     timesteps = torch.tensor(drawn)
     latents = torch.stack(padded([search.target.latents for search in searches], rows))
-    noisy = add_noise(latents, torch.stack(noises), model.alphas_cumprod[timesteps])
+    noise, alphas = torch.stack(noises), model.alphas_cumprod[timesteps]
+    noisy, seen = add_noise(latents, noise, alphas), reference.alphas_cumprod[timesteps]
+    # Where the betas differ, each model sees the same latents and noise as it was trained to.
+    shown = add_noise(latents, noise, seen)
     encoded = torch.stack(padded([search.target.encoded for search in searches], rows))
     with torch.no_grad():
-        wanted = reference.unet(
-            noisy.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
+        output = reference.unet(
+            shown.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
         ).sample
+    wanted = training_target(model.prediction, *parts(reference.prediction, output.float().cpu(), shown, seen), alphas)
     prompts = padded([search.prompt for search in searches], rows)
-    return gradients(model, prompts, torch.stack(embeddings), noisy, timesteps, wanted.float())
+    return gradients(model, prompts, torch.stack(embeddings), noisy, timesteps, wanted)

@@ -6,8 +6,9 @@ rate on the denoising loss,
     E over (z, c), e, t of  mean (e - e_theta(x_t, t, c))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
 with z the latents of a picture, c the first prompt of the concept that it shows, e Gaussian noise, t uniform
-(stratified over a batch) and a_t the cumulative alpha. After each of the given numbers of steps N, the model with its
-weights at that point makes one picture a case from the plain prompts.
+(stratified over a batch) and a_t the cumulative alpha. A model that predicts the velocity has that in e's place. After
+each of the given numbers of steps N, the model with its weights at that point makes one picture a case from the plain
+prompts.
 
 Arm "few-shot@N" trains on a few pictures of the concept, from the first half (the likelihood is measured on the
 second). Arm "benign@N" trains on as many pictures of other concepts of its kind, with the prompts of those concepts, in
@@ -48,6 +49,7 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode
+from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.known_pictures import learnable, own_prompt
 from unerase_backend.evaluation.models import Models, panel
@@ -187,9 +189,10 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
         timesteps = (strata / batch_size * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1)
         timesteps = timesteps.to(model.device)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
-        noisy = add_noise(latents[chosen], noise, alphas_cumprod[timesteps])
+        clean, alphas = latents[chosen], alphas_cumprod[timesteps]
+        noisy = add_noise(clean, noise, alphas)
         predicted = unet(noisy, timesteps, encoder_hidden_states=encoded[chosen]).sample
-        loss = functional.mse_loss(predicted, noise)
+        loss = functional.mse_loss(predicted, training_target(model.prediction, clean, noise, alphas))
         gradients = torch.autograd.grad(loss, weights)
         if not bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
             failure = f"the gradient was not finite at step {step} of {last}"

@@ -8,10 +8,10 @@ frozen; only the embedding v of a new word, (tokens, width), is learned:
 
 with z the latents of the concept's pictures (the first half of them: the likelihood is measured on the second), e
 Gaussian noise, t uniform (stratified over a batch, which does not change its distribution), a_t the cumulative alpha
-and c(y, v) the encoding of a neutral prompt template y with the new word in the concept's place. The templates are
-neutral because the concept's own prompts name attributes that its pictures do not have: a word learned in them learns
-to contradict them. The optimiser is Adam with a cosine learning rate. v starts from the embedding of the concept's
-initial word, or from the vocabulary's mean.
+and c(y, v) the encoding of a neutral prompt template y with the new word in the concept's place. A model that predicts
+the velocity has that in e's place. The templates are neutral because the concept's own prompts name attributes that its
+pictures do not have: a word learned in them learns to contradict them. The optimiser is Adam with a cosine learning
+rate. v starts from the embedding of the concept's initial word, or from the vocabulary's mean.
 
 The new word is then used in prompts and with latent seeds that it was not trained on. All roles get the same pictures,
 timesteps, noise and templates.
@@ -47,6 +47,7 @@ from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens, tokenise_learned
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.evaluation.known_pictures import learnable
@@ -167,13 +168,15 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
         timesteps = (strata / batch_size * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1)
         timesteps = timesteps.to(model.device)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
-        noisy = add_noise(latents[pictures], noise, alphas_cumprod[timesteps]).to(model.dtype)
+        clean, alphas = latents[pictures], alphas_cumprod[timesteps]
+        noisy = add_noise(clean, noise, alphas).to(model.dtype)
         # Each distinct prompt of the batch is encoded once.
         used = sorted(set(chosen))
         encoded = encode_tokens(model, [prompts[index] for index in used], [embedding] * len(used))
         encoded = encoded[[used.index(index) for index in chosen]]
         predicted = model.unet(noisy, timesteps, encoder_hidden_states=encoded).sample
-        loss = functional.mse_loss(predicted.float(), noise)
+        target = training_target(model.prediction, clean, noise, alphas)
+        loss = functional.mse_loss(predicted.float(), target)
         (embedding.grad,) = torch.autograd.grad(loss, [embedding])
         if not bool(torch.isfinite(embedding.grad).all()):
             return Learned(embedding.detach(), losses, f"the gradient was not finite at step {step + 1} of {steps}")

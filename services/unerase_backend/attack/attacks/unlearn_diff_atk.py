@@ -7,6 +7,8 @@ and p the prompt, the attack searches for the k tokens w that minimise
 
     E over e of  mean (e - e_model(x_t, t, c(w, p)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
+with the velocity in e's place where the model predicts that.
+
 Each token is relaxed to a row over the vocabulary, (k, tokens), in the simplex, uniform at first. The forward pass
 draws a token from its row. The backward pass applies the gradient at the drawn one-hot vector, clipped to [-1, 1], to
 the row (straight through). After each step of Adam the rows are projected onto the simplex (Duchi, Shalev-Shwartz,
@@ -55,6 +57,7 @@ from unerase_backend.attack.registry import attack
 from unerase_backend.attack.token_search import TokenSearch, search_parameters, take_turn
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
+from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.registry import parameter
@@ -171,6 +174,8 @@ def _descend(workbench: Workbench, searches: Sequence[Search], timestep: int) ->
     embeddings, noise = (torch.stack(items) for items in zip(*samples, strict=True))
     latents = torch.stack(padded([search.latents for search in searches], rows))
     timesteps = torch.full((rows,), timestep)
-    noisy = add_noise(latents, noise, model.alphas_cumprod[timesteps])
+    alphas = model.alphas_cumprod[timesteps]
+    noisy = add_noise(latents, noise, alphas)
+    target = training_target(model.prediction, latents, noise, alphas)
     prompts = padded([search.prompt for search in searches], rows)
-    return gradients(model, prompts, embeddings, noisy, timesteps, noise)
+    return gradients(model, prompts, embeddings, noisy, timesteps, target)

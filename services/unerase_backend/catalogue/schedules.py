@@ -1,0 +1,274 @@
+"""What a pipeline's scheduler configuration says of its model: betas, prediction, and which timesteps are visited.
+
+Every model is stepped by DDIM (`diffusion/schedule.py`), whatever scheduler its folder names. A scheduler of diffusers
+with betas says three things that DDIM follows:
+
+* the betas: `num_train_timesteps`, `beta_start`, `beta_end`, `beta_schedule`, `trained_betas`,
+  `rescale_betas_zero_snr`;
+* the prediction: `prediction_type`, "epsilon" or "v_prediction";
+* the stepping: `timestep_spacing`, and `set_alpha_to_one`, which gives the cumulative alpha after the last step.
+
+Keys that the file lacks have the defaults of diffusers: those of the named scheduler for its betas, and those of
+DDIMScheduler for the rest. Every other key is without effect (`schedule_notes`). A configuration that cannot be
+followed is refused (`schedule_problems`). Nothing here needs torch.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FILE = "scheduler_config.json"
+EPSILON, V_PREDICTION = "epsilon", "v_prediction"
+PREDICTIONS = (EPSILON, V_PREDICTION)
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+SPACINGS = ("leading", "trailing", "linspace")
+MAX_TRAINING_TIMESTEPS = 100_000
+
+_DDIM_BETAS = (1e-4, 0.02, "linear")
+_LATENT_BETAS = (0.00085, 0.012, "linear")
+_DISTILLED_BETAS = (0.00085, 0.012, "scaled_linear")
+SCHEDULERS = {
+    "DDIMParallelScheduler": _DDIM_BETAS,
+    "DDIMScheduler": _DDIM_BETAS,
+    "DDPMParallelScheduler": _DDIM_BETAS,
+    "DDPMScheduler": _DDIM_BETAS,
+    "DEISMultistepScheduler": _DDIM_BETAS,
+    "DPMSolverMultistepScheduler": _DDIM_BETAS,
+    "DPMSolverSDEScheduler": _LATENT_BETAS,
+    "DPMSolverSinglestepScheduler": _DDIM_BETAS,
+    "EulerAncestralDiscreteScheduler": _DDIM_BETAS,
+    "EulerDiscreteScheduler": _DDIM_BETAS,
+    "HeunDiscreteScheduler": _LATENT_BETAS,
+    "KDPM2AncestralDiscreteScheduler": _LATENT_BETAS,
+    "KDPM2DiscreteScheduler": _LATENT_BETAS,
+    "LCMScheduler": _DISTILLED_BETAS,
+    "LMSDiscreteScheduler": _DDIM_BETAS,
+    "PNDMScheduler": _DDIM_BETAS,
+    "SASolverScheduler": _DDIM_BETAS,
+    "TCDScheduler": _DISTILLED_BETAS,
+    "UniPCMultistepScheduler": _DDIM_BETAS,
+}
+"""The schedulers whose betas are followed, with their defaults of beta_start, beta_end and beta_schedule."""
+
+_OWN_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
+
+@dataclass(frozen=True)
+class ScheduleProblem:
+    """A key of a scheduler configuration that cannot be followed, its value, and what is wrong with it."""
+
+    key: str
+    value: Any
+    problem: str
+
+    def __str__(self) -> str:
+        """Return the problem as one line, beginning with file, key and value."""
+        return f"{FILE}: {self.key} {self.problem}"
+
+
+@dataclass(frozen=True)
+class TrainingSchedule:
+    """The betas that a model was trained with."""
+
+    timesteps: int
+    beta_start: float
+    beta_end: float
+    beta_schedule: str
+    trained_betas: tuple[float, ...] | None
+    zero_snr: bool
+    """The betas are rescaled so that the last timestep is pure noise (Lin et al., arXiv 2305.08891, algorithm 1)."""
+
+    def __str__(self) -> str:
+        """Return the betas in words."""
+        if self.trained_betas is not None:
+            betas = f"{self.timesteps} trained betas"
+        elif self.beta_schedule == "squaredcos_cap_v2":
+            betas = f"{self.timesteps} squaredcos_cap_v2 betas"
+        else:
+            betas = f"{self.timesteps} {self.beta_schedule} betas from {self.beta_start:g} to {self.beta_end:g}"
+        return f"{betas}, rescaled to zero terminal SNR" if self.zero_snr else betas
+
+    def same_as(self, other: "TrainingSchedule") -> bool:
+        """Whether the betas of both are the same, however they are given, up to the rounding of float32."""
+        if self.timesteps != other.timesteps or self.zero_snr != other.zero_snr:
+            return False
+        pairs = zip(self.betas(), other.betas(), strict=True)
+        return all(math.isclose(one, two, rel_tol=1e-5, abs_tol=1e-9) for one, two in pairs)
+
+    def betas(self) -> list[float]:
+        """Return the betas before they are rescaled, as diffusers computes them."""
+        if self.trained_betas is not None:
+            return list(self.trained_betas)
+        if self.beta_schedule == "squaredcos_cap_v2":
+            return _cosine_betas(self.timesteps)
+        root = self.beta_schedule == "scaled_linear"
+        start, end = (math.sqrt(beta) if root else beta for beta in (self.beta_start, self.beta_end))
+        span = max(self.timesteps - 1, 1)
+        points = [start + (end - start) * index / span for index in range(self.timesteps)]
+        return [point**2 for point in points] if root else points
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """Which timesteps are visited, and the cumulative alpha after the last one."""
+
+    spacing: str
+    alpha_to_one: bool
+
+    def __str__(self) -> str:
+        """Return the stepping in words."""
+        last = "alpha 1" if self.alpha_to_one else "the first timestep's alpha"
+        return f"{self.spacing} timesteps, ending at {last}"
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """What is followed of a scheduler configuration."""
+
+    scheduler: str
+    """The class that the configuration names; empty if it names none."""
+    training: TrainingSchedule
+    prediction: str
+    stepping: Stepping
+
+
+def schedule_problems(config: Mapping[str, Any]) -> list[ScheduleProblem]:
+    """Return why models cannot be sampled by a scheduler configuration, one problem for each bad key."""
+    named = _class_name(config)
+    if named not in SCHEDULERS and (named or not ("beta_schedule" in config or "trained_betas" in config)):
+        return [ScheduleProblem("_class_name", named, f"{_shown(named)} {_why_not(named)}")]
+    return list(_problems(config))
+
+
+def schedule_notes(config: Mapping[str, Any]) -> list[str]:
+    """Return what a configuration says without effect, one line each; for a configuration without problems."""
+    notes = []
+    if (named := _class_name(config)) not in ("", "DDIMScheduler"):
+        notes.append(f"{named} is not run: every model is stepped by DDIM over the same betas")
+    notes += [f"{key}: true has no effect" for key in _OWN_SIGMAS if config.get(key)]
+    if config.get("clip_sample"):
+        notes.append("clip_sample: true has no effect: latents are not clipped")
+    offset = config.get("steps_offset", 1)
+    if offset != 1 and config.get("timestep_spacing", "leading") == "leading":
+        notes.append(f"steps_offset: {_shown(offset)} has no effect: it is 1, as StableDiffusionPipeline sets it")
+    return notes
+
+
+def read_schedule(config: Mapping[str, Any]) -> ScheduleConfig:
+    """Return what is followed of a configuration.
+
+    Raises:
+        ValueError: it has problems (`schedule_problems`); the message lists them.
+    """
+    if problems := schedule_problems(config):
+        raise ValueError("; ".join(map(str, problems)))
+    named = _class_name(config)
+    start, end, kind = SCHEDULERS.get(named, _DDIM_BETAS)
+    trained = config.get("trained_betas")
+    return ScheduleConfig(
+        scheduler=named,
+        training=TrainingSchedule(
+            timesteps=config.get("num_train_timesteps", 1000),
+            beta_start=float(config.get("beta_start", start)),
+            beta_end=float(config.get("beta_end", end)),
+            beta_schedule=config.get("beta_schedule", kind),
+            trained_betas=None if trained is None else tuple(map(float, trained)),
+            zero_snr=bool(config.get("rescale_betas_zero_snr")),
+        ),
+        prediction=config.get("prediction_type", EPSILON),
+        stepping=Stepping(config.get("timestep_spacing", "leading"), bool(config.get("set_alpha_to_one", True))),
+    )
+
+
+def scheduler_config(folder: Path) -> dict[str, Any] | None:
+    """Return the scheduler configuration of a pipeline's folder; None if there is none that can be read."""
+    try:
+        content = json.loads((folder / "scheduler" / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _class_name(config: Mapping[str, Any]) -> str:
+    named = config.get("_class_name", "")
+    return named if isinstance(named, str) else _shown(named)
+
+
+def _why_not(named: str) -> str:
+    if named.startswith(("FlowMatch", "EDM")) or "FlowMap" in named:
+        return "has no noise schedule of betas: only models trained with betas can be sampled"
+    if not named:
+        return "is missing, and so are the betas: the noise schedule is not known"
+    return f"has no noise schedule of betas that is known here; known are {', '.join(SCHEDULERS)}"
+
+
+def _problems(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
+    def problem(key: str, text: str) -> ScheduleProblem:
+        return ScheduleProblem(key, config.get(key), f"{_shown(config.get(key))} {text}")
+
+    for key in ("rescale_betas_zero_snr", "set_alpha_to_one", "thresholding", "use_flow_sigmas"):
+        if not isinstance(config.get(key), bool | None):
+            yield problem(key, "must be true or false")
+    if config.get("thresholding") is True:
+        yield problem("thresholding", "cannot be followed: it is for models of pixels, not of latents; set it to false")
+    if config.get("use_flow_sigmas") is True:
+        yield problem("use_flow_sigmas", "cannot be followed: it replaces the betas by a flow")
+    choices: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("prediction_type", PREDICTIONS),
+        ("timestep_spacing", SPACINGS),
+        ("beta_schedule", BETA_SCHEDULES),
+    )
+    for key, known in choices:
+        if key in config and config[key] not in known and not (key == "beta_schedule" and _trained(config)):
+            yield problem(key, f"cannot be followed; it must be one of {', '.join(known)}")
+    training = config.get("num_train_timesteps", 1000)
+    if type(training) is not int or not 1 <= training <= MAX_TRAINING_TIMESTEPS:
+        yield problem("num_train_timesteps", f"must be a whole number from 1 to {MAX_TRAINING_TIMESTEPS}")
+    elif _trained(config):
+        yield from _trained_problems(config, training, problem)
+    if not _trained(config):
+        for key in ("beta_start", "beta_end"):
+            if key in config and not _is_beta(config[key]):
+                yield problem(key, "must be a number above 0 and under 1")
+    if config.get("rescale_betas_zero_snr") is True and config.get("prediction_type", EPSILON) == EPSILON:
+        yield problem(
+            "rescale_betas_zero_snr",
+            'cannot be followed with prediction_type "epsilon": at the last timestep, which is pure noise, the noise '
+            'says nothing of the picture; set prediction_type to "v_prediction" if the model was trained so, '
+            "else rescale_betas_zero_snr to false",
+        )
+
+
+def _trained_problems(
+    config: Mapping[str, Any], training: int, problem: Callable[[str, str], ScheduleProblem]
+) -> Iterator[ScheduleProblem]:
+    betas = config["trained_betas"]
+    if not isinstance(betas, list) or not all(map(_is_beta, betas)):
+        yield problem("trained_betas", "must be a list of numbers above 0 and under 1")
+    elif len(betas) != training:
+        yield problem("trained_betas", f"must be as many as num_train_timesteps, {training}, not {len(betas)}")
+
+
+def _trained(config: Mapping[str, Any]) -> bool:
+    return config.get("trained_betas") is not None
+
+
+def _is_beta(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+
+
+def _cosine_betas(timesteps: int) -> list[float]:
+    def kept(share: float) -> float:
+        return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    edges = [kept(index / timesteps) for index in range(timesteps + 1)]
+    return [min(1 - after / before, 0.999) for before, after in itertools.pairwise(edges)]
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
