@@ -24,11 +24,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from pydantic import BaseModel, ValidationError
 
+from unerase._commands.failing import ExitCode, fail
 from unerase_backend import compute_plan, serve_options
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.checking.at_start import check_catalogues
 from unerase_backend.compute_plan import ComputePlan
 from unerase_backend.coordinator.settings import ServiceSettings
 from unerase_backend.runtime.settings import SharedSettings
+from unerase_backend.serve_errors import deployment_errors
 from unerase_backend.serve_settings import ServeSettings
 
 
@@ -45,12 +48,18 @@ class Backend:
     """Drains and ends everything, including Ray."""
 
 
+class DeploymentError(RuntimeError):
+    """An application could not be deployed; the message has the error of its own process."""
+
+
 def start(settings: ServeSettings) -> Backend:
     """Start Ray and the five applications, and return once they answer.
 
     Raises:
-        RuntimeError: an application could not be deployed, for example because the port is taken.
+        ValueError: the device is not there, or the largest model does not fit.
+        DeploymentError: an application could not be deployed, for example because the port is taken.
     """
+    plan = plan_of(settings)
     os.environ["RAY_AUTH_MODE"] = settings.ray_auth
     if settings.ray_auth == "token":
         # Otherwise Ray writes a token into the home folder, where every user of the machine can read it.
@@ -62,7 +71,6 @@ def start(settings: ServeSettings) -> Backend:
     port = settings.port or _free_port(host)
     metrics_port = _free_port(host) if settings.metrics_port == 0 else settings.metrics_port or 0
     rooms_metrics_port = settings.rooms_metrics_port or _free_port(host)
-    plan = plan_of(settings)
     targets = _targets(settings, plan, port, metrics_port, serve.RunTarget)
     ray.init(
         address="local",
@@ -82,6 +90,10 @@ def start(settings: ServeSettings) -> Backend:
         # No Serve proxy, because clients use the coordinator's own server.
         serve.start(proxy_location="Disabled", logging_config=_serves_own_logs(settings))
         serve.run_many(targets)
+    except RuntimeError as error:
+        reasons = deployment_errors(serve.status())
+        stop()
+        raise DeploymentError("\n".join(reasons) or str(error)) from error
     except BaseException:
         stop()
         raise
@@ -96,11 +108,15 @@ def main(arguments: Sequence[str]) -> None:
 
     Raises:
         typer.BadParameter: an argument is unknown or has a bad value; typer has other errors of this kind.
-        ValueError: a setting is bad, or does not fit another one.
+        ValueError: a setting is bad or does not fit another one, or the catalogue is wrong.
+        typer.Exit: an application could not be deployed; stderr has the reason.
     """
     command = serve_options.command(run)
-    with command.make_context("unerase serve", list(arguments)) as context:
-        command.invoke(context)
+    try:
+        with command.make_context("unerase serve", list(arguments)) as context:
+            command.invoke(context)
+    except DeploymentError as error:
+        fail(str(error), ExitCode.UNEXPECTED)
 
 
 def run(**options: Any) -> None:
@@ -109,6 +125,7 @@ def run(**options: Any) -> None:
         settings = ServeSettings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         raise ValueError("\n".join(map(_problem, error.errors()))) from None
+    check_catalogues(settings.catalogues)
     ended = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     backend = start(settings)
@@ -172,6 +189,7 @@ def _targets(
         **_of(settings, SharedSettings),
         "artifacts": _url(settings.artifacts) if settings.artifacts else str(data / "artifacts"),
         "logs": str(data / "logs"),
+        "digests": str(data / "digests"),
     }
     coordination = CoordinatorSettings(
         **common,

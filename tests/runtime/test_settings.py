@@ -82,7 +82,8 @@ def test_options_become_settings(
         raise RuntimeError("far enough")
 
     monkeypatch.setattr(serve, "start", start)
-    (tmp_path / "file").touch()
+    # As a catalogue it is empty.
+    (tmp_path / "file").write_text("{}")
     places = {"{file}": str(tmp_path / "file"), "{folder}": str(tmp_path)}
 
     def filled(value: object) -> object:

@@ -13,6 +13,8 @@ from unerase._errors import UneraseError
 
 READY = "unerase listens on "
 STOP_SECONDS = 60
+BAD_INPUT = 2
+"""The exit code of `unerase serve` whose settings or catalogue are wrong."""
 
 
 @contextmanager
@@ -20,7 +22,8 @@ def local_backend(data_dir: Path | None = None, catalogues: Sequence[Path] = ())
     """Start `unerase serve` on a free loopback port, yield its address, and end the process afterwards.
 
     Raises:
-        UneraseError: UNAVAILABLE, the backend ended before it was ready; its messages are on stderr.
+        UneraseError: the backend ended before it was ready, and its messages are on stderr; INVALID_ARGUMENT if its
+            settings or its catalogue are wrong, and UNKNOWN otherwise.
     """
     command = [sys.executable, "-m", "unerase", "serve", "--port", "0"]
     if data_dir is not None:
@@ -45,6 +48,9 @@ def _address(process: "subprocess.Popen[str]") -> str:
         for line in process.stdout:
             if line.startswith(READY):
                 return line.removeprefix(READY).strip()
+    bad_input = process.wait(STOP_SECONDS) == BAD_INPUT
     raise UneraseError(
-        grpc.StatusCode.UNAVAILABLE, "the backend ended before it was ready", reason="BACKEND_DID_NOT_START"
+        grpc.StatusCode.INVALID_ARGUMENT if bad_input else grpc.StatusCode.UNKNOWN,
+        "the backend did not start",
+        reason="BACKEND_DID_NOT_START",
     )

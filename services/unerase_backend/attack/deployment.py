@@ -60,7 +60,7 @@ class Attack:
         from unerase_backend.attack.engine import AttackEngine
 
         begin_computing("attack", settings)
-        catalogue = Catalogue.load(settings.catalogues)
+        catalogue = Catalogue.load(settings.catalogues, digest_folder=settings.digests)
         store, models = ArtifactStore(settings.artifacts), remote_models(Models)
         self._engine = AttackEngine(catalogue, store, settings, models, RayAttackMetrics())
 

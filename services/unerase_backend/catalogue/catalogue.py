@@ -1,7 +1,8 @@
 """The catalogue of a deployment: the embedded testbed's file and those of the operator, checked as a whole."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,9 +14,10 @@ from unerase.v1.types_pb2 import Concept, JudgeLabels
 from unerase_backend.catalogue import digests, lora, sheets
 from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
 from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
+from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
 from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import NotFoundError, PreconditionError
+from unerase_backend.runtime.errors import NotFoundError, PreconditionError, UnsafeModelError
 
 EMBEDDED = Path(__file__).parent.parent / "testbed" / "weights" / "catalogue.yaml"
 
@@ -47,18 +49,33 @@ class Catalogue:
     concepts: Mapping[str, ConceptEntry]
     custom: Mapping[str, CustomConcept] = field(default_factory=dict)
     """The custom concepts among `concepts`, which are in no file."""
+    files: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """The name of the file that holds an entry, by its section ("models", "judges", "concepts") and name."""
+    _digest: digests.Digest = field(default=file_digest, repr=False, compare=False)
     _memory: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
     _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
 
     @classmethod
-    def load(cls, paths: Sequence[str] = (), *, embedded: Path = EMBEDDED) -> "Catalogue":
+    def load(cls, paths: Sequence[str] = (), *, embedded: Path = EMBEDDED, digest_folder: str = "") -> "Catalogue":
         """Read the embedded catalogue, if it exists, and the files at `paths`.
+
+        `digest_folder` keeps the digests of files (`kept_digests`); without one, every process hashes them.
 
         Raises:
             InvalidRequestError: a file holds a bad field, two entries share a name, or an entry names a missing one.
         """
         merged = merge_files([*([embedded] if embedded.exists() else []), *(Path(path) for path in paths)])
-        return cls(MappingProxyType(merged.models), MappingProxyType(merged.judges), MappingProxyType(merged.concepts))
+        return cls(
+            MappingProxyType(merged.models),
+            MappingProxyType(merged.judges),
+            MappingProxyType(merged.concepts),
+            files=MappingProxyType(merged.files),
+            _digest=KeptDigests(Path(digest_folder) if digest_folder else None),
+        )
+
+    def place(self, section: str, name: str, *keys: str) -> str:
+        """Return where an entry of `section` stands, or a key in it: "models.yaml: models.sd/edited.unet"."""
+        return f"{self.files.get((section, name), 'catalogue')}: {'.'.join((section, name, *keys))}"
 
     def extended(self, custom: Iterable[CustomConcept]) -> "Catalogue":
         """Return this catalogue with custom concepts added; a custom concept with a name of the files is ignored."""
@@ -118,11 +135,13 @@ class Catalogue:
 
         Raises:
             NotFoundError: there is no such model.
-            UnsafeModelError: a part is missing, has no safetensors, or leads out of its folder.
+            UnsafeModelError: a part is missing, has no safetensors, cannot be read, or leads out of its folder; the
+                message names the model.
             UnavailableError: it cannot be fetched from the hub.
         """
         entry = self.model(name)
-        described: Model = self._remembered("model", name, lambda: self._describe(name, entry))
+        with _naming("model", name):
+            described: Model = self._remembered("model", name, lambda: self._describe(name, entry))
         copy = Model()
         copy.CopyFrom(described)
         return copy
@@ -139,9 +158,10 @@ class Catalogue:
 
         def compute() -> str:
             folder = entry.folder
-            return digests.combined_digest(digests.judge_files(folder, None if entry.hub else folder))
+            return digests.combined_digest(digests.judge_files(folder, None if entry.hub else folder, self._digest))
 
-        digest: str = self._remembered("judge", name, compute)
+        with _naming("judge", name):
+            digest: str = self._remembered("judge", name, compute)
         return digest
 
     def judge_weights(self, name: str) -> str:
@@ -153,10 +173,11 @@ class Catalogue:
 
         def compute() -> str:
             folder = entry.folder
-            files = digests.folder_files("judge", folder, None if entry.hub else folder)
+            files = digests.folder_files("judge", folder, None if entry.hub else folder, self._digest)
             return digests.combined_digest(replace(file, name="") for file in files if file.weights)
 
-        digest: str = self._remembered("judge weights", name, compute)
+        with _naming("judge", name):
+            digest: str = self._remembered("judge weights", name, compute)
         return digest
 
     def chain(self, name: str) -> list[str]:
@@ -305,10 +326,10 @@ class Catalogue:
         if entry.base is None:
             folder = entry.folder
             assert folder is not None  # noqa: S101 - an entry has a folder or a base
-            files += digests.pipeline_files(folder, None if entry.hub else folder)
+            files += digests.pipeline_files(folder, None if entry.hub else folder, self._digest)
         for component, path in (("unet", entry.unet), ("text_encoder", entry.text_encoder)):
             if path is not None:
-                files.append(digests.hash_file(f"{component} replaced", path))
+                files.append(digests.hash_file(f"{component} replaced", path, self._digest))
         digests.check_pinned(files, entry.sha256)
         weights = [
             WeightFile(component=file.component.split()[0], digest=file.digest, size_bytes=file.size_bytes)
@@ -316,7 +337,7 @@ class Catalogue:
             if file.weights
         ]
         for place, each in enumerate(entry.lora):
-            file = digests.hash_file(f"lora {place} {each.scale!r}", each.file)
+            file = digests.hash_file(f"lora {place} {each.scale!r}", each.file, self._digest)
             digests.check_pinned([file], {"lora": each.sha256} if each.sha256 else {})
             files.append(file)
             weights += [
@@ -345,6 +366,20 @@ class Catalogue:
 
 
 _JUDGE_KINDS = ("clip", "classifier")
+
+
+@contextmanager
+def _naming(kind: str, name: str) -> Iterator[None]:
+    """Let an error say which model or judge it is about; a model's base has said so already."""
+    try:
+        yield
+    except UnsafeModelError as error:
+        if error.metadata:
+            raise
+        raise UnsafeModelError(f"{name}: {error.message}", reason=error.reason, metadata={kind: name}) from error
+    except OSError as error:
+        message = f"{name}: {Path(error.filename or '').name} cannot be read: {error.strerror}"
+        raise UnsafeModelError(message, reason="FILE_UNREADABLE", metadata={kind: name}) from error
 
 
 def _find(entries: Mapping[str, Entry], name: str, kind: str) -> Entry:

@@ -1,10 +1,11 @@
 """The files of a model or judge by component, each with its SHA-256, and a digest over all of them."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from unerase_backend.catalogue.kept_digests import file_digest
 from unerase_backend.runtime.errors import UnsafeModelError
 
 WEIGHTS = ".safetensors"
@@ -13,6 +14,9 @@ _TEXTS = (".json", ".txt")
 _UNSAFE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".msgpack", ".h5", ".onnx")
 _PIPELINE = ("unet", "vae", "text_encoder")
 _TEXT_ONLY = ("tokenizer", "scheduler")
+
+Digest = Callable[[Path], str]
+"""Returns SHA-256 of a file, hexadecimal; `kept_digests.KeptDigests` is one."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,12 @@ class HashedFile:
         return self.name.endswith(WEIGHTS)
 
 
-def hash_file(component: str, path: Path) -> HashedFile:
+def hash_file(component: str, path: Path, digest: Digest = file_digest) -> HashedFile:
     """Return the file with its digest."""
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return HashedFile(component, path.name, digest, path.stat().st_size)
+    return HashedFile(component, path.name, digest(path), path.stat().st_size)
 
 
-def pipeline_files(folder: Path, root: Path | None) -> list[HashedFile]:
+def pipeline_files(folder: Path, root: Path | None, digest: Digest = file_digest) -> list[HashedFile]:
     """Return the files of a pipeline folder that are loaded, by component and name.
 
     `root` is the folder that no link may lead out of; None for a snapshot of the hub, whose files are links.
@@ -47,41 +49,53 @@ def pipeline_files(folder: Path, root: Path | None) -> list[HashedFile]:
     """
     files = []
     for component in _PIPELINE:
-        files += folder_files(component, folder / component, root)
+        files += folder_files(component, folder / component, root, digest)
     for component in _TEXT_ONLY:
-        files += [hash_file(component, path) for path in _listed(component, folder / component, root, _TEXTS)]
+        files += [hash_file(component, path, digest) for path in _listed(component, folder / component, root, _TEXTS)]
     return files
 
 
-def folder_files(component: str, folder: Path, root: Path | None) -> list[HashedFile]:
-    """Return the files of one folder with weights, by name.
+def folder_files(component: str, folder: Path, root: Path | None, digest: Digest = file_digest) -> list[HashedFile]:
+    """Return the files of one folder with weights, by name; errors as in `folder_paths`."""
+    return [hash_file(component, path, digest) for path in folder_paths(component, folder, root)]
+
+
+def folder_paths(component: str, folder: Path, root: Path | None) -> list[Path]:
+    """Return the paths of the files of one folder with weights, by name.
 
     Raises:
         UnsafeModelError: it is missing, has no safetensors, or leads out of `root`.
     """
     paths = _listed(component, folder, root, (WEIGHTS, *_TEXTS))
     if not any(path.suffix == WEIGHTS for path in paths):
-        if any(path.suffix in _UNSAFE for path in folder.iterdir()):
+        if unsafe := sorted(path.name for path in folder.iterdir() if path.suffix in _UNSAFE):
             raise UnsafeModelError(
-                f"{component} has its weights in a format that can carry code; convert them to safetensors",
+                f"{component} has its weights only in {unsafe[0]}, a format that can carry code; "
+                "convert them to safetensors",
                 reason="WEIGHTS_NOT_SAFETENSORS",
             )
-        raise UnsafeModelError(f"{component} has no weights", reason="WEIGHTS_MISSING")
-    return [hash_file(component, path) for path in paths]
+        raise UnsafeModelError(f"{component} has no weights: no file *{WEIGHTS}", reason="WEIGHTS_MISSING")
+    return paths
 
 
-def judge_files(folder: Path, root: Path | None) -> list[HashedFile]:
+def judge_files(folder: Path, root: Path | None, digest: Digest = file_digest) -> list[HashedFile]:
+    """Return the files of a judge's folder (`judge_paths`), named by their path in it."""
+    return [
+        replace(hash_file("judge", path, digest), name=path.relative_to(folder).as_posix())
+        for path in judge_paths(folder, root)
+    ]
+
+
+def judge_paths(folder: Path, root: Path | None) -> list[Path]:
     """Return all files of a judge's folder but hidden ones: what a third party's judge reads is not known here.
 
-    Raises as `folder_files`.
+    Raises as `folder_paths`.
     """
-    files = folder_files("judge", folder, root)
-    listed = {folder / file.name for file in files}
-    paths = [path for path in folder.rglob("*") if path.is_file() and path not in listed]
-    others = sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    paths = folder_paths("judge", folder, root)
+    found = [path for path in folder.rglob("*") if path.is_file() and path not in paths]
+    others = sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     _check_inside("judge", others, root)
-    hashed = [(path.relative_to(folder).as_posix(), hash_file("judge", path)) for path in others]
-    return files + [replace(file, name=name) for name, file in hashed]
+    return paths + others
 
 
 def check_pinned(files: Iterable[HashedFile], pinned: Mapping[str, str]) -> None:
@@ -109,7 +123,7 @@ def combined_digest(files: Iterable[HashedFile], base: str = "") -> str:
 
 def _listed(component: str, folder: Path, root: Path | None, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
-        raise UnsafeModelError(f"{component} is missing", reason="MODEL_INCOMPLETE")
+        raise UnsafeModelError(f"{component} is missing: there is no folder {folder.name}", reason="MODEL_INCOMPLETE")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in suffixes)
     _check_inside(component, (folder, *paths), root)
     return paths

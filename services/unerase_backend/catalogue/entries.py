@@ -14,6 +14,7 @@ concepts:
 """
 
 import re
+import shlex
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,7 @@ from pydantic import (
 
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import hub
+from unerase_backend.catalogue.names import check_name
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -54,6 +56,8 @@ PROMPTS = {
 MAX_BYTES = 4 * 1024 * 1024
 MAX_LORAS = 16
 MAX_LORA_SCALE = 100.0
+# What `unerase import` reads, in a process of its own.
+_IMPORTED = (".pt", ".pth", ".bin", ".ckpt")
 
 
 def inside(root: Path, relative: object) -> Path:
@@ -86,7 +90,13 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _safetensors(path: Path) -> Path:
+def _safetensors(path: Path, info: ValidationInfo) -> Path:
+    if path.suffix in _IMPORTED:
+        # The path is whole, so that the command works in any folder.
+        command = f"unerase import {shlex.quote(str(path))} --as {info.field_name} --out FOLDER"
+        raise ValueError(
+            f"{path.name} is in a format that can carry code, which the server does not read; import it: {command}"
+        )
     if not path.is_file() or path.suffix != ".safetensors":
         raise ValueError("must be a .safetensors file; no other format is loaded")
     return path
@@ -121,7 +131,7 @@ Sheet = Annotated[Path, BeforeValidator(_inside), AfterValidator(_picture)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", max_length=100)]
+Name = Annotated[str, AfterValidator(check_name)]
 Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Words = Annotated[tuple[Word, ...], Field(strict=False)]
 

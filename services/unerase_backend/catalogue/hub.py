@@ -32,6 +32,14 @@ def judge_folder(hub_id: str, revision: str) -> Path:
     return _snapshot(hub_id, revision, [f"*.{kind}" for kind in _TYPES])
 
 
+def fetched(hub_id: str, revision: str) -> Path | None:
+    """Return the local folder of what was fetched before; None if it was not. The network is not asked."""
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, OSError):
+        return None
+
+
 def _snapshot(hub_id: str, revision: str, patterns: list[str]) -> Path:
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS))

@@ -25,6 +25,8 @@ class Merged:
     models: dict[str, ModelEntry] = field(default_factory=dict)
     judges: dict[str, JudgeEntry] = field(default_factory=dict)
     concepts: dict[str, ConceptEntry] = field(default_factory=dict)
+    files: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The name of the file that holds an entry, by the entry's section and name."""
 
 
 def merge_files(paths: Sequence[Path]) -> Merged:
@@ -33,8 +35,9 @@ def merge_files(paths: Sequence[Path]) -> Merged:
     Raises:
         InvalidRequestError: a file holds a bad field, two entries have one name, or an entry names one that is missing.
     """
-    files = [(path, read_file(path)) for path in paths]
-    violations: list[FieldViolation] = []
+    files, violations = _read(paths)
+    if violations:
+        raise InvalidRequestError.of(*violations)
     merged = Merged()
     for path, file in files:
         for section in ("models", "judges", "concepts"):
@@ -43,6 +46,7 @@ def merge_files(paths: Sequence[Path]) -> Merged:
                 if name in entries:
                     violations.append(_violation(path, section, name, "is already in the catalogue"))
                 entries[name] = entry
+                merged.files[section, name] = path.name
     for path, file in files:
         violations += _dangling(path, file, merged)
     if violations:
@@ -50,6 +54,18 @@ def merge_files(paths: Sequence[Path]) -> Merged:
     merged.models = {name: _inherited(name, merged.models) for name in merged.models}
     merged.concepts = {name: _controlled(name, merged) for name in merged.concepts}
     return merged
+
+
+def _read(paths: Sequence[Path]) -> tuple[list[tuple[Path, CatalogueFile]], list[FieldViolation]]:
+    """Return each file with its content, and the violations of all of them."""
+    files: list[tuple[Path, CatalogueFile]] = []
+    violations: list[FieldViolation] = []
+    for path in paths:
+        try:
+            files.append((path, read_file(path)))
+        except InvalidRequestError as error:
+            violations += error.violations
+    return files, violations
 
 
 def _violation(path: Path, section: str, key: str, description: str) -> FieldViolation:

@@ -57,7 +57,7 @@ class Classification:
         from unerase_backend.classification.engine import ClassificationEngine
 
         begin_computing("classification", settings)
-        catalogue = Catalogue.load(settings.catalogues)
+        catalogue = Catalogue.load(settings.catalogues, digest_folder=settings.digests)
         self._engine = ClassificationEngine(
             catalogue, ArtifactStore(settings.artifacts), settings, RayClassificationMetrics()
         )

@@ -65,7 +65,7 @@ class Coordinator:
         # DBOS blocks threads while the database is gone or its disk is full; there must be enough for other work.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         self._metrics = Metrics()
-        self._catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues)
+        self._catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues, digest_folder=settings.digests)
         self._store = ArtifactStore(settings.artifacts)
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)

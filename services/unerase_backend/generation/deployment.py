@@ -97,7 +97,10 @@ class Generation:
         from unerase_backend.generation.engine import GenerationEngine
 
         begin_computing("generation", settings)
-        catalogue, store = Catalogue.load(settings.catalogues), ArtifactStore(settings.artifacts)
+        catalogue, store = (
+            Catalogue.load(settings.catalogues, digest_folder=settings.digests),
+            ArtifactStore(settings.artifacts),
+        )
         self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayGenerationMetrics())
         self._load = Load()
 

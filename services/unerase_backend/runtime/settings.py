@@ -57,6 +57,9 @@ class RoomSettings(SharedSettings):
 
     artifacts: str = Field(description="fsspec URL or folder of the artefact store")
     logs: str = Field(default="", description="folder of a log file for each room; empty means the replica's stderr")
+    digests: str = Field(
+        default="", description="folder that keeps the digests of weight files; empty: every process hashes them anew"
+    )
 
 
 class ReplicatedRoomSettings(RoomSettings):

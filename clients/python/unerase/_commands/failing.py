@@ -63,6 +63,7 @@ _BY_REASON = {
     "AUDIT_NOT_FOUND": "`unerase audits` lists your audits.",
     "MODEL_NOT_FOUND": "`unerase models` lists the models.",
     "CONCEPT_NOT_FOUND": "`unerase concepts` lists the concepts.",
+    "BACKEND_DID_NOT_START": "The lines above say why.",
     "EVALUATION_NOT_FOUND": "`unerase evaluations` lists the evaluations.",
 }
 

@@ -10,7 +10,6 @@ A label is matched exactly, with the whole text of the configuration's label or 
 writes them: "chain saw, chainsaw" is matched by that text, by "chain saw" and by "chainsaw", and "saw" matches nothing.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from transformers import AutoModelForImageClassification
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
+from unerase_backend.classification.labels import label_problem, label_table
 from unerase_backend.classification.pretrained import in_fixed_batches, load_image_processor, load_model
 from unerase_backend.classification.registry import Features, Picture, judge
 
@@ -43,16 +43,11 @@ class Classifier:
 
     def problems(self, question: Question) -> list[tuple[str, str]]:
         """Check that each label is one of the model's and means one class, and that there are no alternatives."""
-        found = []
-        for index, label in enumerate(question.labels):
-            classes = self._table.get(label, ())
-            if not classes:
-                near = difflib.get_close_matches(label, self._table, n=3)
-                hint = f"; near ones: {', '.join(map(repr, near))}" if near else ""
-                found.append((f"labels[{index}]", f"the judge has no label {label!r}{hint}"))
-            elif len(classes) > 1:
-                whole = ", ".join(repr(self._labels[index]) for index in classes)
-                found.append((f"labels[{index}]", f"{label!r} means several labels; use the full text of one: {whole}"))
+        found = [
+            (f"labels[{index}]", problem)
+            for index, label in enumerate(question.labels)
+            if (problem := label_problem(label, self._labels, self._table))
+        ]
         if question.alternatives:
             found.append(("alternatives", "a classifier's alternatives are its other labels; leave this empty"))
         return found
@@ -80,25 +75,6 @@ class Classifier:
             label=self._labels[best],
             label_score=float(probabilities[best]),
         )
-
-
-def label_table(labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the classes that each text means: whole labels first, then synonyms that are not whole labels themselves.
-
-    ImageNet has two classes "crane" and two "maillot". A text that means several classes keeps them all; `problems`
-    refuses it.
-    """
-    table: dict[str, tuple[int, ...]] = {}
-    for index, label in enumerate(labels):
-        table[label] = (*table.get(label, ()), index)
-    synonyms: dict[str, tuple[int, ...]] = {}
-    for index, label in enumerate(labels):
-        for synonym in dict.fromkeys(part.strip() for part in label.split(",")):
-            if synonym:
-                synonyms[synonym] = (*synonyms.get(synonym, ()), index)
-    for synonym, classes in synonyms.items():
-        table.setdefault(synonym, classes)
-    return table
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,160 @@
+"""Judges are checked without their weights: kinds, files, labels, texts; the judges themselves agree."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Question
+from unerase_backend.catalogue import EMBEDDED, Catalogue
+from unerase_backend.catalogue.findings import Finding, problems
+from unerase_backend.classification.judge_check import judge_findings, own_kinds
+from unerase_backend.classification.judges.classifier import Classifier
+from unerase_backend.classification.judges.clip import ClipJudge
+from unerase_backend.classification.registry import kinds
+
+LONG = "a picture of " + " and ".join(["a hourglass"] * 30)
+Check = Callable[..., list[Finding]]
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    """Checks a catalogue with copies of the testbed's judge and CLIP, and what a test adds."""
+    for name in ("judge", "clip"):
+        shutil.copytree(EMBEDDED.parent / name, tmp_path / name)
+
+    def checked(judges: dict[str, Any] | None = None, **labels: list[str]) -> list[Finding]:
+        content = {
+            "judges": judges
+            or {"one": {"kind": "classifier", "path": "judge"}, "two": {"kind": "clip", "path": "clip"}},
+            "concepts": {
+                "hourglass": {"kind": "object", "names": ["hourglass"], "labels": labels},
+                "ring": {"kind": "object", "names": ["ring"], "labels": {"two": ["a picture of a ring"]}},
+            },
+        }
+        if judges:
+            content.pop("concepts")
+        file = tmp_path / "own.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return problems(judge_findings(Catalogue.load([str(file)], embedded=Path("none"))))
+
+    return checked
+
+
+def test_nothing_is_wrong_with_the_testbed(check: Check) -> None:
+    assert judge_findings(Catalogue.load()) == []
+    assert check(one=["hourglass"], two=["a picture of a hourglass"]) == []
+
+
+def test_own_kinds_are_those_that_are_registered() -> None:
+    assert own_kinds() == {kind for kind, load in kinds().items() if load.__module__.startswith("unerase_backend.")}
+
+
+def test_an_unknown_kind_is_named_with_those_there_are(check: Check) -> None:
+    (found,) = check({"own/x": {"kind": "oracle", "path": "judge"}})
+    assert (found.place, found.reason) == ("own.yaml: judges.own/x.kind", "JUDGE_KIND_UNKNOWN")
+    assert "no kind of judge 'oracle', but classifier, clip" in found.description
+
+
+def test_a_label_that_the_classifier_lacks_is_found_as_the_judge_finds_it(check: Check) -> None:
+    judge = Classifier(EMBEDDED.parent / "judge", torch.device("cpu"), torch.float32, 1)
+    labels = ["hourglass", "hour glass", "sandglass"]
+    expected = [description for _, description in judge.problems(Question(labels=labels))]
+    assert [each.description for each in check(one=labels)] == expected
+    assert "near ones: 'hourglass'" in expected[0]
+    assert {each.place for each in check(one=labels)} == {"own.yaml: concepts.hourglass.labels.one"}
+
+
+def test_a_text_that_clip_does_not_read_is_found_as_the_judge_finds_it(check: Check) -> None:
+    judge = ClipJudge(EMBEDDED.parent / "clip", torch.device("cpu"), torch.float32, 1)
+    question = Question(labels=[LONG, "a hourglass"], alternatives=["a ring"])
+    assert [field for field, _ in judge.problems(question)] == ["labels[0]"]
+    (found,) = check(two=[LONG, "a hourglass"])
+    assert (found.place, found.reason) == ("own.yaml: concepts.hourglass.labels.two", "LABEL_TOO_LONG")
+
+
+@pytest.mark.parametrize("length", range(60, 90, 3))
+def test_the_reach_of_clip_is_the_judges_to_the_token(check: Check, length: int) -> None:
+    judge = ClipJudge(EMBEDDED.parent / "clip", torch.device("cpu"), torch.float32, 1)
+    text = " ".join(["ring"] * length)
+    refused = bool(judge.problems(Question(labels=[text], alternatives=["a picture of a ring"])))
+    assert bool(check(two=[text])) == refused
+
+
+def test_a_concept_without_others_is_noted(check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "alone.yaml"
+    concept = {"kind": "style", "names": ["x"], "labels": {"two": ["in the style of x"]}}
+    file.write_text(yaml.safe_dump({"judges": {"two": {"kind": "clip", "path": "clip"}}, "concepts": {"x": concept}}))
+    (found,) = judge_findings(Catalogue.load([str(file)], embedded=Path("none")))
+    assert (found.reason, found.problem) == ("LABELS_ALONE", False)
+
+
+@pytest.mark.parametrize(
+    ("judge", "missing", "reason", "said"),
+    [
+        ("judge", "config.json", "JUDGE_INCOMPLETE", "has no config.json"),
+        ("judge", "preprocessor_config.json", "JUDGE_INCOMPLETE", "how a picture is scaled"),
+        ("judge", "model.safetensors", "WEIGHTS_MISSING", "no weights"),
+        ("clip", "tokenizer.json", "JUDGE_INCOMPLETE", "no tokenizer"),
+    ],
+)
+def test_a_missing_file_is_named(
+    check: Check, tmp_path: Path, judge: str, missing: str, reason: str, said: str
+) -> None:
+    (tmp_path / judge / missing).unlink()
+    (found,) = check()
+    place = f"own.yaml: judges.{'one' if judge == 'judge' else 'two'}.path"
+    assert (found.place, found.reason) == (place, reason)
+    assert said in found.description
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("not json", "config.json is not JSON"),
+        ("[]", "config.json is not a JSON object"),
+        (json.dumps({"id2label": {"1": "a"}}), "id2label"),
+    ],
+)
+def test_a_damaged_configuration_is_named(check: Check, tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "judge" / "config.json").write_text(content)
+    (found,) = check()
+    assert said in found.description
+
+
+def test_weights_that_can_carry_code_are_named(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "judge" / "model.safetensors").rename(tmp_path / "judge" / "pytorch_model.bin")
+    (found,) = check()
+    assert found.reason == "WEIGHTS_NOT_SAFETENSORS"
+    assert "pytorch_model.bin" in found.description
+
+
+def test_a_link_that_leads_out_is_found(check: Check, tmp_path: Path) -> None:
+    outside = tmp_path.parent / f"{tmp_path.name}-outside.json"
+    (tmp_path / "judge" / "config.json").rename(outside)
+    (tmp_path / "judge" / "config.json").symlink_to(outside)
+    (found,) = check()
+    assert found.reason == "PATH_ESCAPES"
+
+
+def test_what_the_hub_has_not_sent_yet_is_noted(check: Check, tmp_path: Path) -> None:
+    entry = {"kind": "clip", "hub": "org/none", "revision": "0" * 40}
+    file = tmp_path / "hub.yaml"
+    file.write_text(yaml.safe_dump({"hub_organisations": ["org"], "judges": {"far": entry}}))
+    (found,) = judge_findings(Catalogue.load([str(file)], embedded=Path("none")))
+    assert (found.reason, found.problem) == ("NOT_FETCHED", False)
+
+
+def test_it_imports_no_torch() -> None:
+    code = (
+        "import sys; from unerase_backend.checking.at_start import check_catalogues; check_catalogues(()); "
+        "sys.exit(not {'torch', 'ray', 'diffusers'}.isdisjoint(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -1,0 +1,130 @@
+"""What `unerase serve` says of itself when it cannot serve: its catalogue at once, a failed part by its own error."""
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from unerase_backend.runtime.errors import PreconditionError
+from unerase_backend.serve_errors import deployment_errors, last_error
+
+
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "unerase", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    """A catalogue with a fault in each section."""
+    (tmp_path / "erased.pt").touch()
+    file = tmp_path / "wrong.yaml"
+    content = {
+        "models": {"own/pt": {"base": "testbed/reference", "unet": "erased.pt"}},
+        "judges": {"own/judge": {"kind": "clip", "path": "nowhere"}},
+        "concepts": {"Van Gogh": {"kind": "style", "names": ["Van Gogh"], "pictures": "none.png"}},
+    }
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_a_wrong_catalogue_ends_it_with_a_line_for_each_fault(wrong: Path) -> None:
+    ended = command("serve", "--catalogue", str(wrong))
+    assert ended.returncode == 2
+    lines = dict(line.split(": ", 2)[1:] for line in ended.stderr.splitlines())
+    assert lines.keys() == {
+        "models.own/pt.unet",
+        "judges.own/judge.path",
+        "concepts.Van Gogh",
+        "concepts.Van Gogh.pictures",
+    }
+    assert f"unerase import {wrong.parent / 'erased.pt'} --as unet --out FOLDER" in lines["models.own/pt.unet"]
+    assert lines["judges.own/judge.path"] == "does not exist"
+    assert all(line.startswith("wrong.yaml: ") for line in ended.stderr.splitlines())
+
+
+def test_wrong_files_are_reported_together_and_so_are_judges(wrong: Path) -> None:
+    other = wrong.with_name("other.yaml")
+    other.write_text("models: {own/x: {base: nothing, resolution: 1}}")
+    ended = command("serve", "--catalogue", str(wrong), "--catalogue", str(other))
+    assert ended.returncode == 2
+    assert "wrong.yaml: " in ended.stderr
+    assert "other.yaml: " in ended.stderr
+    unknown = wrong.with_name("kind.yaml")
+    (wrong.parent / "judge").mkdir()
+    unknown.write_text("judges: {own/j: {kind: oracle, path: judge}}")
+    ended = command("serve", "--catalogue", str(unknown))
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("kind.yaml: judges.own/j.kind: there is no kind of judge 'oracle'")
+
+
+def test_a_local_audit_ends_with_the_same_lines(wrong: Path) -> None:
+    audit = ("audit", "own/pt", "--concept", "hourglass", "--local")
+    ended = command(*audit, UNERASE_SERVE_CATALOGUES=json.dumps([str(wrong)]))
+    serve = command("serve", "--catalogue", str(wrong))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(serve.stderr)
+    assert "the backend did not start" in ended.stderr.removeprefix(serve.stderr)
+
+
+def raised(error: Exception) -> str:
+    """The text of a traceback as Serve keeps it: one within another."""
+    try:
+        try:
+            raise error
+        except Exception:
+            raise RuntimeError(traceback.format_exc()) from None
+    except RuntimeError:
+        return f"A replica failed to start.\n{traceback.format_exc()}"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/proc/none"), None),
+        (ValueError("first line\nsecond line\n  an indented one"), None),
+        (PreconditionError("the address is taken; choose another"), "the address is taken; choose another"),
+    ],
+)
+def test_the_last_error_is_what_python_says_of_it(error: Exception, said: str | None) -> None:
+    expected = said or "".join(traceback.format_exception_only(error)).strip()
+    assert last_error(raised(error)) == expected
+
+
+def test_a_text_without_frames_is_kept() -> None:
+    assert last_error("The actor died unexpectedly.\n") == "The actor died unexpectedly."
+    assert last_error("") == ""
+
+
+def test_applications_that_failed_alike_share_a_line() -> None:
+    def failed(message: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            status="DEPLOY_FAILED",
+            message="Failed to update the deployments",
+            deployments={"d": SimpleNamespace(status="DEPLOY_FAILED", message=message)},
+        )
+
+    well = SimpleNamespace(status="RUNNING", message="", deployments={})
+    status = SimpleNamespace(applications={"a": failed("x"), "b": well, "c": failed("y"), "d": failed("x")})
+    assert deployment_errors(status) == ["a, d could not be started: x", "c could not be started: y"]
+
+
+@pytest.mark.backends
+def test_a_part_that_cannot_start_is_reported_by_its_own_error(tmp_path: Path) -> None:
+    environment = {"UNERASE_SERVE_ARTIFACTS": "file:///proc/none", "UNERASE_SERVE_RAY_AUTH": "disabled"}
+    ended = command("serve", "--port", "0", "--data-dir", str(tmp_path), **environment)
+    assert ended.returncode == 1
+    assert "could not be started: FileNotFoundError: [Errno 2] No such file or directory: '/proc/none'" in ended.stderr
+    assert "Traceback" not in ended.stderr
