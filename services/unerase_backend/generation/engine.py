@@ -38,8 +38,8 @@ from unerase_backend.generation import validation
 from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel, requested_model
 from unerase_backend.generation.settings import GenerationSettings
-from unerase_backend.generation.shared_trajectories import Arrival, Caller, SharedTrajectories
-from unerase_backend.generation.worker import Worker
+from unerase_backend.generation.shaped_work import ShapedWork, Shapes, exhausted_error
+from unerase_backend.generation.shared_trajectories import Arrival, Caller
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, UneraseError
@@ -69,22 +69,8 @@ class GenerationEngine:
         self._classify = classify
         self._metrics = metrics or GenerationMetrics()
         self._device = torch.device(settings.device)
-        self._profile = profile.numerics_profile(
-            self._device,
-            getattr(torch, settings.precision),
-            settings.torch_threads,
-            settings.batch_rows,
-            settings.decode_batch,
-        )
-        self._worker = Worker(
-            self._load,
-            batch_rows=settings.batch_rows,
-            decode_batch=settings.decode_batch,
-            models_in_memory=settings.models_in_memory,
-            torch_threads=settings.torch_threads,
-            metrics=self._metrics,
-        )
-        self._shared = SharedTrajectories(self._worker, store, self._device, self._profile, self._metrics)
+        self._work = self._shaped(Shapes(settings.batch_rows, settings.decode_batch, settings.models_in_memory))
+        self._outgrown: ShapedWork | None = None
 
     async def Generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateResponse]:  # noqa: N802 - the RPC's name
         """Run trajectories of one model and yield each one's sample as it ends, in no particular order.
@@ -105,13 +91,14 @@ class GenerationEngine:
             self._catalogue.judge(question.judge)
         model = await self._requested(request.model, request.changes)
         picture = request.pictures or bool(request.questions)
+        shared = self._work.shared
         caller = Caller(asyncio.get_running_loop())
         remaining = iter(enumerate(request.trajectories))
         outstanding = 0
         try:
             while True:
                 while outstanding < WINDOW and (following := next(remaining, None)) is not None:
-                    self._shared.join(caller, following[0], model, following[1], picture)
+                    shared.join(caller, following[0], model, following[1], picture)
                     outstanding += 1
                 if not outstanding:
                     return
@@ -120,7 +107,7 @@ class GenerationEngine:
                     outstanding -= 1
                     yield response
         finally:
-            self._shared.leave(caller)
+            shared.leave(caller)
             if caller.made:
                 begin, end = (round(seconds * 1e9) for seconds in (caller.admitted, caller.ended))
                 tracing.record("generation.sample", begin, end, model=request.model, trajectories=caller.made)
@@ -149,7 +136,7 @@ class GenerationEngine:
                 yield
             return EncodeResponse(prompts=prompts)
 
-        response: EncodeResponse = await asyncio.wrap_future(self._worker.compute(requested, job))
+        response: EncodeResponse = await asyncio.wrap_future(self._work.worker.compute(requested, job))
         return response
 
     async def MeasureDenoising(  # noqa: N802 - the RPC's name
@@ -169,7 +156,7 @@ class GenerationEngine:
         validation.check_measure(request)
         requested = await self._requested(request.model, request.changes)
         pictures = await asyncio.to_thread(self._read, request)
-        settings = self._settings
+        work = self._work
 
         def job(model: DiffusionModel) -> Generator[None, None, NDArray[np.float64]]:
             training = len(model.alphas_cumprod)
@@ -184,12 +171,12 @@ class GenerationEngine:
                     conditioning.encode(model, [Conditioning(text=prompt) for prompt in request.prompts]),
                     request.timesteps,
                     request.noise_seed,
-                    batch_rows=settings.batch_rows,
-                    decode_batch=settings.decode_batch,
+                    batch_rows=work.shapes.batch_rows,
+                    decode_batch=work.shapes.decode_batch,
                 )
             )
 
-        errors = await asyncio.wrap_future(self._worker.compute(requested, job))
+        errors = await asyncio.wrap_future(work.worker.compute(requested, job))
         return MeasureDenoisingResponse(
             errors=[
                 DenoisingError(picture=picture, prompt=prompt, errors=errors[picture, prompt].tolist())
@@ -203,19 +190,33 @@ class GenerationEngine:
     ) -> DescribeGenerationResponse:
         """Return what determines every bit of a result here."""
         return DescribeGenerationResponse(
-            numerics_profile=self._profile,
+            numerics_profile=self._work.profile,
             versions=profile.library_versions(),
             hardware=profile.hardware(self._device, self._settings.torch_threads),
         )
 
     def models(self) -> list[RequestedModel]:
         """Return the models that are in memory or being loaded."""
-        return self._worker.held()
+        return self._work.worker.held()
 
     def close(self) -> None:
         """Stop after the current step."""
-        self._worker.close()
-        self._shared.close()
+        if self._outgrown is not None:
+            self._outgrown.close()
+        self._work.close()
+
+    def _shaped(self, shapes: Shapes) -> ShapedWork:
+        return ShapedWork(shapes, self._settings, self._load, self._store, self._metrics, self._shrink)
+
+    def _shrink(self, work: ShapedWork, loading: bool) -> UneraseError:
+        """Go on in smaller shapes, and return the error of the work that did not fit; called by its worker."""
+        smaller = work.shapes.smaller(loading=loading)
+        if self._outgrown is not None:
+            self._outgrown.close()
+        self._outgrown = work
+        # Without smaller shapes the next request may still fit, for example a model that has no guidance.
+        self._work = self._shaped(smaller or work.shapes)
+        return exhausted_error(smaller, work.shapes)
 
     async def _requested(self, name: str, changes: Sequence[ModelChange] = ()) -> RequestedModel:
         # Files are hashed when their model is first asked for.

@@ -121,16 +121,19 @@ class SharedTrajectories:
             self._metrics.finished(1, cached=True)
             self._deliver(shared, result)
             return
-        with self._lock:
-            if shared.waiting:
-                shared.work = self._worker.submit(
-                    shared.model,
-                    caller,
-                    shared.trajectory,
-                    picture=shared.picture,
-                    given=given,
-                    done=lambda outcome: self._done(shared, outcome),
-                )
+        try:
+            with self._lock:
+                if shared.waiting:
+                    shared.work = self._worker.submit(
+                        shared.model,
+                        caller,
+                        shared.trajectory,
+                        picture=shared.picture,
+                        given=given,
+                        done=lambda outcome: self._done(shared, outcome),
+                    )
+        except UneraseError as error:
+            self._deliver(shared, error)
 
     def _given(self, trajectory: Trajectory) -> Given:
         field = ""

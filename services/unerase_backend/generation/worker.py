@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
+from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Given, Sampler
 from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel
-from unerase_backend.runtime.errors import ExhaustedError, UneraseError
+from unerase_backend.runtime.errors import UneraseError
 
 _LOG = logging.getLogger(__name__)
 
@@ -84,8 +85,16 @@ class Worker:
         models_in_memory: int,
         torch_threads: int,
         metrics: GenerationMetrics,
+        exhausted: Callable[[bool], UneraseError],
     ) -> None:
+        """Start the thread.
+
+        `exhausted` is called once, in a thread of the worker, if the device has too little memory; it is told whether
+        a model was being loaded, and returns the error of all work. The worker does nothing more after that.
+        """
         self._load = load
+        self._exhausted = exhausted
+        self._ended_by: UneraseError | None = None
         self._batch_rows = batch_rows
         self._decode_batch = decode_batch
         self._models_in_memory = models_in_memory
@@ -111,9 +120,15 @@ class Worker:
         given: Given,
         done: Done,
     ) -> Work:
-        """Queue a trajectory of a model, with the artefacts that it names by digest."""
+        """Queue a trajectory of a model, with the artefacts that it names by digest.
+
+        Raises:
+            UneraseError: the device has run out of memory.
+        """
         work = Work(str(next(self._serial)), model.digest, trajectory, picture, given, done)
         with self._changed:
+            if self._ended_by is not None:
+                raise self._ended_by
             self._lane(model).queues.setdefault(caller, deque()).append(work)
             self._changed.notify()
         return work
@@ -140,6 +155,9 @@ class Worker:
         """
         future: Future[Any] = Future()
         with self._changed:
+            if self._ended_by is not None:
+                future.set_exception(self._ended_by)
+                return future
             self._lane(model).jobs.append((job, future))
             self._changed.notify()
         return future
@@ -154,7 +172,8 @@ class Worker:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _lane(self, model: RequestedModel) -> _Lane:
         lane = self._lanes.setdefault(model.digest, _Lane(model))
@@ -173,6 +192,9 @@ class Worker:
                 try:
                     self._turn(lane)
                 except Exception as error:
+                    if is_out_of_memory(error):
+                        self._end(loading=False)
+                        break
                     _LOG.exception("a step of the model %s failed", lane.model.name)
                     self._fail(lane, _as_domain(error))
 
@@ -223,9 +245,12 @@ class Worker:
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
             self._time(model)
         except Exception as error:
+            self._metrics.loaded(time.perf_counter() - begin, failed=True)
+            if is_out_of_memory(error):
+                self._end(loading=True)
+                return
             if not isinstance(error, UneraseError):
                 _LOG.exception("the model %s cannot be loaded", lane.model.name)
-            self._metrics.loaded(time.perf_counter() - begin, failed=True)
             with self._changed:
                 lane.loading = False
             self._fail(lane, _as_domain(error))
@@ -308,6 +333,8 @@ class Worker:
             if future.set_running_or_notify_cancel():
                 future.set_result(stop.value)
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             ended = True
             if not isinstance(error, UneraseError):
                 _LOG.exception("a job of the model %s failed", lane.model.name)
@@ -317,6 +344,19 @@ class Worker:
             with self._changed:
                 lane.started = None
                 lane.jobs.popleft()
+
+    def _end(self, *, loading: bool) -> None:
+        """Fail everything, now and later, because the device has too little memory."""
+        with self._changed:
+            if self._closed:
+                return
+            self._ended_by = error = self._exhausted(loading)
+            self._closed = True
+            lanes = list(self._lanes.values())
+        _LOG.warning("%s", error.message)
+        for lane in lanes:
+            self._fail(lane, error)
+        release_memory()
 
     def _fail(self, lane: _Lane, error: UneraseError) -> None:
         """Fail everything in a lane, and load the model again when it is next requested."""
@@ -336,6 +376,4 @@ class Worker:
 def _as_domain(error: Exception) -> UneraseError:
     if isinstance(error, UneraseError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return ExhaustedError("the model needs more memory than the device has free", reason="OUT_OF_MEMORY")
     return UneraseError("the model failed on this request", reason="MODEL_FAILED")
