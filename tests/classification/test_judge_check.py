@@ -14,7 +14,7 @@ import yaml
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase_backend.catalogue import EMBEDDED, Catalogue
-from unerase_backend.catalogue.findings import Finding, problems
+from unerase_backend.catalogue.file_findings import Finding, problems
 from unerase_backend.classification.judge_check import judge_findings, own_kinds
 from unerase_backend.classification.judges.classifier import Classifier
 from unerase_backend.classification.judges.clip import ClipJudge

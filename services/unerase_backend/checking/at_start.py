@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.findings import problems
+from unerase_backend.catalogue.file_findings import problems
 from unerase_backend.classification.judge_check import judge_findings
 from unerase_backend.runtime.errors import InvalidRequestError
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from unerase_backend.catalogue import Catalogue, JudgeEntry, hub
 from unerase_backend.catalogue.digests import judge_paths
-from unerase_backend.catalogue.findings import Finding
+from unerase_backend.catalogue.file_findings import Finding
 from unerase_backend.classification.labels import label_problem, label_table
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 

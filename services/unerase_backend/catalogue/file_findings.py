@@ -1,4 +1,4 @@
-"""What a check finds: a problem, which must be mended, or a note, which is worth knowing."""
+"""What a check of catalogue files finds, by file and key: problems, which must be mended, and notes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
