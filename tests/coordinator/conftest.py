@@ -1,5 +1,6 @@
-"""A catalogue whose weights are a few bytes: enough to plan with."""
+"""A catalogue whose weights are a few bytes, with real tokenizers: enough to plan with."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from unerase.v1.types_pb2 import (
     MODEL_ROLE_SUBJECT,
     EvaluationDescription,
 )
-from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -49,11 +50,16 @@ def write_catalogue(folder: Path, more: str = "", content: str = CATALOGUE) -> P
         for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
             (folder / pipeline / part).mkdir(parents=True)
             (folder / pipeline / part / "config.json").write_text("{}")
+        shutil.copytree(
+            EMBEDDED.parent / "reference" / "tokenizer", folder / pipeline / "tokenizer", dirs_exist_ok=True
+        )
         for part in ("unet", "vae", "text_encoder"):
             (folder / pipeline / part / "model.safetensors").write_text(f"{pipeline} {part}")
     for judge in ("clip", "first", "second"):
         (folder / judge).mkdir()
         (folder / judge / "model.safetensors").write_text(judge)
+    for file in (EMBEDDED.parent / "clip").glob("*.json"):
+        shutil.copy(file, folder / "clip")
     for change in ("never", "edited"):
         (folder / f"{change}.safetensors").write_text(change)
     path = folder / "catalogue.yaml"

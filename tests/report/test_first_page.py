@@ -70,6 +70,13 @@ def test_every_printed_page_names_the_audit() -> None:
     assert "display: none" not in html(hostile).partition("</style>")[0].partition("@top-left { content: ")[2]
 
 
+def test_notes_on_the_inputs_stand_on_the_first_page() -> None:
+    made_report = made(observed())
+    assert "Noticed about the inputs" not in shown(made_report)
+    made_report.content.notes.append("One of the prompts is longer than what the text encoder reads.")
+    assert "Noticed about the inputs: One of the prompts is longer" in " ".join(shown(made_report).split())
+
+
 def test_assumptions_stand_beside_the_verdict() -> None:
     made_report = signed()
     assert "on assumptions" not in shown(made_report)

@@ -149,6 +149,8 @@ def show_verdict(console: Console, audit: Audit) -> None:
         console.print(_text(f"Assumed: {sentence}"))
     if verdict.control_statement:
         console.print(_text(verdict.control_statement))
+    for note in audit.notes:
+        console.print(_text(f"Note: {note}"))
     console.print()
     console.print(_text(verdict.statement))
     for sentence in verdict.evidence:

@@ -34,8 +34,9 @@ def build(
     findings: Iterable[Finding],
     manifest: Manifest,
     descriptions: Iterable[EvaluationDescription],
+    notes: Sequence[str] = (),
 ) -> ReportContent:
-    """Return the content of a report; `descriptions` are those that the audit was planned with."""
+    """Return the content of a report; `descriptions` and `notes` are those that the audit was planned with."""
     ordered = sorted(observations, key=place)
     return ReportContent(
         spec=spec,
@@ -61,6 +62,7 @@ def build(
         observations=len(ordered),
         observations_digest=digest_of(ordered),
         descriptions=needed_descriptions(descriptions, evaluations),
+        notes=notes,
     )
 
 

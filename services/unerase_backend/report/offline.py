@@ -44,4 +44,4 @@ def conclude_exported(audit: ExportedAudit, tolerances: Tolerances) -> Audit:
         # The calibration that the audit quoted, because this installation may have a different one.
         if result.name in audit.calibrations:
             result.calibration.CopyFrom(audit.calibrations[result.name])
-    return Audit(id=audit.audit_id, spec=spec, state=AUDIT_STATE_SUCCEEDED, verdict=verdict)
+    return Audit(id=audit.audit_id, spec=spec, state=AUDIT_STATE_SUCCEEDED, verdict=verdict, notes=audit.content.notes)

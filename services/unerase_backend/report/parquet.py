@@ -105,6 +105,7 @@ def render_parquet(
         manifest=content.manifest,
         observations=len(ordered),
         observations_digest=digest_of(ordered),
+        notes=content.notes,
     )
     described = needed_descriptions(descriptions, content.spec.battery.evaluations)
     metadata = {

@@ -267,3 +267,13 @@ async def test_the_operators_concept_keeps_its_name(
     later = Catalogue.load([str(file)], embedded=Path("none")).extended(custom)
     assert later.concept("mine/overtaken").names == ("theirs",)
     assert not later.custom
+
+
+async def test_a_prompt_whose_name_no_model_reads_is_refused(client: AsyncClient) -> None:
+    far = "a picture of " + "very " * 100 + "{concept}"
+    error = await refused(client.create_concept(described(prompts=["a {concept}", far], held_out_prompts=[far])))
+    assert error.code == INVALID
+    assert list(fields(error)) == ["concept.prompts[1]", "concept.held_out_prompts[0]"]
+    # "egg timer" is the longer of the names.
+    assert "has 108 tokens" in fields(error)["concept.prompts[1]"]
+    assert "reads the first 22, and 'egg timer' stands beyond them" in fields(error)["concept.prompts[1]"]

@@ -63,6 +63,7 @@ async def insert(database: Database, plan: Plan, cost: AuditCost | None = None) 
         units_total=len(plan.units),
         create_time=timestamp(time.time_ns()),
         cost=cost,
+        notes=plan.notes,
     )
     assert await database.transitions.insert(audit, "digest", plan)
     return audit

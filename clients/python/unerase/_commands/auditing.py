@@ -17,6 +17,7 @@ from unerase._commands.following import (
     how_to_go_on_locally,
     progress_of,
     show_ended,
+    tell_notes,
     write_reports,
 )
 from unerase._commands.options import (
@@ -162,6 +163,7 @@ def audit(
         accepted = create(client, spec, new_id(request_id))
         if detach:
             say_json(accepted) if as_json else say(accepted.id)
+            tell_notes(accepted)
             return
         how = how_to_go_on_locally(accepted.id, data_dir) if local else how_to_go_on(accepted.id)
         with goes_on(how):
@@ -187,6 +189,7 @@ def _judged(
 
 def _show_plan(planned: Audit, as_json: bool) -> None:
     say_json(planned) if as_json else show_cost(stdout, planned)
+    tell_notes(planned)
 
 
 def _refuse_contradictions(

@@ -49,6 +49,13 @@ def announce(audit: Audit, how: str, in_json: bool) -> None:
         print(as_json({"id": audit.id, "request_id": audit.request_id}), file=sys.stderr, flush=True)
     else:
         tell(f"audit {audit.id} is accepted. {how}")
+        tell_notes(audit)
+
+
+def tell_notes(audit: Audit) -> None:
+    """Write to stderr what was noticed about the audit's inputs."""
+    for note in audit.notes:
+        tell(f"note: {note}")
 
 
 def how_to_go_on(audit_id: str) -> str:

@@ -413,6 +413,7 @@ class Audit(_message.Message):
     ERROR_MESSAGE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     ESTIMATED_END_TIME_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the backend."""
     request_id: _builtins.str
@@ -442,6 +443,12 @@ class Audit(_message.Message):
     def estimated_end_time(self) -> _timestamp_pb2.Timestamp:
         """When an audit in flight is expected to end; absent if that cannot be estimated yet."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was noticed about the inputs when the audit was planned, one sentence each, as on prompts that a text encoder
+        cuts.
+        """
+
     def __init__(
         self,
         *,
@@ -458,10 +465,11 @@ class Audit(_message.Message):
         error_message: _builtins.str = ...,
         cost: Global___AuditCost | None = ...,
         estimated_end_time: _timestamp_pb2.Timestamp | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "estimated_end_time", b"estimated_end_time", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "estimated_end_time", b"estimated_end_time", "id", b"id", "request_id", b"request_id", "spec", b"spec", "state", b"state", "units_done", b"units_done", "units_total", b"units_total", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "estimated_end_time", b"estimated_end_time", "id", b"id", "notes", b"notes", "request_id", b"request_id", "spec", b"spec", "state", b"state", "units_done", b"units_done", "units_total", b"units_total", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1168,6 +1176,7 @@ class ReportContent(_message.Message):
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     OBSERVATIONS_DIGEST_FIELD_NUMBER: _builtins.int
     DESCRIPTIONS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     observations: _builtins.int
     """Number of observations, and SHA-256 over them in order."""
     observations_digest: _builtins.str
@@ -1191,6 +1200,10 @@ class ReportContent(_message.Message):
     def descriptions(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EvaluationDescription]:
         """The evaluations that the audit was planned with: those of its battery, and every required one that is not in it."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As in `Audit`."""
+
     def __init__(
         self,
         *,
@@ -1205,10 +1218,11 @@ class ReportContent(_message.Message):
         observations: _builtins.int = ...,
         observations_digest: _builtins.str = ...,
         descriptions: _abc.Iterable[_types_pb2.EvaluationDescription] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "manifest", b"manifest", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "concept", b"concept", "descriptions", b"descriptions", "evaluations", b"evaluations", "findings", b"findings", "manifest", b"manifest", "observations", b"observations", "observations_digest", b"observations_digest", "pictures", b"pictures", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "concept", b"concept", "descriptions", b"descriptions", "evaluations", b"evaluations", "findings", b"findings", "manifest", b"manifest", "notes", b"notes", "observations", b"observations", "observations_digest", b"observations_digest", "pictures", b"pictures", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

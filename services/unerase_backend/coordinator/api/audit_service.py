@@ -147,7 +147,7 @@ class AuditServicer(AuditServiceServicer):
             )
         check_cost(plan.cost, self._limits)
         quota, expected = self._quota(tenant), self._auditor.estimates.expected(plan.units, plan.works)
-        audit = Audit(spec=plan.spec, units_total=len(plan.units), cost=plan.cost)
+        audit = Audit(spec=plan.spec, units_total=len(plan.units), cost=plan.cost, notes=plan.notes)
         if expected:
             audit.cost.estimated_duration.CopyFrom(self._auditor.estimates.duration(expected))
         if request.validate_only:

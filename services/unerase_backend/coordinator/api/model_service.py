@@ -4,6 +4,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -24,6 +25,8 @@ from unerase.v1.models_pb2 import (
 from unerase.v1.models_pb2_grpc import ModelServiceServicer
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
+from unerase_backend.catalogue.custom import entry_of
+from unerase_backend.catalogue.prompt_checks import unread_everywhere
 from unerase_backend.coordinator.api.concept_upload import Pictures, Upload, decode_pictures, read_upload
 from unerase_backend.coordinator.api.paging import Page, cursor_of, page_size
 from unerase_backend.coordinator.api.upload_limits import Uploads
@@ -38,6 +41,7 @@ from unerase_backend.runtime.errors import (
     InvalidRequestError,
     NotFoundError,
     PreconditionError,
+    UnsafeModelError,
 )
 from unerase_backend.runtime.handles import Classify
 
@@ -158,6 +162,22 @@ class ModelServicer(ModelServiceServicer):
     async def _check(self, concept: Concept) -> None:
         catalogue = self._catalogue
         await self._threads.run(check_concept, concept, catalogue.models, catalogue.judges, catalogue.concepts)
+        await self._threads.run(self._check_prompts, concept)
+
+    def _check_prompts(self, concept: Concept) -> None:
+        """Refuse prompts whose name no model here would read; what only some models read is the audits' to refuse."""
+        catalogue = self._catalogue
+        # A model of the hub may not be here yet, and a broken one is no reason against a concept.
+        whole = [name for name, model in catalogue.models.items() if model.pipeline is not None]
+        reaches = {}
+        for name in whole:
+            with suppress(UnsafeModelError):
+                reaches[name] = catalogue.text_reaches(name)
+        unread = unread_everywhere(entry_of(concept), reaches)
+        if unread:
+            raise InvalidRequestError.of(
+                *(FieldViolation(f"concept.{key}[{index}]", each) for (key, index), each in unread.items()),
+            )
 
     async def _check_labels(self, concept: Concept, side: int) -> None:
         """Ask each judge about the concept once, because a label that a judge does not know would fail every audit."""

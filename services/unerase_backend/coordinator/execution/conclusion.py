@@ -133,6 +133,7 @@ class Conclusion:
             evidence.findings,
             manifest,
             descriptions,
+            audit.notes,
         )
         reports = write_reports(self._store, audit, end, content, descriptions, evidence.observations, tenant)
         return verdict, reports

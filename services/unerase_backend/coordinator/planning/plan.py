@@ -4,7 +4,7 @@
 the same seed base gives the same plan, and planning the completed request again changes nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -16,6 +16,7 @@ from unerase_backend.coordinator.planning import control_checks
 from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
 from unerase_backend.coordinator.planning.parts import Parts
 from unerase_backend.coordinator.planning.presets import planned_descriptions
+from unerase_backend.coordinator.planning.prompt_reach import check_labels, check_reach, encoders_of
 from unerase_backend.coordinator.planning.request import resolve_request
 from unerase_backend.coordinator.planning.targets import Targets, cases_of
 from unerase_backend.coordinator.planning.units import units_of
@@ -43,6 +44,8 @@ class Plan:
     cost: AuditCost
     picture_bytes: int
     """About how many bytes the audit's pictures will take."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the audit must know about its inputs, one sentence each."""
 
 
 def make_plan(
@@ -67,6 +70,7 @@ def make_plan(
     cases = tuple(cases_of(concept, resolved))
     parts = Parts()
     targets = Targets(resolved, cases, catalogue, store, parts)
+    notes = _check_prompts(resolved, concept, cases, catalogue, store)
     if resolved.control_kind == CONTROL_KIND_CONCEPT_FREE and not targets.stand_ins:
         raise _without_stand_ins()
     units = tuple(units_of(resolved, cases, targets, descriptions))
@@ -77,7 +81,23 @@ def make_plan(
     pictures = {*concept.picture_digests, *concept.near_miss_digests, *placebo_pictures}
     cost = cost_of(resolved, concept, len(pictures), units, works, parts.contents)
     stored = picture_bytes(cost.pictures, catalogue.models[resolved.reference].resolution)
-    return Plan(resolved, concept, placebo_pictures, cases, units, parts.contents, works, cost, stored)
+    return Plan(resolved, concept, placebo_pictures, cases, units, parts.contents, works, cost, stored, notes)
+
+
+def _check_prompts(
+    spec: AuditSpec, concept: Concept, cases: Sequence[Case], catalogue: Catalogue, store: ArtifactStore
+) -> tuple[str, ...]:
+    """Return the notes on prompts that an encoder cuts, those of placebos included.
+
+    Raises as `check_labels` and `check_reach`.
+    """
+    check_labels(spec, catalogue)
+    encoders = encoders_of(spec, catalogue)
+    notes = check_reach("spec.concept", concept, cases, encoders)
+    for index, name in enumerate(spec.placebos):
+        placebo = catalogue.concept_message(name, store)
+        notes += check_reach(f"spec.placebos[{index}]", placebo, tuple(cases_of(placebo, spec)), encoders)
+    return tuple(notes)
 
 
 def _without_stand_ins() -> InvalidRequestError:

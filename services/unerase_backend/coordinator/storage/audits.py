@@ -157,6 +157,8 @@ def audit_of(row: Any) -> Audit:
     )
     if row.cost is not None:
         audit.cost.CopyFrom(AuditCost.FromString(row.cost))
+    if row.notes is not None:
+        audit.MergeFromString(row.notes)
     if row.state in ACTIVE:
         duration = audit.cost.estimated_duration
         known = duration.ToNanoseconds() if audit.cost.HasField("estimated_duration") else None

@@ -42,6 +42,8 @@ audits = sa.Table(
     sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
     # The cost as a message, and the parts of it that count towards quotas while the audit is in flight.
     sa.Column("cost", sa.LargeBinary, nullable=True),
+    # An Audit with nothing but its notes; NULL if there are none.
+    sa.Column("notes", sa.LargeBinary, nullable=True),
     sa.Column("counted_pictures", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("counted_bytes", sa.BigInteger, nullable=False, server_default="0"),
     # Expected work of all units and of those that are done, in seconds, or in rows if no times are known.

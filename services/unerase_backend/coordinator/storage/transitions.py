@@ -345,6 +345,7 @@ def _row(audit: Audit, request_digest: str, plan: PlannedAudit, origin: Origin) 
         "html_digest": "",
         "traceparent": origin.traceparent,
         "cost": deterministic(audit.cost) if audit.HasField("cost") else None,
+        "notes": deterministic(Audit(notes=audit.notes)) if audit.notes else None,
         "counted_pictures": demand.pictures,
         "counted_bytes": demand.bytes,
         "work_done": 0.0,

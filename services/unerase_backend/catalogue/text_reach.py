@@ -1,0 +1,108 @@
+"""How much of a text a text encoder reads: CLIP's cuts a prompt after its tokens, without a word.
+
+The tokenizer of a model or judge is read alone, without its weights and without torch, so that a prompt that would be
+cut is known before anything is computed.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unerase_backend.runtime.errors import UnsafeModelError
+
+# The start and the end of a prompt, which the encoder reads beside its words.
+_FRAME = 2
+# A pipeline has one or two text encoders, each with its tokenizer.
+_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an encoder reads of one text."""
+
+    tokens: int
+    """Tokens of the whole text, without start and end."""
+    limit: int
+    """The most that are read."""
+    end: int
+    """The place after the last character that is read, or the text's length if all of it is."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether part of the text is not read."""
+        return self.tokens > self.limit
+
+
+@dataclass(frozen=True, eq=False)
+class TextReach:
+    """A tokenizer with the number of tokens that its text encoder reads, start and end excluded."""
+
+    tokenizer: Any
+    limit: int
+
+    def read(self, text: str) -> Reading:
+        """Return what is read of a text; safe to call from several threads."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        tokens = len(encoding.ids)
+        # Characters that follow one another may share a token's place in the text, or stand in none.
+        unread = min((begin for begin, _ in encoding.offsets[self.limit :]), default=len(text))
+        return Reading(tokens, self.limit, unread if tokens > self.limit else len(text))
+
+
+def model_reaches(folder: Path) -> list[TextReach]:
+    """Return the reach of each text encoder of a pipeline folder, in their order.
+
+    Raises:
+        UnsafeModelError: a tokenizer, or an encoder's configuration, cannot be read.
+    """
+    parts = [(tokenizer, encoder) for tokenizer, encoder in _PARTS if (folder / tokenizer).is_dir()]
+    if not parts:
+        raise UnsafeModelError("tokenizer is missing", reason="MODEL_INCOMPLETE")
+    return [_reach(folder / tokenizer, _positions(folder / encoder / "config.json")) for tokenizer, encoder in parts]
+
+
+def judge_reach(folder: Path) -> TextReach:
+    """Return the reach of a CLIP judge's text encoder.
+
+    Raises:
+        UnsafeModelError: as in `model_reaches`.
+    """
+    return _reach(folder, _positions(folder / "config.json"))
+
+
+def shortest(reaches: Iterable[TextReach], text: str) -> Reading:
+    """Return the reading of the encoder that reads least of a text."""
+    return min((reach.read(text) for reach in reaches), key=lambda reading: (reading.end, reading.limit))
+
+
+def _reach(folder: Path, positions: int) -> TextReach:
+    from transformers import CLIPTokenizer  # it takes most of a second, which no start of a process should wait for
+
+    # Without its vocabulary the library makes one of two tokens, without a word.
+    if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+        message = f"{folder.name} has neither tokenizer.json nor vocab.json"
+        raise UnsafeModelError(message, reason="TOKENIZER_UNREADABLE")
+    try:
+        loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnsafeModelError("the tokenizer does not load", reason="TOKENIZER_UNREADABLE") from error
+    # The folder's own settings for padding and truncation would hide what is beyond the encoder's reach.
+    tokenizer = loaded.backend_tokenizer
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return TextReach(tokenizer, min(positions, loaded.model_max_length) - _FRAME)
+
+
+def _positions(config: Path) -> int:
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        found = content.get("text_config", content).get("max_position_embeddings", 77)
+    except (OSError, ValueError, AttributeError):
+        message = f"{config.parent.name}/{config.name} is missing or is not JSON"
+        raise UnsafeModelError(message, reason="MODEL_INCOMPLETE") from None
+    if not isinstance(found, int) or found <= _FRAME:
+        message = f"max_position_embeddings of {config.parent.name}/{config.name} must be a whole number over {_FRAME}"
+        raise UnsafeModelError(message, reason="MODEL_UNSUPPORTED")
+    return found
