@@ -162,8 +162,7 @@ def audit(
             return
         accepted = create(client, spec, new_id(request_id))
         if detach:
-            say_json(accepted) if as_json else say(accepted.id)
-            tell_notes(accepted)
+            _show_accepted(accepted, as_json)
             return
         how = how_to_go_on_locally(accepted.id, data_dir) if local else how_to_go_on(accepted.id)
         with goes_on(how):
@@ -188,8 +187,19 @@ def _judged(
 
 
 def _show_plan(planned: Audit, as_json: bool) -> None:
-    say_json(planned) if as_json else show_cost(stdout, planned)
-    tell_notes(planned)
+    if as_json:
+        say_json(planned)
+    else:
+        show_cost(stdout, planned)
+        tell_notes(planned)
+
+
+def _show_accepted(accepted: Audit, as_json: bool) -> None:
+    if as_json:
+        say_json(accepted)
+    else:
+        say(accepted.id)
+        tell_notes(accepted)
 
 
 def _refuse_contradictions(
