@@ -11,7 +11,14 @@ from transformers import CLIPTokenizer
 
 from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.catalogue.entries import ConceptEntry
-from unerase_backend.catalogue.prompt_checks import cut_labels, reads_a_name, unread_everywhere, unread_names
+from unerase_backend.catalogue.prompt_checks import (
+    cut_labels,
+    label_reach,
+    reads_a_name,
+    text_reaches,
+    unread_everywhere,
+    unread_names,
+)
 from unerase_backend.catalogue.text_reach import TextReach, judge_reach, model_reaches, shortest
 from unerase_backend.runtime.errors import UnsafeModelError
 
@@ -98,11 +105,11 @@ def test_labels_that_a_judge_cuts_are_found() -> None:
 
 def test_models_of_one_folder_share_their_reach() -> None:
     catalogue = Catalogue.load()
-    assert catalogue.text_reaches("testbed/uce") is catalogue.text_reaches("testbed/reference")
-    assert catalogue.label_reach("testbed/judge") is None
-    label_reach = catalogue.label_reach("testbed/clip")
-    assert label_reach is not None
-    assert label_reach.limit == READ
+    assert text_reaches(catalogue, "testbed/uce") is text_reaches(catalogue, "testbed/reference")
+    assert label_reach(catalogue, "testbed/judge") is None
+    reach = label_reach(catalogue, "testbed/clip")
+    assert reach is not None
+    assert reach.limit == READ
 
 
 def _folder(tmp_path: Path) -> Path:

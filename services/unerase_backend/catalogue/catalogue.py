@@ -16,7 +16,6 @@ from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
 from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
 from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
 from unerase_backend.catalogue.merging import merge_files
-from unerase_backend.catalogue.text_reach import TextReach, judge_reach, model_reaches
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError, PreconditionError, UnsafeModelError
 
@@ -180,24 +179,6 @@ class Catalogue:
         with _naming("judge", name):
             digest: str = self._remembered("judge weights", name, compute)
         return digest
-
-    def text_reaches(self, model: str) -> list[TextReach]:
-        """Return how much of a prompt each of a model's text encoders reads; models of one folder share the answer.
-
-        Raises:
-            NotFoundError: there is no such model.
-            UnsafeModelError: a tokenizer cannot be read.
-            UnavailableError: it cannot be fetched from the hub.
-        """
-        folder = self.model_parts(model).folder
-        return self._remembered("text reaches", str(folder), lambda: model_reaches(folder))
-
-    def label_reach(self, judge: str) -> TextReach | None:
-        """Return how much of a label a judge of kind clip reads; None for other kinds. Raises as `text_reaches`."""
-        entry = self.judge(judge)
-        if entry.kind != "clip":
-            return None
-        return self._remembered("label reach", judge, lambda: judge_reach(entry.folder))
 
     def chain(self, name: str) -> list[str]:
         """Return a model, its base, that one's base and so on to a whole pipeline.

@@ -4,13 +4,31 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from unerase_backend.catalogue.catalogue import Catalogue
 from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry
-from unerase_backend.catalogue.text_reach import Reading, TextReach, shortest
+from unerase_backend.catalogue.text_reach import Reading, TextReach, judge_reach, model_reaches, shortest
 
 Reaches = Mapping[str, Sequence[TextReach]]
 """The reach of each text encoder of some models, by the models' names."""
 
 _SHOWN = 60
+
+
+def text_reaches(catalogue: Catalogue, model: str) -> tuple[TextReach, ...]:
+    """Return how much of a prompt each of a model's text encoders reads.
+
+    Raises:
+        NotFoundError: there is no such model.
+        UnsafeModelError: a tokenizer cannot be read.
+        UnavailableError: it cannot be fetched from the hub.
+    """
+    return model_reaches(catalogue.model_parts(model).folder)
+
+
+def label_reach(catalogue: Catalogue, judge: str) -> TextReach | None:
+    """Return how much of a label a judge of kind clip reads; None for other kinds. Raises as `text_reaches`."""
+    entry = catalogue.judge(judge)
+    return judge_reach(entry.folder) if entry.kind == "clip" else None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ cut is known before anything is computed.
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,9 @@ class TextReach:
         return Reading(tokens, self.limit, unread if tokens > self.limit else len(text))
 
 
-def model_reaches(folder: Path) -> list[TextReach]:
-    """Return the reach of each text encoder of a pipeline folder, in their order.
+@lru_cache(maxsize=64)
+def model_reaches(folder: Path) -> tuple[TextReach, ...]:
+    """Return the reach of each text encoder of a pipeline folder, in their order; a folder is read once.
 
     Raises:
         UnsafeModelError: a tokenizer, or an encoder's configuration, cannot be read.
@@ -60,11 +62,14 @@ def model_reaches(folder: Path) -> list[TextReach]:
     parts = [(tokenizer, encoder) for tokenizer, encoder in _PARTS if (folder / tokenizer).is_dir()]
     if not parts:
         raise UnsafeModelError("tokenizer is missing", reason="MODEL_INCOMPLETE")
-    return [_reach(folder / tokenizer, _positions(folder / encoder / "config.json")) for tokenizer, encoder in parts]
+    return tuple(
+        _reach(folder / tokenizer, _positions(folder / encoder / "config.json")) for tokenizer, encoder in parts
+    )
 
 
+@lru_cache(maxsize=64)
 def judge_reach(folder: Path) -> TextReach:
-    """Return the reach of a CLIP judge's text encoder.
+    """Return the reach of a CLIP judge's text encoder; a folder is read once.
 
     Raises:
         UnsafeModelError: as in `model_reaches`.

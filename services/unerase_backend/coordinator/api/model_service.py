@@ -26,7 +26,7 @@ from unerase.v1.models_pb2_grpc import ModelServiceServicer
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
 from unerase_backend.catalogue.custom import entry_of
-from unerase_backend.catalogue.prompt_checks import unread_everywhere
+from unerase_backend.catalogue.prompt_checks import text_reaches, unread_everywhere
 from unerase_backend.coordinator.api.concept_upload import Pictures, Upload, decode_pictures, read_upload
 from unerase_backend.coordinator.api.paging import Page, cursor_of, page_size
 from unerase_backend.coordinator.api.upload_limits import Uploads
@@ -172,7 +172,7 @@ class ModelServicer(ModelServiceServicer):
         reaches = {}
         for name in whole:
             with suppress(UnsafeModelError):
-                reaches[name] = catalogue.text_reaches(name)
+                reaches[name] = text_reaches(catalogue, name)
         unread = unread_everywhere(entry_of(concept), reaches)
         if unread:
             raise InvalidRequestError.of(

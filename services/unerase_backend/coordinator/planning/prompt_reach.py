@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import Case, Concept
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.prompt_checks import cut_labels, cut_note, reads_a_name, shortened
+from unerase_backend.catalogue.prompt_checks import (
+    cut_labels,
+    cut_note,
+    label_reach,
+    reads_a_name,
+    shortened,
+    text_reaches,
+)
 from unerase_backend.catalogue.text_reach import Reading, TextReach, shortest
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -17,7 +24,7 @@ LABEL_CUT = "LABEL_CUT"
 
 _MOST_NAMED = 20
 
-Encoders = list[tuple[list[str], list[TextReach]]]
+Encoders = list[tuple[list[str], tuple[TextReach, ...]]]
 
 
 def encoders_of(spec: AuditSpec, catalogue: Catalogue) -> Encoders:
@@ -28,7 +35,7 @@ def encoders_of(spec: AuditSpec, catalogue: Catalogue) -> Encoders:
     """
     found: Encoders = []
     for name in dict.fromkeys(filter(None, (spec.subject, spec.reference, spec.control))):
-        reaches = catalogue.text_reaches(name)
+        reaches = text_reaches(catalogue, name)
         names = next((names for names, known in found if known is reaches), None)
         if names is None:
             found.append(([name], reaches))
@@ -91,7 +98,7 @@ def check_labels(spec: AuditSpec, catalogue: Catalogue) -> None:
         UnsafeModelError, UnavailableError: a tokenizer cannot be read or fetched.
     """
     judges = dict.fromkeys((spec.selector, spec.judge, spec.second_judge))
-    reaches = {judge: reach for judge in judges if (reach := catalogue.label_reach(judge)) is not None}
+    reaches = {judge: reach for judge in judges if (reach := label_reach(catalogue, judge)) is not None}
     asked = {spec.concept: "spec.concept"} | {name: f"spec.placebos[{i}]" for i, name in enumerate(spec.placebos)}
     others = dict.fromkeys(catalogue.others(spec.concept), "spec.concept")
     violations = [
