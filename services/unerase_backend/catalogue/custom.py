@@ -15,13 +15,12 @@ from unerase.v1.types_pb2 import (
 )
 from unerase_backend.catalogue.entries import (
     MAX_PROMPT_BYTES,
-    CatalogueFile,
     ConceptEntry,
     JudgeEntry,
     ModelEntry,
     problems_of_concept,
-    without_prefix,
 )
+from unerase_backend.catalogue.reading import CatalogueFile, without_prefix
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 

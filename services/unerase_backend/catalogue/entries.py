@@ -1,4 +1,4 @@
-"""One catalogue file: strict YAML, paths that stay inside its folder, hub ids that are pinned.
+"""The entries of a catalogue file: paths that stay inside its folder, hub ids that are pinned.
 
 hub_organisations: [CompVis]              # whose hub ids this file may name
 models:
@@ -15,11 +15,10 @@ concepts:
 
 import re
 import shlex
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from PIL import Image
 from pydantic import (
     AfterValidator,
@@ -27,7 +26,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     model_validator,
 )
@@ -36,7 +34,6 @@ from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import hub
 from unerase_backend.catalogue.names import check_name
 from unerase_backend.runtime.bounds import most_items
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 GUIDANCE_SCALE = 7.5
 STEPS = 50
@@ -53,7 +50,6 @@ PROMPTS = {
     "colour": ("a picture of something {concept}",),
     "style": ("a painting in the style of {concept}",),
 }
-MAX_BYTES = 4 * 1024 * 1024
 MAX_LORAS = 16
 MAX_LORA_SCALE = 100.0
 # What `unerase import` reads, in a process of its own.
@@ -147,11 +143,13 @@ Templates = Annotated[
 ]
 
 
-class _Entry(BaseModel):
+class Entry(BaseModel):
+    """What all entries share: no key but their own, and no value of another type."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class LoraEntry(_Entry):
+class LoraEntry(Entry):
     """A LoRA, merged into a model's weights times `scale`."""
 
     file: Weights
@@ -181,7 +179,7 @@ def _alone(content: object) -> object:
     return rest | {"lora": [{"file": content["lora"], "scale": content["scale"]}]}
 
 
-class ModelEntry(_Entry):
+class ModelEntry(Entry):
     """A model: a pipeline folder, a hub id or a base, with its UNet or text encoder replaced, wholly or in part, and
     LoRAs merged into what comes of that.
 
@@ -226,7 +224,7 @@ class ModelEntry(_Entry):
         return self.pipeline
 
 
-class JudgeEntry(_Entry):
+class JudgeEntry(Entry):
     """A judge: a folder or a hub id, loaded by the code for its kind."""
 
     kind: Name
@@ -250,7 +248,7 @@ class JudgeEntry(_Entry):
         return hub.judge_folder(self.hub, self.revision)
 
 
-class ConceptEntry(_Entry):
+class ConceptEntry(Entry):
     """A concept: its words, prompts, labels and pictures.
 
     A `placebo` is a concept that no model knows; it serves as a control. It is never an
@@ -286,46 +284,6 @@ class ConceptEntry(_Entry):
         return self
 
 
-class CatalogueFile(_Entry):
-    """The content of one file."""
-
-    hub_organisations: Words = ()
-    models: dict[Name, ModelEntry] = Field(default_factory=dict)
-    judges: dict[Name, JudgeEntry] = Field(default_factory=dict)
-    concepts: dict[Name, ConceptEntry] = Field(default_factory=dict)
-
-
-def read_file(path: Path) -> CatalogueFile:
-    """Read and check one catalogue file.
-
-    Raises:
-        InvalidRequestError: it cannot be read, is not YAML, or holds a bad field; each violation's field is
-            "file: path of the key".
-    """
-    content = _parse(path)
-    organisations = content.get("hub_organisations")
-    context = {
-        "root": path.parent,
-        "organisations": organisations if isinstance(organisations, list) else (),
-    }
-    _fill_tiles(content)
-    try:
-        return CatalogueFile.model_validate(content, context=context)
-    except ValidationError as error:
-        violations = [_violation(path, problem) for problem in error.errors(include_url=False, include_input=False)]
-        raise InvalidRequestError.of(*violations) from None
-
-
-def _violation(path: Path, problem: Any) -> FieldViolation:
-    keys = [str(key) for key in problem["loc"] if key != "[key]"]
-    return FieldViolation(f"{path.name}: {'.'.join(keys)}", without_prefix(problem["msg"]))
-
-
-def without_prefix(message: str) -> str:
-    """Return a message of pydantic without its prefix."""
-    return message.removeprefix("Value error, ")
-
-
 def problems_of_concept(
     name: str, entry: ConceptEntry, models: Mapping[str, ModelEntry], judges: Mapping[str, JudgeEntry]
 ) -> list[tuple[tuple[str, ...], str]]:
@@ -346,52 +304,6 @@ def problems_of_concept(
     return problems
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InvalidRequestError.of(FieldViolation(path.name, f"must be at most {MAX_BYTES} bytes"))
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError):
-        raise InvalidRequestError.of(FieldViolation(path.name, "the catalogue file cannot be read")) from None
-    except yaml.YAMLError as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" in line {place.line + 1}" if place is not None else ""
-        problem = getattr(error, "problem", None) or "is not valid YAML"
-        raise InvalidRequestError.of(FieldViolation(path.name, f"{problem}{where}")) from None
-    if not isinstance(content, dict):
-        raise InvalidRequestError.of(FieldViolation(path.name, "must be a mapping of models, judges and concepts"))
-    return content
-
-
-def _fill_tiles(content: dict[str, Any]) -> None:
-    models, concepts = content.get("models"), content.get("concepts")
-    if not isinstance(models, dict) or not isinstance(concepts, dict):
-        return
-    resolutions = [
-        entry["resolution"] for entry in models.values() if isinstance(entry, dict) and "resolution" in entry
-    ]
-    for entry in concepts.values():
-        if isinstance(entry, dict) and resolutions:
-            entry.setdefault("tile", resolutions[0])
-
-
 def _check_revision(hub_id: str | None, revision: str | None) -> None:
     if (hub_id is None) != (revision is None):
         raise ValueError("a hub id needs its revision: the commit's 40 hexadecimal digits")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """A YAML loader that rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        seen: set[Hashable] = set()
-        for index, key in enumerate(keys):
-            if not isinstance(key, Hashable):
-                continue
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} occurs twice", node.value[index][0].start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -8,13 +8,12 @@ from typing import Any
 from unerase_backend.catalogue.entries import (
     GUIDANCE_SCALE,
     STEPS,
-    CatalogueFile,
     ConceptEntry,
     JudgeEntry,
     ModelEntry,
     problems_of_concept,
-    read_file,
 )
+from unerase_backend.catalogue.reading import CatalogueFile, read_file
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 

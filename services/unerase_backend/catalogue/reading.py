@@ -1,0 +1,99 @@
+"""Reads one catalogue file: strict YAML, each violation with its key."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from unerase_backend.catalogue.entries import ConceptEntry, Entry, JudgeEntry, ModelEntry, Name, Words
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+
+MAX_BYTES = 4 * 1024 * 1024
+
+
+class CatalogueFile(Entry):
+    """The content of one file."""
+
+    hub_organisations: Words = ()
+    models: dict[Name, ModelEntry] = Field(default_factory=dict)
+    judges: dict[Name, JudgeEntry] = Field(default_factory=dict)
+    concepts: dict[Name, ConceptEntry] = Field(default_factory=dict)
+
+
+def read_file(path: Path) -> CatalogueFile:
+    """Read and check one catalogue file.
+
+    Raises:
+        InvalidRequestError: it cannot be read, is not YAML, or holds a bad field; each violation's field is
+            "file: path of the key".
+    """
+    content = _parse(path)
+    organisations = content.get("hub_organisations")
+    context = {
+        "root": path.parent,
+        "organisations": organisations if isinstance(organisations, list) else (),
+    }
+    _fill_tiles(content)
+    try:
+        return CatalogueFile.model_validate(content, context=context)
+    except ValidationError as error:
+        violations = [_violation(path, problem) for problem in error.errors(include_url=False, include_input=False)]
+        raise InvalidRequestError.of(*violations) from None
+
+
+def _violation(path: Path, problem: Any) -> FieldViolation:
+    keys = [str(key) for key in problem["loc"] if key != "[key]"]
+    return FieldViolation(f"{path.name}: {'.'.join(keys)}", without_prefix(problem["msg"]))
+
+
+def without_prefix(message: str) -> str:
+    """Return a message of pydantic without its prefix."""
+    return message.removeprefix("Value error, ")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InvalidRequestError.of(FieldViolation(path.name, f"must be at most {MAX_BYTES} bytes"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError):
+        raise InvalidRequestError.of(FieldViolation(path.name, "the catalogue file cannot be read")) from None
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        where = f" in line {place.line + 1}" if place is not None else ""
+        problem = getattr(error, "problem", None) or "is not valid YAML"
+        raise InvalidRequestError.of(FieldViolation(path.name, f"{problem}{where}")) from None
+    if not isinstance(content, dict):
+        raise InvalidRequestError.of(FieldViolation(path.name, "must be a mapping of models, judges and concepts"))
+    return content
+
+
+def _fill_tiles(content: dict[str, Any]) -> None:
+    models, concepts = content.get("models"), content.get("concepts")
+    if not isinstance(models, dict) or not isinstance(concepts, dict):
+        return
+    resolutions = [
+        entry["resolution"] for entry in models.values() if isinstance(entry, dict) and "resolution" in entry
+    ]
+    for entry in concepts.values():
+        if isinstance(entry, dict) and resolutions:
+            entry.setdefault("tile", resolutions[0])
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A YAML loader that rejects duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        seen: set[Hashable] = set()
+        for index, key in enumerate(keys):
+            if not isinstance(key, Hashable):
+                continue
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} occurs twice", node.value[index][0].start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
