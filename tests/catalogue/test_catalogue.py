@@ -9,8 +9,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from unerase_backend.catalogue import Catalogue, hub
+from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.digests import combined_digest, judge_files
+from unerase_backend.catalogue.model_files import CONFIGS, STEMS
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError, PreconditionError, UnsafeModelError
 from unerase_backend.runtime.pictures import decode_picture
@@ -46,14 +47,18 @@ def content() -> dict:
     }
 
 
+def weights_of(folder: Path, part: str) -> Path:
+    return folder / part / f"{STEMS[part]}.safetensors"
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """Writes a folder with weights of one byte, and the catalogue file; returns the file's path."""
     for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         (tmp_path / "base" / part).mkdir(parents=True)
-        (tmp_path / "base" / part / "config.json").write_text("{}")
-    for part in ("unet", "vae", "text_encoder"):
-        (tmp_path / "base" / part / "model.safetensors").write_bytes(part.encode())
+        (tmp_path / "base" / part / CONFIGS.get(part, "tokenizer.json")).write_text("{}")
+    for part in STEMS:
+        weights_of(tmp_path / "base", part).write_bytes(part.encode())
     (tmp_path / "judge").mkdir()
     (tmp_path / "judge" / "model.safetensors").write_bytes(b"judge")
     for name in ("never", "edited"):
@@ -126,7 +131,12 @@ def test_a_digest_changes_with_everything_the_model_is_made_of(write: Write, tmp
 
     seen = [digest(), digest("never"), digest("base")]
     assert digest() == seen[0]
-    for file in ("edited.safetensors", "never.safetensors", "base/vae/model.safetensors", "base/scheduler/config.json"):
+    for file in (
+        "edited.safetensors",
+        "never.safetensors",
+        "base/vae/config.json",
+        "base/scheduler/scheduler_config.json",
+    ):
         (tmp_path / file).write_bytes(b'{"changed": 1}')
         seen.append(digest())
     assert len(set(seen)) == len(seen)
@@ -140,7 +150,7 @@ def test_figures_and_names_do_not_change_a_digest(write: Write) -> None:
 
 
 def test_pickled_weights_are_refused(write: Write, tmp_path: Path) -> None:
-    weights = tmp_path / "base" / "vae" / "model.safetensors"
+    weights = weights_of(tmp_path / "base", "vae")
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UnsafeModelError) as caught:
         Catalogue.load(embedded=write(content())).describe_model("never")
@@ -155,7 +165,7 @@ def test_links_out_of_the_folder_are_refused(
 ) -> None:
     outside = tmp_path_factory.mktemp("outside") / "secret.safetensors"
     outside.write_bytes(b"secret")
-    weights = tmp_path / "base" / "unet" / "model.safetensors"
+    weights = weights_of(tmp_path / "base", "unet")
     weights.unlink()
     weights.symlink_to(outside)
     with pytest.raises(UnsafeModelError) as caught:
@@ -253,24 +263,6 @@ def test_a_hub_id_is_of_an_allowed_organisation_and_pinned(
 ) -> None:
     path = write({"hub_organisations": organisations, "models": {"hub": entry | {"resolution": 512}}})
     assert f"models.yaml: models.hub{field}" in [found for found, _ in refused(path)]
-
-
-def test_a_hub_snapshot_asks_for_its_revision_and_nothing_but_weights_and_texts(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = {}
-
-    def download(hub_id: str, **options: object) -> str:
-        asked.update(options, hub_id=hub_id)
-        return str(tmp_path / "base")
-
-    monkeypatch.setattr(hub, "snapshot_download", download)
-    entry = {"hub": "org/name", "revision": REVISION, "resolution": 512}
-    read = Catalogue.load(embedded=write({"hub_organisations": ["org"], "models": {"hub": entry}}))
-    assert not asked, "loading the catalogue fetched something"
-    assert len(read.describe_model("hub").files) == 3
-    assert (asked["hub_id"], asked["revision"]) == ("org/name", REVISION)
-    assert all(pattern.endswith((".json", ".safetensors", ".txt")) for pattern in asked["allow_patterns"])
 
 
 def test_pictures_are_cut_out_of_their_sheet(catalogue: Catalogue, store: ArtifactStore, tmp_path: Path) -> None:

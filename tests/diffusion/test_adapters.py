@@ -221,11 +221,13 @@ def test_digest_and_roles_tell_scales_apart(tiny: Path, load_tiny: Load) -> None
 
 
 def test_a_pinned_file_must_be_that_file(tiny: Path, load_tiny: Load) -> None:
-    save_file(peft(factors(load_tiny().unet, LAYERS), {}), tiny / "lora.safetensors")
+    unet = load_tiny().unet
+    save_file(peft(factors(unet, LAYERS), {}), tiny / "lora.safetensors")
+    save_file({"conv_in.bias": unet.conv_in.bias.data}, tiny / "unet.safetensors")
     other = "0" * 64
     for entry in (
         f"lora: {{file: lora.safetensors, sha256: '{other}'}}",
-        f"unet: lora.safetensors, sha256: {{unet: '{other}'}}",
+        f"unet: unet.safetensors, sha256: {{unet: '{other}'}}",
         f"lora: lora.safetensors, sha256: {{vae: '{other}'}}",
     ):
         with pytest.raises(UnsafeModelError) as refused:

@@ -11,9 +11,10 @@ from typing import Any, TypeVar
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
-from unerase_backend.catalogue import digests, lora, sheets
+from unerase_backend.catalogue import digests, lora, model_files, sheets
 from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
 from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
+from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
 from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -323,13 +324,17 @@ class Catalogue:
     def _describe(self, name: str, entry: ModelEntry) -> Model:
         base = self.describe_model(entry.base) if entry.base else Model()
         files: list[digests.HashedFile] = []
+        findings = Findings(name)
         if entry.base is None:
             folder = entry.folder
             assert folder is not None  # noqa: S101 - an entry has a folder or a base
-            files += digests.pipeline_files(folder, None if entry.hub else folder, self._digest)
+            loaded = model_files.loaded_files(folder, None if entry.hub else folder, findings)
+            files += digests.pipeline_files(loaded, self._digest)
         for component, path in (("unet", entry.unet), ("text_encoder", entry.text_encoder)):
-            if path is not None:
-                files.append(digests.hash_file(f"{component} replaced", path, self._digest))
+            replacing = model_files.replacing_weights(component, path, findings) if path is not None else None
+            for replaced in replacing.all if replacing else ():
+                files.append(digests.hash_file(f"{component} replaced", replaced, self._digest))
+        findings.conclude().raise_any()
         digests.check_pinned(files, entry.sha256)
         weights = [
             WeightFile(component=file.component.split()[0], digest=file.digest, size_bytes=file.size_bytes)

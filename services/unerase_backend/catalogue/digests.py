@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unerase_backend.catalogue.kept_digests import file_digest
+from unerase_backend.catalogue.layouts import UNSAFE
 from unerase_backend.runtime.errors import UnsafeModelError
 
 WEIGHTS = ".safetensors"
 # Other files that affect results: configurations, vocabularies.
 _TEXTS = (".json", ".txt")
-_UNSAFE = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle", ".msgpack", ".h5", ".onnx")
-_PIPELINE = ("unet", "vae", "text_encoder")
-_TEXT_ONLY = ("tokenizer", "scheduler")
 
 Digest = Callable[[Path], str]
 """Returns SHA-256 of a file, hexadecimal; `kept_digests.KeptDigests` is one."""
@@ -39,20 +37,9 @@ def hash_file(component: str, path: Path, digest: Digest = file_digest) -> Hashe
     return HashedFile(component, path.name, digest(path), path.stat().st_size)
 
 
-def pipeline_files(folder: Path, root: Path | None, digest: Digest = file_digest) -> list[HashedFile]:
-    """Return the files of a pipeline folder that are loaded, by component and name.
-
-    `root` is the folder that no link may lead out of; None for a snapshot of the hub, whose files are links.
-
-    Raises:
-        UnsafeModelError: a component is missing, has no safetensors, or leads out of `root`.
-    """
-    files = []
-    for component in _PIPELINE:
-        files += folder_files(component, folder / component, root, digest)
-    for component in _TEXT_ONLY:
-        files += [hash_file(component, path, digest) for path in _listed(component, folder / component, root, _TEXTS)]
-    return files
+def pipeline_files(loaded: Mapping[str, Iterable[Path]], digest: Digest = file_digest) -> list[HashedFile]:
+    """Return the files of a pipeline that are loaded, given by component."""
+    return [hash_file(component, path, digest) for component, paths in loaded.items() for path in paths]
 
 
 def folder_files(component: str, folder: Path, root: Path | None, digest: Digest = file_digest) -> list[HashedFile]:
@@ -68,7 +55,7 @@ def folder_paths(component: str, folder: Path, root: Path | None) -> list[Path]:
     """
     paths = _listed(component, folder, root, (WEIGHTS, *_TEXTS))
     if not any(path.suffix == WEIGHTS for path in paths):
-        if unsafe := sorted(path.name for path in folder.iterdir() if path.suffix in _UNSAFE):
+        if unsafe := sorted(path.name for path in folder.iterdir() if path.suffix in UNSAFE):
             raise UnsafeModelError(
                 f"{component} has its weights only in {unsafe[0]}, a format that can carry code; "
                 "convert them to safetensors",

@@ -14,7 +14,6 @@ concepts:
 """
 
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,6 +31,8 @@ from pydantic import (
 
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import hub
+from unerase_backend.catalogue.layouts import PICKLES, ImportKind, import_command
+from unerase_backend.catalogue.model_files import is_index
 from unerase_backend.catalogue.names import check_name
 from unerase_backend.runtime.bounds import most_items
 
@@ -52,8 +53,8 @@ PROMPTS = {
 }
 MAX_LORAS = 16
 MAX_LORA_SCALE = 100.0
-# What `unerase import` reads, in a process of its own.
-_IMPORTED = (".pt", ".pth", ".bin", ".ckpt")
+# How `unerase import` takes the files of these keys.
+_IMPORT_KINDS: dict[str, ImportKind] = {"unet": "unet", "text_encoder": "text-encoder", "file": "lora"}
 
 
 def inside(root: Path, relative: object) -> Path:
@@ -87,15 +88,23 @@ def _folder(path: Path) -> Path:
 
 
 def _safetensors(path: Path, info: ValidationInfo) -> Path:
-    if path.suffix in _IMPORTED:
-        # The path is whole, so that the command works in any folder.
-        command = f"unerase import {shlex.quote(str(path))} --as {info.field_name} --out FOLDER"
+    if path.suffix in PICKLES:
+        # The command works in the catalogue file's folder; messages hold no path of the machine.
+        named = path.relative_to(_context(info)["root"].resolve()).as_posix()
+        command = import_command(named, _IMPORT_KINDS.get(info.field_name or ""))
         raise ValueError(
             f"{path.name} is in a format that can carry code, which the server does not read; import it: {command}"
         )
     if not path.is_file() or path.suffix != ".safetensors":
         raise ValueError("must be a .safetensors file; no other format is loaded")
     return path
+
+
+def _replacement(path: Path, info: ValidationInfo) -> Path:
+    # Shards are named by their index or by their folder.
+    if path.is_dir() or (path.is_file() and is_index(path.name)):
+        return path
+    return _safetensors(path, info)
 
 
 def _picture(path: Path) -> Path:
@@ -123,6 +132,7 @@ def _context(info: ValidationInfo) -> dict[str, Any]:
 
 Folder = Annotated[Path, BeforeValidator(_inside), AfterValidator(_folder)]
 Weights = Annotated[Path, BeforeValidator(_inside), AfterValidator(_safetensors)]
+Replacement = Annotated[Path, BeforeValidator(_inside), AfterValidator(_replacement)]
 Sheet = Annotated[Path, BeforeValidator(_inside), AfterValidator(_picture)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -190,8 +200,8 @@ class ModelEntry(Entry):
     hub: HubId | None = None
     revision: Revision | None = None
     base: Name | None = None
-    unet: Weights | None = None
-    text_encoder: Weights | None = None
+    unet: Replacement | None = None
+    text_encoder: Replacement | None = None
     lora: Annotated[tuple[LoraEntry, ...], BeforeValidator(_loras), Field(max_length=MAX_LORAS)] = ()
     # What a part's own file of weights must have; a LoRA has its own.
     sha256: dict[str, Digest] = Field(default_factory=dict)
@@ -222,6 +232,13 @@ class ModelEntry(Entry):
         if self.hub is not None and self.revision is not None:
             return hub.pipeline_folder(self.hub, self.revision)
         return self.pipeline
+
+    @property
+    def fetched(self) -> bool:
+        """Whether its folder is on this machine, or it is a change of a base."""
+        if self.hub is None or self.revision is None:
+            return True
+        return hub.cached_pipeline(self.hub, self.revision) is not None
 
 
 class JudgeEntry(Entry):

@@ -2,25 +2,49 @@
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from unerase_backend.catalogue.findings import Findings
+from unerase_backend.catalogue.model_files import STEMS, SUFFIX, loaded_files, part_weights
 from unerase_backend.runtime.errors import UnavailableError
 
-_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _TYPES = ("safetensors", "json", "txt")
+_TEXTS = [
+    "model_index.json",
+    *(f"{part}/*.{kind}" for part in (*STEMS, "tokenizer", "scheduler") for kind in _TYPES[1:]),
+]
 # Variants of the same weights, which would only be hashed and never loaded.
-_VARIANTS = ["*.fp16.*", "*.non_ema.*", "*.bf16.*"]
+_VARIANTS = ["*.fp16*", "*.non_ema*", "*.bf16*"]
 
 
 def pipeline_folder(hub_id: str, revision: str) -> Path:
     """Return the local folder of a StableDiffusionPipeline, fetched once.
 
+    Of each part's weights one set is fetched, that which would be loaded (`model_files`).
+
     Raises:
         UnavailableError: it is not in the local cache and cannot be fetched from the hub.
     """
-    patterns = [f"{part}/*.{kind}" for part in _PARTS for kind in _TYPES]
-    return _snapshot(hub_id, revision, ["model_index.json", *patterns])
+    if (cached := cached_pipeline(hub_id, revision)) is not None:
+        return cached
+    plain = [f"{part}/{stem}{ending}" for part, stem in STEMS.items() for ending in (SUFFIX, f"-*-of-*{SUFFIX}")]
+    folder = _snapshot(hub_id, revision, [*_TEXTS, *plain], _VARIANTS)
+    for ending in (f".fp16*{SUFFIX}", f".bf16*{SUFFIX}", f"*{SUFFIX}"):
+        without = [part for part in STEMS if part_weights(part, folder / part, None, Findings(hub_id)) is None]
+        if without:
+            folder = _snapshot(hub_id, revision, [f"{part}/{STEMS[part]}{ending}" for part in without], [])
+    return folder
+
+
+def cached_pipeline(hub_id: str, revision: str) -> Path | None:
+    """Return the local folder of a pipeline if all that is loaded of it was fetched before; else None."""
+    index = try_to_load_from_cache(hub_id, "model_index.json", revision=revision)
+    if not isinstance(index, str):
+        return None
+    folder, findings = Path(index).parent, Findings(hub_id)
+    loaded_files(folder, None, findings)
+    return None if findings.problems else folder
 
 
 def judge_folder(hub_id: str, revision: str) -> Path:
@@ -29,7 +53,7 @@ def judge_folder(hub_id: str, revision: str) -> Path:
     Raises:
         UnavailableError: it is not in the local cache and cannot be fetched from the hub.
     """
-    return _snapshot(hub_id, revision, [f"*.{kind}" for kind in _TYPES])
+    return _snapshot(hub_id, revision, [f"*.{kind}" for kind in _TYPES], _VARIANTS)
 
 
 def fetched(hub_id: str, revision: str) -> Path | None:
@@ -40,9 +64,9 @@ def fetched(hub_id: str, revision: str) -> Path | None:
         return None
 
 
-def _snapshot(hub_id: str, revision: str, patterns: list[str]) -> Path:
+def _snapshot(hub_id: str, revision: str, patterns: list[str], ignored: list[str]) -> Path:
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=_VARIANTS))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
         raise UnavailableError(
             f"{hub_id} at {revision} cannot be fetched from the hub", reason="HUB_UNAVAILABLE", retry_after_seconds=60

@@ -13,7 +13,6 @@ in float32, whatever the dtype of the result. Share 0 gives w and share 1 gives 
 gives w. VAE, tokenizer and schedule are always the model's own.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,33 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file
+from safetensors.torch import load
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion import adapters
+from unerase_backend.catalogue.findings import Findings
+from unerase_backend.diffusion import adapters, weights
+from unerase_backend.diffusion.model_check import Prepared, prepare
 from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
-
-_CLASSES = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-    "tokenizer": CLIPTokenizer,
-}
-
-
-_LIBRARIES = ("diffusers", "transformers")
-# Older checkpoints store these tensors, which today's code computes.
-_BUFFERS = ("position_ids",)
-# The keys by which a configuration names code in a folder or on the hub.
-_CODE_KEYS = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code")
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,46 +101,42 @@ def load_model(
 
     Raises:
         NotFoundError: the catalogue has no such model, or the store no such artefact.
-        UnsafeModelError: a part is missing, not in safetensors, incomplete, or not finite, or a replacing file holds a
-            tensor that its module does not have.
+        UnsafeModelError: something is wrong with its files (`model_check`), or a weight is not finite.
         PreconditionError: this kind of model cannot be sampled here, or an interpolation names a model of another
             architecture.
         UnavailableError: the model cannot be fetched from the hub.
         DataLossError: an artefact is damaged.
     """
+    prepared = _prepared(catalogue, name)
     description = catalogue.describe_model(name)
-    parts = catalogue.model_parts(name)
-    folder = parts.folder
-    _check_classes(folder)
-    _check_no_code(folder)
     # Changes are made in float32, and the result is rounded once.
-    in_float32 = bool(changes or parts.loras)
-    unet, text_encoder = _changing_parts(catalogue, name, torch.float32 if in_float32 else dtype)
+    in_float32 = bool(changes or prepared.source.loras)
+    unet, text_encoder = _changing_parts(prepared, torch.float32 if in_float32 else dtype)
     _change(catalogue, store, changes, unet, text_encoder)
-    vae = _load(AutoencoderKL, folder / "vae", torch_dtype=dtype, low_cpu_mem_usage=False)
+    vae = prepared.modules["vae"]
+    weights.fill(vae, prepared.source.tensors["vae"], dtype)
     for part, module in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
         module.to(device).eval().requires_grad_(trainable)
         if in_float32:
             module.to(dtype)
-        _check_finite(part, module)
+        _check_finite(name, part, module)
     for module in (unet, vae):
         # This makes the UNet 15 % faster on a CPU, and does not change the weights.
         module.to(memory_format=torch.channels_last)
-    model = DiffusionModel(
+    assert prepared.schedule is not None  # noqa: S101 - nothing is wrong with the model
+    return DiffusionModel(
         name=name,
         digest=digest or description.digest,
-        tokenizer=_load_tokenizer(folder / "tokenizer"),
+        tokenizer=prepared.tokenizer,
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
-        schedule=Schedule.from_config(_json(folder / "scheduler" / "scheduler_config.json")),
+        schedule=prepared.schedule,
         scaling_factor=vae.config.scaling_factor,
         resolution=description.resolution,
         device=device,
         dtype=dtype,
     )
-    _check_fit(model)
-    return model
 
 
 def _change(
@@ -171,46 +152,25 @@ def _change(
                 _interpolate(catalogue, (unet, text_encoder), change.interpolation)
 
 
-def _changing_parts(catalogue: Catalogue, name: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    parts = catalogue.model_parts(name)
-    unet = _load(UNet2DConditionModel, parts.folder / "unet", torch_dtype=dtype, low_cpu_mem_usage=False)
-    text_encoder = _load(CLIPTextModel, parts.folder / "text_encoder", dtype=dtype)
-    for part, module, files in (("unet", unet, parts.unet), ("text_encoder", text_encoder, parts.text_encoder)):
-        for change in files:
+def _changing_parts(prepared: Prepared, dtype: torch.dtype) -> tuple[Any, Any]:
+    source = prepared.source
+    for part in ("unet", "text_encoder"):
+        module = prepared.modules[part]
+        weights.fill(module, source.tensors[part], dtype)
+        for change in source.changes[part]:
             if isinstance(change, Path):
-                _replace(part, module, partial(load_file, change))
+                weights.replace(module, source.replacing[change])
             else:
                 adapters.merge(part, module, adapters.read(change.file).get(part, {}), change.scale)
-    return unet, text_encoder
+    return prepared.modules["unet"], prepared.modules["text_encoder"]
 
 
-def _load(kind: Any, folder: Path, **options: Any) -> Any:
-    try:
-        module, loading = kind.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UnsafeModelError(f"the weights of {folder.name} do not load", reason="WEIGHTS_UNREADABLE") from error
-    left_out = sorted(str(key) for key in (*loading["missing_keys"], *loading["mismatched_keys"]))
-    if left_out:
-        raise UnsafeModelError(
-            f"the weights of {folder.name} lack {len(left_out)} tensors, {left_out[0]} among them",
-            reason="WEIGHTS_INCOMPLETE",
-        )
-    unknown = sorted(str(key) for key in loading["unexpected_keys"] if not str(key).endswith(_BUFFERS))
-    if unknown:
-        raise UnsafeModelError(
-            f"the weights of {folder.name} hold {len(unknown)} unknown tensors, {unknown[0]!r} among them",
-            reason="WEIGHTS_UNKNOWN_TENSOR",
-        )
-    return module
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnsafeModelError("the tokenizer does not load", reason="TOKENIZER_UNREADABLE") from error
+def _prepared(catalogue: Catalogue, name: str) -> Prepared:
+    findings = Findings(name)
+    prepared = prepare(catalogue, name, findings, fetch=True)
+    findings.conclude().raise_any()
+    assert prepared is not None  # noqa: S101 - it was fetched, and nothing is wrong with it
+    return prepared
 
 
 def _replace(part: str, module: Any, read: Callable[[], dict[str, Tensor]]) -> None:
@@ -236,7 +196,7 @@ def _replace(part: str, module: Any, read: Callable[[], dict[str, Tensor]]) -> N
 
 
 def _interpolate(catalogue: Catalogue, modules: Sequence[Any], interpolation: Interpolation) -> None:
-    others = _changing_parts(catalogue, interpolation.model, torch.float32)
+    others = _changing_parts(_prepared(catalogue, interpolation.model), torch.float32)
     for module, other in zip(modules, others, strict=True):
         state, towards = module.state_dict(), other.state_dict()
         if {key: tensor.shape for key, tensor in state.items()} != {key: each.shape for key, each in towards.items()}:
@@ -254,67 +214,9 @@ def _between(tensor: Tensor, other: Tensor, share: float) -> Tensor:
     return other if share == 1 else torch.lerp(tensor, other, share)
 
 
-def _check_finite(part: str, module: Any) -> None:
+def _check_finite(name: str, part: str, module: Any) -> None:
     for key, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise UnsafeModelError(f"{key!r} of the {part} holds NaN or infinity", reason="WEIGHTS_NOT_FINITE")
-
-
-def _check_classes(folder: Path) -> None:
-    index = _json(folder / "model_index.json")
-    for part, kind in _CLASSES.items():
-        named = index.get(part)
-        if not isinstance(named, list) or named[-1:] not in ([kind.__name__], [f"{kind.__name__}Fast"]):
-            raise PreconditionError(f"the {part} must be a {kind.__name__}", reason="MODEL_UNSUPPORTED")
-        if named[0] not in _LIBRARIES:
-            message = f"the {part} comes from {named[0]!r}, but only code of diffusers and transformers is run"
-            raise UnsafeModelError(message, reason="MODEL_NAMES_CODE")
-
-
-def _check_no_code(folder: Path) -> None:
-    for file in (folder / "model_index.json", *sorted(folder.glob("*/*.json"))):
-        named_code = _code_named(_json(file)) if file.name != "vocab.json" else None
-        if named_code:
-            message = f"{file.name} has {named_code!r}, which names code that is not run here"
-            raise UnsafeModelError(message, reason="MODEL_NAMES_CODE")
-
-
-def _code_named(content: Any) -> str | None:
-    """Return the first key anywhere in a configuration that names code."""
-    if isinstance(content, dict):
-        found = next((key for key in _CODE_KEYS if key in content), None)
-        return found or next((inner for value in content.values() if (inner := _code_named(value))), None)
-    if isinstance(content, list):
-        return next((inner for value in content if (inner := _code_named(value))), None)
-    return None
-
-
-def _check_fit(model: DiffusionModel) -> None:
-    unet, width = model.unet.config, model.prompt_width
-    halvings = len(model.vae.config.block_out_channels) + len(unet.block_out_channels) - 2
-    problems = {
-        "the UNet needs conditioning beyond the prompt": any(
-            unet.get(key) is not None for key in ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
-        ),
-        "the UNet and the VAE have different latents": not (
-            unet.in_channels == unet.out_channels == model.vae.config.latent_channels
-        ),
-        "the UNet reads another width than the text encoder writes": unet.cross_attention_dim != width,
-        "the tokenizer's prompts are longer than the text encoder reads": (
-            model.prompt_length > model.text_encoder.config.max_position_embeddings
-        ),
-        "the resolution does not divide into latents": model.resolution % 2**halvings != 0,
-    }
-    for problem, present in problems.items():
-        if present:
-            raise PreconditionError(problem, reason="MODEL_UNSUPPORTED")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UnsafeModelError(f"{path.name} is missing or is not JSON", reason="MODEL_INCOMPLETE") from None
-    if not isinstance(content, dict):
-        raise UnsafeModelError(f"{path.name} is not a JSON object", reason="MODEL_INCOMPLETE")
-    return content
+            message = f"the model {name!r} cannot be loaded: {key!r} of the {part} holds NaN or infinity"
+            metadata = {"model": name, "part": part}
+            raise UnsafeModelError(message, reason="WEIGHTS_NOT_FINITE", metadata=metadata)

@@ -1,0 +1,66 @@
+"""The families of text-to-image models, from the class of pipeline that a folder's model_index.json names."""
+
+SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+"""Classes with the parts of Stable Diffusion 1 and 2: a CLIP text encoder, a UNet that reads it, an autoencoder."""
+UNKNOWN = ""
+
+# The first that fits; a class whose name begins so, of diffusers 0.42 or older, belongs to the family.
+_FAMILIES = (
+    ("StableDiffusionXLInpaint", "SDXL for inpainting"),
+    ("StableDiffusionXL", "SDXL"),
+    ("StableDiffusion3", "Stable Diffusion 3"),
+    ("StableDiffusionInpaint", "Stable Diffusion for inpainting"),
+    ("StableDiffusionInstructPix2Pix", "InstructPix2Pix"),
+    ("StableDiffusionControlNet", "ControlNet"),
+    ("StableDiffusionDepth2Img", "Stable Diffusion with depth"),
+    ("StableDiffusionUpscale", "Stable Diffusion for upscaling"),
+    ("StableDiffusionLatentUpscale", "Stable Diffusion for upscaling"),
+    ("StableDiffusionImageVariation", "Stable Diffusion for variations of pictures"),
+    ("StableDiffusionGLIGEN", "GLIGEN"),
+    ("StableUnCLIP", "Stable unCLIP"),
+    ("StableCascade", "Stable Cascade"),
+    ("StableVideoDiffusion", "Stable Video Diffusion"),
+    ("LatentConsistencyModel", "a latent consistency model"),
+    ("LDMTextToImage", "latent diffusion with a BERT encoder"),
+    ("AltDiffusion", "AltDiffusion"),
+    ("AuraFlow", "AuraFlow"),
+    ("Chroma", "Chroma"),
+    ("CogView", "CogView"),
+    ("Flux", "FLUX"),
+    ("Hunyuan", "Hunyuan"),
+    ("IF", "DeepFloyd IF"),
+    ("Kandinsky", "Kandinsky"),
+    ("Kolors", "Kolors"),
+    ("Latte", "Latte"),
+    ("Lumina", "Lumina"),
+    ("PixArt", "PixArt"),
+    ("QwenImage", "Qwen-Image"),
+    ("Sana", "Sana"),
+    ("UnCLIP", "unCLIP"),
+    ("VersatileDiffusion", "Versatile Diffusion"),
+    ("Wuerstchen", "Wuerstchen"),
+)
+# What UNets with further channels beside the latents' four are trained for.
+_CHANNELS = {
+    5: "Stable Diffusion with depth",
+    7: "Stable Diffusion for upscaling",
+    8: "InstructPix2Pix",
+    9: "Stable Diffusion for inpainting",
+}
+
+
+def family_of(pipeline_class: str) -> str:
+    """Return the family that a class of pipeline belongs to, if it is known and not supported; else an empty text."""
+    if pipeline_class in SUPPORTED:
+        return UNKNOWN
+    return next((family for start, family in _FAMILIES if pipeline_class.startswith(start)), UNKNOWN)
+
+
+def family_of_channels(in_channels: int) -> str:
+    """Return the family whose UNets take that many channels; empty for the latents' own or for a strange number."""
+    return _CHANNELS.get(in_channels, UNKNOWN)
+
+
+def version_of(prompt_width: int) -> str:
+    """Return the name of a supported model by the width of its encoded prompts: OpenAI's CLIP L, OpenCLIP's H."""
+    return {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}.get(prompt_width, "Stable Diffusion")

@@ -1,0 +1,231 @@
+"""Checks a model of the catalogue without loading it, by its configurations and the headers of its files.
+
+Nothing here imports PyTorch. `diffusion/model_check.py` goes on where a check needs the modules themselves: the names
+and shapes of their tensors, and the schedule. Loading takes the files and tensors that are found here, so that a check
+and a load cannot disagree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unerase_backend.catalogue import configs, families, lora, model_fit
+from unerase_backend.catalogue.catalogue import Catalogue
+from unerase_backend.catalogue.entries import LoraEntry
+from unerase_backend.catalogue.findings import SCHEDULE, UNSUPPORTED, Findings, ModelCheck, ModelFacts, PartFacts
+from unerase_backend.catalogue.model_files import (
+    STEMS,
+    WeightFiles,
+    config_file,
+    part_weights,
+    replacing_weights,
+    tokenizer_files,
+)
+from unerase_backend.catalogue.schedules import schedule_notes, schedule_problems
+from unerase_backend.catalogue.tensors import StoredTensor, part_tensors
+from unerase_backend.runtime.errors import UneraseError
+
+_CLASSES = {
+    "unet": "UNet2DConditionModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "tokenizer": "CLIPTokenizer",
+}
+_LIBRARIES = ("diffusers", "transformers")
+# What changes no picture, or is named by its own note.
+_UNMENTIONED = (*_CLASSES, "scheduler", "feature_extractor", "safety_checker")
+
+
+@dataclass
+class ModelSource:
+    """The files of a model as a check found them, which loading reads."""
+
+    name: str
+    folder: Path
+    resolution: int
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The configurations of `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`."""
+    weights: dict[str, WeightFiles] = field(default_factory=dict)
+    """The files of each part with weights."""
+    tensors: dict[str, dict[str, StoredTensor]] = field(default_factory=dict)
+    """Their tensors by today's names."""
+    replacing: dict[Path, dict[str, StoredTensor]] = field(default_factory=dict)
+    """The tensors of each file or folder that replaces some, by its path."""
+    changes: dict[str, tuple[Path | LoraEntry, ...]] = field(default_factory=dict)
+    """What changes `unet` and `text_encoder`, in order: paths that replace tensors, and LoRAs."""
+
+    @property
+    def loras(self) -> tuple[LoraEntry, ...]:
+        """The LoRAs, each once."""
+        found = [change for changes in self.changes.values() for change in changes if isinstance(change, LoraEntry)]
+        return tuple(dict.fromkeys(found))
+
+
+def check_model(catalogue: Catalogue, name: str, *, fetch: bool = False) -> ModelCheck:
+    """Return everything that can be known of a model without loading it, and without PyTorch.
+
+    A model of the hub that is not in the local cache is fetched with `fetch`; without, a note says that it was not
+    checked.
+
+    Raises:
+        NotFoundError: the catalogue has no such model.
+        UnavailableError: the model cannot be fetched.
+    """
+    findings = Findings(name)
+    source = examine(catalogue, name, findings, fetch=fetch)
+    return findings.conclude(facts_of(source) if source else None)
+
+
+def examine(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool = False) -> ModelSource | None:
+    """Find the files of a model and what is wrong with them; None if nothing of it could be read.
+
+    Raises as `check_model`.
+    """
+    root_entry = catalogue.model(catalogue.chain(name)[-1])
+    if not fetch and not root_entry.fetched:
+        findings.note(f"{root_entry.hub} is fetched from the hub when it is first used, and was not checked")
+        return None
+    parts = catalogue.model_parts(name)
+    source = ModelSource(name, parts.folder, catalogue.model(name).resolution)
+    root = None if root_entry.hub else parts.folder
+    index = configs.read_json(parts.folder / "model_index.json", findings, "")
+    if index is None or not _check_family(index, findings):
+        return source
+    _check_classes(index, findings)
+    configs.find_code(parts.folder, findings)
+    for part in STEMS:
+        _examine_part(part, source, root, findings)
+    _examine_texts(source, root, findings)
+    source.changes = {"unet": parts.unet, "text_encoder": parts.text_encoder}
+    _examine_changes(source, findings)
+    model_fit.find_misfits(source.configs, source.resolution, findings)
+    return source
+
+
+def _examine_changes(source: ModelSource, findings: Findings) -> None:
+    for part, changes in source.changes.items():
+        for path in [change for change in changes if isinstance(change, Path)]:
+            weights = replacing_weights(part, path, findings)
+            tensors = part_tensors(part, weights, findings) if weights else None
+            if tensors is not None:
+                source.replacing[path] = tensors
+    for entry in source.loras:
+        try:
+            lora.read_keys(entry.file)
+        except UneraseError as error:
+            findings.problem("lora", error.reason, error.message, found=configs.shown(entry.file.name))
+
+
+def facts_of(source: ModelSource) -> ModelFacts:
+    """Return what the files of a model say of it."""
+    known = source.configs
+    width = known.get("unet", {}).get("cross_attention_dim", 0)
+    scheduler = known.get("scheduler", {})
+    return ModelFacts(
+        family=families.version_of(width) if width else "",
+        parts={part: _part_facts(part, source) for part in STEMS if part in source.tensors},
+        prediction_type=str(scheduler.get("prediction_type", "epsilon")) if scheduler else "",
+        scheduler=str(scheduler.get("_class_name", "")),
+        prompt_length=model_fit.prompt_length(known) if "tokenizer" in known else 0,
+        resolution=source.resolution,
+    )
+
+
+def _part_facts(part: str, source: ModelSource) -> PartFacts:
+    tensors = dict(source.tensors[part])
+    for change in source.changes.get(part, ()):
+        # A tensor that the part lacks is a problem of its own.
+        replacing = source.replacing.get(change, {}) if isinstance(change, Path) else {}
+        tensors |= {name: each for name, each in replacing.items() if name in tensors}
+    return PartFacts(
+        files=tuple(dict.fromkeys(tensor.file.name for tensor in tensors.values())),
+        parameters=sum(tensor.parameters for tensor in tensors.values()),
+        bytes=sum(tensor.bytes for tensor in tensors.values()),
+        dtypes=tuple(sorted({tensor.dtype for tensor in tensors.values()})),
+    )
+
+
+def _check_family(index: Mapping[str, Any], findings: Findings) -> bool:
+    """Return whether the folder's class of pipeline may be one that can be audited."""
+    named = index.get("_class_name")
+    if named is not None and not isinstance(named, str):
+        what = "model_index.json names code as its class, which is not run here"
+        findings.problem("", "MODEL_NAMES_CODE", what, found="model_index.json")
+        return False
+    if family := families.family_of(named or ""):
+        what = f"it is a {named} ({family}), which cannot be audited yet; Stable Diffusion 1 and 2 can"
+        findings.problem("", UNSUPPORTED, what, found="model_index.json")
+        return False
+    if named not in families.SUPPORTED:
+        findings.note(f"model_index.json names {named or 'no class'}; the folder is read as a StableDiffusionPipeline")
+    return True
+
+
+def _check_classes(index: Mapping[str, Any], findings: Findings) -> None:
+    for part, kind in _CLASSES.items():
+        named = index.get(part)
+        if not isinstance(named, list) or len(named) != 2 or named[1] not in (kind, f"{kind}Fast"):
+            given = named[1] if isinstance(named, list) and len(named) == 2 and named[1] else "nothing"
+            what = f"the {part} must be a {kind}, and model_index.json names {given}"
+            findings.problem(part, UNSUPPORTED, what, found="model_index.json")
+        elif named[0] not in _LIBRARIES:
+            what = f"the {part} comes from {named[0]!r}, but only code of diffusers and transformers is run"
+            findings.problem(part, "MODEL_NAMES_CODE", what, found="model_index.json")
+    if checker := _component(index, "safety_checker"):
+        findings.note(
+            f"the folder's safety checker ({checker}) is not used: pictures are judged as the model makes them"
+        )
+    for name in index:
+        if not name.startswith("_") and name not in _UNMENTIONED and (kind := _component(index, name)):
+            findings.note(f"{name} ({kind}) is not used")
+
+
+def _component(index: Mapping[str, Any], name: str) -> str:
+    """Return the class of a component that the folder has; empty if it has none."""
+    named = index.get(name)
+    if isinstance(named, list) and len(named) == 2 and isinstance(named[1], str):
+        return named[1]
+    return ""
+
+
+def _examine_part(part: str, source: ModelSource, root: Path | None, findings: Findings) -> None:
+    folder = source.folder / part
+    _examine_config(part, folder, source, root, findings)
+    weights = part_weights(part, folder, root, findings)
+    if weights is None:
+        return
+    source.weights[part] = weights
+    tensors = part_tensors(part, weights, findings)
+    if tensors is not None:
+        source.tensors[part] = tensors
+
+
+def _examine_config(part: str, folder: Path, source: ModelSource, root: Path | None, findings: Findings) -> None:
+    path = config_file(part, folder, root, findings)
+    content = configs.read_json(path, findings, part) if path else None
+    if content is None:
+        return
+    named = content.get("_class_name", _CLASSES.get(part)) if part in ("unet", "vae") else _CLASSES.get(part)
+    if named != _CLASSES.get(part):
+        what = f"the {part} must be a {_CLASSES[part]}, and its configuration names {named}"
+        findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
+    if part == "text_encoder" and isinstance(content.get("text_config"), dict):
+        # The configuration of a whole CLIP model.
+        content = content["text_config"]
+    source.configs[part] = content
+
+
+def _examine_texts(source: ModelSource, root: Path | None, findings: Findings) -> None:
+    _examine_config("scheduler", source.folder / "scheduler", source, root, findings)
+    if (schedule := source.configs.get("scheduler")) is not None:
+        for problem in schedule_problems(schedule):
+            findings.problem("scheduler", SCHEDULE, str(problem), found="scheduler/scheduler_config.json")
+        for note in schedule_notes(schedule):
+            findings.note(f"scheduler: {note}")
+    folder = source.folder / "tokenizer"
+    files = tokenizer_files(folder, root, findings)
+    if files:
+        content = configs.read_json(folder / "tokenizer_config.json", findings, "tokenizer")
+        if content is not None:
+            source.configs["tokenizer"] = content

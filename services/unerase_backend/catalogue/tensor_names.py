@@ -1,0 +1,48 @@
+"""The names of tensors as today's diffusers and transformers have them, for files of older releases and of trainers.
+
+* transformers 4 named a text encoder's tensors `text_model.*`, and stored `embeddings.position_ids`, which is computed
+  today.
+* diffusers before 0.20 named the layers of attention without a prompt `query`, `key`, `value` and `proj_attn`.
+* Trainers store a part with its name before each tensor (`unet.`, `text_encoder.`, `vae.`), or with what PyTorch puts
+  there when it wraps a module (`module.`, `_orig_mod.`).
+"""
+
+import re
+
+_PREFIXES = {
+    "unet": ("module.", "_orig_mod.", "unet."),
+    "vae": ("module.", "_orig_mod.", "vae."),
+    "text_encoder": ("module.", "_orig_mod.", "text_encoder.", "text_model."),
+}
+_COMPUTED = {"embeddings.position_ids"}
+_OLD_ATTENTION = re.compile(
+    r"(?P<block>.*\battentions\.\d+)\.(?P<layer>query|key|value|proj_attn)\.(?P<kind>weight|bias)"
+)
+_LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def current_name(part: str, name: str) -> str | None:
+    """Return today's name of a tensor of `unet`, `vae` or `text_encoder`; None if today it is computed."""
+    shorter = True
+    while shorter:
+        shorter = False
+        for prefix in _PREFIXES[part]:
+            if name.startswith(prefix):
+                name, shorter = name.removeprefix(prefix), True
+    if part == "text_encoder":
+        return None if name in _COMPUTED else name
+    if old := _OLD_ATTENTION.fullmatch(name):
+        return f"{old['block']}.{_LAYERS[old['layer']]}.{old['kind']}"
+    return name
+
+
+def fits(stored: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether a stored tensor fills one of the wanted shape.
+
+    A linear layer and a convolution of one pixel hold the same numbers: (out, in) and (out, in, 1, 1).
+    """
+    return stored == wanted or ({len(stored), len(wanted)} == {2, 4} and _flat(stored) == _flat(wanted))
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if shape[2:] == (1, 1) else shape

@@ -1,0 +1,126 @@
+"""Which tensors the files of a part hold, from their headers alone, under today's names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from unerase_backend.catalogue import layouts
+from unerase_backend.catalogue.configs import shown
+from unerase_backend.catalogue.findings import Findings
+from unerase_backend.catalogue.layouts import Layout, import_command, recognise
+from unerase_backend.catalogue.model_files import WeightFiles
+from unerase_backend.catalogue.tensor_names import current_name
+
+FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
+"""The number types that are read, in safetensors' words, with their bytes."""
+UNREADABLE = (OSError, ValueError, SafetensorError)
+"""What safetensors raises where a file is no safetensors file, cut off, or damaged."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file."""
+
+    file: Path
+    name: str
+    """Its name in the file."""
+    shape: tuple[int, ...]
+    dtype: str
+    """In safetensors' words, as in `BF16`."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in the file; 0 for a number type that is not read."""
+        return self.parameters * FLOATS.get(self.dtype, 0)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says about itself."""
+
+    tensors: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Read a file's header; safetensors checks it against the length of the file.
+
+    Raises:
+        OSError, ValueError, SafetensorError: it is no safetensors file, is cut off, or is damaged (`UNREADABLE`).
+    """
+    with safe_open(path, framework="np") as file:
+        tensors = {}
+        for name in file.keys():  # noqa: SIM118 - the file is no mapping
+            view = file.get_slice(name)
+            tensors[name] = StoredTensor(path, name, tuple(view.get_shape()), view.get_dtype())
+        return Header(tensors, file.metadata() or {})
+
+
+def part_tensors(part: str, weights: WeightFiles, findings: Findings) -> dict[str, StoredTensor] | None:
+    """Return the tensors of a part's files by today's names; None, with a problem, if they cannot be told.
+
+    Tensors that are computed today are left out.
+    """
+    headers = {}
+    for path in weights.files:
+        try:
+            headers[path] = read_header(path)
+        except UNREADABLE:
+            name = shown(path.name)
+            what = f"the weights of {part} cannot be read: {name} is cut off, damaged, or no safetensors file"
+            findings.problem(part, "WEIGHTS_UNREADABLE", what, remedy="fetch the file again", found=name)
+    if len(headers) < len(weights.files):
+        return None
+    stored = [tensor for header in headers.values() for tensor in header.tensors.values()]
+    metadata = {key: value for header in headers.values() for key, value in header.metadata.items()}
+    if not _check_layout(part, weights, recognise([tensor.name for tensor in stored], metadata), stored, findings):
+        return None
+    return _by_current_names(part, stored, findings)
+
+
+def _check_layout(
+    part: str, weights: WeightFiles, layout: Layout, stored: list[StoredTensor], findings: Findings
+) -> bool:
+    name = shown((weights.index or weights.files[0]).name)
+    if not stored:
+        findings.problem(part, "WEIGHTS_INCOMPLETE", f"{name} holds no tensors", found=name)
+    elif layout is layouts.UNKNOWN:
+        what = f"{name} holds tensors of no layout that is known here, {shown(stored[0].name)!r} among them"
+        findings.problem(part, "WEIGHTS_UNKNOWN_TENSOR", what, found=name)
+    elif layout.part is None:
+        remedy = f"import it: {import_command(name, layout.import_as)}" if layout.import_as else ""
+        findings.problem(part, "WEIGHTS_LAYOUT", f"{name} is {layout.title}", remedy=remedy, found=name)
+    elif layout.part != part:
+        what = f"{name} is {layout.title}, and is named as {part}"
+        findings.problem(part, "WEIGHTS_LAYOUT", what, remedy=f"name it as {layout.part}", found=name)
+    else:
+        return True
+    return False
+
+
+def _by_current_names(part: str, stored: list[StoredTensor], findings: Findings) -> dict[str, StoredTensor] | None:
+    tensors: dict[str, StoredTensor] = {}
+    for tensor in stored:
+        name = current_name(part, tensor.name)
+        if name is None:
+            continue
+        file = shown(tensor.file.name)
+        if name in tensors:
+            what = f"the weights of {part} hold {shown(name)!r} twice"
+            there = shown(tensors[name].file.name)
+            findings.problem(part, "WEIGHTS_AMBIGUOUS", what, found=file if there == file else f"{there}, {file}")
+            return None
+        if tensor.dtype not in FLOATS:
+            what = f"{shown(name)!r} of {part} is stored as {tensor.dtype}; read are {', '.join(FLOATS)}"
+            findings.problem(part, "WEIGHTS_WRONG_TYPE", what, found=file)
+            return None
+        tensors[name] = tensor
+    return tensors

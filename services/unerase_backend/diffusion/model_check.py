@@ -1,0 +1,189 @@
+"""Checks a model of the catalogue without loading its weights, with the modules that they would fill.
+
+The modules are built without memory (on PyTorch's meta device), so that names and shapes of tensors are compared by the
+headers of the files alone. `loading.py` fills the same modules with the tensors that are found here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import safe_open
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from unerase_backend.catalogue import Catalogue, lora, model_check, model_fit
+from unerase_backend.catalogue.configs import shown
+from unerase_backend.catalogue.entries import LoraEntry
+from unerase_backend.catalogue.findings import UNSUPPORTED, Findings, ModelCheck
+from unerase_backend.catalogue.model_check import ModelSource
+from unerase_backend.catalogue.schedules import schedule_problems
+from unerase_backend.catalogue.tensor_names import fits
+from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE, StoredTensor
+from unerase_backend.diffusion import adapters
+from unerase_backend.diffusion.schedule import Schedule
+from unerase_backend.runtime.errors import UneraseError
+
+COMPUTED = "position_ids"
+"""The end of the name of the buffers that are computed, and stored nowhere."""
+# No text-to-image model comes near; a check must end soon whatever a configuration says.
+_MOST_BLOCKS = 100
+_MOST_LAYERS = 200
+_LAYERS = ("layers_per_block", "num_hidden_layers", "transformer_layers_per_block")
+
+
+@dataclass
+class Prepared:
+    """A model that is checked and not loaded: its files, and what they fill."""
+
+    source: ModelSource
+    modules: dict[str, Any] = field(default_factory=dict)
+    """`unet`, `vae` and `text_encoder`, without memory."""
+    tokenizer: Any = None
+    schedule: Schedule | None = None
+
+
+def check_model(catalogue: Catalogue, name: str, *, fetch: bool = False) -> ModelCheck:
+    """Return everything that can be known of a model without loading its weights.
+
+    Raises as `catalogue/model_check.check_model`.
+    """
+    findings = Findings(name)
+    prepared = prepare(catalogue, name, findings, fetch=fetch)
+    return findings.conclude(model_check.facts_of(prepared.source) if prepared else None)
+
+
+def prepare(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool = False) -> Prepared | None:
+    """Find what a model is loaded from and what is wrong with it; None if nothing of it could be read.
+
+    Raises as `check_model`.
+    """
+    source = model_check.examine(catalogue, name, findings, fetch=fetch)
+    if source is None:
+        return None
+    prepared = Prepared(source)
+    for part, build in _BUILDERS.items():
+        if part in source.configs:
+            _prepare_part(part, build, prepared, findings)
+    if "tokenizer" in source.configs:
+        _prepare_tokenizer(prepared, findings)
+    schedule = source.configs.get("scheduler")
+    if schedule is not None and not schedule_problems(schedule):
+        prepared.schedule = Schedule.from_config(schedule)
+    return prepared
+
+
+def _prepare_part(part: str, build: Any, prepared: Prepared, findings: Findings) -> None:
+    source = prepared.source
+    config = source.configs[part]
+    try:
+        _check_size(config)
+        with torch.device("meta"):
+            module = build(config)
+    except Exception:
+        what = f"the configuration of {part} makes no {_NAMES[part]}"
+        findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
+        return
+    state = module.state_dict()
+    if strange := sorted({*dict(module.named_buffers())} - {*state}, key=str):
+        unknown = [name for name in strange if not name.endswith(COMPUTED)]
+        if unknown:
+            findings.problem(part, UNSUPPORTED, f"the {part} computes {unknown[0]!r}, which no file holds")
+            return
+    prepared.modules[part] = module
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if part in source.tensors:
+        _compare(part, source.tensors[part], shapes, findings, whole=True)
+    for change in source.changes.get(part, ()):
+        if isinstance(change, LoraEntry):
+            _compare_lora(part, change, module, findings)
+        elif change in source.replacing:
+            _compare(part, source.replacing[change], shapes, findings, whole=False)
+
+
+def _check_size(config: Mapping[str, Any]) -> None:
+    for key, given in config.items():
+        values = given if isinstance(given, list) else [given]
+        if len(values) > _MOST_BLOCKS and key.endswith(("_types", "_channels")):
+            raise ValueError(key)
+        if key in _LAYERS and any(isinstance(each, int) and each > _MOST_LAYERS for each in values):
+            raise ValueError(key)
+
+
+def _compare(
+    part: str,
+    tensors: Mapping[str, StoredTensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    findings: Findings,
+    *,
+    whole: bool,
+) -> None:
+    """Compare the tensors of files with a module's, by name and shape; only the `whole` weights must have all."""
+    files = ", ".join(dict.fromkeys(shown(tensor.file.name) for tensor in tensors.values()))
+    if unknown := sorted(set(tensors) - set(shapes)):
+        listed = _some([shown(tensors[name].name) for name in unknown])
+        what = f"the {part} has no tensor {listed}"
+        findings.problem(part, "WEIGHTS_UNKNOWN_TENSOR", what, found=files)
+    if missing := sorted(set(shapes) - set(tensors)) if whole else []:
+        what = f"the weights of {part} lack {len(missing)} tensors: {_some(missing)}"
+        findings.problem(part, "WEIGHTS_INCOMPLETE", what, found=files)
+    wrong = [name for name in sorted(set(shapes) & set(tensors)) if not fits(tensors[name].shape, shapes[name])]
+    if wrong:
+        name = wrong[0]
+        more = f", and {len(wrong) - 1} more have another shape" if len(wrong) > 1 else ""
+        what = f"{name!r} of the {part} has the shape {shapes[name]}, not {tensors[name].shape} as in the file{more}"
+        remedy = "the file belongs to another architecture, or to another configuration"
+        findings.problem(part, "WEIGHTS_WRONG_SHAPE", what, remedy=remedy, found=files)
+
+
+def _compare_lora(part: str, entry: LoraEntry, module: Any, findings: Findings) -> None:
+    """Merge a LoRA into the module without memory, which finds whatever keeps it from being merged."""
+    try:
+        parsed, metadata = lora.read_keys(entry.file)
+        with safe_open(entry.file, framework="pt") as file:
+            tensors = {
+                key: file.get_tensor(key) if each.role == "alpha" else _without_memory(file.get_slice(key))
+                for key, each in parsed.items()
+            }
+        adapters.merge(part, module, adapters.collect(parsed, tensors, metadata).get(part, {}), entry.scale)
+    except UneraseError as error:
+        findings.problem("lora", error.reason, error.message, found=shown(entry.file.name))
+    except UNREADABLE:
+        what = f"{shown(entry.file.name)} cannot be read"
+        findings.problem("lora", "WEIGHTS_UNREADABLE", what, found=shown(entry.file.name))
+
+
+def _without_memory(view: Any) -> torch.Tensor:
+    # Integers are refused, whatever their size.
+    dtype = torch.float32 if view.get_dtype() in FLOATS else torch.int64
+    return torch.empty(view.get_shape(), dtype=dtype, device="meta")
+
+
+def _some(names: list[str]) -> str:
+    return repr(names[0]) if len(names) == 1 else f"{names[0]!r} and {len(names) - 1} more"
+
+
+def _prepare_tokenizer(prepared: Prepared, findings: Findings) -> None:
+    folder = prepared.source.folder / "tokenizer"
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        highest = max(tokenizer.get_vocab().values(), default=0)
+    except Exception:
+        findings.problem("tokenizer", "TOKENIZER_UNREADABLE", "the tokenizer does not load", found="tokenizer/")
+        return
+    prepared.tokenizer = tokenizer
+    known = prepared.source.configs
+    if "text_encoder" in known:
+        embedded = model_fit.value(known, "text_encoder", "vocab_size")
+        if isinstance(embedded, int) and highest >= embedded:
+            what = f"the tokenizer has the token {highest}, and the text encoder embeds {embedded} tokens"
+            findings.problem("tokenizer", UNSUPPORTED, what, remedy="take both parts from one model")
+
+
+_NAMES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+_BUILDERS = {
+    "unet": UNet2DConditionModel.from_config,
+    "vae": AutoencoderKL.from_config,
+    "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
+}

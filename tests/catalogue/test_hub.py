@@ -1,0 +1,75 @@
+"""Folders of the hub: what is fetched of a pipeline at its revision, and when nothing is."""
+
+import fnmatch
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from unerase_backend.catalogue import Catalogue, hub
+from unerase_backend.catalogue.model_files import CONFIGS, STEMS
+
+REVISION = "0123456789abcdef" * 2 + "01234567"
+PLAIN = [f"{part}/{stem}.safetensors" for part, stem in STEMS.items()]
+TEXTS = ["model_index.json", "tokenizer/tokenizer.json", *(f"{part}/{name}" for part, name in CONFIGS.items())]
+
+
+class Repository:
+    """A repository of the hub, of which files are copied by the patterns that the download is given."""
+
+    def __init__(self, folder: Path, files: list[str]) -> None:
+        self.source, self.local = folder / "repository", folder / "local"
+        self.asked: list[dict[str, object]] = []
+        for name in [*TEXTS, *files]:
+            (self.source / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.source / name).write_text("{}" if name.endswith("json") else name)
+
+    def download(self, hub_id: str, *, allow_patterns: list[str], ignore_patterns: list[str], revision: str) -> str:
+        self.asked.append({"hub_id": hub_id, "revision": revision, "allow_patterns": allow_patterns})
+        for path in self.source.rglob("*"):
+            name = path.relative_to(self.source).as_posix()
+            wanted = any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns)
+            if path.is_file() and wanted and not any(fnmatch.fnmatch(name, pattern) for pattern in ignore_patterns):
+                (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, self.local / name)
+        return str(self.local)
+
+    def fetched(self) -> set[str]:
+        paths = (path for path in self.local.rglob("*") if path.suffix == ".safetensors")
+        return {path.relative_to(self.local).as_posix() for path in paths}
+
+
+def catalogue(folder: Path) -> Catalogue:
+    entry = {"hub": "org/name", "revision": REVISION, "resolution": 512}
+    (folder / "models.yaml").write_text(yaml.safe_dump({"hub_organisations": ["org"], "models": {"hub": entry}}))
+    return Catalogue.load(embedded=folder / "models.yaml")
+
+
+VARIANTS = [f"{part}/{stem}.{kind}.safetensors" for part, stem in STEMS.items() for kind in ("fp16", "bf16", "non_ema")]
+SHARDS = [f"unet/diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+STRAY = ["v1-4.safetensors", "safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin"]
+
+
+@pytest.mark.parametrize(
+    ("files", "fetched"),
+    [
+        (PLAIN + VARIANTS + STRAY, PLAIN),
+        (VARIANTS + STRAY, [name for name in VARIANTS if ".fp16." in name]),
+        ([name for name in VARIANTS if ".bf16." in name], [name for name in VARIANTS if ".bf16." in name]),
+        # The UNet alone comes as a variant.
+        (PLAIN[1:] + VARIANTS, [*PLAIN[1:], VARIANTS[0]]),
+    ],
+)
+def test_one_set_of_weights_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], fetched: list[str]
+) -> None:
+    repository = Repository(tmp_path, files)
+    monkeypatch.setattr(hub, "snapshot_download", repository.download)
+    read = catalogue(tmp_path)
+    assert not repository.asked, "loading the catalogue fetched something"
+    assert len(read.describe_model("hub").files) == 3
+    assert repository.fetched() == set(fetched)
+    for asked in repository.asked:
+        assert (asked["hub_id"], asked["revision"]) == ("org/name", REVISION)
+        assert all(str(pattern).endswith((".json", ".safetensors", ".txt")) for pattern in asked["allow_patterns"])
