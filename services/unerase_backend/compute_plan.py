@@ -16,12 +16,12 @@ from types import MappingProxyType
 
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.memory import ModelSize, folder_parameters, pipeline_size
-from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
+from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH, GRADIENT_ROWS
 from unerase_backend.runtime.errors import UneraseError
 
 ROWS = (BATCH_ROWS, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2)
 DECODES = (DECODE_BATCH, 4, 2, 1)
-GRADIENT_ROWS = (24, 16, 12, 8, 6, 4, 2, 1)
+GRADIENT_CHOICES = (GRADIENT_ROWS, 16, 12, 8, 6, 4, 2, 1)
 LARGE = 100_000_000
 """Parameters of a UNet from which a CPU gets few rows."""
 
@@ -54,7 +54,7 @@ class Shapes:
     batch_rows: int = BATCH_ROWS
     decode_batch: int = DECODE_BATCH
     models_in_memory: int = _MODELS[0]
-    gradient_rows: int = GRADIENT_ROWS[0]
+    gradient_rows: int = GRADIENT_ROWS
     models_kept: int = _MODELS[0]
 
 
@@ -228,7 +228,7 @@ def _shapes(load: Load, dtype: str, generation: float, attack: float, given: Giv
             break
     else:
         raise ValueError(_too_large(load, dtype, "generation", generation, held[-1], rows[-1]))
-    gradient_choices = _choices(given.get("gradient_rows"), GRADIENT_ROWS)
+    gradient_choices = _choices(given.get("gradient_rows"), GRADIENT_CHOICES)
     for few in kept:
         gradient_rows = _largest(gradient_choices, gradient_row, attack * _USABLE - few * weights)
         if gradient_rows and (gradient_rows >= _FEW_ROWS or few == kept[-1]):

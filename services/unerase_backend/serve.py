@@ -217,6 +217,7 @@ def _targets(
                 **common,
                 gpu_share=plan.attack_share,
                 gradient_rows=plan.shapes.gradient_rows,
+                encode_batch=plan.shapes.decode_batch,
                 models_kept=plan.shapes.models_kept,
                 unit_timeout_seconds=settings.attack_timeout_seconds,
             )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.compute_plan import (
     DECODES,
-    GRADIENT_ROWS,
+    GRADIENT_CHOICES,
     ROWS,
     Card,
     ComputePlan,
@@ -49,7 +49,7 @@ def test_every_room_fits_into_its_share_of_one_card(free: int, dtype: str) -> No
         assert needed <= shares[room] * free, room
     assert plan.shapes.batch_rows in ROWS
     assert plan.shapes.decode_batch in DECODES
-    assert plan.shapes.gradient_rows in GRADIENT_ROWS
+    assert plan.shapes.gradient_rows in GRADIENT_CHOICES
 
 
 @given(free=st.integers(16 * GB, 150 * GB), more=st.integers(0, 50 * GB))

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import Concept, Finding
-from unerase_backend.attack.workbench import ENCODE_BATCH, Workbench
+from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.classifier import LatentClassifier, new_classifier, save_classifier
 from unerase_backend.diffusion.profile import numerics_profile
 from unerase_backend.diffusion.schedule import add_noise
@@ -169,7 +169,9 @@ def _latents(workbench: Workbench, digests: Sequence[Sequence[str]]) -> tuple[Te
 def _key(unit: Unit, workbench: Workbench, recipe: Recipe, concepts: Sequence[Concept]) -> str:
     model = workbench.model
     digest = hashlib.sha256()
-    profile = numerics_profile(model.device, model.dtype, torch.get_num_threads(), recipe.batch_size, ENCODE_BATCH)
+    profile = numerics_profile(
+        model.device, model.dtype, torch.get_num_threads(), recipe.batch_size, workbench.calls.encode_batch
+    )
     pictures = [list(concept.picture_digests) for concept in concepts]
     digest.update(repr((recipe, _seed(unit, "weights"), profile, model.scaling_factor, pictures)).encode())
     for name, tensor in [*sorted(model.vae.state_dict().items()), ("alphas", model.alphas_cumprod)]:

@@ -23,14 +23,16 @@ from unerase.v1.types_pb2 import Observation
 from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.attack.settings import AttackSettings
-from unerase_backend.attack.workbench import Workbench
+from unerase_backend.attack.workbench import Calls, Workbench
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.profile import computing_profile
+from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.units import HEARTBEAT_SECONDS, resolve_unit
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import ExhaustedError
+from unerase_backend.runtime.errors import ExhaustedError, PreconditionError, UneraseError
 
 
 class AttackEngine:
@@ -49,9 +51,7 @@ class AttackEngine:
         self._settings = settings
         self._models = models
         self._metrics = metrics or AttackMetrics()
-        self._profile = computing_profile(
-            torch.device(settings.device), getattr(torch, settings.precision), settings.torch_threads
-        )
+        self._calls = Calls(settings.gradient_rows, settings.encode_batch)
         self._kept: OrderedDict[str, DiffusionModel] = OrderedDict()
         # One thread, so that units are optimised one after another: two at once would compete for the same device.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attack")
@@ -63,9 +63,10 @@ class AttackEngine:
             NotFoundError: an unknown attack, model or picture.
             InvalidRequestError: a bad parameter, or a unit that lacks a field every attack needs.
             DeadlineError: the unit has used up its time.
-            ExhaustedError: the device has too little memory.
+            ExhaustedError: the device has too little memory; from now on calls are smaller.
+            PreconditionError: the device has too little memory, and calls cannot be smaller.
         """
-        unit = request.unit
+        unit, calls = request.unit, self._calls
         evaluation, parameters = resolve_unit(unit, ATTACKS, "attack")
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[UnitEvent | None] = asyncio.Queue()
@@ -83,7 +84,8 @@ class AttackEngine:
                 lambda event: loop.call_soon_threadsafe(lambda: events.put_nowait(event)),
                 given_up,
                 self._settings.unit_timeout_seconds,
-                f"{evaluation.description.source_digest} {self._profile}",
+                f"{evaluation.description.source_digest} {self._profile(calls)}",
+                calls,
                 self._metrics,
             )
             return await evaluation.run(unit, self._models, workbench)
@@ -97,8 +99,10 @@ class AttackEngine:
                 yield AttackResponse(event=event)
             for observation in run.result():
                 yield AttackResponse(event=UnitEvent(observation=observation))
-        except torch.OutOfMemoryError as error:
-            raise ExhaustedError("the attack needs more memory than the device has free") from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._shrink(calls) from error
         finally:
             given_up.set()
             run.cancel()
@@ -107,21 +111,43 @@ class AttackEngine:
     async def ListAttacks(self, request: ListAttacksRequest) -> ListAttacksResponse:  # noqa: N802 - the RPC's name
         """List the attacks, in order of name."""
         described = [evaluation.description for evaluation in ATTACKS.all().values()]
-        return ListAttacksResponse(attacks=described, broken=ATTACKS.broken(), numerics_profile=self._profile)
+        return ListAttacksResponse(
+            attacks=described, broken=ATTACKS.broken(), numerics_profile=self._profile(self._calls)
+        )
 
     def close(self) -> None:
         """End the thread after its current work, without waiting for it."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _profile(self, calls: Calls) -> str:
+        settings = self._settings
+        device, dtype = torch.device(settings.device), getattr(torch, settings.precision)
+        batches = {"gradients": calls.gradient_rows, "encode": calls.encode_batch}
+        return computing_profile(device, dtype, settings.torch_threads, **batches)
+
+    def _shrink(self, calls: Calls) -> UneraseError:
+        """Go on with smaller calls, and return the error of the unit that did not fit."""
+        self._kept.clear()
+        release_memory()
+        said = f"the attack needs more memory than the device has free, with {calls.gradient_rows} rows in a call"
+        if (smaller := calls.smaller()) is None:
+            todo = "free memory on it, or take a smaller dtype, a larger device or an audit without this evaluation"
+            return PreconditionError(f"{said}, which is the least; {todo}", reason="OUT_OF_MEMORY")
+        self._calls = smaller
+        message = f"{said}; from now on {smaller.gradient_rows}"
+        return ExhaustedError(message, reason="OUT_OF_MEMORY", retry_after_seconds=1)
 
     def _model(self, name: str) -> DiffusionModel:
         torch.set_num_threads(self._settings.torch_threads)
         if name not in self._kept:
             device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.precision)
             begin = time.perf_counter()
-            self._kept[name] = load_model(self._catalogue, name, device, dtype)
-            self._metrics.loaded(time.perf_counter() - begin)
-            if len(self._kept) > self._settings.models_kept:
+            while len(self._kept) >= self._settings.models_kept:
                 self._kept.popitem(last=False)
+            model = load_model(self._catalogue, name, device, dtype)
+            share_weights(model, self._kept.values())
+            self._kept[name] = model
+            self._metrics.loaded(time.perf_counter() - begin)
         self._kept.move_to_end(name)
         return self._kept[name]
 

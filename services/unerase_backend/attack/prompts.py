@@ -6,10 +6,12 @@ it again need not give the same ids.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Sample, TokenIds, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -43,6 +45,11 @@ class Vocabulary:
 
     ids: Tensor
     embeddings: Tensor
+
+    @cached_property
+    def directions(self) -> Tensor:
+        """The embeddings at length 1, (n, width); computed once, because a search asks for them at every step."""
+        return functional.normalize(self.embeddings)
 
 
 def vocabulary(model: DiffusionModel, banned: Sequence[str] = ()) -> Vocabulary:

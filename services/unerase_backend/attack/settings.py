@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from unerase_backend.diffusion.shapes import ENCODE_BATCH, GRADIENT_ROWS
 from unerase_backend.runtime.settings import ReplicatedRoomSettings
 
 
@@ -14,7 +15,9 @@ class AttackSettings(ReplicatedRoomSettings):
     # Part of the numerics profile. An attack's parameters say how many rows make a step; larger steps are computed in
     # several calls, so that parameters do not depend on the device.
     gradient_rows: int = Field(
-        default=24, ge=1, le=256, description="most rows of the UNet in one call whose gradients are kept"
+        default=GRADIENT_ROWS, ge=1, le=256, description="most rows of the UNet in one call whose gradients are kept"
     )
+    # Part of the profile as well.
+    encode_batch: int = Field(default=ENCODE_BATCH, ge=1, le=256, description="pictures in every VAE call of an attack")
     models_kept: int = Field(default=4, ge=1, description="models kept in memory, by most recent use")
     unit_timeout_seconds: float = Field(default=6 * 3600, gt=0, description="time that one unit may take")

@@ -59,7 +59,7 @@ def take_turn(
     `descend` computes the losses, (rows,), and the gradients, (rows, tokens, width), of at most `rows` searches. Rows
     after the last search are padding.
     """
-    rows = workbench.parameters["rows"]
+    rows = workbench.rows
     for iteration in range(workbench.parameters["iterations"]):
         losses: list[float] = []
         going = [search for search in searches if not search.record.failure]

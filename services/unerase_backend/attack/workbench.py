@@ -6,14 +6,14 @@ raises an error if the caller has given up.
 """
 
 import asyncio
-import copy
 import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextvars import copy_context
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save
@@ -24,6 +24,7 @@ from unerase.v1.types_pb2 import Finding
 from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import encode
+from unerase_backend.diffusion.shapes import ENCODE_BATCH, GRADIENT_ROWS
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -35,7 +36,25 @@ Result = TypeVar("Result")
 
 REPORTS = 100
 TRACE_POINTS = 100
-ENCODE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The most that one call of a network takes, whatever an attack's parameters ask for in one step."""
+
+    gradient_rows: int = GRADIENT_ROWS
+    """Rows of the UNet whose gradients are kept."""
+    encode_batch: int = ENCODE_BATCH
+    """Pictures that the VAE encodes."""
+
+    def smaller(self) -> "Calls | None":
+        """Return the next calls that need less memory; None if there are none."""
+        halved = Calls(max(1, self.gradient_rows // 2), max(1, self.encode_batch // 2))
+        return None if halved == self else halved
+
+    def parts(self, rows: int) -> list[slice]:
+        """Return `rows` rows in parts of at most `gradient_rows`."""
+        return [slice(start, min(start + self.gradient_rows, rows)) for start in range(0, rows, self.gradient_rows)]
 
 
 class Workbench:
@@ -53,10 +72,12 @@ class Workbench:
         given_up: threading.Event,
         timeout_seconds: float,
         source_digest: str,
+        calls: Calls = Calls(),
         metrics: AttackMetrics | None = None,
     ) -> None:
         self.model = model
         self.parameters = parameters
+        self.calls = calls
         self._unit = unit
         self._load = load
         self._store = store
@@ -127,13 +148,6 @@ class Workbench:
         """Return a new CPU generator for `purpose`, the same for every role, so that all models get the same draws."""
         return torch.Generator().manual_seed(derive_seed(self._unit.seed_base, self._unit.evaluation, *purpose))
 
-    def trainable_unet(self) -> Any:
-        """Return a copy of the model's UNet in float32 whose weights can be trained; the model itself does not change.
-
-        The copy is in evaluation mode: without dropout.
-        """
-        return copy.deepcopy(self.model.unet).float().requires_grad_()
-
     def keep_weights(self, tensors: Mapping[str, Tensor]) -> str:
         """Store tensors as safetensors in the artefact store, in the model's dtype, and return their digest."""
         return self._store.put(
@@ -154,7 +168,13 @@ class Workbench:
             description = f"the model's pictures are {side} x {side} pixels"
             raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
         # Cloned, because the VAE runs in inference mode, and autograd does not accept inference tensors.
-        return encode(self.model, pictures, ENCODE_BATCH).clone()
+        return encode(self.model, pictures, self.calls.encode_batch).clone()
+
+    @property
+    def rows(self) -> int:
+        """The rows of a call in which rows are independent: the attack's parameter, as far as the device takes it."""
+        asked: int = self.parameters["rows"]
+        return min(asked, self.calls.gradient_rows)
 
     def keep(self, content: bytes) -> str:
         """Keep found weights in the artefact store and return their digest."""

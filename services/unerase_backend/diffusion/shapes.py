@@ -4,3 +4,5 @@
 # rows gain nothing.
 BATCH_ROWS = 96
 DECODE_BATCH = 8
+GRADIENT_ROWS = 24
+ENCODE_BATCH = 8

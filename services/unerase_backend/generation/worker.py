@@ -23,6 +23,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Given, Sampler
+from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel
 from unerase_backend.runtime.errors import UneraseError
@@ -242,6 +243,9 @@ class Worker:
             # The libraries patch themselves during loading, which is not thread-safe.
             with self._loading:
                 model = self._load(lane.model)
+            with self._changed:
+                held = [other.sampler.model for other in self._lanes.values() if other.sampler is not None]
+            share_weights(model, held)
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
             self._time(model)
         except Exception as error:

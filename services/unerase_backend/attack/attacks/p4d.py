@@ -129,7 +129,7 @@ class Search(TokenSearch):
 
     def nearest(self) -> Tensor:
         """Return the indices of the nearest tokens in the vocabulary, (tokens,)."""
-        return nearest(self.continuous.detach(), self._tokens.embeddings)
+        return nearest(self.continuous.detach(), self._tokens.directions)
 
     def sample(self) -> tuple[Tensor, Tensor, int]:
         """Return the embeddings of the nearest tokens, (tokens, width), noise of the latents' shape, and a timestep."""
@@ -148,9 +148,12 @@ class Search(TokenSearch):
         return Draw(self.record.case, ids, self._model.tokenizer.decode(ids), variant)
 
 
-def nearest(embeddings: Tensor, table: Tensor) -> Tensor:
-    """Return, for each of `embeddings`, (n, width), the row of `table`, (tokens, width), with the highest cosine."""
-    return (functional.normalize(embeddings) @ functional.normalize(table).T).argmax(1)
+def nearest(embeddings: Tensor, directions: Tensor) -> Tensor:
+    """Return, for each of `embeddings`, (n, width), the row of `directions`, (tokens, width), with the highest cosine.
+
+    The rows of `directions` have length 1.
+    """
+    return (functional.normalize(embeddings) @ directions.T).argmax(1)
 
 
 def _targets(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> list[Target]:
@@ -166,7 +169,7 @@ def _targets(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) ->
 
 def _made(unit: Unit, workbench: Workbench, reference: DiffusionModel, records: Sequence[CaseRecord]) -> list[Tensor]:
     """Make the reference's latents here, tick by tick, so that the unit can end between ticks."""
-    sampler = Sampler(reference, batch_rows=2 * workbench.parameters["rows"])
+    sampler = Sampler(reference, batch_rows=2 * workbench.rows)
     for record in records:
         plain = Draw(record.case, [], record.case.prompt, 0, plain=True)
         sampler.admit(str(record.case.index), plain.trajectory(unit), picture=False)
@@ -189,7 +192,7 @@ def _search(unit: Unit, workbench: Workbench, targets: Sequence[Target], start: 
 
 
 def _descend(workbench: Workbench, searches: Sequence[Search]) -> tuple[Tensor, Tensor]:
-    model, reference, rows = workbench.model, workbench.reference(), workbench.parameters["rows"]
+    model, reference, rows = workbench.model, workbench.reference(), workbench.rows
     embeddings, noises, drawn = zip(*padded([search.sample() for search in searches], rows), strict=True)
     timesteps = torch.tensor(drawn)
     latents = torch.stack(padded([search.target.latents for search in searches], rows))

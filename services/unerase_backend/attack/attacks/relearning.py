@@ -47,6 +47,7 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.attack.registry import attack
+from unerase_backend.attack.training import TrainedUNet
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.prediction import training_target
@@ -175,11 +176,9 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
     last = checkpoints[-1]
     latents = workbench.latents(lesson.pictures).to(model.device)
     # Encoded in inference mode, and autograd does not accept inference tensors.
-    encoded = torch.stack(encode(model, [Conditioning(text=prompt) for prompt in lesson.prompts])).clone().float()
+    encoded = torch.stack(encode(model, [Conditioning(text=prompt) for prompt in lesson.prompts])).clone()
     alphas_cumprod = model.alphas_cumprod.to(model.device)
-    unet = workbench.trainable_unet()
-    weights: list[Tensor] = list(unet.parameters())
-    optimiser = torch.optim.AdamW(weights, parameters["learning_rate"])
+    trained = TrainedUNet(model.unet, parameters["learning_rate"])
     draws = {purpose: workbench.generator(purpose) for purpose in ("picture", "timestep", "noise")}
     kept: list[Checkpoint] = []
     losses: list[float] = []
@@ -190,20 +189,24 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
         timesteps = timesteps.to(model.device)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
         clean, alphas = latents[chosen], alphas_cumprod[timesteps]
-        noisy = add_noise(clean, noise, alphas)
-        predicted = unet(noisy, timesteps, encoder_hidden_states=encoded[chosen]).sample
-        loss = functional.mse_loss(predicted, training_target(model.prediction, clean, noise, alphas))
-        gradients = torch.autograd.grad(loss, weights)
+        noisy = add_noise(clean, noise, alphas).to(model.dtype)
+        target = training_target(model.prediction, clean, noise, alphas)
+        loss, gradients = 0.0, list[Tensor]()
+        for part in workbench.calls.parts(batch_size):
+            shown = encoded[chosen[part]]
+            predicted = trained.unet(noisy[part], timesteps[part], encoder_hidden_states=shown).sample
+            of_part = functional.mse_loss(predicted.float(), target[part]) * (len(shown) / batch_size)
+            following = torch.autograd.grad(of_part, trained.weights)
+            gradients = [*map(torch.add, gradients, following)] if gradients else [*following]
+            loss += of_part.item()
         if not bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients))):
             failure = f"the gradient was not finite at step {step} of {last}"
             return kept + [Checkpoint(each, "", losses, failure) for each in checkpoints if each >= step]
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.grad = gradient
-        optimiser.step()
-        losses.append(loss.item())
+        trained.step(gradients)
+        losses.append(loss)
         workbench.progress(number * last + step, of * last, losses[-1])
         if step in checkpoints:
-            kept.append(Checkpoint(step, workbench.keep_weights(unet.state_dict()), list(losses)))
+            kept.append(Checkpoint(step, workbench.keep_weights(trained.state()), list(losses)))
     return kept
 
 

@@ -170,19 +170,24 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
         clean, alphas = latents[pictures], alphas_cumprod[timesteps]
         noisy = add_noise(clean, noise, alphas).to(model.dtype)
-        # Each distinct prompt of the batch is encoded once.
-        used = sorted(set(chosen))
-        encoded = encode_tokens(model, [prompts[index] for index in used], [embedding] * len(used))
-        encoded = encoded[[used.index(index) for index in chosen]]
-        predicted = model.unet(noisy, timesteps, encoder_hidden_states=encoded).sample
         target = training_target(model.prediction, clean, noise, alphas)
-        loss = functional.mse_loss(predicted.float(), target)
-        (embedding.grad,) = torch.autograd.grad(loss, [embedding])
-        if not bool(torch.isfinite(embedding.grad).all()):
+        mean, gradient = 0.0, torch.zeros_like(embedding)
+        for part in workbench.calls.parts(batch_size):
+            # Each distinct prompt of a call is encoded once.
+            used = sorted(set(chosen[part]))
+            encoded = encode_tokens(model, [prompts[index] for index in used], [embedding] * len(used))
+            encoded = encoded[[used.index(index) for index in chosen[part]]]
+            predicted = model.unet(noisy[part], timesteps[part], encoder_hidden_states=encoded).sample
+            share = len(chosen[part]) / batch_size
+            loss = functional.mse_loss(predicted.float(), target[part]) * share
+            gradient += torch.autograd.grad(loss, [embedding])[0]
+            mean += loss.item()
+        embedding.grad = gradient
+        if not bool(torch.isfinite(gradient).all()):
             return Learned(embedding.detach(), losses, f"the gradient was not finite at step {step + 1} of {steps}")
         optimiser.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(mean)
         workbench.progress(step + 1, steps, losses[-1])
     return Learned(embedding.detach(), losses)
 

@@ -169,7 +169,7 @@ def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, tim
 
 
 def _descend(workbench: Workbench, searches: Sequence[Search], timestep: int) -> tuple[Tensor, Tensor]:
-    model, rows = workbench.model, workbench.parameters["rows"]
+    model, rows = workbench.model, workbench.rows
     samples = padded([search.sample() for search in searches], rows)
     embeddings, noise = (torch.stack(items) for items in zip(*samples, strict=True))
     latents = torch.stack(padded([search.latents for search in searches], rows))
