@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ class JudgeEntry:
 
     kind: str
     folder: Path
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

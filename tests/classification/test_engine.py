@@ -296,7 +296,7 @@ async def test_a_judge_without_embeddings_is_refused(local: LocalBackend) -> Non
 
 async def test_what_fixes_the_bits_of_a_score_is_described(tmp_path: Path) -> None:
     profiles = set()
-    for changed in ({}, {"batch_size": 8}, {"torch_threads": 2}, {"dtype": "float64"}):
+    for changed in ({}, {"batch_size": 8}, {"torch_threads": 2}, {"dtype": "bfloat16"}):
         engine = ClassificationEngine(
             Catalogue.load(), ArtifactStore(str(tmp_path)), ClassificationSettings(artifacts=str(tmp_path), **changed)
         )

@@ -1,5 +1,6 @@
 """Judges are checked without their weights: kinds, files, labels, texts; the judges themselves agree."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,9 +13,11 @@ import pytest
 import torch
 import yaml
 
+from support import onnx_models
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.catalogue.file_findings import Finding, problems
+from unerase_backend.classification.detector_options import DetectorOptions
 from unerase_backend.classification.judge_check import judge_findings, own_kinds
 from unerase_backend.classification.judges.classifier import Classifier
 from unerase_backend.classification.judges.clip import ClipJudge
@@ -54,13 +57,14 @@ def test_nothing_is_wrong_with_the_testbed(check: Check) -> None:
 
 
 def test_own_kinds_are_those_that_are_registered() -> None:
-    assert own_kinds() == {kind for kind, load in kinds().items() if load.__module__.startswith("unerase_backend.")}
+    assert own_kinds() == {name for name, kind in kinds().items() if kind.module.startswith("unerase_backend.")}
+    assert {name: kind.options for name, kind in kinds().items() if kind.options} == {"detector": DetectorOptions}
 
 
 def test_an_unknown_kind_is_named_with_those_there_are(check: Check) -> None:
     (found,) = check({"own/x": {"kind": "oracle", "path": "judge"}})
     assert (found.place, found.reason) == ("own.yaml: judges.own/x.kind", "JUDGE_KIND_UNKNOWN")
-    assert "no kind of judge 'oracle', but classifier, clip" in found.description
+    assert "no kind of judge 'oracle', but classifier, clip, detector" in found.description
 
 
 def test_a_label_that_the_classifier_lacks_is_found_as_the_judge_finds_it(check: Check) -> None:
@@ -150,6 +154,46 @@ def test_what_the_hub_has_not_sent_yet_is_noted(check: Check, tmp_path: Path) ->
     file.write_text(yaml.safe_dump({"hub_organisations": ["org"], "judges": {"far": entry}}))
     (found,) = judge_findings(Catalogue.load([str(file)], embedded=Path("none")))
     assert (found.reason, found.problem) == ("NOT_FETCHED", False)
+
+
+def test_what_is_no_detector_is_named_with_what_its_entry_lacks(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "nudenet").mkdir()
+    (tmp_path / "nudenet" / "320n.onnx").write_text("not a model")
+    found = check({"own/nudenet": {"kind": "detector", "path": "nudenet"}})
+    assert [(each.place, each.description) for each in found] == [
+        *((f"own.yaml: judges.own/nudenet.options.{key}", "must be given") for key in ("file", "sha256", "threshold")),
+        ("own.yaml: judges.own/nudenet.path", "320n.onnx is not an ONNX model"),
+    ]
+
+
+def test_a_detector_and_the_labels_for_it(check: Check, tmp_path: Path) -> None:
+    (tmp_path / "detector").mkdir()
+    onnx_models.linear(tmp_path / "detector" / "model.onnx", (7, 5))
+    *_, told = check({"own/x": {"kind": "detector", "path": "detector"}})
+    digest = hashlib.sha256((tmp_path / "detector" / "model.onnx").read_bytes()).hexdigest()
+    assert (told.place, told.description) == ("own.yaml: judges.own/x.options.sha256", f"of model.onnx is {digest}")
+    options = {"file": "model.onnx", "sha256": digest, "threshold": 0.5, "classes": ["cat", "dog", "person"]}
+    judges = {"own/x": {"kind": "detector", "path": "detector", "options": options}}
+    assert check(judges) == []
+    options["sha256"] = "0" * 64
+    assert [each.place for each in check(judges)] == ["own.yaml: judges.own/x.options.sha256"]
+    options |= {"sha256": digest, "classes": ["cat", "dog"]}
+    assert [each.reason for each in check(judges)] == ["MODEL_UNEXPECTED"]
+    (tmp_path / "more").mkdir()
+    file = onnx_models.write_catalogue(tmp_path / "more")
+    known = yaml.safe_load(file.read_text())
+    assert judge_findings(Catalogue.load([str(file)])) == []
+    known["concepts"][onnx_models.CONCEPT]["labels"][onnx_models.JUDGE].append("hour glass")
+    file.write_text(yaml.safe_dump(known))
+    (found,) = judge_findings(Catalogue.load([str(file)]))
+    assert found.place == f"detector.yaml: concepts.{onnx_models.CONCEPT}.labels.{onnx_models.JUDGE}"
+    assert found.description == "the judge has no class 'hour glass'; near ones: 'hourglass'"
+
+
+def test_options_of_a_kind_that_takes_none(check: Check) -> None:
+    (found,) = check({"own/x": {"kind": "classifier", "path": "judge", "options": {"threshold": 0.5}}})
+    assert found.place == "own.yaml: judges.own/x.options.threshold"
+    assert found.description == "judges of kind 'classifier' take no options"
 
 
 def test_it_imports_no_torch() -> None:

@@ -1,6 +1,7 @@
 """The judges against direct calls of transformers, and their label tables."""
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from transformers import (
 )
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
-from unerase_backend.classification.judges.classifier import Classifier, label_table
+from unerase_backend.classification.judges.classifier import Classifier
 from unerase_backend.classification.judges.clip import ClipJudge
+from unerase_backend.classification.judges.detector import Detector
+from unerase_backend.classification.labels import label_table
 from unerase_backend.classification.registry import Judge, kinds
 from unerase_backend.runtime.errors import UnsafeModelError
 
@@ -29,7 +32,7 @@ OTHERS = ["a picture of a heart", "a picture of a circle", "a painting of the sk
 
 
 def load(kind: str, folder: Path, batch_size: int = 8) -> Judge:
-    return kinds()[kind](folder, torch.device("cpu"), torch.float32, batch_size)
+    return kinds()[kind].load(folder, torch.device("cpu"), torch.float32, batch_size)
 
 
 def test_clip_equals_transformers(folders: dict[str, Path], pictures: np.ndarray) -> None:
@@ -194,5 +197,7 @@ def test_clip_questions_are_checked(folders: dict[str, Path]) -> None:
 
 
 def test_registered_kinds() -> None:
-    assert kinds()["clip"] is ClipJudge
-    assert kinds()["classifier"] is Classifier
+    assert kinds()["clip"].load is ClipJudge
+    assert kinds()["classifier"].load is Classifier
+    assert kinds()["detector"].load is Detector
+    assert {kind.provider for kind in kinds().values()} == {f"unerase {version('unerase')}"}

@@ -1,32 +1,44 @@
 """The laws of every judge of the catalogue, one of each registered kind at least.
 
-The embedded catalogue has one of each of our own kinds; a package's own comes with --catalogue FILE, which also names a
-concept that the judge knows.
+The embedded catalogue has one of each of our own kinds but the detector, which is made here; a package's own comes with
+--catalogue FILE, which also names a concept that the judge knows.
 """
+
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 import torch
 
-from support.backend import CONCEPT, LocalBackend
+from support import onnx_models
+from support.backend import CONCEPT, LocalBackend, local_backend
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.classification.registry import Judge, broken, kinds
+from unerase_backend.classification.registry import Judge, broken, kinds, load_judge
 from unerase_backend.runtime.pictures import decode_picture
 
 BATCH = 4
 
 
+@pytest.fixture(scope="module")
+async def local(tmp_path_factory: pytest.TempPathFactory, catalogues: tuple[str, ...]) -> AsyncIterator[LocalBackend]:
+    """A backend whose catalogue has a detector as well."""
+    detector = onnx_models.write_catalogue(tmp_path_factory.mktemp("detector"))
+    folder = tmp_path_factory.mktemp("judges")
+    async with local_backend(folder, catalogues=[*catalogues, str(detector)]) as backend:
+        yield backend
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "name" in metafunc.fixturenames:
-        metafunc.parametrize("name", sorted(Catalogue.load(metafunc.config.getoption("--catalogue")).judges))
+        named = Catalogue.load(metafunc.config.getoption("--catalogue")).judges
+        metafunc.parametrize("name", sorted({*named, onnx_models.JUDGE}))
 
 
 def load(local: LocalBackend, name: str) -> Judge:
-    entry = local.catalogue.judge(name)
-    return kinds()[entry.kind](entry.folder, torch.device("cpu"), torch.float32, BATCH)
+    return load_judge(name, local.catalogue.judge(name), torch.device("cpu"), torch.float32, BATCH)
 
 
 def concept_of(local: LocalBackend, judge: str) -> str:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
-from unerase_backend.catalogue import digests, lora, model_files, sheets
+from unerase_backend.catalogue import digests, judge_files, lora, model_files, sheets
 from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
+from unerase_backend.catalogue.default_judges import choose_judges
 from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
@@ -148,38 +149,26 @@ class Catalogue:
         return copy
 
     def judge_digest(self, name: str) -> str:
-        """Return SHA-256 over all files of a judge's folder, computed once.
+        """Return SHA-256 over all files of a judge and its options, computed once.
 
         Raises:
             NotFoundError: there is no such judge.
-            UnsafeModelError: it has no safetensors, or leads out of its folder.
+            UnsafeModelError: it has no weights, or leads out of its folder.
             UnavailableError: it cannot be fetched from the hub.
         """
-        entry = self.judge(name)
-
-        def compute() -> str:
-            folder = entry.folder
-            return digests.combined_digest(digests.judge_files(folder, None if entry.hub else folder, self._digest))
-
-        with _naming("judge", name):
-            digest: str = self._remembered("judge", name, compute)
-        return digest
+        return self._of_judge("digest", name, judge_files.digest_of)
 
     def judge_weights(self, name: str) -> str:
         """Return SHA-256 over a judge's weights only; judges of different configurations may have the same weights.
 
         Raises as `judge_digest`.
         """
+        return self._of_judge("weights", name, judge_files.weights_of)
+
+    def _of_judge(self, what: str, name: str, compute: Callable[[JudgeEntry, digests.Digest], str]) -> str:
         entry = self.judge(name)
-
-        def compute() -> str:
-            folder = entry.folder
-            files = digests.folder_files("judge", folder, None if entry.hub else folder, self._digest)
-            return digests.combined_digest(replace(file, name="") for file in files if file.weights)
-
         with _naming("judge", name):
-            digest: str = self._remembered("judge weights", name, compute)
-        return digest
+            return self._remembered(f"judge {what}", name, lambda: compute(entry, self._digest))
 
     def chain(self, name: str) -> list[str]:
         """Return a model, its base, that one's base and so on to a whole pipeline.
@@ -192,20 +181,13 @@ class Catalogue:
             names.append(base)
         return names
 
-    def default_judges(self) -> tuple[str, str, str]:
-        """Return the default selector, judge and second judge: the first judge of kind clip and the first two of kind
-        classifier.
+    def default_judges(self, concept: str = "", given: Sequence[str] = ("", "", "")) -> tuple[str, str, str]:
+        """Return selector, judge and second judge of an audit of `concept`, whose request names those `given`.
 
         Raises:
-            PreconditionError: the catalogue has too few judges.
+            PreconditionError: too few judges know the concept.
         """
-        by_kind = {kind: [name for name, entry in self.judges.items() if entry.kind == kind] for kind in _JUDGE_KINDS}
-        if not by_kind["clip"] or len(by_kind["classifier"]) < 2:
-            raise PreconditionError(
-                "the catalogue needs one judge of kind clip and two of kind classifier, or the request must name three",
-                reason="JUDGES_MISSING",
-            )
-        return by_kind["clip"][0], by_kind["classifier"][0], by_kind["classifier"][1]
+        return choose_judges(self.judges, concept, self.concepts.get(concept), given)
 
     def concept_message(self, name: str, store: ArtifactStore) -> Concept:
         """Return a concept, after cutting its pictures out of their sheets and storing them in `store`.
@@ -368,9 +350,6 @@ class Catalogue:
                 self._memory[kind, name] = compute()
             remembered: Entry = self._memory[kind, name]
             return remembered
-
-
-_JUDGE_KINDS = ("clip", "classifier")
 
 
 @contextmanager

@@ -102,6 +102,11 @@ def check_pinned(files: Iterable[HashedFile], pinned: Mapping[str, str]) -> None
             raise UnsafeModelError(message, reason="WEIGHTS_CHANGED")
 
 
+def nameless(file: HashedFile) -> HashedFile:
+    """Return the file without its name, which says nothing of what it holds."""
+    return replace(file, name="")
+
+
 def combined_digest(files: Iterable[HashedFile], base: str = "") -> str:
     """Return SHA-256 over the sorted components with their files' digests, and over the base's digest."""
     lines: Sequence[str] = sorted(f"{file.component}\0{file.name}\0{file.digest}\n" for file in files)

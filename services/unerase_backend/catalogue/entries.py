@@ -242,12 +242,13 @@ class ModelEntry(Entry):
 
 
 class JudgeEntry(Entry):
-    """A judge: a folder or a hub id, loaded by the code for its kind."""
+    """A judge: a folder or a hub id, loaded by the code for its kind, which also checks its `options`."""
 
     kind: Name
     path: Folder | None = None
     hub: HubId | None = None
     revision: Revision | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_source(self) -> "JudgeEntry":
@@ -262,7 +263,9 @@ class JudgeEntry(Entry):
         if self.path is not None:
             return self.path
         assert self.hub is not None and self.revision is not None  # noqa: S101, PT018 - validated above
-        return hub.judge_folder(self.hub, self.revision)
+        # A detector's file, which is no safetensors; its kind refuses any other name.
+        file = str(self.options.get("file", ""))
+        return hub.judge_folder(self.hub, self.revision, *([file] if file.endswith(".onnx") else []))
 
 
 class ConceptEntry(Entry):

@@ -47,13 +47,13 @@ def cached_pipeline(hub_id: str, revision: str) -> Path | None:
     return None if findings.problems else folder
 
 
-def judge_folder(hub_id: str, revision: str) -> Path:
-    """Return the local folder of a judge, fetched once.
+def judge_folder(hub_id: str, revision: str, *files: str) -> Path:
+    """Return the local folder of a judge, fetched once; `files` are needed beside weights and texts.
 
     Raises:
         UnavailableError: it is not in the local cache and cannot be fetched from the hub.
     """
-    return _snapshot(hub_id, revision, [f"*.{kind}" for kind in _TYPES], _VARIANTS)
+    return _snapshot(hub_id, revision, [*(f"*.{kind}" for kind in _TYPES), *files], _VARIANTS)
 
 
 def fetched(hub_id: str, revision: str) -> Path | None:

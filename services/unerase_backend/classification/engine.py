@@ -26,7 +26,8 @@ from unerase.internal.v1alpha1.trajectories_pb2 import View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.metrics import ClassificationMetrics
-from unerase_backend.classification.registry import Embeds, Features, Judge, Picture, broken, kinds
+from unerase_backend.classification.onnx_file import runtime_version
+from unerase_backend.classification.registry import Embeds, Features, Judge, Picture, kinds, load_judge
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.diffusion.profile import computing_profile
 from unerase_backend.evaluation.questions import question_violations
@@ -39,7 +40,6 @@ from unerase_backend.runtime.errors import (
     FieldViolation,
     InvalidRequestError,
     NotFoundError,
-    PreconditionError,
 )
 from unerase_backend.runtime.pictures import UnreadablePictureError, crop_square, decode_picture, grey_square
 
@@ -91,7 +91,12 @@ class ClassificationEngine:
         """Return what fixes every bit of an answer here."""
         device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.precision)
         threads, batch = self._settings.torch_threads, self._settings.batch_size
-        return DescribeClassificationResponse(numerics_profile=computing_profile(device, dtype, threads, judge=batch))
+        profile = computing_profile(device, dtype, threads, judge=batch)
+        if runtime := runtime_version():
+            profile += f" onnxruntime={runtime}"
+        return DescribeClassificationResponse(
+            numerics_profile=profile, kinds={name: kind.provider for name, kind in kinds().items()}
+        )
 
     def close(self) -> None:
         """Let the thread end."""
@@ -128,14 +133,10 @@ class ClassificationEngine:
 
     def _judge(self, name: str) -> Judge:
         if name not in self._judges:
-            entry = self._catalogue.judge(name)
-            load = kinds().get(entry.kind)
-            if load is None:
-                why = "; ".join([f"no judge of kind {entry.kind!r} is installed", *broken().values()])
-                raise PreconditionError(why, reason="JUDGE_KIND_UNKNOWN", metadata={"judge": name})
             begin = time.perf_counter()
-            self._judges[name] = load(
-                entry.folder,
+            self._judges[name] = load_judge(
+                name,
+                self._catalogue.judge(name),
                 torch.device(self._settings.device),
                 getattr(torch, self._settings.precision),
                 self._settings.batch_size,

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer
 from unerase_backend.catalogue import Catalogue, JudgeEntry, hub
 from unerase_backend.catalogue.digests import judge_paths
 from unerase_backend.catalogue.file_findings import Finding
+from unerase_backend.catalogue.judge_files import DETECTOR
+from unerase_backend.classification.detector_check import detector_findings
 from unerase_backend.classification.labels import label_problem, label_table
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
@@ -64,6 +66,13 @@ def _folder_findings(catalogue: Catalogue, name: str, entry: JudgeEntry) -> Iter
         description = f"{entry.hub} is not here yet and will be fetched when first needed, so it was not checked"
         yield Finding(place, description, "NOT_FETCHED", problem=False)
         return
+    if entry.kind == DETECTOR:
+        yield from detector_findings(catalogue, name, entry, folder)
+        return
+    if entry.kind in _CHECKS:
+        for key in entry.options:
+            options = catalogue.place("judges", name, "options", key)
+            yield Finding(options, f"judges of kind {entry.kind!r} take no options", "JUDGE_OPTIONS")
     try:
         judge_paths(folder, None if entry.hub else folder)
         check = _CHECKS.get(entry.kind)

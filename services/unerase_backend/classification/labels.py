@@ -1,7 +1,7 @@
-"""The labels of image classifiers: which classes a text means, and what is wrong with a text that means none."""
+"""The labels of classifiers and detectors: which classes a text means, and what is wrong with one that means none."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def label_table(labels: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -27,10 +27,18 @@ def label_problem(label: str, labels: Sequence[str], table: Mapping[str, tuple[i
     """Return why a text does not mean one of the classes `labels`, with their `label_table`; empty if it does."""
     classes = table.get(label, ())
     if not classes:
-        near = difflib.get_close_matches(label, table, n=3)
-        hint = f"; near ones: {', '.join(map(repr, near))}" if near else ""
-        return f"the judge has no label {label!r}{hint}"
+        return f"the judge has no label {label!r}{_near(label, table)}"
     if len(classes) > 1:
         whole = ", ".join(repr(labels[index]) for index in classes)
         return f"{label!r} means several labels; use the full text of one: {whole}"
     return ""
+
+
+def class_problem(label: str, classes: Sequence[str]) -> str:
+    """Return why a text is none of a detector's classes; empty if it is one."""
+    return "" if label in classes else f"the judge has no class {label!r}{_near(label, classes)}"
+
+
+def _near(label: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(label, list(known), n=3)
+    return f"; near ones: {', '.join(map(repr, near))}" if near else ""

@@ -1,12 +1,13 @@
 """The kinds of judge, by the name that a catalogue entry gives.
 
 A kind is a class with the three methods of `Judge`, registered by a decorator; third parties register through the entry
-points `unerase.judges`.
+points `unerase.judges`. A kind that needs more of a catalogue entry than a folder names a class of options.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +15,10 @@ from numpy.typing import NDArray
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
+from unerase_backend.catalogue.entries import JudgeEntry
+from unerase_backend.classification.options import BadOptionsError, JudgeOptions, read_options
 from unerase_backend.runtime.components import Components
+from unerase_backend.runtime.errors import PreconditionError, UneraseError
 
 Picture = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -47,27 +51,52 @@ class Embeds(Protocol):
         """Return the picture's embedding of length 1, (width,), from one row of `look`."""
 
 
-Load = Callable[[Path, torch.device, torch.dtype, int], Judge]
-"""Loads a judge: its folder, the device and dtype of its weights, the batch shape to which every call is padded."""
+Load = Callable[..., Judge]
+"""Loads a judge: its folder, the device and dtype of its weights, the batch shape to which every call is padded and, if
+its kind has options, those of the entry."""
 
-_KINDS = Components[Load]("kind of judge", "unerase_backend.classification.judges", "unerase.judges")
+AnyLoad = TypeVar("AnyLoad", bound=Load)
 
 
-def judge(kind: str) -> Callable[[Load], Load]:
+@dataclass(frozen=True)
+class Kind:
+    """A kind of judge: what loads one, and the options that its catalogue entry may have."""
+
+    load: Load
+    options: type[JudgeOptions] | None
+    module: str
+
+    @property
+    def provider(self) -> str:
+        """The distribution that brings the kind, with its version, as in "unerase 0.1.0"."""
+        for entry_point in metadata.entry_points(group=GROUP):
+            if entry_point.dist is not None and self.module.startswith(entry_point.module):
+                return f"{entry_point.dist.name} {entry_point.dist.version}"
+        return f"unerase {metadata.version('unerase')}"
+
+
+GROUP = "unerase.judges"
+_KINDS = Components[Kind]("kind of judge", "unerase_backend.classification.judges", GROUP)
+
+
+def judge(kind: str, *, options: type[JudgeOptions] | None = None) -> Callable[[AnyLoad], AnyLoad]:
     """Register the decorated class (or function) as the loader of judges of `kind`.
+
+    With a class of `options`, an entry's options are read into it and passed as the last argument; without one, an
+    entry may have none.
 
     Raises:
         RegistrationError: the kind is taken.
     """
 
-    def decorate(load: Load) -> Load:
-        _KINDS.add(kind, load, load.__module__)
+    def decorate(load: AnyLoad) -> AnyLoad:
+        _KINDS.add(kind, Kind(load, options, load.__module__), load.__module__)
         return load
 
     return decorate
 
 
-def kinds() -> dict[str, Load]:
+def kinds() -> dict[str, Kind]:
     """Return every kind of judge by name, including those of third parties."""
     return _KINDS.all()
 
@@ -75,3 +104,24 @@ def kinds() -> dict[str, Load]:
 def broken() -> dict[str, str]:
     """Return the entry points that cannot be used, by name, each with its distribution and the reason."""
     return _KINDS.broken()
+
+
+def load_judge(name: str, entry: JudgeEntry, device: torch.device, dtype: torch.dtype, batch_size: int) -> Judge:
+    """Load the judge of a catalogue entry; `batch_size` is the number of pictures in every call.
+
+    Raises:
+        PreconditionError: no such kind is installed, or the options are not the kind's.
+        UneraseError: the kind refuses the files; the message begins with the judge's name.
+    """
+    kind = kinds().get(entry.kind)
+    if kind is None:
+        why = "; ".join([f"no judge of kind {entry.kind!r} is installed", *broken().values()])
+        raise PreconditionError(f"{name}: {why}", reason="JUDGE_KIND_UNKNOWN", metadata={"judge": name})
+    try:
+        options = read_options(entry.kind, kind.options, entry.options)
+        given = () if options is None else (options,)
+        return kind.load(entry.folder, device, dtype, batch_size, *given)
+    except BadOptionsError as error:
+        raise PreconditionError(f"{name}: {error}", reason="JUDGE_OPTIONS", metadata={"judge": name}) from None
+    except UneraseError as error:
+        raise error.prefixed(name, judge=name) from error

@@ -39,6 +39,16 @@ class UneraseError(Exception):
         self.violations = tuple(violations)
         self.retry_after_seconds = retry_after_seconds
 
+    def prefixed(self, where: str, **metadata: str) -> "UneraseError":
+        """Return the same error with the place where it happened before its message, and more metadata."""
+        return type(self)(
+            f"{where}: {self.message}",
+            reason=self.reason,
+            metadata=self.metadata | metadata,
+            violations=self.violations,
+            retry_after_seconds=self.retry_after_seconds,
+        )
+
     def __reduce__(self) -> tuple[object, ...]:
         """Keep every field when the error is pickled."""
         return _rebuild, (

@@ -6,8 +6,7 @@ The model's configuration says which question it was trained to answer:
     otherwise:                   p = softmax(logits);  the score is the sum of the concept's p, detected if the most
                                  probable of all labels is one of the concept's
 
-A label is matched exactly, with the whole text of the configuration's label or with one of its synonyms as ImageNet
-writes them: "chain saw, chainsaw" is matched by that text, by "chain saw" and by "chainsaw", and "saw" matches nothing.
+`labels` says which texts mean which label.
 """
 
 from collections.abc import Sequence

@@ -21,7 +21,7 @@ from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET, PRESETS
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.bounds import most_items
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, PreconditionError
 from unerase_backend.verdict.decision import DEFAULT_CASES, Tolerances, tolerance_problem
 
 MAX_EVALUATIONS = most_items(Battery, "evaluations")
@@ -128,11 +128,15 @@ class _Resolution:
 
     def _judges(self, spec: AuditSpec) -> None:
         fields = ("selector", "judge", "second_judge")
-        missing = [position for position, field in enumerate(fields) if not getattr(spec, field)]
-        if missing:
-            defaults = self._catalogue.default_judges()
-            for position in missing:
-                setattr(spec, fields[position], defaults[position])
+        given = [getattr(spec, field) for field in fields]
+        if not all(given):
+            try:
+                chosen = self._catalogue.default_judges(spec.concept, given)
+            except PreconditionError as error:
+                self._add(f"spec.{error.metadata['field']}", error.message, error.reason)
+                return
+            for field, name in zip(fields, chosen, strict=True):
+                setattr(spec, field, name)
         known = [
             self._name(f"spec.{field}", getattr(spec, field), self._catalogue.judges, "judge", required=True)
             for field in fields
