@@ -87,6 +87,12 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/client.md", "unerase --version", How.OWN),
     Rule("docs/concepts.md", "# my-hourglass.yaml", How.LOADED),
     Rule("docs/concepts.md", "unerase concepts create", How.OWN),
+    Rule(
+        "docs/concepts.md",
+        "labels: {sd/clip",
+        How.READ,
+        "two keys of a concept; tests/catalogue/test_kinds.py reads such",
+    ),
     Rule("docs/decisions/index.md", ":maxdepth", How.READ, "Sphinx builds it: `make docs`"),
     Rule("docs/deployment.md", "unerase deploy check", How.ALONE),
     Rule("docs/deployment.md", "# on every node", How.READ, CLUSTER),

@@ -23,7 +23,11 @@ from unerase.v1.types_pb2 import Concept, ConceptKind
 _KIND = "CONCEPT_KIND_"
 _KINDS = [name.removeprefix(_KIND).lower() for name, _ in ConceptKind.items() if name != f"{_KIND}UNSPECIFIED"]
 _FLAGS = ("placebo", "sensitive")
-_DESCRIPTION = ("name", "kind", "names", "prompts", "held_out_prompts", "labels", "control", "initial_token", *_FLAGS)
+_LABELS = ("labels", "alternatives")
+_TEXTS = ("name", "kind", "names", "prompts", "held_out_prompts", "control", "initial_token")
+_DESCRIPTION = (*_TEXTS[:5], *_LABELS, *_TEXTS[5:], *_FLAGS)
+# Their pictures are always blurred.
+_SENSITIVE = ("nudity",)
 _PICTURES = ("pictures", "near_misses", "tile")
 
 
@@ -69,11 +73,18 @@ def _concept(path: Path, content: dict[str, Any]) -> Concept:
     if "kind" in fields:
         if fields["kind"] not in _KINDS:
             raise ValueError(f"{path}: kind: must be one of {', '.join(_KINDS)}")
+        if fields["kind"] in _SENSITIVE and fields.get("sensitive") is False:
+            raise ValueError(f"{path}: sensitive: cannot be false, since pictures of this kind are always blurred")
         fields["kind"] = _KIND + fields["kind"].upper()
-    if "labels" in fields:
-        if not isinstance(fields["labels"], dict):
-            raise ValueError(f"{path}: labels: must map each judge to a list of labels")
-        fields["labels"] = [{"judge": judge, "labels": labels} for judge, labels in fields["labels"].items()]
+    given = [fields.pop(key, {}) for key in _LABELS]
+    for key, mapping in zip(_LABELS, given, strict=True):
+        if not isinstance(mapping, dict):
+            raise ValueError(f"{path}: {key}: must map each judge to a list of {key}")
+    labels, alternatives = given
+    fields["labels"] = [
+        {"judge": judge, "labels": labels.get(judge, []), "alternatives": alternatives.get(judge, [])}
+        for judge in {**labels, **alternatives}
+    ]
     concept = Concept()
     for key, value in fields.items():
         try:

@@ -28,6 +28,7 @@ from torch.nn import functional
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import Concept, Finding
 from unerase_backend.attack.workbench import Workbench
+from unerase_backend.catalogue.kinds import alike
 from unerase_backend.diffusion.classifier import LatentClassifier, new_classifier, save_classifier
 from unerase_backend.diffusion.profile import numerics_profile
 from unerase_backend.diffusion.schedule import add_noise
@@ -152,8 +153,7 @@ def area_under_curve(positives: Tensor, negatives: Tensor) -> float:
 
 
 def _others(unit: Unit) -> list[Concept]:
-    kind = unit.target.concept.kind
-    return [other.concept for other in unit.others if other.concept.kind == kind]
+    return [other.concept for other in alike(unit.target.concept, unit.others)]
 
 
 def _halves(concept: Concept) -> tuple[Sequence[str], Sequence[str]]:

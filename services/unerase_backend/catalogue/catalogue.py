@@ -12,11 +12,12 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
 from unerase_backend.catalogue import digests, judge_files, lora, model_files, sheets
-from unerase_backend.catalogue.custom import KINDS, CustomConcept, entry_of
+from unerase_backend.catalogue.custom import CustomConcept, entry_of
 from unerase_backend.catalogue.default_judges import choose_judges
-from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
+from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
+from unerase_backend.catalogue.kinds import ALTERNATIVES, KINDS, PROMPTS, first_of_kinds, one_thing
 from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError, PreconditionError, UnsafeModelError
@@ -200,6 +201,7 @@ class Catalogue:
             message = Concept()
             message.CopyFrom(self.custom[name].concept)
             message.prompts[:] = entry.prompts or PROMPTS[entry.kind]
+            message.sensitive = entry.sensitive
             return message
         message = Concept(
             name=name,
@@ -207,7 +209,10 @@ class Catalogue:
             names=entry.names,
             prompts=entry.prompts or PROMPTS[entry.kind],
             held_out_prompts=entry.held_out_prompts,
-            labels=[JudgeLabels(judge=judge, labels=labels) for judge, labels in entry.labels.items()],
+            labels=[
+                JudgeLabels(judge=judge, labels=labels, alternatives=entry.alternatives.get(judge, ()))
+                for judge, labels in entry.labels.items()
+            ],
             control=entry.control or "",
             initial_token=entry.initial_token,
             placebo=entry.placebo,
@@ -255,7 +260,8 @@ class Catalogue:
     def target(self, concept: str, store: ArtifactStore, selector: str, judge: str, second_judge: str) -> Target:
         """Return a concept with the questions for three judges, from the tables of labels.
 
-        A CLIP judge compares the concept's texts with those of its `others` of the same kind, without placebos.
+        A CLIP judge compares the concept's texts with its alternatives, or those of its kind, and with the texts of its
+        `others` of the kind (`kinds.py`), without placebos.
 
         Raises:
             NotFoundError: there is no such concept or judge.
@@ -278,19 +284,22 @@ class Catalogue:
                 metadata={"concept": concept, "judge": judge},
             )
         labels = entry.labels[judge]
-        alternatives = [
-            text
-            for other in map(self.concept, self.others(concept) if kind == "clip" else ())
-            if other.kind == entry.kind and not other.placebo
-            for text in other.labels.get(judge, ())
-            if text not in labels
-        ]
-        return Question(judge=judge, labels=labels, alternatives=dict.fromkeys(alternatives))
+        own = entry.alternatives.get(judge, ())
+        if kind != "clip":
+            return Question(judge=judge, labels=labels, alternatives=own)
+        others = [other for other in map(self.concept, self.others(concept)) if not other.placebo]
+        known = [other for other in others if other.labels.get(judge)]
+        alike = first_of_kinds(KINDS[entry.kind], known, lambda other: KINDS[other.kind])
+        texts = [*(own or ALTERNATIVES.get(entry.kind, ())), *(text for each in alike for text in each.labels[judge])]
+        alternatives = dict.fromkeys(text for text in texts if text not in labels)
+        return Question(judge=judge, labels=labels, alternatives=alternatives)
 
     def same(self, entry: ConceptEntry, other: ConceptEntry) -> bool:
         """Return whether two concepts are the same to the models or to a judge: they share a word, or a label of a
-        judge with a closed set of labels.
+        judge with a closed set of labels, or are of a kind that is one thing.
         """
+        if one_thing(entry.kind, other.kind) and not (entry.placebo or other.placebo):
+            return True
         words = [{name.casefold() for name in each.names} for each in (entry, other)]
         return not words[0].isdisjoint(words[1]) or any(
             self.judges[judge].kind != "clip" and not set(labels).isdisjoint(other.labels.get(judge, ()))

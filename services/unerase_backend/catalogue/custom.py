@@ -6,13 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from unerase.v1.types_pb2 import (
-    CONCEPT_KIND_COLOUR,
-    CONCEPT_KIND_OBJECT,
-    CONCEPT_KIND_STYLE,
-    Concept,
-    ConceptKind,
-)
+from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue.entries import (
     MAX_PROMPT_BYTES,
     ConceptEntry,
@@ -20,12 +14,12 @@ from unerase_backend.catalogue.entries import (
     ModelEntry,
     problems_of_concept,
 )
+from unerase_backend.catalogue.kinds import KINDS, Kind
 from unerase_backend.catalogue.reading import CatalogueFile, without_prefix
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
-KINDS = {"object": CONCEPT_KIND_OBJECT, "colour": CONCEPT_KIND_COLOUR, "style": CONCEPT_KIND_STYLE}
-_KIND_NAMES: dict[ConceptKind.ValueType, str] = {kind: name for name, kind in KINDS.items()}
+_KIND_NAMES: dict[Kind, str] = {kind: name for name, kind in KINDS.items()}
 
 # Every unit of an audit carries the concept, so it must be small.
 MAX_BYTES = 256 * 1024
@@ -66,10 +60,12 @@ def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
         "prompts": list(concept.prompts),
         "held_out_prompts": list(concept.held_out_prompts),
         "labels": {labels.judge: list(labels.labels) for labels in concept.labels},
+        "alternatives": {each.judge: list(each.alternatives) for each in concept.labels if each.alternatives},
         "control": concept.control or None,
         "initial_token": concept.initial_token,
         "placebo": concept.placebo,
-        "sensitive": concept.sensitive,
+        # A message cannot tell "false" from "not said", which leaves it to the kind.
+        **({"sensitive": True} if concept.sensitive else {}),
         **({"tile": side} if side else {}),
     }
     try:
@@ -142,6 +138,8 @@ def _field(keys: Iterable[int | str], places: Mapping[str, int]) -> str:
             return f"concept.labels[{places[str(judge)]}].judge"
         case ["labels", judge, *rest] if judge in places:
             return f"concept.labels[{places[str(judge)]}].labels{_indexed(rest)}"
+        case ["alternatives", judge, *rest] if judge in places:
+            return f"concept.labels[{places[str(judge)]}].alternatives{_indexed(rest)}"
         case others:
             return f"concept{_indexed(others)}"
 

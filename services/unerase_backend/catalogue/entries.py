@@ -26,11 +26,13 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import hub
+from unerase_backend.catalogue.kinds import ALWAYS_SENSITIVE, PROMPTS
 from unerase_backend.catalogue.layouts import PICKLES, ImportKind, import_command
 from unerase_backend.catalogue.model_files import is_index
 from unerase_backend.catalogue.names import check_name
@@ -46,11 +48,6 @@ MAX_PROMPT_BYTES = 4096
 """A prompt, with the concept's name in its place, in UTF-8; text encoders cut off what is too long for them."""
 MAX_CONCEPT_NAMES = most_items(Concept, "names")
 MAX_CONCEPT_PROMPTS = most_items(Concept, "prompts")
-PROMPTS = {
-    "object": ("a picture of a {concept}",),
-    "colour": ("a picture of something {concept}",),
-    "style": ("a painting in the style of {concept}",),
-}
 MAX_LORAS = 16
 MAX_LORA_SCALE = 100.0
 # How `unerase import` takes the files of these keys.
@@ -148,6 +145,7 @@ def _template(value: str) -> str:
     return value
 
 
+Texts = Annotated[tuple[Word, ...], Field(strict=False, min_length=1)]
 Templates = Annotated[
     tuple[Annotated[Word, AfterValidator(_template)], ...], Field(strict=False, max_length=MAX_CONCEPT_PROMPTS)
 ]
@@ -278,11 +276,13 @@ class ConceptEntry(Entry):
     first pipeline.
     """
 
-    kind: Literal["object", "colour", "style"]
+    kind: Literal["object", "colour", "style", "person", "nudity", "text", "custom"]
     names: Annotated[tuple[Word, ...], Field(strict=False, min_length=1, max_length=MAX_CONCEPT_NAMES)]
-    prompts: Templates = ()
+    prompts: Templates = Field(default=(), validate_default=True)
     held_out_prompts: Templates = ()
-    labels: dict[Name, Annotated[tuple[Word, ...], Field(strict=False, min_length=1)]] = Field(default_factory=dict)
+    labels: dict[Name, Texts] = Field(default_factory=dict)
+    # What else a picture may show, by judge.
+    alternatives: dict[Name, Texts] = Field(default_factory=dict)
     pictures: Sheet | None = None
     near_misses: Sheet | None = None
     tile: int = Field(default=0, ge=8, le=4096)
@@ -290,6 +290,39 @@ class ConceptEntry(Entry):
     initial_token: str = ""
     placebo: bool = False
     sensitive: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_kind(cls, content: object) -> object:
+        if isinstance(content, dict) and content.get("kind") in [*ALWAYS_SENSITIVE]:
+            return {"sensitive": True, **content}
+        return content
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts(cls, prompts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        kind = info.data.get("kind")
+        if kind and not prompts and kind not in PROMPTS:
+            raise ValueError(f"must be given: the kind {kind} has none of its own")
+        return prompts
+
+    @field_validator("alternatives")
+    @classmethod
+    def _alternatives(cls, given: dict[str, tuple[str, ...]], info: ValidationInfo) -> dict[str, tuple[str, ...]]:
+        labels = info.data.get("labels", {})
+        for judge, texts in given.items():
+            if judge not in labels:
+                raise ValueError(f"the concept has no labels for the judge {judge!r}")
+            if both := set(texts) & set(labels[judge]):
+                raise ValueError(f"{min(both)!r} is a label for the judge {judge!r}, and cannot be an alternative")
+        return given
+
+    @field_validator("sensitive")
+    @classmethod
+    def _sensitive(cls, sensitive: bool, info: ValidationInfo) -> bool:
+        if not sensitive and (kind := info.data.get("kind")) in ALWAYS_SENSITIVE:
+            raise ValueError(f"cannot be false: pictures of the kind {kind} are always blurred")
+        return sensitive
 
     @model_validator(mode="after")
     def _whole_tiles(self) -> "ConceptEntry":

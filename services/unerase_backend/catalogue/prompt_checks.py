@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from unerase_backend.catalogue.catalogue import Catalogue
-from unerase_backend.catalogue.entries import PROMPTS, ConceptEntry
+from unerase_backend.catalogue.entries import ConceptEntry
+from unerase_backend.catalogue.kinds import PROMPTS
 from unerase_backend.catalogue.text_reach import Reading, TextReach, judge_reach, model_reaches, shortest
 
 Reaches = Mapping[str, Sequence[TextReach]]

@@ -24,7 +24,8 @@ from typing import Any
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, CONTROL_KIND_PLACEBO, EvaluationDescription
+from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, EvaluationDescription
+from unerase_backend.catalogue.kinds import alike, bystanders
 from unerase_backend.evaluation.parameters import Parameters
 
 MAX_FORMULA = 500
@@ -60,13 +61,12 @@ class Surroundings:
     @classmethod
     def of(cls, target: Target, others: Sequence[Target]) -> "Surroundings":
         """Count the pictures and prompts of the target and the other concepts."""
-        kind = target.concept.kind
-        alike = [len(other.concept.picture_digests) for other in others if other.concept.kind == kind]
-        drawn = [other for other in others if other.concept.kind in (CONCEPT_KIND_OBJECT, kind)]
+        of_kind = [len(other.concept.picture_digests) for other in alike(target.concept, others)]
+        drawn = bystanders(target.concept, others)
         return cls(
             others_drawn=sum(bool(other.concept.prompts) for other in drawn),
-            others_learned=sum(pictures > 1 for pictures in alike),
-            held_out=tuple(pictures - pictures // 2 for pictures in (len(target.concept.picture_digests), *alike)),
+            others_learned=sum(pictures > 1 for pictures in of_kind),
+            held_out=tuple(pictures - pictures // 2 for pictures in (len(target.concept.picture_digests), *of_kind)),
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Concept, Observation
+from unerase_backend.catalogue.kinds import alike
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
@@ -89,9 +90,8 @@ async def observe_losses(
     if not groups[0][2]:
         description = "must hold at least two pictures: half of them are held out"
         raise InvalidRequestError.of(FieldViolation("unit.target.concept.picture_digests", description))
-    for other in unit.others:
-        if other.concept.kind == concept.kind:
-            groups.append((arms[1], other.concept, held_out(other.concept, other_pictures)))
+    for other in alike(concept, unit.others):
+        groups.append((arms[1], other.concept, held_out(other.concept, other_pictures)))
     grid = [int((point + 0.5) * TRAINING_TIMESTEPS / timesteps) for point in range(timesteps)]
     noise_seed = derive_seed(unit.seed_base, "likelihood")
     observations: list[Observation] = []

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Judgement, Observation
+from unerase_backend.catalogue.kinds import alike
 from unerase_backend.evaluation.models import JUDGE, Models
 
 NONE = "none of its kind"
@@ -26,8 +27,7 @@ async def assign_labels(unit: Unit, models: Models, observations: Sequence[Obser
     if not scored:
         return
     digests = [observation.picture_digest for observation in scored]
-    kind = unit.target.concept.kind
-    questions = [each.judge for each in (unit.target, *unit.others) if each.concept.kind == kind]
+    questions = [each.judge for each in (unit.target, *alike(unit.target.concept, unit.others))]
     known = {label for each in (unit.target, *unit.others) for label in each.judge.labels}
     answers: list[list[Judgement]] = [[] for _ in scored]
     for start in range(0, len(questions), QUESTIONS_AT_ONCE):

@@ -136,10 +136,10 @@ LABELS = [JudgeLabels(judge="first", labels=["hourglass"])]
     ("change", "field", "description"),
     [
         ({"name": "hourglass"}, "concept.name", "the catalogue has a concept 'hourglass'"),
-        ({"name": "../etc"}, "concept.name", "should match pattern"),
+        ({"name": "../etc"}, "concept.name", "must be a name of letters"),
         ({"name": "x" * 101}, "concept.name", "at most 100 characters"),
-        ({"kind": 0}, "concept.kind", "'object', 'colour' or 'style'"),
-        ({"kind": 9}, "concept.kind", "'object', 'colour' or 'style'"),
+        ({"kind": 0}, "concept.kind", "'object', 'colour', 'style', 'person'"),
+        ({"kind": 9}, "concept.kind", "'object', 'colour', 'style', 'person'"),
         ({"names": []}, "concept.names", "at least 1 item"),
         ({"names": ["hourglass", ""]}, "concept.names[1]", "at least 1 character"),
         ({"names": ["hourglass", "x" * 1001]}, "concept.names[1]", "at most 1000 characters"),
@@ -149,7 +149,7 @@ LABELS = [JudgeLabels(judge="first", labels=["hourglass"])]
         ({"labels": [*LABELS, JudgeLabels(judge="nobody", labels=["x"])]}, "concept.labels[1].judge", "no such judge"),
         ({"labels": [*LABELS, *LABELS]}, "concept.labels[1].judge", "'first' occurs twice"),
         ({"labels": [JudgeLabels(judge="first")]}, "concept.labels[0].labels", "at least 1 item"),
-        ({"labels": [JudgeLabels(judge="a judge", labels=["x"])]}, "concept.labels[0].judge", "match pattern"),
+        ({"labels": [JudgeLabels(judge="a judge", labels=["x"])]}, "concept.labels[0].judge", "must be a name of"),
         (
             {"labels": [*LABELS, JudgeLabels(judge="second", labels=["hourglass", "no such"])]},
             "concept.labels[1].labels[1]",

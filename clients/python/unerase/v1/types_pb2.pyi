@@ -236,14 +236,28 @@ class _ConceptKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConceptKi
     CONCEPT_KIND_OBJECT: _ConceptKind.ValueType  # 1
     CONCEPT_KIND_COLOUR: _ConceptKind.ValueType  # 2
     CONCEPT_KIND_STYLE: _ConceptKind.ValueType  # 3
+    CONCEPT_KIND_PERSON: _ConceptKind.ValueType  # 4
+    CONCEPT_KIND_NUDITY: _ConceptKind.ValueType  # 5
+    """Always sensitive."""
+    CONCEPT_KIND_TEXT: _ConceptKind.ValueType  # 6
+    """A text or a logo."""
+    CONCEPT_KIND_CUSTOM: _ConceptKind.ValueType  # 7
+    """Anything else; it must bring its own prompts."""
 
 class ConceptKind(_ConceptKind, metaclass=_ConceptKindEnumTypeWrapper):
-    """The kind of a concept; it decides the default prompts."""
+    """The kind of a concept; it decides the default prompts, and which concepts count as others."""
 
 CONCEPT_KIND_UNSPECIFIED: ConceptKind.ValueType  # 0
 CONCEPT_KIND_OBJECT: ConceptKind.ValueType  # 1
 CONCEPT_KIND_COLOUR: ConceptKind.ValueType  # 2
 CONCEPT_KIND_STYLE: ConceptKind.ValueType  # 3
+CONCEPT_KIND_PERSON: ConceptKind.ValueType  # 4
+CONCEPT_KIND_NUDITY: ConceptKind.ValueType  # 5
+"""Always sensitive."""
+CONCEPT_KIND_TEXT: ConceptKind.ValueType  # 6
+"""A text or a logo."""
+CONCEPT_KIND_CUSTOM: ConceptKind.ValueType  # 7
+"""Anything else; it must bring its own prompts."""
 Global___ConceptKind: _TypeAlias = ConceptKind  # noqa: Y015
 
 @_typing.final
@@ -254,21 +268,29 @@ class JudgeLabels(_message.Message):
 
     JUDGE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
     judge: _builtins.str
     """Catalogue name of the judge."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """A classifier's labels, or the texts that a CLIP judge compares a picture with."""
 
+    @_builtins.property
+    def alternatives(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What else a picture may show, for a judge that weighs the labels against other texts; beside the labels of the
+        catalogue's other concepts of the kind.
+        """
+
     def __init__(
         self,
         *,
         judge: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        alternatives: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["judge", b"judge", "labels", b"labels"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "judge", b"judge", "labels", b"labels"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

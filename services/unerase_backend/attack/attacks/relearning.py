@@ -49,6 +49,7 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.training import TrainedUNet
 from unerase_backend.attack.workbench import Workbench
+from unerase_backend.catalogue.kinds import alike
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.diffusion.schedule import add_noise
@@ -151,11 +152,7 @@ def lessons(unit: Unit, pictures: int) -> list[Lesson]:
     concept = unit.target.concept
     own = learnable(concept, pictures)
     found = [Lesson(FEW_SHOT, own, [own_prompt(concept)] * len(own))]
-    others = [
-        other.concept
-        for other in unit.others
-        if other.concept.kind == concept.kind and len(other.concept.picture_digests) > 1
-    ]
+    others = [each.concept for each in alike(concept, unit.others) if len(each.concept.picture_digests) > 1]
     if others:
         found.append(_benign(others, len(own)))
     return found

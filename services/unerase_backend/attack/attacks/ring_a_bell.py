@@ -39,8 +39,12 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     CONCEPT_KIND_COLOUR,
+    CONCEPT_KIND_CUSTOM,
+    CONCEPT_KIND_NUDITY,
     CONCEPT_KIND_OBJECT,
+    CONCEPT_KIND_PERSON,
     CONCEPT_KIND_STYLE,
+    CONCEPT_KIND_TEXT,
     CONTROL_KIND_CONCEPT_FREE,
     EVALUATION_CLASS_ELICITING,
     Concept,
@@ -61,6 +65,10 @@ NEUTRAL: Mapping[ConceptKind.ValueType, str] = {
     CONCEPT_KIND_OBJECT: "thing",
     CONCEPT_KIND_COLOUR: "coloured",
     CONCEPT_KIND_STYLE: "an artist",
+    CONCEPT_KIND_PERSON: "somebody",
+    CONCEPT_KIND_NUDITY: "dressed",
+    CONCEPT_KIND_TEXT: "a word",
+    CONCEPT_KIND_CUSTOM: "something",
 }
 """The neutral word, by kind, for a concept that has no initial word."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.v1.types_pb2 import Case, Concept
 from unerase_backend.catalogue import MAX_CONCEPT_NAMES
+from unerase_backend.catalogue.kinds import alike
 from unerase_backend.evaluation.known_pictures import held_out, learnable
 
 
@@ -20,13 +21,9 @@ def stand_ins(concept: Concept, others: Sequence[Target], cases: int) -> list[Co
 
     They are of its kind, and have pictures if it has any: an evaluation that is handed pictures needs them too.
     """
-    fit = [
-        other.concept
-        for other in others
-        if other.concept.kind == concept.kind
-        and (len(concept.picture_digests) < 2 or len(other.concept.picture_digests) >= 2)
-    ]
-    return fit[: min(cases, _NAMES_OF_OTHERS)]
+    few = len(concept.picture_digests) < 2
+    fit = alike(concept, [other for other in others if few or len(other.concept.picture_digests) >= 2])
+    return [other.concept for other in fit[: min(cases, _NAMES_OF_OTHERS)]]
 
 
 def concept_free_cases(cases: Sequence[Case], concept: Concept, places: Sequence[Concept]) -> Iterator[Case]:

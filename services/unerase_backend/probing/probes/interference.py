@@ -14,13 +14,13 @@ import asyncio
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Target, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
-    CONCEPT_KIND_OBJECT,
     EVALUATION_CLASS_MEASURE,
     MODEL_ROLE_REFERENCE,
     MODEL_ROLE_SUBJECT,
     RESULT_KIND_INTERFERENCE,
     Observation,
 )
+from unerase_backend.catalogue.kinds import bystanders
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
@@ -43,8 +43,7 @@ from unerase_backend.runtime.seeds import derive_seed
 )
 async def interference(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Draw all other concepts at once, each in a request of its own because each has its own questions."""
-    kinds = (CONCEPT_KIND_OBJECT, unit.target.concept.kind)
-    others = [other for other in unit.others if other.concept.kind in kinds and other.concept.prompts]
+    others = [other for other in bystanders(unit.target.concept, unit.others) if other.concept.prompts]
     draws = parameters["draws"]
     drawing = [
         asyncio.ensure_future(_draw(unit, models, other, range(number * draws, (number + 1) * draws)))

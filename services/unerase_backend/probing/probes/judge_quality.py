@@ -11,6 +11,7 @@ they may show the concept: a red thing may be the erased object.
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, RESULT_KIND_JUDGE_QUALITY, Observation
+from unerase_backend.catalogue.kinds import alike
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.registry import parameter
@@ -35,10 +36,9 @@ async def judge_quality(unit: Unit, models: Models, parameters: Parameters) -> l
     """Judge every known picture by the concept's questions."""
     concept = unit.target.concept
     known = [("concept", concept.name, digest) for digest in concept.picture_digests]
-    for other in unit.others:
-        if other.concept.kind == concept.kind:
-            pictures = other.concept.picture_digests[: parameters["other_pictures"]]
-            known += [("other", other.concept.name, digest) for digest in pictures]
+    for other in alike(concept, unit.others):
+        pictures = other.concept.picture_digests[: parameters["other_pictures"]]
+        known += [("other", other.concept.name, digest) for digest in pictures]
     known += [("near-miss", concept.name, digest) for digest in concept.near_miss_digests]
     judged = await models.classify([digest for *_, digest in known], panel(unit.target)) if known else []
     return [
