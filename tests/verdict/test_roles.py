@@ -3,7 +3,7 @@
 import pytest
 from google.protobuf import json_format
 
-from unerase.v1.audits_pb2 import AuditSpec, Manifest
+from unerase.v1.audits_pb2 import AuditSpec, JudgeRecord, Manifest
 from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept, EvaluationRequest
 from unerase_backend.verdict import conclude, roles, wording
@@ -126,3 +126,17 @@ def test_the_statement_begins_with_what_was_assumed() -> None:
         [control, reference],
     )
     assert wording.assumptions(AuditSpec(subject="s", reference="s", control="s")) == []
+
+
+def test_the_same_weights_with_another_threshold_are_one_judge() -> None:
+    manifest = Manifest(
+        judge_digests={"first": "a", "second": "b"},
+        judges=[
+            JudgeRecord(name="first", digest="a", weights={"320n.onnx": "w"}, threshold=0.25),
+            JudgeRecord(name="second", digest="b", weights={"320n.onnx": "w"}, threshold=0.5),
+        ],
+    )
+    spec = AuditSpec(selector="clip", judge="first", second_judge="second")
+    assert roles.judges_alike(spec, manifest) == [("second_judge", "judge")]
+    manifest.judges[1].weights["320n.onnx"] = "other"
+    assert roles.judges_alike(spec, manifest) == []

@@ -166,7 +166,11 @@ class Catalogue:
         """
         return self._of_judge("weights", name, judge_files.weights_of)
 
-    def _of_judge(self, what: str, name: str, compute: Callable[[JudgeEntry, digests.Digest], str]) -> str:
+    def judge_weight_files(self, name: str) -> dict[str, str]:
+        """Return SHA-256 of each of a judge's files of weights, by its name; raises as `judge_digest`."""
+        return self._of_judge("weight files", name, judge_files.weight_files_of)
+
+    def _of_judge(self, what: str, name: str, compute: Callable[[JudgeEntry, digests.Digest], Entry]) -> Entry:
         entry = self.judge(name)
         with _naming("judge", name):
             return self._remembered(f"judge {what}", name, lambda: compute(entry, self._digest))

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from unerase_backend.catalogue import digests
 from unerase_backend.catalogue.entries import JudgeEntry
@@ -52,8 +54,23 @@ def digest_of(entry: JudgeEntry, digest: digests.Digest = file_digest) -> str:
     over_files = digests.combined_digest(files_of(entry, digest))
     if not entry.options:
         return over_files
-    options = json.dumps(entry.options, sort_keys=True, default=str)
+    options = json.dumps(plain(entry.options), sort_keys=True)
     return hashlib.sha256(f"{over_files}\0{options}".encode()).hexdigest()
+
+
+def plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options as JSON has them: a date that YAML has read, for example, as text."""
+    read: dict[str, Any] = json.loads(json.dumps(dict(options), default=str))
+    return read
+
+
+def weight_files_of(entry: JudgeEntry, digest: digests.Digest = file_digest) -> dict[str, str]:
+    """Return SHA-256 of each file of weights by its name.
+
+    Raises as `files_of`.
+    """
+    files = files_of(entry, digest)
+    return {file.name: file.digest for file in files if file.weights or entry.kind == DETECTOR}
 
 
 def weights_of(entry: JudgeEntry, digest: digests.Digest = file_digest) -> str:

@@ -104,12 +104,15 @@ def open_session(name: str, content: bytes, threads: int, *, cuda: bool = False)
 
 def runtime_version() -> str:
     """Return onnxruntime's version, which fixes the bits of a detector's answers; empty if it is not installed."""
-    for distribution in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return ""
+    return installed("onnxruntime") or installed("onnxruntime-gpu")
+
+
+def installed(distribution: str) -> str:
+    """Return an installed distribution's version; empty if it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def named_classes(custom_metadata: Mapping[str, str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
 from unerase_backend.catalogue.entries import JudgeEntry
+from unerase_backend.classification import onnx_file
 from unerase_backend.classification.options import BadOptionsError, JudgeOptions, read_options
 from unerase_backend.runtime.components import Components
 from unerase_backend.runtime.errors import PreconditionError, UneraseError
@@ -64,33 +65,39 @@ class Kind:
 
     load: Load
     options: type[JudgeOptions] | None
+    libraries: tuple[str, ...]
     module: str
 
     @property
     def provider(self) -> str:
-        """The distribution that brings the kind, with its version, as in "unerase 0.1.0"."""
+        """The distribution that brings the kind and the libraries that run it, with their versions."""
+        first = ("unerase", metadata.version("unerase"))
         for entry_point in metadata.entry_points(group=GROUP):
-            if entry_point.dist is not None and self.module.startswith(entry_point.module):
-                return f"{entry_point.dist.name} {entry_point.dist.version}"
-        return f"unerase {metadata.version('unerase')}"
+            if entry_point.dist is not None and self.module == entry_point.module:
+                first = (entry_point.dist.name, entry_point.dist.version)
+        versions = [first, *((name, onnx_file.installed(name)) for name in self.libraries)]
+        return ", ".join(f"{name} {version}" for name, version in versions if version)
 
 
 GROUP = "unerase.judges"
 _KINDS = Components[Kind]("kind of judge", "unerase_backend.classification.judges", GROUP)
 
 
-def judge(kind: str, *, options: type[JudgeOptions] | None = None) -> Callable[[AnyLoad], AnyLoad]:
+def judge(
+    kind: str, *, options: type[JudgeOptions] | None = None, libraries: Sequence[str] = ("torch", "transformers")
+) -> Callable[[AnyLoad], AnyLoad]:
     """Register the decorated class (or function) as the loader of judges of `kind`.
 
     With a class of `options`, an entry's options are read into it and passed as the last argument; without one, an
-    entry may have none.
+    entry may have none. `libraries` are the distributions that decide what its judges answer; reports give their
+    versions.
 
     Raises:
         RegistrationError: the kind is taken.
     """
 
     def decorate(load: AnyLoad) -> AnyLoad:
-        _KINDS.add(kind, Kind(load, options, load.__module__), load.__module__)
+        _KINDS.add(kind, Kind(load, options, tuple(libraries), load.__module__), load.__module__)
         return load
 
     return decorate

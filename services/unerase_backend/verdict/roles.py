@@ -89,7 +89,13 @@ def recorded_models(spec: AuditSpec, manifest: Manifest) -> tuple[Model | None, 
 def judges_alike(spec: AuditSpec, manifest: Manifest) -> list[tuple[str, str]]:
     """Return pairs of judge fields, later and earlier, that are the same model by digest, or by name without one."""
     names = {field: getattr(spec, field) for field in ("selector", "judge", "second_judge")}
-    judges = {field: manifest.judge_digests.get(name, "") or name for field, name in names.items() if name}
+    # The same weights with other options are still the same model.
+    weights = {judge.name: ",".join(sorted(judge.weights.values())) for judge in manifest.judges}
+    judges = {
+        field: weights.get(name) or manifest.judge_digests.get(name, "") or name
+        for field, name in names.items()
+        if name
+    }
     return [
         (later, earlier) for earlier, later in itertools.combinations(judges, 2) if judges[earlier] == judges[later]
     ]

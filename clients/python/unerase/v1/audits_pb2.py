@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from unerase.v1 import bounds_pb2 as unerase_dot_v1_dot_bounds__pb2
 from unerase.v1 import models_pb2 as unerase_dot_v1_dot_models__pb2
@@ -31,7 +32,7 @@ from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 from unerase.v1 import verdicts_pb2 as unerase_dot_v1_dot_verdicts__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17unerase/v1/audits.proto\x12\nunerase.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17unerase/v1/bounds.proto\x1a\x17unerase/v1/models.proto\x1a\x16unerase/v1/types.proto\x1a\x19unerase/v1/verdicts.proto\"m\n\x07\x42\x61ttery\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x38\n\x0b\x65valuations\x18\x02 \x03(\x0b\x32\x1d.unerase.v1.EvaluationRequestB\x04\x90\xc2\x18@\x12\x18\n\x10\x61llow_incomplete\x18\x03 \x01(\x08\"\xea\x01\n\nTolerances\x12\x13\n\x06\x65xcess\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12\x65xcess_of_one_draw\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0b\x64\x65struction\x18\x02 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0egeneral_damage\x18\x03 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0cinterference\x18\x04 \x01(\x01H\x04\x88\x01\x01\x42\t\n\x07_excessB\x15\n\x13_excess_of_one_drawB\x0e\n\x0c_destructionB\x11\n\x0f_general_damageB\x0f\n\r_interference\"\xc4\x04\n\tAuditSpec\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0f\n\x07\x63oncept\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontrol\x18\x04 \x01(\t\x12$\n\x07\x62\x61ttery\x18\x05 \x01(\x0b\x32\x13.unerase.v1.Battery\x12\r\n\x05\x63\x61ses\x18\x06 \x01(\r\x12*\n\ntolerances\x18\x07 \x01(\x0b\x32\x16.unerase.v1.Tolerances\x12\x16\n\tseed_base\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05steps\x18\t \x01(\r\x12\x1b\n\x0eguidance_scale\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08selector\x18\x0b \x01(\t\x12\r\n\x05judge\x18\x0c \x01(\t\x12\x14\n\x0csecond_judge\x18\r \x01(\t\x12\x13\n\x07placebo\x18\x0e \x01(\tB\x02\x18\x01\x12\x12\n\nsequential\x18\x0f \x01(\x08\x12\x16\n\x0e\x61ssume_control\x18\x10 \x01(\x08\x12\x18\n\x10\x61ssume_reference\x18\x11 \x01(\x08\x12\x16\n\x08placebos\x18\x12 \x03(\tB\x04\x90\xc2\x18\x10\x12-\n\x0c\x63ontrol_kind\x18\x13 \x01(\x0e\x32\x17.unerase.v1.ControlKind\x12)\n\ndecided_by\x18\x14 \x01(\x0e\x32\x15.unerase.v1.DecidedBy\x12\'\n\x06\x61\x63\x63\x65ss\x18\x15 \x01(\x0e\x32\x17.unerase.v1.ModelAccessB\x0c\n\n_seed_baseB\x11\n\x0f_guidance_scale\"d\n\x0e\x45valuationCost\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x01(\r\x12\x10\n\x08pictures\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x0f\n\x07\x61ssumed\x18\x05 \x01(\x08\"\xb8\x01\n\tAuditCost\x12\r\n\x05units\x18\x01 \x01(\r\x12\x10\n\x08pictures\x18\x02 \x01(\x04\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x04 \x01(\x04\x12\x35\n\x12\x65stimated_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65valuations\x18\x06 \x03(\x0b\x32\x1a.unerase.v1.EvaluationCost\"\xba\x03\n\x05\x41udit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.unerase.v1.AuditSpec\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.unerase.v1.AuditState\x12\x12\n\nunits_done\x18\x05 \x01(\r\x12\x13\n\x0bunits_total\x18\x06 \x01(\r\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07verdict\x18\t \x01(\x0b\x32\x13.unerase.v1.Verdict\x12\x14\n\x0c\x65rror_reason\x18\n \x01(\t\x12\x15\n\rerror_message\x18\x0b \x01(\t\x12#\n\x04\x63ost\x18\x0c \x01(\x0b\x32\x15.unerase.v1.AuditCost\x12\x36\n\x12\x65stimated_end_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05notes\x18\x0e \x03(\t\"d\n\x12\x43reateAuditRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.unerase.v1.AuditSpec\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x1d\n\x0fGetAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\"_\n\x11ListAuditsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12#\n\x04view\x18\x03 \x01(\x0e\x32\x15.unerase.v1.AuditView\"P\n\x12ListAuditsResponse\x12!\n\x06\x61udits\x18\x01 \x03(\x0b\x32\x11.unerase.v1.Audit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x11WatchAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"\xb0\x01\n\x0cUnitProgress\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\x0c\n\x04step\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x11\n\x04loss\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07success\x18\x07 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_lossB\n\n\x08_success\"\xae\x01\n\x08UnitDone\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\x14\n\x0cobservations\x18\x04 \x01(\r\x12\x10\n\x08\x64\x65tected\x18\x05 \x01(\r\x12\x10\n\x08unscored\x18\x06 \x01(\r\x12\x0f\n\x07skipped\x18\x07 \x01(\x08\x12\x10\n\x08withheld\x18\x08 \x01(\r\"\x83\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\rstate_changed\x18\x03 \x01(\x0b\x32\x11.unerase.v1.AuditH\x00\x12\x31\n\runit_progress\x18\x04 \x01(\x0b\x32\x18.unerase.v1.UnitProgressH\x00\x12)\n\tunit_done\x18\x05 \x01(\x0b\x32\x14.unerase.v1.UnitDoneH\x00\x12&\n\x07\x64\x65layed\x18\x06 \x01(\x0b\x32\x13.unerase.v1.DelayedH\x00\x42\x07\n\x05\x65vent\"q\n\x07\x44\x65layed\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\" \n\x12\x43\x61ncelAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\" \n\x12\x44\x65leteAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\"H\n\x10GetReportRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.unerase.v1.ReportFormat\"J\n\x11GetReportResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"1\n\x13ReadArtifactRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"M\n\x14ReadArtifactResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"\x18\n\x16ListEvaluationsRequest\"}\n\x17ListEvaluationsResponse\x12\x36\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32!.unerase.v1.EvaluationDescription\x12*\n\x07presets\x18\x02 \x03(\x0b\x32\x19.unerase.v1.BatteryPreset\"\x80\x01\n\rBatteryPreset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x32\n\x0b\x65valuations\x18\x03 \x03(\x0b\x32\x1d.unerase.v1.EvaluationRequest\x12\r\n\x05steps\x18\x04 \x01(\r\x12\r\n\x05\x63\x61ses\x18\x05 \x01(\r\"\x89\x03\n\x08Manifest\x12\x34\n\x08versions\x18\x01 \x03(\x0b\x32\".unerase.v1.Manifest.VersionsEntry\x12\x18\n\x10numerics_profile\x18\x02 \x01(\t\x12!\n\x06models\x18\x03 \x03(\x0b\x32\x11.unerase.v1.Model\x12=\n\rjudge_digests\x18\x04 \x03(\x0b\x32&.unerase.v1.Manifest.JudgeDigestsEntry\x12\x34\n\x08hardware\x18\x05 \x03(\x0b\x32\".unerase.v1.Manifest.HardwareEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11JudgeDigestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rHardwareEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe4\x01\n\rReportPicture\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\ncase_index\x18\x04 \x01(\r\x12\x0b\n\x03\x61rm\x18\x05 \x01(\t\x12\x0f\n\x07variant\x18\x06 \x01(\r\x12\x0e\n\x06prompt\x18\x07 \x01(\t\x12\x10\n\x08\x64\x65tected\x18\x08 \x01(\x08\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12\'\n\x06\x61\x63\x63\x65ss\x18\n \x01(\x0e\x32\x17.unerase.v1.ModelAccess\"\xcc\x03\n\rReportContent\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.unerase.v1.AuditSpec\x12$\n\x07\x63oncept\x18\x02 \x01(\x0b\x32\x13.unerase.v1.Concept\x12\x1f\n\x05\x63\x61ses\x18\x03 \x03(\x0b\x32\x10.unerase.v1.Case\x12\x32\n\x0b\x65valuations\x18\x04 \x03(\x0b\x32\x1d.unerase.v1.EvaluationRequest\x12$\n\x07verdict\x18\x05 \x01(\x0b\x32\x13.unerase.v1.Verdict\x12+\n\x08pictures\x18\x06 \x03(\x0b\x32\x19.unerase.v1.ReportPicture\x12%\n\x08\x66indings\x18\x07 \x03(\x0b\x32\x13.unerase.v1.Finding\x12&\n\x08manifest\x18\x08 \x01(\x0b\x32\x14.unerase.v1.Manifest\x12\x14\n\x0cobservations\x18\t \x01(\x04\x12\x1b\n\x13observations_digest\x18\n \x01(\t\x12\x37\n\x0c\x64\x65scriptions\x18\x0b \x03(\x0b\x32!.unerase.v1.EvaluationDescription\x12\r\n\x05notes\x18\x0c \x03(\t\"\xcd\x01\n\x06Report\x12\x16\n\x0eschema_version\x18\x01 \x01(\t\x12*\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x19.unerase.v1.ReportContent\x12\x10\n\x08\x61udit_id\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x06 \x01(\t*\xa9\x01\n\nAuditState\x12\x1b\n\x17\x41UDIT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41UDIT_STATE_PENDING\x10\x01\x12\x17\n\x13\x41UDIT_STATE_RUNNING\x10\x02\x12\x19\n\x15\x41UDIT_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12\x41UDIT_STATE_FAILED\x10\x04\x12\x19\n\x15\x41UDIT_STATE_CANCELLED\x10\x05*R\n\tAuditView\x12\x1a\n\x16\x41UDIT_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41UDIT_VIEW_BASIC\x10\x01\x12\x13\n\x0f\x41UDIT_VIEW_FULL\x10\x02*x\n\x0cReportFormat\x12\x1d\n\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_FORMAT_JSON\x10\x01\x12\x16\n\x12REPORT_FORMAT_HTML\x10\x02\x12\x19\n\x15REPORT_FORMAT_PARQUET\x10\x03\x32\xa6\x05\n\x0c\x41uditService\x12@\n\x0b\x43reateAudit\x12\x1e.unerase.v1.CreateAuditRequest\x1a\x11.unerase.v1.Audit\x12:\n\x08GetAudit\x12\x1b.unerase.v1.GetAuditRequest\x1a\x11.unerase.v1.Audit\x12K\n\nListAudits\x12\x1d.unerase.v1.ListAuditsRequest\x1a\x1e.unerase.v1.ListAuditsResponse\x12\x45\n\nWatchAudit\x12\x1d.unerase.v1.WatchAuditRequest\x1a\x16.unerase.v1.AuditEvent0\x01\x12@\n\x0b\x43\x61ncelAudit\x12\x1e.unerase.v1.CancelAuditRequest\x1a\x11.unerase.v1.Audit\x12\x45\n\x0b\x44\x65leteAudit\x12\x1e.unerase.v1.DeleteAuditRequest\x1a\x16.google.protobuf.Empty\x12J\n\tGetReport\x12\x1c.unerase.v1.GetReportRequest\x1a\x1d.unerase.v1.GetReportResponse0\x01\x12S\n\x0cReadArtifact\x12\x1f.unerase.v1.ReadArtifactRequest\x1a .unerase.v1.ReadArtifactResponse0\x01\x12Z\n\x0fListEvaluations\x12\".unerase.v1.ListEvaluationsRequest\x1a#.unerase.v1.ListEvaluationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17unerase/v1/audits.proto\x12\nunerase.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17unerase/v1/bounds.proto\x1a\x17unerase/v1/models.proto\x1a\x16unerase/v1/types.proto\x1a\x19unerase/v1/verdicts.proto\"m\n\x07\x42\x61ttery\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x38\n\x0b\x65valuations\x18\x02 \x03(\x0b\x32\x1d.unerase.v1.EvaluationRequestB\x04\x90\xc2\x18@\x12\x18\n\x10\x61llow_incomplete\x18\x03 \x01(\x08\"\xea\x01\n\nTolerances\x12\x13\n\x06\x65xcess\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12\x65xcess_of_one_draw\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0b\x64\x65struction\x18\x02 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0egeneral_damage\x18\x03 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x0cinterference\x18\x04 \x01(\x01H\x04\x88\x01\x01\x42\t\n\x07_excessB\x15\n\x13_excess_of_one_drawB\x0e\n\x0c_destructionB\x11\n\x0f_general_damageB\x0f\n\r_interference\"\xc4\x04\n\tAuditSpec\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0f\n\x07\x63oncept\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x0f\n\x07\x63ontrol\x18\x04 \x01(\t\x12$\n\x07\x62\x61ttery\x18\x05 \x01(\x0b\x32\x13.unerase.v1.Battery\x12\r\n\x05\x63\x61ses\x18\x06 \x01(\r\x12*\n\ntolerances\x18\x07 \x01(\x0b\x32\x16.unerase.v1.Tolerances\x12\x16\n\tseed_base\x18\x08 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05steps\x18\t \x01(\r\x12\x1b\n\x0eguidance_scale\x18\n \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x08selector\x18\x0b \x01(\t\x12\r\n\x05judge\x18\x0c \x01(\t\x12\x14\n\x0csecond_judge\x18\r \x01(\t\x12\x13\n\x07placebo\x18\x0e \x01(\tB\x02\x18\x01\x12\x12\n\nsequential\x18\x0f \x01(\x08\x12\x16\n\x0e\x61ssume_control\x18\x10 \x01(\x08\x12\x18\n\x10\x61ssume_reference\x18\x11 \x01(\x08\x12\x16\n\x08placebos\x18\x12 \x03(\tB\x04\x90\xc2\x18\x10\x12-\n\x0c\x63ontrol_kind\x18\x13 \x01(\x0e\x32\x17.unerase.v1.ControlKind\x12)\n\ndecided_by\x18\x14 \x01(\x0e\x32\x15.unerase.v1.DecidedBy\x12\'\n\x06\x61\x63\x63\x65ss\x18\x15 \x01(\x0e\x32\x17.unerase.v1.ModelAccessB\x0c\n\n_seed_baseB\x11\n\x0f_guidance_scale\"d\n\x0e\x45valuationCost\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12\r\n\x05units\x18\x02 \x01(\r\x12\x10\n\x08pictures\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x0f\n\x07\x61ssumed\x18\x05 \x01(\x08\"\xb8\x01\n\tAuditCost\x12\r\n\x05units\x18\x01 \x01(\r\x12\x10\n\x08pictures\x18\x02 \x01(\x04\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x04 \x01(\x04\x12\x35\n\x12\x65stimated_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0b\x65valuations\x18\x06 \x03(\x0b\x32\x1a.unerase.v1.EvaluationCost\"\xba\x03\n\x05\x41udit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12#\n\x04spec\x18\x03 \x01(\x0b\x32\x15.unerase.v1.AuditSpec\x12%\n\x05state\x18\x04 \x01(\x0e\x32\x16.unerase.v1.AuditState\x12\x12\n\nunits_done\x18\x05 \x01(\r\x12\x13\n\x0bunits_total\x18\x06 \x01(\r\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12$\n\x07verdict\x18\t \x01(\x0b\x32\x13.unerase.v1.Verdict\x12\x14\n\x0c\x65rror_reason\x18\n \x01(\t\x12\x15\n\rerror_message\x18\x0b \x01(\t\x12#\n\x04\x63ost\x18\x0c \x01(\x0b\x32\x15.unerase.v1.AuditCost\x12\x36\n\x12\x65stimated_end_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05notes\x18\x0e \x03(\t\"d\n\x12\x43reateAuditRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x04spec\x18\x02 \x01(\x0b\x32\x15.unerase.v1.AuditSpec\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x1d\n\x0fGetAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\"_\n\x11ListAuditsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12#\n\x04view\x18\x03 \x01(\x0e\x32\x15.unerase.v1.AuditView\"P\n\x12ListAuditsResponse\x12!\n\x06\x61udits\x18\x01 \x03(\x0b\x32\x11.unerase.v1.Audit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x11WatchAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"\xb0\x01\n\x0cUnitProgress\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\x0c\n\x04step\x18\x04 \x01(\r\x12\r\n\x05steps\x18\x05 \x01(\r\x12\x11\n\x04loss\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07success\x18\x07 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_lossB\n\n\x08_success\"\xae\x01\n\x08UnitDone\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\x14\n\x0cobservations\x18\x04 \x01(\r\x12\x10\n\x08\x64\x65tected\x18\x05 \x01(\r\x12\x10\n\x08unscored\x18\x06 \x01(\r\x12\x0f\n\x07skipped\x18\x07 \x01(\x08\x12\x10\n\x08withheld\x18\x08 \x01(\r\"\x83\x02\n\nAuditEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\rstate_changed\x18\x03 \x01(\x0b\x32\x11.unerase.v1.AuditH\x00\x12\x31\n\runit_progress\x18\x04 \x01(\x0b\x32\x18.unerase.v1.UnitProgressH\x00\x12)\n\tunit_done\x18\x05 \x01(\x0b\x32\x14.unerase.v1.UnitDoneH\x00\x12&\n\x07\x64\x65layed\x18\x06 \x01(\x0b\x32\x13.unerase.v1.DelayedH\x00\x42\x07\n\x05\x65vent\"q\n\x07\x44\x65layed\x12\x0c\n\x04unit\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07message\x18\x05 \x01(\t\" \n\x12\x43\x61ncelAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\" \n\x12\x44\x65leteAuditRequest\x12\n\n\x02id\x18\x01 \x01(\t\"H\n\x10GetReportRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.unerase.v1.ReportFormat\"J\n\x11GetReportResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"1\n\x13ReadArtifactRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"M\n\x14ReadArtifactResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"\x18\n\x16ListEvaluationsRequest\"}\n\x17ListEvaluationsResponse\x12\x36\n\x0b\x65valuations\x18\x01 \x03(\x0b\x32!.unerase.v1.EvaluationDescription\x12*\n\x07presets\x18\x02 \x03(\x0b\x32\x19.unerase.v1.BatteryPreset\"\x80\x01\n\rBatteryPreset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x32\n\x0b\x65valuations\x18\x03 \x03(\x0b\x32\x1d.unerase.v1.EvaluationRequest\x12\r\n\x05steps\x18\x04 \x01(\r\x12\r\n\x05\x63\x61ses\x18\x05 \x01(\r\"\xb2\x03\n\x08Manifest\x12\x34\n\x08versions\x18\x01 \x03(\x0b\x32\".unerase.v1.Manifest.VersionsEntry\x12\x18\n\x10numerics_profile\x18\x02 \x01(\t\x12!\n\x06models\x18\x03 \x03(\x0b\x32\x11.unerase.v1.Model\x12=\n\rjudge_digests\x18\x04 \x03(\x0b\x32&.unerase.v1.Manifest.JudgeDigestsEntry\x12\x34\n\x08hardware\x18\x05 \x03(\x0b\x32\".unerase.v1.Manifest.HardwareEntry\x12\'\n\x06judges\x18\x06 \x03(\x0b\x32\x17.unerase.v1.JudgeRecord\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11JudgeDigestsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rHardwareEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x02\n\x0bJudgeRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x0e\n\x06\x64igest\x18\x04 \x01(\t\x12\x35\n\x07weights\x18\x05 \x03(\x0b\x32$.unerase.v1.JudgeRecord.WeightsEntry\x12\x16\n\tthreshold\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12(\n\x07options\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_threshold\"\xe4\x01\n\rReportPicture\x12\x12\n\nevaluation\x18\x01 \x01(\t\x12#\n\x04role\x18\x02 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\ncase_index\x18\x04 \x01(\r\x12\x0b\n\x03\x61rm\x18\x05 \x01(\t\x12\x0f\n\x07variant\x18\x06 \x01(\r\x12\x0e\n\x06prompt\x18\x07 \x01(\t\x12\x10\n\x08\x64\x65tected\x18\x08 \x01(\x08\x12\x0e\n\x06\x64igest\x18\t \x01(\t\x12\'\n\x06\x61\x63\x63\x65ss\x18\n \x01(\x0e\x32\x17.unerase.v1.ModelAccess\"\xcc\x03\n\rReportContent\x12#\n\x04spec\x18\x01 \x01(\x0b\x32\x15.unerase.v1.AuditSpec\x12$\n\x07\x63oncept\x18\x02 \x01(\x0b\x32\x13.unerase.v1.Concept\x12\x1f\n\x05\x63\x61ses\x18\x03 \x03(\x0b\x32\x10.unerase.v1.Case\x12\x32\n\x0b\x65valuations\x18\x04 \x03(\x0b\x32\x1d.unerase.v1.EvaluationRequest\x12$\n\x07verdict\x18\x05 \x01(\x0b\x32\x13.unerase.v1.Verdict\x12+\n\x08pictures\x18\x06 \x03(\x0b\x32\x19.unerase.v1.ReportPicture\x12%\n\x08\x66indings\x18\x07 \x03(\x0b\x32\x13.unerase.v1.Finding\x12&\n\x08manifest\x18\x08 \x01(\x0b\x32\x14.unerase.v1.Manifest\x12\x14\n\x0cobservations\x18\t \x01(\x04\x12\x1b\n\x13observations_digest\x18\n \x01(\t\x12\x37\n\x0c\x64\x65scriptions\x18\x0b \x03(\x0b\x32!.unerase.v1.EvaluationDescription\x12\r\n\x05notes\x18\x0c \x03(\t\"\xcd\x01\n\x06Report\x12\x16\n\x0eschema_version\x18\x01 \x01(\t\x12*\n\x07\x63ontent\x18\x02 \x01(\x0b\x32\x19.unerase.v1.ReportContent\x12\x10\n\x08\x61udit_id\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06tenant\x18\x06 \x01(\t*\xa9\x01\n\nAuditState\x12\x1b\n\x17\x41UDIT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41UDIT_STATE_PENDING\x10\x01\x12\x17\n\x13\x41UDIT_STATE_RUNNING\x10\x02\x12\x19\n\x15\x41UDIT_STATE_SUCCEEDED\x10\x03\x12\x16\n\x12\x41UDIT_STATE_FAILED\x10\x04\x12\x19\n\x15\x41UDIT_STATE_CANCELLED\x10\x05*R\n\tAuditView\x12\x1a\n\x16\x41UDIT_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41UDIT_VIEW_BASIC\x10\x01\x12\x13\n\x0f\x41UDIT_VIEW_FULL\x10\x02*x\n\x0cReportFormat\x12\x1d\n\x19REPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12REPORT_FORMAT_JSON\x10\x01\x12\x16\n\x12REPORT_FORMAT_HTML\x10\x02\x12\x19\n\x15REPORT_FORMAT_PARQUET\x10\x03\x32\xa6\x05\n\x0c\x41uditService\x12@\n\x0b\x43reateAudit\x12\x1e.unerase.v1.CreateAuditRequest\x1a\x11.unerase.v1.Audit\x12:\n\x08GetAudit\x12\x1b.unerase.v1.GetAuditRequest\x1a\x11.unerase.v1.Audit\x12K\n\nListAudits\x12\x1d.unerase.v1.ListAuditsRequest\x1a\x1e.unerase.v1.ListAuditsResponse\x12\x45\n\nWatchAudit\x12\x1d.unerase.v1.WatchAuditRequest\x1a\x16.unerase.v1.AuditEvent0\x01\x12@\n\x0b\x43\x61ncelAudit\x12\x1e.unerase.v1.CancelAuditRequest\x1a\x11.unerase.v1.Audit\x12\x45\n\x0b\x44\x65leteAudit\x12\x1e.unerase.v1.DeleteAuditRequest\x1a\x16.google.protobuf.Empty\x12J\n\tGetReport\x12\x1c.unerase.v1.GetReportRequest\x1a\x1d.unerase.v1.GetReportResponse0\x01\x12S\n\x0cReadArtifact\x12\x1f.unerase.v1.ReadArtifactRequest\x1a .unerase.v1.ReadArtifactResponse0\x01\x12Z\n\x0fListEvaluations\x12\".unerase.v1.ListEvaluationsRequest\x1a#.unerase.v1.ListEvaluationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,74 +51,80 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MANIFEST_JUDGEDIGESTSENTRY']._serialized_options = b'8\001'
   _globals['_MANIFEST_HARDWAREENTRY']._loaded_options = None
   _globals['_MANIFEST_HARDWAREENTRY']._serialized_options = b'8\001'
-  _globals['_AUDITSTATE']._serialized_start=4932
-  _globals['_AUDITSTATE']._serialized_end=5101
-  _globals['_AUDITVIEW']._serialized_start=5103
-  _globals['_AUDITVIEW']._serialized_end=5185
-  _globals['_REPORTFORMAT']._serialized_start=5187
-  _globals['_REPORTFORMAT']._serialized_end=5307
-  _globals['_BATTERY']._serialized_start=234
-  _globals['_BATTERY']._serialized_end=343
-  _globals['_TOLERANCES']._serialized_start=346
-  _globals['_TOLERANCES']._serialized_end=580
-  _globals['_AUDITSPEC']._serialized_start=583
-  _globals['_AUDITSPEC']._serialized_end=1163
-  _globals['_EVALUATIONCOST']._serialized_start=1165
-  _globals['_EVALUATIONCOST']._serialized_end=1265
-  _globals['_AUDITCOST']._serialized_start=1268
-  _globals['_AUDITCOST']._serialized_end=1452
-  _globals['_AUDIT']._serialized_start=1455
-  _globals['_AUDIT']._serialized_end=1897
-  _globals['_CREATEAUDITREQUEST']._serialized_start=1899
-  _globals['_CREATEAUDITREQUEST']._serialized_end=1999
-  _globals['_GETAUDITREQUEST']._serialized_start=2001
-  _globals['_GETAUDITREQUEST']._serialized_end=2030
-  _globals['_LISTAUDITSREQUEST']._serialized_start=2032
-  _globals['_LISTAUDITSREQUEST']._serialized_end=2127
-  _globals['_LISTAUDITSRESPONSE']._serialized_start=2129
-  _globals['_LISTAUDITSRESPONSE']._serialized_end=2209
-  _globals['_WATCHAUDITREQUEST']._serialized_start=2211
-  _globals['_WATCHAUDITREQUEST']._serialized_end=2266
-  _globals['_UNITPROGRESS']._serialized_start=2269
-  _globals['_UNITPROGRESS']._serialized_end=2445
-  _globals['_UNITDONE']._serialized_start=2448
-  _globals['_UNITDONE']._serialized_end=2622
-  _globals['_AUDITEVENT']._serialized_start=2625
-  _globals['_AUDITEVENT']._serialized_end=2884
-  _globals['_DELAYED']._serialized_start=2886
-  _globals['_DELAYED']._serialized_end=2999
-  _globals['_CANCELAUDITREQUEST']._serialized_start=3001
-  _globals['_CANCELAUDITREQUEST']._serialized_end=3033
-  _globals['_DELETEAUDITREQUEST']._serialized_start=3035
-  _globals['_DELETEAUDITREQUEST']._serialized_end=3067
-  _globals['_GETREPORTREQUEST']._serialized_start=3069
-  _globals['_GETREPORTREQUEST']._serialized_end=3141
-  _globals['_GETREPORTRESPONSE']._serialized_start=3143
-  _globals['_GETREPORTRESPONSE']._serialized_end=3217
-  _globals['_READARTIFACTREQUEST']._serialized_start=3219
-  _globals['_READARTIFACTREQUEST']._serialized_end=3268
-  _globals['_READARTIFACTRESPONSE']._serialized_start=3270
-  _globals['_READARTIFACTRESPONSE']._serialized_end=3347
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=3349
-  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=3373
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=3375
-  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=3500
-  _globals['_BATTERYPRESET']._serialized_start=3503
-  _globals['_BATTERYPRESET']._serialized_end=3631
-  _globals['_MANIFEST']._serialized_start=3634
-  _globals['_MANIFEST']._serialized_end=4027
-  _globals['_MANIFEST_VERSIONSENTRY']._serialized_start=3878
-  _globals['_MANIFEST_VERSIONSENTRY']._serialized_end=3925
-  _globals['_MANIFEST_JUDGEDIGESTSENTRY']._serialized_start=3927
-  _globals['_MANIFEST_JUDGEDIGESTSENTRY']._serialized_end=3978
-  _globals['_MANIFEST_HARDWAREENTRY']._serialized_start=3980
-  _globals['_MANIFEST_HARDWAREENTRY']._serialized_end=4027
-  _globals['_REPORTPICTURE']._serialized_start=4030
-  _globals['_REPORTPICTURE']._serialized_end=4258
-  _globals['_REPORTCONTENT']._serialized_start=4261
-  _globals['_REPORTCONTENT']._serialized_end=4721
-  _globals['_REPORT']._serialized_start=4724
-  _globals['_REPORT']._serialized_end=4929
-  _globals['_AUDITSERVICE']._serialized_start=5310
-  _globals['_AUDITSERVICE']._serialized_end=5988
+  _globals['_JUDGERECORD_WEIGHTSENTRY']._loaded_options = None
+  _globals['_JUDGERECORD_WEIGHTSENTRY']._serialized_options = b'8\001'
+  _globals['_AUDITSTATE']._serialized_start=5264
+  _globals['_AUDITSTATE']._serialized_end=5433
+  _globals['_AUDITVIEW']._serialized_start=5435
+  _globals['_AUDITVIEW']._serialized_end=5517
+  _globals['_REPORTFORMAT']._serialized_start=5519
+  _globals['_REPORTFORMAT']._serialized_end=5639
+  _globals['_BATTERY']._serialized_start=264
+  _globals['_BATTERY']._serialized_end=373
+  _globals['_TOLERANCES']._serialized_start=376
+  _globals['_TOLERANCES']._serialized_end=610
+  _globals['_AUDITSPEC']._serialized_start=613
+  _globals['_AUDITSPEC']._serialized_end=1193
+  _globals['_EVALUATIONCOST']._serialized_start=1195
+  _globals['_EVALUATIONCOST']._serialized_end=1295
+  _globals['_AUDITCOST']._serialized_start=1298
+  _globals['_AUDITCOST']._serialized_end=1482
+  _globals['_AUDIT']._serialized_start=1485
+  _globals['_AUDIT']._serialized_end=1927
+  _globals['_CREATEAUDITREQUEST']._serialized_start=1929
+  _globals['_CREATEAUDITREQUEST']._serialized_end=2029
+  _globals['_GETAUDITREQUEST']._serialized_start=2031
+  _globals['_GETAUDITREQUEST']._serialized_end=2060
+  _globals['_LISTAUDITSREQUEST']._serialized_start=2062
+  _globals['_LISTAUDITSREQUEST']._serialized_end=2157
+  _globals['_LISTAUDITSRESPONSE']._serialized_start=2159
+  _globals['_LISTAUDITSRESPONSE']._serialized_end=2239
+  _globals['_WATCHAUDITREQUEST']._serialized_start=2241
+  _globals['_WATCHAUDITREQUEST']._serialized_end=2296
+  _globals['_UNITPROGRESS']._serialized_start=2299
+  _globals['_UNITPROGRESS']._serialized_end=2475
+  _globals['_UNITDONE']._serialized_start=2478
+  _globals['_UNITDONE']._serialized_end=2652
+  _globals['_AUDITEVENT']._serialized_start=2655
+  _globals['_AUDITEVENT']._serialized_end=2914
+  _globals['_DELAYED']._serialized_start=2916
+  _globals['_DELAYED']._serialized_end=3029
+  _globals['_CANCELAUDITREQUEST']._serialized_start=3031
+  _globals['_CANCELAUDITREQUEST']._serialized_end=3063
+  _globals['_DELETEAUDITREQUEST']._serialized_start=3065
+  _globals['_DELETEAUDITREQUEST']._serialized_end=3097
+  _globals['_GETREPORTREQUEST']._serialized_start=3099
+  _globals['_GETREPORTREQUEST']._serialized_end=3171
+  _globals['_GETREPORTRESPONSE']._serialized_start=3173
+  _globals['_GETREPORTRESPONSE']._serialized_end=3247
+  _globals['_READARTIFACTREQUEST']._serialized_start=3249
+  _globals['_READARTIFACTREQUEST']._serialized_end=3298
+  _globals['_READARTIFACTRESPONSE']._serialized_start=3300
+  _globals['_READARTIFACTRESPONSE']._serialized_end=3377
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_start=3379
+  _globals['_LISTEVALUATIONSREQUEST']._serialized_end=3403
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_start=3405
+  _globals['_LISTEVALUATIONSRESPONSE']._serialized_end=3530
+  _globals['_BATTERYPRESET']._serialized_start=3533
+  _globals['_BATTERYPRESET']._serialized_end=3661
+  _globals['_MANIFEST']._serialized_start=3664
+  _globals['_MANIFEST']._serialized_end=4098
+  _globals['_MANIFEST_VERSIONSENTRY']._serialized_start=3949
+  _globals['_MANIFEST_VERSIONSENTRY']._serialized_end=3996
+  _globals['_MANIFEST_JUDGEDIGESTSENTRY']._serialized_start=3998
+  _globals['_MANIFEST_JUDGEDIGESTSENTRY']._serialized_end=4049
+  _globals['_MANIFEST_HARDWAREENTRY']._serialized_start=4051
+  _globals['_MANIFEST_HARDWAREENTRY']._serialized_end=4098
+  _globals['_JUDGERECORD']._serialized_start=4101
+  _globals['_JUDGERECORD']._serialized_end=4359
+  _globals['_JUDGERECORD_WEIGHTSENTRY']._serialized_start=4299
+  _globals['_JUDGERECORD_WEIGHTSENTRY']._serialized_end=4345
+  _globals['_REPORTPICTURE']._serialized_start=4362
+  _globals['_REPORTPICTURE']._serialized_end=4590
+  _globals['_REPORTCONTENT']._serialized_start=4593
+  _globals['_REPORTCONTENT']._serialized_end=5053
+  _globals['_REPORT']._serialized_start=5056
+  _globals['_REPORT']._serialized_end=5261
+  _globals['_AUDITSERVICE']._serialized_start=5642
+  _globals['_AUDITSERVICE']._serialized_end=6320
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -1079,6 +1080,7 @@ class Manifest(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     JUDGE_DIGESTS_FIELD_NUMBER: _builtins.int
     HARDWARE_FIELD_NUMBER: _builtins.int
+    JUDGES_FIELD_NUMBER: _builtins.int
     numerics_profile: _builtins.str
     """Everything that fixes the bits of a result besides the request: source, batch shapes, dtype, device and libraries."""
     @_builtins.property
@@ -1089,10 +1091,14 @@ class Manifest(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_models_pb2.Model]: ...
     @_builtins.property
     def judge_digests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Judges by name, with the digests of their weights."""
+        """Judges by name, each with the digest of its files and its options."""
 
     @_builtins.property
     def hardware(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def judges(self) -> _containers.RepeatedCompositeFieldContainer[Global___JudgeRecord]:
+        """Selector, judge and second judge."""
+
     def __init__(
         self,
         *,
@@ -1101,14 +1107,85 @@ class Manifest(_message.Message):
         models: _abc.Iterable[_models_pb2.Model] | None = ...,
         judge_digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         hardware: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        judges: _abc.Iterable[Global___JudgeRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "judge_digests", b"judge_digests", "models", b"models", "numerics_profile", b"numerics_profile", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "judge_digests", b"judge_digests", "judges", b"judges", "models", b"models", "numerics_profile", b"numerics_profile", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Manifest: _TypeAlias = Manifest  # noqa: Y015
+
+@_typing.final
+class JudgeRecord(_message.Message):
+    """What a judge was: with another file, version or threshold it may answer otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class WeightsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    kind: _builtins.str
+    provider: _builtins.str
+    """The distribution that brings the kind and the libraries that run it, as in "unerase 0.1.0, onnxruntime 1.32.0"."""
+    digest: _builtins.str
+    """SHA-256 over its files and its options."""
+    threshold: _builtins.float
+    """The score from which it detects a concept; absent if it detects by its first choice, or in a way of its own."""
+    @_builtins.property
+    def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """SHA-256 of each file of weights, by its name."""
+
+    @_builtins.property
+    def options(self) -> _struct_pb2.Struct:
+        """The options of its catalogue entry."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        weights: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        threshold: _builtins.float | None = ...,
+        options: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "options", b"options", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_threshold", b"_threshold", "digest", b"digest", "kind", b"kind", "name", b"name", "options", b"options", "provider", b"provider", "threshold", b"threshold", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___JudgeRecord: _TypeAlias = JudgeRecord  # noqa: Y015
 
 @_typing.final
 class ReportPicture(_message.Message):

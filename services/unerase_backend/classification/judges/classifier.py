@@ -22,9 +22,8 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
 from unerase_backend.classification.labels import label_problem, label_table
 from unerase_backend.classification.pretrained import in_fixed_batches, load_image_processor, load_model
+from unerase_backend.classification.records import MULTI_LABEL_THRESHOLD
 from unerase_backend.classification.registry import Features, Picture, judge
-
-THRESHOLD = 0.5
 
 
 @judge("classifier")
@@ -70,7 +69,7 @@ class Classifier:
         return Judgement(
             judge=question.judge,
             score=score,
-            detected=score > THRESHOLD if self._multi_label else best in classes,
+            detected=score > MULTI_LABEL_THRESHOLD if self._multi_label else best in classes,
             label=self._labels[best],
             label_score=float(probabilities[best]),
         )

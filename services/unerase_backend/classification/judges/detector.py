@@ -29,7 +29,7 @@ _BEYOND = 1e-3
 """How far rounding may carry a confidence out of 0 to 1."""
 
 
-@judge("detector", options=DetectorOptions)
+@judge("detector", options=DetectorOptions, libraries=("onnxruntime", "onnxruntime-gpu"))
 class Detector:
     """An ONNX model with its classes and its threshold."""
 

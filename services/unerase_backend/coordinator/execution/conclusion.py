@@ -9,6 +9,7 @@ from unerase.v1.types_pb2 import EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.classification.records import judge_record
 from unerase_backend.coordinator.execution.reports import write_again, write_reports
 from unerase_backend.coordinator.execution.units import Units
 from unerase_backend.coordinator.fair_queue import FairQueue
@@ -101,15 +102,18 @@ class Conclusion:
         described = await self._units.described()
         names = list(dict.fromkeys(name for name in (spec.subject, spec.reference, spec.control) if name))
         models = [await asyncio.to_thread(self._catalogue.describe_model, name) for name in names]
-        judges = {}
-        for name in (spec.selector, spec.judge, spec.second_judge):
-            judges[name] = await asyncio.to_thread(self._catalogue.judge_digest, name)
+        providers = (await self._units.classification_described()).kinds
+        judges = [
+            await asyncio.to_thread(judge_record, name, self._catalogue, providers)
+            for name in dict.fromkeys((spec.selector, spec.judge, spec.second_judge))
+        ]
         return Manifest(
             versions={**described.versions, "unerase": metadata.version("unerase")},
             numerics_profile=described.numerics_profile,
             models=models,
-            judge_digests=judges,
+            judge_digests={judge.name: judge.digest for judge in judges},
             hardware=described.hardware,
+            judges=judges,
         )
 
     def _write(

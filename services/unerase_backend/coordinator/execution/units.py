@@ -100,6 +100,13 @@ class Units:
         )
         return described
 
+    async def classification_described(self) -> DescribeClassificationResponse:
+        """Return classification's description of itself; raises as `described`."""
+        described: DescribeClassificationResponse = await CLASSIFICATION.call(
+            "DescribeClassification", DescribeClassificationRequest(), timeout_seconds=60
+        )
+        return described
+
     async def compute(self, audit_id: str, planned: Unit) -> UnitResult:
         """Return the result of a unit as the database holds it, and report its progress to the audit's watchers.
 
@@ -126,10 +133,7 @@ class Units:
 
     async def _profile(self, evaluation: str) -> str:
         """Return what fixes the bits of an evaluation's results beside their source, in all rooms that compute them."""
-        described = await self.described()
-        judged: DescribeClassificationResponse = await CLASSIFICATION.call(
-            "DescribeClassification", DescribeClassificationRequest(), timeout_seconds=60
-        )
+        described, judged = await self.described(), await self.classification_described()
         attacked = self._attack_profile if evaluation in self._attacks else ""
         return "; ".join([described.numerics_profile, judged.numerics_profile, attacked])
 
