@@ -15,6 +15,7 @@ from unerase.v1.types_pb2 import (
     EvaluationDescription,
 )
 from unerase_backend.catalogue import EMBEDDED, Catalogue
+from unerase_backend.catalogue.model_files import CONFIGS, STEMS
 from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -49,12 +50,12 @@ def write_catalogue(folder: Path, more: str = "", content: str = CATALOGUE) -> P
     for pipeline in ("small", "large"):
         for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
             (folder / pipeline / part).mkdir(parents=True)
-            (folder / pipeline / part / "config.json").write_text("{}")
+            (folder / pipeline / part / CONFIGS.get(part, "config.json")).write_text("{}")
         shutil.copytree(
             EMBEDDED.parent / "reference" / "tokenizer", folder / pipeline / "tokenizer", dirs_exist_ok=True
         )
-        for part in ("unet", "vae", "text_encoder"):
-            (folder / pipeline / part / "model.safetensors").write_text(f"{pipeline} {part}")
+        for part, stem in STEMS.items():
+            (folder / pipeline / part / f"{stem}.safetensors").write_text(f"{pipeline} {part}")
     for judge in ("clip", "first", "second"):
         (folder / judge).mkdir()
         (folder / judge / "model.safetensors").write_text(judge)

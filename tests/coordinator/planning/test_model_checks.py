@@ -56,7 +56,7 @@ def _written(folder: Path) -> Path:
     shutil.copy(folder / "never.safetensors", folder / "copied.safetensors")
     shutil.copytree(folder / "small", folder / "copy")
     shutil.copytree(folder / "small", folder / "other")
-    (folder / "other" / "unet" / "model.safetensors").write_text("other unet")
+    (folder / "other" / "unet" / "diffusion_pytorch_model.safetensors").write_text("other unet")
     # The weights of the second judge, with a configuration of its own.
     shutil.copytree(folder / "second", folder / "third")
     (folder / "third" / "config.json").write_text("{}")
