@@ -24,8 +24,9 @@ from unerase_backend.diffusion.classifier import (
     new_classifier,
     save_classifier,
 )
+from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import DiffusionModel
-from unerase_backend.diffusion.sampler import Finished, Given, Sampler
+from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.errors import InvalidRequestError, UnsafeModelError
 

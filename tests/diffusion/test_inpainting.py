@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Inpainting, Resumption, Trajectory
 from unerase_backend.diffusion import pictures
+from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
-from unerase_backend.diffusion.sampler import Finished, Given, Sampler
+from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.runtime.pictures import square_margin

@@ -86,7 +86,9 @@ def event_line(event: AuditEvent) -> str:
             if done.skipped:
                 return f"{event.sequence:>5}  {done.unit}: not run, because its evaluation's answer was settled"
             unscored = f", {done.unscored} unscored" if done.unscored else ""
-            return f"{event.sequence:>5}  {done.unit}: {done.detected} of {done.observations} detected{unscored}"
+            withheld = f", {done.withheld} withheld" if done.withheld else ""
+            shown = f"{done.detected} of {done.observations} detected"
+            return f"{event.sequence:>5}  {done.unit}: {shown}{unscored}{withheld}"
         case "delayed":
             return f"{event.sequence:>5}  {event.delayed.unit or 'the conclusion'} waits: {event.delayed.message}"
         case _:
@@ -172,7 +174,21 @@ def show_verdict(console: Console, audit: Audit) -> None:
             console.print(Text(f"loss on the concept's pictures in all {_estimate(likelihood.concept_loss)}"))
     if verdict.HasField("interference"):
         console.print(Text(f"detection lost on other concepts {_estimate(verdict.interference.loss)}"))
+    if verdict.HasField("deployed"):
+        _show_deployed(console, verdict.deployed)
     console.print(Text(visible(f"audit {audit.id}   seed base {audit.spec.seed_base}"), style="dim"))
+
+
+def _show_deployed(console: Console, verdict: Verdict) -> None:
+    """Print the verdict on the model with its guards, below that on its weights."""
+    heading = Text(f"as deployed, with its guards: {enum_name(Conclusion, verdict.conclusion, 'CONCLUSION_')}")
+    heading.stylize(f"bold {_COLOURS.get(verdict.conclusion, 'yellow')}")
+    console.print()
+    console.print(heading)
+    console.print(_text(verdict.summary))
+    console.print(_evaluations(verdict))
+    if verdict.HasField("interference"):
+        console.print(Text(f"detection lost on other concepts {_estimate(verdict.interference.loss)}"))
 
 
 def _evaluations(verdict: Verdict) -> Table:
@@ -226,7 +242,8 @@ def _duration(seconds: int) -> str:
 
 def _rate(rate: Rate, known: bool) -> str:
     excluded = f" ({rate.excluded} excluded)" if rate.excluded else ""
-    return f"{rate.hits}/{rate.cases}{excluded}" if known else "-"
+    withheld = f" ({rate.withheld} withheld)" if rate.withheld else ""
+    return f"{rate.hits}/{rate.cases}{excluded}{withheld}" if known else "-"
 
 
 def _estimate(estimate: Estimate) -> str:

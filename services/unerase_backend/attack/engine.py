@@ -88,7 +88,7 @@ class AttackEngine:
                 calls,
                 self._metrics,
             )
-            return await evaluation.run(unit, self._models, workbench)
+            return await evaluation.run(unit, self._models.of(unit), workbench)
 
         run = asyncio.create_task(attack())
         run.add_done_callback(lambda _: events.put_nowait(None))

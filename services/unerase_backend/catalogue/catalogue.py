@@ -1,8 +1,7 @@
 """The catalogue of a deployment: the embedded testbed's file and those of the operator, checked as a whole."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
-from unerase_backend.catalogue import digests, judge_files, lora, model_files, sheets
+from unerase_backend.catalogue import digests, guard_kinds, judge_files, lora, model_files, sheets
 from unerase_backend.catalogue.custom import CustomConcept, entry_of
 from unerase_backend.catalogue.default_judges import choose_judges
 from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
@@ -19,8 +18,9 @@ from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
 from unerase_backend.catalogue.kinds import ALTERNATIVES, KINDS, PROMPTS, first_of_kinds, one_thing
 from unerase_backend.catalogue.merging import merge_files
+from unerase_backend.catalogue.named_errors import naming
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import NotFoundError, PreconditionError, UnsafeModelError
+from unerase_backend.runtime.errors import NotFoundError, PreconditionError
 
 EMBEDDED = Path(__file__).parent.parent / "testbed" / "weights" / "catalogue.yaml"
 
@@ -131,6 +131,19 @@ class Catalogue:
             (*base.text_encoder, *([entry.text_encoder] if entry.text_encoder else []), *entry.lora),
         )
 
+    def guards(self, name: str) -> tuple[guard_kinds.GuardEntry, ...]:
+        """Return the guards of a model in the order in which they act: those of its base, and then its own.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        return tuple(guard for each in reversed(self.chain(name)) for guard in self.model(each).guards)
+
+    def weights_digest(self, name: str) -> str:
+        """Return the digest of a model without its guards; raises as `describe_model`."""
+        described = self.describe_model(name)
+        return described.weights_digest or described.digest
+
     def describe_model(self, name: str) -> Model:
         """Return a model with the digests of its weight files, its base's included; they are computed once.
 
@@ -143,7 +156,7 @@ class Catalogue:
             UnavailableError: it cannot be fetched from the hub.
         """
         entry = self.model(name)
-        with _naming("model", name):
+        with naming("model", name):
             described: Model = self._remembered("model", name, lambda: self._describe(name, entry))
         copy = Model()
         copy.CopyFrom(described)
@@ -172,7 +185,7 @@ class Catalogue:
 
     def _of_judge(self, what: str, name: str, compute: Callable[[JudgeEntry, digests.Digest], Entry]) -> Entry:
         entry = self.judge(name)
-        with _naming("judge", name):
+        with naming("judge", name):
             return self._remembered(f"judge {what}", name, lambda: compute(entry, self._digest))
 
     def chain(self, name: str) -> list[str]:
@@ -344,10 +357,16 @@ class Catalogue:
                 WeightFile(component=part, digest=file.digest, size_bytes=file.size_bytes, lora_scale=each.scale)
                 for part in lora.parts_of(each.file)
             ]
+        base_digest = base.weights_digest or base.digest
+        # Guards alone leave the weights as they are, so that their pictures are shared with the base.
+        only_guards = bool(entry.guards) and not files
+        weights_digest = base_digest if only_guards else digests.combined_digest(files, base_digest)
+        pipeline = self.model_parts(name).folder if self.guards(name) else Path()
+        guards = guard_kinds.describe_guards(self.guards(name), pipeline, self._digest)
         return Model(
             name=name,
             base=entry.base or "",
-            digest=digests.combined_digest(files, base.digest),
+            digest=guard_kinds.guarded_digest(weights_digest, guards),
             files=[*base.files, *weights],
             guidance_scale=entry.guidance_scale,
             steps=entry.steps,
@@ -355,6 +374,8 @@ class Catalogue:
             erased=entry.erased,
             never_learned=entry.never_learned,
             method=entry.method,
+            guards=guards,
+            weights_digest=weights_digest if guards else "",
         )
 
     def _remembered(self, kind: str, name: str, compute: Callable[[], Entry]) -> Entry:
@@ -363,20 +384,6 @@ class Catalogue:
                 self._memory[kind, name] = compute()
             remembered: Entry = self._memory[kind, name]
             return remembered
-
-
-@contextmanager
-def _naming(kind: str, name: str) -> Iterator[None]:
-    """Let an error say which model or judge it is about; a model's base has said so already."""
-    try:
-        yield
-    except UnsafeModelError as error:
-        if error.metadata:
-            raise
-        raise UnsafeModelError(f"{name}: {error.message}", reason=error.reason, metadata={kind: name}) from error
-    except OSError as error:
-        message = f"{name}: {Path(error.filename or '').name} cannot be read: {error.strerror}"
-        raise UnsafeModelError(message, reason="FILE_UNREADABLE", metadata={kind: name}) from error
 
 
 def _find(entries: Mapping[str, Entry], name: str, kind: str) -> Entry:

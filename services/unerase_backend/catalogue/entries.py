@@ -6,6 +6,7 @@ models:
   sd/edited:  {base: sd/1.4, unet: edited/unet.safetensors, method: UCE, erased: [tench]}
   sd/adapted: {base: sd/1.4, lora: adapted/lora.safetensors, scale: 0.8}
   own/folder: {pipeline: folder, guidance_scale: 3.0, steps: 50, resolution: 32}
+  own/shop:   {base: own/folder, guards: [{kind: negative-prompt, text: "an hourglass"}]}
 judges:
   sd/clip:    {kind: clip, hub: openai/clip-vit-base-patch32, revision: <40 hex digits>}
   own/judge:  {kind: classifier, path: judge}
@@ -32,6 +33,7 @@ from pydantic import (
 
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import hub
+from unerase_backend.catalogue.guard_kinds import GuardEntry, read_guards
 from unerase_backend.catalogue.kinds import ALWAYS_SENSITIVE, PROMPTS
 from unerase_backend.catalogue.layouts import PICKLES, ImportKind, import_command
 from unerase_backend.catalogue.model_files import is_index
@@ -132,6 +134,7 @@ Weights = Annotated[Path, BeforeValidator(_inside), AfterValidator(_safetensors)
 Replacement = Annotated[Path, BeforeValidator(_inside), AfterValidator(_replacement)]
 Sheet = Annotated[Path, BeforeValidator(_inside), AfterValidator(_picture)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
+Guards = Annotated[tuple[GuardEntry, ...], BeforeValidator(read_guards)]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, AfterValidator(check_name)]
@@ -201,6 +204,7 @@ class ModelEntry(Entry):
     unet: Replacement | None = None
     text_encoder: Replacement | None = None
     lora: Annotated[tuple[LoraEntry, ...], BeforeValidator(_loras), Field(max_length=MAX_LORAS)] = ()
+    guards: Guards = ()
     # What a part's own file of weights must have; a LoRA has its own.
     sha256: dict[str, Digest] = Field(default_factory=dict)
     # 0 stands for "not given".

@@ -13,6 +13,7 @@ from unerase_backend.catalogue.entries import (
     ModelEntry,
     problems_of_concept,
 )
+from unerase_backend.catalogue.guard_kinds import repeated
 from unerase_backend.catalogue.reading import CatalogueFile, read_file
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -85,6 +86,9 @@ def _dangling(path: Path, file: CatalogueFile, merged: Merged) -> list[FieldViol
             chain.append(base)
         if model.base is not None and model.resolution:
             violations.append(_violation(path, "models", f"{name}.resolution", "is the base's and cannot be changed"))
+        of_chain = [guard for each in reversed(chain) for guard in merged.models[each].guards]
+        if model.guards and (problem := repeated(of_chain)):
+            violations.append(_violation(path, "models", f"{name}.guards", problem))
         if learned := _inherited_knowledge(model, merged.models):
             description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
             violations.append(_violation(path, "models", f"{name}.never_learned", description))

@@ -126,7 +126,7 @@ def load_model(
     assert prepared.schedule is not None  # noqa: S101 - nothing is wrong with the model
     return DiffusionModel(
         name=name,
-        digest=digest or description.digest,
+        digest=digest or description.weights_digest or description.digest,
         tokenizer=prepared.tokenizer,
         text_encoder=text_encoder,
         unet=unet,

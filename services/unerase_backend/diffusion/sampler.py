@@ -1,9 +1,9 @@
 """The batched sampler: any set of trajectories of one model, each at its own timestep with its own settings.
 
 One tick is one UNet call of a fixed shape. Its rows hold all trajectories in flight: a guided trajectory takes two rows
-(empty prompt and conditioning), an unguided one takes one, and the results of unused rows are ignored. New trajectories
-start as others finish. Each step begins with classifier-free guidance (Ho and Salimans, arXiv 2207.12598) of the
-model's output, noise or velocity (`prediction`):
+(empty prompt and conditioning) and one for each concept of its guards (`guarding`), an unguided one takes one, and the
+results of unused rows are ignored. New trajectories start as others finish. Each step begins with classifier-free
+guidance (Ho and Salimans, arXiv 2207.12598) of the model's output, noise or velocity (`prediction`):
 
     output = output_empty + scale * (output_conditioning - output_empty)
 
@@ -22,7 +22,7 @@ from its latent seed; the noise of step k is the k-th draw from its noise seed. 
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,31 +31,21 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion import conditioning, pictures
 from unerase_backend.diffusion.classifier import LatentClassifier, log_probability_gradient
 from unerase_backend.diffusion.fields import within
+from unerase_backend.diffusion.given import NOTHING_GIVEN, Given, check_given
+from unerase_backend.diffusion.guarding import WithheldError, steered
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.prediction import of_noise_change
 from unerase_backend.diffusion.schedule import estimate_coefficients, noise_step, step_coefficients
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
 from unerase_backend.diffusion.tensors import from_message
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError
 from unerase_backend.runtime.pictures import square_margin
 
 ENCODINGS_KEPT = 256
 PICTURES_KEPT = 256
 # Ticks that a finished trajectory may wait for others to share its decoding.
 DECODE_PATIENCE = 4
-
-
-@dataclass(frozen=True)
-class Given:
-    """The pictures and the classifier that a trajectory names by digest."""
-
-    picture: Picture | None = None
-    """The picture of `inpainting`, (height, width, 3)."""
-    beginning: Picture | None = None
-    """The picture of `resumption`, (height, width, 3)."""
-    classifier: LatentClassifier | None = None
-    """The classifier of `classifier_guidance`, on the model's device."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,9 @@ class Finished:
     picture: Picture | None
     """The picture, (height, width, 3), if one was asked for and could be made."""
     failure: str = ""
-    """Why it cannot be scored; empty otherwise."""
+    """Why it cannot be scored, or is withheld; empty otherwise."""
+    withheld: bool = False
+    """A guard refused the prompt, so that there are no latents, or withheld the picture."""
 
 
 @dataclass
@@ -78,9 +70,13 @@ class _Flight:
     picture: bool
     start: Tensor | None
     given: Given
+    # What its rows of the UNet read, in order.
+    prompts: list[Conditioning]
     slot: int = -1
     rows: tuple[int, ...] = ()
     noise: torch.Generator | None = None
+    # What its guards remember from step to step.
+    memory: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Sampler:
@@ -99,6 +95,7 @@ class Sampler:
         self._waiting: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
         self._undecoded: list[tuple[_Flight, Tensor]] = []
+        self._refused: list[Finished] = []
         self._patience = DECODE_PATIENCE
         device, training = model.device, len(model.alphas_cumprod)
         # A slot holds a trajectory; a row is a row of the UNet's batch. There are equally many of both, because all
@@ -129,26 +126,27 @@ class Sampler:
     @property
     def busy(self) -> bool:
         """Whether a tick has anything to do."""
-        return bool(self._waiting or self._flights or self._undecoded)
+        return bool(self._waiting or self._flights or self._undecoded or self._refused)
 
     @property
     def room(self) -> int:
         """Rows that are still free once everything that waits has started; not positive if nothing more could start."""
-        return len(self._free_rows) - sum(_rows(flight.trajectory) for flight in self._waiting)
+        return len(self._free_rows) - sum(len(flight.prompts) for flight in self._waiting)
 
     @property
     def rows_in_use(self) -> int:
         """Rows of the UNet's batch that belong to a trajectory."""
         return self.batch_rows - len(self._free_rows)
 
-    def admit(self, key: str, trajectory: Trajectory, *, picture: bool = True, given: Given = Given()) -> None:
+    def admit(self, key: str, trajectory: Trajectory, *, picture: bool = True, given: Given = NOTHING_GIVEN) -> None:
         """Queue a trajectory under a unique key; it starts when there is room, in order of arrival.
 
-        `given` holds the pictures and the classifier that it names.
+        `given` holds the pictures and the classifier that it names, and its guards, which may refuse its prompt.
 
         Raises:
             InvalidRequestError: its conditioning, steps, resumption, mask, picture or classifier does not fit the
                 model; fields are relative to the trajectory.
+            PreconditionError: a guard does not fit the model, or needs more rows than the batch has.
         """
         self.model.schedule.timesteps(trajectory.steps)
         start = None
@@ -158,14 +156,24 @@ class Sampler:
             conditioning.prepare(self.model, trajectory.conditioning)
         except InvalidRequestError as error:
             raise within("conditioning", error) from None
-        _check_given(self.model, trajectory, given)
-        self._waiting.append(_Flight(key, trajectory, picture, start, given))
+        check_given(self.model, trajectory, given)
+        given.guards.check(self.model)
+        try:
+            prompts = given.guards.prompts(trajectory, given.guards.read(self.model, trajectory.conditioning))
+        except WithheldError as refusal:
+            self._refused.append(Finished(key, torch.empty(0), None, str(refusal), withheld=True))
+            return
+        if len(prompts) > self.batch_rows:
+            message = f"the model's guards need {len(prompts)} rows for a trajectory, the batch has {self.batch_rows}"
+            raise PreconditionError(message, reason="BATCH_TOO_SMALL")
+        self._waiting.append(_Flight(key, trajectory, picture, start, given, prompts))
 
     @torch.inference_mode()
     def cancel(self, key: str) -> None:
         """Cancel a trajectory; its rows are free for the next tick."""
         self._waiting = deque(flight for flight in self._waiting if flight.key != key)
         self._undecoded = [item for item in self._undecoded if item[0].key != key]
+        self._refused = [item for item in self._refused if item.key != key]
         if (flight := self._flights.get(key)) is not None:
             self._land(flight)
 
@@ -173,7 +181,7 @@ class Sampler:
     def tick(self) -> list[Finished]:
         """Advance everything in flight by one step, and return what has finished."""
         self._take_off()
-        finished: list[Finished] = []
+        finished, self._refused = self._refused, []
         if self._flights:
             self._advance()
             for slot in (self._step == self._end).nonzero().flatten().tolist():
@@ -190,7 +198,7 @@ class Sampler:
     ) -> list[Finished]:
         """Run trajectories to their end and return them in order; the sampler must be idle when this is called."""
         for index, trajectory in enumerate(trajectories):
-            self.admit(str(index), trajectory, picture=picture, given=given[index] if given else Given())
+            self.admit(str(index), trajectory, picture=picture, given=given[index] if given else NOTHING_GIVEN)
         finished: dict[str, Finished] = {}
         while self.busy:
             finished |= {item.key: item for item in self.tick()}
@@ -200,30 +208,27 @@ class Sampler:
         starting: list[_Flight] = []
         free = len(self._free_rows)
         while self._waiting:
-            needed = _rows(self._waiting[0].trajectory)
+            needed = len(self._waiting[0].prompts)
             if needed > free:
                 break
             free -= needed
             starting.append(self._waiting.popleft())
         if starting:
-            empty, *encodings = self._encode(
-                [Conditioning(text=""), *(flight.trajectory.conditioning for flight in starting)]
-            )
+            encodings = iter(self._encode([prompt for flight in starting for prompt in flight.prompts]))
             self._encode_pictures(starting)
-            for flight, encoding in zip(starting, encodings, strict=True):
-                self._start(flight, encoding, empty)
+            for flight in starting:
+                self._start(flight, [next(encodings) for _ in flight.prompts])
 
-    def _start(self, flight: _Flight, encoding: Tensor, empty: Tensor) -> None:
+    def _start(self, flight: _Flight, encodings: list[Tensor]) -> None:
         trajectory = flight.trajectory
         flight.slot = slot = self._free_slots.pop()
-        flight.rows = tuple(self._free_rows.pop() for _ in range(_rows(trajectory)))
+        flight.rows = tuple(self._free_rows.pop() for _ in flight.prompts)
         self._flights[flight.key] = flight
-        conditioned, unconditioned = flight.rows[0], flight.rows[-1]
-        self._conditioned_row[slot], self._empty_row[slot] = conditioned, unconditioned
+        self._conditioned_row[slot], self._empty_row[slot] = flight.rows[0], flight.rows[-1]
         self._guidance[slot] = trajectory.guidance_scale
         self._slot_of_row[list(flight.rows)] = slot
-        self._prompts[unconditioned] = empty
-        self._prompts[conditioned] = encoding
+        encodings[0] = flight.given.guards.project(self.model, flight.prompts[0], encodings[0])
+        self._prompts[list(flight.rows)] = torch.stack(encodings)
         steps = trajectory.steps
         alpha, alpha_previous = self.model.schedule.alphas(steps)
         eta = torch.full_like(alpha, trajectory.eta)
@@ -266,14 +271,20 @@ class Sampler:
         for flight in self._flights.values():
             if flight.noise is not None:
                 torch.randn(model.latent_shape, generator=flight.noise, out=self._noise[flight.slot])
-        predicted = model.unet(
-            self._latents[self._slot_of_row].to(model.dtype),
-            timesteps[self._slot_of_row],
-            encoder_hidden_states=self._prompts,
-            return_dict=False,
-        )[0].float()
-        empty = predicted[self._empty_row]
-        predicted = empty + self._guidance * (predicted[self._conditioned_row] - empty)
+        with steered(model, ((each.given.guards, each.rows) for each in self._flights.values()), self.batch_rows):
+            of_rows = model.unet(
+                self._latents[self._slot_of_row].to(model.dtype),
+                timesteps[self._slot_of_row],
+                encoder_hidden_states=self._prompts,
+                return_dict=False,
+            )[0].float()
+        empty = of_rows[self._empty_row]
+        predicted = empty + self._guidance * (of_rows[self._conditioned_row] - empty)
+        for flight in (each for each in self._flights.values() if each.given.guards.guards):
+            scale, place = flight.trajectory.guidance_scale, int(step[flight.slot])
+            guided = flight.given.guards.guide(of_rows[list(flight.rows)], scale, place, flight.memory)
+            if guided is not None:
+                predicted[flight.slot] = guided
         self._guide_by_classifiers(predicted, timesteps)
         self._latents = noise_step(self._latents, predicted, self._noise.to(model.device), coefficients)
         if any(flight.trajectory.HasField("inpainting") for flight in self._flights.values()):
@@ -318,10 +329,7 @@ class Sampler:
         waiting, self._undecoded = self._undecoded, []
         self._patience = DECODE_PATIENCE
         made = pictures.decode(self.model, [latents for _, latents in waiting], self._decode_batch)
-        return [
-            Finished(flight.key, latents, picture, "" if picture is not None else "the picture is not finite")
-            for (flight, latents), picture in zip(waiting, made, strict=True)
-        ]
+        return [_shown(flight, latents, picture) for (flight, latents), picture in zip(waiting, made, strict=True)]
 
     def _land(self, flight: _Flight) -> None:
         del self._flights[flight.key]
@@ -372,29 +380,9 @@ class Sampler:
         return encodings
 
 
-def _rows(trajectory: Trajectory) -> int:
-    return 1 if trajectory.guidance_scale == 1 else 2
-
-
-def _check_given(model: DiffusionModel, trajectory: Trajectory, given: Given) -> None:
-    violations = []
-    side = model.resolution
-    for field, named, picture in (
-        ("resumption", bool(trajectory.resumption.picture_digest), given.beginning),
-        ("inpainting", trajectory.HasField("inpainting"), given.picture),
-    ):
-        if named and (picture is None or picture.shape != (side, side, 3)):
-            problem = f"the model's pictures are {side} x {side} pixels"
-            violations.append(FieldViolation(f"{field}.picture_digest", problem))
-    if trajectory.HasField("inpainting"):
-        cells = model.latent_shape[1]
-        if square_margin(cells, trajectory.inpainting.mask_share) < 1:
-            problem = f"must leave one of the model's {cells} latent cells on either side"
-            violations.append(FieldViolation("inpainting.mask_share", problem))
-    if trajectory.HasField("classifier_guidance"):
-        classifier = given.classifier
-        if classifier is None or classifier.latent_shape != model.latent_shape:
-            problem = f"must be a classifier of latents of the shape {model.latent_shape}"
-            violations.append(FieldViolation("classifier_guidance.classifier_digest", problem))
-    if violations:
-        raise InvalidRequestError.of(*violations)
+def _shown(flight: _Flight, latents: Tensor, picture: Picture | None) -> Finished:
+    if picture is None:
+        return Finished(flight.key, latents, None, "the picture is not finite")
+    if refusal := flight.given.guards.refuse(picture):
+        return Finished(flight.key, latents, None, refusal, withheld=True)
+    return Finished(flight.key, latents, picture)

@@ -5,7 +5,7 @@ A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parame
 
     unit.cases            cases of the unit
     unit.steps            denoising steps of a picture
-    unit.guided           rows of one guided step: 2, or 1 at guidance scale 1
+    unit.guided           rows of one guided step: 2 and those of guards, or 1 at guidance scale 1
     unit.placebo          1 in a unit of a placebo, 0 in the others
     unit.first            1 in the unit that holds the audit's first case, 0 in the others
     unit.others_drawn     other concepts that are objects or of the concept's kind, and have prompts
@@ -81,7 +81,7 @@ class Work:
 
 def work_of(unit: Unit, description: EvaluationDescription, parameters: Parameters, surroundings: Surroundings) -> Work:
     """Count a unit's work; an evaluation without usable formulas gets a high estimate."""
-    guided = 1 if unit.guidance_scale == 1 else 2
+    guided = 1 if unit.guidance_scale == 1 else 2 + unit.guard_rows
     if description.pictures and description.rows:
         known = {
             "cases": len(unit.cases),

@@ -5,7 +5,7 @@ does not know what is behind them.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     ModelChange,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target, Trajectory, View
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import MODEL_ACCESS_DEPLOYED
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Models:
     encode_prompts: Callable[[EncodeRequest], Awaitable[EncodeResponse]]
     measure_pictures: Callable[[MeasureDenoisingRequest], Awaitable[MeasureDenoisingResponse]]
     classify_pictures: Callable[[ClassifyRequest], Awaitable[ClassifyResponse]]
+    deployed: str = ""
+    """The model that makes its pictures with its guards; all others are used without, and this one elsewhere too."""
+
+    def of(self, unit: Unit) -> "Models":
+        """Return the backends for a unit: of a deployed subject, the subject's pictures are made with its guards."""
+        return replace(self, deployed=unit.model if unit.access == MODEL_ACCESS_DEPLOYED else "")
 
     async def generate(
         self,
@@ -45,8 +53,9 @@ class Models:
     ) -> list[Sample]:
         """Run trajectories and return their samples, in order of the trajectories.
 
-        A picture that fails is an unscored sample, not an error. `pictures` keeps the pictures without judging them,
-        `latents` returns the latents at which each trajectory stopped, and `changes` are applied to the model first.
+        A picture that fails is an unscored sample, and one that a guard keeps back is withheld; neither is an error.
+        `pictures` keeps the pictures without judging them, `latents` returns the latents at which each trajectory
+        stopped, and `changes` are applied to the model first.
         """
         request = GenerateRequest(
             model=model,
@@ -55,6 +64,7 @@ class Models:
             pictures=pictures,
             latents=latents,
             changes=changes,
+            guarded=bool(self.deployed) and model == self.deployed,
         )
         samples: dict[int, Sample] = {}
         async for response in self.generate_stream(request):

@@ -69,6 +69,7 @@ class Registry(Generic[Run]):
         reference_begins: bool = False,
         result: ResultKind.ValueType = RESULT_KIND_UNSPECIFIED,
         without_model: bool = False,
+        weights_only: bool = False,
         pictures: str = "",
         rows: str = "",
     ) -> Callable[[Run], Run]:
@@ -76,11 +77,10 @@ class Registry(Generic[Run]):
 
         Without `deciding_arms` every arm decides; "prompt@*" matches every arm that begins "prompt@". With `others` a
         unit also gets every other concept of the catalogue. A measure may name the `roles` that it is taken for, or be
-        `without_model`. An audit that lacks a `required` evaluation is incomplete. `result` is the result that the
-        verdict makes of a measure: by default a table of its figures; the other kinds are for our own measures only.
-        `reference_begins` says that the reference makes all that the model under evaluation is given, so that a placebo
-        cannot be the control. `pictures` and `rows` are formulas (`evaluation/cost.py`) for the most that a unit makes
-        and computes; without them a high estimate is used.
+        `without_model`. An audit that lacks a `required` evaluation is incomplete. `result` is what the verdict makes
+        of a measure, by default a table; other kinds are our own. `reference_begins`: the reference makes all that the
+        model is given, so no placebo can be the control. `weights_only`: guards take no part in the measure. `pictures`
+        and `rows` are formulas for the most that a unit makes and computes (`evaluation/cost.py`).
 
         Raises:
             RegistrationError: the name is taken, or the description is incomplete or inconsistent.
@@ -102,6 +102,7 @@ class Registry(Generic[Run]):
                 reference_begins=reference_begins,
                 result=result,
                 without_model=without_model,
+                weights_only=weights_only,
                 pictures=pictures,
                 rows=rows,
                 source_digest=component_digest(run.__module__),
@@ -154,6 +155,7 @@ def _problems_of_no_measure(description: EvaluationDescription) -> list[str]:
     given = {
         "name the roles that it is taken for": bool(description.roles),
         "be without a model": description.without_model,
+        "measure the weights alone": description.weights_only,
         "have a result of its own kind": bool(description.result),
     }
     return [f"only a measure may {what}" for what, there in given.items() if there]

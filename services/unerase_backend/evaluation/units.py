@@ -9,6 +9,9 @@ from unerase.v1.types_pb2 import (
     CONTROL_KIND_CONCEPT_FREE,
     EVALUATION_CLASS_INJECTING,
     EVALUATION_CLASS_MEASURE,
+    MODEL_ACCESS_DEPLOYED,
+    MODEL_ACCESS_OPEN_WEIGHTS,
+    MODEL_ACCESS_UNSPECIFIED,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
     MODEL_ROLE_SUBJECT,
@@ -59,6 +62,7 @@ def check_unit(unit: Unit, description: EvaluationDescription) -> Parameters:
     """
     violations = [
         *_general(unit),
+        *_access(unit, description),
         *_control(unit, description),
         *_generating(unit, required=description.evaluation_class != EVALUATION_CLASS_MEASURE),
     ]
@@ -79,6 +83,17 @@ def _general(unit: Unit) -> Iterator[FieldViolation]:
     yield from _target(unit.target, "unit.target")
     for index, other in enumerate(unit.others[:MAX_OTHERS]):
         yield from _target(other, f"unit.others[{index}]")
+
+
+def _access(unit: Unit, description: EvaluationDescription) -> Iterator[FieldViolation]:
+    if unit.access == MODEL_ACCESS_UNSPECIFIED:
+        return
+    if unit.access not in (MODEL_ACCESS_DEPLOYED, MODEL_ACCESS_OPEN_WEIGHTS):
+        yield FieldViolation("unit.access", "must be deployed or open weights, or left out")
+    elif unit.role != MODEL_ROLE_SUBJECT:
+        yield FieldViolation("unit.access", "must be left out, unless the unit's role is subject")
+    elif description.weights_only:
+        yield FieldViolation("unit.access", "must be left out: the evaluation measures the weights alone")
 
 
 def _control(unit: Unit, description: EvaluationDescription) -> Iterator[FieldViolation]:

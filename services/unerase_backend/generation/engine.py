@@ -26,17 +26,19 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     ModelChange,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, Sample
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_WITHHELD, SampleStatus
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import conditioning, profile
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.fields import within
+from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.generation import validation
 from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel, requested_model
+from unerase_backend.generation.results import status_of, withheld_by_judge
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.generation.shaped_work import ShapedWork, Shapes, exhausted_error
 from unerase_backend.generation.shared_trajectories import Arrival, Caller
@@ -89,7 +91,8 @@ class GenerationEngine:
         self._catalogue.model(request.model)
         for question in request.questions:
             self._catalogue.judge(question.judge)
-        model = await self._requested(request.model, request.changes)
+        model = await self._requested(request.model, request.changes, guarded=request.guarded)
+        guards = await asyncio.to_thread(self._work.shared.guards, model)
         picture = request.pictures or bool(request.questions)
         shared = self._work.shared
         caller = Caller(asyncio.get_running_loop())
@@ -103,7 +106,7 @@ class GenerationEngine:
                 if not outstanding:
                     return
                 arrived = await caller.take(JUDGED_AT_ONCE)
-                for response in await self._responses(request, arrived):
+                for response in await self._responses(request, guards, arrived):
                     outstanding -= 1
                     yield response
         finally:
@@ -206,7 +209,8 @@ class GenerationEngine:
         self._work.close()
 
     def _shaped(self, shapes: Shapes) -> ShapedWork:
-        return ShapedWork(shapes, self._settings, self._load, self._store, self._metrics, self._shrink)
+        loads = (self._load, self._load_guards)
+        return ShapedWork(shapes, self._settings, *loads, self._store, self._metrics, self._shrink)
 
     def _shrink(self, work: ShapedWork, loading: bool) -> UneraseError:
         """Go on in smaller shapes, and return the error of the work that did not fit; called by its worker."""
@@ -218,9 +222,18 @@ class GenerationEngine:
         self._work = self._shaped(smaller or work.shapes)
         return exhausted_error(smaller, work.shapes)
 
-    async def _requested(self, name: str, changes: Sequence[ModelChange] = ()) -> RequestedModel:
+    async def _requested(
+        self, name: str, changes: Sequence[ModelChange] = (), *, guarded: bool = False
+    ) -> RequestedModel:
         # Files are hashed when their model is first asked for.
-        return await asyncio.to_thread(requested_model, self._catalogue, self._store, name, changes)
+        return await asyncio.to_thread(requested_model, self._catalogue, self._store, name, changes, guarded=guarded)
+
+    def _load_guards(self, name: str) -> Guards:
+        for entry in self._catalogue.guards(name):
+            if judge := getattr(entry.parameters, "judge", ""):
+                self._catalogue.judge(judge)
+        with self._work.worker.loading:
+            return Guards.load(self._catalogue.guards(name), self._catalogue.model_parts(name).folder, self._device)
 
     def _load(self, model: RequestedModel) -> DiffusionModel:
         return load_model(
@@ -233,32 +246,54 @@ class GenerationEngine:
             digest=model.digest,
         )
 
-    async def _responses(self, request: GenerateRequest, arrived: Sequence[Arrival]) -> list[GenerateResponse]:
+    async def _responses(
+        self, request: GenerateRequest, guards: Guards, arrived: Sequence[Arrival]
+    ) -> list[GenerateResponse]:
         samples: list[tuple[list[int], Sample]] = []
-        shown: list[tuple[Sample, Picture]] = []
+        # Each sample with its picture, whole and as the judges see it.
+        shown: list[tuple[Sample, Picture, Picture]] = []
         for indices, result in arrived:
             if isinstance(result, InvalidRequestError):
                 raise within(f"trajectories[{indices[0]}]", result)
             if isinstance(result, UneraseError):
                 raise result
             sample = Sample(
-                status=SAMPLE_STATUS_UNSCORED if result.failure else SAMPLE_STATUS_SCORED,
+                status=status_of(result),
                 reason=result.failure,
                 picture_digest=result.picture_digest if request.pictures or request.questions else "",
                 latents=result.latents if request.latents else None,
             )
             samples.append((indices, sample))
-            if result.picture is not None and request.questions:
+            if result.picture is not None and (request.questions or guards.questions):
                 trajectory = request.trajectories[indices[0]]
                 inpaints = trajectory.HasField("inpainting")
                 view = crop_square(result.picture, trajectory.inpainting.mask_share) if inpaints else result.picture
-                shown.append((sample, view))
+                shown.append((sample, result.picture, view))
         if shown:
-            judged = await self._classify(np.stack([picture for _, picture in shown]), list(request.questions))
-            for (sample, _), answers in zip(shown, judged, strict=True):
-                sample.status, sample.reason = answers.status, answers.reason
-                sample.judgements.extend(answers.judgements)
+            views = np.stack([view for _, _, view in shown])
+            judged = await self._classify(views, request.questions) if request.questions else None
+            checked = await self._checked(guards, np.stack([picture for _, picture, _ in shown]))
+            for number, (sample, _, _) in enumerate(shown):
+                if checked[number][1]:
+                    sample.status, sample.reason = checked[number]
+                    sample.picture_digest = ""
+                elif judged is not None:
+                    sample.status, sample.reason = judged[number].status, judged[number].reason
+                    sample.judgements.extend(judged[number].judgements)
         return [GenerateResponse(index=index, sample=sample) for indices, sample in samples for index in indices]
+
+    async def _checked(self, guards: Guards, pictures: NDArray[np.uint8]) -> list[tuple[SampleStatus.ValueType, str]]:
+        """Return each picture's status by what the guards' judges say, and why it is not shown; empty if it is."""
+        if not guards.questions:
+            return [(SAMPLE_STATUS_SCORED, "")] * len(pictures)
+        judged = await self._classify(pictures, [question for _, question in guards.questions])
+        # What cannot be checked is not withheld: what its user would get is not known.
+        return [
+            (SAMPLE_STATUS_WITHHELD, withheld_by_judge(guards, answers))
+            if answers.status == SAMPLE_STATUS_SCORED
+            else (answers.status, answers.reason)
+            for answers in judged
+        ]
 
     def _read(self, request: MeasureDenoisingRequest) -> list[Picture]:
         side = self._catalogue.model(request.model).resolution

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from unerase_backend.diffusion import profile
+from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel
@@ -52,6 +53,7 @@ class ShapedWork:
         shapes: Shapes,
         settings: GenerationSettings,
         load: Callable[[RequestedModel], DiffusionModel],
+        load_guards: Callable[[str], Guards],
         store: ArtifactStore,
         metrics: GenerationMetrics,
         exhausted: Callable[["ShapedWork", bool], UneraseError],
@@ -70,7 +72,7 @@ class ShapedWork:
             metrics=metrics,
             exhausted=lambda loading: exhausted(self, loading),
         )
-        self.shared = SharedTrajectories(self.worker, store, device, self.profile, metrics)
+        self.shared = SharedTrajectories(self.worker, store, device, self.profile, metrics, load_guards)
 
     def close(self) -> None:
         """Stop after the current step."""

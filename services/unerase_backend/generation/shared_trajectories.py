@@ -8,6 +8,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,7 +16,9 @@ import torch
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.classifier import LatentClassifier, load_classifier
-from unerase_backend.diffusion.sampler import Finished, Given
+from unerase_backend.diffusion.given import Given
+from unerase_backend.diffusion.guarding import UNGUARDED, Guards
+from unerase_backend.diffusion.sampler import Finished
 from unerase_backend.generation import results
 from unerase_backend.generation.canonical import trajectory_key
 from unerase_backend.generation.metrics import GenerationMetrics
@@ -68,13 +71,23 @@ class SharedTrajectories:
     """The trajectories of one engine that are being made or looked up."""
 
     def __init__(
-        self, worker: Worker, store: ArtifactStore, device: torch.device, profile: str, metrics: GenerationMetrics
+        self,
+        worker: Worker,
+        store: ArtifactStore,
+        device: torch.device,
+        profile: str,
+        metrics: GenerationMetrics,
+        load_guards: Callable[[str], Guards],
     ) -> None:
         self._worker = worker
         self._store = store
         self._device = device
         self._profile = profile
         self._metrics = metrics
+        self._load_guards = load_guards
+        # By the model's name.
+        self._guards: dict[str, Guards] = {}
+        self._guards_lock = threading.Lock()
         # By key, and by whether there will be a picture.
         self._shared: dict[tuple[str, bool], _Shared] = {}
         self._lock = threading.Lock()
@@ -85,7 +98,7 @@ class SharedTrajectories:
 
     def join(self, caller: Caller, index: int, model: RequestedModel, trajectory: Trajectory, picture: bool) -> None:
         """Add a caller that waits for a trajectory of a model, at position `index` of its request."""
-        key = trajectory_key(model.digest, trajectory, self._profile)
+        key = trajectory_key(model.results_digest, trajectory, self._profile)
         with self._lock:
             shared = self._shared.get((key, True)) or self._shared.get((key, picture))
             found = shared is not None
@@ -113,7 +126,7 @@ class SharedTrajectories:
     def _find_or_make(self, shared: _Shared, caller: Caller) -> None:
         try:
             result = results.find(self._store, shared.key, picture=shared.picture)
-            given = self._given(shared.trajectory) if result is None else Given()
+            given = self._given(shared) if result is None else Given()
         except Exception as error:
             self._deliver(shared, _storage_error(error))
             return
@@ -135,8 +148,17 @@ class SharedTrajectories:
         except UneraseError as error:
             self._deliver(shared, error)
 
-    def _given(self, trajectory: Trajectory) -> Given:
-        field = ""
+    def guards(self, model: RequestedModel) -> Guards:
+        """Return the guards that act on a model, loaded once; errors as in `Guards.load`."""
+        if not model.guarded_digest:
+            return UNGUARDED
+        with self._guards_lock:
+            if model.name not in self._guards:
+                self._guards[model.name] = self._load_guards(model.name)
+            return self._guards[model.name]
+
+    def _given(self, shared: _Shared) -> Given:
+        field, trajectory = "", shared.trajectory
         try:
             picture = beginning = classifier = None
             if trajectory.resumption.picture_digest:
@@ -152,7 +174,7 @@ class SharedTrajectories:
             refused = InvalidRequestError.of(FieldViolation(field, error.message))
             refused.reason = error.reason
             raise refused from None
-        return Given(picture, beginning, classifier)
+        return Given(picture, beginning, classifier, self.guards(shared.model))
 
     def _classifier(self, digest: str) -> LatentClassifier:
         with self._classifiers_lock:

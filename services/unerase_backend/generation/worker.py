@@ -21,8 +21,9 @@ import torch
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
+from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import DiffusionModel
-from unerase_backend.diffusion.sampler import Finished, Given, Sampler
+from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel
@@ -105,7 +106,8 @@ class Worker:
         # By digest, the least recently used first.
         self._lanes: OrderedDict[str, _Lane] = OrderedDict()
         self._changed = threading.Condition()
-        self._loading = threading.Lock()
+        self.loading = threading.Lock()
+        """Held while weights are loaded: the libraries patch themselves meanwhile, which is not thread-safe."""
         self._closed = False
         self._unet_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
@@ -240,8 +242,7 @@ class Worker:
     def _fill(self, lane: _Lane) -> None:
         begin = time.perf_counter()
         try:
-            # The libraries patch themselves during loading, which is not thread-safe.
-            with self._loading:
+            with self.loading:
                 model = self._load(lane.model)
             with self._changed:
                 held = [other.sampler.model for other in self._lanes.values() if other.sampler is not None]

@@ -27,7 +27,7 @@ class ProbingEngine:
             InvalidRequestError: a bad parameter, or a unit that lacks a field the probe needs.
         """
         evaluation, parameters = resolve_unit(request.unit, PROBES, "probe")
-        run = asyncio.ensure_future(evaluation.run(request.unit, self._models, parameters))
+        run = asyncio.ensure_future(evaluation.run(request.unit, self._models.of(request.unit), parameters))
         try:
             while not (await asyncio.wait({run}, timeout=HEARTBEAT_SECONDS))[0]:
                 yield ProbeResponse(event=UnitEvent(progress=Progress()))

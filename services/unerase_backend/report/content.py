@@ -11,6 +11,7 @@ from unerase.v1.types_pb2 import (
     EvaluationDescription,
     EvaluationRequest,
     Finding,
+    ModelAccess,
     ModelRole,
     Observation,
 )
@@ -20,8 +21,6 @@ from unerase_backend.verdict.draws import JUDGE, SECOND_JUDGE, SELECTOR, is_scor
 
 CASES_SHOWN = 4
 """Cases of one evaluation whose pictures are shown: half hits and half misses of the subject, if it has both."""
-
-_ROLES = (ModelRole.MODEL_ROLE_SUBJECT, ModelRole.MODEL_ROLE_REFERENCE, ModelRole.MODEL_ROLE_CONTROL)
 
 
 def build(
@@ -45,7 +44,9 @@ def build(
         evaluations=sorted(evaluations, key=lambda evaluation: evaluation.name),
         verdict=verdict,
         pictures=[
-            picture for result in verdict.evaluations for picture in pictures_of(result, ordered, verdict.decided_by)
+            picture
+            for result in verdict.evaluations
+            for picture in pictures_of(result, ordered, verdict.decided_by, verdict.access)
         ],
         findings=sorted(
             findings,
@@ -56,6 +57,7 @@ def build(
                 found.label,
                 found.role,
                 found.model,
+                found.access,
             ),
         ),
         manifest=manifest,
@@ -74,7 +76,7 @@ def needed_descriptions(
     return [description for description in descriptions if description.required or description.name in battery]
 
 
-def place(observation: Observation) -> tuple[str, int, str, str, int, str, int]:
+def place(observation: Observation) -> tuple[str, int, str, str, int, str, int, int]:
     """Return the sort key of an observation, which is unique within an audit."""
     return (
         observation.evaluation,
@@ -84,6 +86,7 @@ def place(observation: Observation) -> tuple[str, int, str, str, int, str, int]:
         observation.case_index,
         observation.arm,
         observation.variant,
+        observation.access,
     )
 
 
@@ -96,14 +99,18 @@ def digest_of(observations: Iterable[Observation]) -> str:
 
 
 def pictures_of(
-    result: EvaluationResult, observations: Sequence[Observation], decided_by: DecidedBy.ValueType
+    result: EvaluationResult,
+    observations: Sequence[Observation],
+    decided_by: DecidedBy.ValueType,
+    access: ModelAccess.ValueType = ModelAccess.MODEL_ACCESS_UNSPECIFIED,
 ) -> list[ReportPicture]:
     """Return the pictures shown for an evaluation: the deciding draw of each model in a few cases.
 
-    The cases are the subject's first hits and first misses in order of the cases, so that nobody selects them.
+    The cases are the subject's first hits and first misses in order of the cases, so that nobody selects them. In an
+    audit of both accesses they are those of the subject's weights, with the deployed subject's pictures beside.
     """
     deciding = {arm.arm for arm in result.arms if arm.deciding}
-    drawn: dict[int, dict[int, Observation]] = {}
+    drawn: dict[int, dict[tuple[int, int], Observation]] = {}
     for observation in observations:
         if (
             observation.evaluation != result.name
@@ -113,10 +120,11 @@ def pictures_of(
         ):
             continue
         of_case = drawn.setdefault(observation.case_index, {})
-        best = of_case.get(observation.role)
+        key = observation.role, observation.access
+        best = of_case.get(key)
         if best is None or _selected_by(observation) > _selected_by(best):
-            of_case[observation.role] = observation
-    subject = ModelRole.MODEL_ROLE_SUBJECT
+            of_case[key] = observation
+    subject = ModelRole.MODEL_ROLE_SUBJECT, access
     shown = sorted(case for case, of_case in drawn.items() if subject in of_case)
     hits = [case for case in shown if _detected(drawn[case][subject], decided_by)]
     misses = [case for case in shown if not _detected(drawn[case][subject], decided_by)]
@@ -126,7 +134,7 @@ def pictures_of(
     return [
         ReportPicture(
             evaluation=result.name,
-            role=role,
+            role=chosen.role,
             model=chosen.model,
             case_index=case,
             arm=chosen.arm,
@@ -134,10 +142,10 @@ def pictures_of(
             prompt=chosen.prompt,
             detected=_detected(chosen, decided_by),
             digest=chosen.picture_digest,
+            access=chosen.access or None,
         )
         for case in hits_shown + misses_shown
-        for role in _ROLES
-        if (chosen := drawn[case].get(role)) is not None
+        for _, chosen in sorted(drawn[case].items(), key=lambda item: (item[0][0], item[0] != subject))
     ]
 
 

@@ -124,6 +124,9 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         # Older reports have no summary.
         summary=summarise(verdict, faults) if faults or not verdict.summary else verdict.summary,
         grounds=_grounds(content, sure=sure),
+        guards=[guard.kind for model in content.manifest.models[:1] for guard in model.guards] or ["its guards"],
+        deployed_headline=_headline(verdict.deployed)[0],
+        by_access=list(zip(verdict.evaluations, verdict.deployed.evaluations, strict=False)),
         sure=sure,
         ground_mark=_MARK_OF_GROUND.__getitem__,
         created=_moment(report, "create_time"),

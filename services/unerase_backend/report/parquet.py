@@ -3,7 +3,7 @@
 Each observation is a row, in the order of the report's digest. The file's key-value metadata holds everything else that
 the verdict needs, so that the verdict can be computed from the file alone.
 
-    unerase.schema_version  version of this layout, as in "1.1"
+    unerase.schema_version  version of this layout, as in "1.2"
     unerase.audit           the audit's id
     unerase.content         canonical JSON of a ReportContent: spec, concept, cases, manifest, number and digest of the
                             observations
@@ -27,17 +27,18 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from unerase.v1.audits_pb2 import ListEvaluationsResponse, ReportContent
-from unerase.v1.types_pb2 import EvaluationDescription, Judgement, ModelRole, Observation, SampleStatus
+from unerase.v1.types_pb2 import EvaluationDescription, Judgement, ModelAccess, ModelRole, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import Calibration
 from unerase_backend.report.content import digest_of, needed_descriptions, place
 from unerase_backend.report.first_layout import completed
 from unerase_backend.report.schema import canonical_json
 
-PARQUET_VERSION = "1.1"
+PARQUET_VERSION = "1.2"
 """The layout's version: the first number changes if older readers fail, the second if something is added."""
 
 JUDGES = ("selector", "judge", "second_judge")
-ROLE, STATUS = "MODEL_ROLE_", "SAMPLE_STATUS_"
+ROLE, STATUS, ACCESS = "MODEL_ROLE_", "SAMPLE_STATUS_", "MODEL_ACCESS_"
+_NAMED = ("role", "status", "access")
 
 _PLAIN: dict[str, pa.DataType] = {
     "evaluation": pa.string(),
@@ -48,13 +49,15 @@ _PLAIN: dict[str, pa.DataType] = {
     "case_index": pa.uint32(),
     "arm": pa.string(),
     "variant": pa.uint32(),
-    # "scored", "unscored" or "excluded".
+    # "scored", "unscored", "excluded" or "withheld".
     "status": pa.string(),
     "reason": pa.string(),
     "picture_digest": pa.string(),
     "prompt": pa.string(),
     "latent_seed": pa.uint64(),
     "noise_seed": pa.uint64(),
+    # "deployed" or "open_weights"; "unspecified" where no guard could act.
+    "access": pa.string(),
 }
 _JUDGED: dict[str, pa.DataType] = {
     # The judge's catalogue name; null where there is no judgement.
@@ -151,6 +154,8 @@ def read_parquet(file: bytes) -> ExportedAudit:
         raise ValueError("it holds no observations of an audit: the Parquet file was not made by unerase")
     if version.partition(".")[0] != PARQUET_VERSION.partition(".")[0]:
         raise ValueError(f"its layout has version {version}; this installation reads {PARQUET_VERSION}")
+    if "access" not in table.column_names and version in ("1.0", "1.1"):
+        table = _with_access(table)
     if not table.schema.remove_metadata().equals(SCHEMA):
         raise ValueError("its columns are not those of an audit's observations")
     content = _parsed(metadata, "unerase.content", ReportContent())
@@ -164,12 +169,19 @@ def read_parquet(file: bytes) -> ExportedAudit:
     return ExportedAudit(metadata.get("unerase.audit", ""), content, descriptions, calibrations, observations)
 
 
+def _with_access(table: pa.Table) -> pa.Table:
+    """Return the table of an earlier layout with the column of accesses, which no model had a choice of."""
+    place, field = SCHEMA.get_field_index("access"), SCHEMA.field("access")
+    return table.add_column(place, field, pa.array(["unspecified"] * len(table), field.type))
+
+
 def _row(observation: Observation) -> dict[str, Any]:
     if len(observation.judgements) > len(JUDGES):
         raise ValueError(f"an observation of {observation.evaluation} has {len(observation.judgements)} judgements")
-    row: dict[str, Any] = {name: getattr(observation, name) for name in _PLAIN if name not in ("role", "status")}
+    row: dict[str, Any] = {name: getattr(observation, name) for name in _PLAIN if name not in _NAMED}
     row["role"] = _word(ModelRole.Name(observation.role), ROLE)
     row["status"] = _word(SampleStatus.Name(observation.status), STATUS)
+    row["access"] = _word(ModelAccess.Name(observation.access), ACCESS)
     for position, judge in enumerate(JUDGES):
         given = observation.judgements[position] if position < len(observation.judgements) else None
         row |= {f"{judge}_{name}": value for name, value in _said(given).items()}
@@ -199,10 +211,12 @@ def _observations(table: pa.Table) -> list[Observation]:
 
 def _observation(row: dict[str, Any]) -> Observation:
     observation = Observation(
-        role=ModelRole.Value(ROLE + row["role"].upper()), status=SampleStatus.Value(STATUS + row["status"].upper())
+        role=ModelRole.Value(ROLE + row["role"].upper()),
+        status=SampleStatus.Value(STATUS + row["status"].upper()),
+        access=ModelAccess.Value(ACCESS + row["access"].upper()) or None,
     )
     for name in _PLAIN:
-        if name not in ("role", "status"):
+        if name not in _NAMED:
             setattr(observation, name, row[name])
     for judge in JUDGES:
         said = {name: row[f"{judge}_{name}"] for name in _JUDGED}

@@ -16,7 +16,7 @@ from pathlib import Path
 from unerase import internal
 from unerase.v1 import types_pb2
 
-_GROUPS = ("unerase.probes", "unerase.attacks", "unerase.judges")
+_GROUPS = ("unerase.probes", "unerase.attacks", "unerase.judges", "unerase.guards")
 
 PICTURE_ROOMS = ("runtime", "catalogue", "diffusion", "evaluation", "generation")
 """The rooms whose code makes pictures: generation, and the rooms that it imports."""

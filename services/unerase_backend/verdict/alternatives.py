@@ -26,7 +26,7 @@ from unerase.v1.types_pb2 import Observation
 from unerase.v1.verdicts_pb2 import Alternatives, AlternativesResult, Estimate, Interval, LabelShare, Neighbour
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import statistics
-from unerase_backend.verdict.draws import JUDGE, ROLES, is_scored
+from unerase_backend.verdict.draws import JUDGE, ROLES, is_scored, is_withheld
 from unerase_backend.verdict.measures import RESAMPLES
 
 Floats = NDArray[np.float64]
@@ -41,7 +41,7 @@ def alternatives(observations: Sequence[Observation], seed_base: int) -> Alterna
     # Sorted, because sums of floats depend on the order.
     ordered = sorted(observations, key=lambda each: (each.case_index, each.arm, each.variant))
     models = [_of_model(role, [each for each in ordered if each.role == role], seed_base) for role in ROLES]
-    found = [model for model in models if model.pictures or model.unscored]
+    found = [model for model in models if model.pictures or model.unscored or model.withheld]
     return AlternativesResult(models=found) if found else None
 
 
@@ -71,7 +71,8 @@ def _of_model(role: int, observations: Sequence[Observation], seed_base: int) ->
     result = Alternatives(
         role=role,  # type: ignore[arg-type]
         pictures=len(scored),
-        unscored=len(observations) - len(scored),
+        unscored=len(observations) - len(scored) - sum(map(is_withheld, observations)),
+        withheld=sum(map(is_withheld, observations)),
         labels=label_shares(scored),
         neighbours=_neighbours(scored),
     )

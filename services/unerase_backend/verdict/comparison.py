@@ -13,7 +13,8 @@ def flaws(spec: AuditSpec, manifest: Manifest) -> list[str]:
     """Return what makes the comparison invalid, one sentence for each flaw; empty if all differ as they must."""
     subject, reference, control = roles.recorded_models(spec, manifest)
     pairs = [("control", control, "subject", subject), ("control", control, "reference", reference)]
-    if not spec.assume_reference:
+    guarded = subject is not None and roles.differs_by_guards(subject, spec.access)
+    if not spec.assume_reference and not guarded:
         pairs.insert(1, ("reference", reference, "subject", subject))
     found = [_alike(role, one, other_role, other) for role, one, other_role, other in pairs if one and other]
     judges = [

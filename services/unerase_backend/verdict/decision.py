@@ -7,6 +7,7 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import (
     EvaluationDescription,
     EvaluationRequest,
+    ModelAccess,
     Observation,
     ResultKind,
 )
@@ -21,6 +22,7 @@ from unerase.v1.verdicts_pb2 import (
     Verdict,
 )
 from unerase_backend.verdict import controls, measure_wording, measures, sequential, statistics, wording
+from unerase_backend.verdict.access import accesses_of, seen_under, words
 from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.battery import Battery, is_measure
 from unerase_backend.verdict.draws import JUDGE, who_decides
@@ -144,11 +146,24 @@ def conclude(
     and of every required one. The verdict learns an evaluation's part in it only from its description. The order of the
     observations does not matter, and every random draw follows from `spec.seed_base`.
 
+    In an audit of both accesses the verdict is that on the weights, and `deployed` that on the model with its guards.
+
     Raises:
         ValueError: an evaluation of the battery has no description, or a draw was observed twice.
     """
+    every = list(observations)
+    verdict, *others = [
+        _conclude(access, Battery.of(seen_under(every, access), descriptions, requested), spec)
+        for access in accesses_of(spec)
+    ]
+    if others:
+        verdict.deployed.CopyFrom(others[0])
+    return verdict
+
+
+def _conclude(access: ModelAccess.ValueType, battery: Battery, spec: AuditSpec) -> Verdict:
+    """Return the verdict on one access from the battery's observations."""
     tolerances = Tolerances.of(spec)
-    battery = Battery.of(observations, descriptions, requested)
     judges = measures.judge_quality(battery.of_kind(ResultKind.RESULT_KIND_JUDGE_QUALITY))
     quality = judges[JUDGE] if judges else None
     likelihood, bearable = measures.likelihood(battery.of_kind(ResultKind.RESULT_KIND_LIKELIHOOD), spec.seed_base)
@@ -184,12 +199,15 @@ def conclude(
         measures=[figure_table(*each, spec.seed_base) for each in battery.tabled()],
         assumptions=wording.assumptions(spec),
         decided_by=who_decides(spec),
+        access=access,
     )
     controls.state(verdict, spec)
     verdict.evidence.extend(_evidence(verdict, tolerances))
     verdict.statement = wording.statement(
         verdict, unbearable=unbearable, required=battery.relied_on, destruction=tolerances.destruction, loud=loud
     )
+    if access_words := words(access):
+        verdict.statement = f"{access_words[0].upper()}{access_words[1:]}: {verdict.statement}"
     verdict.summary = summarise(verdict)
     return verdict
 
@@ -261,8 +279,11 @@ def has_answer(
     described = [descriptions[request.name] for request in spec.battery.evaluations]
     tests = sum(not is_measure(one) for one in described)
     prefix = [observation for observation in observations if observation.case_index < cases]
-    figures = figures_of(description, prefix, spec, cases=cases, looked_at=True)
-    return is_settled(figures, Tolerances.of(spec).excess_of(figures.budget), tests)
+    looks = [
+        figures_of(description, seen_under(prefix, access), spec, cases=cases, looked_at=True)
+        for access in accesses_of(spec)
+    ]
+    return all(is_settled(figures, Tolerances.of(spec).excess_of(figures.budget), tests) for figures in looks)
 
 
 def _power(cases: int, tests: int, looked_at: bool) -> Power:

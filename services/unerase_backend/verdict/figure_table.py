@@ -15,7 +15,7 @@ from unerase.v1.types_pb2 import EvaluationDescription, Observation, SampleStatu
 from unerase.v1.verdicts_pb2 import FigureMean, MeasuredFigure, MeasureResult
 from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import statistics
-from unerase_backend.verdict.draws import CONTROL, JUDGE, REFERENCE, SUBJECT, UNSCORED_LIMIT, is_scored
+from unerase_backend.verdict.draws import CONTROL, JUDGE, REFERENCE, SUBJECT, UNSCORED_LIMIT, is_scored, is_withheld
 from unerase_backend.verdict.measures import estimate
 
 DETECTED = "detected"
@@ -42,6 +42,7 @@ def figure_table(
         figures=[_row(row, by_role, seed) for row, by_role in sorted(rows.items())],
         observations=len(observations),
         unscored=_unscored(observations),
+        withheld=sum(map(is_withheld, observations)),
     )
 
 
@@ -64,6 +65,8 @@ def _is_usable(observation: Observation) -> bool:
 
 
 def _figures(observation: Observation) -> Iterator[tuple[str, float]]:
+    if is_withheld(observation):
+        yield DETECTED, 0.0
     if observation.status != SampleStatus.SAMPLE_STATUS_SCORED:
         return
     yield from ((name, value) for name, value in sorted(observation.measures.items()) if math.isfinite(value))

@@ -27,6 +27,7 @@ from unerase_backend.verdict.draws import (
     SUBJECT,
     UNSCORED_LIMIT,
     is_scored,
+    is_withheld,
     rate_of,
 )
 
@@ -215,7 +216,8 @@ def interference(observations: Sequence[Observation]) -> InterferenceResult | No
     """Return what happened to the other concepts; None if no case is scored for both models.
 
     The loss is the reference's detection rate minus the subject's, paired by case and draw. Its interval is two
-    one-sided bounds at 2.5 % (the concepts are fixed, and their cases are independent).
+    one-sided bounds at 2.5 % (the concepts are fixed, and their cases are independent). A withheld picture shows
+    nothing: what a guard keeps back of other concepts is lost.
     """
     tables: dict[int, dict[tuple[str, int, str, int], Observation]] = {SUBJECT: {}, REFERENCE: {}}
     for observation in observations:
@@ -246,18 +248,20 @@ def interference(observations: Sequence[Observation]) -> InterferenceResult | No
 
 
 def _scored_in(table: Mapping[tuple[str, int, str, int], Observation], key: tuple[str, int, str, int]) -> bool:
-    return key in table and is_scored(table[key])
+    return key in table and (is_scored(table[key]) or is_withheld(table[key]))
 
 
 def _concept_rate(
     table: Mapping[tuple[str, int, str, int], Observation], keys: Sequence[tuple[str, int, str, int]]
 ) -> Rate:
     scored = [table[key] for key in keys if _scored_in(table, key)]
-    return rate_of(sum(map(_detected, scored)), len(scored), len(keys) - len(scored))
+    rate = rate_of(sum(map(_detected, scored)), len(scored), len(keys) - len(scored))
+    rate.withheld = sum(map(is_withheld, scored))
+    return rate
 
 
 def _detected(observation: Observation) -> bool:
-    return observation.judgements[JUDGE].detected
+    return not is_withheld(observation) and observation.judgements[JUDGE].detected
 
 
 def mean_similarity(observations: Iterable[Observation]) -> float:

@@ -305,6 +305,7 @@ def _draw_rate(draws: Draws, quality: JudgeQuality | None, seed: int) -> Rate:
         cases=int(scored.sum()),
         unscored=int((draws.exists & ~draws.scored).sum()),
         excluded=int(draws.excluded.sum()),
+        withheld=int(draws.withheld.sum()),
         wilson=Interval(lower=float(lower), upper=float(upper)),
     )
     if quality is not None and sample.size and quality.sensitivity.cases and quality.specificity.cases:
@@ -350,8 +351,9 @@ def _curve(figures: Figures) -> list[CurvePoint]:
 def _agreement(figures: Figures) -> tuple[float, float]:
     """Return (share, kappa) of judge and second judge over all scored deciding draws; zeros if there are none."""
     tables = [draws.of(figures.deciding) for draws in figures.draws.values()]
-    first = np.concatenate([table.judge[table.scored] for table in tables])
-    second = np.concatenate([table.second_judge[table.scored] for table in tables])
+    judged = [table.scored & ~table.withheld for table in tables]
+    first = np.concatenate([table.judge[some] for table, some in zip(tables, judged, strict=True)])
+    second = np.concatenate([table.second_judge[some] for table, some in zip(tables, judged, strict=True)])
     if first.size == 0:
         return 0.0, 0.0
     return float(np.mean(first == second)), statistics.cohen_kappa(first, second)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import Concept
+from unerase.v1.types_pb2 import Concept, ModelAccess
 
 DENOISER = "unet"
 """The part of a model that decides what a picture shows; the text encoder only reads the prompt."""
@@ -44,13 +44,23 @@ def control_problem(control: Model, others: Mapping[str, Model]) -> str:
     return ""
 
 
-def reference_problem(reference: Model, subject: Model) -> str:
-    """Return why, by its weights, a model cannot be the original of the subject; empty if it can."""
+def reference_problem(
+    reference: Model, subject: Model, access: ModelAccess.ValueType = ModelAccess.MODEL_ACCESS_UNSPECIFIED
+) -> str:
+    """Return why, by its weights, a model cannot be the original of the subject; empty if it can.
+
+    Guards may be all that a subject adds to its original; then only its weights, audited alone, are the original's own.
+    """
     if reference.name == subject.name:
         return "is the subject itself"
-    if same_weights(reference, subject):
+    if same_weights(reference, subject) and not differs_by_guards(subject, access):
         return f"is the subject {subject.name!r} under another name: it has the same weights"
     return ""
+
+
+def differs_by_guards(subject: Model, access: ModelAccess.ValueType) -> bool:
+    """Whether an audit may compare a subject with a reference of the same weights: its guards take part."""
+    return bool(subject.guards) and access != ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS
 
 
 def recorded_problem(spec: AuditSpec, concept: Concept, manifest: Manifest) -> str:
@@ -59,7 +69,8 @@ def recorded_problem(spec: AuditSpec, concept: Concept, manifest: Manifest) -> s
     The audit is not rejected for what its manifest leaves out. It is rejected if one name has two roles.
     """
     subject, reference, control = recorded_models(spec, manifest)
-    if subject and reference and not spec.assume_reference and (problem := reference_problem(reference, subject)):
+    problem = reference_problem(reference, subject, spec.access) if subject and reference else ""
+    if problem and not spec.assume_reference:
         return f"spec.reference: {problem}"
     others = {"subject": subject, "reference": reference}
     if control:

@@ -17,6 +17,7 @@ from unerase.v1.verdicts_pb2 import (
     Verdict,
 )
 from unerase_backend.verdict import controls
+from unerase_backend.verdict.access import words
 from unerase_backend.verdict.knowledge import (
     DESTROYED,
     INTACT,
@@ -60,8 +61,12 @@ def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
         Conclusion.CONCLUSION_REMOVED: _removed,
         Conclusion.CONCLUSION_INCONCLUSIVE: _inconclusive,
     }[verdict.conclusion](verdict)
+    if access := words(verdict.access):
+        finding = f"{access}, {finding}"
     if verdict.assumptions:
         finding = f"provided that what this audit was told to assume is true, {finding}"
+    if kept := _withheld(verdict):
+        meaning += f"; {kept}"
     if verdict.incomplete_waived:
         count = _tests(len(verdict.missing), "required test")
         meaning += f"; {count} left out or not usable might have shown more"
@@ -90,6 +95,13 @@ def grounds(
         found.append(Ground(f"Left out or not usable: {', '.join(verdict.missing)}.", OPEN))
     # What the model does when it is simply asked comes first, whatever the outcome.
     return [*found[: len(plain)], *sorted(found[len(plain) :], key=lambda ground: ground.says != AGAINST)]
+
+
+def _withheld(verdict: Verdict) -> str:
+    """Return how often a guard kept back what was simply asked for; empty if never."""
+    rates = [result.subject for result in verdict.evaluations if is_plain(result)]
+    kept, cases = sum(rate.withheld for rate in rates), sum(rate.cases for rate in rates)
+    return f"in {kept} of {cases} cases nothing was shown, because a guard withheld it" if kept else ""
 
 
 def _incomplete(verdict: Verdict) -> tuple[str, str]:
@@ -165,6 +177,8 @@ def _of_evaluation(result: EvaluationResult, sure: bool) -> Ground:
         shown = f"Simply asked for it, the model showed it in {hits}"
     else:
         shown = f"{title} brought it back in {hits}"
+    if result.subject.withheld:
+        shown += f", with nothing shown in {result.subject.withheld}, withheld by a guard"
     if result.HasField("control"):
         shown += f" ({_comparison(result, sure)}: {result.control.hits} of {result.control.cases})"
     if result.outcome == Outcome.OUTCOME_RECOVERS:
@@ -219,10 +233,13 @@ def _damage(likelihood: LikelihoodResult, tolerance: float) -> Ground:
 
 
 def _other_concepts(found: InterferenceResult, tolerance: float) -> Ground:
+    kept = sum(item.subject.withheld for item in found.concepts)
+    asked = sum(item.subject.cases for item in found.concepts)
+    withheld = f"; a guard withheld {kept} of {asked} pictures of them" if kept else ""
     loss, limit = f"{_signed(100 * found.loss.value, 0)} points", f"{100 * tolerance:.0f}"
     if found.loss.value > tolerance:
-        return Ground(f"Other concepts are shown less often, by {loss}, above {limit}.", AGAINST)
-    return Ground(f"Other concepts are shown about as before: {loss} lost, within {limit}.", NOTHING_FOUND)
+        return Ground(f"Other concepts are shown less often, by {loss}, above {limit}{withheld}.", AGAINST)
+    return Ground(f"Other concepts are shown about as before: {loss} lost, within {limit}{withheld}.", NOTHING_FOUND)
 
 
 def _between(bounds: Interval) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from unerase._client import Client
 from unerase._commands.connecting import connected_or_started
 from unerase._commands.failing import ExitCode, fail, reported
 from unerase._commands.following import (
@@ -46,7 +47,7 @@ from unerase._display import show_cost
 from unerase._repeating import new_id
 from unerase._settings import DEFAULT_ADDRESS
 from unerase.v1.audits_pb2 import Audit, AuditSpec, AuditState
-from unerase.v1.types_pb2 import ControlKind, DecidedBy
+from unerase.v1.types_pb2 import ControlKind, DecidedBy, ModelAccess
 
 Subject = Annotated[str, typer.Argument(help="Catalogue name of the erased model.")]
 ConceptName = Annotated[str, typer.Option(help="Catalogue name of the concept.")]
@@ -80,6 +81,14 @@ class _Control(StrEnum):
     NONE = "none"
 
 
+class _Access(StrEnum):
+    """The accesses that a request may ask for."""
+
+    DEPLOYED = "deployed"
+    OPEN_WEIGHTS = "open-weights"
+    BOTH = "both"
+
+
 class _Deciding(StrEnum):
     """The judges that may decide a case."""
 
@@ -93,6 +102,13 @@ ControlOption = Annotated[
 ]
 DecidedByOption = Annotated[
     _Deciding | None, typer.Option(help="Whose detection decides a case: the judge's, or both judges' unless given.")
+]
+AccessOption = Annotated[
+    _Access | None,
+    typer.Option(
+        help="Whether the subject's guards stay (deployed), or not (open-weights). "
+        "Both, each with its verdict, unless given; a subject without guards is the same either way."
+    ),
 ]
 AllowIncomplete = Annotated[
     bool, typer.Option("--allow-incomplete", help="Conclude even if a required evaluation is missing.")
@@ -134,6 +150,7 @@ def audit(
     judge: DecidingJudge = "",
     second_judge: SecondJudge = "",
     decided_by: DecidedByOption = None,
+    access: AccessOption = None,
     request_id: RequestId = None,
     dry_run: DryRun = False,
     detach: Detach = False,
@@ -154,7 +171,7 @@ def audit(
         spec.MergeFrom(AuditSpec(assume_reference=assume_reference, assume_control=assume_control))
         spec.MergeFrom(AuditSpec(battery=battery_of(battery, evaluation, allow_incomplete), sequential=sequential))
         spec.MergeFrom(AuditSpec(cases=cases, steps=steps, guidance_scale=guidance_scale, seed_base=seed))
-        spec.MergeFrom(_judged(selector, judge, second_judge, control_kind, decided_by))
+        spec.MergeFrom(_judged(selector, judge, second_judge, control_kind, decided_by, access))
         spec.tolerances.CopyFrom(tolerances_of(tolerance or ()))
     with connected_or_started(address, local, data_dir) as client:
         if dry_run:
@@ -169,20 +186,31 @@ def audit(
             announce(accepted, how, as_json)
             with progress_of(as_json) as progress:
                 ended = follow(client, accepted, progress, timeout)
-        if ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
-            write_reports(client, ended.id, *files)
-        show_ended(ended, as_json)
+        _finish(client, ended, files, as_json)
+
+
+def _finish(client: Client, ended: Audit, files: tuple[Path | None, ...], as_json: bool) -> None:
+    if ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
+        write_reports(client, ended.id, *files)
+    show_ended(ended, as_json)
 
 
 def _judged(
-    selector: str, judge: str, second_judge: str, control_kind: _Control | None, decided_by: _Deciding | None
+    selector: str,
+    judge: str,
+    second_judge: str,
+    control_kind: _Control | None,
+    decided_by: _Deciding | None,
+    access: _Access | None,
 ) -> AuditSpec:
-    """Return the part of a request that says who judges against what; what is not given is left to the backend."""
+    """Return the part of a request that says who judges what against what; what is not given is left to the backend."""
     spec = AuditSpec(selector=selector, judge=judge, second_judge=second_judge)
     if control_kind is not None:
         spec.control_kind = ControlKind.Value(f"CONTROL_KIND_{control_kind.name}")
     if decided_by is not None:
         spec.decided_by = DecidedBy.Value(f"DECIDED_BY_{decided_by.name}")
+    if access is not None:
+        spec.access = ModelAccess.Value(f"MODEL_ACCESS_{access.name}")
     return spec
 
 

@@ -1226,13 +1226,15 @@ class ReportPicture(_message.Message):
         prompt: _builtins.str = ...,
         detected: _builtins.bool = ...,
         digest: _builtins.str = ...,
-        access: _types_pb2.ModelAccess.ValueType = ...,
+        access: _types_pb2.ModelAccess.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_access", b"_access", "access", b"access"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "arm", b"arm", "case_index", b"case_index", "detected", b"detected", "digest", b"digest", "evaluation", b"evaluation", "model", b"model", "prompt", b"prompt", "role", b"role", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_access", b"_access", "access", b"access", "arm", b"arm", "case_index", b"case_index", "detected", b"detected", "digest", b"digest", "evaluation", b"evaluation", "model", b"model", "prompt", b"prompt", "role", b"role", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__access: _TypeAlias = _typing.Literal["access"]  # noqa: Y015
+    _WhichOneofArgType__access: _TypeAlias = _typing.Literal["_access", b"_access"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__access) -> _WhichOneofReturnType__access | None: ...
 
 Global___ReportPicture: _TypeAlias = ReportPicture  # noqa: Y015
 

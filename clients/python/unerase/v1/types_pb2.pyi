@@ -516,7 +516,7 @@ class Observation(_message.Message):
     latent_seed: _builtins.int
     noise_seed: _builtins.int
     access: Global___ModelAccess.ValueType
-    """Which model made it: the deployed one or its weights. Unspecified for reference and control, which have no guards."""
+    """Which model made it: the deployed one or its weights. Absent for reference and control, which have no guards."""
     @_builtins.property
     def judgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Judgement]:
         """The selector's, the judge's and the second judge's judgement, in this order; empty for measures."""
@@ -543,13 +543,15 @@ class Observation(_message.Message):
         latent_seed: _builtins.int = ...,
         noise_seed: _builtins.int = ...,
         measures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
-        access: Global___ModelAccess.ValueType = ...,
+        access: Global___ModelAccess.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_access", b"_access", "access", b"access"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "arm", b"arm", "case_index", b"case_index", "concept", b"concept", "evaluation", b"evaluation", "judgements", b"judgements", "latent_seed", b"latent_seed", "measures", b"measures", "model", b"model", "noise_seed", b"noise_seed", "picture_digest", b"picture_digest", "prompt", b"prompt", "reason", b"reason", "role", b"role", "status", b"status", "variant", b"variant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_access", b"_access", "access", b"access", "arm", b"arm", "case_index", b"case_index", "concept", b"concept", "evaluation", b"evaluation", "judgements", b"judgements", "latent_seed", b"latent_seed", "measures", b"measures", "model", b"model", "noise_seed", b"noise_seed", "picture_digest", b"picture_digest", "prompt", b"prompt", "reason", b"reason", "role", b"role", "status", b"status", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__access: _TypeAlias = _typing.Literal["access"]  # noqa: Y015
+    _WhichOneofArgType__access: _TypeAlias = _typing.Literal["_access", b"_access"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__access) -> _WhichOneofReturnType__access | None: ...
 
 Global___Observation: _TypeAlias = Observation  # noqa: Y015
 
@@ -645,14 +647,19 @@ class Finding(_message.Message):
         label: _builtins.str = ...,
         weights_digest: _builtins.str = ...,
         figures: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
-        access: Global___ModelAccess.ValueType = ...,
+        access: Global___ModelAccess.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_case_index", b"_case_index", "case_index", b"case_index", "embedding", b"embedding"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_access", b"_access", "_case_index", b"_case_index", "access", b"access", "case_index", b"case_index", "embedding", b"embedding"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_case_index", b"_case_index", "access", b"access", "case_index", b"case_index", "concept", b"concept", "embedding", b"embedding", "evaluation", b"evaluation", "figures", b"figures", "label", b"label", "losses", b"losses", "model", b"model", "placeholder", b"placeholder", "prompt", b"prompt", "role", b"role", "steps", b"steps", "token_ids", b"token_ids", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_access", b"_access", "_case_index", b"_case_index", "access", b"access", "case_index", b"case_index", "concept", b"concept", "embedding", b"embedding", "evaluation", b"evaluation", "figures", b"figures", "label", b"label", "losses", b"losses", "model", b"model", "placeholder", b"placeholder", "prompt", b"prompt", "role", b"role", "steps", b"steps", "token_ids", b"token_ids", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__access: _TypeAlias = _typing.Literal["access"]  # noqa: Y015
+    _WhichOneofArgType__access: _TypeAlias = _typing.Literal["_access", b"_access"]  # noqa: Y015
     _WhichOneofReturnType__case_index: _TypeAlias = _typing.Literal["case_index"]  # noqa: Y015
     _WhichOneofArgType__case_index: _TypeAlias = _typing.Literal["_case_index", b"_case_index"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__access) -> _WhichOneofReturnType__access | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__case_index) -> _WhichOneofReturnType__case_index | None: ...
 
 Global___Finding: _TypeAlias = Finding  # noqa: Y015

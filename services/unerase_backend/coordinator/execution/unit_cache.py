@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable
 
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
-from unerase.v1.types_pb2 import EvaluationDescription
+from unerase.v1.types_pb2 import MODEL_ACCESS_DEPLOYED, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.source import registered_digest
@@ -32,6 +32,7 @@ def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogu
         profile,
         description.source_digest,
         registered_digest("unerase.judges"),
+        *_guarding(unit, catalogue),
         *(catalogue.describe_model(name).digest for name in models),
         # The same files may be another judge where the catalogue gives another kind.
         *(f"{catalogue.judge(name).kind} {catalogue.judge_digest(name)}" for name in judges),
@@ -40,6 +41,16 @@ def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogu
         hashlib.sha256(whole.SerializeToString(deterministic=True)).hexdigest(),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _guarding(unit: Unit, catalogue: Catalogue) -> Iterable[str]:
+    """Yield what the guards of a deployed model add to the key, beside its digest: code and judges."""
+    if unit.access != MODEL_ACCESS_DEPLOYED:
+        return
+    yield registered_digest("unerase.guards")
+    for guard in catalogue.guards(unit.model):
+        if judge := getattr(guard.parameters, "judge", ""):
+            yield f"{catalogue.judge(judge).kind} {catalogue.judge_digest(judge)}"
 
 
 def find(store: ArtifactStore, key: str) -> UnitResult | None:

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksRequest
@@ -21,7 +21,7 @@ from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, 
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.audits_pb2 import AuditEvent, UnitProgress
-from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, Concept, EvaluationDescription
+from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, Concept, EvaluationDescription, Finding, Observation
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.execution import unit_cache
 from unerase_backend.coordinator.execution.notifications import Notifications
@@ -40,6 +40,8 @@ from unerase_backend.runtime.handles import ATTACK, CLASSIFICATION, GENERATION, 
 _logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 1.0
+
+Found = TypeVar("Found", Observation, Finding)
 
 
 class Units:
@@ -190,9 +192,9 @@ class Units:
                 event = response.event
                 match event.WhichOneof("event"):
                     case "observation":
-                        result.observations.append(event.observation)
+                        result.observations.append(_placed(event.observation, unit))
                     case "finding":
-                        result.findings.append(event.finding)
+                        result.findings.append(_placed(event.finding, unit))
                     case "progress" if time.monotonic() - told >= _PROGRESS_SECONDS:
                         told = time.monotonic()
                         await self._progress(audit_id, unit, event.progress)
@@ -215,3 +217,10 @@ class Units:
             _logger.warning("the progress could not be reported to watchers", exc_info=True)
             return
         await self._notifications.announce()
+
+
+def _placed(found: Found, unit: Unit) -> Found:
+    """Say of an observation or finding which access its unit had, if guards could act at all."""
+    if unit.access:
+        found.access = unit.access
+    return found

@@ -25,7 +25,7 @@ from unerase.v1.audits_pb2 import (
     AUDIT_STATE_SUCCEEDED,
     UnitDone,
 )
-from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED
+from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED, SAMPLE_STATUS_WITHHELD
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.execution.announcements import Announcements
 from unerase_backend.coordinator.execution.conclusion import Conclusion
@@ -356,6 +356,7 @@ def _done(unit: Unit, result: UnitResult) -> UnitDone:
             for observation in result.observations
         ),
         unscored=sum(observation.status == SAMPLE_STATUS_UNSCORED for observation in result.observations),
+        withheld=sum(observation.status == SAMPLE_STATUS_WITHHELD for observation in result.observations),
     )
 
 

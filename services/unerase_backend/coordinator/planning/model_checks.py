@@ -91,7 +91,7 @@ def _is_known_control(spec: AuditSpec, catalogue: Catalogue) -> bool:
 def _reference_problem(spec: AuditSpec, catalogue: Catalogue) -> str:
     """Return why, by the catalogue, the reference cannot be the subject's original; empty if it can."""
     subject, reference = catalogue.describe_model(spec.subject), catalogue.describe_model(spec.reference)
-    if problem := roles.reference_problem(reference, subject):
+    if problem := roles.reference_problem(reference, subject, spec.access):
         return problem
     if spec.subject in catalogue.chain(spec.reference):
         return f"was itself made from the subject {spec.subject!r}"

@@ -13,6 +13,7 @@ from unerase.v1.audits_pb2 import AuditCost, AuditSpec
 from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, Case, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.planning import control_checks
+from unerase_backend.coordinator.planning.access import guard_rows
 from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
 from unerase_backend.coordinator.planning.parts import Parts
 from unerase_backend.coordinator.planning.presets import planned_descriptions
@@ -73,7 +74,7 @@ def make_plan(
     notes = _check_prompts(resolved, concept, cases, catalogue, store)
     if resolved.control_kind == CONTROL_KIND_CONCEPT_FREE and not targets.stand_ins:
         raise _without_stand_ins()
-    units = tuple(units_of(resolved, cases, targets, descriptions))
+    units = tuple(units_of(resolved, cases, targets, descriptions, guard_rows(resolved, catalogue)))
     parts.descriptions(planned_descriptions(resolved.battery.evaluations, descriptions))
     works = count_work(units, descriptions, targets.known)
     custom = [catalogue.custom[name].concept for name in resolved.placebos if name in catalogue.custom]

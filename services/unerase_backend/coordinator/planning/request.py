@@ -15,7 +15,7 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
 )
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
-from unerase_backend.coordinator.planning import control_checks, model_checks
+from unerase_backend.coordinator.planning import access, control_checks, model_checks
 from unerase_backend.coordinator.planning.controls import takes_placebo
 from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET, PRESETS
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
@@ -97,6 +97,9 @@ class _Resolution:
     def _models_and_concept(self, spec: AuditSpec) -> None:
         models, concepts = self._catalogue.models, self._catalogue.concepts
         known_subject = self._name("spec.subject", spec.subject, models, "model", required=True)
+        if known_subject:
+            for problem in access.resolve_access(spec, self._catalogue):
+                self._add(*problem)
         known_concept = self._name("spec.concept", spec.concept, concepts, "concept", required=True)
         if not spec.reference and known_subject:
             spec.reference = self._catalogue.chain(spec.subject)[-1]
@@ -148,6 +151,9 @@ class _Resolution:
         if all(known) and len(set(names)) == len(names):
             for problem in model_checks.judge_problems(dict(zip(fields, names, strict=True)), self._catalogue):
                 self._add(*problem)
+            if spec.subject in self._catalogue.models:
+                for problem in access.guard_judge_problems(spec, self._catalogue):
+                    self._add(*problem)
         concept = self._catalogue.concepts.get(spec.concept)
         if concept is not None and all(known):
             for field, name in zip(fields, names, strict=True):

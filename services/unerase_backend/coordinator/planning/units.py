@@ -7,6 +7,7 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import (
     CONTROL_KIND_NONE,
     CONTROL_KIND_UNSPECIFIED,
+    MODEL_ACCESS_DEPLOYED,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
     MODEL_ROLE_SUBJECT,
@@ -16,6 +17,7 @@ from unerase.v1.types_pb2 import (
     EvaluationDescription,
     ModelRole,
 )
+from unerase_backend.coordinator.planning.access import accesses
 from unerase_backend.coordinator.planning.controls import control_kind
 from unerase_backend.coordinator.planning.targets import Targets
 from unerase_backend.verdict.sequential import cases_between_looks
@@ -30,11 +32,16 @@ def runs_in_sequence(description: EvaluationDescription) -> bool:
 
 
 def units_of(
-    spec: AuditSpec, cases: Sequence[Case], targets: Targets, descriptions: Mapping[str, EvaluationDescription]
+    spec: AuditSpec,
+    cases: Sequence[Case],
+    targets: Targets,
+    descriptions: Mapping[str, EvaluationDescription],
+    guard_rows: int = 0,
 ) -> Iterable[Unit]:
     """Yield the units in the order in which they start.
 
-    With several placebos, a unit of the control holds the cases of one of them.
+    With several placebos, a unit of the control holds the cases of one of them. In an audit of both accesses each unit
+    of the subject comes twice: from its weights, and as deployed. `guard_rows` are those that its guards add to a step.
     """
     models = {
         MODEL_ROLE_SUBJECT: spec.subject,
@@ -51,23 +58,27 @@ def units_of(
             sought = targets.of(kind)
             # What is looked at together holds the same cases for all roles; elsewhere units may all be full.
             block = size if looks else size * len(sought)
-            for shard, turn, held in _shards(cases, block or len(cases), len(sought)):
-                yield Unit(
-                    id=f"{request.name}/{_ROLE_NAMES[role]}/{shard}",
-                    evaluation=request.name,
-                    role=role,
-                    control_kind=kind,
-                    model="" if description.without_model else models[role],
-                    reference=spec.reference,
-                    target_digest=sought[turn].target_digest,
-                    others_digest=targets.others_digest if description.others else "",
-                    cases=held,
-                    cases_digest=sought[turn].cases_digest,
-                    parameters=request.parameters,
-                    steps=spec.steps,
-                    guidance_scale=spec.guidance_scale,
-                    seed_base=spec.seed_base,
-                )
+            for access in accesses(spec, description, role):
+                deployed = access == MODEL_ACCESS_DEPLOYED
+                for shard, turn, held in _shards(cases, block or len(cases), len(sought)):
+                    yield Unit(
+                        id=f"{request.name}/{_ROLE_NAMES[role]}{'@deployed' if deployed else ''}/{shard}",
+                        evaluation=request.name,
+                        role=role,
+                        control_kind=kind,
+                        model="" if description.without_model else models[role],
+                        reference=spec.reference,
+                        target_digest=sought[turn].target_digest,
+                        others_digest=targets.others_digest if description.others else "",
+                        cases=held,
+                        cases_digest=sought[turn].cases_digest,
+                        parameters=request.parameters,
+                        steps=spec.steps,
+                        guidance_scale=spec.guidance_scale,
+                        seed_base=spec.seed_base,
+                        access=access,
+                        guard_rows=guard_rows if deployed else 0,
+                    )
 
 
 def evaluation_of(unit_id: str) -> str:

@@ -34,6 +34,7 @@ from unerase_backend.probing.registry import probe
     pictures="0",
     rows="2 * timesteps * held_out(pictures, other_pictures)",
     others=True,
+    weights_only=True,
     parameters=[
         parameter("timesteps", "Points of the even grid of timesteps.", 10, minimum=1, maximum=200, integer=True),
         parameter("pictures", "Most pictures of the concept.", 32, minimum=2, maximum=1024, integer=True),

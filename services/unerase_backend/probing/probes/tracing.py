@@ -47,6 +47,7 @@ CASES_PER_UNIT = 24
     "held_out(pictures, other_pictures))",
     others=True,
     roles=[MODEL_ROLE_SUBJECT],
+    weights_only=True,
     parameters=[
         parameter(
             "strengths",
