@@ -1,5 +1,8 @@
 """What the searches for prompts share: which tokens they may use, gradients at embeddings, what the finding is."""
 
+# ruff: noqa: RUF001 - names as people write them
+
+import re
 import threading
 from collections.abc import Callable
 
@@ -17,10 +20,19 @@ from unerase.v1.types_pb2 import (
     Judgement,
 )
 from unerase_backend.attack.engine import AttackEngine
-from unerase_backend.attack.prompts import CaseRecord, Draw, gradients, padded, target_latents, vocabulary
+from unerase_backend.attack.prompts import (
+    SHORTEST_CONTAINED,
+    CaseRecord,
+    Draw,
+    gradients,
+    padded,
+    target_latents,
+    vocabulary,
+)
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.spelling import forms
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.evaluation.known_pictures import learnable
@@ -55,13 +67,40 @@ def test_a_search_may_use_every_token_but_the_frame(model: DiffusionModel) -> No
         (["glass"], {"glass</w>", "hourglass</w>", "sandglass</w>"}),
         (["window light"], {"window</w>", "light</w>"}),
         (["sun"], {"sun</w>"}),
+        (["hour_glass"], {"hourglass</w>", "glass</w>", "sandglass</w>"}),
+        (["Hour-Glass"], {"hourglass</w>"}),
+        (["hour glass"], {"hourglass</w>"}),
+        (["hourglasses"], {"hourglass</w>"}),
+        (["Ｈｏｕｒｇｌａｓｓ"], {"hourglass</w>"}),
+        (["hôurglass"], {"hourglass</w>"}),
+        (["L’Hourglass"], {"hourglass</w>"}),
+        (["the sand/glass of old"], {"sandglass</w>"}),
+        (["windows"], {"window</w>"}),
     ],
 )
 def test_tokens_that_spell_a_name_are_no_candidates(model: DiffusionModel, names: list[str], without: set[str]) -> None:
     banned = text_of(model, vocabulary(model).ids) - text_of(model, vocabulary(model, names).ids)
     assert without <= banned
-    words = [word for name in names for word in name.lower().split()]
-    assert all(any(word in token.lower() for word in words) for token in banned)
+    own = {token for name in names for token in model.tokenizer.tokenize(name)}
+    spelled = forms(names)
+    assert all(any(form in token.lower() for form in spelled) for token in banned - own)
+
+
+# As people write them: an artist, with accents, in other scripts, with underscores, in the plural.
+WRITTEN = ["Vincent van Gogh", "Café Terrace", "sablier à vapeur", "砂時計", "L’Hourglass", "golf_ball", "hourglasses"]
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, "hour_glass", "HOURGLASS", "Red-Heart", "two moons"])
+def test_no_token_that_is_left_decodes_into_a_name(model: DiffusionModel, name: str) -> None:
+    """Each token decoded by the model's own tokenizer: alone, it is no word of the name and no run of its words."""
+    left = vocabulary(model, [name]).ids.tolist()
+    assert len(left) > 900
+    parts = re.findall(r"[^\W_]+", name.lower())
+    runs = {"".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1)}
+    decoded = [re.sub(r"[\W_]", "", model.tokenizer.decode([token])).lower() for token in left]
+    assert not runs & set(decoded)
+    long = [run for run in runs if len(run) >= SHORTEST_CONTAINED]
+    assert not [text for text in decoded for run in long if run in text]
 
 
 def test_each_case_has_a_target_picture_of_its_own(

@@ -4,12 +4,13 @@ The result of a search is a list of token ids. Trajectories use the ids; the tex
 it again need not give the same ids.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TypeVar
+from functools import cached_property, lru_cache
+from typing import Any, TypeVar
 
 import torch
+from tokenizers.decoders import ByteLevel
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +25,7 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.attack.workbench import Workbench
+from unerase_backend.catalogue.spelling import forms, plain, words
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.evaluation.known_pictures import learnable
@@ -37,6 +39,8 @@ SHORTEST_CONTAINED = 4
 """A word of a name with at least this many letters also bans the longer tokens that contain it."""
 
 _END_OF_WORD = "</w>"
+# The vocabulary is written with a letter for each byte of UTF-8.
+_BYTES = ByteLevel()
 
 
 @dataclass(frozen=True)
@@ -55,19 +59,30 @@ class Vocabulary:
 def vocabulary(model: DiffusionModel, banned: Sequence[str] = ()) -> Vocabulary:
     """Return the model's tokens without start, end and padding, and without those that spell a `banned` name.
 
-    A token spells a name if it is one of the name's own tokens, equals a word of the name, or contains a word of at
-    least four letters: "church" also bans "churches" and "churchyard".
+    A token spells a name if it is one of the name's own tokens, equals a form of the name (`spelling.forms`: its words,
+    alone and joined), or contains a form of at least four letters: "church" also bans "churches" and "churchyard", and
+    "hour_glass" bans "hourglass".
     """
     table: Tensor = model.text_encoder.get_input_embeddings().weight.detach().float().cpu()
-    words = {word for name in banned for word in name.lower().split()}
     without = set(model.tokenizer.all_special_ids)
     without |= {token for name in banned for token in words_of(model, name)}
-    for text, token in model.tokenizer.get_vocab().items():
-        plain = text.removesuffix(_END_OF_WORD).lower()
-        if plain in words or any(word in plain for word in words if len(word) >= SHORTEST_CONTAINED):
+    spelled = forms(banned)
+    long = [form for form in spelled if len(form) >= SHORTEST_CONTAINED]
+    for token, written in _written(model.tokenizer).items() if spelled else ():
+        if not spelled.isdisjoint(written) or any(form in each for each in written for form in long):
             without.add(token)
     ids = torch.tensor([token for token in range(len(table)) if token not in without])
     return Vocabulary(ids, table[ids])
+
+
+@lru_cache(maxsize=8)
+def _written(tokenizer: Any) -> Mapping[int, frozenset[str]]:
+    """Return what each token writes: its letters and digits, with accents and without."""
+    found = {}
+    for text, token in tokenizer.get_vocab().items():
+        letters = "".join(words(_BYTES.decode([text.removesuffix(_END_OF_WORD)])))
+        found[token] = frozenset({letters, plain(letters)})
+    return found
 
 
 def words_of(model: DiffusionModel, text: str) -> list[int]:

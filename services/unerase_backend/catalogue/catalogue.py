@@ -19,6 +19,7 @@ from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
 from unerase_backend.catalogue.kinds import ALTERNATIVES, KINDS, PROMPTS, first_of_kinds, one_thing
 from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.catalogue.named_errors import naming
+from unerase_backend.catalogue.spelling import canonical
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError, PreconditionError
 
@@ -317,7 +318,7 @@ class Catalogue:
         """
         if one_thing(entry.kind, other.kind) and not (entry.placebo or other.placebo):
             return True
-        words = [{name.casefold() for name in each.names} for each in (entry, other)]
+        words = [{canonical(name) for name in each.names} for each in (entry, other)]
         return not words[0].isdisjoint(words[1]) or any(
             self.judges[judge].kind != "clip" and not set(labels).isdisjoint(other.labels.get(judge, ()))
             for judge, labels in entry.labels.items()

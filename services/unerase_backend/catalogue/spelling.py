@@ -1,0 +1,70 @@
+"""How names are spelled: their words, the forms that a text or a token may have of them, and when two are one word.
+
+A word is a run of letters and digits, whatever stands between: `hour_glass`, "hour-glass" and "Hour Glass" have the
+same two. Case, compatibility forms and accents make no difference, and neither do English plurals, as far as rules go.
+"""
+
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+MOST_JOINED = 6
+"""Runs of more words are not joined: nobody writes them as one."""
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, case-folded and in compatibility form."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(each if _belongs(each) else " " for each in folded).split()
+
+
+def plain(text: str) -> str:
+    """Return a text without accents."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    return unicodedata.normalize("NFC", "".join(each for each in decomposed if not unicodedata.combining(each)))
+
+
+def singular(word: str) -> str:
+    """Return the singular of an English plural; any other word as it is."""
+    if len(word) > 4 and word.endswith("ies"):
+        return f"{word[:-3]}y"
+    if len(word) > 4 and word.endswith(("sses", "xes", "zes", "ches", "shes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def plural(word: str) -> str:
+    """Return the regular English plural of a singular."""
+    if len(word) > 2 and word.endswith("y") and word[-2] not in "aeiou":
+        return f"{word[:-1]}ies"
+    return f"{word}es" if word.endswith(("s", "x", "z", "ch", "sh")) else f"{word}s"
+
+
+def forms(names: Iterable[str]) -> set[str]:
+    """Return every word of the names, and what runs of their words are as one, in singular and plural, with accents and
+    without.
+    """
+    found: set[str] = set()
+    for name in names:
+        parts = words(name)
+        runs = {
+            "".join(parts[begin:end])
+            for begin in range(len(parts))
+            for end in range(begin + 1, min(begin + MOST_JOINED, len(parts)) + 1)
+        }
+        runs |= {"".join(parts)} - {""}
+        found |= {form for run in runs for one in {run, singular(run)} for form in (one, plural(one))}
+    return (found | {plain(form) for form in found}) - {""}
+
+
+@lru_cache(maxsize=65536)
+def canonical(name: str) -> str:
+    """Return what two names that are one word to people have in common; the name itself if it has no letters."""
+    return "".join(singular(plain(word)) for word in words(name)) or name.casefold()
+
+
+def _belongs(character: str) -> bool:
+    # Some scripts write vowels as marks on a letter.
+    return character.isalnum() or unicodedata.category(character).startswith("M")
