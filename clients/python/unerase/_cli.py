@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from unerase._commands import auditing, audits, calibrating, catalogue, estimating, operator
+from unerase._commands import auditing, audits, calibrating, catalogue, estimating, importing, operator
 from unerase._commands.output import say
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ app.command()(audits.audits)
 app.command()(audits.cancel)
 app.command()(audits.delete)
 app.command()(catalogue.models)
+app.command("import")(importing.import_weights)
 app.command()(operator.health)
 app.command()(catalogue.evaluations)
 app.command()(catalogue.presets)

@@ -1,0 +1,39 @@
+"""`--as text-encoder`: a CLIP text encoder, whole or in part, of transformers or of a CompVis checkpoint."""
+
+from torch import Tensor
+
+from unerase_backend.catalogue.layouts import COMPVIS_MODEL, COMPVIS_TEXT_ENCODER
+from unerase_backend.importing import compvis
+from unerase_backend.importing.architecture import BUFFERS
+from unerase_backend.importing.registry import Imported, Source, importer
+
+
+@importer("text-encoder")
+def import_text_encoder(source: Source) -> Imported:
+    """Return the text encoder's tensors by transformers' names, checked against the model's where that is known."""
+    tensors = convert(source)
+    source.architecture.check("text_encoder", tensors, complete=source.complete)
+    return Imported({"text_encoder": tensors})
+
+
+def convert(source: Source) -> dict[str, Tensor]:
+    """Return the text encoder's tensors by transformers' names.
+
+    Raises:
+        UnsafeModelError: the layout needs a configuration that is not given.
+    """
+    if source.layout in (COMPVIS_TEXT_ENCODER, COMPVIS_MODEL):
+        own = {name: tensor for name, tensor in source.tensors.items() if name.startswith("cond_stage_model.")}
+        width = 0
+        if not any(name.startswith(compvis.TEXT_ENCODER) for name in own):
+            why = "OpenCLIP's matrices are cut by the encoder's width"
+            width = int(source.architecture.configuration("text_encoder", why).get("hidden_size", 0))
+        return compvis.text_encoder(own or _as_open_clip(source), width)
+    prefix = "text_encoder."
+    own = {name.removeprefix(prefix): each for name, each in source.tensors.items() if name.startswith(prefix)}
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in (own or source.tensors).items()}
+    return {name: tensor for name, tensor in bare.items() if not name.endswith(BUFFERS)}
+
+
+def _as_open_clip(source: Source) -> dict[str, Tensor]:
+    return {f"{compvis.OPEN_CLIP}{name.removeprefix('model.')}": each for name, each in source.tensors.items()}

@@ -1,0 +1,62 @@
+"""What an importer is handed and returns, and how it registers itself: one module in `importers/` for each kind."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from unerase_backend.catalogue.layouts import Layout
+from unerase_backend.importing.architecture import Architecture
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A file's content, as it was read."""
+
+    tensors: Mapping[str, Tensor]
+    """By their names, without torch's wrappers."""
+    layout: Layout
+    metadata: Mapping[str, str]
+    """Of safetensors."""
+    held: Any
+    """Everything that the file holds, for what stands beside the tensors."""
+    beside: Mapping[str, Any]
+    """The JSON file `adapter_config.json` beside the file, if there is one."""
+    architecture: Architecture
+    complete: bool = False
+    """Whether every tensor of the part must be there."""
+    token: str = ""
+    """The word that a learned embedding gets; by default the file's own."""
+
+
+@dataclass(eq=False)
+class Imported:
+    """What becomes of a file: tensors by the name of the file that they go into, and what the user should know."""
+
+    files: dict[str, dict[str, Tensor]]
+    notes: list[str] = field(default_factory=list)
+    words: dict[str, str] = field(default_factory=dict)
+    """More for the catalogue's entry, by key."""
+
+
+Importer = Callable[[Source], Imported]
+_IMPORTERS: dict[str, Importer] = {}
+
+
+def importer(kind: str) -> Callable[[Importer], Importer]:
+    """Register the importer of a kind, as `--as` names it."""
+
+    def register(function: Importer) -> Importer:
+        _IMPORTERS[kind] = function
+        return function
+
+    return register
+
+
+def importers() -> dict[str, Importer]:
+    """Return every importer by its kind."""
+    # Each module registers its importer when it is imported.
+    import unerase_backend.importing.importers as _  # noqa: F401
+
+    return dict(_IMPORTERS)

@@ -1,0 +1,141 @@
+"""Finds the state dict in what a file holds, however it is wrapped, and checks its tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unerase_backend.importing.reading import contents
+from unerase_backend.runtime.errors import UnsafeModelError
+
+MAX_DEPTH = 8
+MAX_TENSORS = 100_000
+
+# Beside the weights of a training run.
+_BESIDE = (
+    "optimizer",
+    "optim",
+    "scheduler",
+    "lr_scheduler",
+    "loops",
+    "callbacks",
+    "hyper_parameters",
+    "args",
+    "config",
+)
+_PARTS = ("unet", "text_encoder", "vae")
+# Wrappers of torch that stay in the names of what they wrapped.
+_PREFIXES = ("module.", "_orig_mod.")
+_FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def state_dict(held: Any, select: str = "") -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors in what a file holds, by their names without wrappers, and notes on what was left out.
+
+    `select` names the nested state dict where there are several.
+
+    Raises:
+        UnsafeModelError: there are no tensors, or several state dicts and `select` names none of them.
+    """
+    notes: list[str] = []
+    level = contents(held)
+    for _ in range(MAX_DEPTH):
+        if level is None:
+            break
+        nested = {str(key): inner for key, value in level.items() if (inner := contents(value)) is not None}
+        if select and select in nested:
+            level, select = nested[select], ""
+            continue
+        if "string_to_param" in nested:
+            return _flat(level), notes
+        weights = {name: each for name, each in nested.items() if not name.startswith(_BESIDE) and _has_tensors(each)}
+        if not weights or any(isinstance(value, Tensor) for value in level.values()):
+            break
+        if set(weights) <= set(_PARTS):
+            level = {f"{part}.{_name(key)}": value for part, each in weights.items() for key, value in each.items()}
+            break
+        if len(weights) > 1:
+            names = ", ".join(repr(name) for name in sorted(weights))
+            asked = f" and not {select!r}" if select else ""
+            raise _refused(f"it holds several sets of weights, {names}{asked}; choose one with --key")
+        [(name, level)] = weights.items()
+        notes.append(f"took {name!r}")
+    if select:
+        raise _refused(f"it holds no set of weights {select!r}")
+    found = _flat(level or {})
+    if not found:
+        raise _refused("it holds no tensors by name, so it is no state dict")
+    return found, notes
+
+
+def _has_tensors(level: Mapping[Any, Any], depth: int = 0) -> bool:
+    return any(
+        isinstance(value, Tensor)
+        or (depth < 2 and (inner := contents(value)) is not None and _has_tensors(inner, depth + 1))
+        for value in level.values()
+    )
+
+
+def _flat(level: Mapping[Any, Any]) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    pending: list[tuple[str, Mapping[Any, Any], int]] = [("", level, 0)]
+    seen = 0
+    while pending:
+        prefix, each, depth = pending.pop()
+        seen += len(each)
+        for key, value in each.items():
+            name = f"{prefix}{_name(key)}"
+            inner = contents(value)
+            if isinstance(value, Tensor):
+                found[name] = value
+            elif inner is not None and depth < MAX_DEPTH and not name.startswith(_BESIDE):
+                pending.append((f"{name}.", inner, depth + 1))
+            if seen > MAX_TENSORS:
+                raise _refused(f"it holds more than {MAX_TENSORS} things")
+    return _without_wrappers(found)
+
+
+def _name(key: object) -> str:
+    if not isinstance(key, str) or not key.isprintable() or len(key) > 1000:
+        raise _refused("it has a tensor whose name is no text of printable characters")
+    return key
+
+
+def _without_wrappers(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in _PREFIXES * 2:
+        if found and all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return found
+
+
+def check(tensors: Mapping[str, Tensor], most: int) -> None:
+    """Check the tensors that a file is written of; together they may have `most` bytes.
+
+    Raises:
+        UnsafeModelError: one is not dense, not of floating point or not finite, or there are too many bytes.
+    """
+    size = 0
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise _refused(f"{name!r} is sparse, quantised or without values")
+        if tensor.dtype not in _FLOATING:
+            raise _refused(
+                f"{name!r} has the type {str(tensor.dtype).removeprefix('torch.')}, which no weight here has"
+            )
+        size += tensor.numel() * tensor.element_size()
+        if size > most:
+            raise _refused(f"its tensors unfold to more than {most} bytes, far more than the file has")
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor.detach()).all()):
+            raise UnsafeModelError(f"{name!r} holds NaN or infinity", reason="WEIGHTS_NOT_FINITE")
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a dense copy that shares no memory; double precision becomes single."""
+    single = tensor.detach().float() if tensor.dtype == torch.float64 else tensor.detach()
+    return single.clone(memory_format=torch.contiguous_format)
+
+
+def _refused(message: str) -> UnsafeModelError:
+    return UnsafeModelError(message, reason="WEIGHTS_UNREADABLE")

@@ -1,0 +1,78 @@
+"""The process that reads one foreign file: `python -P -m unerase_backend.importing.worker`, with its job on stdin.
+
+It answers on stdout, as JSON: `{"files": [...], "layout": ..., "notes": [...], "words": {...}}`, or
+`{"error": ..., "reason": ...}`. The parent (`command.py`) believes none of it: it checks the files itself.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unerase_backend.importing import isolation
+from unerase_backend.runtime.errors import UneraseError
+
+
+def main() -> None:
+    """Do the job that stands on stdin."""
+    job = json.load(sys.stdin)
+    # A process of one thread only can change its user namespace, so it comes before torch.
+    connected = isolation.leave_network()
+    isolation.give_up_rights()
+    if connected and job["require_isolation"]:
+        _answer({"error": f"the file was not read, since it cannot be isolated: {connected}", "reason": "NOT_ISOLATED"})
+        return
+    do = _prepared(job)
+    folder = Path(job["folder"])
+    isolation.limit(job["memory"], job["seconds"], job["written"])
+    isolation.forbid(folder)
+    try:
+        answer = do(folder)
+    except UneraseError as error:
+        answer = {"error": error.message, "reason": error.reason}
+    except MemoryError:
+        problem = f"it needs more than {job['memory'] // 2**20} MiB of memory; --memory allows more"
+        answer = {"error": problem, "reason": "IMPORT_TOO_LARGE"}
+    except RecursionError:
+        answer = {"error": "it is nested too deeply", "reason": "WEIGHTS_UNREADABLE"}
+    except Exception:
+        # What a hostile file leads to is not known.
+        answer = {"error": "it is damaged, or holds what is not weights", "reason": "WEIGHTS_UNREADABLE"}
+    _answer({**answer, "connected": connected})
+
+
+def _prepared(job: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
+    """Import what the job needs while nothing is limited yet, and return what does it in a folder."""
+    import torch
+    from safetensors.torch import save_file
+
+    from unerase_backend.importing import architecture, choice, weights
+    from unerase_backend.importing.registry import importers
+
+    torch.set_num_threads(1)
+    registered = importers()
+    if job["architecture"]:
+        architecture.classes()
+
+    def do(folder: Path) -> dict[str, Any]:
+        held, imported, layout = choice.imported(job, registered)
+        held.clear()
+        for name, tensors in imported.files.items():
+            weights.check(tensors, job["written"])
+            for key in list(tensors):
+                tensors[key] = weights.plain(tensors[key])
+            # safetensors keeps several entries of metadata in no fixed order.
+            save_file(tensors, folder / f"{name}.safetensors", {"format": "pt"})
+        return {"files": sorted(imported.files), "layout": layout, "notes": imported.notes, "words": imported.words}
+
+    return do
+
+
+def _answer(content: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

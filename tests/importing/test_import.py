@@ -1,0 +1,160 @@
+"""The command from end to end: files as people have them become entries of a catalogue that loads."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from support.importing import reference, saved, unet_weights
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.importing.command import Request, import_file
+from unerase_backend.runtime.errors import UnsafeModelError
+
+
+def loaded(entry: Path, name: str) -> DiffusionModel:
+    return load_model(Catalogue.load([str(entry)]), name, torch.device("cpu"), torch.float32)
+
+
+def same_weights(model: DiffusionModel, name: str) -> None:
+    other = load_model(Catalogue.load(), name, torch.device("cpu"), torch.float32)
+    for part in ("unet", "vae", "text_encoder"):
+        theirs = getattr(other, part).state_dict()
+        found = getattr(model, part).state_dict()
+        assert found.keys() == theirs.keys()
+        assert all(torch.equal(found[key], tensor) for key, tensor in theirs.items())
+
+
+def test_an_erased_checkpoint_becomes_a_model(tmp_path: Path) -> None:
+    path = saved(tmp_path / "esd hourglass.pt", {"state_dict": unet_weights("testbed/esd-x")})
+    request = Request(path, tmp_path / "one", base="testbed/reference", method="ESD-x", erased=("hourglass",))
+    result = import_file(request)
+    assert yaml.safe_load(result.entry) == yaml.safe_load((tmp_path / "one" / "esd-hourglass.yaml").read_text())
+    same_weights(loaded(tmp_path / "one" / "esd-hourglass.yaml", "esd-hourglass"), "testbed/esd-x")
+    again = import_file(Request(path, tmp_path / "two", name="own/esd"))
+    assert again.entry.count("BASE") == 1
+    # The same bytes, whatever the model is called and wherever they are written.
+    written = [next((tmp_path / folder).glob("*.safetensors")).read_bytes() for folder in ("one", "two")]
+    assert written[0] == written[1]
+    with pytest.raises(ValueError, match="exists already"):
+        import_file(request)
+
+
+def test_a_file_that_was_changed_after_the_import_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "esd.pt", unet_weights("testbed/esd-x"))
+    import_file(Request(path, tmp_path, base="testbed/reference"))
+    [file] = tmp_path.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UnsafeModelError, match="sha256"):
+        loaded(tmp_path / "esd.yaml", "esd")
+
+
+def test_a_folder_with_pickled_weights_becomes_a_pipeline(tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(reference(), folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    weights.unlink()
+    keys = sorted(state)
+    for shard in range(2):
+        file = folder / "unet" / f"diffusion_pytorch_model-{shard + 1:05d}-of-00002.bin"
+        torch.save({key: state[key] for key in keys[shard::2]}, file)
+    import_file(Request(folder, tmp_path / "out", kind="model", name="own/whole"))
+    same_weights(loaded(tmp_path / "out" / "own-whole.yaml", "own/whole"), "testbed/reference")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model-00002-of-00002\.bin is missing"):
+        import_file(Request(folder, tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"base": "testbed/nowhere"}, "no model 'testbed/nowhere'"),
+        ({"base": "testbed/reference", "config": Path()}, "not by both"),
+        ({"config": Path("nowhere")}, "is not a folder"),
+        ({"catalogues": ("nowhere.yaml",)}, "give --base too"),
+        ({"name": "../x"}, "--name"),
+        ({"kind": "picture"}, "--as must be one of"),
+        ({"file": Path("nowhere.pt")}, "does not exist"),
+        ({"catalogues": ("nowhere.yaml",), "base": "x"}, "nowhere.yaml: the catalogue file cannot be read"),
+    ],
+)
+def test_a_bad_request_is_refused(tmp_path: Path, fields: dict[str, object], words: str) -> None:
+    path = saved(tmp_path / "x.pt", {})
+    given = {"file": path, "out": tmp_path / "out"} | fields
+    with pytest.raises(ValueError, match=words):
+        import_file(Request(**given))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+ISOLATED = """
+import json, os, pathlib, socket, sys
+from unerase_backend.importing import isolation
+connected = isolation.leave_network()
+isolation.give_up_rights()
+tried = {}
+def attempt(name, do):
+    try:
+        do()
+        tried[name] = "done"
+    except BaseException as error:
+        tried[name] = type(error).__name__
+def connect(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
+attempt("network", lambda: connect(int(sys.argv[1])))
+isolation.limit(256 * 2**20, 60, 2**20)
+isolation.forbid(pathlib.Path(sys.argv[2]))
+attempt("memory", lambda: bytearray(2**30))
+attempt("program", lambda: os.system("true"))
+attempt("socket", socket.socket)
+attempt("other file", lambda: open(sys.argv[3], "w"))
+attempt("delete", lambda: os.remove(sys.argv[0]))
+attempt("own file", lambda: open(os.path.join(sys.argv[2], "x"), "w").write("x"))
+attempt("large file", lambda: open(os.path.join(sys.argv[2], "y"), "wb", 0).write(bytes(2**21)))
+print(json.dumps({"connected": connected, "size": os.path.getsize(os.path.join(sys.argv[2], "y")), **tried}))
+"""
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    """The port of somebody who listens on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_the_process_has_no_network_and_few_rights(tmp_path: Path, listening: int) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir()
+    arguments = [sys.executable, "-c", ISOLATED, str(listening), str(own), str(other)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    found = json.loads(done.stdout)
+    # Some machines let nobody have a namespace; then the command says so, or refuses with --require-isolation.
+    assert (found.pop("network") == "done") == bool(found.pop("connected"))
+    assert found.pop("size") <= 2**20
+    assert found.pop("large file") in ("OSError", "done")
+    assert found == {
+        "memory": "MemoryError",
+        "program": "PreconditionError",
+        "socket": "PreconditionError",
+        "other file": "PreconditionError",
+        "delete": "PreconditionError",
+        "own file": "done",
+    }
+    assert not other.exists()
+
+
+def test_too_much_of_the_processor_ends_the_process(tmp_path: Path) -> None:
+    program = "from unerase_backend.importing import isolation; isolation.limit(2**30, 0, 1)\nwhile True: pass"
+    done = subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
+    assert done.returncode < 0

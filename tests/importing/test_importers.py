@@ -1,0 +1,184 @@
+"""Each kind of file in the forms that programs write it, and what of it is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from support.importing import imported, reference, saved, unet_weights
+from unerase_backend.catalogue import lora
+from unerase_backend.runtime.errors import UnsafeModelError
+
+ESD = unet_weights("testbed/esd-x")
+LAYER = next(iter(sorted(ESD))).removesuffix(".weight")
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+WRAPPED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "plain": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3, "optimizer": {"state": {0: torch.zeros(2)}}},
+    "model": lambda state: {"model": state, "args": {"lr": 1e-5}},
+    "module in model": lambda state: {"model": {"module": state}},
+    "unet": lambda state: {"unet": state},
+    "DataParallel": lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
+    "compiled": lambda state: {f"_orig_mod.{key}": tensor for key, tensor in state.items()},
+    "unet prefix": lambda state: {f"unet.{key}": tensor for key, tensor in state.items()},
+    "parameters": lambda state: {key: nn.Parameter(tensor) for key, tensor in state.items()},
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_unet_is_found_however_it_is_wrapped(tmp_path: Path, form: str, legacy: bool) -> None:
+    path = tmp_path / "esd.pt"
+    torch.save(WRAPPED[form](ESD), path, _use_new_zipfile_serialization=not legacy)
+    assert same(imported(path).files["unet"], ESD)
+
+
+def test_one_of_several_sets_of_weights_is_chosen(tmp_path: Path) -> None:
+    other = {key: tensor + 1 for key, tensor in ESD.items()}
+    path = saved(tmp_path / "x.pt", {"model": other, "ema": ESD})
+    with pytest.raises(UnsafeModelError, match=r"'ema', 'model'.*--key"):
+        imported(path)
+    assert same(imported(path, select="ema").files["unet"], ESD)
+    with pytest.raises(UnsafeModelError, match="'nothing'"):
+        imported(path, select="nothing")
+
+
+def test_a_unet_and_a_text_encoder_in_one_file(tmp_path: Path) -> None:
+    words = load_file(reference() / "text_encoder" / "model.safetensors")
+    old = {f"text_model.{key}": tensor for key, tensor in words.items()}
+    old["text_model.embeddings.position_ids"] = torch.arange(24)[None]
+    found = imported(saved(tmp_path / "x.pt", {"unet": ESD, "text_encoder": old}), base=reference()).files
+    assert same(found["unet"], ESD)
+    assert same(found["text_encoder"], words)
+    assert same(imported(saved(tmp_path / "x.bin", old), base=reference()).files["text_encoder"], words)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "words"),
+    [
+        (ESD, "lora", "--as unet, not --as lora"),
+        ({"conv_in.wait": torch.zeros(2)}, "unet", r"no tensor 'conv_in\.wait'"),
+        ({"conv_in.weight": torch.zeros(2)}, "unet", r"'conv_in\.weight' of the unet has the shape"),
+        ({"hidden.payload": torch.zeros(2)}, "unet", "no layout that is known"),
+        ({"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}, "lora", "LyCORIS"),
+        ([torch.zeros(2)], "unet", "no tensors by name"),
+        ({"epoch": 3}, "unet", "no tensors by name"),
+        ({3: torch.zeros(2)}, "unet", "name is no text"),
+        ({"conv_in\n.weight": torch.zeros(2)}, "unet", "name is no text"),
+    ],
+)
+def test_what_is_no_unet_of_this_model_is_refused(tmp_path: Path, content: Any, kind: str, words: str) -> None:
+    with pytest.raises(UnsafeModelError, match=words):
+        imported(saved(tmp_path / "x.pt", content), kind, reference())
+
+
+DOWN, UP = torch.ones(2, ESD[f"{LAYER}.weight"].shape[1]), torch.ones(len(ESD[f"{LAYER}.weight"]), 2)
+FLAT = f"lora_unet_{LAYER.replace('.', '_')}"
+DOTTED = {f"unet.{LAYER}.lora_A.weight": DOWN, f"unet.{LAYER}.lora_B.weight": UP}
+LORAS: dict[str, tuple[dict[str, Tensor], float | None]] = {
+    "PEFT": (DOTTED, None),
+    "kohya": (
+        {f"{FLAT}.lora_down.weight": DOWN, f"{FLAT}.lora_up.weight": UP, f"{FLAT}.alpha": torch.tensor(1.0)},
+        1.0,
+    ),
+    "processors": (
+        {
+            LAYER.replace("attn2.to_k", f"attn2.processor.to_k_lora.{role}.weight"): tensor
+            for role, tensor in (("down", DOWN), ("up", UP))
+        },
+        None,
+    ),
+    "diffusers": ({f"unet.{LAYER}.lora.down.weight": DOWN, f"unet.{LAYER}.lora.up.weight": UP}, None),
+}
+
+
+@pytest.mark.parametrize("layout", LORAS)
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_loras_get_one_layout(tmp_path: Path, layout: str, ending: str) -> None:
+    stored, alpha = LORAS[layout]
+    path = tmp_path / f"lora{ending}"
+    (torch.save if ending == ".pt" else save_file)({key: tensor.clone() for key, tensor in stored.items()}, path)
+    found = imported(path, base=reference()).files["lora"]
+    given = {} if alpha is None else {f"unet.{LAYER}.alpha": torch.tensor(alpha)}
+    assert same(found, DOTTED | given)
+    # Without the architecture, the result is still a LoRA that the server reads.
+    assert lora.parse_all(imported(path).files["lora"])
+
+
+def test_alphas_stand_beside_their_factors(tmp_path: Path) -> None:
+    metadata = {lora.METADATA_KEY: json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {LAYER: 3}})}
+    save_file({key: tensor.clone() for key, tensor in DOTTED.items()}, tmp_path / "lora.safetensors", metadata)
+    found = imported(tmp_path / "lora.safetensors").files["lora"]
+    assert float(found[f"unet.{LAYER}.alpha"]) == 3.0
+    own = {f"base_model.model.{key.removeprefix('unet.')}": tensor for key, tensor in DOTTED.items()}
+    path = saved(tmp_path / "adapter_model.bin", own)
+    config = {"lora_alpha": 5, "alpha_pattern": {}}
+    found = imported(path, beside=json.dumps(config)).files["lora"]
+    assert float(found[f"unet.{LAYER}.alpha"]) == 5.0
+    with pytest.raises(UnsafeModelError, match=r"adapter_config\.json"):
+        imported(path)
+    with pytest.raises(UnsafeModelError, match="DoRA"):
+        imported(path, beside=json.dumps(config | {"use_dora": True}))
+
+
+def test_an_adapter_of_spm_is_a_lora_with_a_word_on_it(tmp_path: Path) -> None:
+    stored = {key: tensor.clone() for key, tensor in LORAS["kohya"][0].items()}
+    save_file(stored, tmp_path / "spm.safetensors", {"prompts": "van gogh", "rank": "1"})
+    assert "prompts far from the concept" in imported(tmp_path / "spm.safetensors").notes[0]
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ({"lora_unet_nowhere.lora_down.weight": DOWN, "lora_unet_nowhere.lora_up.weight": UP}, "'nowhere'"),
+        ({**LORAS["kohya"][0], f"{FLAT}.lora_down.weight": DOWN[:, :-1]}, r"has the shape \(2, "),
+        ({f"{FLAT}.lora_down.weight": DOWN}, "without the layer's factor 'up'"),
+    ],
+)
+def test_a_lora_for_another_model_is_refused(tmp_path: Path, stored: dict[str, Tensor], words: str) -> None:
+    with pytest.raises(UnsafeModelError, match=words):
+        imported(saved(tmp_path / "x.pt", stored), base=reference())
+
+
+WORD = torch.ones(2, 64)
+A1111 = {"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": WORD}, "name": "glass", "step": 7}
+EMBEDDINGS: dict[str, tuple[Any, str]] = {
+    "A1111": (A1111, "glass"),
+    "A1111, as it was": (A1111 | {"string_to_param": nn.ParameterDict({"*": nn.Parameter(WORD)})}, "glass"),
+    "diffusers": ({"<glass>": WORD}, "<glass>"),
+    "diffusers, one row": ({"<glass>": WORD[0]}, "<glass>"),
+}
+
+
+@pytest.mark.parametrize("form", EMBEDDINGS)
+def test_embeddings_come_out_by_their_word(tmp_path: Path, form: str) -> None:
+    content, word = EMBEDDINGS[form]
+    found = imported(saved(tmp_path / "e.pt", content), base=reference()).files["embedding"]
+    assert found.keys() == {word}
+    assert torch.equal(found[word], WORD[:1] if "row" in form else WORD)
+    assert imported(tmp_path / "e.pt", token="<mine>").files["embedding"].keys() == {"<mine>"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"clip_l": WORD, "clip_g": WORD}, "Stable Diffusion XL"),
+        ({"emb_params": WORD}, "--token"),
+        ({"<a>": WORD, "<b>": WORD}, "2 embeddings"),
+        ({"<a>": torch.zeros(2, 3, 4)}, r"\(2, 3, 4\)"),
+        ({"<a>": torch.zeros(2, 63)}, "63 numbers"),
+    ],
+)
+def test_a_bad_embedding_is_refused(tmp_path: Path, content: Any, words: str) -> None:
+    with pytest.raises(UnsafeModelError, match=words):
+        imported(saved(tmp_path / "e.pt", content), "embedding", reference())
