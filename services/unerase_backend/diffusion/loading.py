@@ -54,6 +54,7 @@ class DiffusionModel:
     """Side of the pictures in pixels."""
     device: torch.device
     dtype: torch.dtype
+    """Of the UNet and the text encoder; the VAE computes in float32."""
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -114,10 +115,11 @@ def load_model(
     unet, text_encoder = _changing_parts(prepared, torch.float32 if in_float32 else dtype)
     _change(catalogue, store, changes, unet, text_encoder)
     vae = prepared.modules["vae"]
-    weights.fill(vae, prepared.source.tensors["vae"], dtype)
+    # Half precision shows in its pictures, and the VAE is a small part of the work.
+    weights.fill(vae, prepared.source.tensors["vae"], torch.float32)
     for part, module in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
         module.to(device).eval().requires_grad_(trainable)
-        if in_float32:
+        if in_float32 and part != "vae":
             module.to(dtype)
         _check_finite(name, part, module)
     for module in (unet, vae):

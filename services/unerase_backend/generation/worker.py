@@ -27,6 +27,7 @@ from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel
+from unerase_backend.generation.unet_clock import UNetClock
 from unerase_backend.runtime.errors import UneraseError
 
 _LOG = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Worker:
         self.loading = threading.Lock()
         """Held while weights are loaded: the libraries patch themselves meanwhile, which is not thread-safe."""
         self._closed = False
-        self._unet_seconds = 0.0
+        self._clock = UNetClock()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
 
@@ -248,7 +249,7 @@ class Worker:
                 held = [other.sampler.model for other in self._lanes.values() if other.sampler is not None]
             share_weights(model, held)
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
-            self._time(model)
+            self._clock.attach(model.unet)
         except Exception as error:
             self._metrics.loaded(time.perf_counter() - begin, failed=True)
             if is_out_of_memory(error):
@@ -265,18 +266,6 @@ class Worker:
             lane.sampler, lane.loading = sampler, False
             self._changed.notify()
 
-    def _time(self, model: DiffusionModel) -> None:
-        begun = [0.0]
-
-        def begin(*_: object) -> None:
-            begun[0] = time.perf_counter()
-
-        def end(*_: object) -> None:
-            self._unet_seconds += time.perf_counter() - begun[0]
-
-        model.unet.register_forward_pre_hook(begin)
-        model.unet.register_forward_hook(end)
-
     def _turn(self, lane: _Lane) -> None:
         sampler = lane.sampler
         assert sampler is not None  # noqa: S101 - only loaded lanes run
@@ -286,10 +275,9 @@ class Worker:
             sampler.cancel(key)
         self._admit(lane, sampler)
         if sampler.busy:
-            self._unet_seconds = 0.0
             finished = sampler.tick()
             lane.ticks += 1
-            self._metrics.ticked(self._unet_seconds, sampler.rows_in_use, self._batch_rows)
+            self._metrics.ticked(self._clock.take(), sampler.rows_in_use, self._batch_rows)
             for result in finished:
                 with self._changed:
                     work = lane.running.pop(result.key, None)
