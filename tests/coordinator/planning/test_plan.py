@@ -5,6 +5,7 @@ from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.backend import own_evaluations
 from unerase.v1.audits_pb2 import AuditSpec, Battery, Tolerances
 from unerase.v1.types_pb2 import (
     CONTROL_KIND_UNSPECIFIED,
@@ -22,6 +23,7 @@ from unerase_backend.coordinator.planning.parts import descriptions_of, whole
 from unerase_backend.coordinator.planning.plan import Plan, make_plan
 from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.coordinator.planning.units import evaluation_of, in_sequence
+from unerase_backend.evaluation.parameters import resolve_parameters
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
@@ -289,3 +291,23 @@ def test_the_request_itself_is_left_as_it_is(plan: Planner) -> None:
     plan(spec)
     assert spec == before
     assert spec.battery.evaluations[0] == EvaluationRequest(name="noise-based")
+
+
+def test_presets_have_parameters_of_their_own_for_models_of_real_size() -> None:
+    """The papers' figures for Stable Diffusion 1.4, as the modules of the attacks give them."""
+    descriptions = {name: evaluation.description for name, evaluation in own_evaluations().items()}
+    for name, preset in PRESETS.items():
+        small, large = (
+            {request.name: request.parameters for request in preset.requests(descriptions, side)} for side in (255, 256)
+        )
+        assert small.keys() == large.keys()
+        for evaluation, parameters in large.items():
+            resolve_parameters(descriptions[evaluation], parameters)
+        assert large["textual-inversion"]["batch_size"] == 4
+        if name != "quick":
+            assert large["textual-inversion"]["steps"] == 3000
+    paper = {request.name: request.parameters for request in PRESETS["paper"].requests(descriptions, 512)}
+    assert dict(paper["unlearn-diff-atk"]) == {"timesteps": 50, "iterations": 40, "tokens": 3}
+    assert paper["p4d"]["iterations"] == paper["ring-a-bell"]["generations"] == 3000
+    assert (PRESETS["quick"].steps_for(32), PRESETS["quick"].steps_for(512)) == (10, 20)
+    assert PRESETS["standard"].steps_for(512) == 0

@@ -108,11 +108,12 @@ def presets(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None
     with connected(address) as client:
         show_list(
             client.evaluations().presets,
-            ["name", "cases", "steps", "what it holds", "evaluations"],
+            ["name", "cases", "steps", "at real size", "what it holds", "evaluations"],
             lambda preset: [
                 preset.name,
                 str(preset.cases),
                 str(preset.steps or "the reference's"),
+                str(preset.real_size_steps or "the reference's"),
                 preset.summary,
                 ", ".join(evaluation.name for evaluation in preset.evaluations),
             ],

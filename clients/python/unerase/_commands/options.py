@@ -90,7 +90,9 @@ EvaluationOption = Annotated[
     list[str] | None,
     typer.Option(help="Add NAME, or NAME={...} with parameters as JSON; may be repeated."),
 ]
-BatteryPreset = Annotated[str, typer.Option(help="Preset: quick, standard or full; empty takes --evaluation alone.")]
+BatteryPreset = Annotated[
+    str, typer.Option(help="Preset: quick, standard, full or paper; empty takes --evaluation alone.")
+]
 Cases = Annotated[
     int, typer.Option(help="Number of cases; the preset's, or 24 without a preset, unless given.", min=0, max=UINT32)
 ]

@@ -984,14 +984,22 @@ class BatteryPreset(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     CASES_FIELD_NUMBER: _builtins.int
+    REAL_SIZE_EVALUATIONS_FIELD_NUMBER: _builtins.int
+    REAL_SIZE_STEPS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     summary: _builtins.str
     steps: _builtins.int
     """Denoising steps of the preset; 0 means the reference's own."""
     cases: _builtins.int
     """Cases of the preset."""
+    real_size_steps: _builtins.int
+    """Denoising steps for them; 0 means the reference's own."""
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EvaluationRequest]: ...
+    @_builtins.property
+    def real_size_evaluations(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.EvaluationRequest]:
+        """The evaluations for models of real size: those whose pictures have 256 pixels a side or more."""
+
     def __init__(
         self,
         *,
@@ -1000,10 +1008,12 @@ class BatteryPreset(_message.Message):
         evaluations: _abc.Iterable[_types_pb2.EvaluationRequest] | None = ...,
         steps: _builtins.int = ...,
         cases: _builtins.int = ...,
+        real_size_evaluations: _abc.Iterable[_types_pb2.EvaluationRequest] | None = ...,
+        real_size_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "evaluations", b"evaluations", "name", b"name", "steps", b"steps", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "evaluations", b"evaluations", "name", b"name", "real_size_evaluations", b"real_size_evaluations", "real_size_steps", b"real_size_steps", "steps", b"steps", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,8 +24,8 @@ class Problem(NamedTuple):
 def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
     """Return the control of an audit that names none: the concept's own control.
 
-    If that is the subject or the reference, by name or by the weights that decide, return the next model of the
-    subject's base that never learned the concept; empty if there is none.
+    If that makes pictures of another size, or is the subject or the reference, by name or by the weights that decide,
+    return the next model of the subject's base that never learned the concept; empty if there is none.
     """
     entry, models = catalogue.concepts[spec.concept], catalogue.models
     if not entry.control or entry.control not in models:
@@ -38,7 +38,9 @@ def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
         and roles.known_never_learned(model.never_learned, spec.concept, entry.names)
         and catalogue.chain(name)[-1] == root
     ]
-    return next((name for name in (entry.control, *others) if not _control_problem(name, spec, catalogue)), "")
+    side = models[spec.reference].resolution
+    fitting = (name for name in (entry.control, *others) if models[name].resolution == side)
+    return next((name for name in fitting if not _control_problem(name, spec, catalogue)), "")
 
 
 def role_problems(spec: AuditSpec, given: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:

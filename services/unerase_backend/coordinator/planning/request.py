@@ -77,7 +77,7 @@ class _Resolution:
         reference = self._catalogue.models[spec.reference]
         preset = PRESETS.get(spec.battery.preset)
         spec.cases = spec.cases or (preset.cases if preset else DEFAULT_CASES)
-        spec.steps = spec.steps or (preset.steps if preset else 0) or reference.steps
+        spec.steps = spec.steps or (preset.steps_for(reference.resolution) if preset else 0) or reference.steps
         if not spec.HasField("guidance_scale"):
             spec.guidance_scale = reference.guidance_scale
         if not spec.HasField("seed_base"):
@@ -184,7 +184,8 @@ class _Resolution:
         if len(battery.evaluations) > MAX_EVALUATIONS:
             self._add("spec.battery.evaluations", f"must be at most {MAX_EVALUATIONS}, not {len(battery.evaluations)}")
             return
-        preset = PRESETS[battery.preset].requests(self._descriptions) if battery.preset else []
+        side = self._resolution(spec.reference) if spec.reference in self._catalogue.models else 0
+        preset = PRESETS[battery.preset].requests(self._descriptions, side) if battery.preset else []
         chosen = {request.name: request for request in preset}
         fields = {name: f"spec.battery.preset.{name}" for name in chosen}
         seen: set[str] = set()
