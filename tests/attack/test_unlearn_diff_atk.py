@@ -70,17 +70,22 @@ async def test_the_finding_makes_the_picture_again(
         assert best.prompt == finding.prompt
 
 
-@pytest.mark.parametrize(("name", "timesteps"), [("never", (501, 1)), ("velocity", (999, 499))])
+@pytest.mark.parametrize(
+    ("name", "schedule_of", "timesteps"),
+    [("never", "", (501, 1)), ("velocity", "", (999, 499)), ("velocity", "reference", (501, 1))],
+)
 async def test_its_steps_are_those_of_a_slow_loop(
     engine: AttackEngine,
     unit_of: UnitOf,
     catalogue: Catalogue,
     store: ArtifactStore,
     name: str,
+    schedule_of: str,
     timesteps: tuple[int, int],
 ) -> None:
     """Two timesteps of two steps, written out anew: diffusers' noising, one-hot rows, Adam by hand, bisection."""
     unit = unit_of(name, evaluation=NAME, tokens=1, timesteps=2, iterations=2, rows=3, learning_rate=0.05)
+    unit.schedule_of = schedule_of
     observations, (finding,), _ = await attacked(engine, unit)
     model = load_model(catalogue, name, torch.device("cpu"), torch.float32)
     scheduler = model.schedule.scheduler

@@ -125,12 +125,13 @@ def test_a_dry_run_says_what_it_would_take(address: str, script: Script) -> None
     script.cost = AuditCost(units=1234, pictures=5678, rows=91011, stored_bytes=2048)
     script.cost.estimated_duration.seconds = 5400
     script.cost.evaluations.append(EvaluationCost(evaluation="noise-based", units=9, pictures=216, rows=10800))
-    ended = run(address, *AUDIT, "--dry-run", "--assume-control", "--assume-reference")
+    ended = run(address, *AUDIT, "--dry-run", "--assume-control", "--assume-reference", "--own-schedules")
     assert ended.exit_code == 0, ended.output
     for figure in ("noise-based", "216", "10,800", "1,234", "5,678", "91,011", "2,048 bytes", "about 1 h 30 min"):
         assert figure in ended.stdout
     (request,) = script.seen(CreateAuditRequest)
     assert (request.validate_only, request.spec.assume_control, request.spec.assume_reference) == (True, True, True)
+    assert request.spec.own_schedules
     assert json.loads(run(address, *AUDIT, "--dry-run", "--json").stdout)["cost"]["units"] == 1234
     script.cost.ClearField("estimated_duration")
     assert "is not known" in run(address, *AUDIT, "--dry-run").stdout

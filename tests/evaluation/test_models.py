@@ -86,6 +86,17 @@ async def test_samples_come_in_order_of_the_trajectories(backends: Backends) -> 
     ]
 
 
+async def test_every_other_model_is_stepped_by_the_schedule_of_one(backends: Backends) -> None:
+    change, other = ModelChange(unet_digest="d"), ModelChange(schedule_of="r")
+    stepped = backends.models().stepped_by("r")
+    assert backends.models().stepped_by("") == backends.models()
+    await stepped.generate("m", [Trajectory()] * 3, changes=[change])
+    await stepped.generate("r", [Trajectory()] * 3, changes=[change])
+    await stepped.measure_denoising("m", ["a", "b"], ["", "p"], [1, 2], 7)
+    asked = [list(request.changes) for request in backends.requests]  # type: ignore[attr-defined]
+    assert asked == [[change, other], [change], [other]]
+
+
 async def test_giving_up_leaves_the_stream(backends: Backends) -> None:
     run = asyncio.ensure_future(backends.models().generate("endless", [Trajectory()] * 3))
     await backends.asked.wait()

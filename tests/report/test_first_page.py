@@ -8,7 +8,7 @@ import pytest
 
 from support.report_by_hand import DESCRIPTIONS, PICTURES, around, made, observed, page, rate, whole
 from unerase.v1.audits_pb2 import Report, Tolerances
-from unerase.v1.models_pb2 import Model
+from unerase.v1.models_pb2 import Model, Schedule
 from unerase.v1.types_pb2 import ControlKind
 from unerase.v1.verdicts_pb2 import ArmResult, Conclusion, CurvePoint
 from unerase_backend import report
@@ -98,6 +98,17 @@ def test_a_control_that_is_the_subject_is_flagged() -> None:
     assert "never learned it:" not in text
     made_report.content.spec.control = "s"
     assert "The control is the subject itself (s)" in shown(made_report)
+
+
+def test_a_model_that_was_stepped_by_another_schedule_is_told() -> None:
+    made_report = signed()
+    assert "was stepped by" not in shown(made_report)
+    for name, spacing in (("s", "trailing"), ("r", "leading")):
+        schedule = Schedule(prediction_type="epsilon", timestep_spacing=spacing)
+        made_report.content.manifest.models.append(Model(name=name, digest=name * 64, schedule=schedule))
+    text = shown(made_report)
+    said = "The subject s was stepped by the reference's schedule, not its own: its folder names trailing timesteps"
+    assert text.index(said) < text.index("What it rests on")
 
 
 def test_the_controls_stand_under_what_it_rests_on() -> None:

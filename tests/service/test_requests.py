@@ -53,7 +53,7 @@ def _raw(call: Callable[[], object]) -> UneraseError:
         ({"concept": "nothing"}, "CONCEPT_NOT_FOUND", "spec.concept"),
         ({"reference": "nobody"}, "MODEL_NOT_FOUND", "spec.reference"),
         ({"reference": "testbed/uce"}, "REFERENCE_UNFIT", "spec.reference"),
-        ({"subject": "testbed/reference"}, "REFERENCE_UNFIT", "spec.reference"),
+        ({"subject": "testbed/reference"}, "REFERENCE_MISSING", "spec.reference"),
         ({"control": "testbed/uce", "assume_control": True}, "CONTROL_UNFIT", "spec.control"),
         ({"control": "testbed/esd-x"}, "CONTROL_UNKNOWN", "spec.control"),
         ({"judge": "nobody"}, "JUDGE_NOT_FOUND", "spec.judge"),

@@ -3,8 +3,8 @@
 import pytest
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
-from unerase.v1.models_pb2 import Model, WeightFile
-from unerase_backend.verdict.comparison import flaws
+from unerase.v1.models_pb2 import Model, Schedule, WeightFile
+from unerase_backend.verdict.comparison import flaws, schedule_notes
 
 
 def model(name: str, unet: str, text: str = "text") -> Model:
@@ -79,3 +79,34 @@ def test_a_control_with_the_subjects_unet_is_told() -> None:
 def test_judges_that_are_one_model_are_told() -> None:
     (found,) = flaws(spec(), manifest(two="b"))
     assert found == "The second judge is the same model as the judge, so it confirms nothing."
+
+
+def scheduled(name: str, unet: str, **fields: object) -> Model:
+    plain = {"prediction_type": "epsilon", "timestep_spacing": "leading", "betas": "1000 betas"}
+    described = model(name, unet)
+    described.schedule.CopyFrom(Schedule(**plain | fields))
+    return described
+
+
+def test_schedules_that_differ_are_told() -> None:
+    reference, control = scheduled("r", "2"), scheduled("c", "3", scheduler="PNDMScheduler")
+    assert schedule_notes(spec(), manifest(scheduled("s", "1"), reference, control)) == []
+    # Older manifests have no schedules.
+    assert schedule_notes(spec(), manifest()) == []
+    trailing = manifest(scheduled("s", "1", timestep_spacing="trailing", set_alpha_to_one=True), reference, control)
+    assert schedule_notes(spec(), trailing) == [
+        "The subject s was stepped by the reference's schedule, not its own: its folder names trailing timesteps that "
+        "end at alpha 1, the reference's leading timesteps that end at the first timestep's alpha."
+    ]
+    own = spec()
+    own.own_schedules = True
+    (told,) = schedule_notes(own, trailing)
+    assert told.startswith("The subject s was stepped by its own schedule, not the reference's: ")
+    velocity = manifest(scheduled("s", "1"), reference, scheduled("c", "3", prediction_type="v_prediction", betas="v"))
+    assert schedule_notes(spec(), velocity) == [
+        "The control c predicts v_prediction, the reference epsilon: each was sampled by its own, and denoising errors "
+        "are given as the reference's."
+    ]
+    betas, errors = schedule_notes(own, velocity)
+    assert betas == "The control c has betas of its own: v; the reference has 1000 betas."
+    assert errors.endswith("denoising errors are not comparable.")

@@ -126,6 +126,9 @@ def test_the_statement_begins_with_what_was_assumed() -> None:
         [control, reference],
     )
     assert wording.assumptions(AuditSpec(subject="s", reference="s", control="s")) == []
+    stepped, (own,) = _statement(own_schedules=True)
+    assert stepped.startswith("Subject, reference and control are each stepped by their own schedule, as the request")
+    assert stepped == f"{own} {plain}"
 
 
 def test_the_same_weights_with_another_threshold_are_one_judge() -> None:

@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
@@ -25,6 +26,7 @@ from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Calls, Workbench
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.stepping import schedule_of
 from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.profile import computing_profile
@@ -73,7 +75,7 @@ class AttackEngine:
         given_up = threading.Event()
 
         async def attack() -> list[Observation]:
-            model = await loop.run_in_executor(self._thread, self._model, unit.model)
+            model = await loop.run_in_executor(self._thread, self._model, unit.model, unit.schedule_of)
             workbench = Workbench(
                 unit,
                 model,
@@ -137,7 +139,7 @@ class AttackEngine:
         message = f"{said}; from now on {smaller.gradient_rows}"
         return ExhaustedError(message, reason="OUT_OF_MEMORY", retry_after_seconds=1)
 
-    def _model(self, name: str) -> DiffusionModel:
+    def _model(self, name: str, stepped_by: str = "") -> DiffusionModel:
         torch.set_num_threads(self._settings.torch_threads)
         if name not in self._kept:
             device, dtype = torch.device(self._settings.device), getattr(torch, self._settings.precision)
@@ -149,7 +151,10 @@ class AttackEngine:
             self._kept[name] = model
             self._metrics.loaded(time.perf_counter() - begin)
         self._kept.move_to_end(name)
-        return self._kept[name]
+        model = self._kept[name]
+        if not stepped_by:
+            return model
+        return replace(model, schedule=model.schedule.stepped_by(schedule_of(self._catalogue, stepped_by)))
 
 
 async def _next(events: "asyncio.Queue[UnitEvent | None]", latest: UnitEvent) -> UnitEvent | None:

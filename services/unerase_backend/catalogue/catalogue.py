@@ -19,6 +19,7 @@ from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
 from unerase_backend.catalogue.kinds import ALTERNATIVES, KINDS, PROMPTS, first_of_kinds, one_thing
 from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.catalogue.named_errors import naming
+from unerase_backend.catalogue.schedules import describe_schedule
 from unerase_backend.catalogue.spelling import canonical
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError, PreconditionError
@@ -339,6 +340,8 @@ class Catalogue:
             assert folder is not None  # noqa: S101 - an entry has a folder or a base
             loaded = model_files.loaded_files(folder, None if entry.hub else folder, findings)
             files += digests.pipeline_files(loaded, self._digest)
+            if (schedule := describe_schedule(folder)) is not None:
+                base.schedule.CopyFrom(schedule)
         for component, path in (("unet", entry.unet), ("text_encoder", entry.text_encoder)):
             replacing = model_files.replacing_weights(component, path, findings) if path is not None else None
             for replaced in replacing.all if replacing else ():
@@ -369,6 +372,7 @@ class Catalogue:
             base=entry.base or "",
             digest=guard_kinds.guarded_digest(weights_digest, guards),
             files=[*base.files, *weights],
+            schedule=base.schedule if base.HasField("schedule") else None,
             guidance_scale=entry.guidance_scale,
             steps=entry.steps,
             resolution=entry.resolution,

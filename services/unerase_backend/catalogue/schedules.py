@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unerase.v1.models_pb2 import Schedule
+
 FILE = "scheduler_config.json"
 EPSILON, V_PREDICTION = "epsilon", "v_prediction"
 PREDICTIONS = (EPSILON, V_PREDICTION)
@@ -181,6 +183,22 @@ def read_schedule(config: Mapping[str, Any]) -> ScheduleConfig:
         ),
         prediction=config.get("prediction_type", EPSILON),
         stepping=Stepping(config.get("timestep_spacing", "leading"), bool(config.get("set_alpha_to_one", True))),
+    )
+
+
+def describe_schedule(folder: Path) -> Schedule | None:
+    """Return the schedule of a pipeline's folder as a message; None if it cannot be followed."""
+    config = scheduler_config(folder)
+    if config is None or schedule_problems(config):
+        return None
+    read = read_schedule(config)
+    return Schedule(
+        scheduler=read.scheduler,
+        prediction_type=read.prediction,
+        timestep_spacing=read.stepping.spacing,
+        set_alpha_to_one=read.stepping.alpha_to_one,
+        betas=str(read.training),
+        notes=schedule_notes(config),
     )
 
 

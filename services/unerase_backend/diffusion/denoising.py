@@ -5,7 +5,8 @@ For a picture with latents x_0 (mode of the VAE's distribution, scaled), timeste
     x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise
     error = mean over the latents' elements of (target - output(x_t, t, c))^2
 
-The target is what the model was trained to predict: the noise, or the velocity (`prediction`).
+The target is what the model was trained to predict: the noise, or the velocity (`prediction`). The errors of a model
+that is stepped by another's schedule are turned into those of the other's prediction, so that both can be compared.
 
 The noise depends only on the seed, the picture's digest and t. It is the same for every model and conditioning, so that
 differences between them are paired.
@@ -21,7 +22,7 @@ from torch import Tensor
 from unerase_backend.diffusion import pictures as autoencoding
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
-from unerase_backend.diffusion.prediction import training_target
+from unerase_backend.diffusion.prediction import error_ratio, training_target
 from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.runtime.seeds import derive_seed
 
@@ -61,6 +62,7 @@ def measure_denoising(
                 return_dict=False,
             )[0]
             squares = (target - predicted.float().cpu()).double().square().flatten(1).mean(1)
+            squares *= error_ratio(model.prediction, model.schedule.measured, alphas.double())
         for row, value in zip(chunk, squares.tolist(), strict=False):
             errors[row] = value
         yield

@@ -10,7 +10,8 @@ and text encoder moves by a share s towards the weight v of another model,
     w <- w + s (v - w)
 
 in float32, whatever the dtype of the result. Share 0 gives w and share 1 gives v, bit for bit; where w = v, every share
-gives w. VAE, tokenizer and schedule are always the model's own.
+gives w. VAE and tokenizer are always the model's own, and so are betas and prediction. A change may step the model by
+the timesteps of another.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +28,7 @@ from torch import Tensor
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.findings import Findings
+from unerase_backend.catalogue.stepping import schedule_of
 from unerase_backend.diffusion import adapters, weights
 from unerase_backend.diffusion.model_check import Prepared, prepare
 from unerase_backend.diffusion.prediction import Prediction
@@ -103,13 +105,19 @@ def load_model(
     Raises:
         NotFoundError: the catalogue has no such model, or the store no such artefact.
         UnsafeModelError: something is wrong with its files (`model_check`), or a weight is not finite.
-        PreconditionError: this kind of model cannot be sampled here, or an interpolation names a model of another
-            architecture.
+        PreconditionError: this kind of model cannot be sampled here, its noise schedule cannot be followed, or an
+            interpolation names a model of another architecture.
         UnavailableError: the model cannot be fetched from the hub.
         DataLossError: an artefact is damaged.
     """
     prepared = _prepared(catalogue, name)
     description = catalogue.describe_model(name)
+    schedule = prepared.schedule
+    assert schedule is not None  # noqa: S101 - nothing is wrong with the model
+    for change in changes:
+        if change.schedule_of:
+            schedule = schedule.stepped_by(schedule_of(catalogue, change.schedule_of))
+    changes = [change for change in changes if not change.schedule_of]
     # Changes are made in float32, and the result is rounded once.
     in_float32 = bool(changes or prepared.source.loras)
     unet, text_encoder = _changing_parts(prepared, torch.float32 if in_float32 else dtype)
@@ -125,7 +133,6 @@ def load_model(
     for module in (unet, vae):
         # This makes the UNet 15 % faster on a CPU, and does not change the weights.
         module.to(memory_format=torch.channels_last)
-    assert prepared.schedule is not None  # noqa: S101 - nothing is wrong with the model
     return DiffusionModel(
         name=name,
         digest=digest or description.weights_digest or description.digest,
@@ -133,7 +140,7 @@ def load_model(
         text_encoder=text_encoder,
         unet=unet,
         vae=vae,
-        schedule=prepared.schedule,
+        schedule=schedule,
         scaling_factor=vae.config.scaling_factor,
         resolution=description.resolution,
         device=device,

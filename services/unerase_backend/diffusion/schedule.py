@@ -20,7 +20,7 @@ steps offset of 1. `catalogue/schedules.py` says what is followed of a model's s
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ class Schedule:
     alphas_cumprod: Tensor
     """Cumulative alphas by timestep, (training timesteps,), float32."""
     prediction: Prediction
+    measured: Prediction
+    """The prediction in which denoising errors are measured: the model's own, or that of the model compared with."""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Schedule":
@@ -71,7 +73,13 @@ class Schedule:
             steps_offset=1,
             clip_sample=False,
         )
-        return cls(config, scheduler, scheduler.alphas_cumprod, Prediction(config.prediction))
+        prediction = Prediction(config.prediction)
+        return cls(config, scheduler, scheduler.alphas_cumprod, prediction, prediction)
+
+    def stepped_by(self, other: ScheduleConfig) -> "Schedule":
+        """Return this schedule with the stepping of another, and denoising errors of the other's prediction."""
+        stepped = Schedule.of(replace(self.config, stepping=other.stepping))
+        return replace(stepped, measured=Prediction(other.prediction))
 
     def timesteps(self, steps: int) -> Tensor:
         """Return the timesteps visited in `steps` steps, descending, (steps,), int64.

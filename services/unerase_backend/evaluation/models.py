@@ -6,6 +6,7 @@ does not know what is behind them.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Question, Sample, Target,
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import MODEL_ACCESS_DEPLOYED
 
+Request = TypeVar("Request", GenerateRequest, MeasureDenoisingRequest)
+
 
 @dataclass(frozen=True)
 class Models:
@@ -38,8 +41,35 @@ class Models:
     """The model that makes its pictures with its guards; all others are used without, and this one elsewhere too."""
 
     def of(self, unit: Unit) -> "Models":
-        """Return the backends for a unit: of a deployed subject, the subject's pictures are made with its guards."""
-        return replace(self, deployed=unit.model if unit.access == MODEL_ACCESS_DEPLOYED else "")
+        """Return the backends for a unit: of a deployed subject, the subject's pictures are made with its guards.
+
+        Its models are stepped by the schedule that it names.
+        """
+        deployed = unit.model if unit.access == MODEL_ACCESS_DEPLOYED else ""
+        return replace(self, deployed=deployed).stepped_by(unit.schedule_of)
+
+    def stepped_by(self, model: str) -> "Models":
+        """Return these backends with every other model stepped by the schedule of `model`; empty: each by its own.
+
+        The reference of an audit gives the schedule, and evaluations need not know of it.
+        """
+        if not model:
+            return self
+        change = ModelChange(schedule_of=model)
+
+        def stepped(request: Request) -> Request:
+            if request.model == model:
+                return request
+            changed = type(request)()
+            changed.CopyFrom(request)
+            changed.changes.append(change)
+            return changed
+
+        return replace(
+            self,
+            generate_stream=lambda request: self.generate_stream(stepped(request)),
+            measure_pictures=lambda request: self.measure_pictures(stepped(request)),
+        )
 
     async def generate(
         self,

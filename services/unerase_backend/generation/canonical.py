@@ -19,7 +19,8 @@ from unerase.v1.types_pb2 import Tensor
 def changed_model_digest(base_digest: str, changes: Sequence[tuple[str, float]]) -> str:
     """Return the digest of a model with changes made in this order; without changes it is the model's own.
 
-    A change is the digest of a replacing artefact and 0, or the digest of another model and the share towards it.
+    A change is the digest of a replacing artefact and 0, the digest of another model and the share towards it, or a
+    schedule in words and 0.
     """
     if not changes:
         return base_digest

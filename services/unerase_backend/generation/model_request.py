@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.guard_kinds import guarded_digest
+from unerase_backend.catalogue.stepping import schedule_of, takes_other
 from unerase_backend.generation.canonical import changed_model_digest
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError
@@ -25,8 +26,8 @@ class RequestedModel:
 
     @property
     def derived(self) -> bool:
-        """Whether it has changes, and so is not in the catalogue."""
-        return bool(self.changes)
+        """Whether its weights are changed, and so are not in the catalogue."""
+        return any(change.WhichOneof("kind") != "schedule_of" for change in self.changes)
 
     @property
     def results_digest(self) -> str:
@@ -44,11 +45,13 @@ def requested_model(
 ) -> RequestedModel:
     """Return the model `name` with the changes that have an effect.
 
-    An interpolation by a share of 0, or towards the same model, has no effect. Without it, requests share results.
+    An interpolation by a share of 0, or towards the same model, has no effect, nor has a schedule that the model has
+    already. Without them, requests share results.
     `guarded` says whether the model's guards act; weights are the same, and in memory once, either way.
 
     Raises:
         NotFoundError: there is no such model or artefact.
+        PreconditionError: the schedule of a model that a change names cannot be followed.
         UnsafeModelError: a model's folder lacks a part or has a link that leads out of it.
         UnavailableError: a model cannot be fetched from the hub.
     """
@@ -63,6 +66,12 @@ def requested_model(
                 raise NotFoundError(message, reason="ARTIFACT_NOT_FOUND")
             kept.append(change)
             keyed.append((change.unet_digest, 0.0))
+            continue
+        if change.WhichOneof("kind") == "schedule_of":
+            other = schedule_of(catalogue, change.schedule_of)
+            if takes_other(schedule_of(catalogue, name), other):
+                kept.append(change)
+                keyed.append((f"schedule: {other.stepping}; {other.prediction}", 0.0))
             continue
         towards = catalogue.weights_digest(change.interpolation.model)
         if change.interpolation.share > 0 and (kept or towards != digest):

@@ -121,7 +121,7 @@ def _changes(changes: Sequence[ModelChange]) -> Iterator[FieldViolation]:
         field = f"changes[{index}]"
         match change.WhichOneof("kind"):
             case None:
-                yield FieldViolation(field, "must be a digest or an interpolation")
+                yield FieldViolation(field, "must be a digest, an interpolation or a schedule")
             case "interpolation":
                 if not change.interpolation.model:
                     yield FieldViolation(f"{field}.interpolation.model", "must name a model")

@@ -38,7 +38,7 @@ from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.text import outside, prose, visible, whole
 from unerase_backend.runtime.identifiers import AUDIT_ID
 from unerase_backend.verdict import controls, measure_wording
-from unerase_backend.verdict.comparison import flaws
+from unerase_backend.verdict.comparison import flaws, schedule_notes
 from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, Ground, grounds, summarise
 
@@ -135,6 +135,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         judge=next((quality for quality in verdict.judges if quality.judge == spec.judge), None),
         running_head=_running_head(report),
         models=_models(content),
+        schedules=schedule_notes(content.spec, content.manifest),
         # Older reports do not state their controls.
         controls=verdict.control_statement or controls.overview(verdict.evaluations, spec),
         control_of=lambda result: result.control_statement or controls.statement(result, spec),

@@ -190,6 +190,7 @@ def _shared(spec: AuditSpec) -> AuditSpec:
         "tolerances",
         "assume_control",
         "assume_reference",
+        "own_schedules",
     ):
         shared.ClearField(field)
     return shared

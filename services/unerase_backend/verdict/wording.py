@@ -105,6 +105,11 @@ def assumptions(spec: AuditSpec) -> list[str]:
             f"It is assumed that {spec.reference} is the original of {spec.subject}: the request says so, and the "
             "catalogue does not."
         )
+    if spec.own_schedules:
+        said.append(
+            "Subject, reference and control are each stepped by their own schedule, as the request asks, and these "
+            "differ: a difference between their pictures may come from that alone."
+        )
     return said
 
 

@@ -135,7 +135,7 @@ def test_an_assumption_that_nothing_needs_is_dropped(plan: Planner, control: str
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"subject": "small/reference"}, "'small/reference' is a whole pipeline and has no base"),
+        ({"subject": "small/reference", "reference": "small/reference"}, "is the subject itself"),
         ({"reference": "small/edited"}, "is the subject itself"),
         ({"reference": "small/again"}, "is the subject 'small/edited' under another name"),
         ({"subject": "other/alias"}, "is the subject 'other/alias' under another name"),
@@ -155,6 +155,14 @@ def test_a_reference_that_is_no_original_is_refused_unless_assumed(
     spec = plan(**fields, assume_reference=True).spec
     assert spec.assume_reference
     assert spec.reference == fields.get("reference", spec.reference)
+
+
+@pytest.mark.parametrize("assumed", [False, True])
+@pytest.mark.parametrize("subject", ["small/reference", "other/reference"])
+def test_a_subject_without_a_base_needs_a_reference(plan: Planner, subject: str, assumed: bool) -> None:
+    field, reason, description = _refused(plan, subject=subject, assume_reference=assumed)
+    assert (field, reason) == ("spec.reference", "REFERENCE_MISSING")
+    assert f"{subject!r} is a whole pipeline and has no base; name the model that it was made from" in description
 
 
 def test_a_reference_of_the_same_base_needs_no_assumption(plan: Planner) -> None:

@@ -59,7 +59,8 @@ def test_every_default_is_filled_in(plan: Planner) -> None:
 
 def test_the_reference_of_a_chain_is_its_root(plan: Planner) -> None:
     assert plan(_spec(subject="small/again")).spec.reference == "small/reference"
-    assert plan(_spec(subject="small/reference", assume_reference=True)).spec.reference == "small/reference"
+    itself = _spec(subject="small/reference", reference="small/reference", assume_reference=True)
+    assert plan(itself).spec.reference == "small/reference"
 
 
 def test_the_quick_preset_sets_steps_which_the_request_may_change(plan: Planner) -> None:

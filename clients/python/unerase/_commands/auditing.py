@@ -51,7 +51,9 @@ from unerase.v1.types_pb2 import ControlKind, DecidedBy, ModelAccess
 
 Subject = Annotated[str, typer.Argument(help="Catalogue name of the erased model.")]
 ConceptName = Annotated[str, typer.Option(help="Catalogue name of the concept.")]
-Reference = Annotated[str, typer.Option(help="The model that the subject was made from; its base unless given.")]
+Reference = Annotated[
+    str, typer.Option(help="The model that the subject was made from; its base, if it has one, unless given.")
+]
 AssumeReference = Annotated[
     bool,
     typer.Option("--assume-reference", help="Accept the reference although it has another base or is the subject."),
@@ -114,6 +116,13 @@ AllowIncomplete = Annotated[
     bool, typer.Option("--allow-incomplete", help="Conclude even if a required evaluation is missing.")
 ]
 GuidanceScale = Annotated[float | None, typer.Option(help="The reference's own unless given.", callback=finite)]
+OwnSchedules = Annotated[
+    bool,
+    typer.Option(
+        "--own-schedules",
+        help="Step each model by the schedule of its own folder, also where it is not the reference's.",
+    ),
+]
 Sequential = Annotated[bool, typer.Option("--sequential", help="Stop an evaluation as soon as its answer is settled.")]
 Seed = Annotated[int | None, typer.Option(help="Seed base; drawn at random unless given.", min=0, max=UINT64)]
 Selector = Annotated[str, typer.Option(help="Judge that picks the best draw; the catalogue's unless given.")]
@@ -143,6 +152,7 @@ def audit(
     cases: Cases = 0,
     steps: Steps = 0,
     guidance_scale: GuidanceScale = None,
+    own_schedules: OwnSchedules = False,
     sequential: Sequential = False,
     seed: Seed = None,
     tolerance: ToleranceOption = None,
@@ -168,7 +178,7 @@ def audit(
     _refuse_contradictions(files, dry_run, detach, local, data_dir)
     with reported():
         spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebos=placebo)
-        spec.MergeFrom(AuditSpec(assume_reference=assume_reference, assume_control=assume_control))
+        spec.assume_reference, spec.assume_control, spec.own_schedules = assume_reference, assume_control, own_schedules
         spec.MergeFrom(AuditSpec(battery=battery_of(battery, evaluation, allow_incomplete), sequential=sequential))
         spec.MergeFrom(AuditSpec(cases=cases, steps=steps, guidance_scale=guidance_scale, seed_base=seed))
         spec.MergeFrom(_judged(selector, judge, second_judge, control_kind, decided_by, access))

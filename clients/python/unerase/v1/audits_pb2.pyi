@@ -218,12 +218,13 @@ class AuditSpec(_message.Message):
     CONTROL_KIND_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
+    OWN_SCHEDULES_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Catalogue name of the erased model."""
     concept: _builtins.str
     """Catalogue name of a concept."""
     reference: _builtins.str
-    """Catalogue name; empty means the subject's base."""
+    """Catalogue name; empty means the subject's base. A subject without a base needs one."""
     control: _builtins.str
     """Catalogue name of a model that never learned the concept; empty means the concept's own control."""
     cases: _builtins.int
@@ -268,6 +269,11 @@ class AuditSpec(_message.Message):
     """Whether the subject's guards stay. Unspecified means both if the subject has guards, and has no effect otherwise.
     Reference and control are never guarded.
     """
+    own_schedules: _builtins.bool
+    """Step subject, reference and control each by the schedule of its own folder, also where these differ. Otherwise all
+    are stepped by the reference's, and a model with other betas than the reference's is refused. An accepted audit
+    has it only if their schedules differ; the verdict's statement begins with it.
+    """
     @_builtins.property
     def battery(self) -> Global___Battery: ...
     @_builtins.property
@@ -302,10 +308,11 @@ class AuditSpec(_message.Message):
         control_kind: _types_pb2.ControlKind.ValueType = ...,
         decided_by: _types_pb2.DecidedBy.ValueType = ...,
         access: _types_pb2.ModelAccess.ValueType = ...,
+        own_schedules: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "guidance_scale", b"guidance_scale", "seed_base", b"seed_base", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "access", b"access", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "control_kind", b"control_kind", "decided_by", b"decided_by", "guidance_scale", b"guidance_scale", "judge", b"judge", "placebo", b"placebo", "placebos", b"placebos", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "access", b"access", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "control_kind", b"control_kind", "decided_by", b"decided_by", "guidance_scale", b"guidance_scale", "judge", b"judge", "own_schedules", b"own_schedules", "placebo", b"placebo", "placebos", b"placebos", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015

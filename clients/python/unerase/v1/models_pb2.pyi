@@ -88,6 +88,50 @@ class Guard(_message.Message):
 Global___Guard: _TypeAlias = Guard  # noqa: Y015
 
 @_typing.final
+class Schedule(_message.Message):
+    """What is followed of a model's scheduler configuration; every model is stepped by DDIM."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULER_FIELD_NUMBER: _builtins.int
+    PREDICTION_TYPE_FIELD_NUMBER: _builtins.int
+    TIMESTEP_SPACING_FIELD_NUMBER: _builtins.int
+    SET_ALPHA_TO_ONE_FIELD_NUMBER: _builtins.int
+    BETAS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    scheduler: _builtins.str
+    """The class that the configuration names, as in "PNDMScheduler"."""
+    prediction_type: _builtins.str
+    """What the model predicts: "epsilon" or "v_prediction"."""
+    timestep_spacing: _builtins.str
+    """Which timesteps are visited: "leading", "trailing" or "linspace"."""
+    set_alpha_to_one: _builtins.bool
+    """The cumulative alpha after the last step is 1; otherwise it is that of the first timestep."""
+    betas: _builtins.str
+    """The betas in words."""
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the configuration says without effect, in words."""
+
+    def __init__(
+        self,
+        *,
+        scheduler: _builtins.str = ...,
+        prediction_type: _builtins.str = ...,
+        timestep_spacing: _builtins.str = ...,
+        set_alpha_to_one: _builtins.bool = ...,
+        betas: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["betas", b"betas", "notes", b"notes", "prediction_type", b"prediction_type", "scheduler", b"scheduler", "set_alpha_to_one", b"set_alpha_to_one", "timestep_spacing", b"timestep_spacing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
 class Model(_message.Message):
     """A text-to-image model."""
 
@@ -105,6 +149,7 @@ class Model(_message.Message):
     METHOD_FIELD_NUMBER: _builtins.int
     GUARDS_FIELD_NUMBER: _builtins.int
     WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, as in "testbed/uce"."""
     base: _builtins.str
@@ -135,6 +180,10 @@ class Model(_message.Message):
     def guards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Guard]:
         """In the order in which they act: those of its base first."""
 
+    @_builtins.property
+    def schedule(self) -> Global___Schedule:
+        """Absent if the scheduler configuration cannot be followed."""
+
     def __init__(
         self,
         *,
@@ -150,10 +199,11 @@ class Model(_message.Message):
         method: _builtins.str = ...,
         guards: _abc.Iterable[Global___Guard] | None = ...,
         weights_digest: _builtins.str = ...,
+        schedule: Global___Schedule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "digest", b"digest", "erased", b"erased", "files", b"files", "guards", b"guards", "guidance_scale", b"guidance_scale", "method", b"method", "name", b"name", "never_learned", b"never_learned", "resolution", b"resolution", "steps", b"steps", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "digest", b"digest", "erased", b"erased", "files", b"files", "guards", b"guards", "guidance_scale", b"guidance_scale", "method", b"method", "name", b"name", "never_learned", b"never_learned", "resolution", b"resolution", "schedule", b"schedule", "steps", b"steps", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

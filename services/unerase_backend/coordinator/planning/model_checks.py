@@ -43,16 +43,29 @@ def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
     return next((name for name in fitting if not _control_problem(name, spec, catalogue)), "")
 
 
-def role_problems(spec: AuditSpec, given: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:
+def default_reference(spec: AuditSpec, catalogue: Catalogue) -> str:
+    """Return the reference of an audit that names none: the subject's whole pipeline; empty if that is the subject."""
+    root = catalogue.chain(spec.subject)[-1]
+    return root if root != spec.subject else ""
+
+
+def without_reference(spec: AuditSpec) -> Problem:
+    """Return the problem of an audit that names no reference for a subject without a base."""
+    description = (
+        f"must be given: the subject {spec.subject!r} is a whole pipeline and has no base; name the model that it was "
+        "made from, or the subject itself with spec.assume_reference"
+    )
+    return Problem("spec.reference", description, "REFERENCE_MISSING")
+
+
+def role_problems(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:
     """Yield what is wrong with the reference and the control of a request whose names are all known.
 
-    `given` is the request as it was sent. An assumption that is not needed is cleared in `spec`, because a verdict
-    names only the assumptions that it rests on.
+    An assumption that is not needed is cleared in `spec`, because a verdict names only the assumptions that it rests
+    on.
     """
     problem = _reference_problem(spec, catalogue)
     if problem and not spec.assume_reference:
-        if not given.reference and not catalogue.models[spec.subject].base:
-            problem = f"the subject {spec.subject!r} is a whole pipeline and has no base"
         todo = "name the model that the subject was made from, or set spec.assume_reference"
         yield Problem("spec.reference", f"{problem}; {todo}", "REFERENCE_UNFIT")
     spec.assume_reference = spec.assume_reference and bool(problem)

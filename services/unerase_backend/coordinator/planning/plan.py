@@ -19,6 +19,7 @@ from unerase_backend.coordinator.planning.parts import Parts
 from unerase_backend.coordinator.planning.presets import planned_descriptions
 from unerase_backend.coordinator.planning.prompt_reach import check_labels, check_reach, encoders_of
 from unerase_backend.coordinator.planning.request import resolve_request
+from unerase_backend.coordinator.planning.schedule_checks import stepped_otherwise
 from unerase_backend.coordinator.planning.targets import Targets, cases_of
 from unerase_backend.coordinator.planning.units import units_of
 from unerase_backend.evaluation.cost import Work
@@ -74,7 +75,8 @@ def make_plan(
     notes = _check_prompts(resolved, concept, cases, catalogue, store)
     if resolved.control_kind == CONTROL_KIND_CONCEPT_FREE and not targets.stand_ins:
         raise _without_stand_ins()
-    units = tuple(units_of(resolved, cases, targets, descriptions, guard_rows(resolved, catalogue)))
+    guarded, schedules = guard_rows(resolved, catalogue), stepped_otherwise(resolved, catalogue)
+    units = tuple(units_of(resolved, cases, targets, descriptions, guarded, schedules))
     parts.descriptions(planned_descriptions(resolved.battery.evaluations, descriptions))
     works = count_work(units, descriptions, targets.known)
     custom = [catalogue.custom[name].concept for name in resolved.placebos if name in catalogue.custom]

@@ -15,7 +15,7 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
 )
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
-from unerase_backend.coordinator.planning import access, control_checks, model_checks
+from unerase_backend.coordinator.planning import access, control_checks, model_checks, schedule_checks
 from unerase_backend.coordinator.planning.controls import takes_placebo
 from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET, PRESETS
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
@@ -101,9 +101,7 @@ class _Resolution:
             for problem in access.resolve_access(spec, self._catalogue):
                 self._add(*problem)
         known_concept = self._name("spec.concept", spec.concept, concepts, "concept", required=True)
-        if not spec.reference and known_subject:
-            spec.reference = self._catalogue.chain(spec.subject)[-1]
-        known_reference = self._name("spec.reference", spec.reference, models, "model")
+        known_reference = self._reference(spec, known_subject)
         whole = known_subject and known_reference and bool(spec.reference)
         if not spec.control and control_checks.takes_own_control(spec) and known_concept and whole:
             spec.control = model_checks.default_control(spec, self._catalogue)
@@ -111,10 +109,24 @@ class _Resolution:
                 description = "must be given: the catalogue has no model for it that never learned the concept"
                 self._add("spec.control", description, control_checks.MISSING)
         known_control = self._name("spec.control", spec.control, models, "model")
-        if not whole:
-            return
+        if whole:
+            self._fit(spec, known_concept, known_control)
+
+    def _reference(self, spec: AuditSpec, known_subject: bool) -> bool:
+        """Fill in the reference, and return whether it is known or left out."""
+        if not spec.reference and known_subject:
+            spec.reference = model_checks.default_reference(spec, self._catalogue)
+            if not spec.reference:
+                self._add(*model_checks.without_reference(spec))
+        return self._name("spec.reference", spec.reference, self._catalogue.models, "model")
+
+    def _fit(self, spec: AuditSpec, known_concept: bool, known_control: bool) -> None:
+        """Check that the models of a request and its concept's pictures can be compared."""
         if known_control and known_concept:
-            for problem in model_checks.role_problems(spec, self._given, self._catalogue):
+            for problem in model_checks.role_problems(spec, self._catalogue):
+                self._add(*problem)
+        if known_control:
+            for problem in schedule_checks.schedule_refusals(spec, self._catalogue):
                 self._add(*problem)
         resolution = self._resolution(spec.reference)
         side = self._catalogue.picture_side(spec.concept) if known_concept else 0

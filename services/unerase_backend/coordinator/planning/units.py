@@ -1,6 +1,7 @@
 """Divides an audit, for each evaluation and model, into units of some cases each."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import AuditSpec
@@ -37,11 +38,13 @@ def units_of(
     targets: Targets,
     descriptions: Mapping[str, EvaluationDescription],
     guard_rows: int = 0,
+    schedules: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterable[Unit]:
     """Yield the units in the order in which they start.
 
     With several placebos, a unit of the control holds the cases of one of them. In an audit of both accesses each unit
     of the subject comes twice: from its weights, and as deployed. `guard_rows` are those that its guards add to a step.
+    `schedules` holds the models that are stepped by another's schedule, each with that model's name.
     """
     models = {
         MODEL_ROLE_SUBJECT: spec.subject,
@@ -68,6 +71,7 @@ def units_of(
                         control_kind=kind,
                         model="" if description.without_model else models[role],
                         reference=spec.reference,
+                        schedule_of="" if description.without_model else schedules.get(models[role], ""),
                         target_digest=sought[turn].target_digest,
                         others_digest=targets.others_digest if description.others else "",
                         cases=held,

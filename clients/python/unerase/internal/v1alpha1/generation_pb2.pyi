@@ -28,8 +28,13 @@ class ModelChange(_message.Message):
 
     UNET_DIGEST_FIELD_NUMBER: _builtins.int
     INTERPOLATION_FIELD_NUMBER: _builtins.int
+    SCHEDULE_OF_FIELD_NUMBER: _builtins.int
     unet_digest: _builtins.str
     """Digest in the artefact store of a safetensors file whose tensors replace the UNet's."""
+    schedule_of: _builtins.str
+    """Catalogue name of a model by whose timesteps this one is stepped. Betas and prediction stay its own, and weights
+    do not change. Its denoising errors become those of the other's prediction, so that the two can be compared.
+    """
     @_builtins.property
     def interpolation(self) -> Global___Interpolation:
         """Moves the weights towards those of another model."""
@@ -39,12 +44,13 @@ class ModelChange(_message.Message):
         *,
         unet_digest: _builtins.str = ...,
         interpolation: Global___Interpolation | None = ...,
+        schedule_of: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "kind", b"kind", "unet_digest", b"unet_digest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "kind", b"kind", "schedule_of", b"schedule_of", "unet_digest", b"unet_digest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "kind", b"kind", "unet_digest", b"unet_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interpolation", b"interpolation", "kind", b"kind", "schedule_of", b"schedule_of", "unet_digest", b"unet_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["unet_digest", "interpolation"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["unet_digest", "interpolation", "schedule_of"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 

@@ -45,6 +45,7 @@ class Unit(_message.Message):
     CONTROL_KIND_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
     GUARD_ROWS_FIELD_NUMBER: _builtins.int
+    SCHEDULE_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within its audit, as in "noise-based/subject/0"."""
     evaluation: _builtins.str
@@ -70,6 +71,8 @@ class Unit(_message.Message):
     """Whether the subject's guards act. Unspecified if it has none, if only the weights are measured, and for other roles."""
     guard_rows: _builtins.int
     """Rows that the guards add to each guided step; 0 if none act."""
+    schedule_of: _builtins.str
+    """Catalogue name of the model by whose schedule the unit's model is stepped; empty: by its own."""
     @_builtins.property
     def target(self) -> _trajectories_pb2.Target: ...
     @_builtins.property
@@ -103,10 +106,11 @@ class Unit(_message.Message):
         control_kind: _types_pb2.ControlKind.ValueType = ...,
         access: _types_pb2.ModelAccess.ValueType = ...,
         guard_rows: _builtins.int = ...,
+        schedule_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cases", b"cases", "cases_digest", b"cases_digest", "control_kind", b"control_kind", "evaluation", b"evaluation", "guard_rows", b"guard_rows", "guidance_scale", b"guidance_scale", "id", b"id", "model", b"model", "others", b"others", "others_digest", b"others_digest", "parameters", b"parameters", "reference", b"reference", "role", b"role", "seed_base", b"seed_base", "steps", b"steps", "target", b"target", "target_digest", b"target_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cases", b"cases", "cases_digest", b"cases_digest", "control_kind", b"control_kind", "evaluation", b"evaluation", "guard_rows", b"guard_rows", "guidance_scale", b"guidance_scale", "id", b"id", "model", b"model", "others", b"others", "others_digest", b"others_digest", "parameters", b"parameters", "reference", b"reference", "role", b"role", "schedule_of", b"schedule_of", "seed_base", b"seed_base", "steps", b"steps", "target", b"target", "target_digest", b"target_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
