@@ -54,6 +54,8 @@ def write_catalogue(folder: Path, more: str = "", content: str = CATALOGUE) -> P
         shutil.copytree(
             EMBEDDED.parent / "reference" / "tokenizer", folder / pipeline / "tokenizer", dirs_exist_ok=True
         )
+        scheduler = folder / pipeline / "scheduler" / CONFIGS["scheduler"]
+        scheduler.write_text('{"_class_name": "DDIMScheduler"}')
         for part, stem in STEMS.items():
             (folder / pipeline / part / f"{stem}.safetensors").write_text(f"{pipeline} {part}")
     for judge in ("clip", "first", "second"):

@@ -52,8 +52,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     content["models"]["trailing/never"] = never
     (folder / "never-2.safetensors").write_text("never-2")
     for name, config in CONFIGS.items():
-        if config is not None:
-            (folder / name / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+        content_of = "{" if config is None else json.dumps(config)
+        (folder / name / "scheduler" / "scheduler_config.json").write_text(content_of)
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return Catalogue.load([str(path)], embedded=Path("none"))
 
