@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from support.fuzzing import leaks
+from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model_check import check_model
 from unerase_backend.runtime.errors import UneraseError
 
 Load = Callable[..., DiffusionModel]
@@ -275,6 +277,55 @@ def an_index_of_another_class(folder: Path) -> dict[str, str]:
     return {}
 
 
+@hostile("MODEL_NAMES_CODE")
+def an_index_whose_class_is_a_file(folder: Path) -> dict[str, str]:
+    (folder / "pipeline" / "pipeline.py").write_text("raise SystemExit")
+    _edit(folder / "pipeline" / "model_index.json", _class_name=["pipeline", "Evil"])
+    return {}
+
+
+@hostile("MODEL_INCOMPLETE")
+def a_configuration_that_is_nested_too_deep(folder: Path) -> dict[str, str]:
+    (folder / "pipeline" / "vae" / "config.json").write_text("[" * 100_000 + "]" * 100_000)
+    return {}
+
+
+@hostile("MODEL_UNSUPPORTED")
+def a_configuration_of_a_million_layers(folder: Path) -> dict[str, str]:
+    _edit(folder / "pipeline" / "unet" / "config.json", layers_per_block=1_000_000)
+    return {}
+
+
+@hostile("MODEL_UNSUPPORTED")
+def a_configuration_of_a_width_beyond_memory(folder: Path) -> dict[str, str]:
+    _edit(folder / "pipeline" / "text_encoder" / "config.json", hidden_size=1 << 60, vocab_size=1 << 60)
+    return {}
+
+
+@hostile("MODEL_UNSUPPORTED")
+def a_configuration_of_words_for_numbers(folder: Path) -> dict[str, str]:
+    _edit(folder / "pipeline" / "unet" / "config.json", block_out_channels="../../etc/passwd")
+    return {}
+
+
+@hostile("WEIGHTS_INDEX")
+def an_index_of_shards_that_leads_out(folder: Path) -> dict[str, str]:
+    path = folder / WEIGHTS
+    path.rename(folder / "outside.safetensors")
+    index = {"weight_map": {KEY: "../../outside.safetensors"}}
+    path.with_name(f"{path.name}.index.json").write_text(json.dumps(index))
+    return {}
+
+
+@hostile("PATH_ESCAPES")
+def a_shard_behind_a_link(folder: Path) -> dict[str, str]:
+    path = folder / WEIGHTS
+    shutil.move(path, folder.parent / "outside.safetensors")
+    path.with_name("shard.safetensors").symlink_to(folder.parent / "outside.safetensors")
+    path.with_name(f"{path.name}.index.json").write_text(json.dumps({"weight_map": {KEY: "shard.safetensors"}}))
+    return {}
+
+
 @hostile("MODEL_INCOMPLETE")
 def an_index_that_is_no_object(folder: Path) -> dict[str, str]:
     (folder / "pipeline" / "model_index.json").write_text("[1, 2")
@@ -289,6 +340,11 @@ def test_no_hostile_model_loads(tiny: Path, load_tiny: Load, name: str) -> None:
     with pytest.raises(UneraseError) as refused:
         load_tiny(**replaced)
     assert refused.value.reason == reason, refused.value.message
+    # A check without loading finds the same, but for the values of weights.
+    if reason not in ("INVALID_REQUEST", "WEIGHTS_NOT_FINITE"):
+        check = check_model(Catalogue.load(embedded=tiny / "catalogue.yaml"), "changed")
+        assert check.problems[0].reason == reason
+        assert str(check.error) == refused.value.message
     assert not TRIPPED
     # What is told holds no path of the machine's.
     assert str(tiny.parent) not in refused.value.message

@@ -33,6 +33,8 @@ _CLASSES = {
     "tokenizer": "CLIPTokenizer",
 }
 _LIBRARIES = ("diffusers", "transformers")
+# What a configuration says to no effect on the computation.
+_INEFFECTIVE = ("architectures", "dropout", "dtype", "sample_size", "torch_dtype", "transformers_version")
 # What changes no picture, or is named by its own note.
 _UNMENTIONED = (*_CLASSES, "scheduler", "feature_extractor", "safety_checker")
 
@@ -110,11 +112,27 @@ def _examine_changes(source: ModelSource, findings: Findings) -> None:
             tensors = part_tensors(part, weights, findings) if weights else None
             if tensors is not None:
                 source.replacing[path] = tensors
+            _compare_config(part, path, source, findings)
     for entry in source.loras:
         try:
             lora.read_keys(entry.file)
         except UneraseError as error:
             findings.problem("lora", error.reason, error.message, found=configs.shown(entry.file.name))
+
+
+def _compare_config(part: str, folder: Path, source: ModelSource, findings: Findings) -> None:
+    """Find what a folder that replaces a part configures otherwise: the part is built as its base configures it."""
+    given, base = configs.parse(folder / "config.json") if folder.is_dir() else None, source.configs.get(part)
+    if not isinstance(given, dict) or base is None:
+        return
+    if other := sorted(key for key in {*given} & {*base} if given[key] != base[key] and _matters(key)):
+        what = f"the folder {configs.shown(folder.name)} configures {', '.join(other)} otherwise than the base"
+        remedy = "name the file of weights in it if the base's configuration is right"
+        findings.problem(part, "WEIGHTS_OTHER_CONFIG", what, remedy=remedy, found="config.json")
+
+
+def _matters(key: str) -> bool:
+    return not key.startswith("_") and key not in _INEFFECTIVE
 
 
 def facts_of(source: ModelSource) -> ModelFacts:
