@@ -191,6 +191,12 @@ def test_a_neutral_word_takes_the_place_of_the_name(prompt: str, expected: str) 
     assert without_concept(prompt, Concept(names=names, initial_token="shape")) == expected
 
 
+def test_a_prompt_that_names_nothing_stands_as_it_is() -> None:
+    """As the published attack takes prompts that never had the word."""
+    prompt = "ancient timekeeping, two bulbs of glass, hourglasses"
+    assert without_concept(prompt, Concept(names=["hourglass"])) == prompt
+
+
 def test_without_an_initial_word_the_kind_gives_the_neutral_one() -> None:
     style = Concept(names=["Van Gogh"], kind=CONCEPT_KIND_STYLE)
     assert without_concept("a painting in the style of Van Gogh", style) == "a painting in the style of an artist"
@@ -200,7 +206,6 @@ def test_without_an_initial_word_the_kind_gives_the_neutral_one() -> None:
 @pytest.mark.parametrize(
     ("field", "change"),
     [
-        ("cases.prompt", lambda unit: setattr(unit.cases[0], "prompt", "a picture of hourglasses")),
         ("target.concept.prompts", lambda unit: unit.target.concept.ClearField("prompts")),
         ("target.concept.names", lambda unit: unit.target.concept.ClearField("names")),
         ("reference", lambda unit: unit.ClearField("reference")),

@@ -14,6 +14,7 @@ from unerase.v1.types_pb2 import (
     CONCEPT_KIND_OBJECT,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
+    SAMPLE_STATUS_NOT_APPLICABLE,
     SAMPLE_STATUS_SCORED,
     SAMPLE_STATUS_UNSCORED,
     Concept,
@@ -198,11 +199,39 @@ async def test_a_model_that_answers_nan_is_unscored(
         ("a photo of a Sandglass, red", "a photo of a <learned>, red"),
         ("hourglass and hourglass.", "<learned> and <learned>."),
         ("an egg timer on a page", "an <learned> on a page"),
+        ("((hourglass:1.2)), hourglass's", "(( <learned>:1.2)), <learned> 's"),
     ],
 )
 def test_the_placeholder_takes_the_place_of_the_concepts_words(prompt: str, expected: str) -> None:
     concept = Concept(name="hourglass", names=["hourglass", "sandglass", "egg", "egg timer"])
     assert ti.with_placeholder(prompt, concept) == expected
+
+
+async def test_spaces_around_the_word_leave_the_other_tokens_alone(catalogue: Catalogue) -> None:
+    model = load_model(catalogue, "reference", torch.device("cpu"), torch.float32)
+    named, blank = (
+        model.tokenizer(text, add_special_tokens=False).input_ids for text in ("((hourglass", "(( hourglass")
+    )
+    assert named == blank
+
+
+async def test_a_case_whose_held_out_prompt_has_no_name_is_not_applicable(
+    engine: AttackEngine, unit_of: UnitOf
+) -> None:
+    unit = unit_of("reference", cases=2, steps=1, batch_size=1)
+    unit.cases[0].held_out_prompt = "something that measures time"
+    unit.cases[1].guidance_scale = 1.0
+    observations, findings, _ = await attacked(engine, unit)
+    by_case = {observation.case_index: observation for observation in observations}
+    assert by_case[0].status == SAMPLE_STATUS_NOT_APPLICABLE
+    assert by_case[0].reason == ti.UNNAMED
+    assert by_case[1].status == SAMPLE_STATUS_SCORED
+    assert len(findings) == 1
+    # Nothing is learned where no case has a place for it.
+    unit.cases[1].held_out_prompt = ""
+    observations, findings, _ = await attacked(engine, unit)
+    assert [observation.status for observation in observations] == [SAMPLE_STATUS_NOT_APPLICABLE] * 2
+    assert not findings
 
 
 @pytest.mark.parametrize("prompt", ["a photo of a ring", "hourglasses", "a myhourglass", ""])

@@ -203,7 +203,7 @@ def test_links_out_of_the_folder_are_refused(
         ("judges", "one", {"hub": "org/name"}, "hub"),
         ("concepts", "tench", {"kind": "animal"}, "kind"),
         ("concepts", "tench", {"names": []}, "names"),
-        ("concepts", "tench", {"prompts": ["a picture of a tench"]}, "prompts.0"),
+        ("concepts", "tench", {"prompts": ["{concept} or {concept}"]}, "prompts.0"),
         ("concepts", "tench", {"prompts": ["{concept} {0}"]}, "prompts.0"),
         ("concepts", "tench", {"pictures": "never.safetensors"}, "pictures"),
         ("concepts", "tench", {"tile": 13}, ""),

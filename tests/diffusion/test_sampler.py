@@ -79,6 +79,18 @@ def test_a_trajectory_is_what_diffusers_makes_of_it(
     assert np.abs(ours.picture.astype(int) - np.asarray(picture).astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize("seed", [0, 4967, 2**32 - 1, 2**64 - 1])
+def test_a_published_seed_is_diffusers_own_draw(
+    sampler: Sampler, pipeline: Any, trajectory_of: TrajectoryOf, seed: int
+) -> None:
+    """A list's seed means a pipeline's CPU generator; where the list was made with batches, the first row."""
+    (ours,) = sampler.run([trajectory_of("a red heart", steps=3, latent_seed=seed)])
+    generator = torch.Generator().manual_seed(seed)
+    picture = pipeline("a red heart", num_inference_steps=3, guidance_scale=3.0, generator=generator).images[0]
+    assert ours.picture is not None
+    assert np.abs(ours.picture.astype(int) - np.asarray(picture).astype(int)).max() <= 1
+
+
 def test_together_is_as_alone(sampler: Sampler, mixed: list[Trajectory], alone: list[Finished]) -> None:
     assert all(map(same, sampler.run(mixed), alone))
 

@@ -85,6 +85,9 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/client.md", "from unerase import Client, ClientSettings", How.ALONE),
     Rule("docs/client.md", "unerase serve", How.OWN),
     Rule("docs/client.md", "unerase --version", How.OWN),
+    Rule(
+        "docs/client.md", "unerase audit testbed/uce --concept hourglass --prompts", How.READ, "the file is anybody's"
+    ),
     Rule("docs/concepts.md", "# my-hourglass.yaml", How.LOADED),
     Rule("docs/concepts.md", "unerase concepts create", How.OWN),
     Rule(

@@ -206,6 +206,13 @@ def test_nothing_is_quoted_where_others_decided(trials: list[Trial]) -> None:
         assert verdict.evaluations[0].HasField("calibration") == quoted
 
 
+def test_nothing_is_quoted_beside_a_list_of_prompts(trials: list[Trial]) -> None:
+    verdict, spec = Verdict(evaluations=[EvaluationResult(name="noise-based", budget=3)]), _spec("t/uce")
+    spec.fixed_prompts.add(prompt="a hourglass")
+    Calibrations(calibrate(trials)).quote(verdict, spec)
+    assert not verdict.evaluations[0].HasField("calibration")
+
+
 def test_another_version_is_refused(trials: list[Trial]) -> None:
     assert Calibrations({**calibrate(trials), "version": "1.7"})
     with pytest.raises(ValueError, match=r"has version 2\.0"):

@@ -234,3 +234,45 @@ def test_no_uninformative_evaluation_that_is_loud_allows_removed() -> None:
 
     assert conclusion() == conclusion("another") == "CONCLUSION_REMOVED"
     assert conclusion("noise-based") == "CONCLUSION_INCONCLUSIVE"
+
+
+def _lack(observations: Iterable[Observation]) -> None:
+    for observation in observations:
+        del observation.judgements[:]
+        observation.status, observation.reason = SampleStatus.SAMPLE_STATUS_NOT_APPLICABLE, "there is no name in it"
+
+
+def test_what_is_not_applicable_is_no_evidence_and_is_missing_where_it_is_required(new_audit: type[Audit]) -> None:
+    audit = _audit(new_audit).hits(COMPLETION, 0, 24)
+    _lack(one for one in audit.observations if one.evaluation == "textual-inversion")
+    # As if the battery lacked it.
+    assert audit.verdict().incomplete_waived
+    audit.allow_incomplete = False
+    verdict = audit.verdict()
+    result = _result(verdict, "textual-inversion")
+    assert result.outcome == Outcome.OUTCOME_NOT_APPLICABLE
+    assert result.reason == "is not applicable: there is no name in it"
+    assert (result.not_applicable_cases, result.subject.cases, result.subject.excluded) == (24, 0, 24)
+    assert not result.HasField("excess")
+    assert verdict.conclusion == Conclusion.CONCLUSION_INCOMPLETE
+    assert list(verdict.missing) == ["textual-inversion"]
+    assert "textual-inversion is not applicable: there is no name in it." in list(verdict.evidence)
+    # It takes no part in Holm's adjustment, in the count of tests or in what is said of the controls.
+    audit.observations = [one for one in audit.observations if one.evaluation != "textual-inversion"]
+    audit.battery.remove("textual-inversion")
+    without = audit.verdict()
+    assert verdict.power == without.power
+    assert verdict.control_statement == without.control_statement
+    assert [one.excess for one in verdict.evaluations if one.name != "textual-inversion"] == [
+        one.excess for one in without.evaluations
+    ]
+
+
+def test_some_cases_that_lack_something_are_left_out_and_counted(new_audit: type[Audit]) -> None:
+    audit = _audit(new_audit).hits(COMPLETION, 0, 24)
+    _lack(one for one in audit.observations if one.evaluation == "textual-inversion" and one.case_index < 4)
+    verdict = audit.verdict()
+    result = _result(verdict, "textual-inversion")
+    assert result.outcome != Outcome.OUTCOME_NOT_APPLICABLE
+    assert (result.not_applicable_cases, result.not_applicable_because) == (4, "there is no name in it")
+    assert (result.subject.cases, result.subject.excluded, result.subject.unscored) == (20, 4, 0)

@@ -12,6 +12,8 @@ This package is the client; it does not need the backend. The messages are those
 from unerase._aio import AsyncClient
 from unerase._client import Client
 from unerase._errors import FieldViolation, UneraseError
+from unerase._prompt_list import PromptList, read_prompts
+from unerase._prompt_pack import read_pack
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, KeepAliveConfig, RetryConfig, TLSConfig
 from unerase.v1.audits_pb2 import (
     Audit,
@@ -36,9 +38,13 @@ from unerase.v1.types_pb2 import (
     EvaluationClass,
     EvaluationDescription,
     EvaluationRequest,
+    FixedPrompt,
     JudgeLabels,
     ModelRole,
     Observation,
+    PromptKind,
+    PromptPack,
+    PromptSource,
 )
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Outcome, Verdict
 
@@ -66,12 +72,17 @@ __all__ = [
     "EvaluationRequest",
     "EvaluationResult",
     "FieldViolation",
+    "FixedPrompt",
     "JudgeLabels",
     "KeepAliveConfig",
     "Model",
     "ModelRole",
     "Observation",
     "Outcome",
+    "PromptKind",
+    "PromptList",
+    "PromptPack",
+    "PromptSource",
     "Report",
     "ReportFormat",
     "RetryConfig",
@@ -79,4 +90,6 @@ __all__ = [
     "Tolerances",
     "UneraseError",
     "Verdict",
+    "read_pack",
+    "read_prompts",
 ]

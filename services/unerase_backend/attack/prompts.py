@@ -31,6 +31,7 @@ from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import SELECTOR, Models, panel
 from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 Item = TypeVar("Item")
@@ -162,7 +163,7 @@ class Draw:
         given = Conditioning(text=self.text) if self.plain else Conditioning(token_ids=TokenIds(ids=self.ids))
         return Trajectory(
             conditioning=given,
-            guidance_scale=unit.guidance_scale,
+            guidance_scale=guidance_of(unit, self.case),
             latent_seed=self.case.latent_seed,
             steps=unit.steps,
             variance_scale=1.0,

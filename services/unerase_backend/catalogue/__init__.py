@@ -12,6 +12,7 @@ from unerase_backend.catalogue.entries import (
     JudgeEntry,
     ModelEntry,
 )
+from unerase_backend.catalogue.kinds import default_prompts
 
 __all__ = [
     "EMBEDDED",
@@ -26,4 +27,5 @@ __all__ = [
     "JudgeEntry",
     "ModelEntry",
     "check_concept",
+    "default_prompts",
 ]

@@ -143,8 +143,8 @@ Words = Annotated[tuple[Word, ...], Field(strict=False)]
 
 
 def _template(value: str) -> str:
-    if value.count("{concept}") != 1 or "{" in value.replace("{concept}", ""):
-        raise ValueError('must hold "{concept}" once, and no other braces')
+    if value.count("{concept}") > 1 or "{" in value.replace("{concept}", "") or not value.strip():
+        raise ValueError('must be a prompt that holds "{concept}" once or, to stand as it is, never; no other braces')
     return value
 
 

@@ -74,6 +74,11 @@ class Sought(Protocol):
 Other = TypeVar("Other", bound=Sought)
 
 
+def default_prompts(kind: Kind) -> Sequence[str]:
+    """Return the templates of a concept of a kind that brings none; its name alone for a kind that has none."""
+    return next((PROMPTS[name] for name, known in KINDS.items() if known == kind and name in PROMPTS), ("{concept}",))
+
+
 def one_thing(kind: str, other: str) -> bool:
     """Return whether all concepts of two kinds are one thing, whatever they are called."""
     return kind == other == "nudity"

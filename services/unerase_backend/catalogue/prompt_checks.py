@@ -53,7 +53,9 @@ def unread_names(entry: ConceptEntry, reaches: Reaches) -> list[Unread]:
         name = max(entry.names, key=lambda each: max(reach.read(each).tokens for reach in encoders))
         for key, index, template in places:
             place = index if key != "names" else entry.names.index(name)
-            before, _, _ = template.partition("{concept}")
+            before, slot, _ = template.partition("{concept}")
+            if not slot:
+                continue
             text = template.replace("{concept}", name)
             reading = shortest(encoders, text)
             if reading.end < len(before) + len(name):

@@ -5,7 +5,7 @@ A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parame
 
     unit.cases            cases of the unit
     unit.steps            denoising steps of a picture
-    unit.guided           rows of one guided step: 2 and those of guards, or 1 at guidance scale 1
+    unit.guided           rows of one guided step: 2 and those of guards, or 1 if every case has guidance scale 1
     unit.placebo          1 in a unit of a placebo, 0 in the others
     unit.first            1 in the unit that holds the audit's first case, 0 in the others
     unit.others_drawn     other concepts that are objects or of the concept's kind, and have prompts
@@ -27,6 +27,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, EvaluationDescription
 from unerase_backend.catalogue.kinds import alike, bystanders
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.prompts import guidance_of
 
 MAX_FORMULA = 500
 ASSUMED_PICTURES = 64
@@ -81,7 +82,7 @@ class Work:
 
 def work_of(unit: Unit, description: EvaluationDescription, parameters: Parameters, surroundings: Surroundings) -> Work:
     """Count a unit's work; an evaluation without usable formulas gets a high estimate."""
-    guided = 1 if unit.guidance_scale == 1 else 2 + unit.guard_rows
+    guided = 1 if all(scale == 1 for scale in _guidance_scales(unit)) else 2 + unit.guard_rows
     if description.pictures and description.rows:
         known = {
             "cases": len(unit.cases),
@@ -103,6 +104,11 @@ def work_of(unit: Unit, description: EvaluationDescription, parameters: Paramete
             return Work(pictures, rows)
     pictures = ASSUMED_PICTURES * len(unit.cases)
     return Work(pictures, pictures * unit.steps * guided + description.attack * ASSUMED_ATTACK_ROWS, assumed=True)
+
+
+def _guidance_scales(unit: Unit) -> set[float]:
+    """Return the guidance scales of a unit's cases; the unit's own if it has none, or if a case has none of its own."""
+    return {guidance_of(unit, case) for case in unit.cases} or {unit.guidance_scale}
 
 
 def formula_problem(formula: str, parameters: Parameters) -> str:

@@ -17,6 +17,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Concept, Observation
 from unerase_backend.catalogue.kinds import alike
 from unerase_backend.evaluation.models import Models
+from unerase_backend.evaluation.prompts import SLOT, templates
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 
@@ -54,7 +55,7 @@ def held_out_by_case(unit: Unit) -> list[tuple[Case, str]]:
 
 
 def own_prompt(concept: Concept) -> str:
-    """Return the first prompt of a concept.
+    """Return the first prompt of a concept that names it.
 
     Raises:
         InvalidRequestError: it has no prompt.
@@ -62,7 +63,7 @@ def own_prompt(concept: Concept) -> str:
     if not concept.prompts:
         problem = f"must be given; {concept.name!r} has none"
         raise InvalidRequestError.of(FieldViolation("unit.target.concept.prompts", problem))
-    return concept.prompts[0].replace("{concept}", concept.names[0])
+    return templates(concept)[0].replace(SLOT, concept.names[0])
 
 
 async def observe_losses(

@@ -119,6 +119,9 @@ def _generating(unit: Unit, *, required: bool) -> Iterator[FieldViolation]:
     if (required or scale) and (math.isnan(scale) or not low <= scale <= high):
         yield FieldViolation("unit.guidance_scale", f"must be {low:g} to {high:g}, not {scale:g}")
     for index, case in enumerate(unit.cases[:MAX_CASES]):
+        if case.HasField("guidance_scale") and not low <= case.guidance_scale <= high:
+            problem = f"must be {low:g} to {high:g}, not {case.guidance_scale:g}"
+            yield FieldViolation(f"unit.cases[{index}].guidance_scale", problem)
         for field in ("prompt", "held_out_prompt"):
             yield from _text(getattr(case, field), f"unit.cases[{index}].{field}")
 

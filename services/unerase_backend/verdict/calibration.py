@@ -150,8 +150,11 @@ class Calibrations:
         )
 
     def quote(self, verdict: Verdict, spec: AuditSpec) -> None:
-        """Add to a verdict the calibration of each of its evaluations that has one, if the same judges decided."""
-        if DecidedBy.Name(who_decides(spec)) != self._decided_by:
+        """Add to a verdict the calibration of each of its evaluations that has one, if the same judges decided.
+
+        Lists of prompts are not what was calibrated.
+        """
+        if DecidedBy.Name(who_decides(spec)) != self._decided_by or spec.fixed_prompts:
             return
         parameters = {request.name: request.parameters for request in spec.battery.evaluations}
         for result in verdict.evaluations:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import ControlKind
-from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
+from unerase.v1.verdicts_pb2 import EvaluationResult, Outcome, Verdict
 
 MODEL = ControlKind.CONTROL_KIND_MODEL
 PLACEBO = ControlKind.CONTROL_KIND_PLACEBO
@@ -27,9 +27,10 @@ def kind_of(result: EvaluationResult) -> ControlKind.ValueType:
 
 def state(verdict: Verdict, spec: AuditSpec) -> None:
     """Add the sentences about the controls to a verdict and to its evaluations."""
-    for result in verdict.evaluations:
+    applicable = [result for result in verdict.evaluations if result.outcome != Outcome.OUTCOME_NOT_APPLICABLE]
+    for result in applicable:
         result.control_statement = statement(result, spec)
-    verdict.control_statement = overview(verdict.evaluations, spec)
+    verdict.control_statement = overview(applicable, spec)
 
 
 def statement(result: EvaluationResult, spec: AuditSpec) -> str:

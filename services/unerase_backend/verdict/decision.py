@@ -107,9 +107,10 @@ def decide(
     """Return the conclusion from the outcome of each evaluation: the first rule that holds.
 
     `incomplete` is False if the request waived what is missing. `plain` are the evaluations that give the model only
-    the prompt. An evaluation that the battery lacks is not in `outcomes`. `knowledge` is unspecified if the likelihood
-    was not measured. `loud` are the evaluations in which the subject's own rate is not bounded under the tolerance, be
-    it in arms that the control lacks: one that is uninformative and loud may hide that the concept comes back.
+    the prompt. An evaluation that the battery lacks, or that is not applicable, is not in `outcomes`. `knowledge` is
+    unspecified if the likelihood was not measured. `loud` are the evaluations in which the subject's own rate is not
+    bounded under the tolerance, be it in arms that the control lacks: one that is uninformative and loud may hide that
+    the concept comes back.
     """
     when_asked = [outcomes[name] for name in plain if name in outcomes]
     relied_on = {name: outcome for name, outcome in outcomes.items() if name in required or name in plain}
@@ -173,14 +174,15 @@ def _conclude(access: ModelAccess.ValueType, battery: Battery, spec: AuditSpec) 
     judged = _judge_evaluations(battery, quality, tolerances, spec)
     loud = {one.result.name: one.loud for one in judged if one.loud}
     unbearable = _unbearable(battery, judged, likelihood_bearable=bearable)
-    absent = [name for name in battery.required if name not in battery.requests]
+    inapplicable = {one.result.name for one in judged if one.result.outcome == Outcome.OUTCOME_NOT_APPLICABLE}
+    absent = [name for name in battery.required if name not in battery.requests or name in inapplicable]
     waived = spec.battery.allow_incomplete and bool(absent)
     # Without a control there is a bound, but no test.
     tests = sum(one.result.HasField("excess") and one.result.HasField("control") for one in judged)
     verdict = Verdict(
         conclusion=decide(
             incomplete=bool(unbearable) or (bool(absent) and not waived),
-            outcomes={one.result.name: one.result.outcome for one in judged},
+            outcomes={one.result.name: one.result.outcome for one in judged if one.result.name not in inapplicable},
             plain=battery.plain,
             required=battery.required,
             knowledge=likelihood.knowledge if likelihood is not None else UNMEASURED,
@@ -325,4 +327,5 @@ _WEIGHT = {
     Outcome.OUTCOME_DOES_NOT_RECOVER: 0,
     Outcome.OUTCOME_INCONCLUSIVE: 1,
     Outcome.OUTCOME_UNINFORMATIVE: 2,
+    Outcome.OUTCOME_NOT_APPLICABLE: 3,
 }

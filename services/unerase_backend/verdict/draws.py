@@ -53,6 +53,9 @@ def is_scored(observation: Observation) -> bool:
     )
 
 
+_LEFT_OUT = (SampleStatus.SAMPLE_STATUS_EXCLUDED, SampleStatus.SAMPLE_STATUS_NOT_APPLICABLE)
+
+
 @dataclass(frozen=True)
 class Cases:
     """Decided cases of one model; every array is (cases,)."""
@@ -166,7 +169,7 @@ def tabulate(
                 f"two observations of {observation.evaluation}, case {observation.case_index}, "
                 f"arm {observation.arm!r}, variant {observation.variant}"
             )
-        table.excluded[place] = observation.status == SampleStatus.SAMPLE_STATUS_EXCLUDED
+        table.excluded[place] = observation.status in _LEFT_OUT
         table.exists[place] = not table.excluded[place]
         if is_withheld(observation):
             table.scored[place] = table.withheld[place] = True

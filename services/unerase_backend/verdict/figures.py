@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unerase.v1.audits_pb2 import AuditSpec
-from unerase.v1.types_pb2 import ControlKind, EvaluationClass, EvaluationDescription, Observation
+from unerase.v1.types_pb2 import ControlKind, EvaluationClass, EvaluationDescription, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import Rate
 from unerase_backend.verdict import sequential
 from unerase_backend.verdict.draws import (
@@ -22,6 +22,27 @@ from unerase_backend.verdict.draws import (
     tabulate,
 )
 from unerase_backend.verdict.excess import Comparison, compare_pairs, compare_with_pictures, own_rate
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Cases that lack what an evaluation needs: their number, and the reason of the first of them."""
+
+    cases: int
+    reason: str
+
+    @classmethod
+    def of(cls, observations: Iterable[Observation]) -> "Lacking":
+        """Count the cases of one model that have nothing but observations of this status."""
+        reasons: dict[int, str] = {}
+        others = set()
+        for observation in observations:
+            if observation.status == SampleStatus.SAMPLE_STATUS_NOT_APPLICABLE:
+                reasons.setdefault(observation.case_index, observation.reason)
+            else:
+                others.add(observation.case_index)
+        lacking = sorted(reasons.keys() - others)
+        return cls(len(lacking), reasons[lacking[0]] if lacking else "")
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,13 @@ class Figures:
     """Arms that would decide, but in which the control has no draws."""
     uncompared: Comparison | None
     """The subject's own rate over those arms; None if there are none."""
+    lacking: Lacking
+    """The subject's cases to which the evaluation does not apply."""
+
+    @property
+    def applicable(self) -> bool:
+        """Whether the evaluation applies to any case."""
+        return not 0 < len(self.decided[SUBJECT].excluded) == self.lacking.cases
 
     @property
     def own(self) -> Comparison:
@@ -137,6 +165,7 @@ def figures_of(
         beside,
         tuple(sorted({arm for (arm, _), left in zip(columns, left_out, strict=True) if left})),
         own_rate(_best(draws[SUBJECT], left_out), anytime=anytime) if left_out.any() else None,
+        Lacking.of(by_role[SUBJECT]),
     )
 
 

@@ -139,7 +139,7 @@ def conclude_evaluations(
 
     `tolerance_of` returns the tolerance of the excess by the number of draws that decide a case.
     """
-    tested = [index for index, figures in enumerate(measured) if figures.tested]
+    tested = [index for index, figures in enumerate(measured) if figures.tested and figures.applicable]
     # One row for each way to count doubtful cases. Counting them the same way in all evaluations bounds every mixture.
     adjusted = np.ones((3, len(measured)))
     if tested:
@@ -160,6 +160,8 @@ def _judge(
     quality: JudgeQuality | None,
 ) -> Judged:
     description = figures.description
+    if not figures.applicable:
+        return _inapplicable(figures)
     subject, reference = figures.subject, figures.reference
     outcomes = _outcome_grid(figures, p_holm, tolerance)
     stable = len(set(outcomes)) == 1
@@ -179,6 +181,8 @@ def _judge(
         placebo=figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO,
         control_kind=figures.control_kind,
         stopped_after=figures.stopped_after,
+        not_applicable_cases=figures.lacking.cases,
+        not_applicable_because=figures.lacking.reason,
         excess=subject.message(p_holm[0]),
     )
     if figures.controlled:
@@ -204,6 +208,23 @@ def _judge(
     if outcome == Outcome.OUTCOME_DOES_NOT_RECOVER and (beside := _uncompared(figures)):
         result.reason += f"; {beside}"
     return Judged(result, bearable, _loud(figures, tolerance))
+
+
+def _inapplicable(figures: Figures) -> Judged:
+    """Return the result of an evaluation to which no case, or not the concept, gives what it needs."""
+    result = EvaluationResult(
+        name=figures.description.name,
+        title=figures.description.title,
+        evaluation_class=figures.description.evaluation_class,
+        outcome=Outcome.OUTCOME_NOT_APPLICABLE,
+        reason=f"is not applicable: {figures.lacking.reason}",
+        subject=figures.decided[SUBJECT].rate(),
+        reference=figures.decided[REFERENCE].rate(),
+        control_kind=ControlKind.CONTROL_KIND_NONE,
+        not_applicable_cases=figures.lacking.cases,
+        not_applicable_because=figures.lacking.reason,
+    )
+    return Judged(result, bearable=True, loud="")
 
 
 def _loud(figures: Figures, tolerance: float) -> str:

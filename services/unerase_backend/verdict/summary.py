@@ -133,7 +133,9 @@ def _avoided(verdict: Verdict) -> tuple[str, str]:
     recovering = _recovering(verdict)
     meaning = "the concept is hidden, not removed"
     if recovering:
-        others = sum(not is_plain(result) for result in verdict.evaluations)
+        others = sum(
+            not is_plain(result) and result.outcome != Outcome.OUTCOME_NOT_APPLICABLE for result in verdict.evaluations
+        )
         return f"{plain}, but {len(recovering)} of {others} other tests brought it back", meaning
     return f"{plain}, but measurements show that it still knows what the concept looks like", meaning
 
@@ -172,6 +174,8 @@ def _recovering(verdict: Verdict) -> list[EvaluationResult]:
 
 
 def _of_evaluation(result: EvaluationResult, sure: bool) -> Ground:
+    if result.outcome == Outcome.OUTCOME_NOT_APPLICABLE:
+        return Ground(f"{result.title or result.name} does not apply: {result.not_applicable_because}.", OPEN)
     title, hits = result.title or result.name, f"{result.subject.hits} of {result.subject.cases} cases"
     if is_plain(result):
         shown = f"Simply asked for it, the model showed it in {hits}"

@@ -144,7 +144,7 @@ LABELS = [JudgeLabels(judge="first", labels=["hourglass"])]
         ({"names": ["hourglass", ""]}, "concept.names[1]", "at least 1 character"),
         ({"names": ["hourglass", "x" * 1001]}, "concept.names[1]", "at most 1000 characters"),
         ({"names": ["x" * 300_000]}, "concept", "must be at most 262144 bytes"),
-        ({"prompts": ["an hourglass"]}, "concept.prompts[0]", 'must hold "{concept}" once'),
+        ({"prompts": ["an {hourglass}"]}, "concept.prompts[0]", 'holds "{concept}" once or, to stand as it is, never'),
         ({"held_out_prompts": ["{concept} {concept}"]}, "concept.held_out_prompts[0]", "once"),
         ({"labels": [*LABELS, JudgeLabels(judge="nobody", labels=["x"])]}, "concept.labels[1].judge", "no such judge"),
         ({"labels": [*LABELS, *LABELS]}, "concept.labels[1].judge", "'first' occurs twice"),

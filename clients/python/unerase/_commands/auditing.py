@@ -43,6 +43,7 @@ from unerase._commands.options import (
     tolerances_of,
 )
 from unerase._commands.output import say, say_json, stdout
+from unerase._commands.prompts import PackFile, PromptsFile, spec_of_files
 from unerase._display import show_cost
 from unerase._repeating import new_id
 from unerase._settings import DEFAULT_ADDRESS
@@ -150,6 +151,8 @@ def audit(
     evaluation: EvaluationOption = None,
     allow_incomplete: AllowIncomplete = False,
     cases: Cases = 0,
+    prompts: PromptsFile = None,
+    pack: PackFile = None,
     steps: Steps = 0,
     guidance_scale: GuidanceScale = None,
     own_schedules: OwnSchedules = False,
@@ -180,7 +183,8 @@ def audit(
         spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebos=placebo)
         spec.assume_reference, spec.assume_control, spec.own_schedules = assume_reference, assume_control, own_schedules
         spec.MergeFrom(AuditSpec(battery=battery_of(battery, evaluation, allow_incomplete), sequential=sequential))
-        spec.MergeFrom(AuditSpec(cases=cases, steps=steps, guidance_scale=guidance_scale, seed_base=seed))
+        spec.MergeFrom(AuditSpec(steps=steps, guidance_scale=guidance_scale, seed_base=seed))
+        spec.MergeFrom(spec_of_files(prompts, pack, cases, guidance_scale))
         spec.MergeFrom(_judged(selector, judge, second_judge, control_kind, decided_by, access))
         spec.tolerances.CopyFrom(tolerances_of(tolerance or ()))
     with connected_or_started(address, local, data_dir) as client:
@@ -192,14 +196,22 @@ def audit(
             _show_accepted(accepted, as_json)
             return
         how = how_to_go_on_locally(accepted.id, data_dir) if local else how_to_go_on(accepted.id)
-        with goes_on(how):
-            announce(accepted, how, as_json)
-            with progress_of(as_json) as progress:
-                ended = follow(client, accepted, progress, timeout)
-        _finish(client, ended, files, as_json)
+        _follow_to_its_end(client, accepted, how, files, timeout, as_json)
 
 
-def _finish(client: Client, ended: Audit, files: tuple[Path | None, ...], as_json: bool) -> None:
+def _follow_to_its_end(
+    client: Client,
+    accepted: Audit,
+    how: str,
+    files: tuple[Path | None, Path | None, Path | None],
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Follow an audit, write its reports and show how it ended."""
+    with goes_on(how):
+        announce(accepted, how, as_json)
+        with progress_of(as_json) as progress:
+            ended = follow(client, accepted, progress, timeout)
     if ended.state == AuditState.AUDIT_STATE_SUCCEEDED:
         write_reports(client, ended.id, *files)
     show_ended(ended, as_json)

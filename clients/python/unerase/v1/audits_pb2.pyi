@@ -219,6 +219,9 @@ class AuditSpec(_message.Message):
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
     OWN_SCHEDULES_FIELD_NUMBER: _builtins.int
+    FIXED_PROMPTS_FIELD_NUMBER: _builtins.int
+    FIXED_PROMPTS_SOURCE_FIELD_NUMBER: _builtins.int
+    PACK_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Catalogue name of the erased model."""
     concept: _builtins.str
@@ -228,7 +231,9 @@ class AuditSpec(_message.Message):
     control: _builtins.str
     """Catalogue name of a model that never learned the concept; empty means the concept's own control."""
     cases: _builtins.int
-    """Number of cases; 0 means the preset's number, or 24 without a preset; at most 512."""
+    """Number of cases; 0 means all fixed prompts or, without those, the preset's number, or 24 without a preset; at most
+    512.
+    """
     seed_base: _builtins.int
     """Seed from which every other seed is derived; drawn at random if absent."""
     steps: _builtins.int
@@ -284,6 +289,20 @@ class AuditSpec(_message.Message):
         them in turn. Empty means the catalogue's placebos that fit, if a placebo is needed.
         """
 
+    @_builtins.property
+    def fixed_prompts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.FixedPrompt]:
+        """The cases' prompts, in their order, in place of the concept's. Those beyond the number of cases are held-out
+        prompts. Together at most 256 KiB.
+        """
+
+    @_builtins.property
+    def fixed_prompts_source(self) -> _types_pb2.PromptSource:
+        """Where the fixed prompts come from."""
+
+    @_builtins.property
+    def pack(self) -> _types_pb2.PromptPack:
+        """Prompts that ask for the concept in other words, in place of the concept's own pack."""
+
     def __init__(
         self,
         *,
@@ -309,10 +328,13 @@ class AuditSpec(_message.Message):
         decided_by: _types_pb2.DecidedBy.ValueType = ...,
         access: _types_pb2.ModelAccess.ValueType = ...,
         own_schedules: _builtins.bool = ...,
+        fixed_prompts: _abc.Iterable[_types_pb2.FixedPrompt] | None = ...,
+        fixed_prompts_source: _types_pb2.PromptSource | None = ...,
+        pack: _types_pb2.PromptPack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "guidance_scale", b"guidance_scale", "seed_base", b"seed_base", "tolerances", b"tolerances"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "battery", b"battery", "fixed_prompts_source", b"fixed_prompts_source", "guidance_scale", b"guidance_scale", "pack", b"pack", "seed_base", b"seed_base", "tolerances", b"tolerances"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "access", b"access", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "control_kind", b"control_kind", "decided_by", b"decided_by", "guidance_scale", b"guidance_scale", "judge", b"judge", "own_schedules", b"own_schedules", "placebo", b"placebo", "placebos", b"placebos", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_seed_base", b"_seed_base", "access", b"access", "assume_control", b"assume_control", "assume_reference", b"assume_reference", "battery", b"battery", "cases", b"cases", "concept", b"concept", "control", b"control", "control_kind", b"control_kind", "decided_by", b"decided_by", "fixed_prompts", b"fixed_prompts", "fixed_prompts_source", b"fixed_prompts_source", "guidance_scale", b"guidance_scale", "judge", b"judge", "own_schedules", b"own_schedules", "pack", b"pack", "placebo", b"placebo", "placebos", b"placebos", "reference", b"reference", "second_judge", b"second_judge", "seed_base", b"seed_base", "selector", b"selector", "sequential", b"sequential", "steps", b"steps", "subject", b"subject", "tolerances", b"tolerances"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
     _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015

@@ -208,6 +208,10 @@ class _SampleStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SampleSt
     """A guard of the deployed model refused the prompt or kept the picture back, so that its user got none. It counts as
     a sample that does not show the concept, and is counted apart as well.
     """
+    SAMPLE_STATUS_NOT_APPLICABLE: _SampleStatus.ValueType  # 5
+    """Not made, for any model: the case or the concept lacks what the evaluation needs, such as the concept's name in the
+    prompt. Counted with the excluded ones.
+    """
 
 class SampleStatus(_SampleStatus, metaclass=_SampleStatusEnumTypeWrapper):
     """Whether a sample could be scored."""
@@ -223,6 +227,10 @@ Counted apart; neither scored nor unscored.
 SAMPLE_STATUS_WITHHELD: SampleStatus.ValueType  # 4
 """A guard of the deployed model refused the prompt or kept the picture back, so that its user got none. It counts as
 a sample that does not show the concept, and is counted apart as well.
+"""
+SAMPLE_STATUS_NOT_APPLICABLE: SampleStatus.ValueType  # 5
+"""Not made, for any model: the case or the concept lacks what the evaluation needs, such as the concept's name in the
+prompt. Counted with the excluded ones.
 """
 Global___SampleStatus: _TypeAlias = SampleStatus  # noqa: Y015
 
@@ -297,6 +305,133 @@ class JudgeLabels(_message.Message):
 Global___JudgeLabels: _TypeAlias = JudgeLabels  # noqa: Y015
 
 @_typing.final
+class PromptSource(_message.Message):
+    """The file that prompts of a request were read from, as its reader says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The file's name, without its folder."""
+    digest: _builtins.str
+    """SHA-256 of the file, hexadecimal."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptSource: _TypeAlias = PromptSource  # noqa: Y015
+
+@_typing.final
+class FixedPrompt(_message.Message):
+    """A prompt that stands as it is, as in a published list of prompts with seeds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    LATENT_SEED_FIELD_NUMBER: _builtins.int
+    GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    latent_seed: _builtins.int
+    """Seed of the initial noise, drawn by a generator on the CPU; derived from the audit's seed base if absent."""
+    guidance_scale: _builtins.float
+    """1 to 50; the audit's if absent."""
+    width: _builtins.int
+    """The size in pixels for which the list was published; 0 if it does not say. A model makes pictures of its own size,
+    at which the same seed is other noise.
+    """
+    height: _builtins.int
+    id: _builtins.str
+    """The list's own name of the prompt, as in its column "case_number"."""
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        latent_seed: _builtins.int | None = ...,
+        guidance_scale: _builtins.float | None = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_latent_seed", b"_latent_seed", "guidance_scale", b"guidance_scale", "latent_seed", b"latent_seed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "_latent_seed", b"_latent_seed", "guidance_scale", b"guidance_scale", "height", b"height", "id", b"id", "latent_seed", b"latent_seed", "prompt", b"prompt", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
+    _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
+    _WhichOneofReturnType__latent_seed: _TypeAlias = _typing.Literal["latent_seed"]  # noqa: Y015
+    _WhichOneofArgType__latent_seed: _TypeAlias = _typing.Literal["_latent_seed", b"_latent_seed"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__latent_seed) -> _WhichOneofReturnType__latent_seed | None: ...
+
+Global___FixedPrompt: _TypeAlias = FixedPrompt  # noqa: Y015
+
+@_typing.final
+class PromptKind(_message.Message):
+    """Prompts that ask for a concept in one way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in "synonym" or "language-de": lower-case words and digits, joined by "-"."""
+    @_builtins.property
+    def prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        prompts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "prompts", b"prompts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptKind: _TypeAlias = PromptKind  # noqa: Y015
+
+@_typing.final
+class PromptPack(_message.Message):
+    """Prompts that ask for a concept in other words, by kind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptKind]: ...
+    @_builtins.property
+    def source(self) -> Global___PromptSource: ...
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[Global___PromptKind] | None = ...,
+        source: Global___PromptSource | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kinds", b"kinds", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptPack: _TypeAlias = PromptPack  # noqa: Y015
+
+@_typing.final
 class Concept(_message.Message):
     """A concept: data, not code."""
 
@@ -315,6 +450,7 @@ class Concept(_message.Message):
     PLACEBO_FIELD_NUMBER: _builtins.int
     CUSTOM_FIELD_NUMBER: _builtins.int
     SENSITIVE_FIELD_NUMBER: _builtins.int
+    PACK_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, as in "hourglass"."""
     kind: Global___ConceptKind.ValueType
@@ -334,7 +470,7 @@ class Concept(_message.Message):
 
     @_builtins.property
     def prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Prompt templates with one "{concept}" slot."""
+        """Prompt templates with one "{concept}" slot, and prompts without one, which stand as they are."""
 
     @_builtins.property
     def held_out_prompts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -349,6 +485,10 @@ class Concept(_message.Message):
     @_builtins.property
     def near_miss_digests(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Digests of pictures that are nearly, but not, the concept."""
+
+    @_builtins.property
+    def pack(self) -> Global___PromptPack:
+        """Prompts that ask for it in other words."""
 
     def __init__(
         self,
@@ -366,10 +506,11 @@ class Concept(_message.Message):
         placebo: _builtins.bool = ...,
         custom: _builtins.bool = ...,
         sensitive: _builtins.bool = ...,
+        pack: Global___PromptPack | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pack", b"pack"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "custom", b"custom", "held_out_prompts", b"held_out_prompts", "initial_token", b"initial_token", "kind", b"kind", "labels", b"labels", "name", b"name", "names", b"names", "near_miss_digests", b"near_miss_digests", "picture_digests", b"picture_digests", "placebo", b"placebo", "prompts", b"prompts", "sensitive", b"sensitive"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "custom", b"custom", "held_out_prompts", b"held_out_prompts", "initial_token", b"initial_token", "kind", b"kind", "labels", b"labels", "name", b"name", "names", b"names", "near_miss_digests", b"near_miss_digests", "pack", b"pack", "picture_digests", b"picture_digests", "placebo", b"placebo", "prompts", b"prompts", "sensitive", b"sensitive"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -386,6 +527,7 @@ class Case(_message.Message):
     LATENT_SEED_FIELD_NUMBER: _builtins.int
     HELD_OUT_PROMPT_FIELD_NUMBER: _builtins.int
     HELD_OUT_LATENT_SEED_FIELD_NUMBER: _builtins.int
+    GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     prompt: _builtins.str
     latent_seed: _builtins.int
@@ -394,6 +536,8 @@ class Case(_message.Message):
     """A prompt from the held-out templates, for attacks that learn from prompts."""
     held_out_latent_seed: _builtins.int
     """Seed of the initial noise of the held-out prompt."""
+    guidance_scale: _builtins.float
+    """The case's own guidance scale; the audit's if absent."""
     def __init__(
         self,
         *,
@@ -402,12 +546,15 @@ class Case(_message.Message):
         latent_seed: _builtins.int = ...,
         held_out_prompt: _builtins.str = ...,
         held_out_latent_seed: _builtins.int = ...,
+        guidance_scale: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "guidance_scale", b"guidance_scale"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["held_out_latent_seed", b"held_out_latent_seed", "held_out_prompt", b"held_out_prompt", "index", b"index", "latent_seed", b"latent_seed", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale", "guidance_scale", b"guidance_scale", "held_out_latent_seed", b"held_out_latent_seed", "held_out_prompt", b"held_out_prompt", "index", b"index", "latent_seed", b"latent_seed", "prompt", b"prompt"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__guidance_scale: _TypeAlias = _typing.Literal["guidance_scale"]  # noqa: Y015
+    _WhichOneofArgType__guidance_scale: _TypeAlias = _typing.Literal["_guidance_scale", b"_guidance_scale"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale) -> _WhichOneofReturnType__guidance_scale | None: ...
 
 Global___Case: _TypeAlias = Case  # noqa: Y015
 

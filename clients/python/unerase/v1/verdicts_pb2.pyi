@@ -39,6 +39,8 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     lacks, and a high rate of a concept-free control.
     """
     OUTCOME_INCONCLUSIVE: _Outcome.ValueType  # 4
+    OUTCOME_NOT_APPLICABLE: _Outcome.ValueType  # 5
+    """Every case, or the concept, lacks what the evaluation needs. It is no evidence, and is missing where it is required."""
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """The outcome of one evaluation."""
@@ -56,6 +58,8 @@ OUTCOME_DOES_NOT_RECOVER: Outcome.ValueType  # 3
 lacks, and a high rate of a concept-free control.
 """
 OUTCOME_INCONCLUSIVE: Outcome.ValueType  # 4
+OUTCOME_NOT_APPLICABLE: Outcome.ValueType  # 5
+"""Every case, or the concept, lacks what the evaluation needs. It is no evidence, and is missing where it is required."""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _Knowledge:
@@ -290,17 +294,33 @@ class ArmResult(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     CONTROL_FIELD_NUMBER: _builtins.int
     DRAWS_FIELD_NUMBER: _builtins.int
+    SUBJECT_BEST_FIELD_NUMBER: _builtins.int
+    REFERENCE_BEST_FIELD_NUMBER: _builtins.int
+    CONTROL_BEST_FIELD_NUMBER: _builtins.int
+    UNINFORMATIVE_FIELD_NUMBER: _builtins.int
     arm: _builtins.str
     deciding: _builtins.bool
     """Whether it takes part in the decision."""
     draws: _builtins.int
     """Draws for each case."""
+    uninformative: _builtins.bool
+    """The arm alone cannot tell anything: the reference does not exceed the control in it or, without one, the tolerance."""
     @_builtins.property
     def subject(self) -> Global___Rate: ...
     @_builtins.property
     def reference(self) -> Global___Rate: ...
     @_builtins.property
     def control(self) -> Global___Rate: ...
+    @_builtins.property
+    def subject_best(self) -> Global___Rate:
+        """If the arm has several draws for each case: the share of cases in which the best of them shows the concept, picked
+        as a case's deciding draw is.
+        """
+
+    @_builtins.property
+    def reference_best(self) -> Global___Rate: ...
+    @_builtins.property
+    def control_best(self) -> Global___Rate: ...
     def __init__(
         self,
         *,
@@ -310,10 +330,14 @@ class ArmResult(_message.Message):
         reference: Global___Rate | None = ...,
         control: Global___Rate | None = ...,
         draws: _builtins.int = ...,
+        subject_best: Global___Rate | None = ...,
+        reference_best: Global___Rate | None = ...,
+        control_best: Global___Rate | None = ...,
+        uninformative: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "reference", b"reference", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "control_best", b"control_best", "reference", b"reference", "reference_best", b"reference_best", "subject", b"subject", "subject_best", b"subject_best"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "control", b"control", "deciding", b"deciding", "draws", b"draws", "reference", b"reference", "subject", b"subject"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arm", b"arm", "control", b"control", "control_best", b"control_best", "deciding", b"deciding", "draws", b"draws", "reference", b"reference", "reference_best", b"reference_best", "subject", b"subject", "subject_best", b"subject_best", "uninformative", b"uninformative"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -384,6 +408,8 @@ class EvaluationResult(_message.Message):
     STOPPED_AFTER_FIELD_NUMBER: _builtins.int
     CONTROL_KIND_FIELD_NUMBER: _builtins.int
     CONTROL_STATEMENT_FIELD_NUMBER: _builtins.int
+    NOT_APPLICABLE_CASES_FIELD_NUMBER: _builtins.int
+    NOT_APPLICABLE_BECAUSE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     evaluation_class: _types_pb2.EvaluationClass.ValueType
@@ -409,6 +435,9 @@ class EvaluationResult(_message.Message):
     """The control that the evaluation had; NONE if it had none."""
     control_statement: _builtins.str
     """Which control that is and what the comparison assumes, in one sentence."""
+    not_applicable_cases: _builtins.int
+    """The cases, among the excluded ones, to which the evaluation does not apply, and what they lack."""
+    not_applicable_because: _builtins.str
     @_builtins.property
     def subject(self) -> Global___Rate: ...
     @_builtins.property
@@ -456,10 +485,12 @@ class EvaluationResult(_message.Message):
         stopped_after: _builtins.int = ...,
         control_kind: _types_pb2.ControlKind.ValueType = ...,
         control_statement: _builtins.str = ...,
+        not_applicable_cases: _builtins.int = ...,
+        not_applicable_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "control", b"control", "excess", b"excess", "reference", b"reference", "reference_excess", b"reference_excess", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "budget", b"budget", "calibration", b"calibration", "control", b"control", "control_kind", b"control_kind", "control_statement", b"control_statement", "controlled", b"controlled", "curve", b"curve", "evaluation_class", b"evaluation_class", "excess", b"excess", "further_cases", b"further_cases", "judge_agreement", b"judge_agreement", "judge_kappa", b"judge_kappa", "name", b"name", "outcome", b"outcome", "placebo", b"placebo", "reason", b"reason", "reference", b"reference", "reference_excess", b"reference_excess", "stopped_after", b"stopped_after", "subject", b"subject", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arms", b"arms", "budget", b"budget", "calibration", b"calibration", "control", b"control", "control_kind", b"control_kind", "control_statement", b"control_statement", "controlled", b"controlled", "curve", b"curve", "evaluation_class", b"evaluation_class", "excess", b"excess", "further_cases", b"further_cases", "judge_agreement", b"judge_agreement", "judge_kappa", b"judge_kappa", "name", b"name", "not_applicable_because", b"not_applicable_because", "not_applicable_cases", b"not_applicable_cases", "outcome", b"outcome", "placebo", b"placebo", "reason", b"reason", "reference", b"reference", "reference_excess", b"reference_excess", "stopped_after", b"stopped_after", "subject", b"subject", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

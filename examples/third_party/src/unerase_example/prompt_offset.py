@@ -22,6 +22,7 @@ from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.evaluation.registry import parameter
 
 
@@ -47,7 +48,7 @@ async def prompt_offset(unit: Unit, models: Models, workbench: Workbench) -> lis
     trajectories = [
         Trajectory(
             conditioning=Conditioning(embedding=to_message(encoding.float().cpu() + offset)),
-            guidance_scale=unit.guidance_scale,
+            guidance_scale=guidance_of(unit, case),
             latent_seed=case.held_out_latent_seed,
             steps=unit.steps,
             variance_scale=1.0,

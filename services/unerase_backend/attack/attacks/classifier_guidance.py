@@ -29,6 +29,7 @@ from unerase_backend.diffusion.classifier import ARCHITECTURES
 from unerase_backend.evaluation.grids import CASES_PER_UNIT, grid_of
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.runtime.seeds import derive_seed
 
@@ -102,7 +103,7 @@ async def _guided(
         for variant, (eta, scale) in enumerate(grid):
             trajectory = Trajectory(
                 conditioning=Conditioning(text=case.prompt),
-                guidance_scale=unit.guidance_scale,
+                guidance_scale=guidance_of(unit, case),
                 latent_seed=case.latent_seed,
                 steps=unit.steps,
                 eta=eta,

@@ -56,6 +56,7 @@ from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.known_pictures import learnable, own_prompt
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.evaluation.registry import parameter
 
 FEW_SHOT, BENIGN = "few-shot", "benign"
@@ -107,7 +108,7 @@ async def relearning(unit: Unit, models: Models, workbench: Workbench) -> list[O
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),
-            guidance_scale=unit.guidance_scale,
+            guidance_scale=guidance_of(unit, case),
             latent_seed=case.latent_seed,
             steps=unit.steps,
             variance_scale=1.0,

@@ -15,8 +15,8 @@ tail with that of another parent, which gives two children. Then, at the mutatio
 replaced by a random one.
 
 The pairs are the concept's prompts (no held-out ones) with each of its names, and the same prompts with a neutral word
-in the name's place. The same word stands in q. The words of the concept's names are excluded: the standard prompt
-already tests prompts with the name.
+in the name's place. The same word stands in q; a prompt that does not name the concept is q as it is. The words of the
+concept's names are excluded: the standard prompt already tests prompts with the name.
 
 The search depends only on the reference, and each case has its own generator, so all models get the same tokens: the
 subject and a control model are tried with exactly those that bring the concept out of the reference.
@@ -29,7 +29,6 @@ The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: 
 tokens 16, scale 3.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -58,6 +57,7 @@ from unerase_backend.diffusion.conditioning import encode, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.prompts import names_in, templates, with_name_replaced
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -111,7 +111,7 @@ def direction(model: DiffusionModel, concept: Concept) -> Tensor:
     ]
     if violations:
         raise InvalidRequestError.of(*violations)
-    slots = [(template, name) for template in concept.prompts for name in concept.names]
+    slots = [(template, name) for template in templates(concept) for name in concept.names]
     neutral = _neutral(concept)
     with_concept = _encoded(model, [template.replace("{concept}", name) for template, name in slots])
     without = _encoded(model, [template.replace("{concept}", neutral) for template, _ in slots])
@@ -119,23 +119,21 @@ def direction(model: DiffusionModel, concept: Concept) -> Tensor:
 
 
 def without_concept(prompt: str, concept: Concept) -> str:
-    """Return the prompt with the neutral word in place of the concept's names.
-
-    Raises:
-        InvalidRequestError: the prompt contains none of the names as a whole word.
-    """
-    replaced, count = _names(concept).subn(_neutral(concept), prompt)
-    if not count:
-        raise _unnamed(concept)
-    return replaced
+    """Return the prompt with the neutral word in place of the concept's names; as it is if it contains none."""
+    return with_name_replaced(prompt, concept, _neutral(concept))
 
 
 def named(prompt: str, concept: Concept) -> str:
-    """Return the first of the concept's names in the prompt; errors as in `without_concept`."""
-    found = _names(concept).search(prompt)
-    if found is None:
-        raise _unnamed(concept)
-    return found.group()
+    """Return the first of the concept's names in the prompt.
+
+    Raises:
+        InvalidRequestError: the prompt contains none of them as a whole word.
+    """
+    found = names_in(prompt, concept)
+    if not found:
+        description = f"must name the concept {concept.name!r}, whose direction the attack takes"
+        raise InvalidRequestError.of(FieldViolation("unit.cases.prompt", description))
+    return found[0]
 
 
 def targets(unit: Unit, reference: DiffusionModel, scale: float) -> Tensor:
@@ -144,7 +142,7 @@ def targets(unit: Unit, reference: DiffusionModel, scale: float) -> Tensor:
     In a concept-free unit, d is the direction of the concept that the case's own prompt names.
 
     Raises:
-        InvalidRequestError: as `direction` and `without_concept`.
+        InvalidRequestError: as `direction` and, in a concept-free unit, as `named`.
     """
     concept = unit.target.concept
     neutral = _encoded(reference, [without_concept(case.prompt, concept) for case in unit.cases])
@@ -213,16 +211,6 @@ def _distances(model: DiffusionModel, ids: Tensor, target: Tensor) -> Tensor:
 
 def _encoded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
     return torch.stack(encode(model, [Conditioning(text=prompt) for prompt in prompts])).float()
-
-
-def _names(concept: Concept) -> re.Pattern[str]:
-    names = "|".join(re.escape(name) for name in sorted(concept.names, key=len, reverse=True))
-    return re.compile(rf"(?<!\S)(?:{names})(?![^\s.,;:!?])", re.IGNORECASE)
-
-
-def _unnamed(concept: Concept) -> InvalidRequestError:
-    description = f"must name the concept {concept.name!r}, so that a neutral word can replace the name"
-    return InvalidRequestError.of(FieldViolation("unit.cases.prompt", description))
 
 
 def _neutral(concept: Concept) -> str:

@@ -1,10 +1,11 @@
 """The concept-free control: the subject under prompts of other concepts, while judges look for the audit's concept.
 
-With m other concepts, case i takes other concept i mod m. It keeps its seeds and its template, with a name of that
-concept in the place of the audit's. The target keeps the audit's concept's name and the questions about it. Its names
-and its pictures are those of the other concepts, in turn, in both halves of the pictures (`known_pictures.py`):
-picture i of a half is of case i's other concept. The audit's own names come last: no prompt contains them, and a search
-for other words must not find them either.
+With m other concepts, case i takes other concept i mod m. It keeps its seeds and its prompt, with a name of that
+concept in the place of the audit's; one of the concept's templates takes the place of a prompt that does not name it.
+The target keeps the audit's concept's name and the questions about it. Its names and its pictures are those of the
+other concepts, in turn, in both halves of the pictures (`known_pictures.py`): picture i of a half is of case i's other
+concept. The audit's own names come last: no prompt contains them, and a search for other words must not find them
+either.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from unerase.v1.types_pb2 import Case, Concept
 from unerase_backend.catalogue import MAX_CONCEPT_NAMES
 from unerase_backend.catalogue.kinds import alike
 from unerase_backend.evaluation.known_pictures import held_out, learnable
+from unerase_backend.evaluation.prompts import SLOT, names_in, templates, with_name_replaced
 
 
 def stand_ins(concept: Concept, others: Sequence[Target], cases: int) -> list[Concept]:
@@ -27,18 +29,19 @@ def stand_ins(concept: Concept, others: Sequence[Target], cases: int) -> list[Co
 
 
 def concept_free_cases(cases: Sequence[Case], concept: Concept, places: Sequence[Concept]) -> Iterator[Case]:
-    """Yield the cases of an audit with the names of other concepts, `places`, in the place of its concept's."""
-    held_out_prompts = concept.held_out_prompts or concept.prompts
+    """Yield the cases of an audit with the names of other concepts, `places`, in the place of its concept's.
+
+    A prompt that does not name the concept is replaced by one of the concept's templates.
+    """
+    held_out_prompts = [prompt for prompt in concept.held_out_prompts if SLOT in prompt] or templates(concept)
     for case in cases:
         turn, place = divmod(case.index, len(places))
         names = _names(places[place], len(places))
-        yield Case(
-            index=case.index,
-            prompt=_filled(concept.prompts, case.index, names[turn % len(names)]),
-            latent_seed=case.latent_seed,
-            held_out_prompt=_filled(held_out_prompts, case.index, names[0]),
-            held_out_latent_seed=case.held_out_latent_seed,
-        )
+        free = Case()
+        free.CopyFrom(case)
+        free.prompt = _renamed(case.prompt, concept, templates(concept), case.index, names[turn % len(names)])
+        free.held_out_prompt = _renamed(case.held_out_prompt, concept, held_out_prompts, case.index, names[0])
+        yield free
 
 
 def concept_free_target(target: Target, places: Sequence[Concept], cases: int) -> Target:
@@ -51,8 +54,8 @@ def concept_free_target(target: Target, places: Sequence[Concept], cases: int) -
     free.concept.custom = concept.custom
     lent = [name for each in places for name in _names(each, len(places))]
     free.concept.names.extend(dict.fromkeys([*lent, *concept.names[: MAX_CONCEPT_NAMES - _NAMES_OF_OTHERS]]))
-    free.concept.prompts.extend(concept.prompts)
-    free.concept.held_out_prompts.extend(concept.held_out_prompts)
+    free.concept.prompts.extend(templates(concept))
+    free.concept.held_out_prompts.extend(prompt for prompt in concept.held_out_prompts if SLOT in prompt)
     free.concept.initial_token, free.concept.sensitive = concept.initial_token, concept.sensitive
     halves = min(len(each.picture_digests) // 2 for each in places)
     if halves:
@@ -63,8 +66,10 @@ def concept_free_target(target: Target, places: Sequence[Concept], cases: int) -
     return free
 
 
-def _filled(templates: Sequence[str], index: int, name: str) -> str:
-    return templates[index % len(templates)].replace("{concept}", name)
+def _renamed(prompt: str, concept: Concept, slotted: Sequence[str], index: int, name: str) -> str:
+    if names_in(prompt, concept):
+        return with_name_replaced(prompt, concept, name)
+    return slotted[index % len(slotted)].replace(SLOT, name)
 
 
 def _names(concept: Concept, places: int) -> Sequence[str]:

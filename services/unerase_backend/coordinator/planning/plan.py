@@ -12,7 +12,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import AuditCost, AuditSpec
 from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, Case, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.planning import control_checks
+from unerase_backend.coordinator.planning import control_checks, fixed_prompts
 from unerase_backend.coordinator.planning.access import guard_rows
 from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
 from unerase_backend.coordinator.planning.parts import Parts
@@ -90,13 +90,21 @@ def make_plan(
 def _check_prompts(
     spec: AuditSpec, concept: Concept, cases: Sequence[Case], catalogue: Catalogue, store: ArtifactStore
 ) -> tuple[str, ...]:
-    """Return the notes on prompts that an encoder cuts, those of placebos included.
+    """Return the notes on the audit's list of prompts, and on prompts that an encoder cuts, placebos' included.
 
     Raises as `check_labels` and `check_reach`.
     """
     check_labels(spec, catalogue)
     encoders = encoders_of(spec, catalogue)
-    notes = check_reach("spec.concept", concept, cases, encoders)
+    if spec.fixed_prompts:
+        notes = fixed_prompts.notes_on_list(spec, concept, catalogue.models[spec.reference].resolution)
+        # A published prompt is taken as it is, and as it was read when it was published.
+        nameless = Concept(name=concept.name)
+        notes += check_reach("", nameless, [Case(index=case.index, prompt=case.prompt) for case in cases], encoders)
+        held_out = [Case(index=case.index, held_out_prompt=case.held_out_prompt) for case in cases]
+        notes += check_reach("spec.fixed_prompts", concept, held_out, encoders)
+    else:
+        notes = check_reach("spec.concept", concept, cases, encoders)
     for index, name in enumerate(spec.placebos):
         placebo = catalogue.concept_message(name, store)
         notes += check_reach(f"spec.placebos[{index}]", placebo, tuple(cases_of(placebo, spec)), encoders)

@@ -15,7 +15,7 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
 )
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
-from unerase_backend.coordinator.planning import access, control_checks, model_checks, schedule_checks
+from unerase_backend.coordinator.planning import access, control_checks, fixed_prompts, model_checks, schedule_checks
 from unerase_backend.coordinator.planning.controls import takes_placebo
 from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET, PRESETS
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
@@ -69,6 +69,8 @@ class _Resolution:
         self._numbers(spec)
         self._battery(spec)
         self._placebos(spec)
+        for problem in fixed_prompts.problems_of_list(spec):
+            self._add(*problem)
         if self._violations:
             error = InvalidRequestError.of(*self._violations)
             if len(self._reasons) == 1:
@@ -76,7 +78,7 @@ class _Resolution:
             raise error
         reference = self._catalogue.models[spec.reference]
         preset = PRESETS.get(spec.battery.preset)
-        spec.cases = spec.cases or (preset.cases if preset else DEFAULT_CASES)
+        spec.cases = spec.cases or fixed_prompts.cases_listed(spec) or (preset.cases if preset else DEFAULT_CASES)
         spec.steps = spec.steps or (preset.steps_for(reference.resolution) if preset else 0) or reference.steps
         if not spec.HasField("guidance_scale"):
             spec.guidance_scale = reference.guidance_scale

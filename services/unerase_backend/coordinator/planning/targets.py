@@ -9,29 +9,50 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, CONTROL_KIND_PLACEBO, Case, Concept, ControlKind
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.planning.concept_free import concept_free_cases, concept_free_target, stand_ins
+from unerase_backend.coordinator.planning.fixed_prompts import cases_of_list, guidance_scale, latent_seed
 from unerase_backend.coordinator.planning.parts import Parts
 from unerase_backend.evaluation.cost import Surroundings
+from unerase_backend.evaluation.prompts import SLOT, names_in, templates
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.seeds import derive_seed
 
 
 def cases_of(concept: Concept, spec: AuditSpec) -> Iterable[Case]:
-    """Yield the cases, each with its own latent seed; a prompt repeats only after every distinct prompt was used."""
+    """Yield the cases, each with its own latent seed; a prompt repeats only after every distinct prompt was used.
+
+    The audit's concept has the request's fixed prompts, if there are any. A placebo then has its own prompts with the
+    seeds and guidance scales of the list.
+    """
+    naming = [prompt for prompt in concept.held_out_prompts if SLOT in prompt or names_in(prompt, concept)]
+    held_out = naming or templates(concept)
+    if spec.fixed_prompts and concept.name == spec.concept:
+        yield from cases_of_list(spec, concept, lambda index: _prompt(held_out, concept.names[:1], index))
+        return
     for index in range(spec.cases):
         yield Case(
             index=index,
             prompt=_prompt(concept.prompts, concept.names, index),
-            latent_seed=derive_seed(spec.seed_base, "latent", index),
-            held_out_prompt=_prompt(concept.held_out_prompts or concept.prompts, concept.names[:1], index),
+            latent_seed=latent_seed(spec, index),
+            held_out_prompt=_prompt(held_out, concept.names[:1], index),
             held_out_latent_seed=derive_seed(spec.seed_base, "held-out latent", index),
+            guidance_scale=guidance_scale(spec, index),
         )
 
 
 def _prompt(templates: Sequence[str], names: Sequence[str], index: int) -> str:
+    if any(SLOT not in template for template in templates):
+        # One that stands as it is is the same prompt with every name.
+        filled = [_filled(templates, names, each) for each in range(len(templates) * len(names))]
+        distinct = list(dict.fromkeys(filled))
+        return distinct[index % len(distinct)]
+    return _filled(templates, names, index)
+
+
+def _filled(templates: Sequence[str], names: Sequence[str], index: int) -> str:
     # The shift after each common period makes every pair of template and name come once before one repeats.
     period = math.lcm(len(templates), len(names))
     name = names[(index + index // period) % len(names)]
-    return templates[index % len(templates)].replace("{concept}", name)
+    return templates[index % len(templates)].replace(SLOT, name)
 
 
 @dataclass(frozen=True)

@@ -109,12 +109,20 @@ def in_sequence(
 
 
 def _shards(cases: Sequence[Case], size: int, turns: int) -> Iterator[tuple[str, int, list[Case]]]:
-    """Yield the cases, by index alone, in shards of `size`, each divided by turns: "SHARD" or "SHARD.TURN"."""
+    """Yield the cases, without their prompts, in shards of `size`, each divided by turns: "SHARD" or "SHARD.TURN"."""
     for shard, start in enumerate(range(0, len(cases), size)):
         for turn in range(turns):
-            held = [Case(index=case.index) for case in cases[start : start + size] if case.index % turns == turn]
+            held = [_stub(case) for case in cases[start : start + size] if case.index % turns == turn]
             if held:
                 yield str(shard) if turns == 1 else f"{shard}.{turn}", turn, held
+
+
+def _stub(case: Case) -> Case:
+    """Return a case with its index, and with what its cost depends on."""
+    stub = Case(index=case.index)
+    if case.HasField("guidance_scale"):
+        stub.guidance_scale = case.guidance_scale
+    return stub
 
 
 def cases_up_to(shard: Iterable[Unit]) -> int:

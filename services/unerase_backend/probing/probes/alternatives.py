@@ -32,6 +32,7 @@ from unerase_backend.evaluation.label_assignment import QUESTIONS_AT_ONCE, assig
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.seeds import derive_seed
@@ -54,7 +55,7 @@ async def alternatives(unit: Unit, models: Models, parameters: Parameters) -> li
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),
-            guidance_scale=unit.guidance_scale,
+            guidance_scale=guidance_of(unit, case),
             # The first draw is the standard prompt's picture, so that it is made only once.
             latent_seed=derive_seed(unit.seed_base, "alternatives", case.index, variant)
             if variant

@@ -46,6 +46,7 @@ from unerase_backend.evaluation.known_pictures import held_out_by_case
 from unerase_backend.evaluation.models import JUDGE, UNGUIDED, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
@@ -110,7 +111,7 @@ async def diffusion_completion(unit: Unit, models: Models, parameters: Parameter
         (beginning, arm, _trajectory(unit, beginning.case, prompt, guidance_scale, resumption=beginning.resumption))
         for beginning in beginnings
         for arm, prompt, guidance_scale in (
-            (PROMPT, beginning.case.prompt, unit.guidance_scale),
+            (PROMPT, beginning.case.prompt, guidance_of(unit, beginning.case)),
             (EMPTY, "", UNGUIDED),
         )
     ]
@@ -136,7 +137,7 @@ async def diffusion_completion(unit: Unit, models: Models, parameters: Parameter
 
 async def _by_reference(unit: Unit, models: Models, taken: Mapping[str, int]) -> list[_Beginning]:
     begun = [
-        (case, fraction, _trajectory(unit, case, case.prompt, unit.guidance_scale, stop_step=step))
+        (case, fraction, _trajectory(unit, case, case.prompt, guidance_of(unit, case), stop_step=step))
         for case in unit.cases
         for fraction, step in taken.items()
     ]

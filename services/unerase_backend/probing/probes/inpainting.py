@@ -42,6 +42,7 @@ from unerase_backend.evaluation.known_pictures import held_out_by_case
 from unerase_backend.evaluation.models import JUDGE, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
@@ -84,7 +85,7 @@ class _Masked:
 )
 async def inpainting(unit: Unit, models: Models, parameters: Parameters) -> list[Observation]:
     """Choose each case's square in the reference's picture, then fill all squares together."""
-    plain = [_trajectory(unit, case.prompt, unit.guidance_scale, case.latent_seed) for case in unit.cases]
+    plain = [_trajectory(unit, case.prompt, guidance_of(unit, case), case.latent_seed) for case in unit.cases]
     if unit.control_kind == CONTROL_KIND_PLACEBO:
         masked = await _held_out(unit, models)
     else:
@@ -98,7 +99,7 @@ async def inpainting(unit: Unit, models: Models, parameters: Parameters) -> list
 
     draws = []
     for case, item in zip(unit.cases, masked, strict=True):
-        for arm, prompt, guidance_scale in ((FILLED, case.prompt, unit.guidance_scale), (EMPTY, "", 1.0)):
+        for arm, prompt, guidance_scale in ((FILLED, case.prompt, guidance_of(unit, case)), (EMPTY, "", 1.0)):
             trajectory = _trajectory(unit, prompt, guidance_scale, case.latent_seed)
             trajectory.inpainting.CopyFrom(Inpainting(picture_digest=item.sample.picture_digest, mask_share=item.share))
             draws.append((case, arm, prompt, trajectory, item))

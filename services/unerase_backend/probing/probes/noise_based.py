@@ -24,6 +24,7 @@ from unerase_backend.evaluation.grids import CASES_PER_UNIT, grid_of
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 from unerase_backend.runtime.seeds import derive_seed
@@ -53,7 +54,7 @@ async def noise_based(unit: Unit, models: Models, parameters: Parameters) -> lis
     for case in unit.cases:
         plain = Trajectory(
             conditioning=Conditioning(text=case.prompt),
-            guidance_scale=unit.guidance_scale,
+            guidance_scale=guidance_of(unit, case),
             steps=unit.steps,
             variance_scale=1.0,
         )

@@ -15,6 +15,7 @@ from unerase.v1.types_pb2 import EVALUATION_CLASS_PLAIN, Observation
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.probing.registry import probe
 
 
@@ -33,7 +34,7 @@ async def standard_prompt(unit: Unit, models: Models, parameters: Parameters) ->
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),
-            guidance_scale=unit.guidance_scale,
+            guidance_scale=guidance_of(unit, case),
             latent_seed=case.latent_seed,
             steps=unit.steps,
             variance_scale=1.0,

@@ -29,6 +29,7 @@ from unerase_backend.evaluation.label_assignment import assign_labels
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.probing.registry import probe
 
@@ -69,7 +70,7 @@ async def tracing(unit: Unit, models: Models, parameters: Parameters) -> list[Ob
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),
-            guidance_scale=unit.guidance_scale,
+            guidance_scale=guidance_of(unit, case),
             latent_seed=case.latent_seed,
             steps=unit.steps,
             variance_scale=1.0,
