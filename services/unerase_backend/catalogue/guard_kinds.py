@@ -42,8 +42,8 @@ class GuardKind(Protocol):
     """Rows that it adds to each guided step."""
 
     @classmethod
-    def folders(cls, parameters: Any, pipeline: Path) -> Sequence[Path]:
-        """Return the folders of weights that it reads beside the files that its parameters name."""
+    def files(cls, parameters: Any, pipeline: Path) -> Sequence[Path]:
+        """Return the files that it reads; `pipeline` is the model's folder."""
 
 
 KINDS = Components[type[GuardKind]]("kind of guard", "unerase_backend.diffusion.guards", "unerase.guards")
@@ -126,24 +126,20 @@ def guarded_digest(weights_digest: str, guards: Iterable[Guard]) -> str:
     return hashlib.sha256("\0".join(["guards", weights_digest, *parts]).encode()).hexdigest()
 
 
+def named_files(parameters: GuardParameters) -> list[Path]:
+    """Return the files that parameters name."""
+    named = [getattr(parameters, name) for name in type(parameters).model_fields]
+    return [value for value in named if isinstance(value, Path) and value.is_file()]
+
+
 def _described(entry: GuardEntry, pipeline: Path, digest: digests.Digest) -> Guard:
     parameters, kind = Struct(), KINDS.all()[entry.kind]
     given: dict[str, Any] = {}
-    files: list[digests.HashedFile] = []
     for name in type(entry.parameters).model_fields:
         value = getattr(entry.parameters, name)
-        if isinstance(value, Path):
-            given[name] = value.name
-            files += [digests.hash_file(name, value, digest)] if value.is_file() else _folder(value, digest)
-        elif value is not None:
-            given[name] = list(value) if isinstance(value, tuple) else value
-    for folder in kind.folders(entry.parameters, pipeline):
-        files += _folder(folder, digest)
+        if value is not None:
+            given[name] = value.name if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
     json_format.ParseDict(given, parameters)
+    files = [digests.hash_file(path.parent.name, path, digest) for path in kind.files(entry.parameters, pipeline)]
     hashed = [WeightFile(component=each.component, digest=each.digest, size_bytes=each.size_bytes) for each in files]
     return Guard(kind=entry.kind, parameters=parameters, files=hashed)
-
-
-def _folder(folder: Path, digest: digests.Digest) -> list[digests.HashedFile]:
-    # Links lead out of a snapshot of the hub; what is read is pinned by its digest.
-    return digests.folder_files(folder.name, folder, None, digest)

@@ -136,15 +136,21 @@ def encode(model: DiffusionModel, conditionings: Sequence[Conditioning]) -> list
         InvalidRequestError: as in `prepare`.
     """
     prepared = [prepare(model, conditioning) for conditioning in conditionings]
-    prompts = [(index, item) for index, item in enumerate(prepared) if isinstance(item, tuple)]
-    encoded = {index: item() for index, item in enumerate(prepared) if not isinstance(item, tuple)}
+    encoded = iter(encode_prompts(model, [item for item in prepared if isinstance(item, tuple)]))
+    return [next(encoded) if isinstance(item, tuple) else item() for item in prepared]
+
+
+@torch.inference_mode()
+def encode_prompts(model: DiffusionModel, prompts: Sequence[tuple[Prompt, Tensor | None]]) -> list[Tensor]:
+    """Return the encodings of prompts, each with its learned embedding or None, in calls of `TEXT_ROWS` rows."""
+    encoded: list[Tensor] = []
     padding = (tokenise(model, ""), None)
     for start in range(0, len(prompts), TEXT_ROWS):
-        chunk = prompts[start : start + TEXT_ROWS]
-        rows = [item for _, item in chunk] + [padding] * (TEXT_ROWS - len(chunk))
+        chunk = list(prompts[start : start + TEXT_ROWS])
+        rows = chunk + [padding] * (TEXT_ROWS - len(chunk))
         states = encode_tokens(model, [prompt for prompt, _ in rows], [embedding for _, embedding in rows])
-        encoded |= {index: states[row].clone() for row, (index, _) in enumerate(chunk)}
-    return [encoded[index] for index in range(len(conditionings))]
+        encoded += [states[row].clone() for row in range(len(chunk))]
+    return encoded
 
 
 def _prepare_learned(model: DiffusionModel, learned: LearnedPrompt) -> tuple[Prompt, Tensor]:

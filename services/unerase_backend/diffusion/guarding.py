@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakSet
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, Trajectory
-from unerase_backend.catalogue.guard_kinds import KINDS, GuardEntry, GuardParameters
+from unerase_backend.catalogue.guard_kinds import KINDS, GuardEntry, GuardParameters, named_files
 from unerase_backend.runtime.components import RegistrationError
 
 if TYPE_CHECKING:
@@ -90,10 +90,15 @@ class Guard:
         self.parameters = parameters
 
     @classmethod
-    def folders(cls, parameters: Any, pipeline: Path) -> Sequence[Path]:
-        """Return the folders of weights that it reads beside the files that its parameters name."""
-        del parameters, pipeline
-        return ()
+    def files(cls, parameters: Any, pipeline: Path) -> Sequence[Path]:
+        """Return the files that it reads, whose digests are part of the model's: by default those that its parameters
+        name. `pipeline` is the folder of the model.
+
+        Raises:
+            UnsafeModelError: one is missing.
+        """
+        del pipeline
+        return named_files(parameters)
 
     def check(self, model: DiffusionModel) -> None:
         """Check that the guard fits a model, once for each.
@@ -116,7 +121,10 @@ class Guard:
         return encoding
 
     def guide(self, guidance: Guidance, memory: dict[str, Tensor]) -> Tensor | None:
-        """Return the guided prediction; None for classifier-free guidance. `memory` lasts for the trajectory."""
+        """Return the guided prediction; None for classifier-free guidance.
+
+        `memory` is the trajectory's, empty at its first step, also where it resumes; keys begin with the kind.
+        """
         del guidance, memory
         return None
 
