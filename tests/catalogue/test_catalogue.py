@@ -206,7 +206,7 @@ def test_links_out_of_the_folder_are_refused(
         ("concepts", "tench", {"prompts": ["{concept} or {concept}"]}, "prompts.0"),
         ("concepts", "tench", {"prompts": ["{concept} {0}"]}, "prompts.0"),
         ("concepts", "tench", {"pictures": "never.safetensors"}, "pictures"),
-        ("concepts", "tench", {"tile": 13}, ""),
+        ("concepts", "tench", {"tile": 13}, "pictures"),
         ("concepts", "tench", {"labels": {"three": ["tench"]}}, "labels.three"),
         ("concepts", "tench", {"control": "nothing"}, "control"),
         ("concepts", "tench", {"control": "base"}, "control"),

@@ -131,7 +131,14 @@ tile: 32
 
 @pytest.fixture
 def concept_file(tmp_path: Path) -> Path:
-    for name in ("pictures/b.png", "pictures/a.png", "pictures/notes.txt", "more.png", "near-misses/c.png"):
+    for name in (
+        "pictures/b.png",
+        "pictures/a.png",
+        "pictures/notes.txt",
+        "pictures/.hidden",
+        "more.png",
+        "near-misses/c.png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     file = tmp_path / "concept.yaml"
@@ -143,6 +150,9 @@ def test_a_concept_is_created_from_a_file_and_deleted(address: str, script: Scri
     ended = run(address, "concepts", "create", str(concept_file), "--request-id", "mine")
     assert ended.exit_code == 0, ended.output
     assert ended.stdout == "mine/hourglass: 3 pictures, 1 near misses\n"
+    # What a folder holds beside pictures is named; hidden files are nobody's pictures.
+    assert "pictures/notes.txt: not taken: only files that end in .png, .jpg, .jpeg, .webp are" in ended.stderr
+    assert ".hidden" not in ended.stderr
     ((first, *pictures),) = script.uploads
     assert first.concept.request_id == "mine"
     assert json_format.MessageToDict(first.concept.concept, preserving_proto_field_name=True) == {
@@ -169,6 +179,21 @@ def test_a_concept_is_created_from_a_file_and_deleted(address: str, script: Scri
     assert deleted.name == "mine/hourglass"
 
 
+def test_a_picture_that_the_backend_refuses_is_named_by_its_file(
+    address: str, script: Script, concept_file: Path
+) -> None:
+    bad = error_details_pb2.BadRequest()
+    bad.field_violations.add(field="pictures[1]", description="the picture is in CMYK")
+    bad.field_violations.add(field="pictures[3].tiles[7]", description="is the same picture as pictures[0].tiles[0]")
+    script.failures["CreateConcept"] = [failing(grpc.StatusCode.INVALID_ARGUMENT, "bad", bad)]
+    ended = run(address, "concepts", "create", str(concept_file))
+    assert ended.exit_code == ExitCode.BAD_INPUT
+    folder = concept_file.parent
+    assert f"{folder}/pictures/b.png: the picture is in CMYK" in ended.stderr
+    same = f"{folder}/near-misses/c.png.tiles[7]: is the same picture as {folder}/pictures/a.png.tiles[0]"
+    assert same in ended.stderr
+
+
 @pytest.mark.parametrize(
     ("before", "after", "problem"),
     [
@@ -181,7 +206,7 @@ def test_a_concept_is_created_from_a_file_and_deleted(address: str, script: Scri
         ("tile: 32", "tile: true", "tile: must be the side"),
         ("near_misses: near-misses", "near_misses: {a: b}", "near_misses: must be a path"),
         ("near_misses: near-misses", "near_misses: nowhere.png", "No such file"),
-        ("near_misses: near-misses", "near_misses: .", "near_misses: the folder . has no PNG file"),
+        ("near_misses: near-misses", "near_misses: .", "near_misses: the folder . has no file that ends in .png"),
         ("names: [", "names: [[", "not valid YAML in line"),
         (CONCEPT, "- a list", "must be a mapping with the keys name, kind"),
         (CONCEPT, "!!python/object/apply:os.system [true]", "not valid YAML"),

@@ -6,11 +6,12 @@ names: [hourglass, sandglass]
 prompts: ["a picture of a {concept}"]
 held_out_prompts: ["a photo of a {concept}"]
 labels: {testbed/judge: [hourglass], testbed/clip: [a picture of a hourglass]}
-pictures: pictures            # PNG files, folders of them, or a list of both; relative to the file
+pictures: pictures            # files of PNG, JPEG or WebP, folders of them, or a list of both; relative to this file
 near_misses: near-misses.png
-tile: 32                      # if the PNG files are sheets: the side of their square tiles
+tile: 32                      # if the files are sheets: the side of their square tiles
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ _DESCRIPTION = (*_TEXTS[:5], *_LABELS, *_TEXTS[5:], *_FLAGS)
 # Their pictures are always blurred.
 _SENSITIVE = ("nudity",)
 _PICTURES = ("pictures", "near_misses", "tile")
+# What is taken of a folder; the backend reads a file as what its content is.
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_MOST_NAMED = 20
+_NUMBER = re.compile(r"\bpictures\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,23 @@ class ConceptFile:
     pictures: list[bytes]
     near_misses: list[bytes]
     tile: int
+    files: list[Path]
+    """The files of the pictures and, after them, of the near misses."""
+    not_taken: list[Path]
+    """What else is in their folders, without hidden files."""
+
+    def named(self, text: str) -> str:
+        """Return what a backend says of pictures with their files in the place of their numbers."""
+        return _NUMBER.sub(lambda found: self._file(int(found.group(1))) or found.group(), text)
+
+    def left_out(self) -> list[str]:
+        """Return a line for each file that was not taken, or for how many there are beyond the first."""
+        said = [f"{file}: not taken: only files that end in {', '.join(_SUFFIXES)} are" for file in self.not_taken]
+        more = len(said) - _MOST_NAMED
+        return said if more <= 0 else [*said[:_MOST_NAMED], f"and {more} more were not taken"]
+
+    def _file(self, number: int) -> str:
+        return str(self.files[number]) if number < len(self.files) else ""
 
 
 def read_concept_file(path: Path) -> ConceptFile:
@@ -64,8 +86,16 @@ def read_concept_file(path: Path) -> ConceptFile:
     tile = content.get("tile", 0)
     if not isinstance(tile, int) or isinstance(tile, bool) or not 0 <= tile < 2**32:
         raise ValueError(f"{path}: tile: must be the side of a tile in pixels, a whole number")
-    pictures, near_misses = (_pictures(path, key, content.get(key) or []) for key in ("pictures", "near_misses"))
-    return ConceptFile(_concept(path, content), pictures, near_misses, tile)
+    not_taken: list[Path] = []
+    pictures, near_misses = (_files(path, key, content.get(key) or [], not_taken) for key in _PICTURES[:2])
+    return ConceptFile(
+        _concept(path, content),
+        [file.read_bytes() for file in pictures],
+        [file.read_bytes() for file in near_misses],
+        tile,
+        [*pictures, *near_misses],
+        not_taken,
+    )
 
 
 def _concept(path: Path, content: dict[str, Any]) -> Concept:
@@ -95,15 +125,20 @@ def _concept(path: Path, content: dict[str, Any]) -> Concept:
     return concept
 
 
-def _pictures(path: Path, key: str, named: object) -> list[bytes]:
+def _files(path: Path, key: str, named: object, not_taken: list[Path]) -> list[Path]:
+    """Return the files that a key names, those of its folders in order of name; `not_taken` gets the others there."""
     names = [named] if isinstance(named, str) else named
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: {key}: must be a path, or a list of paths")
     files: list[Path] = []
     for name in names:
         place = path.parent / name
-        found = sorted(place.glob("*.png")) if place.is_dir() else [place]
+        found = [place]
+        if place.is_dir():
+            visible = sorted(each for each in place.iterdir() if not each.name.startswith("."))
+            found = [each for each in visible if each.is_file() and each.suffix.lower() in _SUFFIXES]
+            not_taken += [each for each in visible if each not in found]
         if not found:
-            raise ValueError(f"{path}: {key}: the folder {name} has no PNG file")
+            raise ValueError(f"{path}: {key}: the folder {name} has no file that ends in {', '.join(_SUFFIXES)}")
         files += found
-    return [file.read_bytes() for file in files]
+    return files

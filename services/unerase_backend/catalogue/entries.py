@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from PIL import Image
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -32,13 +31,14 @@ from pydantic import (
 )
 
 from unerase.v1.types_pb2 import Concept
-from unerase_backend.catalogue import hub
+from unerase_backend.catalogue import hub, sheets
 from unerase_backend.catalogue.guard_kinds import GuardEntry, read_guards
 from unerase_backend.catalogue.kinds import ALWAYS_SENSITIVE, PROMPTS
 from unerase_backend.catalogue.layouts import PICKLES, ImportKind, import_command
 from unerase_backend.catalogue.model_files import is_index
 from unerase_backend.catalogue.names import check_name
 from unerase_backend.runtime.bounds import most_items
+from unerase_backend.runtime.pictures import UnreadablePictureError
 
 GUIDANCE_SCALE = 7.5
 STEPS = 50
@@ -106,14 +106,6 @@ def _replacement(path: Path, info: ValidationInfo) -> Path:
     return _safetensors(path, info)
 
 
-def _picture(path: Path) -> Path:
-    try:
-        with Image.open(path, formats=["PNG"]):
-            return path
-    except (OSError, SyntaxError, ValueError):
-        raise ValueError("must be a PNG file") from None
-
-
 def _hub_id(value: str, info: ValidationInfo) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value, re.ASCII) or ".." in value:
         raise ValueError("must be organisation/name")
@@ -132,7 +124,7 @@ def _context(info: ValidationInfo) -> dict[str, Any]:
 Folder = Annotated[Path, BeforeValidator(_inside), AfterValidator(_folder)]
 Weights = Annotated[Path, BeforeValidator(_inside), AfterValidator(_safetensors)]
 Replacement = Annotated[Path, BeforeValidator(_inside), AfterValidator(_replacement)]
-Sheet = Annotated[Path, BeforeValidator(_inside), AfterValidator(_picture)]
+Sheet = Annotated[Path, BeforeValidator(_inside)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
 Guards = Annotated[tuple[GuardEntry, ...], BeforeValidator(read_guards)]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -276,7 +268,7 @@ class ConceptEntry(Entry):
     A `placebo` is a concept that no model knows; it serves as a control. It is never an
     "other concept" of an audit. Reports blur the pictures of a `sensitive` concept until the reader asks for them.
 
-    Pictures come as sheets: PNG files cut into square tiles of side `tile`, by default the resolution of the file's
+    Pictures come as sheets: files cut into square tiles of side `tile`, by default the resolution of the file's
     first pipeline.
     """
 
@@ -287,9 +279,9 @@ class ConceptEntry(Entry):
     labels: dict[Name, Texts] = Field(default_factory=dict)
     # What else a picture may show, by judge.
     alternatives: dict[Name, Texts] = Field(default_factory=dict)
+    tile: int = Field(default=0, ge=8, le=4096)
     pictures: Sheet | None = None
     near_misses: Sheet | None = None
-    tile: int = Field(default=0, ge=8, le=4096)
     control: Name | None = None
     initial_token: str = ""
     placebo: bool = False
@@ -328,17 +320,21 @@ class ConceptEntry(Entry):
             raise ValueError(f"cannot be false: pictures of the kind {kind} are always blurred")
         return sensitive
 
-    @model_validator(mode="after")
-    def _whole_tiles(self) -> "ConceptEntry":
-        for sheet in (self.pictures, self.near_misses):
-            if sheet is None:
-                continue
-            if not self.tile:
-                raise ValueError("must give the side of a tile, since the file has no model with a resolution")
-            with Image.open(sheet) as image:
-                if image.width % self.tile or image.height % self.tile:
-                    raise ValueError(f"a sheet of {image.width} x {image.height} pixels has no tiles of {self.tile}")
-        return self
+    @field_validator("pictures", "near_misses")
+    @classmethod
+    def _whole_tiles(cls, sheet: Path | None, info: ValidationInfo) -> Path | None:
+        tile = info.data.get("tile")
+        if sheet is None or tile is None:
+            return sheet
+        if not tile:
+            raise ValueError("needs the side of its tiles as tile, since the file has no model with a resolution")
+        try:
+            width, height = sheets.check(sheet)
+        except UnreadablePictureError as error:
+            raise ValueError(error.message) from None
+        if width % tile or height % tile:
+            raise ValueError(f"a sheet of {width} x {height} pixels has no tiles of {tile}")
+        return sheet
 
 
 def problems_of_concept(

@@ -5,7 +5,6 @@ The central square, given as a share of the picture's side, is what inpainting r
 
 import io
 import math
-from collections.abc import Iterator
 
 import grpc
 import numpy as np
@@ -17,20 +16,11 @@ from unerase_backend.runtime.errors import UneraseError
 MAX_PIXELS = 4096 * 4096
 """Larger pictures are not decoded: a few kilobytes of PNG can expand to gigabytes."""
 
-MAX_CHUNKS = 4096
-"""The most chunks of a PNG; a megabyte of empty chunks takes most of a second to read."""
-
 GREY = 128
 """The value of hidden pixels: the middle of the range, with which an inpainting pipeline blanks its mask."""
 
 # A share that was computed from whole cells gives the same cells back in spite of floating-point error.
 _ROUNDING = 1e-9
-
-
-_OPAQUE_MODES = ("1", "L", "P", "RGB")
-_SIGNATURE = 8
-# The signature, the length and name of the first chunk, and width and height precede it.
-_BIT_DEPTH_AT = _SIGNATURE + 4 + 4 + 4 + 4
 
 
 class UnreadablePictureError(UneraseError):
@@ -92,39 +82,3 @@ def grey_square(picture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
 def _central(height: int, width: int, share: float) -> tuple[slice, slice]:
     across, down = square_margin(width, share), square_margin(height, share)
     return slice(down, height - down), slice(across, width - across)
-
-
-def opaque_size(content: bytes) -> tuple[int, int]:
-    """Return width and height of a PNG of opaque pixels with 8 bits a channel, without decoding the pixels.
-
-    Raises:
-        UnreadablePictureError: it is damaged, not a PNG, an animation, has more than `MAX_PIXELS` pixels or
-            `MAX_CHUNKS` chunks, or is not opaque with 8 bits a channel.
-    """
-    for count, kind in enumerate(_chunks(content)):
-        if count == MAX_CHUNKS:
-            raise UnreadablePictureError(f"the picture has more than {MAX_CHUNKS} chunks, too many to be read")
-        if kind == b"acTL":
-            raise UnreadablePictureError("the picture must be one picture, not an animation")
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UnreadablePictureError(f"the picture has {width} x {height} pixels, too many to be read")
-            # Read from the header's ninth byte, because Pillow silently reduces 16 bits to 8.
-            if image.mode not in _OPAQUE_MODES or "transparency" in image.info or content[_BIT_DEPTH_AT] > 8:
-                raise UnreadablePictureError("the picture must be opaque, with 8 bits a channel")
-            return width, height
-    except Image.DecompressionBombError:
-        raise UnreadablePictureError("the picture has far too many pixels to be read") from None
-    except (OSError, SyntaxError, ValueError, EOFError):
-        raise UnreadablePictureError("the picture is damaged or not a PNG") from None
-
-
-def _chunks(content: bytes) -> Iterator[bytes]:
-    """Yield the names of a PNG's chunks, up to the first whose head is incomplete."""
-    position = _SIGNATURE
-    while position + 8 <= len(content):
-        yield content[position + 4 : position + 8]
-        # Length, name, content and checksum.
-        position += 12 + int.from_bytes(content[position : position + 4])

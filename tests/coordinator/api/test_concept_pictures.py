@@ -10,6 +10,7 @@ from PIL import Image
 
 from unerase import AsyncClient
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.pictures import decode_picture
 
 from .conftest import INVALID, SIDE, Service, described, fields, picture, refused
 
@@ -45,9 +46,16 @@ def animated() -> bytes:
     return content.getvalue()
 
 
-def encoded(form: str) -> bytes:
+def encoded(form: str, mode: str = "RGB") -> bytes:
     content = io.BytesIO()
-    Image.open(io.BytesIO(picture(0))).save(content, format=form)
+    Image.open(io.BytesIO(picture(0))).convert(mode).save(content, format=form)
+    return content.getvalue()
+
+
+def see_through() -> bytes:
+    content, image = io.BytesIO(), Image.open(io.BytesIO(picture(0)))
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(content, format="PNG")
     return content.getvalue()
 
 
@@ -72,30 +80,31 @@ def transparent_palette() -> bytes:
 @pytest.mark.parametrize(
     ("bad", "description"),
     [
-        (b"", "damaged or not a PNG"),
-        (b"\x89PNG\r\n\x1a\n", "damaged or not a PNG"),
-        (picture(0)[:-200], "damaged or not a PNG"),
-        (encoded("JPEG"), "damaged or not a PNG"),
-        (encoded("TIFF"), "damaged or not a PNG"),
-        (encoded("GIF"), "damaged or not a PNG"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "damaged or not a PNG"),
-        (bomb(1_000_000), "far too many pixels"),
+        (b"", "damaged or not a PNG, JPEG or WebP file"),
+        (b"\x89PNG\r\n\x1a\n", "damaged or not a PNG, JPEG or WebP file"),
+        (picture(0)[:-200], "damaged or not a PNG, JPEG or WebP file"),
+        (encoded("TIFF"), "damaged or not a PNG, JPEG or WebP file"),
+        (encoded("GIF"), "damaged or not a PNG, JPEG or WebP file"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "damaged or not a PNG, JPEG or WebP file"),
+        (bomb(1_000_000), "1000000 x 1000000 pixels, too many"),
         (bomb(5000), "5000 x 5000 pixels, too many"),
         (bomb(4000), "must have 8 to 2048 pixels a side, not 4000"),
-        (bomb(SIDE), "damaged or not a PNG"),
-        (unfolding(b"name\0\0", b"iCCP"), "damaged or not a PNG"),
-        (unfolding(b"name\0\0", b"zTXt"), "damaged or not a PNG"),
-        (unfolding(b"name\0\1\0\0\0", b"iTXt"), "damaged or not a PNG"),
+        (bomb(SIDE), "damaged or not a PNG, JPEG or WebP file"),
+        (unfolding(b"name\0\0", b"iCCP"), "damaged or not a PNG, JPEG or WebP file"),
+        (unfolding(b"name\0\0", b"zTXt"), "damaged or not a PNG, JPEG or WebP file"),
+        (unfolding(b"name\0\1\0\0\0", b"iTXt"), "damaged or not a PNG, JPEG or WebP file"),
         (crowded(4096), "more than 4096 chunks"),
         (animated(), "not an animation"),
-        (chunk(b"IHDR", b"")[:4] * 1000, "damaged or not a PNG"),
+        (chunk(b"IHDR", b"")[:4] * 1000, "damaged or not a PNG, JPEG or WebP file"),
         (narrow(width=32, height=33), "must be square, not 32 x 33 pixels"),
         (narrow(width=4, height=4), "must have 8 to 2048 pixels a side, not 4"),
         (picture(0, 64), "must have 32 pixels a side, as those before it, not 64"),
-        (picture(0, mode="RGBA"), "must be opaque"),
-        (picture(0, mode="LA"), "must be opaque"),
+        (see_through(), "must be opaque"),
+        (encoded("JPEG", "CMYK"), "is in CMYK"),
+        (encoded("JPEG")[:-400], "damaged or not a PNG, JPEG or WebP file"),
+        (encoded("WEBP")[:-400], "damaged or not a PNG, JPEG or WebP file"),
         (transparent_palette(), "must be opaque"),
-        (deep(), "must be opaque, with 8 bits"),
+        (deep(), "16 bits a channel, and 8 are read"),
         (picture(8), "is the same picture as pictures[0]"),
     ],
 )
@@ -127,3 +136,11 @@ async def test_every_bad_picture_is_named_at_once(client: AsyncClient) -> None:
 async def test_a_bad_sheet_is_named(client: AsyncClient, tile: int, field: str, description: str) -> None:
     error = await refused(client.create_concept(described(), [narrow(width=64, height=32)], tile=tile))
     assert description in fields(error)[field]
+
+
+async def test_every_format_is_read_and_kept_as_the_same_pixels(client: AsyncClient, store: ArtifactStore) -> None:
+    sent = [picture(1), encoded("JPEG"), encoded("WEBP"), picture(2, mode="RGBA"), picture(3, mode="L")]
+    created = await client.create_concept(described(), sent)
+    for digest, content in zip(created.picture_digests, sent, strict=True):
+        shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        assert np.array_equal(decode_picture(store.get(digest)), shown)

@@ -14,7 +14,7 @@ from unerase._errors import error_of
 from unerase.v1.models_pb2 import CreateConceptRequest
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase_backend.coordinator.api import concept_upload, model_service, upload_limits
-from unerase_backend.runtime.pictures import decode_picture
+from unerase_backend.runtime.picture_files import read_picture
 
 from .conftest import INVALID, SIDE, Service, begin, described, fields, picture, piece, refused
 
@@ -58,7 +58,7 @@ async def test_pixels_are_counted_before_they_are_made(
     monkeypatch.setattr(concept_upload, "MAX_PIXELS", 2 * SIDE * SIDE)
     decoded: list[bytes] = []
     monkeypatch.setattr(
-        concept_upload, "decode_picture", lambda content: decoded.append(content) or decode_picture(content)
+        concept_upload, "read_picture", lambda content: decoded.append(content) or read_picture(content)
     )
     pictures = [picture(seed) for seed in range(4)]
     error = await send(begin(), *(piece(content, last=True) for content in pictures))

@@ -1,5 +1,7 @@
 """What can be audited, and how: `models`, `concepts`, `evaluations` and `presets`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +10,10 @@ import typer
 from unerase._commands.connecting import connected
 from unerase._commands.failing import ExitCode, fail, reported
 from unerase._commands.options import Address, AsJson, RequestId
-from unerase._commands.output import say, say_json, show_list
-from unerase._concept_file import read_concept_file
+from unerase._commands.output import say, say_json, show_list, tell
+from unerase._concept_file import ConceptFile, read_concept_file
 from unerase._display import enum_name
+from unerase._errors import FieldViolation, UneraseError
 from unerase._settings import DEFAULT_ADDRESS
 from unerase.v1.types_pb2 import EvaluationClass
 
@@ -67,7 +70,9 @@ def create_concept(
             read = read_concept_file(file)
         except ValueError as error:
             fail(str(error), ExitCode.BAD_INPUT)
-    with connected(address) as client:
+    for line in read.left_out():
+        tell(line)
+    with connected(address) as client, _naming_files(read):
         concept = client.create_concept(
             read.concept, read.pictures, read.near_misses, tile=read.tile, request_id=request_id
         )
@@ -76,6 +81,18 @@ def create_concept(
     else:
         near_misses = len(concept.near_miss_digests)
         say(f"{concept.name}: {len(concept.picture_digests)} pictures, {near_misses} near misses")
+
+
+@contextmanager
+def _naming_files(read: ConceptFile) -> Iterator[None]:
+    """Name pictures by their files in an error of the backend, which knows only their numbers."""
+    try:
+        yield
+    except UneraseError as error:
+        error.violations = tuple(
+            FieldViolation(read.named(each.field), read.named(each.description)) for each in error.violations
+        )
+        raise
 
 
 @concepts_app.command("delete")

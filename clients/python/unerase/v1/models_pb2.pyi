@@ -405,7 +405,7 @@ class PictureChunk(_message.Message):
     NEAR_MISS_FIELD_NUMBER: _builtins.int
     TILE_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
-    """PNG, 8 bits a channel, without transparency; at most 8 MiB a picture and 64 MiB in all."""
+    """PNG, JPEG or WebP that can be read without changing a pixel; at most 8 MiB a picture and 64 MiB in all."""
     last: _builtins.bool
     """On the picture's last piece."""
     near_miss: _builtins.bool

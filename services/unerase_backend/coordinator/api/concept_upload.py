@@ -17,7 +17,8 @@ from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue.sheets import tiles
 from unerase_backend.coordinator.api.request_ids import check_request_id
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
-from unerase_backend.runtime.pictures import UnreadablePictureError, decode_picture, encode_picture, opaque_size
+from unerase_backend.runtime.picture_files import picture_size, read_picture
+from unerase_backend.runtime.pictures import UnreadablePictureError, encode_picture
 
 MAX_PICTURES = 1024
 MAX_PICTURE_BYTES = 8 * 1024 * 1024
@@ -31,7 +32,7 @@ _MAX_VIOLATIONS = 20
 
 @dataclass(frozen=True)
 class SentPicture:
-    """One picture as it was sent: PNG, and the side of the tiles to cut it into, or 0."""
+    """One picture as it was sent: a file of PNG, JPEG or WebP, and the side of the tiles to cut it into, or 0."""
 
     content: bytes
     near_miss: bool
@@ -112,8 +113,9 @@ def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
     """Decode the pictures, cut sheets into tiles, and encode them again.
 
     Raises:
-        InvalidRequestError: a picture is damaged, is not an opaque PNG of 8 bits a channel, is not square, has another
-            side than the first, comes twice, or is a sheet that does not divide into tiles; or there are too many.
+        InvalidRequestError: a picture is damaged or would not stay what it is (`picture_files`), is not square, has
+            another side than the first, comes twice, or is a sheet that does not divide into tiles; or there are too
+            many.
     """
     pictures = Pictures()
     violations: list[FieldViolation] = []
@@ -122,7 +124,7 @@ def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
     for index, each in enumerate(sent):
         name = f"pictures[{index}]"
         try:
-            width, height = opaque_size(each.content)
+            width, height = picture_size(each.content)
             problem = _size_problem(width, height, each.tile, pictures.side)
             if problem:
                 violations.append(FieldViolation(name, problem))
@@ -153,19 +155,19 @@ def decode_pictures(sent: Sequence[SentPicture]) -> Pictures:
 
 def _size_problem(width: int, height: int, tile: int, side: int) -> str:
     if not tile and width != height:
-        return f"must be square, not {width} x {height} pixels; for a sheet, give the side of its tiles"
+        return f"must be square, not {width} x {height} pixels: crop it; for a sheet, give the side of its tiles"
     own = tile or width
     if not SIDES[0] <= own <= SIDES[1]:
         return f"must have {SIDES[0]} to {SIDES[1]} pixels a side, not {own}"
     if width % own or height % own:
         return f"a sheet of {width} x {height} pixels cannot be cut into tiles of {own}"
     if side not in (0, own):
-        return f"must have {side} pixels a side, as those before it, not {own}"
+        return f"must have {side} pixels a side, as those before it, not {own}: resize it"
     return ""
 
 
 def _tiles(name: str, sent: SentPicture) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    pixels = decode_picture(sent.content)
+    pixels = read_picture(sent.content)
     if not sent.tile:
         yield name, pixels
         return
