@@ -1,0 +1,263 @@
+"""What is known of a model without loading it: every problem at once, notes and facts, and no PyTorch for it."""
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unerase_backend.catalogue import EMBEDDED, Catalogue
+from unerase_backend.catalogue.families import family_of
+from unerase_backend.catalogue.findings import ModelCheck
+from unerase_backend.catalogue.model_check import check_model
+from unerase_backend.catalogue.model_fit import DEFAULTS
+from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
+
+REFERENCE = EMBEDDED.parent / "reference"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+Check = Callable[..., ModelCheck]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the testbed's reference, to be changed."""
+    shutil.copytree(REFERENCE, tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    """Checks the model as it is then on the disk, with what the keyword arguments replace in it."""
+
+    def run(resolution: int = 32, **replaced: str) -> ModelCheck:
+        models = {"own": {"pipeline": "model", "resolution": resolution}, "edited": {"base": "own"} | replaced}
+        (tmp_path / "models.yaml").write_text(yaml.safe_dump({"models": models}))
+        return check_model(Catalogue.load(embedded=tmp_path / "models.yaml"), "edited" if replaced else "own")
+
+    return run
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def header(**tensors: list[int]) -> bytes:
+    """A safetensors file of zeros in bfloat16."""
+    content, end = {}, 0
+    for name, shape in tensors.items():
+        size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
+        content[name.replace("__", ".")] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(content).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(end)
+
+
+def test_the_testbed_is_sound() -> None:
+    catalogue = Catalogue.load()
+    for name in catalogue.models:
+        found = check_model(catalogue, name)
+        assert (found.problems, found.notes, found.error) == ((), (), None)
+    facts = check_model(catalogue, "testbed/esd-x").facts
+    assert (facts.family, facts.prediction_type, facts.scheduler) == ("Stable Diffusion", "epsilon", "DDIMScheduler")
+    assert (facts.prompt_length, facts.resolution) == (24, 32)
+    unet = facts.parts["unet"]
+    assert unet.files == ("diffusion_pytorch_model.safetensors", "unet.safetensors")
+    assert (unet.parameters, unet.bytes, unet.dtypes) == (1_001_828, 2 * 1_001_828, ("F16",))
+
+
+def test_every_problem_is_found_at_once(folder: Path, check: Check) -> None:
+    (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    shutil.rmtree(folder / "scheduler")
+    (folder / "tokenizer" / "tokenizer.json").unlink()
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    edit(folder / "text_encoder" / "config.json", hidden_size=32, auto_map={"AutoModel": "evil.Evil"})
+    found = check(resolution=30)
+    assert [(problem.part, problem.reason) for problem in found.problems] == [
+        ("text_encoder", "MODEL_NAMES_CODE"),
+        ("unet", "WEIGHTS_NOT_SAFETENSORS"),
+        ("vae", "WEIGHTS_UNREADABLE"),
+        ("scheduler", "MODEL_INCOMPLETE"),
+        ("tokenizer", "MODEL_INCOMPLETE"),
+        ("unet", "MODEL_UNSUPPORTED"),
+        ("", "MODEL_UNSUPPORTED"),
+    ]
+    unet = found.problems[1]
+    assert (unet.looked_for, unet.found) == (UNET, "unet/diffusion_pytorch_model.bin")
+    assert unet.remedy.endswith("unerase import unet/diffusion_pytorch_model.bin --as unet --out FOLDER")
+    assert isinstance(found.error, UnsafeModelError)
+    assert found.error.metadata == {
+        "model": "own",
+        "part": "text_encoder",
+        "file_found": "text_encoder/config.json",
+    }
+    assert "and 2 more problems" in found.error.message
+    assert str(folder) not in found.error.message
+
+
+def test_a_missing_shard_is_named_with_its_index(folder: Path, check: Check) -> None:
+    names = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    (folder / UNET).rename(folder / "unet" / names[0])
+    index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv_in.bias": names[0], "conv_out.bias": names[1]}}))
+    (problem,) = check().problems
+    assert (problem.reason, problem.looked_for, problem.found) == ("WEIGHTS_SHARD_MISSING", names[1], names[0])
+    assert index.name in problem.text
+    index.unlink()
+    (problem,) = check().problems
+    assert (problem.reason, problem.looked_for) == ("WEIGHTS_MISSING", f"{UNET}.index.json")
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "family"),
+    [
+        ("StableDiffusionXLPipeline", "SDXL"),
+        ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
+        ("FluxPipeline", "FLUX"),
+        ("PixArtAlphaPipeline", "PixArt"),
+        ("SanaPipeline", "Sana"),
+        ("KandinskyV22CombinedPipeline", "Kandinsky"),
+        ("IFPipeline", "DeepFloyd IF"),
+        ("StableDiffusionInpaintPipeline", "Stable Diffusion for inpainting"),
+        ("StableDiffusionInstructPix2PixPipeline", "InstructPix2Pix"),
+    ],
+)
+def test_another_family_is_named_before_anything_else(folder: Path, check: Check, pipeline: str, family: str) -> None:
+    shutil.rmtree(folder / "unet")
+    edit(folder / "model_index.json", _class_name=pipeline, transformer=["diffusers", "Transformer"])
+    found = check()
+    (problem,) = found.problems
+    expected = f"it is a {pipeline} ({family}), which cannot be audited yet; Stable Diffusion 1 and 2 can"
+    assert problem.text.startswith(expected)
+    assert isinstance(found.error, PreconditionError)
+
+
+def test_the_families_are_classes_of_diffusers() -> None:
+    import diffusers
+
+    pipelines = [name for name in dir(diffusers) if name.endswith("Pipeline")]
+    named = {family_of(name) for name in pipelines}
+    for family in ("SDXL", "Stable Diffusion 3", "FLUX", "PixArt", "Sana", "Kandinsky", "Wuerstchen", "Qwen-Image"):
+        assert family in named
+    assert not family_of("StableDiffusionPipeline")
+
+
+@pytest.mark.parametrize(
+    ("channels", "family"), [(9, "inpainting"), (8, "InstructPix2Pix"), (5, "depth"), (7, "upscaling")]
+)
+def test_a_unet_that_takes_more_than_latents(folder: Path, check: Check, channels: int, family: str) -> None:
+    edit(folder / "unet" / "config.json", in_channels=channels)
+    (problem,) = check().problems
+    assert (problem.part, problem.reason) == ("unet", "MODEL_UNSUPPORTED")
+    assert family in problem.what
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "words"),
+    [
+        ("unet", {"cross_attention_dim": 48}, "reads another width (48) than the text encoder writes (64)"),
+        ("unet", {"addition_embed_type": "text_time"}, "conditioning beyond the prompt (addition_embed_type)"),
+        ("unet", {"out_channels": 8}, "different latents"),
+        ("unet", {"in_channels": "many"}, "a value of the wrong type"),
+        ("unet", {"_class_name": "UNet3DConditionModel"}, "names UNet3DConditionModel"),
+        ("vae", {"latent_channels": 16}, "the VAE has 16"),
+        ("text_encoder", {"max_position_embeddings": 20}, "prompts are longer (24) than the text encoder reads (20)"),
+    ],
+)
+def test_parts_that_do_not_fit(folder: Path, check: Check, file: str, changes: dict[str, Any], words: str) -> None:
+    edit(folder / file / "config.json", **changes)
+    (problem,) = check().problems
+    assert problem.reason == "MODEL_UNSUPPORTED"
+    assert words in problem.text
+
+
+def test_what_a_configuration_leaves_out_has_the_libraries_defaults() -> None:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig
+
+    for part, config in (
+        ("unet", UNet2DConditionModel().config),
+        ("vae", AutoencoderKL().config),
+        ("text_encoder", CLIPTextConfig().to_dict()),
+    ):
+        assert {key: config[key] for key in DEFAULTS[part]} == DEFAULTS[part]
+
+
+def test_what_is_not_used_is_said(folder: Path, check: Check) -> None:
+    edit(
+        folder / "model_index.json",
+        _class_name="StableDiffusionPipelineSafe",
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPImageProcessor"],
+        image_encoder=["transformers", "CLIPVisionModelWithProjection"],
+    )
+    (folder / UNET).rename(folder / "unet" / "diffusion_pytorch_model.bf16.safetensors")
+    (folder / "vae" / "diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    found = check()
+    assert not found.problems
+    words = ("PipelineSafe", "safety checker", "image_encoder", "bf16.safetensors", "index.json is ignored")
+    for word in words:
+        assert sum(word in note for note in found.notes) == 1, (word, found.notes)
+    assert len(found.notes) == len(words)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (header(conv_in__bias=[32]), None),
+        (header(unet__conv_in__bias=[32]), None),
+        (header(lora_unet_conv_in__lora_down__weight=[4, 36]), "WEIGHTS_LAYOUT"),
+        (header(hidden__payload=[4]), "WEIGHTS_UNKNOWN_TENSOR"),
+        (header(), "WEIGHTS_INCOMPLETE"),
+        (header(conv_in__bias=[32])[:-1], "WEIGHTS_UNREADABLE"),
+        (b"", "WEIGHTS_UNREADABLE"),
+    ],
+)
+def test_a_replacing_file_is_read_by_its_header(folder: Path, check: Check, content: bytes, reason: str | None) -> None:
+    (folder.parent / "edit.safetensors").write_bytes(content)
+    found = check(unet="edit.safetensors")
+    assert [problem.reason for problem in found.problems] == ([reason] if reason else [])
+    assert found.facts.parts["unet"].dtypes == (("F16",) if reason else ("BF16", "F16"))
+
+
+def test_a_link_out_of_the_folder(folder: Path, check: Check) -> None:
+    shutil.move(folder / "vae" / "config.json", folder.parent / "outside.json")
+    os.symlink(folder.parent / "outside.json", folder / "vae" / "config.json")
+    (problem,) = check().problems
+    assert (problem.part, problem.reason, problem.found) == ("vae", "PATH_ESCAPES", "config.json")
+
+
+def test_a_model_of_the_hub_is_checked_once_it_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    revision = "0123456789abcdef" * 2 + "01234567"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    entry = {"hub": "org/name", "revision": revision, "resolution": 32}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump({"hub_organisations": ["org"], "models": {"hub": entry}}))
+    catalogue = Catalogue.load(embedded=tmp_path / "models.yaml")
+    found = check_model(catalogue, "hub")
+    assert not found.problems
+    assert "org/name is fetched from the hub when it is first used" in found.notes[0]
+    # A snapshot holds links to files that are stored elsewhere.
+    snapshot = tmp_path / "cache" / "models--org--name" / "snapshots" / revision
+    for path in REFERENCE.rglob("*.*"):
+        place = snapshot / path.relative_to(REFERENCE)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(path)
+    found = check_model(catalogue, "hub")
+    assert (found.problems, found.notes) == ((), ())
+    assert len(found.facts.parts) == 3
+    assert catalogue.model_parts("hub").folder == snapshot
+
+
+def test_a_check_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from unerase_backend.catalogue import Catalogue, model_check; catalogue = Catalogue.load(); "
+        "model_check.check_model(catalogue, 'testbed/uce'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
