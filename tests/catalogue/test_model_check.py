@@ -179,12 +179,15 @@ def test_parts_that_do_not_fit(folder: Path, check: Check, file: str, changes: d
 
 
 def test_what_a_configuration_leaves_out_has_the_libraries_defaults() -> None:
+    import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig
 
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel(), AutoencoderKL()
     for part, config in (
-        ("unet", UNet2DConditionModel().config),
-        ("vae", AutoencoderKL().config),
+        ("unet", unet.config),
+        ("vae", vae.config),
         ("text_encoder", CLIPTextConfig().to_dict()),
     ):
         assert {key: config[key] for key in DEFAULTS[part]} == DEFAULTS[part]

@@ -333,20 +333,17 @@ class Catalogue:
 
     def _describe(self, name: str, entry: ModelEntry) -> Model:
         base = self.describe_model(entry.base) if entry.base else Model()
-        files: list[digests.HashedFile] = []
+        loaded: dict[str, list[Path]] = {}
         findings = Findings(name)
         if entry.base is None:
             folder = entry.folder
             assert folder is not None  # noqa: S101 - an entry has a folder or a base
             loaded = model_files.loaded_files(folder, None if entry.hub else folder, findings)
-            files += digests.pipeline_files(loaded, self._digest)
             if (schedule := describe_schedule(folder)) is not None:
                 base.schedule.CopyFrom(schedule)
-        for component, path in (("unet", entry.unet), ("text_encoder", entry.text_encoder)):
-            replacing = model_files.replacing_weights(component, path, findings) if path is not None else None
-            for replaced in replacing.all if replacing else ():
-                files.append(digests.hash_file(f"{component} replaced", replaced, self._digest))
+        loaded |= model_files.replacing_files({"unet": entry.unet, "text_encoder": entry.text_encoder}, findings)
         findings.conclude().raise_any()
+        files = digests.hash_files(loaded, self._digest)
         digests.check_pinned(files, entry.sha256)
         weights = [
             WeightFile(component=file.component.split()[0], digest=file.digest, size_bytes=file.size_bytes)

@@ -37,8 +37,8 @@ def hash_file(component: str, path: Path, digest: Digest = file_digest) -> Hashe
     return HashedFile(component, path.name, digest(path), path.stat().st_size)
 
 
-def pipeline_files(loaded: Mapping[str, Iterable[Path]], digest: Digest = file_digest) -> list[HashedFile]:
-    """Return the files of a pipeline that are loaded, given by component."""
+def hash_files(loaded: Mapping[str, Iterable[Path]], digest: Digest = file_digest) -> list[HashedFile]:
+    """Return the files with their digests, given by component."""
     return [hash_file(component, path, digest) for component, paths in loaded.items() for path in paths]
 
 

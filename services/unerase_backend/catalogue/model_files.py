@@ -12,7 +12,7 @@ STEM is `diffusion_pytorch_model` in diffusers' folders and `model` in those of 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,6 +155,12 @@ def loaded_files(folder: Path, root: Path | None, findings: Findings) -> dict[st
     config = config_file("scheduler", folder / "scheduler", root, findings)
     files["scheduler"] = [config] if config else []
     return files
+
+
+def replacing_files(replacing: Mapping[str, Path | None], findings: Findings) -> dict[str, list[Path]]:
+    """Return the files of what a catalogue entry names for parts, by "PART replaced"; see `replacing_weights`."""
+    found = {part: replacing_weights(part, path, findings) for part, path in replacing.items() if path is not None}
+    return {f"{part} replaced": list(weights.all) for part, weights in found.items() if weights is not None}
 
 
 def unsafe_remedy(file: str, part: str) -> str:

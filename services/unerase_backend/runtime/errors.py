@@ -49,6 +49,12 @@ class UneraseError(Exception):
             retry_after_seconds=self.retry_after_seconds,
         )
 
+    def extended(self, message: str, **metadata: str) -> "UneraseError":
+        """Return the same error with another message, which says more, and with further metadata."""
+        return _rebuild(
+            type(self), message, self.reason, self.metadata | metadata, self.violations, self.retry_after_seconds
+        )
+
     def __reduce__(self) -> tuple[object, ...]:
         """Keep every field when the error is pickled."""
         return _rebuild, (

@@ -14,8 +14,9 @@ import pytest
 from google.protobuf import json_format
 
 from support.backend import LocalBackend
+from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import Audit, AuditSpec, ReportContent
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, EvaluationDescription
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, MODEL_ROLE_SUBJECT, EvaluationDescription
 from unerase_backend.coordinator.execution import units as of_units
 from unerase_backend.coordinator.execution.conclusion import Conclusion
 from unerase_backend.coordinator.execution.notifications import Notifications
@@ -29,6 +30,7 @@ from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.estimates import Estimates
 from unerase_backend.coordinator.storage.evidence import Evidence
 from unerase_backend.coordinator.storage.transitions import AuditEndedError
+from unerase_backend.runtime.errors import UnsafeModelError
 
 BATTERY = [
     {"name": "standard-prompt"},
@@ -84,6 +86,18 @@ async def test_a_kept_unit_is_run_and_found_again(local: LocalBackend, rooms: No
     with pytest.raises(AuditEndedError):
         await units.compute(audit.id, plan.units[0])
     await database.close()
+
+
+def test_an_error_about_its_model_says_which_role_the_model_has() -> None:
+    unit = Unit(model="sd/edited", role=MODEL_ROLE_SUBJECT)
+    about = {"model": "sd/edited", "part": "unet"}
+    told = of_units._with_role(UnsafeModelError("unet is missing", reason="MODEL_INCOMPLETE", metadata=about), unit)
+    assert isinstance(told, UnsafeModelError)
+    assert (told.message, told.reason) == ("the subject: unet is missing", "MODEL_INCOMPLETE")
+    assert told.metadata == about | {"role": "subject"}
+    for metadata in ({}, {"model": "sd/other"}):
+        error = UnsafeModelError("unet is missing", metadata=metadata)
+        assert of_units._with_role(error, unit) is error
 
 
 async def test_the_profile_is_that_of_every_room_that_computes(

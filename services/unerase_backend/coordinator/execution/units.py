@@ -21,7 +21,14 @@ from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, 
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ProbeRequest
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.audits_pb2 import AuditEvent, UnitProgress
-from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, Concept, EvaluationDescription, Finding, Observation
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_CONCEPT_FREE,
+    Concept,
+    EvaluationDescription,
+    Finding,
+    ModelRole,
+    Observation,
+)
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.execution import unit_cache
 from unerase_backend.coordinator.execution.notifications import Notifications
@@ -126,7 +133,10 @@ class Units:
             result = await asyncio.to_thread(unit_cache.find, self._store, key)
             if result is None:
                 begin = time.monotonic()
-                result = await self._run_whole(audit_id, unit)
+                try:
+                    result = await self._run_whole(audit_id, unit)
+                except UneraseError as error:
+                    raise _with_role(error, unit) from None
                 self._took(unit, description, time.monotonic() - begin)
                 await asyncio.to_thread(unit_cache.keep, self._store, key, result)
             else:
@@ -224,3 +234,11 @@ def _placed(found: Found, unit: Unit) -> Found:
     if unit.access:
         found.access = unit.access
     return found
+
+
+def _with_role(error: UneraseError, unit: Unit) -> UneraseError:
+    """Let an error about a unit's model say which role the model has in the audit."""
+    if not unit.model or error.metadata.get("model") != unit.model:
+        return error
+    role = ModelRole.Name(unit.role).removeprefix("MODEL_ROLE_").lower()
+    return error.extended(f"the {role}: {error.message}", role=role)
