@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev audit test check check-deploy faults chaos bench testbed protos docs clean
+.PHONY: help install install-dev audit test check check-deploy faults chaos bench integrations testbed protos docs clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -79,6 +79,12 @@ protos: $(PROTOS_VENV)/.tools ## Generate the Python code of the contracts.
 		--plugin=protoc-gen-mypy_grpc=$(PROTOS_VENV)/bin/protoc-gen-mypy_grpc \
 		--python_out=$(GENERATED) --grpc_python_out=$(GENERATED) --mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet:$(GENERATED) \
 		$$(cd protos && find unerase -name '*.proto' | sort)
+
+# In an environment of its own, since nobody else needs these packages. The tests' other plugins are not installed here.
+integrations: ## Run what works with packages of others: NudeNet's detector (AGPL) as a judge.
+	test -x build/integrations/bin/python || $(PYTHON) -m venv build/integrations
+	build/integrations/bin/python -m pip install --quiet --editable '.[server,onnx]' nudenet==3.4.2 pytest==9.1.* pytest-asyncio pytest-timeout
+	OMP_NUM_THREADS=1 build/integrations/bin/python -m pytest -q -m integrations --confcutdir tests/integrations tests/integrations
 
 clean: ## Remove what was built and installed.
 	rm -rf build $(VENV) $(PROTOS_VENV)

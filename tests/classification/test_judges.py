@@ -200,4 +200,8 @@ def test_registered_kinds() -> None:
     assert kinds()["clip"].load is ClipJudge
     assert kinds()["classifier"].load is Classifier
     assert kinds()["detector"].load is Detector
-    assert {kind.provider for kind in kinds().values()} == {f"unerase {version('unerase')}"}
+    for kind in kinds().values():
+        ours, *libraries = kind.provider.split(", ")
+        assert ours == f"unerase {version('unerase')}"
+        assert all(version(name) == release for name, release in (each.split() for each in libraries))
+        assert libraries

@@ -34,6 +34,14 @@ def _catalogue(text: str, folder: Path) -> None:
     assert yaml.safe_load(text)["models"].keys() <= Catalogue.load([str(file)]).models.keys()
 
 
+def _hub_judge(text: str, folder: Path) -> None:
+    """Load the entries; nothing is fetched until a judge is needed."""
+    file = folder / "catalogue.yaml"
+    file.write_text(text)
+    read = Catalogue.load([str(file)])
+    assert read.judge("own/vqa").options == {"threshold": 0.5}
+
+
 def _concept(text: str, folder: Path) -> None:
     give_pictures(folder)
     file = folder / "my-hourglass.yaml"
@@ -84,6 +92,7 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("docs/add-a-probe.md", "[project.entry-points"): _entry_points,
     ("docs/concepts.md", "# my-hourglass.yaml"): _concept,
     ("docs/operations.md", '"quotas"'): _quotas,
+    ("docs/judges.md", "hub_organisations"): _hub_judge,
     ("docs/operations.md", "models:"): _catalogue,
     ("docs/operations.md", "    scheme: https"): _scrape_job,
 }

@@ -28,10 +28,10 @@ write_templates(folder, {label: [decode_picture(tile) for tile in tiles] for lab
 """
 
 
-def install(site: Path) -> Path:
-    """Build the package and install only it into the folder `site`."""
+def install(site: Path, package: Path = PACKAGE) -> Path:
+    """Build a package and install only it into the folder `site`."""
     # A copy, because pip builds in the folder of the source.
-    source = shutil.copytree(PACKAGE, site.with_name(f"{site.name}-source"))
+    source = shutil.copytree(package, site.with_name(f"{site.name}-source"))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--no-index", "--no-build-isolation", "--target", str(site), str(source)]
     subprocess.run(command, check=True, timeout=120)
