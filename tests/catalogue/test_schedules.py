@@ -94,6 +94,7 @@ def test_every_scheduler_of_diffusers_that_has_betas_is_known_or_is_for_somethin
         ({"trained_betas": [1.0] * 1000}, "trained_betas", "must be a list of numbers above 0 and under 1"),
         ({"thresholding": True}, "thresholding", "true cannot be followed: it is for models of pixels"),
         ({"thresholding": "yes"}, "thresholding", '"yes" must be true or false'),
+        ({"predict_epsilon": False}, "predict_epsilon", "false cannot be followed"),
         ({"use_flow_sigmas": True}, "use_flow_sigmas", "true cannot be followed"),
         (
             {"rescale_betas_zero_snr": True},

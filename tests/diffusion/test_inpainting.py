@@ -1,12 +1,13 @@
 """Inpainting in the sampler: diffusers' own pipeline, the picture around the mask, and the sampler's laws."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.sampler import Finished, Sampler
+from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.runtime.pictures import square_margin
@@ -23,6 +25,7 @@ from unerase_backend.testbed import world
 
 TrajectoryOf = Callable[..., Trajectory]
 ROWS = 6
+TRAILING = {"timestep_spacing": "trailing"}
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +92,30 @@ def inpainter(pipeline: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("share", "guidance_scale", "steps"), [(0.5, 3.0, 10), (0.75, 7.5, 7), (0.5, 1.0, 5), (0.25, 3.0, 13)]
+    ("share", "guidance_scale", "steps", "change"),
+    [
+        (0.5, 3.0, 10, {}),
+        (0.75, 7.5, 7, {}),
+        (0.5, 1.0, 5, {}),
+        (0.25, 3.0, 13, {}),
+        (0.5, 3.0, 10, {"prediction_type": "v_prediction"}),
+        (0.5, 3.0, 10, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, **TRAILING}),
+    ],
 )
 def test_it_is_what_diffusers_paints(
-    sampler: Sampler,
+    model: DiffusionModel,
     inpainter: Any,
+    monkeypatch: pytest.MonkeyPatch,
     shown: list[Picture],
     trajectory_of: TrajectoryOf,
     share: float,
     guidance_scale: float,
     steps: int,
+    change: dict[str, Any],
 ) -> None:
+    config = {**inpainter.scheduler.config, **change}
+    monkeypatch.setattr(inpainter, "scheduler", DDIMScheduler.from_config(config))
+    scheduled = dataclasses.replace(model, schedule=Schedule.from_config(config))
     trajectory = trajectory_of(
         "a picture of a hourglass",
         guidance_scale=guidance_scale,
@@ -107,6 +123,7 @@ def test_it_is_what_diffusers_paints(
         latent_seed=9,
         inpainting=inpainting(1, share),
     )
+    sampler = Sampler(scheduled, batch_rows=ROWS, decode_batch=2)
     (ours,) = sampler.run([trajectory], given=[Given(picture=shown[1])])
     margin = round((1 - share) / 2 * 32)
     mask = np.zeros((32, 32), np.float32)

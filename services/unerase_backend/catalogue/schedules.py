@@ -72,6 +72,10 @@ class ScheduleProblem:
         return f"{FILE}: {self.key} {self.problem}"
 
 
+Told = Callable[[str, str], ScheduleProblem]
+"""Makes the problem of a key from what is wrong with its value."""
+
+
 @dataclass(frozen=True)
 class TrainingSchedule:
     """The betas that a model was trained with."""
@@ -228,13 +232,7 @@ def _problems(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
     def problem(key: str, text: str) -> ScheduleProblem:
         return ScheduleProblem(key, config.get(key), f"{_shown(config.get(key))} {text}")
 
-    for key in ("rescale_betas_zero_snr", "set_alpha_to_one", "thresholding", "use_flow_sigmas"):
-        if not isinstance(config.get(key), bool | None):
-            yield problem(key, "must be true or false")
-    if config.get("thresholding") is True:
-        yield problem("thresholding", "cannot be followed: it is for models of pixels, not of latents; set it to false")
-    if config.get("use_flow_sigmas") is True:
-        yield problem("use_flow_sigmas", "cannot be followed: it replaces the betas by a flow")
+    yield from _flag_problems(config, problem)
     choices: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("prediction_type", PREDICTIONS),
         ("timestep_spacing", SPACINGS),
@@ -248,10 +246,9 @@ def _problems(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
         yield problem("num_train_timesteps", f"must be a whole number from 1 to {MAX_TRAINING_TIMESTEPS}")
     elif _trained(config):
         yield from _trained_problems(config, training, problem)
-    if not _trained(config):
-        for key in ("beta_start", "beta_end"):
-            if key in config and not _is_beta(config[key]):
-                yield problem(key, "must be a number above 0 and under 1")
+    for key in ("beta_start", "beta_end") if not _trained(config) else ():
+        if key in config and not _is_beta(config[key]):
+            yield problem(key, "must be a number above 0 and under 1")
     if config.get("rescale_betas_zero_snr") is True and config.get("prediction_type", EPSILON) == EPSILON:
         yield problem(
             "rescale_betas_zero_snr",
@@ -261,9 +258,19 @@ def _problems(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
         )
 
 
-def _trained_problems(
-    config: Mapping[str, Any], training: int, problem: Callable[[str, str], ScheduleProblem]
-) -> Iterator[ScheduleProblem]:
+def _flag_problems(config: Mapping[str, Any], problem: Told) -> Iterator[ScheduleProblem]:
+    for key in ("rescale_betas_zero_snr", "set_alpha_to_one", "thresholding", "use_flow_sigmas"):
+        if not isinstance(config.get(key), bool | None):
+            yield problem(key, "must be true or false")
+    if config.get("thresholding") is True:
+        yield problem("thresholding", "cannot be followed: it is for models of pixels, not of latents; set it to false")
+    if config.get("predict_epsilon") is False:
+        yield problem("predict_epsilon", "cannot be followed: models that predict the sample are not sampled")
+    if config.get("use_flow_sigmas") is True:
+        yield problem("use_flow_sigmas", "cannot be followed: it replaces the betas by a flow")
+
+
+def _trained_problems(config: Mapping[str, Any], training: int, problem: Told) -> Iterator[ScheduleProblem]:
     betas = config["trained_betas"]
     if not isinstance(betas, list) or not all(map(_is_beta, betas)):
         yield problem("trained_betas", "must be a list of numbers above 0 and under 1")

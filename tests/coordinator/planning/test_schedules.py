@@ -134,7 +134,9 @@ def test_other_betas_are_refused_unless_asked_for(plan: Planner, subject: str) -
 
 def test_another_number_of_timesteps_is_refused_in_any_case(plan: Planner) -> None:
     for own in (False, True):
-        assert refused(plan, "shorter", own_schedules=own)[:2] == ("spec.subject", "SCHEDULES_DIFFER")
+        field, reason, said = refused(plan, "shorter", own_schedules=own)
+        assert (field, reason) == ("spec.subject", "SCHEDULE_UNSUPPORTED")
+        assert said.endswith("scheduler_config.json: num_train_timesteps 500 is not 1000")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.schedules import (
+    FILE,
     ScheduleConfig,
     TrainingSchedule,
     read_schedule,
@@ -19,6 +20,7 @@ from unerase_backend.catalogue.schedules import (
 )
 from unerase_backend.catalogue.stepping import takes_other
 from unerase_backend.coordinator.planning.model_checks import Problem
+from unerase_backend.evaluation.known_pictures import TRAINING_TIMESTEPS
 
 
 def schedule_refusals(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:
@@ -33,15 +35,18 @@ def schedule_refusals(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem
         for bad in schedule_problems(config) if config is not None else ():
             yield Problem(field, f"the model {name!r} cannot be sampled: {bad}", "SCHEDULE_UNSUPPORTED")
     schedules = _schedules(known, catalogue)
-    reference = schedules.get("spec.reference")
-    others = {field: other for field, other in schedules.items() if field != "spec.reference"}
+    for field, schedule in list(schedules.items()):
+        if (timesteps := schedule.training.timesteps) != TRAINING_TIMESTEPS:
+            said = f"the model {known[field]!r} cannot be audited: {FILE}: num_train_timesteps {timesteps} is not"
+            yield Problem(field, f"{said} {TRAINING_TIMESTEPS}", "SCHEDULE_UNSUPPORTED")
+            del schedules[field]
+    reference = schedules.pop("spec.reference", None)
     differ = False
-    for field, other in others.items() if reference is not None else ():
-        assert reference is not None  # noqa: S101 - there are no items otherwise
-        problem = _betas_problem(known[field], other.training, reference.training, own_schedules=spec.own_schedules)
-        if problem:
-            yield Problem(field, problem, "SCHEDULES_DIFFER")
-        differ |= takes_other(other, reference) or not other.training.same_as(reference.training)
+    if reference is not None:
+        for field, other in schedules.items():
+            if problem := _betas_problem(known[field], other.training, reference.training, own=spec.own_schedules):
+                yield Problem(field, problem, "SCHEDULES_DIFFER")
+            differ |= takes_other(other, reference) or not other.training.same_as(reference.training)
     spec.own_schedules = spec.own_schedules and differ
 
 
@@ -77,12 +82,8 @@ def _schedules(known: Mapping[str, str], catalogue: Catalogue) -> dict[str, Sche
     }
 
 
-def _betas_problem(name: str, own: TrainingSchedule, reference: TrainingSchedule, *, own_schedules: bool) -> str:
-    if own.same_as(reference):
+def _betas_problem(name: str, betas: TrainingSchedule, reference: TrainingSchedule, *, own: bool) -> str:
+    if own or betas.same_as(reference):
         return ""
-    differ = f"the model {name!r} has other betas than the reference: {own}, not {reference}"
-    if own.timesteps != reference.timesteps:
-        return f"{differ}; models of as many timesteps can be compared"
-    if own_schedules:
-        return ""
+    differ = f"the model {name!r} has other betas than the reference: {betas}, not {reference}"
     return f"{differ}; mend scheduler_config.json, or set spec.own_schedules if the model was trained so"
