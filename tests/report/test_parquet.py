@@ -17,6 +17,7 @@ from unerase.v1.types_pb2 import (
     EvaluationDescription,
     EvaluationRequest,
     Judgement,
+    ModelAccess,
     ModelRole,
     Observation,
     ResultKind,
@@ -55,6 +56,8 @@ observations = st.builds(
     latent_seed=uint64,
     noise_seed=uint64,
     measures=st.dictionaries(text, st.floats(), max_size=3),
+    # Absent where no guard could act.
+    access=st.sampled_from([None, ModelAccess.MODEL_ACCESS_DEPLOYED, ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS]),
 )
 
 
@@ -242,3 +245,42 @@ def test_a_later_minor_version_is_read(file: Path) -> None:
     before = conclude_file(file, Tolerances()).verdict
     _again(file, pq.read_table(file), schema_version="1.7")
     assert conclude_file(file, Tolerances()).verdict == before
+
+
+def test_a_file_from_before_there_were_accesses_is_read(audit, tmp_path: Path) -> None:
+    content, _, seen = audit
+    path = tmp_path / "old.parquet"
+    path.write_bytes(render_parquet("a1", *audit))
+    table = pq.read_table(path)
+    metadata = {**table.schema.metadata, b"unerase.schema_version": b"1.1"}
+    pq.write_table(table.drop_columns(["access"]).replace_schema_metadata(metadata), path)
+    read = read_parquet(path.read_bytes())
+    assert _bytes(read.observations) == _bytes(seen)
+    assert conclude_file(path, Tolerances()).verdict == conclude(
+        seen, audit[1], content.spec.battery.evaluations, content.spec
+    )
+
+
+def test_both_verdicts_follow_from_the_file(audit, tmp_path: Path) -> None:
+    """The filter withholds what the weights show."""
+    content, descriptions, seen = audit
+    content.spec.access = ModelAccess.MODEL_ACCESS_BOTH
+    both = []
+    for one in seen:
+        if one.role != ModelRole.MODEL_ROLE_SUBJECT:
+            both.append(one)
+            continue
+        for access in (ModelAccess.MODEL_ACCESS_DEPLOYED, ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS):
+            copy = Observation()
+            copy.CopyFrom(one)
+            copy.access = access
+            if access == ModelAccess.MODEL_ACCESS_DEPLOYED:
+                copy.status, copy.reason = SampleStatus.SAMPLE_STATUS_WITHHELD, "prompt-filter"
+                del copy.judgements[:]
+            both.append(copy)
+    path = tmp_path / "both.parquet"
+    path.write_bytes(render_parquet("a1", content, descriptions, both))
+    online = conclude(both, descriptions, content.spec.battery.evaluations, content.spec)
+    assert conclude_file(path, Tolerances()).verdict == online
+    assert online.deployed.evaluations[0].subject.withheld == 24
+    assert pq.read_table(path)["status"].to_pylist().count("withheld") == 48

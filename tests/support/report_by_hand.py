@@ -145,7 +145,12 @@ def observed(*, control: bool = True, pull: float = 0.2) -> list[Observation]:
     return observations
 
 
-def made(observations: list[Observation], findings: list[Finding] | None = None) -> Report:
+def made(
+    observations: list[Observation],
+    findings: list[Finding] | None = None,
+    manifest: Manifest | None = None,
+    **fields: object,
+) -> Report:
     spec = AuditSpec(
         subject="s",
         concept=HOSTILE,
@@ -156,6 +161,7 @@ def made(observations: list[Observation], findings: list[Finding] | None = None)
         guidance_scale=3,
         tolerances={"excess": 0.15, "destruction": 0.1, "general_damage": 0.25, "interference": 0.15},
     )
+    spec.MergeFrom(AuditSpec(**fields))
     spec.battery.allow_incomplete = True
     requested = [EvaluationRequest(name=description.name) for description in DESCRIPTIONS[:3]]
     content = report.build(
@@ -166,7 +172,7 @@ def made(observations: list[Observation], findings: list[Finding] | None = None)
         conclude(observations, DESCRIPTIONS, requested, spec),
         observations,
         findings or [],
-        Manifest(versions={"torch": "2.13.0"}, numerics_profile="32 float32 cpu"),
+        manifest or Manifest(versions={"torch": "2.13.0"}, numerics_profile="32 float32 cpu"),
         DESCRIPTIONS,
     )
     return Report(schema_version=report.SCHEMA_VERSION, content=content, audit_id="a1")

@@ -224,6 +224,7 @@ def _sections(content: ReportContent) -> list[tuple[str, str]]:
     likelihood = verdict.HasField("likelihood")
     sections = [
         ("grounds", "What it rests on", bool(verdict.evaluations) or likelihood),
+        ("access", "Guards", verdict.HasField("deployed")),
         ("limits", "Limits", True),
         ("evidence", "Statistics", True),
         ("plane", "Destruction", likelihood),
