@@ -47,7 +47,6 @@ def catalogue(folder: Path) -> Catalogue:
 
 
 VARIANTS = [f"{part}/{stem}.{kind}.safetensors" for part, stem in STEMS.items() for kind in ("fp16", "bf16", "non_ema")]
-SHARDS = [f"unet/diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
 STRAY = ["v1-4.safetensors", "safety_checker/model.safetensors", "unet/diffusion_pytorch_model.bin"]
 
 
@@ -73,3 +72,19 @@ def test_one_set_of_weights_is_fetched(
     for asked in repository.asked:
         assert (asked["hub_id"], asked["revision"]) == ("org/name", REVISION)
         assert all(str(pattern).endswith((".json", ".safetensors", ".txt")) for pattern in asked["allow_patterns"])
+
+
+@pytest.mark.parametrize(
+    ("files", "fetched"),
+    [
+        (["model.safetensors", "model.fp16.safetensors"], {"model.safetensors"}),
+        (["model.fp16.safetensors", "pytorch_model.bin"], {"model.fp16.safetensors"}),
+    ],
+)
+def test_a_judge_whose_only_weights_are_a_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], fetched: set[str]
+) -> None:
+    repository = Repository(tmp_path, files)
+    monkeypatch.setattr(hub, "snapshot_download", repository.download)
+    assert hub.judge_folder("org/name", REVISION) == repository.local
+    assert repository.fetched() == fetched

@@ -144,6 +144,14 @@ def test_a_pickle_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     assert error.value.reason == "WEIGHTS_NOT_SAFETENSORS"
 
 
+def test_weights_that_are_only_there_as_a_variant(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(folders["resnet"], tmp_path / "variant")
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    picture = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    plain, variant = (load("classifier", each).look([picture]) for each in (folders["resnet"], folder))
+    assert np.array_equal(plain, variant)
+
+
 def test_weights_left_to_chance_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     folder = copied(folders["resnet"], tmp_path / "incomplete")
     tensors = load_file(folder / "model.safetensors")

@@ -53,7 +53,10 @@ def judge_folder(hub_id: str, revision: str, *files: str) -> Path:
     Raises:
         UnavailableError: it is not in the local cache and cannot be fetched from the hub.
     """
-    return _snapshot(hub_id, revision, [*(f"*.{kind}" for kind in _TYPES), *files], _VARIANTS)
+    patterns = [*(f"*.{kind}" for kind in _TYPES), *files]
+    folder = _snapshot(hub_id, revision, patterns, _VARIANTS)
+    # The only weights there are may be a variant.
+    return folder if any(folder.glob(f"*{SUFFIX}")) else _snapshot(hub_id, revision, patterns, [])
 
 
 def fetched(hub_id: str, revision: str) -> Path | None:

@@ -63,7 +63,7 @@ def part_weights(part: str, folder: Path, root: Path | None, findings: Findings)
     if not _is_folder(part, folder, root, findings):
         return None
     names = _names(folder)
-    chosen = _choose(STEMS[part], names)
+    chosen = choose(STEMS[part], names)
     if chosen is None:
         _find_what_is_there(part, names, findings)
         return None
@@ -190,8 +190,8 @@ def _entries(folder: Path) -> list[str]:
     return sorted(shown(path.name) + "/" * path.is_dir() for path in folder.iterdir())[:10]
 
 
-def _choose(stem: str, names: Sequence[str]) -> tuple[str, str] | None:
-    """Return the variant and the file to read: weights, or the index of shards."""
+def choose(stem: str, names: Sequence[str]) -> tuple[str, str] | None:
+    """Return the variant and the file to read of those with these names: weights, or the index of shards."""
     whole = {f"{stem}{SUFFIX}": "", f"{stem}{SUFFIX}.index.json": ""}
     for plain in whole:
         if plain in names:

@@ -15,7 +15,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoImageProcessor
 
+from unerase_backend.catalogue.model_files import choose
 from unerase_backend.runtime.errors import UnsafeModelError
+
+_STEM = "model"
 
 
 def load_model(model_class: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
@@ -26,10 +29,12 @@ def load_model(model_class: Any, folder: Path, device: torch.device, dtype: torc
     """
     if not any(folder.glob("*.safetensors")):
         raise UnsafeModelError("the judge has no weights in safetensors", reason="WEIGHTS_NOT_SAFETENSORS")
+    chosen = choose(_STEM, sorted(path.name for path in folder.iterdir() if path.is_file()))
     try:
         model, loading = model_class.from_pretrained(
             folder,
             dtype=dtype,
+            variant=chosen[0] or None if chosen else None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
