@@ -244,6 +244,8 @@ def test_a_pinned_file_must_be_that_file(tiny: Path, load_tiny: Load) -> None:
         "scale: 0.5",
         "lora: lora.pt",
         "lora: {file: lora.safetensors, weight: 1.0}",
+        "lora: {file: lora.safetensors, sha256: abc}",
+        f"lora: lora.safetensors, sha256: {{words: '{'0' * 64}'}}",
     ],
 )
 def test_a_bad_entry_is_refused(tiny: Path, load_tiny: Load, entry: str) -> None:

@@ -121,6 +121,13 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/operations.md", "unerase serve --metrics-port 9464 --rooms", How.OWN),
     Rule("docs/operations.md", "scheme: https", How.LOADED),
     Rule("docs/operations.md", "(the caller's span)", How.READ, "a drawing; tests/service/test_traces.py has it"),
+    Rule(
+        "docs/real-models.md",
+        "unerase import",
+        How.ELSEWHERE,
+        "tests/importing/test_import.py::test_an_erased_checkpoint_becomes_a_model",
+    ),
+    Rule("docs/real-models.md", "models:", How.LOADED),
     Rule("docs/results.md", "unerase calibrate --battery full", How.READ, HOURS),
     Rule("docs/results.md", "unerase calibrate --concept", How.READ, HOURS),
     Rule("docs/results.md", "unerase serve", How.READ, HOURS),

@@ -42,6 +42,19 @@ def _hub_judge(text: str, folder: Path) -> None:
     assert read.judge("own/vqa").options == {"threshold": 0.5}
 
 
+def _adapted(text: str, folder: Path) -> None:
+    """Load the entries beside the base that they change."""
+    for name in ("unet", "lora", "style"):
+        (folder / "erased").mkdir(exist_ok=True)
+        shutil.copyfile(WEIGHTS / "uce" / "unet.safetensors", folder / "erased" / f"{name}.safetensors")
+    base, file = folder / "base.yaml", folder / "catalogue.yaml"
+    shutil.copytree(WEIGHTS / "reference", folder / "sd-1.4")
+    base.write_text("models: {sd/base: {pipeline: sd-1.4, resolution: 32}}")
+    file.write_text(text)
+    read = Catalogue.load([str(base), str(file)])
+    assert [each.scale for each in (*read.models["sd/adapted"].lora, *read.models["sd/both"].lora)] == [0.8, 0.5, 1.0]
+
+
 def _concept(text: str, folder: Path) -> None:
     give_pictures(folder)
     file = folder / "my-hourglass.yaml"
@@ -94,6 +107,7 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("docs/operations.md", '"quotas"'): _quotas,
     ("docs/judges.md", "hub_organisations"): _hub_judge,
     ("docs/operations.md", "models:"): _catalogue,
+    ("docs/real-models.md", "models:"): _adapted,
     ("docs/operations.md", "    scheme: https"): _scrape_job,
 }
 

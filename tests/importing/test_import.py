@@ -145,10 +145,10 @@ def test_the_process_has_no_network_and_few_rights(tmp_path: Path, listening: in
     assert found.pop("large file") in ("OSError", "done")
     assert found == {
         "memory": "MemoryError",
-        "program": "PreconditionError",
-        "socket": "PreconditionError",
-        "other file": "PreconditionError",
-        "delete": "PreconditionError",
+        "program": "UnsafeModelError",
+        "socket": "UnsafeModelError",
+        "other file": "UnsafeModelError",
+        "delete": "UnsafeModelError",
         "own file": "done",
     }
     assert not other.exists()
@@ -158,3 +158,12 @@ def test_too_much_of_the_processor_ends_the_process(tmp_path: Path) -> None:
     program = "from unerase_backend.importing import isolation; isolation.limit(2**30, 0, 1)\nwhile True: pass"
     done = subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
     assert done.returncode < 0
+
+
+def test_the_command_ends_with_2_and_says_why(tmp_path: Path) -> None:
+    path = saved(tmp_path / "whole.pt", torch.nn.Linear(2, 2))
+    arguments = [sys.executable, "-m", "unerase", "import", str(path), "--out", str(tmp_path / "out"), "--as", "unet"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "torch.nn.modules.linear.Linear" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -129,6 +129,7 @@ HubId = Annotated[str, AfterValidator(_hub_id)]
 Guards = Annotated[tuple[GuardEntry, ...], BeforeValidator(read_guards)]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+WeightsPart = Annotated[str, Field(pattern=r"^(unet|vae|text_encoder)$")]
 Name = Annotated[str, AfterValidator(check_name)]
 Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Words = Annotated[tuple[Word, ...], Field(strict=False)]
@@ -198,7 +199,7 @@ class ModelEntry(Entry):
     lora: Annotated[tuple[LoraEntry, ...], BeforeValidator(_loras), Field(max_length=MAX_LORAS)] = ()
     guards: Guards = ()
     # What a part's own file of weights must have; a LoRA has its own.
-    sha256: dict[str, Digest] = Field(default_factory=dict)
+    sha256: dict[WeightsPart, Digest] = Field(default_factory=dict)
     # 0 stands for "not given".
     guidance_scale: float = Field(default=0.0, ge=GUIDANCE_SCALES[0], le=GUIDANCE_SCALES[1], allow_inf_nan=False)
     steps: int = Field(default=0, ge=1, le=MAX_STEPS)

@@ -30,7 +30,7 @@ class Architecture:
         """
         if part not in self.configurations:
             message = f"{why}: give the model that the file changes, by --base or --config"
-            raise UnsafeModelError(message, reason="ARCHITECTURE_MISSING")
+            raise UnsafeModelError(message, reason="MODEL_INCOMPLETE")
         return self.configurations[part]
 
     def shapes(self, part: Part) -> dict[str, torch.Size] | None:

@@ -64,8 +64,8 @@ def _checked_kind(kind: str | None, layout: Layout, job: Mapping[str, Any]) -> s
         return kind
     if layout.import_as is None:
         what = "tensors of no layout that is known here" if layout == UNKNOWN else layout.title
-        raise UnsafeModelError(f"it holds {what}, which is not imported", reason="LAYOUT_UNSUPPORTED")
+        raise UnsafeModelError(f"it holds {what}, which is not imported", reason="WEIGHTS_UNKNOWN_TENSOR")
     if kind != layout.import_as:
         message = f"it holds {layout.title}: import it --as {layout.import_as}, not --as {kind}"
-        raise UnsafeModelError(message, reason="LAYOUT_DIFFERS")
+        raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
     return kind

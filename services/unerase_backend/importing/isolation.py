@@ -17,7 +17,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from unerase_backend.runtime.errors import PreconditionError
+from unerase_backend.runtime.errors import UnsafeModelError
 
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
 _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 38, 4
@@ -95,9 +95,9 @@ def forbid(folder: Path) -> None:
 
     def refuse(event: str, arguments: tuple[object, ...]) -> None:
         if event.startswith(_FORBIDDEN):
-            raise PreconditionError(f"the file asks for {event}, which is not done", reason="IMPORT_FORBIDDEN")
+            raise UnsafeModelError(f"the file asks for {event}, which is not done")
         if event == "open" and _writes(arguments) and not os.path.realpath(str(arguments[0])).startswith(allowed):
-            raise PreconditionError("the file asks to write another file, which is not done", reason="IMPORT_FORBIDDEN")
+            raise UnsafeModelError("the file asks to write another file, which is not done")
 
     sys.addaudithook(refuse)
 

@@ -150,7 +150,7 @@ def _check_globals(path: Path) -> None:
             f"its pickle asks for {named}, which is not weights and is not run; "
             "if the file holds a whole module, save its state_dict() instead"
         )
-        raise UnsafeModelError(message, reason="WEIGHTS_HOLD_CODE")
+        raise UnsafeModelError(message, reason="UNSAFE_MODEL")
 
 
 def _pickle(path: Path) -> Any:
@@ -172,7 +172,7 @@ def _unreadable(error: Exception) -> UnsafeModelError:
     if found:
         name = rest.split()[0]
         message = f"its pickle asks for {name}, which is not weights and is not run"
-        return UnsafeModelError(message, reason="WEIGHTS_HOLD_CODE")
+        return UnsafeModelError(message, reason="UNSAFE_MODEL")
     return _refused("it is damaged, or holds what is not weights")
 
 

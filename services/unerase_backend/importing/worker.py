@@ -1,7 +1,7 @@
 """The process that reads one foreign file: `python -P -m unerase_backend.importing.worker`, with its job on stdin.
 
 It answers on stdout, as JSON: `{"files": [...], "layout": ..., "notes": [...], "words": {...}}`, or
-`{"error": ..., "reason": ...}`. The parent (`command.py`) believes none of it: it checks the files itself.
+`{"error": ...}`. The parent (`command.py`) believes none of it: it checks the files itself.
 """
 
 import json
@@ -21,7 +21,7 @@ def main() -> None:
     connected = isolation.leave_network()
     isolation.give_up_rights()
     if connected and job["require_isolation"]:
-        _answer({"error": f"the file was not read, since it cannot be isolated: {connected}", "reason": "NOT_ISOLATED"})
+        _answer({"error": f"the file was not read, since it cannot be isolated: {connected}"})
         return
     do = _prepared(job)
     folder = Path(job["folder"])
@@ -30,15 +30,15 @@ def main() -> None:
     try:
         answer = do(folder)
     except UneraseError as error:
-        answer = {"error": error.message, "reason": error.reason}
+        answer = {"error": error.message}
     except MemoryError:
         problem = f"it needs more than {job['memory'] // 2**20} MiB of memory; --memory allows more"
-        answer = {"error": problem, "reason": "IMPORT_TOO_LARGE"}
+        answer = {"error": problem}
     except RecursionError:
-        answer = {"error": "it is nested too deeply", "reason": "WEIGHTS_UNREADABLE"}
+        answer = {"error": "it is nested too deeply"}
     except Exception:
         # What a hostile file leads to is not known.
-        answer = {"error": "it is damaged, or holds what is not weights", "reason": "WEIGHTS_UNREADABLE"}
+        answer = {"error": "it is damaged, or holds what is not weights"}
     _answer({**answer, "connected": connected})
 
 
