@@ -30,7 +30,18 @@ PATH = re.compile(r"^[\w.*{}-]+(/[\w.*{}-]+)*/?$")
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".json", ".j2", ".toml", ".proto", ".png")
 TOP = ("docs", "tests", "deploy", "services", "clients", "protos", "bench", "tools", "examples")
 # Made on the reader's side, or names of files in general.
-FILES = {"audit.json", "audit.html", "calibration.json", "MODEL.json", "tokens.json", "base/catalogue.yaml"}
+FILES = {
+    "audit.json",
+    "audit.html",
+    "calibration.json",
+    "MODEL.json",
+    "tokens.json",
+    "base/catalogue.yaml",
+    "esd-hourglass.yaml",
+    # Of diffusers and PEFT.
+    "diffusion_pytorch_model.safetensors.index.json",
+    "adapter_config.json",
+}
 PROGRAMS = {
     "unerase",
     "make",
