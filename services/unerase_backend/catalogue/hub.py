@@ -56,7 +56,8 @@ def judge_folder(hub_id: str, revision: str, *files: str) -> Path:
     patterns = [*(f"*.{kind}" for kind in _TYPES), *files]
     folder = _snapshot(hub_id, revision, patterns, _VARIANTS)
     # The only weights there are may be a variant.
-    return folder if any(folder.glob(f"*{SUFFIX}")) else _snapshot(hub_id, revision, patterns, [])
+    known = bool(files) or any(folder.glob(f"*{SUFFIX}"))
+    return folder if known else _snapshot(hub_id, revision, patterns, [])
 
 
 def fetched(hub_id: str, revision: str) -> Path | None:

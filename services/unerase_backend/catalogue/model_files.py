@@ -60,15 +60,24 @@ def part_weights(part: str, folder: Path, root: Path | None, findings: Findings)
 
     `root` is the folder that no link may lead out of; None for a snapshot of the hub, whose files are links.
     """
+    return _weights(part, STEMS[part], folder, root, findings)
+
+
+def judge_weights(folder: Path, root: Path | None, findings: Findings) -> WeightFiles | None:
+    """Return the files that hold the weights of a judge of transformers; as `part_weights`."""
+    return _weights("judge", "model", folder, root, findings)
+
+
+def _weights(part: str, stem: str, folder: Path, root: Path | None, findings: Findings) -> WeightFiles | None:
     if not _is_folder(part, folder, root, findings):
         return None
     names = _names(folder)
-    chosen = choose(STEMS[part], names)
+    chosen = choose(stem, names)
+    plain = f"{stem}{SUFFIX}"
     if chosen is None:
-        _find_what_is_there(part, names, findings)
+        _find_what_is_there(part, plain, names, findings)
         return None
     variant, file = chosen
-    plain = f"{STEMS[part]}{SUFFIX}"
     if variant:
         findings.note(f"{part}: read from {shown(file)}, since there is no {plain}")
     stale = f"{plain}.index.json"
@@ -165,7 +174,7 @@ def replacing_files(replacing: Mapping[str, Path | None], findings: Findings) ->
 
 def unsafe_remedy(file: str, part: str) -> str:
     """Return what to do with a file of weights that is not safetensors."""
-    if file.endswith(PICKLES):
+    if file.endswith(PICKLES) and part in KINDS:
         return f"import it: {import_command(file, KINDS.get(part))}"
     return "convert it to safetensors"
 
@@ -206,8 +215,7 @@ def choose(stem: str, names: Sequence[str]) -> tuple[str, str] | None:
     return min(found)[1:] if found else None
 
 
-def _find_what_is_there(part: str, names: Sequence[str], findings: Findings) -> None:
-    plain = f"{STEMS[part]}{SUFFIX}"
+def _find_what_is_there(part: str, plain: str, names: Sequence[str], findings: Findings) -> None:
     unsafe = [name for name in names if name.endswith(UNSAFE)]
     shards = [name for name in names if _SHARD.fullmatch(name)]
     others = [name for name in names if name.endswith(SUFFIX)]

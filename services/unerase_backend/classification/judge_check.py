@@ -19,6 +19,7 @@ from unerase_backend.catalogue.file_findings import Finding
 from unerase_backend.catalogue.judge_files import DETECTOR
 from unerase_backend.classification.detector_check import detector_findings
 from unerase_backend.classification.labels import label_problem, label_table
+from unerase_backend.classification.weights import checked_weights
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
 GROUP = "unerase.judges"
@@ -74,8 +75,11 @@ def _folder_findings(catalogue: Catalogue, name: str, entry: JudgeEntry) -> Iter
             options = catalogue.place("judges", name, "options", key)
             yield Finding(options, f"judges of kind {entry.kind!r} take no options", "JUDGE_OPTIONS")
     try:
-        judge_paths(folder, None if entry.hub else folder)
+        root = None if entry.hub else folder
         check = _CHECKS.get(entry.kind)
+        if check:
+            checked_weights(folder, root)
+        judge_paths(folder, root)
         found = list(check(catalogue, name, folder)) if check else []
     except UnsafeModelError as error:
         yield Finding(place, error.message, error.reason)

@@ -15,37 +15,38 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from unerase_backend.catalogue.model_files import choose
+from unerase_backend.classification.weights import checked_weights
 from unerase_backend.runtime.errors import UnsafeModelError
-
-_STEM = "model"
 
 
 def load_model(model_class: Any, folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the folder's model, frozen and in evaluation mode.
 
+    Its weights may be whole, in shards or a variant (`catalogue.model_files`), of transformers 4 or 5.
+
     Raises:
         UnsafeModelError: there are no safetensors, or they do not hold every weight of the model.
     """
-    if not any(folder.glob("*.safetensors")):
-        raise UnsafeModelError("the judge has no weights in safetensors", reason="WEIGHTS_NOT_SAFETENSORS")
-    chosen = choose(_STEM, sorted(path.name for path in folder.iterdir() if path.is_file()))
+    weights = checked_weights(folder)
+    named = ", ".join(path.name for path in weights.files[:3]) + (", ..." if len(weights.files) > 3 else "")
     try:
         model, loading = model_class.from_pretrained(
             folder,
             dtype=dtype,
-            variant=chosen[0] or None if chosen else None,
+            variant=weights.variant or None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UnsafeModelError("the judge's weights do not load", reason="WEIGHTS_UNREADABLE") from error
+        message = f"the weights in {named} do not load as {model_class.__name__}"
+        raise UnsafeModelError(message, reason="WEIGHTS_UNREADABLE") from error
     left_out = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     if left_out:
         raise UnsafeModelError(
-            f"the judge's weights lack {len(left_out)} tensors, {left_out[0]} among them", reason="WEIGHTS_INCOMPLETE"
+            f"the weights in {named} lack {len(left_out)} tensors of config.json's model, {left_out[0]} among them",
+            reason="WEIGHTS_INCOMPLETE",
         )
     return model.to(device).eval().requires_grad_(False)
 
