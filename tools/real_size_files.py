@@ -38,7 +38,7 @@ PARTIAL, LORA = "esd-x.pt", "pytorch_lora_weights.safetensors"
 CONCEPTS = ("hourglass", "heart", "fish")
 PLACEBO = "fish"
 
-_UNET: dict[str, Any] = {
+UNET: dict[str, Any] = {
     "sample_size": 64,
     "in_channels": 4,
     "out_channels": 4,
@@ -112,7 +112,7 @@ def make_files(out: Path) -> Path:
 
 
 def _pipeline(folder: Path) -> Any:
-    unet = UNet2DConditionModel(**_UNET).half()
+    unet = UNet2DConditionModel(**UNET).half()
     unet.save_pretrained(folder / "unet")
     AutoencoderKL(**_VAE).half().save_pretrained(folder / "vae")
     CLIPTextModel(CLIPTextConfig(**_TEXT)).half().save_pretrained(folder / "text_encoder")

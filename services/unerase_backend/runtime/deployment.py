@@ -43,12 +43,12 @@ def begin_computing(room: str, settings: RoomSettings) -> None:
 
     torch.set_num_threads(settings.torch_threads)
     if settings.device == "cuda":
-        _prepare_gpu(settings.gpu_share if isinstance(settings, ReplicatedRoomSettings) else 0.0)
+        prepare_gpu(settings.gpu_share if isinstance(settings, ReplicatedRoomSettings) else 0.0)
     configure_telemetry(room, settings)
     transformers.logging.disable_progress_bar()
 
 
-def _prepare_gpu(share: float) -> None:
+def prepare_gpu(share: float) -> None:
     """Make a GPU compute the same bits every time, and bound this process to its share of the memory.
 
     Without the bound a room could take the memory of another, which would then fail in its place.
