@@ -246,6 +246,11 @@ def test_a_folder_of_another_pipeline_may_replace_a_part(tiny: Path, load_tiny: 
     module.save_pretrained(tiny / "erased", variant="fp16")
     loaded = load_tiny(unet="erased")
     assert torch.equal(loaded.unet.state_dict()["conv_in.bias"], module.conv_in.bias)
+    # The same in a pipeline that was saved whole.
+    (tiny / "saved").mkdir()
+    (tiny / "erased").rename(tiny / "saved" / "unet")
+    assert_same_bits(states(load_tiny(unet="saved")), states(loaded))
+    (tiny / "saved" / "unet").rename(tiny / "erased")
     config = json.loads((tiny / "erased" / "config.json").read_text())
     (tiny / "erased" / "config.json").write_text(json.dumps(config | {"attention_head_dim": 4}))
     with pytest.raises(UnsafeModelError) as refused:

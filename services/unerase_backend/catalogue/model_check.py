@@ -18,6 +18,7 @@ from unerase_backend.catalogue.model_files import (
     STEMS,
     WeightFiles,
     config_file,
+    part_folder,
     part_weights,
     replacing_weights,
     tokenizer_files,
@@ -122,7 +123,7 @@ def _examine_changes(source: ModelSource, findings: Findings) -> None:
 
 def _compare_config(part: str, folder: Path, source: ModelSource, findings: Findings) -> None:
     """Find what a folder that replaces a part configures otherwise: the part is built as its base configures it."""
-    given, base = configs.parse(folder / "config.json") if folder.is_dir() else None, source.configs.get(part)
+    given, base = configs.parse(part_folder(part, folder) / "config.json"), source.configs.get(part)
     if not isinstance(given, dict) or base is None:
         return
     if other := sorted(key for key in {*given} & {*base} if given[key] != base[key] and _matters(key)):

@@ -87,18 +87,24 @@ def _weights(part: str, stem: str, folder: Path, root: Path | None, findings: Fi
 
 
 def replacing_weights(part: str, path: Path, findings: Findings) -> WeightFiles | None:
-    """Return the files that a catalogue entry names for a part: a file, an index of shards, or a folder with either.
+    """Return the files that a catalogue entry names for a part: a file, an index of shards, a folder with either, or a
+    whole pipeline's folder.
 
     The entry is checked already: the path leads to a file or folder that the catalogue may name.
     """
     if path.is_dir():
-        return part_weights(part, path, path, findings)
+        return part_weights(part, part_folder(part, path), path, findings)
     if (shard := _SHARD.fullmatch(path.name)) and int(shard["count"]) > 1:
         what = f"{shown(path.name)} is one of {int(shard['count'])} shards"
         remedy = "name their index (*.safetensors.index.json) or their folder"
         findings.problem(part, "WEIGHTS_SHARD_ALONE", what, remedy=remedy, found=shown(path.name))
         return None
     return _taken(part, path.parent, path.name, "", path.parent, findings)
+
+
+def part_folder(part: str, folder: Path) -> Path:
+    """Return the folder of a part: the one given, or that of the part within a whole pipeline's."""
+    return folder / part if (folder / part).is_dir() else folder
 
 
 def tokenizer_files(folder: Path, root: Path | None, findings: Findings) -> tuple[Path, ...]:
