@@ -91,7 +91,7 @@ def test_every_problem_is_found_at_once(folder: Path, check: Check) -> None:
     ]
     unet = found.problems[1]
     assert (unet.looked_for, unet.found) == (UNET, "unet/diffusion_pytorch_model.bin")
-    assert unet.remedy.endswith("unerase import unet/diffusion_pytorch_model.bin --as unet --out FOLDER")
+    assert unet.remedy.endswith("unerase import model --as model --out FOLDER")
     assert isinstance(found.error, UnsafeModelError)
     assert found.error.metadata == {
         "model": "own",
@@ -228,6 +228,14 @@ def test_a_replacing_file_is_read_by_its_header(folder: Path, check: Check, cont
     found = check(unet="edit.safetensors")
     assert [problem.reason for problem in found.problems] == ([reason] if reason else [])
     assert found.facts.parts["unet"].dtypes == (("F16",) if reason else ("BF16", "F16"))
+
+
+def test_a_replacing_folder_with_a_pickle(folder: Path, check: Check) -> None:
+    (folder.parent / "erased").mkdir()
+    (folder.parent / "erased" / "diffusion_pytorch_model.bin").write_bytes(b"")
+    (problem,) = check(unet="erased").problems
+    assert problem.reason == "WEIGHTS_NOT_SAFETENSORS"
+    assert problem.remedy == "import it: unerase import diffusion_pytorch_model.bin --as unet --out FOLDER"
 
 
 def test_a_link_out_of_the_folder(folder: Path, check: Check) -> None:

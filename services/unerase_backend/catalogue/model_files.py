@@ -30,9 +30,9 @@ CONFIGS = {
     "scheduler": "scheduler_config.json",
 }
 """The parts of a pipeline that are read by one configuration."""
-KINDS: dict[str, ImportKind] = {"unet": "unet", "text_encoder": "text-encoder", "vae": "model"}
-"""The kind by which `unerase import` takes the weights of a part."""
 
+# The kinds by which `unerase import` takes what replaces a part.
+_KINDS: dict[str, ImportKind] = {"unet": "unet", "text_encoder": "text-encoder"}
 _VARIANTS = ("fp16", "bf16")
 _LAST = "non_ema"
 _SHARD = re.compile(r".*-(?P<number>\d+)-of-(?P<count>\d+)(?:\.\w+)?\.safetensors")
@@ -55,12 +55,15 @@ class WeightFiles:
         return (*self.files, *([self.index] if self.index else []))
 
 
-def part_weights(part: str, folder: Path, root: Path | None, findings: Findings) -> WeightFiles | None:
+def part_weights(
+    part: str, folder: Path, root: Path | None, findings: Findings, *, of_pipeline: bool = True
+) -> WeightFiles | None:
     """Return the files that hold the weights of a part, in the part's folder; None, with a problem, if there are none.
 
     `root` is the folder that no link may lead out of; None for a snapshot of the hub, whose files are links.
+    `of_pipeline` says that the folder is a part of a pipeline's, which is imported as a whole.
     """
-    return _weights(part, STEMS[part], folder, root, findings)
+    return _weights(part, STEMS[part], folder, root, findings, folder.parent.name if of_pipeline else "")
 
 
 def judge_weights(folder: Path, root: Path | None, findings: Findings) -> WeightFiles | None:
@@ -68,14 +71,16 @@ def judge_weights(folder: Path, root: Path | None, findings: Findings) -> Weight
     return _weights("judge", "model", folder, root, findings)
 
 
-def _weights(part: str, stem: str, folder: Path, root: Path | None, findings: Findings) -> WeightFiles | None:
+def _weights(
+    part: str, stem: str, folder: Path, root: Path | None, findings: Findings, pipeline: str = ""
+) -> WeightFiles | None:
     if not _is_folder(part, folder, root, findings):
         return None
     names = _names(folder)
     chosen = choose(stem, names)
     plain = f"{stem}{SUFFIX}"
     if chosen is None:
-        _find_what_is_there(part, plain, names, findings)
+        _find_what_is_there(part, plain, names, pipeline, findings)
         return None
     variant, file = chosen
     if variant:
@@ -93,7 +98,7 @@ def replacing_weights(part: str, path: Path, findings: Findings) -> WeightFiles 
     The entry is checked already: the path leads to a file or folder that the catalogue may name.
     """
     if path.is_dir():
-        return part_weights(part, part_folder(part, path), path, findings)
+        return part_weights(part, part_folder(part, path), path, findings, of_pipeline=False)
     if (shard := _SHARD.fullmatch(path.name)) and int(shard["count"]) > 1:
         what = f"{shown(path.name)} is one of {int(shard['count'])} shards"
         remedy = "name their index (*.safetensors.index.json) or their folder"
@@ -178,13 +183,6 @@ def replacing_files(replacing: Mapping[str, Path | None], findings: Findings) ->
     return {f"{part} replaced": list(weights.all) for part, weights in found.items() if weights is not None}
 
 
-def unsafe_remedy(file: str, part: str) -> str:
-    """Return what to do with a file of weights that is not safetensors."""
-    if file.endswith(PICKLES) and part in KINDS:
-        return f"import it: {import_command(file, KINDS.get(part))}"
-    return "convert it to safetensors"
-
-
 def _is_folder(part: str, folder: Path, root: Path | None, findings: Findings) -> bool:
     if not folder.is_dir():
         beside = _entries(folder.parent)
@@ -221,7 +219,8 @@ def choose(stem: str, names: Sequence[str]) -> tuple[str, str] | None:
     return min(found)[1:] if found else None
 
 
-def _find_what_is_there(part: str, plain: str, names: Sequence[str], findings: Findings) -> None:
+def _find_what_is_there(part: str, plain: str, names: Sequence[str], pipeline: str, findings: Findings) -> None:
+    """Find why none of the files with these names is read; `pipeline` is the name of the folder that is imported."""
     unsafe = [name for name in names if name.endswith(UNSAFE)]
     shards = [name for name in names if _SHARD.fullmatch(name)]
     others = [name for name in names if name.endswith(SUFFIX)]
@@ -233,12 +232,19 @@ def _find_what_is_there(part: str, plain: str, names: Sequence[str], findings: F
     elif unsafe:
         looked_for, found, reason = plain, unsafe, "WEIGHTS_NOT_SAFETENSORS"
         what = f"{part} has its weights in a format that can carry code"
-        remedy = unsafe_remedy(f"{part}/{shown(unsafe[0])}", part)
+        remedy = _unsafe_remedy(part, unsafe[0], pipeline)
     else:
         looked_for, found, reason = plain, list(names), "WEIGHTS_MISSING"
         what, remedy = f"{part} has no weights", "fetch the file"
     looked_for = f"{part}/{looked_for}"
     findings.problem(part, reason, what, remedy=remedy, looked_for=looked_for, found=_listed(part, found))
+
+
+def _unsafe_remedy(part: str, file: str, pipeline: str) -> str:
+    if not file.endswith(PICKLES) or part not in STEMS:
+        return "convert it to safetensors"
+    command = import_command(shown(pipeline), "model") if pipeline else import_command(shown(file), _KINDS.get(part))
+    return f"import it: {command}"
 
 
 def _listed(part: str, names: Sequence[str]) -> str:
