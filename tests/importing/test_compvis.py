@@ -187,8 +187,14 @@ def test_a_whole_checkpoint_becomes_its_parts(tmp_path: Path) -> None:
     words = CLIPTextModel(CLIPTextConfig.from_dict(configs["text_encoder"]))
     state = of_compvis(unet.state_dict(), configs["unet"]) | of_compvis_vae(vae) | clip_of_openai(words)
     training = {"betas": torch.zeros(1000), "model_ema.decay": torch.zeros(()), "scale_factor": torch.tensor(0.2)}
+    training["stranger.weight"] = torch.zeros(2)
     path = saved(tmp_path / "sd.ckpt", {"state_dict": state | training, "global_step": 7, "optimizer_states": [{}]})
-    found = imported(path, "", folder).files
+    result = imported(path, "", folder)
+    assert [note for note in result.notes if "left out" in note] == [
+        "left out 1 tensors of moving averages (model_ema)",
+        "left out 1 tensors that are of no part, 'stranger.weight' among them",
+    ]
+    found = result.files
     for part, module in (("unet", unet), ("vae", vae), ("text_encoder", words)):
         expected = {key: each for key, each in module.state_dict().items() if not key.endswith("position_ids")}
         assert found[part].keys() == expected.keys()

@@ -1,10 +1,14 @@
 """Each kind of file in the forms that programs write it, and what of it is refused."""
 
 import json
+import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -53,6 +57,27 @@ def test_one_of_several_sets_of_weights_is_chosen(tmp_path: Path) -> None:
         imported(path, select="nothing")
 
 
+def test_what_training_leaves_beside_weights_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Lightning's checkpoints: classes as keys, attributes in mappings of their own, NumPy's scalars."""
+    lightning = {
+        "pytorch_lightning.callbacks.model_checkpoint": type("ModelCheckpoint", (), {}),
+        "pytorch_lightning.utilities.parsing": type("AttributeDict", (dict,), {}),
+    }
+    for name, kind in lightning.items():
+        kind.__module__ = name
+        parents = name.split(".")
+        for depth in range(1, len(parents) + 1):
+            monkeypatch.setitem(sys.modules, ".".join(parents[:depth]), ModuleType(parents[depth - 1]))
+        monkeypatch.setattr(sys.modules[name], kind.__name__, kind, raising=False)
+    callback, attributes = lightning.values()
+    content = {
+        "state_dict": ESD,
+        "callbacks": {callback: {"best": np.float32(1.0), "seen": np.zeros(3)}},
+        "hyper_parameters": attributes(rate=1e-5, names=defaultdict(list, {"a": [1]})),
+    }
+    assert same(imported(saved(tmp_path / "last.ckpt", content)).files["unet"], ESD)
+
+
 def test_a_unet_and_a_text_encoder_in_one_file(tmp_path: Path) -> None:
     words = load_file(reference() / "text_encoder" / "model.safetensors")
     old = {f"text_model.{key}": tensor for key, tensor in words.items()}
@@ -70,6 +95,7 @@ def test_a_unet_and_a_text_encoder_in_one_file(tmp_path: Path) -> None:
         ({"conv_in.wait": torch.zeros(2)}, "unet", r"no tensor 'conv_in\.wait'"),
         ({"conv_in.weight": torch.zeros(2)}, "unet", r"'conv_in\.weight' of the unet has the shape"),
         ({"hidden.payload": torch.zeros(2)}, "unet", "no layout that is known"),
+        ({"unet.conv_in.bias": torch.zeros(32), "hidden.payload": torch.zeros(2)}, "unet", "'hidden.payload'"),
         ({"lora_unet_x.hada_w1_a": torch.zeros(2, 2)}, "lora", "LyCORIS"),
         ([torch.zeros(2)], "unet", "no tensors by name"),
         ({"epoch": 3}, "unet", "no tensors by name"),

@@ -237,6 +237,8 @@ def _placed(
     entry, more = entry_of(described, base)
     if entry and not request.base and not whole:
         notes.append("the entry's base is to be filled in: the catalogue's name of the model that the file changes")
+    if base is None:
+        notes.append("names and shapes were compared with no model; --base compares them")
     moves = {work / f"{part}.safetensors": request.out / described.file_of(part) for part in parts}
     if entry:
         (work / "entry.yaml").write_text(entry, encoding="utf-8")

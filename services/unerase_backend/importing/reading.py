@@ -23,11 +23,12 @@ MAX_MEMBERS = 100_000
 _IGNORED = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
-    "lightning_fabric.utilities.data.AttributeDict",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.ndarray",
     "numpy.dtype",
     "numpy.dtypes.Float32DType",
     "numpy.dtypes.Float64DType",
@@ -47,6 +48,12 @@ _IGNORED = (
     "builtins.str",
     "builtins.slice",
 )
+_MAPPINGS = (
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "collections.defaultdict",
+)
 _CONTAINERS = ("torch.nn.modules.container.ParameterDict", "torch.nn.modules.container.ParameterList")
 
 
@@ -59,6 +66,14 @@ class Ignored:
 
     def __setstate__(self, _: object) -> None:
         """Forget the state."""
+
+
+class _Mapping:
+    """Stands for a kind of mapping. What is made is a plain dict, since torch's reader fills no other."""
+
+    def __new__(cls, *_: object, **__: object) -> dict[object, object]:  # type: ignore[misc]
+        """Take any arguments."""
+        return {}
 
 
 class Contained:
@@ -132,7 +147,12 @@ def _check_zip(path: Path) -> None:
 
 
 def _placeholders() -> list[Any]:
-    return [*((Ignored, name) for name in _IGNORED), *((Contained, name) for name in _CONTAINERS)]
+    """Return what stands for the objects that a checkpoint may hold beside its weights, with their names."""
+    return [
+        *((Ignored, name) for name in _IGNORED),
+        *((_Mapping, name) for name in _MAPPINGS),
+        *((Contained, name) for name in _CONTAINERS),
+    ]
 
 
 def _check_globals(path: Path) -> None:

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from unerase_backend.catalogue.layouts import Layout
 from unerase_backend.importing.architecture import Architecture
+from unerase_backend.runtime.errors import UnsafeModelError
+
+_PARTS = ("unet", "text_encoder", "vae")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,21 @@ class Source:
     """Whether every tensor of the part must be there."""
     token: str = ""
     """The word that a learned embedding gets; by default the file's own."""
+
+    def of_part(self, part: str) -> dict[str, Tensor]:
+        """Return the tensors of a part without the part's name, or all if no name has it.
+
+        Raises:
+            UnsafeModelError: some names have it, and others are of no part.
+        """
+        own = {
+            name.removeprefix(f"{part}."): each for name, each in self.tensors.items() if name.startswith(f"{part}.")
+        }
+        strangers = sorted(name for name in self.tensors if name.partition(".")[0] not in _PARTS)
+        if own and strangers:
+            message = f"it holds {len(strangers)} tensors of no part, {strangers[0]!r} among them"
+            raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
+        return own or dict(self.tensors)
 
 
 @dataclass(eq=False)

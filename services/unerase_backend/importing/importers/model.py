@@ -3,6 +3,8 @@
 A file with an autoencoder becomes a whole pipeline; one without changes the UNet and the text encoder of its base.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from unerase_backend.catalogue.layouts import COMPVIS_MODEL
@@ -30,16 +32,23 @@ def import_model(source: Source) -> Imported:
         configuration = source.architecture.configuration("vae", why)
         prefix = compvis.VAE if whole else "vae."
         own = {name: tensor for name, tensor in source.tensors.items() if name.startswith(prefix)}
-        files["vae"] = (
-            compvis.vae(own, configuration)
-            if whole
-            else renamed({name.removeprefix(prefix): tensor for name, tensor in own.items()})
-        )
+        files["vae"] = compvis.vae(own, configuration) if whole else renamed(source.of_part("vae"))
     if missing := {"unet", "text_encoder"} - set(files):
         message = f"it has no {min(missing)}; import the parts that it has by themselves (--as)"
         raise UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")
     for part, tensors in files.items():
         source.architecture.check(part, tensors, complete=has_vae)
-    dropped = sum(1 for name in source.tensors if name.startswith("model_ema."))
-    notes = [f"left out {dropped} tensors of moving averages (model_ema)"] if dropped else []
+    notes = _left_out(source.tensors, whole)
     return Imported({str(part): tensors for part, tensors in files.items()}, notes)
+
+
+def _left_out(tensors: Mapping[str, Tensor], whole: bool) -> list[str]:
+    """Return a note on the tensors of a CompVis checkpoint that are of no part."""
+    parts = (compvis.UNET[0], compvis.TEXT_ENCODER, compvis.OPEN_CLIP, compvis.VAE)
+    others = sorted(name for name in tensors if whole and not name.startswith(parts))
+    averages = sum(name.startswith("model_ema.") for name in others)
+    notes = [f"left out {averages} tensors of moving averages (model_ema)"] if averages else []
+    strangers = [name for name in others if not compvis.BESIDE.match(name)]
+    if strangers:
+        notes.append(f"left out {len(strangers)} tensors that are of no part, {strangers[0]!r} among them")
+    return notes

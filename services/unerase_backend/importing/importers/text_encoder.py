@@ -29,9 +29,8 @@ def convert(source: Source) -> dict[str, Tensor]:
             why = "OpenCLIP's matrices are cut by the encoder's width"
             width = int(source.architecture.configuration("text_encoder", why).get("hidden_size", 0))
         return compvis.text_encoder(own or _as_open_clip(source), width)
-    prefix = "text_encoder."
-    own = {name.removeprefix(prefix): each for name, each in source.tensors.items() if name.startswith(prefix)}
-    bare = {name.removeprefix("text_model."): tensor for name, tensor in (own or source.tensors).items()}
+    own = source.of_part("text_encoder")
+    bare = {name.removeprefix("text_model."): tensor for name, tensor in own.items()}
     return {name: tensor for name, tensor in bare.items() if not name.endswith(BUFFERS)}
 
 

@@ -27,9 +27,7 @@ def convert(source: Source) -> dict[str, Tensor]:
         why = "where CompVis' blocks go depends on the number of layers in a block"
         layers = source.architecture.configuration("unet", why).get("layers_per_block")
         return compvis.unet(_of_the_unet(source.tensors), layers if isinstance(layers, int) else 2)
-    prefix = "unet."
-    own = {name.removeprefix(prefix): tensor for name, tensor in source.tensors.items() if name.startswith(prefix)}
-    return own or dict(source.tensors)
+    return source.of_part("unet")
 
 
 def _of_the_unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
