@@ -311,3 +311,17 @@ async def test_without_a_role_or_a_concept_it_is_refused(name: str, local: Local
     with pytest.raises(InvalidRequestError) as caught:
         await local.run(unit)
     assert {violation.field for violation in caught.value.violations} == {"unit.role", "unit.target.concept.name"}
+
+
+@every_evaluation
+async def test_it_says_how_many_pictures_it_needs(local: LocalBackend, name: str) -> None:
+    """With one fewer it cannot run, and an evaluation that needs none runs without any."""
+    description = evaluations()[name].description
+    unit = small_unit(local, name)
+    del unit.target.concept.picture_digests[max(0, description.least_pictures - 1) :]
+    if description.least_pictures:
+        with pytest.raises(InvalidRequestError) as refused:
+            await local.observe(unit)
+        assert "picture" in refused.value.message
+    else:
+        await local.observe(unit)

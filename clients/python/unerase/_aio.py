@@ -292,7 +292,8 @@ class AsyncClient:
     ) -> Concept:
         """Create a custom concept and return it with the digests of its pictures.
 
-        Pictures are square PNG files, all of one size; with a `tile`, each is a sheet of square tiles with that side.
+        Pictures are square files of PNG, JPEG or WebP, all of one size; with a `tile`, each is a sheet of square tiles
+        with that side.
         The `request_id`, generated unless given, makes the call safe to repeat: the same id and content give the same
         concept.
         """

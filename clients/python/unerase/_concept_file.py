@@ -11,6 +11,7 @@ near_misses: near-misses.png
 tile: 32                      # if the files are sheets: the side of their square tiles
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class ConceptFile:
         return said if more <= 0 else [*said[:_MOST_NAMED], f"and {more} more were not taken"]
 
     def _file(self, number: int) -> str:
-        return str(self.files[number]) if number < len(self.files) else ""
+        return os.path.normpath(self.files[number]) if number < len(self.files) else ""
 
 
 def read_concept_file(path: Path) -> ConceptFile:

@@ -98,10 +98,10 @@ def unread_description(text: str, name: str, reading: Reading, model: str) -> st
 def cut_note(readings: Sequence[tuple[str, Reading]], models: Sequence[str], what: str) -> str:
     """Return the sentence about prompts that are cut, given as `readings` with their texts; `what` names them."""
     text, longest = max(readings, key=lambda each: each[1].tokens)
-    count = f"{len(readings)} {what}" if len(readings) != 1 else f"One of the {what}"
+    said = f"{len(readings)} of the {what} have" if len(readings) != 1 else f"One of the {what} has"
     return (
-        f"{count}: longer than the {longest.limit} tokens that the text encoder of {' and '.join(models)} reads; the "
-        f"rest of each is not read. The longest has {longest.tokens}: {shortened(text)}."
+        f"{said} more than the {longest.limit} tokens that the text encoder of {' and '.join(models)} reads, and the "
+        f"rest is not read; the longest has {longest.tokens}: {shortened(text)}."
     )
 
 

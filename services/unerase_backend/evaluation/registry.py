@@ -70,6 +70,8 @@ class Registry(Generic[Run]):
         result: ResultKind.ValueType = RESULT_KIND_UNSPECIFIED,
         without_model: bool = False,
         weights_only: bool = False,
+        least_pictures: int = 0,
+        others_pictures: bool = False,
         pictures: str = "",
         rows: str = "",
     ) -> Callable[[Run], Run]:
@@ -79,7 +81,9 @@ class Registry(Generic[Run]):
         unit also gets every other concept of the catalogue. A measure may name the `roles` that it is taken for, or be
         `without_model`. An audit that lacks a `required` evaluation is incomplete. `result` is what the verdict makes
         of a measure, by default a table; other kinds are our own. `reference_begins`: the reference makes all that the
-        model is given, so no placebo can be the control. `weights_only`: guards take no part in the measure. `pictures`
+        model is given, so no placebo can be the control. `weights_only`: guards take no part in the measure. An audit
+        of a concept with fewer than `least_pictures`, or with `others_pictures` of one without another concept of its
+        kind with two, is refused before anything is computed. `pictures`
         and `rows` are formulas for the most that a unit makes and computes (`evaluation/cost.py`).
 
         Raises:
@@ -103,6 +107,8 @@ class Registry(Generic[Run]):
                 result=result,
                 without_model=without_model,
                 weights_only=weights_only,
+                least_pictures=least_pictures,
+                others_pictures=others_pictures,
                 pictures=pictures,
                 rows=rows,
                 source_digest=component_digest(run.__module__),

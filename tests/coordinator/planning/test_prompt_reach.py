@@ -53,9 +53,9 @@ def test_prompts_that_are_cut_after_the_name_are_noted(
     assert plan_of(catalogue, store, everything).notes == ()
     cut = _with_prompts(catalogue, prompts=("a {concept}", "a {concept} that is " + "very " * 30 + "red"))
     (note,) = plan_of(cut, store, everything, control="testbed/never").notes
-    assert "prompts of the cases of 'hourglass'" in note
-    assert "the 22 tokens that the text encoder of testbed/uce and testbed/reference and testbed/never reads" in note
-    assert "The longest has 35" in note
+    assert note.startswith("2 of the prompts of the cases of 'hourglass' have more than the 22 tokens")
+    assert "that the text encoder of testbed/uce and testbed/reference and testbed/never reads" in note
+    assert "the longest has 35" in note
 
 
 def test_a_label_that_a_clip_judge_cuts_is_refused(

@@ -911,6 +911,8 @@ class EvaluationDescription(_message.Message):
     RESULT_FIELD_NUMBER: _builtins.int
     WITHOUT_MODEL_FIELD_NUMBER: _builtins.int
     WEIGHTS_ONLY_FIELD_NUMBER: _builtins.int
+    LEAST_PICTURES_FIELD_NUMBER: _builtins.int
+    OTHERS_PICTURES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     summary: _builtins.str
@@ -939,6 +941,10 @@ class EvaluationDescription(_message.Message):
     """Measures only: no model makes anything, so there is one set of units, which counts as the reference's."""
     weights_only: _builtins.bool
     """Measures only: the weights alone are measured, so that guards take no part and one set of units serves every access."""
+    least_pictures: _builtins.int
+    """The fewest pictures of the concept with which it can run; 0 if it needs none."""
+    others_pictures: _builtins.bool
+    """It also needs another concept of the kind with two pictures."""
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterDescription]: ...
     @_builtins.property
@@ -970,10 +976,12 @@ class EvaluationDescription(_message.Message):
         result: Global___ResultKind.ValueType = ...,
         without_model: _builtins.bool = ...,
         weights_only: _builtins.bool = ...,
+        least_pictures: _builtins.int = ...,
+        others_pictures: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "name", b"name", "others", b"others", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "result", b"result", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title", "weights_only", b"weights_only", "without_model", b"without_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "least_pictures", b"least_pictures", "name", b"name", "others", b"others", "others_pictures", b"others_pictures", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "result", b"result", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title", "weights_only", b"weights_only", "without_model", b"without_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

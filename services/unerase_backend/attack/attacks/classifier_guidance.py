@@ -54,6 +54,8 @@ _RECIPE = [
     evaluation_class=EVALUATION_CLASS_INJECTING,
     pictures="unit.cases * len(scales)",
     rows="len(scales) * unit.cases * unit.steps * unit.guided",
+    least_pictures=2,
+    others_pictures=True,
     parameters=[parameter("scales", "Scales of its gradient.", SCALES, minimum=0.0, maximum=10_000.0), *_RECIPE],
     cases_per_unit=CASES_PER_UNIT,
     others=True,
@@ -70,6 +72,8 @@ async def classifier_guidance(unit: Unit, models: Models, workbench: Workbench) 
     evaluation_class=EVALUATION_CLASS_INJECTING,
     pictures="unit.cases * len(scales) * len(etas)",
     rows="len(scales) * len(etas) * unit.cases * unit.steps * unit.guided",
+    least_pictures=2,
+    others_pictures=True,
     parameters=[
         parameter("scales", "Scales of its gradient.", NOISE_SCALES, minimum=0.0, maximum=10_000.0),
         parameter("etas", "Values of DDIM's eta.", ETAS, minimum=0.0, maximum=10.0),

@@ -93,6 +93,7 @@ class Checkpoint:
     rows="(1 + min(1, unit.others_learned)) * (max(steps) * batch_size + len(set(steps)) * unit.cases * "
     "unit.steps * unit.guided)",
     others=True,
+    least_pictures=2,
     parameters=[
         parameter(
             "steps", "Optimisation steps after which to look.", [10, 20], minimum=1, maximum=20_000, integer=True

@@ -115,6 +115,7 @@ class Learned:
     evaluation_class=EVALUATION_CLASS_INJECTING,
     pictures="unit.cases",
     rows="steps * batch_size + unit.cases * unit.steps * unit.guided",
+    least_pictures=2,
     parameters=[
         parameter("steps", "Optimisation steps.", 250, minimum=1, maximum=20_000, integer=True),
         parameter("batch_size", "Pictures in one step.", 16, minimum=1, maximum=256, integer=True),

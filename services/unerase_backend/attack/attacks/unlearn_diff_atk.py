@@ -71,6 +71,7 @@ from unerase_backend.evaluation.registry import parameter
     pictures="unit.cases * (1 + timesteps)",
     rows="(1 + timesteps) * unit.cases * unit.steps * unit.guided + timesteps * iterations * rows * "
     "ceil(unit.cases / rows)",
+    least_pictures=2,
     parameters=[
         parameter("tokens", "Adversarial tokens before the prompt.", 3, minimum=1, maximum=16, integer=True),
         parameter("timesteps", "Timesteps, with a picture after each.", 10, minimum=1, maximum=200, integer=True),

@@ -16,6 +16,7 @@ from unerase_backend.coordinator.planning import control_checks, fixed_prompts
 from unerase_backend.coordinator.planning.access import guard_rows
 from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
 from unerase_backend.coordinator.planning.parts import Parts
+from unerase_backend.coordinator.planning.picture_checks import check_pictures
 from unerase_backend.coordinator.planning.presets import planned_descriptions
 from unerase_backend.coordinator.planning.prompt_reach import check_labels, check_reach, encoders_of
 from unerase_backend.coordinator.planning.request import resolve_request
@@ -72,6 +73,7 @@ def make_plan(
     cases = tuple(cases_of(concept, resolved))
     parts = Parts()
     targets = Targets(resolved, cases, catalogue, store, parts)
+    check_pictures(resolved, concept, targets.others, descriptions)
     notes = _check_prompts(resolved, concept, cases, catalogue, store)
     if resolved.control_kind == CONTROL_KIND_CONCEPT_FREE and not targets.stand_ins:
         raise _without_stand_ins()

@@ -54,17 +54,19 @@ def check_reach(field: str, concept: Concept, cases: Sequence[Case], encoders: E
     violations: dict[str, FieldViolation] = {}
     notes = []
     for models, reaches in encoders:
+        said: set[str] = set()
         for key, what in kinds.items():
             cut: dict[str, Reading] = {}
             for case in cases:
                 text = case.prompt if key == "prompts" else case.held_out_prompt
                 reading = shortest(reaches, text)
-                if not reading.cut:
+                if not reading.cut or text in said:
                     continue
                 if reads_a_name(text, concept.names, reading):
                     cut[text] = reading
                 elif text not in violations:
                     violations[text] = FieldViolation(field, _description(key, case, concept, models, reading))
+            said |= set(cut)
             if cut:
                 notes.append(cut_note(list(cut.items()), models, f"{what} of {concept.name!r}"))
     if violations:

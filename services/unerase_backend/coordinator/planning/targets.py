@@ -76,12 +76,13 @@ class Targets:
         self._parts = parts
         self._own = self._target(spec.concept)
         others = {name: self._target(name) for name in _others(spec, catalogue)}
-        self._others = [others[name] for name in sorted(others)]
+        self.others = [others[name] for name in sorted(others)]
+        """The other concepts, which units get."""
         side = catalogue.model(spec.reference).resolution
         shown = [target for name, target in others.items() if catalogue.picture_side(name) in (0, side)]
         self.stand_ins = stand_ins(self._own.concept, shown, spec.cases)
         """The concepts whose prompts a concept-free control takes."""
-        self.others_digest = parts.others(self._others)
+        self.others_digest = parts.others(self.others)
         self.known: dict[str, Surroundings] = {}
         """The surroundings of each target, by the target's digest."""
         self._sought: dict[ControlKind.ValueType, list[Sought]] = {}
@@ -105,7 +106,7 @@ class Targets:
 
     def _share(self, target: Target, cases: Sequence[Case]) -> Sought:
         digest = self._parts.target(target)
-        self.known[digest] = Surroundings.of(target, self._others)
+        self.known[digest] = Surroundings.of(target, self.others)
         return Sought(digest, self._parts.cases(cases))
 
     def _target(self, concept: str) -> Target:

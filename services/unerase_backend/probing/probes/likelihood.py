@@ -35,6 +35,7 @@ from unerase_backend.probing.registry import probe
     rows="2 * timesteps * held_out(pictures, other_pictures)",
     others=True,
     weights_only=True,
+    least_pictures=1,
     parameters=[
         parameter("timesteps", "Points of the even grid of timesteps.", 10, minimum=1, maximum=200, integer=True),
         parameter("pictures", "Most pictures of the concept.", 32, minimum=2, maximum=1024, integer=True),

@@ -49,6 +49,7 @@ CASES_PER_UNIT = 24
     others=True,
     roles=[MODEL_ROLE_SUBJECT],
     weights_only=True,
+    least_pictures=1,
     parameters=[
         parameter(
             "strengths",
