@@ -77,14 +77,8 @@ class Registry(Generic[Run]):
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
-        Without `deciding_arms` every arm decides; "prompt@*" matches every arm that begins "prompt@". With `others` a
-        unit also gets every other concept of the catalogue. A measure may name the `roles` that it is taken for, or be
-        `without_model`. An audit that lacks a `required` evaluation is incomplete. `result` is what the verdict makes
-        of a measure, by default a table; other kinds are our own. `reference_begins`: the reference makes all that the
-        model is given, so no placebo can be the control. `weights_only`: guards take no part in the measure. An audit
-        of a concept with fewer than `least_pictures`, or with `others_pictures` of one without another concept of its
-        kind with two, is refused before anything is computed. `pictures`
-        and `rows` are formulas for the most that a unit makes and computes (`evaluation/cost.py`).
+        The arguments are the fields of `EvaluationDescription`. Without `deciding_arms` every arm decides; "prompt@*"
+        matches every arm that begins "prompt@". `pictures` and `rows` are formulas (`evaluation/cost.py`).
 
         Raises:
             RegistrationError: the name is taken, or the description is incomplete or inconsistent.
