@@ -4,9 +4,12 @@ The modules are built without memory (on PyTorch's meta device), so that names a
 headers of the files alone. `loading.py` fills the same modules with the tensors that are found here.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -50,37 +53,63 @@ def check_model(catalogue: Catalogue, name: str, *, fetch: bool = False) -> Mode
     Raises as `catalogue/model_check.check_model`.
     """
     findings = Findings(name)
-    prepared = prepare(catalogue, name, findings, fetch=fetch)
+    prepared = _prepare(catalogue, name, findings, fetch, _KEPT)
     return findings.conclude(model_check.facts_of(prepared.source) if prepared else None)
 
 
 def prepare(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool = False) -> Prepared | None:
     """Find what a model is loaded from and what is wrong with it; None if nothing of it could be read.
 
-    Raises as `check_model`.
+    The modules are the caller's own, to be filled. Raises as `check_model`.
     """
+    return _prepare(catalogue, name, findings, fetch, _FRESH)
+
+
+def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, made: "_Made") -> Prepared | None:
     source = model_check.examine(catalogue, name, findings, fetch=fetch)
     if source is None:
         return None
     prepared = Prepared(source)
-    for part, build in _BUILDERS.items():
+    for part in _BUILDERS:
         if part in source.configs:
-            _prepare_part(part, build, prepared, findings)
+            _prepare_part(part, made.module, prepared, findings)
     if "tokenizer" in source.configs:
-        _prepare_tokenizer(prepared, findings)
+        _prepare_tokenizer(made.tokenizer, prepared, findings)
     schedule = source.configs.get("scheduler")
     if schedule is not None and not schedule_problems(schedule):
         prepared.schedule = Schedule.from_config(schedule)
     return prepared
 
 
-def _prepare_part(part: str, build: Any, prepared: Prepared, findings: Findings) -> None:
+def _build(part: str, config: str) -> Any:
+    """Return a part's module without memory, by its configuration as JSON."""
+    content = json.loads(config)
+    _check_size(content)
+    with torch.device("meta"):
+        return _BUILDERS[part](content)
+
+
+def _read_tokenizer(folder: Path, _: tuple[Any, ...]) -> Any:
+    """Return the tokenizer of a folder, whose files with their sizes and times are given beside it."""
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+class _Made(NamedTuple):
+    """What makes modules without memory and tokenizers."""
+
+    module: Callable[[str, str], Any]
+    tokenizer: Callable[[Path, tuple[Any, ...]], Any]
+
+
+_FRESH = _Made(_build, _read_tokenizer)
+# Most models of a catalogue are changes of a few bases; nothing fills these modules.
+_KEPT = _Made(lru_cache(maxsize=16)(_build), lru_cache(maxsize=8)(_read_tokenizer))
+
+
+def _prepare_part(part: str, build: Callable[[str, str], Any], prepared: Prepared, findings: Findings) -> None:
     source = prepared.source
-    config = source.configs[part]
     try:
-        _check_size(config)
-        with torch.device("meta"):
-            module = build(config)
+        module = build(part, json.dumps(source.configs[part]))
     except Exception:
         what = f"the configuration of {part} makes no {_NAMES[part]}"
         findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
@@ -164,10 +193,11 @@ def _some(names: list[str]) -> str:
     return repr(names[0]) if len(names) == 1 else f"{names[0]!r} and {len(names) - 1} more"
 
 
-def _prepare_tokenizer(prepared: Prepared, findings: Findings) -> None:
+def _prepare_tokenizer(read: Callable[[Path, tuple[Any, ...]], Any], prepared: Prepared, findings: Findings) -> None:
     folder = prepared.source.folder / "tokenizer"
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        states = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
+        tokenizer = read(folder, tuple((name, state.st_size, state.st_mtime_ns) for name, state in states))
         highest = max(tokenizer.get_vocab().values(), default=0)
     except Exception:
         findings.problem("tokenizer", "TOKENIZER_UNREADABLE", "the tokenizer does not load", found="tokenizer/")
