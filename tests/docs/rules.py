@@ -62,6 +62,8 @@ CASES: dict[str, tuple[Case, str]] = {
 HOURS = "takes an hour or more; its command line is parsed, its modules are found"
 CLUSTER = "needs machines of a cluster; tests/deploy/test_cluster.py runs the config, its command line is parsed"
 
+OWN_FILES = "the files are the user's; `python -m tools.real_size` runs the same commands on files of that size"
+
 RULES: tuple[Rule, ...] = (
     Rule("README.md", "make audit", How.OWN),
     Rule("README.md", "testbed/uce: hourglass is", How.ELSEWHERE, "tests/docs/test_own_machine.py::test_readme"),
@@ -128,6 +130,9 @@ RULES: tuple[Rule, ...] = (
         "tests/importing/test_import.py::test_an_erased_checkpoint_becomes_a_model",
     ),
     Rule("docs/real-models.md", "models:", How.LOADED),
+    Rule("docs/real-models.md", "# catalogue.yaml", How.READ, OWN_FILES),
+    Rule("docs/real-models.md", "mkdir -p imported", How.READ, OWN_FILES),
+    Rule("docs/real-models.md", "unerase audit sd/esd-church", How.READ, OWN_FILES),
     Rule("docs/results.md", "unerase calibrate --battery full", How.READ, HOURS),
     Rule("docs/results.md", "unerase calibrate --concept", How.READ, HOURS),
     Rule("docs/results.md", "unerase serve", How.READ, HOURS),

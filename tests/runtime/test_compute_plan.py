@@ -26,6 +26,8 @@ from unerase_backend.diffusion.memory import ModelSize
 GB = 10**9
 SD_14 = Load("sd/1.4", ModelSize(859_520_964, 123_060_480, 83_653_863, 320, 64 * 64, 128, 512 * 512), 700_000_000)
 
+SD_21 = Load("sd/2.1", ModelSize(865_910_724, 340_387_840, 83_653_863, 320, 96 * 96, 128, 768 * 768), 700_000_000)
+
 
 def needs(load: Load, plan: ComputePlan) -> dict[str, float]:
     """The bytes of each room by the formulas, written out here."""
@@ -66,6 +68,11 @@ def test_the_cards_that_people_have() -> None:
     assert small.shapes == Shapes(24, 1, 3, 4, 2)
     large = plan_gpus(SD_14, "bfloat16", [Card("a card of 80 GB", 80 * GB)])
     assert large.shapes == Shapes(96, 8, 4, 24, 4)
+    assert (small.generation_share, small.attack_share, small.judge_share) == (0.49, 0.4, 0.1)
+    four = plan_gpus(SD_14, "bfloat16", [Card("a card of 24 GB", 24 * GB)] * 4)
+    assert (four.shapes, four.attack_share, four.judge_share) == (Shapes(96, 4, 4, 12, 4), 0.9, 0.1)
+    for free, shapes in ((24, Shapes(12, 1, 2, 1, 2)), (80, Shapes(64, 4, 4, 8, 4))):
+        assert plan_gpus(SD_21, "bfloat16", [Card("a card", free * GB)]).shapes == shapes
 
 
 def test_several_cards_are_divided_between_generation_and_the_rest() -> None:
