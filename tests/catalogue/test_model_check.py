@@ -137,6 +137,9 @@ def test_another_family_is_named_before_anything_else(folder: Path, check: Check
     expected = f"it is a {pipeline} ({family}), which cannot be audited yet; Stable Diffusion 1 and 2 can"
     assert problem.text.startswith(expected)
     assert isinstance(found.error, PreconditionError)
+    with pytest.raises(PreconditionError) as refused:
+        Catalogue.load(embedded=folder.parent / "models.yaml").describe_model("own")
+    assert refused.value.message == found.error.message
 
 
 def test_the_families_are_classes_of_diffusers() -> None:
@@ -243,6 +246,13 @@ def test_a_link_out_of_the_folder(folder: Path, check: Check) -> None:
     os.symlink(folder.parent / "outside.json", folder / "vae" / "config.json")
     (problem,) = check().problems
     assert (problem.part, problem.reason, problem.found) == ("vae", "PATH_ESCAPES", "config.json")
+
+
+def test_an_index_behind_a_link_out_of_the_folder(folder: Path, check: Check) -> None:
+    shutil.move(folder / "model_index.json", folder.parent / "outside.json")
+    os.symlink(folder.parent / "outside.json", folder / "model_index.json")
+    (problem,) = check().problems
+    assert (problem.part, problem.reason, problem.found) == ("", "PATH_ESCAPES", "model_index.json")
 
 
 def test_a_model_of_the_hub_is_checked_once_it_was_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

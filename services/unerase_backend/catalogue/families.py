@@ -1,5 +1,10 @@
 """The families of text-to-image models, from the class of pipeline that a folder's model_index.json names."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from unerase_backend.catalogue.findings import UNSUPPORTED, Findings
+
 SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 """Classes with the parts of Stable Diffusion 1 and 2: a CLIP text encoder, a UNet that reads it, an autoencoder."""
 UNKNOWN = ""
@@ -64,3 +69,19 @@ def family_of_channels(in_channels: int) -> str:
 def version_of(prompt_width: int) -> str:
     """Return the name of a supported model by the width of its encoded prompts: OpenAI's CLIP L, OpenCLIP's H."""
     return {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}.get(prompt_width, "Stable Diffusion")
+
+
+def check_family(index: Mapping[str, Any], findings: Findings) -> bool:
+    """Return whether the folder's class of pipeline may be one that can be audited."""
+    named = index.get("_class_name")
+    if named is not None and not isinstance(named, str):
+        what = "model_index.json names code as its class, which is not run here"
+        findings.problem("", "MODEL_NAMES_CODE", what, found="model_index.json")
+        return False
+    if family := family_of(named or ""):
+        what = f"it is a {named} ({family}), which cannot be audited yet; Stable Diffusion 1 and 2 can"
+        findings.problem("", UNSUPPORTED, what, found="model_index.json")
+        return False
+    if named not in SUPPORTED:
+        findings.note(f"model_index.json names {named or 'no class'}; the folder is read as a StableDiffusionPipeline")
+    return True

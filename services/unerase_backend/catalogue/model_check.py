@@ -17,6 +17,7 @@ from unerase_backend.catalogue.findings import SCHEDULE, UNSUPPORTED, Findings, 
 from unerase_backend.catalogue.model_files import (
     STEMS,
     WeightFiles,
+    check_inside,
     config_file,
     part_folder,
     part_weights,
@@ -92,8 +93,11 @@ def examine(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool 
     parts = catalogue.model_parts(name)
     source = ModelSource(name, parts.folder, catalogue.model(name).resolution)
     root = None if root_entry.hub else parts.folder
-    index = configs.read_json(parts.folder / "model_index.json", findings, "")
-    if index is None or not _check_family(index, findings):
+    index_file = parts.folder / "model_index.json"
+    if not check_inside("", (index_file,), root, findings):
+        return source
+    index = configs.read_json(index_file, findings, "")
+    if index is None or not families.check_family(index, findings):
         return source
     _check_classes(index, findings)
     configs.find_code(parts.folder, findings)
@@ -163,22 +167,6 @@ def _part_facts(part: str, source: ModelSource) -> PartFacts:
         bytes=sum(tensor.bytes for tensor in tensors.values()),
         dtypes=tuple(sorted({tensor.dtype for tensor in tensors.values()})),
     )
-
-
-def _check_family(index: Mapping[str, Any], findings: Findings) -> bool:
-    """Return whether the folder's class of pipeline may be one that can be audited."""
-    named = index.get("_class_name")
-    if named is not None and not isinstance(named, str):
-        what = "model_index.json names code as its class, which is not run here"
-        findings.problem("", "MODEL_NAMES_CODE", what, found="model_index.json")
-        return False
-    if family := families.family_of(named or ""):
-        what = f"it is a {named} ({family}), which cannot be audited yet; Stable Diffusion 1 and 2 can"
-        findings.problem("", UNSUPPORTED, what, found="model_index.json")
-        return False
-    if named not in families.SUPPORTED:
-        findings.note(f"model_index.json names {named or 'no class'}; the folder is read as a StableDiffusionPipeline")
-    return True
 
 
 def _check_classes(index: Mapping[str, Any], findings: Findings) -> None:

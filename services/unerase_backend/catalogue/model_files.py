@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unerase_backend.catalogue.configs import parse, shown
+from unerase_backend.catalogue.families import check_family
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.layouts import PICKLES, UNSAFE, ImportKind, import_command
 
@@ -157,7 +158,7 @@ def check_inside(part: str, paths: Iterable[Path], root: Path | None, findings: 
         findings.problem(
             part,
             "PATH_ESCAPES",
-            f"{part} contains a link that leads out of its folder",
+            f"{part or 'the model'} contains a link that leads out of its folder",
             remedy="copy the files themselves into the folder (cp -rL)",
             found=shown(outside[0].name),
         )
@@ -167,6 +168,12 @@ def check_inside(part: str, paths: Iterable[Path], root: Path | None, findings: 
 def loaded_files(folder: Path, root: Path | None, findings: Findings) -> dict[str, list[Path]]:
     """Return the files of a pipeline's folder that a model is loaded from, by part; see `part_weights`."""
     files: dict[str, list[Path]] = {}
+    index = folder / "model_index.json"
+    if not check_inside("", (index,), root, findings):
+        return files
+    content = parse(index)
+    if isinstance(content, dict) and not check_family(content, findings):
+        return files
     for part in STEMS:
         weights = part_weights(part, folder / part, root, findings)
         config = config_file(part, folder / part, root, findings)
