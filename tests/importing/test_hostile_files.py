@@ -94,7 +94,7 @@ def a_legacy_pickle_that_calls(path: Path, mark: Path) -> None:
     torch.save({"conv_in.weight": Evaluated(mark)}, path, _use_new_zipfile_serialization=False)
 
 
-@hostile("asks for", ".bin", whole=True)
+@hostile("asks for", ".bin")
 def a_plain_pickle_that_calls(path: Path, mark: Path) -> None:
     path.write_bytes(pickle.dumps(Evaluated(mark), protocol=2))
 
@@ -210,17 +210,17 @@ def a_pickle_named_safetensors(path: Path, mark: Path) -> None:
     torch.save({"conv_in.weight": Evaluated(mark)}, path)
 
 
-@hostile("NaN or infinity", whole=True)
+@hostile("NaN or infinity")
 def a_weight_that_is_nan(path: Path, mark: Path) -> None:
     torch.save({"conv_in.weight": torch.full((8, 4, 3, 3), float("nan"))}, path)
 
 
-@hostile("the type int64", whole=True)
+@hostile("the type int64")
 def weights_that_are_whole_numbers(path: Path, mark: Path) -> None:
     torch.save({"conv_in.weight": torch.zeros((8, 4, 3, 3), dtype=torch.int64)}, path)
 
 
-@hostile("sparse, quantised or without values", whole=True)
+@hostile("sparse, quantised or without values")
 def a_tensor_without_values(path: Path, mark: Path) -> None:
     torch.save({"conv_in.weight": torch.zeros((1 << 20, 1 << 20), device="meta")}, path)
 

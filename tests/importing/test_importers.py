@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from support.importing import imported, reference, saved, unet_weights
 from unerase_backend.catalogue import lora
+from unerase_backend.importing.command import KINDS
+from unerase_backend.importing.registry import importers
 from unerase_backend.runtime.errors import UnsafeModelError
 
 ESD = unet_weights("testbed/esd-x")
@@ -208,3 +210,8 @@ def test_embeddings_come_out_by_their_word(tmp_path: Path, form: str) -> None:
 def test_a_bad_embedding_is_refused(tmp_path: Path, content: Any, words: str) -> None:
     with pytest.raises(UnsafeModelError, match=words):
         imported(saved(tmp_path / "e.pt", content), "embedding", reference())
+
+
+def test_every_kind_has_its_importer() -> None:
+    # An autoencoder comes only with a pipeline's folder.
+    assert importers().keys() == {*KINDS, "vae"}

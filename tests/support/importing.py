@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.importing import choice
+from unerase_backend.importing import choice, weights
 from unerase_backend.importing.folders import architecture_of
 from unerase_backend.importing.registry import Imported, importers
 
@@ -32,7 +32,10 @@ def imported(path: Path, kind: str = "", base: Path | None = None, **fields: Any
     """Import a file as the process does, but in this one."""
     job: dict[str, Any] = {"files": [str(path)], "kind": kind, "architecture": architecture_of(base) if base else {}}
     job |= {"complete": False, "beside": "", "select": "", "token": ""} | fields
-    return choice.imported(job, importers())[1]
+    result = choice.imported(job, importers())[1]
+    for tensors in result.files.values():
+        weights.check(tensors, 2**26)
+    return result
 
 
 def saved(path: Path, content: object) -> Path:

@@ -13,18 +13,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from os import environ
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors import SafetensorError, safe_open
 
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.digests import hash_file
-from unerase_backend.catalogue.layouts import PICKLES
+from unerase_backend.catalogue.layouts import PICKLES, ImportKind
 from unerase_backend.importing.entry import Described, entry_of
 from unerase_backend.importing.folders import Job, architecture_of, jobs_of, write_folder
 from unerase_backend.runtime.errors import InvalidRequestError, UneraseError
 
-KINDS = ("model", "unet", "text-encoder", "lora", "embedding")
+KINDS: tuple[str, ...] = get_args(ImportKind)
+"""What a file can be asked to be, by `--as`."""
 DEFAULT_SECONDS = 900
 MiB = 2**20
 # Of what the process says of its work.
