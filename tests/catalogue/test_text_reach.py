@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,21 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, spoil: object, reason: str)
     with pytest.raises(UnsafeModelError) as refused:
         model_reaches(folder)
     assert refused.value.reason == reason
+
+
+def test_many_threads_may_read_the_first_tokenizer_of_a_process_at_once() -> None:
+    code = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from unerase_backend.catalogue import EMBEDDED, text_reach
+
+together = threading.Barrier(8)
+
+def read(_):
+    together.wait()
+    return text_reach.model_reaches.__wrapped__(EMBEDDED.parent / "reference")
+
+with ThreadPoolExecutor(8) as threads:
+    list(threads.map(read, range(8)))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

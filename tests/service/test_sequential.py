@@ -14,7 +14,7 @@ from .conftest import small_spec
 def _spec() -> AuditSpec:
     """The reference against itself: everything comes back."""
     spec = small_spec(seed_base=41, cases=24, subject="testbed/reference")
-    spec.sequential, spec.assume_reference = True, True
+    spec.reference, spec.assume_reference, spec.sequential = spec.subject, True, True
     return spec
 
 

@@ -5,6 +5,7 @@ cut is known before anything is computed.
 """
 
 import json
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 
 from unerase_backend.runtime.errors import UnsafeModelError
 
+_IMPORTING = threading.Lock()
 # The start and the end of a prompt, which the encoder reads beside its words.
 _FRAME = 2
 # A pipeline has one or two text encoders, each with its tokenizer.
@@ -83,14 +85,12 @@ def shortest(reaches: Iterable[TextReach], text: str) -> Reading:
 
 
 def _reach(folder: Path, positions: int) -> TextReach:
-    from transformers import CLIPTokenizer  # it takes most of a second, which no start of a process should wait for
-
     # Without its vocabulary the library makes one of two tokens, without a word.
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         message = f"{folder.name} has neither tokenizer.json nor vocab.json"
         raise UnsafeModelError(message, reason="TOKENIZER_UNREADABLE")
     try:
-        loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        loaded = _tokenizer_class().from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UnsafeModelError("the tokenizer does not load", reason="TOKENIZER_UNREADABLE") from error
     # The folder's own settings for padding and truncation would hide what is beyond the encoder's reach.
@@ -98,6 +98,15 @@ def _reach(folder: Path, positions: int) -> TextReach:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return TextReach(tokenizer, min(positions, loaded.model_max_length) - _FRAME)
+
+
+def _tokenizer_class() -> Any:
+    # The import takes most of a second, which no start of a process should wait for. The library fails if two threads
+    # import it for the first time at once.
+    with _IMPORTING:
+        from transformers import CLIPTokenizer
+
+        return CLIPTokenizer
 
 
 def _positions(config: Path) -> int:
