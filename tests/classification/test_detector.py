@@ -1,7 +1,5 @@
 """The detector against onnxruntime and slow loops: what goes into a model, how its output is read, what is refused."""
 
-import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,10 @@ import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from PIL import Image
 
-from classification.detectors import load, options_of
+from classification.detectors import load
 from support import onnx_models
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase_backend.classification import detections
@@ -105,6 +103,46 @@ def test_suppression_equals_a_loop(boxes: list[tuple[float, ...]], overlap: floa
         assert not (detections._shares(kept.boxes[place], kept.boxes[place + 1 :]) > overlap)[same].any()
 
 
+def final(path: Path, classes: float) -> Path:
+    """A model that gives boxes of two corners, confidence and class, as one that has dropped what overlaps."""
+    draws = np.random.default_rng(4)
+    constants = {
+        "weights": draws.normal(0, 0.1, (192, 6 * BOXES)).astype(np.float32),
+        "shape": np.array([-1, BOXES, 6], np.int64),
+        "scales": np.array([4, 4, 4, 4, 1, classes], np.float32),
+        "shifts": np.array([0, 0, 4, 4, 0, -0.5], np.float32),
+    }
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["raw"]),
+        helper.make_node("Sigmoid", ["raw"], ["shares"]),
+        helper.make_node("Reshape", ["shares", "shape"], ["boxes"]),
+        helper.make_node("Mul", ["boxes", "scales"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "shifts"], ["shifted"]),
+        helper.make_node("Round", ["shifted"], ["whole"]),
+        helper.make_node("Where", ["last", "whole", "shifted"], ["output"]),
+    ]
+    constants["last"] = np.array([0, 0, 0, 0, 0, 1], bool)
+    return onnx_models.save(path, nodes, constants, (("batch", 3, 8, 8), ("batch", BOXES, 6)))
+
+
+def test_boxes_that_the_model_has_chosen(tmp_path: Path, pictures: list[np.ndarray]) -> None:
+    path = final(tmp_path / "model.onnx", 3)
+    judge = load(path, classes=CLASSES, output="detections")
+    outputs = raw(path, np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    for row, output in zip(judge.look(pictures), outputs, strict=True):
+        kinds = output[:, 5].astype(int)
+        expected = [output[kinds == kind, 4].max(initial=0) for kind in range(3)]
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+        boxes = judge.boxes(output).boxes
+        first = output[output[:, 4].argmax()]
+        np.testing.assert_allclose(boxes[0], [*(first[:2] + first[2:4]) / 2, *(first[2:4] - first[:2])], atol=1e-5)
+    with pytest.raises(UnsafeModelError, match="boxes of class 3, and its entry has 3 classes, from 0"):
+        load(final(tmp_path / "more.onnx", 4.4), classes=CLASSES, output="detections").look(pictures)
+    with pytest.raises(UnsafeModelError, match=r"its entry expects \(pictures, 7|4 \+ 3"):
+        load(path, classes=CLASSES)
+
+
 @pytest.mark.parametrize(
     ("output", "activation"), [("probabilities", "Sigmoid"), ("softmax", "Identity"), ("sigmoid", "Identity")]
 )
@@ -187,6 +225,20 @@ def test_classes_that_the_file_names(tmp_path: Path) -> None:
         assert named_classes({"names": nonsense}) == ()
 
 
+def test_a_model_that_fails_on_the_size_is_refused(tmp_path: Path) -> None:
+    path = onnx_models.linear(tmp_path / "model.onnx", (3,))
+    model = onnx.load(path)
+    for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dimension.dim_param = "side"
+    path.write_bytes(model.SerializeToString())
+    assert load(path, classes=CLASSES, output="probabilities", size=8)._model.sides == (8, 8)
+    with pytest.raises(UnsafeModelError, match="fails on a picture of 16 x 16 pixels") as caught:
+        load(path, classes=CLASSES, output="probabilities", size=16)
+    assert caught.value.reason == "MODEL_UNEXPECTED"
+    with pytest.raises(UnsafeModelError, match="give the option size"):
+        load(path, classes=CLASSES, output="probabilities")
+
+
 def test_labels_are_classes(yolo: Path) -> None:
     judge = load(yolo, classes=CLASSES)
     assert judge.problems(Question(labels=["cat", "dog"])) == []
@@ -263,87 +315,3 @@ def test_confidences_beyond_one_are_refused(tmp_path: Path, pictures: list[np.nd
     path = onnx_models.linear(tmp_path / "model.onnx", (3,), activation="Identity")
     with pytest.raises(UnsafeModelError, match="must be softmax or sigmoid"):
         load(path, classes=CLASSES, output="probabilities").look([picture // 255 * 255 for picture in pictures])
-
-
-def refused(path: Path, **changes: Any) -> UneraseError:
-    with pytest.raises(UneraseError) as caught:
-        load(path, **{"classes": CLASSES} | changes)
-    return caught.value
-
-
-@pytest.mark.parametrize(
-    "content", [b"not a model", b"", b"\x08\x08", b"\x80\x04\x95cos\nsystem\n(S'true'\ntR.", b"ORTM"]
-)
-def test_what_is_not_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "320n.onnx"
-    path.write_bytes(content)
-    assert refused(path).message == "own/detector: 320n.onnx is not an ONNX model"
-
-
-def test_a_cut_off_file_is_refused(yolo: Path, tmp_path: Path) -> None:
-    whole = yolo.read_bytes()
-    path = tmp_path / "model.onnx"
-    for length in range(1, len(whole), len(whole) // 40):
-        path.write_bytes(whole[:length])
-        assert refused(path).reason in ("WEIGHTS_UNREADABLE", "MODEL_UNEXPECTED")
-
-
-def test_tensors_in_other_files_are_refused(yolo: Path, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_bytes(os.urandom(4 * 192 * 77))
-    model = onnx.load(yolo)
-    for place in ("secret", "../secret", str(secret)):
-        tensor = model.graph.initializer[0]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        del tensor.external_data[:]
-        tensor.external_data.add(key="location", value=place)
-        path = tmp_path / "model.onnx"
-        path.write_bytes(model.SerializeToString())
-        error = refused(path)
-        assert error.reason == "WEIGHTS_ELSEWHERE"
-        assert place in error.message
-
-
-def test_hidden_places_of_other_files_are_found(tmp_path: Path) -> None:
-    """In an attribute, in a graph within an attribute, and in a function of the file's own."""
-    outside = numpy_helper.from_array(np.zeros(4, np.float32), "outside")
-    outside.ClearField("raw_data")
-    outside.data_location = TensorProto.EXTERNAL
-    outside.external_data.add(key="location", value="elsewhere")
-    constant = helper.make_node("Constant", [], ["output"], value=outside)
-    inner = helper.make_graph([constant], "inner", [], [helper.make_tensor_value_info("output", 1, [4])])
-    branch = helper.make_node("If", ["images"], ["output"], then_branch=inner, else_branch=inner)
-    function = helper.make_function("own", "Own", [], ["output"], [constant], [helper.make_opsetid("", 17)])
-    for nodes, functions in (
-        ([constant], []),
-        ([branch], []),
-        ([helper.make_node("Own", [], ["output"], domain="own")], [function]),
-    ):
-        graph = helper.make_graph(nodes, "model", [helper.make_tensor_value_info("images", 1, [1, 3, 8, 8])], [])
-        path = tmp_path / "model.onnx"
-        path.write_bytes(helper.make_model(graph, functions=functions).SerializeToString())
-        assert refused(path).reason == "WEIGHTS_ELSEWHERE"
-
-
-def test_an_operator_of_a_library_is_refused(tmp_path: Path) -> None:
-    path = onnx_models.save(
-        tmp_path / "model.onnx",
-        [helper.make_node("PyOp", ["images"], ["output"], domain="custom.ops")],
-        {},
-        (("batch", 3, 8, 8), ("batch", 3)),
-    )
-    error = refused(path)
-    assert error.reason == "OPERATOR_UNKNOWN"
-    assert "'PyOp' of 'custom.ops'" in error.message
-
-
-def test_a_changed_file_is_another_judge(yolo: Path, tmp_path: Path) -> None:
-    path = onnx_models.linear(tmp_path / "model.onnx", (4 + len(CLASSES), BOXES))
-    options = options_of(path)
-    model = onnx.load(path)
-    model.producer_version = "8.2.47"
-    path.write_bytes(model.SerializeToString())
-    error = refused(path, sha256=options["sha256"])
-    assert error.reason == "WEIGHTS_CHANGED"
-    assert hashlib.sha256(path.read_bytes()).hexdigest() in error.message

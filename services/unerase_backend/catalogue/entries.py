@@ -10,6 +10,7 @@ models:
 judges:
   sd/clip:    {kind: clip, hub: openai/clip-vit-base-patch32, revision: <40 hex digits>}
   own/judge:  {kind: classifier, path: judge}
+  own/parts:  {kind: detector, path: parts, options: {file: parts.onnx, sha256: <64 hex digits>, threshold: 0.25}}
 concepts:
   tench:      {kind: object, names: [tench], labels: {own/judge: ["tench, Tinca tinca"]}, pictures: tench.png, ...}
 """

@@ -43,6 +43,15 @@ def from_yolov8(output: Array, overlap: float, *, across_classes: bool) -> Detec
     return Detections(boxes[remaining], confidences[remaining], classes[remaining])
 
 
+def from_detections(output: Array) -> Detections:
+    """Return the boxes of one picture's output, (boxes, 6): corners x1, y1, x2, y2, confidence and class."""
+    order = np.argsort(-output[:, 4], kind="stable")
+    output = output[order][output[order, 4] >= LEAST]
+    low, high = output[:, :2], output[:, 2:4]
+    boxes = np.concatenate([(low + high) / 2, high - low], axis=1)
+    return Detections(boxes, output[:, 4], output[:, 5].round().astype(np.int64))
+
+
 def highest(detections: Detections, classes: int) -> Array:
     """Return the highest confidence of each class, (classes,); 0 where there is no box."""
     best = np.zeros(classes, np.float32)

@@ -27,8 +27,8 @@ class DetectorModel:
     rows: int
     """Pictures in one call, if the file fixes it; 0 if it leaves it open."""
     classes: tuple[str, ...]
-    boxed: bool
-    """Whether the output holds boxes."""
+    output: str
+    """The form of the output, as in the option."""
 
     @classmethod
     def of(cls, session: Any, options: DetectorOptions) -> "DetectorModel":
@@ -59,24 +59,43 @@ class DetectorModel:
             channels_last=last,
             rows=batch if isinstance(batch, int) else 0,
             classes=_classes(name, carried, options),
-            boxed=options.output == "yolov8",
+            output=options.output,
         )
-        if all(isinstance(size, int) for size in outputs[0].shape[1:]):
-            model.check_output(outputs[0].shape)
+        model._try_out(session)
         return model
 
-    def check_output(self, shape: Sequence[Any]) -> None:
+    def _try_out(self, session: Any) -> None:
+        """Run the model on a black picture: a file may leave its shapes open, and then fail for some of them."""
+        width, height = self.sides
+        shape = (height, width, 3) if self.channels_last else (3, height, width)
+        black = np.zeros((self.rows or 1, *shape), self.input_type)
+        try:
+            (answer,) = session.run([self.output_name], {self.input_name: black})
+        except Exception as error:
+            # onnxruntime's errors have no common base of their own.
+            why = str(error).partition("\n")[0][:300]
+            raise _unexpected(f"{self.file} fails on a picture of {width} x {height} pixels: {why}") from error
+        self.check_output(answer.shape)
+
+    def check_output(self, shape: Sequence[int]) -> None:
         """Check the shape of the output against the classes.
 
         Raises:
             UnsafeModelError: it does not fit.
         """
-        expected = len(self.classes) + (4 if self.boxed else 0)
-        if len(shape) != (3 if self.boxed else 2) or shape[1] != expected:
-            form = f"(pictures, 4 + {len(self.classes)}, boxes)" if self.boxed else f"(pictures, {len(self.classes)})"
-            given = ", ".join(str(size) if isinstance(size, int) else "pictures" for size in shape)
+        count = len(self.classes)
+        expected, form = {
+            "yolov8": ((4 + count, 0), f"(pictures, 4 + {count}, boxes)"),
+            "detections": ((0, 6), "(pictures, boxes, 6)"),
+        }.get(self.output, ((count,), f"(pictures, {count})"))
+        # 0 stands for any number of boxes.
+        fits = len(shape) - 1 == len(expected) and all(
+            size == given for size, given in zip(expected, shape[1:], strict=True) if size
+        )
+        if not fits:
+            given = ", ".join(["pictures", *map(str, shape[1:])])
             raise _unexpected(
-                f"{self.file} gives ({given}), and its entry expects {form}, with {len(self.classes)} classes: "
+                f"{self.file} gives ({given}), and its entry expects {form}, with {count} classes: "
                 "check the options output and classes"
             )
 

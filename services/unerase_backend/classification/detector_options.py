@@ -46,9 +46,10 @@ class DetectorOptions(JudgeOptions):
     threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
     # In the order of the model's output; empty: the names that the file itself carries, as those of Ultralytics do.
     classes: Annotated[tuple[_ClassName, ...], Field(strict=False, max_length=100_000), AfterValidator(_distinct)] = ()
-    # yolov8: (1, 4 + classes, boxes), each box as centre, width, height and confidences. The others: (1, classes), as
-    # probabilities, or as logits that still need a softmax or a sigmoid.
-    output: Literal["yolov8", "probabilities", "softmax", "sigmoid"] = "yolov8"
+    # yolov8: (pictures, 4 + classes, boxes), each box as centre, width, height and confidences. detections: (pictures,
+    # boxes, 6), each box as two corners, its confidence and its class; the model has dropped what overlaps. The others:
+    # (pictures, classes), as probabilities, or as logits that still need a softmax or a sigmoid.
+    output: Literal["yolov8", "detections", "probabilities", "softmax", "sigmoid"] = "yolov8"
     # The side of the model's square input, or its width and height in pixels; needed if the file leaves them open.
     size: _Side | Annotated[tuple[_Side, _Side], Field(strict=False)] | None = None
     # What is done with a picture of other proportions: stretched, or padded at its right and lower edge (pad) or on

@@ -58,7 +58,7 @@ class Detector:
     def look(self, pictures: Sequence[Picture]) -> Features:
         """Return the highest confidence of each class, (pictures, classes)."""
         classes = len(self._model.classes)
-        if self._options.output != "yolov8":
+        if self._options.output not in ("yolov8", "detections"):
             return self._checked(detections.probabilities(self.output(pictures), self._options.output))
         return self._checked(
             np.stack([detections.highest(self.boxes(output), classes) for output in self.output(pictures)])
@@ -90,11 +90,24 @@ class Detector:
         return np.stack(rows)
 
     def boxes(self, output: NDArray[np.float32]) -> detections.Detections:
-        """Return the boxes that one row of `output` of a yolov8 model says."""
+        """Return the boxes in one row of `output`.
+
+        Raises:
+            UnsafeModelError: a box is of a class that there is none of.
+        """
         if not np.isfinite(output).all():
             # Whoever reads a confidence that is not finite leaves the picture unscored.
             unknown = np.full((len(self._model.classes), 4), np.nan, np.float32)
             return detections.Detections(unknown, unknown[:, 0], np.arange(len(unknown)))
+        if self._options.output == "detections":
+            found = detections.from_detections(output)
+            if found.classes.size and not 0 <= found.classes.min() <= found.classes.max() < len(self._model.classes):
+                raise UnsafeModelError(
+                    f"{self._options.file} gives boxes of class {found.classes.max()}, and its entry has "
+                    f"{len(self._model.classes)} classes, from 0",
+                    reason="OUTPUT_UNEXPECTED",
+                )
+            return found
         return detections.from_yolov8(
             output, self._options.overlap, across_classes=self._options.overlap_across_classes
         )
