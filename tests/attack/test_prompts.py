@@ -32,13 +32,13 @@ from unerase_backend.attack.prompts import (
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.spelling import forms
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import DeadlineError, InvalidRequestError, NotFoundError
+from unerase_backend.runtime.spelling import forms
 
 UnitOf = Callable[..., Unit]
 

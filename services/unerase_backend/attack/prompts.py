@@ -25,7 +25,6 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.attack.workbench import Workbench
-from unerase_backend.catalogue.spelling import forms, plain, words
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.evaluation.known_pictures import learnable
@@ -33,6 +32,7 @@ from unerase_backend.evaluation.models import SELECTOR, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.spelling import forms, plain, words
 
 Item = TypeVar("Item")
 

@@ -20,9 +20,9 @@ from unerase_backend.catalogue.kinds import ALTERNATIVES, KINDS, PROMPTS, first_
 from unerase_backend.catalogue.merging import merge_files
 from unerase_backend.catalogue.named_errors import naming
 from unerase_backend.catalogue.schedules import describe_schedule
-from unerase_backend.catalogue.spelling import canonical
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError, PreconditionError
+from unerase_backend.runtime.spelling import share_a_word
 
 EMBEDDED = Path(__file__).parent.parent / "testbed" / "weights" / "catalogue.yaml"
 
@@ -319,8 +319,7 @@ class Catalogue:
         """
         if one_thing(entry.kind, other.kind) and not (entry.placebo or other.placebo):
             return True
-        words = [{canonical(name) for name in each.names} for each in (entry, other)]
-        return not words[0].isdisjoint(words[1]) or any(
+        return share_a_word(entry.names, other.names) or any(
             self.judges[judge].kind != "clip" and not set(labels).isdisjoint(other.labels.get(judge, ()))
             for judge, labels in entry.labels.items()
             if judge in self.judges

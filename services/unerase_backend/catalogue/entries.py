@@ -40,6 +40,7 @@ from unerase_backend.catalogue.model_files import is_index
 from unerase_backend.catalogue.names import check_name
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.pictures import UnreadablePictureError
+from unerase_backend.runtime.spelling import share_a_word
 
 GUIDANCE_SCALE = 7.5
 STEPS = 50
@@ -350,10 +351,10 @@ def problems_of_concept(
         control = models.get(entry.control)
         if control is None:
             problems.append((("control",), "there is no such model"))
-        elif not {name, *entry.names} & set(control.never_learned):
+        elif not share_a_word((name, *entry.names), control.never_learned):
             description = "the model's never_learned names neither the concept nor one of its words"
             problems.append((("control",), description))
-    erased = next((model for model, given in models.items() if {name, *entry.names} & set(given.erased)), None)
+    erased = next((model for model, given in models.items() if share_a_word((name, *entry.names), given.erased)), None)
     if entry.placebo and erased is not None:
         problems.append((("placebo",), f"no model may know a placebo, and {erased!r} is said to have erased it"))
     return problems

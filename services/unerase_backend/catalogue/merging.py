@@ -16,6 +16,7 @@ from unerase_backend.catalogue.entries import (
 from unerase_backend.catalogue.guard_kinds import repeated
 from unerase_backend.catalogue.reading import CatalogueFile, read_file
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.spelling import share_a_word
 
 
 @dataclass
@@ -111,8 +112,8 @@ def _controlled(name: str, merged: Merged) -> ConceptEntry:
     entry = merged.concepts[name]
     if entry.control is not None:
         return entry
-    words = {name, *entry.names}
-    control = next((model for model, given in merged.models.items() if words & set(given.never_learned)), None)
+    words = (name, *entry.names)
+    control = next((model for model, given in merged.models.items() if share_a_word(words, given.never_learned)), None)
     return entry.model_copy(update={"control": control})
 
 

@@ -91,7 +91,7 @@ def unread_description(text: str, name: str, reading: Reading, model: str) -> st
     """Return what is wrong with a prompt that is cut before the end of its name."""
     return (
         f"{shortened(text)} has {reading.tokens} tokens, the text encoder of {model!r} reads the first "
-        f"{reading.limit}, and {shortened(name)} stands beyond them; shorten the prompt"
+        f"{reading.limit}, and those end before {shortened(name)} does; shorten the prompt"
     )
 
 

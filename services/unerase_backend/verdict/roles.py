@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
 from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept, ModelAccess
+from unerase_backend.runtime.spelling import share_a_word
 
 DENOISER = "unet"
 """The part of a model that decides what a picture shows; the text encoder only reads the prompt."""
@@ -29,7 +30,7 @@ def same_weights(one: Model, other: Model) -> bool:
 
 def known_never_learned(never_learned: Iterable[str], concept: str, words: Iterable[str]) -> bool:
     """Whether a model's `never_learned` names the concept or one of its words."""
-    return not {concept, *words}.isdisjoint(never_learned)
+    return share_a_word((concept, *words), never_learned)
 
 
 def control_problem(control: Model, others: Mapping[str, Model]) -> str:

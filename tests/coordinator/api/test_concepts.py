@@ -276,4 +276,4 @@ async def test_a_prompt_whose_name_no_model_reads_is_refused(client: AsyncClient
     assert list(fields(error)) == ["concept.prompts[1]", "concept.held_out_prompts[0]"]
     # "egg timer" is the longer of the names.
     assert "has 108 tokens" in fields(error)["concept.prompts[1]"]
-    assert "reads the first 22, and 'egg timer' stands beyond them" in fields(error)["concept.prompts[1]"]
+    assert "reads the first 22, and those end before 'egg timer' does" in fields(error)["concept.prompts[1]"]

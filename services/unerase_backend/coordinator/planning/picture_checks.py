@@ -29,7 +29,8 @@ def check_pictures(
     if poor:
         least = max(each.least_pictures for each in poor)
         violations.append(
-            f"has {there} pictures, and {_listed(poor)} need {least}: give the concept pictures, or leave them out"
+            f"has {there} pictures, and {_listed(poor)} need at least {least}: give the concept pictures, or leave "
+            "them out"
         )
     if lone:
         violations.append(

@@ -83,8 +83,8 @@ def _description(key: str, case: Case, concept: Concept, models: Sequence[str], 
     place = next((f"{key}[{index}] of the concept {concept.name!r}" for index in filled), f"case {case.index}")
     return (
         f"{place} becomes {shortened(text)}, which has {reading.tokens} tokens; the text encoder of "
-        f"{' and '.join(models)} reads the first {reading.limit}, and the concept's name stands beyond them; shorten "
-        "the prompt"
+        f"{' and '.join(models)} reads the first {reading.limit}, and those end before the concept's name does; "
+        "shorten the prompt"
     )
 
 

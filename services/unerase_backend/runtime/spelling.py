@@ -59,6 +59,11 @@ def forms(names: Iterable[str]) -> set[str]:
     return (found | {plain(form) for form in found}) - {""}
 
 
+def share_a_word(names: Iterable[str], others: Iterable[str]) -> bool:
+    """Return whether one of `names` and one of `others` are one word to people."""
+    return not {canonical(name) for name in names}.isdisjoint(map(canonical, others))
+
+
 @lru_cache(maxsize=65536)
 def canonical(name: str) -> str:
     """Return what two names that are one word to people have in common; the name itself if it has no letters."""

@@ -2,13 +2,17 @@
 
 # ruff: noqa: RUF001 - names as people write them
 
+from pathlib import Path
+
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.entries import ConceptEntry
-from unerase_backend.catalogue.spelling import canonical, forms, plural, singular, words
+from unerase_backend.runtime.spelling import canonical, forms, plural, singular, words
+from unerase_backend.verdict.roles import known_never_learned
 
 
 @pytest.mark.parametrize(
@@ -75,3 +79,14 @@ def test_what_is_one_word_to_people_is_the_same_concept() -> None:
         other = ConceptEntry.model_validate({"kind": "object", "names": [name]})
         assert catalogue.same(entry, other)
     assert not catalogue.same(entry, ConceptEntry.model_validate({"kind": "object", "names": ["glass"]}))
+
+
+def test_a_models_claims_are_found_however_they_are_spelled(tmp_path: Path) -> None:
+    """The default control is a model that never learned the concept under any spelling of its names."""
+    for name, control in (("Hour-Glasses", "testbed/never"), ("glass", None)):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump({"concepts": {"mine": {"kind": "object", "names": [name]}}}))
+        assert Catalogue.load([str(file)]).concepts["mine"].control == control
+    assert known_never_learned(["Hour-Glasses"], "hourglass", [])
+    assert known_never_learned(["hourglass"], "sd/timer", ["hour glass"])
+    assert not known_never_learned(["glass"], "hourglass", ["sandglass"])
