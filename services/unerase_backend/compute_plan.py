@@ -268,7 +268,8 @@ def _model_sizes(catalogue: Catalogue) -> Iterable[tuple[str, ModelSize]]:
     for name, entry in catalogue.models.items():
         # A model that cannot be read is marked where models are listed; it does not stop the others.
         with suppress(ValueError, UneraseError):
-            if entry.base is None and (folder := entry.folder) is not None:
+            # Nothing is fetched from the hub for a plan.
+            if entry.base is None and entry.fetched and (folder := entry.folder) is not None:
                 yield name, pipeline_size(folder, entry.resolution)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.small_files import write_pipeline, write_weights
 from unerase.v1.types_pb2 import (
     EVALUATION_CLASS_ELICITING,
     EVALUATION_CLASS_INJECTING,
@@ -15,7 +16,6 @@ from unerase.v1.types_pb2 import (
     EvaluationDescription,
 )
 from unerase_backend.catalogue import EMBEDDED, Catalogue
-from unerase_backend.catalogue.model_files import CONFIGS, STEMS
 from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.evaluation.registry import parameter
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -48,23 +48,14 @@ concepts:
 def write_catalogue(folder: Path, more: str = "", content: str = CATALOGUE) -> Path:
     """Write a catalogue, further concepts behind its own, with files of weights; returns its file."""
     for pipeline in ("small", "large"):
-        for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-            (folder / pipeline / part).mkdir(parents=True)
-            (folder / pipeline / part / CONFIGS.get(part, "config.json")).write_text("{}")
-        shutil.copytree(
-            EMBEDDED.parent / "reference" / "tokenizer", folder / pipeline / "tokenizer", dirs_exist_ok=True
-        )
-        scheduler = folder / pipeline / "scheduler" / CONFIGS["scheduler"]
-        scheduler.write_text('{"_class_name": "DDIMScheduler"}')
-        for part, stem in STEMS.items():
-            (folder / pipeline / part / f"{stem}.safetensors").write_text(f"{pipeline} {part}")
+        write_pipeline(folder / pipeline, pipeline)
     for judge in ("clip", "first", "second"):
         (folder / judge).mkdir()
         (folder / judge / "model.safetensors").write_text(judge)
     for file in (EMBEDDED.parent / "clip").glob("*.json"):
         shutil.copy(file, folder / "clip")
     for change in ("never", "edited"):
-        (folder / f"{change}.safetensors").write_text(change)
+        write_weights(folder / f"{change}.safetensors", change)
     path = folder / "catalogue.yaml"
     path.write_text(content + more)
     return path

@@ -81,7 +81,7 @@ async def door(tmp_path: Path, catalogue: Catalogue, store: ArtifactStore) -> As
     made = {tenant: tokens.create(file, tenant, tenant, list(SCOPES), 1) for tenant in ("greedy", "other")}
     changes, retention = Notifications(database.audits.sequences), Retention(database, store, 0)
     audits = AuditServicer(NoAuditor(), database, catalogue, store, changes, retention, lambda _: Quota())  # type: ignore[arg-type]
-    models = ModelServicer(catalogue, store, database, None)  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
     server = Server(audits, models, Metrics(), Gate(file), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)

@@ -81,7 +81,7 @@ async def failing(tmp_path: Path, catalogue: Catalogue) -> AsyncIterator[Failing
         retention,
         lambda _: Quota(),
     )
-    models = ModelServicer(catalogue, store, database, None)  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
     server = Server(audits, models, Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)

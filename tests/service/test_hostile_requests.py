@@ -99,6 +99,7 @@ def _of_the_catalogue() -> dict[str, Message]:
     return {
         "ListModels": models_pb2.ListModelsRequest(page_size=2, page_token=token_of("models", "testbed/a")),
         "GetModel": models_pb2.GetModelRequest(name=MODEL),
+        "CheckModel": models_pb2.CheckModelRequest(name=MODEL),
         "ListConcepts": models_pb2.ListConceptsRequest(page_size=2, page_token=token_of("concepts", "a")),
         "CreateConcept": models_pb2.CreateConceptRequest(concept=_new_concept()),
         "GetConcept": models_pb2.GetConceptRequest(name="hourglass"),

@@ -33,7 +33,13 @@ from unerase.v1.audits_pb2 import (
     ReportFormat,
     UnitDone,
 )
-from unerase.v1.models_pb2 import CreateConceptRequest, ListConceptsResponse, ListModelsResponse, Model
+from unerase.v1.models_pb2 import (
+    CreateConceptRequest,
+    ListConceptsResponse,
+    ListModelsResponse,
+    Model,
+    ModelCheck,
+)
 from unerase.v1.types_pb2 import Concept, EvaluationDescription, ModelRole
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
 
@@ -98,6 +104,7 @@ class Script:
     report: Report = field(default_factory=lambda: Report(schema_version="1.0", audit_id=AUDIT_ID))
     parquet: bytes = b"PAR1"
     # The content of the catalogue, listed two on a page.
+    checks: dict[str, ModelCheck] = field(default_factory=dict)
     models: list[Model] = field(default_factory=lambda: [Model(name=f"m{index}") for index in range(5)])
     concepts: list[Concept] = field(default_factory=lambda: [Concept(name=f"c{index}") for index in range(3)])
     audits: list[Audit] = field(default_factory=lambda: [Audit(id=f"a{index}") for index in range(5)])
@@ -246,6 +253,10 @@ class _Models(models_pb2_grpc.ModelServiceServicer):
 
     def GetModel(self, request, context):
         return Model(name=request.name)
+
+    def CheckModel(self, request, context):
+        self._script.begin("CheckModel", request, context)
+        return self._script.checks.get(request.name, ModelCheck(name=request.name, family="Stable Diffusion 1"))
 
     def ListConcepts(self, request, context):
         first = int(request.page_token or 0)

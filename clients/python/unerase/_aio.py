@@ -40,12 +40,14 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
 from unerase.v1.models_pb2 import (
+    CheckModelRequest,
     DeleteConceptRequest,
     GetConceptRequest,
     GetModelRequest,
     ListConceptsRequest,
     ListModelsRequest,
     Model,
+    ModelCheck,
 )
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase.v1.types_pb2 import Concept
@@ -264,6 +266,10 @@ class AsyncClient:
     async def model(self, name: str, *, timeout: float | None = None) -> Model:
         """Return one model of the catalogue."""
         return await self._ask(self._catalogue().GetModel, GetModelRequest(name=name), timeout)
+
+    async def check_model(self, name: str, *, timeout: float | None = None) -> ModelCheck:
+        """Return what is wrong with a model, and what memory it needs, as far as that is known without computing."""
+        return await self._ask(self._catalogue().CheckModel, CheckModelRequest(name=name), timeout)
 
     async def concepts(self, *, timeout: float | None = None) -> list[Concept]:
         """Return the concepts of the catalogue, the custom ones included, in order of name."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from unerase._commands import auditing, audits, calibrating, catalogue, estimating, importing, operator
+from unerase._commands import auditing, audits, calibrating, catalogue, checking, estimating, importing, operator
 from unerase._commands.output import say
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ def unerase(
 
 # Its options, --help among them, are the backend's.
 app.command(add_help_option=False, context_settings=operator.SERVE_SETTINGS)(operator.serve)
+app.command()(checking.check)
 app.command()(auditing.audit)
 app.command()(audits.watch)
 app.command()(audits.report)

@@ -58,7 +58,8 @@ class Catalogue:
     """The name of the file that holds an entry, by its section ("models", "judges", "concepts") and name."""
     _digest: digests.Digest = field(default=file_digest, repr=False, compare=False)
     _memory: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+    _locks: dict[tuple[str, str], threading.RLock] = field(default_factory=dict, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @classmethod
     def load(cls, paths: Sequence[str] = (), *, embedded: Path = EMBEDDED, digest_folder: str = "") -> "Catalogue":
@@ -159,7 +160,7 @@ class Catalogue:
         """
         entry = self.model(name)
         with naming("model", name):
-            described: Model = self._remembered("model", name, lambda: self._describe(name, entry))
+            described: Model = self.remembered("model", name, lambda: self._describe(name, entry))
         copy = Model()
         copy.CopyFrom(described)
         return copy
@@ -188,7 +189,7 @@ class Catalogue:
     def _of_judge(self, what: str, name: str, compute: Callable[[JudgeEntry, digests.Digest], Entry]) -> Entry:
         entry = self.judge(name)
         with naming("judge", name):
-            return self._remembered(f"judge {what}", name, lambda: compute(entry, self._digest))
+            return self.remembered(f"judge {what}", name, lambda: compute(entry, self._digest))
 
     def chain(self, name: str) -> list[str]:
         """Return a model, its base, that one's base and so on to a whole pipeline.
@@ -328,7 +329,7 @@ class Catalogue:
     def _tiles(self, sheet: Path | None, tile: int) -> tuple[bytes, ...]:
         if sheet is None:
             return ()
-        return self._remembered("sheet", f"{sheet} {tile}", lambda: sheets.cut(sheet, tile))
+        return self.remembered("sheet", f"{sheet} {tile}", lambda: sheets.cut(sheet, tile))
 
     def _describe(self, name: str, entry: ModelEntry) -> Model:
         base = self.describe_model(entry.base) if entry.base else Model()
@@ -379,8 +380,11 @@ class Catalogue:
             weights_digest=weights_digest if guards else "",
         )
 
-    def _remembered(self, kind: str, name: str, compute: Callable[[], Entry]) -> Entry:
+    def remembered(self, kind: str, name: str, compute: Callable[[], Entry]) -> Entry:
+        """Return what `compute` returned for this entry first; errors are not remembered, and entries do not wait."""
         with self._lock:
+            lock = self._locks.setdefault((kind, name), threading.RLock())
+        with lock:
             if (kind, name) not in self._memory:
                 self._memory[kind, name] = compute()
             remembered: Entry = self._memory[kind, name]

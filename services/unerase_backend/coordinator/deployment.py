@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig, DBOSPortableJSONSerializer
@@ -16,6 +17,7 @@ from ray import serve
 from sqlalchemy.engine import make_url
 
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.checking.process import check_in_process
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.metrics_server import serve_metrics
 from unerase_backend.coordinator.api.model_service import ModelServicer
@@ -141,7 +143,13 @@ class Coordinator:
             lambda who: gate.quota(who) or quota,
             settings.cost_limits(),
         )
-        models = ModelServicer(self._catalogue, self._store, self._database, remote_classify())
+        models = ModelServicer(
+            self._catalogue,
+            self._store,
+            self._database,
+            remote_classify(),
+            partial(check_in_process, settings.catalogues),
+        )
         self._server = Server(audits, models, self._metrics, gate, domain_error)
         await self._server.start(settings.host, settings.port, self._certificates)
         self._background = [

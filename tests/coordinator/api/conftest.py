@@ -3,7 +3,7 @@
 import io
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
@@ -14,7 +14,7 @@ from unerase import AsyncClient, ClientSettings, RetryConfig, UneraseError
 from unerase._errors import error_of
 from unerase.internal.v1alpha1.classification_pb2 import PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
-from unerase.v1.models_pb2 import CreateConceptRequest, NewConcept, PictureChunk
+from unerase.v1.models_pb2 import CreateConceptRequest, ModelCheck, ModelProblem, NewConcept, PictureChunk
 from unerase.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, JudgeLabels
 from unerase_backend.catalogue import Catalogue
@@ -83,12 +83,26 @@ class Judges:
 
 
 @dataclass
+class Models:
+    """Checks that find a problem with the models named in `broken`, and count how often they are made."""
+
+    broken: set[str] = field(default_factory=set)
+    made: int = 0
+
+    def check(self, name: str) -> ModelCheck:
+        self.made += 1
+        problems = [ModelProblem(part="unet", reason="WEIGHTS_MISSING", description="unet is missing")]
+        return ModelCheck(name=name, problems=problems if name in self.broken else [])
+
+
+@dataclass
 class Service:
     """The server with what is behind it."""
 
     address: str
     database: Database
     judges: Judges
+    models: Models
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +111,12 @@ async def service(
 ) -> AsyncIterator[Service]:
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('concepts') / 'audits.sqlite'}"))
     await database.migrate()
-    judges = Judges()
+    judges, models = Judges(), Models()
     server = grpc.aio.server(interceptors=[Interceptor(Metrics(), Gate(None))])
-    add_ModelServiceServicer_to_server(ModelServicer(catalogue, store, database, judges.classify), server)
+    add_ModelServiceServicer_to_server(ModelServicer(catalogue, store, database, judges.classify, models.check), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    yield Service(f"127.0.0.1:{port}", database, judges)
+    yield Service(f"127.0.0.1:{port}", database, judges, models)
     await server.stop(None)
     await database.close()
 

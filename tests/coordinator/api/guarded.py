@@ -95,7 +95,7 @@ async def guarded(
     assert certificates is not None
     metrics, gate = Metrics(), Gate(file)
     audits = audit_service(database, catalogue, store)
-    models = ModelServicer(catalogue, store, database, None)  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
     server = Server(audits, models, metrics, gate, domain_error)
     port, metrics_port = free_port(), free_port()
     await server.start("127.0.0.1", port, certificates)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
+from support.small_files import write_weights
 from unerase._calibration import chosen, specs_of
 from unerase.v1.audits_pb2 import AuditSpec, Battery
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, CONTROL_KIND_MODEL, Concept, EvaluationDescription, JudgeLabels
@@ -52,11 +53,11 @@ def _written(folder: Path) -> Path:
     content["concepts"]["hourglass"]["labels"]["third"] = ["hourglass"]
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     for name in ("words", "never-2", "never-3", "unsaid", "edited-2"):
-        (folder / f"{name}.safetensors").write_text(name)
+        write_weights(folder / f"{name}.safetensors", name, "text_encoder" if name == "words" else "unet")
     shutil.copy(folder / "never.safetensors", folder / "copied.safetensors")
     shutil.copytree(folder / "small", folder / "copy")
     shutil.copytree(folder / "small", folder / "other")
-    (folder / "other" / "unet" / "diffusion_pytorch_model.safetensors").write_text("other unet")
+    write_weights(folder / "other" / "unet" / "diffusion_pytorch_model.safetensors", "other unet")
     # The weights of the second judge, with a configuration of its own.
     shutil.copytree(folder / "second", folder / "third")
     (folder / "third" / "config.json").write_text("{}")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
+from support.small_files import write_weights
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import MODEL_ROLE_CONTROL, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
@@ -50,7 +51,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
             content["models"][f"{name}/edited"] = {"base": name, "unet": "edited.safetensors"}
     never = {"base": "trailing", "unet": "never-2.safetensors", "never_learned": ["hourglass"]}
     content["models"]["trailing/never"] = never
-    (folder / "never-2.safetensors").write_text("never-2")
+    write_weights(folder / "never-2.safetensors", "never-2")
     for name, config in CONFIGS.items():
         content_of = "{" if config is None else json.dumps(config)
         (folder / name / "scheduler" / "scheduler_config.json").write_text(content_of)
@@ -154,6 +155,8 @@ def test_what_cannot_be_followed_is_refused_in_every_role(plan: Planner, subject
         assert expected in description
 
 
-def test_a_configuration_that_cannot_be_read_is_left_to_the_checks_of_files(plan: Planner) -> None:
-    assert stepped(plan("unreadable"))["unreadable/edited"] == {""}
-    assert not plan("unreadable", own_schedules=True).spec.own_schedules
+@pytest.mark.parametrize("own", [False, True])
+def test_a_configuration_that_cannot_be_read_is_refused_as_a_file(plan: Planner, own: bool) -> None:
+    field, reason, said = refused(plan, "unreadable", own_schedules=own)
+    assert (field, reason) == ("spec.subject", "MODEL_INCOMPLETE")
+    assert "scheduler_config.json is not JSON" in said

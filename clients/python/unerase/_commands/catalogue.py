@@ -21,14 +21,25 @@ concepts_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable
 
 
 def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """List the models of the catalogue."""
+    """List the models of the catalogue; below the table, those that cannot be audited, each with the reason."""
     with connected(address) as client:
-        show_list(
-            client.models(),
-            ["name", "base", "method", "erased", "digest"],
-            lambda model: [model.name, model.base, model.method, ", ".join(model.erased), model.digest[:12]],
-            as_json,
-        )
+        listed = client.models()
+    show_list(
+        listed,
+        ["name", "base", "method", "erased", "digest"],
+        lambda model: [
+            model.name,
+            model.base,
+            model.method,
+            ", ".join(model.erased),
+            "cannot be audited" if model.problem else model.digest[:12],
+        ],
+        as_json,
+    )
+    if not as_json:
+        for model in listed:
+            if model.problem:
+                say(f"{model.name} cannot be audited: {model.problem}")
 
 
 @concepts_app.callback()

@@ -150,6 +150,7 @@ class Model(_message.Message):
     GUARDS_FIELD_NUMBER: _builtins.int
     WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     SCHEDULE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Catalogue name, as in "testbed/uce"."""
     base: _builtins.str
@@ -166,6 +167,10 @@ class Model(_message.Message):
     """The name of the published method of erasure, if any."""
     weights_digest: _builtins.str
     """The digest without the guards; empty if there are none."""
+    problem: _builtins.str
+    """Why the model cannot be audited; its digests are then empty. Empty if nothing is known to be wrong with its files;
+    CheckModel looks closer.
+    """
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightFile]: ...
     @_builtins.property
@@ -200,10 +205,11 @@ class Model(_message.Message):
         guards: _abc.Iterable[Global___Guard] | None = ...,
         weights_digest: _builtins.str = ...,
         schedule: Global___Schedule | None = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "digest", b"digest", "erased", b"erased", "files", b"files", "guards", b"guards", "guidance_scale", b"guidance_scale", "method", b"method", "name", b"name", "never_learned", b"never_learned", "resolution", b"resolution", "schedule", b"schedule", "steps", b"steps", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "digest", b"digest", "erased", b"erased", "files", b"files", "guards", b"guards", "guidance_scale", b"guidance_scale", "method", b"method", "name", b"name", "never_learned", b"never_learned", "problem", b"problem", "resolution", b"resolution", "schedule", b"schedule", "steps", b"steps", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,6 +287,205 @@ class GetModelRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
+
+@_typing.final
+class CheckModelRequest(_message.Message):
+    """Asks for one model to be checked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Catalogue name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckModelRequest: _TypeAlias = CheckModelRequest  # noqa: Y015
+
+@_typing.final
+class ModelProblem(_message.Message):
+    """One reason why a model cannot be loaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PART_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    FILE_LOOKED_FOR_FIELD_NUMBER: _builtins.int
+    FILE_FOUND_FIELD_NUMBER: _builtins.int
+    part: _builtins.str
+    """"unet", "vae", "text_encoder", "tokenizer", "scheduler", "lora", or empty for the model as a whole."""
+    reason: _builtins.str
+    """Machine-readable, as in "WEIGHTS_MISSING"."""
+    description: _builtins.str
+    """What is wrong, and what to do."""
+    file_looked_for: _builtins.str
+    """The file that was looked for, within the model's folder; empty where none is missing."""
+    file_found: _builtins.str
+    """The files that are there in its place, or the file at fault."""
+    def __init__(
+        self,
+        *,
+        part: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        description: _builtins.str = ...,
+        file_looked_for: _builtins.str = ...,
+        file_found: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "file_found", b"file_found", "file_looked_for", b"file_looked_for", "part", b"part", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelProblem: _TypeAlias = ModelProblem  # noqa: Y015
+
+@_typing.final
+class ModelPart(_message.Message):
+    """What the files of a part say of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DTYPES_FIELD_NUMBER: _builtins.int
+    component: _builtins.str
+    """As in "unet"."""
+    parameters: _builtins.int
+    size_bytes: _builtins.int
+    """Bytes of its tensors as they are stored."""
+    @_builtins.property
+    def dtypes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The number types in its files, as safetensors names them, as in "F16"."""
+
+    def __init__(
+        self,
+        *,
+        component: _builtins.str = ...,
+        parameters: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        dtypes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "dtypes", b"dtypes", "parameters", b"parameters", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelPart: _TypeAlias = ModelPart  # noqa: Y015
+
+@_typing.final
+class ModelMemory(_message.Message):
+    """The device memory that a model needs when it computes in one number type; estimates, without a margin."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DTYPE_FIELD_NUMBER: _builtins.int
+    WEIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    ROW_BYTES_FIELD_NUMBER: _builtins.int
+    GRADIENT_ROW_BYTES_FIELD_NUMBER: _builtins.int
+    DECODED_BYTES_FIELD_NUMBER: _builtins.int
+    dtype: _builtins.str
+    """As in "float32" or "bfloat16"."""
+    weight_bytes: _builtins.int
+    """All weights; the VAE's are always float32."""
+    row_bytes: _builtins.int
+    """Each row in a call of the denoising network."""
+    gradient_row_bytes: _builtins.int
+    """Each row in such a call that keeps what a gradient needs, as attacks do."""
+    decoded_bytes: _builtins.int
+    """Each picture in a call of the VAE."""
+    def __init__(
+        self,
+        *,
+        dtype: _builtins.str = ...,
+        weight_bytes: _builtins.int = ...,
+        row_bytes: _builtins.int = ...,
+        gradient_row_bytes: _builtins.int = ...,
+        decoded_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoded_bytes", b"decoded_bytes", "dtype", b"dtype", "gradient_row_bytes", b"gradient_row_bytes", "row_bytes", b"row_bytes", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelMemory: _TypeAlias = ModelMemory  # noqa: Y015
+
+@_typing.final
+class ModelCheck(_message.Message):
+    """What is known of a model without computing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    PREDICTION_TYPE_FIELD_NUMBER: _builtins.int
+    SCHEDULER_FIELD_NUMBER: _builtins.int
+    PROMPT_LENGTH_FIELD_NUMBER: _builtins.int
+    RESOLUTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Catalogue name."""
+    family: _builtins.str
+    """As in "Stable Diffusion 1"; empty if it could not be told."""
+    prediction_type: _builtins.str
+    """What the denoising network predicts, as in "epsilon"."""
+    scheduler: _builtins.str
+    """The class of the scheduler that the model's folder names."""
+    prompt_length: _builtins.int
+    """Tokens of an encoded prompt, including start, end and padding; 0 if it could not be told."""
+    resolution: _builtins.int
+    """Side of the pictures in pixels."""
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelProblem]:
+        """Empty if the model can be loaded."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is unusual, and changes nothing or is left out knowingly."""
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelPart]:
+        """Those whose files could be read."""
+
+    @_builtins.property
+    def memory(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelMemory]:
+        """One for each number type; empty if the files do not tell."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        family: _builtins.str = ...,
+        problems: _abc.Iterable[Global___ModelProblem] | None = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        parts: _abc.Iterable[Global___ModelPart] | None = ...,
+        memory: _abc.Iterable[Global___ModelMemory] | None = ...,
+        prediction_type: _builtins.str = ...,
+        scheduler: _builtins.str = ...,
+        prompt_length: _builtins.int = ...,
+        resolution: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "memory", b"memory", "name", b"name", "notes", b"notes", "parts", b"parts", "prediction_type", b"prediction_type", "problems", b"problems", "prompt_length", b"prompt_length", "resolution", b"resolution", "scheduler", b"scheduler"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelCheck: _TypeAlias = ModelCheck  # noqa: Y015
 
 @_typing.final
 class ListConceptsRequest(_message.Message):

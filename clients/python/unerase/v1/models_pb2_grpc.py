@@ -47,6 +47,11 @@ class ModelServiceStub(object):
                 request_serializer=unerase_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=unerase_dot_v1_dot_models__pb2.Model.FromString,
                 _registered_method=True)
+        self.CheckModel = channel.unary_unary(
+                '/unerase.v1.ModelService/CheckModel',
+                request_serializer=unerase_dot_v1_dot_models__pb2.CheckModelRequest.SerializeToString,
+                response_deserializer=unerase_dot_v1_dot_models__pb2.ModelCheck.FromString,
+                _registered_method=True)
         self.ListConcepts = channel.unary_unary(
                 '/unerase.v1.ModelService/ListConcepts',
                 request_serializer=unerase_dot_v1_dot_models__pb2.ListConceptsRequest.SerializeToString,
@@ -82,6 +87,14 @@ class ModelServiceServicer(object):
 
     def GetModel(self, request, context):
         """Returns one model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckModel(self, request, context):
+        """Checks one model as far as that goes without computing: its files, their layouts, shapes and number types, its
+        schedule, and the memory that it needs. Reads headers of files, and takes seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +141,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=unerase_dot_v1_dot_models__pb2.GetModelRequest.FromString,
                     response_serializer=unerase_dot_v1_dot_models__pb2.Model.SerializeToString,
+            ),
+            'CheckModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckModel,
+                    request_deserializer=unerase_dot_v1_dot_models__pb2.CheckModelRequest.FromString,
+                    response_serializer=unerase_dot_v1_dot_models__pb2.ModelCheck.SerializeToString,
             ),
             'ListConcepts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListConcepts,
@@ -205,6 +223,33 @@ class ModelService(object):
             '/unerase.v1.ModelService/GetModel',
             unerase_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
             unerase_dot_v1_dot_models__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unerase.v1.ModelService/CheckModel',
+            unerase_dot_v1_dot_models__pb2.CheckModelRequest.SerializeToString,
+            unerase_dot_v1_dot_models__pb2.ModelCheck.FromString,
             options,
             channel_credentials,
             insecure,

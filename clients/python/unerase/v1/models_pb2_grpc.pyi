@@ -39,6 +39,10 @@ class ModelServiceStub:
     """Lists the models, in order of name."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]
     """Returns one model."""
+    CheckModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.CheckModelRequest, _models_pb2.ModelCheck]
+    """Checks one model as far as that goes without computing: its files, their layouts, shapes and number types, its
+    schedule, and the memory that it needs. Reads headers of files, and takes seconds.
+    """
     ListConcepts: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListConceptsRequest, _models_pb2.ListConceptsResponse]
     """Lists the concepts, including custom ones, in order of name."""
     CreateConcept: _grpc.StreamUnaryMultiCallable[_models_pb2.CreateConceptRequest, _types_pb2.Concept]
@@ -59,6 +63,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Lists the models, in order of name."""
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Returns one model."""
+    CheckModel: _aio.UnaryUnaryMultiCallable[_models_pb2.CheckModelRequest, _models_pb2.ModelCheck]  # type: ignore[assignment]
+    """Checks one model as far as that goes without computing: its files, their layouts, shapes and number types, its
+    schedule, and the memory that it needs. Reads headers of files, and takes seconds.
+    """
     ListConcepts: _aio.UnaryUnaryMultiCallable[_models_pb2.ListConceptsRequest, _models_pb2.ListConceptsResponse]  # type: ignore[assignment]
     """Lists the concepts, including custom ones, in order of name."""
     CreateConcept: _aio.StreamUnaryMultiCallable[_models_pb2.CreateConceptRequest, _types_pb2.Concept]  # type: ignore[assignment]
@@ -88,6 +96,16 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
         """Returns one model."""
+
+    @_abc_1.abstractmethod
+    def CheckModel(
+        self,
+        request: _models_pb2.CheckModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ModelCheck, _abc.Awaitable[_models_pb2.ModelCheck]]:
+        """Checks one model as far as that goes without computing: its files, their layouts, shapes and number types, its
+        schedule, and the memory that it needs. Reads headers of files, and takes seconds.
+        """
 
     @_abc_1.abstractmethod
     def ListConcepts(

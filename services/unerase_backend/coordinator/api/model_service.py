@@ -2,8 +2,9 @@
 
 # ruff: noqa: N802 - methods have the names of the RPCs
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from google.protobuf.empty_pb2 import Empty
 
 from unerase.v1.models_pb2 import (
+    CheckModelRequest,
     CreateConceptRequest,
     DeleteConceptRequest,
     GetConceptRequest,
@@ -21,11 +23,13 @@ from unerase.v1.models_pb2 import (
     ListModelsRequest,
     ListModelsResponse,
     Model,
+    ModelCheck,
 )
 from unerase.v1.models_pb2_grpc import ModelServiceServicer
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
 from unerase_backend.catalogue.custom import entry_of
+from unerase_backend.catalogue.listing import listed_model
 from unerase_backend.catalogue.prompt_checks import text_reaches, unread_everywhere
 from unerase_backend.coordinator.api.concept_upload import Pictures, Upload, decode_pictures, read_upload
 from unerase_backend.coordinator.api.paging import Page, cursor_of, page_size
@@ -51,28 +55,50 @@ MAX_CONCEPTS = 1000
 # At once in all, and for one tenant. A decoded picture takes up to 50 MB, and judges handle one request at a time.
 _DECODING = (4, 1)
 _JUDGING = (4, 1)
+# Each is a process that takes half a gigabyte and some seconds.
+_CHECKING = (1, 1)
+# A page of a list ends after this long, well before a client's default deadline.
+_PAGE_SECONDS = 10.0
 _BATCH = 16
 
 
 class ModelServicer(ModelServiceServicer):
     """Serves the catalogue and the custom concepts; files are hashed and cut in threads, once."""
 
-    def __init__(self, catalogue: Catalogue, store: ArtifactStore, database: Database, classify: Classify) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        store: ArtifactStore,
+        database: Database,
+        classify: Classify,
+        check_model: Callable[[str], ModelCheck],
+        *,
+        page_seconds: float = _PAGE_SECONDS,
+    ) -> None:
         self._catalogue = catalogue
+        self._check_model = check_model
+        self._checked: dict[str, ModelCheck] = {}
+        self._page_seconds = page_seconds
         self._store = store
         self._database = database
         self._classify = classify
         self._uploads = Uploads()
         self._decoding = FairQueue(*_DECODING)
         self._judging = FairQueue(*_JUDGING)
+        self._checking = FairQueue(*_CHECKING)
         self._threads = FairQueue(*THREADS)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         """Return a page of models, in order of name."""
         names, page = _page(self._catalogue.models, request.page_size, request.page_token, "models")
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._page_seconds
         for name in names:
-            # Describing a model hashes its files, so a model that is not on this page is not described.
-            if not page.has_room() or not page.add(await self._threads.run(self._catalogue.describe_model, name), name):
+            # Describing a model hashes its files, so a model that is not on this page is not described. A page of
+            # models that nobody has hashed before ends early, so that its caller gets an answer in time.
+            if not page.has_room() or (page.items and loop.time() > end and page.end()):
+                break
+            if not page.add(await self._threads.run(listed_model, self._catalogue, name), name):
                 break
         return ListModelsResponse(models=page.items, next_page_token=page.token)
 
@@ -80,7 +106,19 @@ class ModelServicer(ModelServiceServicer):
         """Return one model."""
         if not request.name:
             raise InvalidRequestError.of(FieldViolation("name", "must name a model"))
-        return await self._threads.run(self._catalogue.describe_model, request.name)
+        return await self._threads.run(listed_model, self._catalogue, request.name)
+
+    async def CheckModel(self, request: CheckModelRequest, context: Context) -> ModelCheck:
+        """Check one model, in a process of its own; what is right is remembered."""
+        if not request.name:
+            raise InvalidRequestError.of(FieldViolation("name", "must name a model"))
+        self._catalogue.model(request.name)
+        if request.name not in self._checked:
+            found = await self._checking.run(self._check_model, request.name)
+            if found.problems:
+                return found
+            self._checked[request.name] = found
+        return self._checked[request.name]
 
     async def ListConcepts(self, request: ListConceptsRequest, context: Context) -> ListConceptsResponse:
         """Return a page of concepts, in order of name."""

@@ -36,8 +36,13 @@ class Page:
     def has_room(self) -> bool:
         """Whether another item fits; call it only if there is another item, because a full page ends here."""
         if len(self.items) >= self._size:
-            self.token = token_of(self._kind, *self._last)
+            self.end()
         return not self.full
+
+    def end(self) -> bool:
+        """End the page behind its last item, with others to come; return True."""
+        self.token = token_of(self._kind, *self._last)
+        return True
 
     def add(self, item: Message, *cursor: str) -> bool:
         """Add the item at `cursor`; False if it belongs to the next page. The first item always fits."""

@@ -21,6 +21,7 @@ _SCOPES = {
     "unerase.v1.AuditService/ListEvaluations": "audit:read",
     "unerase.v1.ModelService/ListModels": "model:read",
     "unerase.v1.ModelService/GetModel": "model:read",
+    "unerase.v1.ModelService/CheckModel": "model:read",
     "unerase.v1.ModelService/ListConcepts": "model:read",
     "unerase.v1.ModelService/GetConcept": "model:read",
     "unerase.v1.ModelService/CreateConcept": "model:write",

@@ -4,12 +4,15 @@ The catalogue says what a model was made from and what it never learned. A reque
 `assume_reference` or `assume_control`.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.runtime.errors import InvalidRequestError
+from unerase_backend.catalogue.findings import SCHEDULE
+from unerase_backend.catalogue.listing import loadable_model
+from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError, UnsafeModelError
 from unerase_backend.verdict import roles
 
 
@@ -24,23 +27,43 @@ class Problem(NamedTuple):
 def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
     """Return the control of an audit that names none: the concept's own control.
 
-    If that makes pictures of another size, or is the subject or the reference, by name or by the weights that decide,
-    return the next model of the subject's base that never learned the concept; empty if there is none.
+    If there is none, as for a custom concept that names none, or if it makes pictures of another size, or is the
+    subject or the reference, by name or by the weights that decide, return the next model of the subject's base that
+    never learned the concept or one of its words; empty if there is none.
     """
     entry, models = catalogue.concepts[spec.concept], catalogue.models
-    if not entry.control or entry.control not in models:
-        return entry.control or ""
+    if entry.control and entry.control not in models:
+        return entry.control
     root = catalogue.chain(spec.subject)[-1]
-    others = [
+    own = [entry.control] if entry.control else []
+    if own and any(usable_problems({"spec.control": own[0]}, catalogue)):
+        # The request is refused with the reason, rather than given another control in silence.
+        return own[0]
+    # A generator, because looking at a model's weights reads all of them.
+    others = (
         name
         for name, model in models.items()
         if name != entry.control
         and roles.known_never_learned(model.never_learned, spec.concept, entry.names)
         and catalogue.chain(name)[-1] == root
-    ]
+        and not any(usable_problems({"spec.control": name}, catalogue))
+    )
     side = models[spec.reference].resolution
-    fitting = (name for name in (entry.control, *others) if models[name].resolution == side)
+    fitting = (name for name in itertools.chain(own, others) if models[name].resolution == side)
     return next((name for name in fitting if not _control_problem(name, spec, catalogue)), "")
+
+
+def usable_problems(roles: Mapping[str, str], catalogue: Catalogue) -> Iterator[Problem]:
+    """Yield a problem for each model that cannot be loaded, by its files' headers; `roles` are names by field.
+
+    Schedules are left to `schedule_checks`.
+    """
+    for field, name in roles.items():
+        try:
+            loadable_model(catalogue, name)
+        except (PreconditionError, UnsafeModelError) as error:
+            if error.reason != SCHEDULE:
+                yield Problem(field, error.message, error.reason)
 
 
 def default_reference(spec: AuditSpec, catalogue: Catalogue) -> str:

@@ -105,12 +105,20 @@ class _Resolution:
         known_concept = self._name("spec.concept", spec.concept, concepts, "concept", required=True)
         known_reference = self._reference(spec, known_subject)
         whole = known_subject and known_reference and bool(spec.reference)
+        if whole:
+            named = {"spec.subject": spec.subject}
+            # The default is the subject's own base, which is a part of it.
+            if self._given.reference and spec.reference != spec.subject:
+                named["spec.reference"] = spec.reference
+            whole = self._usable(named)
         if not spec.control and control_checks.takes_own_control(spec) and known_concept and whole:
             spec.control = model_checks.default_control(spec, self._catalogue)
             if spec.control_kind == CONTROL_KIND_MODEL and not spec.control:
                 description = "must be given: the catalogue has no model for it that never learned the concept"
                 self._add("spec.control", description, control_checks.MISSING)
         known_control = self._name("spec.control", spec.control, models, "model")
+        if known_control and spec.control:
+            known_control = self._usable({"spec.control": spec.control})
         if whole:
             self._fit(spec, known_concept, known_control)
 
@@ -130,6 +138,10 @@ class _Resolution:
         if known_control:
             for problem in schedule_checks.schedule_refusals(spec, self._catalogue):
                 self._add(*problem)
+        self._sizes(spec, known_concept, known_control)
+
+    def _sizes(self, spec: AuditSpec, known_concept: bool, known_control: bool) -> None:
+        """Refuse pictures of different sizes, which cannot be compared."""
         resolution = self._resolution(spec.reference)
         side = self._catalogue.picture_side(spec.concept) if known_concept else 0
         if side not in (0, resolution):
@@ -142,6 +154,13 @@ class _Resolution:
                     f"makes pictures of {self._resolution(name)} pixels, the reference of {resolution}: "
                     "they cannot be compared",
                 )
+
+    def _usable(self, named: Mapping[str, str]) -> bool:
+        """Refuse each of the models that cannot be loaded; `named` are their names by field."""
+        found = list(model_checks.usable_problems(named, self._catalogue))
+        for problem in found:
+            self._add(*problem)
+        return not found
 
     def _judges(self, spec: AuditSpec) -> None:
         fields = ("selector", "judge", "second_judge")

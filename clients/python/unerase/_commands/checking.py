@@ -1,0 +1,135 @@
+"""What can be known of models and catalogues without computing: `check`."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf import json_format
+
+from unerase._commands.backend import of_the_backend, of_the_operator
+from unerase._commands.connecting import connected
+from unerase._commands.failing import ExitCode, fail
+from unerase._commands.options import AsJson, checked_address, finite
+from unerase._commands.output import plain_table, say, say_json, stdout
+from unerase.v1.models_pb2 import ModelCheck, ModelMemory
+
+_GB = 1e9
+
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(help="Catalogue names; every model of the given files unless given.", show_default=False),
+]
+Catalogues = Annotated[
+    list[Path] | None,
+    typer.Option("--catalogue", exists=True, dir_okay=False, help="Catalogue file; may be repeated."),
+]
+DeviceMemory = Annotated[
+    float | None,
+    typer.Option(help="Plan for a GPU with this many GB free; for this machine unless given.", callback=finite, min=0),
+]
+
+
+def _at(address: str) -> str:
+    return checked_address(address) if address else ""
+
+
+At = Annotated[
+    str,
+    typer.Option("--address", help="Ask the backend at HOST:PORT about its own models instead.", callback=_at),
+]
+
+
+def check(
+    models: Models = None,
+    catalogue: Catalogues = None,
+    device_memory: DeviceMemory = None,
+    address: At = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a catalogue and its models before anything is computed: exit code 0 if nothing is wrong, 2 otherwise.
+
+    Files, layouts, shapes, number types, schedules, judges and their labels, pictures, prompts that a text encoder
+    would cut, and the memory that each model needs.
+    """
+    if address:
+        if catalogue or device_memory is not None:
+            fail("--address: the backend has its own catalogue and device; leave the other options out", 2)
+        found = _asked(address, models or ())
+    else:
+        checked = of_the_backend("check")
+        with of_the_operator():
+            found = checked(catalogue or (), models or (), device_memory)
+    if as_json:
+        say_json(found)
+    else:
+        _show(found)
+    wrong = len(found["problems"]) + sum(len(each.get("problems", ())) for each in found["models"])
+    if wrong or found["device_problem"]:
+        raise typer.Exit(int(ExitCode.BAD_INPUT))
+
+
+def _asked(address: str, models: Sequence[str]) -> dict[str, Any]:
+    """Return what a backend says of its models."""
+    with connected(address) as client:
+        names = models or [model.name for model in client.models()]
+        found = [client.check_model(name) for name in names]
+    form: dict[str, Any] = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
+    checks = [json_format.MessageToDict(each, **form) for each in found]
+    return {"problems": [], "notes": [], "models": checks, "device": [], "device_problem": ""}
+
+
+def _show(found: dict[str, Any]) -> None:
+    checks = [json_format.ParseDict(each, ModelCheck()) for each in found["models"]]
+    if checks:
+        _show_table(checks)
+    lines = [*_lines("problem", found["problems"]), *_lines("note", found["notes"])]
+    for each in checks:
+        lines += [f"problem: {each.name}: {problem.description}" for problem in each.problems]
+        lines += [f"note: {each.name}: {note}" for note in each.notes]
+    if found["device_problem"]:
+        lines.append(f"problem: {found['device_problem']}")
+    for line in (*lines, *found["device"]):
+        say(line)
+    wrong = sum(line.startswith("problem: ") for line in lines)
+    say(f"{wrong} problem{'s' if wrong != 1 else ''}" if wrong else "nothing is wrong")
+
+
+def _show_table(checks: Iterable[ModelCheck]) -> None:
+    table = plain_table(
+        "model", "family", "parameters", "stored as", "weights", "a row", "with gradient", "a picture", "result"
+    )
+    for each in checks:
+        half = next((memory for memory in each.memory if memory.dtype != "float32"), ModelMemory())
+        whole = next((memory for memory in each.memory if memory.dtype == "float32"), ModelMemory())
+        table.add_row(
+            each.name,
+            each.family,
+            _count(sum(part.parameters for part in each.parts)),
+            ", ".join(sorted({dtype for part in each.parts for dtype in part.dtypes})),
+            _both(whole.weight_bytes, half.weight_bytes),
+            _both(whole.row_bytes, half.row_bytes),
+            _both(whole.gradient_row_bytes, half.gradient_row_bytes),
+            _size(whole.decoded_bytes),
+            f"{len(each.problems)} problems" if each.problems else "right",
+        )
+    stdout.print(table)
+    say("memory in float32 / 16 bits, estimated: the weights, and each row and picture of a call beside them")
+
+
+def _lines(kind: str, findings: Iterable[dict[str, str]]) -> list[str]:
+    return [f"{kind}: {each['place']}: {each['description']}" for each in findings]
+
+
+def _both(whole: int, half: int) -> str:
+    return f"{_size(whole)} / {_size(half)}" if whole else ""
+
+
+def _size(size: int) -> str:
+    if not size:
+        return ""
+    return f"{size / _GB:.2f} GB" if size >= 0.1 * _GB else f"{size / 1e6:.1f} MB"
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters else ""

@@ -1,0 +1,44 @@
+"""Models as lists show them: one that cannot be described is marked with the reason, and the others are listed."""
+
+from unerase.v1.models_pb2 import Model
+from unerase_backend.catalogue.catalogue import Catalogue
+from unerase_backend.catalogue.model_check import check_model
+from unerase_backend.runtime.errors import PreconditionError, UnavailableError, UnsafeModelError
+
+
+def loadable_model(catalogue: Catalogue, name: str) -> Model:
+    """Return a model as `Catalogue.describe_model` does, if the headers of its files say that it can be loaded.
+
+    A model that can be is looked at once.
+
+    Raises:
+        NotFoundError: there is no such model.
+        PreconditionError: this kind of model cannot be sampled here.
+        UnsafeModelError: something is wrong with its files.
+        UnavailableError: it cannot be fetched from the hub.
+    """
+    catalogue.remembered("loadable", name, lambda: check_model(catalogue, name, fetch=True).raise_any())
+    return catalogue.describe_model(name)
+
+
+def listed_model(catalogue: Catalogue, name: str) -> Model:
+    """Return a model as `loadable_model` does, or without digests and with why it cannot be loaded.
+
+    Raises:
+        NotFoundError: there is no such model.
+    """
+    entry = catalogue.model(name)
+    try:
+        return loadable_model(catalogue, name)
+    except (PreconditionError, UnavailableError, UnsafeModelError) as error:
+        return Model(
+            name=name,
+            base=entry.base or "",
+            guidance_scale=entry.guidance_scale,
+            steps=entry.steps,
+            resolution=entry.resolution,
+            erased=entry.erased,
+            never_learned=entry.never_learned,
+            method=entry.method,
+            problem=error.message,
+        )

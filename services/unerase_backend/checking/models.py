@@ -1,0 +1,68 @@
+"""Checks models without computing, and says what memory they need. Imports torch, for the shapes of their modules."""
+
+from unerase.v1.models_pb2 import ModelCheck, ModelMemory, ModelPart, ModelProblem
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.findings import ModelCheck as Found
+from unerase_backend.diffusion import model_check
+from unerase_backend.diffusion.memory import ModelSize, pipeline_size
+
+DTYPES = ("float32", "bfloat16")
+"""The number types that the memory is given for; float16 takes what bfloat16 takes."""
+
+
+def check_model(catalogue: Catalogue, name: str) -> ModelCheck:
+    """Return what can be known of a model without loading its weights. Nothing is fetched from the hub.
+
+    Raises:
+        NotFoundError: the catalogue has no such model.
+    """
+    found = model_check.check_model(catalogue, name)
+    facts = found.facts
+    return ModelCheck(
+        name=name,
+        family=facts.family,
+        problems=[
+            ModelProblem(
+                part=problem.part,
+                reason=problem.reason,
+                description=problem.text,
+                file_looked_for=problem.looked_for,
+                file_found=problem.found,
+            )
+            for problem in found.problems
+        ],
+        notes=found.notes,
+        parts=[
+            ModelPart(component=part, parameters=each.parameters, size_bytes=each.bytes, dtypes=each.dtypes)
+            for part, each in facts.parts.items()
+        ],
+        memory=_memory(catalogue, found),
+        prediction_type=facts.prediction_type,
+        scheduler=facts.scheduler,
+        prompt_length=facts.prompt_length,
+        resolution=facts.resolution,
+    )
+
+
+def memory_of(size: ModelSize) -> list[ModelMemory]:
+    """Return what a model of this size needs in each number type."""
+    return [
+        ModelMemory(
+            dtype=dtype,
+            weight_bytes=size.weight_bytes(dtype),
+            row_bytes=size.row_bytes(dtype),
+            gradient_row_bytes=size.gradient_row_bytes(dtype),
+            decoded_bytes=size.decoded_bytes(),
+        )
+        for dtype in DTYPES
+    ]
+
+
+def _memory(catalogue: Catalogue, found: Found) -> list[ModelMemory]:
+    if not found.facts.parts:
+        return []
+    try:
+        return memory_of(pipeline_size(catalogue.model_parts(found.model).folder, found.facts.resolution))
+    except ValueError:
+        # What the configurations lack is among the problems.
+        return []

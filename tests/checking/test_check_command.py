@@ -1,0 +1,126 @@
+"""What `unerase check` finds, in a folder as people have it: every fault by file and key, and nothing computed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from unerase.v1.models_pb2 import ModelCheck
+from unerase_backend.catalogue import EMBEDDED, Catalogue
+from unerase_backend.check_command import check
+from unerase_backend.checking.models import check_model
+from unerase_backend.checking.process import check_in_process
+from unerase_backend.runtime.errors import UnavailableError
+
+REFERENCE = EMBEDDED.parent / "reference"
+REASONS = {
+    "own/plain": set(),
+    "own/bin": {"WEIGHTS_NOT_SAFETENSORS"},
+    "own/flow": {"SCHEDULE_UNSUPPORTED"},
+    "own/sdxl": {"MODEL_UNSUPPORTED"},
+    "own/narrow": {"WEIGHTS_WRONG_SHAPE"},
+}
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pipelines that are each broken in one way, a concept whose name nothing reads, a label that no judge has."""
+    folder = tmp_path_factory.mktemp("check")
+    for name in ("plain", "bin", "flow", "sdxl", "narrow"):
+        shutil.copytree(REFERENCE, folder / name)
+    unet = folder / "bin" / "unet"
+    next(unet.glob("*.safetensors")).rename(unet / "diffusion_pytorch_model.bin")
+    _change(folder / "flow" / "scheduler" / "scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
+    _change(folder / "sdxl" / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    narrow = folder / "narrow" / "unet" / "config.json"
+    _change(narrow, block_out_channels=[each // 2 for each in json.loads(narrow.read_text())["block_out_channels"]])
+    shutil.copytree(EMBEDDED.parent / "judge", folder / "judge")
+    prompt = f"a picture of {'very ' * 100}{{concept}}"
+    content = {
+        "models": {f"own/{name}": {"pipeline": name, "resolution": 32} for name in ("plain", "bin", "flow", "sdxl")}
+        | {"own/narrow": {"pipeline": "narrow", "resolution": 32}},
+        "judges": {"own/judge": {"kind": "classifier", "path": "judge"}},
+        "concepts": {
+            "own/glass": {
+                "kind": "object",
+                "names": ["glass"],
+                "prompts": [prompt, "a {concept}", "a {concept}" + " very" * 100],
+                "labels": {"own/judge": ["egg timer"]},
+            }
+        },
+    }
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def _change(path: Path, **keys: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+@pytest.fixture(scope="module")
+def found(catalogue: Path) -> dict[str, Any]:
+    return check([catalogue])
+
+
+def test_each_model_is_told_its_own_fault(found: dict[str, Any]) -> None:
+    checked = {each["name"]: {problem["reason"] for problem in each["problems"]} for each in found["models"]}
+    assert checked == REASONS
+
+
+def test_faults_of_the_catalogue_stand_by_file_and_key(found: dict[str, Any]) -> None:
+    assert {(each["place"], each["reason"]) for each in found["problems"]} == {
+        ("own.yaml: concepts.own/glass.labels.own/judge", "LABEL_UNKNOWN"),
+        ("own.yaml: concepts.own/glass.prompts.0", "PROMPT_CUT"),
+    }
+    # The third prompt is cut behind its name, which is worth knowing.
+    (note,) = [each for each in found["notes"] if each["reason"] == "PROMPT_CUT"]
+    assert note["place"] == "own.yaml: concepts.own/glass.prompts"
+
+
+def test_the_parts_are_those_that_diffusers_loads(found: dict[str, Any]) -> None:
+    plain = next(each for each in found["models"] if each["name"] == "own/plain")
+    loaded = {
+        "unet": UNet2DConditionModel.from_pretrained(REFERENCE / "unet"),
+        "vae": AutoencoderKL.from_pretrained(REFERENCE / "vae"),
+        "text_encoder": CLIPTextModel.from_pretrained(REFERENCE / "text_encoder"),
+    }
+    assert {part["component"]: int(part["parameters"]) for part in plain["parts"]} == {
+        part: sum(each.numel() for each in module.parameters()) for part, module in loaded.items()
+    }
+    whole = next(each for each in plain["memory"] if each["dtype"] == "float32")
+    assert int(whole["weight_bytes"]) == 4 * sum(int(part["parameters"]) for part in plain["parts"])
+
+
+def test_named_models_alone_are_checked(catalogue: Path) -> None:
+    assert [each["name"] for each in check([catalogue], ["own/bin"])["models"]] == ["own/bin"]
+    with pytest.raises(ValueError, match="there is no model 'own/bim'; did you mean 'own/bin'"):
+        check([catalogue], ["own/bim"])
+
+
+def test_a_catalogue_that_cannot_be_read_is_all_that_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text("models: {own/x: {base: nothing}}\nconcepts: {Van Gogh: {kind: style, names: [x]}}")
+    found = check([file])
+    assert found["models"] == []
+    assert [each["place"] for each in found["problems"]] == ["wrong.yaml: concepts.Van Gogh"]
+
+
+@pytest.mark.parametrize(("gigabytes", "fits"), [(24.0, True), (0.001, False)])
+def test_a_device_is_planned_for_or_said_to_be_too_small(catalogue: Path, gigabytes: float, fits: bool) -> None:
+    found = check([catalogue], ["own/plain"], gigabytes)
+    assert bool(found["device"]) == fits
+    assert bool(found["device_problem"]) != fits
+
+
+def test_a_process_of_its_own_finds_the_same(catalogue: Path) -> None:
+    expected = check_model(Catalogue.load([str(catalogue)]), "own/flow")
+    assert check_in_process([str(catalogue)], "own/flow") == expected
+    assert isinstance(expected, ModelCheck)
+    with pytest.raises(UnavailableError, match="without an answer"):
+        check_in_process([str(catalogue.with_name("none.yaml"))], "own/flow")
