@@ -156,6 +156,8 @@ RULES: tuple[Rule, ...] = (
         "tests/testbed/test_erasers.py::test_a_concept_is_erased_towards_any_anchor",
     ),
     Rule("docs/testbed.md", "python -m tools.context", How.READ, HOURS),
+    Rule("docs/guards.md", "models:", How.LOADED),
+    Rule("docs/guards.md", '"""Flat pictures', How.ELSEWHERE, "tests/docs/test_data.py::test_the_guard"),
     Rule("examples/README.md", "make install", How.ELSEWHERE, "tests/third_parties/test_example.py"),
     Rule("examples/README.md", "python examples/audit.py", How.ELSEWHERE, "tests/service/test_examples.py"),
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import torch
 import trustme
 import yaml
 
@@ -21,6 +22,7 @@ from docs.scraping import CONFIG, config_with_documented_lines
 from support import example
 from unerase._concept_file import read_concept_file
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.runtime.access import read_tokens
 
 
@@ -53,6 +55,15 @@ def _adapted(text: str, folder: Path) -> None:
     file.write_text(text)
     read = Catalogue.load([str(base), str(file)])
     assert [each.scale for each in (*read.models["sd/adapted"].lora, *read.models["sd/both"].lora)] == [0.8, 0.5, 1.0]
+
+
+def _guards(text: str, folder: Path) -> None:
+    """Load the entries, and each guard."""
+    file = folder / "catalogue.yaml"
+    file.write_text(text)
+    read = Catalogue.load([str(file)])
+    for name in yaml.safe_load(text)["models"]:
+        assert Guards.load(read.guards(name), read.model_parts(name).folder, torch.device("cpu")).guards
 
 
 def _concept(text: str, folder: Path) -> None:
@@ -106,6 +117,7 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("docs/concepts.md", "# my-hourglass.yaml"): _concept,
     ("docs/operations.md", '"quotas"'): _quotas,
     ("docs/judges.md", "hub_organisations"): _hub_judge,
+    ("docs/guards.md", "models:"): _guards,
     ("docs/operations.md", "models:"): _catalogue,
     ("docs/real-models.md", "models:"): _adapted,
     ("docs/operations.md", "    scheme: https"): _scrape_job,
@@ -116,6 +128,13 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
 def test_a_fragment_is_loaded(block: Block, tmp_path: Path) -> None:
     [load] = [each for (page, begins), each in LOADERS.items() if page == block.page and block.text.startswith(begins)]
     load(block.text, tmp_path)
+
+
+def test_the_guard() -> None:
+    """The page's guard is the example package's."""
+    [shown] = [block for block in blocks("docs/guards.md") if block.language == "python"]
+    module = example.PACKAGE / "src" / "unerase_example" / "flat_pictures.py"
+    assert ast.dump(ast.parse(shown.text)) == ast.dump(ast.parse(module.read_text()))
 
 
 def test_the_probe() -> None:
