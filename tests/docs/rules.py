@@ -92,6 +92,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("docs/concepts.md", "# my-hourglass.yaml", How.LOADED),
     Rule("docs/concepts.md", "unerase concepts create", How.OWN),
+    Rule("docs/concepts.md", "# pack.yaml", How.LOADED),
     Rule(
         "docs/concepts.md",
         "labels: {sd/clip",

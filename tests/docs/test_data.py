@@ -21,6 +21,7 @@ from docs.rules import How, tried
 from docs.scraping import CONFIG, config_with_documented_lines
 from support import example
 from unerase._concept_file import read_concept_file
+from unerase._prompt_pack import read_pack
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.runtime.access import read_tokens
@@ -75,6 +76,13 @@ def _concept(text: str, folder: Path) -> None:
     assert read.near_misses
 
 
+def _pack(text: str, folder: Path) -> None:
+    (folder / "pack.yaml").write_text(text)
+    concept = folder / "concept.yaml"
+    concept.write_text("{name: mine/hourglass, kind: object, names: [hourglass], pack: pack.yaml}")
+    assert read_concept_file(concept).concept.pack == read_pack(folder / "pack.yaml")
+
+
 def _quotas(text: str, folder: Path) -> None:
     file = folder / "tokens.json"
     file.write_text(f'{{"tokens": [], {text}}}')
@@ -115,6 +123,7 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("SECURITY.md", "apiVersion"): _network_policy,
     ("docs/add-a-probe.md", "[project.entry-points"): _entry_points,
     ("docs/concepts.md", "# my-hourglass.yaml"): _concept,
+    ("docs/concepts.md", "# pack.yaml"): _pack,
     ("docs/operations.md", '"quotas"'): _quotas,
     ("docs/judges.md", "hub_organisations"): _hub_judge,
     ("docs/guards.md", "models:"): _guards,

@@ -34,6 +34,7 @@ from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.engine import ClassificationEngine
 from unerase_backend.classification.settings import ClassificationSettings
+from unerase_backend.coordinator.planning.packs import concept_free_pack, placebo_pack
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import Parameters, parameters_struct
 from unerase_backend.evaluation.registry import Evaluation
@@ -94,10 +95,13 @@ class LocalBackend:
         return [event.observation for event in await self.run(unit, models) if event.HasField("observation")]
 
     def target(self, concept: str = CONCEPT) -> Target:
-        """Return a concept with the questions for the default judges."""
+        """Return a concept with the questions for the default judges; a placebo has the pack of an audit's control."""
         if concept not in self._targets:
             judges = self.catalogue.default_judges()
             self._targets[concept] = self.catalogue.target(concept, self.store, *judges)
+            if concept == PLACEBO:
+                found = self._targets[concept].concept
+                found.pack.CopyFrom(placebo_pack(self.target().concept.pack, found))
         return self._targets[concept]
 
     def unit(
@@ -153,7 +157,9 @@ class LocalBackend:
         target.CopyFrom(self.target())
         concepts = [self.target(name).concept for name in self.catalogue.others(CONCEPT)]
         known = [each for each in concepts if each.kind == target.concept.kind and not each.placebo]
-        target.concept.names[:] = [each.names[0] for each in known]
+        names = [each.names[0] for each in known]
+        target.concept.pack.CopyFrom(concept_free_pack(target.concept.pack, target.concept, names))
+        target.concept.names[:] = names
         target.concept.picture_digests[:] = [each.picture_digests[number] for number in range(8) for each in known]
         return target, known
 

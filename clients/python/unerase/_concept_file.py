@@ -8,6 +8,7 @@ held_out_prompts: ["a photo of a {concept}"]
 labels: {testbed/judge: [hourglass], testbed/clip: [a picture of a hourglass]}
 pictures: pictures            # files of PNG, JPEG or WebP, folders of them, or a list of both; relative to this file
 near_misses: near-misses.png
+pack: pack.yaml               # prompts that ask for it in other words (`_prompt_pack.py`)
 tile: 32                      # if the files are sheets: the side of their square tiles
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 
+from unerase._prompt_pack import read_pack
 from unerase.v1.types_pb2 import Concept, ConceptKind
 
 _KIND = "CONCEPT_KIND_"
@@ -30,7 +32,7 @@ _TEXTS = ("name", "kind", "names", "prompts", "held_out_prompts", "control", "in
 _DESCRIPTION = (*_TEXTS[:5], *_LABELS, *_TEXTS[5:], *_FLAGS)
 # Their pictures are always blurred.
 _SENSITIVE = ("nudity",)
-_PICTURES = ("pictures", "near_misses", "tile")
+_PICTURES = ("pictures", "near_misses", "pack", "tile")
 # What is taken of a folder; the backend reads a file as what its content is.
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _MOST_NAMED = 20
@@ -89,8 +91,14 @@ def read_concept_file(path: Path) -> ConceptFile:
         raise ValueError(f"{path}: tile: must be the side of a tile in pixels, a whole number")
     not_taken: list[Path] = []
     pictures, near_misses = (_files(path, key, content.get(key) or [], not_taken) for key in _PICTURES[:2])
+    concept = _concept(path, content)
+    pack = content.get("pack")
+    if pack is not None:
+        if not isinstance(pack, str):
+            raise ValueError(f"{path}: pack: must be the path of a YAML file")
+        concept.pack.CopyFrom(read_pack(path.parent / pack))
     return ConceptFile(
-        _concept(path, content),
+        concept,
         [file.read_bytes() for file in pictures],
         [file.read_bytes() for file in near_misses],
         tile,

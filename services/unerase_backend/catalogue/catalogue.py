@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
-from unerase_backend.catalogue import digests, guard_kinds, judge_files, lora, model_files, sheets
+from unerase_backend.catalogue import digests, guard_kinds, judge_files, lora, model_files, packs, sheets
 from unerase_backend.catalogue.custom import CustomConcept, entry_of
 from unerase_backend.catalogue.default_judges import choose_judges
 from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
@@ -237,6 +237,7 @@ class Catalogue:
             initial_token=entry.initial_token,
             placebo=entry.placebo,
             sensitive=entry.sensitive,
+            pack=packs.pack_of(entry.pack),
         )
         message.picture_digests.extend(store.put(tile) for tile in self._tiles(entry.pictures, entry.tile))
         message.near_miss_digests.extend(store.put(tile) for tile in self._tiles(entry.near_misses, entry.tile))

@@ -15,6 +15,7 @@ from unerase_backend.catalogue.entries import (
     problems_of_concept,
 )
 from unerase_backend.catalogue.kinds import KINDS, Kind
+from unerase_backend.catalogue.packs import problems_of_pack
 from unerase_backend.catalogue.reading import CatalogueFile, without_prefix
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
@@ -110,6 +111,7 @@ def check_concept(
         violations.append(
             FieldViolation("concept.prompts", f"must be at most {MAX_PROMPT_BYTES} bytes with the longest of the names")
         )
+    violations += problems_of_pack(concept.pack, "concept.pack")
     if concept.name in taken:
         violations.append(FieldViolation("concept.name", f"the catalogue has a concept {concept.name!r}"))
     places = _places([labels.judge for labels in concept.labels])

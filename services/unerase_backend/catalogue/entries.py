@@ -38,6 +38,7 @@ from unerase_backend.catalogue.kinds import ALWAYS_SENSITIVE, PROMPTS
 from unerase_backend.catalogue.layouts import PICKLES, ImportKind, import_command
 from unerase_backend.catalogue.model_files import is_index
 from unerase_backend.catalogue.names import check_name
+from unerase_backend.catalogue.packs import checked_pack_file
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.pictures import UnreadablePictureError
 from unerase_backend.runtime.spelling import share_a_word
@@ -285,6 +286,8 @@ class ConceptEntry(Entry):
     tile: int = Field(default=0, ge=8, le=4096)
     pictures: Sheet | None = None
     near_misses: Sheet | None = None
+    # A prompt pack: prompts that ask for the concept in other words.
+    pack: Annotated[Path, BeforeValidator(_inside), AfterValidator(checked_pack_file)] | None = None
     control: Name | None = None
     initial_token: str = ""
     placebo: bool = False

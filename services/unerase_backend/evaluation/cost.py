@@ -8,6 +8,7 @@ A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parame
     unit.guided           rows of one guided step: 2 and those of guards, or 1 if every case has guidance scale 1
     unit.placebo          1 in a unit of a placebo, 0 in the others
     unit.first            1 in the unit that holds the audit's first case, 0 in the others
+    unit.pack_kinds       kinds of prompts in the concept's prompt pack
     unit.others_drawn     other concepts that are objects or of the concept's kind, and have prompts
     unit.others_learned   other concepts of the concept's kind with at least two pictures
     held_out(n, m)        held-out pictures: at most n of the concept, and m of each other concept of its kind
@@ -58,6 +59,7 @@ class Surroundings:
     others_learned: int
     held_out: tuple[int, ...]
     """Numbers of held-out pictures: the concept's first, then those of each other concept of its kind."""
+    pack_kinds: int = 0
 
     @classmethod
     def of(cls, target: Target, others: Sequence[Target]) -> "Surroundings":
@@ -68,6 +70,7 @@ class Surroundings:
             others_drawn=sum(bool(other.concept.prompts) for other in drawn),
             others_learned=sum(pictures > 1 for pictures in of_kind),
             held_out=tuple(pictures - pictures // 2 for pictures in (len(target.concept.picture_digests), *of_kind)),
+            pack_kinds=len(target.concept.pack.kinds),
         )
 
 
@@ -90,6 +93,7 @@ def work_of(unit: Unit, description: EvaluationDescription, parameters: Paramete
             "guided": guided,
             "placebo": int(unit.control_kind == CONTROL_KIND_PLACEBO),
             "first": int(any(case.index == 0 for case in unit.cases)),
+            "pack_kinds": surroundings.pack_kinds,
             "others_drawn": surroundings.others_drawn,
             "others_learned": surroundings.others_learned,
         }
@@ -113,7 +117,8 @@ def _guidance_scales(unit: Unit) -> set[float]:
 
 def formula_problem(formula: str, parameters: Parameters) -> str:
     """Return what is wrong with a formula, computed with these parameters; empty if nothing is."""
-    known = {"cases": 2, "steps": 2, "guided": 2, "placebo": 0, "first": 1, "others_drawn": 1, "others_learned": 1}
+    known = dict.fromkeys(("cases", "steps", "guided", "first", "pack_kinds", "others_drawn", "others_learned"), 2)
+    known["placebo"] = 0
     try:
         _compute(formula, known, parameters, (2, 2))
     except FormulaError as error:

@@ -4,6 +4,7 @@ The prompts of a concept differ from each other, and the first 24 (the default n
 template and every attribute. The held-out prompts, on which embeddings are learned, use other templates.
 """
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ GUIDANCE = 3.0
 STEPS = 50
 SHEET_SEED = 7_000
 SHEET = 64
+PACKS = Path(__file__).parent / "weights" / "packs"
+"""Prompt packs, written by hand, by the name of their concept."""
 REFERENCE = "testbed/reference"
 COLOUR_NAMES = tuple(world.COLOURS)
 # The models that never learned the concept; the first is the control.
@@ -90,6 +93,8 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
     }
     if kind == "object":
         entry["near_misses"] = f"pictures/{name}-near-misses.png"
+    if (PACKS / f"{name}.yaml").exists():
+        entry["pack"] = f"packs/{name}.yaml"
     if name == concept:
         entry["control"] = f"testbed/{NEVERS[0]}"
     if name == forms.PLACEBO:
@@ -125,12 +130,14 @@ def write_family(folder: Path, concept: str) -> None:
 
 
 def write(out: Path, concept: str) -> None:
-    """Write `catalogue.yaml` and the sheets of pictures, and `not-shipped.yaml` for the models that are not shipped.
+    """Write `catalogue.yaml`, the pictures and the prompt packs, and `not-shipped.yaml` for the models not shipped.
 
     `not-shipped.yaml` has the embedded catalogue's models as bases, as a further family's file has.
     """
     if further := model_entries(out, concept, "testbed", NOT_SHIPPED):
         _dump({"models": further}, out / "not-shipped.yaml")
+    if out.resolve() != PACKS.parent.resolve():
+        shutil.copytree(PACKS, out / "packs", dirs_exist_ok=True)
     folder = out / "pictures"
     folder.mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(judges.LABELS):

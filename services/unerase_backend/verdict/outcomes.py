@@ -4,7 +4,6 @@ The outcome is computed over the scored cases, and again with all doubtful cases
 detected. If these outcomes differ, the evaluation cannot be relied on.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,18 +12,14 @@ from numpy.typing import NDArray
 
 from unerase.v1.types_pb2 import ControlKind, EvaluationClass
 from unerase.v1.verdicts_pb2 import (
-    ArmResult,
     CurvePoint,
-    Estimate,
     EvaluationResult,
-    Interval,
     JudgeQuality,
     Outcome,
-    Rate,
 )
-from unerase_backend.runtime.seeds import derive_seed
 from unerase_backend.verdict import paired, sequential, statistics, wording
-from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT, Draws
+from unerase_backend.verdict.arms import arms_of
+from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT
 from unerase_backend.verdict.excess import WAYS, own_rate
 from unerase_backend.verdict.figures import Figures
 
@@ -175,7 +170,7 @@ def _judge(
         budget=figures.budget,
         subject=figures.decided[SUBJECT].rate(),
         reference=figures.decided[REFERENCE].rate(),
-        arms=_arms(figures, seed_base, quality),
+        arms=arms_of(figures, tolerance, seed_base, quality),
         curve=_curve(figures),
         controlled=figures.controlled,
         placebo=figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO,
@@ -295,52 +290,6 @@ def _further_cases(figures: Figures, tolerance: float, tests: int) -> int:
     if subject.paired:
         return paired.further_cases(*counts, tolerance, tests)
     return 0 if subject.tested else statistics.further_cases_alone(counts[0], counts[2], tolerance)
-
-
-def _arms(figures: Figures, seed_base: int, quality: JudgeQuality | None) -> list[ArmResult]:
-    arms = []
-    for arm in sorted({arm for arm, _ in figures.columns}):
-        columns = np.array([name == arm for name, _ in figures.columns], bool)
-        result = ArmResult(arm=arm, deciding=arm in figures.deciding_arms)
-        for role, target in ((SUBJECT, result.subject), (REFERENCE, result.reference), (CONTROL, result.control)):
-            if role not in figures.draws:
-                continue
-            draws = figures.draws[role].of(columns)
-            result.draws = max(result.draws, draws.budget)
-            seed = derive_seed(seed_base, "verdict", "rogan-gladen", figures.description.name, arm, role)
-            # The judge's quality was measured on the concept's pictures, not on the placebo's.
-            placebo = figures.control_kind == ControlKind.CONTROL_KIND_PLACEBO and role == CONTROL
-            measured = None if placebo or draws.both else quality
-            target.CopyFrom(_draw_rate(draws, measured, seed))
-        arms.append(result)
-    return arms
-
-
-def _draw_rate(draws: Draws, quality: JudgeQuality | None, seed: int) -> Rate:
-    """Return the rate of single draws; the draws of a case are a cluster."""
-    hits, scored = (draws.detected & draws.scored).sum(axis=1), draws.scored.sum(axis=1)
-    sample = statistics.effective_sample(hits, scored)
-    lower, upper = statistics.wilson(sample.hits, sample.size)
-    rate = Rate(
-        hits=int(hits.sum()),
-        cases=int(scored.sum()),
-        unscored=int((draws.exists & ~draws.scored).sum()),
-        excluded=int(draws.excluded.sum()),
-        withheld=int(draws.withheld.sum()),
-        wilson=Interval(lower=float(lower), upper=float(upper)),
-    )
-    if quality is not None and sample.size and quality.sensitivity.cases and quality.specificity.cases:
-        sensitivity = quality.sensitivity.hits, quality.sensitivity.cases
-        specificity = quality.specificity.hits, quality.specificity.cases
-        value = float(
-            statistics.rogan_gladen(sample.rate, sensitivity[0] / sensitivity[1], specificity[0] / specificity[1])
-        )
-        if math.isfinite(value):
-            corrected = statistics.rogan_gladen_interval(
-                (sample.hits, sample.size), sensitivity, specificity, np.random.default_rng(seed)
-            )
-            rate.corrected.CopyFrom(Estimate(value=value, interval=Interval(lower=corrected[0], upper=corrected[1])))
-    return rate
 
 
 def _curve(figures: Figures) -> list[CurvePoint]:

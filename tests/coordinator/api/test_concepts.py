@@ -13,7 +13,7 @@ from unerase import AsyncClient
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.models_pb2 import CreateConceptRequest, ListConceptsRequest, NewConcept, PictureChunk
 from unerase.v1.models_pb2_grpc import ModelServiceStub
-from unerase.v1.types_pb2 import EvaluationDescription, JudgeLabels
+from unerase.v1.types_pb2 import EvaluationDescription, JudgeLabels, PromptKind, PromptPack
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api import model_service
 from unerase_backend.coordinator.planning.parts import whole
@@ -160,6 +160,11 @@ LABELS = [JudgeLabels(judge="first", labels=["hourglass"])]
         ({"control": "small/reference"}, "concept.control", "names neither the concept nor one of its words"),
         ({"names": ["egg timer"], "control": "small/never"}, "concept.control", "neither the concept nor one of"),
         ({"custom": True}, "concept.custom", "is set by the backend"),
+        (
+            {"pack": PromptPack(kinds=[PromptKind(name="a b", prompts=["x"])])},
+            "concept.pack.kinds[0].name",
+            "lower-case",
+        ),
         ({"picture_digests": ["0" * 64]}, "concept.picture_digests", "is set by the backend"),
         ({"near_miss_digests": ["0" * 64]}, "concept.near_miss_digests", "is set by the backend"),
     ],

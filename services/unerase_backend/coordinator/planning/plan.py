@@ -15,10 +15,11 @@ from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.planning import control_checks, fixed_prompts
 from unerase_backend.coordinator.planning.access import guard_rows
 from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
+from unerase_backend.coordinator.planning.packs import with_pack
 from unerase_backend.coordinator.planning.parts import Parts
 from unerase_backend.coordinator.planning.picture_checks import check_pictures
 from unerase_backend.coordinator.planning.presets import planned_descriptions
-from unerase_backend.coordinator.planning.prompt_reach import check_labels, check_reach, encoders_of
+from unerase_backend.coordinator.planning.prompt_reach import check_labels, check_reach, encoders_of, notes_on_pack
 from unerase_backend.coordinator.planning.request import resolve_request
 from unerase_backend.coordinator.planning.schedule_checks import stepped_otherwise
 from unerase_backend.coordinator.planning.targets import Targets, cases_of
@@ -69,7 +70,7 @@ def make_plan(
             error has it as well.
     """
     resolved = resolve_request(spec, catalogue, descriptions, broken, draw_seed)
-    concept = catalogue.concept_message(resolved.concept, store)
+    concept = with_pack(catalogue.concept_message(resolved.concept, store), resolved)
     cases = tuple(cases_of(concept, resolved))
     parts = Parts()
     targets = Targets(resolved, cases, catalogue, store, parts)
@@ -107,6 +108,7 @@ def _check_prompts(
         notes += check_reach("spec.fixed_prompts", concept, held_out, encoders)
     else:
         notes = check_reach("spec.concept", concept, cases, encoders)
+    notes += notes_on_pack(concept, encoders)
     for index, name in enumerate(spec.placebos):
         placebo = catalogue.concept_message(name, store)
         notes += check_reach(f"spec.placebos[{index}]", placebo, tuple(cases_of(placebo, spec)), encoders)

@@ -76,6 +76,16 @@ def check_reach(field: str, concept: Concept, cases: Sequence[Case], encoders: E
     return notes
 
 
+def notes_on_pack(concept: Concept, encoders: Encoders) -> list[str]:
+    """Return the notes on prompts of a concept's pack that are cut."""
+    notes = []
+    for models, reaches in encoders:
+        readings = {text: shortest(reaches, text) for kind in concept.pack.kinds for text in kind.prompts}
+        if cut := [(text, reading) for text, reading in readings.items() if reading.cut]:
+            notes.append(cut_note(cut, models, f"prompts of the pack of {concept.name!r}"))
+    return notes
+
+
 def _description(key: str, case: Case, concept: Concept, models: Sequence[str], reading: Reading) -> str:
     text = case.prompt if key == "prompts" else case.held_out_prompt
     templates = concept.prompts if key == "prompts" else concept.held_out_prompts

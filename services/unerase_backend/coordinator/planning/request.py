@@ -15,7 +15,14 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
 )
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
-from unerase_backend.coordinator.planning import access, control_checks, fixed_prompts, model_checks, schedule_checks
+from unerase_backend.coordinator.planning import (
+    access,
+    control_checks,
+    fixed_prompts,
+    model_checks,
+    packs,
+    schedule_checks,
+)
 from unerase_backend.coordinator.planning.controls import takes_placebo
 from unerase_backend.coordinator.planning.presets import DEFAULT_PRESET, PRESETS
 from unerase_backend.evaluation.parameters import parameters_struct, resolve_parameters
@@ -69,7 +76,7 @@ class _Resolution:
         self._numbers(spec)
         self._battery(spec)
         self._placebos(spec)
-        for problem in fixed_prompts.problems_of_list(spec):
+        for problem in (*fixed_prompts.problems_of_list(spec), *packs.problems_of_request(spec)):
             self._add(*problem)
         if self._violations:
             error = InvalidRequestError.of(*self._violations)

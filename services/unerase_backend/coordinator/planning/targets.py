@@ -10,6 +10,7 @@ from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, CONTROL_KIND_PLACEBO
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.planning.concept_free import concept_free_cases, concept_free_target, stand_ins
 from unerase_backend.coordinator.planning.fixed_prompts import cases_of_list, guidance_scale, latent_seed
+from unerase_backend.coordinator.planning.packs import concept_free_pack, placebo_pack, with_pack
 from unerase_backend.coordinator.planning.parts import Parts
 from unerase_backend.evaluation.cost import Surroundings
 from unerase_backend.evaluation.prompts import SLOT, names_in, templates
@@ -75,7 +76,11 @@ class Targets:
         self._store = store
         self._parts = parts
         self._own = self._target(spec.concept)
+        with_pack(self._own.concept, spec)
         others = {name: self._target(name) for name in _others(spec, catalogue)}
+        for other in others.values():
+            # No evaluation asks for another concept in other words.
+            other.concept.ClearField("pack")
         self.others = [others[name] for name in sorted(others)]
         """The other concepts, which units get."""
         side = catalogue.model(spec.reference).resolution
@@ -97,10 +102,14 @@ class Targets:
         if kind == CONTROL_KIND_PLACEBO:
             for name in self._spec.placebos:
                 placebo = self._target(name)
+                placebo.concept.pack.CopyFrom(placebo_pack(self._own.concept.pack, placebo.concept))
                 yield placebo, tuple(cases_of(placebo.concept, self._spec))
         elif kind == CONTROL_KIND_CONCEPT_FREE:
             cases = tuple(concept_free_cases(self._cases, self._own.concept, self.stand_ins))
-            yield concept_free_target(self._own, self.stand_ins, len(cases)), cases
+            target = concept_free_target(self._own, self.stand_ins, len(cases))
+            names = [each.names[0] for each in self.stand_ins]
+            target.concept.pack.CopyFrom(concept_free_pack(self._own.concept.pack, self._own.concept, names))
+            yield target, cases
         else:
             yield self._own, self._cases
 
