@@ -212,6 +212,10 @@ def test_what_is_not_used_is_said(folder: Path, check: Check) -> None:
     for word in words:
         assert sum(word in note for note in found.notes) == 1, (word, found.notes)
     assert len(found.notes) == len(words)
+    models = {"own": {"pipeline": "model", "resolution": 32, "guards": [{"kind": "safety-checker"}]}}
+    (folder.parent / "guarded.yaml").write_text(yaml.safe_dump({"models": models}))
+    guarded = check_model(Catalogue.load(embedded=folder.parent / "guarded.yaml"), "own")
+    assert set(found.notes) - set(guarded.notes) == {note for note in found.notes if "safety checker" in note}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ and shapes of their tensors, and the schedule. Loading takes the files and tenso
 and a load cannot disagree.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ _CLASSES = {
     "text_encoder": "CLIPTextModel",
     "tokenizer": "CLIPTokenizer",
 }
+# The guard that uses the folder's own safety checker.
+_CHECKER = "safety-checker"
 _LIBRARIES = ("diffusers", "transformers")
 # What a configuration says to no effect on the computation.
 _INEFFECTIVE = ("architectures", "dropout", "dtype", "sample_size", "torch_dtype", "transformers_version")
@@ -99,7 +101,7 @@ def examine(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool 
     index = configs.read_json(index_file, findings, "")
     if index is None or not families.check_family(index, findings):
         return source
-    _check_classes(index, findings)
+    _check_classes(index, {guard.kind for guard in catalogue.guards(name)}, findings)
     configs.find_code(parts.folder, findings)
     for part in STEMS:
         _examine_part(part, source, root, findings)
@@ -169,7 +171,7 @@ def _part_facts(part: str, source: ModelSource) -> PartFacts:
     )
 
 
-def _check_classes(index: Mapping[str, Any], findings: Findings) -> None:
+def _check_classes(index: Mapping[str, Any], guards: Set[str], findings: Findings) -> None:
     for part, kind in _CLASSES.items():
         named = index.get(part)
         if not isinstance(named, list) or len(named) != 2 or named[1] not in (kind, f"{kind}Fast"):
@@ -179,10 +181,8 @@ def _check_classes(index: Mapping[str, Any], findings: Findings) -> None:
         elif named[0] not in _LIBRARIES:
             what = f"the {part} comes from {named[0]!r}, but only code of diffusers and transformers is run"
             findings.problem(part, "MODEL_NAMES_CODE", what, found="model_index.json")
-    if checker := _component(index, "safety_checker"):
-        findings.note(
-            f"the folder's safety checker ({checker}) is not used: pictures are judged as the model makes them"
-        )
+    if (checker := _component(index, "safety_checker")) and _CHECKER not in guards:
+        findings.note(f"the folder's safety checker ({checker}) is not used; the guard {_CHECKER} would use it")
     for name in index:
         if not name.startswith("_") and name not in _UNMENTIONED and (kind := _component(index, name)):
             findings.note(f"{name} ({kind}) is not used")
