@@ -34,7 +34,7 @@ from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.units import HEARTBEAT_SECONDS, resolve_unit
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import ExhaustedError, PreconditionError, UneraseError
+from unerase_backend.runtime.errors import OUT_OF_MEMORY, ExhaustedError, PreconditionError, UneraseError
 
 
 class AttackEngine:
@@ -134,10 +134,10 @@ class AttackEngine:
         said = f"the attack needs more memory than the device has free, with {calls.gradient_rows} rows in a call"
         if (smaller := calls.smaller()) is None:
             todo = "free memory on it, or take a smaller dtype, a larger device or an audit without this evaluation"
-            return PreconditionError(f"{said}, which is the least; {todo}", reason="OUT_OF_MEMORY")
+            return PreconditionError(f"{said}, which is the least; {todo}", reason=OUT_OF_MEMORY)
         self._calls = smaller
         message = f"{said}; from now on {smaller.gradient_rows}"
-        return ExhaustedError(message, reason="OUT_OF_MEMORY", retry_after_seconds=1)
+        return ExhaustedError(message, reason=OUT_OF_MEMORY, retry_after_seconds=1)
 
     def _model(self, name: str, stepped_by: str = "") -> DiffusionModel:
         torch.set_num_threads(self._settings.torch_threads)

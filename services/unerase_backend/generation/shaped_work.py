@@ -18,9 +18,7 @@ from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.generation.shared_trajectories import SharedTrajectories
 from unerase_backend.generation.worker import Worker
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import ExhaustedError, PreconditionError, UneraseError
-
-OUT_OF_MEMORY = "OUT_OF_MEMORY"
+from unerase_backend.runtime.errors import OUT_OF_MEMORY, ExhaustedError, PreconditionError, UneraseError
 
 
 @dataclass(frozen=True)

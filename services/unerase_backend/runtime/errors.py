@@ -80,6 +80,10 @@ def _rebuild(
     )
 
 
+OUT_OF_MEMORY = "OUT_OF_MEMORY"
+"""The reason of work that did not fit into a device's memory, whatever the error."""
+
+
 class InvalidRequestError(UneraseError):
     """A request with bad fields."""
 

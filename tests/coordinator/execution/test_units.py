@@ -110,7 +110,7 @@ async def test_the_profile_is_that_of_every_room_that_computes(
     generation, judges, nothing = (await units._profile("standard-prompt")).split("; ")
     assert (generation.partition("=")[0], judges.partition("=")[0], nothing) == ("source", "judge", "")
     attack = (await units._profile("unlearn-diff-atk")).split("; ")[2]
-    assert attack.startswith("dtype=float32 device=")
+    assert attack.startswith("gradients=24 encode=8 dtype=float32 device=")
     await database.close()
 
 

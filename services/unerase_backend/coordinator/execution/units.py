@@ -41,7 +41,7 @@ from unerase_backend.coordinator.storage.transitions import AuditEndedError
 from unerase_backend.evaluation.cost import Surroundings, work_of
 from unerase_backend.evaluation.parameters import resolve_parameters
 from unerase_backend.runtime.artifacts import LOST, ArtifactStore
-from unerase_backend.runtime.errors import DataLossError, UneraseError
+from unerase_backend.runtime.errors import OUT_OF_MEMORY, DataLossError, UneraseError
 from unerase_backend.runtime.handles import ATTACK, CLASSIFICATION, GENERATION, PROBING
 
 _logger = logging.getLogger(__name__)
@@ -136,6 +136,9 @@ class Units:
                 try:
                     result = await self._run_whole(audit_id, unit)
                 except UneraseError as error:
+                    if error.reason == OUT_OF_MEMORY:
+                        # The attack room goes on with smaller calls, and its profile says so.
+                        self._attacks = {}
                     raise _with_role(error, unit) from None
                 self._took(unit, description, time.monotonic() - begin)
                 await asyncio.to_thread(unit_cache.keep, self._store, key, result)
