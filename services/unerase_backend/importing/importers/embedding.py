@@ -32,7 +32,8 @@ def import_embedding(source: Source) -> Imported:
     width = shapes["embeddings.token_embedding.weight"][1] if shapes else rows.shape[1]
     if rows.shape[1] != width:
         raise _refused(f"its embedding has {rows.shape[1]} numbers for a word, and the model's text encoder {width}")
-    return Imported({"embedding": {_word(source, name): rows.to(torch.float32)}})
+    note = "no catalogue takes an embedding; a trajectory does, as a learned prompt with this word as its placeholder"
+    return Imported({"embedding": {_word(source, name): rows.to(torch.float32)}}, [note])
 
 
 def _word(source: Source, name: str) -> str:
