@@ -102,3 +102,11 @@ async def test_many_concepts_are_asked_a_few_at_a_time() -> None:
     others = [target(f"thing-{number}") for number in range(100)]
     assert await named(unit(*others), [observation], {"thing-99": 0.9}) == 2
     assert observation.judgements[1].label == "thing-99"
+
+
+async def test_a_judge_without_a_first_choice_saw_nothing_of_the_kind() -> None:
+    """As a detector that found no box."""
+    seen = first_choice("")
+    await named(unit(), [seen], {"hourglass": 0.1, "house": 0.02})
+    assert seen.judgements[1].label == NONE
+    assert seen.judgements[1].label_score == pytest.approx(0.9)

@@ -2,8 +2,8 @@
 
 A judge's first choice among all its labels may answer another question: it calls a red heart "red". So the judge is
 asked about each concept of the kind by that concept's own labels, and the detected one with the highest score is the
-label. If none is detected, the judge's first choice remains, provided that it means no concept of the catalogue (as
-most of ImageNet's thousand labels do not). Otherwise the label is `NONE`.
+label. If none is detected, the judge's first choice remains, provided that it has one and that this means no concept of
+the catalogue (as most of ImageNet's thousand labels do not). Otherwise the label is `NONE`.
 """
 
 from collections.abc import Sequence
@@ -44,7 +44,7 @@ async def assign_labels(unit: Unit, models: Models, observations: Sequence[Obser
         if found:
             score, place = max(found)
             judgement.label, judgement.label_score = questions[-place].labels[0], score
-        elif judgement.label in known:
+        elif not judgement.label or judgement.label in known:
             judgement.label, judgement.label_score = NONE, 1 - max(answer.score for answer in answered)
 
 

@@ -72,8 +72,8 @@ class Detector:
             judge=question.judge,
             score=score,
             detected=score >= self._options.threshold,
-            # A detector that found nothing has no first choice.
-            label=self._model.classes[best] if seen[best] > 0 else "",
+            # What is under the threshold was not found, and a detector that found nothing has no first choice.
+            label=self._model.classes[best] if seen[best] >= self._options.threshold else "",
             label_score=float(seen[best]),
         )
 
