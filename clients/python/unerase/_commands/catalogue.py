@@ -39,7 +39,8 @@ def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     if not as_json:
         for model in listed:
             if model.problem:
-                say(f"{model.name} cannot be audited: {model.problem}")
+                named = model.name in model.problem
+                say(model.problem if named else f"{model.name} cannot be audited: {model.problem}")
 
 
 @concepts_app.callback()

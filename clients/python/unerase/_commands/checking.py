@@ -92,33 +92,45 @@ def _show(found: dict[str, Any]) -> None:
     for line in (*lines, *found["device"]):
         say(line)
     wrong = sum(line.startswith("problem: ") for line in lines)
-    say(f"{wrong} problem{'s' if wrong != 1 else ''}" if wrong else "nothing is wrong")
+    say(_problems(wrong) or "nothing is wrong")
 
 
 def _show_table(checks: Iterable[ModelCheck]) -> None:
-    table = plain_table(
-        "model", "family", "parameters", "stored as", "weights", "a row", "with gradient", "a picture", "result"
-    )
+    table = plain_table("model", "family", "parameters", "stored as", "result")
+    alike: dict[str, list[str]] = {}
     for each in checks:
-        half = next((memory for memory in each.memory if memory.dtype != "float32"), ModelMemory())
-        whole = next((memory for memory in each.memory if memory.dtype == "float32"), ModelMemory())
         table.add_row(
             each.name,
             each.family,
             _count(sum(part.parameters for part in each.parts)),
             ", ".join(sorted({dtype for part in each.parts for dtype in part.dtypes})),
-            _both(whole.weight_bytes, half.weight_bytes),
-            _both(whole.row_bytes, half.row_bytes),
-            _both(whole.gradient_row_bytes, half.gradient_row_bytes),
-            _size(whole.decoded_bytes),
-            f"{len(each.problems)} problems" if each.problems else "right",
+            _problems(len(each.problems)) or "right",
         )
+        if each.memory:
+            alike.setdefault(_memory(each), []).append(each.name)
     stdout.print(table)
-    say("memory in float32 / 16 bits, estimated: the weights, and each row and picture of a call beside them")
+    for needed, names in alike.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        say(f"{names[0]}{more}, in float32 / 16 bits: {needed}")
+
+
+def _memory(check: ModelCheck) -> str:
+    """Return the memory that a model needs, estimated, in words."""
+    whole = next((memory for memory in check.memory if memory.dtype == "float32"), ModelMemory())
+    half = next((memory for memory in check.memory if memory.dtype != "float32"), ModelMemory())
+    return (
+        f"weights {_both(whole.weight_bytes, half.weight_bytes)}, each row {_both(whole.row_bytes, half.row_bytes)}, "
+        f"each row with a gradient {_both(whole.gradient_row_bytes, half.gradient_row_bytes)}, "
+        f"each decoded picture {_size(whole.decoded_bytes)}"
+    )
 
 
 def _lines(kind: str, findings: Iterable[dict[str, str]]) -> list[str]:
     return [f"{kind}: {each['place']}: {each['description']}" for each in findings]
+
+
+def _problems(count: int) -> str:
+    return f"{count} problem{'s' if count != 1 else ''}" if count else ""
 
 
 def _both(whole: int, half: int) -> str:
