@@ -45,6 +45,7 @@ def write_catalogue(folder: Path, environment: dict[str, str]) -> Path:
     arguments = [str(folder / "templates"), json.dumps(objects)]
     subprocess.run([sys.executable, "-c", _WRITE_TEMPLATES, *arguments], check=True, timeout=120, env=environment)
     concept = yaml.safe_load(EMBEDDED.read_text())["concepts"]["hourglass"]
+    concept.pop("pack", None)
     for sheet in ("pictures", "near_misses"):
         shutil.copyfile(EMBEDDED.parent / concept[sheet], folder / f"{sheet}.png")
         concept[sheet] = f"{sheet}.png"

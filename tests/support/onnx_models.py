@@ -134,6 +134,7 @@ def write_catalogue(folder: Path) -> Path:
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     options = {"file": model.name, "sha256": digest, "threshold": 0.3, "classes": classes, "size": SIDE}
     concept = yaml.safe_load(EMBEDDED.read_text())["concepts"]["hourglass"]
+    concept.pop("pack", None)
     for sheet in ("pictures", "near_misses"):
         shutil.copyfile(EMBEDDED.parent / concept[sheet], folder / f"{sheet}.png")
         concept[sheet] = f"{sheet}.png"

@@ -35,7 +35,8 @@ def vqa_catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_blip.save(folder / "blip")
     concept = yaml.safe_load(EMBEDDED.read_text())["concepts"]["hourglass"]
     shutil.copyfile(EMBEDDED.parent / concept.pop("pictures"), folder / "pictures.png")
-    concept.pop("near_misses")
+    for left_out in ("near_misses", "pack"):
+        concept.pop(left_out, None)
     concept |= {"labels": {**concept["labels"], tiny_blip.JUDGE: tiny_blip.QUESTIONS}, "tile": 32}
     concept["pictures"] = "pictures.png"
     judge = {"kind": "blip-vqa", "path": "blip", "options": {"threshold": 0.5}}
