@@ -13,10 +13,11 @@ need more or less, so whoever plans with them leaves a margin. Nothing here impo
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from unerase_backend.catalogue.tensors import UNREADABLE, read_header
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """The dtypes of a computation, each with the bytes of one value."""
@@ -25,9 +26,6 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ROW = {4: 113.0, 2: 69.0}
 GRADIENT_ROW = {4: 1102.0, 2: 552.0}
 DECODED = {4: 22.7, 2: 11.4}
-
-_HEADER_LENGTH = 8
-_LARGEST_HEADER = 100 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -93,23 +91,11 @@ def folder_parameters(folder: Path) -> int:
     """
     counts: dict[str, int] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        counts |= dict(_tensor_sizes(file))
+        try:
+            counts |= {name: tensor.parameters for name, tensor in read_header(file).tensors.items()}
+        except UNREADABLE:
+            raise ValueError(f"{folder.name}/{file.name} has no readable header of safetensors") from None
     return sum(counts.values())
-
-
-def _tensor_sizes(file: Path) -> Iterator[tuple[str, int]]:
-    """Yield the name and the number of values of each tensor, from the header alone."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(_HEADER_LENGTH), "little")
-            if not 0 < length <= _LARGEST_HEADER:
-                raise ValueError
-            header = json.loads(stream.read(length))
-        for name, entry in header.items():
-            if name != "__metadata__":
-                yield name, math.prod(entry["shape"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{file.parent.name}/{file.name} has no readable header of safetensors") from None
 
 
 def _json(path: Path) -> dict[str, Any]:
