@@ -15,6 +15,7 @@ PROBE, ATTACK, KIND = "doubled-guidance", "prompt-offset", "nearest-template"
 REQUIRED, MEASURE = "repeated-prompt", "error-profile"
 BROKEN = "broken-probe"
 JUDGE, CONCEPT = "example/templates", "example/hourglass"
+GUARD, GUARDED = "flat-pictures", "example/guarded"
 
 _WRITE_TEMPLATES = """
 import json, sys
@@ -39,7 +40,7 @@ def install(site: Path, package: Path = PACKAGE) -> Path:
 
 
 def write_catalogue(folder: Path, environment: dict[str, str]) -> Path:
-    """Write a catalogue with a judge of the package's kind, and a concept that the judge knows; return the file."""
+    """Write a catalogue with a judge and a guard of the package's kinds, and a concept that the judge knows."""
     known = Catalogue.load().concepts
     objects = {name: str(entry.pictures) for name, entry in known.items() if entry.kind == "object"}
     arguments = [str(folder / "templates"), json.dumps(objects)]
@@ -51,9 +52,13 @@ def write_catalogue(folder: Path, environment: dict[str, str]) -> Path:
         concept[sheet] = f"{sheet}.png"
     concept |= {"labels": {**concept["labels"], JUDGE: ["hourglass"]}, "tile": 32}
     file = folder / "catalogue.yaml"
-    file.write_text(
-        yaml.safe_dump({"judges": {JUDGE: {"kind": KIND, "path": "templates"}}, "concepts": {CONCEPT: concept}})
-    )
+    guards = [{"kind": "prompt-filter", "words": concept["names"]}, {"kind": GUARD}]
+    entries = {
+        "models": {GUARDED: {"base": "testbed/reference", "guards": guards}},
+        "judges": {JUDGE: {"kind": KIND, "path": "templates"}},
+        "concepts": {CONCEPT: concept},
+    }
+    file.write_text(yaml.safe_dump(entries))
     return file
 
 
