@@ -6,7 +6,9 @@ from support.backend import NEVER, REFERENCE, LocalBackend
 from support.recording import Recording
 
 
-@pytest.mark.parametrize("evaluation", ["standard-prompt", "noise-based", "unconditional-rate", "interference"])
+@pytest.mark.parametrize(
+    "evaluation", ["standard-prompt", "noise-based", "unconditional-rate", "paraphrase", "interference"]
+)
 async def test_every_model_meets_the_same_trajectories(local: LocalBackend, evaluation: str) -> None:
     one, other = Recording(), Recording()
     await one.observe(local.unit(evaluation, REFERENCE))

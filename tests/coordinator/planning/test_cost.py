@@ -40,18 +40,18 @@ def test_the_default_limits_let_pass_what_a_machine_can_bear(
     def plan(preset: str, cases: int) -> Plan:
         return plan_of(local.catalogue, local.store, everything, battery={"preset": preset}, cases=cases, steps=50)
 
-    for preset, cases in (("full", 96), ("standard", 512), ("full", 400)):
+    for preset, cases in (("full", 96), ("standard", 512), ("full", 360)):
         check_cost(plan(preset, cases).cost, settings.cost_limits())
     with pytest.raises(InvalidRequestError) as caught:
         check_cost(plan("full", 512).cost, settings.cost_limits())
     assert caught.value.reason == "AUDIT_TOO_LARGE"
     (violation,) = caught.value.violations
     assert violation.field == "spec.cases"
-    for said in ("246928 pictures", "at most 200000 are allowed", "fewer cases", "noise-based"):
+    for said in ("274576 pictures", "at most 200000 are allowed", "fewer cases", "noise-based"):
         assert said in violation.description
-    # 500 audits of the full battery with 24 cases fit into a tenant's day, and so does calibrating ten models.
+    # 461 audits of the full battery with 24 cases fit into a tenant's day, and so does calibrating ten models.
     assert settings.quota_audits >= 512
-    assert 500 * plan("full", 24).cost.pictures <= settings.quota_pictures_per_day
+    assert 461 * plan("full", 24).cost.pictures <= settings.quota_pictures_per_day
     # Large ones do not slip below it.
     assert 500 * plan("full", 96).cost.pictures > settings.quota_pictures_per_day
 

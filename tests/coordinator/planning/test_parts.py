@@ -30,7 +30,7 @@ async def test_an_audits_rows_do_not_grow_with_units_times_concept(
     """What took 434 MB: every evaluation, 512 cases, and a concept of 236 KB."""
     full = {"battery": {"preset": "full"}, "cases": 512}
     plan = plan_of(large(local.catalogue, local.store), local.store, everything, **full)
-    assert len(plan.units) == 1204
+    assert len(plan.units) == 1396
     assert plan.concept.ByteSize() > 220_000
     # A case holds two of the prompts; the list is there once, and no unit has any of it.
     assert sum(map(len, plan.parts.values())) < 6_000_000
@@ -78,6 +78,9 @@ def test_a_unit_is_whole_again_and_has_the_key_that_it_had(
         names = ["hourglass", *sorted(local.catalogue.others("hourglass"))]
         for name in names:
             targets.setdefault(name, local.catalogue.target(name, local.store, *judges))
+        for name in names[1:]:
+            # Nothing asks for another concept in other words.
+            targets[name].concept.ClearField("pack")
         inline.target.CopyFrom(targets["hourglass"])
         if everything[unit.evaluation].others:
             inline.others.extend(targets[name] for name in names[1:] if not local.catalogue.concept(name).placebo)
