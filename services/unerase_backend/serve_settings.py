@@ -40,7 +40,7 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
     )
     # Attacks, probes and judges need a core as well (docs/performance.md).
     generation_threads: int = Field(
-        default=1, ge=1, description="torch threads of one replica of generation, in place of torch_threads"
+        default=1, ge=1, le=1024, description="torch threads of one replica of generation, in place of torch_threads"
     )
     generation_replicas: int | None = Field(
         default=None,
@@ -52,17 +52,27 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
         default=None, ge=2, le=1024, description=f"rows of every UNet call of generation{_CHOSEN}"
     )
     decode_batch: int | None = Field(default=None, ge=1, le=256, description=f"pictures in every VAE call{_CHOSEN}")
-    models_in_memory: int | None = Field(default=None, ge=1, description=f"models that generation holds{_CHOSEN}")
+    models_in_memory: int | None = Field(
+        default=None, ge=1, le=1024, description=f"models that generation holds{_CHOSEN}"
+    )
     gradient_rows: int | None = Field(
         default=None, ge=1, le=256, description=f"most rows of an attack's UNet call{_CHOSEN}"
     )
-    models_kept: int | None = Field(default=None, ge=1, description=f"models that attack holds{_CHOSEN}")
+    models_kept: int | None = Field(default=None, ge=1, le=1024, description=f"models that attack holds{_CHOSEN}")
     judge_batch: int = Field(default=32, ge=1, le=512, description="pictures in one call of a judge")
     gpu_memory_gb: float | None = Field(
-        default=None, gt=0, description="memory of each GPU that may be used; by default what is free at the start"
+        default=None,
+        gt=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="memory of each GPU that may be used; by default what is free at the start",
     )
     attack_timeout_seconds: float = Field(
-        default=6 * 3600.0, gt=0, description="time that one unit of an attack may take"
+        default=6 * 3600.0,
+        gt=0,
+        le=30 * 86400,
+        allow_inf_nan=False,
+        description="seconds that one unit of an attack may take",
     )
     object_store_mb: int = Field(default=256, ge=80, description="shared memory for pictures between the rooms")
     # Ray always opens its own ports on every interface. A token keeps other machines from giving it work.

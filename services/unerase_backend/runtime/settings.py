@@ -29,7 +29,7 @@ class SharedSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="dtype of the UNet and the text encoder; auto: bfloat16 on a GPU, float32 on a CPU"
     )
-    torch_threads: int = Field(default=1, ge=1, description="torch threads of one replica")
+    torch_threads: int = Field(default=1, ge=1, le=1024, description="torch threads of one replica")
     log_format: Literal["text", "json"] = Field(default="text", description="form of a line of the logs: text or json")
     trace_endpoint: str = Field(
         default="", description="OTLP receiver (gRPC) of traces, as http://127.0.0.1:4317; empty means none"
