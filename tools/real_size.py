@@ -10,6 +10,7 @@ command prints the minutes of each part and the peak memory of each process. `--
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -39,8 +40,21 @@ EVALUATIONS: dict[str, dict[str, Any]] = {
     "inpainting": {"mask_shares": [0.5]},
     "alternatives": {"draws": 1},
 }
-# The smallest shapes, and one thread for each of two cores.
-SERVED = ("--batch-rows", "2", "--decode-batch", "1", "--gradient-rows", "1", "--judge-batch", "4")
+# The smallest shapes, and both of two cores: generation and attack seldom compute at once.
+SERVED = (
+    "--batch-rows",
+    "2",
+    "--decode-batch",
+    "1",
+    "--gradient-rows",
+    "1",
+    "--judge-batch",
+    "4",
+    "--generation-threads",
+    "2",
+    "--torch-threads",
+    "2",
+)
 
 
 class PeakMemory:
@@ -94,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
                 catalogues.append(_imported(name, catalogue, out))
         named = [argument for path in catalogues for argument in ("--catalogue", str(path))]
         with _timed("checked", taken):
-            _run("check", *named)
+            _run("check", "--device-memory", "24", *named)
         with _serving([*named, "--dtype", options.dtype], out, taken) as address:
             for name in subjects:
                 with _timed(f"{name} audited", taken):
@@ -106,8 +120,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _imported(name: str, catalogue: Path, out: Path) -> Path:
     given = ("--base", "sd/1.4", "--catalogue", str(catalogue), "--name", name, "--erased", "hourglass")
-    _run("import", str(out / SUBJECTS[name]), "--out", str(out), *given)
-    return out / f"{name.replace('/', '-')}.yaml"
+    # Import never writes over a file.
+    folder = out / "imported" / name.replace("/", "-")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _run("import", str(out / SUBJECTS[name]), "--out", str(folder), *given)
+    return folder / f"{name.replace('/', '-')}.yaml"
 
 
 @contextmanager
