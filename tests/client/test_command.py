@@ -207,7 +207,7 @@ def test_a_picture_that_the_backend_refuses_is_named_by_its_file(
         ("near_misses: near-misses", "near_misses: {a: b}", "near_misses: must be a path"),
         ("near_misses: near-misses", "near_misses: nowhere.png", "No such file"),
         ("near_misses: near-misses", "near_misses: .", "near_misses: the folder . has no file that ends in .png"),
-        ("names: [", "names: [[", "not valid YAML in line"),
+        ("names: [", "names: [[", "not valid YAML"),
         (CONCEPT, "- a list", "must be a mapping with the keys name, kind"),
         (CONCEPT, "!!python/object/apply:os.system [true]", "not valid YAML"),
     ],

@@ -1,5 +1,6 @@
 """Pictures of a concept file: which files are taken, and how the backend's words name them."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,9 @@ def test_the_backends_numbers_become_files(tmp_path: Path, read: ConceptFile) ->
     [
         ("alternatives: [a]", "alternatives: must map each judge to a list of alternatives"),
         ("alternatives: {a/clip: b}", "labels: must be a list"),
+        ("held_out_prompts: [no]", "held_out_prompts: must be a list of texts; in YAML a number"),
+        ("control: 2026-13-45", "not valid YAML: month must be in 1..12"),
+        ("control: " + "[" * 5000, "not valid YAML"),
     ],
 )
 def test_bad_alternatives_are_refused_here(tmp_path: Path, more: str, said: str) -> None:
@@ -80,4 +84,11 @@ def test_nudity_cannot_be_said_to_be_harmless(tmp_path: Path) -> None:
     file = written(tmp_path, "p", "p/a.png", "near.webp")
     file.write_text(file.read_text().replace("kind: object", "kind: nudity") + "sensitive: false\n")
     with pytest.raises(ValueError, match="sensitive: cannot be false"):
+        read_concept_file(file)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    file = written(tmp_path, "pipe.png", "near.webp")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pictures: pipe\.png is no file and no folder"):
         read_concept_file(file)

@@ -64,12 +64,20 @@ def test_i2p_with_its_seeds_sizes_and_guidance(tmp_path: Path) -> None:
         # A table that went through floating point.
         ("prompt,sd_seed\na,2219.0\n", FixedPrompt(prompt="a", latent_seed=2219)),
         ("prompt,sd_seed,evaluation_seed\na,1,2\n", FixedPrompt(prompt="a", latent_seed=2)),
+        # Ring-A-Bell's list, and MMA-Diffusion's.
+        (",sensitive prompt\n0,a harbour\n", FixedPrompt(prompt="a harbour", id="0")),
+        ("target_prompt,adv_prompt\nb,a harbour\n", FixedPrompt(prompt="a harbour")),
+        ("prompt,seed,guidance\na, ,  \n", FixedPrompt(prompt="a")),
+        ('prompt,seed\n"two\nlines, ""quoted"" {x}",18446744073709551615\n', None),
     ],
 )
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_other_lists(tmp_path: Path, text: str, expected: FixedPrompt, bom: str, newline: str) -> None:
+def test_other_lists(tmp_path: Path, text: str, expected: FixedPrompt | None, bom: str, newline: str) -> None:
     path = written(tmp_path, bom + text.replace("\n", newline))
+    if expected is None:
+        # Within quotes a line break is part of the prompt.
+        expected = FixedPrompt(prompt=f'two{newline}lines, "quoted" {{x}}', latent_seed=2**64 - 1)
     assert read_prompts(path).prompts == [expected]
 
 
@@ -112,6 +120,8 @@ def test_yaml(tmp_path: Path, text: str) -> None:
         ("prompt\na picture of a {concept}\n", "line 2: the prompt stands as it is and cannot hold {concept}"),
         ("prompt\na\nCaf\xe9\n".encode("latin-1"), "line 3: is not UTF-8"),
         ("prompt\na\nb\0\n", "line 3: holds a zero byte"),
+        ("prompt\na\n".encode("utf-16"), "line 1: is not UTF-8"),
+        ("prompt,seed\na,2.48E+09\n", "line 2: the seed"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str | bytes, said: str) -> None:
@@ -132,6 +142,9 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str | bytes, 
         ("- a\n- {sd_seed: 3}\n", "line 2: the prompt is empty"),
         ("- {prompt: a, seed: .nan}\n", "line 1: the seed"),
         ("- {prompt: a, seed: true}\n", "line 1: the seed"),
+        ("- 2026-13-45\n", "list.yaml: not valid YAML: month must be in 1..12"),
+        ("[" * 5000, "not valid YAML"),
+        ("prompts: [a]\nprompts: [b, c]\n", "line 2: the key 'prompts' occurs twice"),
     ],
 )
 def test_yaml_that_is_no_list(tmp_path: Path, text: str, said: str) -> None:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from google.protobuf import json_format
 
 from unerase._prompt_pack import read_pack
+from unerase._yaml_file import load_yaml
 from unerase.v1.types_pb2 import Concept, ConceptKind
 
 _KIND = "CONCEPT_KIND_"
@@ -36,6 +36,7 @@ _PICTURES = ("pictures", "near_misses", "pack", "tile")
 # What is taken of a folder; the backend reads a file as what its content is.
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _MOST_NAMED = 20
+_LIST = "a list of texts; in YAML a number, a date, yes and no are texts only in quotes"
 _NUMBER = re.compile(r"\bpictures\[(\d+)\]")
 
 
@@ -74,11 +75,10 @@ def read_concept_file(path: Path) -> ConceptFile:
         OSError: a file cannot be read.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        where = f" in line {place.line + 1}" if place is not None else ""
-        raise ValueError(f"{path}: not valid YAML{where}") from None
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not UTF-8; save the file as UTF-8") from None
+    content, _ = load_yaml(path, text)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be a mapping with the keys {', '.join((*_DESCRIPTION, *_PICTURES))}")
     unknown = [key for key in content if key not in (*_DESCRIPTION, *_PICTURES)]
@@ -129,7 +129,7 @@ def _concept(path: Path, content: dict[str, Any]) -> Concept:
         try:
             json_format.ParseDict({key: value}, concept)
         except json_format.ParseError:
-            kind = "true or false" if key in _FLAGS else "text" if isinstance(getattr(concept, key), str) else "a list"
+            kind = "true or false" if key in _FLAGS else "text" if isinstance(getattr(concept, key), str) else _LIST
             raise ValueError(f"{path}: {key}: must be {kind}") from None
     return concept
 
@@ -147,6 +147,8 @@ def _files(path: Path, key: str, named: object, not_taken: list[Path]) -> list[P
             visible = sorted(each for each in place.iterdir() if not each.name.startswith("."))
             found = [each for each in visible if each.is_file() and each.suffix.lower() in _SUFFIXES]
             not_taken += [each for each in visible if each not in found]
+        elif place.exists() and not place.is_file():
+            raise ValueError(f"{path}: {key}: {name} is no file and no folder")
         if not found:
             raise ValueError(f"{path}: {key}: the folder {name} has no file that ends in {', '.join(_SUFFIXES)}")
         files += found

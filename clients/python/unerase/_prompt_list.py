@@ -3,7 +3,7 @@
 CSV has a line of column names, commas, semicolons or tabs, and is UTF-8. These columns count, whatever their order and
 capitals; the others (categories, percentages, artists) do not. Of several for one thing the first of these counts:
 
-prompt                                                         prompt
+prompt                                                         prompt, sensitive prompt, adv_prompt
 seed of the initial noise                                      evaluation_seed, sd_seed, latent_seed, seed
 guidance scale                                                 evaluation_guidance, sd_guidance_scale, guidance_scale
 size in pixels                                                 sd_image_width, image_width, width; so for the height
@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from unerase._yaml_file import load_yaml
 from unerase.v1.types_pb2 import FixedPrompt, PromptSource
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -33,7 +32,8 @@ MOST_PROMPTS = 100_000
 MAX_SEED = 2**64 - 1
 
 _COLUMNS: Mapping[str, Sequence[str]] = {
-    "prompt": ("prompt",),
+    # As in the lists of Ring-A-Bell and MMA-Diffusion, which name theirs so.
+    "prompt": ("prompt", "sensitive prompt", "adv_prompt"),
     "latent_seed": ("evaluation_seed", "sd_seed", "latent_seed", "seed"),
     "guidance_scale": ("evaluation_guidance", "sd_guidance_scale", "guidance_scale", "guidance"),
     "width": ("sd_image_width", "image_width", "width"),
@@ -69,7 +69,8 @@ def read_prompts(path: str | Path) -> PromptList:
     form = _SUFFIXES.get(path.suffix.lower())
     if form is None:
         raise ValueError(f"{path}: must be a .csv, .tsv, .yaml or .yml file")
-    content = path.read_bytes()
+    with path.open("rb") as opened:
+        content = opened.read(MAX_BYTES + 1)
     text = _decoded(path, content)
     rows, columns = _table(path, text) if form == "csv" else _mappings(path, text)
     prompts = [_prompt(f"{path}: {place}", fields) for place, fields in rows]
@@ -82,7 +83,7 @@ def read_prompts(path: str | Path) -> PromptList:
 
 def _decoded(path: Path, content: bytes) -> str:
     if len(content) > MAX_BYTES:
-        raise ValueError(f"{path}: must be at most {MAX_BYTES} bytes, not {len(content)}")
+        raise ValueError(f"{path}: must be at most {MAX_BYTES} bytes")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -117,7 +118,8 @@ def _table(path: Path, text: str) -> tuple[list[Row], dict[str, str]]:
             problem = f"has {len(cells)} cells where the first line names {len(header)} columns"
             raise ValueError(f"{path}: line {line}: {problem}; a prompt with a {separator!r} needs quotes")
         fields = {field: cells[place] for field, place in places.items() if place >= 0}
-        rows.append((f"line {line}", {field: cell for field, cell in fields.items() if field == "prompt" or cell}))
+        given = {field: cell for field, cell in fields.items() if field == "prompt" or cell.strip()}
+        rows.append((f"line {line}", given))
         if len(rows) > MOST_PROMPTS:
             raise ValueError(f"{path}: line {line}: holds more than {MOST_PROMPTS} prompts")
     columns = {field: header[place].strip() for field, place in places.items() if place >= 0}
@@ -128,7 +130,7 @@ def _header(path: Path, text: str) -> tuple[str, list[str]]:
     """Return the separator and the names of the columns."""
     for separator in _SEPARATORS:
         _, header = next(_lines(path, text, separator, first=1), (1, []))
-        if any(name.strip().casefold() == "prompt" for name in header):
+        if any(name.strip().casefold() in _COLUMNS["prompt"] for name in header):
             return separator, header
     raise ValueError(f'{path}: line 1: must name the columns, one of them "prompt"')
 
@@ -148,16 +150,12 @@ def _lines(path: Path, text: str, separator: str, first: int = 2) -> Iterator[tu
 
 
 def _mappings(path: Path, text: str) -> tuple[list[Row], dict[str, str]]:
-    try:
-        root: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ValueError(f"{path}: {where}not valid YAML") from None
+    content, root = load_yaml(path, text)
     if isinstance(content, dict):
         if unknown := [key for key in content if key != "prompts"]:
             raise ValueError(f"{path}: there is no key {unknown[0]!r}; the prompts stand under the key 'prompts'")
+        if len(root.value) > 1:
+            raise ValueError(f"{path}: line {root.value[1][0].start_mark.line + 1}: the key 'prompts' occurs twice")
         content, root = content.get("prompts"), root.value[0][1] if root.value else root
     if not isinstance(content, list):
         raise ValueError(f"{path}: must be a list of prompts")

@@ -16,8 +16,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from unerase._yaml_file import load_yaml
 from unerase.v1.types_pb2 import PromptKind, PromptPack, PromptSource
 
 MAX_BYTES = 256 * 1024
@@ -38,13 +37,10 @@ def read_pack(path: str | Path) -> PromptPack:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{path}: must be at most {MAX_BYTES} bytes, not {len(content)}")
     try:
-        described = yaml.safe_load(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: line {content.count(10, 0, error.start) + 1}: is not UTF-8") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ValueError(f"{path}: {where}not valid YAML") from None
+    described, _ = load_yaml(path, text)
     if not isinstance(described, dict) or not isinstance(described.get("kinds"), dict) or not described["kinds"]:
         raise ValueError(f"{path}: must be a mapping whose key 'kinds' maps each kind to a list of prompts")
     if unknown := [key for key in described if key not in ("concept", "kinds")]:
