@@ -30,6 +30,8 @@ def load(folder: Path, models: dict[str, Any]) -> Catalogue:
         ([{"kind": "negative-prompt", "text": "x", "weight": 2}], "[0].weight of negative-prompt: Extra inputs"),
         ([{"kind": "prompt-filter"}], "[0] of prompt-filter: must name words or expressions"),
         ([{"kind": "prompt-filter", "expressions": ["("]}], "is no regular expression"),
+        ([{"kind": "prompt-filter", "expressions": ["x*"]}], "matches the empty text, and so every prompt"),
+        ([{"kind": "judge-checker", "judge": "j", "labels": ["x"], "threshold": 0.0}], "threshold of judge-checker"),
         ([{"kind": "safe-latent-diffusion", "text": "x", "momentum_beta": 1.0}], "momentum_beta"),
         ([{"kind": "safree", "concepts": []}], "[0].concepts of safree"),
         ([{"kind": "judge-checker", "judge": "j", "labels": ["x"], "threshold": 2.0}], "threshold of judge-checker"),

@@ -9,8 +9,10 @@ from diffusion.guards.conftest import GuardsOf, Run
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, TokenIds, Trajectory
 from unerase_backend.diffusion import conditioning
 from unerase_backend.diffusion.guarding import UNGUARDED
+from unerase_backend.diffusion.guards import prompt_filter
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.tensors import to_message
+from unerase_backend.runtime.errors import PreconditionError
 
 TrajectoryOf = Callable[..., Trajectory]
 REFUSING = {"kind": "prompt-filter", "words": ["hourglass", "sand clock"]}
@@ -84,3 +86,24 @@ def test_an_embedding_has_no_words(
     (passed,) = run([trajectory_of(conditioning=given)], guards_of(REFUSING))
     (plain,) = run([trajectory_of("a picture of a hourglass")], UNGUARDED)
     assert torch.equal(passed.latents, plain.latents)
+
+
+@pytest.mark.parametrize("expression", ["(?i)HourGlass", "(?x) hour \\ ? glass  # as two words too"])
+def test_an_expression_with_flags_of_its_own(
+    run: Run, guards_of: GuardsOf, trajectory_of: TrajectoryOf, expression: str
+) -> None:
+    guards = guards_of({"kind": "prompt-filter", "expressions": [expression]})
+    hidden, shown = run([trajectory_of("a hourglass", steps=1), trajectory_of("a heart", steps=1)], guards)
+    assert (hidden.withheld, shown.withheld) == (True, False)
+
+
+@pytest.mark.parametrize("replacement", [None, "heart"])
+def test_an_expression_that_would_never_end_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, guards_of: GuardsOf, replacement: str | None
+) -> None:
+    monkeypatch.setattr(prompt_filter, "_MOST_SECONDS", 0.05)
+    given = {"kind": "prompt-filter", "expressions": ["(a|aa)+c"]}
+    (guard,) = guards_of(given | ({"replacement": replacement} if replacement else {})).guards
+    assert guard.read("a heart") == "a heart"
+    with pytest.raises(PreconditionError, match=r"takes more than .* write it with fewer repetitions"):
+        guard.read("a" * 200)

@@ -19,12 +19,13 @@ _Labels = Annotated[
 
 
 class JudgeCheckerParameters(GuardParameters):
-    """`judge` with its `labels` and, for CLIP judges, the `alternatives`; `threshold` of its score, 0 to 1."""
+    """`judge` with its `labels` and, for CLIP judges, the `alternatives`; `threshold` of its score, up to 1."""
 
     judge: Annotated[str, Field(min_length=1, max_length=100)]
     labels: Annotated[_Labels, Field(min_length=1)]
     alternatives: _Labels = ()
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    # At 0 it would withhold every picture.
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 @guard("judge-checker")

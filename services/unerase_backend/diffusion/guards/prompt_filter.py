@@ -4,25 +4,34 @@ A word matches as a whole word, whatever the case, and so does a word of several
 beside it, as in "hourglasses", does not match: that is what such filters miss. The expressions are Python's, searched
 in the prompt whatever the case. Rewriting puts `replacement` in place of every match.
 
+An expression can take longer than the age of the world, as "(a|aa)+c" of a hundred a. What takes more than a few
+seconds of one prompt is an error that names it: the room would answer nobody else meanwhile.
+
 The filter reads what the encoder would read: of token ids the decoded text; of a prompt with a learned word the words
 around it. A learned word has no text, and an embedding has none either, so the filter cannot see them.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
+# Like Python's re, with a limit on time.
+import regex as re
 from pydantic import AfterValidator, Field, model_validator
 
 from unerase_backend.catalogue.guard_kinds import GuardParameters
 from unerase_backend.diffusion.guarding import Guard, WithheldError, guard
+from unerase_backend.runtime.errors import PreconditionError
+
+_MOST_SECONDS = 5.0
 
 
 def _expression(value: str) -> str:
     try:
-        re.compile(value)
-    except (re.error, RecursionError, OverflowError) as error:
+        nothing = re.compile(value, re.IGNORECASE).fullmatch("", timeout=_MOST_SECONDS)
+    except (re.error, RecursionError, OverflowError, TimeoutError) as error:
         raise ValueError(f"is no regular expression: {error}") from None
+    if nothing:
+        raise ValueError("matches the empty text, and so every prompt")
     return value
 
 
@@ -57,15 +66,31 @@ class PromptFilter(Guard):
         super().__init__(parameters, pipeline, device)
         words = sorted(parameters.words, key=len, reverse=True)
         patterns = [rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)"] if words else []
-        patterns += [f"(?:{expression})" for expression in parameters.expressions]
+        patterns += parameters.expressions
         self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
 
     def read(self, text: str) -> str:
-        """Return the prompt without what may not occur, or refuse it."""
-        replacement = self.parameters.replacement
+        """Return the prompt without what may not occur, or refuse it.
+
+        Raises:
+            PreconditionError: an expression takes too long over it.
+        """
         for pattern in self._patterns:
-            if replacement is not None:
-                text = " ".join(pattern.sub(lambda _: replacement, text).split()) if pattern.search(text) else text
-            elif (found := pattern.search(text)) is not None:
-                raise WithheldError(f"prompt-filter: the prompt holds {found.group()!r}")
+            try:
+                text = self._filtered(pattern, text)
+            except TimeoutError:
+                message = (
+                    f"the prompt filter's {pattern.pattern[:100]!r} takes more than {_MOST_SECONDS:g} s of a prompt: "
+                    "write it with fewer repetitions"
+                )
+                raise PreconditionError(message, reason="GUARD_UNFIT") from None
         return text
+
+    def _filtered(self, pattern: Any, text: str) -> str:
+        found = pattern.search(text, timeout=_MOST_SECONDS)
+        if found is None:
+            return text
+        replacement = self.parameters.replacement
+        if replacement is None:
+            raise WithheldError(f"prompt-filter: the prompt holds {found.group()!r}")
+        return " ".join(pattern.sub(lambda _: replacement, text, timeout=_MOST_SECONDS).split())
