@@ -1,5 +1,6 @@
 """The detector against onnxruntime and slow loops: what goes into a model, how its output is read, what is refused."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,12 @@ def test_options_are_checked(yolo: Path, changes: dict[str, Any], reason: str, m
     assert message in caught.value.message
     assert caught.value.metadata == {"judge": "own/detector"}
     assert str(yolo.parent) not in caught.value.message
+
+
+def test_a_digest_may_be_in_capitals(yolo: Path) -> None:
+    """As Windows writes it."""
+    digest = hashlib.sha256(yolo.read_bytes()).hexdigest()
+    assert load(yolo, classes=CLASSES, sha256=digest.upper()).problems(Question(labels=["cat"])) == []
 
 
 def test_a_kind_without_options_takes_none(folders: dict[str, Path]) -> None:

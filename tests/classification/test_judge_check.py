@@ -202,3 +202,25 @@ def test_it_imports_no_torch() -> None:
         "sys.exit(not {'torch', 'ray', 'diffusers'}.isdisjoint(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("judge", "parameters", "place", "said"),
+    [
+        ("nobody", {}, "guards[0].judge", "there is no judge 'nobody'; there are"),
+        ("testbed/judge", {"labels": ["hour glass"]}, "guards[0].labels", "the judge has no label 'hour glass'"),
+        ("testbed/clip", {}, "guards[0].alternatives", "must be given"),
+        ("testbed/clip", {"labels": [LONG], "alternatives": ["a ring"]}, "guards[0].labels", "more than the"),
+        ("testbed/judge", {"alternatives": ["ring"]}, "guards[0].alternatives", "must be left out"),
+        ("testbed/judge", {}, "", ""),
+    ],
+)
+def test_a_judge_by_which_a_guard_withholds_is_checked(
+    tmp_path: Path, judge: str, parameters: dict[str, Any], place: str, said: str
+) -> None:
+    guard = {"kind": "judge-checker", "judge": judge, "labels": ["hourglass"], **parameters}
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"models": {"own/shop": {"base": "testbed/reference", "guards": [guard]}}}))
+    found = [(each.place, each.description) for each in judge_findings(Catalogue.load([str(file)]))]
+    assert [place for place, _ in found] == ([f"own.yaml: models.own/shop.{place}"] if place else [])
+    assert all(said in description for _, description in found)

@@ -7,6 +7,7 @@ from pathlib import Path
 from unerase_backend.catalogue import Catalogue, JudgeEntry
 from unerase_backend.catalogue.file_findings import Finding
 from unerase_backend.classification import onnx_file
+from unerase_backend.classification.asked import labels_asked
 from unerase_backend.classification.detector_model import DetectorModel
 from unerase_backend.classification.detector_options import DetectorOptions
 from unerase_backend.classification.labels import class_problem
@@ -31,10 +32,10 @@ def detector_findings(catalogue: Catalogue, name: str, entry: JudgeEntry, folder
         keys = ("options", "sha256") if error.reason == "WEIGHTS_CHANGED" else ("hub" if entry.hub else "path",)
         yield Finding(catalogue.place("judges", name, *keys), error.message, error.reason)
         return
-    for concept, known in catalogue.concepts.items():
-        for label in known.labels.get(name, ()):
+    for place, labels in labels_asked(catalogue, name):
+        for label in labels:
             if problem := class_problem(label, model.classes):
-                yield Finding(catalogue.place("concepts", concept, "labels", name), problem, "LABEL_UNKNOWN")
+                yield Finding(place, problem, "LABEL_UNKNOWN")
 
 
 def _unread_files(catalogue: Catalogue, name: str, entry: JudgeEntry, folder: Path) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ of colours, and
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from unerase_backend.classification.options import JudgeOptions
 
@@ -29,6 +29,11 @@ def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _lowered(value: object) -> object:
+    # Windows' Get-FileHash writes capitals.
+    return value.lower() if isinstance(value, str) else value
+
+
 _Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Three = Annotated[tuple[_Finite, _Finite, _Finite], Field(strict=False)]
@@ -41,7 +46,7 @@ class DetectorOptions(JudgeOptions):
 
     file: Annotated[str, AfterValidator(_inside)]
     # Another file under the same name is another judge.
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$"), BeforeValidator(_lowered)]
     # A concept is detected if the highest confidence of its classes is at least this.
     threshold: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
     # In the order of the model's output; empty: the names that the file itself carries, as those of Ultralytics do.

@@ -17,6 +17,7 @@ from unerase_backend.catalogue import Catalogue, JudgeEntry, hub
 from unerase_backend.catalogue.digests import judge_paths
 from unerase_backend.catalogue.file_findings import Finding
 from unerase_backend.catalogue.judge_files import DETECTOR
+from unerase_backend.classification.asked import guard_findings, labels_asked
 from unerase_backend.classification.detector_check import detector_findings
 from unerase_backend.classification.labels import label_problem, label_table
 from unerase_backend.classification.weights import checked_weights
@@ -28,8 +29,8 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def judge_findings(catalogue: Catalogue) -> list[Finding]:
-    """Return what is wrong with the judges of a catalogue, and with the labels that concepts have for them."""
-    found: list[Finding] = []
+    """Return what is wrong with the judges of a catalogue, and with what its concepts and guards ask them."""
+    found = list(guard_findings(catalogue))
     for name, entry in catalogue.judges.items():
         if problem := _kind_problem(entry.kind):
             found.append(Finding(catalogue.place("judges", name, "kind"), problem, "JUDGE_KIND_UNKNOWN"))
@@ -95,10 +96,10 @@ def _classifier_findings(catalogue: Catalogue, name: str, folder: Path) -> Itera
     _check_processor(folder)
     labels = _labels(config)
     table = label_table(labels)
-    for concept, entry in catalogue.concepts.items():
-        for label in entry.labels.get(name, ()):
+    for place, asked in labels_asked(catalogue, name):
+        for label in asked:
             if problem := label_problem(label, labels, table):
-                yield Finding(catalogue.place("concepts", concept, "labels", name), problem, "LABEL_UNKNOWN")
+                yield Finding(place, problem, "LABEL_UNKNOWN")
 
 
 def _clip_findings(catalogue: Catalogue, name: str, folder: Path) -> Iterator[Finding]:
@@ -108,9 +109,7 @@ def _clip_findings(catalogue: Catalogue, name: str, folder: Path) -> Iterator[Fi
     text = config.get("text_config")
     length = text.get("max_position_embeddings", _CLIP_TOKENS) if isinstance(text, dict) else _CLIP_TOKENS
     tokenizer = _tokenizer(folder)
-    for concept, entry in catalogue.concepts.items():
-        place = catalogue.place("concepts", concept, "labels", name)
-        texts = entry.labels.get(name, ())
+    for place, texts in labels_asked(catalogue, name):
         for text in texts:
             tokens = len(tokenizer.encode(text).ids) if tokenizer is not None else 0
             if tokens > length:
@@ -119,11 +118,13 @@ def _clip_findings(catalogue: Catalogue, name: str, folder: Path) -> Iterator[Fi
                 yield Finding(place, description, "LABEL_TOO_LONG")
         if len(set(texts)) < len(texts):
             yield Finding(place, "a text occurs twice", "LABEL_TWICE")
-        if texts and not _alternatives(catalogue, concept, name):
+    for concept, entry in catalogue.concepts.items():
+        if entry.labels.get(name) and not _alternatives(catalogue, concept, name):
             description = (
                 "the judge needs texts of what else a picture may show: add other concepts of this kind with labels "
                 "for it, or it cannot be asked about this one"
             )
+            place = catalogue.place("concepts", concept, "labels", name)
             yield Finding(place, description, "LABELS_ALONE", problem=False)
 
 

@@ -122,7 +122,7 @@ def named_classes(custom_metadata: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     try:
         names = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return ()
     if isinstance(names, dict) and list(names) == list(range(len(names))):
         return tuple(map(str, names.values()))
