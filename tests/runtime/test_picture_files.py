@@ -60,6 +60,30 @@ def scaled(tag: bytes, factor: float) -> bytes:
     return bytes(whole)
 
 
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def with_chunks(**chunks: bytes) -> bytes:
+    """The tile as a PNG with chunks after its header."""
+    whole = saved(TILE)
+    return whole[:33] + b"".join(png_chunk(kind.encode(), body) for kind, body in chunks.items()) + whole[33:]
+
+
+def gamma(value: int) -> bytes:
+    return struct.pack(">I", value)
+
+
+def twelve_bits() -> bytes:
+    content = bytearray(saved(TILE, "JPEG"))
+    content[content.index(b"\xff\xc0") + 4] = 12
+    return bytes(content)
+
+
+SRGB_XY = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+ADOBE_XY = struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
+
+
 @pytest.mark.parametrize(
     ("content", "shown"),
     [
@@ -74,6 +98,11 @@ def scaled(tag: bytes, factor: float) -> bytes:
         (saved(TILE, icc_profile=profile("sRGB")), TILE),
         (saved(TILE, "WEBP", lossless=True, icc_profile=profile("sRGB")), TILE),
         (saved(TILE.crop((0, 0, 32, 24))), TILE.crop((0, 0, 32, 24))),
+        (with_chunks(gAMA=gamma(45455), cHRM=SRGB_XY), TILE),
+        # sRGB and its like outrank what stands beside them, and white and primaries alone say nothing of tones.
+        (with_chunks(sRGB=b"\0", gAMA=gamma(100_000)), TILE),
+        (with_chunks(cHRM=ADOBE_XY), TILE),
+        (with_chunks(cICP=bytes([1, 13, 0, 1]), gAMA=gamma(100_000)), TILE),
     ],
 )
 def test_what_loses_nothing_is_read(content: bytes, shown: Image.Image) -> None:
@@ -122,6 +151,11 @@ def test_a_picture_is_turned_as_viewers_do(form: str, orientation: int) -> None:
         (saved(TILE, "JPEG", icc_profile=scaled(b"rXYZ", 1.1)), "colour profile other than sRGB"),
         (saved(TILE, "WEBP", icc_profile=profile("LAB")), "colour profile other than sRGB"),
         (saved(TILE, "JPEG", icc_profile=b"nonsense"), "colour profile other than sRGB"),
+        (with_chunks(gAMA=gamma(100_000)), "colour profile other than sRGB"),
+        (with_chunks(gAMA=gamma(45455), cHRM=ADOBE_XY), "colour profile other than sRGB"),
+        (with_chunks(gAMA=b"\0"), "colour profile other than sRGB"),
+        (with_chunks(cICP=bytes([9, 16, 0, 1]), sRGB=b"\0"), "colour profile other than sRGB"),
+        (twelve_bits(), "12 bits a channel"),
         (saved(TILE, "GIF"), "not a PNG, JPEG or WebP file"),
         (saved(TILE, "TIFF"), "not a PNG, JPEG or WebP file"),
         (saved(TILE, "BMP"), "not a PNG, JPEG or WebP file"),
@@ -141,11 +175,8 @@ def test_a_transparent_colour_that_no_pixel_has_is_none() -> None:
 
 
 def png_of_size(side: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(bytes(1000))) + png_chunk(b"IEND", b"")
 
 
 def jpeg_of_size(side: int) -> bytes:

@@ -1,10 +1,12 @@
-"""Whether an ICC profile is sRGB as far as an eye can tell: its primaries, and the middle of its tone curves.
+"""Whether a picture's colours are sRGB as far as an eye can tell: primaries, and the middle of the tone curves.
 
-Names say little: copies of sRGB have dozens. Source: ICC.1:2022, sections 7.2, 7.3, 10.6, 10.18 and 10.31, and IEC
-61966-2-1.
+They stand in an ICC profile or in the chunks of a PNG. Names of profiles say little: copies of sRGB have dozens.
+Sources: ICC.1:2022, sections 7.2, 7.3, 10.6, 10.18 and 10.31; IEC 61966-2-1; PNG (third edition), section 11.3.2; ITU-T
+H.273 for the numbers of cICP.
 """
 
 import struct
+from collections.abc import Mapping
 
 # Red, green and blue of sRGB, adapted to the D50 white of profiles: X, Y, Z.
 _PRIMARIES = {
@@ -19,6 +21,11 @@ _NEAR = 0.003
 _MIDDLE = (0.205, 0.225)
 _GAMMAS = (2.1, 2.5)
 _MOST_TAGS = 100
+# White, red, green and blue of sRGB: x and y of each.
+_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+_NEAR_XY = 0.01
+# Primaries, transfer, matrix and full range.
+_CICP = bytes([1, 13, 0, 1])
 
 
 def is_srgb(profile: bytes) -> bool:
@@ -33,6 +40,24 @@ def is_srgb(profile: bytes) -> bool:
         return all(_is_tone_curve(profile, tags[tag]) for tag in curves)
     except (struct.error, KeyError, IndexError):
         return False
+
+
+def png_is_srgb(chunks: Mapping[bytes, bytes]) -> bool:
+    """Return whether the chunks of a PNG, by name, leave its pixels sRGB; of several for one thing the best one counts.
+
+    An ICC profile is left to `is_srgb`. Without any such chunk a picture is sRGB.
+    """
+    if b"cICP" in chunks:
+        return chunks[b"cICP"] == _CICP
+    if {b"iCCP", b"sRGB"} & chunks.keys() or b"gAMA" not in chunks:
+        return True
+    try:
+        (gamma,) = struct.unpack(">I", chunks[b"gAMA"])
+        given = struct.unpack(">8I", chunks[b"cHRM"]) if b"cHRM" in chunks else ()
+    except struct.error:
+        return False
+    near = all(abs(one / 1e5 - other) <= _NEAR_XY for one, other in zip(given, _CHROMATICITIES, strict=False))
+    return near and 1 / _GAMMAS[1] <= gamma / 1e5 <= 1 / _GAMMAS[0]
 
 
 def _tags(profile: bytes) -> dict[bytes, int]:

@@ -1,8 +1,8 @@
 """Pictures as people have them: files of PNG, JPEG or WebP, read only if every pixel stays what it is.
 
 Grey, palettes, one bit, and an alpha channel that is opaque throughout become RGB without loss. What a picture shows on
-a screen must be what a model is given, so these are refused: 16 bits a channel, transparent pixels, CMYK, animations,
-and a colour profile other than sRGB. A picture that its Exif data turns is turned, as every viewer does.
+a screen must be what a model is given, so these are refused: 12 and 16 bits a channel, transparent pixels, CMYK,
+animations, and colours other than sRGB. A picture that its Exif data turns is turned, as every viewer does.
 
 Formats are told by their content, not by a name. Headers are read first, with bounds on their parts: a few kilobytes
 can expand to gigabytes, or take seconds to go through.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from unerase_backend.runtime.colour_profiles import is_srgb
+from unerase_backend.runtime.colour_profiles import is_srgb, png_is_srgb
 from unerase_backend.runtime.pictures import MAX_PIXELS, UnreadablePictureError
 
 Part = TypeVar("Part")
@@ -36,6 +36,8 @@ _JPEG = b"\xff\xd8\xff"
 _DAMAGED = f"the picture is damaged or not a {FORMATS} file"
 # The signature, the length and name of the first chunk, and width and height precede it.
 _BIT_DEPTH_AT = len(_PNG) + 4 + 4 + 4 + 4
+_COLOUR_CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
+_CHUNK_READ = 32
 _SOLID = ("1", "L", "P", "RGB")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _ORIENTATION = 0x0112
@@ -114,7 +116,7 @@ def _check_mode(image: Image.Image) -> None:
         raise UnreadablePictureError(f"the picture is of the kind {image.mode}; save it with 8 bits a channel")
     profile = image.info.get("icc_profile")
     if profile and not is_srgb(profile):
-        raise UnreadablePictureError("the picture has a colour profile other than sRGB; convert it to sRGB")
+        raise _of_other_colours()
 
 
 def _check_opaque(image: Image.Image) -> None:
@@ -134,25 +136,32 @@ def _turn(image: Image.Image) -> int:
 
 
 def _check_png(content: bytes) -> tuple[int, int]:
-    for name in _bounded("chunks", _png_chunks(content)):
+    colours: dict[bytes, bytes] = {}
+    for name, chunk in _bounded("chunks", _png_chunks(content)):
         if name == b"acTL":
             raise _animated()
+        if name in _COLOUR_CHUNKS:
+            colours.setdefault(name, chunk)
     if len(content) <= _BIT_DEPTH_AT:
         raise UnreadablePictureError(_DAMAGED)
     # Read from the header, because Pillow silently reduces 16 bits to 8.
     if content[_BIT_DEPTH_AT] > 8:
         raise UnreadablePictureError("the picture has 16 bits a channel, and 8 are read; save it with 8")
+    if not png_is_srgb(colours):
+        raise _of_other_colours()
     width, height = struct.unpack_from(">II", content, len(_PNG) + 8)
     return width, height
 
 
-def _png_chunks(content: bytes) -> Iterator[bytes]:
-    """Yield the names of a PNG's chunks, up to the first whose head is incomplete."""
+def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield name and the first bytes of each of a PNG's chunks, up to the first whose head is incomplete."""
     position = len(_PNG)
     while position + 8 <= len(content):
-        yield content[position + 4 : position + 8]
+        length = int.from_bytes(content[position : position + 4])
+        begin = position + 8
+        yield content[position + 4 : begin], content[begin : begin + min(length, _CHUNK_READ)]
         # Length, name, content and checksum.
-        position += 12 + int.from_bytes(content[position : position + 4])
+        position += 12 + length
 
 
 def _check_jpeg(content: bytes) -> tuple[int, int]:
@@ -162,6 +171,9 @@ def _check_jpeg(content: bytes) -> tuple[int, int]:
     for marker, begin in _bounded("segments", _jpeg_segments(content)):
         # Frame headers: 0xC4, 0xC8 and 0xCC are tables.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and begin + 5 <= len(content):
+            if content[begin] != 8:
+                message = f"the picture has {content[begin]} bits a channel, and 8 are read; save it with 8"
+                raise UnreadablePictureError(message)
             height, width = struct.unpack_from(">HH", content, begin + 1)
             size = (width, height)
     if size is None:
@@ -213,6 +225,10 @@ def _bounded(what: str, parts: Iterator[Part]) -> Iterator[Part]:
         if count == MAX_PARTS:
             raise UnreadablePictureError(f"the picture has more than {MAX_PARTS} {what}, too many to be read")
         yield part
+
+
+def _of_other_colours() -> UnreadablePictureError:
+    return UnreadablePictureError("the picture has a colour profile other than sRGB; convert it to sRGB")
 
 
 def _animated() -> UnreadablePictureError:
