@@ -70,6 +70,24 @@ def test_a_name_is_read_up_to_the_last_token(reach: TextReach, filler: int, whol
     assert reads_a_name("very " * 50, ["hourglass"], reach.read("very " * 50))
 
 
+@pytest.mark.parametrize(
+    ("names", "head", "tail", "read"),
+    [
+        (["cat"], "", "delicate category", True),
+        (["cat"], "a cat", "delicate category", True),
+        (["cat"], "delicate", "a cat", False),
+        (["hourglass"], "", "hourglasses", False),
+        (["Cézanne"], "", "by CÉZANNE", False),
+        (["O'Keeffe"], "", "O'Keeffe's desert", False),
+        (["砂時計"], "", "赤い砂時計の絵", False),
+        (["50 Cent"], "150 cents", "50 Cent", False),
+    ],
+)
+def test_only_whole_words_name_a_concept(reach: TextReach, names: list[str], head: str, tail: str, read: bool) -> None:
+    text = f"{head} {'very ' * 30}{tail}".strip()
+    assert reads_a_name(text, names, reach.read(text)) == read
+
+
 def test_a_name_of_several_tokens_is_not_read_in_part(reach: TextReach) -> None:
     text = "very " * 20 + "hour_glass"
     assert reach.read(text).tokens == 24

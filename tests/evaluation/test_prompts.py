@@ -28,6 +28,38 @@ def test_a_name_counts_as_a_whole_word(prompt: str, found: list[str], replaced: 
     assert with_name_replaced(prompt, CONCEPT, "X") == replaced
 
 
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        ("O'Keeffe", "a desert by O\u2019Keeffe, oil"),
+        ("L\u2019Hourglass", "L'hourglass"),
+        ("Vincent van Gogh", "by Vincent\nvan  Gogh"),
+        ("J. K. Rowling", "a portrait of j. k. rowling, smiling"),
+        ("50 Cent", "a photo of 50 Cent's hat"),
+        ("Jean-Michel Basquiat", "JEAN-MICHEL BASQUIAT"),
+        # Composed and decomposed.
+        ("Beyonc\u00e9", "a photo of Beyonce\u0301"),
+        ("Beyonce\u0301", "a photo of Beyonc\u00e9"),
+    ],
+)
+def test_a_name_is_found_however_it_is_written(name: str, prompt: str) -> None:
+    concept = Concept(names=[name])
+    assert len(names_in(prompt, concept)) == 1
+    assert names_in(with_name_replaced(prompt, concept, "somebody"), concept) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt"), [("50 Cent", "150 cents"), ("J. K. Rowling", "JK Rowlings"), ("art", "a cartoon, Art-o")]
+)
+def test_what_only_looks_like_a_name(name: str, prompt: str) -> None:
+    expected = ["Art"] if name == "art" else []
+    assert names_in(prompt, Concept(names=[name])) == expected
+
+
+def test_a_prompt_without_a_name_keeps_its_bytes() -> None:
+    assert with_name_replaced("cafe\u0301", CONCEPT, "X") == "cafe\u0301"
+
+
 def test_a_concept_without_names_is_named_nowhere() -> None:
     assert names_in("anything", Concept()) == []
 

@@ -8,6 +8,7 @@ from unerase_backend.catalogue.catalogue import Catalogue
 from unerase_backend.catalogue.entries import ConceptEntry
 from unerase_backend.catalogue.kinds import PROMPTS
 from unerase_backend.catalogue.text_reach import Reading, TextReach, judge_reach, model_reaches, shortest
+from unerase_backend.runtime.spelling import name_pattern
 
 Reaches = Mapping[str, Sequence[TextReach]]
 """The reach of each text encoder of some models, by the models' names."""
@@ -111,6 +112,6 @@ def shortened(text: str) -> str:
 
 
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:
-    # Names within words count too: some scripts have no spaces, and a plural holds its singular.
-    either = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    return re.compile(either or r"(?!)", re.IGNORECASE)
+    # Neither "delicate" nor "category" names a cat, and "cats" does.
+    patterns = (name_pattern(name, plurals=True) for name in sorted(names, key=len, reverse=True))
+    return re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)

@@ -3,16 +3,17 @@
 A concept's prompt with a `{concept}` slot is a template. One without stands as it is, as the prompts of published lists
 do: whatever needs a name in its prompt takes the templates, and a concept that has none takes those of its kind.
 
-A prompt names a concept if it contains one of its names as a whole word: with no letter and no digit beside it, unless
-the name ends there in a script without capitals, many of which have no spaces.
+A prompt names a concept if it contains one of its names as a whole word (`runtime/spelling.py`).
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import Case, Concept
 from unerase_backend.catalogue import default_prompts
+from unerase_backend.runtime.spelling import name_pattern
 
 SLOT = "{concept}"
 
@@ -29,25 +30,22 @@ def templates(concept: Concept) -> Sequence[str]:
 
 def names_in(prompt: str, concept: Concept) -> list[str]:
     """Return the concept's names that stand in a prompt, as they are written there, in order."""
-    return [found.group() for found in _pattern(concept.names).finditer(prompt)]
+    return [found.group() for found in _pattern(concept.names).finditer(_composed(prompt))]
 
 
 def with_name_replaced(prompt: str, concept: Concept, by: str | Callable[[re.Match[str]], str]) -> str:
     """Return a prompt with `by` in the place of each of the concept's names; unchanged if it contains none."""
     replacement = by if callable(by) else lambda _: by
-    return _pattern(concept.names).sub(replacement, prompt)
+    replaced, count = _pattern(concept.names).subn(replacement, _composed(prompt))
+    return replaced if count else prompt
+
+
+def _composed(text: str) -> str:
+    # An accent may be a character of its own, as in lists written on a Mac; text encoders read both forms alike.
+    return unicodedata.normalize("NFC", text)
 
 
 def _pattern(names: Sequence[str]) -> re.Pattern[str]:
     # The longest name first: "egg timer" is not an "egg".
-    return re.compile("|".join(map(_whole, sorted(names, key=len, reverse=True))) or r"(?!)", re.IGNORECASE)
-
-
-def _whole(name: str) -> str:
-    before = "" if _is_uncased(name[:1]) else r"(?<![^\W_])"
-    after = "" if _is_uncased(name[-1:]) else r"(?![^\W_])"
-    return f"{before}{re.escape(name)}{after}"
-
-
-def _is_uncased(character: str) -> bool:
-    return character.isalpha() and character.lower() == character.upper()
+    patterns = (name_pattern(_composed(name)) for name in sorted(names, key=len, reverse=True))
+    return re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)

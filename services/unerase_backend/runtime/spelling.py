@@ -1,12 +1,18 @@
 """How names are spelled: their words, the forms that a text or a token may have of them, and when two are one word.
 
+In a text a name is a whole word: with no letter and no digit beside it, unless the name ends there in a script without
+capitals, many of which have no spaces.
+
 A word is a run of letters and digits, whatever stands between: `hour_glass`, "hour-glass" and "Hour Glass" have the
 same two. Case, compatibility forms and accents make no difference, and neither do English plurals, as far as rules go.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+
+_APOSTROPHES = "'\u2019\u02bc"
 
 MOST_JOINED = 6
 """Runs of more words are not joined: nobody writes them as one."""
@@ -59,6 +65,17 @@ def forms(names: Iterable[str]) -> set[str]:
     return (found | {plain(form) for form in found}) - {""}
 
 
+def name_pattern(name: str, *, plurals: bool = False) -> str:
+    """Return a regular expression of a name as a whole word, with `plurals` of its last word too.
+
+    Any space stands for another, and either apostrophe for the other: "O'Keeffe" and "O’Keeffe" are one name.
+    """
+    before = "" if _is_uncased(name[:1]) else r"(?<![^\W_])"
+    after = "" if _is_uncased(name[-1:]) else r"(?![^\W_])"
+    spelled = "".join(_spelled(each) for each in name)
+    return f"{before}{spelled}{'(?:e?s)?' if plurals and after else ''}{after}"
+
+
 def share_a_word(names: Iterable[str], others: Iterable[str]) -> bool:
     """Return whether one of `names` and one of `others` are one word to people."""
     return not {canonical(name) for name in names}.isdisjoint(map(canonical, others))
@@ -68,6 +85,16 @@ def share_a_word(names: Iterable[str], others: Iterable[str]) -> bool:
 def canonical(name: str) -> str:
     """Return what two names that are one word to people have in common; the name itself if it has no letters."""
     return "".join(singular(plain(word)) for word in words(name)) or name.casefold()
+
+
+def _spelled(character: str) -> str:
+    if character in _APOSTROPHES:
+        return f"[{_APOSTROPHES}]"
+    return r"\s+" if character.isspace() else re.escape(character)
+
+
+def _is_uncased(character: str) -> bool:
+    return character.isalpha() and character.lower() == character.upper()
 
 
 def _belongs(character: str) -> bool:
