@@ -50,7 +50,11 @@ def problems_of_pack(pack: PromptPack, field: str) -> Iterator[FieldViolation]:
             yield FieldViolation(f"{where}.prompts", "must hold at least one prompt")
         elif len(set(kind.prompts)) < len(kind.prompts):
             yield FieldViolation(f"{where}.prompts", "hold a prompt twice")
-        for place, prompt in enumerate(kind.prompts[:_MOST_NAMED]):
-            if not prompt.strip() or "{concept}" in prompt or len(prompt.encode()) > MAX_PROMPT_BYTES:
-                description = f"must be a prompt of at most {MAX_PROMPT_BYTES} bytes without {{concept}}"
-                yield FieldViolation(f"{where}.prompts[{place}]", description)
+        bad = [place for place, prompt in enumerate(kind.prompts) if not _stands_as_it_is(prompt)]
+        for place in bad[:_MOST_NAMED]:
+            description = f"must be a prompt of at most {MAX_PROMPT_BYTES} bytes without {{concept}}"
+            yield FieldViolation(f"{where}.prompts[{place}]", description)
+
+
+def _stands_as_it_is(prompt: str) -> bool:
+    return bool(prompt.strip()) and "{concept}" not in prompt and len(prompt.encode()) <= MAX_PROMPT_BYTES

@@ -100,6 +100,7 @@ def test_a_pack_that_is_cut_is_noted(local: LocalBackend, everything: Descriptio
         ({"kinds": [{"name": "a", "prompts": ["b", "b"]}]}, "spec.pack.kinds[0].prompts"),
         ({"kinds": [{"name": "a", "prompts": ["b", " "]}]}, "spec.pack.kinds[0].prompts[1]"),
         ({"kinds": [{"name": "a", "prompts": ["a {concept}"]}]}, "spec.pack.kinds[0].prompts[0]"),
+        ({"kinds": [{"name": "a", "prompts": [*map(str, range(30)), "{concept}"]}]}, "spec.pack.kinds[0].prompts[30]"),
         ({**GIVEN, "source": {"digest": "x"}}, "spec.pack.source.digest"),
         ({"kinds": [{"name": "a", "prompts": [str(n) * 2000 for n in range(200)]}]}, "spec.pack"),
     ],
