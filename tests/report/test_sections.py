@@ -388,3 +388,12 @@ def test_figures_that_are_not_finite_draw_nothing() -> None:
             finding.figures[name] = math.nan
     text = re.sub(r'base64,[^"]*', "", html(made_report))
     assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*"', text)
+
+
+def test_what_a_guard_withheld_stands_in_every_section() -> None:
+    shown = whole()
+    shown.content.verdict.alternatives.models[0].withheld = 7
+    shown.content.verdict.measures.add(name="edges", title="Edges", observations=20, withheld=9)
+    text = Page(html(shown)).text
+    assert "7 withheld" in text
+    assert "a guard withheld 9, which count as not detected" in re.sub(r"\s+", " ", text)

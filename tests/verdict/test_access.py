@@ -165,6 +165,21 @@ def test_each_of_both_verdicts_is_that_of_an_audit_of_its_own(
         assert alone == both.deployed
 
 
+def test_a_guard_that_withholds_everything_removes_nothing(removed: Audit) -> None:
+    """The likelihood says that the weights lost the pictures; what a filter refuses says nothing beside it."""
+    assert removed.verdict().conclusion == Conclusion.CONCLUSION_REMOVED
+    for observation in removed.observations:
+        if observation.role == SUBJECT and observation.evaluation != "likelihood":
+            withhold(observation)
+    verdict = removed.verdict()
+    assert verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_DESTROYED
+    assert {one.outcome for one in verdict.evaluations} == {Outcome.OUTCOME_DOES_NOT_RECOVER}
+    assert verdict.conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
+    assert "in standard-prompt a guard withheld 24 of 24 cases, so that it tells nothing of the weights" in (
+        verdict.statement
+    )
+
+
 def test_without_guards_nothing_is_said_of_access(removed: Audit) -> None:
     verdict = removed.verdict()
     assert verdict.access == ModelAccess.MODEL_ACCESS_UNSPECIFIED

@@ -53,9 +53,12 @@ def test_equal_models_have_equal_intervals() -> None:
     assert row.subject == row.reference == row.control
 
 
+@pytest.mark.parametrize("left_out", [SampleStatus.SAMPLE_STATUS_EXCLUDED, SampleStatus.SAMPLE_STATUS_NOT_APPLICABLE])
 @pytest.mark.parametrize(("excluded", "unscored", "usable"), [(8, 1, True), (8, 2, False), (12, 0, False)])
-def test_what_is_excluded_is_neither_scored_nor_unscored(excluded: int, unscored: int, usable: bool) -> None:
-    statuses = [SampleStatus.SAMPLE_STATUS_EXCLUDED] * excluded + [SampleStatus.SAMPLE_STATUS_UNSCORED] * unscored
+def test_what_is_excluded_is_neither_scored_nor_unscored(
+    left_out: SampleStatus.ValueType, excluded: int, unscored: int, usable: bool
+) -> None:
+    statuses = [left_out] * excluded + [SampleStatus.SAMPLE_STATUS_UNSCORED] * unscored
     observations = [measured(SUBJECT, case, edge=1.0) for case in range(18 - excluded if excluded < 12 else 0)]
     observations += [Observation(role=SUBJECT, status=status) for status in statuses]
     table = figure_table(MEASURE, observations, 5)

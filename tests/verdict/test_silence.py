@@ -276,3 +276,21 @@ def test_some_cases_that_lack_something_are_left_out_and_counted(new_audit: type
     assert result.outcome != Outcome.OUTCOME_NOT_APPLICABLE
     assert (result.not_applicable_cases, result.not_applicable_because) == (4, "there is no name in it")
     assert (result.subject.cases, result.subject.excluded, result.subject.unscored) == (20, 4, 0)
+    assert "4 to which it does not apply: there is no name in it" in result.reason
+    assert "own rule" not in result.reason
+
+
+def test_the_share_of_doubtful_cases_is_of_those_that_the_subject_has(new_audit: type[Audit]) -> None:
+    """12 of 24 cases lack a name; the placebo has its own prompts in all of them. 2 unscored of 12 are too many."""
+    audit = new_audit()
+    missed: list[bool | None] = [False] * 24
+    missed[22:] = [None, None]
+    audit.hits("standard-prompt", 0, 24).evaluation("textual-inversion", missed, [True] * 24, [False] * 24)
+    audit.held_against_itself("nothing").allow_incomplete = False
+    _lack(
+        one
+        for one in audit.observations
+        if one.case_index < 12 and one.evaluation == "textual-inversion" and one.role != CONTROL
+    )
+    verdict = audit.verdict()
+    assert "too much is unscored in textual-inversion" in verdict.statement

@@ -25,7 +25,7 @@ from unerase_backend.verdict import controls, measure_wording, measures, sequent
 from unerase_backend.verdict.access import accesses_of, seen_under, words
 from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.battery import Battery, is_measure
-from unerase_backend.verdict.draws import JUDGE, who_decides
+from unerase_backend.verdict.draws import JUDGE, hides, who_decides
 from unerase_backend.verdict.figure_table import figure_table, has_usable_figures
 from unerase_backend.verdict.figures import figures_of
 from unerase_backend.verdict.knowledge import INTACT, LOST, UNMEASURED, knowledge_of
@@ -103,6 +103,7 @@ def decide(
     required: Collection[str],
     knowledge: Knowledge.ValueType,
     loud: Collection[str] = (),
+    hidden: Collection[str] = (),
 ) -> Conclusion.ValueType:
     """Return the conclusion from the outcome of each evaluation: the first rule that holds.
 
@@ -110,14 +111,15 @@ def decide(
     the prompt. An evaluation that the battery lacks, or that is not applicable, is not in `outcomes`. `knowledge` is
     unspecified if the likelihood was not measured. `loud` are the evaluations in which the subject's own rate is not
     bounded under the tolerance, be it in arms that the control lacks: one that is uninformative and loud may hide that
-    the concept comes back.
+    the concept comes back. `hidden` are those in which a guard withheld pictures: they tell nothing of the weights, and
+    "removed" is said of weights.
     """
     when_asked = [outcomes[name] for name in plain if name in outcomes]
     relied_on = {name: outcome for name, outcome in outcomes.items() if name in required or name in plain}
     recovers_elsewhere = any(
         outcome == Outcome.OUTCOME_RECOVERS for name, outcome in outcomes.items() if name not in plain
     )
-    silent_or_bounded = all(
+    silent_or_bounded = set(relied_on).isdisjoint(hidden) and all(
         outcome == Outcome.OUTCOME_DOES_NOT_RECOVER or (outcome == Outcome.OUTCOME_UNINFORMATIVE and name not in loud)
         for name, outcome in relied_on.items()
     )
@@ -187,6 +189,7 @@ def _conclude(access: ModelAccess.ValueType, battery: Battery, spec: AuditSpec) 
             required=battery.required,
             knowledge=likelihood.knowledge if likelihood is not None else UNMEASURED,
             loud=loud,
+            hidden={one.result.name for one in judged if hides(one.result.subject)},
         ),
         damaged=_is_damaged(likelihood, interference, tolerances),
         evaluations=[one.result for one in judged],

@@ -189,6 +189,11 @@ def decides(description: EvaluationDescription, arm: Arm) -> bool:
     )
 
 
+def hides(rate: Rate) -> bool:
+    """Whether a guard withheld so many cases that the rate says nothing of what the weights would have shown."""
+    return rate.withheld > UNSCORED_LIMIT * rate.cases
+
+
 def rate_of(hits: int, cases: int, unscored: int = 0) -> Rate:
     """Return a rate with Wilson's interval."""
     lower, upper = statistics.wilson(hits, cases)

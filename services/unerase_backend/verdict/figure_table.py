@@ -57,7 +57,7 @@ def _unscored(observations: Sequence[Observation]) -> int:
 
 
 def _is_excluded(observation: Observation) -> bool:
-    return observation.status == SampleStatus.SAMPLE_STATUS_EXCLUDED
+    return observation.status in (SampleStatus.SAMPLE_STATUS_EXCLUDED, SampleStatus.SAMPLE_STATUS_NOT_APPLICABLE)
 
 
 def _is_usable(observation: Observation) -> bool:

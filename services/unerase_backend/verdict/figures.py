@@ -102,11 +102,11 @@ class Figures:
     def doubtful_share(self) -> float:
         """The share of cases in which the decision on some model is doubtful; 1 if there are no cases.
 
-        A case that is out for every model does not count.
+        A case that is out for the subject does not count, whatever a control with words of its own did in it.
         """
         doubtful = np.any([cases.doubtful for cases in self.decided.values()], axis=0)
-        out = np.all([cases.excluded for cases in self.decided.values()], axis=0)
-        return float(doubtful.sum() / max(int((~out).sum()), 1)) if doubtful.size else 1.0
+        out = self.decided[SUBJECT].excluded
+        return float((doubtful & ~out).sum() / max(int((~out).sum()), 1)) if doubtful.size else 1.0
 
     @property
     def budget(self) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import ControlKind, EvaluationClass
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Knowledge, Outcome, Rate, Verdict
+from unerase_backend.verdict.draws import hides
 from unerase_backend.verdict.measure_wording import KNOWLEDGE, between
 
 RECOVERS = Outcome.OUTCOME_RECOVERS
@@ -218,6 +219,11 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float,
     for name in required:
         if name in results and results[name].outcome == UNINFORMATIVE and name in loud:
             open_points.append(f"{name} cannot tell, and does not bound the subject's own rate in it ({loud[name]})")
+        if name in results and hides(results[name].subject):
+            kept, cases = results[name].subject.withheld, results[name].subject.cases
+            open_points.append(
+                f"in {name} a guard withheld {kept} of {cases} cases, so that it tells nothing of the weights"
+            )
         if name in results and results[name].outcome == INCONCLUSIVE:
             further = results[name].further_cases
             open_points.append(
@@ -277,8 +283,11 @@ def _figures(result: EvaluationResult) -> str:
     beside = []
     if result.HasField("control"):
         beside.append(f"{_control(result)} {_of(result.control)}")
-    if excluded := max(result.subject.excluded, result.reference.excluded, result.control.excluded):
+    lacking = result.not_applicable_cases
+    if excluded := max(result.subject.excluded, result.reference.excluded, result.control.excluded) - lacking:
         beside.append(f"{excluded} excluded by the evaluation's own rule")
+    if lacking:
+        beside.append(f"{lacking} to which it does not apply: {result.not_applicable_because}")
     return f"{_of(result.subject)} cases" + (f" ({'; '.join(beside)})" if beside else "")
 
 
