@@ -251,7 +251,7 @@ async def test_giving_up_ends_it_and_frees_the_backends(name: str, tmp_path: Pat
             with pytest.raises(asyncio.CancelledError):
                 await run
         assert not begun.calls
-        assert not backend.generation._shared._shared
+        assert not backend.generation._work.shared._shared
         # The rows are free: behind 900 steps this would take minutes.
         async with asyncio.timeout(60):
             assert await backend.observe(small_unit(backend, "standard-prompt", steps=1))
