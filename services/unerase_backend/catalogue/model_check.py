@@ -1,8 +1,8 @@
 """Checks a model of the catalogue without loading it, by its configurations and the headers of its files.
 
-Nothing here imports PyTorch. `diffusion/model_check.py` goes on where a check needs the modules themselves: the names
-and shapes of their tensors, and the schedule. Loading takes the files and tensors that are found here, so that a check
-and a load cannot disagree.
+Nothing here imports PyTorch: what replaces tensors is compared with the base's files. `diffusion/model_check.py` goes
+on where a check needs the modules themselves: the names and shapes of all their tensors, and the schedule. Loading
+takes the files and tensors that are found here, so that a check and a load cannot disagree.
 """
 
 from collections.abc import Mapping, Set
@@ -25,6 +25,7 @@ from unerase_backend.catalogue.model_files import (
     tokenizer_files,
 )
 from unerase_backend.catalogue.schedules import schedule_notes, schedule_problems
+from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import StoredTensor, part_tensors
 from unerase_backend.runtime.errors import UneraseError
 
@@ -80,6 +81,8 @@ def check_model(catalogue: Catalogue, name: str, *, fetch: bool = False) -> Mode
     """
     findings = Findings(name)
     source = examine(catalogue, name, findings, fetch=fetch)
+    if source is not None:
+        _compare_replacing(source, findings)
     return findings.conclude(facts_of(source) if source else None)
 
 
@@ -125,6 +128,15 @@ def _examine_changes(source: ModelSource, findings: Findings) -> None:
             lora.read_keys(entry.file)
         except UneraseError as error:
             findings.problem("lora", error.reason, error.message, found=configs.shown(entry.file.name))
+
+
+def _compare_replacing(source: ModelSource, findings: Findings) -> None:
+    """Compare what replaces tensors of a part with the base's own, which stand for those of its module."""
+    for part, changes in source.changes.items():
+        shapes = {name: tensor.shape for name, tensor in source.tensors.get(part, {}).items()}
+        for path in changes if shapes else ():
+            if isinstance(path, Path) and path in source.replacing:
+                compare_tensors(part, source.replacing[path], shapes, findings, whole=False)
 
 
 def _compare_config(part: str, folder: Path, source: ModelSource, findings: Findings) -> None:

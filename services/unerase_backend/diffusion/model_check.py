@@ -22,8 +22,8 @@ from unerase_backend.catalogue.entries import LoraEntry
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings, ModelCheck
 from unerase_backend.catalogue.model_check import ModelSource
 from unerase_backend.catalogue.schedules import schedule_problems
-from unerase_backend.catalogue.tensor_names import fits
-from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE, StoredTensor
+from unerase_backend.catalogue.tensor_fit import compare_tensors
+from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE
 from unerase_backend.diffusion import adapters
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.errors import UneraseError
@@ -123,12 +123,12 @@ def _prepare_part(part: str, build: Callable[[str, str], Any], prepared: Prepare
     prepared.modules[part] = module
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if part in source.tensors:
-        _compare(part, source.tensors[part], shapes, findings, whole=True)
+        compare_tensors(part, source.tensors[part], shapes, findings, whole=True)
     for change in source.changes.get(part, ()):
         if isinstance(change, LoraEntry):
             _compare_lora(part, change, module, findings)
         elif change in source.replacing:
-            _compare(part, source.replacing[change], shapes, findings, whole=False)
+            compare_tensors(part, source.replacing[change], shapes, findings, whole=False)
 
 
 def _check_size(config: Mapping[str, Any]) -> None:
@@ -138,32 +138,6 @@ def _check_size(config: Mapping[str, Any]) -> None:
             raise ValueError(key)
         if key in _LAYERS and any(isinstance(each, int) and each > _MOST_LAYERS for each in values):
             raise ValueError(key)
-
-
-def _compare(
-    part: str,
-    tensors: Mapping[str, StoredTensor],
-    shapes: Mapping[str, tuple[int, ...]],
-    findings: Findings,
-    *,
-    whole: bool,
-) -> None:
-    """Compare the tensors of files with a module's, by name and shape; only the `whole` weights must have all."""
-    files = ", ".join(dict.fromkeys(shown(tensor.file.name) for tensor in tensors.values()))
-    if unknown := sorted(set(tensors) - set(shapes)):
-        listed = _some([shown(tensors[name].name) for name in unknown])
-        what = f"the {part} has no tensor {listed}"
-        findings.problem(part, "WEIGHTS_UNKNOWN_TENSOR", what, found=files)
-    if missing := sorted(set(shapes) - set(tensors)) if whole else []:
-        what = f"the weights of {part} lack {len(missing)} tensors: {_some(missing)}"
-        findings.problem(part, "WEIGHTS_INCOMPLETE", what, found=files)
-    wrong = [name for name in sorted(set(shapes) & set(tensors)) if not fits(tensors[name].shape, shapes[name])]
-    if wrong:
-        name = wrong[0]
-        more = f", and {len(wrong) - 1} more have another shape" if len(wrong) > 1 else ""
-        what = f"{name!r} of the {part} has the shape {shapes[name]}, not {tensors[name].shape} as in the file{more}"
-        remedy = "the file belongs to another architecture, or to another configuration"
-        findings.problem(part, "WEIGHTS_WRONG_SHAPE", what, remedy=remedy, found=files)
 
 
 def _compare_lora(part: str, entry: LoraEntry, module: Any, findings: Findings) -> None:
@@ -187,10 +161,6 @@ def _without_memory(view: Any) -> torch.Tensor:
     # Integers are refused, whatever their size.
     dtype = torch.float32 if view.get_dtype() in FLOATS else torch.int64
     return torch.empty(view.get_shape(), dtype=dtype, device="meta")
-
-
-def _some(names: list[str]) -> str:
-    return repr(names[0]) if len(names) == 1 else f"{names[0]!r} and {len(names) - 1} more"
 
 
 def _prepare_tokenizer(read: Callable[[Path, tuple[Any, ...]], Any], prepared: Prepared, findings: Findings) -> None:
