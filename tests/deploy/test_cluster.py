@@ -65,6 +65,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     config = yaml.safe_load(CONFIG.read_text()) | {"proxy_location": "Disabled"}
     for application in config["applications"]:
         application["args"]["artifacts"] = str(data / "artifacts")
+        application["args"]["digests"] = str(data / "digests")
         if application["name"] == "coordinator":
             beyond = ("database_url_variable", "tls_certificate", "tls_key", "tokens", "metrics_port")
             kept = {key: value for key, value in application["args"].items() if key not in beyond}

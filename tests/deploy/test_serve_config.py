@@ -31,6 +31,12 @@ def test_a_shipped_config_is_right(name: str) -> None:
     assert check_file(SERVE / name) == []
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_rooms_of_a_node_keep_digests_in_one_folder(name: str) -> None:
+    folders = {application["args"].get("digests", "") for application in CONFIGS[name]["applications"]}
+    assert folders == {"/var/lib/unerase/digests"}
+
+
 def _keys(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every key below `value` by its path."""
     if isinstance(value, dict):
