@@ -12,36 +12,40 @@ from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.file_findings import Finding
 from unerase_backend.classification.judge_check import judge_findings
 from unerase_backend.runtime.errors import InvalidRequestError
+from unerase_backend.serve_settings import ServeSettings, read_settings
 
-_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 _INVALID = "CATALOGUE_INVALID"
 
 
-def check(catalogues: Sequence[Path], models: Sequence[str] = (), device_gb: float | None = None) -> dict[str, Any]:
+def check(catalogues: Sequence[Path], models: Sequence[str] = (), cards_gb: Sequence[float] = ()) -> dict[str, Any]:
     """Return what is found, as `unerase check --json` prints it.
 
+    What is not given comes from the environment (UNERASE_SERVE_CATALOGUES, UNERASE_SERVE_DEVICE and so on), as for
+    `unerase serve`.
+
     `problems` and `notes` are lists of place, description and reason; `models` are messages `ModelCheck`; `device` are
-    the lines of how `unerase serve` would compute, on a GPU with `device_gb` GB free if that is given, and otherwise on
+    the lines of how `unerase serve` would compute, on GPUs with `cards_gb` GB free if there are any, and otherwise on
     this machine's; `device_problem` says why it could not. Without `models`, those of the files are checked, or the
     testbed's where there are no files.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: there is no such model, or a setting of the environment is bad.
     """
+    settings = read_settings(catalogues=tuple(map(str, catalogues)) or None)
     try:
-        catalogue = Catalogue.load([str(path.expanduser().resolve()) for path in catalogues])
+        catalogue = Catalogue.load(settings.catalogues)
     except InvalidRequestError as error:
         return _answer([Finding(each.field, each.description, _INVALID) for each in error.violations])
-    embedded = Catalogue.load() if catalogues else None
+    embedded = Catalogue.load() if settings.catalogues else None
     names = list(models) or _added(catalogue, embedded, "models") or list(catalogue.models)
     _check_names(names, catalogue)
     # Imports torch, which takes seconds that a wrong file should not cost.
     from unerase_backend.checking.concepts import concept_findings
     from unerase_backend.checking.models import check_model
 
-    concepts = _added(catalogue, embedded, "concepts") if catalogues else list(catalogue.concepts)
+    concepts = _added(catalogue, embedded, "concepts") if embedded else list(catalogue.concepts)
     findings = [*judge_findings(catalogue), *concept_findings(catalogue, names, concepts)]
-    lines, problem = _device(catalogue, device_gb)
+    lines, problem = _device(catalogue, settings, cards_gb)
     checked = [json_format.MessageToDict(check_model(catalogue, name), **_FORM) for name in names]
     return {**_answer(findings), "models": checked, "device": lines, "device_problem": problem}
 
@@ -74,17 +78,20 @@ def _check_names(names: Sequence[str], catalogue: Catalogue) -> None:
             raise ValueError(f"there is no model {name!r}{hint}")
 
 
-def _device(catalogue: Catalogue, device_gb: float | None) -> tuple[list[str], str]:
+def _device(catalogue: Catalogue, settings: ServeSettings, cards_gb: Sequence[float]) -> tuple[list[str], str]:
     """Return how the rooms would compute, as lines, or why they cannot."""
-    load = compute_plan.load_of(catalogue)
     try:
-        if device_gb is not None:
-            card = compute_plan.Card("a GPU", int(device_gb * 1e9))
-            return compute_plan.plan_gpus(load, _DTYPES["cuda"], [card]).lines(), ""
-        try:
-            cards = compute_plan.cards()
-        except ValueError:
-            return compute_plan.plan_cpu(load, _DTYPES["cpu"], compute_plan.free_memory()).lines(), ""
-        return compute_plan.plan_gpus(load, _DTYPES["cuda"], cards).lines(), ""
+        found = [compute_plan.Card("a GPU", int(gigabytes * 1e9)) for gigabytes in cards_gb] or _cards(settings)
+        return compute_plan.plan_of(compute_plan.load_of(catalogue), settings, found).lines(), ""
     except ValueError as error:
         return [], str(error)
+
+
+def _cards(settings: ServeSettings) -> list[compute_plan.Card]:
+    """Return this machine's GPUs: those that there are, unless the environment sets the device."""
+    if "device" in settings.model_fields_set:
+        return compute_plan.cards() if settings.device == "cuda" else []
+    try:
+        return compute_plan.cards()
+    except ValueError:
+        return []

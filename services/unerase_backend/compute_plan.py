@@ -10,14 +10,17 @@ import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue import Catalogue, JudgeEntry, hub
+from unerase_backend.catalogue.digests import judge_paths
+from unerase_backend.catalogue.judge_files import DETECTOR, detector_path
 from unerase_backend.diffusion.memory import ModelSize, folder_parameters, pipeline_size
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH, GRADIENT_ROWS
 from unerase_backend.runtime.errors import UneraseError
+from unerase_backend.serve_settings import ServeSettings
 
 ROWS = (BATCH_ROWS, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2)
 DECODES = (DECODE_BATCH, 4, 2, 1)
@@ -36,6 +39,8 @@ _CONTEXT = 500_000_000
 _JUDGES_LEAST = 0.1
 _GENERATION_PART = 0.55
 _JUDGE_MARGIN = 1.5
+# Kinds of judges that read the folder's safetensors alone.
+_OF_SAFETENSORS = ("classifier", "clip")
 _GB = 1e9
 
 
@@ -106,12 +111,27 @@ def load_of(catalogue: Catalogue) -> Load | None:
     if not sizes:
         return None
     largest = max(sizes, key=lambda name: (sizes[name].unet_parameters, sizes[name].cells))
-    parameters = sum(_judge_parameters(catalogue))
-    return Load(largest, sizes[largest], parameters * 4)
+    return Load(largest, sizes[largest], sum(_judge_bytes(catalogue)))
 
 
 Given = Mapping[str, int | None]
 """The shapes that a user set, by the names of `Shapes`; None where none was set."""
+
+
+def plan_of(load: Load | None, settings: ServeSettings, found: Sequence[Card]) -> ComputePlan:
+    """Return the plan for the GPUs `found`, or for this machine's CPU if there are none; what is set stands.
+
+    Raises:
+        ValueError: the largest model does not fit.
+    """
+    given = {field.name: getattr(settings, field.name) for field in fields(Shapes)}
+    device = settings.model_copy(update={"device": "cuda" if found else "cpu"})
+    if not found:
+        return plan_cpu(load, device.precision, free_memory(), settings.generation_replicas, given)
+    if settings.gpu_memory_gb is not None:
+        bound = int(settings.gpu_memory_gb * _GB)
+        found = [replace(card, free_bytes=min(card.free_bytes, bound)) for card in found]
+    return plan_gpus(load, device.precision, found, settings.generation_replicas, given)
 
 
 def plan_gpus(
@@ -273,7 +293,20 @@ def _model_sizes(catalogue: Catalogue) -> Iterable[tuple[str, ModelSize]]:
                 yield name, pipeline_size(folder, entry.resolution)
 
 
-def _judge_parameters(catalogue: Catalogue) -> Iterable[int]:
+def _judge_bytes(catalogue: Catalogue) -> Iterable[int]:
     for entry in catalogue.judges.values():
-        with suppress(ValueError, UneraseError):
-            yield folder_parameters(entry.folder)
+        # What is wrong with a judge is said by its own check; nothing is fetched from the hub for a plan.
+        with suppress(ValueError, OSError, UneraseError):
+            folder = entry.path or hub.fetched(str(entry.hub), str(entry.revision))
+            if folder is not None:
+                yield _bytes_of_judge(entry, folder)
+
+
+def _bytes_of_judge(entry: JudgeEntry, folder: Path) -> int:
+    if entry.kind == DETECTOR:
+        return detector_path(entry, folder).stat().st_size
+    in_float32 = folder_parameters(folder) * 4
+    if entry.kind in _OF_SAFETENSORS:
+        return in_float32
+    # What a third party's judge reads of its folder is not known here.
+    return max(in_float32, sum(path.stat().st_size for path in judge_paths(folder, None if entry.hub else folder)))

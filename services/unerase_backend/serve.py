@@ -9,9 +9,10 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,17 @@ os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from unerase._commands.failing import ExitCode, fail
 from unerase_backend import compute_plan, serve_options
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.checking.at_start import check_catalogues
+from unerase_backend.checking.at_start import check_catalogues, unusable_models
 from unerase_backend.compute_plan import ComputePlan
 from unerase_backend.coordinator.settings import ServiceSettings
 from unerase_backend.runtime.settings import SharedSettings
 from unerase_backend.serve_errors import deployment_errors
-from unerase_backend.serve_settings import ServeSettings
+from unerase_backend.serve_settings import ServeSettings, read_settings
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,9 @@ def main(arguments: Sequence[str]) -> None:
 
 def run(**options: Any) -> None:
     """Run a backend until SIGTERM or SIGINT; `options` are fields of `ServeSettings`, with None for the default."""
-    try:
-        settings = ServeSettings(**{name: value for name, value in options.items() if value is not None})
-    except ValidationError as error:
-        raise ValueError("\n".join(map(_problem, error.errors()))) from None
-    check_catalogues(settings.catalogues)
+    settings = read_settings(**options)
+    for warning in unusable_models(check_catalogues(settings.catalogues)):
+        print(warning, file=sys.stderr, flush=True)
     ended = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     backend = start(settings)
@@ -152,22 +151,8 @@ def plan_of(settings: ServeSettings) -> ComputePlan:
         ValueError: the device is not there, or the largest model does not fit.
         InvalidRequestError: a catalogue holds a bad field.
     """
-    given = {field.name: getattr(settings, field.name) for field in fields(compute_plan.Shapes)}
     load = compute_plan.load_of(Catalogue.load(settings.catalogues))
-    replicas = settings.generation_replicas
-    if settings.device == "cpu":
-        plan = compute_plan.plan_cpu(load, settings.precision, compute_plan.free_memory(), replicas, given)
-    else:
-        plan = compute_plan.plan_gpus(load, settings.precision, _cards(settings), replicas, given)
-    return plan
-
-
-def _cards(settings: ServeSettings) -> list[compute_plan.Card]:
-    found = compute_plan.cards()
-    if settings.gpu_memory_gb is None:
-        return found
-    bound = int(settings.gpu_memory_gb * 1e9)
-    return [replace(card, free_bytes=min(card.free_bytes, bound)) for card in found]
+    return compute_plan.plan_of(load, settings, compute_plan.cards() if settings.device == "cuda" else ())
 
 
 def _targets(
@@ -235,11 +220,6 @@ def _targets(
 def _serves_own_logs(settings: ServeSettings) -> dict[str, str]:
     """Return the logging of Serve itself, which goes to the logs of Ray's session."""
     return {"encoding": settings.log_format.upper()}
-
-
-def _problem(violation: Any) -> str:
-    place = ".".join(map(str, violation["loc"])) or "settings"
-    return f"{place}: {violation['msg'].removeprefix('Value error, ')}"
 
 
 def _url(place: str) -> str:

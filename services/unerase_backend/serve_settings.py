@@ -5,10 +5,10 @@ Every setting can come from the environment, as in UNERASE_SERVE_PORT=50052. `se
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fsspec import get_filesystem_class
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unerase._settings import DEFAULT_PORT
@@ -108,6 +108,23 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
         if unknown:
             raise ValueError(f"the environment sets {', '.join(unknown)}, which is not a setting")
         return self
+
+
+def read_settings(**given: Any) -> ServeSettings:
+    """Return the settings that are given, with those of the environment and the defaults; None is not given.
+
+    Raises:
+        ValueError: a setting is bad or does not fit another one; a line for each, with its name.
+    """
+    try:
+        return ServeSettings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise ValueError("\n".join(map(_problem, error.errors()))) from None
+
+
+def _problem(violation: Any) -> str:
+    place = ".".join(map(str, violation["loc"])) or "settings"
+    return f"{place}: {violation['msg'].removeprefix('Value error, ')}"
 
 
 def _absolute(path: str) -> str:

@@ -111,11 +111,43 @@ def test_a_catalogue_that_cannot_be_read_is_all_that_is_said(tmp_path: Path) -> 
     assert [each["place"] for each in found["problems"]] == ["wrong.yaml: concepts.Van Gogh"]
 
 
-@pytest.mark.parametrize(("gigabytes", "fits"), [(24.0, True), (0.001, False)])
-def test_a_device_is_planned_for_or_said_to_be_too_small(catalogue: Path, gigabytes: float, fits: bool) -> None:
-    found = check([catalogue], ["own/plain"], gigabytes)
+@pytest.mark.parametrize(("cards", "fits"), [([24.0], True), ([0.001], False), ([24.0] * 3, True)])
+def test_a_device_is_planned_for_or_said_to_be_too_small(catalogue: Path, cards: list[float], fits: bool) -> None:
+    found = check([catalogue], ["own/plain"], cards)
     assert bool(found["device"]) == fits
     assert bool(found["device_problem"]) != fits
+    if len(cards) > 1:
+        assert "3 x a GPU with 24.0 GB free" in found["device"][0]
+        assert "2 x 96 rows" in found["device"][1]
+
+
+def test_the_settings_of_serve_hold(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "CATALOGUES": json.dumps([str(catalogue)]),
+        "DEVICE": "cpu",
+        "DTYPE": "bfloat16",
+        "BATCH_ROWS": "6",
+    }.items():
+        monkeypatch.setenv(f"UNERASE_SERVE_{name}", value)
+    found = check([])
+    assert {each["name"] for each in found["models"]} == REASONS.keys()
+    assert found["device"][0].startswith("computing in bfloat16 on cpu: ")
+    assert "6 rows" in found["device"][1]
+    # A file that is given takes the place of the environment's, as for serve.
+    other = catalogue.with_name("other.yaml")
+    other.write_text("models: {own/other: {pipeline: plain, resolution: 32}}")
+    assert [each["name"] for each in check([other])["models"]] == ["own/other"]
+    monkeypatch.setenv("UNERASE_SERVE_DEVICE", "tpu")
+    with pytest.raises(ValueError, match=r"^device: Input should be 'cpu' or 'cuda'$"):
+        check([catalogue])
+
+
+def test_a_device_that_is_set_must_be_there(catalogue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNERASE_SERVE_DEVICE", "cuda")
+    monkeypatch.setenv("UNERASE_SERVE_GPU_MEMORY_GB", "0.001")
+    found = check([catalogue], ["own/plain"])
+    assert found["device"] == []
+    assert found["device_problem"].startswith("device: ")
 
 
 def test_a_process_of_its_own_finds_the_same(catalogue: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from support.scripted_server import Script
@@ -46,6 +47,22 @@ def test_a_backend_is_asked_about_its_own_models(address: str, script: Script) -
     assert "problem: wrong: unet has no weights" in shown.output
     assert "\x1b" not in shown.output
     assert shown.output.rstrip().endswith("1 problem")
+
+
+@pytest.mark.parametrize(("arguments", "said"), [(["", "right"], "name of a model is empty"), ([" "], "is empty")])
+def test_an_empty_name_is_refused_before_anything_is_asked(
+    address: str, script: Script, arguments: list[str], said: str
+) -> None:
+    shown = run("check", "--address", address, "--", *arguments)
+    assert shown.exit_code == 2
+    assert said in shown.stderr
+    assert not script.requests
+
+
+def test_an_empty_address_is_not_this_machine() -> None:
+    shown = run("check", "--address", "")
+    assert shown.exit_code == 2
+    assert "'' is not HOST:PORT" in shown.stderr
 
 
 def test_json_holds_what_the_table_shows(address: str, script: Script) -> None:

@@ -58,6 +58,7 @@ FREE = {"subject", "concept", "reference", "control", "placebo", "battery", "sel
     "name",
     "service",
     "model",
+    "models",
     "tenant",
     "scope",
     "evaluation",

@@ -1,10 +1,14 @@
 """How `unerase serve` computes: what it chooses fits, and what a user sets stands."""
 
 from dataclasses import fields
+from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.compute_plan import (
@@ -92,6 +96,38 @@ def test_a_cpu_takes_the_shapes_of_the_testbed_for_small_models_and_few_rows_for
     assert plan_cpu(testbed, "float32", 4 * GB).shapes == Shapes()
     assert plan_cpu(None, "float32", 4 * GB).shapes == Shapes()
     assert plan_cpu(SD_14, "bfloat16", 22 * GB).shapes == Shapes(4, 1, 3, 1, 2)
+
+
+def test_judges_take_the_memory_of_their_files(tmp_path: Path) -> None:
+    """Safetensors count in float32, a detector by its file, and a third party's judge by all of its folder."""
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    save_file({"weight": np.zeros(1000, np.float16)}, folder / "model.safetensors")
+    (folder / "other.onnx").write_bytes(bytes(5000))
+    (folder / "detector.onnx").write_bytes(bytes(3000))
+    in_files = sum(path.stat().st_size for path in folder.iterdir())
+    options = {"file": "detector.onnx", "sha256": "0" * 64, "threshold": 0.5}
+    before = load_of(Catalogue.load())
+    assert before is not None
+    for kind, options_given, expected in (
+        ("clip", {}, 4000),
+        ("classifier", {}, 4000),
+        ("detector", options, 3000),
+        ("their-own", {}, in_files),
+    ):
+        file = tmp_path / f"{kind}.yaml"
+        judges = {f"own/{kind}": {"kind": kind, "path": "judge", "options": options_given}}
+        file.write_text(yaml.safe_dump({"judges": judges}))
+        load = load_of(Catalogue.load([str(file)]))
+        assert load is not None
+        assert load.judge_bytes - before.judge_bytes == expected, kind
+
+
+def test_a_judge_that_is_wrong_does_not_stop_a_plan(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"judges": {"own/d": {"kind": "detector", "path": "judge"}}}))
+    assert load_of(Catalogue.load([str(file)])) == load_of(Catalogue.load())
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Shapes)])

@@ -81,16 +81,21 @@ class ModelCheck:
     facts: ModelFacts
 
     @property
+    def reasons(self) -> str:
+        """The first problems in one line; empty if nothing is wrong."""
+        texts = [problem.text for problem in self.problems]
+        more = [f"and {len(texts) - _TOLD} more problems"] if len(texts) > _TOLD else []
+        return "; ".join(texts[:_TOLD] + more)
+
+    @property
     def error(self) -> UneraseError | None:
         """The error with which loading this model fails; None if nothing is wrong."""
         if not self.problems:
             return None
         first = self.problems[0]
-        texts = [problem.text for problem in self.problems]
-        more = [f"and {len(texts) - _TOLD} more problems"] if len(texts) > _TOLD else []
         kind = PreconditionError if first.reason in (UNSUPPORTED, SCHEDULE) else UnsafeModelError
         return kind(
-            f"the model {self.model!r} cannot be loaded: {'; '.join(texts[:_TOLD] + more)}",
+            f"the model {self.model!r} cannot be loaded: {self.reasons}",
             reason=first.reason,
             metadata={
                 key: value

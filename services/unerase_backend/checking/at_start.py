@@ -1,11 +1,15 @@
 """What `unerase serve` checks before it starts anything. It imports neither torch nor Ray, so that it takes seconds."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.file_findings import problems
+from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.classification.judge_check import judge_findings
-from unerase_backend.runtime.errors import InvalidRequestError
+from unerase_backend.runtime.errors import InvalidRequestError, UneraseError
+
+_SECONDS = 5.0
 
 
 def check_catalogues(paths: Sequence[str]) -> Catalogue:
@@ -21,3 +25,28 @@ def check_catalogues(paths: Sequence[str]) -> Catalogue:
     if found := problems(judge_findings(catalogue)):
         raise ValueError("\n".join(map(str, found)))
     return catalogue
+
+
+def unusable_models(catalogue: Catalogue, within_seconds: float = _SECONDS) -> Iterator[str]:
+    """Yield a warning for each model that cannot be used, by its configurations and the headers of its files.
+
+    Models that there is no time for are counted in a last warning. Nothing is fetched from the hub.
+    """
+    end = time.monotonic() + within_seconds
+    names = list(catalogue.models)
+    for index, name in enumerate(names):
+        if time.monotonic() >= end:
+            todo = "`unerase check` with the same catalogue looks at all of them"
+            yield f"warning: {len(names) - index} of {len(names)} models were not looked at for want of time; {todo}"
+            return
+        if reasons := _why_unusable(catalogue, name):
+            yield f"warning: model {name!r} ({catalogue.place('models', name)}) cannot be used: {reasons}"
+
+
+def _why_unusable(catalogue: Catalogue, name: str) -> str:
+    try:
+        return check_model(catalogue, name).reasons
+    except UneraseError as error:
+        return error.message
+    except OSError as error:
+        return f"its files cannot be read: {error.strerror}"

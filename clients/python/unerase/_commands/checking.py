@@ -16,26 +16,48 @@ from unerase.v1.models_pb2 import ModelCheck, ModelMemory
 
 _GB = 1e9
 
+
+def _named(models: list[str] | None) -> list[str] | None:
+    """Return names of models; one that a script left empty would ask about nothing."""
+    if models and not all(map(str.strip, models)):
+        raise typer.BadParameter("the name of a model is empty; leave it out to check every model")
+    return models
+
+
 Models = Annotated[
     list[str] | None,
-    typer.Argument(help="Catalogue names; every model of the given files unless given.", show_default=False),
+    typer.Argument(
+        help="Catalogue names; every model of the given files unless given.", show_default=False, callback=_named
+    ),
 ]
 Catalogues = Annotated[
     list[Path] | None,
     typer.Option("--catalogue", exists=True, dir_okay=False, help="Catalogue file; may be repeated."),
 ]
+
+
+def _each_finite(values: list[float] | None) -> list[float] | None:
+    for value in values or ():
+        finite(value)
+    return values
+
+
 DeviceMemory = Annotated[
-    float | None,
-    typer.Option(help="Plan for a GPU with this many GB free; for this machine unless given.", callback=finite, min=0),
+    list[float] | None,
+    typer.Option(
+        help="Plan for a GPU with this many GB free, for several if repeated; for this machine unless given.",
+        callback=_each_finite,
+        min=0,
+    ),
 ]
 
 
-def _at(address: str) -> str:
-    return checked_address(address) if address else ""
+def _at(address: str | None) -> str | None:
+    return address if address is None else checked_address(address)
 
 
 At = Annotated[
-    str,
+    str | None,
     typer.Option("--address", help="Ask the backend at HOST:PORT about its own models instead.", callback=_at),
 ]
 
@@ -44,22 +66,24 @@ def check(
     models: Models = None,
     catalogue: Catalogues = None,
     device_memory: DeviceMemory = None,
-    address: At = "",
+    address: At = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a catalogue and its models before anything is computed: exit code 0 if nothing is wrong, 2 otherwise.
 
     Files, layouts, shapes, number types, schedules, judges and their labels, pictures, prompts that a text encoder
     would cut, and the memory that each model needs.
+
+    UNERASE_SERVE_CATALOGUES, UNERASE_SERVE_DEVICE and the other settings of the backend hold as for `unerase serve`.
     """
-    if address:
-        if catalogue or device_memory is not None:
+    if address is not None:
+        if catalogue or device_memory:
             fail("--address: the backend has its own catalogue and device; leave the other options out", 2)
         found = _asked(address, models or ())
     else:
         checked = of_the_backend("check")
         with of_the_operator():
-            found = checked(catalogue or (), models or (), device_memory)
+            found = checked(catalogue or (), models or (), device_memory or ())
     if as_json:
         say_json(found)
     else:
