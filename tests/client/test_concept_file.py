@@ -29,6 +29,14 @@ def test_a_folders_pictures_are_taken_in_order_and_the_rest_is_named(tmp_path: P
     assert [content.decode() for content in read.pictures] == [f"p/{file.name}" for file in read.files[:4]]
     assert [file.name for file in read.not_taken] == ["deeper", "e.gif", "notes.txt"]
     assert all("not taken" in line for line in read.left_out())
+    assert "it is a folder" in read.left_out()[0]
+
+
+def test_a_link_to_nothing_is_named_as_that(tmp_path: Path) -> None:
+    file = written(tmp_path, "p", "p/a.png", "near.webp")
+    (tmp_path / "p" / "b.png").symlink_to("nowhere.png")
+    (line,) = read_concept_file(file).left_out()
+    assert line == f"{tmp_path / 'p' / 'b.png'}: not taken: it is a link to nothing"
 
 
 def test_a_file_that_is_named_is_taken_whatever_its_ending(tmp_path: Path) -> None:

@@ -94,10 +94,19 @@ def test_a_pack_is_sent(address: str, script: Script, pack: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("of", "noted"), [("mine/hourglass", False), ("heart", True), ("''", False)])
+def test_the_pack_of_another_concept_is_noted(address: str, pack: Path, of: str, noted: bool) -> None:
+    pack.write_text(PACK.replace("concept: hourglass", f"concept: {of}"))
+    ended = audit(address, "--pack", str(pack))
+    assert ended.exit_code == 0
+    assert ("says that it is of the concept" in ended.stderr) == noted
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("[a]", "must be a mapping whose key 'kinds' maps each kind to a list of prompts"),
+        ("concept: [a]\nkinds: {a: [b]}", "concept: must be a concept's name"),
         ("kinds: {}", "must be a mapping whose key 'kinds'"),
         ("kinds: {a: [b]}\nname: c", "there is no key 'name'"),
         ("kinds: {German prompts: [b]}", "'German prompts' must be lower-case words"),

@@ -121,6 +121,7 @@ def test_yaml(tmp_path: Path, text: str) -> None:
         ("prompt\na\nCaf\xe9\n".encode("latin-1"), "line 3: is not UTF-8"),
         ("prompt\na\nb\0\n", "line 3: holds a zero byte"),
         ("prompt\na\n".encode("utf-16"), "line 1: is not UTF-8"),
+        (f"prompt\na\n{'é' * 2049}\n", "line 3: the prompt must be at most 4096 bytes"),
         ("prompt,seed\na,2.48E+09\n", "line 2: the seed"),
     ],
 )

@@ -59,7 +59,7 @@ class ConceptFile:
 
     def left_out(self) -> list[str]:
         """Return a line for each file that was not taken, or for how many there are beyond the first."""
-        said = [f"{file}: not taken: only files that end in {', '.join(_SUFFIXES)} are" for file in self.not_taken]
+        said = [f"{file}: not taken: {_why_not(file)}" for file in self.not_taken]
         more = len(said) - _MOST_NAMED
         return said if more <= 0 else [*said[:_MOST_NAMED], f"and {more} more were not taken"]
 
@@ -105,6 +105,14 @@ def read_concept_file(path: Path) -> ConceptFile:
         [*pictures, *near_misses],
         not_taken,
     )
+
+
+def _why_not(file: Path) -> str:
+    if file.is_dir():
+        return "it is a folder; name it in the list of pictures to take its files"
+    if file.suffix.lower() in _SUFFIXES:
+        return "it is a link to nothing" if file.is_symlink() else "it is no plain file"
+    return f"only files that end in {', '.join(_SUFFIXES)} are"
 
 
 def _concept(path: Path, content: dict[str, Any]) -> Concept:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unerase._prompt_pack import MAX_PROMPT_BYTES
 from unerase._yaml_file import load_yaml
 from unerase.v1.types_pb2 import FixedPrompt, PromptSource
 
@@ -181,6 +182,8 @@ def _prompt(where: str, fields: Mapping[str, Any]) -> FixedPrompt:
         raise ValueError(f"{where}: the prompt must be text, not {prompt!r}; put it in quotes")
     if not prompt.strip():
         raise ValueError(f"{where}: the prompt is empty")
+    if len(prompt.encode()) > MAX_PROMPT_BYTES:
+        raise ValueError(f"{where}: the prompt must be at most {MAX_PROMPT_BYTES} bytes")
     if "{concept}" in prompt:
         raise ValueError(f"{where}: the prompt stands as it is and cannot hold {{concept}}; a concept has templates")
     fixed = FixedPrompt(prompt=prompt, id=str(fields.get("id", ""))[:100])

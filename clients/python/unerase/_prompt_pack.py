@@ -32,6 +32,14 @@ def read_pack(path: str | Path) -> PromptPack:
         ValueError: the file is not a prompt pack; the message names the file, the kind and what is wrong there.
         OSError: the file cannot be read.
     """
+    return read_described_pack(path)[0]
+
+
+def read_described_pack(path: str | Path) -> tuple[PromptPack, str]:
+    """Read a prompt pack, and the name of the concept that its file says it is of; empty if it says none.
+
+    Raises as `read_pack`.
+    """
     path = Path(path)
     content = path.read_bytes()
     if len(content) > MAX_BYTES:
@@ -48,8 +56,12 @@ def read_pack(path: str | Path) -> PromptPack:
     kinds = described["kinds"]
     if len(kinds) > MOST_KINDS:
         raise ValueError(f"{path}: kinds: must be at most {MOST_KINDS}, not {len(kinds)}")
+    concept = described.get("concept", "")
+    if not isinstance(concept, str):
+        raise ValueError(f"{path}: concept: must be a concept's name")
     source = PromptSource(name=path.name, digest=hashlib.sha256(content).hexdigest())
-    return PromptPack(kinds=[_kind(path, name, prompts) for name, prompts in kinds.items()], source=source)
+    pack = PromptPack(kinds=[_kind(path, name, prompts) for name, prompts in kinds.items()], source=source)
+    return pack, concept
 
 
 def _kind(path: Path, name: Any, prompts: Any) -> PromptKind:

@@ -184,7 +184,7 @@ def audit(
         spec.assume_reference, spec.assume_control, spec.own_schedules = assume_reference, assume_control, own_schedules
         spec.MergeFrom(AuditSpec(battery=battery_of(battery, evaluation, allow_incomplete), sequential=sequential))
         spec.MergeFrom(AuditSpec(steps=steps, guidance_scale=guidance_scale, seed_base=seed))
-        spec.MergeFrom(spec_of_files(prompts, pack, cases, guidance_scale))
+        spec.MergeFrom(spec_of_files(concept, prompts, pack, cases, guidance_scale))
         spec.MergeFrom(_judged(selector, judge, second_judge, control_kind, decided_by, access))
         spec.tolerances.CopyFrom(tolerances_of(tolerance or ()))
     with connected_or_started(address, local, data_dir) as client:

@@ -9,7 +9,7 @@ import typer
 from unerase._commands.failing import ExitCode, fail
 from unerase._commands.output import tell
 from unerase._prompt_list import PromptList, read_prompts
-from unerase._prompt_pack import read_pack
+from unerase._prompt_pack import read_described_pack
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import FixedPrompt
 
@@ -32,14 +32,20 @@ PackFile = Annotated[
 ]
 
 
-def spec_of_files(prompts: Path | None, pack: Path | None, cases: int, guidance_scale: float | None) -> AuditSpec:
+def spec_of_files(
+    concept: str, prompts: Path | None, pack: Path | None, cases: int, guidance_scale: float | None
+) -> AuditSpec:
     """Return the part of a request that stands in files, with the number of cases.
 
     A guidance scale on the command line replaces those of the list.
     """
     spec = AuditSpec(cases=cases)
     if pack is not None:
-        spec.pack.CopyFrom(_read(read_pack, pack))
+        brought, of = _read(read_described_pack, pack)
+        spec.pack.CopyFrom(brought)
+        # "mine/hourglass" and "hourglass" are often one concept.
+        if of and of.rpartition("/")[2] != concept.rpartition("/")[2]:
+            tell(f"--pack: {pack} says that it is of the concept {of!r}, and this audit is of {concept!r}")
     if prompts is None:
         return spec
     listed = _read(read_prompts, prompts)
