@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.runtime.errors import InvalidRequestError
 
 BASE = "testbed/reference"
@@ -83,3 +86,61 @@ def test_the_digest_covers_every_parameter_and_the_weights_keep_theirs(tmp_path:
     assert first[1] == other[1] == plain.digest
     # What is a default is the same whether it is written or not.
     assert digests(threshold=0.01) == first
+
+
+CONCEPTS = ("concept_embeds", "special_care_embeds")
+CHECKER = {f"{name}{end}": np.zeros(2, np.float32) for name in CONCEPTS for end in ("", "_weights")}
+CHECKER["visual_projection.weight"] = np.zeros((2, 2), np.float32)
+STEERING = {"kind": "steering", "module": "mid_block", "direction": "own.safetensors"}
+OWN_CHECKER = {"kind": "safety-checker", "folder": "checker", "feature_extractor": "checker"}
+
+
+def guarded(folder: Path, guard: dict[str, Any], direction: dict[str, Any], checker: dict[str, Any]) -> Catalogue:
+    (folder / "checker").mkdir(exist_ok=True)
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / "checker" / name).write_text("{}")
+    save_file(direction, folder / "own.safetensors")
+    save_file(checker, folder / "checker" / "model.safetensors")
+    return load(folder, {"own/shop": {"base": BASE, "guards": [guard]}})
+
+
+@pytest.mark.parametrize("guard", [STEERING, OWN_CHECKER])
+def test_sound_files_of_a_guard_pass_the_check(tmp_path: Path, guard: dict[str, Any]) -> None:
+    read = guarded(tmp_path, guard, {"direction": np.ones(64, np.float32)}, CHECKER)
+    assert not check_model(read, "own/shop").problems
+
+
+@pytest.mark.parametrize(
+    ("guard", "direction", "checker", "reason", "said"),
+    [
+        (STEERING, {"other": np.ones(3)}, CHECKER, "WEIGHTS_INCOMPLETE", "own.safetensors has no tensor 'direction'"),
+        (STEERING, {"direction": np.ones((3, 3))}, CHECKER, "WEIGHTS_WRONG_SHAPE", "must be a finite vector"),
+        (OWN_CHECKER, {}, {"concept_embeds": np.ones(2)}, "WEIGHTS_INCOMPLETE", "lack 4 tensors, concept_embeds_weig"),
+    ],
+)
+def test_a_check_reads_the_headers_of_a_guards_files(
+    tmp_path: Path, guard: dict[str, Any], direction: dict[str, Any], checker: dict[str, Any], reason: str, said: str
+) -> None:
+    [problem] = check_model(guarded(tmp_path, guard, direction, checker), "own/shop").problems
+    assert (problem.part, problem.reason) == ("guard", reason)
+    assert problem.text.startswith(f"the guard {guard['kind']}: ")
+    assert said in problem.text
+
+
+@pytest.mark.parametrize(
+    ("guard", "file", "reason"),
+    [
+        (STEERING, "own.safetensors", "WEIGHTS_UNREADABLE"),
+        (OWN_CHECKER, "checker/model.safetensors", "WEIGHTS_UNREADABLE"),
+        (OWN_CHECKER, "checker/config.json", "MODEL_INCOMPLETE"),
+        (OWN_CHECKER, "checker/preprocessor_config.json", "MODEL_INCOMPLETE"),
+        ({"kind": "safety-checker"}, "checker/config.json", "MODEL_INCOMPLETE"),
+    ],
+)
+def test_a_check_names_a_damaged_file_of_a_guard(tmp_path: Path, guard: dict[str, Any], file: str, reason: str) -> None:
+    read = guarded(tmp_path, guard, {"direction": np.ones(64)}, CHECKER)
+    (tmp_path / file).write_bytes(b"{")
+    [problem] = check_model(read, "own/shop").problems
+    assert (problem.part, problem.reason) == ("guard", reason)
+    # The last guard's files are the pipeline's own, which has none.
+    assert Path(file).name in problem.text or guard == {"kind": "safety-checker"}

@@ -40,9 +40,11 @@ class Repository:
         return {path.relative_to(self.local).as_posix() for path in paths}
 
 
-def catalogue(folder: Path) -> Catalogue:
+def catalogue(folder: Path, **changes: dict[str, object]) -> Catalogue:
     entry = {"hub": "org/name", "revision": REVISION, "resolution": 512}
-    (folder / "models.yaml").write_text(yaml.safe_dump({"hub_organisations": ["org"], "models": {"hub": entry}}))
+    (folder / "models.yaml").write_text(
+        yaml.safe_dump({"hub_organisations": ["org"], "models": {"hub": entry, **changes}})
+    )
     return Catalogue.load(embedded=folder / "models.yaml")
 
 
@@ -72,6 +74,21 @@ def test_one_set_of_weights_is_fetched(
     for asked in repository.asked:
         assert (asked["hub_id"], asked["revision"]) == ("org/name", REVISION)
         assert all(str(pattern).endswith((".json", ".safetensors", ".txt")) for pattern in asked["allow_patterns"])
+
+
+def test_what_a_guard_reads_is_fetched_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checker = ["safety_checker/config.json", "feature_extractor/preprocessor_config.json"]
+    weights = [f"safety_checker/{name}" for name in ("model.safetensors", "model.fp16.safetensors", "model.bin")]
+    repository = Repository(tmp_path, PLAIN + STRAY + checker + weights)
+    monkeypatch.setattr(hub, "snapshot_download", repository.download)
+    read = catalogue(tmp_path, shop={"base": "hub", "guards": [{"kind": "safety-checker"}]})
+    read.describe_model("hub")
+    assert not (repository.local / "safety_checker").exists()
+    described = read.describe_model("shop")
+    assert repository.fetched() == {*PLAIN, weights[0]}
+    assert all((repository.local / name).is_file() for name in checker)
+    assert {file.component for file in described.guards[0].files} == {"safety_checker", "feature_extractor"}
+    assert described.weights_digest == read.describe_model("hub").digest
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 import torch
 import trustme
 import yaml
+from safetensors.torch import save_file
 
 from docs.files import WEIGHTS, give_pictures
 from docs.pages import ROOT, Block, blocks
@@ -23,6 +24,7 @@ from support import example
 from unerase._concept_file import read_concept_file
 from unerase._prompt_pack import read_pack
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.runtime.access import read_tokens
 
@@ -56,6 +58,20 @@ def _adapted(text: str, folder: Path) -> None:
     file.write_text(text)
     read = Catalogue.load([str(base), str(file)])
     assert [each.scale for each in (*read.models["sd/adapted"].lora, *read.models["sd/both"].lora)] == [0.8, 0.5, 1.0]
+
+
+def _worded(text: str, folder: Path) -> None:
+    """Load the models beside the base that they change."""
+    (folder / "words").mkdir()
+    for name in ("toy.embedding", "ink"):
+        save_file({"word": torch.ones(2, 64)}, folder / "words" / f"{name}.safetensors")
+    base, file = folder / "base.yaml", folder / "catalogue.yaml"
+    shutil.copytree(WEIGHTS / "reference", folder / "sd-1.4")
+    base.write_text("models: {sd/base: {pipeline: sd-1.4, resolution: 32}}")
+    file.write_text(text)
+    read = Catalogue.load([str(base), str(file)])
+    for name in ("sd/toy", "sd/words"):
+        assert check_model(read, name).error is None
 
 
 def _guards(text: str, folder: Path) -> None:
@@ -128,7 +144,8 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("docs/judges.md", "hub_organisations"): _hub_judge,
     ("docs/guards.md", "models:"): _guards,
     ("docs/operations.md", "models:"): _catalogue,
-    ("docs/real-models.md", "models:"): _adapted,
+    ("docs/real-models.md", "models:\n  sd/adapted"): _adapted,
+    ("docs/real-models.md", "models:\n  sd/toy"): _worded,
     ("docs/operations.md", "    scheme: https"): _scrape_job,
 }
 

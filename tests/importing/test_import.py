@@ -76,6 +76,22 @@ def test_a_folder_with_pickled_weights_becomes_a_pipeline(tmp_path: Path) -> Non
         import_file(Request(folder, tmp_path / "other"))
 
 
+def test_a_learned_embedding_becomes_a_word_of_a_model(tmp_path: Path) -> None:
+    rows = torch.arange(128.0).reshape(2, 64)
+    path = saved(tmp_path / "toy.bin", {"string_to_param": {"*": rows}, "name": "<toy>"})
+    result = import_file(Request(path, tmp_path / "out", base="testbed/reference", erased=("heart",)))
+    entry = yaml.safe_load(result.entry)["models"]["toy"]
+    assert entry["base"] == "testbed/reference"
+    assert entry["erased"] == ["heart"]
+    [learned] = entry["embedding"]
+    assert (learned["file"], learned["token"]) == ("toy.embedding.safetensors", "<toy>")
+    model = loaded(tmp_path / "out" / "toy.yaml", "toy")
+    assert torch.equal(model.text_encoder.get_input_embeddings().weight[model.tokens_of("<toy>")], rows)
+    renamed = import_file(Request(path, tmp_path / "other", name="own/toy", token="<mine>"))
+    assert "token: <mine>" in renamed.entry
+    assert renamed.entry.count("BASE") == 1
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

@@ -57,8 +57,10 @@ class Vocabulary:
         return functional.normalize(self.embeddings)
 
 
-def vocabulary(model: DiffusionModel, banned: Sequence[str] = ()) -> Vocabulary:
+def vocabulary(model: DiffusionModel, banned: Sequence[str] = (), *, learned: bool = True) -> Vocabulary:
     """Return the model's tokens without start, end and padding, and without those that spell a `banned` name.
+
+    Without `learned`, the rows of the model's learned words are left out too.
 
     A token spells a name if it is one of the name's own tokens, equals a form of the name (`spelling.forms`: its words,
     alone and joined), or contains a form of at least four letters: "church" also bans "churches" and "churchyard", and
@@ -67,6 +69,7 @@ def vocabulary(model: DiffusionModel, banned: Sequence[str] = ()) -> Vocabulary:
     table: Tensor = model.text_encoder.get_input_embeddings().weight.detach().float().cpu()
     without = set(model.tokenizer.all_special_ids)
     without |= {token for name in banned for token in words_of(model, name)}
+    without |= set() if learned else {row for rows in model.words.values() for row in rows}
     spelled = forms(banned)
     long = [form for form in spelled if len(form) >= SHORTEST_CONTAINED]
     for token, written in _written(model.tokenizer).items() if spelled else ():
@@ -80,16 +83,18 @@ def vocabulary(model: DiffusionModel, banned: Sequence[str] = ()) -> Vocabulary:
 def _written(tokenizer: Any) -> Mapping[int, frozenset[str]]:
     """Return what each token writes: its letters and digits, with accents and without."""
     found = {}
+    # Tokens that were added to a vocabulary stand in it as they are.
+    added = tokenizer.get_added_vocab()
     for text, token in tokenizer.get_vocab().items():
-        letters = "".join(words(_BYTES.decode([text.removesuffix(_END_OF_WORD)])))
+        written = text if text in added else _BYTES.decode([text.removesuffix(_END_OF_WORD)])
+        letters = "".join(words(written))
         found[token] = frozenset({letters, plain(letters)})
     return found
 
 
 def words_of(model: DiffusionModel, text: str) -> list[int]:
     """Return the token ids of a text, without start and end."""
-    ids: list[int] = model.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    return ids
+    return model.tokens_of(text)
 
 
 def room_beside(model: DiffusionModel, tokens: int) -> int:

@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
 from unerase.v1.models_pb2 import Model, WeightFile
 from unerase.v1.types_pb2 import Concept, JudgeLabels
-from unerase_backend.catalogue import digests, guard_kinds, judge_files, lora, model_files, packs, sheets
+from unerase_backend.catalogue import digests, guard_files, guard_kinds, judge_files, model_files, packs, sheets
 from unerase_backend.catalogue.custom import CustomConcept, entry_of
 from unerase_backend.catalogue.default_judges import choose_judges
-from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry, LoraEntry, ModelEntry
+from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry, ModelEntry
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
 from unerase_backend.catalogue.kinds import ALTERNATIVES, KINDS, PROMPTS, first_of_kinds, one_thing
 from unerase_backend.catalogue.merging import merge_files
+from unerase_backend.catalogue.model_parts import ModelParts, added_files
 from unerase_backend.catalogue.named_errors import naming
 from unerase_backend.catalogue.schedules import describe_schedule
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -27,22 +28,6 @@ from unerase_backend.runtime.spelling import share_a_word
 EMBEDDED = Path(__file__).parent.parent / "testbed" / "weights" / "catalogue.yaml"
 
 Entry = TypeVar("Entry")
-
-
-@dataclass(frozen=True)
-class ModelParts:
-    """What a model is loaded from: a pipeline folder, and what changes its parts, in order: files that replace tensors,
-    and LoRAs.
-    """
-
-    folder: Path
-    unet: tuple[Path | LoraEntry, ...]
-    text_encoder: tuple[Path | LoraEntry, ...]
-
-    @property
-    def loras(self) -> tuple[LoraEntry, ...]:
-        """The LoRAs that are merged into the weights."""
-        return tuple(change for change in (*self.unet, *self.text_encoder) if isinstance(change, LoraEntry))
 
 
 @dataclass(frozen=True)
@@ -123,16 +108,10 @@ class Catalogue:
         """
         entry = self.model(name)
         if entry.base is not None:
-            base = self.model_parts(entry.base)
-        else:
-            folder = entry.folder
-            assert folder is not None  # noqa: S101 - an entry has a folder or a base
-            base = ModelParts(folder, (), ())
-        return ModelParts(
-            base.folder,
-            (*base.unet, *([entry.unet] if entry.unet else []), *entry.lora),
-            (*base.text_encoder, *([entry.text_encoder] if entry.text_encoder else []), *entry.lora),
-        )
+            return self.model_parts(entry.base).changed(entry)
+        folder = entry.folder
+        assert folder is not None  # noqa: S101 - an entry has a folder or a base
+        return ModelParts(folder).changed(entry)
 
     def guards(self, name: str) -> tuple[guard_kinds.GuardEntry, ...]:
         """Return the guards of a model in the order in which they act: those of its base, and then its own.
@@ -141,6 +120,16 @@ class Catalogue:
             NotFoundError: there is no such model.
         """
         return tuple(guard for each in reversed(self.chain(name)) for guard in self.model(each).guards)
+
+    def guard_folder(self, name: str) -> Path:
+        """Return the pipeline's folder with what the guards of a model read of it, fetched if it is the hub's.
+
+        Raises as `model_parts`.
+        """
+        folder, root = self.model_parts(name).folder, self.model(self.chain(name)[-1])
+        if root.hub is not None and root.revision is not None:
+            guard_files.fetch(root.hub, root.revision, self.guards(name), folder)
+        return folder
 
     def weights_digest(self, name: str) -> str:
         """Return the digest of a model without its guards; raises as `describe_model`."""
@@ -351,19 +340,13 @@ class Catalogue:
             for file in files
             if file.weights
         ]
-        for place, each in enumerate(entry.lora):
-            file = digests.hash_file(f"lora {place} {each.scale!r}", each.file, self._digest)
-            digests.check_pinned([file], {"lora": each.sha256} if each.sha256 else {})
-            files.append(file)
-            weights += [
-                WeightFile(component=part, digest=file.digest, size_bytes=file.size_bytes, lora_scale=each.scale)
-                for part in lora.parts_of(each.file)
-            ]
+        added, parts = added_files(entry, self._digest)
+        files, weights = [*files, *added], [*weights, *parts]
         base_digest = base.weights_digest or base.digest
         # Guards alone leave the weights as they are, so that their pictures are shared with the base.
         only_guards = bool(entry.guards) and not files
         weights_digest = base_digest if only_guards else digests.combined_digest(files, base_digest)
-        pipeline = self.model_parts(name).folder if self.guards(name) else Path()
+        pipeline = self.guard_folder(name) if self.guards(name) else Path()
         guards = guard_kinds.describe_guards(self.guards(name), pipeline, self._digest)
         return Model(
             name=name,

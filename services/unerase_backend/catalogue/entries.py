@@ -5,6 +5,7 @@ models:
   sd/1.4:     {hub: CompVis/stable-diffusion-v1-4, revision: <40 hex digits>, resolution: 512}
   sd/edited:  {base: sd/1.4, unet: edited/unet.safetensors, method: UCE, erased: [tench]}
   sd/adapted: {base: sd/1.4, lora: adapted/lora.safetensors, scale: 0.8}
+  sd/worded:  {base: sd/1.4, embedding: words/toy.safetensors, token: <toy>}
   own/folder: {pipeline: folder, guidance_scale: 3.0, steps: 50, resolution: 32}
   own/shop:   {base: own/folder, guards: [{kind: negative-prompt, text: "an hourglass"}]}
 judges:
@@ -17,6 +18,7 @@ concepts:
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,6 +57,7 @@ MAX_CONCEPT_NAMES = most_items(Concept, "names")
 MAX_CONCEPT_PROMPTS = most_items(Concept, "prompts")
 MAX_LORAS = 16
 MAX_LORA_SCALE = 100.0
+MAX_EMBEDDINGS = 16
 # How `unerase import` takes the files of these keys.
 _IMPORT_KINDS: dict[str, ImportKind] = {"unet": "unet", "text_encoder": "text-encoder", "file": "lora"}
 
@@ -89,11 +92,11 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def _safetensors(path: Path, info: ValidationInfo) -> Path:
+def _safetensors(path: Path, info: ValidationInfo, *, kind: ImportKind | None = None) -> Path:
     if path.suffix in PICKLES:
         # The command works in the catalogue file's folder; messages hold no path of the machine.
         named = path.relative_to(_context(info)["root"].resolve()).as_posix()
-        command = import_command(named, _IMPORT_KINDS.get(info.field_name or ""))
+        command = import_command(named, kind or _IMPORT_KINDS.get(info.field_name or ""))
         raise ValueError(
             f"{path.name} is in a format that can carry code, which the server does not read; import it: {command}"
         )
@@ -126,6 +129,7 @@ def _context(info: ValidationInfo) -> dict[str, Any]:
 
 Folder = Annotated[Path, BeforeValidator(_inside), AfterValidator(_folder)]
 Weights = Annotated[Path, BeforeValidator(_inside), AfterValidator(_safetensors)]
+Embedding = Annotated[Path, BeforeValidator(_inside), AfterValidator(partial(_safetensors, kind="embedding"))]
 Replacement = Annotated[Path, BeforeValidator(_inside), AfterValidator(_replacement)]
 Sheet = Annotated[Path, BeforeValidator(_inside)]
 HubId = Annotated[str, AfterValidator(_hub_id)]
@@ -141,6 +145,12 @@ Words = Annotated[tuple[Word, ...], Field(strict=False)]
 def _template(value: str) -> str:
     if value.count("{concept}") > 1 or "{" in value.replace("{concept}", "") or not value.strip():
         raise ValueError('must be a prompt that holds "{concept}" once or, to stand as it is, never; no other braces')
+    return value
+
+
+def _token(value: str) -> str:
+    if not re.fullmatch(r"\S{1,100}", value) or not value.isprintable():
+        raise ValueError("must be one word of at most 100 printable characters")
     return value
 
 
@@ -170,25 +180,35 @@ class LoraEntry(Entry):
         return self
 
 
-def _loras(value: object) -> object:
-    """Return a list of LoRAs; one may be given alone, and by its file alone."""
+class EmbeddingEntry(Entry):
+    """A learned embedding of textual inversion, which gives a model the word `token`."""
+
+    file: Embedding
+    token: Annotated[str, AfterValidator(_token)]
+    sha256: Digest | None = None
+
+
+def _listed(value: object) -> object:
+    """Return a list of LoRAs or embeddings; one may be given alone, and by its file alone."""
     listed = value if isinstance(value, list | tuple) else [value]
     return tuple({"file": each} if isinstance(each, str) else each for each in listed)
 
 
 def _alone(content: object) -> object:
-    """Move the scale that stands beside a single LoRA into it."""
-    if not isinstance(content, dict) or "scale" not in content:
-        return content
-    rest = {key: value for key, value in content.items() if key != "scale"}
-    if not isinstance(content.get("lora"), str):
-        raise ValueError("scale belongs beside one lora that is a file; each of several has its own: {file, scale}")
-    return rest | {"lora": [{"file": content["lora"], "scale": content["scale"]}]}
+    """Move the scale that stands beside a single LoRA into it, and the token beside an embedding."""
+    for key, beside in (("lora", "scale"), ("embedding", "token")):
+        if not isinstance(content, dict) or beside not in content:
+            continue
+        rest = {each: value for each, value in content.items() if each != beside}
+        if not isinstance(content.get(key), str):
+            raise ValueError(f"{beside} belongs beside one {key} that is a file; each of several has its own")
+        content = rest | {key: [{"file": content[key], beside: content[beside]}]}
+    return content
 
 
 class ModelEntry(Entry):
-    """A model: a pipeline folder, a hub id or a base, with its UNet or text encoder replaced, wholly or in part, and
-    LoRAs merged into what comes of that.
+    """A model: a pipeline folder, a hub id or a base, with its UNet or text encoder replaced, wholly or in part, LoRAs
+    merged into what comes of that, and words learned beside its vocabulary.
 
     Figures that an entry leaves out come from its base; they are filled in when the catalogue is loaded.
     """
@@ -199,7 +219,8 @@ class ModelEntry(Entry):
     base: Name | None = None
     unet: Replacement | None = None
     text_encoder: Replacement | None = None
-    lora: Annotated[tuple[LoraEntry, ...], BeforeValidator(_loras), Field(max_length=MAX_LORAS)] = ()
+    lora: Annotated[tuple[LoraEntry, ...], BeforeValidator(_listed), Field(max_length=MAX_LORAS)] = ()
+    embedding: Annotated[tuple[EmbeddingEntry, ...], BeforeValidator(_listed), Field(max_length=MAX_EMBEDDINGS)] = ()
     guards: Guards = ()
     # What a part's own file of weights must have; a LoRA has its own.
     sha256: dict[WeightsPart, Digest] = Field(default_factory=dict)

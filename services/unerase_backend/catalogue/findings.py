@@ -17,7 +17,9 @@ class ModelProblem:
     """One reason why a model cannot be loaded. No text in it holds a path of the machine."""
 
     part: str
-    """`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler`, `lora`, or empty for the model as a whole."""
+    """`unet`, `vae`, `text_encoder`, `tokenizer`, `scheduler`, `lora`, `embedding`, `guard`, or empty for the model as
+    a whole.
+    """
     reason: str
     """Machine-readable, as in `WEIGHTS_MISSING`."""
     what: str

@@ -45,6 +45,14 @@ class GuardKind(Protocol):
     def files(cls, parameters: Any, pipeline: Path) -> Sequence[Path]:
         """Return the files that it reads; `pipeline` is the model's folder."""
 
+    @classmethod
+    def parts(cls, parameters: Any) -> Sequence[str]:
+        """Return the folders of the pipeline that it reads."""
+
+    @classmethod
+    def check_files(cls, parameters: Any, pipeline: Path) -> None:
+        """Check its files by configurations and headers."""
+
 
 KINDS = Components[type[GuardKind]]("kind of guard", "unerase_backend.diffusion.guards", "unerase.guards")
 

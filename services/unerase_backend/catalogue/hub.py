@@ -1,5 +1,6 @@
 """Folders of the model hub, at a pinned commit: configurations and safetensors, never code and never pickles."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download, try_to_load_from_cache
@@ -45,6 +46,15 @@ def cached_pipeline(hub_id: str, revision: str) -> Path | None:
     folder, findings = Path(index).parent, Findings(hub_id)
     loaded_files(folder, None, findings)
     return None if findings.problems else folder
+
+
+def fetch_folders(hub_id: str, revision: str, folders: Sequence[str]) -> None:
+    """Fetch further folders of a pipeline, weights and configurations, into its local folder.
+
+    Raises:
+        UnavailableError: they cannot be fetched from the hub.
+    """
+    _snapshot(hub_id, revision, [f"{folder}/*.{kind}" for folder in folders for kind in _TYPES], _VARIANTS)
 
 
 def judge_folder(hub_id: str, revision: str, *files: str) -> Path:

@@ -5,14 +5,16 @@ on where a check needs the modules themselves: the names and shapes of all their
 takes the files and tensors that are found here, so that a check and a load cannot disagree.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unerase_backend.catalogue import configs, families, lora, model_fit
+from unerase_backend.catalogue import configs, families, guard_files, lora, model_fit
 from unerase_backend.catalogue.catalogue import Catalogue
-from unerase_backend.catalogue.entries import LoraEntry
+from unerase_backend.catalogue.embeddings import PART as EMBEDDING
+from unerase_backend.catalogue.embeddings import StoredWord, named, stored_word
+from unerase_backend.catalogue.entries import EmbeddingEntry, LoraEntry
 from unerase_backend.catalogue.findings import SCHEDULE, UNSUPPORTED, Findings, ModelCheck, ModelFacts, PartFacts
 from unerase_backend.catalogue.model_files import (
     STEMS,
@@ -27,7 +29,8 @@ from unerase_backend.catalogue.model_files import (
 from unerase_backend.catalogue.schedules import schedule_notes, schedule_problems
 from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import StoredTensor, part_tensors
-from unerase_backend.runtime.errors import UneraseError
+from unerase_backend.catalogue.text_reach import model_reaches
+from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
 
 _CLASSES = {
     "unet": "UNet2DConditionModel",
@@ -61,6 +64,8 @@ class ModelSource:
     """The tensors of each file or folder that replaces some, by its path."""
     changes: dict[str, tuple[Path | LoraEntry, ...]] = field(default_factory=dict)
     """What changes `unet` and `text_encoder`, in order: paths that replace tensors, and LoRAs."""
+    words: list[StoredWord] = field(default_factory=list)
+    """The words that are learned beside the vocabulary, in order."""
 
     @property
     def loras(self) -> tuple[LoraEntry, ...]:
@@ -112,7 +117,40 @@ def examine(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool 
     source.changes = {"unet": parts.unet, "text_encoder": parts.text_encoder}
     _examine_changes(source, findings)
     model_fit.find_misfits(source.configs, source.resolution, findings)
+    _examine_words(parts.embeddings, source, findings)
+    _examine_guards(catalogue, name, fetch, findings)
     return source
+
+
+def _examine_guards(catalogue: Catalogue, name: str, fetch: bool, findings: Findings) -> None:
+    guards, root = catalogue.guards(name), catalogue.model(catalogue.chain(name)[-1])
+    if not guards:
+        return
+    folder = catalogue.guard_folder(name) if fetch else catalogue.model_parts(name).folder
+    later = guard_files.to_be_fetched(guards, folder) if root.hub and not fetch else []
+    for guard in later:
+        what = f"what the guard {guard.kind} reads of {root.hub}"
+        findings.note(f"{what} is fetched when it is first used, and was not checked")
+    guard_files.find_problems([guard for guard in guards if guard not in later], folder, findings)
+
+
+def _examine_words(entries: Iterable[EmbeddingEntry], source: ModelSource, findings: Findings) -> None:
+    for entry in entries:
+        file = configs.shown(entry.file.name)
+        try:
+            found = stored_word(entry)
+            known = "text_encoder" in source.configs
+            width = model_fit.value(source.configs, "text_encoder", "hidden_size") if known else found.width
+            if found.width != width:
+                what = f"{file} has {found.width} numbers for a token, and the text encoder {width}"
+                raise UnsafeModelError(what, reason="WEIGHTS_WRONG_SHAPE")
+            if "tokenizer" in source.configs:
+                model_reaches(source.folder, tuple(word.learned for word in (*source.words, found)))
+            source.words.append(found)
+        except UnsafeModelError as error:
+            # What else is wrong with a tokenizer is a problem of its own.
+            if error.reason.startswith(("WEIGHTS_", "EMBEDDING_")):
+                findings.problem(EMBEDDING, error.reason, named(entry, error), found=file)
 
 
 def _examine_changes(source: ModelSource, findings: Findings) -> None:
@@ -175,6 +213,8 @@ def _part_facts(part: str, source: ModelSource) -> PartFacts:
         # A tensor that the part lacks is a problem of its own.
         replacing = source.replacing.get(change, {}) if isinstance(change, Path) else {}
         tensors |= {name: each for name, each in replacing.items() if name in tensors}
+    if part == "text_encoder":
+        tensors |= {f"{EMBEDDING} {word.word}": word.tensor for word in source.words}
     return PartFacts(
         files=tuple(dict.fromkeys(tensor.file.name for tensor in tensors.values())),
         parameters=sum(tensor.parameters for tensor in tensors.values()),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from unerase_backend.catalogue.catalogue import Catalogue
+from unerase_backend.catalogue.embeddings import learned_words
 from unerase_backend.catalogue.entries import ConceptEntry
 from unerase_backend.catalogue.kinds import PROMPTS
 from unerase_backend.catalogue.text_reach import Reading, TextReach, judge_reach, model_reaches, shortest
@@ -21,10 +22,11 @@ def text_reaches(catalogue: Catalogue, model: str) -> tuple[TextReach, ...]:
 
     Raises:
         NotFoundError: there is no such model.
-        UnsafeModelError: a tokenizer cannot be read.
+        UnsafeModelError: a tokenizer or the file of a learned word cannot be read.
         UnavailableError: it cannot be fetched from the hub.
     """
-    return model_reaches(catalogue.model_parts(model).folder)
+    parts = catalogue.model_parts(model)
+    return model_reaches(parts.folder, learned_words(parts.embeddings))
 
 
 def label_reach(catalogue: Catalogue, judge: str) -> TextReach | None:

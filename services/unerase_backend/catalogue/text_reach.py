@@ -6,12 +6,13 @@ cut is known before anything is computed.
 
 import json
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from unerase_backend.catalogue.embeddings import LearnedWord, add_words
 from unerase_backend.runtime.errors import UnsafeModelError
 
 _IMPORTING = threading.Lock()
@@ -44,28 +45,37 @@ class TextReach:
 
     tokenizer: Any
     limit: int
+    words: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """The ids of each learned word's rows, by the first of them."""
 
     def read(self, text: str) -> Reading:
         """Return what is read of a text; safe to call from several threads."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        tokens = len(encoding.ids)
+        # All rows of a learned word stand where the word does.
+        begins = [
+            begin
+            for token, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True)
+            for _ in self.words.get(token, (token,))
+        ]
+        tokens = len(begins)
         # Characters that follow one another may share a token's place in the text, or stand in none.
-        unread = min((begin for begin, _ in encoding.offsets[self.limit :]), default=len(text))
+        unread = min(begins[self.limit :], default=len(text))
         return Reading(tokens, self.limit, unread if tokens > self.limit else len(text))
 
 
 @lru_cache(maxsize=64)
-def model_reaches(folder: Path) -> tuple[TextReach, ...]:
-    """Return the reach of each text encoder of a pipeline folder, in their order; a folder is read once.
+def model_reaches(folder: Path, words: tuple[LearnedWord, ...] = ()) -> tuple[TextReach, ...]:
+    """Return the reach of each text encoder of a pipeline folder, in their order, with learned words; a folder is read
+    once.
 
     Raises:
-        UnsafeModelError: a tokenizer, or an encoder's configuration, cannot be read.
+        UnsafeModelError: a tokenizer, or an encoder's configuration, cannot be read, or a word cannot be added.
     """
     parts = [(tokenizer, encoder) for tokenizer, encoder in _PARTS if (folder / tokenizer).is_dir()]
     if not parts:
         raise UnsafeModelError("tokenizer is missing", reason="MODEL_INCOMPLETE")
     return tuple(
-        _reach(folder / tokenizer, _positions(folder / encoder / "config.json")) for tokenizer, encoder in parts
+        _reach(folder / tokenizer, _positions(folder / encoder / "config.json"), words) for tokenizer, encoder in parts
     )
 
 
@@ -84,7 +94,7 @@ def shortest(reaches: Iterable[TextReach], text: str) -> Reading:
     return min((reach.read(text) for reach in reaches), key=lambda reading: (reading.end, reading.limit))
 
 
-def _reach(folder: Path, positions: int) -> TextReach:
+def _reach(folder: Path, positions: int, words: Iterable[LearnedWord] = ()) -> TextReach:
     # Without its vocabulary the library makes one of two tokens, without a word.
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         message = f"{folder.name} has neither tokenizer.json nor vocab.json"
@@ -97,7 +107,7 @@ def _reach(folder: Path, positions: int) -> TextReach:
     tokenizer = loaded.backend_tokenizer
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return TextReach(tokenizer, min(positions, loaded.model_max_length) - _FRAME)
+    return TextReach(tokenizer, min(positions, loaded.model_max_length) - _FRAME, add_words(tokenizer, words))
 
 
 def _tokenizer_class() -> Any:

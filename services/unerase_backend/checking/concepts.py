@@ -66,13 +66,21 @@ def _shown(models: list[str]) -> list[str]:
 
 
 def _reaches(catalogue: Catalogue, models: Iterable[str]) -> Reaches:
-    """Return the text encoders of the whole pipelines that `models` come from; none is fetched from the hub."""
+    """Return the text encoders of the whole pipelines that `models` come from, and of the models with learned words;
+    none is fetched from the hub.
+    """
     found = {}
-    for root in dict.fromkeys(catalogue.chain(name)[-1] for name in models):
-        if not catalogue.model(root).fetched:
+    for reader in dict.fromkeys(_reader(catalogue, name) for name in models):
+        if not catalogue.model(catalogue.chain(reader)[-1]).fetched:
             continue
         try:
-            found[root] = text_reaches(catalogue, root)
+            found[reader] = text_reaches(catalogue, reader)
         except UneraseError:
             continue
     return found
+
+
+def _reader(catalogue: Catalogue, name: str) -> str:
+    """Return the first of a model and its bases whose prompts are read as the model's are."""
+    chain = catalogue.chain(name)
+    return next((each for each in chain if catalogue.model(each).embedding), chain[-1])

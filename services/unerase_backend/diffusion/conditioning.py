@@ -36,7 +36,7 @@ class Prompt:
 
 def tokenise(model: DiffusionModel, text: str) -> Prompt:
     """Return the ids of a prompt."""
-    return _framed(model, _words(model, text))
+    return _framed(model, model.tokens_of(text))
 
 
 def tokenise_ids(model: DiffusionModel, ids: Sequence[int]) -> Prompt:
@@ -68,10 +68,10 @@ def tokenise_learned(model: DiffusionModel, text: str, placeholder: str, tokens:
     if len(pieces) == 1 or any(placeholder in piece for piece in pieces):
         problem = "must occur in the text, as a whole word wherever it occurs"
         raise InvalidRequestError.of(FieldViolation("learned.placeholder", problem))
-    parts = [_words(model, piece) for piece in pieces]
+    parts = [model.tokens_of(piece) for piece in pieces]
     # If the words beside the placeholder were tokenised differently with a word in its place, the learned word would
     # stand beside other tokens than intended.
-    if _words(model, whole.sub(_WORD, text)) != _joined(parts, _words(model, _WORD))[0]:
+    if model.tokens_of(whole.sub(_WORD, text)) != _joined(parts, model.tokens_of(_WORD))[0]:
         problem = "the words beside the placeholder would be tokenised differently"
         raise InvalidRequestError.of(FieldViolation("learned.text", problem))
     ids, places = _joined(parts, [model.tokenizer.pad_token_id] * tokens)
@@ -157,11 +157,6 @@ def _prepare_learned(model: DiffusionModel, learned: LearnedPrompt) -> tuple[Pro
     width = model.text_encoder.get_input_embeddings().embedding_dim
     embedding = from_message(learned.embedding, "learned.embedding", (None, width))
     return tokenise_learned(model, learned.text, learned.placeholder, len(embedding)), embedding
-
-
-def _words(model: DiffusionModel, text: str) -> list[int]:
-    ids: list[int] = model.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    return ids
 
 
 def _framed(model: DiffusionModel, words: Sequence[int]) -> Prompt:

@@ -60,6 +60,9 @@ class Guidance:
     """The guidance scale."""
     step: int
     """The step of the schedule, from 0."""
+    per_noise: float = 1.0
+    """By how much a prediction changes where its noise changes by 1 (`prediction.of_noise_change`): 1 of a model that
+    predicts the noise, 1 / sqrt(alpha_t) of one that predicts the velocity, or 0 where there is hardly any signal."""
 
 
 class Guard:
@@ -99,6 +102,22 @@ class Guard:
         """
         del pipeline
         return named_files(parameters)
+
+    @classmethod
+    def parts(cls, parameters: Any) -> Sequence[str]:
+        """Return the folders of the model's pipeline that it reads, which are fetched with a model of the hub; by
+        default none.
+        """
+        del parameters
+        return ()
+
+    @classmethod
+    def check_files(cls, parameters: Any, pipeline: Path) -> None:
+        """Check the guard's files without torch, by configurations and headers.
+
+        Raises:
+            UnsafeModelError: a file is not what the guard needs.
+        """
 
     def check(self, model: DiffusionModel) -> None:
         """Check that the guard fits a model, once for each.
@@ -225,9 +244,11 @@ class Guards:
                 encoding = each.project(model, *prepared, encoding)
         return encoding
 
-    def guide(self, predicted: Tensor, scale: float, step: int, memory: dict[str, Tensor]) -> Tensor | None:
+    def guide(
+        self, predicted: Tensor, scale: float, step: int, per_noise: float, memory: dict[str, Tensor]
+    ) -> Tensor | None:
         """Return the guided prediction from those of a trajectory's rows, (rows, channels, height, width), in the order
-        of `prompts`; None if it is that of classifier-free guidance.
+        of `prompts`; None if it is that of classifier-free guidance. See `Guidance` for the rest.
         """
         if len(predicted) == 1:
             return None
@@ -235,7 +256,7 @@ class Guards:
         for each in self.guards:
             own = predicted[row] if each.concept is not None else None
             row += own is not None
-            made = each.guide(Guidance(predicted[0], predicted[-1], own, scale, step), memory)
+            made = each.guide(Guidance(predicted[0], predicted[-1], own, scale, step, per_noise), memory)
             guided = guided if made is None else made
         return guided
 
@@ -287,8 +308,7 @@ def _words(model: DiffusionModel, conditioning: Conditioning) -> str | None:
         case "text":
             return conditioning.text
         case "token_ids":
-            decoded: str = model.tokenizer.decode(list(conditioning.token_ids.ids))
-            return decoded
+            return model.text_of(conditioning.token_ids.ids)
         case "learned":
             return conditioning.learned.text
     return None

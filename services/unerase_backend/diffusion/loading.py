@@ -2,7 +2,7 @@
 
 Only safetensors are loaded, nothing comes from the network, and no code of the folder runs. A replacing file may hold
 all or some tensors of the UNet or text encoder, and nothing else. A LoRA is merged in float32, and the result rounded
-once (`adapters.py`).
+once (`adapters.py`). Learned words are added last (`embeddings.py`).
 
 A request may change the model further, in order. Tensors of an artefact replace the UNet's, or every weight w of UNet
 and text encoder moves by a share s towards the weight v of another model,
@@ -10,12 +10,12 @@ and text encoder moves by a share s towards the weight v of another model,
     w <- w + s (v - w)
 
 in float32, whatever the dtype of the result. Share 0 gives w and share 1 gives v, bit for bit; where w = v, every share
-gives w. VAE and tokenizer are always the model's own, and so are betas and prediction. A change may step the model by
-the timesteps of another.
+gives w. VAE, tokenizer and learned words are always the model's own, and so are betas and prediction. A change may step
+the model by the timesteps of another.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,10 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.embeddings import expanded
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.stepping import schedule_of
-from unerase_backend.diffusion import adapters, weights
+from unerase_backend.diffusion import adapters, embeddings, weights
 from unerase_backend.diffusion.model_check import Prepared, prepare
 from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.diffusion.schedule import Schedule
@@ -57,6 +58,8 @@ class DiffusionModel:
     device: torch.device
     dtype: torch.dtype
     """Of the UNet and the text encoder; the VAE computes in float32."""
+    words: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """The token ids of each learned word's rows, by the first of them."""
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -79,6 +82,14 @@ class DiffusionModel:
         """Tokens of an encoded prompt, including start, end and padding."""
         length: int = self.tokenizer.model_max_length
         return length
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Return the token ids of a text, without start and end; a learned word stands for all its rows."""
+        return expanded(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids, self.words)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text that token ids write."""
+        return embeddings.decode(self.tokenizer, ids, self.words)
 
     @property
     def prompt_width(self) -> int:
@@ -112,16 +123,13 @@ def load_model(
     """
     prepared = _prepared(catalogue, name)
     description = catalogue.describe_model(name)
-    schedule = prepared.schedule
-    assert schedule is not None  # noqa: S101 - nothing is wrong with the model
-    for change in changes:
-        if change.schedule_of:
-            schedule = schedule.stepped_by(schedule_of(catalogue, change.schedule_of))
+    schedule = _schedule(catalogue, prepared, changes)
     changes = [change for change in changes if not change.schedule_of]
     # Changes are made in float32, and the result is rounded once.
     in_float32 = bool(changes or prepared.source.loras)
     unet, text_encoder = _changing_parts(prepared, torch.float32 if in_float32 else dtype)
     _change(catalogue, store, changes, unet, text_encoder)
+    words = embeddings.add(prepared.source.words, prepared.tokenizer, text_encoder)
     vae = prepared.modules["vae"]
     # Half precision shows in its pictures, and the VAE is a small part of the work.
     weights.fill(vae, prepared.source.tensors["vae"], torch.float32)
@@ -145,7 +153,17 @@ def load_model(
         resolution=description.resolution,
         device=device,
         dtype=dtype,
+        words=words,
     )
+
+
+def _schedule(catalogue: Catalogue, prepared: Prepared, changes: Sequence[ModelChange]) -> Schedule:
+    schedule = prepared.schedule
+    assert schedule is not None  # noqa: S101 - nothing is wrong with the model
+    for change in changes:
+        if change.schedule_of:
+            schedule = schedule.stepped_by(schedule_of(catalogue, change.schedule_of))
+    return schedule
 
 
 def _change(

@@ -18,15 +18,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unerase_backend.catalogue import Catalogue, lora, model_check, model_fit
 from unerase_backend.catalogue.configs import shown
+from unerase_backend.catalogue.embeddings import PART as EMBEDDING
 from unerase_backend.catalogue.entries import LoraEntry
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings, ModelCheck
 from unerase_backend.catalogue.model_check import ModelSource
 from unerase_backend.catalogue.schedules import schedule_problems
 from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE
-from unerase_backend.diffusion import adapters
+from unerase_backend.diffusion import adapters, embeddings
 from unerase_backend.diffusion.schedule import Schedule
-from unerase_backend.runtime.errors import UneraseError
+from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
 
 COMPUTED = "position_ids"
 """The end of the name of the buffers that are computed, and stored nowhere."""
@@ -75,6 +76,11 @@ def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, m
             _prepare_part(part, made.module, prepared, findings)
     if "tokenizer" in source.configs:
         _prepare_tokenizer(made.tokenizer, prepared, findings)
+    for word in source.words:
+        try:
+            embeddings.read(word)
+        except UnsafeModelError as error:
+            findings.problem(EMBEDDING, error.reason, error.message, found=shown(word.tensor.file.name))
     schedule = source.configs.get("scheduler")
     if schedule is not None and not schedule_problems(schedule):
         prepared.schedule = Schedule.from_config(schedule)

@@ -282,7 +282,9 @@ class Sampler:
         predicted = empty + self._guidance * (of_rows[self._conditioned_row] - empty)
         for flight in (each for each in self._flights.values() if each.given.guards.guards):
             scale, place = flight.trajectory.guidance_scale, int(step[flight.slot])
-            guided = flight.given.guards.guide(of_rows[list(flight.rows)], scale, place, flight.memory)
+            alpha = model.alphas_cumprod[self._timesteps[flight.slot, place]]
+            per_noise = float(of_noise_change(model.prediction, alpha))
+            guided = flight.given.guards.guide(of_rows[list(flight.rows)], scale, place, per_noise, flight.memory)
             if guided is not None:
                 predicted[flight.slot] = guided
         self._guide_by_classifiers(predicted, timesteps)

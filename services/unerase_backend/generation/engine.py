@@ -233,7 +233,7 @@ class GenerationEngine:
             if judge := getattr(entry.parameters, "judge", ""):
                 self._catalogue.judge(judge)
         with self._work.worker.loading:
-            return Guards.load(self._catalogue.guards(name), self._catalogue.model_parts(name).folder, self._device)
+            return Guards.load(self._catalogue.guards(name), self._catalogue.guard_folder(name), self._device)
 
     def _load(self, model: RequestedModel) -> DiffusionModel:
         return load_model(

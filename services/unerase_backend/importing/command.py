@@ -67,7 +67,7 @@ class Result:
     files: list[str]
     """One line for each written file, with its SHA-256."""
     entry: str
-    """The catalogue's entry, as YAML; empty for an embedding."""
+    """The catalogue's entry, as YAML."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -234,16 +234,18 @@ def _placed(
     """Move the written parts to their place, and describe them."""
     digests = {part: hash_file(part, work / f"{part}.safetensors").digest for part in parts}
     whole = "vae" in parts or request.file.is_dir()
-    described = Described(name, stem, request.file.name, request.base, request.method, request.erased, digests, whole)
+    token = _name_in(work / "embedding.safetensors") if "embedding" in parts else ""
+    described = Described(
+        name, stem, request.file.name, request.base, request.method, request.erased, digests, whole, token
+    )
     entry, more = entry_of(described, base)
-    if entry and not request.base and not whole:
+    if not request.base and not whole:
         notes.append("the entry's base is to be filled in: the catalogue's name of the model that the file changes")
     if base is None:
         notes.append("names and shapes were compared with no model; --base compares them")
     moves = {work / f"{part}.safetensors": request.out / described.file_of(part) for part in parts}
-    if entry:
-        (work / "entry.yaml").write_text(entry, encoding="utf-8")
-        moves[work / "entry.yaml"] = request.out / f"{stem}.yaml"
+    (work / "entry.yaml").write_text(entry, encoding="utf-8")
+    moves[work / "entry.yaml"] = request.out / f"{stem}.yaml"
     if whole:
         assert base is not None  # noqa: S101 - a whole model has been checked against its base
         write_folder(base, work / "pipeline", {part: work / f"{part}.safetensors" for part in parts})
@@ -255,3 +257,10 @@ def _placed(
         shutil.move(source, path)
     lines = [f"{request.out / described.file_of(part)} sha256:{digests[part]}" for part in parts]
     return Result(lines, entry, [*notes, *more])
+
+
+def _name_in(path: Path) -> str:
+    """Return the name of a file's only tensor."""
+    with safe_open(path, framework="np") as file:
+        [name] = file.keys()
+    return str(name)

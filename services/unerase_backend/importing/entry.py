@@ -26,6 +26,8 @@ class Described:
     """SHA-256 of each written file, by part."""
     whole: bool
     """Whether it is a pipeline of its own."""
+    token: str = ""
+    """The word of a learned embedding."""
 
     def file_of(self, part: str) -> str:
         """Return a part's file, relative to the catalogue's entry."""
@@ -36,12 +38,10 @@ class Described:
 
 
 def entry_of(described: Described, base: Path | None) -> tuple[str, list[str]]:
-    """Return the entry as YAML, empty for an embedding, and what the user should know of it."""
-    if "embedding" in described.digests:
-        return "", []
+    """Return the entry as YAML, and what the user should know of it."""
     entry: dict[str, Any] = {}
     notes = []
-    pinned = {part: digest for part, digest in described.digests.items() if part != "lora"}
+    pinned = {part: digest for part, digest in described.digests.items() if part not in ("lora", "embedding")}
     if described.whole:
         resolution = resolution_of(base) if base else 0
         entry |= {"pipeline": described.stem, "resolution": resolution}
@@ -52,6 +52,9 @@ def entry_of(described: Described, base: Path | None) -> tuple[str, list[str]]:
         entry |= {part: described.file_of(part) for part in pinned}
         if "lora" in described.digests:
             entry["lora"] = [{"file": described.file_of("lora"), "scale": 1.0, "sha256": described.digests["lora"]}]
+        if "embedding" in described.digests:
+            learned = {"file": described.file_of("embedding"), "token": described.token}
+            entry["embedding"] = [learned | {"sha256": described.digests["embedding"]}]
     if pinned:
         entry["sha256"] = pinned
     if described.method:

@@ -123,7 +123,8 @@ def _part(model: Model, part: str) -> list[str]:
     """Return the digests of a part's files, in the order in which each is loaded over the one before."""
     found: list[str] = []
     for file in model.files:
-        scaled = f"{file.digest} x {file.lora_scale!r}" if file.lora_scale else file.digest
+        named = f"{file.digest} {file.token}" if file.token else file.digest
+        scaled = f"{named} x {file.lora_scale!r}" if file.lora_scale else named
         # The same file twice in a row replaces nothing; the same LoRA twice adds twice.
         if file.component == part and (file.lora_scale or scaled not in found[-1:]):
             found.append(scaled)

@@ -1,5 +1,6 @@
 """Safe latent diffusion against the paper's formula in a slow loop, and against diffusers' own pipeline."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,11 @@ from diffusers.pipelines.deprecated.stable_diffusion_safe import StableDiffusion
 from diffusion.guards.conftest import GuardsOf, Run
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion import conditioning
+from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.guarding import UNGUARDED
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.sampler import Sampler
+from unerase_backend.diffusion.schedule import Schedule
 
 TrajectoryOf = Callable[..., Trajectory]
 STRONG = {
@@ -33,16 +37,21 @@ def start(seed: int) -> torch.Tensor:
 
 @torch.inference_mode()
 def slow(model: DiffusionModel, prompt: str, steps: int, scale: float, given: dict[str, Any]) -> np.ndarray:
-    """The formula, one element at a time, in double precision."""
+    """The formula on predictions of noise, one element at a time, in double precision."""
     texts = [prompt, given["text"], ""]
     encodings = torch.stack(conditioning.encode(model, [Conditioning(text=text) for text in texts]))
     latents = start(9)[0].numpy().astype(float)
     momentum = np.zeros_like(latents)
     scheduler = model.schedule.scheduler
     scheduler.set_timesteps(steps)
+    velocity = scheduler.config.prediction_type == "v_prediction"
     for step, timestep in enumerate(scheduler.timesteps):
         rows = torch.tensor(latents, dtype=torch.float32).repeat(3, 1, 1, 1)
         predicted = model.unet(rows, timestep, encoder_hidden_states=encodings).sample.numpy().astype(float)
+        alpha = float(scheduler.alphas_cumprod[timestep])
+        if velocity:
+            # The noise is sqrt(1 - alpha) x + sqrt(alpha) v.
+            predicted = (1 - alpha) ** 0.5 * latents + alpha**0.5 * predicted
         guided = np.zeros_like(latents)
         for place in np.ndindex(latents.shape):
             prompted, avoided, empty = (predicted[row][place] for row in range(3))
@@ -53,8 +62,9 @@ def slow(model: DiffusionModel, prompt: str, steps: int, scale: float, given: di
             momentum[place] = given["momentum_beta"] * momentum[place] + (1 - given["momentum_beta"]) * away
             applied = away if step >= given["warmup_steps"] else 0.0
             guided[place] = empty + scale * (prompted - empty - applied)
-        noise = torch.tensor(guided)
-        latents = scheduler.step(noise, timestep, torch.tensor(latents)).prev_sample.numpy()
+        if velocity:
+            guided = (guided - (1 - alpha) ** 0.5 * latents) / alpha**0.5
+        latents = scheduler.step(torch.tensor(guided), timestep, torch.tensor(latents)).prev_sample.numpy()
     return latents
 
 
@@ -66,6 +76,37 @@ def test_it_is_the_papers_formula(
     np.testing.assert_allclose(ours.latents.numpy(), expected, rtol=1e-3, atol=1e-3)
     (plain,) = run([trajectory_of("a picture of a hourglass", latent_seed=9, steps=6)], UNGUARDED, picture=False)
     assert np.abs(plain.latents.numpy() - expected).max() > 0.1
+
+
+def stepped(model: DiffusionModel, **changes: Any) -> DiffusionModel:
+    """The testbed's reference with another scheduler configuration."""
+    return dataclasses.replace(model, schedule=Schedule.from_config({**model.schedule.scheduler.config, **changes}))
+
+
+def test_it_acts_on_the_noise_of_a_model_that_predicts_the_velocity(
+    guards_of: GuardsOf, model: DiffusionModel, trajectory_of: TrajectoryOf
+) -> None:
+    predicting = stepped(model, prediction_type="v_prediction")
+    sampler, trajectory = Sampler(predicting, batch_rows=3), trajectory_of("a picture of a hourglass", latent_seed=9)
+    (ours,) = sampler.run([trajectory], given=[Given(guards=guards_of(STRONG))], picture=False)
+    expected = slow(predicting, "a picture of a hourglass", 4, 3.0, STRONG)
+    np.testing.assert_allclose(ours.latents.numpy(), expected, rtol=1e-3, atol=1e-3)
+    (plain,) = sampler.run([trajectory], picture=False)
+    assert np.abs(plain.latents.numpy() - expected).max() > 0.1
+
+
+def test_it_changes_nothing_where_there_is_no_signal(
+    guards_of: GuardsOf, model: DiffusionModel, trajectory_of: TrajectoryOf
+) -> None:
+    zero = {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
+    sampler = Sampler(stepped(model, **zero), batch_rows=3)
+    guarded = [Given(guards=guards_of(STRONG | {"warmup_steps": 0}))] * 2
+    trajectories = [trajectory_of(latent_seed=9), trajectory_of(latent_seed=9, stop_step=1)]
+    whole, first = sampler.run(trajectories, given=guarded, picture=False)
+    plain, unguarded = sampler.run(trajectories, picture=False)
+    torch.testing.assert_close(first.latents, unguarded.latents)
+    assert whole.latents.isfinite().all()
+    assert (whole.latents - plain.latents).abs().max() > 0.01
 
 
 def test_it_is_the_safe_pipeline_of_diffusers(

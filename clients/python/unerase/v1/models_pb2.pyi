@@ -30,6 +30,7 @@ class WeightFile(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     LORA_SCALE_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
     component: _builtins.str
     """The part of the pipeline it belongs to, as in "unet"."""
     digest: _builtins.str
@@ -37,6 +38,8 @@ class WeightFile(_message.Message):
     size_bytes: _builtins.int
     lora_scale: _builtins.float
     """The scale of a LoRA that is added to the part; 0 for a file that replaces weights."""
+    token: _builtins.str
+    """The word of a learned embedding that is added to the part, as in "<toy>"; empty for other files."""
     def __init__(
         self,
         *,
@@ -44,10 +47,11 @@ class WeightFile(_message.Message):
         digest: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         lora_scale: _builtins.float = ...,
+        token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "digest", b"digest", "lora_scale", b"lora_scale", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "digest", b"digest", "lora_scale", b"lora_scale", "size_bytes", b"size_bytes", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -145,7 +145,7 @@ class Search(TokenSearch):
     def draw(self, variant: int) -> Draw:
         """Return the prompt of the nearest tokens."""
         ids = self._tokens.ids[self.nearest()].tolist()
-        return Draw(self.record.case, ids, self._model.tokenizer.decode(ids), variant)
+        return Draw(self.record.case, ids, self._model.text_of(ids), variant)
 
 
 def nearest(embeddings: Tensor, directions: Tensor) -> Tensor:

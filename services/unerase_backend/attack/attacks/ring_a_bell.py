@@ -178,7 +178,8 @@ def _search(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> 
     concept, parameters = unit.target.concept, workbench.parameters
     reference, length = workbench.reference(), parameters["tokens"]
     room_beside(reference, length)
-    ids = vocabulary(reference, concept.names).ids
+    # The subject need not have the words that the reference learned.
+    ids = vocabulary(reference, concept.names, learned=False).ids
     wanted = targets(unit, reference, parameters["scale"])
     draws = []
     for number, (record, target) in enumerate(zip(records, wanted, strict=True)):
@@ -196,7 +197,7 @@ def _search(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> 
             step = number * parameters["generations"] + generation + 1
             workbench.progress(step, len(records) * parameters["generations"], record.losses[-1])
         found = ids[best].tolist()
-        draws.append(Draw(record.case, found, reference.tokenizer.decode(found), 0))
+        draws.append(Draw(record.case, found, reference.text_of(found), 0))
     return draws
 
 

@@ -254,7 +254,7 @@ def _initial_embedding(model: DiffusionModel, concept: Concept) -> Tensor:
     vocabulary: Tensor = model.text_encoder.get_input_embeddings().weight.detach().float()
     if not concept.initial_token:
         return vocabulary.mean(0)
-    ids = model.tokenizer(concept.initial_token, add_special_tokens=False).input_ids
+    ids = model.tokens_of(concept.initial_token)
     if len(ids) != 1:
         raise _bad("initial_token", f"must be one token, not {len(ids)}")
     return vocabulary[ids[0]].clone()

@@ -145,7 +145,7 @@ class Search(TokenSearch):
     def draw(self, variant: int) -> Draw:
         """Return the prompt that begins with the most probable tokens."""
         ids = [*self._tokens.ids[self.relaxed.detach().argmax(1)].tolist(), *self._words]
-        return Draw(self.record.case, ids, self._model.tokenizer.decode(ids), variant)
+        return Draw(self.record.case, ids, self._model.text_of(ids), variant)
 
 
 def project_onto_simplex(rows: Tensor) -> Tensor:

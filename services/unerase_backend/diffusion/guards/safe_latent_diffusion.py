@@ -13,6 +13,10 @@ concept S, in each step
 The paper writes max(1, .) in mu; this is what its authors' code and diffusers' StableDiffusionPipelineSafe compute. The
 defaults are the paper's "medium"; "strong" is 2000, 7, 0.025, 0.5, 0.7, "maximum" 5000, 0, 1.0, 0.5, 0.7.
 
+The threshold and the scales are figures of noise. Of a model that predicts the velocity v, whose noise is s x + a v
+(`prediction.py`), e_p - e_S and e_S - e_empty are a times the differences of v, and g changes v by g / a; where a is
+below 0.02 it changes nothing. diffusers' pipeline has the formula for models that predict the noise alone.
+
 A trajectory that resumes keeps the schedule's count of steps for the warm-up and begins with v = 0, which is not part
 of its latents. Without guidance (scale 1) the guard has no effect.
 """
@@ -61,13 +65,14 @@ class SafeLatentDiffusion(Guard):
         """Return the prediction by the formula."""
         given, concept = self.parameters, guidance.concept
         assert concept is not None  # noqa: S101 - it has a concept
-        difference = guidance.conditioned - concept
+        of_noise = 1 / guidance.per_noise if guidance.per_noise else 0.0
+        difference = (guidance.conditioned - concept) * of_noise
         scale = (difference.abs() * given.guidance_scale).clamp(max=1.0)
         scale = scale.masked_fill(difference >= given.threshold, 0.0)
         momentum = memory.get(_MOMENTUM, difference * 0.0)
-        away = (concept - guidance.empty) * scale + given.momentum_scale * momentum
+        away = (concept - guidance.empty) * of_noise * scale + given.momentum_scale * momentum
         memory[_MOMENTUM] = given.momentum_beta * momentum + (1 - given.momentum_beta) * away
         towards = guidance.conditioned - guidance.empty
         if guidance.step >= given.warmup_steps:
-            towards = towards - away
+            towards = towards - away * guidance.per_noise
         return guidance.empty + guidance.scale * towards

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unerase_backend.catalogue import digests
+from unerase_backend.catalogue.configs import parse
 from unerase_backend.catalogue.entries import Folder
 from unerase_backend.catalogue.guard_kinds import GuardParameters
+from unerase_backend.catalogue.tensors import read_header
 from unerase_backend.diffusion.guarding import Guard, guard
 from unerase_backend.runtime.errors import UnsafeModelError
 
@@ -26,6 +28,15 @@ if TYPE_CHECKING:
     from unerase_backend.diffusion.pictures import Picture
 
 _PREPROCESSOR = "preprocessor_config.json"
+_CHECKER, _EXTRACTOR = "safety_checker", "feature_extractor"
+# What is the checker's own, beside the encoder of CLIP.
+_TENSORS = (
+    "concept_embeds",
+    "concept_embeds_weights",
+    "special_care_embeds",
+    "special_care_embeds_weights",
+    "visual_projection.weight",
+)
 
 
 class SafetyCheckerParameters(GuardParameters):
@@ -58,8 +69,7 @@ class SafetyChecker(Guard):
             raise UnsafeModelError("the safety checker does not load", reason="WEIGHTS_UNREADABLE") from error
         lacking = sorted(str(key) for key in (*found["missing_keys"], *found["mismatched_keys"]))
         if lacking:
-            message = f"the weights of the safety checker lack {len(lacking)} tensors, {lacking[0]} among them"
-            raise UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")
+            raise _incomplete(lacking)
         self._device = device
         self._checker = loaded.to(device).eval()
 
@@ -73,7 +83,25 @@ class SafetyChecker(Guard):
         except (OSError, ValueError):
             message = f"the safety checker needs {extractor.name}/{_PREPROCESSOR}, which is missing or is not JSON"
             raise UnsafeModelError(message, reason="MODEL_INCOMPLETE") from None
-        return [*digests.folder_paths("safety_checker", checker, None), config]
+        return [*digests.folder_paths(_CHECKER, checker, None), config]
+
+    @classmethod
+    def parts(cls, parameters: SafetyCheckerParameters) -> Sequence[str]:
+        """Return the folders that the parameters leave to the pipeline."""
+        given = {_CHECKER: parameters.folder, _EXTRACTOR: parameters.feature_extractor}
+        return [part for part, folder in given.items() if folder is None]
+
+    @classmethod
+    def check_files(cls, parameters: SafetyCheckerParameters, pipeline: Path) -> None:
+        """Check that the checker has its configuration, its concepts and their thresholds."""
+        checker, _ = _folders(parameters, pipeline)
+        if not isinstance(parse(checker / "config.json"), dict):
+            message = f"the safety checker needs {checker.name}/config.json, which is missing or is not JSON"
+            raise UnsafeModelError(message, reason="MODEL_INCOMPLETE")
+        weights = [path for path in digests.folder_paths(_CHECKER, checker, None) if path.suffix == digests.WEIGHTS]
+        held = {name for path in weights for name in read_header(path).tensors}
+        if lacking := sorted(set(_TENSORS) - held):
+            raise _incomplete(lacking)
 
     def refuse(self, picture: Picture) -> str:
         """Return which concepts the picture lies near; empty if none."""
@@ -87,5 +115,9 @@ class SafetyChecker(Guard):
 
 
 def _folders(parameters: SafetyCheckerParameters, pipeline: Path) -> tuple[Path, Path]:
-    checker = parameters.folder or pipeline / "safety_checker"
-    return checker, parameters.feature_extractor or pipeline / "feature_extractor"
+    return parameters.folder or pipeline / _CHECKER, parameters.feature_extractor or pipeline / _EXTRACTOR
+
+
+def _incomplete(lacking: Sequence[str]) -> UnsafeModelError:
+    message = f"the weights of the safety checker lack {len(lacking)} tensors, {lacking[0]} among them"
+    return UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from unerase_backend.catalogue.entries import Weights
 from unerase_backend.catalogue.guard_kinds import GuardParameters
+from unerase_backend.catalogue.tensors import UNREADABLE, read_header
 from unerase_backend.diffusion.guarding import Guard, guard
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
@@ -47,6 +48,19 @@ class Steering(Guard):
         super().__init__(parameters, pipeline, device)
         self.module = parameters.module
         self._direction = _vector(parameters).to(device)
+
+    @classmethod
+    def check_files(cls, parameters: SteeringParameters, pipeline: Path) -> None:
+        """Check that the direction is there, and a vector."""
+        del pipeline
+        try:
+            tensor = read_header(parameters.direction).tensors.get(parameters.tensor)
+        except UNREADABLE:
+            tensor = None
+        if tensor is None:
+            raise _unread(parameters)
+        if len(tensor.shape) != 1 or not tensor.parameters:
+            raise _no_vector(parameters)
 
     def check(self, model: DiffusionModel) -> None:
         """Check that the module exists, and that its output has as many features as the direction."""
@@ -81,12 +95,20 @@ def _vector(parameters: SteeringParameters) -> Tensor:
         with safe_open(parameters.direction, "pt") as file:
             vector: Tensor = file.get_tensor(parameters.tensor).float()
     except (OSError, SafetensorError) as error:
-        message = f"{parameters.direction.name} has no tensor {parameters.tensor!r} that can be read"
-        raise UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE") from error
+        raise _unread(parameters) from error
     if vector.ndim != 1 or not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
-        message = f"{parameters.tensor!r} of {parameters.direction.name} must be a finite vector, not of zeros alone"
-        raise UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
+        raise _no_vector(parameters)
     return vector
+
+
+def _unread(parameters: SteeringParameters) -> UnsafeModelError:
+    message = f"{parameters.direction.name} has no tensor {parameters.tensor!r} that can be read"
+    return UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")
+
+
+def _no_vector(parameters: SteeringParameters) -> UnsafeModelError:
+    message = f"{parameters.tensor!r} of {parameters.direction.name} must be a finite vector, not of zeros alone"
+    return UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
 
 
 def _shapes(model: DiffusionModel, name: str) -> list[tuple[int, ...]]:

@@ -32,8 +32,7 @@ def import_embedding(source: Source) -> Imported:
     width = shapes["embeddings.token_embedding.weight"][1] if shapes else rows.shape[1]
     if rows.shape[1] != width:
         raise _refused(f"its embedding has {rows.shape[1]} numbers for a word, and the model's text encoder {width}")
-    note = "no catalogue takes an embedding; a trajectory does, as a learned prompt with this word as its placeholder"
-    return Imported({"embedding": {_word(source, name): rows.to(torch.float32)}}, [note])
+    return Imported({"embedding": {_word(source, name): rows.to(torch.float32)}})
 
 
 def _word(source: Source, name: str) -> str:
