@@ -371,6 +371,8 @@ def problems_of_concept(
     problems: list[tuple[tuple[str, ...], str]] = [
         (("labels", judge), "there is no such judge") for judge in entry.labels if judge not in judges
     ]
+    if (padded := next((word for word in entry.names if word != word.strip()), None)) is not None:
+        problems.append((("names",), f"{padded!r} begins or ends with a space, which no prompt has beside it"))
     if entry.control is not None:
         control = models.get(entry.control)
         if control is None:

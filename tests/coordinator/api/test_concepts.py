@@ -142,6 +142,8 @@ LABELS = [JudgeLabels(judge="first", labels=["hourglass"])]
         ({"kind": 9}, "concept.kind", "'object', 'colour', 'style', 'person'"),
         ({"names": []}, "concept.names", "at least 1 item"),
         ({"names": ["hourglass", ""]}, "concept.names[1]", "at least 1 character"),
+        ({"names": ["hourglass", " "]}, "concept.names", "' ' begins or ends with a space"),
+        ({"names": ["egg timer "]}, "concept.names", "'egg timer ' begins or ends with a space"),
         ({"names": ["hourglass", "x" * 1001]}, "concept.names[1]", "at most 1000 characters"),
         ({"names": ["x" * 300_000]}, "concept", "must be at most 262144 bytes"),
         ({"prompts": ["an {hourglass}"]}, "concept.prompts[0]", 'holds "{concept}" once or, to stand as it is, never'),
