@@ -3,7 +3,7 @@
 import asyncio
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from unerase.internal.v1alpha1.classification_pb2 import (
     PictureJudgements,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, View
-from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Judgement
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.deployment import Classification, build
 from unerase_backend.classification.engine import MAX_PICTURES, ClassificationEngine
@@ -303,3 +303,27 @@ async def test_what_fixes_the_bits_of_a_score_is_described(tmp_path: Path) -> No
         profiles.add((await engine.DescribeClassification(DescribeClassificationRequest())).numerics_profile)
         engine.close()
     assert len(profiles) == 4
+
+
+async def test_an_answer_that_is_not_finite_is_unscored(
+    store: ArtifactStore, settings: ClassificationSettings, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A judge of another package that divides by what it saw: nothing, of a black picture."""
+
+    class Ratio:
+        def problems(self, question: Question) -> list[tuple[str, str]]:
+            return []
+
+        def look(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+            return np.array([[picture.mean()] for picture in pictures], np.float32)
+
+        def answer(self, seen: np.ndarray, question: Question) -> Judgement:
+            score = float(seen[0] / seen[0]) if seen[0] else float("nan")
+            return Judgement(judge=question.judge, score=score, detected=score >= 0.5)
+
+    engine = ClassificationEngine(Catalogue.load(), store, settings)
+    monkeypatch.setitem(engine._judges, "ratio", Ratio())
+    request = ClassifyRequest(questions=[Question(judge="ratio", labels=["light"])])
+    shown, black = (await engine.Classify(request, np.stack([pictures[0], np.zeros_like(pictures[0])]))).pictures
+    assert (shown.status, shown.judgements[0].score) == (SAMPLE_STATUS_SCORED, 1.0)
+    assert (black.status, black.reason) == (SAMPLE_STATUS_UNSCORED, "the scores of ratio are not finite")

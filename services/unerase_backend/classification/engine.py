@@ -5,6 +5,7 @@ reason. A bad question or an unknown digest is an error of the request.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -185,14 +186,17 @@ def _answers(
             answers.append(PictureJudgements(status=SAMPLE_STATUS_UNSCORED, reason=picture.message))
             continue
         blind = [name for name in judges if not np.isfinite(seen[name][row]).all()]
+        judged = [
+            judges[question.judge].answer(seen[question.judge][row], question)
+            for question in ([] if blind else request.questions)
+        ]
+        # A third party's judge may make one of finite features. A guard would let its picture pass.
+        blind += dict.fromkeys(each.judge for each in judged if not math.isfinite(each.score))
         if blind:
             reason = f"the scores of {', '.join(blind)} are not finite"
             answers.append(PictureJudgements(status=SAMPLE_STATUS_UNSCORED, reason=reason))
         else:
-            answer = PictureJudgements(status=SAMPLE_STATUS_SCORED)
-            answer.judgements.extend(
-                judges[question.judge].answer(seen[question.judge][row], question) for question in request.questions
-            )
+            answer = PictureJudgements(status=SAMPLE_STATUS_SCORED, judgements=judged)
             embeds = judges.get(request.embedding_judge)
             if isinstance(embeds, Embeds):
                 values = embeds.embedding(seen[request.embedding_judge][row])
