@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -9,10 +10,22 @@ import torch
 
 from attack.conftest import attacked
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import MODEL_ROLE_CONTROL, SAMPLE_STATUS_UNSCORED
+from unerase.v1.types_pb2 import (
+    MODEL_ACCESS_DEPLOYED,
+    MODEL_ACCESS_OPEN_WEIGHTS,
+    MODEL_ROLE_CONTROL,
+    SAMPLE_STATUS_UNSCORED,
+    Finding,
+    Observation,
+)
 from unerase_backend.attack.attacks import p4d, unlearn_diff_atk
 from unerase_backend.attack.engine import AttackEngine
+from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.attack.registry import ATTACKS
+from unerase_backend.attack.settings import AttackSettings
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.evaluation.models import Models
+from unerase_backend.runtime.artifacts import ArtifactStore
 
 UnitOf = Callable[..., Unit]
 P4D = {"evaluation": "p4d", "starts": 2, "iterations": 3, "rows": 3}
@@ -93,3 +106,76 @@ def test_the_parameters_of_the_search_are_described_once() -> None:
         assert parameters["learning_rate"].default_value.number_value == rate
         assert (parameters["learning_rate"].minimum, parameters["learning_rate"].maximum) == (1e-6, most)
         assert parameters["weight_decay"].description == f"{optimiser}'s weight decay."
+
+
+class Steps(AttackMetrics):
+    """Counts the optimisation steps."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def stepped(self, evaluation: str) -> None:
+        self.count += 1
+
+
+STEPS = 6
+"""Of the small budgets, all turns together; the report at the end is counted as one more."""
+
+
+async def counted(
+    catalogue: Catalogue, store: ArtifactStore, models: Models, unit: Unit
+) -> tuple[int, list[Observation], list[Finding]]:
+    steps = Steps()
+    engine = AttackEngine(catalogue, store, AttackSettings(artifacts="unused"), models, steps)
+    observations, findings, _ = await attacked(engine, unit)
+    engine.close()
+    return steps.count - 1, observations, findings
+
+
+async def test_a_deployed_model_is_searched_once_with_its_open_weights(
+    catalogue: Catalogue, models: Models, unit_of: UnitOf, small: dict[str, object], tmp_path: Path
+) -> None:
+    store = unit_store(tmp_path, catalogue)
+    unit = unit_of("never", cases=2, **small)
+    plain = await counted(catalogue, store, models, unit)
+    assert plain[0] == STEPS
+    # A unit without access shares nothing.
+    assert await counted(catalogue, store, models, unit) == plain
+    for access, steps in ((MODEL_ACCESS_OPEN_WEIGHTS, STEPS), (MODEL_ACCESS_DEPLOYED, 0), (MODEL_ACCESS_DEPLOYED, 0)):
+        unit.access, unit.id, unit.guard_rows = access, f"{unit.id}@{access}", access
+        assert await counted(catalogue, store, models, unit) == (steps, *plain[1:])
+    unit.seed_base += 1
+    assert (await counted(catalogue, store, models, unit))[0] == STEPS
+
+
+async def test_a_search_goes_on_where_the_other_ended(
+    catalogue: Catalogue, models: Models, unit_of: UnitOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two turns the first is taken over; the second has to be made, from where the first led."""
+    store = unit_store(tmp_path, catalogue)
+    unit = unit_of("never", cases=2, **UNLEARN_DIFF_ATK)
+    _, *plain = await counted(catalogue, store, models, unit)
+    right = unlearn_diff_atk.gradients
+    calls = iter(range(100))
+
+    def ending(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        if next(calls) == 4:
+            raise ValueError("the first unit ends in its second turn")
+        return right(*arguments)
+
+    unit.access = MODEL_ACCESS_OPEN_WEIGHTS
+    monkeypatch.setattr(unlearn_diff_atk, "gradients", ending)
+    with pytest.raises(ValueError, match="second turn"):
+        await counted(catalogue, store, models, unit)
+    monkeypatch.setattr(unlearn_diff_atk, "gradients", right)
+    unit.access = MODEL_ACCESS_DEPLOYED
+    steps, *found = await counted(catalogue, store, models, unit)
+    assert found == plain
+    assert steps == 3
+
+
+def unit_store(folder: Path, catalogue: Catalogue) -> ArtifactStore:
+    """A store with the concept's pictures, and without what other tests have recorded."""
+    store = ArtifactStore(str(folder / "artifacts"))
+    catalogue.target("hourglass", store, "clip", "judge", "second-judge")
+    return store

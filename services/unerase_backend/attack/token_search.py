@@ -1,8 +1,9 @@
 """The shared parts of P4D and UnlearnDiffAtk: gradient steps search for tokens, with many cases in one UNet call."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,30 @@ class TokenSearch(ABC):
 
     def __init__(self, record: CaseRecord) -> None:
         self.record = record
+        self._tokens_taken: list[int] | None = None
+        self.skipped: list[Descend] = []
+        """What the turns whose result was taken over would have computed, in order."""
+
+    @property
+    def found(self) -> list[int]:
+        """The tokens found so far, as ids of the model's vocabulary."""
+        return self.chosen() if self._tokens_taken is None else self._tokens_taken
+
+    @abstractmethod
+    def chosen(self) -> list[int]:
+        """Return the tokens that the optimised variables stand for, as ids of the model's vocabulary."""
+
+    def take_over(self, result: Mapping[str, Any], descend: "Descend") -> None:
+        """Take over the result of a turn that another unit has taken."""
+        self._tokens_taken = result["tokens"]
+        self.record.losses += result["losses"]
+        self.record.failure = result["failure"]
+        self.skipped.append(descend)
+
+    def go_on(self) -> None:
+        """Take the variables as they are again."""
+        self._tokens_taken = None
+        self.skipped.clear()
 
     @abstractmethod
     def move(self, gradient: Tensor) -> None:
@@ -46,6 +71,7 @@ class TokenSearch(ABC):
 
 
 Search = TypeVar("Search", bound=TokenSearch)
+Descend = Callable[[Sequence[Any]], tuple[Tensor, Tensor]]
 
 
 def take_turn(
@@ -53,20 +79,57 @@ def take_turn(
     searches: Sequence[Search],
     turn: Turn,
     descend: Callable[[Sequence[Search]], tuple[Tensor, Tensor]],
+    depends: Sequence[str] = (),
 ) -> None:
     """Take `iterations` steps of every search that has not failed.
 
     `descend` computes the losses, (rows,), and the gradients, (rows, tokens, width), of at most `rows` searches. Rows
     after the last search are padding.
+
+    Guards take no part in a search. Where an audit takes a model with them and without, the unit that comes to a turn
+    first records its result, and the other takes it over; `depends` names what the turn depends on beside the unit.
     """
-    rows = workbench.rows
+    cases = ",".join(str(search.record.case.index) for search in searches)
+    key = workbench.search_key(str(turn.first), cases, *depends) if searches else ""
+    if key and (recorded := workbench.recorded(key)) is not None:
+        for search, result in zip(searches, json.loads(recorded), strict=True):
+            search.take_over(result, descend)
+        workbench.check()
+        return
+    _catch_up(workbench, searches)
+    known = [len(search.record.losses) for search in searches]
     for iteration in range(workbench.parameters["iterations"]):
-        losses: list[float] = []
-        going = [search for search in searches if not search.record.failure]
-        for first in range(0, len(going), rows):
-            batch = going[first : first + rows]
-            of_rows, gradient = descend(batch)
-            for row, search in enumerate(batch):
-                search.step(float(of_rows[row]), gradient[row])
-            losses += of_rows[: len(batch)].tolist()
-        turn.progress(workbench, iteration, losses)
+        turn.progress(workbench, iteration, _step(workbench, searches, descend))
+    if key:
+        results = [
+            {"tokens": search.found, "losses": search.record.losses[before:], "failure": search.record.failure}
+            for search, before in zip(searches, known, strict=True)
+        ]
+        workbench.record(key, json.dumps(results).encode())
+
+
+def _step(workbench: Workbench, searches: Sequence[TokenSearch], descend: Descend) -> list[float]:
+    """Take one step of every search that has not failed; return their losses."""
+    losses: list[float] = []
+    rows = workbench.rows
+    going = [search for search in searches if not search.record.failure]
+    for first in range(0, len(going), rows):
+        batch = going[first : first + rows]
+        of_rows, gradient = descend(batch)
+        for row, search in enumerate(batch):
+            search.step(float(of_rows[row]), gradient[row])
+        losses += of_rows[: len(batch)].tolist()
+    return losses
+
+
+def _catch_up(workbench: Workbench, searches: Sequence[TokenSearch]) -> None:
+    """Bring the variables of searches to where turns that were taken over have led; all have skipped the same turns."""
+    for descend in list(searches[0].skipped) if searches else ():
+        known = [len(search.record.losses) for search in searches]
+        for _ in range(workbench.parameters["iterations"]):
+            _step(workbench, searches, descend)
+            workbench.check()
+        for search, before in zip(searches, known, strict=True):
+            del search.record.losses[before:]
+    for search in searches:
+        search.go_on()

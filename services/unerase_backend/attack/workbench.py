@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
-from unerase.v1.types_pb2 import Finding
+from unerase.v1.types_pb2 import MODEL_ACCESS_UNSPECIFIED, Finding
 from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import encode
@@ -194,6 +194,23 @@ class Workbench:
     def recorded(self, key: str) -> bytes | None:
         """Return the result that the same source code recorded under `key`; None if there is none."""
         return self._store.get_record(self._record_key(key))
+
+    def search_key(self, *depends: str) -> str:
+        """Return the key of a search that is the same with and without the guards of the model; empty if the unit says
+        nothing of access, so that no other unit searches the same.
+
+        It covers the unit, the weights and their schedule; `depends` names whatever else the search depends on.
+        """
+        if self._unit.access == MODEL_ACCESS_UNSPECIFIED:
+            return ""
+        unit = Unit()
+        unit.CopyFrom(self._unit)
+        for name in ("id", "access", "guard_rows"):
+            unit.ClearField(name)
+        alphas = self.model.alphas_cumprod.numpy().tobytes()
+        parts = [unit.SerializeToString(deterministic=True), alphas, self.model.prediction.encode()]
+        hashed = (hashlib.sha256(part).hexdigest() for part in parts)
+        return "\0".join(["search", self.model.digest, *hashed, *depends])
 
     def _record_key(self, key: str) -> str:
         return hashlib.sha256(f"{self._source_digest}\0{key}".encode()).hexdigest()

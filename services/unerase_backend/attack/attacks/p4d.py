@@ -28,6 +28,7 @@ The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: 
 or what the device's memory holds.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -142,9 +143,14 @@ class Search(TokenSearch):
         self.continuous.grad = gradient
         self._optimiser.step()
 
+    def chosen(self) -> list[int]:
+        """Return the nearest tokens."""
+        ids: list[int] = self._tokens.ids[self.nearest()].tolist()
+        return ids
+
     def draw(self, variant: int) -> Draw:
-        """Return the prompt of the nearest tokens."""
-        ids = self._tokens.ids[self.nearest()].tolist()
+        """Return the prompt of the tokens found."""
+        ids = self.found
         return Draw(self.record.case, ids, self._model.text_of(ids), variant)
 
 
@@ -187,8 +193,14 @@ def _made(unit: Unit, workbench: Workbench, reference: DiffusionModel, records: 
 def _search(unit: Unit, workbench: Workbench, targets: Sequence[Target], start: int, turn: Turn) -> list[Search]:
     tokens = vocabulary(workbench.model, unit.target.concept.names)
     searches = [Search(workbench.model, target, tokens, start, workbench) for target in targets]
-    take_turn(workbench, searches, turn, lambda batch: _descend(workbench, batch))
+    depends = [workbench.reference().digest, *(_digest(target) for target in targets)]
+    take_turn(workbench, searches, turn, lambda batch: _descend(workbench, batch), depends)
     return searches
+
+
+def _digest(target: Target) -> str:
+    tensors = (target.latents, target.encoded)
+    return hashlib.sha256(b"".join(tensor.float().cpu().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
 def _descend(workbench: Workbench, searches: Sequence[Search]) -> tuple[Tensor, Tensor]:

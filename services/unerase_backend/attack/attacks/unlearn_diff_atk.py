@@ -142,9 +142,14 @@ class Search(TokenSearch):
         with torch.no_grad():
             self.relaxed.copy_(project_onto_simplex(self.relaxed))
 
+    def chosen(self) -> list[int]:
+        """Return the most probable tokens."""
+        ids: list[int] = self._tokens.ids[self.relaxed.detach().argmax(1)].tolist()
+        return ids
+
     def draw(self, variant: int) -> Draw:
-        """Return the prompt that begins with the most probable tokens."""
-        ids = [*self._tokens.ids[self.relaxed.detach().argmax(1)].tolist(), *self._words]
+        """Return the prompt that begins with the tokens found."""
+        ids = [*self.found, *self._words]
         return Draw(self.record.case, ids, self._model.text_of(ids), variant)
 
 
@@ -166,7 +171,7 @@ def _begin(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> l
 
 
 def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, timestep: int) -> None:
-    take_turn(workbench, searches, turn, lambda batch: _descend(workbench, batch, timestep))
+    take_turn(workbench, searches, turn, lambda batch: _descend(workbench, batch, timestep), [str(timestep)])
 
 
 def _descend(workbench: Workbench, searches: Sequence[Search], timestep: int) -> tuple[Tensor, Tensor]:
