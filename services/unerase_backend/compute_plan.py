@@ -17,6 +17,7 @@ from types import MappingProxyType
 from unerase_backend.catalogue import Catalogue, JudgeEntry, hub
 from unerase_backend.catalogue.digests import judge_paths
 from unerase_backend.catalogue.judge_files import DETECTOR, detector_path
+from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.diffusion.memory import ModelSize, folder_parameters, pipeline_size
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH, GRADIENT_ROWS
 from unerase_backend.runtime.errors import UneraseError
@@ -106,7 +107,7 @@ class Load:
 
 
 def load_of(catalogue: Catalogue) -> Load | None:
-    """Return what a catalogue asks of a device; None if none of its models can be read."""
+    """Return what a catalogue asks of a device; None if none of its models can be used."""
     sizes = dict(_model_sizes(catalogue))
     if not sizes:
         return None
@@ -147,7 +148,7 @@ def plan_gpus(
         ValueError: the largest model does not fit.
     """
     if load is None:
-        raise ValueError("device: no model of the catalogue can be read, so that nothing can be planned for a GPU")
+        raise ValueError("device: no model of the catalogue can be used, so that nothing can be planned for a GPU")
     free = min(card.free_bytes for card in cards)
     judges = max(_JUDGES_LEAST, (load.judge_bytes * _JUDGE_MARGIN + _CONTEXT) / free)
     if len(cards) == 1:
@@ -286,10 +287,12 @@ def _floor(share: float) -> float:
 
 def _model_sizes(catalogue: Catalogue) -> Iterable[tuple[str, ModelSize]]:
     for name, entry in catalogue.models.items():
-        # A model that cannot be read is marked where models are listed; it does not stop the others.
-        with suppress(ValueError, UneraseError):
+        # A model that cannot be used is marked where models are listed; it neither stops nor decides a plan.
+        with suppress(ValueError, OSError, UneraseError):
             # Nothing is fetched from the hub for a plan.
-            if entry.base is None and entry.fetched and (folder := entry.folder) is not None:
+            if entry.base is not None or not entry.fetched or check_model(catalogue, name).problems:
+                continue
+            if (folder := entry.folder) is not None:
                 yield name, pipeline_size(folder, entry.resolution)
 
 

@@ -1,5 +1,6 @@
 """How `unerase serve` computes: what it chooses fits, and what a user sets stands."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from support.small_files import write_pipeline
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.compute_plan import (
     DECODES,
@@ -96,6 +98,21 @@ def test_a_cpu_takes_the_shapes_of_the_testbed_for_small_models_and_few_rows_for
     assert plan_cpu(testbed, "float32", 4 * GB).shapes == Shapes()
     assert plan_cpu(None, "float32", 4 * GB).shapes == Shapes()
     assert plan_cpu(SD_14, "bfloat16", 22 * GB).shapes == Shapes(4, 1, 3, 1, 2)
+
+
+def test_the_largest_model_is_one_that_can_be_used(tmp_path: Path) -> None:
+    for name in ("large", "xl"):
+        folder = write_pipeline(tmp_path / name, name)
+        size = 3_000_000 if name == "large" else 4_000_000
+        save_file({"conv_in.weight": np.zeros(size, np.float16)}, next((folder / "unet").glob("*.safetensors")))
+    index = tmp_path / "xl" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableDiffusionXLPipeline"}))
+    file = tmp_path / "own.yaml"
+    models = {f"own/{name}": {"pipeline": name, "resolution": 32} for name in ("large", "xl")}
+    file.write_text(yaml.safe_dump({"models": models}))
+    load = load_of(Catalogue.load([str(file)]))
+    assert load is not None
+    assert (load.model, load.size.unet_parameters) == ("own/large", 3_000_000)
 
 
 def test_judges_take_the_memory_of_their_files(tmp_path: Path) -> None:
