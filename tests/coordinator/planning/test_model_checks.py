@@ -133,6 +133,14 @@ def test_an_assumption_that_nothing_needs_is_dropped(plan: Planner, control: str
     assert (spec.control, spec.assume_control) == ("", False)
 
 
+def test_naming_the_reference_of_a_whole_pipeline_assumes_it(plan: Planner) -> None:
+    """The catalogue cannot say what it was made from; a change of a base says it by its base."""
+    spec = plan(subject="other/reference", reference="small/reference").spec
+    assert (spec.reference, spec.assume_reference) == ("small/reference", True)
+    assert plan(**json_format.MessageToDict(spec)).spec == spec
+    assert _refused(plan, subject="other/edited", reference="small/reference")[1] == "REFERENCE_UNFIT"
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -85,9 +85,13 @@ def role_problems(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:
     """Yield what is wrong with the reference and the control of a request whose names are all known.
 
     An assumption that is not needed is cleared in `spec`, because a verdict names only the assumptions that it rests
-    on.
+    on. Of a whole pipeline the catalogue cannot say what it was made from, so whoever names its reference assumes it.
     """
     problem = _reference_problem(spec, catalogue)
+    if not problem and not _of_one_base(spec, catalogue):
+        names = catalogue.chain(spec.reference)[-1], catalogue.chain(spec.subject)[-1]
+        problem = "has another base than the subject: {!r}, not {!r}".format(*names)
+        spec.assume_reference |= not catalogue.models[spec.subject].base
     if problem and not spec.assume_reference:
         todo = "name the model that the subject was made from, or set spec.assume_reference"
         yield Problem("spec.reference", f"{problem}; {todo}", "REFERENCE_UNFIT")
@@ -133,7 +137,10 @@ def _reference_problem(spec: AuditSpec, catalogue: Catalogue) -> str:
         return problem
     if spec.subject in catalogue.chain(spec.reference):
         return f"was itself made from the subject {spec.subject!r}"
-    roots = [catalogue.describe_model(catalogue.chain(name)[-1]) for name in (spec.subject, spec.reference)]
-    if not roles.same_weights(*roots):
-        return f"has another base than the subject: {roots[1].name!r}, not {roots[0].name!r}"
     return ""
+
+
+def _of_one_base(spec: AuditSpec, catalogue: Catalogue) -> bool:
+    """Return whether subject and reference were made from the same whole pipeline, by its weights."""
+    roots = [catalogue.describe_model(catalogue.chain(name)[-1]) for name in (spec.subject, spec.reference)]
+    return roles.same_weights(*roots)
