@@ -279,6 +279,8 @@ NAMES = {f"{LAYER}.lora_A.weight": DOWN, f"{LAYER}.lora_B.weight": UP}
         (NAMES | {f"{LAYER}.lora_A.weight": torch.zeros(2, 7)}, "WEIGHTS_WRONG_SHAPE", "(2, 7)"),
         (NAMES | {f"{LAYER}.alpha": torch.zeros(2)}, "WEIGHTS_WRONG_SHAPE", "alpha"),
         (NAMES | {f"{LAYER}.alpha": torch.tensor(float("nan"))}, "WEIGHTS_WRONG_SHAPE", "alpha"),
+        (NAMES | {f"{LAYER}.alpha": torch.zeros(())}, "WEIGHTS_INCOMPLETE", "changes nothing"),
+        (NAMES | {f"{LAYER}.lora_A.weight": DOWN.to(torch.int8)}, "WEIGHTS_WRONG_TYPE", "16 bits"),
         (NAMES | {f"{LAYER}.lora.down.weight": DOWN.clone()}, "WEIGHTS_UNKNOWN_TENSOR", "same layer"),
         (NAMES | {f"{LAYER}.lora_B.weight": UP + float("inf")}, "WEIGHTS_NOT_FINITE", "attn1.to_q"),
         ({}, "WEIGHTS_INCOMPLETE", "empty"),

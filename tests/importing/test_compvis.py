@@ -85,6 +85,13 @@ def test_a_part_of_a_unet_is_placed_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(found["unet"][key], tensor) for key, tensor in edited.items())
 
 
+def test_what_is_of_no_part_is_said(tmp_path: Path) -> None:
+    """As Concept Ablation stores the embeddings of new words beside what it changed of the UNet."""
+    stored = of_compvis(unet_weights("testbed/esd-x"), architecture_of(reference())["unet"])
+    path = saved(tmp_path / "delta.ckpt", {"state_dict": stored | {"embed": torch.zeros(1, 64)}})
+    assert imported(path, base=reference()).notes[-1] == "left out 1 tensors that are of no part, 'embed' among them"
+
+
 def test_it_needs_the_model_that_it_changes(tmp_path: Path) -> None:
     stored = of_compvis(unet_weights("testbed/esd-x"), architecture_of(reference())["unet"])
     with pytest.raises(UnsafeModelError, match="--base or --config"):

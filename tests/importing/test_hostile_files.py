@@ -200,6 +200,11 @@ def a_text(path: Path, mark: Path) -> None:
     path.write_text("import os\n" * 100)
 
 
+@hostile("git lfs pull", ".ckpt")
+def a_pointer_of_git_lfs(path: Path, mark: Path) -> None:
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n")
+
+
 @hostile("damaged", ".safetensors", whole=True)
 def a_header_longer_than_the_file(path: Path, mark: Path) -> None:
     path.write_bytes(struct.pack("<Q", 1 << 40) + b'{"conv_in.weight":{}}')

@@ -1,7 +1,9 @@
 """The command from end to end: files as people have them become entries of a catalogue that loads."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from support.importing import reference, saved, unet_weights
 from unerase_backend.catalogue import Catalogue
@@ -174,6 +176,42 @@ def test_too_much_of_the_processor_ends_the_process(tmp_path: Path) -> None:
     program = "from unerase_backend.importing import isolation; isolation.limit(2**30, 0, 1)\nwhile True: pass"
     done = subprocess.run([sys.executable, "-c", program], timeout=120, check=False)
     assert done.returncode < 0
+
+
+def test_a_link_gives_its_own_name(tmp_path: Path) -> None:
+    blob = saved(tmp_path / "0123456789abcdef", unet_weights("testbed/esd-x"))
+    (tmp_path / "esd.pt").symlink_to(blob)
+    assert "esd:" in import_file(Request(tmp_path / "esd.pt", tmp_path / "out")).entry
+    nameless = saved(tmp_path / "\u5857.pt", {})
+    with pytest.raises(ValueError, match="--name"):
+        import_file(Request(nameless, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+def test_too_little_memory_is_said(tmp_path: Path, ending: str) -> None:
+    """The file can be read, and not written."""
+    path = tmp_path / f"esd{ending}"
+    (torch.save if ending == ".pt" else save_file)({"conv_in.weight": torch.zeros(320, 4, 64, 64)}, path)
+    with pytest.raises(ValueError, match="more than 40 MiB of memory; --memory"):
+        import_file(Request(path, tmp_path / "out", memory=40 * 2**20))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_file_and_no_process(tmp_path: Path, number: int) -> None:
+    path, out = saved(tmp_path / "esd.pt", unet_weights("testbed/esd-x")), tmp_path / "out"
+    command = subprocess.Popen([sys.executable, "-m", "unerase", "import", str(path), "--out", str(out)])
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+    found: list[str] = []
+    # Until the child runs its own program, its parent waits for it and takes no signal.
+    while not found or b"importing.worker" not in Path(f"/proc/{found[0]}/cmdline").read_bytes():
+        assert command.poll() is None
+        found = children.read_text().split()
+    # It reads no further, however fast the machine is.
+    os.kill(int(found[0]), signal.SIGSTOP)
+    command.send_signal(number)
+    assert command.wait(timeout=120) not in (0, 2)
+    assert not Path(f"/proc/{found[0]}").exists()
+    assert not list(out.iterdir())
 
 
 def test_the_command_ends_with_2_and_says_why(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "DataParallel": lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
     "compiled": lambda state: {f"_orig_mod.{key}": tensor for key, tensor in state.items()},
     "unet prefix": lambda state: {f"unet.{key}": tensor for key, tensor in state.items()},
+    "DataParallel in unet": lambda state: {f"unet.module.{key}": tensor for key, tensor in state.items()},
+    "Concept Ablation": lambda state: {"unet": state, "modifier_token": {}},
+    "a step and a generator's state": lambda state: {
+        "model": state,
+        "step": torch.tensor(3),
+        "rng": {"torch": torch.zeros(5, dtype=torch.uint8)},
+        "scaler": {"_growth_tracker": torch.tensor(0)},
+    },
     "parameters": lambda state: {key: nn.Parameter(tensor) for key, tensor in state.items()},
 }
 
@@ -87,7 +95,15 @@ def test_a_unet_and_a_text_encoder_in_one_file(tmp_path: Path) -> None:
     found = imported(saved(tmp_path / "x.pt", {"unet": ESD, "text_encoder": old}), base=reference()).files
     assert same(found["unet"], ESD)
     assert same(found["text_encoder"], words)
-    assert same(imported(saved(tmp_path / "x.bin", old), base=reference()).files["text_encoder"], words)
+    for prefix in ("", "text_encoder.", "module.", "transformer.", "cond_stage_model.transformer."):
+        stored = {f"{prefix}{key}": tensor for key, tensor in old.items()}
+        assert same(imported(saved(tmp_path / "x.bin", stored), base=reference()).files["text_encoder"], words)
+
+
+def test_layers_stored_as_convolutions_of_one_pixel_are_the_models(tmp_path: Path) -> None:
+    stored = {key: tensor[..., None, None] if tensor.dim() == 2 else tensor for key, tensor in ESD.items()}
+    found = imported(saved(tmp_path / "x.pt", stored), base=reference()).files["unet"]
+    assert all(torch.equal(found[key].reshape(tensor.shape), tensor) for key, tensor in ESD.items())
 
 
 @pytest.mark.parametrize(
@@ -155,8 +171,21 @@ def test_alphas_stand_beside_their_factors(tmp_path: Path) -> None:
     assert float(found[f"unet.{LAYER}.alpha"]) == 5.0
     with pytest.raises(UnsafeModelError, match=r"adapter_config\.json"):
         imported(path)
-    with pytest.raises(UnsafeModelError, match="DoRA"):
-        imported(path, beside=json.dumps(config | {"use_dora": True}))
+    for change, words in (
+        ({"use_dora": True}, "DoRA"),
+        ({"alpha_pattern": {"to_(q|k)": 8}}, "by patterns"),
+        ({"alpha_pattern": [8]}, "by patterns"),
+        ({"lora_alpha": None}, "no number"),
+    ):
+        with pytest.raises(UnsafeModelError, match=rf"^adapter_config\.json .*{words}"):
+            imported(path, beside=json.dumps(config | change))
+    for broken in ("{", "[8]"):
+        with pytest.raises(UnsafeModelError, match=r"^adapter_config\.json is not a JSON object"):
+            imported(path, beside=broken)
+
+
+def test_a_configuration_beside_another_file_is_not_read(tmp_path: Path) -> None:
+    assert same(imported(saved(tmp_path / "esd.pt", ESD), beside="{").files["unet"], ESD)
 
 
 def test_an_adapter_of_spm_is_a_lora_with_a_word_on_it(tmp_path: Path) -> None:
@@ -171,6 +200,8 @@ def test_an_adapter_of_spm_is_a_lora_with_a_word_on_it(tmp_path: Path) -> None:
         ({"lora_unet_nowhere.lora_down.weight": DOWN, "lora_unet_nowhere.lora_up.weight": UP}, "'nowhere'"),
         ({**LORAS["kohya"][0], f"{FLAT}.lora_down.weight": DOWN[:, :-1]}, r"has the shape \(2, "),
         ({f"{FLAT}.lora_down.weight": DOWN}, "without the layer's factor 'up'"),
+        ({key: tensor[:0] if "A" in key else tensor[:, :0] for key, tensor in DOTTED.items()}, "no common rank"),
+        ({**LORAS["kohya"][0], f"{FLAT}.lora_up.weight": UP[:, :1]}, "no common rank"),
     ],
 )
 def test_a_lora_for_another_model_is_refused(tmp_path: Path, stored: dict[str, Tensor], words: str) -> None:

@@ -55,7 +55,7 @@ TRANSFORMER = Layout("TRANSFORMER", "a diffusion transformer, as Stable Diffusio
 UNKNOWN = Layout("UNKNOWN", "tensors of no layout that is known here")
 
 # Wrappers of torch that stay in the names of what they wrapped.
-_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+_WRAPPERS = re.compile(r"^((?:unet|vae|text_encoder)\.)?(?:module\.|_orig_mod\.)+")
 _UNET_ROOTS = r"(?:conv_in|conv_out|conv_norm_out|time_embedding|down_blocks|mid_block|up_blocks)\."
 _COMPVIS_UNET = r"(?:model\.)?(?:diffusion_model\.)?(?:input_blocks|middle_block|output_blocks|time_embed|out)\.\d"
 
@@ -64,7 +64,7 @@ _Rule = tuple[Layout, Callable[[frozenset[str], Mapping[str, str]], bool]]
 
 def recognise(names: Iterable[str], metadata: Mapping[str, str] | None = None) -> Layout:
     """Return the layout of a file with tensors of these names and, if it is a safetensors file, this metadata."""
-    bare = frozenset(_WRAPPERS.sub("", name) for name in names)
+    bare = frozenset(_WRAPPERS.sub(r"\1", name) for name in names)
     given = metadata or {}
     return next((layout for layout, holds in _RULES if bare and holds(bare, given)), UNKNOWN)
 
@@ -115,7 +115,7 @@ _RULES: tuple[_Rule, ...] = (
     ),
     (COMPVIS_MODEL, _whole_compvis),
     (COMPVIS_UNET, _some(f"^{_COMPVIS_UNET}")),
-    (COMPVIS_TEXT_ENCODER, _some(r"^cond_stage_model\.|^(?:model\.)?transformer\.resblocks\.")),
+    (COMPVIS_TEXT_ENCODER, _some(r"^cond_stage_model\.|^(?:model\.)?transformer\.(?:resblocks|text_model)\.")),
     (COMPVIS_VAE, _some(r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|mid|up)\.")),
     (PIPELINE, _pipeline),
     (UNET, _some(rf"^(?:unet\.)?{_UNET_ROOTS}")),

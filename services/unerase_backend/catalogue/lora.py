@@ -164,26 +164,49 @@ def strengths(metadata: Mapping[str, str]) -> Callable[[LoraKey, int], float]:
     """Return alpha / r by a layer and its rank, as PEFT's configuration in the metadata has it; 1 without one.
 
     Raises:
-        UnsafeModelError: the configuration cannot be read, or names layers by patterns.
+        UnsafeModelError: the configuration cannot be read; otherwise as `configured_strength`.
     """
-    try:
-        content: Any = json.loads(metadata.get(METADATA_KEY, "{}"))
-        given = {str(name): value for name, value in content.items()}
-    except (ValueError, AttributeError, RecursionError):
-        raise _bad_metadata("is not a JSON object") from None
+    where = f"the LoRA's metadata {METADATA_KEY!r}"
+    given = configuration(metadata.get(METADATA_KEY, "{}"), where)
 
     def strength(key: LoraKey, rank: int) -> float:
-        alpha: Any = given.get(f"{key.part}.lora_alpha", rank)
-        patterns: Any = given.get(f"{key.part}.alpha_pattern") or {}
-        if not isinstance(patterns, dict) or any(not re.fullmatch(r"[\w.]+", name) for name in patterns):
-            raise _bad_metadata("names layers by patterns")
-        alpha = next((a for name, a in patterns.items() if f".{key.module}".endswith(f".{name}")), alpha)
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise _bad_metadata("has an alpha that is no number")
-        return float(alpha) / (math.sqrt(rank) if given.get(f"{key.part}.use_rslora") else rank)
+        start = f"{key.part}."
+        own = {name.removeprefix(start): value for name, value in given.items() if name.startswith(start)}
+        return configured_strength({"lora_alpha": rank} | own, key, rank, where)
 
     return strength
 
 
-def _bad_metadata(problem: str) -> UnsafeModelError:
-    return UnsafeModelError(f"the LoRA's metadata {METADATA_KEY!r} {problem}", reason="WEIGHTS_UNREADABLE")
+def configuration(content: str, where: str) -> dict[str, Any]:
+    """Return PEFT's configuration from JSON; `where` says where it stands.
+
+    Raises:
+        UnsafeModelError: it is not a JSON object.
+    """
+    try:
+        return {str(name): value for name, value in json.loads(content).items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise _bad_configuration(where, "is not a JSON object") from None
+
+
+def configured_strength(given: Mapping[str, Any], key: LoraKey, rank: int, where: str) -> float:
+    """Return alpha / r of a layer, as PEFT's configuration of its part has it.
+
+    Raises:
+        UnsafeModelError: the configuration has no alpha, asks for DoRA, or names layers by patterns.
+    """
+    if given.get("use_dora") or given.get("fan_in_fan_out"):
+        message = f"{where} asks for DoRA or transposed layers"
+        raise UnsafeModelError(message, reason="LORA_UNSUPPORTED")
+    patterns: Any = given.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or any(not re.fullmatch(r"[\w.]+", name) for name in patterns):
+        raise _bad_configuration(where, "names layers by patterns")
+    alpha: Any = given.get("lora_alpha")
+    alpha = next((a for name, a in patterns.items() if f".{key.module}".endswith(f".{name}")), alpha)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise _bad_configuration(where, "has an alpha that is no number")
+    return float(alpha) / (math.sqrt(rank) if given.get("use_rslora") else rank)
+
+
+def _bad_configuration(where: str, problem: str) -> UnsafeModelError:
+    return UnsafeModelError(f"{where} {problem}", reason="WEIGHTS_UNREADABLE")

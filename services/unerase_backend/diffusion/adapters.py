@@ -51,7 +51,8 @@ def collect(
     """Return the factors by part and by the layer's name without dots; `parsed` says what each tensor is.
 
     Raises:
-        UnsafeModelError: an alpha is not one finite number, or factors have no common rank.
+        UnsafeModelError: an alpha is not one finite number, every alpha is 0, or factors have no common rank or are
+            whole numbers.
     """
     strength = lora.strengths(metadata)
     grouped: dict[tuple[str, str], dict[str, str]] = {}
@@ -61,8 +62,10 @@ def collect(
     for (part, name), keys in grouped.items():
         down, up = tensors[keys["down"]], tensors[keys["up"]]
         rank = down.shape[0] if down.dim() >= 2 else 0
-        fits = rank and up.dim() >= 2 and up.shape[1] == rank and up[0].numel() == rank
-        if not fits or not (down.is_floating_point() and up.is_floating_point()):
+        if not (down.is_floating_point() and up.is_floating_point()):
+            message = f"{keys['down']!r} of the LoRA or its other factor is not of floating point with 16 bits or more"
+            raise UnsafeModelError(message, reason="WEIGHTS_WRONG_TYPE")
+        if not (rank and up.dim() >= 2 and up.shape[1] == rank and up[0].numel() == rank):
             shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
             message = f"{keys['down']!r} of the LoRA and its other factor have the shapes {shapes}, with no common rank"
             raise UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
@@ -70,6 +73,9 @@ def collect(
         if "alpha" in keys:
             share = _alpha(keys["alpha"], tensors[keys["alpha"]]) / rank
         found.setdefault(part, {})[name] = Factors(down, up, share)
+    if not any(each.strength for factors in found.values() for each in factors.values()):
+        message = "each alpha of the LoRA is 0, so that it changes nothing"
+        raise UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")
     return found
 
 

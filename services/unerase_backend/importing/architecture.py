@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from unerase_backend.catalogue.tensor_names import fits
 from unerase_backend.runtime.errors import UnsafeModelError
 
 Part = Literal["unet", "vae", "text_encoder"]
@@ -57,7 +58,7 @@ class Architecture:
         if unknown := sorted(name for name in tensors if name not in shapes):
             raise _unfit(f"the {part} of the model has no {_named(unknown)}", "WEIGHTS_UNKNOWN_TENSOR")
         for name, tensor in tensors.items():
-            if tensor.shape != shapes[name]:
+            if not fits(tuple(tensor.shape), tuple(shapes[name])):
                 message = f"{name!r} of the {part} has the shape {tuple(shapes[name])}, not {tuple(tensor.shape)}"
                 raise _unfit(message, "WEIGHTS_WRONG_SHAPE")
         missing = sorted(name for name in shapes if name not in tensors and not name.endswith(BUFFERS))

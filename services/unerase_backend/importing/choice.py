@@ -1,13 +1,12 @@
 """Decides how a file is imported: by its kind if one is asked for, else by the layout of its names."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from unerase_backend.catalogue.layouts import COMPVIS_MODEL, EMBEDDING, PIPELINE, UNKNOWN, Layout, recognise
+from unerase_backend.catalogue.layouts import COMPVIS_MODEL, EMBEDDING, PIPELINE, Layout, recognise
 from unerase_backend.importing import reading, weights
 from unerase_backend.importing.architecture import Architecture
 from unerase_backend.importing.registry import Imported, Importer, Source
@@ -42,7 +41,7 @@ def imported(job: Mapping[str, Any], registered: Mapping[str, Importer]) -> tupl
         layout=layout,
         metadata=metadata,
         held=held,
-        beside=json.loads(job["beside"]) if job["beside"] else {},
+        beside=job["beside"],
         architecture=Architecture(job["architecture"]),
         complete=job["complete"],
         token=job["token"],
@@ -63,8 +62,8 @@ def _checked_kind(kind: str | None, layout: Layout, job: Mapping[str, Any]) -> s
     if kind is not None and (job["complete"] or (layout in (COMPVIS_MODEL, PIPELINE) and kind in _PARTS_OF_WHOLE)):
         return kind
     if layout.import_as is None:
-        what = "tensors of no layout that is known here" if layout == UNKNOWN else layout.title
-        raise UnsafeModelError(f"it holds {what}, which is not imported", reason="WEIGHTS_UNKNOWN_TENSOR")
+        message = f"it holds {layout.title}, which is not imported"
+        raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
     if kind != layout.import_as:
         message = f"it holds {layout.title}: import it --as {layout.import_as}, not --as {kind}"
         raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")

@@ -1,6 +1,7 @@
 """`unerase import`: has a foreign file read by a process of its own, and writes safetensors and a catalogue's entry."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -8,10 +9,10 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from os import environ
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -79,13 +80,36 @@ def import_file(request: Request) -> Result:
         OSError: a file cannot be read or written.
     """
     try:
-        return _import(request)
+        with _ended_by_signals():
+            return _import(request)
     except UneraseError as error:
         raise ValueError(error.message) from error
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let signals that end the process end what it does first: nothing stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _import(request: Request) -> Result:
-    name = request.name or re.sub(r"[^A-Za-z0-9._-]+", "-", request.file.resolve().stem).strip("-._")
+    # A link has its own name: that of a file in a hub's cache is a digest.
+    file = Path(os.path.abspath(request.file))
+    name = request.name or re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._")
+    if not name:
+        raise ValueError(f"{request.file.name}: give a --name; none of letters and digits can be made of the file's")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}", name) or ".." in name:
         raise ValueError(
             "--name must begin with a letter or digit and hold only letters, digits, '.', '_', '-' and '/'"
@@ -94,6 +118,7 @@ def _import(request: Request) -> Result:
         raise ValueError(f"--as must be one of {', '.join(KINDS)}, not {request.kind!r}")
     if not request.file.exists():
         raise ValueError(f"{request.file}: does not exist")
+    request = replace(request, file=file)
     base = _base_folder(request)
     stem = name.replace("/", "-")
     for path in (request.out / f"{stem}.yaml", request.out / stem):
@@ -163,7 +188,7 @@ def _run(request: Request, job: Job, folder: Path) -> dict[str, Any]:
         "written": 2 * size + 64 * MiB,
         "require_isolation": request.require_isolation,
     }
-    environment = {key: environ[key] for key in _ENVIRONMENT if key in environ} | {
+    environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ} | {
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "OMP_NUM_THREADS": "1",

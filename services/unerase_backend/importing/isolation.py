@@ -13,6 +13,7 @@ It is no sandbox for machine code: whoever finds a fault in torch or Python that
 import ctypes
 import os
 import resource
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from unerase_backend.runtime.errors import UnsafeModelError
 
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000
-_PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 38, 4
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 1, 38, 4
 _FORBIDDEN = (
     "socket.",
     "subprocess.",
@@ -65,9 +66,11 @@ def leave_network() -> str:
 
 
 def give_up_rights() -> None:
-    """Keep this process from gaining rights and from dumping its memory."""
+    """Keep this process from gaining rights, from dumping its memory, and from outliving its parent."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
+        # A change of namespace would undo it.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -87,6 +90,11 @@ def limit(memory: int, seconds: int, written: int) -> None:
         _, hard = resource.getrlimit(kind)
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (least, least))
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether an error, of torch or safetensors as it may be, says that memory was short."""
+    return isinstance(error, MemoryError) or "allocate" in str(error)
 
 
 def forbid(folder: Path) -> None:

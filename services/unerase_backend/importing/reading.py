@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from unerase_backend.catalogue.tensors import is_lfs_pointer
+from unerase_backend.importing.isolation import is_shortage
 from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
 
 MAX_PICKLE_BYTES = 256 * 1024 * 1024
@@ -110,6 +112,8 @@ def read(path: Path) -> tuple[Any, dict[str, str]]:
         _check_globals(path)
     elif start[257:262] == b"ustar" or tarfile.is_tarfile(path):
         raise _refused("it is a tar archive; load and save it with a torch that still reads it")
+    elif is_lfs_pointer(path):
+        raise _refused("it is a pointer of Git LFS in place of the file; fetch the file (git lfs pull)")
     elif start[:1] != b"\x80":
         raise _refused("it is neither safetensors nor what torch.save writes")
     return _pickle(path), {}
@@ -120,6 +124,8 @@ def _safetensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
+        if is_shortage(error):
+            raise MemoryError from error
         raise _refused("it is damaged: it cannot be read as safetensors") from error
 
 
@@ -185,10 +191,9 @@ def _pickle(path: Path) -> Any:
 
 def _unreadable(error: Exception) -> UnsafeModelError:
     """Return the refusal for an error of torch's reader, which quotes the file and advises to trust it."""
-    words = str(error)
-    if "allocate" in words or isinstance(error, MemoryError):
+    if is_shortage(error):
         raise MemoryError from error
-    _, found, rest = words.partition("GLOBAL ")
+    _, found, rest = str(error).partition("GLOBAL ")
     if found:
         name = rest.split()[0]
         message = f"its pickle asks for {name}, which is not weights and is not run"

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from unerase_backend.catalogue.layouts import Layout
+from unerase_backend.catalogue.tensor_names import current_name
 from unerase_backend.importing.architecture import Architecture
 from unerase_backend.runtime.errors import UnsafeModelError
 
@@ -24,8 +25,8 @@ class Source:
     """Of safetensors."""
     held: Any
     """Everything that the file holds, for what stands beside the tensors."""
-    beside: Mapping[str, Any]
-    """The JSON file `adapter_config.json` beside the file, if there is one."""
+    beside: str
+    """The content of `adapter_config.json` beside the file; empty if there is none."""
     architecture: Architecture
     complete: bool = False
     """Whether every tensor of the part must be there."""
@@ -33,19 +34,24 @@ class Source:
     """The word that a learned embedding gets; by default the file's own."""
 
     def of_part(self, part: str) -> dict[str, Tensor]:
-        """Return the tensors of a part without the part's name, or all if no name has it.
+        """Return the tensors of a part, or all if no name has the part's, by today's names (`tensor_names`).
 
         Raises:
-            UnsafeModelError: some names have it, and others are of no part.
+            UnsafeModelError: some names have the part's, and others are of no part, or two become one.
         """
-        own = {
-            name.removeprefix(f"{part}."): each for name, each in self.tensors.items() if name.startswith(f"{part}.")
-        }
+        own = {name: each for name, each in self.tensors.items() if name.startswith(f"{part}.")}
         strangers = sorted(name for name in self.tensors if name.partition(".")[0] not in _PARTS)
         if own and strangers:
             message = f"it holds {len(strangers)} tensors of no part, {strangers[0]!r} among them"
             raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
-        return own or dict(self.tensors)
+        found: dict[str, Tensor] = {}
+        for name, each in (own or self.tensors).items():
+            current = current_name(part, name)
+            if current in found:
+                raise UnsafeModelError(f"it holds {current!r} twice", reason="WEIGHTS_AMBIGUOUS")
+            if current is not None:
+                found[current] = each
+        return found
 
 
 @dataclass(eq=False)

@@ -50,8 +50,11 @@ def state_dict(held: Any, select: str = "") -> tuple[dict[str, Tensor], list[str
         if "string_to_param" in nested:
             return _flat(level), notes
         weights = {name: each for name, each in nested.items() if not name.startswith(_BESIDE) and _has_tensors(each)}
-        if not weights or any(isinstance(value, Tensor) for value in level.values()):
+        own = [str(key) for key, value in level.items() if isinstance(value, Tensor)]
+        # A tensor of a layer has a dot in its name; others stand for a step or for a generator's state.
+        if not weights or any("." in name for name in own):
             break
+        notes += [f"left out {name!r}" for name in sorted(own)]
         if set(weights) <= set(_PARTS):
             level = {f"{part}.{_name(key)}": value for part, each in weights.items() for key, value in each.items()}
             break
@@ -70,8 +73,9 @@ def state_dict(held: Any, select: str = "") -> tuple[dict[str, Tensor], list[str
 
 
 def _has_tensors(level: Mapping[Any, Any], depth: int = 0) -> bool:
+    # Bytes are the state of a generator of random numbers, single numbers that of a scaler.
     return any(
-        isinstance(value, Tensor)
+        (isinstance(value, Tensor) and value.dtype != torch.uint8 and value.dim() > 0)
         or (depth < 2 and (inner := contents(value)) is not None and _has_tensors(inner, depth + 1))
         for value in level.values()
     )

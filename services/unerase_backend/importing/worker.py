@@ -32,13 +32,13 @@ def main() -> None:
     except UneraseError as error:
         answer = {"error": error.message}
     except MemoryError:
-        problem = f"it needs more than {job['memory'] // 2**20} MiB of memory; --memory allows more"
-        answer = {"error": problem}
+        answer = {"error": _too_large(job)}
     except RecursionError:
         answer = {"error": "it is nested too deeply"}
-    except Exception:
+    except Exception as error:
         # What a hostile file leads to is not known.
-        answer = {"error": "it is damaged, or holds what is not weights"}
+        damaged = "it is damaged, or holds what is not weights"
+        answer = {"error": _too_large(job) if isolation.is_shortage(error) else damaged}
     _answer({**answer, "connected": connected})
 
 
@@ -67,6 +67,10 @@ def _prepared(job: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
         return {"files": sorted(imported.files), "layout": layout, "notes": imported.notes, "words": imported.words}
 
     return do
+
+
+def _too_large(job: dict[str, Any]) -> str:
+    return f"it needs more than {job['memory'] // 2**20} MiB of memory; --memory allows more"
 
 
 def _answer(content: dict[str, Any]) -> None:

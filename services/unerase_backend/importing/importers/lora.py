@@ -4,10 +4,8 @@ Each factor gets its alpha beside it, whatever file the program kept it in. With
 checked and get their names with dots.
 """
 
-import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from unerase_backend.importing.registry import Imported, Source, importer
 from unerase_backend.runtime.errors import UnsafeModelError
 
 _OWN = "base_model.model."
+_BESIDE = "adapter_config.json"
 _SUFFIXES = {"down": "lora_A.weight", "up": "lora_B.weight", "alpha": "alpha"}
 _FLAT = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
 
@@ -27,15 +26,17 @@ def import_lora(source: Source) -> Imported:
     """Return the LoRA's factors and alphas."""
     tensors = {_with_part(name): tensor for name, tensor in source.tensors.items()}
     parsed = lora.parse_all(tensors)
+    _check_ranks(parsed, tensors)
     by_peft = any(name.startswith(_OWN) for name in source.tensors)
     strength = lora.strengths(source.metadata)
     with_alpha = {(each.part, lora.flat(each.module)) for each in parsed.values() if each.role == "alpha"}
     found: dict[str, Tensor] = {}
     for key, each in parsed.items():
         name = _layer(source, each)
-        found[_key(each, name, each.role)] = tensors[key]
+        # Some programs store an alpha as a whole number.
+        found[_key(each, name, each.role)] = tensors[key].float() if each.role == "alpha" else tensors[key]
         if each.role == "down" and (each.part, lora.flat(each.module)) not in with_alpha:
-            rank = tensors[key].shape[0] if tensors[key].dim() else 1
+            rank = tensors[key].shape[0]
             share = _own_strength(source, each, rank) if by_peft else strength(each, rank)
             if share != 1.0:
                 found[_key(each, name, "alpha")] = torch.tensor(share * rank)
@@ -55,19 +56,10 @@ def _with_part(name: str) -> str:
 
 
 def _own_strength(source: Source, key: lora.LoraKey, rank: int) -> float:
-    given: Mapping[str, Any] = source.beside
-    if not given:
+    if not source.beside:
         message = "PEFT keeps this LoRA's alpha in adapter_config.json, which is not beside the file"
         raise UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")
-    patterns = given.get("alpha_pattern") or {}
-    alpha: Any = given.get("lora_alpha")
-    if isinstance(patterns, dict):
-        alpha = next((a for end, a in patterns.items() if f".{key.module}".endswith(f".{end}")), alpha)
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha) or not rank:
-        raise UnsafeModelError("adapter_config.json gives no lora_alpha", reason="WEIGHTS_INCOMPLETE")
-    if given.get("use_dora") or given.get("fan_in_fan_out"):
-        raise UnsafeModelError("adapter_config.json asks for DoRA or transposed layers", reason="LORA_UNSUPPORTED")
-    return float(alpha) / (math.sqrt(rank) if given.get("use_rslora") else rank)
+    return lora.configured_strength(lora.configuration(source.beside, _BESIDE), key, rank, _BESIDE)
 
 
 def _layer(source: Source, key: lora.LoraKey) -> str:
@@ -86,6 +78,16 @@ def _key(key: lora.LoraKey, layer: str, role: str) -> str:
     if "." in layer:
         return f"{key.part}.{layer}.{_SUFFIXES[role]}"
     return f"lora_{'te' if key.part == 'text_encoder' else 'unet'}_{layer}.{_FLAT[role]}"
+
+
+def _check_ranks(parsed: Mapping[str, lora.LoraKey], tensors: Mapping[str, Tensor]) -> None:
+    ups = {(each.part, lora.flat(each.module)): key for key, each in parsed.items() if each.role == "up"}
+    for key, each in parsed.items():
+        if each.role == "down":
+            down, up = tensors[key].shape, tensors[ups[each.part, lora.flat(each.module)]].shape
+            if len(down) < 2 or len(up) < 2 or not down[0] or up[1] != down[0]:
+                message = f"{key!r} and its other factor have the shapes {tuple(down)} and {tuple(up)}, no common rank"
+                raise UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
 
 
 def _check_shapes(source: Source, parsed: Mapping[str, lora.LoraKey], tensors: Mapping[str, Tensor]) -> None:

@@ -11,7 +11,6 @@ from unerase_backend.catalogue.layouts import COMPVIS_MODEL
 from unerase_backend.importing import compvis
 from unerase_backend.importing.architecture import Part
 from unerase_backend.importing.importers import text_encoder, unet
-from unerase_backend.importing.importers.vae import renamed
 from unerase_backend.importing.registry import Imported, Source, importer
 from unerase_backend.runtime.errors import UnsafeModelError
 
@@ -32,7 +31,7 @@ def import_model(source: Source) -> Imported:
         configuration = source.architecture.configuration("vae", why)
         prefix = compvis.VAE if whole else "vae."
         own = {name: tensor for name, tensor in source.tensors.items() if name.startswith(prefix)}
-        files["vae"] = compvis.vae(own, configuration) if whole else renamed(source.of_part("vae"))
+        files["vae"] = compvis.vae(own, configuration) if whole else source.of_part("vae")
     if missing := {"unet", "text_encoder"} - set(files):
         message = f"it has no {min(missing)}; import the parts that it has by themselves (--as)"
         raise UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")

@@ -4,7 +4,6 @@ from torch import Tensor
 
 from unerase_backend.catalogue.layouts import COMPVIS_MODEL, COMPVIS_TEXT_ENCODER
 from unerase_backend.importing import compvis
-from unerase_backend.importing.architecture import BUFFERS
 from unerase_backend.importing.registry import Imported, Source, importer
 
 
@@ -24,15 +23,17 @@ def convert(source: Source) -> dict[str, Tensor]:
     """
     if source.layout in (COMPVIS_TEXT_ENCODER, COMPVIS_MODEL):
         own = {name: tensor for name, tensor in source.tensors.items() if name.startswith("cond_stage_model.")}
+        own = own or {_in_the_model(name): tensor for name, tensor in source.tensors.items()}
         width = 0
         if not any(name.startswith(compvis.TEXT_ENCODER) for name in own):
             why = "OpenCLIP's matrices are cut by the encoder's width"
             width = int(source.architecture.configuration("text_encoder", why).get("hidden_size", 0))
-        return compvis.text_encoder(own or _as_open_clip(source), width)
-    own = source.of_part("text_encoder")
-    bare = {name.removeprefix("text_model."): tensor for name, tensor in own.items()}
-    return {name: tensor for name, tensor in bare.items() if not name.endswith(BUFFERS)}
+        return compvis.text_encoder(own, width)
+    return source.of_part("text_encoder")
 
 
-def _as_open_clip(source: Source) -> dict[str, Tensor]:
-    return {f"{compvis.OPEN_CLIP}{name.removeprefix('model.')}": each for name, each in source.tensors.items()}
+def _in_the_model(name: str) -> str:
+    """Return a name of CompVis' text encoder alone, transformers' or OpenCLIP's, as a whole model has it."""
+    if name.startswith("transformer.text_model."):
+        return f"cond_stage_model.{name}"
+    return f"{compvis.OPEN_CLIP}{name.removeprefix('model.')}"

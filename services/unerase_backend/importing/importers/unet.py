@@ -14,7 +14,18 @@ def import_unet(source: Source) -> Imported:
     """Return the UNet's tensors by diffusers' names, checked against the model's architecture where that is known."""
     tensors = convert(source)
     source.architecture.check("unet", tensors, complete=source.complete)
-    return Imported({"unet": tensors})
+    return Imported({"unet": tensors}, _left_out(source))
+
+
+def _left_out(source: Source) -> list[str]:
+    """Return a note on the tensors of a file with a UNet in CompVis' layout that are of no part."""
+    if source.layout != COMPVIS_UNET:
+        return []
+    prefix = next(each for each in compvis.UNET if any(name.startswith(each) for name in source.tensors))
+    strangers = sorted(
+        name for name in source.tensors if not name.startswith(prefix) and not compvis.BESIDE.match(name)
+    )
+    return [f"left out {len(strangers)} tensors that are of no part, {strangers[0]!r} among them"] if strangers else []
 
 
 def convert(source: Source) -> dict[str, Tensor]:
