@@ -234,6 +234,19 @@ def test_a_bad_file_is_refused(write: Write, text: str) -> None:
     assert all(field.startswith("models.yaml") for field, _ in refused(write(text)))
 
 
+def test_a_path_that_is_too_long_is_named(write: Write) -> None:
+    changed = content()
+    changed["models"]["base"]["pipeline"] = "a" * 5000
+    assert ("models.yaml: models.base.pipeline", "cannot be read: File name too long") in refused(write(changed))
+
+
+def test_a_chain_of_bases_has_an_end(write: Write) -> None:
+    changed = content()
+    changed["models"] |= {f"c{i}": {"base": f"c{i + 1}" if i < 1999 else "base"} for i in range(2000)}
+    found = dict(refused(write(changed)))
+    assert found["models.yaml: models.c0.base"] == "leads over more than 50 models"
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequestError):
         Catalogue.load([str(tmp_path / "nothing.yaml")])
@@ -244,8 +257,9 @@ def test_files_add_up_and_a_name_stands_once(write: Write) -> None:
     more = write({"models": {"more": {"base": "base", "unet": "edited.safetensors"}}}, "more.yaml")
     assert list(Catalogue.load([str(more)], embedded=first).models)[-1] == "more"
     again = write({"models": {"base": {"pipeline": "base", "resolution": 16}}}, "again.yaml")
-    with pytest.raises(InvalidRequestError, match=r"again\.yaml: models\.base"):
+    with pytest.raises(InvalidRequestError) as caught:
         Catalogue.load([str(again)], embedded=first)
+    assert [violation.field for violation in caught.value.violations] == ["again.yaml: models.base"]
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,12 @@ def inside(root: Path, relative: object) -> Path:
     path = (root / relative).resolve()
     if not path.is_relative_to(root.resolve()):
         raise ValueError("is a link that leads out of the catalogue file's folder")
-    if not path.exists():
-        raise ValueError("does not exist")
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise ValueError("does not exist") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
     return path
 
 

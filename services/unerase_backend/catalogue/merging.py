@@ -18,6 +18,9 @@ from unerase_backend.catalogue.reading import CatalogueFile, read_file
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.spelling import share_a_word
 
+MAX_BASES = 50
+"""The most models between an entry and the pipeline that it changes."""
+
 
 @dataclass
 class Merged:
@@ -46,6 +49,7 @@ def merge_files(paths: Sequence[Path]) -> Merged:
             for name, entry in getattr(file, section).items():
                 if name in entries:
                     violations.append(_violation(path, section, name, "is already in the catalogue"))
+                    continue
                 entries[name] = entry
                 merged.files[section, name] = path.name
     for path, file in files:
@@ -83,6 +87,10 @@ def _dangling(path: Path, file: CatalogueFile, merged: Merged) -> list[FieldViol
                 break
             if base in chain:
                 violations.append(_violation(path, "models", f"{name}.base", "leads back to itself"))
+                break
+            if len(chain) > MAX_BASES:
+                description = f"leads over more than {MAX_BASES} models"
+                violations.append(_violation(path, "models", f"{name}.base", description))
                 break
             chain.append(base)
         if model.base is not None and model.resolution:

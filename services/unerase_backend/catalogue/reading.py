@@ -11,6 +11,7 @@ from unerase_backend.catalogue.entries import ConceptEntry, Entry, JudgeEntry, M
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 MAX_BYTES = 4 * 1024 * 1024
+MAX_NODES = 500_000
 
 
 class CatalogueFile(Entry):
@@ -58,8 +59,13 @@ def _parse(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_BYTES:
             raise InvalidRequestError.of(FieldViolation(path.name, f"must be at most {MAX_BYTES} bytes"))
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError):
-        raise InvalidRequestError.of(FieldViolation(path.name, "the catalogue file cannot be read")) from None
+    except OSError as error:
+        description = f"the catalogue file cannot be read: {error.strerror}"
+        raise InvalidRequestError.of(FieldViolation(path.name, description)) from None
+    except UnicodeDecodeError:
+        raise InvalidRequestError.of(FieldViolation(path.name, "is not text in UTF-8")) from None
+    except RecursionError:
+        raise InvalidRequestError.of(FieldViolation(path.name, "is nested too deeply")) from None
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         where = f" in line {place.line + 1}" if place is not None else ""
@@ -83,7 +89,13 @@ def _fill_tiles(content: dict[str, Any]) -> None:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """A YAML loader that rejects duplicate keys."""
+    """A YAML loader that rejects duplicate keys, and aliases that unfold to far more than the file holds."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None:
+            _unfolded(node, {})
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -97,3 +109,29 @@ class _StrictLoader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _unfolded(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Return how many nodes a node is, each alias counted as what it stands for; `known` holds those of earlier nodes.
+
+    Raises:
+        yaml.YAMLError: there are more than MAX_NODES, or a node holds itself.
+    """
+    if node in known:
+        if not known[node]:
+            raise _bad_alias("an alias leads back to itself", node)
+        return known[node]
+    known[node] = 0
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        children = [each for pair in node.value for each in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    known[node] = 1 + sum(_unfolded(each, known) for each in children)
+    if known[node] > MAX_NODES:
+        raise _bad_alias(f"holds more than {MAX_NODES} values, aliases unfolded", node)
+    return known[node]
+
+
+def _bad_alias(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.composer.ComposerError(None, None, problem, node.start_mark)

@@ -1,0 +1,42 @@
+"""Catalogue files that are no catalogue: each is refused in a line, soon."""
+
+from pathlib import Path
+
+import pytest
+
+from unerase_backend.catalogue.reading import read_file
+from unerase_backend.runtime.errors import InvalidRequestError
+
+
+def refused(path: Path) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidRequestError) as caught:
+        read_file(path)
+    return [(violation.field, violation.description) for violation in caught.value.violations]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("models: " + "[" * 5000, "nested too deeply"),
+        ("models: &a {b: *a}", "leads back to itself"),
+        (
+            "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 8)),
+            "unfolded",
+        ),
+        (
+            "a0: &a0 {k: 1}\n"
+            + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 8)),
+            "unfolded",
+        ),
+    ],
+)
+def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "models.yaml").write_text(text)
+    [(field, description)] = refused(tmp_path / "models.yaml")
+    assert field == "models.yaml"
+    assert words in description
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_bytes("models: {}".encode("utf-16"))
+    assert refused(tmp_path / "models.yaml") == [("models.yaml", "is not text in UTF-8")]
