@@ -170,7 +170,11 @@ def test_a_unet_that_takes_more_than_latents(folder: Path, check: Check, channel
         ("unet", {"out_channels": 8}, "different latents"),
         ("unet", {"in_channels": "many"}, "a value of the wrong type"),
         ("unet", {"_class_name": "UNet3DConditionModel"}, "names UNet3DConditionModel"),
+        ("unet", {"cross_attention_dim": [64, 64]}, "reads another width ([64, 64])"),
         ("vae", {"latent_channels": 16}, "the VAE has 16"),
+        ("vae", {"scaling_factor": "0.18215"}, "scaling_factor of the VAE is '0.18215'"),
+        ("vae", {"scaling_factor": float("nan")}, "scaling_factor of the VAE is nan"),
+        ("vae", {"scaling_factor": 0}, "scaling_factor of the VAE is 0"),
         ("text_encoder", {"max_position_embeddings": 20}, "prompts are longer (24) than the text encoder reads (20)"),
     ],
 )
@@ -179,6 +183,22 @@ def test_parts_that_do_not_fit(folder: Path, check: Check, file: str, changes: d
     (problem,) = check().problems
     assert problem.reason == "MODEL_UNSUPPORTED"
     assert words in problem.text
+
+
+@pytest.mark.parametrize("length", [None, "24", 24.0, float("nan"), 10**30])
+def test_a_tokenizer_whose_length_is_no_whole_number_of_tokens(folder: Path, check: Check, length: Any) -> None:
+    edit(folder / "tokenizer" / "tokenizer_config.json", model_max_length=length)
+    (problem,) = check().problems
+    assert (problem.part, problem.reason) == ("tokenizer", "MODEL_UNSUPPORTED")
+    assert "give model_max_length 24 in tokenizer/tokenizer_config.json" in problem.text
+
+
+def test_a_file_that_git_did_not_fetch(folder: Path, check: Check) -> None:
+    (folder / UNET).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167536\n")
+    (problem,) = check().problems
+    assert problem.reason == "WEIGHTS_UNREADABLE"
+    assert "pointer of Git LFS" in problem.text
+    assert "git lfs pull" in problem.text
 
 
 def test_what_a_configuration_leaves_out_has_the_libraries_defaults() -> None:

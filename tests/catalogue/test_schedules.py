@@ -92,6 +92,8 @@ def test_every_scheduler_of_diffusers_that_has_betas_is_known_or_is_for_somethin
         ),
         ({"trained_betas": "cosine"}, "trained_betas", '"cosine" must be a list of numbers'),
         ({"trained_betas": [1.0] * 1000}, "trained_betas", "must be a list of numbers above 0 and under 1"),
+        ({"beta_end": 0.9}, "beta_end", '0.9 cannot be followed with prediction_type "epsilon"'),
+        ({"trained_betas": [0.5] * 1000}, "trained_betas", 'cannot be followed with prediction_type "epsilon"'),
         ({"thresholding": True}, "thresholding", "true cannot be followed: it is for models of pixels"),
         ({"thresholding": "yes"}, "thresholding", '"yes" must be true or false'),
         ({"predict_epsilon": False}, "predict_epsilon", "false cannot be followed"),

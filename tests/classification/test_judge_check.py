@@ -125,6 +125,7 @@ def test_a_missing_file_is_named(
         ("not json", "config.json is not JSON"),
         ("[]", "config.json is not a JSON object"),
         (json.dumps({"id2label": {"1": "a"}}), "id2label"),
+        ("[" * 100_000, "config.json is not JSON"),
     ],
 )
 def test_a_damaged_configuration_is_named(check: Check, tmp_path: Path, content: str, said: str) -> None:

@@ -98,6 +98,17 @@ def shards_of_a_variant(folder: Path) -> None:
 
 
 @form
+def shards_beside_other_weights(folder: Path) -> None:
+    """diffusers reads shards first, and transformers the whole file."""
+    for part, library in LIBRARY.items():
+        first = whole(folder, part).read_bytes()
+        library.from_pretrained(folder / part).save_pretrained(folder / part, max_shard_size="20KB")
+        whole(folder, part).write_bytes(first)
+        for path in [whole(folder, part)] if part != "text_encoder" else (folder / part).glob("*-of-*.safetensors"):
+            spoil(path)
+
+
+@form
 def an_index_left_over_beside_the_whole_file(folder: Path) -> None:
     index = {"weight_map": {"conv_in.weight": "diffusion_pytorch_model-00001-of-00002.safetensors"}}
     (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))

@@ -198,7 +198,7 @@ def facts_of(source: ModelSource) -> ModelFacts:
     width = known.get("unet", {}).get("cross_attention_dim", 0)
     scheduler = known.get("scheduler", {})
     return ModelFacts(
-        family=families.version_of(width) if width else "",
+        family=families.version_of(width) if width and isinstance(width, int) else "",
         parts={part: _part_facts(part, source) for part in STEMS if part in source.tensors},
         prediction_type=str(scheduler.get("prediction_type", "epsilon")) if scheduler else "",
         scheduler=str(scheduler.get("_class_name", "")),

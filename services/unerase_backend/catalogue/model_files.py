@@ -3,12 +3,13 @@
 A folder may hold the same weights several times: whole and in shards, in float32 and as a variant (`fp16`, `bf16`).
 One of them is read, the first that is there:
 
-1. `STEM.safetensors`; an index beside it is left over and ignored;
-2. the shards that `STEM.safetensors.index.json` names;
+1. the shards that `STEM.safetensors.index.json` names, in diffusers' folders; an index without shards is left over;
+2. `STEM.safetensors`; in folders of transformers the index comes after it;
 3. `STEM.VARIANT.safetensors`, or the shards that `STEM.safetensors.index.VARIANT.json` names: fp16, else bf16, else the
    first by name. `non_ema`, other weights than those that pictures are made with, comes last.
 
-STEM is `diffusion_pytorch_model` in diffusers' folders and `model` in those of transformers.
+STEM is `diffusion_pytorch_model` in diffusers' folders and `model` in those of transformers. The order is that of the
+libraries themselves.
 """
 
 import re
@@ -34,7 +35,7 @@ CONFIGS = {
 
 # The kinds by which `unerase import` takes what replaces a part.
 _KINDS: dict[str, ImportKind] = {"unet": "unet", "text_encoder": "text-encoder"}
-_VARIANTS = ("fp16", "bf16")
+_VARIANTS = ("", "fp16", "bf16")
 _LAST = "non_ema"
 _SHARD = re.compile(r".*-(?P<number>\d+)-of-(?P<count>\d+)(?:\.\w+)?\.safetensors")
 _INDEX = re.compile(r".*\.safetensors\.index(?:\.\w+)?\.json")
@@ -89,6 +90,8 @@ def _weights(
     stale = f"{plain}.index.json"
     if file == plain and stale in names:
         findings.note(f"{part}: {stale} is ignored, since {plain} holds the weights whole")
+    elif file == stale and plain in names:
+        findings.note(f"{part}: {plain} is ignored, since {stale} names shards, which diffusers reads first")
     return _taken(part, folder, file, variant, root, findings)
 
 
@@ -212,17 +215,18 @@ def _entries(folder: Path) -> list[str]:
 
 def choose(stem: str, names: Sequence[str]) -> tuple[str, str] | None:
     """Return the variant and the file to read of those with these names: weights, or the index of shards."""
-    whole = {f"{stem}{SUFFIX}": "", f"{stem}{SUFFIX}.index.json": ""}
-    for plain in whole:
-        if plain in names:
-            return "", plain
-    pattern = rf"{re.escape(stem)}(?:\.(?P<whole>\w+)\.safetensors|\.safetensors\.index\.(?P<shards>\w+)\.json)"
+    pattern = (
+        rf"{re.escape(stem)}(?:(?:\.(?P<whole>\w+))?\.safetensors|\.safetensors\.index(?:\.(?P<shards>\w+))?\.json)"
+    )
+    sharded = any(name.startswith(stem) and _SHARD.fullmatch(name) for name in names)
+    # transformers reads a whole file first, and diffusers shards.
+    shards_first = sharded and stem != STEMS["text_encoder"]
     found = []
     for name in names:
         if match := re.fullmatch(pattern, name):
-            variant = match["whole"] or match["shards"]
+            variant = match["whole"] or match["shards"] or ""
             rank = _VARIANTS.index(variant) if variant in _VARIANTS else len(_VARIANTS) + (variant == _LAST)
-            found.append(((rank, variant, match["whole"] is None), variant, name))
+            found.append(((rank, variant, is_index(name) != shards_first), variant, name))
     return min(found)[1:] if found else None
 
 

@@ -1,5 +1,6 @@
 """Whether the parts of a model fit each other, and what can be sampled, by their configurations alone."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "class_embed_type": None,
         "time_cond_proj_dim": None,
     },
-    "vae": {"latent_channels": 4, "block_out_channels": (64,)},
+    "vae": {"latent_channels": 4, "block_out_channels": (64,), "scaling_factor": 0.18215},
     "text_encoder": {"hidden_size": 512, "max_position_embeddings": 77, "vocab_size": 49408},
 }
 _EXTRA_CONDITIONING = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
@@ -82,6 +83,13 @@ def _lengths(configs: Configs, _: int, findings: Findings) -> None:
         findings.problem("tokenizer", UNSUPPORTED, what, remedy=remedy, found="tokenizer/tokenizer_config.json")
 
 
+def _scaling(configs: Configs, _: int, findings: Findings) -> None:
+    factor = value(configs, "vae", "scaling_factor")
+    if not (type(factor) in (int, float) and math.isfinite(factor) and factor > 0):
+        what = f"the scaling_factor of the VAE is {factor!r}, and must be a number above 0"
+        findings.problem("vae", UNSUPPORTED, what, found="vae/config.json")
+
+
 def _resolution(configs: Configs, resolution: int, findings: Findings) -> None:
     halvings = sum(len(value(configs, part, "block_out_channels")) for part in ("vae", "unet")) - 2
     multiple = 2 ** min(halvings, 64)
@@ -95,11 +103,12 @@ _RULES = (
     (("unet", "vae"), _latents),
     (("unet", "text_encoder"), _widths),
     (("tokenizer", "text_encoder"), _lengths),
+    (("vae",), _scaling),
     (("unet", "vae"), _resolution),
 )
 
 
 def prompt_length(configs: Configs) -> int:
-    """Return the tokens of an encoded prompt; 0 where the tokenizer does not say."""
+    """Return the tokens of an encoded prompt; 0 where the tokenizer does not say, or says no whole number."""
     length = configs["tokenizer"].get("model_max_length", 0)
-    return int(length)
+    return length if type(length) is int else 0

@@ -56,6 +56,8 @@ SCHEDULERS = {
 }
 """The schedulers whose betas are followed, with their defaults of beta_start, beta_end and beta_schedule."""
 
+# A smaller cumulative alpha is not a normal number in float32, in which diffusers computes it.
+_LEAST_ALPHA = 2.0**-126
 _OWN_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
@@ -149,7 +151,7 @@ def schedule_problems(config: Mapping[str, Any]) -> list[ScheduleProblem]:
     named = _class_name(config)
     if named not in SCHEDULERS and (named or not ("beta_schedule" in config or "trained_betas" in config)):
         return [ScheduleProblem("_class_name", named, f"{_shown(named)} {_why_not(named)}")]
-    return list(_problems(config))
+    return list(_problems(config)) or list(_vanishing(config))
 
 
 def schedule_notes(config: Mapping[str, Any]) -> list[str]:
@@ -174,21 +176,24 @@ def read_schedule(config: Mapping[str, Any]) -> ScheduleConfig:
     """
     if problems := schedule_problems(config):
         raise ValueError("; ".join(map(str, problems)))
-    named = _class_name(config)
-    start, end, kind = SCHEDULERS.get(named, _DDIM_BETAS)
-    trained = config.get("trained_betas")
     return ScheduleConfig(
-        scheduler=named,
-        training=TrainingSchedule(
-            timesteps=config.get("num_train_timesteps", 1000),
-            beta_start=float(config.get("beta_start", start)),
-            beta_end=float(config.get("beta_end", end)),
-            beta_schedule=config.get("beta_schedule", kind),
-            trained_betas=None if trained is None else tuple(map(float, trained)),
-            zero_snr=bool(config.get("rescale_betas_zero_snr")),
-        ),
+        scheduler=_class_name(config),
+        training=_training(config),
         prediction=config.get("prediction_type", EPSILON),
         stepping=Stepping(config.get("timestep_spacing", "leading"), bool(config.get("set_alpha_to_one", True))),
+    )
+
+
+def _training(config: Mapping[str, Any]) -> TrainingSchedule:
+    start, end, kind = SCHEDULERS.get(_class_name(config), _DDIM_BETAS)
+    trained = config.get("trained_betas")
+    return TrainingSchedule(
+        timesteps=config.get("num_train_timesteps", 1000),
+        beta_start=float(config.get("beta_start", start)),
+        beta_end=float(config.get("beta_end", end)),
+        beta_schedule=config.get("beta_schedule", kind),
+        trained_betas=None if trained is None else tuple(map(float, trained)),
+        zero_snr=bool(config.get("rescale_betas_zero_snr")),
     )
 
 
@@ -278,6 +283,21 @@ def _trained_problems(config: Mapping[str, Any], training: int, problem: Told) -
         yield problem("trained_betas", "must be a list of numbers above 0 and under 1")
     elif len(betas) != training:
         yield problem("trained_betas", f"must be as many as num_train_timesteps, {training}, not {len(betas)}")
+
+
+def _vanishing(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
+    """Yield the key of betas so large that the last timestep is pure noise, for a model that predicts the noise."""
+    if config.get("prediction_type", EPSILON) != EPSILON:
+        return
+    training = _training(config)
+    if math.prod(1 - beta for beta in training.betas()) < _LEAST_ALPHA:
+        key = "trained_betas" if _trained(config) else "beta_end"
+        value = config.get(key, training.beta_end)
+        text = (
+            f'{_shown(value)} cannot be followed with prediction_type "epsilon": at the last timestep nothing is left '
+            "of the picture, so the noise says nothing of it"
+        )
+        yield ScheduleProblem(key, value, text)
 
 
 def _trained(config: Mapping[str, Any]) -> bool:

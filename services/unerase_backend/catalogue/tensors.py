@@ -16,6 +16,7 @@ from unerase_backend.catalogue.tensor_names import current_name
 
 FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """The number types that are read, in safetensors' words, with their bytes."""
+_LFS = b"version https://git-lfs.github.com/spec/"
 UNREADABLE = (OSError, ValueError, SafetensorError)
 """What safetensors raises where a file is no safetensors file, cut off, or damaged."""
 
@@ -64,6 +65,15 @@ def read_header(path: Path) -> Header:
         return Header(tensors, file.metadata() or {})
 
 
+def is_lfs_pointer(path: Path) -> bool:
+    """Return whether a file is what Git leaves in place of a large file that was not fetched."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(len(_LFS)) == _LFS
+    except OSError:
+        return False
+
+
 def part_tensors(part: str, weights: WeightFiles, findings: Findings) -> dict[str, StoredTensor] | None:
     """Return the tensors of a part's files by today's names; None, with a problem, if they cannot be told.
 
@@ -75,8 +85,11 @@ def part_tensors(part: str, weights: WeightFiles, findings: Findings) -> dict[st
             headers[path] = read_header(path)
         except UNREADABLE:
             name = shown(path.name)
-            what = f"the weights of {part} cannot be read: {name} is cut off, damaged, or no safetensors file"
-            findings.problem(part, "WEIGHTS_UNREADABLE", what, remedy="fetch the file again", found=name)
+            pointer = is_lfs_pointer(path)
+            why = "a pointer of Git LFS in place of the file" if pointer else "cut off, damaged, or no safetensors file"
+            what = f"the weights of {part} cannot be read: {name} is {why}"
+            remedy = "fetch the file (git lfs pull)" if pointer else "fetch the file again"
+            findings.problem(part, "WEIGHTS_UNREADABLE", what, remedy=remedy, found=name)
     if len(headers) < len(weights.files):
         return None
     stored = [tensor for header in headers.values() for tensor in header.tensors.values()]

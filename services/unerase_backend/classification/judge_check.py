@@ -107,7 +107,8 @@ def _clip_findings(catalogue: Catalogue, name: str, folder: Path) -> Iterator[Fi
     config = _json(folder, "config.json")
     _check_processor(folder)
     text = config.get("text_config")
-    length = text.get("max_position_embeddings", _CLIP_TOKENS) if isinstance(text, dict) else _CLIP_TOKENS
+    given = text.get("max_position_embeddings", _CLIP_TOKENS) if isinstance(text, dict) else _CLIP_TOKENS
+    length = given if isinstance(given, int) else _CLIP_TOKENS
     tokenizer = _tokenizer(folder)
     for place, texts in labels_asked(catalogue, name):
         for text in texts:
@@ -180,7 +181,7 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     except FileNotFoundError:
         message = f"has no {name}, which a judge of its kind needs; there are {_listing(folder)}"
         raise UnsafeModelError(message, reason="JUDGE_INCOMPLETE") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UnsafeModelError(f"{name} is not JSON", reason="JUDGE_INCOMPLETE") from None
     if not isinstance(content, dict):
         raise UnsafeModelError(f"{name} is not a JSON object", reason="JUDGE_INCOMPLETE")
