@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.reading import read_file
 from unerase_backend.runtime.errors import InvalidRequestError
 
@@ -40,3 +41,14 @@ def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path, text: str, w
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "models.yaml").write_bytes("models: {}".encode("utf-16"))
     assert refused(tmp_path / "models.yaml") == [("models.yaml", "is not text in UTF-8")]
+
+
+@pytest.mark.parametrize("value", ["2026-13-45", "!!timestamp soon", "!!int ''", "!!bool perhaps"])
+def test_a_value_that_yaml_cannot_read_names_the_file(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(f"models: {value}\n")
+    with pytest.raises(InvalidRequestError) as error:
+        Catalogue.load([str(file)])
+    (violation,) = error.value.violations
+    assert violation.field == "own.yaml"
+    assert "is not valid YAML" in violation.description

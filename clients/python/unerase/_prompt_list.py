@@ -157,6 +157,8 @@ def _mappings(path: Path, text: str) -> tuple[list[Row], dict[str, str]]:
             raise ValueError(f"{path}: there is no key {unknown[0]!r}; the prompts stand under the key 'prompts'")
         if len(root.value) > 1:
             raise ValueError(f"{path}: line {root.value[1][0].start_mark.line + 1}: the key 'prompts' occurs twice")
+        if root.value and root.value[0][0].value != "prompts":
+            raise ValueError(f"{path}: line 1: the prompts must stand under the key 'prompts' itself")
         content, root = content.get("prompts"), root.value[0][1] if root.value else root
     if not isinstance(content, list):
         raise ValueError(f"{path}: must be a list of prompts")

@@ -14,8 +14,9 @@ def load_yaml(path: Path, text: str) -> tuple[Any, Any]:
     """
     try:
         return yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    # Dates and numbers that do not exist are ValueErrors, and deep nesting is a RecursionError.
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+    # Dates and numbers that do not exist are ValueErrors, deep nesting is a RecursionError, and values that are not of
+    # the type that their tag names are any of the others.
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError, AttributeError, LookupError, TypeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark is not None else ""
         why = f": {error}" if isinstance(error, ValueError) else ""

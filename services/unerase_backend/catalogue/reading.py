@@ -71,6 +71,10 @@ def _parse(path: Path) -> dict[str, Any]:
         where = f" in line {place.line + 1}" if place is not None else ""
         problem = getattr(error, "problem", None) or "is not valid YAML"
         raise InvalidRequestError.of(FieldViolation(path.name, f"{problem}{where}")) from None
+    # Dates and numbers that do not exist, and values that are not of the type that their tag names.
+    except (ValueError, OverflowError, AttributeError, LookupError, TypeError) as error:
+        why = f": {error}" if isinstance(error, ValueError) else ""
+        raise InvalidRequestError.of(FieldViolation(path.name, f"is not valid YAML{why}")) from None
     if not isinstance(content, dict):
         raise InvalidRequestError.of(FieldViolation(path.name, "must be a mapping of models, judges and concepts"))
     return content
