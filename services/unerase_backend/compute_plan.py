@@ -42,7 +42,7 @@ _GENERATION_PART = 0.55
 _JUDGE_MARGIN = 1.5
 # Kinds of judges that read the folder's safetensors alone.
 _OF_SAFETENSORS = ("classifier", "clip")
-_GB = 1e9
+_GIGABYTE = 1e9
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def plan_of(load: Load | None, settings: ServeSettings, found: Sequence[Card]) -
     if not found:
         return plan_cpu(load, device.precision, free_memory(), settings.generation_replicas, given)
     if settings.gpu_memory_gb is not None:
-        bound = int(settings.gpu_memory_gb * _GB)
+        bound = int(settings.gpu_memory_gb * _GIGABYTE)
         found = [replace(card, free_bytes=min(card.free_bytes, bound)) for card in found]
     return plan_gpus(load, device.precision, found, settings.generation_replicas, given)
 
@@ -160,7 +160,7 @@ def plan_gpus(
         attack, each = 1 - judges, min(1.0, (len(cards) - 1) / replicas)
     shapes = _shapes(load, dtype, free * each - _CONTEXT, free * attack - _CONTEXT, given)
     named = f"{len(cards)} x {cards[0].name}" if len(cards) > 1 else cards[0].name
-    reason = f"{named} with {free / _GB:.1f} GB free; {_said(load)}"
+    reason = f"{named} with {free / _GIGABYTE:.1f} GB free; {_said(load)}"
     return ComputePlan("cuda", dtype, shapes, replicas, *(_floor(each), _floor(attack), _floor(judges)), reason)
 
 
@@ -184,7 +184,7 @@ def plan_cpu(
         decode_batch=1,
         gradient_rows=min(fitting.gradient_rows, _GRADIENT_ROWS_ON_A_CPU),
     )
-    reason = f"{free_bytes / _GB:.1f} GB free; {_said(load)}"
+    reason = f"{free_bytes / _GIGABYTE:.1f} GB free; {_said(load)}"
     return ComputePlan("cpu", dtype, _with(few, given), replicas, reason=reason)
 
 
@@ -271,7 +271,7 @@ def _largest(choices: Sequence[int], each: int, within: float) -> int:
 
 
 def _too_large(load: Load, dtype: str, room: str, given: float, models: int, rows: int) -> str:
-    needed = f"{models} models and {rows} rows in {dtype} do not fit into the {max(given, 0) / _GB:.1f} GB"
+    needed = f"{models} models and {rows} rows in {dtype} do not fit into the {max(given, 0) / _GIGABYTE:.1f} GB"
     todo = "free memory, take a larger device or a dtype of 16 bits, or set smaller shapes"
     return f"device: {_said(load)}; {needed} that {room} can have; {todo}"
 

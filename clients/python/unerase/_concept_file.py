@@ -35,7 +35,7 @@ _SENSITIVE = ("nudity",)
 _PICTURES = ("pictures", "near_misses", "pack", "tile")
 # What is taken of a folder; the backend reads a file as what its content is.
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_MOST_NAMED = 20
+_MOST_FILES_NAMED = 20
 _LIST = "a list of texts; in YAML a number, a date, yes and no are texts only in quotes"
 _NUMBER = re.compile(r"\bpictures\[(\d+)\]")
 
@@ -60,8 +60,8 @@ class ConceptFile:
     def left_out(self) -> list[str]:
         """Return a line for each file that was not taken, or for how many there are beyond the first."""
         said = [f"{file}: not taken: {_why_not(file)}" for file in self.not_taken]
-        more = len(said) - _MOST_NAMED
-        return said if more <= 0 else [*said[:_MOST_NAMED], f"and {more} more were not taken"]
+        more = len(said) - _MOST_FILES_NAMED
+        return said if more <= 0 else [*said[:_MOST_FILES_NAMED], f"and {more} more were not taken"]
 
     def _file(self, number: int) -> str:
         return os.path.normpath(self.files[number]) if number < len(self.files) else ""

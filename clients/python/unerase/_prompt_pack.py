@@ -19,10 +19,11 @@ from typing import Any
 from unerase._yaml_file import load_yaml
 from unerase.v1.types_pb2 import PromptKind, PromptPack, PromptSource
 
-MAX_BYTES = 256 * 1024
-MOST_KINDS, MOST_PROMPTS = 32, 256
+MAX_PACK_BYTES = 256 * 1024
+MOSTPACK_KINDS, MOST_PROMPTS = 32, 256
 MAX_PROMPT_BYTES = 4096
-_KIND = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+"""A prompt, with the concept's name in its place, in UTF-8; text encoders cut off what is too long for them."""
+PACK_KIND = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def read_pack(path: str | Path) -> PromptPack:
@@ -42,8 +43,8 @@ def read_described_pack(path: str | Path) -> tuple[PromptPack, str]:
     """
     path = Path(path)
     content = path.read_bytes()
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path}: must be at most {MAX_BYTES} bytes, not {len(content)}")
+    if len(content) > MAX_PACK_BYTES:
+        raise ValueError(f"{path}: must be at most {MAX_PACK_BYTES} bytes, not {len(content)}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -54,8 +55,8 @@ def read_described_pack(path: str | Path) -> tuple[PromptPack, str]:
     if unknown := [key for key in described if key not in ("concept", "kinds")]:
         raise ValueError(f"{path}: there is no key {unknown[0]!r}; the keys are concept and kinds")
     kinds = described["kinds"]
-    if len(kinds) > MOST_KINDS:
-        raise ValueError(f"{path}: kinds: must be at most {MOST_KINDS}, not {len(kinds)}")
+    if len(kinds) > MOSTPACK_KINDS:
+        raise ValueError(f"{path}: kinds: must be at most {MOSTPACK_KINDS}, not {len(kinds)}")
     concept = described.get("concept", "")
     if not isinstance(concept, str):
         raise ValueError(f"{path}: concept: must be a concept's name")
@@ -65,7 +66,7 @@ def read_described_pack(path: str | Path) -> tuple[PromptPack, str]:
 
 
 def _kind(path: Path, name: Any, prompts: Any) -> PromptKind:
-    if not isinstance(name, str) or not _KIND.fullmatch(name):
+    if not isinstance(name, str) or not PACK_KIND.fullmatch(name):
         raise ValueError(f'{path}: kinds: {name!r} must be lower-case words and digits, joined by "-"')
     where = f"{path}: kinds.{name}"
     if not isinstance(prompts, list) or not 1 <= len(prompts) <= MOST_PROMPTS:

@@ -6,7 +6,7 @@ from typing import Any
 
 from unerase_backend.catalogue.findings import Findings
 
-MAX_BYTES = 64 * 1024 * 1024
+MAX_CONFIG_BYTES = 64 * 1024 * 1024
 # The keys by which a configuration names code in a folder or on the hub.
 _CODE_KEYS = ("auto_map", "custom_pipeline", "custom_pipelines", "trust_remote_code")
 
@@ -28,7 +28,7 @@ def read_json(path: Path, findings: Findings, part: str) -> dict[str, Any] | Non
 def parse(path: Path) -> Any:
     """Return the content of a JSON file; None if it cannot be read, or is no file."""
     try:
-        if not path.is_file() or path.stat().st_size > MAX_BYTES:
+        if not path.is_file() or path.stat().st_size > MAX_CONFIG_BYTES:
             return None
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

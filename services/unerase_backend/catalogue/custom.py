@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from unerase._prompt_pack import MAX_PROMPT_BYTES
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue.entries import (
-    MAX_PROMPT_BYTES,
     ConceptEntry,
     JudgeEntry,
     ModelEntry,

@@ -51,8 +51,6 @@ STEPS = 50
 MAX_STEPS = 999
 GUIDANCE_SCALES = (1.0, 50.0)
 """The least and the greatest guidance scale; 1 means no guidance."""
-MAX_PROMPT_BYTES = 4096
-"""A prompt, with the concept's name in its place, in UTF-8; text encoders cut off what is too long for them."""
 MAX_CONCEPT_NAMES = most_items(Concept, "names")
 MAX_CONCEPT_PROMPTS = most_items(Concept, "prompts")
 MAX_LORAS = 16

@@ -1,17 +1,13 @@
 """Prompt packs: prompts that ask for a concept in other words, by kind (`unerase._prompt_pack` reads their files)."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from unerase._prompt_pack import MAX_PROMPT_BYTES, read_pack
+from unerase._prompt_pack import MAX_PROMPT_BYTES, PACK_KIND, read_pack
 from unerase.v1.types_pb2 import PromptPack
-from unerase_backend.runtime.errors import FieldViolation
-
-_KIND = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_MOST_NAMED = 20
+from unerase_backend.runtime.errors import MOST_NAMED, FieldViolation
 
 
 def checked_pack_file(path: Path) -> Path:
@@ -42,7 +38,7 @@ def problems_of_pack(pack: PromptPack, field: str) -> Iterator[FieldViolation]:
     names = Counter(kind.name for kind in pack.kinds)
     for index, kind in enumerate(pack.kinds):
         where = f"{field}.kinds[{index}]"
-        if not _KIND.fullmatch(kind.name):
+        if not PACK_KIND.fullmatch(kind.name):
             yield FieldViolation(f"{where}.name", 'must be lower-case words and digits, joined by "-"')
         elif names[kind.name] > 1:
             yield FieldViolation(f"{where}.name", f"{kind.name!r} occurs twice")
@@ -51,7 +47,7 @@ def problems_of_pack(pack: PromptPack, field: str) -> Iterator[FieldViolation]:
         elif len(set(kind.prompts)) < len(kind.prompts):
             yield FieldViolation(f"{where}.prompts", "hold a prompt twice")
         bad = [place for place, prompt in enumerate(kind.prompts) if not _stands_as_it_is(prompt)]
-        for place in bad[:_MOST_NAMED]:
+        for place in bad[:MOST_NAMED]:
             description = f"must be a prompt of at most {MAX_PROMPT_BYTES} bytes without {{concept}}"
             yield FieldViolation(f"{where}.prompts[{place}]", description)
 

@@ -16,6 +16,9 @@ Reaches = Mapping[str, Sequence[TextReach]]
 
 _SHOWN = 60
 
+PROMPT_CUT = "PROMPT_CUT"
+"""The reason of a prompt whose name no encoder reads."""
+
 
 def text_reaches(catalogue: Catalogue, model: str) -> tuple[TextReach, ...]:
     """Return how much of a prompt each of a model's text encoders reads.

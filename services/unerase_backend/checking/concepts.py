@@ -6,6 +6,7 @@ from unerase_backend.catalogue import Catalogue, ConceptEntry
 from unerase_backend.catalogue.file_findings import Finding
 from unerase_backend.catalogue.kinds import PROMPTS
 from unerase_backend.catalogue.prompt_checks import (
+    PROMPT_CUT,
     Reaches,
     cut_note,
     text_reaches,
@@ -15,7 +16,6 @@ from unerase_backend.catalogue.prompt_checks import (
 from unerase_backend.catalogue.text_reach import Reading, shortest
 from unerase_backend.runtime.errors import UneraseError
 
-PROMPT_CUT = "PROMPT_CUT"
 _MOST_NAMED = 3
 
 

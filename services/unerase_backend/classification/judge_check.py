@@ -20,10 +20,10 @@ from unerase_backend.catalogue.judge_files import DETECTOR
 from unerase_backend.classification.asked import guard_findings, labels_asked
 from unerase_backend.classification.detector_check import detector_findings
 from unerase_backend.classification.labels import label_problem, label_table
+from unerase_backend.classification.options import GROUP
 from unerase_backend.classification.weights import checked_weights
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
-GROUP = "unerase.judges"
 _CLIP_TOKENS = 77
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 

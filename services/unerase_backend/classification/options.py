@@ -13,6 +13,9 @@ from unerase_backend.catalogue.reading import without_prefix
 _NOT_A_KEY = "extra_forbidden"
 _MESSAGES = {"missing": "must be given"}
 
+GROUP = "unerase.judges"
+"""The entry points by which packages add kinds of judge."""
+
 
 class JudgeOptions(BaseModel):
     """The base of every kind's options: unknown keys and values of another type are errors."""

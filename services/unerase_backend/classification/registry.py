@@ -17,7 +17,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
 from unerase_backend.catalogue.entries import JudgeEntry
 from unerase_backend.classification import onnx_file
-from unerase_backend.classification.options import BadOptionsError, JudgeOptions, read_options
+from unerase_backend.classification.options import GROUP, BadOptionsError, JudgeOptions, read_options
 from unerase_backend.runtime.components import Components
 from unerase_backend.runtime.errors import PreconditionError, UneraseError
 
@@ -79,7 +79,6 @@ class Kind:
         return ", ".join(f"{name} {version}" for name, version in versions if version)
 
 
-GROUP = "unerase.judges"
 _KINDS = Components[Kind]("kind of judge", "unerase_backend.classification.judges", GROUP)
 
 

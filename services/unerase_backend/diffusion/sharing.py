@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unerase_backend.diffusion.loading import DiffusionModel
 
-_PARTS = ("unet", "text_encoder", "vae")
+_MODULES = ("unet", "text_encoder", "vae")
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -22,7 +22,7 @@ def share_weights(model: DiffusionModel, others: Iterable[DiffusionModel]) -> in
     """Let a model take the storage of equal weights of other models, and return the bytes that this freed."""
     freed = 0
     for other in others:
-        for part in _PARTS:
+        for part in _MODULES:
             theirs = dict(_tensors(getattr(other, part)))
             for name, own in _tensors(getattr(model, part)):
                 if (like := theirs.get(name)) is not None and _same_bits(own, like):

@@ -11,7 +11,7 @@ from typing import Any
 PARTS = {"unet": "unet", "vae": "vae", "text_encoder": "text-encoder"}
 """The parts with weights, and the kind by which each is imported."""
 _PART = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae", "CLIPTextModel": "text_encoder"}
-_TEXTS = (".json", ".txt")
+_CONFIGURATIONS = (".json", ".txt")
 _STEMS = ("diffusion_pytorch_model", "pytorch_model", "model")
 _MAX_CONFIG_BYTES = 1024 * 1024
 
@@ -101,11 +101,11 @@ def write_folder(origin: Path, target: Path, weights: Mapping[str, Path]) -> Non
     """
     target.mkdir()
     for path in sorted(origin.iterdir()):
-        if path.is_file() and path.suffix in _TEXTS:
+        if path.is_file() and path.suffix in _CONFIGURATIONS:
             shutil.copyfile(path, target / path.name)
     for part in (*PARTS, "tokenizer", "scheduler"):
         (target / part).mkdir()
-        endings = _TEXTS if part in weights else (*_TEXTS, ".safetensors")
+        endings = _CONFIGURATIONS if part in weights else (*_CONFIGURATIONS, ".safetensors")
         for path in sorted((origin / part).iterdir()) if (origin / part).is_dir() else ():
             if path.is_file() and path.suffix in endings and not (part in weights and ".index." in path.name):
                 shutil.copyfile(path, target / part / path.name)

@@ -11,7 +11,7 @@ from unerase_backend.catalogue.tensor_names import current_name
 from unerase_backend.importing.architecture import Architecture
 from unerase_backend.runtime.errors import UnsafeModelError
 
-_PARTS = ("unet", "text_encoder", "vae")
+PARTS = ("unet", "text_encoder", "vae")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Source:
             UnsafeModelError: some names have the part's, and others are of no part, or two become one.
         """
         own = {name: each for name, each in self.tensors.items() if name.startswith(f"{part}.")}
-        strangers = sorted(name for name in self.tensors if name.partition(".")[0] not in _PARTS)
+        strangers = sorted(name for name in self.tensors if name.partition(".")[0] not in PARTS)
         if own and strangers:
             message = f"it holds {len(strangers)} tensors of no part, {strangers[0]!r} among them"
             raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")

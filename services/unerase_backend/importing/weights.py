@@ -24,10 +24,11 @@ _BESIDE = (
     "args",
     "config",
 )
-_PARTS = ("unet", "text_encoder", "vae")
 # Wrappers of torch that stay in the names of what they wrapped.
 _PREFIXES = ("module.", "_orig_mod.")
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+_NESTED = ("unet", "text_encoder", "vae")
 
 
 def state_dict(held: Any, select: str = "") -> tuple[dict[str, Tensor], list[str]]:
@@ -55,7 +56,7 @@ def state_dict(held: Any, select: str = "") -> tuple[dict[str, Tensor], list[str
         if not weights or any("." in name for name in own):
             break
         notes += [f"left out {name!r}" for name in sorted(own)]
-        if set(weights) <= set(_PARTS):
+        if set(weights) <= set(_NESTED):
             level = {f"{part}.{_name(key)}": value for part, each in weights.items() for key, value in each.items()}
             break
         if len(weights) > 1:

@@ -80,6 +80,9 @@ def _rebuild(
     )
 
 
+MOST_NAMED = 20
+"""The most violations of one kind that an answer lists."""
+
 OUT_OF_MEMORY = "OUT_OF_MEMORY"
 """The reason of work that did not fit into a device's memory, whatever the error."""
 

@@ -15,15 +15,15 @@ from unerase_backend.coordinator.planning.model_checks import Problem
 from unerase_backend.evaluation.prompts import SLOT, names_in
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.bounds import most_items
+from unerase_backend.runtime.errors import MOST_NAMED
 from unerase_backend.runtime.identifiers import DIGEST
 from unerase_backend.runtime.seeds import derive_seed
 
 MAX_FIXED_PROMPTS = most_items(AuditSpec, "fixed_prompts")
-MAX_BYTES = 256 * 1024
+MAX_LIST_BYTES = 256 * 1024
 """The most bytes of all fixed prompts of a request together; an audit's specification stands in each of its events."""
 MAX_ID = 100
 MAX_SOURCE = 255
-_MOST_NAMED = 20
 
 
 def cases_listed(spec: AuditSpec) -> int:
@@ -42,14 +42,14 @@ def problems_of_list(spec: AuditSpec) -> Iterator[Problem]:
         yield Problem("spec.fixed_prompts", f"must be at most {MAX_FIXED_PROMPTS}, not {len(given)}")
         return
     size = sum(each.ByteSize() for each in given)
-    if size > MAX_BYTES:
-        yield Problem("spec.fixed_prompts", f"must be at most {MAX_BYTES} bytes together, not {size}")
+    if size > MAX_LIST_BYTES:
+        yield Problem("spec.fixed_prompts", f"must be at most {MAX_LIST_BYTES} bytes together, not {size}")
         return
     if given and spec.cases > len(given):
         yield Problem("spec.cases", f"must be at most {len(given)}, the number of fixed prompts, not {spec.cases}")
     found = [problem for index, each in enumerate(given) for problem in _problems_of(each, index)]
     found += _repeated(given)
-    yield from found[:_MOST_NAMED]
+    yield from found[:MOST_NAMED]
 
 
 def problems_of_source(source: PromptSource, field: str) -> Iterator[Problem]:
@@ -176,5 +176,5 @@ def _share(places: Sequence[int], cases: Sequence[FixedPrompt]) -> str:
 
 def _rows(places: Sequence[int], cases: Sequence[FixedPrompt]) -> str:
     """Return the cases in words, with the list's own names of the prompts."""
-    said = [f"case {place}" + (f" = {cases[place].id}" if cases[place].id else "") for place in places[:_MOST_NAMED]]
-    return ", ".join(said) + (", ..." if len(places) > _MOST_NAMED else "")
+    said = [f"case {place}" + (f" = {cases[place].id}" if cases[place].id else "") for place in places[:MOST_NAMED]]
+    return ", ".join(said) + (", ..." if len(places) > MOST_NAMED else "")

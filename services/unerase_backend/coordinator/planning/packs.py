@@ -9,6 +9,7 @@ the audit's own pack.
 import math
 from collections.abc import Iterator, Sequence
 
+from unerase._prompt_pack import MAX_PACK_BYTES
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import Concept, PromptKind, PromptPack
 from unerase_backend.catalogue.packs import problems_of_pack
@@ -16,15 +17,13 @@ from unerase_backend.coordinator.planning.fixed_prompts import problems_of_sourc
 from unerase_backend.coordinator.planning.model_checks import Problem
 from unerase_backend.evaluation.prompts import SLOT, names_in, templates, with_name_replaced
 
-MAX_BYTES = 256 * 1024
-
 
 def problems_of_request(spec: AuditSpec) -> Iterator[Problem]:
     """Yield what is wrong with a request's pack."""
     if spec.HasField("pack"):
         size = spec.pack.ByteSize()
-        if size > MAX_BYTES:
-            yield Problem("spec.pack", f"must be at most {MAX_BYTES} bytes, not {size}")
+        if size > MAX_PACK_BYTES:
+            yield Problem("spec.pack", f"must be at most {MAX_PACK_BYTES} bytes, not {size}")
         yield from (Problem(each.field, each.description) for each in problems_of_pack(spec.pack, "spec.pack"))
         yield from problems_of_source(spec.pack.source, "spec.pack.source")
 

@@ -6,6 +6,7 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import Case, Concept
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.prompt_checks import (
+    PROMPT_CUT,
     cut_labels,
     cut_note,
     label_reach,
@@ -14,15 +15,13 @@ from unerase_backend.catalogue.prompt_checks import (
     text_reaches,
 )
 from unerase_backend.catalogue.text_reach import Reading, TextReach, shortest
-from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.errors import MOST_NAMED, FieldViolation, InvalidRequestError
 
-PROMPT_CUT = "PROMPT_CUT"
 """The reason of an error about a name that no encoder reads."""
 
 LABEL_CUT = "LABEL_CUT"
 """The reason of an error about a label that a judge does not read whole."""
 
-_MOST_NAMED = 20
 
 Encoders = list[tuple[list[str], tuple[TextReach, ...]]]
 
@@ -70,7 +69,7 @@ def check_reach(field: str, concept: Concept, cases: Sequence[Case], encoders: E
             if cut:
                 notes.append(cut_note(list(cut.items()), models, f"{what} of {concept.name!r}"))
     if violations:
-        error = InvalidRequestError.of(*list(violations.values())[:_MOST_NAMED])
+        error = InvalidRequestError.of(*list(violations.values())[:MOST_NAMED])
         error.reason = PROMPT_CUT
         raise error
     return notes
@@ -119,6 +118,6 @@ def check_labels(spec: AuditSpec, catalogue: Catalogue) -> None:
         for (_, judge, index), description in cut_labels(catalogue.concept(name), reaches)
     ]
     if violations:
-        error = InvalidRequestError.of(*violations[:_MOST_NAMED])
+        error = InvalidRequestError.of(*violations[:MOST_NAMED])
         error.reason = LABEL_CUT
         raise error
