@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ _MAX_ANSWER_BYTES = MiB
 _ENDINGS = (*PICKLES, ".safetensors")
 # What a process needs of the caller's environment; tokens and passwords stay here.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONHOME")
+_END_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,29 @@ def _ended_by_signals() -> Iterator[None]:
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, end) for number in _END_SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _held_back() -> Iterator[Callable[[], object]]:
+    """Hold signals back until the function that it yields is called, or to the end.
+
+    One that came while a process is being started would leave it behind: nobody would know it yet.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, *_END_SIGNALS))
+
+    def let_through() -> object:
+        return signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    try:
+        yield let_through
+    finally:
+        let_through()
 
 
 def _import(request: Request) -> Result:
@@ -196,7 +214,7 @@ def _run(request: Request, job: Job, folder: Path) -> dict[str, Any]:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     answered = folder / "answer.json"
-    with answered.open("wb") as stdout:
+    with answered.open("wb") as stdout, _held_back() as let_through:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "unerase_backend.importing.worker"],
             stdin=subprocess.PIPE,
@@ -207,6 +225,7 @@ def _run(request: Request, job: Job, folder: Path) -> dict[str, Any]:
             start_new_session=True,
         )
         try:
+            let_through()
             process.communicate(json.dumps(content).encode(), timeout=request.seconds + 30)
         except subprocess.TimeoutExpired:
             raise ValueError(f"{request.file.name}: reading it took longer than --seconds {request.seconds}") from None

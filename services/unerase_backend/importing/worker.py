@@ -5,6 +5,7 @@ It answers on stdout, as JSON: `{"files": [...], "layout": ..., "notes": [...], 
 """
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from unerase_backend.runtime.errors import UneraseError
 
 def main() -> None:
     """Do the job that stands on stdin."""
+    # The parent holds signals back while it starts this process, which inherits that.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     job = json.load(sys.stdin)
     # A process of one thread only can change its user namespace, so it comes before torch.
     connected = isolation.leave_network()
