@@ -111,9 +111,10 @@ def test_metrics_count_calls_and_audits(backend: Running, client: Client) -> Non
 def test_the_presets_ask_only_for_what_there_is(client: Client) -> None:
     listed = client.evaluations()
     names = {evaluation.name for evaluation in listed.evaluations}
-    assert {preset.name for preset in listed.presets} == {"full", "quick", "standard"}
+    assert {preset.name for preset in listed.presets} == {"full", "paper", "quick", "standard"}
     for preset in listed.presets:
         assert {request.name for request in preset.evaluations} <= names
+        assert {request.name for request in preset.real_size_evaluations} <= names
 
 
 def test_settings_come_from_the_environment_and_unknown_ones_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
