@@ -348,21 +348,17 @@ class Catalogue:
         weights_digest = base_digest if only_guards else digests.combined_digest(files, base_digest)
         pipeline = self.guard_folder(name) if self.guards(name) else Path()
         guards = guard_kinds.describe_guards(self.guards(name), pipeline, self._digest)
-        return Model(
-            name=name,
-            base=entry.base or "",
-            digest=guard_kinds.guarded_digest(weights_digest, guards),
-            files=[*base.files, *weights],
-            schedule=base.schedule if base.HasField("schedule") else None,
-            guidance_scale=entry.guidance_scale,
-            steps=entry.steps,
-            resolution=entry.resolution,
-            erased=entry.erased,
-            never_learned=entry.never_learned,
-            method=entry.method,
-            guards=guards,
-            weights_digest=weights_digest if guards else "",
+        described = described_by_entry(name, entry)
+        described.MergeFrom(
+            Model(
+                digest=guard_kinds.guarded_digest(weights_digest, guards),
+                files=[*base.files, *weights],
+                schedule=base.schedule if base.HasField("schedule") else None,
+                guards=guards,
+                weights_digest=weights_digest if guards else "",
+            )
         )
+        return described
 
     def remembered(self, kind: str, name: str, compute: Callable[[], Entry]) -> Entry:
         """Return what `compute` returned for this entry first; errors are not remembered, and entries do not wait."""
@@ -373,6 +369,20 @@ class Catalogue:
                 self._memory[kind, name] = compute()
             remembered: Entry = self._memory[kind, name]
             return remembered
+
+
+def described_by_entry(name: str, entry: ModelEntry) -> Model:
+    """Return a model's description as far as its entry gives it."""
+    return Model(
+        name=name,
+        base=entry.base or "",
+        guidance_scale=entry.guidance_scale,
+        steps=entry.steps,
+        resolution=entry.resolution,
+        erased=entry.erased,
+        never_learned=entry.never_learned,
+        method=entry.method,
+    )
 
 
 def _find(entries: Mapping[str, Entry], name: str, kind: str) -> Entry:

@@ -1,7 +1,7 @@
 """Models as lists show them: one that cannot be described is marked with the reason, and the others are listed."""
 
 from unerase.v1.models_pb2 import Model
-from unerase_backend.catalogue.catalogue import Catalogue
+from unerase_backend.catalogue.catalogue import Catalogue, described_by_entry
 from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.runtime.errors import PreconditionError, UnavailableError, UnsafeModelError
 
@@ -27,18 +27,9 @@ def listed_model(catalogue: Catalogue, name: str) -> Model:
     Raises:
         NotFoundError: there is no such model.
     """
-    entry = catalogue.model(name)
     try:
         return loadable_model(catalogue, name)
     except (PreconditionError, UnavailableError, UnsafeModelError) as error:
-        return Model(
-            name=name,
-            base=entry.base or "",
-            guidance_scale=entry.guidance_scale,
-            steps=entry.steps,
-            resolution=entry.resolution,
-            erased=entry.erased,
-            never_learned=entry.never_learned,
-            method=entry.method,
-            problem=error.message,
-        )
+        described = described_by_entry(name, catalogue.model(name))
+        described.problem = error.message
+        return described
