@@ -2,6 +2,7 @@
 
 import inspect
 import socket
+import time
 import urllib.request
 from importlib import import_module
 from pathlib import Path
@@ -103,8 +104,11 @@ def test_the_port_is_on_loopback_only(backend: Running) -> None:
 def test_metrics_count_calls_and_audits(backend: Running, client: Client) -> None:
     client.evaluations()
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    text = opener.open(backend.metrics_url, timeout=10).read().decode()
-    assert 'unerase_rpcs_total{code="OK",method="unerase.v1.AuditService/ListEvaluations"}' in text
+    counted = 'unerase_rpcs_total{code="OK",method="unerase.v1.AuditService/ListEvaluations"}'
+    text, deadline = "", time.monotonic() + 30
+    while counted not in text:  # the answer may be there before the call is counted
+        assert time.monotonic() < deadline, text
+        text = opener.open(backend.metrics_url, timeout=10).read().decode()
     assert 'unerase_audits{state="running"}' in text
 
 
