@@ -430,6 +430,26 @@ class Audit(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
@@ -444,6 +464,8 @@ class Audit(_message.Message):
     COST_FIELD_NUMBER: _builtins.int
     ESTIMATED_END_TIME_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    CAMPAIGN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the backend."""
     request_id: _builtins.str
@@ -453,6 +475,10 @@ class Audit(_message.Message):
     error_reason: _builtins.str
     """Why the audit failed; empty otherwise."""
     error_message: _builtins.str
+    campaign: _builtins.str
+    """Id of the campaign that the audit belongs to; empty if to none. While that campaign runs, a seed base that the
+    backend drew is absent from the audit's specification, and the audit has no report yet.
+    """
     @_builtins.property
     def spec(self) -> Global___AuditSpec:
         """As requested, with every default filled in."""
@@ -479,6 +505,10 @@ class Audit(_message.Message):
         cuts.
         """
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As in CreateAuditRequest."""
+
     def __init__(
         self,
         *,
@@ -496,10 +526,12 @@ class Audit(_message.Message):
         cost: Global___AuditCost | None = ...,
         estimated_end_time: _timestamp_pb2.Timestamp | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        campaign: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "estimated_end_time", b"estimated_end_time", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "estimated_end_time", b"estimated_end_time", "id", b"id", "notes", b"notes", "request_id", b"request_id", "spec", b"spec", "state", b"state", "units_done", b"units_done", "units_total", b"units_total", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["campaign", b"campaign", "cost", b"cost", "create_time", b"create_time", "end_time", b"end_time", "error_message", b"error_message", "error_reason", b"error_reason", "estimated_end_time", b"estimated_end_time", "id", b"id", "labels", b"labels", "notes", b"notes", "request_id", b"request_id", "spec", b"spec", "state", b"state", "units_done", b"units_done", "units_total", b"units_total", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -511,25 +543,53 @@ class CreateAuditRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller, 1 to 64 letters, digits, "-" and "_"; makes the call safe to repeat."""
     validate_only: _builtins.bool
     """Only plan the audit: the answer has no id, and its state is unspecified."""
     @_builtins.property
     def spec(self) -> Global___AuditSpec: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own: keys of 1 to 63 lower-case letters, digits, "-", "_", "." and "/", values of at most 255
+        characters.
+        """
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         spec: Global___AuditSpec | None = ...,
         validate_only: _builtins.bool = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -565,21 +625,31 @@ class ListAuditsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    ORDER_BY_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many; 0 means 100; more than 1,000 is refused. A page may hold fewer: its bytes are limited too."""
     page_token: _builtins.str
     """The token of the page before."""
     view: Global___AuditView.ValueType
+    filter: _builtins.str
+    """Only the audits for which it holds, in the syntax of AIP-160, as in `state = FAILED AND labels.team = "safety"`
+    (docs/grpc.md has the fields: state, subject, concept, conclusion, campaign, create_time, end_time, labels.KEY).
+    """
+    order_by: _builtins.str
+    """"create_time desc" if empty; else a field, or a field and "desc": create_time or end_time."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         view: Global___AuditView.ValueType = ...,
+        filter: _builtins.str = ...,
+        order_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1295,9 +1365,14 @@ class ReportContent(_message.Message):
     OBSERVATIONS_DIGEST_FIELD_NUMBER: _builtins.int
     DESCRIPTIONS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    COMPARABILITY_DIGEST_FIELD_NUMBER: _builtins.int
     observations: _builtins.int
     """Number of observations, and SHA-256 over them in order."""
     observations_digest: _builtins.str
+    comparability_digest: _builtins.str
+    """SHA-256 over what two reports must share to be compared at a glance: concept, cases, battery, steps, judges and
+    numerics profile. The subject has no part in it.
+    """
     @_builtins.property
     def spec(self) -> Global___AuditSpec: ...
     @_builtins.property
@@ -1337,10 +1412,11 @@ class ReportContent(_message.Message):
         observations_digest: _builtins.str = ...,
         descriptions: _abc.Iterable[_types_pb2.EvaluationDescription] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        comparability_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["concept", b"concept", "manifest", b"manifest", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "concept", b"concept", "descriptions", b"descriptions", "evaluations", b"evaluations", "findings", b"findings", "manifest", b"manifest", "notes", b"notes", "observations", b"observations", "observations_digest", b"observations_digest", "pictures", b"pictures", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cases", b"cases", "comparability_digest", b"comparability_digest", "concept", b"concept", "descriptions", b"descriptions", "evaluations", b"evaluations", "findings", b"findings", "manifest", b"manifest", "notes", b"notes", "observations", b"observations", "observations_digest", b"observations_digest", "pictures", b"pictures", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

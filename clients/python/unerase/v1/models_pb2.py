@@ -24,54 +24,80 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from unerase.v1 import bounds_pb2 as unerase_dot_v1_dot_bounds__pb2
 from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17unerase/v1/models.proto\x12\nunerase.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x16unerase/v1/types.proto\"f\n\nWeightFile\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x12\n\nlora_scale\x18\x04 \x01(\x01\x12\r\n\x05token\x18\x05 \x01(\t\"i\n\x05Guard\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x16.unerase.v1.WeightFile\"\x88\x01\n\x08Schedule\x12\x11\n\tscheduler\x18\x01 \x01(\t\x12\x17\n\x0fprediction_type\x18\x02 \x01(\t\x12\x18\n\x10timestep_spacing\x18\x03 \x01(\t\x12\x18\n\x10set_alpha_to_one\x18\x04 \x01(\x08\x12\r\n\x05\x62\x65tas\x18\x05 \x01(\t\x12\r\n\x05notes\x18\x06 \x03(\t\"\xc0\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12%\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x16.unerase.v1.WeightFile\x12\x16\n\x0eguidance_scale\x18\x05 \x01(\x01\x12\r\n\x05steps\x18\x06 \x01(\r\x12\x12\n\nresolution\x18\x07 \x01(\r\x12\x0e\n\x06\x65rased\x18\x08 \x03(\t\x12\x15\n\rnever_learned\x18\t \x03(\t\x12\x0e\n\x06method\x18\n \x01(\t\x12!\n\x06guards\x18\x0b \x03(\x0b\x32\x11.unerase.v1.Guard\x12\x16\n\x0eweights_digest\x18\x0c \x01(\t\x12&\n\x08schedule\x18\r \x01(\x0b\x32\x14.unerase.v1.Schedule\x12\x0f\n\x07problem\x18\x0e \x01(\t\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.unerase.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11\x43heckModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"n\n\x0cModelProblem\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x17\n\x0f\x66ile_looked_for\x18\x04 \x01(\t\x12\x12\n\nfile_found\x18\x05 \x01(\t\"V\n\tModelPart\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x64types\x18\x04 \x03(\t\"x\n\x0bModelMemory\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x02 \x01(\x04\x12\x11\n\trow_bytes\x18\x03 \x01(\x04\x12\x1a\n\x12gradient_row_bytes\x18\x04 \x01(\x04\x12\x15\n\rdecoded_bytes\x18\x05 \x01(\x04\"\x8b\x02\n\nModelCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12*\n\x08problems\x18\x03 \x03(\x0b\x32\x18.unerase.v1.ModelProblem\x12\r\n\x05notes\x18\x04 \x03(\t\x12$\n\x05parts\x18\x05 \x03(\x0b\x32\x15.unerase.v1.ModelPart\x12\'\n\x06memory\x18\x06 \x03(\x0b\x32\x17.unerase.v1.ModelMemory\x12\x17\n\x0fprediction_type\x18\x07 \x01(\t\x12\x11\n\tscheduler\x18\x08 \x01(\t\x12\x15\n\rprompt_length\x18\t \x01(\r\x12\x12\n\nresolution\x18\n \x01(\r\"<\n\x13ListConceptsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListConceptsResponse\x12%\n\x08\x63oncepts\x18\x01 \x03(\x0b\x32\x13.unerase.v1.Concept\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x14\x43reateConceptRequest\x12)\n\x07\x63oncept\x18\x01 \x01(\x0b\x32\x16.unerase.v1.NewConceptH\x00\x12+\n\x07picture\x18\x02 \x01(\x0b\x32\x18.unerase.v1.PictureChunkH\x00\x42\x06\n\x04part\"F\n\nNewConcept\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07\x63oncept\x18\x02 \x01(\x0b\x32\x13.unerase.v1.Concept\"L\n\x0cPictureChunk\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x11\n\tnear_miss\x18\x03 \x01(\x08\x12\x0c\n\x04tile\x18\x04 \x01(\r\"!\n\x11GetConceptRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14\x44\x65leteConceptRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\x86\x04\n\x0cModelService\x12K\n\nListModels\x12\x1d.unerase.v1.ListModelsRequest\x1a\x1e.unerase.v1.ListModelsResponse\x12:\n\x08GetModel\x12\x1b.unerase.v1.GetModelRequest\x1a\x11.unerase.v1.Model\x12\x43\n\nCheckModel\x12\x1d.unerase.v1.CheckModelRequest\x1a\x16.unerase.v1.ModelCheck\x12Q\n\x0cListConcepts\x12\x1f.unerase.v1.ListConceptsRequest\x1a .unerase.v1.ListConceptsResponse\x12H\n\rCreateConcept\x12 .unerase.v1.CreateConceptRequest\x1a\x13.unerase.v1.Concept(\x01\x12@\n\nGetConcept\x12\x1d.unerase.v1.GetConceptRequest\x1a\x13.unerase.v1.Concept\x12I\n\rDeleteConcept\x12 .unerase.v1.DeleteConceptRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17unerase/v1/models.proto\x12\nunerase.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"f\n\nWeightFile\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x12\n\nlora_scale\x18\x04 \x01(\x01\x12\r\n\x05token\x18\x05 \x01(\t\"i\n\x05Guard\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12+\n\nparameters\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12%\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x16.unerase.v1.WeightFile\"\x88\x01\n\x08Schedule\x12\x11\n\tscheduler\x18\x01 \x01(\t\x12\x17\n\x0fprediction_type\x18\x02 \x01(\t\x12\x18\n\x10timestep_spacing\x18\x03 \x01(\t\x12\x18\n\x10set_alpha_to_one\x18\x04 \x01(\x08\x12\r\n\x05\x62\x65tas\x18\x05 \x01(\t\x12\r\n\x05notes\x18\x06 \x03(\t\"\xb2\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12%\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x16.unerase.v1.WeightFile\x12\x16\n\x0eguidance_scale\x18\x05 \x01(\x01\x12\r\n\x05steps\x18\x06 \x01(\r\x12\x12\n\nresolution\x18\x07 \x01(\r\x12\x0e\n\x06\x65rased\x18\x08 \x03(\t\x12\x15\n\rnever_learned\x18\t \x03(\t\x12\x0e\n\x06method\x18\n \x01(\t\x12!\n\x06guards\x18\x0b \x03(\x0b\x32\x11.unerase.v1.Guard\x12\x16\n\x0eweights_digest\x18\x0c \x01(\t\x12&\n\x08schedule\x18\r \x01(\x0b\x32\x14.unerase.v1.Schedule\x12\x0f\n\x07problem\x18\x0e \x01(\t\x12-\n\x06labels\x18\x0f \x03(\x0b\x32\x1d.unerase.v1.Model.LabelsEntry\x12\x12\n\nregistered\x18\x10 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\\\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.unerase.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xad\x01\n\x08NewModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x90\xc2\x18@\x12\x36\n\x06labels\x18\x03 \x03(\x0b\x32 .unerase.v1.NewModel.LabelsEntryB\x04\x90\xc2\x18@\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"O\n\x14RegisterModelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.unerase.v1.NewModel\"\xb8\x02\n\x11ModelRegistration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.unerase.v1.RegistrationState\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05model\x18\x06 \x01(\x0b\x32\x11.unerase.v1.Model\x12%\n\x05\x63heck\x18\x07 \x01(\x0b\x32\x16.unerase.v1.ModelCheck\x12\x14\n\x0c\x65rror_reason\x18\x08 \x01(\t\x12\x15\n\rerror_message\x18\t \x01(\t\"#\n\x13ImportStatusRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"!\n\x11\x43heckModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"n\n\x0cModelProblem\x12\x0c\n\x04part\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x17\n\x0f\x66ile_looked_for\x18\x04 \x01(\t\x12\x12\n\nfile_found\x18\x05 \x01(\t\"V\n\tModelPart\x12\x11\n\tcomponent\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x04\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06\x64types\x18\x04 \x03(\t\"x\n\x0bModelMemory\x12\r\n\x05\x64type\x18\x01 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x02 \x01(\x04\x12\x11\n\trow_bytes\x18\x03 \x01(\x04\x12\x1a\n\x12gradient_row_bytes\x18\x04 \x01(\x04\x12\x15\n\rdecoded_bytes\x18\x05 \x01(\x04\"\x8b\x02\n\nModelCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66\x61mily\x18\x02 \x01(\t\x12*\n\x08problems\x18\x03 \x03(\x0b\x32\x18.unerase.v1.ModelProblem\x12\r\n\x05notes\x18\x04 \x03(\t\x12$\n\x05parts\x18\x05 \x03(\x0b\x32\x15.unerase.v1.ModelPart\x12\'\n\x06memory\x18\x06 \x03(\x0b\x32\x17.unerase.v1.ModelMemory\x12\x17\n\x0fprediction_type\x18\x07 \x01(\t\x12\x11\n\tscheduler\x18\x08 \x01(\t\x12\x15\n\rprompt_length\x18\t \x01(\r\x12\x12\n\nresolution\x18\n \x01(\r\"<\n\x13ListConceptsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"V\n\x14ListConceptsResponse\x12%\n\x08\x63oncepts\x18\x01 \x03(\x0b\x32\x13.unerase.v1.Concept\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"v\n\x14\x43reateConceptRequest\x12)\n\x07\x63oncept\x18\x01 \x01(\x0b\x32\x16.unerase.v1.NewConceptH\x00\x12+\n\x07picture\x18\x02 \x01(\x0b\x32\x18.unerase.v1.PictureChunkH\x00\x42\x06\n\x04part\"F\n\nNewConcept\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07\x63oncept\x18\x02 \x01(\x0b\x32\x13.unerase.v1.Concept\"L\n\x0cPictureChunk\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x11\n\tnear_miss\x18\x03 \x01(\x08\x12\x0c\n\x04tile\x18\x04 \x01(\r\"!\n\x11GetConceptRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"$\n\x14\x44\x65leteConceptRequest\x12\x0c\n\x04name\x18\x01 \x01(\t*\x9b\x01\n\x11RegistrationState\x12\"\n\x1eREGISTRATION_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bREGISTRATION_STATE_CHECKING\x10\x01\x12!\n\x1dREGISTRATION_STATE_REGISTERED\x10\x02\x12\x1e\n\x1aREGISTRATION_STATE_REFUSED\x10\x03\x32\xef\x05\n\x0cModelService\x12K\n\nListModels\x12\x1d.unerase.v1.ListModelsRequest\x1a\x1e.unerase.v1.ListModelsResponse\x12:\n\x08GetModel\x12\x1b.unerase.v1.GetModelRequest\x1a\x11.unerase.v1.Model\x12\x43\n\nCheckModel\x12\x1d.unerase.v1.CheckModelRequest\x1a\x16.unerase.v1.ModelCheck\x12P\n\rRegisterModel\x12 .unerase.v1.RegisterModelRequest\x1a\x1d.unerase.v1.ModelRegistration\x12N\n\x0cImportStatus\x12\x1f.unerase.v1.ImportStatusRequest\x1a\x1d.unerase.v1.ModelRegistration\x12\x45\n\x0b\x44\x65leteModel\x12\x1e.unerase.v1.DeleteModelRequest\x1a\x16.google.protobuf.Empty\x12Q\n\x0cListConcepts\x12\x1f.unerase.v1.ListConceptsRequest\x1a .unerase.v1.ListConceptsResponse\x12H\n\rCreateConcept\x12 .unerase.v1.CreateConceptRequest\x1a\x13.unerase.v1.Concept(\x01\x12@\n\nGetConcept\x12\x1d.unerase.v1.GetConceptRequest\x1a\x13.unerase.v1.Concept\x12I\n\rDeleteConcept\x12 .unerase.v1.DeleteConceptRequest\x1a\x16.google.protobuf.Emptyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'unerase.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WEIGHTFILE']._serialized_start=122
-  _globals['_WEIGHTFILE']._serialized_end=224
-  _globals['_GUARD']._serialized_start=226
-  _globals['_GUARD']._serialized_end=331
-  _globals['_SCHEDULE']._serialized_start=334
-  _globals['_SCHEDULE']._serialized_end=470
-  _globals['_MODEL']._serialized_start=473
-  _globals['_MODEL']._serialized_end=793
-  _globals['_LISTMODELSREQUEST']._serialized_start=795
-  _globals['_LISTMODELSREQUEST']._serialized_end=853
-  _globals['_LISTMODELSRESPONSE']._serialized_start=855
-  _globals['_LISTMODELSRESPONSE']._serialized_end=935
-  _globals['_GETMODELREQUEST']._serialized_start=937
-  _globals['_GETMODELREQUEST']._serialized_end=968
-  _globals['_CHECKMODELREQUEST']._serialized_start=970
-  _globals['_CHECKMODELREQUEST']._serialized_end=1003
-  _globals['_MODELPROBLEM']._serialized_start=1005
-  _globals['_MODELPROBLEM']._serialized_end=1115
-  _globals['_MODELPART']._serialized_start=1117
-  _globals['_MODELPART']._serialized_end=1203
-  _globals['_MODELMEMORY']._serialized_start=1205
-  _globals['_MODELMEMORY']._serialized_end=1325
-  _globals['_MODELCHECK']._serialized_start=1328
-  _globals['_MODELCHECK']._serialized_end=1595
-  _globals['_LISTCONCEPTSREQUEST']._serialized_start=1597
-  _globals['_LISTCONCEPTSREQUEST']._serialized_end=1657
-  _globals['_LISTCONCEPTSRESPONSE']._serialized_start=1659
-  _globals['_LISTCONCEPTSRESPONSE']._serialized_end=1745
-  _globals['_CREATECONCEPTREQUEST']._serialized_start=1747
-  _globals['_CREATECONCEPTREQUEST']._serialized_end=1865
-  _globals['_NEWCONCEPT']._serialized_start=1867
-  _globals['_NEWCONCEPT']._serialized_end=1937
-  _globals['_PICTURECHUNK']._serialized_start=1939
-  _globals['_PICTURECHUNK']._serialized_end=2015
-  _globals['_GETCONCEPTREQUEST']._serialized_start=2017
-  _globals['_GETCONCEPTREQUEST']._serialized_end=2050
-  _globals['_DELETECONCEPTREQUEST']._serialized_start=2052
-  _globals['_DELETECONCEPTREQUEST']._serialized_end=2088
-  _globals['_MODELSERVICE']._serialized_start=2091
-  _globals['_MODELSERVICE']._serialized_end=2609
+  _globals['_MODEL_LABELSENTRY']._loaded_options = None
+  _globals['_MODEL_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_NEWMODEL_LABELSENTRY']._loaded_options = None
+  _globals['_NEWMODEL_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_NEWMODEL'].fields_by_name['entry']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['entry']._serialized_options = b'\220\302\030@'
+  _globals['_NEWMODEL'].fields_by_name['labels']._loaded_options = None
+  _globals['_NEWMODEL'].fields_by_name['labels']._serialized_options = b'\220\302\030@'
+  _globals['_REGISTRATIONSTATE']._serialized_start=2942
+  _globals['_REGISTRATIONSTATE']._serialized_end=3097
+  _globals['_WEIGHTFILE']._serialized_start=180
+  _globals['_WEIGHTFILE']._serialized_end=282
+  _globals['_GUARD']._serialized_start=284
+  _globals['_GUARD']._serialized_end=389
+  _globals['_SCHEDULE']._serialized_start=392
+  _globals['_SCHEDULE']._serialized_end=528
+  _globals['_MODEL']._serialized_start=531
+  _globals['_MODEL']._serialized_end=965
+  _globals['_MODEL_LABELSENTRY']._serialized_start=920
+  _globals['_MODEL_LABELSENTRY']._serialized_end=965
+  _globals['_LISTMODELSREQUEST']._serialized_start=967
+  _globals['_LISTMODELSREQUEST']._serialized_end=1059
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1061
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1141
+  _globals['_GETMODELREQUEST']._serialized_start=1143
+  _globals['_GETMODELREQUEST']._serialized_end=1174
+  _globals['_NEWMODEL']._serialized_start=1177
+  _globals['_NEWMODEL']._serialized_end=1350
+  _globals['_NEWMODEL_LABELSENTRY']._serialized_start=920
+  _globals['_NEWMODEL_LABELSENTRY']._serialized_end=965
+  _globals['_REGISTERMODELREQUEST']._serialized_start=1352
+  _globals['_REGISTERMODELREQUEST']._serialized_end=1431
+  _globals['_MODELREGISTRATION']._serialized_start=1434
+  _globals['_MODELREGISTRATION']._serialized_end=1746
+  _globals['_IMPORTSTATUSREQUEST']._serialized_start=1748
+  _globals['_IMPORTSTATUSREQUEST']._serialized_end=1783
+  _globals['_DELETEMODELREQUEST']._serialized_start=1785
+  _globals['_DELETEMODELREQUEST']._serialized_end=1819
+  _globals['_CHECKMODELREQUEST']._serialized_start=1821
+  _globals['_CHECKMODELREQUEST']._serialized_end=1854
+  _globals['_MODELPROBLEM']._serialized_start=1856
+  _globals['_MODELPROBLEM']._serialized_end=1966
+  _globals['_MODELPART']._serialized_start=1968
+  _globals['_MODELPART']._serialized_end=2054
+  _globals['_MODELMEMORY']._serialized_start=2056
+  _globals['_MODELMEMORY']._serialized_end=2176
+  _globals['_MODELCHECK']._serialized_start=2179
+  _globals['_MODELCHECK']._serialized_end=2446
+  _globals['_LISTCONCEPTSREQUEST']._serialized_start=2448
+  _globals['_LISTCONCEPTSREQUEST']._serialized_end=2508
+  _globals['_LISTCONCEPTSRESPONSE']._serialized_start=2510
+  _globals['_LISTCONCEPTSRESPONSE']._serialized_end=2596
+  _globals['_CREATECONCEPTREQUEST']._serialized_start=2598
+  _globals['_CREATECONCEPTREQUEST']._serialized_end=2716
+  _globals['_NEWCONCEPT']._serialized_start=2718
+  _globals['_NEWCONCEPT']._serialized_end=2788
+  _globals['_PICTURECHUNK']._serialized_start=2790
+  _globals['_PICTURECHUNK']._serialized_end=2866
+  _globals['_GETCONCEPTREQUEST']._serialized_start=2868
+  _globals['_GETCONCEPTREQUEST']._serialized_end=2901
+  _globals['_DELETECONCEPTREQUEST']._serialized_start=2903
+  _globals['_DELETECONCEPTREQUEST']._serialized_end=2939
+  _globals['_MODELSERVICE']._serialized_start=3100
+  _globals['_MODELSERVICE']._serialized_end=3851
 # @@protoc_insertion_point(module_scope)

@@ -52,6 +52,21 @@ class ModelServiceStub(object):
                 request_serializer=unerase_dot_v1_dot_models__pb2.CheckModelRequest.SerializeToString,
                 response_deserializer=unerase_dot_v1_dot_models__pb2.ModelCheck.FromString,
                 _registered_method=True)
+        self.RegisterModel = channel.unary_unary(
+                '/unerase.v1.ModelService/RegisterModel',
+                request_serializer=unerase_dot_v1_dot_models__pb2.RegisterModelRequest.SerializeToString,
+                response_deserializer=unerase_dot_v1_dot_models__pb2.ModelRegistration.FromString,
+                _registered_method=True)
+        self.ImportStatus = channel.unary_unary(
+                '/unerase.v1.ModelService/ImportStatus',
+                request_serializer=unerase_dot_v1_dot_models__pb2.ImportStatusRequest.SerializeToString,
+                response_deserializer=unerase_dot_v1_dot_models__pb2.ModelRegistration.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/unerase.v1.ModelService/DeleteModel',
+                request_serializer=unerase_dot_v1_dot_models__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
         self.ListConcepts = channel.unary_unary(
                 '/unerase.v1.ModelService/ListConcepts',
                 request_serializer=unerase_dot_v1_dot_models__pb2.ListConceptsRequest.SerializeToString,
@@ -95,6 +110,29 @@ class ModelServiceServicer(object):
     def CheckModel(self, request, context):
         """Checks one model as far as that goes without computing: its files, their layouts, shapes and number types, its
         schedule, and the memory that it needs. Reads headers of files, and takes seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RegisterModel(self, request, context):
+        """Registers a model: from a place that the operator allows, described as in a catalogue. The same request_id and body
+        return the same registration; another body is ALREADY_EXISTS. The model exists once it was checked and hashed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportStatus(self, request, context):
+        """Returns how far a registration is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Deletes a registered model, and the record of a failed registration. Earlier audits keep what they need of it; its
+        files stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +184,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.CheckModel,
                     request_deserializer=unerase_dot_v1_dot_models__pb2.CheckModelRequest.FromString,
                     response_serializer=unerase_dot_v1_dot_models__pb2.ModelCheck.SerializeToString,
+            ),
+            'RegisterModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterModel,
+                    request_deserializer=unerase_dot_v1_dot_models__pb2.RegisterModelRequest.FromString,
+                    response_serializer=unerase_dot_v1_dot_models__pb2.ModelRegistration.SerializeToString,
+            ),
+            'ImportStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportStatus,
+                    request_deserializer=unerase_dot_v1_dot_models__pb2.ImportStatusRequest.FromString,
+                    response_serializer=unerase_dot_v1_dot_models__pb2.ModelRegistration.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=unerase_dot_v1_dot_models__pb2.DeleteModelRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'ListConcepts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListConcepts,
@@ -250,6 +303,87 @@ class ModelService(object):
             '/unerase.v1.ModelService/CheckModel',
             unerase_dot_v1_dot_models__pb2.CheckModelRequest.SerializeToString,
             unerase_dot_v1_dot_models__pb2.ModelCheck.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unerase.v1.ModelService/RegisterModel',
+            unerase_dot_v1_dot_models__pb2.RegisterModelRequest.SerializeToString,
+            unerase_dot_v1_dot_models__pb2.ModelRegistration.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unerase.v1.ModelService/ImportStatus',
+            unerase_dot_v1_dot_models__pb2.ImportStatusRequest.SerializeToString,
+            unerase_dot_v1_dot_models__pb2.ModelRegistration.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unerase.v1.ModelService/DeleteModel',
+            unerase_dot_v1_dot_models__pb2.DeleteModelRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

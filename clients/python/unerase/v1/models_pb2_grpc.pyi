@@ -43,6 +43,16 @@ class ModelServiceStub:
     """Checks one model as far as that goes without computing: its files, their layouts, shapes and number types, its
     schedule, and the memory that it needs. Reads headers of files, and takes seconds.
     """
+    RegisterModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.RegisterModelRequest, _models_pb2.ModelRegistration]
+    """Registers a model: from a place that the operator allows, described as in a catalogue. The same request_id and body
+    return the same registration; another body is ALREADY_EXISTS. The model exists once it was checked and hashed.
+    """
+    ImportStatus: _grpc.UnaryUnaryMultiCallable[_models_pb2.ImportStatusRequest, _models_pb2.ModelRegistration]
+    """Returns how far a registration is."""
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _empty_pb2.Empty]
+    """Deletes a registered model, and the record of a failed registration. Earlier audits keep what they need of it; its
+    files stay.
+    """
     ListConcepts: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListConceptsRequest, _models_pb2.ListConceptsResponse]
     """Lists the concepts, including custom ones, in order of name."""
     CreateConcept: _grpc.StreamUnaryMultiCallable[_models_pb2.CreateConceptRequest, _types_pb2.Concept]
@@ -66,6 +76,16 @@ class ModelServiceAsyncStub(ModelServiceStub):
     CheckModel: _aio.UnaryUnaryMultiCallable[_models_pb2.CheckModelRequest, _models_pb2.ModelCheck]  # type: ignore[assignment]
     """Checks one model as far as that goes without computing: its files, their layouts, shapes and number types, its
     schedule, and the memory that it needs. Reads headers of files, and takes seconds.
+    """
+    RegisterModel: _aio.UnaryUnaryMultiCallable[_models_pb2.RegisterModelRequest, _models_pb2.ModelRegistration]  # type: ignore[assignment]
+    """Registers a model: from a place that the operator allows, described as in a catalogue. The same request_id and body
+    return the same registration; another body is ALREADY_EXISTS. The model exists once it was checked and hashed.
+    """
+    ImportStatus: _aio.UnaryUnaryMultiCallable[_models_pb2.ImportStatusRequest, _models_pb2.ModelRegistration]  # type: ignore[assignment]
+    """Returns how far a registration is."""
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _empty_pb2.Empty]  # type: ignore[assignment]
+    """Deletes a registered model, and the record of a failed registration. Earlier audits keep what they need of it; its
+    files stay.
     """
     ListConcepts: _aio.UnaryUnaryMultiCallable[_models_pb2.ListConceptsRequest, _models_pb2.ListConceptsResponse]  # type: ignore[assignment]
     """Lists the concepts, including custom ones, in order of name."""
@@ -105,6 +125,34 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_models_pb2.ModelCheck, _abc.Awaitable[_models_pb2.ModelCheck]]:
         """Checks one model as far as that goes without computing: its files, their layouts, shapes and number types, its
         schedule, and the memory that it needs. Reads headers of files, and takes seconds.
+        """
+
+    @_abc_1.abstractmethod
+    def RegisterModel(
+        self,
+        request: _models_pb2.RegisterModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ModelRegistration, _abc.Awaitable[_models_pb2.ModelRegistration]]:
+        """Registers a model: from a place that the operator allows, described as in a catalogue. The same request_id and body
+        return the same registration; another body is ALREADY_EXISTS. The model exists once it was checked and hashed.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportStatus(
+        self,
+        request: _models_pb2.ImportStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ModelRegistration, _abc.Awaitable[_models_pb2.ModelRegistration]]:
+        """Returns how far a registration is."""
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _models_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
+        """Deletes a registered model, and the record of a failed registration. Earlier audits keep what they need of it; its
+        files stay.
         """
 
     @_abc_1.abstractmethod
