@@ -43,8 +43,8 @@ def test_both_clients_are_the_same() -> None:
     def public(client: type) -> dict[str, list[tuple[str, object, object]]]:
         return {
             name: [(each.name, each.kind, each.default) for each in inspect.signature(member).parameters.values()]
-            for name, member in vars(client).items()
-            if callable(member) and (not name.startswith("_") or name == "__init__")
+            for name, member in inspect.getmembers(client, callable)
+            if not name.startswith("_") or name == "__init__"
         }
 
     assert public(Client) == public(AsyncClient)

@@ -32,7 +32,7 @@ def _rows(page: str, heading: str) -> list[list[str]]:
 @pytest.mark.parametrize("client", [Client, AsyncClient])
 def test_the_clients_methods(client: type) -> None:
     described = {name for cells in _rows("docs/client.md", "method") for name in re.findall(r"`(\w+)\(", cells[0])}
-    assert described == {name for name in vars(client) if not name.startswith("_")}
+    assert described == {name for name in dir(client) if not name.startswith("_")}
 
 
 def test_the_columns_of_the_observations() -> None:

@@ -17,8 +17,9 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from support.scripted_campaigns import Campaigns, CampaignScript, Server, registration
 from unerase import AsyncClient, ClientSettings, RetryConfig
-from unerase.v1 import audits_pb2_grpc, models_pb2_grpc
+from unerase.v1 import audits_pb2_grpc, campaigns_pb2_grpc, models_pb2_grpc, server_pb2_grpc
 from unerase.v1.audits_pb2 import (
     Audit,
     AuditCost,
@@ -122,6 +123,7 @@ class Script:
     # Extra bytes in every audit.
     padding: int = 0
     requests: list[Message] = field(default_factory=list)
+    campaign: CampaignScript = field(default_factory=CampaignScript)
     # The messages of each upload.
     uploads: list[list[CreateConceptRequest]] = field(default_factory=list)
 
@@ -245,13 +247,27 @@ class _Models(models_pb2_grpc.ModelServiceServicer):
     def __init__(self, script: Script) -> None:
         self._script = script
 
+    def RegisterModel(self, request, context):
+        self._script.begin("RegisterModel", request, context)
+        return registration(self._script, request.model.name, request.request_id)
+
+    def ImportStatus(self, request, context):
+        self._script.begin("ImportStatus", request, context)
+        return registration(self._script, request.name)
+
+    def DeleteModel(self, request, context):
+        self._script.begin("DeleteModel", request, context)
+        return Empty()
+
     def ListModels(self, request, context):
+        self._script.begin("ListModels", request, context)
         first = int(request.page_token or 0)
         models = self._script.models
         token = str(first + 2) if first + 2 < len(models) else ""
         return ListModelsResponse(models=models[first : first + 2], next_page_token=token)
 
     def GetModel(self, request, context):
+        self._script.begin("GetModel", request, context)
         return Model(name=request.name)
 
     def CheckModel(self, request, context):
@@ -290,6 +306,8 @@ def serve(script: Script, address: str, credentials: grpc.ServerCredentials | No
     server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     audits_pb2_grpc.add_AuditServiceServicer_to_server(_Audits(script), server)
     models_pb2_grpc.add_ModelServiceServicer_to_server(_Models(script), server)
+    campaigns_pb2_grpc.add_CampaignServiceServicer_to_server(Campaigns(script), server)
+    server_pb2_grpc.add_ServerServiceServicer_to_server(Server(script), server)
     states = health.HealthServicer()
     states.set("draining", health_pb2.HealthCheckResponse.NOT_SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(states, server)

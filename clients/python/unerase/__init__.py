@@ -11,6 +11,7 @@ This package is the client; it does not need the backend. The messages are those
 
 from unerase._aio import AsyncClient
 from unerase._client import Client
+from unerase._contract import CONTRACT, NewerContractWarning
 from unerase._errors import FieldViolation, UneraseError
 from unerase._prompt_list import PromptList, read_prompts
 from unerase._prompt_pack import read_pack
@@ -29,7 +30,26 @@ from unerase.v1.audits_pb2 import (
     ReportFormat,
     Tolerances,
 )
-from unerase.v1.models_pb2 import Model
+from unerase.v1.campaigns_pb2 import (
+    Campaign,
+    CampaignEvent,
+    CampaignReport,
+    CampaignReportFormat,
+    CampaignSpec,
+    CampaignState,
+    Cell,
+    CellState,
+)
+from unerase.v1.comparisons_pb2 import (
+    AuditComparison,
+    CampaignComparison,
+    CellComparison,
+    Change,
+    EvaluationComparison,
+)
+from unerase.v1.gates_pb2 import Gate, GateFinding, GateOutcome, GateResult
+from unerase.v1.models_pb2 import Model, ModelRegistration, RegistrationState
+from unerase.v1.server_pb2 import ServerInfo
 from unerase.v1.types_pb2 import (
     Concept,
     ConceptKind,
@@ -49,9 +69,11 @@ from unerase.v1.types_pb2 import (
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Outcome, Verdict
 
 __all__ = [
+    "CONTRACT",
     "DEFAULT_ADDRESS",
     "AsyncClient",
     "Audit",
+    "AuditComparison",
     "AuditCost",
     "AuditEvent",
     "AuditSpec",
@@ -59,6 +81,17 @@ __all__ = [
     "AuditView",
     "Battery",
     "BatteryPreset",
+    "Campaign",
+    "CampaignComparison",
+    "CampaignEvent",
+    "CampaignReport",
+    "CampaignReportFormat",
+    "CampaignSpec",
+    "CampaignState",
+    "Cell",
+    "CellComparison",
+    "CellState",
+    "Change",
     "Client",
     "ClientSettings",
     "Concept",
@@ -67,25 +100,34 @@ __all__ = [
     "ControlKind",
     "DecidedBy",
     "EvaluationClass",
+    "EvaluationComparison",
     "EvaluationCost",
     "EvaluationDescription",
     "EvaluationRequest",
     "EvaluationResult",
     "FieldViolation",
     "FixedPrompt",
+    "Gate",
+    "GateFinding",
+    "GateOutcome",
+    "GateResult",
     "JudgeLabels",
     "KeepAliveConfig",
     "Model",
+    "ModelRegistration",
     "ModelRole",
+    "NewerContractWarning",
     "Observation",
     "Outcome",
     "PromptKind",
     "PromptList",
     "PromptPack",
     "PromptSource",
+    "RegistrationState",
     "Report",
     "ReportFormat",
     "RetryConfig",
+    "ServerInfo",
     "TLSConfig",
     "Tolerances",
     "UneraseError",

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _PRIVATE = 0o600
 
@@ -22,21 +23,35 @@ def write_whole(path: Path, content: bytes | str, *, mode: int | None = None) ->
         OSError: the file cannot be written, or its owner cannot be kept; the file is unchanged.
     """
     written = content.encode() if isinstance(content, str) else content
+    with replaced(path, mode=mode) as opened:
+        opened.write(written)
+
+
+@contextmanager
+def replaced(path: Path, *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """Open a file whose content replaces another's in one step, as `write_whole` does, once the context ends well.
+
+    Raises:
+        OSError: the file cannot be written, or its owner cannot be kept; the file is unchanged.
+    """
     path = resolved(path)
     try:
-        _write_whole(path, written, mode)
+        with _replaced(path, mode) as opened:
+            yield opened
     except OSError as error:
         # Name the requested file, not the temporary one.
         raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
-def _write_whole(path: Path, written: bytes, mode: int | None) -> None:
+@contextmanager
+def _replaced(path: Path, mode: int | None) -> Iterator[BinaryIO]:
     try:
         before = path.stat()
     except FileNotFoundError:
         before = None
     if before is not None and not stat.S_ISREG(before.st_mode):
-        path.write_bytes(written)
+        with path.open("wb") as opened:
+            yield opened
         return
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".partial")
     try:
@@ -48,7 +63,7 @@ def _write_whole(path: Path, written: bytes, mode: int | None) -> None:
                 os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
             else:
                 os.fchmod(descriptor, _usual_mode() if mode is None else mode)
-            opened.write(written)
+            yield opened
             opened.flush()
             os.fsync(descriptor)
         Path(partial).replace(path)

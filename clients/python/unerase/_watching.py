@@ -1,36 +1,52 @@
 """What a watch remembers between two connections; shared by both clients, without I/O."""
 
 import time
+from typing import Generic, TypeVar
 
 import grpc
 
 from unerase._errors import UneraseError
 from unerase._repeating import backoff, told_to_wait
 from unerase._settings import ClientSettings
-from unerase.v1.audits_pb2 import AuditEvent, AuditState, WatchAuditRequest
+from unerase.v1.audits_pb2 import AuditEvent, AuditState
+from unerase.v1.campaigns_pb2 import CampaignEvent, CampaignState
+
+Event = TypeVar("Event", AuditEvent, CampaignEvent)
 
 ENDED = (AuditState.AUDIT_STATE_SUCCEEDED, AuditState.AUDIT_STATE_FAILED, AuditState.AUDIT_STATE_CANCELLED)
 """The states in which nothing more happens to an audit."""
 
-NOT_IN_TIME = "AUDIT_NOT_IN_TIME"
-"""The reason of the error that ends a wait for an audit when the caller's own timeout is over."""
+CAMPAIGN_ENDED = (
+    CampaignState.CAMPAIGN_STATE_SUCCEEDED,
+    CampaignState.CAMPAIGN_STATE_FAILED,
+    CampaignState.CAMPAIGN_STATE_CANCELLED,
+)
+"""The states in which nothing more happens to a campaign, unless somebody retries it."""
+
+NOT_IN_TIME = ("AUDIT_NOT_IN_TIME", "CAMPAIGN_NOT_IN_TIME", "MODEL_NOT_IN_TIME")
+"""The reasons of the error that ends a wait when the caller's own timeout is over."""
 
 # A server that shuts down ends its streams with the second; a cancel of our own never gets here. The third is either
 # the caller's own deadline, which `delay` knows, or the server's.
 _RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
-class Watching:
-    """The place in an audit's events, and how long to wait before asking for the rest.
+class Watching(Generic[Event]):
+    """The place in the events of an audit or a campaign, and how long to wait before asking for the rest.
 
     Attributes:
+        last: the sequence number of the last event.
         idle: this connection has delivered nothing new yet.
-        ended: the last event was the audit's end.
+        ended: the last event was the end.
     """
 
-    def __init__(self, audit_id: str, after_sequence: int, settings: ClientSettings, timeout: float | None) -> None:
-        self._audit_id = audit_id
-        self._last = after_sequence
+    def __init__(
+        self, noun: str, name: str, after_sequence: int, settings: ClientSettings, timeout: float | None
+    ) -> None:
+        """Begin after an event; `noun` is "audit" or "campaign", and `name` its id."""
+        self._noun = noun
+        self._named = f"{noun} {name}"
+        self.last = after_sequence
         self._settings = settings
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._asked = time.monotonic()
@@ -39,41 +55,37 @@ class Watching:
         self.idle = True
         self.ended = False
 
-    def request(self) -> WatchAuditRequest:
-        """Ask, on a new connection, for everything after the last event."""
+    def begin(self) -> float | None:
+        """Begin a new connection, for everything after `last`; return the seconds that it may take."""
         self.idle = True
         self._asked = time.monotonic()
-        return WatchAuditRequest(id=self._audit_id, after_sequence=self._last)
-
-    def remaining(self) -> float | None:
-        """Return the seconds left until the caller's own deadline; None if it has none."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        return self._remaining()
 
     def asking(self) -> float:
         """Return the seconds that a call between two connections may take."""
-        remaining = self.remaining()
+        remaining = self._remaining()
         usual = self._settings.timeout_seconds
         return usual if remaining is None else min(usual, remaining)
 
-    def accept(self, event: AuditEvent) -> bool:
+    def accept(self, event: Event) -> bool:
         """Note an event; return False if it was delivered before.
 
         Raises:
             UneraseError: DATA_LOSS, events between the last one and this one are missing.
         """
-        if event.sequence <= self._last:
+        if event.sequence <= self.last:
             return False
-        if event.sequence != self._last + 1:
+        if event.sequence != self.last + 1:
             raise UneraseError(
                 grpc.StatusCode.DATA_LOSS,
-                f"events {self._last + 1} to {event.sequence - 1} of audit {self._audit_id} are missing",
+                f"events {self.last + 1} to {event.sequence - 1} of {self._named} are missing",
                 reason="EVENTS_MISSING",
             )
-        self._last = event.sequence
+        self.last = event.sequence
         self._failing_since = None
         self._failures = 0
         self.idle = False
-        self.ended = event.state_changed.state in ENDED
+        self.ended = _is_end(event)
         return True
 
     def delay(self, error: UneraseError | None = None) -> float:
@@ -84,38 +96,50 @@ class Watching:
         """
         if error is not None and not _resumable(error):
             raise error
-        if self.remaining() == 0.0:
+        if self._remaining() == 0.0:
             raise self._not_in_time()
         now = time.monotonic()
-        # A connection that lasted longer than an unanswered ping takes was good, even if the audit had no news.
+        # A connection that lasted longer than an unanswered ping takes was good, even if there was no news.
         if self._failing_since is None or now - self._asked > self._ping_seconds():
             self._failing_since, self._failures = now, 0
         if now - self._failing_since > self._settings.watch_patience_seconds:
             raise error or UneraseError(
-                grpc.StatusCode.UNAVAILABLE, f"the events of audit {self._audit_id} end before the audit does"
+                grpc.StatusCode.UNAVAILABLE, f"the events of {self._named} end before the {self._noun} does"
             )
         wait = backoff(self._settings.retry, self._failures)
         self._failures += 1
         if error is not None:
             wait = told_to_wait(error, wait)
-        remaining = self.remaining()
+        remaining = self._remaining()
         if remaining is not None and remaining <= wait:
             raise self._not_in_time()
         return wait
 
+    def _remaining(self) -> float | None:
+        """Return the seconds left until the caller's own deadline; None if it has none."""
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
     def _not_in_time(self) -> UneraseError:
-        return UneraseError(
-            grpc.StatusCode.DEADLINE_EXCEEDED, f"audit {self._audit_id} did not end in time", reason=NOT_IN_TIME
-        )
+        return not_in_time(self._noun, f"{self._named} did not end in time")
 
     def _ping_seconds(self) -> float:
         keep_alive = self._settings.keep_alive
         return 1.5 * (keep_alive.interval_seconds + keep_alive.timeout_seconds)
 
 
+def not_in_time(noun: str, message: str) -> UneraseError:
+    """Return the error of a wait that the caller's own timeout ends."""
+    return UneraseError(grpc.StatusCode.DEADLINE_EXCEEDED, message, reason=f"{noun.upper()}_NOT_IN_TIME")
+
+
 def closed() -> UneraseError:
     """Return the error of a call whose client was closed."""
     return UneraseError(grpc.StatusCode.CANCELLED, "the client was closed")
+
+
+def _is_end(event: AuditEvent | CampaignEvent) -> bool:
+    state = event.state_changed.state
+    return state in (ENDED if isinstance(event, AuditEvent) else CAMPAIGN_ENDED)
 
 
 def _resumable(error: UneraseError) -> bool:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from unerase import AsyncClient
-from unerase._client import upload_of
 from unerase._errors import error_of
+from unerase._transfers import upload_of
 from unerase.v1.models_pb2 import CreateConceptRequest
 from unerase.v1.models_pb2_grpc import ModelServiceStub
 from unerase_backend.coordinator.api import concept_upload, model_service, upload_limits

@@ -91,7 +91,7 @@ def fail(message: str, code: int) -> NoReturn:
 
 def exit_code(error: UneraseError) -> ExitCode:
     """Return the command's exit code after a failed call."""
-    if error.reason == NOT_IN_TIME:
+    if error.reason in NOT_IN_TIME:
         return ExitCode.TIMED_OUT
     return EXIT_CODES.get(error.code, ExitCode.UNEXPECTED)
 
@@ -103,7 +103,7 @@ def lines_of(error: UneraseError, advice: str = "") -> list[str]:
         for violation in error.violations
     ] or [visible(error.message)]
     notes = list(getattr(error, "__notes__", ()))
-    if error.reason == NOT_IN_TIME:
+    if error.reason in NOT_IN_TIME:
         return [*lines, *notes]
     advice = advice or _BY_REASON.get(error.reason) or _BY_CODE.get(error.code, "")
     if error.retry_after is not None and error.retry_after >= 1:

@@ -1,0 +1,203 @@
+"""A connection to a backend, and how calls are made over it, in an event loop."""
+
+# `timeout` is a deadline that is sent to the backend, and the same argument as in Client.
+# ruff: noqa: ASYNC109
+
+# grpc's classes are generic for type checkers only.
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from unerase._contract import ASK_SECONDS, warn_if_newer
+from unerase._errors import UneraseError, error_of
+from unerase._repeating import Attempts
+from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
+from unerase._transfers import Page, Piece, joined, next_page
+from unerase._watching import Event, Watching, closed
+from unerase.v1.server_pb2 import GetServerInfoRequest, ServerInfo
+from unerase.v1.server_pb2_grpc import ServerServiceStub
+
+if TYPE_CHECKING:
+    from unerase.v1.server_pb2_grpc import ServerServiceAsyncStub
+
+Request = TypeVar("Request")
+Paged = TypeVar("Paged", bound=Message)
+Response = TypeVar("Response")
+
+
+class AsyncConnection:
+    """A connection that is opened by the first call, in the event loop of that call."""
+
+    def __init__(self, address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> None:
+        self._address = address
+        self._settings = settings or ClientSettings()
+        self._token = call_metadata(address, self._settings)
+        self._channel: grpc.aio.Channel | None = None
+        self._contract_known = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+    async def server_info(self, *, timeout: float | None = None) -> ServerInfo:
+        """Return what the backend is: version, contract, evaluations, limits, features and its time.
+
+        Warns (`NewerContractWarning`) once if the backend knows a newer contract than this client. The first call that
+        creates something asks as well, for the sake of this warning alone.
+        """
+        info = await self._ask(self._server().GetServerInfo, GetServerInfoRequest(), timeout)
+        if not self._contract_known:
+            self._contract_known = True
+            warn_if_newer(info)
+        return info
+
+    async def _check_contract(self) -> None:
+        """Warn about a newer contract, once; a backend that does not say its own is an older one."""
+        if self._contract_known:
+            return
+        self._contract_known = True
+        try:
+            info = await self._server().GetServerInfo(
+                GetServerInfoRequest(), timeout=ASK_SECONDS, metadata=self._metadata()
+            )
+        except grpc.RpcError:
+            return
+        warn_if_newer(info)
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        return (*self._token, *trace_metadata(self._settings))
+
+    async def _ask(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        timeout: float | None,
+        *,
+        safe: bool = True,
+        creates: bool = False,
+    ) -> Response:
+        attempts = Attempts(self._settings, timeout, safe=safe, creates=creates)
+        return await self._repeated(attempts, lambda limit: method(request, timeout=limit, metadata=self._metadata()))
+
+    async def _pages(
+        self,
+        method: Callable[[], grpc.aio.UnaryUnaryMultiCallable[Paged, Page]],
+        request: Paged,
+        timeout: float | None,
+    ) -> AsyncIterator[Page]:
+        """Yield the pages of a list; each may take the timeout."""
+        following: Paged | None = request
+        while following is not None:
+            page = await self._ask(method(), following, timeout)
+            yield page
+            following = next_page(following, page)
+
+    async def _fetch(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Request, Piece], request: Request, timeout: float | None
+    ) -> bytes:
+        return joined(await self._all(method, request, timeout))
+
+    async def _all(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request, timeout: float | None
+    ) -> list[Response]:
+        """Return every message of a stream, which is asked for again from its beginning if it breaks."""
+
+        async def pieces(limit: float) -> list[Response]:
+            return [piece async for piece in method(request, timeout=limit, metadata=self._metadata())]
+
+        attempts = Attempts(self._settings, timeout, seconds=self._settings.transfer_timeout_seconds)
+        return await self._repeated(attempts, pieces)
+
+    async def _repeated(self, attempts: Attempts, call: Callable[[float], Awaitable[Response]]) -> Response:
+        """Return the answer of a call, which gets the seconds it may take; repeat it where that is safe."""
+        channel = self._open()
+        while True:
+            try:
+                return await call(attempts.remaining())
+            except grpc.RpcError as error:
+                failure = error_of(error)
+            except asyncio.CancelledError:
+                if self._cancelled(channel):
+                    raise
+                raise closed() from None
+            await self._wait(attempts.delay(failure), channel, failure)
+
+    async def _watched(
+        self,
+        watching: Watching[Event],
+        call: Callable[[float | None], grpc.aio.UnaryStreamCall[Any, Event]],
+        is_ended: Callable[[float], Awaitable[bool]],
+    ) -> AsyncIterator[Event]:
+        """Yield events, each once and in order, over as many connections as it takes.
+
+        `call` begins a connection that may take so many seconds, and `is_ended` asks for the state.
+        """
+        channel = self._open()
+        while True:
+            failure: UneraseError | None = None
+            try:
+                events = call(watching.begin())
+                try:
+                    async for event in events:
+                        if watching.accept(event):
+                            yield event
+                finally:
+                    events.cancel()
+                # A stream that begins after the last event is empty: only the state itself says that it has ended.
+                if watching.ended:
+                    return
+                if watching.idle and await is_ended(watching.asking()):
+                    return
+            except grpc.RpcError as error:
+                failure = error_of(error)
+            except UneraseError as error:
+                failure = error
+            except asyncio.CancelledError:
+                if self._cancelled(channel):
+                    raise
+                failure = closed()
+            await self._wait(watching.delay(failure), channel, failure)
+
+    async def _wait(self, seconds: float, channel: grpc.aio.Channel, failure: UneraseError | None = None) -> None:
+        """Wait before the next call; stop, with the failure, if the caller closed the client meanwhile."""
+        if self._channel is channel:
+            await asyncio.sleep(seconds)
+        if self._channel is not channel:
+            raise failure or closed()
+
+    def _cancelled(self, channel: grpc.aio.Channel) -> bool:
+        """Say whether the caller's own task was cancelled, and not only a call whose client was closed meanwhile."""
+        task = asyncio.current_task()
+        return self._channel is channel or (task is not None and task.cancelling() > 0)
+
+    def _server(self) -> ServerServiceAsyncStub:
+        return ServerServiceStub(self._open())
+
+    def _open(self) -> grpc.aio.Channel:
+        if self._channel is None:
+            options = channel_options(self._address, self._settings)
+            tls = self._settings.tls
+            if tls is None:
+                self._channel = grpc.aio.insecure_channel(self._address, options=options)
+            else:
+                credentials = grpc.ssl_channel_credentials(
+                    tls.root_certificates, tls.client_key, tls.client_certificate
+                )
+                self._channel = grpc.aio.secure_channel(self._address, credentials, options=options)
+        return self._channel

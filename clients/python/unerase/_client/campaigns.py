@@ -1,0 +1,227 @@
+"""What the client does with campaigns, comparisons and gates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unerase._arrow import need_arrow, table_of
+from unerase._client.connection import Connection
+from unerase._errors import UneraseError
+from unerase._files import replaced
+from unerase._interrupting import interruptible
+from unerase._repeating import Attempts, new_id
+from unerase._transfers import check_complete, compared_audits, compared_campaigns
+from unerase._watching import CAMPAIGN_ENDED, Watching
+from unerase.v1.campaigns_pb2 import (
+    Campaign,
+    CampaignEvent,
+    CampaignReportFormat,
+    CampaignSpec,
+    CancelCampaignRequest,
+    Cell,
+    CreateCampaignRequest,
+    DeleteCampaignRequest,
+    EvaluateGateRequest,
+    GetCampaignReportRequest,
+    GetCampaignRequest,
+    ListCampaignsRequest,
+    ListCellsRequest,
+    RetryCampaignRequest,
+    WatchCampaignRequest,
+)
+from unerase.v1.campaigns_pb2_grpc import CampaignServiceStub
+from unerase.v1.comparisons_pb2 import (
+    AuditComparison,
+    AuditPair,
+    CampaignComparison,
+    CampaignPair,
+    CellComparison,
+    CompareRequest,
+)
+from unerase.v1.gates_pb2 import Gate, GateResult
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_MOST_CELLS = 1000
+
+
+class CampaignCalls(Connection):
+    """The calls of CampaignService."""
+
+    def create_campaign(
+        self,
+        spec: CampaignSpec,
+        *,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        validate_only: bool = False,
+        timeout: float | None = None,
+    ) -> Campaign:
+        """Create a campaign and return it as accepted, with every default and the subjects that its filter found.
+
+        The `request_id`, generated unless given, makes the call safe to repeat: the same id and content give the same
+        campaign. With `validate_only` the campaign is planned but not run: it has no id, and `cost` says what it would
+        take.
+        """
+        request = CreateCampaignRequest(
+            request_id=new_id(request_id), spec=spec, labels=labels, validate_only=validate_only
+        )
+        campaign = self._ask(self._campaigns().CreateCampaign, request, timeout, creates=True)
+        self._check_contract()
+        return campaign
+
+    def get_campaign(self, campaign_id: str, *, timeout: float | None = None) -> Campaign:
+        """Return the campaign as it is now."""
+        return self._ask(self._campaigns().GetCampaign, GetCampaignRequest(id=campaign_id), timeout)
+
+    def campaigns(self, *, filter: str = "", page_size: int = 100, timeout: float | None = None) -> Iterator[Campaign]:
+        """Yield the campaigns, newest first, without their subjects, concepts and gates' findings."""
+        request = ListCampaignsRequest(page_size=page_size, filter=filter)
+        for page in self._pages(lambda: self._campaigns().ListCampaigns, request, timeout):
+            yield from page.campaigns
+
+    def cells(
+        self, campaign_id: str, *, filter: str = "", page_size: int = _MOST_CELLS, timeout: float | None = None
+    ) -> Iterator[Cell]:
+        """Yield the cells of a campaign in their order, fetched page by page."""
+        request = ListCellsRequest(id=campaign_id, page_size=page_size, filter=filter)
+        for page in self._pages(lambda: self._campaigns().ListCells, request, timeout):
+            yield from page.cells
+
+    def watch_campaign(
+        self, campaign_id: str, after_sequence: int = 0, *, timeout: float | None = None
+    ) -> Iterator[CampaignEvent]:
+        """Yield the campaign's events after `after_sequence` until it ends, each once and in order, as `watch` does."""
+        watching = Watching[CampaignEvent]("campaign", campaign_id, after_sequence, self._settings, timeout)
+        return self._watched(
+            watching,
+            lambda seconds: self._campaigns().WatchCampaign(
+                WatchCampaignRequest(id=campaign_id, after_sequence=watching.last),
+                timeout=seconds,
+                metadata=self._metadata(),
+            ),
+            lambda seconds: self.get_campaign(campaign_id, timeout=seconds).state in CAMPAIGN_ENDED,
+        )
+
+    def campaign(
+        self,
+        spec: CampaignSpec,
+        *,
+        labels: Mapping[str, str] | None = None,
+        request_id: str | None = None,
+        on_event: Callable[[CampaignEvent], None] | None = None,
+        timeout: float | None = None,
+    ) -> Campaign:
+        """Create a campaign, watch it until it ends and return it; single cells may have failed.
+
+        `on_event` is called with each event. A `timeout` ends the waiting, not the campaign; the error then holds the
+        campaign's id in `metadata["campaign"]`.
+        """
+        campaign = self.create_campaign(spec, labels=labels, request_id=request_id)
+        try:
+            for event in self.watch_campaign(campaign.id, timeout=timeout):
+                if on_event is not None:
+                    on_event(event)
+            return self.get_campaign(campaign.id)
+        except UneraseError as error:
+            error.metadata.setdefault("campaign", campaign.id)
+            raise
+
+    def cancel_campaign(self, campaign_id: str, *, timeout: float | None = None) -> Campaign:
+        """Cancel the campaign with its audits in flight; a campaign that has ended stays as it is."""
+        return self._ask(self._campaigns().CancelCampaign, CancelCampaignRequest(id=campaign_id), timeout)
+
+    def retry_campaign(self, campaign_id: str, *, timeout: float | None = None) -> Campaign:
+        """Run the failed and cancelled cells of a campaign that has ended again."""
+        return self._ask(self._campaigns().RetryCampaign, RetryCampaignRequest(id=campaign_id), timeout, safe=False)
+
+    def delete_campaign(self, campaign_id: str, *, timeout: float | None = None) -> None:
+        """Delete a campaign that has ended, with its audits."""
+        self._ask(self._campaigns().DeleteCampaign, DeleteCampaignRequest(id=campaign_id), timeout, safe=False)
+
+    def campaign_report(
+        self,
+        campaign_id: str,
+        format: CampaignReportFormat.ValueType = CampaignReportFormat.CAMPAIGN_REPORT_FORMAT_HTML,
+        *,
+        timeout: float | None = None,
+    ) -> bytes:
+        """Return the report of a campaign that has ended, in memory; `save_campaign_report` is for large ones."""
+        request = GetCampaignReportRequest(id=campaign_id, format=format)
+        return self._fetch(self._campaigns().GetCampaignReport, request, timeout)
+
+    def campaign_report_json(self, campaign_id: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return the report as the dictionary whose content is a `CampaignReport`."""
+        json_format = CampaignReportFormat.CAMPAIGN_REPORT_FORMAT_JSON
+        report: dict[str, Any] = json.loads(self.campaign_report(campaign_id, json_format, timeout=timeout))
+        return report
+
+    def save_campaign_report(
+        self,
+        campaign_id: str,
+        path: Path | str,
+        format: CampaignReportFormat.ValueType = CampaignReportFormat.CAMPAIGN_REPORT_FORMAT_HTML,
+        *,
+        timeout: float | None = None,
+    ) -> str:
+        """Write the report to a file, piece by piece as it comes, and return its media type.
+
+        The file is replaced once the whole report is there. `application/zip` is a folder of pages, for a campaign of
+        more cells than one page holds. Raises OSError if the file cannot be written.
+        """
+        request = GetCampaignReportRequest(id=campaign_id, format=format)
+        method = self._campaigns().GetCampaignReport
+
+        def save(limit: float) -> str:
+            media_type, size, arrived = "", 0, 0
+            with replaced(Path(path)) as file:
+                pieces = interruptible(lambda: method(request, timeout=limit, metadata=self._metadata()))
+                try:
+                    while (piece := interruptible(lambda: next(pieces, None))) is not None:
+                        media_type, size = piece.media_type or media_type, piece.size_bytes or size
+                        arrived += file.write(piece.chunk)
+                finally:
+                    pieces.cancel()
+                check_complete(size, arrived)
+            return media_type
+
+        attempts = Attempts(self._settings, timeout, seconds=self._settings.transfer_timeout_seconds)
+        return self._repeated(attempts, save, in_place=True)
+
+    def campaign_table(self, campaign_id: str, *, timeout: float | None = None) -> pyarrow.Table:
+        """Return the cells of a campaign that has ended as an Arrow table, one row for each cell and evaluation.
+
+        Needs pyarrow: `pip install 'unerase[arrow]'`. docs/campaigns.md lists the columns.
+        """
+        need_arrow()
+        parquet = CampaignReportFormat.CAMPAIGN_REPORT_FORMAT_CELLS_PARQUET
+        content = self.campaign_report(campaign_id, parquet, timeout=timeout)
+        return table_of(content)
+
+    def compare_audits(self, first: str, second: str, *, timeout: float | None = None) -> AuditComparison:
+        """Compare two audits by their ids: what changed from the first to the second."""
+        request = CompareRequest(audits=AuditPair(first=first, second=second))
+        return compared_audits(self._all(self._campaigns().Compare, request, timeout))
+
+    def compare_campaigns(
+        self, first: str, second: str, *, changed_only: bool = False, timeout: float | None = None
+    ) -> tuple[CampaignComparison, list[CellComparison]]:
+        """Compare two campaigns by their ids: the whole, and the cells in the order of the second campaign.
+
+        With `changed_only` the cells in which nothing changed are left out.
+        """
+        pair = CampaignPair(first=first, second=second, changed_only=changed_only)
+        return compared_campaigns(self._all(self._campaigns().Compare, CompareRequest(campaigns=pair), timeout))
+
+    def evaluate_gate(self, campaign_id: str, gate: Gate | None = None, *, timeout: float | None = None) -> GateResult:
+        """Hold a campaign that has ended against a gate, its own unless given, and return what the gate says."""
+        request = EvaluateGateRequest(id=campaign_id, gate=gate)
+        limit = self._settings.transfer_timeout_seconds if timeout is None else timeout
+        return self._ask(self._campaigns().EvaluateGate, request, limit)
+
+    def _campaigns(self) -> CampaignServiceStub:
+        return CampaignServiceStub(self._open())
