@@ -143,7 +143,7 @@ class Coordinator:
             lambda who: gate.quota(who) or quota,
             settings.cost_limits(),
         )
-        models = ModelServicer(
+        models = ModelServicer(  # type: ignore[abstract]
             self._catalogue,
             self._store,
             self._database,
