@@ -109,6 +109,7 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/grpc.md", "buf curl --protocol", How.SESSION),
     Rule("docs/grpc.md", "grpcurl -plaintext", How.SESSION),
     Rule("docs/grpc.md", "buf curl --cacert", How.OWN),
+    Rule("docs/grpc.md", "state = FAILED", How.LOADED),
     Rule("docs/grpc.md", "grpcurl -cacert", How.OWN),
     Rule("docs/index.md", ":maxdepth", How.READ, "Sphinx builds it: `make docs`"),
     Rule("docs/judges.md", "pip download", How.READ, "needs a registry; `make integrations` takes the same file"),

@@ -25,6 +25,7 @@ from unerase._concept_file import read_concept_file
 from unerase._prompt_pack import read_pack
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.model_check import check_model
+from unerase_backend.coordinator.filtering import AUDIT_FIELDS, MODEL_FIELDS, read_filter
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.runtime.access import read_tokens
 
@@ -105,6 +106,25 @@ def _quotas(text: str, folder: Path) -> None:
     assert read_tokens(file).quotas.keys() == json.loads(f"{{{text}}}")["quotas"].keys()
 
 
+def _labelled(text: str, folder: Path) -> None:
+    """Load the entry beside the base that it changes."""
+    (folder / "erased").mkdir()
+    shutil.copyfile(WEIGHTS / "uce" / "unet.safetensors", folder / "erased" / "unet.safetensors")
+    base, file = folder / "base.yaml", folder / "catalogue.yaml"
+    shutil.copytree(WEIGHTS / "reference", folder / "sd-1.4")
+    base.write_text("models: {sd/base: {pipeline: sd-1.4, resolution: 32}}")
+    file.write_text(text)
+    assert Catalogue.load([str(base), str(file)]).models["sd/edited"].labels["release"] == "2026-12"
+
+
+def _filters(text: str, folder: Path) -> None:
+    """Each is a filter of audits or, the last, of models."""
+    *of_audits, of_models = text.splitlines()
+    for each in of_audits:
+        read_filter(each, AUDIT_FIELDS)
+    read_filter(of_models, MODEL_FIELDS)
+
+
 def _scrape_job(text: str, folder: Path) -> None:
     """Prometheus resolves what a config names from the config's own folder: there it must find the secrets."""
     job = yaml.safe_load(config_with_documented_lines())["scrape_configs"][0]
@@ -146,6 +166,8 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("docs/operations.md", "models:"): _catalogue,
     ("docs/real-models.md", "models:\n  sd/adapted"): _adapted,
     ("docs/real-models.md", "models:\n  sd/toy"): _worded,
+    ("docs/real-models.md", "models:\n  sd/edited: {base: sd/base, unet: erased/unet.safetensors, labels"): _labelled,
+    ("docs/grpc.md", "state = FAILED"): _filters,
     ("docs/operations.md", "    scheme: https"): _scrape_job,
 }
 

@@ -382,6 +382,7 @@ def described_by_entry(name: str, entry: ModelEntry) -> Model:
         erased=entry.erased,
         never_learned=entry.never_learned,
         method=entry.method,
+        labels=entry.labels,
     )
 
 

@@ -42,6 +42,7 @@ from unerase_backend.catalogue.model_files import is_index
 from unerase_backend.catalogue.names import check_name
 from unerase_backend.catalogue.packs import checked_pack_file
 from unerase_backend.runtime.bounds import most_items
+from unerase_backend.runtime.labels import checked_labels
 from unerase_backend.runtime.pictures import UnreadablePictureError
 from unerase_backend.runtime.spelling import share_a_word
 
@@ -233,6 +234,7 @@ class ModelEntry(Entry):
     method: str = ""
     erased: Words = ()
     never_learned: Words = ()
+    labels: Annotated[dict[str, str], AfterValidator(checked_labels)] = Field(default_factory=dict)
 
     _beside = model_validator(mode="before")(_alone)
 

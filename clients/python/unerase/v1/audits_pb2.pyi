@@ -567,10 +567,15 @@ class CreateAuditRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller, 1 to 64 letters, digits, "-" and "_"; makes the call safe to repeat."""
     validate_only: _builtins.bool
     """Only plan the audit: the answer has no id, and its state is unspecified."""
+    webhook: _builtins.str
+    """A URL that is told when the audit has ended, by a signed POST (docs/webhooks.md); its host must be one that the
+    operator allows. Empty means none.
+    """
     @_builtins.property
     def spec(self) -> Global___AuditSpec: ...
     @_builtins.property
@@ -586,10 +591,11 @@ class CreateAuditRequest(_message.Message):
         spec: Global___AuditSpec | None = ...,
         validate_only: _builtins.bool = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        webhook: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -637,7 +643,9 @@ class ListAuditsRequest(_message.Message):
     (docs/grpc.md has the fields: state, subject, concept, conclusion, campaign, create_time, end_time, labels.KEY).
     """
     order_by: _builtins.str
-    """"create_time desc" if empty; else a field, or a field and "desc": create_time or end_time."""
+    """"create_time desc" if empty; else create_time or end_time, alone or with "desc". By end_time, audits that have not
+    ended count as the earliest.
+    """
     def __init__(
         self,
         *,

@@ -423,10 +423,13 @@ class CreateCampaignRequest(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Chosen by the caller, 1 to 64 letters, digits, "-" and "_"; makes the call safe to repeat."""
     validate_only: _builtins.bool
     """Only plan the campaign: the answer has no id, and its state is unspecified."""
+    webhook: _builtins.str
+    """A URL that is told when the campaign has ended, as in CreateAuditRequest; its audits tell nobody."""
     @_builtins.property
     def spec(self) -> Global___CampaignSpec: ...
     @_builtins.property
@@ -438,10 +441,11 @@ class CreateCampaignRequest(_message.Message):
         spec: Global___CampaignSpec | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         validate_only: _builtins.bool = ...,
+        webhook: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

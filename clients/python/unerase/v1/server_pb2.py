@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17unerase/v1/server.proto\x12\nunerase.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xe3\x01\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x63ontract\x18\x02 \x01(\r\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65valuations\x18\x04 \x03(\t\x12\x32\n\x06limits\x18\x05 \x03(\x0b\x32\".unerase.v1.ServerInfo.LimitsEntry\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32Z\n\rServerService\x12I\n\rGetServerInfo\x12 .unerase.v1.GetServerInfoRequest\x1a\x16.unerase.v1.ServerInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17unerase/v1/server.proto\x12\nunerase.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x16\n\x14GetServerInfoRequest\"\xac\x02\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08\x63ontract\x18\x02 \x01(\r\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65valuations\x18\x04 \x03(\t\x12\x32\n\x06limits\x18\x05 \x03(\x0b\x32\".unerase.v1.ServerInfo.LimitsEntry\x12\x10\n\x08\x66\x65\x61tures\x18\x06 \x03(\t\x12\x13\n\x0bmodel_roots\x18\x07 \x03(\t\x12\x1b\n\x13model_organisations\x18\x08 \x03(\t\x12\x15\n\rwebhook_hosts\x18\t \x03(\t\x1a-\n\x0bLimitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32Z\n\rServerService\x12I\n\rGetServerInfo\x12 .unerase.v1.GetServerInfoRequest\x1a\x16.unerase.v1.ServerInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFOREQUEST']._serialized_start=72
   _globals['_GETSERVERINFOREQUEST']._serialized_end=94
   _globals['_SERVERINFO']._serialized_start=97
-  _globals['_SERVERINFO']._serialized_end=324
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_start=279
-  _globals['_SERVERINFO_LIMITSENTRY']._serialized_end=324
-  _globals['_SERVERSERVICE']._serialized_start=326
-  _globals['_SERVERSERVICE']._serialized_end=416
+  _globals['_SERVERINFO']._serialized_end=397
+  _globals['_SERVERINFO_LIMITSENTRY']._serialized_start=352
+  _globals['_SERVERINFO_LIMITSENTRY']._serialized_end=397
+  _globals['_SERVERSERVICE']._serialized_start=399
+  _globals['_SERVERSERVICE']._serialized_end=489
 # @@protoc_insertion_point(module_scope)

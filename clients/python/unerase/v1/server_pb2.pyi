@@ -68,6 +68,9 @@ class ServerInfo(_message.Message):
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    MODEL_ROOTS_FIELD_NUMBER: _builtins.int
+    MODEL_ORGANISATIONS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_HOSTS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Of the distribution, as in "0.2.0"."""
     contract: _builtins.int
@@ -90,6 +93,18 @@ class ServerInfo(_message.Message):
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As in "campaigns", "model-registration" or "webhooks"."""
 
+    @_builtins.property
+    def model_roots(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Folders and beginnings of URLs from which the caller may register models; empty without the scope model:write."""
+
+    @_builtins.property
+    def model_organisations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Organisations of the hub from which the caller may register models; empty without the scope model:write."""
+
+    @_builtins.property
+    def webhook_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Hosts that the caller's webhooks may name; empty without the scope audit:write."""
+
     def __init__(
         self,
         *,
@@ -99,10 +114,13 @@ class ServerInfo(_message.Message):
         evaluations: _abc.Iterable[_builtins.str] | None = ...,
         limits: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        model_roots: _abc.Iterable[_builtins.str] | None = ...,
+        model_organisations: _abc.Iterable[_builtins.str] | None = ...,
+        webhook_hosts: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "evaluations", b"evaluations", "features", b"features", "limits", b"limits", "time", b"time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "evaluations", b"evaluations", "features", b"features", "limits", b"limits", "model_organisations", b"model_organisations", "model_roots", b"model_roots", "time", b"time", "version", b"version", "webhook_hosts", b"webhook_hosts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -39,17 +39,18 @@ from unerase.v1.audits_pb2 import (
 from unerase.v1.audits_pb2_grpc import AuditServiceServicer
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.api.paging import Page, cursor_of, page_size
+from unerase_backend.coordinator.api.paging import Page, cursor_of, kind_of, page_size
 from unerase_backend.coordinator.api.request_ids import check_request_id
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import Auditor
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
+from unerase_backend.coordinator.filtering import AUDIT_FIELDS, read_filter, read_order
 from unerase_backend.coordinator.planning.cost import CostLimits, check_cost
 from unerase_backend.coordinator.planning.plan import make_plan
 from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.coordinator.states import ENDED
-from unerase_backend.coordinator.storage.audits import Origin, timestamp
+from unerase_backend.coordinator.storage.audits import AUDIT_ORDERS, NEWEST, Origin, timestamp
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.evidence import Reports
 from unerase_backend.runtime import tracing
@@ -64,6 +65,7 @@ from unerase_backend.runtime.errors import (
     PreconditionError,
 )
 from unerase_backend.runtime.identifiers import AUDIT_ID, DIGEST
+from unerase_backend.runtime.labels import check_labels
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -131,7 +133,8 @@ class AuditServicer(AuditServiceServicer):
         """
         if request.request_id or not request.validate_only:
             check_request_id(request.request_id)
-        digest = hashlib.sha256(request.spec.SerializeToString(deterministic=True)).hexdigest()
+        check_labels(request.labels)
+        digest = _digest(request)
         tenant = CALLER.get().tenant
         if not request.validate_only:
             existing = await self._repeated(request.request_id, digest)
@@ -148,6 +151,7 @@ class AuditServicer(AuditServiceServicer):
         check_cost(plan.cost, self._limits)
         quota, expected = self._quota(tenant), self._auditor.estimates.expected(plan.units, plan.works)
         audit = Audit(spec=plan.spec, units_total=len(plan.units), cost=plan.cost, notes=plan.notes)
+        audit.labels.update(request.labels)
         if expected:
             audit.cost.estimated_duration.CopyFrom(self._auditor.estimates.duration(expected))
         if request.validate_only:
@@ -175,24 +179,23 @@ class AuditServicer(AuditServiceServicer):
         return await self._find(request.id)
 
     async def ListAudits(self, request: ListAuditsRequest, context: Context) -> ListAuditsResponse:
-        """Return a page of audits, the newest first."""
+        """Return a page of audits, the newest first unless asked otherwise."""
         size = page_size(request.page_size)
-        before = None
-        if request.page_token:
-            created, audit_id = cursor_of(request.page_token, "audits", 2)
-            if not _NANOSECONDS.fullmatch(created) or not AUDIT_ID.fullmatch(audit_id):
-                raise InvalidRequestError.of(FieldViolation("page_token", "is not a page token that this backend gave"))
-            before = (int(created), audit_id)
-        page = Page("audits", size)
+        condition = read_filter(request.filter, AUDIT_FIELDS)
+        order = read_order(request.order_by, AUDIT_ORDERS, NEWEST)
+        kind = kind_of("audits", request.filter.strip(), request.order_by.strip())
+        behind = _cursor(request.page_token, kind) if request.page_token else None
+        page = Page(kind, size)
         whole = request.view == AuditView.AUDIT_VIEW_FULL
+        tenant, at_once = CALLER.get().tenant, min(_LISTED_AT_ONCE, size + 1)
         while not page.full:
             # A few at a time, because a verdict is far larger than what the list shows of it.
-            audits = await self._database.audits.newest(min(_LISTED_AT_ONCE, size + 1), before, CALLER.get().tenant)
+            audits = await self._database.audits.listed(at_once, behind, tenant, condition, order)
             for audit in audits:
-                before = (audit.create_time.ToNanoseconds(), audit.id)
-                if not page.add(audit if whole else _basic(audit), str(before[0]), audit.id):
+                behind = (getattr(audit, order.field).ToNanoseconds(), audit.id)
+                if not page.add(audit if whole else _basic(audit), str(behind[0]), audit.id):
                     break
-            if len(audits) < min(_LISTED_AT_ONCE, size + 1):
+            if len(audits) < at_once:
                 break
         return ListAuditsResponse(audits=page.items, next_page_token=page.token)
 
@@ -334,6 +337,24 @@ async def _read(pieces: Iterator[bytes], threads: FairQueue) -> AsyncIterator[by
     """Read each piece when it is asked for, so that a slow caller holds only one piece in memory."""
     while (piece := await threads.run(next, pieces, None)) is not None:
         yield piece
+
+
+def _cursor(token: str, kind: str) -> tuple[int, str]:
+    """Return the time and the id of the last audit of the page before."""
+    time_ns, audit_id = cursor_of(token, kind, 2)
+    if not _NANOSECONDS.fullmatch(time_ns) or not AUDIT_ID.fullmatch(audit_id):
+        raise InvalidRequestError.of(FieldViolation("page_token", "is not a page token that this backend gave"))
+    return int(time_ns), audit_id
+
+
+def _digest(request: CreateAuditRequest) -> str:
+    """Return the digest that tells a repeated request from another one.
+
+    A request without what came after version 0.1.0 has the digest that it had there.
+    """
+    asked = CreateAuditRequest(spec=request.spec, labels=request.labels)
+    plain = asked == CreateAuditRequest(spec=request.spec)
+    return hashlib.sha256((request.spec if plain else asked).SerializeToString(deterministic=True)).hexdigest()
 
 
 def _basic(audit: Audit) -> Audit:

@@ -28,13 +28,15 @@ from unerase.v1.models_pb2 import (
 from unerase.v1.models_pb2_grpc import ModelServiceServicer
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
+from unerase_backend.catalogue.catalogue import described_by_entry
 from unerase_backend.catalogue.custom import entry_of
 from unerase_backend.catalogue.listing import listed_model
 from unerase_backend.catalogue.prompt_checks import text_reaches, unread_everywhere
 from unerase_backend.coordinator.api.concept_upload import Pictures, Upload, decode_pictures, read_upload
-from unerase_backend.coordinator.api.paging import Page, cursor_of, page_size
+from unerase_backend.coordinator.api.paging import Page, cursor_of, kind_of, page_size
 from unerase_backend.coordinator.api.upload_limits import Uploads
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
+from unerase_backend.coordinator.filtering import MODEL_FIELDS, Order, holds, model_values, read_filter, read_order
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.runtime.access import CALLER
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -89,8 +91,14 @@ class ModelServicer(ModelServiceServicer):
         self._threads = FairQueue(*THREADS)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
-        """Return a page of models, in order of name."""
-        names, page = _page(self._catalogue.models, request.page_size, request.page_token, "models")
+        """Return a page of models, in order of name, those that the filter holds for."""
+        condition = read_filter(request.filter, MODEL_FIELDS)
+        order = read_order(request.order_by, ("name",), Order("name"))
+        entries = self._catalogue.models
+        # By its entry, because describing a model hashes its files.
+        known = [name for name in entries if holds(condition, model_values(described_by_entry(name, entries[name])))]
+        kind = kind_of("models", request.filter.strip(), request.order_by.strip())
+        names, page = _page(known, request.page_size, request.page_token, kind, descending=order.descending)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._page_seconds
         for name in names:
@@ -261,9 +269,13 @@ class ModelServicer(ModelServiceServicer):
         return self._message(custom)
 
 
-def _page(known: Iterable[str], asked: int, token: str, kind: str) -> tuple[list[str], Page]:
+def _page(
+    known: Iterable[str], asked: int, token: str, kind: str, *, descending: bool = False
+) -> tuple[list[str], Page]:
     """Return the names for the page, one more than it may hold, and the empty page."""
     size = page_size(asked)
-    after = cursor_of(token, kind, 1)[0] if token else ""
-    names = sorted(name for name in known if name > after)
+    names = sorted(known, reverse=descending)
+    if token:
+        (last,) = cursor_of(token, kind, 1)
+        names = [name for name in names if (name < last if descending else name > last)]
     return names[: size + 1], Page(kind, size)

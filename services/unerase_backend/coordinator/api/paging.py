@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import json
 from typing import Any
 
@@ -69,6 +70,13 @@ def page_size(asked: int) -> int:
     return asked or DEFAULT_PAGE_SIZE
 
 
+def kind_of(kind: str, *narrowed_by: str) -> str:
+    """Return the kind of a list with a filter or an order, which only its own tokens continue."""
+    if not any(narrowed_by):
+        return kind
+    return f"{kind}?{hashlib.sha256(json.dumps(narrowed_by).encode()).hexdigest()[:16]}"
+
+
 def token_of(kind: str, *cursor: str) -> str:
     """Return the token of the page after `cursor` in the list of `kind`."""
     return base64.urlsafe_b64encode(json.dumps([kind, *cursor]).encode()).decode()
@@ -90,6 +98,10 @@ def cursor_of(token: str, kind: str, length: int) -> list[str]:
     except (ValueError, RecursionError, binascii.Error):
         raise wrong from None
     valid = isinstance(content, list) and len(content) == length + 1 and all(isinstance(part, str) for part in content)
+    if valid and content[0] != kind and content[0].partition("?")[0] == kind.partition("?")[0]:
+        raise InvalidRequestError.of(
+            FieldViolation("page_token", "is that of a list with another filter or order; send the same with each page")
+        )
     if not valid or content[0] != kind:
         raise wrong
     cursor: list[str] = content[1:]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import metadata
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
+from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
@@ -101,7 +102,7 @@ class Conclusion:
     async def _manifest(self, spec: AuditSpec) -> Manifest:
         described = await self._units.described()
         names = list(dict.fromkeys(name for name in (spec.subject, spec.reference, spec.control) if name))
-        models = [await asyncio.to_thread(self._catalogue.describe_model, name) for name in names]
+        models = [_recorded(await asyncio.to_thread(self._catalogue.describe_model, name)) for name in names]
         providers = (await self._units.classification_described()).kinds
         judges = [
             await asyncio.to_thread(judge_record, name, self._catalogue, providers)
@@ -141,3 +142,11 @@ class Conclusion:
         )
         reports = write_reports(self._store, audit, end, content, descriptions, evidence.observations, tenant)
         return verdict, reports
+
+
+def _recorded(model: Model) -> Model:
+    """Return a model as a report names it: without labels, which its owner may change at any time."""
+    recorded = Model()
+    recorded.CopyFrom(model)
+    recorded.ClearField("labels")
+    return recorded

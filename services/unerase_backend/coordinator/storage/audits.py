@@ -10,16 +10,31 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from unerase.v1.audits_pb2 import Audit, AuditCost, AuditEvent, AuditSpec, AuditState
+from unerase_backend.coordinator.filtering import EVERYTHING, Condition, Order
 from unerase_backend.coordinator.states import ACTIVE, ENDED
 from unerase_backend.coordinator.storage import tables
 from unerase_backend.coordinator.storage.engine import Engine
 from unerase_backend.coordinator.storage.estimates import expected_end
+from unerase_backend.coordinator.storage.filters import Columns, Labels, after, condition_of, ordered
 from unerase_backend.coordinator.storage.tables import own
 
 # SQLite takes some thousand parameters at once.
 _IDS_AT_ONCE = 1000
 # A concept and the cases may take megabytes; no reader of an audit or of a list needs them.
 _SHOWN = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
+_FILTERED: Columns = {
+    "state": tables.audits.c.state,
+    "subject": tables.audits.c.subject,
+    "concept": tables.audits.c.concept_name,
+    "conclusion": tables.audits.c.conclusion,
+    "campaign": tables.audits.c.campaign,
+    "create_time": tables.audits.c.create_time,
+    "end_time": tables.audits.c.end_time,
+    "labels": Labels(tables.audit_labels, tables.audit_labels.c.audit, tables.audits.c.id),
+}
+_ORDERED = {"create_time": tables.audits.c.create_time, "end_time": tables.audits.c.end_time}
+AUDIT_ORDERS = tuple(_ORDERED)
+NEWEST = Order("create_time", descending=True)
 
 
 @dataclass(frozen=True)
@@ -71,10 +86,27 @@ class Audits:
 
     async def newest(self, limit: int, before: tuple[int, str] | None, tenant: str = "") -> list[Audit]:
         """Return a tenant's newest audits; only those before (create time in nanoseconds, id) if that is given."""
-        query = sa.select(*_SHOWN).where(tables.audits.c.tenant == tenant)
-        query = query.order_by(tables.audits.c.create_time.desc(), tables.audits.c.id.desc()).limit(limit)
-        if before is not None:
-            query = query.where(sa.tuple_(tables.audits.c.create_time, tables.audits.c.id) < sa.tuple_(*before))
+        return await self.listed(limit, before, tenant)
+
+    async def listed(
+        self,
+        limit: int,
+        behind: tuple[int, str] | None,
+        tenant: str = "",
+        condition: Condition = EVERYTHING,
+        order: Order = NEWEST,
+    ) -> list[Audit]:
+        """Return the first of a tenant's audits for which a condition holds, by create time or end time.
+
+        `behind` is the time, in nanoseconds, and the id of the audit before them.
+        """
+        table = tables.audits.c
+        query = sa.select(*_SHOWN).where(
+            table.tenant == tenant, condition_of(condition, _FILTERED, self._engine.dialect)
+        )
+        if behind is not None:
+            query = query.where(after(order, _ORDERED, table.id, behind))
+        query = query.order_by(*ordered(order, _ORDERED, table.id)).limit(limit)
         async with self._engine.connect() as connection:
             return [audit_of(row) for row in await connection.execute(query)]
 
@@ -154,6 +186,7 @@ def audit_of(row: Any) -> Audit:
         create_time=timestamp(row.create_time),
         error_reason=row.error_reason,
         error_message=row.error_message,
+        campaign=row.campaign,
     )
     if row.cost is not None:
         audit.cost.CopyFrom(AuditCost.FromString(row.cost))

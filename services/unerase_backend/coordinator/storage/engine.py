@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from unerase_backend.coordinator.storage.errors import is_full, is_repeated_by_dbos, is_transient
+from unerase_backend.coordinator.storage.fill import fill
 from unerase_backend.coordinator.storage.tables import METADATA, discarded
 
 # Both databases take some ten thousand parameters in one statement.
@@ -139,12 +140,13 @@ def on_full_disk(engine: sa.Engine, tell: Callable[[], None]) -> None:
 
 
 async def migrate(engine: Engine) -> None:
-    """Create missing tables, and missing columns and indexes of tables that an earlier version created."""
+    """Create missing tables, and missing columns and indexes of tables that an earlier version created; fill these."""
     async with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             await alone(connection, "migrate")
         await connection.run_sync(METADATA.create_all)
         await connection.run_sync(_complete)
+        await connection.run_sync(fill)
 
 
 async def alone(connection: AsyncConnection, what: str) -> None:

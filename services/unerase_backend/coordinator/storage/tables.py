@@ -42,20 +42,43 @@ audits = sa.Table(
     sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
     # The cost as a message, and the parts of it that count towards quotas while the audit is in flight.
     sa.Column("cost", sa.LargeBinary, nullable=True),
-    # An Audit with nothing but its notes; NULL if there are none.
+    # An Audit with nothing but its notes and labels; NULL if there are none.
     sa.Column("notes", sa.LargeBinary, nullable=True),
     sa.Column("counted_pictures", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("counted_bytes", sa.BigInteger, nullable=False, server_default="0"),
     # Expected work of all units and of those that are done, in seconds, or in rows if no times are known.
     sa.Column("work", sa.Double, nullable=False, server_default="0"),
     sa.Column("work_done", sa.Double, nullable=False, server_default="0"),
+    # What lists are filtered by: of the specification and of the verdict, whose messages say the same. `fill.py` fills
+    # them for the audits of earlier versions, where the subject is empty.
+    sa.Column("subject", sa.String(200), nullable=False, server_default=""),
+    sa.Column("concept_name", sa.String(200), nullable=False, server_default=""),
+    # 0 until the audit has succeeded.
+    sa.Column("conclusion", sa.Integer, nullable=False, server_default="0"),
+    # Empty for an audit of no campaign.
+    sa.Column("campaign", sa.String(64), nullable=False, server_default=""),
     sa.Index("unerase_audits_by_time", "create_time", "id"),
+    sa.Index("unerase_audits_by_end", "end_time", "id"),
+    sa.Index("unerase_audits_by_subject", "subject", "tenant", "create_time", "id"),
+    sa.Index("unerase_audits_by_concept", "concept_name", "tenant", "create_time", "id"),
+    sa.Index("unerase_audits_by_conclusion", "state", "conclusion", "tenant", "create_time", "id"),
+    sa.Index("unerase_audits_by_campaign", "campaign", "create_time", "id"),
 )
 
 
 def _audit_key() -> sa.Column[str]:
     return sa.Column("audit", sa.ForeignKey(audits.c.id, ondelete="CASCADE"), primary_key=True)
 
+
+# The labels of audits, for filters.
+audit_labels = sa.Table(
+    "unerase_audit_labels",
+    METADATA,
+    _audit_key(),
+    sa.Column("key", sa.String(63), primary_key=True),
+    sa.Column("value", sa.String(255), nullable=False),
+    sa.Index("unerase_audit_labels_by_value", "key", "value", "audit"),
+)
 
 units = sa.Table(
     "unerase_units",

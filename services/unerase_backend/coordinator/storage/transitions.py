@@ -126,6 +126,8 @@ class Transitions:
                     return False
                 check_quota(quota, await usage_of(connection, tenant), demand_of(plan))
                 await connection.execute(sa.insert(tables.audits).values(row))
+                labels = [{"audit": audit.id, "key": key, "value": value} for key, value in audit.labels.items()]
+                await insert_all(connection, tables.audit_labels, labels)
                 await self._insert_units(connection, audit.id, plan, work)
                 shown = [*plan.concept.picture_digests, *plan.concept.near_miss_digests, *plan.placebo_pictures]
                 await _allow(connection, audit.id, dict.fromkeys(shown, 0))
@@ -177,6 +179,7 @@ class Transitions:
             state=AUDIT_STATE_SUCCEEDED,
             end_time=end,
             verdict=deterministic(verdict),
+            conclusion=verdict.conclusion,
             content_digest=reports.content,
             json_digest=reports.json,
             html_digest=reports.html,
@@ -345,10 +348,13 @@ def _row(audit: Audit, request_digest: str, plan: PlannedAudit, origin: Origin) 
         "html_digest": "",
         "traceparent": origin.traceparent,
         "cost": deterministic(audit.cost) if audit.HasField("cost") else None,
-        "notes": deterministic(Audit(notes=audit.notes)) if audit.notes else None,
+        "notes": deterministic(Audit(notes=audit.notes, labels=audit.labels)) or None,
         "counted_pictures": demand.pictures,
         "counted_bytes": demand.bytes,
         "work_done": 0.0,
+        "subject": plan.spec.subject,
+        "concept_name": plan.spec.concept,
+        "campaign": audit.campaign,
     }
 
 
