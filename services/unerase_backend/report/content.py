@@ -16,6 +16,7 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
+from unerase_backend.comparison import comparability_digest
 from unerase_backend.report.schema import canonical_json
 from unerase_backend.verdict.draws import JUDGE, SECOND_JUDGE, SELECTOR, is_scored
 
@@ -37,7 +38,7 @@ def build(
 ) -> ReportContent:
     """Return the content of a report; `descriptions` and `notes` are those that the audit was planned with."""
     ordered = sorted(observations, key=place)
-    return ReportContent(
+    content = ReportContent(
         spec=spec,
         concept=concept,
         cases=sorted(cases, key=lambda case: case.index),
@@ -66,6 +67,8 @@ def build(
         descriptions=needed_descriptions(descriptions, evaluations),
         notes=notes,
     )
+    content.comparability_digest = comparability_digest(content)
+    return content
 
 
 def needed_descriptions(

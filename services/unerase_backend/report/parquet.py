@@ -109,6 +109,7 @@ def render_parquet(
         observations=len(ordered),
         observations_digest=digest_of(ordered),
         notes=content.notes,
+        comparability_digest=content.comparability_digest,
     )
     described = needed_descriptions(descriptions, content.spec.battery.evaluations)
     metadata = {

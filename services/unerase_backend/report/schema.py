@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from unerase.v1.audits_pb2 import Report
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 """The report's version: the first number changes if older readers fail, the second if something is added."""
 
 _JSON_OF_WELL_KNOWN: dict[str, dict[str, Any]] = {

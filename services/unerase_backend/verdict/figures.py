@@ -114,6 +114,63 @@ class Figures:
         return max((draws.of(self.deciding).budget for draws in self.draws.values()), default=0)
 
 
+@dataclass(frozen=True)
+class Table:
+    """One evaluation's draws by case, and the cases that they decide."""
+
+    rows: Sequence[int]
+    """The indices of the cases, ascending: those of every array in `draws` and `decided`."""
+    columns: Sequence[Draw]
+    would_decide: Bools
+    """The draws of the arms that the evaluation names as deciding."""
+    deciding: Bools
+    """Those of them in whose arm the control has draws, if there is a control."""
+    draws: Mapping[int, Draws]
+    decided: Mapping[int, Cases]
+    control_kind: ControlKind.ValueType
+    anytime: bool
+    """The audit looked at the evaluation after every few cases."""
+    run: int
+    """The number of cases that ran, up to the last look."""
+
+    @classmethod
+    def of(
+        cls,
+        description: EvaluationDescription,
+        observations: Sequence[Observation],
+        spec: AuditSpec,
+        *,
+        cases: int,
+        looked_at: bool,
+    ) -> "Table":
+        """Arrange one evaluation's observations; the arguments are those of `figures_of`."""
+        anytime = looked_at and is_looked_at(description, observations)
+        run = cases_run(description, observations, cases) if anytime else cases
+        rows = sorted({observation.case_index for observation in observations} | set(range(run)))
+        columns = sorted({(observation.arm, observation.variant) for observation in observations})
+        by_role: dict[int, list[Observation]] = {role: [] for role in ROLES}
+        for observation in observations:
+            by_role[observation.role].append(observation)
+        # What the control did not do cannot be compared with it.
+        controlled_arms = {observation.arm for observation in by_role[CONTROL]}
+        would_decide = np.array([decides(description, arm) for arm, _ in columns], bool)
+        comparable = np.array([arm in controlled_arms or not controlled_arms for arm, _ in columns], bool)
+        deciding = would_decide & comparable
+        roles = ROLES if by_role[CONTROL] else (SUBJECT, REFERENCE)
+        draws = {role: tabulate(by_role[role], rows, columns, spec.decided_by) for role in roles}
+        return cls(
+            rows,
+            columns,
+            would_decide,
+            deciding,
+            draws,
+            {role: _best(drawn, deciding) for role, drawn in draws.items()},
+            control_kind_of(by_role[CONTROL], spec),
+            anytime,
+            run,
+        )
+
+
 def figures_of(
     description: EvaluationDescription,
     observations: Sequence[Observation],
@@ -130,24 +187,12 @@ def figures_of(
     True if the audit looked after every few cases: cases beyond the last look were not run, and do not count as
     unscored.
     """
-    anytime = looked_at and is_looked_at(description, observations)
-    run = cases_run(description, observations, cases) if anytime else cases
-    rows = sorted({observation.case_index for observation in observations} | set(range(run)))
-    columns = sorted({(observation.arm, observation.variant) for observation in observations})
-    by_role: dict[int, list[Observation]] = {role: [] for role in ROLES}
-    for observation in observations:
-        by_role[observation.role].append(observation)
-    kind = control_kind_of(by_role[CONTROL], spec)
-    # What the control did not do cannot be compared with it.
-    controlled_arms = {observation.arm for observation in by_role[CONTROL]}
-    would_decide = np.array([decides(description, arm) for arm, _ in columns], bool)
-    comparable = np.array([arm in controlled_arms or not controlled_arms for arm, _ in columns], bool)
-    deciding, left_out = would_decide & comparable, would_decide & ~comparable
-    roles = ROLES if by_role[CONTROL] else (SUBJECT, REFERENCE)
-    draws = {role: tabulate(by_role[role], rows, columns, spec.decided_by) for role in roles}
-    decided = {role: _best(table, deciding) for role, table in draws.items()}
+    table = Table.of(description, observations, spec, cases=cases, looked_at=looked_at)
+    columns, would_decide, deciding = table.columns, table.would_decide, table.deciding
+    draws, decided, anytime = table.draws, table.decided, table.anytime
+    left_out = would_decide & ~deciding
     beside = None
-    if not by_role[CONTROL] and _is_comparable_with_pictures(description, deciding):
+    if CONTROL not in draws and _is_comparable_with_pictures(description, deciding):
         beside = false_positives
     subject, reference = (_compared(decided, role, beside, anytime) for role in (SUBJECT, REFERENCE))
     return Figures(
@@ -158,14 +203,14 @@ def figures_of(
         decided,
         subject,
         reference,
-        kind,
+        table.control_kind,
         anytime,
-        run if run < cases else 0,
+        table.run if table.run < cases else 0,
         optimisation_steps,
         beside,
         tuple(sorted({arm for (arm, _), left in zip(columns, left_out, strict=True) if left})),
         own_rate(_best(draws[SUBJECT], left_out), anytime=anytime) if left_out.any() else None,
-        Lacking.of(by_role[SUBJECT]),
+        Lacking.of([observation for observation in observations if observation.role == SUBJECT]),
     )
 
 

@@ -1378,8 +1378,9 @@ class ReportContent(_message.Message):
     """Number of observations, and SHA-256 over them in order."""
     observations_digest: _builtins.str
     comparability_digest: _builtins.str
-    """SHA-256 over what two reports must share to be compared at a glance: concept, cases, battery, steps, judges and
-    numerics profile. The subject has no part in it.
+    """SHA-256 over what two reports must share to be compared at a glance (docs/comparison.md): concept, cases and seeds,
+    battery, steps, guidance, schedule, reference, judges, who decides, access, controls and numerics profile. The
+    subject has no part in it. Empty in the record of an audit from before it existed.
     """
     @_builtins.property
     def spec(self) -> Global___AuditSpec: ...

@@ -28,6 +28,7 @@ class _Change:
 class _ChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Change.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHANGE_UNSPECIFIED: _Change.ValueType  # 0
+    """There is nothing to compare."""
     CHANGE_BETTER: _Change.ValueType  # 1
     """The second shows the concept less often, significantly."""
     CHANGE_WORSE: _Change.ValueType  # 2
@@ -38,9 +39,12 @@ class _ChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Change.ValueTy
     """No significant difference, and the bounds are wider than the tolerance."""
 
 class Change(_Change, metaclass=_ChangeEnumTypeWrapper):
-    """In which direction a model changed from the first audit to the second."""
+    """In which direction a model changed from the first audit to the second. A difference is significant if its p, after
+    Holm's correction, is under 0.05: over the battery or, between two campaigns, over all their cells.
+    """
 
 CHANGE_UNSPECIFIED: Change.ValueType  # 0
+"""There is nothing to compare."""
 CHANGE_BETTER: Change.ValueType  # 1
 """The second shows the concept less often, significantly."""
 CHANGE_WORSE: Change.ValueType  # 2
@@ -63,7 +67,7 @@ class Incomparable(_message.Message):
     what: _builtins.str
     """What differs, as in "judge", "cases" or "parameters"."""
     first: _builtins.str
-    """The two values, shortened."""
+    """The two values in a few words, or the beginnings of their digests."""
     second: _builtins.str
     def __init__(
         self,
@@ -103,25 +107,37 @@ class EvaluationComparison(_message.Message):
     INCOMPARABLE_FIELD_NUMBER: _builtins.int
     FIRST_OUTCOME_FIELD_NUMBER: _builtins.int
     SECOND_OUTCOME_FIELD_NUMBER: _builtins.int
+    BOUNDS_FIELD_NUMBER: _builtins.int
+    ANYTIME_FIELD_NUMBER: _builtins.int
+    TOLERANCE_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
     title: _builtins.str
     access: _types_pb2.ModelAccess.ValueType
+    """Which model of a guarded subject; unspecified if neither subject has guards."""
     cases: _builtins.int
     """Cases that both have scored."""
     only_first: _builtins.int
     """Cases in which only the first audit's subject, or only the second's, shows the concept."""
     only_second: _builtins.int
     p: _builtins.float
-    """McNemar's exact p, two-sided."""
+    """McNemar's exact p, two-sided or, if `anytime`, a p that holds at every look. If samples of a case are unscored, the
+    largest of those with these cases counted as scored, and for either audit.
+    """
     p_holm: _builtins.float
     """The same after Holm's correction over the battery."""
     p_campaign: _builtins.float
-    """The same after Holm's correction over every evaluation of every cell of two campaigns; absent for two audits."""
+    """The same after Holm's correction over every evaluation of every cell of two campaigns whose subject or audit
+    changed; absent for two audits, and for a cell in which neither did.
+    """
     change: Global___Change.ValueType
     unpaired: _builtins.int
-    """Cases that one of the two has not: a sequential audit stopped earlier, or a sample could not be scored."""
+    """Cases that only one of the two has scored: a sequential audit stopped earlier, or a sample could not be scored."""
     first_outcome: _verdicts_pb2.Outcome.ValueType
     second_outcome: _verdicts_pb2.Outcome.ValueType
+    anytime: _builtins.bool
+    """One of the audits could stop the evaluation early, so that p, interval and bounds hold at every look."""
+    tolerance: _builtins.float
+    """The tolerance of the excess that the bounds are held against: the second audit's."""
     @_builtins.property
     def only_first_cases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Their indices, ascending."""
@@ -130,11 +146,19 @@ class EvaluationComparison(_message.Message):
     def only_second_cases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
     def difference(self) -> _verdicts_pb2.Estimate:
-        """Rate of the second less rate of the first, with its two-sided 95 % interval (Tango's score interval)."""
+        """Rate of the second less rate of the first, with its two-sided 95 % interval: Tango's score interval or, if `anytime`,
+        one that holds at every look.
+        """
 
     @_builtins.property
     def incomparable(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incomparable]:
         """Present if this evaluation cannot be compared; the figures above are then absent."""
+
+    @_builtins.property
+    def bounds(self) -> _verdicts_pb2.Interval:
+        """One-sided 95 % bounds of the difference, as the verdict's on an excess: exact, and with every case that has an
+        unscored sample counted each way.
+        """
 
     def __init__(
         self,
@@ -156,10 +180,13 @@ class EvaluationComparison(_message.Message):
         incomparable: _abc.Iterable[Global___Incomparable] | None = ...,
         first_outcome: _verdicts_pb2.Outcome.ValueType = ...,
         second_outcome: _verdicts_pb2.Outcome.ValueType = ...,
+        bounds: _verdicts_pb2.Interval | None = ...,
+        anytime: _builtins.bool = ...,
+        tolerance: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign", "difference", b"difference", "p_campaign", b"p_campaign"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign", "bounds", b"bounds", "difference", b"difference", "p_campaign", b"p_campaign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign", "access", b"access", "cases", b"cases", "change", b"change", "difference", b"difference", "evaluation", b"evaluation", "first_outcome", b"first_outcome", "incomparable", b"incomparable", "only_first", b"only_first", "only_first_cases", b"only_first_cases", "only_second", b"only_second", "only_second_cases", b"only_second_cases", "p", b"p", "p_campaign", b"p_campaign", "p_holm", b"p_holm", "second_outcome", b"second_outcome", "title", b"title", "unpaired", b"unpaired"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign", "access", b"access", "anytime", b"anytime", "bounds", b"bounds", "cases", b"cases", "change", b"change", "difference", b"difference", "evaluation", b"evaluation", "first_outcome", b"first_outcome", "incomparable", b"incomparable", "only_first", b"only_first", "only_first_cases", b"only_first_cases", "only_second", b"only_second", "only_second_cases", b"only_second_cases", "p", b"p", "p_campaign", b"p_campaign", "p_holm", b"p_holm", "second_outcome", b"second_outcome", "title", b"title", "tolerance", b"tolerance", "unpaired", b"unpaired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__p_campaign: _TypeAlias = _typing.Literal["p_campaign"]  # noqa: Y015
     _WhichOneofArgType__p_campaign: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign"]  # noqa: Y015
@@ -169,7 +196,7 @@ Global___EvaluationComparison: _TypeAlias = EvaluationComparison  # noqa: Y015
 
 @_typing.final
 class FigureComparison(_message.Message):
-    """A figure of the likelihood measure in two audits: the second less the first over the same pictures."""
+    """A figure of a measure in two audits: the second less the first over the same pictures."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -177,13 +204,20 @@ class FigureComparison(_message.Message):
     FIRST_FIELD_NUMBER: _builtins.int
     SECOND_FIELD_NUMBER: _builtins.int
     DIFFERENCE_FIELD_NUMBER: _builtins.int
+    ACCESS_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
     figure: _builtins.str
-    """As in "destruction"."""
+    """"destruction", "concept_loss", "general_damage" or "interference"."""
     first: _builtins.float
+    """Over the pictures that both audits have."""
     second: _builtins.float
+    access: _types_pb2.ModelAccess.ValueType
+    """As in EvaluationComparison. The likelihood is a measure of the weights, and stands once."""
+    pictures: _builtins.int
+    """Pictures that both audits have."""
     @_builtins.property
     def difference(self) -> _verdicts_pb2.Estimate:
-        """With the two-sided 95 % interval of a paired bootstrap over pictures."""
+        """With the two-sided 95 % interval of a paired bootstrap over pictures; for interference, Tango's score interval."""
 
     def __init__(
         self,
@@ -192,10 +226,12 @@ class FigureComparison(_message.Message):
         first: _builtins.float = ...,
         second: _builtins.float = ...,
         difference: _verdicts_pb2.Estimate | None = ...,
+        access: _types_pb2.ModelAccess.ValueType = ...,
+        pictures: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["difference", b"difference", "figure", b"figure", "first", b"first", "second", b"second"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "difference", b"difference", "figure", b"figure", "first", b"first", "pictures", b"pictures", "second", b"second"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,6 +258,9 @@ class AuditComparison(_message.Message):
     SECOND_CONCLUSION_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     STATEMENT_FIELD_NUMBER: _builtins.int
+    FIRST_SUBJECT_DIGEST_FIELD_NUMBER: _builtins.int
+    SECOND_SUBJECT_DIGEST_FIELD_NUMBER: _builtins.int
+    ALIKE_FIELD_NUMBER: _builtins.int
     first_audit: _builtins.str
     second_audit: _builtins.str
     concept: _builtins.str
@@ -232,14 +271,21 @@ class AuditComparison(_message.Message):
     change: Global___Change.ValueType
     """The most serious change: worse before better before unsettled before same."""
     statement: _builtins.str
-    """In one sentence."""
+    """In plain words."""
+    first_subject_digest: _builtins.str
+    """SHA-256 of the subjects: guards included, as in Model."""
+    second_subject_digest: _builtins.str
+    alike: _builtins.bool
+    """The audits differ in nothing but the subject: the comparability digests are the same."""
     @_builtins.property
     def incomparable(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incomparable]:
         """What differs so that nothing can be compared; empty if something can."""
 
     @_builtins.property
     def noted(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incomparable]:
-        """What differs and is said, but does not prevent a comparison, as in "numerics profile"."""
+        """What differs and is said, but does not prevent a comparison or prevents that of single evaluations and figures, as
+        in "numerics profile" or "reference".
+        """
 
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationComparison]:
@@ -253,7 +299,7 @@ class AuditComparison(_message.Message):
     def only_in_second(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def figures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FigureComparison]:
-        """Absent where one of the audits lacks the likelihood measure."""
+        """Of the measures that both audits took, in the same way and against the same reference."""
 
     def __init__(
         self,
@@ -273,10 +319,13 @@ class AuditComparison(_message.Message):
         second_conclusion: _verdicts_pb2.Conclusion.ValueType = ...,
         change: Global___Change.ValueType = ...,
         statement: _builtins.str = ...,
+        first_subject_digest: _builtins.str = ...,
+        second_subject_digest: _builtins.str = ...,
+        alike: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "concept", b"concept", "evaluations", b"evaluations", "figures", b"figures", "first_audit", b"first_audit", "first_conclusion", b"first_conclusion", "first_subject", b"first_subject", "incomparable", b"incomparable", "noted", b"noted", "only_in_first", b"only_in_first", "only_in_second", b"only_in_second", "second_audit", b"second_audit", "second_conclusion", b"second_conclusion", "second_subject", b"second_subject", "statement", b"statement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alike", b"alike", "change", b"change", "concept", b"concept", "evaluations", b"evaluations", "figures", b"figures", "first_audit", b"first_audit", "first_conclusion", b"first_conclusion", "first_subject", b"first_subject", "first_subject_digest", b"first_subject_digest", "incomparable", b"incomparable", "noted", b"noted", "only_in_first", b"only_in_first", "only_in_second", b"only_in_second", "second_audit", b"second_audit", "second_conclusion", b"second_conclusion", "second_subject", b"second_subject", "second_subject_digest", b"second_subject_digest", "statement", b"statement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,6 +390,12 @@ class CampaignComparison(_message.Message):
     ONLY_IN_FIRST_FIELD_NUMBER: _builtins.int
     ONLY_IN_SECOND_FIELD_NUMBER: _builtins.int
     STATEMENT_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
+    CONCLUSIONS_CHANGED_FIELD_NUMBER: _builtins.int
+    TESTS_FIELD_NUMBER: _builtins.int
+    DISCORDANT_NEEDED_FIELD_NUMBER: _builtins.int
+    ONLY_IN_FIRST_CELLS_FIELD_NUMBER: _builtins.int
+    ONLY_IN_SECOND_CELLS_FIELD_NUMBER: _builtins.int
     first_campaign: _builtins.str
     second_campaign: _builtins.str
     compared: _builtins.int
@@ -352,9 +407,18 @@ class CampaignComparison(_message.Message):
     without_comparison: _builtins.int
     """Cells of which one has no report, or that cannot be compared."""
     statement: _builtins.str
+    replaced: _builtins.int
+    """Compared cells whose subject has another digest, and those that came to another conclusion."""
+    conclusions_changed: _builtins.int
+    tests: _builtins.int
+    """Tests in Holm's correction over the cells, and the fewest discordant cases, all one way, that the smallest p needs."""
+    discordant_needed: _builtins.int
+    only_in_first_cells: _builtins.int
+    """All cells that only one of the campaigns has."""
+    only_in_second_cells: _builtins.int
     @_builtins.property
     def only_in_first(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Cells that only one of the campaigns has, as "subject x concept"."""
+        """Cells that only one of the campaigns has, as "subject x concept"; at most 1,000 of each."""
 
     @_builtins.property
     def only_in_second(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -372,10 +436,16 @@ class CampaignComparison(_message.Message):
         only_in_first: _abc.Iterable[_builtins.str] | None = ...,
         only_in_second: _abc.Iterable[_builtins.str] | None = ...,
         statement: _builtins.str = ...,
+        replaced: _builtins.int = ...,
+        conclusions_changed: _builtins.int = ...,
+        tests: _builtins.int = ...,
+        discordant_needed: _builtins.int = ...,
+        only_in_first_cells: _builtins.int = ...,
+        only_in_second_cells: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["better", b"better", "compared", b"compared", "first_campaign", b"first_campaign", "only_in_first", b"only_in_first", "only_in_second", b"only_in_second", "same", b"same", "second_campaign", b"second_campaign", "statement", b"statement", "unsettled", b"unsettled", "without_comparison", b"without_comparison", "worse", b"worse"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["better", b"better", "compared", b"compared", "conclusions_changed", b"conclusions_changed", "discordant_needed", b"discordant_needed", "first_campaign", b"first_campaign", "only_in_first", b"only_in_first", "only_in_first_cells", b"only_in_first_cells", "only_in_second", b"only_in_second", "only_in_second_cells", b"only_in_second_cells", "replaced", b"replaced", "same", b"same", "second_campaign", b"second_campaign", "statement", b"statement", "tests", b"tests", "unsettled", b"unsettled", "without_comparison", b"without_comparison", "worse", b"worse"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -30,7 +30,7 @@ class _GateOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GateOutco
     GATE_OUTCOME_PASS: _GateOutcome.ValueType  # 1
     GATE_OUTCOME_FAIL: _GateOutcome.ValueType  # 2
     GATE_OUTCOME_UNDECIDED: _GateOutcome.ValueType  # 3
-    """No clause fails, and more cells are undecided than the gate allows."""
+    """No clause fails, and more cells are undecided than the gate allows, or no cell passes."""
 
 class GateOutcome(_GateOutcome, metaclass=_GateOutcomeEnumTypeWrapper):
     """What a gate says."""
@@ -39,12 +39,14 @@ GATE_OUTCOME_UNSPECIFIED: GateOutcome.ValueType  # 0
 GATE_OUTCOME_PASS: GateOutcome.ValueType  # 1
 GATE_OUTCOME_FAIL: GateOutcome.ValueType  # 2
 GATE_OUTCOME_UNDECIDED: GateOutcome.ValueType  # 3
-"""No clause fails, and more cells are undecided than the gate allows."""
+"""No clause fails, and more cells are undecided than the gate allows, or no cell passes."""
 Global___GateOutcome: _TypeAlias = GateOutcome  # noqa: Y015
 
 @_typing.final
 class Gate(_message.Message):
-    """Clauses about every cell of a campaign. A clause that is absent asks nothing."""
+    """Clauses about every cell of a campaign, of which a gate has at least one. A clause that is absent asks nothing. Of an
+    audit with two verdicts, on the deployed model and on its weights, both must pass. What is missing is undecided.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -62,26 +64,28 @@ class Gate(_message.Message):
     another conclusion is undecided.
     """
     excess: _builtins.float
-    """The most that the excess of any evaluation may be. Passes if the upper bound is at most this, fails if the lower
-    bound is above it.
+    """The most that the excess of any evaluation may be, above 0 and under 1. Passes if the upper bound is at most this,
+    fails if the lower bound is above it, with unscored cases counted each way. Where the control says nothing, as in an
+    uninformative evaluation, it passes only if the subject's own rate is bounded as well.
     """
     least_destruction: _builtins.float
-    """The least that destruction must be, likewise by its bounds. A cell without the likelihood measure is undecided."""
+    """The least that destruction must be, likewise by its one-sided bounds; above 0 and at most 10."""
     general_damage: _builtins.float
-    """The most that general damage may be, by its interval."""
+    """The most that general damage may be, by its two-sided interval; above 0 and at most 10."""
     interference: _builtins.float
-    """The most that the loss on other concepts may be, by its interval."""
+    """The most that the loss on other concepts may be, by its two-sided interval; above 0 and under 1."""
     no_worse_than: _builtins.str
     """No evaluation of a cell may be significantly worse than in this campaign, at a family-wise error of `alpha` over all
-    cells and evaluations. A cell that cannot be compared is undecided.
+    cells and evaluations. Undecided: a cell or an evaluation that cannot be compared, one that is worse by a p that
+    would be significant if it were the only test, and fewer than 6 pairs, with which nothing could be.
     """
     alpha: _builtins.float
-    """Default 0.05."""
+    """Above 0 and at most 0.5, default 0.05; only with `no_worse_than`."""
     undecided: _builtins.int
-    """How many cells may be undecided; default 0."""
+    """How many cells may be undecided; default 0. A gate of which no cell passes does not pass."""
     @_builtins.property
     def concepts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Only the cells of these concepts; empty means all."""
+        """Only the cells of these concepts; empty means all. A concept without a cell leaves the gate undecided."""
 
     def __init__(
         self,
@@ -143,6 +147,7 @@ class GateFinding(_message.Message):
     clause: _builtins.str
     """The clause's field in `Gate`, as in "excess"; "cell" if the cell itself has no verdict."""
     outcome: Global___GateOutcome.ValueType
+    """FAIL or UNDECIDED."""
     evaluation: _builtins.str
     """The evaluation that decided; empty if the clause is about the whole cell."""
     description: _builtins.str
@@ -187,7 +192,9 @@ class GateResult(_message.Message):
     statement: _builtins.str
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___GateFinding]:
-        """Every clause that does not pass: the failed ones first, each in order of cell. At most 10,000."""
+        """Every clause that does not pass, once for each evaluation: the failed ones first, each in order of cell. At most
+        10,000.
+        """
 
     @_builtins.property
     def gate(self) -> Global___Gate: ...
