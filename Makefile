@@ -73,12 +73,13 @@ $(PROTOS_VENV)/.tools: protos/requirements.txt
 	$(PROTOS_VENV)/bin/python -m pip install --quiet --requirement protos/requirements.txt
 	@touch $@
 
-protos: $(PROTOS_VENV)/.tools ## Generate the Python code of the contracts.
+protos: $(PROTOS_VENV)/.tools $(VENV)/.dev ## Generate the Python code of the contracts, and number them.
 	$(PROTOS_VENV)/bin/python -m grpc_tools.protoc -Iprotos \
 		--plugin=protoc-gen-mypy=$(PROTOS_VENV)/bin/protoc-gen-mypy \
 		--plugin=protoc-gen-mypy_grpc=$(PROTOS_VENV)/bin/protoc-gen-mypy_grpc \
 		--python_out=$(GENERATED) --grpc_python_out=$(GENERATED) --mypy_out=quiet:$(GENERATED) --mypy_grpc_out=quiet:$(GENERATED) \
 		$$(cd protos && find unerase -name '*.proto' | sort)
+	$(BIN)/python -m tools.contract
 
 # In an environment of its own, since nobody else needs these packages. The tests' other plugins are not installed here.
 integrations: ## Run what works with packages of others: NudeNet's detector (AGPL) as a judge.

@@ -41,18 +41,9 @@ from unerase_backend.runtime.access import SCOPES, Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.pictures import encode_picture
 
+from .api.guarded import NoAuditor, server_info
+
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-class NoAuditor:
-    """Stands where nobody comes: no call of these tests gets as far as an audit."""
-
-    @property
-    def units(self) -> "NoAuditor":
-        return self
-
-    async def descriptions(self) -> dict[str, Any]:
-        return {}
 
 
 @dataclass
@@ -82,7 +73,7 @@ async def door(tmp_path: Path, catalogue: Catalogue, store: ArtifactStore) -> As
     changes, retention = Notifications(database.audits.sequences), Retention(database, store, 0)
     audits = AuditServicer(NoAuditor(), database, catalogue, store, changes, retention, lambda _: Quota())  # type: ignore[arg-type]
     models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
-    server = Server(audits, models, Metrics(), Gate(file), domain_error)
+    server = Server(audits, models, server_info(), Metrics(), Gate(file), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)
     yield Door(f"127.0.0.1:{port}", database, made)

@@ -30,7 +30,7 @@ from unerase_backend.coordinator.storage.errors import domain_error
 from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 
-from .api.guarded import NoAuditor
+from .api.guarded import NoAuditor, server_info
 
 ID = "0" * 32
 # Each asks the database for something.
@@ -82,7 +82,7 @@ async def failing(tmp_path: Path, catalogue: Catalogue) -> AsyncIterator[Failing
         lambda _: Quota(),
     )
     models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
-    server = Server(audits, models, Metrics(), Gate(None), domain_error)
+    server = Server(audits, models, server_info(), Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)
     yield Failing(f"127.0.0.1:{port}", tmp_path, database, store)

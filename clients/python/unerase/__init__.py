@@ -11,7 +11,8 @@ This package is the client; it does not need the backend. The messages are those
 
 from unerase._aio import AsyncClient
 from unerase._client import Client
-from unerase._contract import CONTRACT, NewerContractWarning
+from unerase._contract import NewerContractWarning
+from unerase._contract_number import CONTRACT
 from unerase._errors import FieldViolation, UneraseError
 from unerase._prompt_list import PromptList, read_prompts
 from unerase._prompt_pack import read_pack

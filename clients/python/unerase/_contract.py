@@ -2,10 +2,8 @@
 
 import warnings
 
+from unerase._contract_number import CONTRACT
 from unerase.v1.server_pb2 import ServerInfo
-
-CONTRACT = 2
-"""It grows with every field, method or value that is added to `unerase.v1`; 1 is that of release 0.1.0."""
 
 ASK_SECONDS = 5.0
 """How long a client waits for what the backend is, after a call that created something."""

@@ -23,6 +23,7 @@ from unerase_backend.coordinator.api.metrics_server import serve_metrics
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.rooms_proxy import ROOMS
 from unerase_backend.coordinator.api.server import Server
+from unerase_backend.coordinator.api.server_service import Allowed, ServerServicer
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import CURRENT, Auditor
@@ -150,7 +151,10 @@ class Coordinator:
             remote_classify(),
             partial(check_in_process, settings.catalogues),
         )
-        self._server = Server(audits, models, self._metrics, gate, domain_error)
+        info = ServerServicer(
+            self._auditor.units.descriptions, settings.cost_limits(), lambda who: gate.quota(who) or quota, Allowed()
+        )
+        self._server = Server(audits, models, info, self._metrics, gate, domain_error)
         await self._server.start(settings.host, settings.port, self._certificates)
         self._background = [
             asyncio.create_task(_every(seconds, act, trouble))

@@ -103,13 +103,17 @@ class Caller:
     """Empty if the backend has no tokens: all callers are the same tenant."""
     scopes: frozenset[str]
 
+    def may(self, scope: str) -> bool:
+        """Return whether the caller has a scope."""
+        return scope in self.scopes or ADMIN in self.scopes
+
     def require(self, scope: str) -> None:
         """Check that the caller has a scope.
 
         Raises:
             ForbiddenError: the caller does not have it.
         """
-        if scope not in self.scopes and ADMIN not in self.scopes:
+        if not self.may(scope):
             raise ForbiddenError(
                 f"this needs a token with the scope {scope!r}", reason="SCOPE_MISSING", metadata={"scope": scope}
             )

@@ -16,14 +16,17 @@ from google.rpc import error_details_pb2, status_pb2
 
 from support.coordinators import free_port
 from unerase import ClientSettings, TLSConfig
+from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.metrics_server import serve_metrics
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.server import Server
+from unerase_backend.coordinator.api.server_service import Allowed, ServerServicer
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.planning.cost import CostLimits
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.errors import domain_error
@@ -96,7 +99,7 @@ async def guarded(
     metrics, gate = Metrics(), Gate(file)
     audits = audit_service(database, catalogue, store)
     models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
-    server = Server(audits, models, metrics, gate, domain_error)
+    server = Server(audits, models, server_info(), metrics, gate, domain_error)
     port, metrics_port = free_port(), free_port()
     await server.start("127.0.0.1", port, certificates)
     stop = serve_metrics(metrics, gate, "127.0.0.1", metrics_port, certificates)
@@ -119,6 +122,15 @@ def audit_service(database: Database, catalogue: Catalogue, store: ArtifactStore
     return AuditServicer(
         NoAuditor(), database, catalogue, store, Notifications(database.audits.sequences), retention, lambda _: Quota()
     )  # type: ignore[arg-type]
+
+
+def server_info(allowed: Allowed = Allowed()) -> ServerServicer:  # noqa: B008
+    """What a server of two evaluations says of itself."""
+
+    async def descriptions() -> dict[str, EvaluationDescription]:
+        return {"likelihood": EvaluationDescription(), "inpainting": EvaluationDescription()}
+
+    return ServerServicer(descriptions, CostLimits(pictures=7), lambda tenant: Quota(audits=len(tenant)), allowed)
 
 
 async def answer(

@@ -64,6 +64,9 @@ def filled(name: str, way: tuple[FieldDescriptor, ...], count: int) -> Message:
     if last.message_type is not None and last.message_type.full_name == STRUCT:
         for index in range(count):
             items.fields[str(index)].number_value = 1
+    elif last.message_type is not None and last.message_type.GetOptions().map_entry:
+        for index in range(count):
+            items[str(index)] = ""
     elif last.message_type is not None:
         for _ in range(count):
             items.add()

@@ -20,7 +20,7 @@ from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.encryption import Certificates
 
-from .guarded import Guarded, audit_service, written
+from .guarded import Guarded, audit_service, server_info, written
 
 
 async def test_a_client_that_does_not_encrypt_gets_nothing(guarded: Guarded) -> None:
@@ -39,7 +39,7 @@ async def test_mtls_lets_in_whose_certificate_is_known(
     await database.migrate()
     audits = audit_service(database, catalogue, store)
     models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
-    server = Server(audits, models, Metrics(), Gate(None), domain_error)
+    server = Server(audits, models, server_info(), Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port, certificates)
 

@@ -6,6 +6,9 @@ from unerase_backend.runtime.access import ADMIN
 METRICS = "metrics"
 """The scope that /metrics needs."""
 
+ANY = ""
+"""The scope of methods that need a valid token, whatever it is for."""
+
 _PUBLIC = ("grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch")
 """Methods that need no token. Orchestrators read health without one; it says only whether a service runs."""
 
@@ -26,6 +29,7 @@ _SCOPES = {
     "unerase.v1.ModelService/GetConcept": "model:read",
     "unerase.v1.ModelService/CreateConcept": "model:write",
     "unerase.v1.ModelService/DeleteConcept": "model:write",
+    "unerase.v1.ServerService/GetServerInfo": ANY,
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo": "reflection",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "reflection",
 }
@@ -38,4 +42,4 @@ def scope_of(method: str) -> str | None:
     """Return the scope that `package.Service/Method` needs; None if it needs no token."""
     if method in _PUBLIC:
         return None
-    return _SCOPES.get(method) or _ROOM_SCOPES.get(method.partition("/")[0], ADMIN)
+    return _SCOPES.get(method, _ROOM_SCOPES.get(method.partition("/")[0], ADMIN))

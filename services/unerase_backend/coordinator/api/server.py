@@ -6,21 +6,22 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from unerase.v1 import audits_pb2, models_pb2
+from unerase.v1 import audits_pb2, models_pb2, server_pb2
 from unerase.v1.audits_pb2_grpc import add_AuditServiceServicer_to_server
 from unerase.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
+from unerase.v1.server_pb2_grpc import add_ServerServiceServicer_to_server
 from unerase_backend.coordinator.api.audit_service import AuditServicer
-from unerase_backend.coordinator.api.interceptor import MAX_SEND_BYTES, Interceptor, Translate
+from unerase_backend.coordinator.api.interceptor import MAX_RECEIVE_BYTES, MAX_SEND_BYTES, Interceptor, Translate
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.reflection import add_reflection
 from unerase_backend.coordinator.api.rooms_proxy import ROOMS, room_handlers
+from unerase_backend.coordinator.api.server_service import ServerServicer
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, UnavailableError
 from unerase_backend.runtime.handles import Room
 
-MAX_RECEIVE_BYTES = 4 * 1024 * 1024
 MAX_METADATA_BYTES = 16 * 1024
 MAX_CONNECTIONS = 4096
 # More than one tenant may have in flight, so that the interceptor refuses a tenant's excess calls, with a reason.
@@ -58,6 +59,7 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
 _OWN = (
     audits_pb2.DESCRIPTOR.services_by_name["AuditService"],
     models_pb2.DESCRIPTOR.services_by_name["ModelService"],
+    server_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
 SERVICES = (*_OWN, *ROOMS.values())
 # By name; the empty name stands for the server.
@@ -93,6 +95,7 @@ class Server:
         self,
         audits: AuditServicer,
         models: ModelServicer,
+        info: ServerServicer,
         metrics: Metrics,
         gate: Gate,
         translate: Translate,
@@ -102,6 +105,7 @@ class Server:
         self._server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
         add_AuditServiceServicer_to_server(audits, self._server)
         add_ModelServiceServicer_to_server(models, self._server)
+        add_ServerServiceServicer_to_server(info, self._server)
         self._server.add_generic_rpc_handlers(room_handlers())
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
