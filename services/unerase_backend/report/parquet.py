@@ -125,7 +125,7 @@ def render_parquet(
             }
         ),
     }
-    rows = [_row(observation) for observation in ordered]
+    rows = [row(observation) for observation in ordered]
     columns = {field.name: [row[field.name] for row in rows] for field in SCHEMA}
     table = pa.table(columns, schema=SCHEMA.with_metadata(metadata))
     sink = pa.BufferOutputStream()
@@ -176,7 +176,12 @@ def _with_access(table: pa.Table) -> pa.Table:
     return table.add_column(place, field, pa.array(["unspecified"] * len(table), field.type))
 
 
-def _row(observation: Observation) -> dict[str, Any]:
+def row(observation: Observation) -> dict[str, Any]:
+    """Return an observation as a row, with every column of SCHEMA.
+
+    Raises:
+        ValueError: it has more judgements than there are judges.
+    """
     if len(observation.judgements) > len(JUDGES):
         raise ValueError(f"an observation of {observation.evaluation} has {len(observation.judgements)} judgements")
     row: dict[str, Any] = {name: getattr(observation, name) for name in _PLAIN if name not in _NAMED}

@@ -7,6 +7,7 @@ equal bytes.
 """
 
 import json
+import sys
 from typing import Any
 
 from google.protobuf import json_format
@@ -14,9 +15,13 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from unerase.v1.audits_pb2 import Report
+from unerase.v1.campaigns_pb2 import CampaignReport
 
 SCHEMA_VERSION = "1.4"
 """The report's version: the first number changes if older readers fail, the second if something is added."""
+
+CAMPAIGN_SCHEMA_VERSION = "1.0"
+"""The version of a campaign's report, likewise."""
 
 _JSON_OF_WELL_KNOWN: dict[str, dict[str, Any]] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time"},
@@ -54,14 +59,23 @@ def render_json(report: Report) -> str:
 
 
 def report_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of a report, made from the contract's descriptor."""
+    """Return the JSON Schema (2020-12) of an audit's report, made from the contract's descriptor."""
+    return _schema(Report.DESCRIPTOR, "unerase audit report", SCHEMA_VERSION)
+
+
+def campaign_report_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a campaign's report, made from the contract's descriptor."""
+    return _schema(CampaignReport.DESCRIPTOR, "unerase campaign report", CAMPAIGN_SCHEMA_VERSION)
+
+
+def _schema(message: Descriptor, title: str, version: str) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
-    _define(Report.DESCRIPTOR, definitions)
-    root = definitions.pop(Report.DESCRIPTOR.name)
-    root["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
+    _define(message, definitions)
+    root = definitions.pop(message.name)
+    root["properties"]["schema_version"] = {"const": version}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "unerase audit report",
+        "title": title,
         **root,
         "$defs": dict(sorted(definitions.items())),
     }
@@ -105,4 +119,5 @@ def _names(enum: EnumDescriptor) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(report_schema(), indent=1))
+    # `python -m unerase_backend.report.schema campaign` for a campaign's.
+    print(json.dumps(campaign_report_schema() if "campaign" in sys.argv[1:] else report_schema(), indent=1))
