@@ -175,21 +175,7 @@ def campaign(
     made = Made(head, cells)
     if compared:
         made.comparisons = [_compared(cell) for cell in cells[:-1]]
-        counts = [one.audits.change for one in made.comparisons]
-        head.comparison.CopyFrom(
-            CampaignComparison(
-                first_campaign="c0",
-                second_campaign="c1",
-                compared=len(counts),
-                better=counts.count(Change.CHANGE_BETTER),
-                worse=counts.count(Change.CHANGE_WORSE),
-                same=counts.count(Change.CHANGE_SAME),
-                unsettled=counts.count(Change.CHANGE_UNSETTLED),
-                without_comparison=1,
-                only_in_first=["models/gone x heart"],
-                statement="One cell is worse than in campaign c0, after Holm over all cells and evaluations.",
-            )
-        )
+        head.comparison.CopyFrom(_comparison(made.comparisons))
     if pictures:
         made.contents = {cell.index: _content(cell, pictures) for cell in cells[:-1]}
     return made
@@ -227,6 +213,22 @@ def _gate(cells: Sequence[CampaignReportCell]) -> GateResult:
         findings=findings,
         statement=f"The gate fails: {failed} of {len(cells)} cells fail.",
         gate=Gate(worst_conclusion=Conclusion.CONCLUSION_REMOVED),
+    )
+
+
+def _comparison(comparisons: Sequence[CellComparison]) -> CampaignComparison:
+    counts = [one.audits.change for one in comparisons]
+    return CampaignComparison(
+        first_campaign="c0",
+        second_campaign="c1",
+        compared=len(counts),
+        better=counts.count(Change.CHANGE_BETTER),
+        worse=counts.count(Change.CHANGE_WORSE),
+        same=counts.count(Change.CHANGE_SAME),
+        unsettled=counts.count(Change.CHANGE_UNSETTLED),
+        without_comparison=1,
+        only_in_first=["models/gone x heart"],
+        statement="One cell is worse than in campaign c0, after Holm over all cells and evaluations.",
     )
 
 

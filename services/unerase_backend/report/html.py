@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unerase.v1.audits_pb2 import Report, ReportContent, ReportPicture
@@ -35,7 +34,7 @@ from unerase_backend.report.curves import budget_curves, effort_curves, finding_
 from unerase_backend.report.formatting import estimate, number, p_value, points, span
 from unerase_backend.report.pictures import Pictures
 from unerase_backend.report.schema import canonical_json
-from unerase_backend.report.text import outside, prose, visible, whole
+from unerase_backend.report.templates import environment
 from unerase_backend.runtime.identifiers import AUDIT_ID
 from unerase_backend.verdict import controls, measure_wording
 from unerase_backend.verdict.comparison import flaws, schedule_notes
@@ -66,18 +65,7 @@ _MARK_OF_GROUND = {
 """The colour of each kind of ground, its sign, and the sign in words."""
 
 
-_ENVIRONMENT = Environment(
-    loader=PackageLoader("unerase_backend.report", "."),
-    # Templates do not change while the program runs.
-    auto_reload=False,
-    autoescape=True,
-    undefined=StrictUndefined,
-    # Makes invisible characters visible everywhere on the page, including in attributes.
-    finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.filters |= {"outside": outside, "whole": whole, "prose": prose}
+_ENVIRONMENT = environment("unerase_backend.report")
 
 _TONE_OF_OUTCOME = {
     Outcome.OUTCOME_RECOVERS: "bad",

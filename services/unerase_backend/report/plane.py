@@ -97,10 +97,10 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
         stand for stand in stands if _finite(stand.destruction, stand.lost_pull) and math.isfinite(stand.general_damage)
     ]
     xs, ys = ends(stand.destruction for stand in stands), ends(stand.lost_pull for stand in stands)
-    frame = _frame(SIZE, [*xs, *(stand.loss for stand in stands)], ys, tolerance)
-    parts = _ground(frame, tolerance)
+    frame = frame_of(SIZE, [*xs, *(stand.loss for stand in stands)], ys, tolerance)
+    parts = ground(frame, tolerance)
     places = [(frame.x(stand.destruction.value), frame.y(stand.lost_pull.value)) for stand in stands]
-    lines = [_edge(frame, tolerance)]
+    lines = [edge_of(frame, tolerance)]
     seconds = [
         (stand, frame.x(stand.loss), y)
         for stand, (x, y) in zip(stands, places, strict=True)
@@ -108,8 +108,8 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
         and abs(frame.x(stand.loss) - x) >= APART
     ]
     for stand, (x, y) in zip(stands, places, strict=True):
-        left, right = map(frame.x, _reach(stand.destruction))
-        bottom, top = map(frame.y, _reach(stand.lost_pull))
+        left, right = map(frame.x, reach(stand.destruction))
+        bottom, top = map(frame.y, reach(stand.lost_pull))
         parts.append(line(f"whisker {stand.kind}", left, y, right, y))
         parts.append(line(f"whisker {stand.kind}", x, top, x, bottom))
         lines += [Box(left, y - 1, right, y + 1), Box(x - 1, top, x + 1, bottom)]
@@ -125,7 +125,7 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
     # The audit's own models get their labels placed first.
     order = sorted(range(len(stands)), key=lambda at: stands[at].kind == "context")
     boxes = place_labels(
-        [(*places[at], _cut(stands[at].name)) for at in order],
+        [(*places[at], cut(stands[at].name)) for at in order],
         Box(frame.left, frame.top, frame.right, frame.bottom),
         [
             *(_around(*place, 10 if stand.damaged else 7) for place, stand in zip(places, stands, strict=True)),
@@ -134,7 +134,7 @@ def draw(stands: Sequence[Stand], tolerance: float) -> Markup:
         lines,
     )
     for at, box in zip(order, boxes, strict=True):
-        parts += _label(_cut(stands[at].name), f"name {stands[at].kind}", places[at], box)
+        parts += label(cut(stands[at].name), f"name {stands[at].kind}", places[at], box)
     described = "; ".join(
         f"{stand.name} ({stand.kind}) at {stand.destruction.value:.2f}, {stand.lost_pull.value:.2f}"
         + (f", damaged, loss {stand.loss:.2f}" if stand.damaged else "")
@@ -152,9 +152,9 @@ def path(points: Sequence[TracingPoint], tolerance: float) -> Markup:
     """Draw the path from the reference to the subject over the strength of the erasure."""
     placed = on_path(points)
     xs, ys = [point.destruction.value for point in placed], [point.lost_pull.value for point in placed]
-    frame = _frame(SMALL, xs, ys, tolerance)
+    frame = frame_of(SMALL, xs, ys, tolerance)
     places = [(frame.x(point.destruction.value), frame.y(point.lost_pull.value)) for point in placed]
-    parts = [*_ground(frame, tolerance), polyline("curve subject", places)]
+    parts = [*ground(frame, tolerance), polyline("curve subject", places)]
     parts += [mark("subject", x, y, 3) for x, y in places[1:-1]]
     parts += [mark("reference" if placed[0].strength == 0 else "subject", *places[0]), mark("subject", *places[-1], 6)]
     named = {0, len(places) - 1, *(at for at, point in enumerate(placed) if round(100 * point.strength) % 50 == 0)}
@@ -163,10 +163,10 @@ def path(points: Sequence[TracingPoint], tolerance: float) -> Markup:
         [(*places[at], share(placed[at].strength)) for at in order],
         Box(frame.left, frame.top, frame.right, frame.bottom),
         [_around(x, y, 5) for x, y in places],
-        [_edge(frame, tolerance)],
+        [edge_of(frame, tolerance)],
     )
     for at, box in zip(order, boxes, strict=True):
-        parts += _label(share(placed[at].strength), "name subject", places[at], box)
+        parts += label(share(placed[at].strength), "name subject", places[at], box)
     described = "; ".join(
         f"{share(point.strength)} at {point.destruction.value:.2f}, {point.lost_pull.value:.2f}" for point in placed
     )
@@ -219,12 +219,13 @@ def _candidates(x: float, y: float, width: float, inside: Box) -> tuple[list[Box
     return boxes(rings), boxes(grid)
 
 
-def _frame(size: tuple[int, int], xs: Iterable[float], ys: Iterable[float], tolerance: float) -> Frame:
+def frame_of(size: tuple[int, int], xs: Iterable[float], ys: Iterable[float], tolerance: float) -> Frame:
+    """Return the inside of a plane of a size for figures of destruction and lost pull."""
     across = Scale.fit([1.6 * tolerance, *xs], unit=tolerance or None)
     return Frame(46, 10, size[0] - 62, size[1] - 56, across, Scale.fit([1.0, *ys], unit=1.0))
 
 
-def _ground(frame: Frame, tolerance: float) -> list[Markup]:
+def ground(frame: Frame, tolerance: float) -> list[Markup]:
     """Draw the axes, the band of intact knowledge, and the lines at the tolerance and where all pull is lost."""
     edge, right, bottom = frame.x(tolerance), frame.right, frame.bottom
     parts = [
@@ -249,7 +250,7 @@ def _ground(frame: Frame, tolerance: float) -> list[Markup]:
     return parts
 
 
-def _edge(frame: Frame, tolerance: float) -> Box:
+def edge_of(frame: Frame, tolerance: float) -> Box:
     """Return the rectangle of the dashed line."""
     return Box(frame.x(tolerance) - 1, frame.top, frame.x(tolerance) + 1, frame.bottom)
 
@@ -258,7 +259,7 @@ def _compressed(scale: Scale) -> str:
     return "" if scale.unit is None else f" (compressed beyond {short(scale.unit)})"
 
 
-def _label(text: str, kind: str, anchor: tuple[float, float], box: Box) -> list[Markup]:
+def label(text: str, kind: str, anchor: tuple[float, float], box: Box) -> list[Markup]:
     """Write a label, with a thin line to its mark if that is far away."""
     x, y = anchor
     near_x, near_y = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
@@ -274,7 +275,8 @@ def _finite(*figures: Estimate) -> bool:
     return all(math.isfinite(figure.value) for figure in figures)
 
 
-def _reach(figure: Estimate) -> tuple[float, float]:
+def reach(figure: Estimate) -> tuple[float, float]:
+    """Return the ends of a figure's interval, or its value where they are not known."""
     return known(figure.interval.lower, figure.value), known(figure.interval.upper, figure.value)
 
 
@@ -282,5 +284,6 @@ def _around(x: float, y: float, reach: float) -> Box:
     return Box(x - reach, y - reach, x + reach, y + reach)
 
 
-def _cut(name: str) -> str:
+def cut(name: str) -> str:
+    """Return a name short enough for a plane."""
     return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}\N{HORIZONTAL ELLIPSIS}"

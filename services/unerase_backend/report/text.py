@@ -43,15 +43,26 @@ def outside(text: str) -> Markup:
 
 def whole(text: str) -> Markup:
     """Return the text with each number kept on one line, and with powers of ten as superscripts."""
-    shown = _POWER.sub(
-        lambda found: f"{found[1]} \N{MULTIPLICATION SIGN} 10{str(int(found[2])).translate(_SUPERSCRIPT)}",
-        visible(text),
-    )
+    shown = _powers(visible(text))
     parts, end = [], 0
     for found in _WHOLE.finditer(shown):
         parts += [escape(shown[end : found.start()]), Markup('<span class="whole">{}</span>').format(found[0])]
         end = found.end()
     return Markup("").join([*parts, escape(shown[end:])])
+
+
+def unbroken(text: str) -> str:
+    """Return the text with invisible characters written out, powers as superscripts and no break within a number.
+
+    For text that a script puts on the page, where `whole` cannot mark it.
+    """
+    return _WHOLE.sub(lambda found: re.sub(r"\s", "\N{NO-BREAK SPACE}", found[0]), _powers(visible(text)))
+
+
+def _powers(text: str) -> str:
+    return _POWER.sub(
+        lambda found: f"{found[1]} \N{MULTIPLICATION SIGN} 10{str(int(found[2])).translate(_SUPERSCRIPT)}", text
+    )
 
 
 def prose(text: str) -> Markup:

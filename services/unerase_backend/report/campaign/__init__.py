@@ -7,12 +7,18 @@ one after the other in order of their index, and holds a bounded number of them.
 from unerase_backend.report.campaign.cells import write_cells_csv, write_cells_parquet
 from unerase_backend.report.campaign.content import content_bytes, content_digest, render_json
 from unerase_backend.report.campaign.observations import write_observations
+from unerase_backend.report.campaign.pages import HTML, INDEX, MAX_CELLS, ZIP, write_html
 
 __all__ = [
+    "HTML",
+    "INDEX",
+    "MAX_CELLS",
+    "ZIP",
     "content_bytes",
     "content_digest",
     "render_json",
     "write_cells_csv",
     "write_cells_parquet",
+    "write_html",
     "write_observations",
 ]

@@ -1,7 +1,7 @@
 """The content of a campaign's report, put together cell by cell: two runs of one campaign give the same bytes.
 
-The bytes are those of the deterministic serialisation of a `CampaignReportContent`, and the JSON is the canonical JSON of
-a `CampaignReport`; neither is ever in memory as a whole, because a campaign may have 100,000 cells.
+The bytes are those of the deterministic serialisation of a `CampaignReportContent`, and the JSON is the canonical JSON
+of a `CampaignReport`; neither is ever in memory as a whole, because a campaign may have 100,000 cells.
 """
 
 import hashlib

@@ -1,7 +1,90 @@
-"""The words of a campaign's page and tables for what the contract enumerates."""
+"""The words, signs and kinds of colour of a campaign's page and tables for what the contract enumerates.
+
+A kind of colour is a class of the style sheet. No colour stands alone: each has its sign and its word, and no two kinds
+have the same sign.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+from unerase.v1.campaigns_pb2 import CampaignReportCell, CellState
+from unerase.v1.comparisons_pb2 import Change
+from unerase.v1.gates_pb2 import GateOutcome
+from unerase.v1.verdicts_pb2 import Conclusion, Outcome
+
+
+@dataclass(frozen=True)
+class Said:
+    """How the page says something: a kind of colour, a sign, and a word."""
+
+    kind: str
+    sign: str
+    word: str
+    severity: int
+    """0 is the worst; tables are sorted by it."""
+
+
+_CONCLUSIONS = {
+    Conclusion.CONCLUSION_NOT_ERASED: Said("not-erased", "\N{MULTIPLICATION X}", "not erased", 0),
+    Conclusion.CONCLUSION_AVOIDED: Said("avoided", "\N{CIRCLE WITH LEFT HALF BLACK}", "avoided", 1),
+    Conclusion.CONCLUSION_INCOMPLETE: Said("silent", "\N{HORIZONTAL ELLIPSIS}", "incomplete", 3),
+    Conclusion.CONCLUSION_UNINFORMATIVE: Said("silent", "\N{EN DASH}", "uninformative", 4),
+    Conclusion.CONCLUSION_INCONCLUSIVE: Said("open", "?", "inconclusive", 5),
+    Conclusion.CONCLUSION_REMOVED: Said("removed", "\N{CHECK MARK}", "removed", 8),
+}
+_STATES = {
+    CellState.CELL_STATE_FAILED: Said("failed", "!", "failed", 2),
+    CellState.CELL_STATE_CANCELLED: Said("silent", "\N{EMPTY SET}", "cancelled", 6),
+}
+_NOT_RUN = Said("silent", "\N{MIDDLE DOT}", "not run", 7)
+_OUTCOMES = {
+    Outcome.OUTCOME_RECOVERS: Said("recovers", "\N{MULTIPLICATION X}", "recovers", 0),
+    Outcome.OUTCOME_UNINFORMATIVE: Said("silent", "\N{EN DASH}", "uninformative", 1),
+    Outcome.OUTCOME_INCONCLUSIVE: Said("open", "?", "inconclusive", 2),
+    Outcome.OUTCOME_NOT_APPLICABLE: Said("silent", "\N{MIDDLE DOT}", "not applicable", 3),
+    Outcome.OUTCOME_DOES_NOT_RECOVER: Said("removed", "\N{CHECK MARK}", "does not recover", 4),
+}
+_CHANGES = {
+    Change.CHANGE_WORSE: Said("bad", "\N{BLACK DOWN-POINTING TRIANGLE}", "worse", 0),
+    Change.CHANGE_BETTER: Said("good", "\N{BLACK UP-POINTING TRIANGLE}", "better", 1),
+    Change.CHANGE_UNSETTLED: Said("open", "?", "unsettled", 2),
+    Change.CHANGE_SAME: Said("none", "=", "same", 3),
+}
+_GATES = {
+    GateOutcome.GATE_OUTCOME_FAIL: Said("bad", "\N{MULTIPLICATION X}", "fails", 0),
+    GateOutcome.GATE_OUTCOME_UNDECIDED: Said("open", "?", "undecided", 1),
+    GateOutcome.GATE_OUTCOME_PASS: Said("good", "\N{CHECK MARK}", "passes", 2),
+}
+_ABSENT = Said("none", "", "", 9)
+
+LEGEND = [*_CONCLUSIONS.values(), *_STATES.values(), _NOT_RUN]
+"""What a cell may be."""
+
+OUTCOMES = list(_OUTCOMES.values())
+"""What an evaluation may come out as, the worst first."""
+
+
+def of_cell(cell: CampaignReportCell) -> Said:
+    """Return how a cell is shown: its conclusion, or why it has none."""
+    if cell.HasField("verdict"):
+        return _CONCLUSIONS.get(cell.verdict.conclusion, _NOT_RUN)
+    return _STATES.get(cell.state, _NOT_RUN)
+
+
+def of_outcome(outcome: Outcome.ValueType) -> Said:
+    """Return how the outcome of an evaluation is shown."""
+    return _OUTCOMES.get(outcome, Said("silent", "\N{MIDDLE DOT}", "no outcome", 3))
+
+
+def of_change(change: Change.ValueType) -> Said:
+    """Return how a change is shown."""
+    return _CHANGES.get(change, _ABSENT)
+
+
+def of_gate(outcome: GateOutcome.ValueType | None) -> Said:
+    """Return how what the gate says of a cell is shown."""
+    return _ABSENT if outcome is None else _GATES.get(outcome, _ABSENT)
 
 
 def word(name: Callable[[Any], str], value: int, prefix: str) -> str:
