@@ -88,14 +88,21 @@ class Family:
             self._corrected = None
 
     def corrected(self, p: float) -> float:
-        """Return the corrected value of one of the family's p."""
+        """Return the corrected value of one of the family's p.
+
+        Raises:
+            ValueError: the family has no such p, so the second pass is over other cells than the first.
+        """
         if self._corrected is None:
             ascending = np.sort(np.frombuffer(self._p, np.float64)) if self._p else np.empty(0)
             factors = np.arange(len(ascending), 0, -1)
             self._corrected = ascending, np.minimum(np.maximum.accumulate(ascending * factors), 1.0)
         ascending, corrected = self._corrected
         # Equal p have equal corrected values: the first one's, since the factors fall.
-        return float(corrected[np.searchsorted(ascending, p)])
+        place = int(np.searchsorted(ascending, p))
+        if place == len(ascending) or ascending[place] != p:
+            raise ValueError(f"the first pass over the cells had no p of {p!r}")
+        return float(corrected[place])
 
     def adjusted(self, cell: CellComparison) -> CellComparison:
         """Return a cell, in the second pass, with its corrected p and the changes and statement that follow."""
