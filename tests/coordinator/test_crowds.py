@@ -24,12 +24,9 @@ from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescrip
 from unerase.v1.verdicts_pb2 import CONCLUSION_AVOIDED, EvaluationResult, Verdict
 from unerase_backend.catalogue import Catalogue, CustomConcept
 from unerase_backend.coordinator.api import call_limits, upload_limits
-from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.paging import MAX_PAGE_BYTES
 from unerase_backend.coordinator.api.server import MAX_METADATA_BYTES, MAX_RECEIVE_BYTES, Server
-from unerase_backend.coordinator.execution.notifications import Notifications
-from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.planning.plan import make_plan
 from unerase_backend.coordinator.storage.audits import Origin, timestamp
@@ -37,11 +34,11 @@ from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.errors import domain_error
 from unerase_backend.runtime import tokens
-from unerase_backend.runtime.access import SCOPES, Gate, Quota
+from unerase_backend.runtime.access import SCOPES, Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.pictures import encode_picture
 
-from .api.guarded import NoAuditor, server_info
+from .api.guarded import audit_service, campaign_service, server_info
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -70,10 +67,9 @@ async def door(tmp_path: Path, catalogue: Catalogue, store: ArtifactStore) -> As
     await database.migrate()
     file = tmp_path / "tokens.json"
     made = {tenant: tokens.create(file, tenant, tenant, list(SCOPES), 1) for tenant in ("greedy", "other")}
-    changes, retention = Notifications(database.audits.sequences), Retention(database, store, 0)
-    audits = AuditServicer(NoAuditor(), database, catalogue, store, changes, retention, lambda _: Quota())  # type: ignore[arg-type]
+    audits, campaigns = audit_service(database, catalogue, store), campaign_service(database, catalogue, store)
     models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
-    server = Server(audits, models, server_info(), Metrics(), Gate(file), domain_error)
+    server = Server(audits, campaigns, models, server_info(), Metrics(), Gate(file), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)
     yield Door(f"127.0.0.1:{port}", database, made)

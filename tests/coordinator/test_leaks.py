@@ -12,25 +12,23 @@ from google.protobuf.message import Message
 
 from support.coordinators import free_port
 from support.fuzzing import leaks
-from unerase.v1 import audits_pb2, models_pb2
+from unerase.v1 import audits_pb2, campaigns_pb2, models_pb2
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, AuditSpec
+from unerase.v1.campaigns_pb2 import CampaignSpec
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.server import Server
-from unerase_backend.coordinator.execution.notifications import Notifications
-from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.planning.plan import make_plan
 from unerase_backend.coordinator.storage.audits import timestamp
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.errors import domain_error
-from unerase_backend.runtime.access import Gate, Quota
+from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 
-from .api.guarded import NoAuditor, server_info
+from .api.guarded import audit_service, campaign_service, server_info
 
 ID = "0" * 32
 # Each asks the database for something.
@@ -45,6 +43,16 @@ REQUESTS: dict[str, Message] = {
     "unerase.v1.AuditService/DeleteAudit": audits_pb2.DeleteAuditRequest(id=ID),
     "unerase.v1.AuditService/GetReport": audits_pb2.GetReportRequest(id=ID),
     "unerase.v1.AuditService/ReadArtifact": audits_pb2.ReadArtifactRequest(id=ID, digest="0" * 64),
+    "unerase.v1.CampaignService/CreateCampaign": campaigns_pb2.CreateCampaignRequest(
+        request_id="a", spec=CampaignSpec(subjects=["small/edited"], concepts=["hourglass"])
+    ),
+    "unerase.v1.CampaignService/GetCampaign": campaigns_pb2.GetCampaignRequest(id=ID),
+    "unerase.v1.CampaignService/ListCampaigns": campaigns_pb2.ListCampaignsRequest(),
+    "unerase.v1.CampaignService/ListCells": campaigns_pb2.ListCellsRequest(id=ID),
+    "unerase.v1.CampaignService/WatchCampaign": campaigns_pb2.WatchCampaignRequest(id=ID),
+    "unerase.v1.CampaignService/CancelCampaign": campaigns_pb2.CancelCampaignRequest(id=ID),
+    "unerase.v1.CampaignService/RetryCampaign": campaigns_pb2.RetryCampaignRequest(id=ID),
+    "unerase.v1.CampaignService/DeleteCampaign": campaigns_pb2.DeleteCampaignRequest(id=ID),
     "unerase.v1.ModelService/ListConcepts": models_pb2.ListConceptsRequest(),
     "unerase.v1.ModelService/GetConcept": models_pb2.GetConceptRequest(name="hourglass"),
     "unerase.v1.ModelService/DeleteConcept": models_pb2.DeleteConceptRequest(name="hourglass"),
@@ -71,18 +79,9 @@ async def failing(tmp_path: Path, catalogue: Catalogue) -> AsyncIterator[Failing
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
     store = ArtifactStore(str(tmp_path / "store"))
-    retention = Retention(database, store, 0)
-    audits = AuditServicer(
-        NoAuditor(),  # type: ignore[arg-type]
-        database,
-        catalogue,
-        store,
-        Notifications(database.audits.sequences),
-        retention,
-        lambda _: Quota(),
-    )
+    audits, campaigns = audit_service(database, catalogue, store), campaign_service(database, catalogue, store)
     models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
-    server = Server(audits, models, server_info(), Metrics(), Gate(None), domain_error)
+    server = Server(audits, campaigns, models, server_info(), Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)
     yield Failing(f"127.0.0.1:{port}", tmp_path, database, store)

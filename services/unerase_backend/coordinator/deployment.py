@@ -19,11 +19,18 @@ from sqlalchemy.engine import make_url
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.checking.process import check_in_process
 from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.api.campaign_service import CampaignServicer
 from unerase_backend.coordinator.api.metrics_server import serve_metrics
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.rooms_proxy import ROOMS
 from unerase_backend.coordinator.api.server import Server
 from unerase_backend.coordinator.api.server_service import Allowed, ServerServicer
+from unerase_backend.coordinator.campaigns.conclusion import CampaignConclusion
+from unerase_backend.coordinator.campaigns.creation import Creation
+from unerase_backend.coordinator.campaigns.removal import CampaignRemoval
+from unerase_backend.coordinator.campaigns.workflow import CURRENT as CURRENT_CAMPAIGNS
+from unerase_backend.coordinator.campaigns.workflow import CampaignRunner
+from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import CURRENT, Auditor
@@ -36,7 +43,7 @@ from unerase_backend.coordinator.storage.engine import create_workflow_engine, o
 from unerase_backend.coordinator.storage.errors import domain_error
 from unerase_backend.coordinator.storage.leases import Leases
 from unerase_backend.runtime import tracing
-from unerase_backend.runtime.access import Gate
+from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.deployment import application
 from unerase_backend.runtime.encryption import Certificates
@@ -52,6 +59,7 @@ _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
 _FORGOTTEN_SECONDS = 60.0
 _ESTIMATES_SECONDS = 10.0
+_COUNT_SECONDS = 5.0
 # Rare, because it looks at every artefact.
 _EXPIRE_SECONDS = 6 * 3600.0
 
@@ -74,8 +82,9 @@ class Coordinator:
             self._metrics.measure_disk(settings.artifacts)
         await self._begin_storage()
         notifications = Notifications(self._database.audits.sequences)
-        await self._begin_execution(notifications)
-        await self._begin_serving(notifications)
+        of_campaigns = Notifications(self._database.campaigns.sequences)
+        await self._begin_execution(notifications, of_campaigns)
+        await self._begin_serving(notifications, of_campaigns)
         _logger.info("listening on %s:%d", settings.host, settings.port)
 
     async def _begin_storage(self) -> None:
@@ -92,8 +101,8 @@ class Coordinator:
         self._leases = Leases(self._connections, self._folder.identity, settings.lease_seconds)
         await self._leases.begin()
 
-    async def _begin_execution(self, notifications: Notifications) -> None:
-        """Start DBOS, and continue the audits that an earlier coordinator left behind."""
+    async def _begin_execution(self, notifications: Notifications, of_campaigns: Notifications) -> None:
+        """Start DBOS, and continue the audits and campaigns that an earlier coordinator left behind."""
         settings, serializer, urls = self._settings, DBOSPortableJSONSerializer(), self._database_urls()
         self._auditor = CURRENT.auditor = Auditor(
             self._database,
@@ -107,6 +116,17 @@ class Coordinator:
             notifications,
             concurrent_units=settings.concurrent_units,
             retry_seconds=settings.unit_retry_seconds,
+        )
+        self._admission = Admission(
+            self._auditor, self._database, self._catalogue, self._store, self._quota, settings.cost_limits()
+        )
+        self._campaigns = CURRENT_CAMPAIGNS.campaigns = CampaignRunner(
+            self._database,
+            self._auditor,
+            self._admission,
+            CampaignConclusion(self._database, self._store),
+            of_campaigns,
+            self._metrics,
         )
         DBOS(
             config=DBOSConfig(
@@ -123,26 +143,26 @@ class Coordinator:
         DBOS.launch()
         # Workflows of version 0.1.0 have the identity of the folder as their executor.
         await self._auditor.take_over([self._folder.identity, *await self._leases.dead()])
+        await self._campaigns.begin_forgotten()
         await self._auditor.announce()
 
-    async def _begin_serving(self, notifications: Notifications) -> None:
+    async def _begin_serving(self, notifications: Notifications, of_campaigns: Notifications) -> None:
         """Start the gRPC server, /metrics and the periodic tasks."""
-        settings, gate, quota = self._settings, self._gate, self._settings.quota()
+        settings, gate = self._settings, self._gate
         self._stop_metrics = (
             serve_metrics(self._metrics, gate, settings.host, settings.metrics_port, self._certificates)
             if settings.metrics_port
             else None
         )
         retention = Retention(self._database, self._store, settings.retention_days)
-        audits = AuditServicer(
-            self._auditor,
+        self._removal = CampaignRemoval(self._database, retention, settings.retention_days)
+        audits = AuditServicer(self._auditor, self._database, self._store, notifications, retention, self._admission)
+        campaigns = CampaignServicer(  # type: ignore[abstract]
             self._database,
-            self._catalogue,
-            self._store,
-            notifications,
-            retention,
-            lambda who: gate.quota(who) or quota,
-            settings.cost_limits(),
+            Creation(self._database, self._admission, self._campaigns),
+            self._campaigns,
+            self._removal,
+            of_campaigns,
         )
         models = ModelServicer(  # type: ignore[abstract]
             self._catalogue,
@@ -151,10 +171,8 @@ class Coordinator:
             remote_classify(),
             partial(check_in_process, settings.catalogues),
         )
-        info = ServerServicer(
-            self._auditor.units.descriptions, settings.cost_limits(), lambda who: gate.quota(who) or quota, Allowed()
-        )
-        self._server = Server(audits, models, info, self._metrics, gate, domain_error)
+        info = ServerServicer(self._auditor.units.descriptions, settings.cost_limits(), self._quota, Allowed())
+        self._server = Server(audits, campaigns, models, info, self._metrics, gate, domain_error)
         await self._server.start(settings.host, settings.port, self._certificates)
         self._background = [
             asyncio.create_task(_every(seconds, act, trouble))
@@ -166,11 +184,17 @@ class Coordinator:
                 ),
                 (settings.lease_seconds / 3, self._keep_lease, "the lease could not be renewed; trying again"),
                 (_EXPIRE_SECONDS, retention.expire, "expired audits and artefacts could not be removed"),
+                (_EXPIRE_SECONDS, self._removal.expire, "expired campaigns could not be removed"),
+                (_COUNT_SECONDS, self._campaigns.count, "the campaigns could not be counted"),
                 (_ESTIMATES_SECONDS, self._auditor.estimates.synchronise, "the durations of units could not be saved"),
                 (_ENDED_SECONDS, self._auditor.stop_ended, "audits that ended elsewhere could not be looked up"),
                 (_FORGOTTEN_SECONDS, self._auditor.begin_forgotten, "audits without a workflow could not be looked up"),
+                (_FORGOTTEN_SECONDS, self._campaigns.begin_forgotten, "campaigns could not be looked up"),
             )
         ]
+
+    def _quota(self, tenant: str) -> Quota:
+        return self._gate.quota(tenant) or self._settings.quota()
 
     def _database_urls(self) -> dict[str, str]:
         database = self._settings.database()
@@ -203,6 +227,7 @@ class Coordinator:
         if dead:
             _logger.warning("%d coordinators are gone; taking over their audits", len(dead))
             await self._auditor.take_over(dead)
+            await self._campaigns.begin_forgotten()
             await self._leases.forget(dead)
 
     async def __del__(self) -> None:
@@ -213,6 +238,9 @@ class Coordinator:
         if server is not None:
             await server.stop(self._settings.shutdown_grace_seconds)
         auditor = getattr(self, "_auditor", None)
+        for part in (getattr(self, "_removal", None), getattr(self, "_campaigns", None)):
+            if part is not None:
+                await part.close()
         if auditor is not None:
             await auditor.close()
             await asyncio.to_thread(DBOS.destroy)

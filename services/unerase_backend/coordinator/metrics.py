@@ -8,6 +8,13 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from unerase.v1.audits_pb2 import AuditState
+from unerase.v1.campaigns_pb2 import (
+    CELL_STATE_CANCELLED,
+    CELL_STATE_FAILED,
+    CELL_STATE_SUCCEEDED,
+    CampaignState,
+    CellState,
+)
 from unerase_backend.coordinator.states import ENDED
 
 COORDINATOR = "coordinator"
@@ -32,6 +39,7 @@ class Metrics:
             version("unerase")
         ).set(1)
         self._count_audits()
+        self._count_campaigns()
         self._count_units()
         self._count_rooms_and_rpcs()
 
@@ -52,6 +60,17 @@ class Metrics:
         )
         self._oldest.set_function(self._age_of_oldest)
         self._oldest_created: float | None = None
+
+    def _count_campaigns(self) -> None:
+        self._campaigns = Gauge("unerase_campaigns", "Campaigns by state.", ["state"], registry=self.registry)
+        self._cells = Counter(
+            "unerase_cells_total",
+            "Cells of campaigns that ended, by state; a cell that is tried again ends again.",
+            ["state"],
+            registry=self.registry,
+        )
+        for state in (CELL_STATE_SUCCEEDED, CELL_STATE_FAILED, CELL_STATE_CANCELLED):
+            self._cells.labels(_cell_label(state))
 
     def _count_units(self) -> None:
         self.units = Counter(
@@ -142,6 +161,21 @@ class Metrics:
         for state in AuditState.values():
             if state:
                 self._audits.labels(_label(state)).set(counts.get(state, 0))
+
+    def set_campaigns(self, counts: Mapping[CampaignState.ValueType, int]) -> None:
+        """Set the number of campaigns in each state."""
+        for state in CampaignState.values():
+            if state:
+                name = CampaignState.Name(state).removeprefix("CAMPAIGN_STATE_").lower()
+                self._campaigns.labels(name).set(counts.get(state, 0))
+
+    def cell_ended(self, state: CellState.ValueType) -> None:
+        """Count a cell that has ended."""
+        self._cells.labels(_cell_label(state)).inc()
+
+
+def _cell_label(state: CellState.ValueType) -> str:
+    return CellState.Name(state).removeprefix("CELL_STATE_").lower()
 
 
 def _label(state: AuditState.ValueType) -> str:

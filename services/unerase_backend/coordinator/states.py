@@ -1,4 +1,4 @@
-"""The states of an audit, divided into those in flight and those at its end."""
+"""The states of audits, campaigns and cells, divided into those in flight and those at their end."""
 
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_CANCELLED,
@@ -7,6 +7,20 @@ from unerase.v1.audits_pb2 import (
     AUDIT_STATE_RUNNING,
     AUDIT_STATE_SUCCEEDED,
 )
+from unerase.v1.campaigns_pb2 import (
+    CAMPAIGN_STATE_CANCELLED,
+    CAMPAIGN_STATE_FAILED,
+    CAMPAIGN_STATE_PENDING,
+    CAMPAIGN_STATE_RUNNING,
+    CAMPAIGN_STATE_SUCCEEDED,
+    CELL_STATE_PENDING,
+    CELL_STATE_RUNNING,
+)
 
 ACTIVE = (AUDIT_STATE_PENDING, AUDIT_STATE_RUNNING)
 ENDED = (AUDIT_STATE_SUCCEEDED, AUDIT_STATE_FAILED, AUDIT_STATE_CANCELLED)
+
+ACTIVE_CAMPAIGN = (CAMPAIGN_STATE_PENDING, CAMPAIGN_STATE_RUNNING)
+ENDED_CAMPAIGN = (CAMPAIGN_STATE_SUCCEEDED, CAMPAIGN_STATE_FAILED, CAMPAIGN_STATE_CANCELLED)
+OPEN_CELL = (CELL_STATE_PENDING, CELL_STATE_RUNNING)
+"""The states of a cell that has not ended."""

@@ -37,6 +37,8 @@ SCOPES = (
     "audit:write",
     "model:read",
     "model:write",
+    "campaign:read",
+    "campaign:write",
     "generation",
     "classification",
     "probing",

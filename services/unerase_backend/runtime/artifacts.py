@@ -6,10 +6,12 @@ What is read is checked against its digest; bytes that do not match are removed,
 
 import errno
 import hashlib
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import IO
 
 import fsspec
 
@@ -44,6 +46,18 @@ class ArtifactStore:
         # A file that was cut short is written again.
         if self.size(digest) != len(content):
             self._write(self._path("artifacts", digest), content)
+        return digest
+
+    def put_file(self, file: IO[bytes]) -> str:
+        """As `put`, for the bytes of a file from its beginning, which are read in pieces."""
+        whole = hashlib.sha256()
+        file.seek(0)
+        while piece := file.read(_PIECE_BYTES):
+            whole.update(piece)
+        digest, size = whole.hexdigest(), file.tell()
+        if self.size(digest) != size:
+            file.seek(0)
+            self._write(self._path("artifacts", digest), file)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -170,13 +184,17 @@ class ArtifactStore:
             with suppress(FileNotFoundError):
                 self._filesystem.rm_file(path)
 
-    def _write(self, path: str, content: bytes) -> None:
+    def _write(self, path: str, content: bytes | IO[bytes]) -> None:
         folder = path.rsplit("/", 1)[0]
         partial = f"{folder}/.{uuid.uuid4().hex}.partial"
         with _room():
             self._filesystem.makedirs(folder, exist_ok=True)
             try:
-                self._filesystem.pipe_file(partial, content)
+                if isinstance(content, bytes):
+                    self._filesystem.pipe_file(partial, content)
+                else:
+                    with self._filesystem.open(partial, "wb") as target:
+                        shutil.copyfileobj(content, target, _PIECE_BYTES)
                 self._filesystem.mv(partial, path)
             except BaseException:
                 with suppress(Exception):

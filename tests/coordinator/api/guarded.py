@@ -19,10 +19,16 @@ from unerase import ClientSettings, TLSConfig
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.api.campaign_service import CampaignServicer
 from unerase_backend.coordinator.api.metrics_server import serve_metrics
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.server import Server
 from unerase_backend.coordinator.api.server_service import Allowed, ServerServicer
+from unerase_backend.coordinator.campaigns.conclusion import CampaignConclusion
+from unerase_backend.coordinator.campaigns.creation import Creation
+from unerase_backend.coordinator.campaigns.removal import CampaignRemoval
+from unerase_backend.coordinator.campaigns.workflow import CampaignRunner
+from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.metrics import Metrics
@@ -45,6 +51,12 @@ class NoAuditor:
 
     async def descriptions(self) -> dict[str, Any]:
         return {}
+
+    async def broken(self) -> dict[str, str]:
+        return {}
+
+    def when_ended(self, tell: Any) -> None:
+        """Nothing ends."""
 
 
 @dataclass
@@ -99,7 +111,8 @@ async def guarded(
     metrics, gate = Metrics(), Gate(file)
     audits = audit_service(database, catalogue, store)
     models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
-    server = Server(audits, models, server_info(), metrics, gate, domain_error)
+    campaigns = campaign_service(database, catalogue, store)
+    server = Server(audits, campaigns, models, server_info(), metrics, gate, domain_error)
     port, metrics_port = free_port(), free_port()
     await server.start("127.0.0.1", port, certificates)
     stop = serve_metrics(metrics, gate, "127.0.0.1", metrics_port, certificates)
@@ -118,10 +131,20 @@ async def guarded(
 
 
 def audit_service(database: Database, catalogue: Catalogue, store: ArtifactStore) -> AuditServicer:
-    retention = Retention(database, store, 0)
-    return AuditServicer(
-        NoAuditor(), database, catalogue, store, Notifications(database.audits.sequences), retention, lambda _: Quota()
-    )  # type: ignore[arg-type]
+    auditor: Any = NoAuditor()
+    admission = Admission(auditor, database, catalogue, store, lambda _: Quota())
+    notifications = Notifications(database.audits.sequences)
+    return AuditServicer(auditor, database, store, notifications, Retention(database, store, 0), admission)
+
+
+def campaign_service(database: Database, catalogue: Catalogue, store: ArtifactStore) -> CampaignServicer:
+    auditor: Any = NoAuditor()
+    admission = Admission(auditor, database, catalogue, store, lambda _: Quota())
+    notifications = Notifications(database.campaigns.sequences)
+    conclusion = CampaignConclusion(database, store)
+    runner = CampaignRunner(database, auditor, admission, conclusion, notifications, Metrics())
+    removal = CampaignRemoval(database, Retention(database, store, 0), 0)
+    return CampaignServicer(database, Creation(database, admission, runner), runner, removal, notifications)
 
 
 def server_info(allowed: Allowed = Allowed()) -> ServerServicer:  # noqa: B008

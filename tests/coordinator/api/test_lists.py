@@ -21,6 +21,7 @@ from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.model_service import ModelServicer
+from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.storage.database import Database
@@ -67,7 +68,8 @@ async def audits(
     await database.migrate()
     begun: Any = Begun(database, descriptions)
     notifications, retention = Notifications(database.audits.sequences), Retention(database, store, 0)
-    yield AuditServicer(begun, database, catalogue, store, notifications, retention, lambda _: Quota())
+    admission = Admission(begun, database, catalogue, store, lambda _: Quota())
+    yield AuditServicer(begun, database, store, notifications, retention, admission)
     await database.close()
 
 

@@ -20,7 +20,7 @@ from unerase_backend.runtime.access import Gate
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.encryption import Certificates
 
-from .guarded import Guarded, audit_service, server_info, written
+from .guarded import Guarded, audit_service, campaign_service, server_info, written
 
 
 async def test_a_client_that_does_not_encrypt_gets_nothing(guarded: Guarded) -> None:
@@ -37,9 +37,9 @@ async def test_mtls_lets_in_whose_certificate_is_known(
     certificates = Certificates.of(*written(tmp_path, authority), str(tmp_path / "clients.pem"))
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
-    audits = audit_service(database, catalogue, store)
+    audits, campaigns = audit_service(database, catalogue, store), campaign_service(database, catalogue, store)
     models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
-    server = Server(audits, models, server_info(), Metrics(), Gate(None), domain_error)
+    server = Server(audits, campaigns, models, server_info(), Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port, certificates)
 

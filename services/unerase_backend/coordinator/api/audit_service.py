@@ -4,9 +4,6 @@
 
 import hashlib
 import re
-import secrets
-import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,23 +35,21 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceServicer
 from unerase.v1.verdicts_pb2 import Verdict
-from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.paging import Page, cursor_of, kind_of, page_size
 from unerase_backend.coordinator.api.request_ids import check_request_id
+from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import Auditor
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
 from unerase_backend.coordinator.filtering import AUDIT_FIELDS, read_filter, read_order
-from unerase_backend.coordinator.planning.cost import CostLimits, check_cost
-from unerase_backend.coordinator.planning.plan import make_plan
 from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.coordinator.states import ENDED
-from unerase_backend.coordinator.storage.audits import AUDIT_ORDERS, NEWEST, Origin, timestamp
+from unerase_backend.coordinator.storage.audits import AUDIT_ORDERS, NEWEST, Origin
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.evidence import Reports
 from unerase_backend.runtime import tracing
-from unerase_backend.runtime.access import CALLER, Quota
+from unerase_backend.runtime.access import CALLER
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
     AlreadyExistsError,
@@ -75,13 +70,10 @@ _LISTED_AT_ONCE = 32
 # The database's integers have 63 bits.
 _LAST_SEQUENCE = 2**63 - 1
 _NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
-# Plans are made in threads, which compete for the interpreter with the event loop's calls.
-_PLANS_AT_ONCE = 2
 # At once in all, and for one tenant. Watchers that wake together take turns, so that other calls get the database's
 # other connections. Rendering a report again takes seconds of a core.
 _WATCHERS_READING = (4, 2)
 _RENDERING = (2, 1)
-_NO_LIMITS = CostLimits()
 
 
 @dataclass(frozen=True)
@@ -106,22 +98,17 @@ class AuditServicer(AuditServiceServicer):
         self,
         auditor: Auditor,
         database: Database,
-        catalogue: Catalogue,
         store: ArtifactStore,
         notifications: Notifications,
         retention: Retention,
-        quota: Callable[[str], Quota],
-        limits: CostLimits = _NO_LIMITS,
+        admission: Admission,
     ) -> None:
         self._auditor = auditor
         self._database = database
-        self._catalogue = catalogue
         self._store = store
         self._notifications = notifications
         self._retention = retention
-        self._quota = quota
-        self._limits = limits
-        self._planning = FairQueue(_PLANS_AT_ONCE)
+        self._admission = admission
         self._reading = FairQueue(*_WATCHERS_READING)
         self._rendering = FairQueue(*_RENDERING)
         self._threads = FairQueue(*THREADS)
@@ -140,38 +127,18 @@ class AuditServicer(AuditServiceServicer):
             existing = await self._repeated(request.request_id, digest)
             if existing is not None:
                 return existing
-        descriptions, broken = await self._auditor.units.descriptions(), await self._auditor.units.broken()
-        named = [request.spec.concept, request.spec.placebo, *request.spec.placebos]
-        custom = await self._database.concepts.named(named, tenant)
-        catalogue = self._catalogue.extended(custom)
-        async with self._planning.turn():
-            plan = await self._threads.run(
-                make_plan, request.spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
-            )
-        check_cost(plan.cost, self._limits)
-        quota, expected = self._quota(tenant), self._auditor.estimates.expected(plan.units, plan.works)
-        audit = Audit(spec=plan.spec, units_total=len(plan.units), cost=plan.cost, notes=plan.notes)
-        audit.labels.update(request.labels)
-        if expected:
-            audit.cost.estimated_duration.CopyFrom(self._auditor.estimates.duration(expected))
+        planned = await self._admission.plan(request.spec, tenant)
+        planned.audit.labels.update(request.labels)
         if request.validate_only:
-            await self._database.transitions.check(tenant, quota, plan)
-            return audit
-        now = time.time_ns()
-        audit.id, audit.request_id, audit.state = uuid.uuid4().hex, request.request_id, AUDIT_STATE_PENDING
-        audit.create_time.CopyFrom(timestamp(now))
-        if expected:
-            audit.estimated_end_time.CopyFrom(timestamp(now + audit.cost.estimated_duration.ToNanoseconds()))
-        origin = Origin(tenant, tracing.traceparent(), now)
-        if not await self._database.transitions.insert(audit, digest, plan, origin, quota, expected):
+            await self._admission.check(planned, tenant)
+            return planned.audit
+        origin = Origin(tenant, tracing.traceparent())
+        audit = await self._admission.accept(planned, request.request_id, digest, origin)
+        if audit is None:
             # A concurrent call with the same request id was first.
-            existing = await self._repeated(request.request_id, digest)
-            if existing is None:
-                raise PreconditionError("the audit of this request_id was just deleted", reason="AUDIT_DELETED")
-            return existing
-        # The audit is accepted now, even if its workflow has to wait before it can start.
-        self._auditor.begin(audit.id)
-        await self._auditor.announce()
+            audit = await self._repeated(request.request_id, digest)
+        if audit is None:
+            raise PreconditionError("the audit of this request_id was just deleted", reason="AUDIT_DELETED")
         return audit
 
     async def GetAudit(self, request: GetAuditRequest, context: Context) -> Audit:
@@ -235,6 +202,12 @@ class AuditServicer(AuditServiceServicer):
             raise PreconditionError(
                 "the audit has not ended; cancel it first", reason="AUDIT_NOT_ENDED", metadata=_state_of(audit)
             )
+        if audit.campaign and await self._database.campaigns.is_active(audit.campaign):
+            raise PreconditionError(
+                "the audit belongs to a campaign that has not ended",
+                reason="CAMPAIGN_NOT_ENDED",
+                metadata={"campaign": audit.campaign},
+            )
         if await self._retention.delete(request.id):
             await self._auditor.announce()
         return Empty()
@@ -242,6 +215,7 @@ class AuditServicer(AuditServiceServicer):
     async def GetReport(self, request: GetReportRequest, context: Context) -> AsyncIterator[GetReportResponse]:
         """Stream the report of an audit that has succeeded."""
         audit = await self._find(request.id)
+        await self._check_shown(audit)
         reports = await self._database.evidence.reports(request.id)
         if audit.state != AUDIT_STATE_SUCCEEDED or reports is None:
             state = _state_of(audit)
@@ -263,7 +237,7 @@ class AuditServicer(AuditServiceServicer):
 
     async def ReadArtifact(self, request: ReadArtifactRequest, context: Context) -> AsyncIterator[ReadArtifactResponse]:
         """Stream an artefact of an audit."""
-        await self._find(request.id)
+        await self._check_shown(await self._find(request.id))
         if not DIGEST.fullmatch(request.digest) or not await self._database.evidence.may_read(
             request.id, request.digest
         ):
@@ -318,6 +292,16 @@ class AuditServicer(AuditServiceServicer):
             # The first call may have ended before it could begin the workflow.
             self._auditor.begin(audit.id)
         return audit
+
+    async def _check_shown(self, audit: Audit) -> None:
+        """Refuse what would show the seed base that the backend drew for a campaign, before the campaign has ended."""
+        if audit.campaign and await self._database.audits.hidden(audit.id):
+            raise PreconditionError(
+                "the audit's report and artefacts can be read once its campaign has ended: they would show the seeds "
+                "that the campaign's other audits still use",
+                reason="CAMPAIGN_NOT_ENDED",
+                metadata={"campaign": audit.campaign},
+            )
 
     async def _find(self, audit_id: str) -> Audit:
         if not audit_id:

@@ -6,11 +6,13 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from unerase.v1 import audits_pb2, models_pb2, server_pb2
+from unerase.v1 import audits_pb2, campaigns_pb2, models_pb2, server_pb2
 from unerase.v1.audits_pb2_grpc import add_AuditServiceServicer_to_server
+from unerase.v1.campaigns_pb2_grpc import add_CampaignServiceServicer_to_server
 from unerase.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from unerase.v1.server_pb2_grpc import add_ServerServiceServicer_to_server
 from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.api.campaign_service import CampaignServicer
 from unerase_backend.coordinator.api.interceptor import MAX_RECEIVE_BYTES, MAX_SEND_BYTES, Interceptor, Translate
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.reflection import add_reflection
@@ -58,6 +60,7 @@ _OPTIONS: Sequence[tuple[str, Any]] = (
 
 _OWN = (
     audits_pb2.DESCRIPTOR.services_by_name["AuditService"],
+    campaigns_pb2.DESCRIPTOR.services_by_name["CampaignService"],
     models_pb2.DESCRIPTOR.services_by_name["ModelService"],
     server_pb2.DESCRIPTOR.services_by_name["ServerService"],
 )
@@ -94,6 +97,7 @@ class Server:
     def __init__(
         self,
         audits: AuditServicer,
+        campaigns: CampaignServicer,
         models: ModelServicer,
         info: ServerServicer,
         metrics: Metrics,
@@ -104,6 +108,7 @@ class Server:
         interceptor = Interceptor(metrics, gate, translate=translate)
         self._server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
         add_AuditServiceServicer_to_server(audits, self._server)
+        add_CampaignServiceServicer_to_server(campaigns, self._server)
         add_ModelServiceServicer_to_server(models, self._server)
         add_ServerServiceServicer_to_server(info, self._server)
         self._server.add_generic_rpc_handlers(room_handlers())

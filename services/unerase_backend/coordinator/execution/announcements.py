@@ -7,6 +7,7 @@ which watched audits have changed.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextvars import Context
 
 from unerase.v1.audits_pb2 import AuditState
@@ -27,6 +28,8 @@ class Announcements:
         self._database = database
         self._metrics = metrics
         self._notifications = notifications
+        self.listeners: list[Callable[[str], None]] = []
+        """Each is called with the id of an audit that has ended."""
         self._announcing = asyncio.Lock()
         self._counting: asyncio.Task[None] | None = None
 
@@ -51,7 +54,9 @@ class Announcements:
         await self._notifications.announce()
 
     async def ended(self, audit_id: str, state: AuditState.ValueType) -> None:
-        """Note the end of an audit in metrics, in its trace and in the log."""
+        """Note the end of an audit in metrics, in its trace and in the log, and tell those that listen."""
+        for tell in self.listeners:
+            tell(audit_id)
         origin = await until_answered(lambda: self._database.audits.origin(audit_id))
         name = AuditState.Name(state).removeprefix("AUDIT_STATE_").lower()
         self._metrics.ended(state, (time.time_ns() - origin.create_time) / 1e9)

@@ -39,6 +39,8 @@ def write_reports(
         json=store.put(report.render_json(whole).encode()),
         html=store.put(report.render_html(whole, store.get).encode()),
         parquet=store.put(report.render_parquet(audit.id, content, descriptions, observations)),
+        comparability=content.comparability_digest,
+        subject=next((model.digest for model in content.manifest.models if model.name == content.spec.subject), ""),
     )
 
 

@@ -79,7 +79,9 @@ class UnitRuns:
         async with AsyncExitStack() as held:
             begin = time.monotonic()
             with self._metrics.units_waiting.track_inprogress(), tracing.span("unit.wait"):
-                await held.enter_async_context(self._places.turn(origin.tenant, (origin.create_time, audit_id)))
+                await held.enter_async_context(
+                    self._places.turn(origin.tenant, (origin.create_time, audit_id), origin.campaign)
+                )
             self._metrics.unit_wait_seconds.observe(time.monotonic() - begin)
             with self._metrics.units_running.track_inprogress():
                 return await self._retry.persist(lambda: self._units.compute(audit_id, unit), audit_id, unit)

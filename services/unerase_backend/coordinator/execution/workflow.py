@@ -49,11 +49,11 @@ from unerase_backend.verdict import has_answer
 
 _logger = logging.getLogger(__name__)
 
-# DBOS's statuses of a workflow that it will continue.
-_UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
+UNDER_WAY = ("PENDING", "ENQUEUED", "DELAYED")
+"""DBOS's statuses of a workflow that it will continue."""
+RECOVERIES = 1_000_000
+"""In effect no limit: a workflow is recovered however often crashes interrupt it."""
 
-# In effect no limit: a workflow is recovered however often crashes interrupt it.
-_RECOVERIES = 1_000_000
 # Each start takes connections and threads of DBOS, which running workflows need as well.
 _STARTS_AT_ONCE = 8
 
@@ -88,6 +88,10 @@ class Auditor:
         self._runs = UnitRuns(database, self.units, self._retry, metrics, concurrent_units)
         self._starting = FairQueue(_STARTS_AT_ONCE)
         self._beginning: dict[str, asyncio.Task[None]] = {}
+
+    def when_ended(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the id of each audit that this process ends."""
+        self._announcements.listeners.append(tell)
 
     def begin(self, audit_id: str) -> None:
         """Start the audit's workflow in the background; if this process ends before that, the next one starts it."""
@@ -129,7 +133,7 @@ class Auditor:
         if not active:
             return
         known = await DBOS.list_workflows_async(workflow_ids=active, load_input=False, load_output=False)
-        over = [workflow.workflow_id for workflow in known if workflow.status not in _UNDER_WAY]
+        over = [workflow.workflow_id for workflow in known if workflow.status not in UNDER_WAY]
         # Read after the workflows, because an audit ends before its workflow does.
         left = await self._database.audits.active(over) if over else []
         for audit_id in left:
@@ -335,12 +339,12 @@ class _Current:
 CURRENT = _Current()
 
 
-@DBOS.workflow(name="unerase.audit", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
+@DBOS.workflow(name="unerase.audit", max_recovery_attempts=RECOVERIES)  # type: ignore[untyped-decorator]
 async def _audit(audit_id: str) -> None:
     await CURRENT.auditor.run_audit(audit_id)
 
 
-@DBOS.workflow(name="unerase.unit", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
+@DBOS.workflow(name="unerase.unit", max_recovery_attempts=RECOVERIES)  # type: ignore[untyped-decorator]
 async def _unit(audit_id: str, unit_id: str) -> None:
     await CURRENT.auditor.run_unit(audit_id, unit_id)
 
@@ -360,6 +364,6 @@ def _done(unit: Unit, result: UnitResult) -> UnitDone:
     )
 
 
-@DBOS.workflow(name="unerase.sequence", max_recovery_attempts=_RECOVERIES)  # type: ignore[untyped-decorator]
+@DBOS.workflow(name="unerase.sequence", max_recovery_attempts=RECOVERIES)  # type: ignore[untyped-decorator]
 async def _sequence(audit_id: str, evaluation: str) -> None:
     await CURRENT.auditor.run_sequence(audit_id, evaluation)

@@ -42,10 +42,10 @@ class ArtifactCollection:
         return len(seen)
 
     async def _named(self, connection: AsyncConnection, digests: set[str]) -> set[str]:
-        """Return those of the digests that an audit or a concept names."""
+        """Return those of the digests that an audit, a campaign or a concept names."""
         named = {
             row.digest
-            for column in (tables.artifacts.c.digest, *tables.REPORTS)
+            for column in (tables.artifacts.c.digest, *tables.REPORTS, *tables.CAMPAIGN_REPORTS)
             for row in await connection.execute(sa.select(column.label("digest")).where(column.in_(digests)))
         }
         return (named & digests) | await _pictures_of_concepts(connection) & digests

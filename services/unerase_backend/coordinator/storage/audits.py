@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,6 +35,17 @@ _FILTERED: Columns = {
 _ORDERED = {"create_time": tables.audits.c.create_time, "end_time": tables.audits.c.end_time}
 AUDIT_ORDERS = tuple(_ORDERED)
 NEWEST = Order("create_time", descending=True)
+# The seed base of a campaign that has not shown it yet.
+_HIDDEN = (
+    sa.select(sa.true())
+    .where(
+        tables.audits.c.sealed,
+        tables.campaigns.c.id == tables.audits.c.campaign,
+        tables.campaigns.c.sealed,
+    )
+    .exists()
+    .label("hidden")
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,10 @@ class Origin:
     """That of the call that created the audit (W3C Trace Context); empty if the call was not traced."""
     create_time: int = 0
     """In nanoseconds since 1970."""
+    campaign: str = ""
+    """Id of the campaign that the audit belongs to; empty if to none."""
+    sealed: bool = False
+    """The seed base is one that the backend drew for the campaign."""
 
 
 NOBODY = Origin()
@@ -60,10 +75,10 @@ class Audits:
 
     async def by_request(self, request_id: str, tenant: str = "") -> tuple[Audit, str] | None:
         """Return the audit that a tenant created with a request id, and the digest of the request."""
-        query = sa.select(*_SHOWN).where(tables.audits.c.request_id == own(tenant, request_id))
+        query = sa.select(*_SHOWN, _HIDDEN).where(tables.audits.c.request_id == own(tenant, request_id))
         async with self._engine.connect() as connection:
             row = (await connection.execute(query)).first()
-        return (audit_of(row), row.request_digest) if row else None
+        return (_shown_of(row), row.request_digest) if row else None
 
     async def get(self, audit_id: str) -> Audit | None:
         """Return an audit in its present state; None if it does not exist."""
@@ -71,15 +86,21 @@ class Audits:
             return await read_audit(connection, audit_id)
 
     async def owned(self, audit_id: str, tenant: str) -> Audit | None:
-        """Return an audit in its present state, if it is the tenant's."""
+        """Return an audit in its present state, if it is the tenant's; without a seed base that is still hidden."""
+        mine = tables.audits.c.id == audit_id, tables.audits.c.tenant == tenant
         async with self._engine.connect() as connection:
-            query = sa.select(*_SHOWN).where(tables.audits.c.id == audit_id, tables.audits.c.tenant == tenant)
-            row = (await connection.execute(query)).first()
-        return audit_of(row) if row else None
+            row = (await connection.execute(sa.select(*_SHOWN, _HIDDEN).where(*mine))).first()
+        return _shown_of(row) if row else None
+
+    async def hidden(self, audit_id: str) -> bool:
+        """Return whether the audit's seed base, and what follows from it, is still hidden."""
+        query = sa.select(_HIDDEN).where(tables.audits.c.id == audit_id)
+        async with self._engine.connect() as connection:
+            return bool((await connection.execute(query)).scalar())
 
     async def origin(self, audit_id: str) -> Origin:
         """Return the origin of an audit; `NOBODY` once it is deleted."""
-        columns = tables.audits.c.tenant, tables.audits.c.traceparent, tables.audits.c.create_time
+        columns = [tables.audits.c[field.name] for field in fields(Origin)]
         async with self._engine.connect() as connection:
             row = (await connection.execute(sa.select(*columns).where(tables.audits.c.id == audit_id))).first()
         return Origin(*row) if row else NOBODY
@@ -98,17 +119,18 @@ class Audits:
     ) -> list[Audit]:
         """Return the first of a tenant's audits for which a condition holds, by create time or end time.
 
-        `behind` is the time, in nanoseconds, and the id of the audit before them.
+        `behind` is the time, in nanoseconds, and the id of the audit before them. A seed base that is still hidden is
+        left out.
         """
         table = tables.audits.c
-        query = sa.select(*_SHOWN).where(
+        query = sa.select(*_SHOWN, _HIDDEN).where(
             table.tenant == tenant, condition_of(condition, _FILTERED, self._engine.dialect)
         )
         if behind is not None:
             query = query.where(after(order, _ORDERED, table.id, behind))
         query = query.order_by(*ordered(order, _ORDERED, table.id)).limit(limit)
         async with self._engine.connect() as connection:
-            return [audit_of(row) for row in await connection.execute(query)]
+            return [_shown_of(row) for row in await connection.execute(query)]
 
     async def active(self, among: Sequence[str] | None = None) -> list[str]:
         """Return the ids of the audits that have not ended, the oldest first; only those `among` some ids if given."""
@@ -155,9 +177,11 @@ class Audits:
         return found
 
     async def ended_before(self, time_ns: int) -> list[str]:
-        """Return the audits that ended before a time, in nanoseconds since 1970."""
+        """Return the audits that ended before a time, in nanoseconds since 1970, and belong to no campaign."""
         query = sa.select(tables.audits.c.id).where(
-            tables.audits.c.state.in_(ENDED), tables.audits.c.end_time < time_ns
+            tables.audits.c.state.in_(ENDED),
+            tables.audits.c.end_time < time_ns,
+            tables.audits.c.campaign.not_in(sa.select(tables.campaigns.c.id)),
         )
         async with self._engine.connect() as connection:
             return [row.id for row in await connection.execute(query)]
@@ -167,6 +191,14 @@ async def read_audit(connection: AsyncConnection, audit_id: str) -> Audit | None
     """Return an audit as the transaction sees it; None if it does not exist."""
     row = (await connection.execute(sa.select(*_SHOWN).where(tables.audits.c.id == audit_id))).first()
     return audit_of(row) if row else None
+
+
+def _shown_of(row: Any) -> Audit:
+    """Return the message of an audit's row as a caller may see it."""
+    audit = audit_of(row)
+    if row.hidden:
+        audit.spec.ClearField("seed_base")
+    return audit
 
 
 def timestamp(nanoseconds: int) -> Timestamp:

@@ -2,6 +2,8 @@
 
 from unerase_backend.coordinator.storage.artifact_collection import ArtifactCollection
 from unerase_backend.coordinator.storage.audits import Audits
+from unerase_backend.coordinator.storage.campaign_transitions import CampaignTransitions
+from unerase_backend.coordinator.storage.campaigns import Campaigns
 from unerase_backend.coordinator.storage.concepts import CustomConcepts
 from unerase_backend.coordinator.storage.engine import Engine, migrate
 from unerase_backend.coordinator.storage.evidence import EvidenceStore
@@ -10,14 +12,16 @@ from unerase_backend.coordinator.storage.unit_parts import UnitParts
 
 
 class Database:
-    """The parts of the database: audits, their state transitions, their evidence, unit parts, concepts, and artefacts
-    to remove.
+    """The parts of the database: audits and campaigns, their state transitions, evidence, unit parts, concepts, and
+    artefacts to remove.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.audits = Audits(engine)
         self.transitions = Transitions(engine)
+        self.campaigns = Campaigns(engine)
+        self.campaign_transitions = CampaignTransitions(engine, self.transitions)
         self.evidence = EvidenceStore(engine)
         self.unit_parts = UnitParts(engine)
         self.concepts = CustomConcepts(engine)

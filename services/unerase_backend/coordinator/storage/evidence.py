@@ -36,6 +36,10 @@ class Reports:
     json: str
     html: str
     parquet: str
+    comparability: str = ""
+    """As in the content: what two reports must share to be compared at a glance."""
+    subject: str = ""
+    """Digest of the subject, as in the content's manifest."""
 
 
 class EvidenceStore:

@@ -57,6 +57,11 @@ audits = sa.Table(
     sa.Column("conclusion", sa.Integer, nullable=False, server_default="0"),
     # Empty for an audit of no campaign.
     sa.Column("campaign", sa.String(64), nullable=False, server_default=""),
+    # The backend drew the campaign's seed base, so that the audit must not show it before the campaign does.
+    sa.Column("sealed", sa.Boolean, nullable=False, server_default=sa.false()),
+    # As in the report: what two reports must share to be compared, and the digest of the subject.
+    sa.Column("comparability_digest", sa.String(64), nullable=False, server_default=""),
+    sa.Column("subject_digest", sa.String(64), nullable=False, server_default=""),
     sa.Index("unerase_audits_by_time", "create_time", "id"),
     sa.Index("unerase_audits_by_end", "end_time", "id"),
     sa.Index("unerase_audits_by_subject", "subject", "tenant", "create_time", "id"),
@@ -173,6 +178,94 @@ concepts = sa.Table(
     sa.Column("create_time", sa.BigInteger, nullable=False),
 )
 
+campaigns = sa.Table(
+    "unerase_campaigns",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    # As in `audits`.
+    sa.Column("request_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("request_digest", sa.String(64), nullable=False),
+    sa.Column("tenant", sa.String(32), nullable=False, server_default=""),
+    sa.Column("asked_as", sa.String(64), nullable=False, server_default=""),
+    # A CampaignSpec without subjects and concepts, and one with nothing else.
+    sa.Column("spec", sa.LargeBinary, nullable=False),
+    sa.Column("names", sa.LargeBinary, nullable=False),
+    # A Campaign with nothing but its labels; NULL if there are none.
+    sa.Column("labels", sa.LargeBinary, nullable=True),
+    # The backend drew the seed base, and has not shown it yet.
+    sa.Column("sealed", sa.Boolean, nullable=False),
+    sa.Column("state", sa.Integer, nullable=False),
+    sa.Column("cells_total", sa.Integer, nullable=False),
+    # How often the campaign was begun: once, and once more for each retry.
+    sa.Column("round", sa.Integer, nullable=False),
+    # Nanoseconds since 1970.
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("end_time", sa.BigInteger, nullable=False, server_default="0"),
+    # A GateResult; NULL before the end, and without a gate.
+    sa.Column("gate_result", sa.LargeBinary, nullable=True),
+    sa.Column("error_reason", sa.String(64), nullable=False, server_default=""),
+    sa.Column("error_message", sa.Text, nullable=False, server_default=""),
+    # A CampaignDelayed; NULL while the campaign waits for nothing.
+    sa.Column("delayed", sa.LargeBinary, nullable=True),
+    sa.Column("last_sequence", sa.BigInteger, nullable=False, server_default="0"),
+    # The artefact of the deterministic bytes of the CampaignReportContent; empty before the end.
+    sa.Column("content_digest", sa.String(64), nullable=False, server_default=""),
+    sa.Column("traceparent", sa.String(64), nullable=False, server_default=""),
+    # Its owner has deleted it; nobody sees it any more, and its audits are being removed.
+    sa.Column("deleted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index("unerase_campaigns_by_time", "create_time", "id"),
+)
+
+
+def _campaign_key() -> sa.Column[str]:
+    return sa.Column("campaign", sa.ForeignKey(campaigns.c.id, ondelete="CASCADE"), primary_key=True)
+
+
+# The labels of campaigns, for filters.
+campaign_labels = sa.Table(
+    "unerase_campaign_labels",
+    METADATA,
+    _campaign_key(),
+    sa.Column("key", sa.String(63), primary_key=True),
+    sa.Column("value", sa.String(255), nullable=False),
+    sa.Index("unerase_campaign_labels_by_value", "key", "value", "campaign"),
+)
+cells = sa.Table(
+    "unerase_cells",
+    METADATA,
+    _campaign_key(),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("subject", sa.String(200), nullable=False),
+    sa.Column("concept", sa.String(200), nullable=False),
+    sa.Column("state", sa.Integer, nullable=False),
+    # The last audit of the cell; empty before the first.
+    sa.Column("audit", sa.String(64), nullable=False, server_default=""),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("error_reason", sa.String(64), nullable=False, server_default=""),
+    sa.Column("error_message", sa.Text, nullable=False, server_default=""),
+    sa.Column("end_time", sa.BigInteger, nullable=False, server_default="0"),
+    # Of a cell that has succeeded, without the verdict's figures.
+    sa.Column("verdict", sa.LargeBinary, nullable=True),
+    sa.Column("conclusion", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("content_digest", sa.String(64), nullable=False, server_default=""),
+    sa.Index("unerase_cells_by_state", "campaign", "state", "conclusion", "position"),
+)
+campaign_events = sa.Table(
+    "unerase_campaign_events",
+    METADATA,
+    _campaign_key(),
+    sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+)
+# The forms of a campaign's report that were rendered, by the name of the form.
+campaign_reports = sa.Table(
+    "unerase_campaign_reports",
+    METADATA,
+    _campaign_key(),
+    sa.Column("form", sa.String(32), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+)
+
 coordinators = sa.Table(
     "unerase_coordinators",
     METADATA,
@@ -185,6 +278,8 @@ coordinators = sa.Table(
 
 REPORTS = (audits.c.content_digest, audits.c.json_digest, audits.c.html_digest, audits.c.parquet_digest)
 """The columns that name an audit's reports in the artefact store."""
+CAMPAIGN_REPORTS = (campaigns.c.content_digest, campaign_reports.c.digest)
+"""The columns that name a campaign's reports in the artefact store."""
 
 
 def deterministic(message: Message) -> bytes:
@@ -195,3 +290,12 @@ def deterministic(message: Message) -> bytes:
 def own(tenant: str, chosen: str) -> str:
     """Return the key for a name or id that a tenant chose: a hash, so that no tenant can produce another's key."""
     return hashlib.sha256(f"{tenant}\0{chosen}".encode()).hexdigest() if tenant else chosen
+
+
+MAX_REASON = 64
+"""The length of the columns of reasons."""
+
+
+def storable(text: str) -> str:
+    """Return text that a column can hold: without NUL, which PostgreSQL refuses, and without lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -6,7 +6,7 @@ finds no row and writes nothing. Sequence numbers have no gaps, because a transa
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -37,18 +37,23 @@ from unerase_backend.coordinator.storage.engine import Engine, alone, insert_all
 from unerase_backend.coordinator.storage.estimates import work_to_do
 from unerase_backend.coordinator.storage.evidence import Reports
 from unerase_backend.coordinator.storage.quotas import SPENT, Demand, check_quota, keep_spent, usage_of
-from unerase_backend.coordinator.storage.tables import deterministic, own
+from unerase_backend.coordinator.storage.tables import MAX_REASON, deterministic, own, storable
 from unerase_backend.coordinator.storage.write_retry import repeated
 from unerase_backend.evaluation.cost import Work
 from unerase_backend.runtime.access import Quota
 
 _UNLIMITED = Quota()
-# The length of its column.
-_REASON = 64
 
 
 class AuditEndedError(Exception):
     """The audit has ended or was deleted, so nothing more can be written to it."""
+
+
+Within = Callable[[AsyncConnection], Awaitable[None]]
+
+
+async def nothing_more(connection: AsyncConnection) -> None:
+    """Write nothing."""
 
 
 class PlannedAudit(Protocol):
@@ -106,10 +111,12 @@ class Transitions:
         origin: Origin = NOBODY,
         quota: Quota = _UNLIMITED,
         expected: Sequence[float] | None = None,
+        within: Within = nothing_more,
     ) -> bool:
         """Insert an audit with its units and its first event; False if the request id is taken.
 
-        `expected` holds the expected seconds of each unit, if they are known.
+        `expected` holds the expected seconds of each unit, if they are known. `within` writes more in the same
+        transaction.
 
         Raises:
             ExhaustedError: the tenant's quota does not allow the audit.
@@ -131,7 +138,8 @@ class Transitions:
                 await self._insert_units(connection, audit.id, plan, work)
                 shown = [*plan.concept.picture_digests, *plan.concept.near_miss_digests, *plan.placebo_pictures]
                 await _allow(connection, audit.id, dict.fromkeys(shown, 0))
-                await self._append(connection, audit.id, AuditEvent(state_changed=audit))
+                await self._append(connection, audit.id, AuditEvent(state_changed=_told(audit, origin.sealed)))
+                await within(connection)
         except sa.exc.IntegrityError:
             return False
         return True
@@ -184,20 +192,26 @@ class Transitions:
             json_digest=reports.json,
             html_digest=reports.html,
             parquet_digest=reports.parquet,
+            comparability_digest=reports.comparability,
+            subject_digest=reports.subject,
         )
 
     async def fail(self, session: AsyncSession, audit_id: str, reason: str, message: str) -> bool:
         """End an audit with an error; False if it has ended before or does not exist."""
         connection = await session.connection()
         # The text must fit whatever it is: an audit whose failure cannot be recorded would begin again and again.
-        told = {"error_reason": _storable(reason)[:_REASON], "error_message": _storable(message)}
+        told = {"error_reason": storable(reason)[:MAX_REASON], "error_message": storable(message)}
         return await self._end(connection, audit_id, AUDIT_STATE_FAILED, **told)
 
     @repeated
     async def cancel(self, audit_id: str) -> bool:
         """Cancel an audit; False if it has ended before or does not exist."""
         async with self._engine.begin() as connection:
-            return await self._end(connection, audit_id, AUDIT_STATE_CANCELLED)
+            return await self.cancel_within(connection, audit_id)
+
+    async def cancel_within(self, connection: AsyncConnection, audit_id: str) -> bool:
+        """As `cancel`, within the caller's transaction."""
+        return await self._end(connection, audit_id, AUDIT_STATE_CANCELLED)
 
     async def progress(self, audit_id: str, event: AuditEvent) -> None:
         """Append an event about a unit in progress.
@@ -291,7 +305,9 @@ class Transitions:
         if (await connection.execute(statement)).rowcount == 0:
             return False
         if event is None:
-            event = AuditEvent(state_changed=await read_audit(connection, audit_id))
+            sealed = sa.select(tables.audits.c.sealed).where(tables.audits.c.id == audit_id)
+            audit = await read_audit(connection, audit_id)
+            event = AuditEvent(state_changed=_told(audit, bool((await connection.execute(sealed)).scalar())))
         await self._append(connection, audit_id, event, states=None)
         return True
 
@@ -314,6 +330,16 @@ class Transitions:
         await connection.execute(
             sa.insert(tables.events).values(audit=audit_id, sequence=event.sequence, message=deterministic(event))
         )
+
+
+def _told(audit: Audit | None, sealed: bool) -> Audit | None:
+    """Return an audit as its events show it: without a seed base that was drawn for a campaign."""
+    if audit is None or not sealed:
+        return audit
+    told = Audit()
+    told.CopyFrom(audit)
+    told.spec.ClearField("seed_base")
+    return told
 
 
 async def _allow(connection: AsyncConnection, audit_id: str, sizes: Mapping[str, int]) -> None:
@@ -347,6 +373,8 @@ def _row(audit: Audit, request_digest: str, plan: PlannedAudit, origin: Origin) 
         "json_digest": "",
         "html_digest": "",
         "traceparent": origin.traceparent,
+        "campaign": origin.campaign,
+        "sealed": origin.sealed,
         "cost": deterministic(audit.cost) if audit.HasField("cost") else None,
         "notes": deterministic(Audit(notes=audit.notes, labels=audit.labels)) or None,
         "counted_pictures": demand.pictures,
@@ -354,13 +382,7 @@ def _row(audit: Audit, request_digest: str, plan: PlannedAudit, origin: Origin) 
         "work_done": 0.0,
         "subject": plan.spec.subject,
         "concept_name": plan.spec.concept,
-        "campaign": audit.campaign,
     }
-
-
-def _storable(text: str) -> str:
-    """Return text that a column can hold: without NUL, which PostgreSQL refuses, and without lone surrogates."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def demand_of(plan: PlannedAudit) -> Demand:

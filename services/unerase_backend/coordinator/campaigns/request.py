@@ -1,0 +1,154 @@
+"""Checks the request for a campaign field by field, and fills in its defaults."""
+
+import difflib
+import math
+from collections.abc import Callable, Collection, Iterable
+
+from unerase.v1.audits_pb2 import AuditSpec
+from unerase.v1.campaigns_pb2 import CampaignSpec
+from unerase.v1.gates_pb2 import Gate
+from unerase.v1.verdicts_pb2 import CONCLUSION_AVOIDED, CONCLUSION_NOT_ERASED, CONCLUSION_REMOVED
+from unerase_backend.coordinator.planning.request import MAX_NAME
+from unerase_backend.runtime.errors import MOST_NAMED, FieldViolation, InvalidRequestError
+from unerase_backend.runtime.identifiers import AUDIT_ID
+
+MAX_CELLS = 200_000
+DEFAULT_WINDOW = 64
+MAX_WINDOW = 1024
+DEFAULT_ALPHA = 0.05
+
+TOO_LARGE = "CAMPAIGN_TOO_LARGE"
+
+_RATES = ("excess", "general_damage", "interference")
+_CONCLUSIONS = (CONCLUSION_REMOVED, CONCLUSION_AVOIDED, CONCLUSION_NOT_ERASED)
+
+
+def resolve_campaign(
+    spec: CampaignSpec,
+    filtered: Collection[str],
+    models: Collection[str],
+    concepts: Collection[str],
+    seed_base: Callable[[], int],
+) -> CampaignSpec:
+    """Return the request with every default filled in; `filtered` are the subjects that its filter finds.
+
+    `models` and `concepts` are the names that may be named. `seed_base` is called if the template gives none. The
+    template is checked with the first cells (`first_cells.py`).
+
+    Raises:
+        InvalidRequestError: one violation for each bad field. If all have the same reason, the error has it as well.
+    """
+    found = [
+        *_names("spec.subjects", spec.subjects, models, "model", required=not spec.subject_filter),
+        *_names("spec.concepts", spec.concepts, concepts, "concept", required=True),
+        *_template(spec.template),
+        *(_gate(spec.gate, spec.concepts) if spec.HasField("gate") else ()),
+    ]
+    if spec.compared_with and not AUDIT_ID.fullmatch(spec.compared_with):
+        found.append(("spec.compared_with", "must be a campaign's id", InvalidRequestError.reason))
+    if spec.window > MAX_WINDOW:
+        found.append(("spec.window", f"must be at most {MAX_WINDOW}, not {spec.window}", InvalidRequestError.reason))
+    subjects = list(dict.fromkeys((*spec.subjects, *sorted(filtered))))
+    if not subjects and not any(field == "spec.subjects" for field, *_ in found):
+        found.append(("spec.subject_filter", "holds for no model", InvalidRequestError.reason))
+    cells = len(subjects) * len(spec.concepts)
+    if cells > MAX_CELLS:
+        description = f"{len(subjects)} subjects and {len(spec.concepts)} concepts make {cells} cells; "
+        found.append(("spec.subjects", f"{description}at most {MAX_CELLS} are allowed", TOO_LARGE))
+    raise_all(found)
+    whole = CampaignSpec()
+    whole.CopyFrom(spec)
+    whole.subjects[:] = subjects
+    whole.window = spec.window or DEFAULT_WINDOW
+    whole.sequential = spec.sequential if spec.HasField("sequential") else True
+    if not whole.template.HasField("seed_base"):
+        whole.template.seed_base = seed_base()
+    if whole.HasField("gate") and not whole.gate.HasField("alpha"):
+        whole.gate.alpha = DEFAULT_ALPHA
+    return whole
+
+
+def cell_spec(spec: CampaignSpec, subject: str, concept: str) -> AuditSpec:
+    """Return the specification of one cell's audit."""
+    whole = AuditSpec()
+    whole.CopyFrom(spec.template)
+    whole.subject, whole.concept, whole.sequential = subject, concept, spec.sequential
+    return whole
+
+
+def resolve_gate(gate: Gate, concepts: Collection[str]) -> Gate:
+    """Return a gate for a campaign of these concepts, with its defaults filled in.
+
+    Raises:
+        InvalidRequestError: one violation for each bad field.
+    """
+    raise_all([(field.removeprefix("spec."), *rest) for field, *rest in _gate(gate, concepts)])
+    whole = Gate()
+    whole.CopyFrom(gate)
+    if not whole.HasField("alpha"):
+        whole.alpha = DEFAULT_ALPHA
+    return whole
+
+
+def raise_all(found: Iterable[Iterable[str]]) -> None:
+    """Raise the violations, each with its field, description and reason, if there are any."""
+    violations, reasons = [], set()
+    for field, description, reason in found:
+        violations.append(FieldViolation(field, description))
+        reasons.add(reason)
+    if violations:
+        error = InvalidRequestError.of(*violations)
+        if len(reasons) == 1:
+            error.reason = reasons.pop()
+        raise error
+
+
+def _names(
+    field: str, names: Iterable[str], known: Collection[str], kind: str, *, required: bool
+) -> list[tuple[str, str, str]]:
+    found, seen = [], set()
+    for index, name in enumerate(names):
+        place = f"{field}[{index}]"
+        if not name or len(name) > MAX_NAME:
+            found.append((place, f"must name a {kind}, in at most {MAX_NAME} characters", InvalidRequestError.reason))
+        elif name not in known:
+            near = difflib.get_close_matches(name, list(known), n=1)
+            more = f"; did you mean {near[0]!r}?" if near else ""
+            found.append((place, f"there is no {kind} {name[:60]!r}{more}", f"{kind.upper()}_NOT_FOUND"))
+        elif name in seen:
+            found.append((place, f"names {name!r} a second time", InvalidRequestError.reason))
+        seen.add(name)
+        if len(found) == MOST_NAMED:
+            break
+    if not seen and required:
+        found.append((field, f"must name a {kind}", InvalidRequestError.reason))
+    return found
+
+
+def _template(template: AuditSpec) -> Iterable[tuple[str, str, str]]:
+    for field, instead in (
+        ("subject", "spec.subjects"),
+        ("concept", "spec.concepts"),
+        ("sequential", "spec.sequential"),
+    ):
+        if getattr(template, field):
+            yield f"spec.template.{field}", f"must be left out; give {instead}", InvalidRequestError.reason
+
+
+def _gate(gate: Gate, concepts: Collection[str]) -> Iterable[tuple[str, str, str]]:
+    wrong = InvalidRequestError.reason
+    if gate.worst_conclusion and gate.worst_conclusion not in _CONCLUSIONS:
+        yield "spec.gate.worst_conclusion", "must be REMOVED, AVOIDED or NOT_ERASED", wrong
+    given = {field.name: value for field, value in gate.ListFields()}
+    for field in _RATES:
+        if field in given and not 0.0 <= given[field] <= 1.0:
+            yield f"spec.gate.{field}", "must be from 0 to 1", wrong
+    if gate.HasField("least_destruction") and not math.isfinite(gate.least_destruction):
+        yield "spec.gate.least_destruction", "must be a number", wrong
+    if gate.HasField("alpha") and not 0.0 < gate.alpha < 1.0:
+        yield "spec.gate.alpha", "must be above 0 and below 1", wrong
+    if gate.no_worse_than and not AUDIT_ID.fullmatch(gate.no_worse_than):
+        yield "spec.gate.no_worse_than", "must be a campaign's id", wrong
+    for index, name in enumerate(gate.concepts):
+        if name not in concepts:
+            yield f"spec.gate.concepts[{index}]", f"the campaign has no concept {name[:60]!r}", wrong
