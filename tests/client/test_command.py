@@ -55,6 +55,8 @@ def test_help_names_every_command() -> None:
         "audits",
         "cancel",
         "delete",
+        "campaign",
+        "compare",
     ):
         assert name in shown.stdout
 

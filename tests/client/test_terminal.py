@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from support.scripted_campaigns import CampaignScript
 from support.scripted_server import AUDIT_ID, Script, failing
+from unerase import CellComparison, Change, GateOutcome
 from unerase._cli import app
 from unerase._visible import isolated, visible
 from unerase.v1.audits_pb2 import Audit, AuditState, EvaluationCost
@@ -80,8 +82,41 @@ def poisoned(script: Script, text: str) -> None:
     verdict.assumptions.append(text)
     verdict.evaluations[0].title = verdict.evaluations[0].name = text
 
+    poisoned_campaign(script.campaign, text)
+
+
+def poisoned_campaign(said: CampaignScript, text: str) -> None:
+    """The same in what it says of campaigns."""
+    for cell in said.cells:
+        cell.subject = cell.concept = cell.audit = cell.error_reason = cell.error_message = text
+    ended = said.ended
+    ended.id = ended.labels["team"] = ended.delayed.message = text
+    said.campaigns = [ended]
+    for gate in (ended.gate_result, said.gate):
+        gate.outcome, gate.statement = GateOutcome.GATE_OUTCOME_PASS, text
+        gate.findings.add(subject=text, concept=text, clause=text, evaluation=text, description=text)
+    found = said.audits_compared
+    found.statement = found.concept = found.first_subject = text
+    found.incomparable.add(what=text, first=text, second=text)
+    found.evaluations.add(title=text).incomparable.add(what=text)
+    found.figures.add(figure=text)
+    found.only_in_first.append(text)
+    said.compared = [CellComparison(subject=text, concept=text, problem=each) for each in ("", text)]
+    said.compared[0].replaced = True
+    said.compared[0].audits.evaluations.add(title=text, change=Change.CHANGE_WORSE)
+    said.whole.statement = text
+    said.whole.only_in_second.append(text)
+
 
 COMMANDS = [
+    ("campaign", "list"),
+    ("campaign", "show", "c1"),
+    ("campaign", "cells", "c1"),
+    ("campaign", "watch", "c1"),
+    ("campaign", "gate", "c1"),
+    ("campaign", "compare", "c1", "c2"),
+    ("compare", "a1", "a2"),
+    ("models", "show", "m1"),
     ("models",),
     ("concepts",),
     ("evaluations",),
@@ -95,7 +130,7 @@ COMMANDS = [
 
 @given(text=TEXT, width=st.sampled_from(["20", "80", "400"]))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda each: " ".join(each[:1] + each[3:]))
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda each: " ".join(each[:2] + each[3:]))
 def test_no_command_obeys_what_it_shows(
     address: str, script: Script, command: tuple[str, ...], text: str, width: str
 ) -> None:

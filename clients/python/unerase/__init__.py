@@ -10,10 +10,13 @@ This package is the client; it does not need the backend. The messages are those
 """
 
 from unerase._aio import AsyncClient
+from unerase._campaign_file import CampaignFile, read_campaign
 from unerase._client import Client
 from unerase._contract import NewerContractWarning
 from unerase._contract_number import CONTRACT
 from unerase._errors import FieldViolation, UneraseError
+from unerase._gate_file import read_gate
+from unerase._model_file import ModelEntry, read_models
 from unerase._prompt_list import PromptList, read_prompts
 from unerase._prompt_pack import read_pack
 from unerase._settings import DEFAULT_ADDRESS, ClientSettings, KeepAliveConfig, RetryConfig, TLSConfig
@@ -85,6 +88,7 @@ __all__ = [
     "Campaign",
     "CampaignComparison",
     "CampaignEvent",
+    "CampaignFile",
     "CampaignReport",
     "CampaignReportFormat",
     "CampaignSpec",
@@ -115,6 +119,7 @@ __all__ = [
     "JudgeLabels",
     "KeepAliveConfig",
     "Model",
+    "ModelEntry",
     "ModelRegistration",
     "ModelRole",
     "NewerContractWarning",
@@ -133,6 +138,9 @@ __all__ = [
     "Tolerances",
     "UneraseError",
     "Verdict",
+    "read_campaign",
+    "read_gate",
+    "read_models",
     "read_pack",
     "read_prompts",
 ]

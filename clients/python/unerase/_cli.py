@@ -1,7 +1,8 @@
 """The command `unerase`.
 
-Exit codes: 0 the audit ended with a verdict; 1 something unexpected; 2 bad input, or a limit; 3 the audit
-failed or was cancelled; 4 no backend answers; 124 `--timeout` is over; 130 Ctrl-C. docs/client.md has the whole table.
+Exit codes: 0 the audit ended with a verdict, or the gate passes; 1 something unexpected; 2 bad input, or a limit; 3 the
+audit failed or was cancelled; 4 no backend answers; 5 the gate fails; 6 the gate is undecided; 124 `--timeout` is over;
+130 Ctrl-C. docs/client.md has the whole table.
 """
 
 import sys
@@ -10,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from unerase._commands import auditing, audits, calibrating, catalogue, checking, estimating, importing, operator
+from unerase._commands import (
+    auditing,
+    audits,
+    calibrating,
+    campaign_results,
+    campaigns,
+    catalogue,
+    checking,
+    estimating,
+    importing,
+    models,
+    operator,
+)
 from unerase._commands.output import say
 
 app = typer.Typer(
@@ -56,7 +69,11 @@ app.command()(estimating.power)
 app.command()(audits.audits)
 app.command()(audits.cancel)
 app.command()(audits.delete)
-app.command()(catalogue.models)
+app.command("compare")(campaign_results.compare_audits)
+app.add_typer(
+    campaigns.campaign_app, name="campaign", help="Audit many models against many concepts; hold them to a gate."
+)
+app.add_typer(models.models_app, name="models")
 app.command("import")(importing.import_weights)
 app.command()(operator.health)
 app.command()(catalogue.evaluations)

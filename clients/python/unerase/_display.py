@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from unerase._visible import isolated, visible
-from unerase.v1.audits_pb2 import Audit, AuditEvent, AuditState
+from unerase.v1.audits_pb2 import Audit, AuditCost, AuditEvent, AuditState
 from unerase.v1.types_pb2 import ControlKind, ModelRole
 from unerase.v1.verdicts_pb2 import Conclusion, Estimate, EvaluationResult, Outcome, Rate, Verdict
 
-_COLOURS = {
+CONCLUSION_COLOURS: dict[int, str] = {
     Conclusion.CONCLUSION_NOT_ERASED: "red",
     Conclusion.CONCLUSION_AVOIDED: "red",
     Conclusion.CONCLUSION_REMOVED: "green",
@@ -110,9 +110,8 @@ def enum_name(enum: Any, value: int, prefix: str) -> str:
     return name.removeprefix(prefix).lower().replace("_", " ")
 
 
-def show_cost(console: Console, planned: Audit) -> None:
-    """Print what an audit would take."""
-    cost = planned.cost
+def show_cost(console: Console, cost: AuditCost, noun: str = "audit") -> None:
+    """Print what an audit or a campaign would take."""
     table = Table(box=None, pad_edge=False)
     table.add_column("evaluation")
     for column in ("units", "pictures", "rows of the network"):
@@ -121,9 +120,9 @@ def show_cost(console: Console, planned: Audit) -> None:
         table.add_row(each.evaluation, f"{each.units:,}", f"{each.pictures:,}", f"{each.rows:,}")
     table.add_row("all", f"{cost.units:,}", f"{cost.pictures:,}", f"{cost.rows:,}", style="bold")
     console.print(table)
-    console.print(f"{cost.stored_bytes:,} bytes in the database when the audit is created")
+    console.print(f"{cost.stored_bytes:,} bytes in the database when the {noun} is created")
     if cost.HasField("estimated_duration"):
-        console.print(f"about {_duration(cost.estimated_duration.seconds)}, judging by this backend's earlier units")
+        console.print(f"about {span(cost.estimated_duration.seconds)}, judging by this backend's earlier units")
     else:
         console.print("the duration is not known: this backend has not run any units with this reference yet")
 
@@ -142,7 +141,7 @@ def show_verdict(console: Console, audit: Audit) -> None:
     conclusion = enum_name(Conclusion, verdict.conclusion, "CONCLUSION_")
     damaged = ", damaged" if verdict.damaged else ""
     heading = _text(f"{audit.spec.subject}: {audit.spec.concept} is {conclusion}{damaged}")
-    heading.stylize(f"bold {_COLOURS.get(verdict.conclusion, 'yellow')}")
+    heading.stylize(f"bold {CONCLUSION_COLOURS.get(verdict.conclusion, 'yellow')}")
     console.print()
     console.print(heading)
     if verdict.summary:
@@ -182,7 +181,7 @@ def show_verdict(console: Console, audit: Audit) -> None:
 def _show_deployed(console: Console, verdict: Verdict) -> None:
     """Print the verdict on the model with its guards, below that on its weights."""
     heading = Text(f"as deployed, with its guards: {enum_name(Conclusion, verdict.conclusion, 'CONCLUSION_')}")
-    heading.stylize(f"bold {_COLOURS.get(verdict.conclusion, 'yellow')}")
+    heading.stylize(f"bold {CONCLUSION_COLOURS.get(verdict.conclusion, 'yellow')}")
     console.print()
     console.print(heading)
     console.print(_text(verdict.summary))
@@ -235,7 +234,8 @@ def _text(text: str) -> Text:
     return Text(isolated(text))
 
 
-def _duration(seconds: int) -> str:
+def span(seconds: int) -> str:
+    """Return a span of time in words, as in "2 h 5 min"; at least a minute."""
     hours, minutes = divmod(max(1, round(seconds / 60)), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 

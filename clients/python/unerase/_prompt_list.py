@@ -32,6 +32,9 @@ MAX_BYTES = 64 * 1024 * 1024
 MOST_PROMPTS = 100_000
 MAX_SEED = 2**64 - 1
 
+MOST_LISTED, MOST_LISTED_BYTES = 1024, 256 * 1024
+"""What a request can hold of fixed prompts."""
+
 _COLUMNS: Mapping[str, Sequence[str]] = {
     # As in the lists of Ring-A-Bell and MMA-Diffusion, which name theirs so.
     "prompt": ("prompt", "sensitive prompt", "adv_prompt"),
@@ -80,6 +83,16 @@ def read_prompts(path: str | Path) -> PromptList:
     _refuse_repeated(path, prompts, [place for place, _ in rows])
     source = PromptSource(name=path.name, digest=hashlib.sha256(content).hexdigest())
     return PromptList(prompts, source, columns)
+
+
+def taken(prompts: Sequence[FixedPrompt], cases: int) -> Sequence[FixedPrompt]:
+    """Return the cases' prompts, and of the rest as many as a request can hold; the backend refuses too many cases."""
+    size = 0
+    for count, fixed in enumerate(prompts):
+        size += fixed.ByteSize()
+        if count >= cases and (count == MOST_LISTED or size > MOST_LISTED_BYTES):
+            return prompts[:count]
+    return prompts
 
 
 def _decoded(path: Path, content: bytes) -> str:

@@ -15,7 +15,6 @@ from unerase._commands.following import (
     follow,
     goes_on,
     how_to_go_on,
-    how_to_go_on_locally,
     progress_of,
     show_ended,
     tell_notes,
@@ -31,6 +30,7 @@ from unerase._commands.options import (
     EvaluationOption,
     HtmlFile,
     JsonFile,
+    LabelOption,
     ParquetFile,
     RequestId,
     Steps,
@@ -40,6 +40,7 @@ from unerase._commands.options import (
     check_data_dir,
     different,
     finite,
+    labels_of,
     tolerances_of,
 )
 from unerase._commands.output import say, say_json, stdout
@@ -164,6 +165,7 @@ def audit(
     second_judge: SecondJudge = "",
     decided_by: DecidedByOption = None,
     access: AccessOption = None,
+    label: LabelOption = None,
     request_id: RequestId = None,
     dry_run: DryRun = False,
     detach: Detach = False,
@@ -179,6 +181,7 @@ def audit(
     """Audit a model: follow the audit, print the verdict with its evidence, write the report."""
     files = (html, json_file, parquet)
     _refuse_contradictions(files, dry_run, detach, local, data_dir)
+    labels = labels_of(label)
     with reported():
         spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebos=placebo)
         spec.assume_reference, spec.assume_control, spec.own_schedules = assume_reference, assume_control, own_schedules
@@ -189,14 +192,13 @@ def audit(
         spec.tolerances.CopyFrom(tolerances_of(tolerance or ()))
     with connected_or_started(address, local, data_dir) as client:
         if dry_run:
-            _show_plan(client.create_audit(spec, request_id=request_id, validate_only=True), as_json)
+            _show_plan(client.create_audit(spec, request_id=request_id, labels=labels, validate_only=True), as_json)
             return
-        accepted = create(client, spec, new_id(request_id))
+        accepted = create(client, spec, labels, new_id(request_id))
         if detach:
             _show_accepted(accepted, as_json)
             return
-        how = how_to_go_on_locally(accepted.id, data_dir) if local else how_to_go_on(accepted.id)
-        _follow_to_its_end(client, accepted, how, files, timeout, as_json)
+        _follow_to_its_end(client, accepted, how_to_go_on(accepted.id, local, data_dir), files, timeout, as_json)
 
 
 def _follow_to_its_end(
@@ -240,7 +242,7 @@ def _show_plan(planned: Audit, as_json: bool) -> None:
     if as_json:
         say_json(planned)
     else:
-        show_cost(stdout, planned)
+        show_cost(stdout, planned.cost)
         tell_notes(planned)
 
 

@@ -14,8 +14,10 @@ from unerase._commands.options import (
     Address,
     AsJson,
     AuditId,
+    FilterOption,
     HtmlFile,
     JsonFile,
+    OrderOption,
     ParquetFile,
     Timeout,
     ToleranceOption,
@@ -81,10 +83,12 @@ def verdict(
         fail(str(error), ExitCode.BAD_INPUT)
 
 
-def audits(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+def audits(
+    filter: FilterOption = "", order_by: OrderOption = "", address: Address = DEFAULT_ADDRESS, as_json: AsJson = False
+) -> None:
     """List the audits, newest first."""
     with connected(address) as client:
-        rows = list(client.audits())
+        rows = list(client.audits(filter=filter, order_by=order_by))
         show_list(rows, ["id", "subject", "concept", "state", "expected end"], _row, as_json)
 
 

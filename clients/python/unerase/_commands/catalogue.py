@@ -1,4 +1,4 @@
-"""What can be audited, and how: `models`, `concepts`, `evaluations` and `presets`."""
+"""What can be looked for, and how: `concepts`, `evaluations` and `presets`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import typer
 
 from unerase._commands.connecting import connected
 from unerase._commands.failing import ExitCode, fail, reported
-from unerase._commands.options import Address, AsJson, RequestId
+from unerase._commands.options import Address, AsJson, RequestId, is_group
 from unerase._commands.output import say, say_json, show_list, tell
 from unerase._concept_file import ConceptFile, read_concept_file
 from unerase._display import enum_name
@@ -20,37 +20,10 @@ from unerase.v1.types_pb2 import EvaluationClass
 concepts_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
 
 
-def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """List the models of the catalogue; below the table, those that cannot be audited, each with the reason."""
-    with connected(address) as client:
-        listed = client.models()
-    show_list(
-        listed,
-        ["name", "base", "method", "erased", "digest"],
-        lambda model: [
-            model.name,
-            model.base,
-            model.method,
-            ", ".join(model.erased),
-            "cannot be audited" if model.problem else model.digest[:12],
-        ],
-        as_json,
-    )
-    if not as_json:
-        for model in listed:
-            if model.problem:
-                named = model.name in model.problem
-                say(model.problem if named else f"{model.name} cannot be audited: {model.problem}")
-
-
 @concepts_app.callback()
 def concepts(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """List the concepts, or create and delete custom ones."""
-    if context.invoked_subcommand is not None:
-        for option in ("address", "as_json"):
-            source = context.get_parameter_source(option)
-            if source is not None and source.name == "COMMANDLINE":
-                fail(f"put options after {context.invoked_subcommand}", ExitCode.BAD_INPUT)
+    if is_group(context):
         return
     with connected(address) as client:
         show_list(

@@ -25,6 +25,8 @@ class ExitCode(IntEnum):
     BAD_INPUT = 2
     AUDIT_FAILED = 3
     UNREACHABLE = 4
+    GATE_FAILED = 5
+    GATE_UNDECIDED = 6
     # As timeout(1) has them, and a shell whose command was ended by SIGINT.
     TIMED_OUT = 124
     INTERRUPTED = 130
@@ -61,6 +63,8 @@ _BY_REASON = {
     "REPORT_NOT_READY": "`unerase watch ID` waits for the audit's end.",
     "AUDIT_NOT_ENDED": "`unerase cancel ID` ends it.",
     "AUDIT_NOT_FOUND": "`unerase audits` lists your audits.",
+    "CAMPAIGN_NOT_FOUND": "`unerase campaign list` lists your campaigns.",
+    "CAMPAIGN_NOT_ENDED": "`unerase campaign watch ID` waits for its end, `unerase campaign cancel ID` ends it.",
     "MODEL_NOT_FOUND": "`unerase models` lists the models.",
     "CONCEPT_NOT_FOUND": "`unerase concepts` lists the concepts.",
     "BACKEND_DID_NOT_START": "The lines above say why.",

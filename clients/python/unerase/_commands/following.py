@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,18 +22,15 @@ _ASK_SECONDS = 15.0
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
-def create(client: Client, spec: AuditSpec, request_id: str) -> Audit:
-    """Create an audit; without an answer, the error says how to find out whether it was accepted.
-
-    Raises:
-        UneraseError: the audit was not accepted, or no answer came.
-    """
+@contextmanager
+def may_be_lost(noun: str, request_id: str) -> Iterator[None]:
+    """Add to an error of a creation without an answer how to find out whether it was accepted."""
     how = (
-        "It is not known whether the audit was accepted: run the same command with "
+        f"It is not known whether the {noun} was accepted: run the same command with "
         f"--request-id {visible(request_id)} to find out."
     )
     try:
-        return client.create_audit(spec, request_id=request_id)
+        yield
     except UneraseError as error:
         if error.code in _LOST:
             error.add_note(how)
@@ -41,6 +38,16 @@ def create(client: Client, spec: AuditSpec, request_id: str) -> Audit:
     except KeyboardInterrupt as error:
         error.add_note(how)
         raise
+
+
+def create(client: Client, spec: AuditSpec, labels: Mapping[str, str], request_id: str) -> Audit:
+    """Create an audit; without an answer, the error says how to find out whether it was accepted.
+
+    Raises:
+        UneraseError: the audit was not accepted, or no answer came.
+    """
+    with may_be_lost("audit", request_id):
+        return client.create_audit(spec, labels=labels, request_id=request_id)
 
 
 def announce(audit: Audit, how: str, in_json: bool) -> None:
@@ -58,30 +65,32 @@ def tell_notes(audit: Audit) -> None:
         tell(f"note: {note}")
 
 
-def how_to_go_on(audit_id: str) -> str:
-    """Return how to follow and how to cancel an audit."""
-    return f"`unerase watch {visible(audit_id)}` follows it, `unerase cancel {visible(audit_id)}` ends it."
+def how_to_go_on(name: str, local: bool = False, data_dir: Path | None = None, group: str = "") -> str:
+    """Return how to follow and how to cancel an audit, or with its `group` of commands a campaign.
 
-
-def how_to_go_on_locally(audit_id: str, data_dir: Path | None) -> str:
-    """Return how to resume an audit whose backend ends with the command."""
+    A `local` backend ends with the command; it is said how to resume there.
+    """
+    command = f"unerase {group}".rstrip()
+    how = f"`{command} watch {visible(name)}` follows it, `{command} cancel {visible(name)}` ends it."
+    if not local:
+        return how
     serve = "unerase serve" if data_dir is None else f"unerase serve --data-dir {visible(str(data_dir))}"
-    return f"Its backend ends with this command and keeps the audit: `{serve}` resumes it. {how_to_go_on(audit_id)}"
+    return f"Its backend ends with this command and keeps the {group or 'audit'}: `{serve}` resumes it. {how}"
 
 
 @contextmanager
-def goes_on(how: str) -> Iterator[None]:
-    """Add to an error or Ctrl-C that the audit goes on, and how to follow it."""
+def goes_on(how: str, noun: str = "audit") -> Iterator[None]:
+    """Add to an error or Ctrl-C that the audit or campaign goes on, and how to follow it."""
     try:
         yield
     except KeyboardInterrupt as error:
-        error.add_note(f"The audit goes on. {how}")
+        error.add_note(f"The {noun} goes on. {how}")
         raise
     except UneraseError as error:
         if error.code == grpc.StatusCode.UNAVAILABLE:
-            error.add_note(f"The audit goes on when the backend is back. {how}")
+            error.add_note(f"The {noun} goes on when the backend is back. {how}")
         elif error.code != grpc.StatusCode.NOT_FOUND:
-            error.add_note(f"The audit goes on. {how}")
+            error.add_note(f"The {noun} goes on. {how}")
         raise
 
 

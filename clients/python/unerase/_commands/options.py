@@ -112,8 +112,45 @@ DataDir = Annotated[
     Path | None, typer.Option(file_okay=False, help="With --local: the backend's folder.", callback=data_folder)
 ]
 Timeout = Annotated[
-    float | None, typer.Option(help="Seconds to wait for the audit's end; the audit goes on.", callback=seconds)
+    float | None,
+    typer.Option(help="Seconds to wait for the end; the audit or campaign goes on.", callback=seconds),
 ]
+
+
+FilterOption = Annotated[
+    str,
+    typer.Option(
+        "--filter", help="Only those for which it holds, as in 'state = FAILED AND labels.team = \"safety\"'."
+    ),
+]
+OrderOption = Annotated[str, typer.Option("--order-by", help="A field, or a field and desc, as in 'end_time desc'.")]
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", help="KEY=VALUE, to find it by later; may be repeated.")
+]
+
+
+def is_group(context: typer.Context) -> bool:
+    """Say whether a group that does something itself was called with one of its commands; refuse options before it."""
+    if context.invoked_subcommand is None:
+        return False
+    for option in context.params:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            fail(f"put options after {context.invoked_subcommand}", ExitCode.BAD_INPUT)
+    return True
+
+
+def labels_of(texts: Iterable[str] | None) -> dict[str, str]:
+    """Return the labels that `KEY=VALUE` ask for."""
+    labels: dict[str, str] = {}
+    for text in texts or ():
+        key, separator, value = text.partition("=")
+        if not separator or not key:
+            fail(f"--label {text}: must be KEY=VALUE, such as team=safety", ExitCode.BAD_INPUT)
+        if labels.get(key, value) != value:
+            fail(f"--label {text}: {key} has another value already", ExitCode.BAD_INPUT)
+        labels[key] = value
+    return labels
 
 
 def different(files: Sequence[Path | None]) -> None:

@@ -1,6 +1,6 @@
 """The options of `audit` that name files of prompts: `--prompts` and `--pack`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -8,13 +8,12 @@ import typer
 
 from unerase._commands.failing import ExitCode, fail
 from unerase._commands.output import tell
-from unerase._prompt_list import PromptList, read_prompts
+from unerase._prompt_list import PromptList, read_prompts, taken
 from unerase._prompt_pack import read_described_pack
 from unerase.v1.audits_pb2 import AuditSpec
-from unerase.v1.types_pb2 import FixedPrompt
 
-MOST_CASES, MOST_LISTED, MOST_BYTES = 512, 1024, 256 * 1024
-"""What a request can hold: cases, fixed prompts, and bytes of them."""
+MOST_CASES = 512
+"""The most cases of an audit."""
 
 Read = TypeVar("Read")
 
@@ -59,7 +58,7 @@ def spec_of_files(
     if cases > count:
         tell(f"--cases {cases}: {prompts} holds {count} prompts, which are all taken")
         spec.cases = count
-    spec.fixed_prompts.extend(_taken(listed.prompts, spec.cases or count))
+    spec.fixed_prompts.extend(taken(listed.prompts, spec.cases or count))
     spec.fixed_prompts_source.CopyFrom(listed.source)
     if guidance_scale is not None and any(fixed.HasField("guidance_scale") for fixed in spec.fixed_prompts):
         for fixed in spec.fixed_prompts:
@@ -67,16 +66,6 @@ def spec_of_files(
         tell(f"--guidance-scale {guidance_scale:g} replaces the guidance scales of {prompts}")
     tell(_summary(listed, spec))
     return spec
-
-
-def _taken(prompts: Sequence[FixedPrompt], cases: int) -> Sequence[FixedPrompt]:
-    """Return the cases' prompts, and of the rest as many as a request can hold; the backend refuses too many cases."""
-    size = 0
-    for count, fixed in enumerate(prompts):
-        size += fixed.ByteSize()
-        if count >= cases and (count == MOST_LISTED or size > MOST_BYTES):
-            return prompts[:count]
-    return prompts
 
 
 def _read(read: Callable[[Path], Read], path: Path) -> Read:
