@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev audit test check check-deploy faults chaos bench integrations testbed protos docs clean
+.PHONY: help install install-dev audit test check check-pages check-deploy faults chaos bench integrations testbed protos docs clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ check-deploy: $(VENV)/.dev ## Check what is in deploy/ against the real thing (D
 	$(BIN)/unerase deploy check deploy/serve/local.yaml deploy/serve/cluster.yaml deploy/serve/cpu.yaml
 	$(BIN)/python -m pytest -q tests/deploy/test_kubernetes.py tests/deploy/test_serve_config.py
 	PYTHONPATH=tests $(BIN)/python deploy/prometheus/check.py
+
+check-pages: $(VENV)/.dev ## Use and print the pages of reports in a real browser (Debian's packages chromium, poppler-utils).
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m pages tests/report
 
 docs: $(VENV)/.dev ## Build the documentation into build/docs; a broken link is an error.
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs

@@ -1,6 +1,5 @@
 """The printed page: no page but the last has an empty half, and each says which audit it belongs to."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -8,15 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.browser import chromium, poppler
 from support.report_by_hand import PICTURES, whole
 from unerase_backend import report
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-
-pytestmark = pytest.mark.skipif(
-    not BROWSER or not shutil.which("pdftoppm") or not shutil.which("pdftotext"),
-    reason="needs chromium, and pdftoppm and pdftotext of poppler-utils",
-)
+pytestmark = pytest.mark.pages
 
 
 def test_printed_pages_are_filled_and_named(tmp_path: Path) -> None:
@@ -24,13 +19,17 @@ def test_printed_pages_are_filled_and_named(tmp_path: Path) -> None:
     page.write_text(report.render_html(whole(), PICTURES.__getitem__))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer", f"--user-data-dir={tmp_path}/b"]
     subprocess.run(
-        [BROWSER, *options, f"--print-to-pdf={printed}", page.as_uri()], check=True, capture_output=True, timeout=60
+        [chromium(), *options, f"--print-to-pdf={printed}", page.as_uri()], check=True, capture_output=True, timeout=60
     )
-    subprocess.run(["pdftoppm", "-r", "30", "-gray", "-png", printed, tmp_path / "page"], check=True, timeout=60)
+    subprocess.run(
+        [poppler("pdftoppm"), "-r", "30", "-gray", "-png", printed, tmp_path / "page"], check=True, timeout=60
+    )
     filled = [_filled(picture) for picture in sorted(tmp_path.glob("page-*.png"))]
     assert len(filled) > 3
     assert all(share > 0.65 for share in filled[:-1]), filled
-    text = subprocess.run(["pdftotext", printed, "-"], check=True, capture_output=True, text=True, timeout=60).stdout
+    text = subprocess.run(
+        [poppler("pdftotext"), printed, "-"], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
     pages = text.split("\f")[:-1]
     for at, said in enumerate(pages, 1):
         assert "audit a1" in said

@@ -1,9 +1,7 @@
-"""A real browser for the tests of pages: Debian's Chromium, driven by Playwright."""
+"""What the tests of pages need of the machine: Debian's Chromium and the programs of poppler-utils."""
 
 import os
 import shutil
-
-HOW = "these tests need Chromium: `apt-get install chromium`, or set CHROMIUM to the program"
 
 
 def chromium() -> str:
@@ -14,5 +12,17 @@ def chromium() -> str:
     """
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if not found:
-        raise RuntimeError(HOW)
+        raise RuntimeError("this test needs Chromium: `apt-get install chromium`, or set CHROMIUM to the program")
+    return found
+
+
+def poppler(program: str) -> str:
+    """Return the path of a program that reads PDF files.
+
+    Raises:
+        RuntimeError: there is none; the message says how to get it.
+    """
+    found = shutil.which(program)
+    if not found:
+        raise RuntimeError(f"this test needs {program}: `apt-get install poppler-utils`")
     return found

@@ -3,8 +3,9 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from support.report_by_hand import DIGESTS, HOSTILE, around, rate
+from support.report_by_hand import DIGESTS, HOSTILE, PICTURES, around, rate
 from unerase.v1.audits_pb2 import AuditSpec, ReportContent, ReportPicture, Tolerances
 from unerase.v1.campaigns_pb2 import CampaignReport, CampaignReportCell, CampaignReportContent, CampaignSpec, CellState
 from unerase.v1.comparisons_pb2 import (
@@ -26,6 +27,7 @@ from unerase.v1.verdicts_pb2 import (
     Outcome,
     Verdict,
 )
+from unerase_backend.report.campaign import write_html
 
 NAMES = (
     "standard-prompt",
@@ -179,6 +181,19 @@ def campaign(
     if pictures:
         made.contents = {cell.index: _content(cell, pictures) for cell in cells[:-1]}
     return made
+
+
+def write_page(path: Path, made: Made) -> None:
+    """Write a campaign's page with its pictures."""
+    with path.open("wb") as file:
+        write_html(
+            file,
+            made.head,
+            iter(made.cells),
+            iter(made.comparisons),
+            content_of=made.content_of,
+            read_picture=PICTURES.get,
+        )
 
 
 def _gate(cells: Sequence[CampaignReportCell]) -> GateResult:

@@ -123,6 +123,7 @@
   }
   // Rows and columns without a cell that is shown disappear; other cells fade.
   function filterMatrix(table, shown, filtered) {
+    if (!table) return;
     const columns = new Set([0]);
     for (const row of table.tBodies[0].rows) {
       let some = false;
