@@ -25,9 +25,11 @@ from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.rooms_proxy import ROOMS
 from unerase_backend.coordinator.api.server import Server
 from unerase_backend.coordinator.api.server_service import Allowed, ServerServicer
+from unerase_backend.coordinator.campaigns.answers import Answers
 from unerase_backend.coordinator.campaigns.conclusion import CampaignConclusion
 from unerase_backend.coordinator.campaigns.creation import Creation
 from unerase_backend.coordinator.campaigns.removal import CampaignRemoval
+from unerase_backend.coordinator.campaigns.reports import CampaignReports
 from unerase_backend.coordinator.campaigns.workflow import CURRENT as CURRENT_CAMPAIGNS
 from unerase_backend.coordinator.campaigns.workflow import CampaignRunner
 from unerase_backend.coordinator.execution.admission import Admission
@@ -120,11 +122,12 @@ class Coordinator:
         self._admission = Admission(
             self._auditor, self._database, self._catalogue, self._store, self._quota, settings.cost_limits()
         )
+        self._conclusion = CampaignConclusion(self._database, self._store)
         self._campaigns = CURRENT_CAMPAIGNS.campaigns = CampaignRunner(
             self._database,
             self._auditor,
             self._admission,
-            CampaignConclusion(self._database, self._store),
+            self._conclusion,
             of_campaigns,
             self._metrics,
         )
@@ -157,13 +160,7 @@ class Coordinator:
         retention = Retention(self._database, self._store, settings.retention_days)
         self._removal = CampaignRemoval(self._database, retention, settings.retention_days)
         audits = AuditServicer(self._auditor, self._database, self._store, notifications, retention, self._admission)
-        campaigns = CampaignServicer(  # type: ignore[abstract]
-            self._database,
-            Creation(self._database, self._admission, self._campaigns),
-            self._campaigns,
-            self._removal,
-            of_campaigns,
-        )
+        campaigns = self._campaign_servicer(of_campaigns)
         models = ModelServicer(  # type: ignore[abstract]
             self._catalogue,
             self._store,
@@ -192,6 +189,19 @@ class Coordinator:
                 (_FORGOTTEN_SECONDS, self._campaigns.begin_forgotten, "campaigns could not be looked up"),
             )
         ]
+
+    def _campaign_servicer(self, notifications: Notifications) -> CampaignServicer:
+        reports = CampaignReports(self._database, self._store, self._conclusion)
+        return CampaignServicer(
+            self._database,
+            Creation(self._database, self._admission, self._campaigns),
+            self._campaigns,
+            self._removal,
+            notifications,
+            reports,
+            Answers(self._database, self._store, self._conclusion, reports),
+            self._store,
+        )
 
     def _quota(self, tenant: str) -> Quota:
         return self._gate.quota(tenant) or self._settings.quota()

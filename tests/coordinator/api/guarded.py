@@ -24,9 +24,11 @@ from unerase_backend.coordinator.api.metrics_server import serve_metrics
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.server import Server
 from unerase_backend.coordinator.api.server_service import Allowed, ServerServicer
+from unerase_backend.coordinator.campaigns.answers import Answers
 from unerase_backend.coordinator.campaigns.conclusion import CampaignConclusion
 from unerase_backend.coordinator.campaigns.creation import Creation
 from unerase_backend.coordinator.campaigns.removal import CampaignRemoval
+from unerase_backend.coordinator.campaigns.reports import CampaignReports
 from unerase_backend.coordinator.campaigns.workflow import CampaignRunner
 from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
@@ -144,7 +146,10 @@ def campaign_service(database: Database, catalogue: Catalogue, store: ArtifactSt
     conclusion = CampaignConclusion(database, store)
     runner = CampaignRunner(database, auditor, admission, conclusion, notifications, Metrics())
     removal = CampaignRemoval(database, Retention(database, store, 0), 0)
-    return CampaignServicer(database, Creation(database, admission, runner), runner, removal, notifications)
+    reports = CampaignReports(database, store, conclusion)
+    answers = Answers(database, store, conclusion, reports)
+    creation = Creation(database, admission, runner)
+    return CampaignServicer(database, creation, runner, removal, notifications, reports, answers, store)
 
 
 def server_info(allowed: Allowed = Allowed()) -> ServerServicer:  # noqa: B008

@@ -4,7 +4,7 @@
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from unerase.v1.audits_pb2 import (
 from unerase.v1.audits_pb2_grpc import AuditServiceServicer
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.coordinator.api.paging import Page, cursor_of, kind_of, page_size
+from unerase_backend.coordinator.api.pieces import CHUNK_BYTES, in_turn
 from unerase_backend.coordinator.api.request_ids import check_request_id
 from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
@@ -64,7 +65,6 @@ from unerase_backend.runtime.labels import check_labels
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-CHUNK_BYTES = 64 * 1024
 _EVENTS_AT_ONCE = 256
 _LISTED_AT_ONCE = 32
 # The database's integers have 63 bits.
@@ -230,7 +230,7 @@ class AuditServicer(AuditServiceServicer):
         digest = await self._whole_report(request.id, form, reports)
         size, pieces = await self._threads.run(self._store.pieces, digest, CHUNK_BYTES)
         response = GetReportResponse(media_type=form.media_type, size_bytes=size)
-        async for piece in _read(pieces, self._threads):
+        async for piece in in_turn(pieces, self._threads):
             response.chunk = piece
             yield response
             response = GetReportResponse()
@@ -248,7 +248,7 @@ class AuditServicer(AuditServiceServicer):
             raise DataLossError("the artefact is lost; run the same audit again to make it again") from None
         response = ReadArtifactResponse(size_bytes=size)
         first = True
-        async for piece in _read(pieces, self._threads):
+        async for piece in in_turn(pieces, self._threads):
             if first:
                 png = piece.startswith(b"\x89PNG\r\n\x1a\n")
                 response.media_type, first = "image/png" if png else "application/octet-stream", False
@@ -315,12 +315,6 @@ class AuditServicer(AuditServiceServicer):
                 "there is no audit with this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
             )
         return audit
-
-
-async def _read(pieces: Iterator[bytes], threads: FairQueue) -> AsyncIterator[bytes]:
-    """Read each piece when it is asked for, so that a slow caller holds only one piece in memory."""
-    while (piece := await threads.run(next, pieces, None)) is not None:
-        yield piece
 
 
 def _cursor(token: str, kind: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from unerase.v1.audits_pb2 import Audit, GetReportResponse
 from unerase.v1.campaigns_pb2 import (
     Campaign,
     CampaignEvent,
@@ -16,6 +17,8 @@ from unerase.v1.campaigns_pb2 import (
     CancelCampaignRequest,
     CreateCampaignRequest,
     DeleteCampaignRequest,
+    EvaluateGateRequest,
+    GetCampaignReportRequest,
     GetCampaignRequest,
     ListCampaignsRequest,
     ListCampaignsResponse,
@@ -25,17 +28,23 @@ from unerase.v1.campaigns_pb2 import (
     WatchCampaignRequest,
 )
 from unerase.v1.campaigns_pb2_grpc import CampaignServiceServicer
+from unerase.v1.comparisons_pb2 import CompareRequest, CompareResponse
+from unerase.v1.gates_pb2 import GateResult
 from unerase_backend.coordinator.api.paging import Page, cursor_of, kind_of, page_size
+from unerase_backend.coordinator.api.pieces import CHUNK_BYTES, in_turn
 from unerase_backend.coordinator.api.request_ids import check_request_id
+from unerase_backend.coordinator.campaigns.answers import Answers
 from unerase_backend.coordinator.campaigns.creation import Creation
 from unerase_backend.coordinator.campaigns.removal import CampaignRemoval
+from unerase_backend.coordinator.campaigns.reports import CampaignReports
 from unerase_backend.coordinator.campaigns.workflow import CampaignRunner
 from unerase_backend.coordinator.execution.notifications import Notifications
-from unerase_backend.coordinator.fair_queue import FairQueue
+from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
 from unerase_backend.coordinator.filtering import CAMPAIGN_FIELDS, CELL_FIELDS, read_filter
 from unerase_backend.coordinator.states import ENDED_CAMPAIGN
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.runtime.access import CALLER
+from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, NotFoundError, PreconditionError
 from unerase_backend.runtime.identifiers import AUDIT_ID
 
@@ -62,9 +71,16 @@ class CampaignServicer(CampaignServiceServicer):
         runner: CampaignRunner,
         removal: CampaignRemoval,
         notifications: Notifications,
+        reports: CampaignReports,
+        answers: Answers,
+        store: ArtifactStore,
     ) -> None:
         """Take the parts that campaigns need; `notifications` are those of campaigns."""
         self._database = database
+        self._reports = reports
+        self._answers = answers
+        self._store = store
+        self._threads = FairQueue(*THREADS)
         self._creation = creation
         self._runner = runner
         self._removal = removal
@@ -172,9 +188,58 @@ class CampaignServicer(CampaignServiceServicer):
         await self._runner.announce()
         return Empty()
 
-    async def _find(self, campaign_id: str) -> Campaign:
+    async def GetCampaignReport(
+        self, request: GetCampaignReportRequest, context: Context
+    ) -> AsyncIterator[GetReportResponse]:
+        """Stream the report of a campaign that has ended."""
+        campaign = await self._find(request.id)
+        check_ended(campaign)
+        digest, media_type = await self._reports.form(campaign, CALLER.get().tenant, request.format)
+        size, pieces = await self._threads.run(self._store.pieces, digest, CHUNK_BYTES)
+        response = GetReportResponse(media_type=media_type, size_bytes=size)
+        async for piece in in_turn(pieces, self._threads):
+            response.chunk = piece
+            yield response
+            response = GetReportResponse()
+
+    async def Compare(self, request: CompareRequest, context: Context) -> AsyncIterator[CompareResponse]:
+        """Compare two audits, or two campaigns cell by cell."""
+        match request.WhichOneof("pair"):
+            case "audits":
+                pair = request.audits
+                found = [await self._find_audit(f"audits.{side}", getattr(pair, side)) for side in ("first", "second")]
+                yield CompareResponse(audits=await self._answers.audits(*found))
+            case "campaigns":
+                asked = request.campaigns
+                for side in ("first", "second"):
+                    check_ended(await self._find(getattr(asked, side), f"campaigns.{side}"))
+                read = self._answers.campaigns(asked.first, asked.second, changed_only=asked.changed_only)
+                async for response in in_turn(read, self._answers.comparing):
+                    yield response
+            case _:
+                raise InvalidRequestError.of(FieldViolation("pair", "must be two audits or two campaigns"))
+
+    async def EvaluateGate(self, request: EvaluateGateRequest, context: Context) -> GateResult:
+        """Hold a campaign that has ended against a gate."""
+        campaign = await self._find(request.id)
+        check_ended(campaign)
+        gate = request.gate if request.HasField("gate") else None
+        if gate is not None and gate.no_worse_than:
+            check_ended(await self._find(gate.no_worse_than, "gate.no_worse_than"))
+        return await self._answers.gate(campaign, gate)
+
+    async def _find_audit(self, field: str, audit_id: str) -> Audit:
+        owned = self._database.audits.owned
+        audit = await owned(audit_id, CALLER.get().tenant) if AUDIT_ID.fullmatch(audit_id) else None
+        if audit is None:
+            raise NotFoundError(
+                f"{field}: there is no audit with this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
+            )
+        return audit
+
+    async def _find(self, campaign_id: str, field: str = "id") -> Campaign:
         if not campaign_id:
-            raise InvalidRequestError.of(FieldViolation("id", "must be a campaign's id"))
+            raise InvalidRequestError.of(FieldViolation(field, "must be a campaign's id"))
         tenant = CALLER.get().tenant
         # Another tenant's campaign gets the same answer as one that does not exist.
         found = await self._database.campaigns.owned(campaign_id, tenant) if AUDIT_ID.fullmatch(campaign_id) else None

@@ -1,4 +1,4 @@
-"""The content of a campaign's report as bytes: written and read cell by cell, in the wire format of its message.
+"""The content of a campaign's report as a file, which is written and read cell by cell.
 
 The bytes are those of `CampaignReportContent.SerializeToString(deterministic=True)`: fields in order of their numbers,
 each cell behind the one before. A campaign's verdicts together may take gigabytes, so they are never all in memory.
@@ -9,12 +9,11 @@ from typing import IO
 
 from unerase.v1.campaigns_pb2 import CampaignReportCell, CampaignReportContent, CampaignSpec
 from unerase.v1.gates_pb2 import GateResult
+from unerase_backend.coordinator.campaigns.wire import parts
 
 _SPEC, _CELLS, _GATE = (
     CampaignReportContent.DESCRIPTOR.fields_by_name[name].number for name in ("spec", "cells", "gate_result")
 )
-# The wire type of messages.
-_LENGTH_DELIMITED = 2
 
 
 def write_part(
@@ -29,44 +28,16 @@ def write_part(
     file.write(part.SerializeToString(deterministic=True))
 
 
-class ContentFile:
-    """A content in a file that can be read from any position."""
+def read_spec(file: IO[bytes]) -> CampaignSpec:
+    """Return the campaign's specification."""
+    return next(CampaignSpec.FromString(part) for number, part in parts(file) if number == _SPEC)
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
 
-    def spec(self) -> CampaignSpec:
-        """Return the campaign's specification."""
-        return next(CampaignSpec.FromString(part) for number, part in self._parts() if number == _SPEC)
+def read_cells(file: IO[bytes]) -> Iterator[CampaignReportCell]:
+    """Yield the cells in their order; several readers may not take turns."""
+    return (CampaignReportCell.FromString(part) for number, part in parts(file) if number == _CELLS)
 
-    def cells(self) -> Iterator[CampaignReportCell]:
-        """Yield the cells in their order; several readers may not take turns."""
-        return (CampaignReportCell.FromString(part) for number, part in self._parts() if number == _CELLS)
 
-    def gate_result(self) -> GateResult | None:
-        """Return what the campaign's own gate said; None without a gate."""
-        return next((GateResult.FromString(part) for number, part in self._parts() if number == _GATE), None)
-
-    def _parts(self) -> Iterator[tuple[int, bytes]]:
-        """Yield each part with the number of its field.
-
-        Raises:
-            ValueError: the file is cut short, or no content.
-        """
-        self._file.seek(0)
-        while (tag := self._varint()) is not None:
-            length = self._varint()
-            part = b"" if length is None else self._file.read(length)
-            if length is None or len(part) != length or tag & 7 != _LENGTH_DELIMITED:
-                raise ValueError("the file holds no whole content of a campaign's report")
-            yield tag >> 3, part
-
-    def _varint(self) -> int | None:
-        """Return the next number; None at the end of the file."""
-        value = shift = 0
-        while byte := self._file.read(1):
-            value |= (byte[0] & 0x7F) << shift
-            shift += 7
-            if byte[0] < 0x80:
-                return value
-        return None
+def read_gate(file: IO[bytes]) -> GateResult | None:
+    """Return what the campaign's own gate said; None without a gate."""
+    return next((GateResult.FromString(part) for number, part in parts(file) if number == _GATE), None)

@@ -183,7 +183,7 @@ class Reconciler:
     async def _conclude(self) -> bool:
         """Write the report's content, evaluate the gate, and end the campaign; False if that has to wait."""
         try:
-            gate, digest = await self._conclusion.conclude(self._run)
+            concluded = await self._conclusion.conclude(self._run.id)
         except Exception as raised:
             error = raised if isinstance(raised, UneraseError) else domain_error(raised)
             if error is None or not passes(error):
@@ -192,7 +192,8 @@ class Reconciler:
             await asyncio.sleep(self._blocked_until - time.monotonic())
             return False
         finish = self._database.campaign_transitions.finish
-        ended = await until_answered(lambda: finish(self._run.id, gate, digest))
+        told = (concluded.gate, concluded.content_digest, concluded.reports)
+        ended = await until_answered(lambda: finish(self._run.id, *told))
         await self._changed()
         return ended
 

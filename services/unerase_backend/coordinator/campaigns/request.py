@@ -1,13 +1,12 @@
 """Checks the request for a campaign field by field, and fills in its defaults."""
 
 import difflib
-import math
 from collections.abc import Callable, Collection, Iterable
 
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.campaigns_pb2 import CampaignSpec
 from unerase.v1.gates_pb2 import Gate
-from unerase.v1.verdicts_pb2 import CONCLUSION_AVOIDED, CONCLUSION_NOT_ERASED, CONCLUSION_REMOVED
+from unerase_backend.comparison import check_gate
 from unerase_backend.coordinator.planning.request import MAX_NAME
 from unerase_backend.runtime.errors import MOST_NAMED, FieldViolation, InvalidRequestError
 from unerase_backend.runtime.identifiers import AUDIT_ID
@@ -18,9 +17,6 @@ MAX_WINDOW = 1024
 DEFAULT_ALPHA = 0.05
 
 TOO_LARGE = "CAMPAIGN_TOO_LARGE"
-
-_RATES = ("excess", "general_damage", "interference")
-_CONCLUSIONS = (CONCLUSION_REMOVED, CONCLUSION_AVOIDED, CONCLUSION_NOT_ERASED)
 
 
 def resolve_campaign(
@@ -42,7 +38,7 @@ def resolve_campaign(
         *_names("spec.subjects", spec.subjects, models, "model", required=not spec.subject_filter),
         *_names("spec.concepts", spec.concepts, concepts, "concept", required=True),
         *_template(spec.template),
-        *(_gate(spec.gate, spec.concepts) if spec.HasField("gate") else ()),
+        *_gate(spec),
     ]
     if spec.compared_with and not AUDIT_ID.fullmatch(spec.compared_with):
         found.append(("spec.compared_with", "must be a campaign's id", InvalidRequestError.reason))
@@ -63,8 +59,8 @@ def resolve_campaign(
     whole.sequential = spec.sequential if spec.HasField("sequential") else True
     if not whole.template.HasField("seed_base"):
         whole.template.seed_base = seed_base()
-    if whole.HasField("gate") and not whole.gate.HasField("alpha"):
-        whole.gate.alpha = DEFAULT_ALPHA
+    if whole.HasField("gate"):
+        whole.gate.CopyFrom(whole_gate(spec.gate))
     return whole
 
 
@@ -76,16 +72,11 @@ def cell_spec(spec: CampaignSpec, subject: str, concept: str) -> AuditSpec:
     return whole
 
 
-def resolve_gate(gate: Gate, concepts: Collection[str]) -> Gate:
-    """Return a gate for a campaign of these concepts, with its defaults filled in.
-
-    Raises:
-        InvalidRequestError: one violation for each bad field.
-    """
-    raise_all([(field.removeprefix("spec."), *rest) for field, *rest in _gate(gate, concepts)])
+def whole_gate(gate: Gate) -> Gate:
+    """Return a gate with its defaults filled in."""
     whole = Gate()
     whole.CopyFrom(gate)
-    if not whole.HasField("alpha"):
+    if whole.no_worse_than and not whole.HasField("alpha"):
         whole.alpha = DEFAULT_ALPHA
     return whole
 
@@ -125,6 +116,16 @@ def _names(
     return found
 
 
+def _gate(spec: CampaignSpec) -> Iterable[tuple[str, str, str]]:
+    if spec.HasField("gate"):
+        try:
+            check_gate(spec.gate, spec.concepts, field="spec.gate")
+        except InvalidRequestError as error:
+            yield from ((each.field, each.description, error.reason) for each in error.violations)
+        if spec.gate.no_worse_than and not AUDIT_ID.fullmatch(spec.gate.no_worse_than):
+            yield "spec.gate.no_worse_than", "must be a campaign's id", InvalidRequestError.reason
+
+
 def _template(template: AuditSpec) -> Iterable[tuple[str, str, str]]:
     for field, instead in (
         ("subject", "spec.subjects"),
@@ -133,22 +134,3 @@ def _template(template: AuditSpec) -> Iterable[tuple[str, str, str]]:
     ):
         if getattr(template, field):
             yield f"spec.template.{field}", f"must be left out; give {instead}", InvalidRequestError.reason
-
-
-def _gate(gate: Gate, concepts: Collection[str]) -> Iterable[tuple[str, str, str]]:
-    wrong = InvalidRequestError.reason
-    if gate.worst_conclusion and gate.worst_conclusion not in _CONCLUSIONS:
-        yield "spec.gate.worst_conclusion", "must be REMOVED, AVOIDED or NOT_ERASED", wrong
-    given = {field.name: value for field, value in gate.ListFields()}
-    for field in _RATES:
-        if field in given and not 0.0 <= given[field] <= 1.0:
-            yield f"spec.gate.{field}", "must be from 0 to 1", wrong
-    if gate.HasField("least_destruction") and not math.isfinite(gate.least_destruction):
-        yield "spec.gate.least_destruction", "must be a number", wrong
-    if gate.HasField("alpha") and not 0.0 < gate.alpha < 1.0:
-        yield "spec.gate.alpha", "must be above 0 and below 1", wrong
-    if gate.no_worse_than and not AUDIT_ID.fullmatch(gate.no_worse_than):
-        yield "spec.gate.no_worse_than", "must be a campaign's id", wrong
-    for index, name in enumerate(gate.concepts):
-        if name not in concepts:
-            yield f"spec.gate.concepts[{index}]", f"the campaign has no concept {name[:60]!r}", wrong

@@ -6,7 +6,7 @@ each attempt, and ends once. Sequence numbers have no gaps, because a transactio
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -154,14 +154,21 @@ class CampaignTransitions:
         return True
 
     @repeated
-    async def finish(self, campaign_id: str, gate: GateResult | None, content_digest: str) -> bool:
-        """End a campaign whose cells have all ended; False if it has ended before, or a cell has not ended."""
+    async def finish(
+        self, campaign_id: str, gate: GateResult | None, content_digest: str, reports: Mapping[str, str]
+    ) -> bool:
+        """End a campaign whose cells have all ended; False if it has ended before, or a cell has not ended.
+
+        `reports` are the artefacts of what belongs to its report, by name.
+        """
         async with self._engine.begin() as connection:
             if await self._lock(connection, campaign_id, (CAMPAIGN_STATE_RUNNING,)) is None:
                 return False
             mine = tables.cells.c.campaign == campaign_id, tables.cells.c.state.in_(OPEN_CELL)
             if (await connection.execute(sa.select(tables.cells.c.position).where(*mine).limit(1))).first():
                 return False
+            rows = [{"campaign": campaign_id, "form": form, "digest": digest} for form, digest in reports.items()]
+            await insert_all(connection, tables.campaign_reports, rows)
             return await self._end(
                 connection,
                 campaign_id,

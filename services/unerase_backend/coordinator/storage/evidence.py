@@ -69,6 +69,12 @@ class EvidenceStore:
             found = await _messages(connection, audit_id, tables.observations, tables.observations.c.unit.in_(units))
         return [Observation.FromString(message) for message in found]
 
+    async def all_observations(self, audit_id: str) -> list[Observation]:
+        """Return all observations of an audit, in plan order; none once it is deleted."""
+        async with self._engine.connect() as connection:
+            found = await _messages(connection, audit_id, tables.observations)
+        return await asyncio.to_thread(lambda: [Observation.FromString(message) for message in found])
+
     async def everything(self, audit_id: str) -> Evidence | None:
         """Return all evidence of an audit; None once it is deleted."""
         async with self._engine.connect() as connection:

@@ -257,12 +257,12 @@ campaign_events = sa.Table(
     sa.Column("sequence", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("message", sa.LargeBinary, nullable=False),
 )
-# The forms of a campaign's report that were rendered, by the name of the form.
+# The forms of a campaign's report that were rendered, and its comparisons with earlier campaigns, by name.
 campaign_reports = sa.Table(
     "unerase_campaign_reports",
     METADATA,
     _campaign_key(),
-    sa.Column("form", sa.String(32), primary_key=True),
+    sa.Column("form", sa.String(64), primary_key=True),
     sa.Column("digest", sa.String(64), nullable=False),
 )
 
