@@ -193,8 +193,8 @@ def test_the_statement_names_what_changed() -> None:
     assert statement.startswith(
         "new as it is now shows hourglass more often in Noise-based (of 24 cases 12 only now and 0 only before, p "
     )
-    assert "than new as it was; of the other evaluations 1 did not change within the tolerance." in statement
-    assert "Destruction is 0.75 lower (-0.75 to -0.75)" in statement
+    assert "than new as it was; of the other evaluations 1 did not change by the tolerance or more." in statement
+    assert "Destruction is 0.750 lower (-0.750 to -0.750)" in statement
 
 
 def test_the_statement_names_another_conclusion() -> None:

@@ -50,7 +50,7 @@ def test_one_replaced_model_is_what_changed() -> None:
     assert (total.compared, total.worse, total.same, total.replaced, total.conclusions_changed) == (3, 1, 2, 1, 1)
     assert (total.tests, total.discordant_needed) == (3, 7)
     assert total.statement == (
-        "Of 3 compared cells, 1 worse and 2 unchanged within the tolerance. In 1 cell the subject was replaced, and "
+        "Of 3 compared cells, 1 worse and 2 unchanged to within the tolerance. In 1 cell the subject was replaced, and "
         "1 conclusion changed. A change is significant among 3 tests from 7 cases on that only one of the two shows."
     )
     assert "only now" in cells[0].audits.statement

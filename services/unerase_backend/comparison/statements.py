@@ -59,12 +59,8 @@ def _changes(comparison: AuditComparison) -> str:
     ]
     if changed:
         said = f"{now} shows {comparison.concept} {' and '.join(changed)} than {before}"
-        rest = [
-            f"{len(found)} {words_of}"
-            for found, words_of in ((same, "did not change within the tolerance"), (unsettled, "are not settled"))
-            if found
-        ]
-        return f"{said}; of the other evaluations {' and '.join(rest)}." if rest else f"{said}."
+        rest = _others(len(same), len(unsettled))
+        return f"{said}; of the other evaluations {rest}." if rest else f"{said}."
     if same and not unsettled:
         most = max(max(-each.bounds.lower, each.bounds.upper) for each in same)
         return (
@@ -73,8 +69,14 @@ def _changes(comparison: AuditComparison) -> str:
         )
     return (
         f"No evaluation shows a significant change from {before} to {now} in how often {comparison.concept} is shown: "
-        f"{len(same)} did not change within the tolerance, {len(unsettled)} are not settled."
+        f"{_others(len(same), len(unsettled))}."
     )
+
+
+def _others(same: int, unsettled: int) -> str:
+    said = [f"{same} did not change by the tolerance or more"] if same else []
+    said += [f"{unsettled} {'is' if unsettled == 1 else 'are'} not settled"] if unsettled else []
+    return " and ".join(said)
 
 
 def _names(comparison: AuditComparison) -> tuple[str, str]:
@@ -83,7 +85,7 @@ def _names(comparison: AuditComparison) -> tuple[str, str]:
         return second, first
     if comparison.first_subject_digest != comparison.second_subject_digest:
         return f"{second} as it is now", f"{first} as it was"
-    return f"{second} in the second audit", "in the first"
+    return f"{second} in the second audit", "the same in the first"
 
 
 def _figured(compared: EvaluationComparison) -> str:
@@ -122,8 +124,8 @@ def _moved(figure: FigureComparison) -> str:
     change, interval = figure.difference.value, figure.difference.interval
     side = f", {words(figure.access)}," if words(figure.access) else ""
     return (
-        f"{_FIGURES[figure.figure]}{side} is {abs(change):.2f} {'higher' if change > 0 else 'lower'} "
-        f"({interval.lower:z.2f} to {interval.upper:z.2f})"
+        f"{_FIGURES[figure.figure]}{side} is {abs(change):.3f} {'higher' if change > 0 else 'lower'} "
+        f"({interval.lower:z.3f} to {interval.upper:z.3f})"
     )
 
 
@@ -151,7 +153,7 @@ def state_campaigns(compared: CampaignComparison) -> str:
             (compared.worse, "worse"),
             (compared.better, "better"),
             (compared.unsettled, "not settled"),
-            (compared.same, "unchanged within the tolerance"),
+            (compared.same, "unchanged to within the tolerance"),
         )
         if count
     ]

@@ -37,8 +37,8 @@ from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.templates import environment
 from unerase_backend.runtime.identifiers import AUDIT_ID
 from unerase_backend.verdict import controls, measure_wording
-from unerase_backend.verdict.comparison import flaws, schedule_notes
 from unerase_backend.verdict.decision import Tolerances
+from unerase_backend.verdict.flaws import flaws, schedule_notes
 from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, Ground, grounds, summarise
 
 FINDINGS_SHOWN = 6

@@ -1,11 +1,14 @@
-"""Computes the verdict of an audit from its exported observations, without a running backend, pictures or models.
+"""Verdicts and comparisons from exported observations, without a running backend, pictures or models.
 
-`unerase verdict` finds `conclude_file` by its entry point, so that the client does not import the backend.
+The command finds `conclude_file` and `compare_files` by their entry points, so that the client does not import the
+backend.
 """
 
 from pathlib import Path
 
-from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, Tolerances
+from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, ReportContent, Tolerances
+from unerase.v1.comparisons_pb2 import AuditComparison
+from unerase_backend.comparison import Recorded, compare_audits
 from unerase_backend.report.parquet import ExportedAudit, read_parquet
 from unerase_backend.verdict import conclude
 from unerase_backend.verdict.decision import tolerance_problem
@@ -20,11 +23,30 @@ def conclude_file(file: Path, tolerances: Tolerances) -> Audit:
             out of its bounds.
         OSError: the file cannot be read.
     """
+    return conclude_exported(_read(file), tolerances)
+
+
+def compare_files(first: Path, second: Path) -> AuditComparison:
+    """Return the comparison of two exported audits, the first being the earlier one; errors as in `conclude_file`."""
+    return compare_audits(_recorded(first), _recorded(second))
+
+
+def _recorded(file: Path) -> Recorded:
+    audit = _read(file)
     try:
-        audit = read_parquet(file.read_bytes())
+        verdict = conclude_exported(audit, Tolerances()).verdict
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    return conclude_exported(audit, tolerances)
+    content = ReportContent(verdict=verdict, descriptions=audit.descriptions)
+    content.MergeFrom(audit.content)
+    return Recorded(audit.audit_id, content, audit.observations)
+
+
+def _read(file: Path) -> ExportedAudit:
+    try:
+        return read_parquet(file.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
 
 
 def conclude_exported(audit: ExportedAudit, tolerances: Tolerances) -> Audit:

@@ -43,7 +43,7 @@ class Ground:
 def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
     """Return the conclusion in two plain sentences; empty if there is no conclusion.
 
-    `flaws` are faults of the comparison itself, as `comparison.flaws` returns them: with any of them the figures mean
+    `flaws` are faults of the comparison itself, as `flaws.flaws` returns them: with any of them the figures mean
     nothing.
     """
     if verdict.conclusion == Conclusion.CONCLUSION_UNSPECIFIED:

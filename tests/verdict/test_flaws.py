@@ -4,7 +4,7 @@ import pytest
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
 from unerase.v1.models_pb2 import Model, Schedule, WeightFile
-from unerase_backend.verdict.comparison import flaws, schedule_notes
+from unerase_backend.verdict.flaws import flaws, schedule_notes
 
 
 def model(name: str, unet: str, text: str = "text") -> Model:
