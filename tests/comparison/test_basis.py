@@ -51,7 +51,7 @@ DECISIVE: dict[str, list[Change]] = {
         lambda audit: setattr(audit.manifest.models[0].schedule, "timestep_spacing", "trailing"),
         lambda audit: audit.spec_fields.update(own_schedules=True),
     ],
-    "reference": [lambda audit: setattr(audit.manifest.models[0], "digest", "d-other")],
+    "reference": [lambda audit: setattr(audit.manifest.models[0], "weights_digest", "d-other")],
     "judge": [
         lambda audit: setattr(audit.manifest.judges[1], "digest", "d-other"),
         lambda audit: setattr(audit.manifest.judges[1], "threshold", 0.6),
@@ -124,7 +124,7 @@ def test_equal_if_and_only_if_all_parts_are(
 ) -> None:
     one = audit_with(*(DECISIVE[part][index] for part, index in sorted(first)))
     other = audit_with(
-        *(DECISIVE[part][index] for part, index in sorted(second)), *(NEUTRAL[name] for name in sorted(neutral))
+        *(NEUTRAL[name] for name in sorted(neutral)), *(DECISIVE[part][index] for part, index in sorted(second))
     )
     same = comparability_digest(one) == comparability_digest(other)
     assert same == (not differing(basis_of(one), basis_of(other)))

@@ -23,6 +23,7 @@ from unerase_backend.verdict import statistics
 from unerase_backend.verdict.access import seen_under, words
 from unerase_backend.verdict.battery import is_measure
 from unerase_backend.verdict.decision import Tolerances
+from unerase_backend.verdict.draws import SUBJECT
 from unerase_backend.verdict.figures import Table
 
 DECISIVE = ("concept", "cases", "seed base", "steps", "guidance", "schedule", *basis.JUDGES, "decided by")
@@ -79,10 +80,11 @@ class Recorded:
         return seen_under(self.by_evaluation.get(evaluation, ()), access)
 
     def table(self, evaluation: str, access: ModelAccess.ValueType) -> Table:
-        """Return an evaluation's cases, decided as in the verdict on one access."""
+        """Return the subject's cases of an evaluation, decided as in the verdict on one access."""
         spec = self.content.spec
         seen = self.seen(evaluation, access)
-        return Table.of(self.described[evaluation], seen, spec, cases=spec.cases, looked_at=spec.sequential)
+        described = _described(self, evaluation)
+        return Table.of(described, seen, spec, cases=spec.cases, looked_at=spec.sequential, only=SUBJECT)
 
 
 def compare_audits(first: Recorded, second: Recorded) -> AuditComparison:
@@ -192,9 +194,10 @@ def _evaluations(first: Recorded, second: Recorded, access: ModelAccess.ValueTyp
 def _evaluation(name: str, first: Recorded, second: Recorded, access: ModelAccess.ValueType) -> EvaluationComparison:
     description = _described(second, name)
     message = EvaluationComparison(p=1, p_holm=1)
-    preventing = _preventing(name, first, second, access)
+    tables = first.table(name, access), second.table(name, access)
+    preventing = _preventing(name, first, second, tables)
     if not preventing:
-        message.MergeFrom(compare_tables(first.table(name, access), second.table(name, access)))
+        message.MergeFrom(compare_tables(*tables))
     message.evaluation, message.title, message.access = name, description.title, access
     message.incomparable.extend(preventing)
     results = [
@@ -209,7 +212,7 @@ def _evaluation(name: str, first: Recorded, second: Recorded, access: ModelAcces
     return message
 
 
-def _preventing(name: str, first: Recorded, second: Recorded, access: ModelAccess.ValueType) -> list[Incomparable]:
+def _preventing(name: str, first: Recorded, second: Recorded, tables: tuple[Table, Table]) -> list[Incomparable]:
     """Return why one evaluation of two audits cannot be compared; empty if it can."""
     one, other = first.basis[basis.BATTERY][name], second.basis[basis.BATTERY][name]
     found = [
@@ -221,8 +224,7 @@ def _preventing(name: str, first: Recorded, second: Recorded, access: ModelAcces
     references = first.basis[basis.REFERENCE], second.basis[basis.REFERENCE]
     if not plain and references[0] != references[1]:
         found.append(_difference(basis.REFERENCE, *references))
-    _described(first, name)
-    arms = tables_differ(first.table(name, access), second.table(name, access))
+    arms = tables_differ(*tables)
     if arms is not None:
         found.append(_difference("deciding arms", ", ".join(arms[0]), ", ".join(arms[1])))
     return found

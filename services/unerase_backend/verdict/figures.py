@@ -142,8 +142,9 @@ class Table:
         *,
         cases: int,
         looked_at: bool,
+        only: int | None = None,
     ) -> "Table":
-        """Arrange one evaluation's observations; the arguments are those of `figures_of`."""
+        """Arrange one evaluation's observations, of all roles or of one; the arguments are those of `figures_of`."""
         anytime = looked_at and is_looked_at(description, observations)
         run = cases_run(description, observations, cases) if anytime else cases
         rows = sorted({observation.case_index for observation in observations} | set(range(run)))
@@ -156,7 +157,7 @@ class Table:
         would_decide = np.array([decides(description, arm) for arm, _ in columns], bool)
         comparable = np.array([arm in controlled_arms or not controlled_arms for arm, _ in columns], bool)
         deciding = would_decide & comparable
-        roles = ROLES if by_role[CONTROL] else (SUBJECT, REFERENCE)
+        roles = [role for role in ROLES if only in (None, role) and (role != CONTROL or by_role[CONTROL])]
         draws = {role: tabulate(by_role[role], rows, columns, spec.decided_by) for role in roles}
         return cls(
             rows,
