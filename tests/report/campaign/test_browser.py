@@ -313,6 +313,8 @@ def test_in_print_everything_is_there_and_controls_are_not(visit: Visit, tmp_pat
         assert f"page {at} of {len(parts)}" in said
     text = "".join(parts)
     assert text.index("The gate fails") < text.index("What changed since campaign c0")
+    # The heads of a table are on each of its pages.
+    assert all(("Brought back by" in said) == bool(re.search(r"of 5 .*\b0\.\d\d ", said)) for said in parts)
     # In the table of all cells at least.
     assert all(text.count(f"release/model-{at}") >= 3 for at in range(12))
 
