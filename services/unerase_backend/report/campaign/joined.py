@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from unerase.v1.campaigns_pb2 import CampaignReportCell, CampaignReportContent
 from unerase.v1.comparisons_pb2 import CellComparison
 from unerase.v1.gates_pb2 import GateOutcome
-from unerase_backend.report.campaign.content import in_order
+from unerase_backend.report.campaign.streamed_json import in_order
 
 MAX_FINDINGS = 10_000
 """The most findings that a gate's result holds."""

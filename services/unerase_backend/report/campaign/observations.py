@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from unerase.v1.campaigns_pb2 import CampaignReport, CampaignReportCell
 from unerase.v1.types_pb2 import Observation
 from unerase_backend.report import parquet
-from unerase_backend.report.campaign.content import in_order
+from unerase_backend.report.campaign.streamed_json import in_order
 from unerase_backend.report.content import place
 from unerase_backend.report.schema import canonical_json
 

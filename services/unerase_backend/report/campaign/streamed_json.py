@@ -1,49 +1,24 @@
-"""The content of a campaign's report, put together cell by cell: two runs of one campaign give the same bytes.
+"""A campaign's report as JSON, put together cell by cell.
 
-The bytes are those of the deterministic serialisation of a `CampaignReportContent`, and the JSON is the canonical JSON
-of a `CampaignReport`; neither is ever in memory as a whole, because a campaign may have 100,000 cells.
+The text is the canonical JSON of the whole `CampaignReport`, which is never in memory, because a campaign may have
+100,000 cells.
 """
 
-import hashlib
 import json
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from google.protobuf.message import Message
-
-from unerase.v1.campaigns_pb2 import CampaignReport, CampaignReportCell, CampaignReportContent, CampaignSpec
-from unerase.v1.gates_pb2 import GateResult
+from unerase.v1.campaigns_pb2 import CampaignReport, CampaignReportCell
 from unerase_backend.report.schema import canonical_json
-
-
-def content_bytes(
-    spec: CampaignSpec, cells: Iterable[CampaignReportCell], gate_result: GateResult | None
-) -> Iterator[bytes]:
-    """Yield the bytes of the content, one piece for each cell; `cells` are in order of their index.
-
-    Raises:
-        ValueError: a cell is out of order.
-    """
-    # A message's bytes are those of its fields, one after the other in order of their numbers.
-    yield _bytes(CampaignReportContent(spec=spec))
-    for cell in in_order(cells):
-        yield _bytes(CampaignReportContent(cells=[cell]))
-    if gate_result is not None:
-        yield _bytes(CampaignReportContent(gate_result=gate_result))
-
-
-def content_digest(spec: CampaignSpec, cells: Iterable[CampaignReportCell], gate_result: GateResult | None) -> str:
-    """Return the SHA-256 of the content's bytes, hexadecimal; errors as in `content_bytes`."""
-    digest = hashlib.sha256()
-    for piece in content_bytes(spec, cells, gate_result):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def render_json(head: CampaignReport, cells: Iterable[CampaignReportCell]) -> Iterator[str]:
     """Yield the report as JSON that follows docs/campaign-report.schema.json, with a line feed at the end.
 
-    `head` is the report without its cells. Errors as in `content_bytes`.
+    `head` is the report without its cells.
+
+    Raises:
+        ValueError: a cell is out of order.
     """
     whole, content = json.loads(canonical_json(head)), json.loads(canonical_json(head.content))
     if not head.HasField("content"):
@@ -97,7 +72,3 @@ def _cells_json(cells: Iterable[CampaignReportCell]) -> Iterator[str]:
 def _nested(value: object, depth: int) -> str:
     text = json.dumps(value, sort_keys=True, indent=1, separators=(",", ": "), ensure_ascii=False, allow_nan=False)
     return textwrap.indent(text, " " * depth).lstrip(" ")
-
-
-def _bytes(message: Message) -> bytes:
-    return message.SerializeToString(deterministic=True)
