@@ -90,6 +90,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "docs/client.md", "unerase audit testbed/uce --concept hourglass --prompts", How.READ, "the file is anybody's"
     ),
+    Rule("docs/comparison.md", "# gate.yaml", How.LOADED),
     Rule("docs/concepts.md", "# my-hourglass.yaml", How.LOADED),
     Rule("docs/concepts.md", "unerase concepts create", How.OWN),
     Rule("docs/concepts.md", "# pack.yaml", How.LOADED),

@@ -22,9 +22,11 @@ from docs.rules import How, tried
 from docs.scraping import CONFIG, config_with_documented_lines
 from support import example
 from unerase._concept_file import read_concept_file
+from unerase._gate_file import KEYS, read_gate
 from unerase._prompt_pack import read_pack
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.model_check import check_model
+from unerase_backend.comparison import check_gate
 from unerase_backend.coordinator.filtering import AUDIT_FIELDS, MODEL_FIELDS, read_filter
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.runtime.access import read_tokens
@@ -100,6 +102,15 @@ def _pack(text: str, folder: Path) -> None:
     assert read_concept_file(concept).concept.pack == read_pack(folder / "pack.yaml")
 
 
+def _gate(text: str, folder: Path) -> None:
+    """Read the gate, which has every key."""
+    file = folder / "gate.yaml"
+    file.write_text(text)
+    gate = read_gate(file)
+    assert {field.name for field, _ in gate.ListFields()} == set(KEYS)
+    check_gate(gate)
+
+
 def _quotas(text: str, folder: Path) -> None:
     file = folder / "tokens.json"
     file.write_text(f'{{"tokens": [], {text}}}')
@@ -158,6 +169,7 @@ def _entry_points(text: str, folder: Path) -> None:
 LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("SECURITY.md", "apiVersion"): _network_policy,
     ("docs/add-a-probe.md", "[project.entry-points"): _entry_points,
+    ("docs/comparison.md", "# gate.yaml"): _gate,
     ("docs/concepts.md", "# my-hourglass.yaml"): _concept,
     ("docs/concepts.md", "# pack.yaml"): _pack,
     ("docs/operations.md", '"quotas"'): _quotas,
