@@ -170,12 +170,7 @@ def _targets(
     from unerase_backend.probing.settings import ProbingSettings
 
     data = settings.data_dir.expanduser().resolve()
-    common: dict[str, Any] = {
-        **_of(settings, SharedSettings),
-        "artifacts": _url(settings.artifacts) if settings.artifacts else str(data / "artifacts"),
-        "logs": str(data / "logs"),
-        "digests": str(data / "digests"),
-    }
+    common = _common(settings, data)
     coordination = CoordinatorSettings(
         **common,
         **_of(settings, ServiceSettings),
@@ -215,6 +210,17 @@ def _targets(
         target(application, name=name, route_prefix=None, logging_config=_serves_own_logs(settings))
         for name, application in applications.items()
     ]
+
+
+def _common(settings: ServeSettings, data: Path) -> dict[str, Any]:
+    """Return the settings of all rooms, with what they keep in the folder `data`."""
+    return {
+        **_of(settings, SharedSettings),
+        "artifacts": _url(settings.artifacts) if settings.artifacts else str(data / "artifacts"),
+        "logs": str(data / "logs"),
+        "digests": str(data / "digests"),
+        "model_copies": str(data / "models"),
+    }
 
 
 def _serves_own_logs(settings: ServeSettings) -> dict[str, str]:

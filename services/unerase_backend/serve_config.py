@@ -127,8 +127,8 @@ def _called(made: Callable[..., Any], arguments: Mapping[str, Any], place: str) 
 
 
 def _check_stores(applications: list[Mapping[str, Any]]) -> Iterator[str]:
-    """Check that all rooms have the same artefact store and catalogues, without which they cannot work together."""
-    for key in ("artifacts", "catalogues"):
+    """Check that all rooms have the same artefact store and models, without which they cannot work together."""
+    for key in ("artifacts", "catalogues", "model_roots", "model_organisations"):
         said = [(index, one.get("args", {}).get(key)) for index, one in enumerate(applications)]
         for index, value in said:
             if value != said[0][1]:

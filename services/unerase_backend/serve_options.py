@@ -17,6 +17,7 @@ from unerase_backend.serve_settings import PREFIX, ServeSettings
 
 OPTIONS = (
     *("host", "port", "metrics_port", "rooms_metrics_port", "data_dir", "artifacts", "catalogues"),
+    *("model_roots", "model_organisations"),
     *("device", "dtype", "gpu_memory_gb", "batch_rows", "decode_batch", "models_in_memory", "gradient_rows"),
     *("models_kept", "judge_batch", "attack_timeout_seconds", "generation_replicas", "generation_threads"),
     *("torch_threads", "allow_insecure_bind", "tls_certificate", "tls_key", "tls_client_ca", "tokens"),

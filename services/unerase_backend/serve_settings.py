@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from fsspec import get_filesystem_class
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unerase._settings import DEFAULT_PORT
 from unerase_backend.coordinator.settings import ServiceSettings
-from unerase_backend.runtime.settings import SharedSettings
+from unerase_backend.runtime.settings import SharedSettings, checked_scheme
 
 PREFIX = "UNERASE_SERVE_"
 
@@ -91,15 +90,14 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
     @field_validator("artifacts")
     @classmethod
     def _know_the_store(cls, value: str) -> str:
-        scheme, separator, _ = value.partition("://")
-        if separator:
-            if not scheme:
-                raise ValueError(f"{value!r} must begin with a scheme, such as s3://")
-            try:
-                get_filesystem_class(scheme)
-            except ImportError as error:
-                raise ValueError(f"{scheme}:// needs a package that is not installed: {error}") from None
-        return value
+        return checked_scheme(value) if "://" in value else value
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _find_the_roots(cls, roots: Any) -> Any:
+        # What is no list of texts is refused by its type.
+        listed = roots if isinstance(roots, list | tuple) and all(isinstance(each, str) for each in roots) else ()
+        return tuple(each if "://" in each else _folder(each) for each in listed) or roots
 
     @model_validator(mode="after")
     def _refuse_unknown_environment(self) -> "ServeSettings":
@@ -125,6 +123,14 @@ def read_settings(**given: Any) -> ServeSettings:
 def _problem(violation: Any) -> str:
     place = ".".join(map(str, violation["loc"])) or "settings"
     return f"{place}: {violation['msg'].removeprefix('Value error, ')}"
+
+
+def _folder(path: str) -> str:
+    """Return the absolute path of a folder as it is written: links are followed where a model is named."""
+    folder = Path(os.path.abspath(Path(path).expanduser()))
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {path!r}")
+    return str(folder)
 
 
 def _absolute(path: str) -> str:

@@ -16,6 +16,7 @@ from unerase_backend.check_command import check
 from unerase_backend.checking.models import check_model
 from unerase_backend.checking.process import check_in_process
 from unerase_backend.runtime.errors import UnavailableError
+from unerase_backend.runtime.settings import RoomSettings
 
 REFERENCE = EMBEDDED.parent / "reference"
 REASONS = {
@@ -150,9 +151,10 @@ def test_a_device_that_is_set_must_be_there(catalogue: Path, monkeypatch: pytest
     assert found["device_problem"].startswith("device: ")
 
 
-def test_a_process_of_its_own_finds_the_same(catalogue: Path) -> None:
+def test_a_process_of_its_own_finds_the_same(catalogue: Path, tmp_path: Path) -> None:
     expected = check_model(Catalogue.load([str(catalogue)]), "own/flow")
-    assert check_in_process([str(catalogue)], "own/flow") == expected
+    store = str(tmp_path / "artifacts")
+    assert check_in_process(RoomSettings(artifacts=store, catalogues=(catalogue,)), "own/flow") == expected
     assert isinstance(expected, ModelCheck)
     with pytest.raises(UnavailableError, match="without an answer"):
-        check_in_process([str(catalogue.with_name("none.yaml"))], "own/flow")
+        check_in_process(RoomSettings(artifacts=store, catalogues=(catalogue.with_name("none.yaml"),)), "own/flow")

@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from support.coordinators import free_port
+from support.registering import nothing_registered
 from unerase.v1 import audits_pb2
 from unerase.v1.audits_pb2 import AUDIT_VIEW_FULL, Audit, AuditSpec, ListAuditsRequest, WatchAuditRequest
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
@@ -68,7 +69,7 @@ async def door(tmp_path: Path, catalogue: Catalogue, store: ArtifactStore) -> As
     file = tmp_path / "tokens.json"
     made = {tenant: tokens.create(file, tenant, tenant, list(SCOPES), 1) for tenant in ("greedy", "other")}
     audits, campaigns = audit_service(database, catalogue, store), campaign_service(database, catalogue, store)
-    models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database))  # type: ignore[arg-type]
     server = Server(audits, campaigns, models, server_info(), Metrics(), Gate(file), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)

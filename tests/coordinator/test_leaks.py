@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from support.coordinators import free_port
 from support.fuzzing import leaks
+from support.registering import nothing_registered
 from unerase.v1 import audits_pb2, campaigns_pb2, models_pb2
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, Audit, AuditSpec
 from unerase.v1.campaigns_pb2 import CampaignSpec
@@ -80,7 +81,7 @@ async def failing(tmp_path: Path, catalogue: Catalogue) -> AsyncIterator[Failing
     await database.migrate()
     store = ArtifactStore(str(tmp_path / "store"))
     audits, campaigns = audit_service(database, catalogue, store), campaign_service(database, catalogue, store)
-    models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database))  # type: ignore[arg-type]
     server = Server(audits, campaigns, models, server_info(), Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)

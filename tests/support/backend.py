@@ -4,9 +4,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from unerase.internal.v1alpha1.attack_pb2 import AttackRequest
@@ -32,8 +34,10 @@ from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.opening import open_catalogue
 from unerase_backend.classification.engine import ClassificationEngine
 from unerase_backend.classification.settings import ClassificationSettings
+from unerase_backend.coordinator.execution import units
 from unerase_backend.coordinator.planning.packs import concept_free_pack, placebo_pack
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import Parameters, parameters_struct
@@ -45,6 +49,7 @@ from unerase_backend.probing.engine import ProbingEngine
 from unerase_backend.probing.registry import PROBES
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.seeds import derive_seed
+from unerase_backend.runtime.settings import RoomSettings
 
 REFERENCE, NEVER, REDIRECTED = "testbed/reference", "testbed/never", "testbed/redirected"
 CONCEPT, PLACEBO = "hourglass", "fish"
@@ -182,12 +187,23 @@ def _prompt(templates: Sequence[str], concept: Concept, index: int) -> str:
 
 @asynccontextmanager
 async def local_backend(
-    folder: Path, *, catalogues: Sequence[str] = (), torch_threads: int = 1, metrics: GenerationMetrics | None = None
+    folder: Path,
+    *,
+    catalogues: Sequence[str] = (),
+    torch_threads: int = 1,
+    metrics: GenerationMetrics | None = None,
+    **given: Any,
 ) -> AsyncIterator[LocalBackend]:
-    """Build the engines with a store in `folder`, and end their threads afterwards."""
+    """Build the engines with a store in `folder`, and end their threads afterwards; `given` are all rooms' settings."""
     torch.set_num_threads(torch_threads)
-    common: dict[str, Any] = {"artifacts": str(folder), "catalogues": tuple(catalogues), "torch_threads": torch_threads}
-    catalogue, store = Catalogue.load(catalogues), ArtifactStore(str(folder))
+    common: dict[str, Any] = {
+        "artifacts": str(folder),
+        "catalogues": tuple(catalogues),
+        "torch_threads": torch_threads,
+        **given,
+    }
+    store = ArtifactStore(str(folder))
+    catalogue = open_catalogue(RoomSettings(**common), store)
     classification = ClassificationEngine(catalogue, store, ClassificationSettings(**common))
 
     async def classify(pictures: np.ndarray, questions: Sequence[Question]) -> list[PictureJudgements]:
@@ -206,3 +222,21 @@ async def local_backend(
         attack.close()
         generation.close()
         classification.close()
+
+
+def without_processes(local: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the rooms' own engines in place of the coordinator's handles to their processes."""
+    for name, engine in (
+        ("PROBING", local.probing),
+        ("ATTACK", local.attack),
+        ("GENERATION", local.generation),
+        ("CLASSIFICATION", local.classification),
+    ):
+
+        async def call(method: str, request: Any, engine: Any = engine, **_: object) -> Any:
+            return await getattr(engine, method)(request)
+
+        def stream(method: str, request: Any, engine: Any = engine) -> AsyncIterator[Any]:
+            return getattr(engine, method)(request)  # type: ignore[no-any-return]
+
+        monkeypatch.setattr(units, name, SimpleNamespace(call=call, stream=stream))

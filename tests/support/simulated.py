@@ -153,6 +153,7 @@ def begun(folder: Path) -> list[list[str]]:
 
 
 async def _main() -> None:
+    from unerase_backend.catalogue import Catalogue
     from unerase_backend.coordinator import deployment
     from unerase_backend.coordinator.settings import CoordinatorSettings
     from unerase_backend.runtime import handles
@@ -161,7 +162,7 @@ async def _main() -> None:
     for room in (handles.GENERATION, handles.CLASSIFICATION, handles.PROBING, handles.ATTACK):
         room.call, room.stream = rooms.call, rooms.stream  # type: ignore[method-assign]
     # The test's catalogue alone, which has the testbed's names.
-    deployment.Catalogue.load = partial(deployment.Catalogue.load, embedded=Path("none"))  # type: ignore[method-assign]
+    Catalogue.load = partial(Catalogue.load, embedded=Path("none"))  # type: ignore[method-assign]
     deployment.rooms_serving = lambda asked: dict.fromkeys(asked, True)
     coordinator = deployment.Coordinator.__new__(deployment.Coordinator)
     await coordinator.__init__(CoordinatorSettings.model_validate_json(sys.argv[2]))  # type: ignore[misc]

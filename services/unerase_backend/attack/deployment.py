@@ -14,7 +14,7 @@ from unerase.internal.v1alpha1.attack_pb2 import (
 )
 from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.attack.settings import AttackSettings
-from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.opening import open_catalogue
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.call_context import receives
@@ -60,8 +60,8 @@ class Attack:
         from unerase_backend.attack.engine import AttackEngine
 
         begin_computing("attack", settings)
-        catalogue = Catalogue.load(settings.catalogues, digest_folder=settings.digests)
         store, models = ArtifactStore(settings.artifacts), remote_models(Models)
+        catalogue = open_catalogue(settings, store)
         self._engine = AttackEngine(catalogue, store, settings, models, RayAttackMetrics())
 
     @receives

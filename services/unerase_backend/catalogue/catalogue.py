@@ -1,26 +1,27 @@
 """The catalogue of a deployment: the embedded testbed's file and those of the operator, checked as a whole."""
 
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question, Target
-from unerase.v1.models_pb2 import Model, WeightFile
+from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept, JudgeLabels
-from unerase_backend.catalogue import digests, guard_files, guard_kinds, judge_files, model_files, packs, sheets
+from unerase_backend.catalogue import digests, guard_files, guard_kinds, judge_files, packs, sheets
 from unerase_backend.catalogue.custom import CustomConcept, entry_of
 from unerase_backend.catalogue.default_judges import choose_judges
+from unerase_backend.catalogue.definitions import is_registered
+from unerase_backend.catalogue.describing import describe
 from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry, ModelEntry
-from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests, file_digest
 from unerase_backend.catalogue.kinds import ALTERNATIVES, KINDS, PROMPTS, first_of_kinds, one_thing
 from unerase_backend.catalogue.merging import merge_files
-from unerase_backend.catalogue.model_parts import ModelParts, added_files
+from unerase_backend.catalogue.model_parts import ModelParts
 from unerase_backend.catalogue.named_errors import naming
-from unerase_backend.catalogue.schedules import describe_schedule
+from unerase_backend.catalogue.registered import RegisteredModels
+from unerase_backend.catalogue.remembered import Remembered
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError, PreconditionError
 from unerase_backend.runtime.spelling import share_a_word
@@ -42,15 +43,22 @@ class Catalogue:
     files: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """The name of the file that holds an entry, by its section ("models", "judges", "concepts") and name."""
     _digest: digests.Digest = field(default=file_digest, repr=False, compare=False)
-    _memory: dict[tuple[str, str], Any] = field(default_factory=dict, repr=False, compare=False)
-    _locks: dict[tuple[str, str], threading.RLock] = field(default_factory=dict, repr=False, compare=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    _registered: RegisteredModels | None = field(default=None, repr=False, compare=False)
+    _memory: Remembered = field(default_factory=Remembered, repr=False, compare=False)
 
     @classmethod
-    def load(cls, paths: Sequence[str] = (), *, embedded: Path = EMBEDDED, digest_folder: str = "") -> "Catalogue":
+    def load(
+        cls,
+        paths: Sequence[str] = (),
+        *,
+        embedded: Path = EMBEDDED,
+        digest_folder: str = "",
+        registered: RegisteredModels | None = None,
+    ) -> "Catalogue":
         """Read the embedded catalogue, if it exists, and the files at `paths`.
 
         `digest_folder` keeps the digests of files (`kept_digests`); without one, every process hashes them.
+        `registered` finds the models that are named `model:DIGEST`; without it there are none.
 
         Raises:
             InvalidRequestError: a file holds a bad field, two entries share a name, or an entry names a missing one.
@@ -62,6 +70,7 @@ class Catalogue:
             MappingProxyType(merged.concepts),
             files=MappingProxyType(merged.files),
             _digest=KeptDigests(Path(digest_folder) if digest_folder else None),
+            _registered=registered,
         )
 
     def place(self, section: str, name: str, *keys: str) -> str:
@@ -75,13 +84,29 @@ class Catalogue:
         concepts = MappingProxyType({**self.concepts, **entries})
         return replace(self, concepts=concepts, custom=MappingProxyType({**self.custom, **added}))
 
+    def with_models(self, models: Mapping[str, ModelEntry]) -> "Catalogue":
+        """Return this catalogue with further models: one that is to be registered, or registered ones by their name."""
+        return replace(self, models=MappingProxyType({**self.models, **models}))
+
     def model(self, name: str) -> ModelEntry:
-        """Return a model's entry, with every figure filled in.
+        """Return a model's entry, with every figure filled in; a registered model is named `model:DIGEST`.
 
         Raises:
             NotFoundError: there is none.
+            PreconditionError: the settings of this process do not allow the registered model.
         """
+        if self._registered is not None and is_registered(name):
+            return self._registered.model(self, name).entry
         return _find(self.models, name, "model")
+
+    def verify(self, name: str) -> None:
+        """Compare the files of a registered model with its definition; a model of a file has none.
+
+        Raises:
+            UnsafeModelError: a file is missing, is another one, or is new.
+        """
+        if self._registered is not None and is_registered(name):
+            self._registered.verify(self, name, self._digest)
 
     def judge(self, name: str) -> JudgeEntry:
         """Return a judge's entry.
@@ -100,12 +125,14 @@ class Catalogue:
         return _find(self.concepts, name, "concept")
 
     def model_parts(self, name: str) -> ModelParts:
-        """Return the files that a model is loaded from.
+        """Return the files that a model is loaded from; those of a registered model are as its definition says.
 
         Raises:
             NotFoundError: there is no such model.
             UnavailableError: it cannot be fetched from the hub.
+            UnsafeModelError: as `verify`.
         """
+        self.verify(name)
         entry = self.model(name)
         if entry.base is not None:
             return self.model_parts(entry.base).changed(entry)
@@ -147,11 +174,13 @@ class Catalogue:
                 message names the model.
             UnavailableError: it cannot be fetched from the hub.
         """
-        entry = self.model(name)
-        with naming("model", name):
-            described: Model = self.remembered("model", name, lambda: self._describe(name, entry))
+        self.model(name)
         copy = Model()
-        copy.CopyFrom(described)
+        if self._registered is not None and is_registered(name):
+            copy.CopyFrom(self._registered.model(self, name).described)
+            return copy
+        with naming("model", name):
+            copy.CopyFrom(self.remembered("model", name, lambda: describe(self, name, self._digest)))
         return copy
 
     def judge_digest(self, name: str) -> str:
@@ -321,69 +350,9 @@ class Catalogue:
             return ()
         return self.remembered("sheet", f"{sheet} {tile}", lambda: sheets.cut(sheet, tile))
 
-    def _describe(self, name: str, entry: ModelEntry) -> Model:
-        base = self.describe_model(entry.base) if entry.base else Model()
-        loaded: dict[str, list[Path]] = {}
-        findings = Findings(name)
-        if entry.base is None:
-            folder = entry.folder
-            assert folder is not None  # noqa: S101 - an entry has a folder or a base
-            loaded = model_files.loaded_files(folder, None if entry.hub else folder, findings)
-            if (schedule := describe_schedule(folder)) is not None:
-                base.schedule.CopyFrom(schedule)
-        loaded |= model_files.replacing_files({"unet": entry.unet, "text_encoder": entry.text_encoder}, findings)
-        findings.conclude().raise_any()
-        files = digests.hash_files(loaded, self._digest)
-        digests.check_pinned(files, entry.sha256)
-        weights = [
-            WeightFile(component=file.component.split()[0], digest=file.digest, size_bytes=file.size_bytes)
-            for file in files
-            if file.weights
-        ]
-        added, parts = added_files(entry, self._digest)
-        files, weights = [*files, *added], [*weights, *parts]
-        base_digest = base.weights_digest or base.digest
-        # Guards alone leave the weights as they are, so that their pictures are shared with the base.
-        only_guards = bool(entry.guards) and not files
-        weights_digest = base_digest if only_guards else digests.combined_digest(files, base_digest)
-        pipeline = self.guard_folder(name) if self.guards(name) else Path()
-        guards = guard_kinds.describe_guards(self.guards(name), pipeline, self._digest)
-        described = described_by_entry(name, entry)
-        described.MergeFrom(
-            Model(
-                digest=guard_kinds.guarded_digest(weights_digest, guards),
-                files=[*base.files, *weights],
-                schedule=base.schedule if base.HasField("schedule") else None,
-                guards=guards,
-                weights_digest=weights_digest if guards else "",
-            )
-        )
-        return described
-
     def remembered(self, kind: str, name: str, compute: Callable[[], Entry]) -> Entry:
         """Return what `compute` returned for this entry first; errors are not remembered, and entries do not wait."""
-        with self._lock:
-            lock = self._locks.setdefault((kind, name), threading.RLock())
-        with lock:
-            if (kind, name) not in self._memory:
-                self._memory[kind, name] = compute()
-            remembered: Entry = self._memory[kind, name]
-            return remembered
-
-
-def described_by_entry(name: str, entry: ModelEntry) -> Model:
-    """Return a model's description as far as its entry gives it."""
-    return Model(
-        name=name,
-        base=entry.base or "",
-        guidance_scale=entry.guidance_scale,
-        steps=entry.steps,
-        resolution=entry.resolution,
-        erased=entry.erased,
-        never_learned=entry.never_learned,
-        method=entry.method,
-        labels=entry.labels,
-    )
+        return self._memory.get(kind, name, compute)
 
 
 def _find(entries: Mapping[str, Entry], name: str, kind: str) -> Entry:

@@ -16,7 +16,9 @@ from unerase_backend.catalogue.entries import (
 )
 from unerase_backend.catalogue.kinds import KINDS, Kind
 from unerase_backend.catalogue.packs import problems_of_pack
-from unerase_backend.catalogue.reading import CatalogueFile, without_prefix
+from unerase_backend.catalogue.places import FilePlaces
+from unerase_backend.catalogue.reading import CatalogueFile
+from unerase_backend.catalogue.spelled import indexed, without_prefix
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -70,7 +72,9 @@ def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
         **({"tile": side} if side else {}),
     }
     try:
-        file = CatalogueFile.model_validate({"concepts": {concept.name: fields}}, context={"root": Path()})
+        file = CatalogueFile.model_validate(
+            {"concepts": {concept.name: fields}}, context={"places": FilePlaces(Path())}
+        )
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_input=False):
             # Each begins with the section and the concept's own name, which is the key in a file.
@@ -139,12 +143,8 @@ def _field(keys: Iterable[int | str], places: Mapping[str, int]) -> str:
         case ["labels", judge, "[key]"] if judge in places:
             return f"concept.labels[{places[str(judge)]}].judge"
         case ["labels", judge, *rest] if judge in places:
-            return f"concept.labels[{places[str(judge)]}].labels{_indexed(rest)}"
+            return f"concept.labels[{places[str(judge)]}].labels{indexed(rest)}"
         case ["alternatives", judge, *rest] if judge in places:
-            return f"concept.labels[{places[str(judge)]}].alternatives{_indexed(rest)}"
+            return f"concept.labels[{places[str(judge)]}].alternatives{indexed(rest)}"
         case others:
-            return f"concept{_indexed(others)}"
-
-
-def _indexed(keys: Iterable[int | str]) -> str:
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
+            return f"concept{indexed(others)}"

@@ -41,6 +41,7 @@ from unerase_backend.catalogue.layouts import PICKLES, ImportKind, import_comman
 from unerase_backend.catalogue.model_files import is_index
 from unerase_backend.catalogue.names import check_name
 from unerase_backend.catalogue.packs import checked_pack_file
+from unerase_backend.catalogue.places import Places
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.labels import checked_labels
 from unerase_backend.runtime.pictures import UnreadablePictureError
@@ -61,32 +62,8 @@ MAX_EMBEDDINGS = 16
 _IMPORT_KINDS: dict[str, ImportKind] = {"unet": "unet", "text_encoder": "text-encoder", "file": "lora"}
 
 
-def inside(root: Path, relative: object) -> Path:
-    """Return `relative` below `root`, links followed.
-
-    Raises:
-        ValueError: it is not a relative path, leads out of `root` (by dots or by a link), or does not exist.
-    """
-    if not isinstance(relative, str) or not relative:
-        raise ValueError("must be a path relative to the catalogue file")
-    if not relative.isprintable():
-        raise ValueError("must have no control and no invisible characters")
-    if Path(relative).is_absolute() or ".." in Path(relative).parts or "\\" in relative:
-        raise ValueError("must stay inside the catalogue file's folder")
-    path = (root / relative).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise ValueError("is a link that leads out of the catalogue file's folder")
-    try:
-        path.stat()
-    except FileNotFoundError:
-        raise ValueError("does not exist") from None
-    except OSError as error:
-        raise ValueError(f"cannot be read: {error.strerror}") from None
-    return path
-
-
 def _inside(value: object, info: ValidationInfo) -> object:
-    return value if value is None else inside(_context(info)["root"], value)
+    return value if value is None else _places(info).inside(value)
 
 
 def _folder(path: Path) -> Path:
@@ -97,9 +74,7 @@ def _folder(path: Path) -> Path:
 
 def _safetensors(path: Path, info: ValidationInfo, *, kind: ImportKind | None = None) -> Path:
     if path.suffix in PICKLES:
-        # The command works in the catalogue file's folder; messages hold no path of the machine.
-        named = path.relative_to(_context(info)["root"].resolve()).as_posix()
-        command = import_command(named, kind or _IMPORT_KINDS.get(info.field_name or ""))
+        command = import_command(_places(info).named(path), kind or _IMPORT_KINDS.get(info.field_name or ""))
         raise ValueError(
             f"{path.name} is in a format that can carry code, which the server does not read; import it: {command}"
         )
@@ -118,16 +93,14 @@ def _replacement(path: Path, info: ValidationInfo) -> Path:
 def _hub_id(value: str, info: ValidationInfo) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", value, re.ASCII) or ".." in value:
         raise ValueError("must be organisation/name")
-    organisation = value.partition("/")[0]
-    if organisation not in _context(info)["organisations"]:
-        raise ValueError(f"the organisation {organisation!r} is not among this file's hub_organisations")
+    _places(info).check_organisation(value.partition("/")[0])
     return value
 
 
-def _context(info: ValidationInfo) -> dict[str, Any]:
-    assert info.context is not None  # noqa: S101 - every entry is validated with its file's folder
-    context: dict[str, Any] = info.context
-    return context
+def _places(info: ValidationInfo) -> Places:
+    assert info.context is not None  # noqa: S101 - every entry is validated with the places that it may name
+    places: Places = info.context["places"]
+    return places
 
 
 Folder = Annotated[Path, BeforeValidator(_inside), AfterValidator(_folder)]

@@ -1,7 +1,8 @@
 """Models as lists show them: one that cannot be described is marked with the reason, and the others are listed."""
 
 from unerase.v1.models_pb2 import Model
-from unerase_backend.catalogue.catalogue import Catalogue, described_by_entry
+from unerase_backend.catalogue.catalogue import Catalogue
+from unerase_backend.catalogue.describing import described_by_entry
 from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.runtime.errors import PreconditionError, UnavailableError, UnsafeModelError
 
@@ -9,7 +10,7 @@ from unerase_backend.runtime.errors import PreconditionError, UnavailableError, 
 def loadable_model(catalogue: Catalogue, name: str) -> Model:
     """Return a model as `Catalogue.describe_model` does, if the headers of its files say that it can be loaded.
 
-    A model that can be is looked at once.
+    A model that can be is looked at once; the files of a registered one are compared with its definition each time.
 
     Raises:
         NotFoundError: there is no such model.
@@ -17,6 +18,8 @@ def loadable_model(catalogue: Catalogue, name: str) -> Model:
         UnsafeModelError: something is wrong with its files.
         UnavailableError: it cannot be fetched from the hub.
     """
+    for each in catalogue.chain(name):
+        catalogue.verify(each)
     catalogue.remembered("loadable", name, lambda: check_model(catalogue, name, fetch=True).raise_any())
     return catalogue.describe_model(name)
 

@@ -79,32 +79,42 @@ def _violation(path: Path, section: str, key: str, description: str) -> FieldVio
 
 def _dangling(path: Path, file: CatalogueFile, merged: Merged) -> list[FieldViolation]:
     violations = []
-    for name, model in file.models.items():
-        chain = [name]
-        while (base := merged.models[chain[-1]].base) is not None:
-            if base not in merged.models:
-                violations.append(_violation(path, "models", f"{name}.base", f"there is no model {base!r}"))
-                break
-            if base in chain:
-                violations.append(_violation(path, "models", f"{name}.base", "leads back to itself"))
-                break
-            if len(chain) > MAX_BASES:
-                description = f"leads over more than {MAX_BASES} models"
-                violations.append(_violation(path, "models", f"{name}.base", description))
-                break
-            chain.append(base)
-        if model.base is not None and model.resolution:
-            violations.append(_violation(path, "models", f"{name}.resolution", "is the base's and cannot be changed"))
-        of_chain = [guard for each in reversed(chain) for guard in merged.models[each].guards]
-        if model.guards and (problem := repeated(of_chain)):
-            violations.append(_violation(path, "models", f"{name}.guards", problem))
-        if learned := _inherited_knowledge(model, merged.models):
-            description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
-            violations.append(_violation(path, "models", f"{name}.never_learned", description))
+    for name in file.models:
+        for key, description in problems_of_model(name, merged.models):
+            violations.append(_violation(path, "models", f"{name}.{key}", description))
     for name, concept in file.concepts.items():
         for keys, description in problems_of_concept(name, concept, merged.models, merged.judges):
             violations.append(_violation(path, "concepts", ".".join((name, *keys)), description))
     return violations
+
+
+def problems_of_model(name: str, models: Mapping[str, ModelEntry]) -> list[tuple[str, str]]:
+    """Return the contradictions between a model's entry and those of its bases: a key of the entry, and a description.
+
+    `models` has the model itself.
+    """
+    model, chain = models[name], [name]
+    problems: list[tuple[str, str]] = []
+    while (base := models[chain[-1]].base) is not None:
+        if base not in models:
+            problems.append(("base", f"there is no model {base!r}"))
+            break
+        if base in chain:
+            problems.append(("base", "leads back to itself"))
+            break
+        if len(chain) > MAX_BASES:
+            problems.append(("base", f"leads over more than {MAX_BASES} models"))
+            break
+        chain.append(base)
+    if model.base is not None and model.resolution:
+        problems.append(("resolution", "is the base's and cannot be changed"))
+    of_chain = [guard for each in reversed(chain) for guard in models[each].guards]
+    if model.guards and (problem := repeated(of_chain)):
+        problems.append(("guards", problem))
+    if learned := _inherited_knowledge(model, models):
+        description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
+        problems.append(("never_learned", description))
+    return problems
 
 
 def _inherited_knowledge(model: ModelEntry, models: Mapping[str, ModelEntry]) -> str:
@@ -127,11 +137,12 @@ def _controlled(name: str, merged: Merged) -> ConceptEntry:
 
 def _inherited(name: str, models: Mapping[str, ModelEntry]) -> ModelEntry:
     entry = models[name]
-    if entry.base:
-        given = _inherited(entry.base, models)
-        figures = (given.guidance_scale, given.steps, given.resolution)
-    else:
-        figures = (GUIDANCE_SCALE, STEPS, entry.resolution)
+    return with_figures(entry, _inherited(entry.base, models) if entry.base else None)
+
+
+def with_figures(entry: ModelEntry, base: ModelEntry | None) -> ModelEntry:
+    """Return an entry with the figures that it leaves out; `base` has all of its own."""
+    figures = (base.guidance_scale, base.steps, base.resolution) if base else (GUIDANCE_SCALE, STEPS, entry.resolution)
     return entry.model_copy(
         update={
             "guidance_scale": entry.guidance_scale or figures[0],

@@ -8,6 +8,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from unerase_backend.catalogue.entries import ConceptEntry, Entry, JudgeEntry, ModelEntry, Name, Words
+from unerase_backend.catalogue.places import FilePlaces
+from unerase_backend.catalogue.spelled import without_prefix
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -32,13 +34,10 @@ def read_file(path: Path) -> CatalogueFile:
     """
     content = _parse(path)
     organisations = content.get("hub_organisations")
-    context = {
-        "root": path.parent,
-        "organisations": organisations if isinstance(organisations, list) else (),
-    }
+    places = FilePlaces(path.parent, organisations if isinstance(organisations, list) else ())
     _fill_tiles(content)
     try:
-        return CatalogueFile.model_validate(content, context=context)
+        return CatalogueFile.model_validate(content, context={"places": places})
     except ValidationError as error:
         violations = [_violation(path, problem) for problem in error.errors(include_url=False, include_input=False)]
         raise InvalidRequestError.of(*violations) from None
@@ -47,11 +46,6 @@ def read_file(path: Path) -> CatalogueFile:
 def _violation(path: Path, problem: Any) -> FieldViolation:
     keys = [str(key) for key in problem["loc"] if key != "[key]"]
     return FieldViolation(f"{path.name}: {'.'.join(keys)}", without_prefix(problem["msg"]))
-
-
-def without_prefix(message: str) -> str:
-    """Return a message of pydantic without its prefix."""
-    return message.removeprefix("Value error, ")
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -217,7 +217,7 @@ def scheduler_config(folder: Path) -> dict[str, Any] | None:
     """Return the scheduler configuration of a pipeline's folder; None if there is none that can be read."""
     try:
         content = json.loads((folder / "scheduler" / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

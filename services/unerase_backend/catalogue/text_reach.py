@@ -123,7 +123,7 @@ def _positions(config: Path) -> int:
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
         found = content.get("text_config", content).get("max_position_embeddings", 77)
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         message = f"{config.parent.name}/{config.name} is missing or is not JSON"
         raise UnsafeModelError(message, reason="MODEL_INCOMPLETE") from None
     if not isinstance(found, int) or found <= _FRAME:

@@ -2,35 +2,39 @@
 
 from unerase.v1.models_pb2 import ModelCheck, ModelMemory, ModelPart, ModelProblem
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.findings import ModelCheck as Found
+from unerase_backend.catalogue.findings import ModelProblem as Problem
 from unerase_backend.diffusion import model_check
 from unerase_backend.diffusion.memory import ModelSize, pipeline_size
+from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
 DTYPES = ("float32", "bfloat16")
 """The number types that the memory is given for; float16 takes what bfloat16 takes."""
 
 
-def check_model(catalogue: Catalogue, name: str) -> ModelCheck:
-    """Return what can be known of a model without loading its weights. Nothing is fetched from the hub.
+def check_model(catalogue: Catalogue, name: str, *, fetch: bool = False) -> ModelCheck:
+    """Return what can be known of a model without loading its weights. Only with `fetch` it is fetched from the hub.
 
     Raises:
         NotFoundError: the catalogue has no such model.
     """
-    found = model_check.check_model(catalogue, name)
+    try:
+        catalogue.verify(name)
+    except (PreconditionError, UnsafeModelError) as error:
+        findings = Findings(name)
+        findings.problem("", error.reason, error.message)
+        return message_of(catalogue, findings.conclude())
+    return message_of(catalogue, model_check.check_model(catalogue, name, fetch=fetch))
+
+
+def message_of(catalogue: Catalogue, found: Found) -> ModelCheck:
+    """Return what a check found as the message that callers get."""
     facts = found.facts
     return ModelCheck(
-        name=name,
+        name=found.model,
         family=facts.family,
-        problems=[
-            ModelProblem(
-                part=problem.part,
-                reason=problem.reason,
-                description=problem.text,
-                file_looked_for=problem.looked_for,
-                file_found=problem.found,
-            )
-            for problem in found.problems
-        ],
+        problems=map(problem_of, found.problems),
         notes=found.notes,
         parts=[
             ModelPart(component=part, parameters=each.parameters, size_bytes=each.bytes, dtypes=each.dtypes)
@@ -41,6 +45,17 @@ def check_model(catalogue: Catalogue, name: str) -> ModelCheck:
         scheduler=facts.scheduler,
         prompt_length=facts.prompt_length,
         resolution=facts.resolution,
+    )
+
+
+def problem_of(problem: Problem) -> ModelProblem:
+    """Return a problem as the message that callers get."""
+    return ModelProblem(
+        part=problem.part,
+        reason=problem.reason,
+        description=problem.text,
+        file_looked_for=problem.looked_for,
+        file_found=problem.found,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from unerase_backend.catalogue.reading import without_prefix
+from unerase_backend.catalogue.spelled import without_prefix
 
 _NOT_A_KEY = "extra_forbidden"
 _MESSAGES = {"missing": "must be given"}

@@ -16,11 +16,12 @@ from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig, DBOSPortableJSONSe
 from ray import serve
 from sqlalchemy.engine import make_url
 
-from unerase_backend.catalogue import Catalogue
-from unerase_backend.checking.process import check_in_process
+from unerase_backend.catalogue.opening import allowed_places, open_catalogue
+from unerase_backend.checking.process import check_in_process, register_in_process
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.campaign_service import CampaignServicer
 from unerase_backend.coordinator.api.metrics_server import serve_metrics
+from unerase_backend.coordinator.api.model_registration import ModelRegistrations
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.api.rooms_proxy import ROOMS
 from unerase_backend.coordinator.api.server import Server
@@ -34,6 +35,7 @@ from unerase_backend.coordinator.campaigns.workflow import CURRENT as CURRENT_CA
 from unerase_backend.coordinator.campaigns.workflow import CampaignRunner
 from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
+from unerase_backend.coordinator.execution.registrations import Registrations
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import CURRENT, Auditor
 from unerase_backend.coordinator.metrics import Metrics
@@ -59,6 +61,7 @@ _WORKFLOW_VERSION = "1"
 _THREADS = 64
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
+_LEFT_SECONDS = 5.0
 _FORGOTTEN_SECONDS = 60.0
 _ESTIMATES_SECONDS = 10.0
 _COUNT_SECONDS = 5.0
@@ -78,8 +81,8 @@ class Coordinator:
         # DBOS blocks threads while the database is gone or its disk is full; there must be enough for other work.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         self._metrics = Metrics()
-        self._catalogue = await asyncio.to_thread(Catalogue.load, settings.catalogues, digest_folder=settings.digests)
         self._store = ArtifactStore(settings.artifacts)
+        self._catalogue = await asyncio.to_thread(open_catalogue, settings, self._store)
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)
         await self._begin_storage()
@@ -144,6 +147,14 @@ class Coordinator:
         )
         # Called on this event loop, so that recovered workflows run on it as well.
         DBOS.launch()
+        self._registrations = Registrations(
+            self._database,
+            self._store,
+            self._metrics,
+            partial(register_in_process, settings),
+            checker=self._leases.id,
+            retry_seconds=settings.unit_retry_seconds,
+        )
         # Workflows of version 0.1.0 have the identity of the folder as their executor.
         await self._auditor.take_over([self._folder.identity, *await self._leases.dead()])
         await self._campaigns.begin_forgotten()
@@ -160,15 +171,9 @@ class Coordinator:
         retention = Retention(self._database, self._store, settings.retention_days)
         self._removal = CampaignRemoval(self._database, retention, settings.retention_days)
         audits = AuditServicer(self._auditor, self._database, self._store, notifications, retention, self._admission)
-        campaigns = self._campaign_servicer(of_campaigns)
-        models = ModelServicer(  # type: ignore[abstract]
-            self._catalogue,
-            self._store,
-            self._database,
-            remote_classify(),
-            partial(check_in_process, settings.catalogues),
-        )
-        info = ServerServicer(self._auditor.units.descriptions, settings.cost_limits(), self._quota, Allowed())
+        campaigns, models = self._campaign_servicer(of_campaigns), self._model_service()
+        costs = settings.cost_limits()
+        info = ServerServicer(self._auditor.units.descriptions, costs, self._quota, self._allowed())
         self._server = Server(audits, campaigns, models, info, self._metrics, gate, domain_error)
         await self._server.start(settings.host, settings.port, self._certificates)
         self._background = [
@@ -185,6 +190,7 @@ class Coordinator:
                 (_COUNT_SECONDS, self._campaigns.count, "the campaigns could not be counted"),
                 (_ESTIMATES_SECONDS, self._auditor.estimates.synchronise, "the durations of units could not be saved"),
                 (_ENDED_SECONDS, self._auditor.stop_ended, "audits that ended elsewhere could not be looked up"),
+                (_LEFT_SECONDS, self._registrations.begin_left, "registrations of models could not be looked up"),
                 (_FORGOTTEN_SECONDS, self._auditor.begin_forgotten, "audits without a workflow could not be looked up"),
                 (_FORGOTTEN_SECONDS, self._campaigns.begin_forgotten, "campaigns could not be looked up"),
             )
@@ -205,6 +211,20 @@ class Coordinator:
 
     def _quota(self, tenant: str) -> Quota:
         return self._gate.quota(tenant) or self._settings.quota()
+
+    def _model_service(self) -> ModelServicer:
+        """Return the service of models, both the catalogue's and registered ones."""
+        allowed, check = allowed_places(self._settings), partial(check_in_process, self._settings)
+        registered = ModelRegistrations(
+            self._catalogue, self._store, self._database, self._registrations, allowed, self._quota
+        )
+        return ModelServicer(self._catalogue, self._store, self._database, remote_classify(), check, registered)
+
+    def _allowed(self) -> Allowed:
+        """Return what the settings allow, as callers are told."""
+        roots, organisations = self._settings.model_roots, self._settings.model_organisations
+        features = ["model-registration"] if roots or organisations else []
+        return Allowed(features, roots, organisations)
 
     def _database_urls(self) -> dict[str, str]:
         database = self._settings.database()
@@ -247,6 +267,9 @@ class Coordinator:
         server = getattr(self, "_server", None)
         if server is not None:
             await server.stop(self._settings.shutdown_grace_seconds)
+        registrations = getattr(self, "_registrations", None)
+        if registrations is not None:
+            await registrations.close()
         auditor = getattr(self, "_auditor", None)
         for part in (getattr(self, "_removal", None), getattr(self, "_campaigns", None)):
             if part is not None:

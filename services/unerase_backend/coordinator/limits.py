@@ -26,6 +26,7 @@ class AdmissionSettings(BaseModel):
     quota_bytes: int = Field(
         default=100_000_000_000, ge=0, description="bytes of a tenant's pictures that are kept; 0: no limit"
     )
+    quota_models: int = Field(default=10_000, ge=0, description="models that a tenant may have registered; 0: no limit")
 
     def cost_limits(self) -> CostLimits:
         """Return the limits on the cost of one audit."""
@@ -33,4 +34,9 @@ class AdmissionSettings(BaseModel):
 
     def quota(self) -> Quota:
         """Return the quota of a tenant that has none of its own."""
-        return Quota(audits=self.quota_audits, pictures_per_day=self.quota_pictures_per_day, bytes=self.quota_bytes)
+        return Quota(
+            audits=self.quota_audits,
+            pictures_per_day=self.quota_pictures_per_day,
+            bytes=self.quota_bytes,
+            models=self.quota_models,
+        )

@@ -15,6 +15,7 @@ from unerase.v1.campaigns_pb2 import (
     CampaignState,
     CellState,
 )
+from unerase.v1.models_pb2 import RegistrationState
 from unerase_backend.coordinator.states import ENDED
 
 COORDINATOR = "coordinator"
@@ -24,6 +25,12 @@ _AUDIT_SECONDS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 4320
 _UNIT_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 _RPC_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 
+
+_REGISTRATIONS = {
+    state: RegistrationState.Name(state).removeprefix("REGISTRATION_STATE_").lower()
+    for state in RegistrationState.values()
+    if state
+}
 
 # A `_created` series for each counter and histogram would only add to the output.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -41,6 +48,7 @@ class Metrics:
         self._count_audits()
         self._count_campaigns()
         self._count_units()
+        self._count_models()
         self._count_rooms_and_rpcs()
 
     def _count_audits(self) -> None:
@@ -71,6 +79,25 @@ class Metrics:
         )
         for state in (CELL_STATE_SUCCEEDED, CELL_STATE_FAILED, CELL_STATE_CANCELLED):
             self._cells.labels(_cell_label(state))
+
+    def _count_models(self) -> None:
+        self._models = Gauge("unerase_models", "Registered models by state.", ["state"], registry=self.registry)
+        self._registration_seconds = Histogram(
+            "unerase_registration_seconds",
+            "Time of the check of a model that is to be registered, by outcome.",
+            ["outcome"],
+            buckets=_UNIT_SECONDS,
+            registry=self.registry,
+        )
+
+    def set_registrations(self, counts: Mapping[int, int]) -> None:
+        """Set the number of registrations by state."""
+        for state, label in _REGISTRATIONS.items():
+            self._models.labels(label).set(counts.get(state, 0))
+
+    def registered(self, outcome: str, seconds: float) -> None:
+        """Count the check of a model to be registered, and its time."""
+        self._registration_seconds.labels(outcome).observe(seconds)
 
     def _count_units(self) -> None:
         self.units = Counter(

@@ -101,7 +101,7 @@ def folder_parameters(folder: Path) -> int:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise ValueError(f"{path.parent.name}/{path.name} is missing or is not JSON") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path.parent.name}/{path.name} is not a JSON object")

@@ -39,6 +39,11 @@ def replace(module: Any, tensors: Mapping[str, StoredTensor]) -> None:
         state[name].copy_(tensor.view(state[name].shape))
 
 
+def not_finite(tensors: Mapping[str, StoredTensor]) -> str:
+    """Return the name of a tensor that holds NaN or infinity; empty if none does. Errors as in `fill`."""
+    return next((name for name, tensor in _read(tensors) if not bool(torch.isfinite(tensor).all())), "")
+
+
 def _read(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
     """Give tensors in the order of their files, which may be open only until the next is asked for."""
     ordered = sorted(tensors.items(), key=lambda item: (str(item[1].file), item[1].name))

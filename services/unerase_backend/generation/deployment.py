@@ -18,7 +18,7 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     MeasureDenoisingRequest,
     MeasureDenoisingResponse,
 )
-from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.opening import open_catalogue
 from unerase_backend.generation.autoscaling import METRIC
 from unerase_backend.generation.load import Load
 from unerase_backend.generation.metrics import GenerationMetrics
@@ -97,10 +97,8 @@ class Generation:
         from unerase_backend.generation.engine import GenerationEngine
 
         begin_computing("generation", settings)
-        catalogue, store = (
-            Catalogue.load(settings.catalogues, digest_folder=settings.digests),
-            ArtifactStore(settings.artifacts),
-        )
+        store = ArtifactStore(settings.artifacts)
+        catalogue = open_catalogue(settings, store)
         self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayGenerationMetrics())
         self._load = Load()
 

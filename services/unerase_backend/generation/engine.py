@@ -88,7 +88,8 @@ class GenerationEngine:
             UneraseError: an error of the judges.
         """
         validation.check_generate(request)
-        self._catalogue.model(request.model)
+        # The definition of a registered model is read from the store.
+        await asyncio.to_thread(self._catalogue.model, request.model)
         for question in request.questions:
             self._catalogue.judge(question.judge)
         model = await self._requested(request.model, request.changes, guarded=request.guarded)

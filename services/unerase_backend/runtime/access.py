@@ -78,6 +78,7 @@ class Quota(BaseModel):
     audits: int = Field(default=0, ge=0, description="audits in flight")
     pictures_per_day: int = Field(default=0, ge=0, description="pictures of audits created within a day")
     bytes: int = Field(default=0, ge=0, description="bytes of the pictures kept")
+    models: int = Field(default=0, ge=0, description="registered models")
 
 
 class TokenList(BaseModel):

@@ -4,10 +4,12 @@ Each setting is declared in one class. `unerase serve` inherits those of `Shared
 room. An unknown key is an error, in a Serve config's `args` as well as here.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from fsspec import get_filesystem_class
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 File = Annotated[
@@ -25,6 +27,12 @@ class SharedSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     catalogues: tuple[File, ...] = Field(default=(), description="catalogue files beside the embedded testbed's")
+    model_roots: tuple[str, ...] = Field(
+        default=(), description="folder or fsspec prefix, as s3://bucket/models, that models may be registered from"
+    )
+    model_organisations: tuple[str, ...] = Field(
+        default=(), description="organisation of the model hub that models may be registered from"
+    )
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="device that computes")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="dtype of the UNet and the text encoder; auto: bfloat16 on a GPU, float32 on a CPU"
@@ -42,6 +50,19 @@ class SharedSettings(BaseModel):
             return "float32" if self.device == "cpu" else "bfloat16"
         return self.dtype
 
+    @field_validator("model_roots")
+    @classmethod
+    def _name_places(cls, roots: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_checked_root, roots))
+
+    @field_validator("model_organisations")
+    @classmethod
+    def _name_organisations(cls, organisations: tuple[str, ...]) -> tuple[str, ...]:
+        for each in organisations:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", each, re.ASCII):
+                raise ValueError(f"must be names of organisations, such as CompVis, not {each!r}")
+        return organisations
+
     @field_validator("trace_endpoint")
     @classmethod
     def _name_a_receiver(cls, value: str) -> str:
@@ -52,11 +73,43 @@ class SharedSettings(BaseModel):
         return value
 
 
+def checked_scheme(url: str) -> str:
+    """Return a URL whose scheme fsspec knows.
+
+    Raises:
+        ValueError: it has none, or one that needs a package that is not installed.
+    """
+    scheme = url.partition("://")[0]
+    if not scheme:
+        raise ValueError(f"{url!r} must begin with a scheme, such as s3://")
+    try:
+        get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{scheme}:// needs a package that is not installed: {error}") from None
+    return url
+
+
+def _checked_root(root: str) -> str:
+    plain = root.rstrip("/") or root
+    if any(part in (".", "..") for part in plain.split("/")):
+        raise ValueError(f"must not lead over . or ..: {root!r}")
+    if "://" in plain:
+        if not plain.partition("://")[2]:
+            raise ValueError(f"must name a bucket or folder behind its scheme: {root!r}")
+        return checked_scheme(plain)
+    if not Path(plain).is_absolute():
+        raise ValueError(f"must be an absolute path, or a URL such as s3://bucket/models, not {root!r}")
+    return plain
+
+
 class RoomSettings(SharedSettings):
     """Where a deployment finds its artefacts and its catalogue, and how it computes."""
 
     artifacts: str = Field(description="fsspec URL or folder of the artefact store")
     logs: str = Field(default="", description="folder of a log file for each room; empty means the replica's stderr")
+    model_copies: str = Field(
+        default="", description="folder of local copies of models from URLs of model_roots; empty: no URL is read"
+    )
     digests: str = Field(
         default="", description="folder that keeps the digests of weight files; empty: every process hashes them anew"
     )

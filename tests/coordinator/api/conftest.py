@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.registering import nothing_registered
 from unerase import AsyncClient, ClientSettings, RetryConfig, UneraseError
 from unerase._errors import error_of
 from unerase.internal.v1alpha1.classification_pb2 import PictureJudgements
@@ -113,7 +114,9 @@ async def service(
     await database.migrate()
     judges, models = Judges(), Models()
     server = grpc.aio.server(interceptors=[Interceptor(Metrics(), Gate(None))])
-    add_ModelServiceServicer_to_server(ModelServicer(catalogue, store, database, judges.classify, models.check), server)
+    registered = nothing_registered(catalogue, store, database)
+    servicer = ModelServicer(catalogue, store, database, judges.classify, models.check, registered)
+    add_ModelServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield Service(f"127.0.0.1:{port}", database, judges, models)

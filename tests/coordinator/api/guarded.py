@@ -15,6 +15,7 @@ import trustme
 from google.rpc import error_details_pb2, status_pb2
 
 from support.coordinators import free_port
+from support.registering import nothing_registered
 from unerase import ClientSettings, TLSConfig
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
@@ -112,7 +113,7 @@ async def guarded(
     assert certificates is not None
     metrics, gate = Metrics(), Gate(file)
     audits = audit_service(database, catalogue, store)
-    models = ModelServicer(catalogue, store, database, None, None)  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database))  # type: ignore[arg-type]
     campaigns = campaign_service(database, catalogue, store)
     server = Server(audits, campaigns, models, server_info(), metrics, gate, domain_error)
     port, metrics_port = free_port(), free_port()

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 import yaml
 
+from support.registering import nothing_registered
 from support.small_files import write_pipeline
 from unerase import AsyncClient, ClientSettings, RetryConfig, UneraseError
 from unerase.v1.models_pb2 import ModelCheck
@@ -15,6 +17,8 @@ from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.interceptor import Interceptor
 from unerase_backend.coordinator.api.model_service import ModelServicer
 from unerase_backend.coordinator.metrics import Metrics
+from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.runtime.access import Gate
 
 from ..conftest import write_catalogue
@@ -40,17 +44,21 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 
 @pytest.fixture(params=[10.0, 0.0], ids=["pages", "pages that end at once"])
-async def client(mixed: Catalogue, request: pytest.FixtureRequest) -> AsyncIterator[AsyncClient]:
+async def client(mixed: Catalogue, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[AsyncClient]:
     """A client of the catalogue; with no time for a page each holds one model."""
     server = grpc.aio.server(interceptors=[Interceptor(Metrics(), Gate(None))])
-    none: object = None
-    servicer = ModelServicer(mixed, none, none, none, none, page_seconds=request.param)  # type: ignore[arg-type]
+    none: Any = None
+    database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
+    await database.migrate()
+    registered = nothing_registered(mixed, none, database)
+    servicer = ModelServicer(mixed, none, none, none, none, registered, page_seconds=request.param)
     add_ModelServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with AsyncClient(f"127.0.0.1:{port}", settings=QUICK) as connected:
         yield connected
     await server.stop(None)
+    await database.close()
 
 
 async def test_a_broken_model_is_marked_among_the_others(client: AsyncClient, mixed: Catalogue) -> None:

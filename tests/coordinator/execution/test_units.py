@@ -5,15 +5,12 @@ And what its audit was planned with is what the verdict rests on.
 
 import time
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from google.protobuf import json_format
 
-from support.backend import LocalBackend
+from support.backend import LocalBackend, without_processes
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import Audit, AuditSpec, ReportContent
 from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, MODEL_ROLE_SUBJECT, EvaluationDescription
@@ -41,21 +38,7 @@ BATTERY = [
 
 @pytest.fixture
 def rooms(local: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rooms' own engines in place of the handles to their processes."""
-    for name, engine in (
-        ("PROBING", local.probing),
-        ("ATTACK", local.attack),
-        ("GENERATION", local.generation),
-        ("CLASSIFICATION", local.classification),
-    ):
-
-        async def call(method: str, request: Any, engine: Any = engine, **_: object) -> Any:
-            return await getattr(engine, method)(request)
-
-        def stream(method: str, request: Any, engine: Any = engine) -> AsyncIterator[Any]:
-            return getattr(engine, method)(request)  # type: ignore[no-any-return]
-
-        monkeypatch.setattr(of_units, name, SimpleNamespace(call=call, stream=stream))
+    without_processes(local, monkeypatch)
 
 
 async def test_a_kept_unit_is_run_and_found_again(local: LocalBackend, rooms: None, tmp_path: Path) -> None:

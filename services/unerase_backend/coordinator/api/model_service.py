@@ -16,23 +16,30 @@ from unerase.v1.models_pb2 import (
     CheckModelRequest,
     CreateConceptRequest,
     DeleteConceptRequest,
+    DeleteModelRequest,
     GetConceptRequest,
     GetModelRequest,
+    ImportStatusRequest,
     ListConceptsRequest,
     ListConceptsResponse,
     ListModelsRequest,
     ListModelsResponse,
     Model,
     ModelCheck,
+    ModelRegistration,
+    RegisterModelRequest,
 )
 from unerase.v1.models_pb2_grpc import ModelServiceServicer
 from unerase.v1.types_pb2 import Concept
 from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
-from unerase_backend.catalogue.catalogue import described_by_entry
 from unerase_backend.catalogue.custom import entry_of
+from unerase_backend.catalogue.definitions import is_registered
+from unerase_backend.catalogue.describing import described_by_entry
 from unerase_backend.catalogue.listing import listed_model
 from unerase_backend.catalogue.prompt_checks import text_reaches, unread_everywhere
+from unerase_backend.catalogue.registered_names import ModelNames
 from unerase_backend.coordinator.api.concept_upload import Pictures, Upload, decode_pictures, read_upload
+from unerase_backend.coordinator.api.model_registration import ModelRegistrations
 from unerase_backend.coordinator.api.paging import Page, cursor_of, kind_of, page_size
 from unerase_backend.coordinator.api.upload_limits import Uploads
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
@@ -74,11 +81,13 @@ class ModelServicer(ModelServiceServicer):
         database: Database,
         classify: Classify,
         check_model: Callable[[str], ModelCheck],
+        registered: ModelRegistrations,
         *,
         page_seconds: float = _PAGE_SECONDS,
     ) -> None:
         self._catalogue = catalogue
         self._check_model = check_model
+        self._registered = registered
         self._checked: dict[str, ModelCheck] = {}
         self._page_seconds = page_seconds
         self._store = store
@@ -91,14 +100,16 @@ class ModelServicer(ModelServiceServicer):
         self._threads = FairQueue(*THREADS)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
-        """Return a page of models, in order of name, those that the filter holds for."""
+        """Return a page of models, the operator's and the caller's, in order of name: where the filter holds."""
         condition = read_filter(request.filter, MODEL_FIELDS)
         order = read_order(request.order_by, ("name",), Order("name"))
         entries = self._catalogue.models
         # By its entry, because describing a model hashes its files.
         known = [name for name in entries if holds(condition, model_values(described_by_entry(name, entries[name])))]
+        known += await self._registered.names(condition)
         kind = kind_of("models", request.filter.strip(), request.order_by.strip())
         names, page = _page(known, request.page_size, request.page_token, kind, descending=order.descending)
+        own = await self._registered.described(names)
         loop = asyncio.get_running_loop()
         end = loop.time() + self._page_seconds
         for name in names:
@@ -106,7 +117,11 @@ class ModelServicer(ModelServiceServicer):
             # models that nobody has hashed before ends early, so that its caller gets an answer in time.
             if not page.has_room() or (page.items and loop.time() > end and page.end()):
                 break
-            if not page.add(await self._threads.run(listed_model, self._catalogue, name), name):
+            if name not in own and name not in self._catalogue.models:
+                # It was deleted since its name was read.
+                continue
+            model = own[name] if name in own else await self._threads.run(listed_model, self._catalogue, name)
+            if not page.add(model, name):
                 break
         return ListModelsResponse(models=page.items, next_page_token=page.token)
 
@@ -114,19 +129,41 @@ class ModelServicer(ModelServiceServicer):
         """Return one model."""
         if not request.name:
             raise InvalidRequestError.of(FieldViolation("name", "must name a model"))
+        own = await self._registered.described([request.name])
+        if request.name in own:
+            return own[request.name]
+        if request.name not in self._catalogue.models:
+            raise NotFoundError(
+                f"there is no model {request.name[:100]!r}",
+                reason="MODEL_NOT_FOUND",
+                metadata={"model": request.name[:100]},
+            )
         return await self._threads.run(listed_model, self._catalogue, request.name)
 
     async def CheckModel(self, request: CheckModelRequest, context: Context) -> ModelCheck:
         """Check one model, in a process of its own; what is right is remembered."""
         if not request.name:
             raise InvalidRequestError.of(FieldViolation("name", "must name a model"))
-        self._catalogue.model(request.name)
-        if request.name not in self._checked:
-            found = await self._checking.run(self._check_model, request.name)
-            if found.problems:
-                return found
-            self._checked[request.name] = found
-        return self._checked[request.name]
+        name = await self._registered.internal_name(request.name)
+        if name not in self._checked:
+            found = await self._checking.run(self._check_model, name)
+            if found.problems or is_registered(name):
+                return ModelNames({name: request.name}).message(found)
+            self._checked[name] = found
+        return self._checked[name]
+
+    async def RegisterModel(self, request: RegisterModelRequest, context: Context) -> ModelRegistration:
+        """Begin to register a model, or return the registration that the same request began before."""
+        return await self._registered.register(request)
+
+    async def ImportStatus(self, request: ImportStatusRequest, context: Context) -> ModelRegistration:
+        """Return how far a registration is."""
+        return await self._registered.status(request.name)
+
+    async def DeleteModel(self, request: DeleteModelRequest, context: Context) -> Empty:
+        """Delete a registered model; audits keep what they need of it."""
+        await self._registered.delete(request.name)
+        return Empty()
 
     async def ListConcepts(self, request: ListConceptsRequest, context: Context) -> ListConceptsResponse:
         """Return a page of concepts, in order of name."""

@@ -100,6 +100,7 @@ class ServerServicer(ServerServiceServicer):
             "tenant_audits": quota.audits,
             "tenant_pictures_per_day": quota.pictures_per_day,
             "tenant_bytes": quota.bytes,
+            "tenant_models": quota.models,
         }
         # 0 stands for no limit.
         info.limits.update({name: limit for name, limit in settings.items() if limit})

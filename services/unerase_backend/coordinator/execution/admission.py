@@ -8,18 +8,21 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from unerase.v1.audits_pb2 import AUDIT_STATE_PENDING, Audit, AuditSpec
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.catalogue import described_by_entry
+from unerase_backend.catalogue.describing import described_by_entry
 from unerase_backend.coordinator.execution.workflow import Auditor
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
 from unerase_backend.coordinator.filtering import Values, model_values
 from unerase_backend.coordinator.planning.cost import CostLimits, check_cost
-from unerase_backend.coordinator.planning.plan import Plan, make_plan
+from unerase_backend.coordinator.planning.plan import Plan
+from unerase_backend.coordinator.planning.registered import models_named, plan_registered
 from unerase_backend.coordinator.storage.audits import Origin, timestamp
 from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.models import NamedDefinition
 from unerase_backend.coordinator.storage.transitions import Within, nothing_more
 from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -68,8 +71,9 @@ class Admission:
     async def names(self, tenant: str) -> tuple[dict[str, Values], set[str]]:
         """Return what a tenant may name: models, each with what a filter compares, and the names of concepts."""
         custom = await self._database.concepts.names(tenant)
-        entries = self._catalogue.models
-        models = {name: model_values(described_by_entry(name, entry)) for name, entry in sorted(entries.items())}
+        known = {each.name: each for each in await self._database.models.models(tenant)}
+        known |= {name: described_by_entry(name, entry) for name, entry in self._catalogue.models.items()}
+        models = {name: model_values(known[name]) for name in sorted(known)}
         return models, {*self._catalogue.concepts, *custom}
 
     async def plan(self, spec: AuditSpec, tenant: str) -> Planned:
@@ -82,7 +86,8 @@ class Admission:
         units = self._auditor.units
         descriptions, broken = await units.descriptions(), await units.broken()
         catalogue = await self.catalogue(tenant, [spec.concept, spec.placebo, *spec.placebos])
-        plan = await self._made(spec, catalogue, descriptions, broken)
+        models = await self._database.models.definitions(models_named(spec, catalogue), tenant)
+        plan = await self._made(models, spec, catalogue, descriptions, broken)
         check_cost(plan.cost, self._limits)
         expected = self._auditor.estimates.expected(plan.units, plan.works)
         audit = Audit(spec=plan.spec, units_total=len(plan.units), cost=plan.cost, notes=plan.notes)
@@ -92,14 +97,16 @@ class Admission:
 
     async def _made(
         self,
+        models: Sequence[NamedDefinition],
         spec: AuditSpec,
         catalogue: Catalogue,
         descriptions: Mapping[str, EvaluationDescription],
         broken: Mapping[str, str],
     ) -> Plan:
         async with self._planning.turn():
+            draw_seed = partial(secrets.randbits, 63)
             return await self._threads.run(
-                make_plan, spec, catalogue, self._store, descriptions, lambda: secrets.randbits(63), broken
+                plan_registered, models, spec, catalogue, self._store, descriptions, draw_seed, broken
             )
 
     async def check(self, planned: Planned, tenant: str) -> None:

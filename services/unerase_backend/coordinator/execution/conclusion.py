@@ -11,6 +11,7 @@ from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend import report
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.records import judge_record
+from unerase_backend.coordinator.execution.audit_models import AuditModels
 from unerase_backend.coordinator.execution.reports import write_again, write_reports
 from unerase_backend.coordinator.execution.units import Units
 from unerase_backend.coordinator.fair_queue import FairQueue
@@ -33,6 +34,7 @@ class Conclusion:
         self._catalogue = catalogue
         self._store = store
         self._units = units
+        self._audit_models = AuditModels(database, store)
         self._writing = FairQueue(_AT_ONCE)
 
     async def conclude(self, evidence: Evidence, end: int) -> tuple[Verdict, Reports]:
@@ -42,7 +44,7 @@ class Conclusion:
             DataLossError: pictures were lost and cannot be made again exactly as they were.
             UneraseError: a room is unavailable, or the artefact store is full.
         """
-        manifest = await self._manifest(evidence.audit.spec)
+        manifest = await self._manifest(evidence.audit.id, evidence.audit.spec)
         descriptions = await self._descriptions(evidence.audit.id)
         await self._make_whole(evidence)
         tenant = (await self._database.audits.origin(evidence.audit.id)).tenant
@@ -99,10 +101,14 @@ class Conclusion:
         digests = {*observed, *concept.picture_digests, *concept.near_miss_digests} - {""}
         return {digest for digest in digests if not self._store.whole(digest)}
 
-    async def _manifest(self, spec: AuditSpec) -> Manifest:
+    async def _manifest(self, audit_id: str, spec: AuditSpec) -> Manifest:
+        registered = await self._audit_models.of(audit_id)
         described = await self._units.described()
         names = list(dict.fromkeys(name for name in (spec.subject, spec.reference, spec.control) if name))
-        models = [_recorded(await asyncio.to_thread(self._catalogue.describe_model, name)) for name in names]
+        models = [
+            registered.message(_recorded(await asyncio.to_thread(self._catalogue.describe_model, internal)))
+            for internal in map(registered.inward, names)
+        ]
         providers = (await self._units.classification_described()).kinds
         judges = [
             await asyncio.to_thread(judge_record, name, self._catalogue, providers)

@@ -31,6 +31,7 @@ from unerase.v1.types_pb2 import (
 )
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.execution import unit_cache
+from unerase_backend.coordinator.execution.audit_models import AuditModels
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.planning.parts import digests_of, whole
@@ -69,6 +70,7 @@ class Units:
         self._metrics = metrics
         self._notifications = notifications
         self._estimates = estimates
+        self._audit_models = AuditModels(database, store)
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._probes: dict[str, EvaluationDescription] = {}
         self._attacks: dict[str, EvaluationDescription] = {}
@@ -124,6 +126,15 @@ class Units:
             DataLossError: an artefact is lost and cannot be made again.
             UneraseError: an error of the room.
         """
+        names = await self._audit_models.of_unit(audit_id, planned)
+        try:
+            result = await self._computed(audit_id, planned)
+        except UneraseError as error:
+            raise names.error(error) from None
+        return names.message(result)
+
+    async def _computed(self, audit_id: str, planned: Unit) -> UnitResult:
+        """Return the result of a unit by the names that rooms know; raises as `compute`."""
         description = (await self.descriptions())[planned.evaluation]
         unit = await self._whole(audit_id, planned)
         profile = await self._profile(description.name)

@@ -7,6 +7,7 @@ the same seed base gives the same plan, and planning the completed request again
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import AuditCost, AuditSpec
@@ -50,6 +51,8 @@ class Plan:
     """About how many bytes the audit's pictures will take."""
     notes: tuple[str, ...] = ()
     """What a reader of the audit must know about its inputs, one sentence each."""
+    models: tuple[Any, ...] = ()
+    """The registered models that it names, bases included (`planning/registered.py`)."""
 
 
 def make_plan(

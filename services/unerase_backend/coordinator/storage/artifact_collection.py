@@ -42,10 +42,11 @@ class ArtifactCollection:
         return len(seen)
 
     async def _named(self, connection: AsyncConnection, digests: set[str]) -> set[str]:
-        """Return those of the digests that an audit, a campaign or a concept names."""
+        """Return those of the digests that an audit, a campaign, a concept or a registered model names."""
+        columns = (tables.artifacts.c.digest, *tables.REPORTS, *tables.CAMPAIGN_REPORTS, *tables.DEFINITIONS)
         named = {
             row.digest
-            for column in (tables.artifacts.c.digest, *tables.REPORTS, *tables.CAMPAIGN_REPORTS)
+            for column in columns
             for row in await connection.execute(sa.select(column.label("digest")).where(column.in_(digests)))
         }
         return (named & digests) | await _pictures_of_concepts(connection) & digests

@@ -7,13 +7,14 @@ from unerase_backend.coordinator.storage.campaigns import Campaigns
 from unerase_backend.coordinator.storage.concepts import CustomConcepts
 from unerase_backend.coordinator.storage.engine import Engine, migrate
 from unerase_backend.coordinator.storage.evidence import EvidenceStore
+from unerase_backend.coordinator.storage.models import ModelRegistry
 from unerase_backend.coordinator.storage.transitions import Transitions
 from unerase_backend.coordinator.storage.unit_parts import UnitParts
 
 
 class Database:
-    """The parts of the database: audits and campaigns, their state transitions, evidence, unit parts, concepts, and
-    artefacts to remove.
+    """The parts of the database: audits and campaigns, their state transitions, evidence, unit parts, concepts,
+    registered models, and artefacts to remove.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -25,6 +26,7 @@ class Database:
         self.evidence = EvidenceStore(engine)
         self.unit_parts = UnitParts(engine)
         self.concepts = CustomConcepts(engine)
+        self.models = ModelRegistry(engine)
         self.artifact_collection = ArtifactCollection(engine)
 
     async def migrate(self) -> None:

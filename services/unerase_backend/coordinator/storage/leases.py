@@ -71,9 +71,14 @@ class Leases:
             await connection.execute(statement.values(expires=0.0))
 
     def _now(self) -> sa.ColumnElement[float]:
-        if self._engine.dialect.name == "sqlite":
-            return (sa.func.julianday("now") - 2440587.5) * 86400.0
-        return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
+        return now_of(self._engine.dialect)
+
+
+def now_of(dialect: sa.Dialect) -> sa.ColumnElement[float]:
+    """Return the database's own time, in seconds since 1970."""
+    if dialect.name == "sqlite":
+        return (sa.func.julianday("now") - 2440587.5) * 86400.0
+    return sa.cast(sa.extract("epoch", sa.func.clock_timestamp()), sa.Double)
 
 
 @contextmanager

@@ -265,6 +265,50 @@ campaign_reports = sa.Table(
     sa.Column("form", sa.String(64), primary_key=True),
     sa.Column("digest", sa.String(64), nullable=False),
 )
+models = sa.Table(
+    "unerase_models",
+    METADATA,
+    # With tokens, name and request_id are hashes of tenant and value, so that tenants do not collide.
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("request_id", sa.String(64), nullable=False, unique=True),
+    sa.Column("tenant", sa.String(32), nullable=False, server_default=""),
+    # The name and the request id themselves.
+    sa.Column("called", sa.String(100), nullable=False),
+    sa.Column("asked_as", sa.String(64), nullable=False),
+    # SHA-256 of the model as it was sent, to tell a repeated request from another one.
+    sa.Column("request_digest", sa.String(64), nullable=False),
+    # The key of its base; empty if that is a model of the operator's catalogue, or if it has none.
+    sa.Column("base", sa.String(100), nullable=False, server_default=""),
+    sa.Column("message", sa.LargeBinary, nullable=False),
+    sa.Column("state", sa.Integer, nullable=False),
+    # Nanoseconds since 1970.
+    sa.Column("create_time", sa.BigInteger, nullable=False),
+    sa.Column("end_time", sa.BigInteger, nullable=False),
+    # The coordinator that checks it, and the time, in nanoseconds since 1970, before which it is not tried again.
+    sa.Column("checker", sa.String(64), nullable=False, server_default=""),
+    sa.Column("try_after", sa.BigInteger, nullable=False, server_default="0"),
+    # The digest of its definition, once it is registered, and the definition itself.
+    sa.Column("definition", sa.String(64), nullable=False, server_default=""),
+    sa.Column("content", sa.LargeBinary, nullable=True),
+    # Messages: the model's description, with its entry's labels alone, and what the check found.
+    sa.Column("described", sa.LargeBinary, nullable=True),
+    sa.Column("checked", sa.LargeBinary, nullable=True),
+    sa.Column("error_reason", sa.String(64), nullable=False, server_default=""),
+    sa.Column("error_message", sa.Text, nullable=False, server_default=""),
+    sa.Index("unerase_models_by_tenant", "tenant", "state"),
+    sa.Index("unerase_models_by_base", "base"),
+)
+# The registered models of an audit, bases included, as they were when it was accepted.
+audit_models = sa.Table(
+    "unerase_audit_models",
+    METADATA,
+    _audit_key(),
+    sa.Column("definition", sa.String(64), primary_key=True),
+    # What the audit's tenant calls it.
+    sa.Column("called", sa.String(100), nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Index("unerase_audit_models_by_definition", "definition"),
+)
 
 coordinators = sa.Table(
     "unerase_coordinators",
@@ -280,6 +324,8 @@ REPORTS = (audits.c.content_digest, audits.c.json_digest, audits.c.html_digest, 
 """The columns that name an audit's reports in the artefact store."""
 CAMPAIGN_REPORTS = (campaigns.c.content_digest, campaign_reports.c.digest)
 """The columns that name a campaign's reports in the artefact store."""
+DEFINITIONS = (models.c.definition, audit_models.c.definition)
+"""The columns that name definitions of registered models in the artefact store."""
 
 
 def deterministic(message: Message) -> bytes:

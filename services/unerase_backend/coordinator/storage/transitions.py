@@ -36,6 +36,7 @@ from unerase_backend.coordinator.storage.audits import NOBODY, Origin, read_audi
 from unerase_backend.coordinator.storage.engine import Engine, alone, insert_all
 from unerase_backend.coordinator.storage.estimates import work_to_do
 from unerase_backend.coordinator.storage.evidence import Reports
+from unerase_backend.coordinator.storage.models import NamedDefinition, definitions_of, keep_models
 from unerase_backend.coordinator.storage.quotas import SPENT, Demand, check_quota, keep_spent, usage_of
 from unerase_backend.coordinator.storage.tables import MAX_REASON, deterministic, own, storable
 from unerase_backend.coordinator.storage.write_retry import repeated
@@ -90,6 +91,10 @@ class PlannedAudit(Protocol):
     @property
     def cost(self) -> AuditCost:
         """Return the cost of the audit."""
+
+    @property
+    def models(self) -> Sequence[NamedDefinition]:
+        """Return the registered models of the audit, bases included."""
 
     @property
     def picture_bytes(self) -> int:
@@ -149,6 +154,7 @@ class Transitions:
     ) -> None:
         parts = [{"audit": audit_id, "digest": digest, "message": content} for digest, content in plan.parts.items()]
         await insert_all(connection, tables.parts, parts)
+        await keep_models(connection, audit_id, plan.models)
         units = [
             {
                 "audit": audit_id,
@@ -269,7 +275,8 @@ class Transitions:
     async def delete(self, audit_id: str) -> bool:
         """Delete an audit that has ended, and everything that belongs to it; False if there is no such audit."""
         ended = sa.and_(tables.audits.c.id == audit_id, tables.audits.c.state.in_(ENDED))
-        named = sa.select(tables.artifacts.c.digest).where(tables.artifacts.c.audit == audit_id)
+        shown = sa.select(tables.artifacts.c.digest).where(tables.artifacts.c.audit == audit_id)
+        named = shown.union(definitions_of(audit_id))
         async with self._engine.begin() as connection:
             row = (await connection.execute(sa.select(*tables.REPORTS).where(ended))).first()
             if row is None:

@@ -80,7 +80,7 @@ class SafetyChecker(Guard):
         config = extractor / _PREPROCESSOR
         try:
             json.loads(config.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             message = f"the safety checker needs {extractor.name}/{_PREPROCESSOR}, which is missing or is not JSON"
             raise UnsafeModelError(message, reason="MODEL_INCOMPLETE") from None
         return [*digests.folder_paths(_CHECKER, checker, None), config]

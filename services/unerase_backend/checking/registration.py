@@ -1,0 +1,63 @@
+"""Checks a model that is to be registered, fetches what it is made of, and hashes it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unerase.v1.models_pb2 import ModelCheck
+from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.configs import shown
+from unerase_backend.catalogue.definitions import Definition
+from unerase_backend.catalogue.findings import Findings
+from unerase_backend.catalogue.kept_digests import KeptDigests
+from unerase_backend.catalogue.opening import allowed_places, open_catalogue
+from unerase_backend.catalogue.registering import define, find_links, read_candidate
+from unerase_backend.checking.models import check_model, message_of, problem_of
+from unerase_backend.diffusion.model_check import prepare
+from unerase_backend.diffusion.weights import not_finite
+from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.settings import RoomSettings
+
+
+def examine(settings: RoomSettings, name: str, entry: Mapping[str, Any]) -> tuple[ModelCheck, Definition | None]:
+    """Return what the check of a model finds, and its definition unless something is wrong with it.
+
+    Raises:
+        InvalidRequestError: a field of the entry breaks a rule, as when a file was removed since it was named.
+        UnsafeModelError: a file cannot be read, or is not the one whose digest the entry names.
+        UnavailableError: a place cannot be fetched.
+    """
+    catalogue = open_catalogue(settings, ArtifactStore(settings.artifacts))
+    candidate = read_candidate(name, entry, catalogue, allowed_places(settings))
+    findings = Findings(name)
+    find_links(candidate, findings)
+    if findings.problems:
+        return message_of(catalogue, findings.conclude()), None
+    known = catalogue.with_models({name: candidate.entry})
+    check = check_model(known, name, fetch=True)
+    if not check.problems:
+        _find_infinite(known, name, findings)
+        check.problems.extend(map(problem_of, findings.problems))
+    if check.problems:
+        return check, None
+    digest = KeptDigests(Path(settings.digests) if settings.digests else None)
+    return check, define(candidate, known, digest)
+
+
+def _find_infinite(catalogue: Catalogue, name: str, findings: Findings) -> None:
+    """Find a weight among the model's own files that is not finite: loading would refuse it."""
+    prepared = prepare(catalogue, name, findings)
+    source = prepared.source if prepared is not None else None
+    if source is None:
+        return
+    own = [] if catalogue.model(name).base else list(source.tensors.items())
+    own += [
+        (part, source.replacing[change])
+        for part, changes in source.changes.items()
+        for change in changes
+        if isinstance(change, Path) and change in (catalogue.model(name).unet, catalogue.model(name).text_encoder)
+    ]
+    for part, tensors in own:
+        if key := not_finite(tensors):
+            what = f"{key!r} of the {part} holds NaN or infinity"
+            findings.problem(part, "WEIGHTS_NOT_FINITE", what, found=shown(tensors[key].file.name))
