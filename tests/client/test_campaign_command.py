@@ -219,6 +219,8 @@ def test_events_are_lines_of_json(address: str) -> None:
 def test_campaigns_and_cells_are_listed(address: str, script: Script) -> None:
     listed = run(address, "campaign", "list", "--filter", "state = FAILED")
     assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == [f"c{index}" for index in range(5)]
+    ids = run(address, "campaign", "list", "--ids", "--filter", "state = FAILED").stdout
+    assert ids.splitlines() == [f"c{index}" for index in range(5)]
     cells = run(address, "campaign", "cells", CAMPAIGN_ID, "--filter", "state = FAILED").stdout
     assert cells.count("testbed/uce") == 2
     assert "DATA_LOSS an artefact is damaged" in cells

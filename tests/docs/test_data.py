@@ -21,6 +21,7 @@ from docs.pages import ROOT, Block, blocks
 from docs.rules import How, tried
 from docs.scraping import CONFIG, config_with_documented_lines
 from support import example
+from unerase import Conclusion, read_campaign
 from unerase._concept_file import read_concept_file
 from unerase._gate_file import KEYS, read_gate
 from unerase._prompt_pack import read_pack
@@ -111,6 +112,16 @@ def _gate(text: str, folder: Path) -> None:
     check_gate(gate)
 
 
+def _campaign(text: str, folder: Path) -> None:
+    (folder / "campaign.yaml").write_text(text)
+    assert read_campaign(folder / "campaign.yaml").spec.concepts == ["hourglass"]
+
+
+def _small_gate(text: str, folder: Path) -> None:
+    (folder / "gate.yaml").write_text(text)
+    assert read_gate(folder / "gate.yaml").worst_conclusion == Conclusion.CONCLUSION_REMOVED
+
+
 def _quotas(text: str, folder: Path) -> None:
     file = folder / "tokens.json"
     file.write_text(f'{{"tokens": [], {text}}}')
@@ -169,6 +180,8 @@ def _entry_points(text: str, folder: Path) -> None:
 LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("SECURITY.md", "apiVersion"): _network_policy,
     ("docs/add-a-probe.md", "[project.entry-points"): _entry_points,
+    ("docs/campaigns.md", "# campaign.yaml"): _campaign,
+    ("docs/campaigns.md", "# gate.yaml"): _small_gate,
     ("docs/comparison.md", "# gate.yaml"): _gate,
     ("docs/concepts.md", "# my-hourglass.yaml"): _concept,
     ("docs/concepts.md", "# pack.yaml"): _pack,

@@ -38,6 +38,8 @@ FILES = {
     "tokens.json",
     "base/catalogue.yaml",
     "esd-hourglass.yaml",
+    "campaign.yaml",
+    "gate.yaml",
     # Of diffusers and PEFT.
     "diffusion_pytorch_model.safetensors.index.json",
     "adapter_config.json",
@@ -56,7 +58,7 @@ PROGRAMS = {
     "docker",
     "kubectl",
 } | {
-    *("prometheus", "apt-get", "pg_ctlcluster", "runuser", "export", "mkdir", "chmod", "cp", "mv", "tee"),
+    *("prometheus", "apt-get", "pg_ctlcluster", "runuser", "export", "mkdir", "chmod", "cp", "mv", "tee", "echo"),
 }
 # Words in capitals that are no reason and no status of ours.
 CAPITALS = {"SIGTERM", "SIGKILL", "SIGHUP", "MODEL", "ID", "NAME"}

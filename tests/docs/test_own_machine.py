@@ -18,7 +18,7 @@ from docs.pages import ROOT, Block, blocks, commands, words
 from docs.rules import Case, How, case_of, tried
 from docs.shell import Shell, forwarded, shell
 from support.postgres import Postgres
-from unerase import Audit, AuditState, Client, ClientSettings, TLSConfig, UneraseError
+from unerase import Audit, AuditState, Client, ClientSettings, GateOutcome, TLSConfig, UneraseError
 
 # The quick battery runs to its end here, twice.
 pytestmark = [pytest.mark.backends, pytest.mark.timeout(2400)]
@@ -49,8 +49,13 @@ def clone(tmp_path: Path) -> Path:
     for stamp in (".server", ".dev"):
         (tmp_path / ".venv" / stamp).touch()
     give_pictures(tmp_path)
-    [yaml] = [block for block in blocks("docs/concepts.md") if block.language == "yaml"]
-    (tmp_path / "my-hourglass.yaml").write_text(yaml.text)
+    # Files that a reader writes, as the pages show them: each begins with its name.
+    for page in ("docs/concepts.md", "docs/campaigns.md"):
+        for block in blocks(page):
+            if block.language == "yaml":
+                name = block.text.splitlines()[0].removeprefix("# ")
+                (tmp_path / name).write_text(block.text)
+    (tmp_path / "services").symlink_to(ROOT / "services")
     return tmp_path
 
 
@@ -150,6 +155,19 @@ def test_client(reader: Shell) -> None:
     # The audit that the page's commands call $ID.
     reader.environment["ID"] = audit.id
     _follow(reader, scripts)
+
+
+def test_campaigns(reader: Shell) -> None:
+    _follow(reader, tried(How.OWN, "docs/campaigns.md"))
+    for name in ("one.html", "one.json", "one.csv", "one-cells.parquet", "one-observations.parquet"):
+        assert (reader.folder / name).stat().st_size > 0
+    with _client(reader) as client:
+        second, first = client.campaigns()
+        assert [each.gate_result.outcome for each in (first, second)] == [GateOutcome.GATE_OUTCOME_FAIL] * 2
+        whole, cells = client.compare_campaigns(first.id, second.id)
+    # What was replaced, and nothing else, is another model.
+    assert whole.compared == 2
+    assert [cell.subject for cell in cells if cell.replaced] == ["acme/sketcher"]
 
 
 def test_concepts(reader: Shell) -> None:

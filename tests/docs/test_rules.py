@@ -56,7 +56,14 @@ def test_a_script_is_one(block: Block, tmp_path: Path) -> None:
 
 
 def test_every_page_that_needs_a_machine_is_followed() -> None:
-    followed = {"README.md", "docs/client.md", "docs/concepts.md", "docs/operations.md", "docs/grpc.md"}
+    followed = {
+        "README.md",
+        "docs/campaigns.md",
+        "docs/client.md",
+        "docs/concepts.md",
+        "docs/operations.md",
+        "docs/grpc.md",
+    }
     assert {block.page for block in tried(How.OWN)} == followed, "tests/docs/test_own_machine.py has a test for each"
 
 

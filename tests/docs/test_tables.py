@@ -7,11 +7,13 @@ import pytest
 from docs.pages import text_of
 from support.backend import own_evaluations
 from unerase import AsyncClient, Client, ClientSettings
+from unerase._campaign_file import AUDIT, CAMPAIGN
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import Battery
 from unerase.v1.types_pb2 import EvaluationClass
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS
 from unerase_backend.evaluation.units import MAX_CASES
+from unerase_backend.report.campaign.cells import SCHEMA as CELLS_SCHEMA
 from unerase_backend.report.parquet import SCHEMA
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.serve_settings import ServeSettings
@@ -48,6 +50,29 @@ def test_the_columns_of_the_observations() -> None:
             described |= set(names)
     assert judged
     assert described == set(SCHEMA.names)
+
+
+def test_the_columns_of_the_cells() -> None:
+    described: list[str] = []
+    for cells in _rows("docs/campaigns.md", "columns"):
+        names = re.findall(r"`(\w+)`", cells[0])
+        if names[0] == "subject_hits":
+            parts = ["_hits", *names[1:]]
+            roles = ["subject", *re.findall(r"`(\w+)_`", cells[1])]
+            described += [f"{role}{part}" for role in roles for part in parts]
+        elif names[0] == "destruction":
+            described += [f"{name}{part}" for name in names for part in ("", "_lower", "_upper")]
+        else:
+            described += names
+    assert sorted(described) == sorted(CELLS_SCHEMA.names)
+
+
+def test_the_keys_of_a_campaigns_file() -> None:
+    rows = _rows("docs/campaigns.md", "key")
+    described = {name for cells in rows for name in re.findall(r"`(\w+)`", cells[0])}
+    assert described == CAMPAIGN.keys.keys()
+    [audit] = [cells[1] for cells in rows if cells[0] == "`audit`"]
+    assert AUDIT.keys.keys() <= set(re.findall(r"`(\w+)`", audit))
 
 
 def test_the_evaluations() -> None:

@@ -5,6 +5,7 @@ model and case alone. Tests say by files in the folder `said` what happens:
 
     said/hold-NAME    units of the model NAME wait for as long as the file exists; NAME "all" is every model
     said/fail-NAME    units of the model NAME fail
+    said/show-NAME    pictures of the model NAME show every concept, although its name says that it was edited
     said/begun        a line for each unit that began: its model, role, concept, evaluation and cases
 """
 
@@ -77,12 +78,14 @@ class Rooms:
             await asyncio.sleep(0.01)
         if (self._said / f"fail-{unit.model.replace('/', '-')}").exists():
             raise UnsafeModelError("the unet is not there", reason="MODEL_INCOMPLETE", metadata={"model": unit.model})
-        for observation in _observations(unit):
+        told = (self._said / f"show-{unit.model.replace('/', '-')}").exists()
+        for observation in _observations(unit, told):
             yield ProbeResponse(event=UnitEvent(observation=observation))
 
 
-def _observations(unit: Unit) -> Iterator[Observation]:
-    shown = unit.role == MODEL_ROLE_REFERENCE or (unit.role != MODEL_ROLE_CONTROL and "edited" not in unit.model)
+def _observations(unit: Unit, told: bool) -> Iterator[Observation]:
+    edited = "edited" in unit.model and not told
+    shown = unit.role == MODEL_ROLE_REFERENCE or (unit.role != MODEL_ROLE_CONTROL and not edited)
     judges = (unit.target.selector.judge, unit.target.judge.judge, unit.target.second_judge.judge)
     for case in unit.cases:
         yield Observation(

@@ -1,5 +1,7 @@
 """Campaigns: `campaign` with its commands."""
 
+from typing import Annotated
+
 import typer
 
 from unerase._campaign_display import campaign_state, conclusion_word, counted
@@ -42,10 +44,19 @@ def show(campaign_id: CampaignId, address: Address = DEFAULT_ADDRESS, as_json: A
 
 
 @campaign_app.command("list")
-def list_campaigns(filter: FilterOption = "", address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+def list_campaigns(
+    filter: FilterOption = "",
+    ids: Annotated[bool, typer.Option("--ids", help="Print the ids alone, one a line.")] = False,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
     """List the campaigns, newest first."""
     with connected(address) as client:
         rows = list(client.campaigns(filter=filter))
+    if ids and not as_json:
+        for row in rows:
+            say(row.id)
+        return
     show_list(rows, ["id", "created", "state", "cells", "labels"], _row, as_json)
 
 
