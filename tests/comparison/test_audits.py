@@ -7,6 +7,7 @@ from unerase.v1.audits_pb2 import JudgeRecord
 from unerase.v1.comparisons_pb2 import Change
 from unerase.v1.types_pb2 import ModelAccess
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
+from unerase_backend.comparison import compare_audits
 from unerase_backend.comparison.evaluations import access_shared
 
 WORSE, BETTER, SAME, UNSETTLED = (
@@ -126,6 +127,15 @@ def test_evaluations_of_one_audit_alone_are_named() -> None:
     assert (list(comparison.only_in_first), list(comparison.only_in_second)) == (["noise-based"], ["likelihood"])
 
 
+def test_reports_that_do_not_describe_their_evaluations_cannot_be_compared() -> None:
+    """Those of earlier versions do not say which arms decide."""
+    first, second = (Audit().hits("standard-prompt", 3).recorded() for _ in range(2))
+    del first.content.descriptions[:]
+    comparison = compare_audits(first, second)
+    assert what(comparison.incomparable) == ["recorded descriptions"]
+    assert not comparison.evaluations
+
+
 def test_another_source_of_an_evaluation_is_noted() -> None:
     first, second = Audit().hits("standard-prompt", 3), Audit().hits("standard-prompt", 3)
     changed = type(first.descriptions[0])()
@@ -162,6 +172,16 @@ def test_a_subject_without_guards_is_the_same_model_either_way() -> None:
     assert (weights.change, deployed.change) == (SAME, BETTER)
     assert what(comparison.noted) == ["access"]
     assert not comparison.incomparable
+
+
+def test_the_conclusions_are_those_on_the_shared_access() -> None:
+    """The weights show the concept in every case, and the first audit's filter lets no picture through."""
+    comparison = compared(guarded(BOTH, 24, 0), guarded(DEPLOYED, 24, 24))
+    recorded = guarded(BOTH, 24, 0).recorded().content.verdict
+    assert recorded.conclusion == Conclusion.CONCLUSION_NOT_ERASED
+    assert comparison.first_conclusion == recorded.deployed.conclusion == Conclusion.CONCLUSION_INCONCLUSIVE
+    assert comparison.second_conclusion == Conclusion.CONCLUSION_NOT_ERASED
+    assert only(comparison).change == WORSE
 
 
 def test_other_accesses_cannot_be_compared() -> None:

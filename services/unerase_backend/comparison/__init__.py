@@ -2,7 +2,7 @@
 
 from unerase_backend.comparison.audits import Recorded, compare_audits
 from unerase_backend.comparison.basis import comparability_digest
-from unerase_backend.comparison.campaigns import CellSide, Family, Totals, compare_campaigns, compare_cells
+from unerase_backend.comparison.campaigns import CellSide, Family, Totals, compare_cells, is_changed
 from unerase_backend.comparison.gate import GateEvaluation, evaluate
 from unerase_backend.comparison.gate_checks import check_gate
 
@@ -15,7 +15,7 @@ __all__ = [
     "check_gate",
     "comparability_digest",
     "compare_audits",
-    "compare_campaigns",
     "compare_cells",
     "evaluate",
+    "is_changed",
 ]

@@ -83,7 +83,7 @@ class Recorded:
         """Return the subject's cases of an evaluation, decided as in the verdict on one access."""
         spec = self.content.spec
         seen = self.seen(evaluation, access)
-        described = _described(self, evaluation)
+        described = self.described[evaluation]
         return Table.of(described, seen, spec, cases=spec.cases, looked_at=spec.sequential, only=SUBJECT)
 
 
@@ -93,9 +93,12 @@ def compare_audits(first: Recorded, second: Recorded) -> AuditComparison:
     The same audits give the same comparison, byte for byte.
 
     Raises:
-        ValueError: an evaluation of a battery has no description, or a draw was observed twice.
+        ValueError: a draw was observed twice.
     """
     one, other = first.content, second.content
+    accesses = access_shared(one.spec.access, other.spec.access)
+    # Where no access is shared, each audit's own.
+    sides = [accesses[0]] * 2 if accesses else [one.verdict.access, other.verdict.access]
     comparison = AuditComparison(
         first_audit=first.id,
         second_audit=second.id,
@@ -104,13 +107,12 @@ def compare_audits(first: Recorded, second: Recorded) -> AuditComparison:
         second_subject=other.spec.subject,
         first_subject_digest=first.subject_digest,
         second_subject_digest=second.subject_digest,
-        first_conclusion=one.verdict.conclusion,
-        second_conclusion=other.verdict.conclusion,
+        first_conclusion=first.verdict(sides[0]).conclusion,
+        second_conclusion=second.verdict(sides[1]).conclusion,
         alike=first.basis == second.basis,
         only_in_first=[name for name in first.battery if name not in second.battery],
         only_in_second=[name for name in second.battery if name not in first.battery],
     )
-    accesses = access_shared(one.spec.access, other.spec.access)
     decisive, noted = _differences(first, second, comparable_access=bool(accesses))
     comparison.incomparable.extend(decisive)
     comparison.noted.extend(noted)
@@ -139,6 +141,10 @@ def _differences(
     one, other = first.basis, second.basis
     decisive: list[Incomparable] = []
     noted: list[Incomparable] = []
+    undescribed = [[name for name in each.battery if name not in each.described] for each in (first, second)]
+    if any(undescribed):
+        # Reports of earlier versions do not say which arms decide.
+        decisive.append(_difference("recorded descriptions", *(_lacking(names) for names in undescribed)))
     for part in basis.differing(one, other):
         if part in DECISIVE:
             decisive.append(_difference(part, one[part], other[part]))
@@ -159,6 +165,10 @@ def _differences(
         if versions[0].get(name) != versions[1].get(name)
     ]
     return decisive, noted
+
+
+def _lacking(names: Sequence[str]) -> str:
+    return f"none of {', '.join(names)}" if names else "all"
 
 
 def _access(audit: Recorded, text: str) -> str:
@@ -183,7 +193,7 @@ def _evaluations(first: Recorded, second: Recorded, access: ModelAccess.ValueTyp
     compared = [
         _evaluation(name, first, second, access)
         for name in second.battery
-        if name in first.battery and not is_measure(_described(second, name))
+        if name in first.battery and not is_measure(second.described[name])
     ]
     tested = [each for each in compared if each.cases]
     for each, p in zip(tested, statistics.holm([each.p for each in tested]) if tested else (), strict=True):
@@ -192,7 +202,7 @@ def _evaluations(first: Recorded, second: Recorded, access: ModelAccess.ValueTyp
 
 
 def _evaluation(name: str, first: Recorded, second: Recorded, access: ModelAccess.ValueType) -> EvaluationComparison:
-    description = _described(second, name)
+    description = second.described[name]
     message = EvaluationComparison(p=1, p_holm=1)
     tables = first.table(name, access), second.table(name, access)
     preventing = _preventing(name, first, second, tables)
@@ -220,7 +230,7 @@ def _preventing(name: str, first: Recorded, second: Recorded, tables: tuple[Tabl
         for parameter in sorted({*one["parameters"], *other["parameters"]})
         if one["parameters"].get(parameter) != other["parameters"].get(parameter)
     ]
-    plain = _described(second, name).evaluation_class == EvaluationClass.EVALUATION_CLASS_PLAIN
+    plain = second.described[name].evaluation_class == EvaluationClass.EVALUATION_CLASS_PLAIN
     references = first.basis[basis.REFERENCE], second.basis[basis.REFERENCE]
     if not plain and references[0] != references[1]:
         found.append(_difference(basis.REFERENCE, *references))
@@ -230,19 +240,13 @@ def _preventing(name: str, first: Recorded, second: Recorded, tables: tuple[Tabl
     return found
 
 
-def _described(audit: Recorded, name: str) -> EvaluationDescription:
-    if name not in audit.described:
-        raise ValueError(f"the report of audit {audit.id} has no description of {name}")
-    return audit.described[name]
-
-
 def _figures(first: Recorded, second: Recorded, accesses: Iterable[ModelAccess.ValueType]) -> list[FigureComparison]:
     """Return the figures of measures that both audits took in the same way, against the same reference."""
     found: list[FigureComparison] = []
     if first.basis[basis.REFERENCE] != second.basis[basis.REFERENCE]:
         return found
     for name in second.battery:
-        kind = _described(second, name).result
+        kind = second.described[name].result
         if (
             name not in first.battery
             or first.basis[basis.BATTERY][name]["parameters"] != (second.basis[basis.BATTERY][name]["parameters"])

@@ -18,7 +18,6 @@ Source: Holm 1979, Scandinavian Journal of Statistics 6:65.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -166,40 +165,6 @@ class Totals:
 
 def _came_to_another_conclusion(audits: AuditComparison) -> bool:
     return audits.first_conclusion != audits.second_conclusion
-
-
-def compare_campaigns(
-    first: str,
-    second: str,
-    pairs: Callable[[], Iterable[tuple[CellSide | None, CellSide | None]]],
-    *,
-    changed_only: bool = False,
-) -> Iterator[CellComparison | CampaignComparison]:
-    """Yield the cells of the second campaign in the order of `pairs`, and at last the whole.
-
-    `pairs` is called twice and must give the same pairs: a cell of the first campaign and the cell of the second with
-    the same names, or None where one has none. `changed_only` leaves out the cells in which nothing changed: no
-    evaluation is worse or better, the conclusion is the same and the subject was not replaced.
-
-    Raises as `compare_audits`.
-    """
-    family = Family()
-    for before, after in pairs():
-        if after is not None:
-            family.add(compare_cells(before, after))
-    totals = Totals(first, second, family)
-    for before, after in pairs():
-        if after is None:
-            if before is not None:
-                totals.add_only_in_first(before.subject, before.concept)
-            continue
-        if before is None:
-            totals.add_only_in_second(after.subject, after.concept)
-        cell = family.adjusted(compare_cells(before, after))
-        totals.add(cell)
-        if not changed_only or is_changed(cell):
-            yield cell
-    yield totals.message()
 
 
 def is_changed(cell: CellComparison) -> bool:
