@@ -1,8 +1,8 @@
 """Plans the first cells of a campaign before it is accepted, so that a bad template is refused at once, and its cost.
 
-One cell of each concept is planned, with the first subject that can be planned. What is wrong with a template is said
-of its field, as in `spec.template.cases`. A subject that cannot be audited refuses a campaign only if no other subject
-of the same concept can; otherwise its cells fail later, each with its reason.
+One cell of each concept is planned, with the first subject that can be planned. If none of the first subjects can, the
+campaign is refused, and what is wrong is said of its fields, as in `spec.template.cases`. Subjects that cannot be
+audited beside others that can are failed cells later, each with its reason.
 """
 
 from collections.abc import Iterable
@@ -32,6 +32,8 @@ async def plan_first_cells(spec: CampaignSpec, admission: Admission, tenant: str
     costs = []
     for index in range(min(CONCEPTS_PLANNED, len(spec.concepts))):
         planned = await _first_planned(spec, index, admission, tenant)
+        if planned is None:
+            continue
         try:
             await admission.check(planned, tenant)
         except ExhaustedError as error:
@@ -39,24 +41,25 @@ async def plan_first_cells(spec: CampaignSpec, admission: Admission, tenant: str
             if error.retry_after_seconds is None:
                 raise
         costs.append(planned.plan.cost)
-    return _scaled(costs, len(spec.subjects) * len(spec.concepts) / len(costs))
+    return _scaled(costs, len(spec.subjects) * len(spec.concepts) / max(len(costs), 1))
 
 
-async def _first_planned(spec: CampaignSpec, concept: int, admission: Admission, tenant: str) -> Planned:
-    refused: list[FieldViolation] = []
-    reasons: set[str] = set()
+async def _first_planned(spec: CampaignSpec, concept: int, admission: Admission, tenant: str) -> Planned | None:
+    """Return the plan of the first subject that can be planned; None if only later subjects can tell.
+
+    Raises:
+        InvalidRequestError: none of the first subjects can be planned.
+    """
+    refused = []
     for position, subject in enumerate(spec.subjects[:SUBJECTS_TRIED]):
         try:
             return await admission.plan(cell_spec(spec, subject, spec.concepts[concept]), tenant)
         except InvalidRequestError as error:
-            if any(violation.field != "spec.subject" for violation in error.violations):
-                raise _of_campaign(error, spec, position, concept) from None
-            refused += _renamed(error.violations, position, concept)
-            reasons.add(error.reason)
-    failed = InvalidRequestError.of(*refused)
-    if len(reasons) == 1:
-        failed.reason = reasons.pop()
-    raise failed
+            refused.append((position, error))
+    about = {violation.field for _, error in refused for violation in error.violations}
+    if about == {"spec.subject"} and len(spec.subjects) > SUBJECTS_TRIED:
+        return None
+    raise _of_campaign(refused[0][1], spec, refused[0][0], concept)
 
 
 def _of_campaign(error: InvalidRequestError, spec: CampaignSpec, subject: int, concept: int) -> InvalidRequestError:
