@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from unerase import read_campaign
 from unerase._campaign_file import AUDIT, CAMPAIGN
-from unerase._campaign_schema import campaign_schema
+from unerase._file_schemas import file_schema
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.campaigns_pb2 import CampaignSpec
 from unerase.v1.types_pb2 import ControlKind, DecidedBy, ModelAccess
 from unerase.v1.verdicts_pb2 import Conclusion
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = jsonschema.Draft202012Validator(campaign_schema())
+SCHEMA = jsonschema.Draft202012Validator(file_schema("campaign"))
 WHOLE: dict[str, Any] = {
     "subjects": ["testbed/uce", "testbed/esd-x"],
     "subject_filter": 'labels.release = "2026-12"',
@@ -192,7 +192,9 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 def test_the_schema_in_the_documentation_is_what_reads() -> None:
     shown = json.loads((ROOT / "docs/campaign.schema.json").read_text())
-    assert shown == campaign_schema(), "run `python -m unerase._campaign_schema > docs/campaign.schema.json`"
+    assert shown == file_schema("campaign"), (
+        "run `python -m unerase._file_schemas campaign > docs/campaign.schema.json`"
+    )
     jsonschema.Draft202012Validator.check_schema(shown)
 
 

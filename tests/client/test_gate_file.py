@@ -101,7 +101,7 @@ def test_a_file_of_another_encoding_is_refused(tmp_path: Path) -> None:
 def test_the_committed_schema_is_that_of_the_keys() -> None:
     committed = json.loads((ROOT / "docs/gate.schema.json").read_text())
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **gate_schema()}
-    assert committed == schema, "run `python -m unerase._gate_file > docs/gate.schema.json`"
+    assert committed == schema, "run `python -m unerase._file_schemas gate > docs/gate.schema.json`"
     jsonschema.Draft202012Validator.check_schema(committed)
 
 

@@ -10,11 +10,10 @@ alpha: 0.05                 # of no_worse_than
 undecided: 0                # cells that may be undecided
 concepts: [hourglass]       # only their cells
 
-A clause that is left out asks nothing, and a gate has at least one. `python -m unerase._gate_file` prints the JSON
-Schema of such a file, docs/gate.schema.json, which is made from the same keys as what reads it.
+A clause that is left out asks nothing, and a gate has at least one. `python -m unerase._file_schemas gate` prints the
+JSON Schema of such a file, docs/gate.schema.json, which is made from the same keys as what reads it.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,7 +227,3 @@ def _schema_of(limit: Limit) -> dict[str, Any]:
         "exclusiveMinimum": limit.above,
         most: limit.most,
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **gate_schema()}, indent=1))
