@@ -1,10 +1,14 @@
 """Two exported audits, compared without a backend: the same comparison as of the audits themselves."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from support.compared_by_hand import Audit
+from unerase._cli import app
+from unerase._commands.failing import ExitCode
 from unerase.v1.comparisons_pb2 import Change
 from unerase_backend.comparison import Recorded, compare_audits
 from unerase_backend.report import render_parquet
@@ -46,3 +50,19 @@ def test_an_audit_without_a_valid_verdict_has_no_comparison(tmp_path: Path) -> N
     one = audit(0, digest="d-control").recorded("a1")
     with pytest.raises(ValueError, match=r"a1\.parquet: spec.control: is the subject 's' under another name"):
         compare_files(exported(tmp_path, one), exported(tmp_path, audit(0).recorded("a2")))
+
+
+def test_the_command_compares_files_without_a_backend(tmp_path: Path) -> None:
+    one, other = (exported(tmp_path, each) for each in (audit(0).recorded("a1"), audit(12).recorded("a2")))
+    shown = CliRunner().invoke(app, ["compare", str(one), str(other)], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0, shown.output
+    assert "Standard-prompt" in shown.stdout
+    assert "12 only now" in shown.stdout
+    said = CliRunner().invoke(app, ["compare", str(one), str(other), "--json"])
+    assert json.loads(said.stdout)["change"] == "CHANGE_WORSE"
+    missing = CliRunner().invoke(app, ["compare", str(one), str(tmp_path / "missing.parquet")])
+    assert missing.exit_code == ExitCode.BAD_INPUT
+    assert "missing.parquet: No such file" in missing.stderr
+    mixed = CliRunner().invoke(app, ["compare", str(one), "0123456789abcdef0123456789abcdef"])
+    assert mixed.exit_code == ExitCode.BAD_INPUT
+    assert "an audit and a file cannot be compared" in mixed.stderr

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from unerase._client import Client
+from unerase._commands.backend import of_the_backend
 from unerase._commands.connecting import connected
 from unerase._commands.failing import ExitCode, fail, reported
 from unerase._commands.options import Address, AsJson, different, output_file
@@ -17,7 +18,10 @@ from unerase._gate_file import read_gate
 from unerase._settings import DEFAULT_ADDRESS
 from unerase._visible import visible
 from unerase.v1.campaigns_pb2 import CampaignReportFormat
+from unerase.v1.comparisons_pb2 import AuditComparison
 from unerase.v1.gates_pb2 import Gate, GateOutcome, GateResult
+
+_EXPORT = ".parquet"
 
 TRANSFER_SECONDS = 3600.0
 """How long one form of the report of a large campaign may take."""
@@ -136,15 +140,34 @@ def compare_campaigns(
 
 
 def compare_audits(
-    first: Annotated[str, typer.Argument(help="Id of the earlier audit.")],
-    second: Annotated[str, typer.Argument(help="Id of the later audit.")],
+    first: Annotated[str, typer.Argument(help="Id of the earlier audit, or a Parquet file of its observations.")],
+    second: Annotated[str, typer.Argument(help="Id of the later audit, or such a file.")],
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Say what became better or worse from one audit to another, of the same concept, cases and seeds."""
-    with connected(address) as client:
-        found = client.compare_audits(first, second)
+    """Say what became better or worse from one audit to another, of the same concept, cases and seeds.
+
+    Two files, as `unerase report ID --parquet FILE` writes them, are compared without a backend.
+    """
+    exported = [each.endswith(_EXPORT) for each in (first, second)]
+    if any(exported) and not all(exported):
+        raise typer.BadParameter("an audit and a file cannot be compared; give two ids or two Parquet files")
+    if all(exported):
+        found = _compared_files(Path(first), Path(second))
+    else:
+        with connected(address) as client:
+            found = client.compare_audits(first, second)
     if as_json:
         say_json(found)
     else:
         show_audits_compared(stdout, found)
+
+
+def _compared_files(first: Path, second: Path) -> AuditComparison:
+    compare = of_the_backend("compare")
+    try:
+        with reported():
+            found: AuditComparison = compare(first, second)
+    except ValueError as error:
+        fail(str(error), ExitCode.BAD_INPUT)
+    return found
