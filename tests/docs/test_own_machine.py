@@ -49,8 +49,9 @@ def clone(tmp_path: Path) -> Path:
     for stamp in (".server", ".dev"):
         (tmp_path / ".venv" / stamp).touch()
     give_pictures(tmp_path)
-    [yaml] = [block for block in blocks("docs/concepts.md") if block.language == "yaml"]
-    (tmp_path / "my-hourglass.yaml").write_text(yaml.text)
+    for name in ("my-hourglass.yaml", "pack.yaml"):
+        [yaml] = [block for block in blocks("docs/concepts.md") if block.text.startswith(f"# {name}\n")]
+        (tmp_path / name).write_text(yaml.text)
     return tmp_path
 
 
