@@ -1,9 +1,10 @@
-"""`python -m tools.number_types [--dtype bfloat16] [--preset quick] [--out DIR]`: verdicts in half precision.
+"""`python -m tools.number_types [--dtype bfloat16] [--cases N] [--out DIR]`: verdicts in half precision.
 
-Audits every model of the testbed for its first concept twice, with the same cases and seeds: on a backend that computes
-in float32, and on one that computes in the other number type. Prints both verdicts of each model, and counts what
-differs: verdicts, outcomes of evaluations, and the judge's answers. The reports and the observations are written to
-DIR/float32 and DIR/DTYPE; those that are there already are read, so that a run that was interrupted goes on.
+Audits every model of the testbed for its first concept with the preset quick, twice, with the same cases and seeds: on
+a backend that computes in float32, and on one that computes in the other number type. Prints both verdicts of each
+model, and counts what differs: verdicts, outcomes of evaluations, and the judge's answers. The reports and the
+observations are written to DIR/float32 and DIR/DTYPE; those that are there already are read, so that a run that was
+interrupted goes on.
 """
 
 import argparse
@@ -25,7 +26,7 @@ SEED = 2505
 EXACT = "float32"
 
 
-def audited(dtype: str, preset: str, folder: Path) -> dict[str, dict[str, Any]]:
+def audited(dtype: str, cases: int, folder: Path) -> dict[str, dict[str, Any]]:
     """Return the content of the report on every model of the testbed, computed in one number type."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["UNERASE_SERVE_DTYPE"] = dtype
@@ -39,7 +40,8 @@ def audited(dtype: str, preset: str, folder: Path) -> dict[str, dict[str, Any]]:
                 subject=model.name,
                 reference=model.base or "testbed/reference",
                 concept=concept,
-                battery=Battery(preset=preset),
+                battery=Battery(preset="quick"),
+                cases=cases,
                 seed_base=SEED,
                 assume_reference=not model.base,
             )
@@ -92,10 +94,10 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dtype", choices=("bfloat16", "float16"), default="bfloat16")
-    parser.add_argument("--preset", default="quick")
+    parser.add_argument("--cases", type=int, default=0, help="cases of each audit; the preset's unless given")
     parser.add_argument("--out", type=Path, default=Path("build/number-types"))
     arguments = parser.parse_args()
-    both = {dtype: audited(dtype, arguments.preset, arguments.out / dtype) for dtype in (EXACT, arguments.dtype)}
+    both = {dtype: audited(dtype, arguments.cases, arguments.out / dtype) for dtype in (EXACT, arguments.dtype)}
     print("\n".join(compared(both[EXACT], both[arguments.dtype], arguments.dtype, arguments.out)))
 
 
