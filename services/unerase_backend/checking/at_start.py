@@ -1,9 +1,12 @@
-"""What `unerase serve` checks before it starts anything. It imports neither torch nor Ray, so that it takes seconds."""
+"""What `unerase serve` checks before it starts anything.
+
+It imports neither torch nor Ray, so that it takes seconds; torch alone where a guard names a module of the UNet.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
 
-from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue import Catalogue, guard_files
 from unerase_backend.catalogue.file_findings import problems
 from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.classification.judge_check import judge_findings
@@ -45,7 +48,12 @@ def unusable_models(catalogue: Catalogue, within_seconds: float = _SECONDS) -> I
 
 def _why_unusable(catalogue: Catalogue, name: str) -> str:
     try:
-        return check_model(catalogue, name).reasons
+        found = check_model(catalogue, name)
+        if not found.problems and guard_files.needs_unet(catalogue.guards(name)):
+            from unerase_backend.diffusion import model_check
+
+            found = model_check.check_model(catalogue, name)
+        return found.reasons
     except UneraseError as error:
         return error.message
     except OSError as error:

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unerase_backend.catalogue import Catalogue, lora, model_check, model_fit
+from unerase_backend.catalogue import Catalogue, guard_files, lora, model_check, model_fit
 from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.embeddings import PART as EMBEDDING
 from unerase_backend.catalogue.entries import LoraEntry
@@ -76,6 +76,8 @@ def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, m
             _prepare_part(part, made.module, prepared, findings)
     if "tokenizer" in source.configs:
         _prepare_tokenizer(made.tokenizer, prepared, findings)
+    if "unet" in prepared.modules:
+        guard_files.find_misfits(catalogue.guards(name), prepared.modules["unet"], findings)
     for word in source.words:
         try:
             embeddings.read(word)
