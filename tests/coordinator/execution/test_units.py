@@ -40,7 +40,7 @@ from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.estimates import Estimates
 from unerase_backend.coordinator.storage.evidence import Evidence
 from unerase_backend.coordinator.storage.transitions import AuditEndedError
-from unerase_backend.runtime.errors import UnsafeModelError
+from unerase_backend.runtime.errors import UnavailableError, UnsafeModelError
 
 BATTERY = [
     {"name": "standard-prompt"},
@@ -147,6 +147,22 @@ async def test_a_unit_is_kept_under_the_profile_of_the_replica_that_ran_it(
     monkeypatch.setattr(local.attack, "_calls", local.attack._calls.smaller())
     await units.compute("audit", unit)
     assert kept == keys
+    await database.close()
+
+
+async def test_a_unit_during_which_a_room_took_other_shapes_is_not_kept(
+    local: LocalBackend, rooms: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units, database = await units_in(local, tmp_path)
+    unit = local.unit("standard-prompt", "testbed/uce", cases=1, seed_base=13, steps=1)
+    (right, _), kept = await units._profiles(unit.evaluation), list[str]()
+    monkeypatch.setattr(units, "_whole", AsyncMock(side_effect=lambda _, unit: unit))
+    monkeypatch.setattr(units, "_progress", AsyncMock())
+    monkeypatch.setattr(of_units.unit_cache, "keep", lambda store, key, result: kept.append(key))
+    for after, count in ((("smaller", ""), 0), (UnavailableError("gone"), 0), ((right, ""), 1)):
+        monkeypatch.setattr(units, "_profiles", AsyncMock(side_effect=[(right, ""), after]))
+        assert (await units.compute("audit", unit)).observations
+        assert len(kept) == count
     await database.close()
 
 

@@ -144,9 +144,9 @@ class Units:
                         self._attacks = {}
                     raise _with_role(error, unit) from None
                 self._took(unit, description, time.monotonic() - begin)
-                if computed != attacked:
-                    key = await self._key(unit, description, rooms, computed)
-                await asyncio.to_thread(unit_cache.keep, self._store, key, result)
+                if await self._unchanged(description.name, rooms):
+                    key = await self._key(unit, description, rooms, computed) if computed != attacked else key
+                    await asyncio.to_thread(unit_cache.keep, self._store, key, result)
             else:
                 self._metrics.units_kept.labels(unit.evaluation).inc()
         return result
@@ -160,6 +160,14 @@ class Units:
         described, judged = await self.described(), await self.classification_described()
         attacked = self._attack_profile if evaluation in self._attacks else ""
         return f"{described.numerics_profile}; {judged.numerics_profile}", attacked
+
+    async def _unchanged(self, evaluation: str, rooms: str) -> bool:
+        """Return whether the rooms compute as before; one in other shapes may have made a unit's pictures in both."""
+        try:
+            return (await self._profiles(evaluation))[0] == rooms
+        except UneraseError:
+            # The unit is done; only its result is not kept for others.
+            return False
 
     async def _key(self, unit: Unit, description: EvaluationDescription, rooms: str, attacked: str) -> str:
         return await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, f"{rooms}; {attacked}")
