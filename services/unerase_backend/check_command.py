@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from unerase_backend import compute_plan
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.file_findings import Finding
+from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.classification.judge_check import judge_findings
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.serve_settings import ServeSettings, read_settings
@@ -46,7 +47,8 @@ def check(catalogues: Sequence[Path], models: Sequence[str] = (), cards_gb: Sequ
     concepts = _added(catalogue, embedded, "concepts") if embedded else list(catalogue.concepts)
     findings = [*judge_findings(catalogue), *concept_findings(catalogue, names, concepts)]
     lines, problem = _device(catalogue, settings, cards_gb)
-    checked = [json_format.MessageToDict(check_model(catalogue, name), **_FORM) for name in names]
+    shared = SharedFindings()
+    checked = [json_format.MessageToDict(check_model(catalogue, name, shared), **_FORM) for name in names]
     return {**_answer(findings), "models": checked, "device": lines, "device_problem": problem}
 
 

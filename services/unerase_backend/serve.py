@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,10 @@ from unerase_backend.checking.at_start import check_catalogues, unusable_models
 from unerase_backend.compute_plan import ComputePlan
 from unerase_backend.coordinator.settings import ServiceSettings
 from unerase_backend.runtime.settings import SharedSettings
-from unerase_backend.serve_errors import deployment_errors
+from unerase_backend.serve_errors import all_running, definite_errors, deployment_errors, has_failed
 from unerase_backend.serve_settings import ServeSettings, read_settings
+
+_POLLING_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,11 @@ def start(settings: ServeSettings) -> Backend:
     try:
         # No Serve proxy, because clients use the coordinator's own server.
         serve.start(proxy_location="Disabled", logging_config=_serves_own_logs(settings))
-        serve.run_many(targets)
+        serve.run_many(targets, wait_for_applications_running=False)
+        _wait(serve.status, len(targets))
+    except DeploymentError:
+        stop()
+        raise
     except RuntimeError as error:
         reasons = deployment_errors(serve.status())
         stop()
@@ -102,6 +109,18 @@ def start(settings: ServeSettings) -> Backend:
     scheme = "https" if settings.tls_certificate else "http"
     metrics_url = f"{scheme}://{shown}:{metrics_port}/metrics" if metrics_port else ""
     return Backend(f"{shown}:{port}", metrics_url, f"http://127.0.0.1:{rooms_metrics_port}/metrics", plan, stop)
+
+
+def _wait(status: Callable[[], Any], count: int) -> None:
+    """Wait until all `count` applications run. An error that another try would meet again ends it at the first one.
+
+    Raises:
+        DeploymentError: an application could not be deployed.
+    """
+    while not all_running(shown := status(), count):
+        if reasons := definite_errors(shown) or (deployment_errors(shown) if has_failed(shown) else []):
+            raise DeploymentError("\n".join(reasons))
+        time.sleep(_POLLING_SECONDS)
 
 
 def main(arguments: Sequence[str]) -> None:

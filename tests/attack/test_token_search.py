@@ -9,23 +9,19 @@ import pytest
 import torch
 
 from attack.conftest import attacked
+from attack.counting import counted, unit_store
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     MODEL_ACCESS_DEPLOYED,
     MODEL_ACCESS_OPEN_WEIGHTS,
     MODEL_ROLE_CONTROL,
     SAMPLE_STATUS_UNSCORED,
-    Finding,
-    Observation,
 )
 from unerase_backend.attack.attacks import p4d, unlearn_diff_atk
 from unerase_backend.attack.engine import AttackEngine
-from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.attack.registry import ATTACKS
-from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.evaluation.models import Models
-from unerase_backend.runtime.artifacts import ArtifactStore
 
 UnitOf = Callable[..., Unit]
 P4D = {"evaluation": "p4d", "starts": 2, "iterations": 3, "rows": 3}
@@ -108,28 +104,8 @@ def test_the_parameters_of_the_search_are_described_once() -> None:
         assert parameters["weight_decay"].description == f"{optimiser}'s weight decay."
 
 
-class Steps(AttackMetrics):
-    """Counts the optimisation steps."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def stepped(self, evaluation: str) -> None:
-        self.count += 1
-
-
 STEPS = 6
 """Of the small budgets, all turns together; the report at the end is counted as one more."""
-
-
-async def counted(
-    catalogue: Catalogue, store: ArtifactStore, models: Models, unit: Unit
-) -> tuple[int, list[Observation], list[Finding]]:
-    steps = Steps()
-    engine = AttackEngine(catalogue, store, AttackSettings(artifacts="unused"), models, steps)
-    observations, findings, _ = await attacked(engine, unit)
-    engine.close()
-    return steps.count - 1, observations, findings
 
 
 async def test_a_deployed_model_is_searched_once_with_its_open_weights(
@@ -138,14 +114,14 @@ async def test_a_deployed_model_is_searched_once_with_its_open_weights(
     store = unit_store(tmp_path, catalogue)
     unit = unit_of("never", cases=2, **small)
     plain = await counted(catalogue, store, models, unit)
-    assert plain[0] == STEPS
+    assert plain[0] == STEPS + 1
     # A unit without access shares nothing.
     assert await counted(catalogue, store, models, unit) == plain
-    for access, steps in ((MODEL_ACCESS_OPEN_WEIGHTS, STEPS), (MODEL_ACCESS_DEPLOYED, 0), (MODEL_ACCESS_DEPLOYED, 0)):
+    for access, searched in ((MODEL_ACCESS_OPEN_WEIGHTS, 1), (MODEL_ACCESS_DEPLOYED, 0), (MODEL_ACCESS_DEPLOYED, 0)):
         unit.access, unit.id, unit.guard_rows = access, f"{unit.id}@{access}", access
-        assert await counted(catalogue, store, models, unit) == (steps, *plain[1:])
+        assert await counted(catalogue, store, models, unit) == (searched * STEPS + 1, *plain[1:])
     unit.seed_base += 1
-    assert (await counted(catalogue, store, models, unit))[0] == STEPS
+    assert (await counted(catalogue, store, models, unit))[0] == STEPS + 1
 
 
 async def test_a_search_goes_on_where_the_other_ended(
@@ -171,11 +147,4 @@ async def test_a_search_goes_on_where_the_other_ended(
     unit.access = MODEL_ACCESS_DEPLOYED
     steps, *found = await counted(catalogue, store, models, unit)
     assert found == plain
-    assert steps == 3
-
-
-def unit_store(folder: Path, catalogue: Catalogue) -> ArtifactStore:
-    """A store with the concept's pictures, and without what other tests have recorded."""
-    store = ArtifactStore(str(folder / "artifacts"))
-    catalogue.target("hourglass", store, "clip", "judge", "second-judge")
-    return store
+    assert steps == 3 + 1

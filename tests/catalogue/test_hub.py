@@ -76,16 +76,26 @@ def test_one_set_of_weights_is_fetched(
         assert all(str(pattern).endswith((".json", ".safetensors", ".txt")) for pattern in asked["allow_patterns"])
 
 
-def test_what_a_guard_reads_is_fetched_with_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("names", "taken"),
+    [
+        (("model.safetensors", "model.fp16.safetensors", "model.bin"), "model.safetensors"),
+        (("model.bf16.safetensors", "model.fp16.safetensors", "model.bin"), "model.fp16.safetensors"),
+        (("model.bf16.safetensors",), "model.bf16.safetensors"),
+    ],
+)
+def test_what_a_guard_reads_is_fetched_with_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], taken: str
+) -> None:
     checker = ["safety_checker/config.json", "feature_extractor/preprocessor_config.json"]
-    weights = [f"safety_checker/{name}" for name in ("model.safetensors", "model.fp16.safetensors", "model.bin")]
-    repository = Repository(tmp_path, PLAIN + STRAY + checker + weights)
+    weights = [f"safety_checker/{name}" for name in names]
+    repository = Repository(tmp_path, [*PLAIN, STRAY[0], STRAY[2], *checker, *weights])
     monkeypatch.setattr(hub, "snapshot_download", repository.download)
     read = catalogue(tmp_path, shop={"base": "hub", "guards": [{"kind": "safety-checker"}]})
     read.describe_model("hub")
     assert not (repository.local / "safety_checker").exists()
     described = read.describe_model("shop")
-    assert repository.fetched() == {*PLAIN, weights[0]}
+    assert repository.fetched() == {*PLAIN, f"safety_checker/{taken}"}
     assert all((repository.local / name).is_file() for name in checker)
     assert {file.component for file in described.guards[0].files} == {"safety_checker", "feature_extractor"}
     assert described.weights_digest == read.describe_model("hub").digest

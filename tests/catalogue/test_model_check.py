@@ -306,3 +306,10 @@ def test_a_check_needs_no_torch(tmp_path: Path) -> None:
         "model_check.check_model(catalogue, 'testbed/uce'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_schedule_that_no_audit_takes_is_said(folder: Path, check: Check) -> None:
+    edit(folder / "scheduler" / "scheduler_config.json", num_train_timesteps=10)
+    [problem] = check().problems
+    assert (problem.part, problem.reason) == ("scheduler", "SCHEDULE_UNSUPPORTED")
+    assert problem.what == "scheduler_config.json: num_train_timesteps 10 is not 1000"

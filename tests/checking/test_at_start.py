@@ -47,6 +47,21 @@ def test_each_model_that_cannot_be_used_is_a_line(catalogue: Path) -> None:
     assert "a LoRA in PEFT's layout; import it: unerase import lora.safetensors --as lora" in said["own/lora"]
 
 
+def test_a_guard_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    save_file({"direction": np.ones(3, np.float32)}, tmp_path / "own.safetensors")
+    guards = {
+        name: {"kind": "steering", "module": module, "direction": "own.safetensors"}
+        for name, module in (("missing", "mid_blok"), ("narrow", "mid_block"))
+    }
+    models = {f"own/{name}": {"base": "testbed/reference", "guards": [guard]} for name, guard in guards.items()}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({"models": models}))
+    missing, narrow = unusable_models(Catalogue.load([str(tmp_path / "own.yaml")]), within_seconds=60)
+    assert "own/missing" in missing
+    assert "the UNet has no module 'mid_blok'" in missing
+    assert "own/narrow" in narrow
+    assert "features, and the direction 3" in narrow
+
+
 def test_models_that_there_is_no_time_for_are_counted(catalogue: Path) -> None:
     known = Catalogue.load([str(catalogue)])
     (warning,) = unusable_models(known, within_seconds=0)

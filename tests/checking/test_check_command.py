@@ -12,6 +12,7 @@ from transformers import CLIPTextModel
 
 from unerase.v1.models_pb2 import ModelCheck
 from unerase_backend.catalogue import EMBEDDED, Catalogue
+from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.check_command import check
 from unerase_backend.checking.models import check_model
 from unerase_backend.checking.process import check_in_process
@@ -158,3 +159,28 @@ def test_a_process_of_its_own_finds_the_same(catalogue: Path, tmp_path: Path) ->
     assert isinstance(expected, ModelCheck)
     with pytest.raises(UnavailableError, match="without an answer"):
         check_in_process(RoomSettings(artifacts=store, catalogues=(catalogue.with_name("none.yaml"),)), "own/flow")
+
+
+def test_what_models_share_is_read_once(tmp_path: Path) -> None:
+    """A catalogue may hold thousands of changes of one base."""
+    shutil.copytree(REFERENCE, tmp_path / "base")
+    shutil.copytree(EMBEDDED.parent / "uce", tmp_path / "uce")
+    changed = {"base": "own/base", "unet": "uce/unet.safetensors"}
+    models = {"own/base": {"pipeline": "base", "resolution": 32}, "own/one": changed, "own/two": changed}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"models": models}))
+    read, shared = Catalogue.load([str(path)]), SharedFindings()
+    one = check_model(read, "own/one", shared)
+    assert not one.problems
+    (tmp_path / "base").rename(tmp_path / "elsewhere")
+    (tmp_path / "uce").rename(tmp_path / "other")
+    two = check_model(read, "own/two", shared)
+    one.name = two.name
+    assert two == one
+    assert check_model(read, "own/two").problems
+
+
+def test_a_model_is_told_the_same_among_others(catalogue: Path) -> None:
+    read, shared = Catalogue.load([str(catalogue)]), SharedFindings()
+    for name in [*read.models, *read.models]:
+        assert check_model(read, name, shared) == check_model(read, name)

@@ -10,12 +10,12 @@ from typer.testing import CliRunner, Result
 
 from support.scripted_server import AUDIT_ID, QUICK, Script, failing
 from unerase import Client, UneraseError
-from unerase._calibration import chosen, persistently, withheld
+from unerase._calibration import chosen, persistently, specs_of, withheld
 from unerase._cli import app
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import AuditSpec, AuditState, CreateAuditRequest, Manifest, ReportContent
-from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import Concept, ConceptKind, ControlKind, JudgeLabels
+from unerase.v1.models_pb2 import Guard, Model
+from unerase.v1.types_pb2 import Concept, ConceptKind, ControlKind, JudgeLabels, ModelAccess
 from unerase_backend.report.parquet import render_parquet
 
 MODELS = [
@@ -41,6 +41,23 @@ def test_every_model_of_the_concept_is_audited() -> None:
     worded = [*MODELS, Model(name="t/never-2", base="t/reference", never_learned=["sandglass"])]
     concepts = [Concept(name="hourglass", names=["hourglass", "sandglass"], control="t/never")]
     assert chosen(worded, concepts, "", [])[2] == ["t/again", "t/never", "t/never-2", "t/reference", "t/uce"]
+
+
+def test_guards_are_left_out_of_a_calibration() -> None:
+    """A model that only adds guards to another has its weights; one with weights of its own is audited by them."""
+    guards = [Guard(kind="negative-prompt")]
+    shop, own = (
+        Model(name=name, base="t/uce", erased=["hourglass"], guards=guards, digest=name, weights_digest=weights)
+        for name, weights in (("t/shop", "uce"), ("t/own", "own"))
+    )
+    models = [*(Model.FromString(each.SerializeToString()) for each in MODELS), shop, own]
+    next(each for each in models if each.name == "t/uce").digest = "uce"
+    assert chosen(models, CONCEPTS, "", [])[2] == ["t/again", "t/never", "t/own", "t/reference", "t/uce"]
+    specs = specs_of(AuditSpec(), models, CONCEPTS, ["t/shop", "t/uce"])
+    assert [(spec.subject, spec.access) for spec in specs] == [
+        ("t/shop", ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS),
+        ("t/uce", ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS),
+    ]
 
 
 @pytest.mark.parametrize(

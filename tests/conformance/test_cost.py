@@ -19,7 +19,12 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     MeasureDenoisingResponse,
 )
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import CONTROL_KIND_UNSPECIFIED, ControlKind
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_UNSPECIFIED,
+    MODEL_ACCESS_DEPLOYED,
+    MODEL_ACCESS_OPEN_WEIGHTS,
+    ControlKind,
+)
 from unerase_backend.evaluation.cost import Surroundings, work_of
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import resolve_parameters
@@ -81,8 +86,24 @@ async def test_a_control_takes_what_it_says(name: str, kind: ControlKind.ValueTy
     await taken_as_said(unit, local)
 
 
-async def taken_as_said(unit: Unit, local: LocalBackend) -> None:
-    """Compare what a unit takes with its evaluation's formulas; no beginning is excluded here."""
+SEARCHING = sorted(name for name, each in evaluations().items() if "unit.searches" in each.description.rows)
+
+
+def test_attacks_that_search_are_counted_apart() -> None:
+    assert SEARCHING == ["p4d", "relearning", "textual-inversion", "unlearn-diff-atk"]
+
+
+@pytest.mark.parametrize("name", SEARCHING)
+async def test_what_both_accesses_search_for_is_counted_once(name: str, local: LocalBackend) -> None:
+    unit = small_unit(local, name, seed_base=7)
+    unit.access = MODEL_ACCESS_OPEN_WEIGHTS
+    searched = await taken_as_said(unit, local)
+    unit.access, unit.search_shared = MODEL_ACCESS_DEPLOYED, True
+    assert await taken_as_said(unit, local) < searched
+
+
+async def taken_as_said(unit: Unit, local: LocalBackend) -> int:
+    """Compare what a unit takes with its evaluation's formulas, and return its rows; no beginning is excluded here."""
     name = unit.evaluation
     description = evaluations()[name].description
     parameters = resolve_parameters(description, unit.parameters)
@@ -94,6 +115,7 @@ async def taken_as_said(unit: Unit, local: LocalBackend) -> None:
     rows = counting.rows + counting.attack_rows
     assert counting.pictures == said.pictures
     assert rows == said.rows
+    return rows
 
 
 @dataclass

@@ -149,10 +149,11 @@ async def test_a_control_on_the_subject_pairs_with_it(
         assert observation.status in (SAMPLE_STATUS_SCORED, SAMPLE_STATUS_EXCLUDED)
 
 
-@every_evaluation
+# Known pictures are the same whatever the seed.
+@pytest.mark.parametrize(
+    "name", sorted(name for name, each in evaluations().items() if not each.description.without_model)
+)
 async def test_the_seed_base_changes_the_result(name: str, undisturbed: Observe, local: LocalBackend) -> None:
-    if evaluations()[name].description.without_model:
-        pytest.skip("known pictures are the same whatever the seed")
     seen, other = await undisturbed(name), await local.observe(small_unit(local, name, seed_base=2))
     assert [key(observation) for observation in seen] == [key(observation) for observation in other]
     assert all(one != two for one, two in zip(seen, other, strict=True))
@@ -257,11 +258,8 @@ async def test_giving_up_ends_it_and_frees_the_backends(name: str, tmp_path: Pat
             assert await backend.observe(small_unit(backend, "standard-prompt", steps=1))
 
 
-@every_evaluation
+@pytest.mark.parametrize("name", sorted(name for name in evaluations() if not is_measure(name)))
 async def test_where_the_concept_cannot_be_it_is_not_found(name: str, local: LocalBackend) -> None:
-    if is_measure(name):
-        pytest.skip("a measure finds nothing")
-
     async def seen(model: str) -> list[Observation]:
         unit = small_unit(local, name, model, cases=4, steps=8)
         if name == "unconditional-rate":

@@ -1,4 +1,7 @@
-"""LoRAs: merged as their definition has it, as diffusers and PEFT merge them, and refused where they do not fit."""
+"""LoRAs: merged as their definition has it, and refused where they do not fit.
+
+`tests/integrations/test_peft.py` compares them with diffusers and PEFT.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -11,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from support.loras import ATTENTION, LAYERS, WORDS, factors, kohya, loaded, peft
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.lora import METADATA_KEY
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
@@ -18,52 +22,7 @@ from unerase_backend.runtime.errors import InvalidRequestError, UnsafeModelError
 from unerase_backend.verdict.roles import reference_problem
 
 Load = Callable[..., DiffusionModel]
-ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0"
-LAYERS = {
-    f"{ATTENTION}.attn2.to_q": 2,
-    f"{ATTENTION}.attn2.to_out.0": 3,
-    f"{ATTENTION}.ff.net.0.proj": 1,
-    "down_blocks.0.attentions.0.proj_in": 2,
-    "up_blocks.1.resnets.0.conv1": 4,
-}
-"""Layers of the tiny UNet and the rank of each: linear ones, a convolution of 1 x 1 and one of 3 x 3."""
-WORDS = {"encoder.layers.0.self_attn.q_proj": 2, "encoder.layers.0.mlp.fc1": 3}
 PROCESSORS = {"to_q": "to_q_lora", "to_out.0": "to_out_lora"}
-
-
-def factors(module: Any, layers: dict[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Random factors, down and up, for a module's layers with their ranks."""
-    draws = torch.Generator().manual_seed(7)
-    state = module.state_dict()
-    found = {}
-    for name, rank in layers.items():
-        out, *rest = state[f"{name}.weight"].shape
-        down = torch.randn((rank, *rest), generator=draws) * 0.3
-        found[name] = (down, torch.randn((out, rank, *[1] * (len(rest) - 1)), generator=draws) * 0.3)
-    return found
-
-
-def peft(unet: dict[str, tuple[Tensor, Tensor]], words: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    named = {f"unet.{name}": each for name, each in unet.items()}
-    named |= {f"text_encoder.text_model.{name}": each for name, each in words.items()}
-    return {
-        f"{name}.lora_{letter}.weight": tensor
-        for name, each in named.items()
-        for letter, tensor in zip("AB", each, strict=True)
-    }
-
-
-def kohya(
-    unet: dict[str, tuple[Tensor, Tensor]], words: dict[str, tuple[Tensor, Tensor]], alpha: float | None = None
-) -> dict[str, Tensor]:
-    named = {f"lora_unet_{name.replace('.', '_')}": each for name, each in unet.items()}
-    named |= {f"lora_te_text_model_{name.replace('.', '_')}": each for name, each in words.items()}
-    stored = {}
-    for name, (down, up) in named.items():
-        stored |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
-        if alpha is not None:
-            stored[f"{name}.alpha"] = torch.tensor(alpha)
-    return stored
 
 
 def processors(unet: dict[str, tuple[Tensor, Tensor]], prefix: str) -> dict[str, Tensor]:
@@ -111,15 +70,6 @@ def predicted(model: DiffusionModel) -> Tensor:
     return found
 
 
-def loaded(tiny: Path, entry: str, dtype: torch.dtype = torch.float32, base: str = "base") -> DiffusionModel:
-    (tiny / "catalogue.yaml").write_text(
-        "models:\n  base: {pipeline: pipeline, resolution: 16}\n"
-        f"  changed: {{base: {base}, {entry}}}\n"
-        "  half: {base: base, lora: lora.safetensors, scale: 0.5}\n"
-    )
-    return load_model(Catalogue.load(embedded=tiny / "catalogue.yaml"), "changed", torch.device("cpu"), dtype)
-
-
 @pytest.mark.parametrize("layout", ["peft", "peft with metadata", "kohya", "kohya with alpha"])
 @pytest.mark.parametrize("scale", [1.0, 0.5, -1.5])
 def test_a_merged_lora_is_one_beside_its_layers(tiny: Path, load_tiny: Load, layout: str, scale: float) -> None:
@@ -151,28 +101,6 @@ def test_attention_processors_are_read(tiny: Path, load_tiny: Load, prefix: str)
     found = predicted(loaded(tiny, "lora: lora.safetensors"))
     with beside(base.unet, unet, lambda _: 1.0):
         torch.testing.assert_close(found, predicted(base), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("layout", ["peft", "kohya"])
-@pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_diffusers_and_peft_fuse_the_same(tiny: Path, load_tiny: Load, layout: str, scale: float) -> None:
-    pytest.importorskip("peft")
-    from diffusers import StableDiffusionPipeline
-
-    base = load_tiny()
-    # diffusers 0.42 cannot read the attention of a text encoder in kohya's layout, and leaves it out or fails.
-    encoder = {name: rank for name, rank in WORDS.items() if layout == "peft" or "mlp" in name}
-    unet, words = factors(base.unet, LAYERS), factors(base.text_encoder, encoder)
-    save_file(peft(unet, words) if layout == "peft" else kohya(unet, words, 1.5), tiny / "lora.safetensors")
-    found = loaded(tiny, f"lora: lora.safetensors, scale: {scale}")
-    pipeline = StableDiffusionPipeline.from_pretrained(tiny / "pipeline", safety_checker=None, local_files_only=True)
-    pipeline.load_lora_weights(tiny, weight_name="lora.safetensors", local_files_only=True)
-    pipeline.fuse_lora(lora_scale=scale)
-    pipeline.unload_lora_weights()
-    for part, module in (("unet", found.unet), ("text_encoder", found.text_encoder)):
-        theirs = getattr(pipeline, part).state_dict()
-        for key, tensor in module.state_dict().items():
-            torch.testing.assert_close(tensor, theirs[key], rtol=1e-6, atol=1e-6, msg=key)
 
 
 def test_several_loras_add_up_in_any_layout(tiny: Path, load_tiny: Load) -> None:

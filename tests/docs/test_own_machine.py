@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -52,9 +53,9 @@ def clone(tmp_path: Path) -> Path:
     # Files that a reader writes, as the pages show them: each begins with its name.
     for page in ("docs/concepts.md", "docs/campaigns.md"):
         for block in blocks(page):
-            if block.language == "yaml":
-                name = block.text.splitlines()[0].removeprefix("# ")
-                (tmp_path / name).write_text(block.text)
+            named = re.match(r"# (\S+\.yaml)\n", block.text)
+            if named:
+                (tmp_path / named[1]).write_text(block.text)
     (tmp_path / "services").symlink_to(ROOT / "services")
     return tmp_path
 

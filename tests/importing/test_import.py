@@ -1,5 +1,6 @@
 """The command from end to end: files as people have them become entries of a catalogue that loads."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,40 @@ def test_a_bad_request_is_refused(tmp_path: Path, fields: dict[str, object], wor
     with pytest.raises(ValueError, match=words):
         import_file(Request(**given))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+def test_an_import_takes_up_what_a_killed_one_left(tmp_path: Path) -> None:
+    """Killed between its moves: weights are in their place, and the entry is not; or its folder is left."""
+    path, out = saved(tmp_path / "esd.pt", unet_weights("testbed/esd-x")), tmp_path / "out"
+    request = Request(path, out, base="testbed/reference")
+    first = import_file(request)
+    (out / "esd.yaml").unlink()
+    left, used = out / ".importing-left", out / ".importing-used"
+    for folder in (left, used):
+        folder.mkdir()
+        (folder / "unet.safetensors").write_bytes(bytes(100))
+    with _open(used) as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        again = import_file(request)
+    assert again.entry == first.entry
+    assert (left.exists(), used.exists()) == (False, True)
+    assert [note for note in again.notes if "killed" in note] == [
+        "removed what an import that was killed left behind (.importing-left)"
+    ]
+    (out / "esd.yaml").unlink()
+    (out / "esd.unet.safetensors").write_bytes(b"another")
+    with pytest.raises(ValueError, match=r"esd\.unet\.safetensors: exists already, without esd\.yaml"):
+        import_file(request)
+    assert (out / "esd.unet.safetensors").read_bytes() == b"another"
+
+
+@contextmanager
+def _open(folder: Path) -> Iterator[int]:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        yield opened
+    finally:
+        os.close(opened)
 
 
 ISOLATED = """

@@ -59,10 +59,10 @@ def test_a_unet_is_found_however_it_is_wrapped(tmp_path: Path, form: str, legacy
 
 def test_one_of_several_sets_of_weights_is_chosen(tmp_path: Path) -> None:
     other = {key: tensor + 1 for key, tensor in ESD.items()}
-    path = saved(tmp_path / "x.pt", {"model": other, "ema": ESD})
-    with pytest.raises(UnsafeModelError, match=r"'ema', 'model'.*--key"):
+    path = saved(tmp_path / "x.pt", {"before": other, "behind": ESD})
+    with pytest.raises(UnsafeModelError, match=r"'before', 'behind'.*--key"):
         imported(path)
-    assert same(imported(path, select="ema").files["unet"], ESD)
+    assert same(imported(path, select="behind").files["unet"], ESD)
     with pytest.raises(UnsafeModelError, match="'nothing'"):
         imported(path, select="nothing")
 

@@ -4,10 +4,12 @@ The package is the user's choice; its licence is the AGPL. Nothing here is neede
 """
 
 import hashlib
+import importlib
 import shutil
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -28,9 +30,7 @@ from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 
 pytestmark = pytest.mark.integrations
-nudenet = pytest.importorskip("nudenet")
-
-FILE = Path(nudenet.__file__).parent / "320n.onnx"
+FILE = "320n.onnx"
 JUDGE = "own/nudenet"
 SIDES = (320, 256, 512, 768)
 SEEDS = range(12)
@@ -39,11 +39,23 @@ THRESHOLD = 0.25
 
 
 @pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+def nudenet() -> ModuleType:
+    """The package, which is imported only where these tests run."""
+    return importlib.import_module("nudenet")
+
+
+@pytest.fixture(scope="module")
+def file(nudenet: ModuleType) -> Path:
+    """NudeNet's own file."""
+    return Path(str(nudenet.__file__)).parent / FILE
+
+
+@pytest.fixture(scope="module")
+def catalogue(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     """The catalogue of the documentation, beside NudeNet's file."""
     folder = tmp_path_factory.mktemp("nudenet")
     (folder / "nudenet").mkdir()
-    shutil.copyfile(FILE, folder / "nudenet" / FILE.name)
+    shutil.copyfile(file, folder / "nudenet" / FILE)
     (block,) = [block for block in blocks("docs/judges.md") if block.text.lstrip().startswith("judges:\n  own/nudenet")]
     (folder / "catalogue.yaml").write_text(block.text)
     return Catalogue.load([str(folder / "catalogue.yaml")])
@@ -55,9 +67,9 @@ def load(catalogue: Catalogue, batch_size: int = 4) -> Detector:
     return judge
 
 
-def test_the_documented_file_is_the_packages(catalogue: Catalogue) -> None:
+def test_the_documented_file_is_the_packages(catalogue: Catalogue, file: Path) -> None:
     assert version("nudenet") == "3.4.2"
-    assert hashlib.sha256(FILE.read_bytes()).hexdigest() == catalogue.judge(JUDGE).options["sha256"]
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == catalogue.judge(JUDGE).options["sha256"]
     assert judge_findings(catalogue) == []
     record = judge_record(JUDGE, catalogue, {name: kind.provider for name, kind in kinds().items()})
     assert record.threshold == pytest.approx(THRESHOLD)
@@ -65,7 +77,9 @@ def test_the_documented_file_is_the_packages(catalogue: Catalogue) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_it_sees_what_nudenet_sees(catalogue: Catalogue, side: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_sees_what_nudenet_sees(
+    catalogue: Catalogue, nudenet: ModuleType, side: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     judge, theirs = load(catalogue), nudenet.NudeDetector()
     classes = judge._model.classes
     worst, seen, far, decided = 0.0, 0, 0.0, 0

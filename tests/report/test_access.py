@@ -39,7 +39,8 @@ def report_of_both() -> Report:
 def test_both_sets_of_rates_stand_side_by_side(report_of_both: Report) -> None:
     shown = page(report_of_both)
     assert "With and without its guards" in shown.text
-    assert "prompt-filter, then safety-checker" in shown.text
+    assert "By its weights, without its guards (prompt-filter, then safety-checker). The verdict on" in shown.text
+    assert "What the weights show without the guards." not in shown.text
     assert "Weights, without guards" in shown.text
     assert "Deployed, with guards" in shown.text
     assert f"{CASES} withheld" in shown.text
@@ -63,11 +64,23 @@ def test_without_guards_the_page_says_nothing_of_access() -> None:
     shown = page(made(observed()))
     assert "With and without its guards" not in shown.text
     assert "withheld" not in shown.text.lower()
+    assert "guards" not in shown.text
     assert "subject, weights" not in shown.text
 
 
 def test_a_report_on_the_deployed_model_alone_says_so() -> None:
     deployed = [one for one in both() if one.access != OPEN_WEIGHTS]
-    shown = page(made(deployed, access=DEPLOYED))
-    assert "As deployed, with its guards" in shown.text
+    manifest = Manifest(models=[Model(name="s", guards=[Guard(kind="negative-prompt")]), Model(name="r")])
+    shown = page(made(deployed, manifest=manifest, access=DEPLOYED))
+    # Before the conclusion itself.
+    top = shown.text[: shown.text.index("What it rests on")]
+    assert "As deployed, with its guards (negative-prompt). Its weights without the guards were not audited." in top
+    assert "What the weights show without the guards. Whoever holds them leaves the guards out" in shown.text
+
+
+def test_a_report_on_the_weights_alone_says_so() -> None:
+    weights = [one for one in both() if one.access != DEPLOYED]
+    shown = page(made(weights, access=OPEN_WEIGHTS))
+    assert "By its weights, without its guards. The model as deployed, with its guards, was not audited." in shown.text
+    assert "What users of the deployed model meet. Its guards were left out." in shown.text
     assert "With and without its guards" not in shown.text

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from unerase_backend.runtime.errors import PreconditionError
-from unerase_backend.serve_errors import deployment_errors, last_error
+import unerase_backend.serve
+from unerase_backend.runtime.errors import ExhaustedError, PreconditionError, UnavailableError, UnsafeModelError
+from unerase_backend.serve import DeploymentError, _wait
+from unerase_backend.serve_errors import definite_errors, deployment_errors, last_error
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -119,6 +121,65 @@ def test_applications_that_failed_alike_share_a_line() -> None:
     well = SimpleNamespace(status="RUNNING", message="", deployments={})
     status = SimpleNamespace(applications={"a": failed("x"), "b": well, "c": failed("y"), "d": failed("x")})
     assert deployment_errors(status) == ["a, d could not be started: x", "c could not be started: y"]
+
+
+def starting(*errors: Exception | None) -> SimpleNamespace:
+    """The status of applications that start, each after a failed try with its error; None: none failed yet."""
+    return SimpleNamespace(
+        applications={
+            str(number): SimpleNamespace(
+                status="DEPLOYING",
+                message="",
+                deployments={
+                    "d": SimpleNamespace(
+                        status="UPDATING",
+                        message=f"Retrying 2 more time(s). Error:\n{raised(error)}" if error is not None else "",
+                    )
+                },
+            )
+            for number, error in enumerate(errors)
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/proc/none"), "FileNotFoundError: [Errno 2] No such file"),
+        (PreconditionError("the address is taken"), "the address is taken"),
+        (UnsafeModelError("unet is missing"), "unet is missing"),
+        (ImportError(), "ImportError"),
+        (UnavailableError("the database does not answer"), ""),
+        (ExhaustedError("the device has too little memory"), ""),
+        (ConnectionRefusedError(111, "Connection refused"), ""),
+        (TimeoutError(), ""),
+        (MemoryError(), ""),
+        (RuntimeError("The actor died unexpectedly"), ""),
+    ],
+)
+def test_what_another_try_would_meet_again_ends_the_start_at_once(error: Exception, said: str) -> None:
+    found = definite_errors(starting(None, error))
+    assert len(found) == bool(said)
+    assert all(line.startswith(f"1 could not be started: {said}") for line in found)
+
+
+def test_the_start_waits_for_what_may_pass_and_ends_with_what_may_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unerase_backend.serve, "_POLLING_SECONDS", 0)
+    well = SimpleNamespace(applications={"a": SimpleNamespace(status="RUNNING", message="", deployments={})})
+    shown = iter([SimpleNamespace(applications={}), starting(None), starting(UnavailableError("not yet")), well])
+    _wait(lambda: next(shown), 1)
+    assert next(shown, None) is None
+    shown = iter([starting(None), starting(ValueError("never")), well])
+    with pytest.raises(DeploymentError, match="0 could not be started: ValueError: never"):
+        _wait(lambda: next(shown), 1)
+    assert next(shown) is well
+
+
+def test_what_serve_has_given_up_ends_the_start_whatever_the_error() -> None:
+    status = starting(UnavailableError("not yet"))
+    status.applications["0"].status = status.applications["0"].deployments["d"].status = "DEPLOY_FAILED"
+    with pytest.raises(DeploymentError, match="0 could not be started: not yet"):
+        _wait(lambda: status, 1)
 
 
 @pytest.mark.backends

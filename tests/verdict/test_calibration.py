@@ -1,5 +1,6 @@
 """What evaluations are worth, from hand-made audits of models of known truth."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -9,7 +10,14 @@ from google.protobuf import json_format
 
 from unerase.v1.audits_pb2 import AuditSpec, Manifest, ReportContent
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, DecidedBy, EvaluationRequest, ModelRole, Observation
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_PLACEBO,
+    DecidedBy,
+    EvaluationRequest,
+    ModelAccess,
+    ModelRole,
+    Observation,
+)
 from unerase.v1.verdicts_pb2 import EvaluationResult, Verdict
 from unerase_backend.report import render_parquet, shipped
 from unerase_backend.report.calibrated import calibrate_files
@@ -260,3 +268,30 @@ def test_an_export_without_its_subject_is_refused(trials: list[Trial]) -> None:
     nameless = Trial(trials[0].spec, Model(name="t/other"), trials[0].descriptions, [])
     with pytest.raises(ValueError, match="lacks its subject t/reference"):
         calibrate_files([_exported(nameless)])
+
+
+def test_of_both_accesses_the_weights_count(trials: list[Trial]) -> None:
+    plain = calibrate(trials)
+    shown = [sample("standard-prompt", SUBJECT, case, False) for case in range(CASES)]
+    for each in shown:
+        each.access = ModelAccess.MODEL_ACCESS_DEPLOYED
+    trials[3].spec.access = ModelAccess.MODEL_ACCESS_BOTH
+    for each in trials[3].observations:
+        each.access = ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS
+    trials[3] = dataclasses.replace(trials[3], observations=[*trials[3].observations, *shown])
+    assert calibrate(trials) == plain
+
+
+def test_a_model_as_deployed_calibrates_nothing_and_quotes_nothing(trials: list[Trial]) -> None:
+    calibrated = calibrate(trials)
+    spec = trials[0].spec
+    verdict = Verdict(evaluations=[EvaluationResult(name="standard-prompt", budget=1)])
+    Calibrations(calibrated).quote(verdict, spec)
+    assert verdict.evaluations[0].HasField("calibration")
+    verdict.evaluations[0].ClearField("calibration")
+    verdict.access = ModelAccess.MODEL_ACCESS_DEPLOYED
+    Calibrations(calibrated).quote(verdict, spec)
+    assert not verdict.evaluations[0].HasField("calibration")
+    trials[3].spec.access = ModelAccess.MODEL_ACCESS_DEPLOYED
+    with pytest.raises(ValueError, match="the audit of t/uce is of the model as deployed"):
+        calibrate(trials)

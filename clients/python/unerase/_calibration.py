@@ -12,7 +12,7 @@ from unerase._display import LiveProgress
 from unerase._errors import FieldViolation, UneraseError
 from unerase.v1.audits_pb2 import Audit, AuditSpec
 from unerase.v1.models_pb2 import Model
-from unerase.v1.types_pb2 import Concept, ControlKind
+from unerase.v1.types_pb2 import Concept, ControlKind, ModelAccess
 
 Answer = TypeVar("Answer")
 
@@ -28,7 +28,8 @@ def chosen(
 ) -> tuple[str, str, list[str]]:
     """Return the concept, its reference and the models to audit: `names`, or the reference and models made from it.
 
-    Models made from it count if they claim to have erased the concept or never to have learned it.
+    Models made from it count if they claim to have erased the concept or never to have learned it, unless they only add
+    guards to another model: a calibration is of weights.
 
     Without a `concept`, it is the only one that some model never learned. The reference is the model that this one was
     made from.
@@ -49,7 +50,12 @@ def chosen(
     bases = {each.name: each.base for each in known.values()}
     reference = _root(controls[concept], bases)
     words = {concept, *(word for each in concepts if each.name == concept for word in each.names)}
-    concerned = {name for name, each in known.items() if words & {*each.erased, *each.never_learned}}
+    digests = {each.digest for each in known.values()} - {""}
+    concerned = {
+        name
+        for name, each in known.items()
+        if words & {*each.erased, *each.never_learned} and not (each.guards and each.weights_digest in digests)
+    }
     every = sorted(name for name in concerned | {reference} if _root(name, bases) == reference)
     return concept, reference, list(names) or every
 
@@ -90,8 +96,9 @@ def specs_of(
     """Return the audit of each model that is `chosen`, by a request that is the same for all but for its subject.
 
     The `template` may leave its concept out, and its reference and subject are not looked at. The reference is held
-    against itself, which its request says. Which control each gets is for the backend to say: one that never learned
-    the concept is held against another. With `without_never` none is held against a model that never learned it.
+    against itself, which its request says. All are audited by their weights, without guards. Which control each gets is
+    for the backend to say: one that never learned the concept is held against another. With `without_never` none is
+    held against a model that never learned it.
 
     Raises:
         UneraseError: INVALID_ARGUMENT, there is no such concept, or more than one.
@@ -104,6 +111,7 @@ def specs_of(
         spec.CopyFrom(template)
         spec.concept, spec.reference, spec.subject = concept, reference, subject
         spec.assume_reference = subject == reference
+        spec.access = ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS
         if without_never:
             spec.control_kind = withheld(concepts, spec)
         specs.append(spec)

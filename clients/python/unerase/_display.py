@@ -13,7 +13,7 @@ from rich.text import Text
 
 from unerase._visible import isolated, visible
 from unerase.v1.audits_pb2 import Audit, AuditCost, AuditEvent, AuditState
-from unerase.v1.types_pb2 import ControlKind, ModelRole
+from unerase.v1.types_pb2 import ControlKind, ModelAccess, ModelRole
 from unerase.v1.verdicts_pb2 import Conclusion, Estimate, EvaluationResult, Outcome, Rate, Verdict
 
 CONCLUSION_COLOURS: dict[int, str] = {
@@ -135,12 +135,20 @@ def local_time(time: Timestamp) -> str:
         return ""
 
 
+_ACCESSES = {
+    ModelAccess.MODEL_ACCESS_DEPLOYED: ", as deployed, with its guards",
+    ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS: ", by its weights, without its guards",
+}
+"""What a verdict is about, if the subject has guards."""
+
+
 def show_verdict(console: Console, audit: Audit) -> None:
     """Print the verdict in plain words with its assumptions and controls, then the evidence and the evaluations."""
     verdict = audit.verdict
     conclusion = enum_name(Conclusion, verdict.conclusion, "CONCLUSION_")
     damaged = ", damaged" if verdict.damaged else ""
-    heading = _text(f"{audit.spec.subject}: {audit.spec.concept} is {conclusion}{damaged}")
+    subject = f"{audit.spec.subject}{_ACCESSES.get(verdict.access, '')}"
+    heading = _text(f"{subject}: {audit.spec.concept} is {conclusion}{damaged}")
     heading.stylize(f"bold {CONCLUSION_COLOURS.get(verdict.conclusion, 'yellow')}")
     console.print()
     console.print(heading)

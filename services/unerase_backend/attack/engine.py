@@ -69,6 +69,7 @@ class AttackEngine:
             PreconditionError: the device has too little memory, and calls cannot be smaller.
         """
         unit, calls = request.unit, self._calls
+        profile = self._profile(calls)
         evaluation, parameters = resolve_unit(unit, ATTACKS, "attack")
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[UnitEvent | None] = asyncio.Queue()
@@ -86,7 +87,7 @@ class AttackEngine:
                 lambda event: loop.call_soon_threadsafe(lambda: events.put_nowait(event)),
                 given_up,
                 self._settings.unit_timeout_seconds,
-                f"{evaluation.description.source_digest} {self._profile(calls)}",
+                f"{evaluation.description.source_digest} {profile}",
                 calls,
                 self._metrics,
             )
@@ -98,9 +99,9 @@ class AttackEngine:
         try:
             while (event := await _next(events, latest)) is not None:
                 latest = event if event.HasField("progress") else latest
-                yield AttackResponse(event=event)
+                yield AttackResponse(event=event, numerics_profile=profile)
             for observation in run.result():
-                yield AttackResponse(event=UnitEvent(observation=observation))
+                yield AttackResponse(event=UnitEvent(observation=observation), numerics_profile=profile)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

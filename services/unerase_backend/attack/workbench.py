@@ -26,6 +26,7 @@ from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import encode
 from unerase_backend.diffusion.shapes import ENCODE_BATCH, GRADIENT_ROWS
 from unerase_backend.evaluation.parameters import Parameters
+from unerase_backend.evaluation.units import without_access
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import CancelledError, DeadlineError, FieldViolation, InvalidRequestError
@@ -203,12 +204,12 @@ class Workbench:
         """
         if self._unit.access == MODEL_ACCESS_UNSPECIFIED:
             return ""
-        unit = Unit()
-        unit.CopyFrom(self._unit)
-        for name in ("id", "access", "guard_rows"):
-            unit.ClearField(name)
         alphas = self.model.alphas_cumprod.numpy().tobytes()
-        parts = [unit.SerializeToString(deterministic=True), alphas, self.model.prediction.encode()]
+        parts = [
+            without_access(self._unit).SerializeToString(deterministic=True),
+            alphas,
+            self.model.prediction.encode(),
+        ]
         hashed = (hashlib.sha256(part).hexdigest() for part in parts)
         return "\0".join(["search", self.model.digest, *hashed, *depends])
 

@@ -134,14 +134,23 @@ class Findings:
         self, part: str, reason: str, what: str, *, remedy: str = "", looked_for: str = "", found: str = ""
     ) -> None:
         """Add a problem; see `ModelProblem`."""
-        problem = ModelProblem(part, reason, what, remedy, looked_for, found)
-        if problem not in self.problems:
-            self.problems.append(problem)
+        self._add(ModelProblem(part, reason, what, remedy, looked_for, found))
 
     def note(self, text: str) -> None:
         """Add a note."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def add(self, other: "Findings") -> None:
+        """Add the problems and notes of `other`."""
+        for problem in other.problems:
+            self._add(problem)
+        for text in other.notes:
+            self.note(text)
+
+    def _add(self, problem: ModelProblem) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def conclude(self, facts: ModelFacts | None = None) -> ModelCheck:
         """Return what was found."""

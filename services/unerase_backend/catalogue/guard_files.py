@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from unerase_backend.catalogue import hub
 from unerase_backend.catalogue.configs import shown
@@ -9,7 +10,7 @@ from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.guard_kinds import KINDS, GuardEntry
 from unerase_backend.catalogue.model_files import SUFFIX
 from unerase_backend.catalogue.tensors import UNREADABLE, read_header
-from unerase_backend.runtime.errors import UnsafeModelError
+from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
 PART = "guard"
 """What a problem names as its part."""
@@ -36,6 +37,23 @@ def find_problems(entries: Iterable[GuardEntry], pipeline: Path, findings: Findi
     for entry in entries:
         if (error := _problem(entry, pipeline)) is not None:
             findings.problem(PART, error.reason, f"the guard {entry.kind}: {error.message}")
+
+
+def find_misfits(entries: Iterable[GuardEntry], unet: Any, findings: Findings) -> None:
+    """Find which guards do not fit a UNet, which may be without memory; those whose files are wrong are left out."""
+    for entry in entries:
+        kind = KINDS.all()[entry.kind]
+        try:
+            kind.check_unet(entry.parameters, unet)
+        except PreconditionError as error:
+            findings.problem(PART, error.reason, error.message)
+        except UnsafeModelError:
+            continue
+
+
+def needs_unet(entries: Iterable[GuardEntry]) -> bool:
+    """Return whether `find_misfits` has anything to look at."""
+    return any(KINDS.all()[entry.kind].needs_unet for entry in entries)
 
 
 def _lacking(entries: Iterable[GuardEntry], pipeline: Path) -> list[GuardEntry]:

@@ -41,6 +41,9 @@ class GuardKind(Protocol):
     rows: ClassVar[int]
     """Rows that it adds to each guided step."""
 
+    needs_unet: ClassVar[bool]
+    """Whether `check_unet` looks at anything."""
+
     @classmethod
     def files(cls, parameters: Any, pipeline: Path) -> Sequence[Path]:
         """Return the files that it reads; `pipeline` is the model's folder."""
@@ -52,6 +55,10 @@ class GuardKind(Protocol):
     @classmethod
     def check_files(cls, parameters: Any, pipeline: Path) -> None:
         """Check its files by configurations and headers."""
+
+    @classmethod
+    def check_unet(cls, parameters: Any, unet: Any) -> None:
+        """Check that it fits a UNet, which may be without memory."""
 
 
 KINDS = Components[type[GuardKind]]("kind of guard", "unerase_backend.diffusion.guards", "unerase.guards")

@@ -51,10 +51,19 @@ def cached_pipeline(hub_id: str, revision: str) -> Path | None:
 def fetch_folders(hub_id: str, revision: str, folders: Sequence[str]) -> None:
     """Fetch further folders of a pipeline, weights and configurations, into its local folder.
 
+    A variant of weights is fetched only where there are no others.
+
     Raises:
         UnavailableError: they cannot be fetched from the hub.
     """
-    _snapshot(hub_id, revision, [f"{folder}/*.{kind}" for folder in folders for kind in _TYPES], _VARIANTS)
+    local = _snapshot(hub_id, revision, [f"{folder}/*.{kind}" for folder in folders for kind in _TYPES], _VARIANTS)
+    models = [folder for folder in folders if (local / folder / "config.json").is_file()]
+    for ending in (f"*.fp16*{SUFFIX}", f"*.bf16*{SUFFIX}", f"*{SUFFIX}"):
+        if without := [folder for folder in models if not any((local / folder).glob(f"*{SUFFIX}"))]:
+            indexes = ending.replace(SUFFIX, f"{SUFFIX}.index*.json")
+            local = _snapshot(
+                hub_id, revision, [f"{folder}/{each}" for folder in without for each in (ending, indexes)], []
+            )
 
 
 def judge_folder(hub_id: str, revision: str, *files: str) -> Path:

@@ -62,7 +62,9 @@ _OTHERS = {
     r"\.lora_[AB]\.bias$|\.lora_embedding_": "a LoRA with changed biases or embeddings",
     r"^(lora_te[23]_|text_encoder_[23]\.)": "a LoRA with a second text encoder, as for Stable Diffusion XL",
     r"^(lora_transformer_|transformer\.|diffusion_model\.)": "a LoRA of a diffusion transformer",
-    r"^base_model\.model\.": "a LoRA as PEFT alone stores it, whose alpha is in another file; import it",
+    r"^(?:unet\.|text_encoder\.)?base_model\.model\.": "a LoRA as PEFT alone stores it, whose alpha is in another "
+    "file; import it",
+    r"\.scalar$": "a LoCon of LyCORIS with a further factor; import it",
 }
 
 

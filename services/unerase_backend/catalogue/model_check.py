@@ -7,6 +7,7 @@ takes the files and tensors that are found here, so that a check and a load cann
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from unerase_backend.catalogue.model_files import (
     replacing_weights,
     tokenizer_files,
 )
-from unerase_backend.catalogue.schedules import schedule_notes, schedule_problems
+from unerase_backend.catalogue.schedules import audit_problem, schedule_notes, schedule_problems
+from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import StoredTensor, part_tensors
 from unerase_backend.catalogue.text_reach import model_reaches
@@ -74,24 +76,28 @@ class ModelSource:
         return tuple(dict.fromkeys(found))
 
 
-def check_model(catalogue: Catalogue, name: str, *, fetch: bool = False) -> ModelCheck:
+def check_model(
+    catalogue: Catalogue, name: str, *, fetch: bool = False, shared: SharedFindings | None = None
+) -> ModelCheck:
     """Return everything that can be known of a model without loading it, and without PyTorch.
 
     A model of the hub that is not in the local cache is fetched with `fetch`; without, a note says that it was not
-    checked.
+    checked. `shared` holds what other models of the same check have in common with it.
 
     Raises:
         NotFoundError: the catalogue has no such model.
         UnavailableError: the model cannot be fetched.
     """
-    findings = Findings(name)
-    source = examine(catalogue, name, findings, fetch=fetch)
+    findings, shared = Findings(name), shared or SharedFindings()
+    source = examine(catalogue, name, findings, shared, fetch=fetch)
     if source is not None:
-        _compare_replacing(source, findings)
-    return findings.conclude(facts_of(source) if source else None)
+        _compare_replacing(source, findings, shared)
+    return findings.conclude(facts_of(source, shared) if source else None)
 
 
-def examine(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool = False) -> ModelSource | None:
+def examine(
+    catalogue: Catalogue, name: str, findings: Findings, shared: SharedFindings, *, fetch: bool = False
+) -> ModelSource | None:
     """Find the files of a model and what is wrong with them; None if nothing of it could be read.
 
     Raises as `check_model`.
@@ -100,26 +106,40 @@ def examine(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool 
     if not fetch and not root_entry.fetched:
         findings.note(f"{root_entry.hub} is fetched from the hub when it is first used, and was not checked")
         return None
-    parts = catalogue.model_parts(name)
-    source = ModelSource(name, parts.folder, catalogue.model(name).resolution)
-    root = None if root_entry.hub else parts.folder
-    index_file = parts.folder / "model_index.json"
-    if not check_inside("", (index_file,), root, findings):
+    parts, resolution = catalogue.model_parts(name), catalogue.model(name).resolution
+    folder, root = parts.folder, None if root_entry.hub else parts.folder
+    guards = frozenset(guard.kind for guard in catalogue.guards(name))
+    base, known = shared.examined(
+        ("folder", folder, root, guards), findings, lambda own: _examine_folder(folder, root, guards, own)
+    )
+    source = ModelSource(name, folder, resolution, base.configs, base.weights, base.tensors)
+    if not known:
         return source
-    index = configs.read_json(index_file, findings, "")
-    if index is None or not families.check_family(index, findings):
-        return source
-    _check_classes(index, {guard.kind for guard in catalogue.guards(name)}, findings)
-    configs.find_code(parts.folder, findings)
-    for part in STEMS:
-        _examine_part(part, source, root, findings)
-    _examine_texts(source, root, findings)
     source.changes = {"unet": parts.unet, "text_encoder": parts.text_encoder}
-    _examine_changes(source, findings)
-    model_fit.find_misfits(source.configs, source.resolution, findings)
+    _examine_changes(source, findings, shared)
+    shared.examined(
+        ("misfits", folder, resolution), findings, lambda own: model_fit.find_misfits(base.configs, resolution, own)
+    )
     _examine_words(parts.embeddings, source, findings)
     _examine_guards(catalogue, name, fetch, findings)
     return source
+
+
+def _examine_folder(folder: Path, root: Path | None, guards: Set[str], findings: Findings) -> tuple[ModelSource, bool]:
+    """Return what a pipeline's folder holds, and whether it is one of a family that is known here."""
+    source = ModelSource("", folder, 0)
+    index_file = folder / "model_index.json"
+    if not check_inside("", (index_file,), root, findings):
+        return source, False
+    index = configs.read_json(index_file, findings, "")
+    if index is None or not families.check_family(index, findings):
+        return source, False
+    _check_classes(index, guards, findings)
+    configs.find_code(folder, findings)
+    for part in STEMS:
+        _examine_part(part, source, root, findings)
+    _examine_texts(source, root, findings)
+    return source, True
 
 
 def _examine_guards(catalogue: Catalogue, name: str, fetch: bool, findings: Findings) -> None:
@@ -153,28 +173,43 @@ def _examine_words(entries: Iterable[EmbeddingEntry], source: ModelSource, findi
                 findings.problem(EMBEDDING, error.reason, named(entry, error), found=file)
 
 
-def _examine_changes(source: ModelSource, findings: Findings) -> None:
+def _examine_changes(source: ModelSource, findings: Findings, shared: SharedFindings) -> None:
     for part, changes in source.changes.items():
         for path in [change for change in changes if isinstance(change, Path)]:
-            weights = replacing_weights(part, path, findings)
-            tensors = part_tensors(part, weights, findings) if weights else None
+            tensors = shared.examined(("replacing", part, path), findings, partial(_replacing_tensors, part, path))
             if tensors is not None:
                 source.replacing[path] = tensors
-            _compare_config(part, path, source, findings)
+            what = ("configuration", part, path, source.folder)
+            shared.examined(what, findings, partial(_compare_config, part, path, source))
     for entry in source.loras:
-        try:
-            lora.read_keys(entry.file)
-        except UneraseError as error:
-            findings.problem("lora", error.reason, error.message, found=configs.shown(entry.file.name))
+        shared.examined(("lora", entry.file), findings, partial(_read_lora, entry.file))
 
 
-def _compare_replacing(source: ModelSource, findings: Findings) -> None:
+def _replacing_tensors(part: str, path: Path, findings: Findings) -> dict[str, StoredTensor] | None:
+    weights = replacing_weights(part, path, findings)
+    return part_tensors(part, weights, findings) if weights else None
+
+
+def _read_lora(file: Path, findings: Findings) -> None:
+    try:
+        lora.read_keys(file)
+    except UneraseError as error:
+        findings.problem("lora", error.reason, error.message, found=configs.shown(file.name))
+
+
+def _compare_replacing(source: ModelSource, findings: Findings, shared: SharedFindings) -> None:
     """Compare what replaces tensors of a part with the base's own, which stand for those of its module."""
     for part, changes in source.changes.items():
-        shapes = {name: tensor.shape for name, tensor in source.tensors.get(part, {}).items()}
-        for path in changes if shapes else ():
+        for path in changes if part in source.tensors else ():
             if isinstance(path, Path) and path in source.replacing:
-                compare_tensors(part, source.replacing[path], shapes, findings, whole=False)
+                what = ("replaced", part, path, source.folder)
+                shared.examined(what, findings, partial(_compare_with_base, part, path, source))
+
+
+def _compare_with_base(part: str, path: Path, source: ModelSource, findings: Findings) -> None:
+    shapes = {name: tensor.shape for name, tensor in source.tensors[part].items()}
+    if shapes:
+        compare_tensors(part, source.replacing[path], shapes, findings, whole=False)
 
 
 def _compare_config(part: str, folder: Path, source: ModelSource, findings: Findings) -> None:
@@ -192,19 +227,25 @@ def _matters(key: str) -> bool:
     return not key.startswith("_") and key not in _INEFFECTIVE
 
 
-def facts_of(source: ModelSource) -> ModelFacts:
+def facts_of(source: ModelSource, shared: SharedFindings) -> ModelFacts:
     """Return what the files of a model say of it."""
     known = source.configs
     width = known.get("unet", {}).get("cross_attention_dim", 0)
     scheduler = known.get("scheduler", {})
     return ModelFacts(
         family=families.version_of(width) if width and isinstance(width, int) else "",
-        parts={part: _part_facts(part, source) for part in STEMS if part in source.tensors},
+        parts={part: _shared_facts(part, source, shared) for part in STEMS if part in source.tensors},
         prediction_type=str(scheduler.get("prediction_type", "epsilon")) if scheduler else "",
         scheduler=str(scheduler.get("_class_name", "")),
         prompt_length=model_fit.prompt_length(known) if "tokenizer" in known else 0,
         resolution=source.resolution,
     )
+
+
+def _shared_facts(part: str, source: ModelSource, shared: SharedFindings) -> PartFacts:
+    words = tuple(word.tensor for word in source.words) if part == "text_encoder" else ()
+    what = ("facts", part, source.folder, source.changes.get(part, ()), words)
+    return shared.examined(what, Findings(source.name), lambda _: _part_facts(part, source))
 
 
 def _part_facts(part: str, source: ModelSource) -> PartFacts:
@@ -278,7 +319,9 @@ def _examine_config(part: str, folder: Path, source: ModelSource, root: Path | N
 def _examine_texts(source: ModelSource, root: Path | None, findings: Findings) -> None:
     _examine_config("scheduler", source.folder / "scheduler", source, root, findings)
     if (schedule := source.configs.get("scheduler")) is not None:
-        for problem in schedule_problems(schedule):
+        problems = schedule_problems(schedule)
+        unaudited = None if problems else audit_problem(schedule)
+        for problem in filter(None, (*problems, unaudited)):
             findings.problem("scheduler", SCHEDULE, str(problem), found="scheduler/scheduler_config.json")
         for note in schedule_notes(schedule):
             findings.note(f"scheduler: {note}")

@@ -73,6 +73,11 @@ def judge_weights(folder: Path, root: Path | None, findings: Findings) -> Weight
     return _weights("judge", "model", folder, root, findings)
 
 
+def checker_weights(folder: Path, findings: Findings) -> WeightFiles | None:
+    """Return the files that hold the weights of a safety checker; as `part_weights`. Links are checked elsewhere."""
+    return _weights("safety_checker", "model", folder, None, findings)
+
+
 def _weights(
     part: str, stem: str, folder: Path, root: Path | None, findings: Findings, pipeline: str = ""
 ) -> WeightFiles | None:

@@ -29,6 +29,8 @@ PREDICTIONS = (EPSILON, V_PREDICTION)
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 SPACINGS = ("leading", "trailing", "linspace")
 MAX_TRAINING_TIMESTEPS = 100_000
+TRAINING_TIMESTEPS = 1000
+"""What the evaluations' grids of timesteps are made for."""
 
 _DDIM_BETAS = (1e-4, 0.02, "linear")
 _LATENT_BETAS = (0.00085, 0.012, "linear")
@@ -152,6 +154,14 @@ def schedule_problems(config: Mapping[str, Any]) -> list[ScheduleProblem]:
     if named not in SCHEDULERS and (named or not ("beta_schedule" in config or "trained_betas" in config)):
         return [ScheduleProblem("_class_name", named, f"{_shown(named)} {_why_not(named)}")]
     return list(_problems(config)) or list(_vanishing(config))
+
+
+def audit_problem(config: Mapping[str, Any]) -> ScheduleProblem | None:
+    """Return why a model cannot be audited by a configuration without problems; None if it can."""
+    key, timesteps = "num_train_timesteps", _training(config).timesteps
+    if timesteps == TRAINING_TIMESTEPS:
+        return None
+    return ScheduleProblem(key, timesteps, f"{timesteps} is not {TRAINING_TIMESTEPS}")
 
 
 def schedule_notes(config: Mapping[str, Any]) -> list[str]:

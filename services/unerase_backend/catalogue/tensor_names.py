@@ -14,6 +14,8 @@ _PREFIXES = {
     "vae": ("module.", "_orig_mod.", "vae."),
     "text_encoder": ("module.", "_orig_mod.", "text_encoder.", "text_model."),
 }
+UNUSED = "text_projection.weight"
+"""A text encoder's tensor that no picture depends on: it projects what the encoder makes of a whole prompt."""
 _COMPUTED = {"embeddings.position_ids"}
 _OLD_ATTENTION = re.compile(
     r"(?P<block>.*\battentions\.\d+)\.(?P<layer>query|key|value|proj_attn)\.(?P<kind>weight|bias)"

@@ -12,7 +12,7 @@ from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.layouts import Layout, import_command, recognise
 from unerase_backend.catalogue.model_files import WeightFiles
-from unerase_backend.catalogue.tensor_names import current_name
+from unerase_backend.catalogue.tensor_names import UNUSED, current_name
 
 FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """The number types that are read, in safetensors' words, with their bytes."""
@@ -123,9 +123,12 @@ def _by_current_names(part: str, stored: list[StoredTensor], findings: Findings)
     tensors: dict[str, StoredTensor] = {}
     for tensor in stored:
         name = current_name(part, tensor.name)
+        file = shown(tensor.file.name)
+        if part == "text_encoder" and name == UNUSED:
+            findings.note(f"text_encoder: {UNUSED} of {file} is not used; no picture depends on it")
+            continue
         if name is None:
             continue
-        file = shown(tensor.file.name)
         if name in tensors:
             what = f"the weights of {part} hold {shown(name)!r} twice"
             there = shown(tensors[name].file.name)

@@ -1,11 +1,15 @@
-"""What `unerase serve` checks before it starts anything. It imports neither torch nor Ray, so that it takes seconds."""
+"""What `unerase serve` checks before it starts anything.
+
+It imports neither torch nor Ray, so that it takes seconds; torch alone where a guard names a module of the UNet.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
 
-from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue import Catalogue, guard_files
 from unerase_backend.catalogue.file_findings import problems
 from unerase_backend.catalogue.model_check import check_model
+from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.classification.judge_check import judge_findings
 from unerase_backend.runtime.errors import InvalidRequestError, UneraseError
 
@@ -33,19 +37,24 @@ def unusable_models(catalogue: Catalogue, within_seconds: float = _SECONDS) -> I
     Models that there is no time for are counted in a last warning. Nothing is fetched from the hub.
     """
     end = time.monotonic() + within_seconds
-    names = list(catalogue.models)
+    names, shared = list(catalogue.models), SharedFindings()
     for index, name in enumerate(names):
         if time.monotonic() >= end:
             todo = "`unerase check` with the same catalogue looks at all of them"
             yield f"warning: {len(names) - index} of {len(names)} models were not looked at for want of time; {todo}"
             return
-        if reasons := _why_unusable(catalogue, name):
+        if reasons := _why_unusable(catalogue, name, shared):
             yield f"warning: model {name!r} ({catalogue.place('models', name)}) cannot be used: {reasons}"
 
 
-def _why_unusable(catalogue: Catalogue, name: str) -> str:
+def _why_unusable(catalogue: Catalogue, name: str, shared: SharedFindings) -> str:
     try:
-        return check_model(catalogue, name).reasons
+        found = check_model(catalogue, name, shared=shared)
+        if not found.problems and guard_files.needs_unet(catalogue.guards(name)):
+            from unerase_backend.diffusion import model_check
+
+            found = model_check.check_model(catalogue, name, shared=shared)
+        return found.reasons
     except UneraseError as error:
         return error.message
     except OSError as error:

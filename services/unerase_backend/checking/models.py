@@ -1,10 +1,13 @@
 """Checks models without computing, and says what memory they need. Imports torch, for the shapes of their modules."""
 
+from pathlib import Path
+
 from unerase.v1.models_pb2 import ModelCheck, ModelMemory, ModelPart, ModelProblem
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.findings import ModelCheck as Found
 from unerase_backend.catalogue.findings import ModelProblem as Problem
+from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.diffusion import model_check
 from unerase_backend.diffusion.memory import ModelSize, pipeline_size
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
@@ -13,22 +16,27 @@ DTYPES = ("float32", "bfloat16")
 """The number types that the memory is given for; float16 takes what bfloat16 takes."""
 
 
-def check_model(catalogue: Catalogue, name: str, *, fetch: bool = False) -> ModelCheck:
+def check_model(
+    catalogue: Catalogue, name: str, shared: SharedFindings | None = None, *, fetch: bool = False
+) -> ModelCheck:
     """Return what can be known of a model without loading its weights. Only with `fetch` it is fetched from the hub.
+
+    `shared` holds what other models of the same check have in common with it.
 
     Raises:
         NotFoundError: the catalogue has no such model.
     """
+    shared = shared or SharedFindings()
     try:
         catalogue.verify(name)
     except (PreconditionError, UnsafeModelError) as error:
         findings = Findings(name)
         findings.problem("", error.reason, error.message)
-        return message_of(catalogue, findings.conclude())
-    return message_of(catalogue, model_check.check_model(catalogue, name, fetch=fetch))
+        return message_of(catalogue, findings.conclude(), shared)
+    return message_of(catalogue, model_check.check_model(catalogue, name, shared=shared, fetch=fetch), shared)
 
 
-def message_of(catalogue: Catalogue, found: Found) -> ModelCheck:
+def message_of(catalogue: Catalogue, found: Found, shared: SharedFindings) -> ModelCheck:
     """Return what a check found as the message that callers get."""
     facts = found.facts
     return ModelCheck(
@@ -40,7 +48,7 @@ def message_of(catalogue: Catalogue, found: Found) -> ModelCheck:
             ModelPart(component=part, parameters=each.parameters, size_bytes=each.bytes, dtypes=each.dtypes)
             for part, each in facts.parts.items()
         ],
-        memory=_memory(catalogue, found),
+        memory=_memory(catalogue.model_parts(found.model).folder, found, shared) if facts.parts else [],
         prediction_type=facts.prediction_type,
         scheduler=facts.scheduler,
         prompt_length=facts.prompt_length,
@@ -73,11 +81,14 @@ def memory_of(size: ModelSize) -> list[ModelMemory]:
     ]
 
 
-def _memory(catalogue: Catalogue, found: Found) -> list[ModelMemory]:
-    if not found.facts.parts:
-        return []
-    try:
-        return memory_of(pipeline_size(catalogue.model_parts(found.model).folder, found.facts.resolution))
-    except ValueError:
-        # What the configurations lack is among the problems.
-        return []
+def _memory(folder: Path, found: Found, shared: SharedFindings) -> list[ModelMemory]:
+    resolution = found.facts.resolution
+
+    def needed(_: Findings) -> list[ModelMemory]:
+        try:
+            return memory_of(pipeline_size(folder, resolution))
+        except ValueError:
+            # What the configurations lack is among the problems.
+            return []
+
+    return shared.examined(("memory", folder, resolution), Findings(found.model), needed)

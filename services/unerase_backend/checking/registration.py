@@ -12,6 +12,7 @@ from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests
 from unerase_backend.catalogue.opening import allowed_places, open_catalogue
 from unerase_backend.catalogue.registering import define, find_links, read_candidate
+from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.checking.models import check_model, message_of, problem_of
 from unerase_backend.diffusion.model_check import prepare
 from unerase_backend.diffusion.weights import not_finite
@@ -32,7 +33,7 @@ def examine(settings: RoomSettings, name: str, entry: Mapping[str, Any]) -> tupl
     findings = Findings(name)
     find_links(candidate, findings)
     if findings.problems:
-        return message_of(catalogue, findings.conclude()), None
+        return message_of(catalogue, findings.conclude(), SharedFindings()), None
     known = catalogue.with_models({name: candidate.entry})
     check = check_model(known, name, fetch=True)
     if not check.problems:

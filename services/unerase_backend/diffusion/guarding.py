@@ -73,6 +73,8 @@ class Guard:
     """A model may have only one guard of this kind."""
     rows: ClassVar[int] = 0
     """Rows of the UNet that it adds to each guided step."""
+    needs_unet: ClassVar[bool] = False
+    """Whether `check_unet` looks at anything, so that it is worth building a UNet without memory for it."""
     kind: ClassVar[str] = ""
     negative: str | None = None
     """The text whose encoding replaces that of the empty prompt."""
@@ -119,8 +121,16 @@ class Guard:
             UnsafeModelError: a file is not what the guard needs.
         """
 
+    @classmethod
+    def check_unet(cls, parameters: Any, unet: Any) -> None:
+        """Check that the guard fits a UNet, which may be without memory (on PyTorch's meta device).
+
+        Raises:
+            PreconditionError: it does not.
+        """
+
     def check(self, model: DiffusionModel) -> None:
-        """Check that the guard fits a model, once for each.
+        """Check that the guard fits a model, once for each, when it is loaded.
 
         Raises:
             PreconditionError: it does not.

@@ -7,7 +7,7 @@ headers of the files alone. `loading.py` fills the same modules with the tensors
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +16,14 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from unerase_backend.catalogue import Catalogue, lora, model_check, model_fit
+from unerase_backend.catalogue import Catalogue, guard_files, lora, model_check, model_fit
 from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.embeddings import PART as EMBEDDING
 from unerase_backend.catalogue.entries import LoraEntry
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings, ModelCheck
 from unerase_backend.catalogue.model_check import ModelSource
 from unerase_backend.catalogue.schedules import schedule_problems
+from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE
 from unerase_backend.diffusion import adapters, embeddings
@@ -48,14 +49,16 @@ class Prepared:
     schedule: Schedule | None = None
 
 
-def check_model(catalogue: Catalogue, name: str, *, fetch: bool = False) -> ModelCheck:
+def check_model(
+    catalogue: Catalogue, name: str, *, fetch: bool = False, shared: SharedFindings | None = None
+) -> ModelCheck:
     """Return everything that can be known of a model without loading its weights.
 
-    Raises as `catalogue/model_check.check_model`.
+    Parameters and errors as in `catalogue/model_check.check_model`.
     """
-    findings = Findings(name)
-    prepared = _prepare(catalogue, name, findings, fetch, _KEPT)
-    return findings.conclude(model_check.facts_of(prepared.source) if prepared else None)
+    findings, shared = Findings(name), shared or SharedFindings()
+    prepared = _prepare(catalogue, name, findings, fetch, _Made(_KEPT_MODULES, _KEPT_TOKENIZERS, shared))
+    return findings.conclude(model_check.facts_of(prepared.source, shared) if prepared else None)
 
 
 def prepare(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool = False) -> Prepared | None:
@@ -63,28 +66,35 @@ def prepare(catalogue: Catalogue, name: str, findings: Findings, *, fetch: bool 
 
     The modules are the caller's own, to be filled. Raises as `check_model`.
     """
-    return _prepare(catalogue, name, findings, fetch, _FRESH)
+    return _prepare(catalogue, name, findings, fetch, _Made(_build, _read_tokenizer, SharedFindings()))
 
 
 def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, made: "_Made") -> Prepared | None:
-    source = model_check.examine(catalogue, name, findings, fetch=fetch)
+    source = model_check.examine(catalogue, name, findings, made.shared, fetch=fetch)
     if source is None:
         return None
     prepared = Prepared(source)
     for part in _BUILDERS:
         if part in source.configs:
-            _prepare_part(part, made.module, prepared, findings)
+            _prepare_part(part, made, prepared, findings)
     if "tokenizer" in source.configs:
-        _prepare_tokenizer(made.tokenizer, prepared, findings)
+        read = partial(_prepare_tokenizer, made.tokenizer, source)
+        prepared.tokenizer = made.shared.examined(("tokenizer", source.folder), findings, read)
+    if "unet" in prepared.modules:
+        guard_files.find_misfits(catalogue.guards(name), prepared.modules["unet"], findings)
     for word in source.words:
         try:
             embeddings.read(word)
         except UnsafeModelError as error:
             findings.problem(EMBEDDING, error.reason, error.message, found=shown(word.tensor.file.name))
     schedule = source.configs.get("scheduler")
-    if schedule is not None and not schedule_problems(schedule):
-        prepared.schedule = Schedule.from_config(schedule)
+    if schedule is not None:
+        prepared.schedule = made.shared.examined(("schedule", source.folder), findings, partial(_schedule, schedule))
     return prepared
+
+
+def _schedule(config: Mapping[str, Any], _: Findings) -> Schedule | None:
+    return None if schedule_problems(config) else Schedule.from_config(config)
 
 
 def _build(part: str, config: str) -> Any:
@@ -101,40 +111,58 @@ def _read_tokenizer(folder: Path, _: tuple[Any, ...]) -> Any:
 
 
 class _Made(NamedTuple):
-    """What makes modules without memory and tokenizers."""
+    """What makes modules without memory and tokenizers, and what models of one check share."""
 
     module: Callable[[str, str], Any]
     tokenizer: Callable[[Path, tuple[Any, ...]], Any]
+    shared: SharedFindings
 
 
-_FRESH = _Made(_build, _read_tokenizer)
 # Most models of a catalogue are changes of a few bases; nothing fills these modules.
-_KEPT = _Made(lru_cache(maxsize=16)(_build), lru_cache(maxsize=8)(_read_tokenizer))
+_KEPT_MODULES = lru_cache(maxsize=16)(_build)
+_KEPT_TOKENIZERS = lru_cache(maxsize=8)(_read_tokenizer)
 
 
-def _prepare_part(part: str, build: Callable[[str, str], Any], prepared: Prepared, findings: Findings) -> None:
-    source = prepared.source
+class _Built(NamedTuple):
+    """A part's module without memory, and the shapes of its tensors."""
+
+    module: Any
+    shapes: dict[str, tuple[int, ...]]
+
+
+def _prepare_part(part: str, made: _Made, prepared: Prepared, findings: Findings) -> None:
+    source, shared = prepared.source, made.shared
+    built = shared.examined(("module", part, source.folder), findings, partial(_built, part, made.module, source))
+    if built is None:
+        return
+    prepared.modules[part] = built.module
+    for change in source.changes.get(part, ()):
+        what = ("fits", part, source.folder, change)
+        if isinstance(change, LoraEntry):
+            shared.examined(what, findings, partial(_compare_lora, part, change, built.module))
+        elif change in source.replacing:
+            compare = partial(compare_tensors, part, source.replacing[change], built.shapes, whole=False)
+            shared.examined(what, findings, compare)
+
+
+def _built(part: str, build: Callable[[str, str], Any], source: ModelSource, findings: Findings) -> _Built | None:
+    """Return a part as its folder configures it, after comparing it with the folder's weights."""
     try:
         module = build(part, json.dumps(source.configs[part]))
     except Exception:
         what = f"the configuration of {part} makes no {_NAMES[part]}"
         findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
-        return
+        return None
     state = module.state_dict()
     if strange := sorted({*dict(module.named_buffers())} - {*state}, key=str):
         unknown = [name for name in strange if not name.endswith(COMPUTED)]
         if unknown:
             findings.problem(part, UNSUPPORTED, f"the {part} computes {unknown[0]!r}, which no file holds")
-            return
-    prepared.modules[part] = module
+            return None
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if part in source.tensors:
         compare_tensors(part, source.tensors[part], shapes, findings, whole=True)
-    for change in source.changes.get(part, ()):
-        if isinstance(change, LoraEntry):
-            _compare_lora(part, change, module, findings)
-        elif change in source.replacing:
-            compare_tensors(part, source.replacing[change], shapes, findings, whole=False)
+    return _Built(module, shapes)
 
 
 def _check_size(config: Mapping[str, Any]) -> None:
@@ -169,22 +197,22 @@ def _without_memory(view: Any) -> torch.Tensor:
     return torch.empty(view.get_shape(), dtype=dtype, device="meta")
 
 
-def _prepare_tokenizer(read: Callable[[Path, tuple[Any, ...]], Any], prepared: Prepared, findings: Findings) -> None:
-    folder = prepared.source.folder / "tokenizer"
+def _prepare_tokenizer(read: Callable[[Path, tuple[Any, ...]], Any], source: ModelSource, findings: Findings) -> Any:
+    """Return the tokenizer of a folder; None, with a problem, if it does not load."""
+    folder = source.folder / "tokenizer"
     try:
         states = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
         tokenizer = read(folder, tuple((name, state.st_size, state.st_mtime_ns) for name, state in states))
         highest = max(tokenizer.get_vocab().values(), default=0)
     except Exception:
         findings.problem("tokenizer", "TOKENIZER_UNREADABLE", "the tokenizer does not load", found="tokenizer/")
-        return
-    prepared.tokenizer = tokenizer
-    known = prepared.source.configs
-    if "text_encoder" in known:
-        embedded = model_fit.value(known, "text_encoder", "vocab_size")
+        return None
+    if "text_encoder" in source.configs:
+        embedded = model_fit.value(source.configs, "text_encoder", "vocab_size")
         if isinstance(embedded, int) and highest >= embedded:
             what = f"the tokenizer has the token {highest}, and the text encoder embeds {embedded} tokens"
             findings.problem("tokenizer", UNSUPPORTED, what, remedy="take both parts from one model")
+    return tokenizer
 
 
 _NAMES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}

@@ -8,6 +8,7 @@ A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parame
     unit.guided           rows of one guided step: 2 and those of guards, or 1 if every case has guidance scale 1
     unit.placebo          1 in a unit of a placebo, 0 in the others
     unit.first            1 in the unit that holds the audit's first case, 0 in the others
+    unit.searches         1, or 0 where another unit of the audit makes the same search (that of the open weights)
     unit.pack_kinds       kinds of prompts in the concept's prompt pack
     unit.others_drawn     other concepts that are objects or of the concept's kind, and have prompts
     unit.others_learned   other concepts of the concept's kind with at least two pictures
@@ -93,6 +94,7 @@ def work_of(unit: Unit, description: EvaluationDescription, parameters: Paramete
             "guided": guided,
             "placebo": int(unit.control_kind == CONTROL_KIND_PLACEBO),
             "first": int(any(case.index == 0 for case in unit.cases)),
+            "searches": int(not unit.search_shared),
             "pack_kinds": surroundings.pack_kinds,
             "others_drawn": surroundings.others_drawn,
             "others_learned": surroundings.others_learned,
@@ -118,7 +120,7 @@ def _guidance_scales(unit: Unit) -> set[float]:
 def formula_problem(formula: str, parameters: Parameters) -> str:
     """Return what is wrong with a formula, computed with these parameters; empty if nothing is."""
     known = dict.fromkeys(("cases", "steps", "guided", "first", "pack_kinds", "others_drawn", "others_learned"), 2)
-    known["placebo"] = 0
+    known |= {"placebo": 0, "searches": 1}
     try:
         _compute(formula, known, parameters, (2, 2))
     except FormulaError as error:

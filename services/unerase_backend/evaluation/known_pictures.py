@@ -16,12 +16,11 @@ from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Case, Concept, Observation
 from unerase_backend.catalogue.kinds import alike
+from unerase_backend.catalogue.schedules import TRAINING_TIMESTEPS
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.prompts import SLOT, templates
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
-
-TRAINING_TIMESTEPS = 1000
 
 
 def learnable(concept: Concept, most: int | None = None) -> list[str]:

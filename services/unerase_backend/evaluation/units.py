@@ -1,4 +1,4 @@
-"""The checks of a unit that every room makes before any work; the error names every bad field."""
+"""The checks of a unit that every room makes before any work, and what units with and without guards share."""
 
 import math
 from collections.abc import Iterator
@@ -52,6 +52,15 @@ def resolve_unit(unit: Unit, registry: Registry[Run], kind: str) -> tuple[Evalua
         why = registry.broken().get(unit.evaluation) or f"there are {', '.join(registry.all())}"
         raise NotFoundError(f"there is no {kind} {unit.evaluation!r}; {why}", reason="EVALUATION_NOT_FOUND")
     return evaluation, check_unit(unit, evaluation.description)
+
+
+def without_access(unit: Unit) -> Unit:
+    """Return the unit without its id and without what concerns guards: what two units of one search have in common."""
+    shared = Unit()
+    shared.CopyFrom(unit)
+    for name in ("id", "access", "guard_rows", "search_shared"):
+        shared.ClearField(name)
+    return shared
 
 
 def check_unit(unit: Unit, description: EvaluationDescription) -> Parameters:

@@ -9,7 +9,9 @@ from torch import Tensor
 from unerase_backend.catalogue.layouts import COMPVIS_MODEL, EMBEDDING, PIPELINE, Layout, recognise
 from unerase_backend.importing import reading, weights
 from unerase_backend.importing.architecture import Architecture
+from unerase_backend.importing.importers.embedding import import_words
 from unerase_backend.importing.registry import Imported, Importer, Source
+from unerase_backend.importing.weights import WORD
 from unerase_backend.runtime.errors import UnsafeModelError
 
 # A file with several parts can also be asked for one of them.
@@ -33,6 +35,11 @@ def imported(job: Mapping[str, Any], registered: Mapping[str, Importer]) -> tupl
             raise UnsafeModelError(f"two files hold {both[0]!r}", reason="WEIGHTS_UNREADABLE")
         tensors |= found
         notes += said
+    words = {name.removeprefix(WORD): tensors.pop(name) for name in list(tensors) if name.startswith(WORD)}
+    architecture = Architecture(job["architecture"])
+    learned = import_words(words, architecture, job["token"])
+    if words and not tensors:
+        return words, Imported(learned, notes), EMBEDDING.title
     layout = _layout(tensors, metadata)
     kind = job["kind"] or layout.import_as
     chosen = _checked_kind(kind, layout, job)
@@ -42,11 +49,12 @@ def imported(job: Mapping[str, Any], registered: Mapping[str, Importer]) -> tupl
         metadata=metadata,
         held=held,
         beside=job["beside"],
-        architecture=Architecture(job["architecture"]),
+        architecture=architecture,
         complete=job["complete"],
         token=job["token"],
     )
     result = registered[chosen](source)
+    result.files |= learned
     result.notes = [*notes, *result.notes]
     return tensors, result, layout.title
 

@@ -3,12 +3,10 @@
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +21,7 @@ from unerase_backend.catalogue.digests import hash_file
 from unerase_backend.catalogue.layouts import PICKLES, ImportKind
 from unerase_backend.importing.entry import Described, entry_of
 from unerase_backend.importing.folders import Job, architecture_of, jobs_of, write_folder
+from unerase_backend.importing.placing import check_free, place, work_folder
 from unerase_backend.runtime.errors import InvalidRequestError, UneraseError
 
 KINDS: tuple[str, ...] = get_args(ImportKind)
@@ -31,6 +30,8 @@ DEFAULT_SECONDS = 900
 MiB = 2**20
 # Of what the process says of its work.
 _MAX_ANSWER_BYTES = MiB
+# What a process may write.
+_PART = re.compile(r"unet|text_encoder|vae|lora|embedding(?:-\d{1,2})?")
 _ENDINGS = (*PICKLES, ".safetensors")
 # What a process needs of the caller's environment; tokens and passwords stay here.
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONHOME")
@@ -139,24 +140,20 @@ def _import(request: Request) -> Result:
     request = replace(request, file=file)
     base = _base_folder(request)
     stem = name.replace("/", "-")
-    for path in (request.out / f"{stem}.yaml", request.out / stem):
-        if path.exists():
-            raise ValueError(f"{path}: exists already; choose another --name")
-    request.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=request.out, prefix=".importing-") as work:
-        folder = Path(work)
+    check_free(request.out / f"{stem}.yaml", request.out / stem)
+    notes: list[str] = []
+    with work_folder(request.out, notes) as folder:
         jobs = jobs_of(request.file, request.kind) if request.file.is_dir() else [_job(request, base)]
-        notes: list[str] = []
         written: list[str] = []
         for index, job in enumerate(jobs):
-            place = folder / str(index)
-            place.mkdir()
-            answer = _run(request, job, place)
+            own = folder / str(index)
+            own.mkdir()
+            answer = _run(request, job, own)
             if answer.get("connected") and not index:
                 notes.append(f"the file was read without isolation from the network: {answer['connected']}")
             notes += [str(note) for note in answer["notes"]]
             written += [
-                _checked(place / f"{part}.safetensors", folder / f"{part}.safetensors") for part in answer["files"]
+                _checked(own / f"{part}.safetensors", folder / f"{part}.safetensors") for part in answer["files"]
             ]
         return _placed(request, name, stem, folder, written, notes, request.file if request.file.is_dir() else base)
 
@@ -249,13 +246,14 @@ def _answer(request: Request, code: int, path: Path) -> dict[str, Any]:
         raise ValueError(f"{request.file.name}: the process that read it ended with {named}") from None
     if not isinstance(answer, dict) or "error" in answer:
         raise ValueError(f"{request.file.name}: {answer.get('error') if isinstance(answer, dict) else 'no answer'}")
-    known = {"unet", "text_encoder", "vae", "lora", "embedding"}
-    if not answer.get("files") or not set(answer["files"]) <= known or not isinstance(answer.get("notes"), list):
+    files = answer.get("files")
+    known = isinstance(files, list) and files and all(isinstance(each, str) and _PART.fullmatch(each) for each in files)
+    if not known or not isinstance(answer.get("notes"), list):
         raise ValueError(f"{request.file.name}: the process that read it gave no right answer")
     return answer
 
 
-def _checked(found: Path, place: Path) -> str:
+def _checked(found: Path, target: Path) -> str:
     """Check a file that the process wrote, and move it; return its part."""
     try:
         if not stat.S_ISREG(found.lstat().st_mode):
@@ -265,11 +263,11 @@ def _checked(found: Path, place: Path) -> str:
                 raise ValueError("the process that read the file wrote no tensors")
     except (OSError, SafetensorError) as error:
         raise ValueError("the process that read the file wrote no right safetensors") from error
-    if place.exists():
-        raise ValueError(f"the file holds two times the part {place.stem}")
+    if target.exists():
+        raise ValueError(f"the file holds two times the part {target.stem}")
     found.chmod(0o644)
-    found.replace(place)
-    return place.stem
+    found.replace(target)
+    return target.stem
 
 
 def _placed(
@@ -278,9 +276,9 @@ def _placed(
     """Move the written parts to their place, and describe them."""
     digests = {part: hash_file(part, work / f"{part}.safetensors").digest for part in parts}
     whole = "vae" in parts or request.file.is_dir()
-    token = _name_in(work / "embedding.safetensors") if "embedding" in parts else ""
+    tokens = {part: _name_in(work / f"{part}.safetensors") for part in parts if part.startswith("embedding")}
     described = Described(
-        name, stem, request.file.name, request.base, request.method, request.erased, digests, whole, token
+        name, stem, request.file.name, request.base, request.method, request.erased, digests, whole, tokens
     )
     entry, more = entry_of(described, base)
     if not request.base and not whole:
@@ -294,11 +292,7 @@ def _placed(
         assert base is not None  # noqa: S101 - a whole model has been checked against its base
         write_folder(base, work / "pipeline", {part: work / f"{part}.safetensors" for part in parts})
         moves = {work / "pipeline": request.out / stem, work / "entry.yaml": request.out / f"{stem}.yaml"}
-    for path in moves.values():
-        if path.exists():
-            raise ValueError(f"{path}: exists already; choose another --name")
-    for source, path in moves.items():
-        shutil.move(source, path)
+    place(moves, request.out / f"{stem}.yaml")
     lines = [f"{request.out / described.file_of(part)} sha256:{digests[part]}" for part in parts]
     return Result(lines, entry, [*notes, *more])
 

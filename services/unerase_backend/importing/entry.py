@@ -1,7 +1,7 @@
 """The catalogue's entry of what was imported."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ class Described:
     """SHA-256 of each written file, by part."""
     whole: bool
     """Whether it is a pipeline of its own."""
-    token: str = ""
-    """The word of a learned embedding."""
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    """The word of each learned embedding, by its part."""
 
     def file_of(self, part: str) -> str:
         """Return a part's file, relative to the catalogue's entry."""
@@ -41,7 +41,8 @@ def entry_of(described: Described, base: Path | None) -> tuple[str, list[str]]:
     """Return the entry as YAML, and what the user should know of it."""
     entry: dict[str, Any] = {}
     notes = []
-    pinned = {part: digest for part, digest in described.digests.items() if part not in ("lora", "embedding")}
+    others = {"lora", *described.tokens}
+    pinned = {part: digest for part, digest in described.digests.items() if part not in others}
     if described.whole:
         resolution = resolution_of(base) if base else 0
         entry |= {"pipeline": described.stem, "resolution": resolution}
@@ -52,9 +53,11 @@ def entry_of(described: Described, base: Path | None) -> tuple[str, list[str]]:
         entry |= {part: described.file_of(part) for part in pinned}
         if "lora" in described.digests:
             entry["lora"] = [{"file": described.file_of("lora"), "scale": 1.0, "sha256": described.digests["lora"]}]
-        if "embedding" in described.digests:
-            learned = {"file": described.file_of("embedding"), "token": described.token}
-            entry["embedding"] = [learned | {"sha256": described.digests["embedding"]}]
+        if described.tokens:
+            entry["embedding"] = [
+                {"file": described.file_of(part), "token": token, "sha256": described.digests[part]}
+                for part, token in described.tokens.items()
+            ]
     if pinned:
         entry["sha256"] = pinned
     if described.method:

@@ -22,6 +22,9 @@ MAX_PICKLE_BYTES = 256 * 1024 * 1024
 MAX_MEMBERS = 100_000
 
 # What is dropped where it occurs: it is no weight, and nothing of it is imported.
+_NUMPY_TYPES = ("Bool", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Str", "Object")
+_NUMPY_FLOATS = ("Float16", "Float32", "Float64", "Complex64", "Complex128", "DateTime64", "TimeDelta64")
+_OMEGACONF = ("AnyNode", "StringNode", "IntegerNode", "FloatNode", "BooleanNode", "BytesNode", "PathNode", "UnionNode")
 _IGNORED = (
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
@@ -32,17 +35,45 @@ _IGNORED = (
     "numpy._core.multiarray._reconstruct",
     "numpy.ndarray",
     "numpy.dtype",
-    "numpy.dtypes.Float32DType",
-    "numpy.dtypes.Float64DType",
-    "numpy.dtypes.Int64DType",
+    *(f"numpy.dtypes.{kind}DType" for kind in (*_NUMPY_TYPES, *_NUMPY_FLOATS)),
+    "numpy.random._pickle.__generator_ctor",
+    "numpy.random._pickle.__bit_generator_ctor",
+    "numpy.random._pickle.__randomstate_ctor",
+    "numpy.random._pcg64.PCG64",
+    "numpy.random._mt19937.MT19937",
+    "numpy.random.bit_generator.SeedSequence",
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
     "omegaconf.dictconfig.DictConfig",
     "omegaconf.listconfig.ListConfig",
     "omegaconf.base.ContainerMetadata",
     "omegaconf.base.Metadata",
-    "omegaconf.nodes.AnyNode",
+    *(f"omegaconf.nodes.{kind}" for kind in _OMEGACONF),
     "typing.Any",
+    "typing.Dict",
+    "typing.List",
+    "typing.Optional",
+    "typing.Tuple",
+    "typing.Union",
     "argparse.Namespace",
+    "types.SimpleNamespace",
+    "datetime.date",
+    "datetime.datetime",
+    "datetime.time",
+    "datetime.timedelta",
+    "datetime.timezone",
+    "decimal.Decimal",
+    "fractions.Fraction",
+    "uuid.UUID",
+    "pathlib.Path",
     "pathlib.PosixPath",
+    "pathlib.PurePosixPath",
+    "pathlib.PureWindowsPath",
+    "pathlib.WindowsPath",
+    "builtins.bool",
+    "builtins.complex",
+    "builtins.frozenset",
+    "builtins.range",
+    "builtins.tuple",
     "builtins.dict",
     "builtins.list",
     "builtins.int",
@@ -56,6 +87,7 @@ _MAPPINGS = (
     "lightning.fabric.utilities.data.AttributeDict",
     "collections.defaultdict",
 )
+_LISTS = ("collections.deque",)
 _CONTAINERS = ("torch.nn.modules.container.ParameterDict", "torch.nn.modules.container.ParameterList")
 
 
@@ -76,6 +108,14 @@ class _Mapping:
     def __new__(cls, *_: object, **__: object) -> dict[object, object]:  # type: ignore[misc]
         """Take any arguments."""
         return {}
+
+
+class _List:
+    """Stands for a kind of list; what is made is a plain one, as in `_Mapping`."""
+
+    def __new__(cls, *_: object, **__: object) -> list[object]:  # type: ignore[misc]
+        """Take any arguments."""
+        return []
 
 
 class Contained:
@@ -157,6 +197,7 @@ def _placeholders() -> list[Any]:
     return [
         *((Ignored, name) for name in _IGNORED),
         *((_Mapping, name) for name in _MAPPINGS),
+        *((_List, name) for name in _LISTS),
         *((Contained, name) for name in _CONTAINERS),
     ]
 
@@ -171,12 +212,7 @@ def _check_globals(path: Path) -> None:
         except Exception as error:
             raise _unreadable(error) from error
     if unsafe:
-        named = ", ".join(unsafe[:3]) + (f" and {len(unsafe) - 3} more" if len(unsafe) > 3 else "")
-        message = (
-            f"its pickle asks for {named}, which is not weights and is not run; "
-            "if the file holds a whole module, save its state_dict() instead"
-        )
-        raise UnsafeModelError(message, reason="UNSAFE_MODEL")
+        raise _unsafe(", ".join(unsafe[:3]) + (f" and {len(unsafe) - 3} more" if len(unsafe) > 3 else ""))
 
 
 def _pickle(path: Path) -> Any:
@@ -195,10 +231,17 @@ def _unreadable(error: Exception) -> UnsafeModelError:
         raise MemoryError from error
     _, found, rest = str(error).partition("GLOBAL ")
     if found:
-        name = rest.split()[0]
-        message = f"its pickle asks for {name}, which is not weights and is not run"
-        return UnsafeModelError(message, reason="UNSAFE_MODEL")
+        return _unsafe(rest.split()[0])
     return _refused("it is damaged, or holds what is not weights")
+
+
+def _unsafe(named: str) -> UnsafeModelError:
+    message = (
+        f"its pickle asks for {named}, which is not weights and is not run; if the file holds a whole module, save its "
+        "state_dict() instead, and if it holds that beside the weights, save the weights alone, where you trust the "
+        'file: torch.save(torch.load(FILE, weights_only=False)["state_dict"], NEW)'
+    )
+    return UnsafeModelError(message, reason="UNSAFE_MODEL")
 
 
 def _refused(message: str) -> UnsafeModelError:

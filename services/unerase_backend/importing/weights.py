@@ -1,5 +1,6 @@
 """Finds the state dict in what a file holds, however it is wrapped, and checks its tensors."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +25,19 @@ _BESIDE = (
     "args",
     "config",
 )
-# Wrappers of torch that stay in the names of what they wrapped.
-_PREFIXES = ("module.", "_orig_mod.")
+# Wrappers of torch and of averaging that stay in the names of what they wrapped.
+_PREFIXES = ("module.", "_orig_mod.", "online_model.")
+# Lightning's modules hold a part as `model`; CompVis' and OpenCLIP's names begin with it too.
+_MODEL = re.compile(
+    r"model\.(?:unet|text_encoder|vae|text_model|conv_in|time_embedding|(?:down|up)_blocks|mid_block)\."
+)
+# What holds moving averages of the weights beside them.
+_AVERAGES = re.compile(r"(?:^|_)ema(?:_|$)")
+_OF_AVERAGING = {"initted", "step", "decay", "num_updates", "optimization_step"}
+# Custom Diffusion's words, by the name that they stand under.
+_WORDS = ("modifier_token", "modifier_vec")
+WORD = "modifier_token."
+"""What the name of a learned word's rows begins with in a state dict of `state_dict`."""
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 _NESTED = ("unet", "text_encoder", "vae")
@@ -56,9 +68,12 @@ def state_dict(held: Any, select: str = "") -> tuple[dict[str, Tensor], list[str
         if not weights or any("." in name for name in own):
             break
         notes += [f"left out {name!r}" for name in sorted(own)]
-        if set(weights) <= set(_NESTED):
-            level = {f"{part}.{_name(key)}": value for part, each in weights.items() for key, value in each.items()}
+        if _by_layer(weights):
             break
+        if set(weights) <= {*_NESTED, *_WORDS}:
+            level = _parts(weights)
+            break
+        weights = weights if select else _plain(weights, notes)
         if len(weights) > 1:
             names = ", ".join(repr(name) for name in sorted(weights))
             asked = f" and not {select!r}" if select else ""
@@ -67,10 +82,56 @@ def state_dict(held: Any, select: str = "") -> tuple[dict[str, Tensor], list[str
         notes.append(f"took {name!r}")
     if select:
         raise _refused(f"it holds no set of weights {select!r}")
-    found = _flat(level or {})
+    found = _without_averages(_flat(level or {}), notes)
     if not found:
         raise _refused("it holds no tensors by name, so it is no state dict")
     return found, notes
+
+
+def _by_layer(weights: Mapping[str, Mapping[Any, Any]]) -> bool:
+    """Return whether each set is the state of one layer, as ESD's own code stores the layers that it changed."""
+    return any("." in name for name in weights) and all(set(each) <= {"weight", "bias"} for each in weights.values())
+
+
+def _parts(weights: Mapping[str, Mapping[Any, Any]]) -> dict[str, Any]:
+    """Return the parts of a pipeline, and the words beside them, as one level."""
+    begin = {part: f"{part}." for part in _NESTED} | dict.fromkeys(_WORDS, WORD)
+    return {f"{begin[part]}{_name(key)}": value for part, each in weights.items() for key, value in each.items()}
+
+
+def _plain(weights: dict[str, Mapping[Any, Any]], notes: list[str]) -> dict[str, Mapping[Any, Any]]:
+    """Return the sets that are no moving averages, if there are some."""
+    plain = {name: each for name, each in weights.items() if not _AVERAGES.search(name)}
+    if not plain or len(plain) == len(weights):
+        return weights
+    notes += [
+        f"left out {name!r}, moving averages of the weights; --key {name} takes them"
+        for name in sorted(set(weights) - set(plain))
+    ]
+    return plain
+
+
+def _without_averages(found: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Return the tensors that are no moving averages; the averages, by the weights' names, if there is nothing else."""
+    roots = {root for name in found if _AVERAGES.search(root := name.partition(".")[0]) and root != name}
+    if not roots:
+        return _without_wrappers(found)
+    averages = {name: each for name, each in found.items() if name.partition(".")[0] in roots}
+    plain = {name: each for name, each in found.items() if name not in averages and name not in _OF_AVERAGING}
+    if plain:
+        named = ", ".join(sorted(roots))
+        notes.append(f"left out {len(averages)} tensors of moving averages ({named})")
+        return _without_wrappers(plain)
+    if len(roots) > 1:
+        raise _refused(f"it holds several sets of moving averages alone, {', '.join(sorted(roots))}; save one of them")
+    [root] = roots
+    bare = {name.removeprefix(f"{root}."): each for name, each in averages.items()}
+    kept = {name: each for name, each in bare.items() if name not in _OF_AVERAGING}
+    if kept and not any("." in name for name in kept):
+        message = f"it holds moving averages alone ({root}), by names without dots, which do not say their layers"
+        raise _refused(f"{message}; copy them to the model where they were made, and save its state_dict()")
+    notes.append(f"took moving averages ({root}), since the file has no other weights")
+    return _without_wrappers(kept)
 
 
 def _has_tensors(level: Mapping[Any, Any], depth: int = 0) -> bool:
@@ -108,7 +169,9 @@ def _name(key: object) -> str:
 
 
 def _without_wrappers(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES * 2:
+    for prefix in (*_PREFIXES, "model.", *_PREFIXES):
+        if prefix == "model." and not any(map(_MODEL.match, found)):
+            continue
         if found and all(name.startswith(prefix) for name in found):
             found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
     return found

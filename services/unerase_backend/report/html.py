@@ -7,7 +7,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -37,6 +37,7 @@ from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.templates import environment
 from unerase_backend.runtime.identifiers import AUDIT_ID
 from unerase_backend.verdict import controls, measure_wording
+from unerase_backend.verdict.access import DEPLOYED, not_audited, words
 from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.flaws import flaws, schedule_notes
 from unerase_backend.verdict.summary import AGAINST, NOTHING_FOUND, OPEN, Ground, grounds, summarise
@@ -112,9 +113,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         # Older reports have no summary.
         summary=summarise(verdict, faults) if faults or not verdict.summary else verdict.summary,
         grounds=_grounds(content, sure=sure),
-        guards=[guard.kind for model in content.manifest.models[:1] for guard in model.guards] or ["its guards"],
-        deployed_headline=_headline(verdict.deployed)[0],
-        by_access=list(zip(verdict.evaluations, verdict.deployed.evaluations, strict=False)),
+        **_access(content),
         sure=sure,
         ground_mark=_MARK_OF_GROUND.__getitem__,
         created=_moment(report, "create_time"),
@@ -158,6 +157,19 @@ def _headline(verdict: Verdict) -> tuple[str, str]:
     if verdict.damaged and verdict.conclusion == Conclusion.CONCLUSION_REMOVED:
         said = said.replace("Removed,", "Removed, and much else with it,")
     return said, tone
+
+
+def _access(content: ReportContent) -> dict[str, Any]:
+    """Return what the page says of the subject's guards."""
+    verdict = content.verdict
+    return {
+        "access_words": words(verdict.access),
+        "not_audited": not_audited(content.spec),
+        "deployed_alone": content.spec.access == DEPLOYED,
+        "guards": [guard.kind for model in content.manifest.models[:1] for guard in model.guards],
+        "deployed_headline": _headline(verdict.deployed)[0],
+        "by_access": list(zip(verdict.evaluations, verdict.deployed.evaluations, strict=False)),
+    }
 
 
 def _models(content: ReportContent) -> list[tuple[str, str]]:

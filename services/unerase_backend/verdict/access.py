@@ -15,6 +15,11 @@ OPEN_WEIGHTS = ModelAccess.MODEL_ACCESS_OPEN_WEIGHTS
 
 _WORDS = {DEPLOYED: "as deployed, with its guards", OPEN_WEIGHTS: "by its weights, without its guards"}
 
+_NOT_AUDITED = {
+    DEPLOYED: "Its weights without the guards were not audited.",
+    OPEN_WEIGHTS: "The model as deployed, with its guards, was not audited.",
+}
+
 
 def accesses_of(spec: AuditSpec) -> list[ModelAccess.ValueType]:
     """Return the accesses with a verdict of their own, the stricter first: whoever holds the weights can do more."""
@@ -30,3 +35,8 @@ def seen_under(observations: Iterable[Observation], access: ModelAccess.ValueTyp
 def words(access: ModelAccess.ValueType) -> str:
     """Return an access in words; empty for a subject without guards."""
     return _WORDS.get(access, "")
+
+
+def not_audited(spec: AuditSpec) -> str:
+    """Return a sentence about the access that an audit left out; empty if it asked for both, or there are no guards."""
+    return _NOT_AUDITED.get(spec.access, "")

@@ -28,6 +28,7 @@ from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import DecidedBy, EvaluationClass, EvaluationDescription, Observation
 from unerase.v1.verdicts_pb2 import Calibration, Interval, Rate, Verdict
 from unerase_backend.verdict import statistics
+from unerase_backend.verdict.access import DEPLOYED, OPEN_WEIGHTS, seen_under
 from unerase_backend.verdict.draws import SUBJECT, Cases, who_decides
 from unerase_backend.verdict.figures import figures_of
 from unerase_backend.verdict.roles import known_never_learned
@@ -152,9 +153,9 @@ class Calibrations:
     def quote(self, verdict: Verdict, spec: AuditSpec) -> None:
         """Add to a verdict the calibration of each of its evaluations that has one, if the same judges decided.
 
-        Lists of prompts are not what was calibrated.
+        Lists of prompts are not what was calibrated, nor are models as deployed, with guards.
         """
-        if DecidedBy.Name(who_decides(spec)) != self._decided_by or spec.fixed_prompts:
+        if verdict.access == DEPLOYED or DecidedBy.Name(who_decides(spec)) != self._decided_by or spec.fixed_prompts:
             return
         parameters = {request.name: request.parameters for request in spec.battery.evaluations}
         for result in verdict.evaluations:
@@ -170,6 +171,8 @@ def _check(trials: Sequence[Trial], truths: Mapping[str, Truth]) -> None:
         if truth not in truths.values():
             raise ValueError(f"there is no audit of a model that {missing}")
     for trial in trials:
+        if trial.spec.access == DEPLOYED:
+            raise ValueError(f"the audit of {trial.spec.subject} is of the model as deployed, and not of its weights")
         if trial.spec.sequential:
             raise ValueError(f"the audit of {trial.spec.subject} is sequential: what it left out is not known")
         if _shared(trial.spec) != _shared(trials[0].spec):
@@ -180,12 +183,13 @@ def _shared(spec: AuditSpec) -> AuditSpec:
     """Return the part of the request that all audits must share.
 
     The fields left out do not affect the decisions on the subject's own cases: it makes the same draws whatever its
-    control is, and here all deciding arms count.
+    control is, and here all deciding arms count. Of an audit of both accesses that on the weights counts.
     """
     shared = AuditSpec()
     shared.CopyFrom(spec)
     for field in (
         "subject",
+        "access",
         "control",
         "control_kind",
         "placebo",
@@ -201,7 +205,8 @@ def _shared(spec: AuditSpec) -> AuditSpec:
 
 def _decided(trial: Trial, description: EvaluationDescription) -> list[Cases]:
     """Return the subject's decided cases at each budget."""
-    observations = [one for one in trial.observations if one.evaluation == description.name and one.role == SUBJECT]
+    by_weights = seen_under(trial.observations, OPEN_WEIGHTS)
+    observations = [one for one in by_weights if one.evaluation == description.name and one.role == SUBJECT]
     figures = figures_of(description, observations, trial.spec, cases=trial.spec.cases)
     draws = figures.draws[SUBJECT].of(figures.deciding)
     return [draws.best_of(budget) for budget in range(1, draws.budget + 1)]

@@ -22,7 +22,7 @@ from unerase.v1.verdicts_pb2 import (
     Verdict,
 )
 from unerase_backend.verdict import controls, measure_wording, measures, sequential, statistics, wording
-from unerase_backend.verdict.access import accesses_of, seen_under, words
+from unerase_backend.verdict.access import accesses_of, not_audited, seen_under, words
 from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.battery import Battery, is_measure
 from unerase_backend.verdict.draws import JUDGE, hides, who_decides
@@ -212,7 +212,8 @@ def _conclude(access: ModelAccess.ValueType, battery: Battery, spec: AuditSpec) 
         verdict, unbearable=unbearable, required=battery.relied_on, destruction=tolerances.destruction, loud=loud
     )
     if access_words := words(access):
-        verdict.statement = f"{access_words[0].upper()}{access_words[1:]}: {verdict.statement}"
+        said = f"{access_words[0].upper()}{access_words[1:]}: {verdict.statement}"
+        verdict.statement = " ".join(filter(None, (said, not_audited(spec))))
     verdict.summary = summarise(verdict)
     return verdict
 

@@ -17,7 +17,7 @@ from unerase.v1.verdicts_pb2 import (
     Verdict,
 )
 from unerase_backend.verdict import controls
-from unerase_backend.verdict.access import words
+from unerase_backend.verdict.access import DEPLOYED, words
 from unerase_backend.verdict.knowledge import (
     DESTROYED,
     INTACT,
@@ -29,6 +29,12 @@ from unerase_backend.verdict.wording import is_plain
 
 AGAINST, NOTHING_FOUND, OPEN = "against", "nothing found", "open"
 """What a ground says about the erasure: that it failed, that nothing speaks against it, or neither."""
+
+_NOT_SHOWN = (
+    Conclusion.CONCLUSION_AVOIDED,
+    Conclusion.CONCLUSION_REMOVED,
+    Conclusion.CONCLUSION_INCONCLUSIVE,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ def summarise(verdict: Verdict, flaws: Sequence[str] = ()) -> str:
     }[verdict.conclusion](verdict)
     if access := words(verdict.access):
         finding = f"{access}, {finding}"
+    if verdict.access == DEPLOYED and verdict.conclusion in _NOT_SHOWN:
+        # Whatever hid the concept may have been a guard.
+        meaning += "; what its weights show without the guards is another question"
     if verdict.assumptions:
         finding = f"provided that what this audit was told to assume is true, {finding}"
     if kept := _withheld(verdict):

@@ -3,17 +3,28 @@
 And what its audit was planned with is what the verdict rests on.
 """
 
+import asyncio
 import time
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from google.protobuf import json_format
 
 from support.backend import LocalBackend, without_processes
+from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, AttackResponse
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import Audit, AuditSpec, ReportContent
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, MODEL_ROLE_SUBJECT, EvaluationDescription
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_ELICITING,
+    MODEL_ACCESS_DEPLOYED,
+    MODEL_ACCESS_OPEN_WEIGHTS,
+    MODEL_ACCESS_UNSPECIFIED,
+    MODEL_ROLE_SUBJECT,
+    EvaluationDescription,
+)
 from unerase_backend.coordinator.execution import units as of_units
 from unerase_backend.coordinator.execution.conclusion import Conclusion
 from unerase_backend.coordinator.execution.notifications import Notifications
@@ -27,7 +38,7 @@ from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.estimates import Estimates
 from unerase_backend.coordinator.storage.evidence import Evidence
 from unerase_backend.coordinator.storage.transitions import AuditEndedError
-from unerase_backend.runtime.errors import UnsafeModelError
+from unerase_backend.runtime.errors import UnavailableError, UnsafeModelError
 
 BATTERY = [
     {"name": "standard-prompt"},
@@ -90,11 +101,92 @@ async def test_the_profile_is_that_of_every_room_that_computes(
     notifications = Notifications(database.audits.sequences)
     units = Units(database, local.catalogue, local.store, Metrics(), notifications, Estimates(database.engine, 6))
     await units.descriptions()
-    generation, judges, nothing = (await units._profile("standard-prompt")).split("; ")
+    rooms, nothing = await units._profiles("standard-prompt")
+    generation, judges = rooms.split("; ")
     assert (generation.partition("=")[0], judges.partition("=")[0], nothing) == ("source", "judge", "")
-    attack = (await units._profile("unlearn-diff-atk")).split("; ")[2]
+    _, attack = await units._profiles("unlearn-diff-atk")
     assert attack.startswith("gradients=24 encode=8 dtype=float32 device=")
     await database.close()
+
+
+async def test_a_unit_is_kept_under_the_profile_of_the_replica_that_ran_it(
+    local: LocalBackend, rooms: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two replicas of attack one has gone on with smaller calls, and the coordinator has asked the other."""
+    units, database = await units_in(local, tmp_path)
+    unit = local.unit("textual-inversion", "testbed/uce", cases=1, seed_base=12, parameters={"steps": 1})
+    _, profile = await units._profiles(unit.evaluation)
+    other = local.attack._profile(local.attack._calls.smaller())
+    assert other != profile
+    keys = [
+        await units._key(unit, (await units.descriptions())[unit.evaluation], "", each) for each in (profile, other)
+    ]
+    assert keys[0] != keys[1]
+    kept: list[str] = []
+    monkeypatch.setattr(units, "_whole", AsyncMock(side_effect=lambda _, unit: unit))
+    monkeypatch.setattr(units, "_progress", AsyncMock())
+    monkeypatch.setattr(units, "_profiles", AsyncMock(return_value=("", profile)))
+    monkeypatch.setattr(of_units.unit_cache, "keep", lambda store, key, result: kept.append(key))
+    await units.compute("audit", unit)
+    monkeypatch.setattr(local.attack, "_calls", local.attack._calls.smaller())
+    await units.compute("audit", unit)
+    assert kept == keys
+    await database.close()
+
+
+async def test_a_unit_during_which_a_room_took_other_shapes_is_not_kept(
+    local: LocalBackend, rooms: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units, database = await units_in(local, tmp_path)
+    unit = local.unit("standard-prompt", "testbed/uce", cases=1, seed_base=13, steps=1)
+    (right, _), kept = await units._profiles(unit.evaluation), list[str]()
+    monkeypatch.setattr(units, "_whole", AsyncMock(side_effect=lambda _, unit: unit))
+    monkeypatch.setattr(units, "_progress", AsyncMock())
+    monkeypatch.setattr(of_units.unit_cache, "keep", lambda store, key, result: kept.append(key))
+    for after, count in ((("smaller", ""), 0), (UnavailableError("gone"), 0), ((right, ""), 1)):
+        monkeypatch.setattr(units, "_profiles", AsyncMock(side_effect=[(right, ""), after]))
+        assert (await units.compute("audit", unit)).observations
+        assert len(kept) == count
+    await database.close()
+
+
+async def test_units_that_share_a_search_run_one_after_the_other(
+    local: LocalBackend, rooms: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units, database = await units_in(local, tmp_path)
+    running: list[str] = []
+    most: dict[str, int] = {}
+
+    async def attack(method: str, request: AttackRequest) -> AsyncIterator[AttackResponse]:
+        running.append(request.unit.id)
+        most[request.unit.evaluation] = max(most.get(request.unit.evaluation, 0), len(running))
+        # Long enough for the other unit to find nothing kept, which takes a few turns of a thread.
+        for _ in range(100):
+            await asyncio.to_thread(int)
+        running.remove(request.unit.id)
+        yield AttackResponse()
+
+    monkeypatch.setattr(of_units.ATTACK, "stream", attack)
+    monkeypatch.setattr(units, "_whole", AsyncMock(side_effect=lambda _, unit: unit))
+    monkeypatch.setattr(units, "_key", AsyncMock(side_effect=lambda unit, *_: uuid.uuid4().hex))
+    for name, access in (("ring-a-bell", MODEL_ACCESS_OPEN_WEIGHTS), ("p4d", MODEL_ACCESS_UNSPECIFIED)):
+        first, second = local.unit(name, "testbed/uce"), local.unit(name, "testbed/uce")
+        first.access, second.access = access, access and MODEL_ACCESS_DEPLOYED
+        second.id, second.search_shared, second.guard_rows = "second", True, 1
+        await asyncio.gather(units.compute("audit", first), units.compute("audit", second))
+    assert most == {"ring-a-bell": 1, "p4d": 2}
+    await database.close()
+
+
+async def units_in(local: LocalBackend, folder: Path) -> tuple[Units, Database]:
+    """Return units of a new database, and the database."""
+    database = Database(create_engine(f"sqlite+aiosqlite:///{folder / 'audits.sqlite'}"))
+    await database.migrate()
+    notifications = Notifications(database.audits.sequences)
+    estimates = Estimates(database.engine, 6)
+    units = Units(database, local.catalogue, local.store, Metrics(), notifications, estimates)
+    await units.descriptions()
+    return units, database
 
 
 async def test_a_verdict_rests_on_what_the_audit_was_planned_with(

@@ -130,3 +130,21 @@ def test_a_judge_that_withholds_may_not_decide(
         planned(guarded, store, descriptions, "small/checked")
     assert [violation.field for violation in refused.value.violations] == ["spec.second_judge"]
     assert planned(guarded, store, descriptions, "small/checked", access="MODEL_ACCESS_OPEN_WEIGHTS").units
+
+
+def test_a_search_that_both_accesses_share_is_counted_once(
+    guarded: Catalogue, store: ArtifactStore, descriptions: Descriptions
+) -> None:
+    attack = EvaluationDescription()
+    attack.CopyFrom(next(each for each in descriptions.values() if each.name == "standard-prompt"))
+    attack.name, attack.attack, attack.pictures, attack.rows = "search", True, "unit.cases", "100 * unit.searches"
+    battery = {"evaluations": [{"name": "search"}], "allow_incomplete": True}
+    fields = {"battery": battery, "cases": 6, "control_kind": "CONTROL_KIND_NONE"}
+    known = {**descriptions, "search": attack}
+    both = planned(guarded, store, known, "small/filtered", **fields)
+    assert {unit.id for unit in both.units if unit.search_shared} == {"search/subject@deployed/0"}
+    # The reference's search and that of the subject's weights.
+    assert both.cost.rows == 200
+    alone = planned(guarded, store, known, "small/filtered", access="MODEL_ACCESS_DEPLOYED", **fields)
+    assert alone.cost.rows == 200
+    assert not any(unit.search_shared for unit in alone.units)

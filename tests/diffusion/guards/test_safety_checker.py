@@ -18,6 +18,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 from diffusion.guards.conftest import CPU
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.diffusion.loading import load_model
@@ -67,11 +68,11 @@ def guards(checked: Catalogue) -> Guards:
     return Guards.load(checked.guards("own/checked"), checked.model_parts("own/checked").folder, CPU)
 
 
-def test_it_withholds_what_diffusers_withholds(folder: Path, guards: Guards) -> None:
-    parts = folder / "pipeline"
+def decided_by_diffusers(parts: Path, **how: Any) -> list[bool]:
+    """What the pipeline in this folder says of the pictures, with its checker loaded so."""
     pipeline: Any = StableDiffusionPipeline.from_pretrained(
         parts,
-        safety_checker=StableDiffusionSafetyChecker.from_pretrained(parts / "safety_checker"),
+        safety_checker=StableDiffusionSafetyChecker.from_pretrained(parts / "safety_checker", **how),
         feature_extractor=CLIPImageProcessor.from_pretrained(parts / "feature_extractor"),
         local_files_only=True,
     )
@@ -79,7 +80,12 @@ def test_it_withholds_what_diffusers_withholds(folder: Path, guards: Guards) -> 
     for picture in PICTURES:
         shown = torch.tensor(picture / 127.5 - 1, dtype=torch.float32).permute(2, 0, 1)[None]
         _, (flagged,) = pipeline.run_safety_checker(shown, CPU, torch.float32)
-        theirs.append(flagged)
+        theirs.append(bool(flagged))
+    return theirs
+
+
+def test_it_withholds_what_diffusers_withholds(folder: Path, guards: Guards) -> None:
+    theirs = decided_by_diffusers(folder / "pipeline")
     assert [bool(guards.refuse(picture)) for picture in PICTURES] == theirs
     assert True in theirs
     assert False in theirs
@@ -112,6 +118,27 @@ def test_its_files_are_part_of_the_models_digest(folder: Path, checked: Catalogu
     changed = Catalogue.load([str(tmp_path / "changed" / "catalogue.yaml")]).describe_model("own/checked")
     assert changed.weights_digest == described.weights_digest
     assert changed.digest != described.digest
+
+
+def test_a_checker_that_is_there_as_a_variant_alone_is_read_as_diffusers_does(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "half")
+    parts = tmp_path / "half" / "pipeline"
+    weights = parts / "safety_checker" / "model.safetensors"
+    half = {name: tensor.half() for name, tensor in load_file(weights).items()}
+    weights.unlink()
+    save_file(half, weights.with_name("model.fp16.safetensors"), {"format": "pt"})
+    read = Catalogue.load([str(tmp_path / "half" / "catalogue.yaml")])
+    assert not check_model(read, "own/checked").problems
+    described = read.describe_model("own/checked")
+    assert [file.component for file in described.guards[0].files].count("safety_checker") == 2
+    guards = Guards.load(read.guards("own/checked"), read.guard_folder("own/checked"), CPU)
+    theirs = decided_by_diffusers(parts, variant="fp16", dtype=torch.float32)
+    assert [bool(guards.refuse(picture)) for picture in PICTURES] == theirs
+    assert True in theirs
+    # What is not loaded is no part of the digest.
+    save_file(half, weights.with_name("model.bf16.safetensors"), {"format": "pt"})
+    again = Catalogue.load([str(tmp_path / "half" / "catalogue.yaml")])
+    assert again.describe_model("own/checked").digest == described.digest
 
 
 def test_a_checker_that_lacks_a_tensor_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ from unerase_backend.evaluation.registry import parameter
     evaluation_class=EVALUATION_CLASS_ELICITING,
     pictures="unit.cases * starts",
     rows="starts * unit.cases * unit.steps * unit.guided + (1 - unit.placebo) * 2 * rows * ceil(unit.cases * "
-    "unit.guided / (2 * rows)) * unit.steps + 2 * starts * iterations * rows * ceil(unit.cases / rows)",
+    "unit.guided / (2 * rows)) * unit.steps + unit.searches * 2 * starts * iterations * rows * ceil(unit.cases / rows)",
     parameters=[
         parameter("tokens", "Tokens of the prompt that is sought.", 8, minimum=1, maximum=64, integer=True),
         parameter("starts", "Searches of a case, each with a picture.", 3, minimum=1, maximum=64, integer=True),

@@ -30,7 +30,8 @@ whole UNet, for each N and arm.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.attack.registry import attack
+from unerase_backend.attack.search_once import search_once
 from unerase_backend.attack.training import TrainedUNet
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue.kinds import alike
@@ -90,8 +92,8 @@ class Checkpoint:
     summary="Fine-tunes the model for a few steps on a few pictures, of the concept and beside it of others.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
     pictures="unit.cases * len(set(steps)) * (1 + min(1, unit.others_learned))",
-    rows="(1 + min(1, unit.others_learned)) * (max(steps) * batch_size + len(set(steps)) * unit.cases * "
-    "unit.steps * unit.guided)",
+    rows="(1 + min(1, unit.others_learned)) * (unit.searches * max(steps) * batch_size + len(set(steps)) * "
+    "unit.cases * unit.steps * unit.guided)",
     others=True,
     least_pictures=2,
     parameters=[
@@ -118,7 +120,7 @@ async def relearning(unit: Unit, models: Models, workbench: Workbench) -> list[O
     ]
     planned = lessons(unit, workbench.parameters["pictures"])
     trained = await workbench.compute(
-        lambda: [train(workbench, lesson, number, len(planned)) for number, lesson in enumerate(planned)]
+        lambda: [_trained_once(workbench, lesson, number, len(planned)) for number, lesson in enumerate(planned)]
     )
     observations: list[Observation] = []
     for lesson, checkpoints in zip(planned, trained, strict=True):
@@ -158,6 +160,16 @@ def lessons(unit: Unit, pictures: int) -> list[Lesson]:
     if others:
         found.append(_benign(others, len(own)))
     return found
+
+
+def _trained_once(workbench: Workbench, lesson: Lesson, number: int, of: int) -> list[Checkpoint]:
+    def kept(found: list[dict[str, Any]]) -> bool:
+        return all(each["failure"] or workbench.kept(each["weights_digest"]) for each in found)
+
+    found = search_once(
+        workbench, lambda: [asdict(each) for each in train(workbench, lesson, number, of)], lesson.arm, usable=kept
+    )
+    return [Checkpoint(**each) for each in found]
 
 
 def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) -> list[Checkpoint]:

@@ -30,6 +30,7 @@ tokens 16, scale 3.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,12 +47,14 @@ from unerase.v1.types_pb2 import (
     CONCEPT_KIND_TEXT,
     CONTROL_KIND_CONCEPT_FREE,
     EVALUATION_CLASS_ELICITING,
+    Case,
     Concept,
     ConceptKind,
     Observation,
 )
 from unerase_backend.attack.prompts import CaseRecord, Draw, conclude, room_beside, try_out, vocabulary
 from unerase_backend.attack.registry import attack
+from unerase_backend.attack.search_once import search_once
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel
@@ -181,24 +184,38 @@ def _search(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> 
     # The subject need not have the words that the reference learned.
     ids = vocabulary(reference, concept.names, learned=False).ids
     wanted = targets(unit, reference, parameters["scale"])
+
+    def search() -> list[dict[str, Any]]:
+        return [
+            _fittest(workbench, record.case, number, len(records), target, ids)
+            for number, (record, target) in enumerate(zip(records, wanted, strict=True))
+        ]
+
     draws = []
-    for number, (record, target) in enumerate(zip(records, wanted, strict=True)):
-        generator = workbench.generator("case", record.case.index)
-        population = torch.randint(len(ids), (parameters["population"], length), generator=generator)
-        best, least = population[0], float("inf")
-        for generation in range(parameters["generations"]):
-            distances = _distances(reference, ids[population], target)
-            order = distances.argsort(stable=True)
-            record.losses.append(float(distances[order[0]]))
-            if record.losses[-1] < least:
-                best, least = population[order[0]], record.losses[-1]
-            parents = population[order[: max(1, parameters["population"] // 2)]]
-            population = next_generation(parents, len(ids), parameters, generator)
-            step = number * parameters["generations"] + generation + 1
-            workbench.progress(step, len(records) * parameters["generations"], record.losses[-1])
-        found = ids[best].tolist()
-        draws.append(Draw(record.case, found, reference.text_of(found), 0))
+    for record, found in zip(records, search_once(workbench, search, reference.digest), strict=True):
+        record.losses += found["losses"]
+        draws.append(Draw(record.case, found["tokens"], reference.text_of(found["tokens"]), 0))
     return draws
+
+
+def _fittest(workbench: Workbench, case: Case, number: int, cases: int, target: Tensor, ids: Tensor) -> dict[str, Any]:
+    """Return the tokens of `ids` nearest to the target in any generation, and the least distance of each generation."""
+    reference, parameters = workbench.reference(), workbench.parameters
+    generator = workbench.generator("case", case.index)
+    population = torch.randint(len(ids), (parameters["population"], parameters["tokens"]), generator=generator)
+    losses: list[float] = []
+    best, least = population[0], float("inf")
+    for generation in range(parameters["generations"]):
+        distances = _distances(reference, ids[population], target)
+        order = distances.argsort(stable=True)
+        losses.append(float(distances[order[0]]))
+        if losses[-1] < least:
+            best, least = population[order[0]], losses[-1]
+        parents = population[order[: max(1, parameters["population"] // 2)]]
+        population = next_generation(parents, len(ids), parameters, generator)
+        step = number * parameters["generations"] + generation + 1
+        workbench.progress(step, cases * parameters["generations"], losses[-1])
+    return {"tokens": ids[best].tolist(), "losses": losses}
 
 
 @torch.inference_mode()

@@ -51,6 +51,7 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.attack.registry import attack
+from unerase_backend.attack.search_once import search_once
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens, tokenise_learned
 from unerase_backend.diffusion.loading import DiffusionModel
@@ -114,7 +115,7 @@ class Learned:
     summary="Learns a new word for the concept's pictures against the frozen model and uses it in unseen prompts.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
     pictures="unit.cases",
-    rows="steps * batch_size + unit.cases * unit.steps * unit.guided",
+    rows="unit.searches * steps * batch_size + unit.cases * unit.steps * unit.guided",
     least_pictures=2,
     parameters=[
         parameter("steps", "Optimisation steps.", 250, minimum=1, maximum=20_000, integer=True),
@@ -131,7 +132,7 @@ async def textual_inversion(unit: Unit, models: Models, workbench: Workbench) ->
     if not named:
         return unnamed
     prompts = [with_placeholder(case.held_out_prompt, unit.target.concept) for case in named]
-    learned = await workbench.compute(lambda: learn(unit, workbench))
+    learned = await workbench.compute(lambda: _learned_once(unit, workbench))
     embedding = to_message(learned.embedding)
     workbench.finding(
         Finding(
@@ -162,6 +163,16 @@ async def textual_inversion(unit: Unit, models: Models, workbench: Workbench) ->
         for case, prompt, trajectory, sample in zip(named, prompts, trajectories, samples, strict=True)
     ]
     return made + unnamed
+
+
+def _learned_once(unit: Unit, workbench: Workbench) -> Learned:
+    def search() -> dict[str, object]:
+        learned = learn(unit, workbench)
+        # Each float32 is exact as a number of JSON.
+        return {"embedding": learned.embedding.tolist(), "losses": learned.losses, "failure": learned.failure}
+
+    found = search_once(workbench, search)
+    return Learned(torch.tensor(found["embedding"]), found["losses"], found["failure"])
 
 
 def learn(unit: Unit, workbench: Workbench) -> Learned:

@@ -69,8 +69,8 @@ from unerase_backend.evaluation.registry import parameter
     summary="Searches adversarial words before the prompt that lower the model's denoising error on the concept.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
     pictures="unit.cases * (1 + timesteps)",
-    rows="(1 + timesteps) * unit.cases * unit.steps * unit.guided + timesteps * iterations * rows * "
-    "ceil(unit.cases / rows)",
+    rows="(1 + timesteps) * unit.cases * unit.steps * unit.guided + max(unit.searches, stop_at_success) * "
+    "timesteps * iterations * rows * ceil(unit.cases / rows)",
     least_pictures=2,
     parameters=[
         parameter("tokens", "Adversarial tokens before the prompt.", 3, minimum=1, maximum=16, integer=True),

@@ -25,6 +25,7 @@ def unit_key(unit: Unit, description: EvaluationDescription, catalogue: Catalogu
     whole = Unit()
     whole.CopyFrom(unit)
     whole.ClearField("id")
+    whole.ClearField("search_shared")
     models = [name for name in (unit.model, unit.reference) if name]
     # The targets of `others` are asked of the same judges.
     judges = (unit.target.selector.judge, unit.target.judge.judge, unit.target.second_judge.judge)

@@ -5,6 +5,7 @@ records the result.
 """
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase.v1.audits_pb2 import AuditEvent, UnitProgress
 from unerase.v1.types_pb2 import (
     CONTROL_KIND_CONCEPT_FREE,
+    MODEL_ACCESS_UNSPECIFIED,
     Concept,
     EvaluationDescription,
     Finding,
@@ -41,6 +43,7 @@ from unerase_backend.coordinator.storage.estimates import Estimates
 from unerase_backend.coordinator.storage.transitions import AuditEndedError
 from unerase_backend.evaluation.cost import Surroundings, work_of
 from unerase_backend.evaluation.parameters import resolve_parameters
+from unerase_backend.evaluation.units import without_access
 from unerase_backend.runtime.artifacts import LOST, ArtifactStore
 from unerase_backend.runtime.errors import OUT_OF_MEMORY, DataLossError, UneraseError
 from unerase_backend.runtime.handles import ATTACK, CLASSIFICATION, GENERATION, PROBING
@@ -137,31 +140,55 @@ class Units:
         """Return the result of a unit by the names that rooms know; raises as `compute`."""
         description = (await self.descriptions())[planned.evaluation]
         unit = await self._whole(audit_id, planned)
-        profile = await self._profile(description.name)
-        key = await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, profile)
+        rooms, attacked = await self._profiles(description.name)
+        key = await self._key(unit, description, rooms, attacked)
         # Audits that need the same unit at the same time wait for the one that began it.
-        async with self._under_way.setdefault(key, asyncio.Lock()):
+        async with self._alone(unit), self._under_way.setdefault(key, asyncio.Lock()):
             result = await asyncio.to_thread(unit_cache.find, self._store, key)
             if result is None:
                 begin = time.monotonic()
                 try:
-                    result = await self._run_whole(audit_id, unit)
+                    result, computed = await self._run_whole(audit_id, unit)
                 except UneraseError as error:
                     if error.reason == OUT_OF_MEMORY:
                         # The attack room goes on with smaller calls, and its profile says so.
                         self._attacks = {}
                     raise _with_role(error, unit) from None
                 self._took(unit, description, time.monotonic() - begin)
-                await asyncio.to_thread(unit_cache.keep, self._store, key, result)
+                if await self._unchanged(description.name, rooms):
+                    key = await self._key(unit, description, rooms, computed) if computed != attacked else key
+                    await asyncio.to_thread(unit_cache.keep, self._store, key, result)
             else:
                 self._metrics.units_kept.labels(unit.evaluation).inc()
         return result
 
-    async def _profile(self, evaluation: str) -> str:
-        """Return what fixes the bits of an evaluation's results beside their source, in all rooms that compute them."""
+    async def _profiles(self, evaluation: str) -> tuple[str, str]:
+        """Return what fixes the bits of an evaluation's results beside their source: in the rooms that every evaluation
+        uses, and in that of the attacks, which is empty for a probe.
+
+        A replica of the attacks may have smaller shapes than the one that was asked; its answers name its own profile.
+        """
         described, judged = await self.described(), await self.classification_described()
         attacked = self._attack_profile if evaluation in self._attacks else ""
-        return "; ".join([described.numerics_profile, judged.numerics_profile, attacked])
+        return f"{described.numerics_profile}; {judged.numerics_profile}", attacked
+
+    async def _unchanged(self, evaluation: str, rooms: str) -> bool:
+        """Return whether the rooms compute as before; one in other shapes may have made a unit's pictures in both."""
+        try:
+            return (await self._profiles(evaluation))[0] == rooms
+        except UneraseError:
+            # The unit is done; only its result is not kept for others.
+            return False
+
+    async def _key(self, unit: Unit, description: EvaluationDescription, rooms: str, attacked: str) -> str:
+        return await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, f"{rooms}; {attacked}")
+
+    def _alone(self, unit: Unit) -> asyncio.Lock:
+        """Return what lets one unit at a time make a search that others of its audit share; the others take it over."""
+        if unit.evaluation not in self._attacks or unit.access == MODEL_ACCESS_UNSPECIFIED:
+            return asyncio.Lock()
+        search = without_access(unit).SerializeToString(deterministic=True)
+        return self._under_way.setdefault(f"search {hashlib.sha256(search).hexdigest()}", asyncio.Lock())
 
     async def _whole(self, audit_id: str, unit: Unit) -> Unit:
         """Put back what the unit shares with others of its audit."""
@@ -178,7 +205,7 @@ class Units:
         work = work_of(unit, description, parameters, Surroundings.of(unit.target, unit.others))
         self._estimates.note(unit, work, seconds)
 
-    async def _run_whole(self, audit_id: str, unit: Unit) -> UnitResult:
+    async def _run_whole(self, audit_id: str, unit: Unit) -> tuple[UnitResult, str]:
         """Run a unit. If an artefact turns out to be lost, make it again if possible, and run the unit once more."""
         try:
             return await self._run(audit_id, unit)
@@ -204,8 +231,9 @@ class Units:
             if not concept.custom:
                 await asyncio.to_thread(self._catalogue.concept_message, concept.name, self._store)
 
-    async def _run(self, audit_id: str, unit: Unit) -> UnitResult:
-        result = UnitResult()
+    async def _run(self, audit_id: str, unit: Unit) -> tuple[UnitResult, str]:
+        """Run a unit; return its result, and the profile of the attacks' replica that computed it (empty: a probe)."""
+        result, profile = UnitResult(), ""
         told = 0.0
         if unit.evaluation in self._attacks:
             stream = ATTACK.stream("Attack", AttackRequest(unit=unit))
@@ -214,6 +242,7 @@ class Units:
         async with aclosing(stream) as responses:
             async for response in responses:
                 event = response.event
+                profile = getattr(response, "numerics_profile", "")
                 match event.WhichOneof("event"):
                     case "observation":
                         result.observations.append(_placed(event.observation, unit))
@@ -222,7 +251,7 @@ class Units:
                     case "progress" if time.monotonic() - told >= _PROGRESS_SECONDS:
                         told = time.monotonic()
                         await self._progress(audit_id, unit, event.progress)
-        return result
+        return result, profile
 
     async def _progress(self, audit_id: str, unit: Unit, progress: Any) -> None:
         event = UnitProgress(

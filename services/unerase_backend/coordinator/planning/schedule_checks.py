@@ -11,16 +11,15 @@ from collections.abc import Iterator, Mapping
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.schedules import (
-    FILE,
     ScheduleConfig,
     TrainingSchedule,
+    audit_problem,
     read_schedule,
     schedule_problems,
     scheduler_config,
 )
 from unerase_backend.catalogue.stepping import takes_other
 from unerase_backend.coordinator.planning.model_checks import Problem
-from unerase_backend.evaluation.known_pictures import TRAINING_TIMESTEPS
 
 
 def schedule_refusals(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:
@@ -35,10 +34,10 @@ def schedule_refusals(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem
         for bad in schedule_problems(config) if config is not None else ():
             yield Problem(field, f"the model {name!r} cannot be sampled: {bad}", "SCHEDULE_UNSUPPORTED")
     schedules = _schedules(known, catalogue)
-    for field, schedule in list(schedules.items()):
-        if (timesteps := schedule.training.timesteps) != TRAINING_TIMESTEPS:
-            said = f"the model {known[field]!r} cannot be audited: {FILE}: num_train_timesteps {timesteps} is not"
-            yield Problem(field, f"{said} {TRAINING_TIMESTEPS}", "SCHEDULE_UNSUPPORTED")
+    for field in list(schedules):
+        config = scheduler_config(catalogue.model_parts(known[field]).folder)
+        if unfit := audit_problem(config or {}):
+            yield Problem(field, f"the model {known[field]!r} cannot be audited: {unfit}", "SCHEDULE_UNSUPPORTED")
             del schedules[field]
     reference = schedules.pop("spec.reference", None)
     differ = False

@@ -8,6 +8,7 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import (
     CONTROL_KIND_NONE,
     CONTROL_KIND_UNSPECIFIED,
+    MODEL_ACCESS_BOTH,
     MODEL_ACCESS_DEPLOYED,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
@@ -82,6 +83,7 @@ def units_of(
                         seed_base=spec.seed_base,
                         access=access,
                         guard_rows=guard_rows if deployed else 0,
+                        search_shared=deployed and description.attack and spec.access == MODEL_ACCESS_BOTH,
                     )
 
 

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 from unerase_backend.catalogue import digests
 from unerase_backend.catalogue.configs import parse
 from unerase_backend.catalogue.entries import Folder
+from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.guard_kinds import GuardParameters
+from unerase_backend.catalogue.model_files import WeightFiles, checker_weights
 from unerase_backend.catalogue.tensors import read_header
 from unerase_backend.diffusion.guarding import Guard, guard
 from unerase_backend.runtime.errors import UnsafeModelError
@@ -53,16 +55,23 @@ class SafetyChecker(Guard):
     Parameters = SafetyCheckerParameters
 
     def __init__(self, parameters: SafetyCheckerParameters, pipeline: Path, device: torch.device) -> None:
+        import torch
         from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
         from transformers import CLIPImageProcessorPil
 
         super().__init__(parameters, pipeline, device)
         checker, extractor = _folders(parameters, pipeline)
+        weights = _weights(checker)
         # It would warn of each picture that it withholds.
         logging.getLogger(StableDiffusionSafetyChecker.__module__).setLevel(logging.ERROR)
         try:
             loaded, found = StableDiffusionSafetyChecker.from_pretrained(
-                checker, use_safetensors=True, local_files_only=True, output_loading_info=True
+                checker,
+                variant=weights.variant or None,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
             )
             self._processor = CLIPImageProcessorPil.from_pretrained(extractor, local_files_only=True)
         except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -75,7 +84,7 @@ class SafetyChecker(Guard):
 
     @classmethod
     def files(cls, parameters: SafetyCheckerParameters, pipeline: Path) -> Sequence[Path]:
-        """Return the checker's weights and configurations."""
+        """Return the checker's weights, those that are loaded of several, and configurations."""
         checker, extractor = _folders(parameters, pipeline)
         config = extractor / _PREPROCESSOR
         try:
@@ -83,7 +92,9 @@ class SafetyChecker(Guard):
         except (OSError, ValueError, RecursionError):
             message = f"the safety checker needs {extractor.name}/{_PREPROCESSOR}, which is missing or is not JSON"
             raise UnsafeModelError(message, reason="MODEL_INCOMPLETE") from None
-        return [*digests.folder_paths(_CHECKER, checker, None), config]
+        weights = _weights(checker).files
+        beside = [path for path in digests.folder_paths(_CHECKER, checker, None) if path.suffix != digests.WEIGHTS]
+        return [*sorted([*weights, *beside]), config]
 
     @classmethod
     def parts(cls, parameters: SafetyCheckerParameters) -> Sequence[str]:
@@ -98,8 +109,7 @@ class SafetyChecker(Guard):
         if not isinstance(parse(checker / "config.json"), dict):
             message = f"the safety checker needs {checker.name}/config.json, which is missing or is not JSON"
             raise UnsafeModelError(message, reason="MODEL_INCOMPLETE")
-        weights = [path for path in digests.folder_paths(_CHECKER, checker, None) if path.suffix == digests.WEIGHTS]
-        held = {name for path in weights for name in read_header(path).tensors}
+        held = {name for path in _weights(checker).files for name in read_header(path).tensors}
         if lacking := sorted(set(_TENSORS) - held):
             raise _incomplete(lacking)
 
@@ -116,6 +126,15 @@ class SafetyChecker(Guard):
 
 def _folders(parameters: SafetyCheckerParameters, pipeline: Path) -> tuple[Path, Path]:
     return parameters.folder or pipeline / _CHECKER, parameters.feature_extractor or pipeline / _EXTRACTOR
+
+
+def _weights(checker: Path) -> WeightFiles:
+    findings = Findings(_CHECKER)
+    weights = checker_weights(checker, findings)
+    if weights is None:
+        first = findings.problems[0]
+        raise UnsafeModelError(first.text, reason=first.reason)
+    return weights
 
 
 def _incomplete(lacking: Sequence[str]) -> UnsafeModelError:

@@ -10,14 +10,18 @@ All rows of the trajectory are steered, those of the empty prompt included.
 
 from __future__ import annotations
 
+import difflib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from unerase_backend.catalogue.entries import Weights
 from unerase_backend.catalogue.guard_kinds import GuardParameters
-from unerase_backend.catalogue.tensors import UNREADABLE, read_header
+from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE, read_header
 from unerase_backend.diffusion.guarding import Guard, guard
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unerase_backend.diffusion.loading import DiffusionModel
+
+# More than any module of a UNet has.
+_MOST_FEATURES = 1 << 20
 
 
 class SteeringParameters(GuardParameters):
@@ -43,36 +50,38 @@ class Steering(Guard):
     """Steers the output of one module."""
 
     Parameters = SteeringParameters
+    needs_unet = True
 
     def __init__(self, parameters: SteeringParameters, pipeline: Path, device: torch.device) -> None:
+        import torch
+
         super().__init__(parameters, pipeline, device)
         self.module = parameters.module
-        self._direction = _vector(parameters).to(device)
+        self._direction = torch.from_numpy(_direction(parameters)).to(device)
 
     @classmethod
     def check_files(cls, parameters: SteeringParameters, pipeline: Path) -> None:
-        """Check that the direction is there, and a vector."""
+        """Check that the direction is there, and a finite vector, not of zeros alone."""
         del pipeline
-        try:
-            tensor = read_header(parameters.direction).tensors.get(parameters.tensor)
-        except UNREADABLE:
-            tensor = None
-        if tensor is None:
-            raise _unread(parameters)
-        if len(tensor.shape) != 1 or not tensor.parameters:
-            raise _no_vector(parameters)
+        _direction(parameters)
 
-    def check(self, model: DiffusionModel) -> None:
+    @classmethod
+    def check_unet(cls, parameters: SteeringParameters, unet: Any) -> None:
         """Check that the module exists, and that its output has as many features as the direction."""
-        if self.module not in dict(model.unet.named_modules()):
-            raise _unfit(f"the UNet has no module {self.module!r}")
-        shapes = _shapes(model, self.module)
-        width = len(self._direction)
+        module = parameters.module
+        if module not in (known := dict(unet.named_modules())):
+            near = difflib.get_close_matches(module, known, n=3)
+            raise _unfit(f"the UNet has no module {module!r}{'; there is ' * bool(near)}{', '.join(near)}")
+        shapes, width = _shapes(unet, module), len(_direction(parameters))
         if len(shapes) != 1 or len(shapes[0]) not in (3, 4) or shapes[0][0] != 1:
-            raise _unfit(f"the output of {self.module!r} is not one tensor with a row for each of the batch")
+            raise _unfit(f"the output of {module!r} is not one tensor with a row for each of the batch")
         features = shapes[0][1] if len(shapes[0]) == 4 else shapes[0][2]
         if features != width:
-            raise _unfit(f"the output of {self.module!r} has {features} features, and the direction {width}")
+            raise _unfit(f"the output of {module!r} has {features} features, and the direction {width}")
+
+    def check(self, model: DiffusionModel) -> None:
+        """Check the module and its features, as `check_unet`."""
+        self.check_unet(self.parameters, model.unet)
 
     def steer(self, output: Tensor) -> Tensor:
         """Return the output with the direction added or removed."""
@@ -87,18 +96,34 @@ class Steering(Guard):
         return rest
 
 
-def _vector(parameters: SteeringParameters) -> Tensor:
-    import torch
-    from safetensors import SafetensorError, safe_open
-
+def _direction(parameters: SteeringParameters) -> NDArray[np.float32]:
+    """Return the direction, read without torch: its values are checked where nothing computes."""
     try:
-        with safe_open(parameters.direction, "pt") as file:
-            vector: Tensor = file.get_tensor(parameters.tensor).float()
-    except (OSError, SafetensorError) as error:
+        header = read_header(parameters.direction)
+        tensor = header.tensors.get(parameters.tensor)
+        if tensor is None or tensor.dtype not in FLOATS:
+            raise _unread(parameters)
+        if len(tensor.shape) != 1 or not 0 < tensor.parameters <= _MOST_FEATURES:
+            raise _no_vector(parameters)
+        vector = _values(parameters.direction, parameters.tensor)
+    except UNREADABLE as error:
         raise _unread(parameters) from error
-    if vector.ndim != 1 or not bool(torch.isfinite(vector).all()) or not bool(vector.any()):
+    if not np.isfinite(vector).all() or not vector.any():
         raise _no_vector(parameters)
     return vector
+
+
+def _values(path: Path, name: str) -> NDArray[np.float32]:
+    """Return a tensor as float32; numpy knows no bfloat16, which is the upper half of a float32."""
+    with path.open("rb") as stream:
+        stored = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))[name]
+        begin, end = stored["data_offsets"]
+        stream.seek(begin, 1)
+        content = stream.read(end - begin)
+    if stored["dtype"] == "BF16":
+        return (np.frombuffer(content, "<u2").astype("<u4") << 16).view("<f4").astype(np.float32)
+    with np.errstate(over="ignore"):
+        return np.frombuffer(content, f"<f{FLOATS[stored['dtype']]}").astype(np.float32)
 
 
 def _unread(parameters: SteeringParameters) -> UnsafeModelError:
@@ -111,8 +136,8 @@ def _no_vector(parameters: SteeringParameters) -> UnsafeModelError:
     return UnsafeModelError(message, reason="WEIGHTS_WRONG_SHAPE")
 
 
-def _shapes(model: DiffusionModel, name: str) -> list[tuple[int, ...]]:
-    """Return the shapes of a module's outputs when the UNet computes one row."""
+def _shapes(unet: Any, name: str) -> list[tuple[int, ...]]:
+    """Return the shapes of a module's outputs when the UNet computes one row, of the least height and width."""
     import torch
 
     shapes: list[tuple[int, ...]] = []
@@ -121,12 +146,13 @@ def _shapes(model: DiffusionModel, name: str) -> list[tuple[int, ...]]:
         first = output[0] if isinstance(output, tuple) else output
         shapes.append(tuple(first.shape) if torch.is_tensor(first) else ())
 
-    hook = model.unet.get_submodule(name).register_forward_hook(see)
-    latents = torch.zeros((1, *model.latent_shape), device=model.device, dtype=model.dtype)
-    prompts = torch.zeros((1, model.prompt_length, model.prompt_width), device=model.device, dtype=model.dtype)
+    config, given = unet.config, {"device": unet.device, "dtype": unet.dtype}
+    side = 2 ** (len(config.block_out_channels) - 1)
+    hook = unet.get_submodule(name).register_forward_hook(see)
     try:
         with torch.inference_mode():
-            model.unet(latents, 1, encoder_hidden_states=prompts)
+            latents = torch.zeros((1, config.in_channels, side, side), **given)
+            unet(latents, 1, encoder_hidden_states=torch.zeros((1, 2, config.cross_attention_dim), **given))
     finally:
         hook.remove()
     return shapes

@@ -15,8 +15,9 @@ from unerase_backend.catalogue.layouts import LECO_SPM
 from unerase_backend.importing.registry import Imported, Source, importer
 from unerase_backend.runtime.errors import UnsafeModelError
 
-_OWN = "base_model.model."
+_PART = re.compile(r"^(?:(?P<before>unet|text_encoder)\.)?base_model\.model\.(?:(?P<behind>unet|text_encoder)\.)?")
 _BESIDE = "adapter_config.json"
+_SCALAR = ".scalar"
 _SUFFIXES = {"down": "lora_A.weight", "up": "lora_B.weight", "alpha": "alpha"}
 _FLAT = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
 
@@ -24,10 +25,11 @@ _FLAT = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
 @importer("lora")
 def import_lora(source: Source) -> Imported:
     """Return the LoRA's factors and alphas."""
-    tensors = {_with_part(name): tensor for name, tensor in source.tensors.items()}
+    notes: list[str] = []
+    tensors = _with_scalars({_with_part(name): tensor for name, tensor in source.tensors.items()}, notes)
     parsed = lora.parse_all(tensors)
     _check_ranks(parsed, tensors)
-    by_peft = any(name.startswith(_OWN) for name in source.tensors)
+    by_peft = any(map(_PART.match, source.tensors))
     strength = lora.strengths(source.metadata)
     with_alpha = {(each.part, lora.flat(each.module)) for each in parsed.values() if each.role == "alpha"}
     found: dict[str, Tensor] = {}
@@ -41,7 +43,6 @@ def import_lora(source: Source) -> Imported:
             if share != 1.0:
                 found[_key(each, name, "alpha")] = torch.tensor(share * rank)
     _check_shapes(source, parsed, tensors)
-    notes = []
     if source.layout == LECO_SPM:
         notes.append("SPM weakens its adapters for prompts far from the concept; merged, they are the same for all")
     return Imported({"lora": found}, notes)
@@ -49,10 +50,32 @@ def import_lora(source: Source) -> Imported:
 
 def _with_part(name: str) -> str:
     """Return a name as PEFT alone stores it with the part that it belongs to."""
-    if not name.startswith(_OWN):
+    own = _PART.match(name)
+    if own is None:
         return name
-    module = name.removeprefix(_OWN)
-    return f"text_encoder.{module}" if re.match(r"(text_model\.)?encoder\.layers\.", module) else f"unet.{module}"
+    module = name[own.end() :]
+    of_text = re.match(r"(text_model\.)?encoder\.layers\.", module)
+    part = own["before"] or own["behind"] or ("text_encoder" if of_text else "unet")
+    return f"{part}.{module}"
+
+
+def _with_scalars(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Return LyCORIS' LoCon with each layer's `scalar`, a factor of the whole change, multiplied into `up`.
+
+    Raises:
+        UnsafeModelError: one is no number, or stands beside no such factor.
+    """
+    scalars = {name: each for name, each in tensors.items() if name.endswith(_SCALAR)}
+    found = {name: each for name, each in tensors.items() if name not in scalars}
+    for name, scalar in scalars.items():
+        up = f"{name.removesuffix(_SCALAR)}.lora_up.weight"
+        if up not in found or scalar.numel() != 1:
+            message = f"{name!r} is no single factor of a layer with {up!r}"
+            raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
+        found[up] = found[up].float() * scalar.float().reshape(())
+    if scalars:
+        notes.append(f"multiplied LyCORIS' factors (scalar) into {len(scalars)} layers")
+    return found
 
 
 def _own_strength(source: Source, key: lora.LoraKey, rank: int) -> float:

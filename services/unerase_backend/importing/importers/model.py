@@ -37,7 +37,7 @@ def import_model(source: Source) -> Imported:
         raise UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")
     for part, tensors in files.items():
         source.architecture.check(part, tensors, complete=has_vae)
-    notes = _left_out(source.tensors, whole)
+    notes = [*_left_out(source.tensors, whole), *text_encoder.unused(source)]
     return Imported({str(part): tensors for part, tensors in files.items()}, notes)
 
 
@@ -45,9 +45,5 @@ def _left_out(tensors: Mapping[str, Tensor], whole: bool) -> list[str]:
     """Return a note on the tensors of a CompVis checkpoint that are of no part."""
     parts = (compvis.UNET[0], compvis.TEXT_ENCODER, compvis.OPEN_CLIP, compvis.VAE)
     others = sorted(name for name in tensors if whole and not name.startswith(parts))
-    averages = sum(name.startswith("model_ema.") for name in others)
-    notes = [f"left out {averages} tensors of moving averages (model_ema)"] if averages else []
     strangers = [name for name in others if not compvis.BESIDE.match(name)]
-    if strangers:
-        notes.append(f"left out {len(strangers)} tensors that are of no part, {strangers[0]!r} among them")
-    return notes
+    return [f"left out {len(strangers)} tensors that are of no part, {strangers[0]!r} among them"] if strangers else []

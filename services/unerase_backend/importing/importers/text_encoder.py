@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from unerase_backend.catalogue.layouts import COMPVIS_MODEL, COMPVIS_TEXT_ENCODER
+from unerase_backend.catalogue.tensor_names import UNUSED
 from unerase_backend.importing import compvis
 from unerase_backend.importing.registry import Imported, Source, importer
 
@@ -12,7 +13,14 @@ def import_text_encoder(source: Source) -> Imported:
     """Return the text encoder's tensors by transformers' names, checked against the model's where that is known."""
     tensors = convert(source)
     source.architecture.check("text_encoder", tensors, complete=source.complete)
-    return Imported({"text_encoder": tensors})
+    return Imported({"text_encoder": tensors}, unused(source))
+
+
+def unused(source: Source) -> list[str]:
+    """Return a note on the projection beside a text encoder."""
+    if any(name.endswith(UNUSED) for name in source.tensors):
+        return [f"left out {UNUSED}, which no picture depends on"]
+    return []
 
 
 def convert(source: Source) -> dict[str, Tensor]:
@@ -29,7 +37,7 @@ def convert(source: Source) -> dict[str, Tensor]:
             why = "OpenCLIP's matrices are cut by the encoder's width"
             width = int(source.architecture.configuration("text_encoder", why).get("hidden_size", 0))
         return compvis.text_encoder(own, width)
-    return source.of_part("text_encoder")
+    return {name: each for name, each in source.of_part("text_encoder").items() if name != UNUSED}
 
 
 def _in_the_model(name: str) -> str:

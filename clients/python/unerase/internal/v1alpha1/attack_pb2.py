@@ -26,7 +26,7 @@ from unerase.internal.v1alpha1 import units_pb2 as unerase_dot_internal_dot_v1al
 from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&unerase/internal/v1alpha1/attack.proto\x12\x19unerase.internal.v1alpha1\x1a%unerase/internal/v1alpha1/units.proto\x1a\x16unerase/v1/types.proto\">\n\rAttackRequest\x12-\n\x04unit\x18\x01 \x01(\x0b\x32\x1f.unerase.internal.v1alpha1.Unit\"E\n\x0e\x41ttackResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.unerase.internal.v1alpha1.UnitEvent\"\x14\n\x12ListAttacksRequest\"\xde\x01\n\x13ListAttacksResponse\x12\x32\n\x07\x61ttacks\x18\x01 \x03(\x0b\x32!.unerase.v1.EvaluationDescription\x12J\n\x06\x62roken\x18\x02 \x03(\x0b\x32:.unerase.internal.v1alpha1.ListAttacksResponse.BrokenEntry\x12\x18\n\x10numerics_profile\x18\x03 \x01(\t\x1a-\n\x0b\x42rokenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xde\x01\n\rAttackService\x12_\n\x06\x41ttack\x12(.unerase.internal.v1alpha1.AttackRequest\x1a).unerase.internal.v1alpha1.AttackResponse0\x01\x12l\n\x0bListAttacks\x12-.unerase.internal.v1alpha1.ListAttacksRequest\x1a..unerase.internal.v1alpha1.ListAttacksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&unerase/internal/v1alpha1/attack.proto\x12\x19unerase.internal.v1alpha1\x1a%unerase/internal/v1alpha1/units.proto\x1a\x16unerase/v1/types.proto\">\n\rAttackRequest\x12-\n\x04unit\x18\x01 \x01(\x0b\x32\x1f.unerase.internal.v1alpha1.Unit\"_\n\x0e\x41ttackResponse\x12\x33\n\x05\x65vent\x18\x01 \x01(\x0b\x32$.unerase.internal.v1alpha1.UnitEvent\x12\x18\n\x10numerics_profile\x18\x02 \x01(\t\"\x14\n\x12ListAttacksRequest\"\xde\x01\n\x13ListAttacksResponse\x12\x32\n\x07\x61ttacks\x18\x01 \x03(\x0b\x32!.unerase.v1.EvaluationDescription\x12J\n\x06\x62roken\x18\x02 \x03(\x0b\x32:.unerase.internal.v1alpha1.ListAttacksResponse.BrokenEntry\x12\x18\n\x10numerics_profile\x18\x03 \x01(\t\x1a-\n\x0b\x42rokenEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xde\x01\n\rAttackService\x12_\n\x06\x41ttack\x12(.unerase.internal.v1alpha1.AttackRequest\x1a).unerase.internal.v1alpha1.AttackResponse0\x01\x12l\n\x0bListAttacks\x12-.unerase.internal.v1alpha1.ListAttacksRequest\x1a..unerase.internal.v1alpha1.ListAttacksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACKREQUEST']._serialized_start=132
   _globals['_ATTACKREQUEST']._serialized_end=194
   _globals['_ATTACKRESPONSE']._serialized_start=196
-  _globals['_ATTACKRESPONSE']._serialized_end=265
-  _globals['_LISTATTACKSREQUEST']._serialized_start=267
-  _globals['_LISTATTACKSREQUEST']._serialized_end=287
-  _globals['_LISTATTACKSRESPONSE']._serialized_start=290
-  _globals['_LISTATTACKSRESPONSE']._serialized_end=512
-  _globals['_LISTATTACKSRESPONSE_BROKENENTRY']._serialized_start=467
-  _globals['_LISTATTACKSRESPONSE_BROKENENTRY']._serialized_end=512
-  _globals['_ATTACKSERVICE']._serialized_start=515
-  _globals['_ATTACKSERVICE']._serialized_end=737
+  _globals['_ATTACKRESPONSE']._serialized_end=291
+  _globals['_LISTATTACKSREQUEST']._serialized_start=293
+  _globals['_LISTATTACKSREQUEST']._serialized_end=313
+  _globals['_LISTATTACKSRESPONSE']._serialized_start=316
+  _globals['_LISTATTACKSRESPONSE']._serialized_end=538
+  _globals['_LISTATTACKSRESPONSE_BROKENENTRY']._serialized_start=493
+  _globals['_LISTATTACKSRESPONSE_BROKENENTRY']._serialized_end=538
+  _globals['_ATTACKSERVICE']._serialized_start=541
+  _globals['_ATTACKSERVICE']._serialized_end=763
 # @@protoc_insertion_point(module_scope)

@@ -49,16 +49,20 @@ class AttackResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENT_FIELD_NUMBER: _builtins.int
+    NUMERICS_PROFILE_FIELD_NUMBER: _builtins.int
+    numerics_profile: _builtins.str
+    """That of the replica that runs the unit (`ListAttacksResponse.numerics_profile`), since replicas may differ."""
     @_builtins.property
     def event(self) -> _units_pb2.UnitEvent: ...
     def __init__(
         self,
         *,
         event: _units_pb2.UnitEvent | None = ...,
+        numerics_profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "numerics_profile", b"numerics_profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
