@@ -211,9 +211,10 @@ def test_the_statement_names_what_changed() -> None:
     second.likelihood([0.25] * 9, [0.0] * 9)
     statement = compared(first, second).statement
     assert statement.startswith(
-        "new as it is now shows hourglass more often in Noise-based (of 24 cases 12 only now and 0 only before, p "
+        "new as it is now shows hourglass more often than new as it was in Noise-based "
+        "(of 24 cases 12 only now and 0 only before, p "
     )
-    assert "than new as it was; of the other evaluations 1 did not change by the tolerance or more." in statement
+    assert "; of the other evaluations 1 did not change by the tolerance or more." in statement
     assert "Destruction is 0.750 lower (-0.750 to -0.750)" in statement
 
 
@@ -222,7 +223,7 @@ def test_the_statement_names_another_conclusion() -> None:
     comparison = compared(first, second)
     assert comparison.second_conclusion == Conclusion.CONCLUSION_NOT_ERASED
     assert "The conclusion was inconclusive, and is now not erased." in comparison.statement
-    assert comparison.statement.startswith("t shows hourglass more often in Standard-prompt")
+    assert comparison.statement.startswith("t shows hourglass more often than s in Standard-prompt")
 
 
 def test_the_same_audits_give_the_same_bytes() -> None:

@@ -53,12 +53,15 @@ def _changes(comparison: AuditComparison) -> str:
         return "No evaluation of the two audits can be compared."
     now, before = _names(comparison)
     changed = [
-        f"{direction} often in {_listed([_figured(each) for each in found])}"
-        for direction, found in (("more", worse), ("less", better))
+        f"{direction} often {than}in {_listed([_figured(each) for each in found])}"
+        for direction, found, than in (
+            ("more", worse, f"than {before} "),
+            ("less", better, "" if worse else f"than {before} "),
+        )
         if found
     ]
     if changed:
-        said = f"{now} shows {comparison.concept} {' and '.join(changed)} than {before}"
+        said = f"{now} shows {comparison.concept} {' and '.join(changed)}"
         rest = _others(len(same), len(unsettled))
         return f"{said}; of the other evaluations {rest}." if rest else f"{said}."
     if same and not unsettled:
