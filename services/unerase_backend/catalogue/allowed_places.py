@@ -60,7 +60,8 @@ class AllowedPlaces:
     def _root_of(self, value: str) -> str:
         """Return the root that a value lies in, by its text alone."""
         # Without looking at the file system: what lies elsewhere must not be told from what does not exist.
-        beyond = "\\" in value or any(part in (".", "..") for part in value.split("/"))
+        # "::" would make fsspec read one place by way of another.
+        beyond = "\\" in value or "::" in value or any(part in (".", "..") for part in value.split("/"))
         within = [root for root in self.roots if (value + "/").startswith(root.rstrip("/") + "/")]
         if beyond or not within or ("://" in value and self._remote is None):
             allowed = ", ".join(self.roots) or "none"

@@ -16,7 +16,7 @@ from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig, DBOSPortableJSONSe
 from ray import serve
 from sqlalchemy.engine import make_url
 
-from unerase_backend.catalogue.opening import allowed_places, open_catalogue
+from unerase_backend.catalogue.opening import open_catalogue
 from unerase_backend.checking.process import check_in_process, register_in_process
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.campaign_service import CampaignServicer
@@ -86,7 +86,7 @@ class Coordinator:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         self._metrics = Metrics()
         self._store = ArtifactStore(settings.artifacts)
-        self._catalogue = await asyncio.to_thread(open_catalogue, settings, self._store)
+        self._catalogue = await asyncio.to_thread(open_catalogue, settings, self._store, weights=False)
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)
         await self._begin_storage()
@@ -231,9 +231,9 @@ class Coordinator:
 
     def _model_service(self) -> ModelServicer:
         """Return the service of models, both the catalogue's and registered ones."""
-        allowed, check = allowed_places(self._settings), partial(check_in_process, self._settings)
+        check = partial(check_in_process, self._settings)
         registered = ModelRegistrations(
-            self._catalogue, self._store, self._database, self._registrations, allowed, self._quota
+            self._catalogue, self._store, self._database, self._registrations, self._settings, self._quota
         )
         return ModelServicer(self._catalogue, self._store, self._database, remote_classify(), check, registered)
 

@@ -1,15 +1,19 @@
 """What callers do with registered models: register, follow, delete, and find them beside the operator's."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from google.protobuf import json_format
 
 from unerase.v1.models_pb2 import Model, ModelRegistration, NewModel, RegisterModelRequest
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.allowed_places import AllowedPlaces
 from unerase_backend.catalogue.definitions import is_registered, name_of
+from unerase_backend.catalogue.opening import allowed_places
 from unerase_backend.catalogue.registering import FIELD, MAX_BYTES, read_candidate
+from unerase_backend.catalogue.remote_files import RemoteNames
 from unerase_backend.coordinator.api.request_ids import check_request_id
 from unerase_backend.coordinator.execution.registrations import Registrations, plain
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
@@ -26,6 +30,7 @@ from unerase_backend.runtime.errors import (
     PreconditionError,
 )
 from unerase_backend.runtime.labels import check_labels
+from unerase_backend.runtime.settings import RoomSettings
 
 
 class ModelRegistrations:
@@ -37,14 +42,14 @@ class ModelRegistrations:
         store: ArtifactStore,
         database: Database,
         registrations: Registrations,
-        allowed: AllowedPlaces,
+        settings: RoomSettings,
         quota: Callable[[str], Quota],
     ) -> None:
         self._catalogue = catalogue
         self._store = store
         self._registry = database.models
         self._registrations = registrations
-        self._allowed = allowed
+        self._settings = settings
         self._quota = quota
         self._threads = FairQueue(*THREADS)
 
@@ -125,8 +130,14 @@ class ModelRegistrations:
         elif isinstance(base, str) and is_registered(base):
             # What rooms call a model is no name of a tenant's.
             raise InvalidRequestError.of(FieldViolation(f"{FIELD}.base", f"there is no model {base!r}"))
-        await self._threads.run(read_candidate, new.name, entry, self._catalogue, self._allowed)
+        await self._threads.run(self._read, new.name, entry)
         return registered
+
+    def _read(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Check an entry without fetching anything."""
+        with TemporaryDirectory() as stubs:
+            remote = RemoteNames(Path(stubs)) if self._settings.model_copies else None
+            read_candidate(name, entry, self._catalogue, allowed_places(self._settings, remote))
 
     async def _repeated(self, request_id: str, digest: str) -> ModelRegistration | None:
         found = await self._registry.by_request(request_id, CALLER.get().tenant)
