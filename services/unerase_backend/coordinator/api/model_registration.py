@@ -6,8 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from google.protobuf import json_format
-
 from unerase.v1.models_pb2 import Model, ModelRegistration, NewModel, RegisterModelRequest
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.definitions import is_registered, name_of
@@ -15,7 +13,7 @@ from unerase_backend.catalogue.opening import allowed_places
 from unerase_backend.catalogue.registering import FIELD, MAX_BYTES, read_candidate
 from unerase_backend.catalogue.remote_files import RemoteNames
 from unerase_backend.coordinator.api.request_ids import check_request_id
-from unerase_backend.coordinator.execution.registrations import Registrations, plain
+from unerase_backend.coordinator.execution.registrations import Registrations, read_struct
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
 from unerase_backend.coordinator.filtering import EVERYTHING, Condition, holds, model_values
 from unerase_backend.coordinator.storage.database import Database
@@ -122,7 +120,10 @@ class ModelRegistrations:
 
     async def _check_entry(self, new: NewModel, tenant: str) -> str:
         """Check what an entry says; return its base if that is a registered model, else an empty text."""
-        entry = plain(json_format.MessageToDict(new.entry))
+        try:
+            entry = read_struct(new.entry)
+        except ValueError as error:
+            raise InvalidRequestError.of(FieldViolation(FIELD, str(error))) from None
         base = entry.get("base")
         registered = ""
         if isinstance(base, str) and base not in self._catalogue.models and await self._registry.named([base], tenant):
