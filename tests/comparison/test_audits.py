@@ -127,6 +127,23 @@ def test_evaluations_of_one_audit_alone_are_named() -> None:
     assert (list(comparison.only_in_first), list(comparison.only_in_second)) == (["noise-based"], ["likelihood"])
 
 
+def test_another_kind_of_control_is_noted() -> None:
+    first, second = Audit().hits("standard-prompt", 3), Audit().hits("standard-prompt", 3, control=[])
+    (noted,) = compared(first, second).noted
+    assert (noted.what, noted.first, noted.second) == (
+        "control of standard-prompt",
+        "CONTROL_KIND_MODEL",
+        "CONTROL_KIND_NONE",
+    )
+
+
+def test_an_unchanged_audit_is_said_to_be_so_within_its_bounds() -> None:
+    statement = compared(Audit().hits("standard-prompt", 3), Audit(subject="t").hits("standard-prompt", 3)).statement
+    assert statement == (
+        "t shows hourglass as often as s in the one evaluation that can be compared, to within 0.117 (one-sided 95 %)."
+    )
+
+
 def test_reports_that_do_not_describe_their_evaluations_cannot_be_compared() -> None:
     """Those of earlier versions do not say which arms decide."""
     first, second = (Audit().hits("standard-prompt", 3).recorded() for _ in range(2))

@@ -67,7 +67,8 @@ def _changes(comparison: AuditComparison) -> str:
     if same and not unsettled:
         most = max(max(-each.bounds.lower, each.bounds.upper) for each in same)
         return (
-            f"{now} shows {comparison.concept} as often as {before} in all {compared} evaluations, "
+            f"{now} shows {comparison.concept} as often as {before} in "
+            f"{'the one evaluation' if compared == 1 else f'all {compared} evaluations'} that can be compared, "
             f"to within {most:.3f} (one-sided 95 %)."
         )
     return (
