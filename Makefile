@@ -85,9 +85,11 @@ protos: $(PROTOS_VENV)/.tools $(VENV)/.dev ## Generate the Python code of the co
 	$(BIN)/python -m tools.contract
 
 # In an environment of its own, since nobody else needs these packages. The tests' other plugins are not installed here.
-integrations: ## Run what works with packages of others: NudeNet's detector (AGPL) as a judge, and LoRAs as PEFT fuses them.
+# Every Eval Ever asks for a newer Python, for what is not used here: its schema and its checks of records are.
+integrations: ## Run what works with packages of others: NudeNet (AGPL), PEFT, Every Eval Ever, in-toto, MLflow.
 	test -x build/integrations/bin/python || $(PYTHON) -m venv build/integrations
-	build/integrations/bin/python -m pip install --quiet --editable '.[server,onnx]' nudenet==3.4.2 peft==0.21.* pytest==9.1.* pytest-asyncio pytest-timeout
+	build/integrations/bin/python -m pip install --quiet --editable '.[server,onnx]' --requirement tests/integrations/requirements.txt
+	build/integrations/bin/python -m pip install --quiet --no-deps --ignore-requires-python every-eval-ever==0.3.0
 	OMP_NUM_THREADS=1 build/integrations/bin/python -m pytest -q -m integrations --confcutdir tests/integrations tests/integrations
 
 clean: ## Remove what was built and installed.

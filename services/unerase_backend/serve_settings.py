@@ -77,7 +77,7 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
     # Ray always opens its own ports on every interface. A token keeps other machines from giving it work.
     ray_auth: Literal["token", "disabled"] = Field(default="token", description="authentication of Ray's own ports")
 
-    @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tokens")
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca", "tokens", "webhook_secrets", "webhook_ca")
     @classmethod
     def _find_the_file(cls, path: str) -> str:
         return _absolute(path) if path else ""

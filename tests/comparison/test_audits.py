@@ -127,6 +127,23 @@ def test_evaluations_of_one_audit_alone_are_named() -> None:
     assert (list(comparison.only_in_first), list(comparison.only_in_second)) == (["noise-based"], ["likelihood"])
 
 
+def test_another_kind_of_control_is_noted() -> None:
+    first, second = Audit().hits("standard-prompt", 3), Audit().hits("standard-prompt", 3, control=[])
+    (noted,) = compared(first, second).noted
+    assert (noted.what, noted.first, noted.second) == (
+        "control of standard-prompt",
+        "CONTROL_KIND_MODEL",
+        "CONTROL_KIND_NONE",
+    )
+
+
+def test_an_unchanged_audit_is_said_to_be_so_within_its_bounds() -> None:
+    statement = compared(Audit().hits("standard-prompt", 3), Audit(subject="t").hits("standard-prompt", 3)).statement
+    assert statement == (
+        "t shows hourglass as often as s in the one evaluation that can be compared, to within 0.117 (one-sided 95 %)."
+    )
+
+
 def test_reports_that_do_not_describe_their_evaluations_cannot_be_compared() -> None:
     """Those of earlier versions do not say which arms decide."""
     first, second = (Audit().hits("standard-prompt", 3).recorded() for _ in range(2))
@@ -211,9 +228,10 @@ def test_the_statement_names_what_changed() -> None:
     second.likelihood([0.25] * 9, [0.0] * 9)
     statement = compared(first, second).statement
     assert statement.startswith(
-        "new as it is now shows hourglass more often in Noise-based (of 24 cases 12 only now and 0 only before, p "
+        "new as it is now shows hourglass more often than new as it was in Noise-based "
+        "(of 24 cases 12 only now and 0 only before, p "
     )
-    assert "than new as it was; of the other evaluations 1 did not change by the tolerance or more." in statement
+    assert "; of the other evaluations 1 did not change by the tolerance or more." in statement
     assert "Destruction is 0.750 lower (-0.750 to -0.750)" in statement
 
 
@@ -222,7 +240,7 @@ def test_the_statement_names_another_conclusion() -> None:
     comparison = compared(first, second)
     assert comparison.second_conclusion == Conclusion.CONCLUSION_NOT_ERASED
     assert "The conclusion was inconclusive, and is now not erased." in comparison.statement
-    assert comparison.statement.startswith("t shows hourglass more often in Standard-prompt")
+    assert comparison.statement.startswith("t shows hourglass more often than s in Standard-prompt")
 
 
 def test_the_same_audits_give_the_same_bytes() -> None:

@@ -40,15 +40,20 @@ def test_p_of_a_comparison_is_scipys() -> None:
     assert one.p == pytest.approx(stats.binomtest(0, 9).pvalue)
 
 
-NEEDED = re.findall(r"^\| ([0-9,]+) \| ([0-9]+) \|$", (ROOT / "docs/comparison.md").read_text(), re.MULTILINE)
+TABLE = re.findall(r"^\| ([0-9,]+(?: \| [0-9]+){5}) \|$", (ROOT / "docs/comparison.md").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize(("tests", "needed"), [(int(each[0].replace(",", "")), int(each[1])) for each in NEEDED])
-def test_the_discordant_cases_needed_are_the_fewest(tests: int, needed: int) -> None:
-    """As the page's table says."""
-    assert len(NEEDED) == 6
+@pytest.mark.parametrize("row", TABLE)
+def test_the_pages_table_of_tests(row: str) -> None:
+    """The fewest discordant cases, and the power: how likely so many are, at each rate of the second subject."""
+    tests, needed, *power = (int(cell.replace(",", "")) for cell in row.split(" | "))
     assert discordant_needed(tests) == needed
-    assert tests * stats.binomtest(needed, needed).pvalue < 0.05 <= tests * stats.binomtest(0, needed - 1).pvalue
+    chances = [stats.binom.sf(needed - 1, cases, rate) for cases in (24, 48) for rate in (0.4, 0.6)]
+    assert [round(100 * chance) for chance in chances] == power
+
+
+def test_the_page_has_the_table() -> None:
+    assert len(TABLE) == 6
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 40))

@@ -75,7 +75,7 @@ async def test_an_unerased_model_after_an_erased_one(backend: LocalBackend, eras
     assert shown.p == pytest.approx(2 / 2**CASES)
     assert comparison.change == Change.CHANGE_WORSE
     assert comparison.statement.startswith(
-        "testbed/reference shows hourglass more often in Standard prompt (of 8 cases"
+        "testbed/reference shows hourglass more often than testbed/uce in Standard prompt"
     )
     # Against itself the original has lost nothing, to the bit.
     likelihood = first.content.verdict.likelihood

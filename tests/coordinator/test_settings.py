@@ -62,3 +62,21 @@ def test_the_database_comes_from_the_environment_where_that_is_said(monkeypatch:
         CoordinatorSettings(
             artifacts="a", state="s", database_url="postgresql://db/x", database_url_variable="AUDITS_URL"
         )
+
+
+def test_webhooks_are_signed_and_go_to_hosts() -> None:
+    given = {"artifacts": "a", "state": "s"}
+    signed = {**given, "webhook_secrets": "secrets.json"}
+    settings = CoordinatorSettings(
+        **signed, webhook_hosts=["*.example.com"], webhook_internal_hosts=["ci.internal:8080"]
+    )
+    assert settings.webhook_targets().target("http://ci.internal:8080/x").internal
+    assert not settings.webhook_targets().target("https://hooks.example.com/x").internal
+    assert not CoordinatorSettings(**given).webhook_targets().names
+    for hosts in ({"webhook_hosts": ["x.example"]}, {"webhook_internal_hosts": ["x.example"]}):
+        with pytest.raises(ValidationError, match="needs webhook_secrets"):
+            CoordinatorSettings(**given, **hosts)
+    with pytest.raises(ValidationError, match=r"webhook_hosts.*\n.*must be a host"):
+        CoordinatorSettings(**signed, webhook_hosts=["https://x.example/"])
+    with pytest.raises(ValidationError, match=r"webhook_internal_hosts.*\n.*named in full"):
+        CoordinatorSettings(**signed, webhook_internal_hosts=["*.example.com"])

@@ -64,6 +64,8 @@ CLUSTER = "needs machines of a cluster; tests/deploy/test_cluster.py runs the co
 
 OWN_FILES = "the files are the user's; `python -m tools.real_size` runs the same commands on files of that size"
 
+EXPORTS = "tests/integrations/test_page.py::test_exports"
+
 RULES: tuple[Rule, ...] = (
     Rule("README.md", "make audit", How.OWN),
     Rule("README.md", "testbed/uce: hourglass is", How.ELSEWHERE, "tests/docs/test_own_machine.py::test_readme"),
@@ -120,7 +122,16 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/grpc.md", "buf curl --cacert", How.OWN),
     Rule("docs/grpc.md", "state = FAILED", How.LOADED),
     Rule("docs/grpc.md", "grpcurl -cacert", How.OWN),
+    Rule("docs/webhooks.md", '{"secrets"', How.LOADED),
+    Rule("docs/webhooks.md", "python -c", How.ALONE),
+    Rule("docs/webhooks.md", '{"type"', How.ELSEWHERE, "tests/docs/test_data.py::test_the_webhook"),
+    Rule("docs/webhooks.md", "import base64", How.ELSEWHERE, "tests/docs/test_data.py::test_the_receiver"),
     Rule("docs/index.md", ":maxdepth", How.READ, "Sphinx builds it: `make docs`"),
+    Rule("docs/integrations.md", 'unerase report "$AUDIT"', How.ELSEWHERE, EXPORTS),
+    Rule("docs/integrations.md", "unerase export every-eval-ever", How.ELSEWHERE, EXPORTS),
+    Rule("docs/integrations.md", "openssl genpkey", How.ELSEWHERE, EXPORTS),
+    Rule("docs/integrations.md", "import json", How.ELSEWHERE, EXPORTS),
+    Rule("docs/integrations.md", "unerase export mlflow", How.ELSEWHERE, EXPORTS),
     Rule("docs/judges.md", "pip download", How.READ, "needs a registry; `make integrations` takes the same file"),
     Rule("docs/judges.md", "judges:", How.ELSEWHERE, "tests/integrations/test_nudenet.py::catalogue"),
     Rule("docs/judges.md", "pip install ./examples", How.ELSEWHERE, "tests/third_parties/test_vqa.py"),

@@ -4,6 +4,7 @@ import ast
 import json
 import shutil
 import subprocess
+import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,10 +26,13 @@ from unerase import Conclusion, read_campaign
 from unerase._concept_file import read_concept_file
 from unerase._gate_file import KEYS, read_gate
 from unerase._prompt_pack import read_pack
+from unerase.v1.audits_pb2 import Audit
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.comparison import check_gate
 from unerase_backend.coordinator.filtering import AUDIT_FIELDS, MODEL_FIELDS, read_filter
+from unerase_backend.coordinator.storage.webhooks import audit_body
+from unerase_backend.coordinator.webhooks.signing import Secrets, signed_headers
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.runtime.access import read_tokens
 
@@ -147,6 +151,12 @@ def _filters(text: str, folder: Path) -> None:
     read_filter(of_models, MODEL_FIELDS)
 
 
+def _secrets(text: str, folder: Path) -> None:
+    file = folder / "secrets.json"
+    file.write_text(text)
+    assert Secrets(file).of("acme") != Secrets(file).of("")
+
+
 def _scrape_job(text: str, folder: Path) -> None:
     """Prometheus resolves what a config names from the config's own folder: there it must find the secrets."""
     job = yaml.safe_load(config_with_documented_lines())["scrape_configs"][0]
@@ -193,6 +203,7 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("docs/real-models.md", "models:\n  sd/toy"): _worded,
     ("docs/real-models.md", "models:\n  sd/edited: {base: sd/base, unet: erased/unet.safetensors, labels"): _labelled,
     ("docs/grpc.md", "state = FAILED"): _filters,
+    ("docs/webhooks.md", '{"secrets"'): _secrets,
     ("docs/operations.md", "    scheme: https"): _scrape_job,
 }
 
@@ -215,3 +226,26 @@ def test_the_probe() -> None:
     [shown] = [block for block in blocks("docs/add-a-probe.md") if block.language == "python"]
     module = example.PACKAGE / "src" / "unerase_example" / "doubled_guidance.py"
     assert ast.dump(ast.parse(shown.text)) == ast.dump(ast.parse(module.read_text()))
+
+
+def test_the_webhook() -> None:
+    """The page shows what is sent, field by field."""
+    [shown] = [json.loads(block.text) for block in blocks("docs/webhooks.md") if block.text.startswith('{"type"')]
+    sent = json.loads(audit_body(Audit()))
+    assert (shown.keys(), shown["data"].keys()) == (sent.keys(), sent["data"].keys())
+    assert shown["type"] == sent["type"]
+
+
+def test_the_receiver() -> None:
+    """The page's receiver takes what the backend signs, by any of its secrets, and nothing else."""
+    [shown] = [block for block in blocks("docs/webhooks.md") if block.language == "python"]
+    page: dict[str, Any] = {}
+    exec(shown.text, page)
+    first, second = (f"whsec_{letter * 32}" for letter in "AB")
+    now = int(time.time())
+    headers = signed_headers("msg_1", now, b"{}", [first, second])
+    assert page["verified"](headers, b"{}", first)
+    assert page["verified"](headers, b"{}", second)
+    assert not page["verified"](headers, b"{ }", first)
+    assert not page["verified"](headers, b"{}", f"whsec_{'C' * 32}")
+    assert not page["verified"](signed_headers("msg_1", now - 3600, b"{}", [first]), b"{}", first)

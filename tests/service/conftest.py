@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import pytest
@@ -37,13 +38,20 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="session")
-def backend(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Running]:
+def models_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that models may be registered from."""
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="session")
+def backend(tmp_path_factory: pytest.TempPathFactory, collector: Collector, models_folder: Path) -> Iterator[Running]:
     """A backend that traces and writes JSON logs, with two packages of third parties: the example, and a broken one."""
     site = example.install(tmp_path_factory.mktemp("third-parties") / "site")
     example.put_broken(site)
     environment = {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
     catalogue = example.write_catalogue(tmp_path_factory.mktemp("catalogue"), os.environ | environment)
     options = {"catalogues": [catalogue], "log_format": "json", "trace_endpoint": collector.endpoint}
+    options["model_roots"] = [str(models_folder)]
     with serving(tmp_path_factory.mktemp("backend"), environment=environment, **options) as running:
         yield running
 

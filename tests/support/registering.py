@@ -27,8 +27,7 @@ from unerase.v1.models_pb2 import (
 )
 from unerase.v1.models_pb2_grpc import ModelServiceStub, add_ModelServiceServicer_to_server
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.allowed_places import AllowedPlaces
-from unerase_backend.catalogue.opening import allowed_places, open_catalogue
+from unerase_backend.catalogue.opening import open_catalogue
 from unerase_backend.checking import registration
 from unerase_backend.checking.models import check_model
 from unerase_backend.checking.process import Registrable
@@ -132,7 +131,7 @@ async def registrar(
 ) -> AsyncIterator[Registrar]:
     """A coordinator's ModelService on a socket; it registers and checks models, and serves nothing else."""
     store = ArtifactStore(settings.artifacts)
-    catalogue, metrics = open_catalogue(settings, store), Metrics()
+    catalogue, metrics = open_catalogue(settings, store, weights=False), Metrics()
     leases = Leases(database.engine, home, lease_seconds)
     await leases.begin()
     registrations = Registrations(
@@ -144,11 +143,11 @@ async def registrar(
         retry_seconds=retry_seconds,
         again_seconds=0.0,
     )
-    registered = ModelRegistrations(
-        catalogue, store, database, registrations, allowed_places(settings), lambda _: quota
-    )
+    registered = ModelRegistrations(catalogue, store, database, registrations, settings, lambda _: quota)
     none: Any = None
-    servicer = ModelServicer(catalogue, store, database, none, partial(check_model, catalogue), registered)
+    servicer = ModelServicer(
+        catalogue, store, database, none, partial(check_model, open_catalogue(settings, store)), registered
+    )
     server = grpc.aio.server(interceptors=[Interceptor(metrics, gate or Gate(None))])
     add_ModelServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -165,7 +164,7 @@ async def registrar(
 def nothing_registered(catalogue: Catalogue, store: ArtifactStore, database: Database) -> ModelRegistrations:
     """What a ModelService needs where no place is allowed."""
     none: Any = None
-    return ModelRegistrations(catalogue, store, database, none, AllowedPlaces(), lambda _: Quota())
+    return ModelRegistrations(catalogue, store, database, none, RoomSettings(artifacts="none"), lambda _: Quota())
 
 
 async def refused(call: Awaitable[object]) -> UneraseError:

@@ -20,6 +20,7 @@ from unerase._commands import (
     catalogue,
     checking,
     estimating,
+    exporting,
     importing,
     models,
     operator,
@@ -74,6 +75,7 @@ app.add_typer(
     campaigns.campaign_app, name="campaign", help="Audit many models against many concepts; hold them to a gate."
 )
 app.add_typer(models.models_app, name="models")
+app.add_typer(exporting.export_app, name="export", help="Write a report for other programs.")
 app.command("import")(importing.import_weights)
 app.command()(operator.health)
 app.command()(catalogue.evaluations)

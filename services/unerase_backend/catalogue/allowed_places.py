@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from unerase_backend.catalogue.places import check_exists, check_printable
+from unerase_backend.catalogue.places import check_exists, check_printable, resolved
 
 
 class Remote(Protocol):
@@ -41,7 +41,7 @@ class AllowedPlaces:
         if "://" in value:
             assert self._remote is not None  # noqa: S101 - a URL is allowed only where something can fetch it
             return self._remote.local(value, files)
-        path = Path(value).resolve()
+        path = resolved(Path(value))
         if not path.is_relative_to(Path(root).resolve()):
             raise ValueError("is a link that leads out of the place that the operator allows")
         check_exists(path)
@@ -60,7 +60,8 @@ class AllowedPlaces:
     def _root_of(self, value: str) -> str:
         """Return the root that a value lies in, by its text alone."""
         # Without looking at the file system: what lies elsewhere must not be told from what does not exist.
-        beyond = "\\" in value or any(part in (".", "..") for part in value.split("/"))
+        # "::" would make fsspec read one place by way of another.
+        beyond = "\\" in value or "::" in value or any(part in (".", "..") for part in value.split("/"))
         within = [root for root in self.roots if (value + "/").startswith(root.rstrip("/") + "/")]
         if beyond or not within or ("://" in value and self._remote is None):
             allowed = ", ".join(self.roots) or "none"
@@ -94,11 +95,18 @@ class ModelPlaces:
 
 
 def links_out(folder: Path) -> Path | None:
-    """Return the first link in a folder that leads out of it, at any depth; None if none does."""
+    """Return the first link in a folder that leads out of it, or to itself, at any depth; None if none does."""
     root = folder.resolve()
     for parent, folders, files in os.walk(root):
         for name in sorted((*folders, *files)):
             path = Path(parent) / name
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not _leads_into(root, path):
                 return path
     return None
+
+
+def _leads_into(root: Path, link: Path) -> bool:
+    try:
+        return resolved(link).is_relative_to(root)
+    except ValueError:
+        return False

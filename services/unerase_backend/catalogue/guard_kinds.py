@@ -132,6 +132,11 @@ def describe_guards(entries: Iterable[GuardEntry], pipeline: Path, digest: diges
     return [_described(entry, pipeline, digest) for entry in entries]
 
 
+def files_of(entry: GuardEntry, pipeline: Path) -> Sequence[Path]:
+    """Return the files that a guard reads; `pipeline` is the model's folder. Raises as `describe_guards`."""
+    return KINDS.all()[entry.kind].files(entry.parameters, pipeline)
+
+
 def guarded_digest(weights_digest: str, guards: Iterable[Guard]) -> str:
     """Return the digest of a model with guards, over that of its weights; without guards it is the weights' own."""
     described = [guard.SerializeToString(deterministic=True) for guard in guards]

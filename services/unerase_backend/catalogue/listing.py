@@ -2,6 +2,7 @@
 
 from unerase.v1.models_pb2 import Model
 from unerase_backend.catalogue.catalogue import Catalogue
+from unerase_backend.catalogue.definitions import is_registered
 from unerase_backend.catalogue.describing import described_by_entry
 from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.runtime.errors import PreconditionError, UnavailableError, UnsafeModelError
@@ -18,9 +19,12 @@ def loadable_model(catalogue: Catalogue, name: str) -> Model:
         UnsafeModelError: something is wrong with its files.
         UnavailableError: it cannot be fetched from the hub.
     """
-    for each in catalogue.chain(name):
+    chain = catalogue.chain(name)
+    for each in chain:
         catalogue.verify(each)
-    catalogue.remembered("loadable", name, lambda: check_model(catalogue, name, fetch=True).raise_any())
+    # Registered models were checked before they existed.
+    if (own := next((each for each in chain if not is_registered(each)), None)) is not None:
+        catalogue.remembered("loadable", own, lambda: check_model(catalogue, own, fetch=True).raise_any())
     return catalogue.describe_model(name)
 
 

@@ -44,7 +44,7 @@ class FilePlaces:
         check_printable(value)
         if Path(value).is_absolute() or ".." in Path(value).parts or "\\" in value:
             raise ValueError("must stay inside the catalogue file's folder")
-        path = (self.root / value).resolve()
+        path = resolved(self.root / value)
         if not path.is_relative_to(self.root.resolve()):
             raise ValueError("is a link that leads out of the catalogue file's folder")
         check_exists(path)
@@ -58,6 +58,18 @@ class FilePlaces:
         """Check that the file names the organisation; as `Places.check_organisation`."""
         if organisation not in self.organisations:
             raise ValueError(f"the organisation {organisation!r} is not among this file's hub_organisations")
+
+
+def resolved(path: Path) -> Path:
+    """Return a path with its links followed.
+
+    Raises:
+        ValueError: its links lead back to themselves.
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):
+        raise ValueError("is a link that leads to itself") from None
 
 
 def check_printable(value: str) -> None:

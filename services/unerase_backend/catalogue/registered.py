@@ -90,7 +90,9 @@ class RegisteredModels:
         definition, entry = found.definition, found.entry
         if definition.base and catalogue.describe_model(definition.base).digest != definition.base_digest:
             raise _changed(name, f"the base {definition.base!r} is another model")
-        files = files_of(name, entry, found.places, digest)
+        pipeline = pipeline_of(catalogue, name, entry) if entry.guards else Path()
+        digest = _without_large_files(found, digest)
+        files = files_of(name, entry, found.places, pipeline, digest)
         for place in sorted({*files, *definition.files}):
             now, then = files.get(place, {}), definition.files.get(place, {})
             for file in sorted({*now, *then}):
@@ -98,7 +100,7 @@ class RegisteredModels:
                     what = "is new" if file not in then else "is missing" if file not in now else "is another file"
                     raise _changed(name, f"{shown(file or place.rsplit('/', 1)[-1])} {what}")
         if entry.guards:
-            guards = guard_kinds.describe_guards(entry.guards, _pipeline(catalogue, name, entry), digest)
+            guards = guard_kinds.describe_guards(entry.guards, pipeline, digest)
             if guards != list(definition.described.guards)[-len(guards) :]:
                 raise _changed(name, "what its guards read is another file")
 
@@ -117,8 +119,12 @@ def read_entry(given: Mapping[str, Any], places: ModelPlaces) -> ModelEntry:
     return entry.model_copy(update={"base": base})
 
 
-def files_of(name: str, entry: ModelEntry, places: Mapping[str, Path], digest: Digest) -> dict[str, dict[str, str]]:
-    """Return the files that a model reads of its own places, as in `Definition.files`; guards' have their own digests.
+def files_of(
+    name: str, entry: ModelEntry, places: Mapping[str, Path], pipeline: Path, digest: Digest
+) -> dict[str, dict[str, str]]:
+    """Return the files that a model reads of its own places, as in `Definition.files`.
+
+    `pipeline` is the folder of the pipeline that its guards read of.
 
     Raises:
         UnsafeModelError: a part is missing, has no safetensors, or leads out of its folder.
@@ -136,14 +142,27 @@ def files_of(name: str, entry: ModelEntry, places: Mapping[str, Path], digest: D
     known = dict(places)
     if folder is not None and entry.hub is not None:
         known[f"{entry.hub}@{entry.revision}"] = folder
+    paths += [path for guard in entry.guards for path in guard_kinds.files_of(guard, pipeline)]
     files: dict[str, dict[str, str]] = {}
     for path in dict.fromkeys(paths):
-        place, relative = _placed(path, known)
-        files.setdefault(place, {})[relative] = digest(path)
+        # What guards read of a base's folder is not the model's own.
+        if (placed := _placed(path, known)) is not None:
+            files.setdefault(placed[0], {})[placed[1]] = digest(path)
     return files
 
 
-def _placed(path: Path, places: Mapping[str, Path]) -> tuple[str, str]:
+def _without_large_files(found: Registered, digest: Digest) -> Digest:
+    """Return `digest` with the definition's word for files that are empty here, since this process reads no weights."""
+    known = {
+        (root.parent if is_index(root.name) else root) / file if file else root: sha256
+        for place, root in found.places.items()
+        if "://" in place
+        for file, sha256 in found.definition.files.get(place, {}).items()
+    }
+    return lambda path: known[path] if path in known and path.stat().st_size == 0 else digest(path)
+
+
+def _placed(path: Path, places: Mapping[str, Path]) -> tuple[str, str] | None:
     """Return the place that a file belongs to, and its path in it; a shard lies beside its index."""
     for place, root in places.items():
         if path == root:
@@ -151,10 +170,10 @@ def _placed(path: Path, places: Mapping[str, Path]) -> tuple[str, str]:
         within = root.parent if is_index(root.name) else root
         if path.is_relative_to(within):
             return place, path.relative_to(within).as_posix()
-    raise LookupError(f"{path.name} lies in none of the model's places")
+    return None
 
 
-def _pipeline(catalogue: "Catalogue", name: str, entry: ModelEntry) -> Path:
+def pipeline_of(catalogue: "Catalogue", name: str, entry: ModelEntry) -> Path:
     """Return the pipeline's folder with what the guards of a model read of it."""
     folder = entry.folder or catalogue.model_parts(str(entry.base)).folder
     root = catalogue.model(catalogue.chain(name)[-1])

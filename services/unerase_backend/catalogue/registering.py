@@ -17,7 +17,7 @@ from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests
 from unerase_backend.catalogue.merging import problems_of_model, with_figures
 from unerase_backend.catalogue.names import check_name
-from unerase_backend.catalogue.registered import files_of, read_entry
+from unerase_backend.catalogue.registered import files_of, pipeline_of, read_entry
 from unerase_backend.catalogue.spelled import indexed, without_prefix
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -89,6 +89,7 @@ def define(candidate: Candidate, catalogue: Catalogue, digest: KeptDigests) -> D
         UnavailableError: it cannot be fetched from the hub.
     """
     described, entry = describe(catalogue, candidate.name, digest), candidate.entry
+    pipeline = pipeline_of(catalogue, candidate.name, entry) if entry.guards else Path()
     described.name = described.base = ""
     described.ClearField("labels")
     return Definition(
@@ -96,6 +97,6 @@ def define(candidate: Candidate, catalogue: Catalogue, digest: KeptDigests) -> D
         entry={key: value for key, value in candidate.given.items() if key != "labels"},
         figures=(entry.guidance_scale, entry.steps, entry.resolution),
         base_digest=catalogue.describe_model(entry.base).digest if entry.base else "",
-        files=files_of(candidate.name, entry, candidate.places, digest),
+        files=files_of(candidate.name, entry, candidate.places, pipeline, digest),
         described=described,
     )

@@ -1,5 +1,6 @@
 """Checks a model that is to be registered, fetches what it is made of, and hashes it."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.definitions import Definition
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests
-from unerase_backend.catalogue.opening import allowed_places, open_catalogue
-from unerase_backend.catalogue.registering import define, find_links, read_candidate
+from unerase_backend.catalogue.opening import allowed_places, copies, open_catalogue
+from unerase_backend.catalogue.registering import Candidate, define, find_links, read_candidate
+from unerase_backend.catalogue.remote_files import RemoteFiles
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.checking.models import check_model, message_of, problem_of
 from unerase_backend.diffusion.model_check import prepare
@@ -28,8 +30,20 @@ def examine(settings: RoomSettings, name: str, entry: Mapping[str, Any]) -> tupl
         UnsafeModelError: a file cannot be read, or is not the one whose digest the entry names.
         UnavailableError: a place cannot be fetched.
     """
-    catalogue = open_catalogue(settings, ArtifactStore(settings.artifacts))
-    candidate = read_candidate(name, entry, catalogue, allowed_places(settings))
+    catalogue, remote = open_catalogue(settings, ArtifactStore(settings.artifacts)), copies(settings)
+    candidate = read_candidate(name, entry, catalogue, allowed_places(settings, remote))
+    try:
+        return _examined(candidate, catalogue, settings, remote)
+    finally:
+        for place, path in candidate.places.items():
+            if "://" in place:
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _examined(
+    candidate: Candidate, catalogue: Catalogue, settings: RoomSettings, remote: RemoteFiles | None
+) -> tuple[ModelCheck, Definition | None]:
+    name = candidate.name
     findings = Findings(name)
     find_links(candidate, findings)
     if findings.problems:
@@ -42,7 +56,11 @@ def examine(settings: RoomSettings, name: str, entry: Mapping[str, Any]) -> tupl
     if check.problems:
         return check, None
     digest = KeptDigests(Path(settings.digests) if settings.digests else None)
-    return check, define(candidate, known, digest)
+    definition = define(candidate, known, digest)
+    for place, path in candidate.places.items():
+        if remote is not None and "://" in place:
+            remote.keep(place, path, definition.files.get(place, {}))
+    return check, definition
 
 
 def _find_infinite(catalogue: Catalogue, name: str, findings: Findings) -> None:

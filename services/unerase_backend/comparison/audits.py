@@ -155,7 +155,10 @@ def _differences(
             )
             (noted if comparable_access else decisive).append(said)
         elif part == basis.BATTERY:
-            noted += _code_differences(one[part], other[part])
+            code = [{name: setup["code"] for name, setup in each[part].items()} for each in (one, other)]
+            noted += _each_different("code of", *code)
+        elif part == basis.CONTROLS:
+            noted += _each_different("control of", one[part], other[part])
         else:
             noted.append(_difference(part, one[part], other[part]))
     versions = [each.content.manifest.versions for each in (first, second)]
@@ -176,11 +179,12 @@ def _access(audit: Recorded, text: str) -> str:
     return "as deployed and by its weights" if both else text
 
 
-def _code_differences(one: dict[str, Any], other: dict[str, Any]) -> list[Incomparable]:
+def _each_different(what: str, one: dict[str, str], other: dict[str, str]) -> list[Incomparable]:
+    """Return the evaluations of both audits that differ in something."""
     return [
-        _difference(f"code of {name}", one[name]["code"], other[name]["code"])
+        _difference(f"{what} {name}", one[name], other[name])
         for name in one
-        if name in other and one[name]["code"] != other[name]["code"]
+        if name in other and one[name] != other[name]
     ]
 
 

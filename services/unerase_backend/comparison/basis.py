@@ -103,9 +103,10 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 def shortened(value: Any) -> str:
     """Return a value in a few words: a short one as it is, any other by the beginning of its digest."""
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return (
-        text if len(text) <= 4 * _SHOWN and not isinstance(value, list | dict) else f"digest {_digest(value)[:_SHOWN]}"
-    )
+    if len(text) <= 4 * _SHOWN and not isinstance(value, list | dict):
+        return text
+    counted = f"{len(value)} with the " if isinstance(value, list) else ""
+    return f"{counted}digest {_digest(value)[:_SHOWN]}"
 
 
 def _concept(content: ReportContent) -> dict[str, Any]:

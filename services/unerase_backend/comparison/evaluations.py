@@ -20,6 +20,7 @@ Sources: McNemar 1947, Psychometrika 12:153; Tango 1998, Statistics in Medicine 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,12 +69,20 @@ def compare_tables(first: Table, second: Table) -> EvaluationComparison:
 
 def difference(only_first: int, only_second: int, cases: int, *, anytime: bool = False) -> Estimate:
     """Return the second rate less the first, with its two-sided 95 % interval."""
-    if anytime:
-        lower, upper = (float(x) for x in sequential.anytime_bounds(only_second, only_first, cases, INTERVAL_ALPHA))
-    else:
-        lower = -paired.score_limit(only_first, only_second, cases, INTERVAL_ALPHA)
-        upper = paired.score_limit(only_second, only_first, cases, INTERVAL_ALPHA)
+    lower, upper = _interval(only_first, only_second, cases, anytime)
     return Estimate(value=(only_second - only_first) / cases, interval=Interval(lower=lower, upper=upper))
+
+
+# The cells of a campaign share most of their counts.
+@lru_cache(maxsize=65_536)
+def _interval(only_first: int, only_second: int, cases: int, anytime: bool) -> tuple[float, float]:
+    if anytime:
+        lower, upper = sequential.anytime_bounds(only_second, only_first, cases, INTERVAL_ALPHA)
+        return float(lower), float(upper)
+    return (
+        -paired.score_limit(only_first, only_second, cases, INTERVAL_ALPHA),
+        paired.score_limit(only_second, only_first, cases, INTERVAL_ALPHA),
+    )
 
 
 def two_sided_p(only_first: int, only_second: int, *, anytime: bool = False) -> float:

@@ -53,18 +53,22 @@ def _changes(comparison: AuditComparison) -> str:
         return "No evaluation of the two audits can be compared."
     now, before = _names(comparison)
     changed = [
-        f"{direction} often in {_listed([_figured(each) for each in found])}"
-        for direction, found in (("more", worse), ("less", better))
+        f"{direction} often {than}in {_listed([_figured(each) for each in found])}"
+        for direction, found, than in (
+            ("more", worse, f"than {before} "),
+            ("less", better, "" if worse else f"than {before} "),
+        )
         if found
     ]
     if changed:
-        said = f"{now} shows {comparison.concept} {' and '.join(changed)} than {before}"
+        said = f"{now} shows {comparison.concept} {' and '.join(changed)}"
         rest = _others(len(same), len(unsettled))
         return f"{said}; of the other evaluations {rest}." if rest else f"{said}."
     if same and not unsettled:
         most = max(max(-each.bounds.lower, each.bounds.upper) for each in same)
         return (
-            f"{now} shows {comparison.concept} as often as {before} in all {compared} evaluations, "
+            f"{now} shows {comparison.concept} as often as {before} in "
+            f"{'the one evaluation' if compared == 1 else f'all {compared} evaluations'} that can be compared, "
             f"to within {most:.3f} (one-sided 95 %)."
         )
     return (

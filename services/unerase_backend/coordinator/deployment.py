@@ -16,7 +16,7 @@ from dbos import DBOS, AsyncSQLAlchemyDatasource, DBOSConfig, DBOSPortableJSONSe
 from ray import serve
 from sqlalchemy.engine import make_url
 
-from unerase_backend.catalogue.opening import allowed_places, open_catalogue
+from unerase_backend.catalogue.opening import open_catalogue
 from unerase_backend.checking.process import check_in_process, register_in_process
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.campaign_service import CampaignServicer
@@ -46,6 +46,9 @@ from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_workflow_engine, on_full_disk
 from unerase_backend.coordinator.storage.errors import domain_error
 from unerase_backend.coordinator.storage.leases import Leases
+from unerase_backend.coordinator.webhooks.admission import WebhookAdmission
+from unerase_backend.coordinator.webhooks.delivery import Deliveries, sending
+from unerase_backend.coordinator.webhooks.signing import Secrets
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -62,6 +65,7 @@ _THREADS = 64
 _HEALTH_SECONDS = 1.0
 _ENDED_SECONDS = 1.0
 _LEFT_SECONDS = 5.0
+_WEBHOOK_SECONDS = 1.0
 _FORGOTTEN_SECONDS = 60.0
 _ESTIMATES_SECONDS = 10.0
 _COUNT_SECONDS = 5.0
@@ -82,7 +86,7 @@ class Coordinator:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS))
         self._metrics = Metrics()
         self._store = ArtifactStore(settings.artifacts)
-        self._catalogue = await asyncio.to_thread(open_catalogue, settings, self._store)
+        self._catalogue = await asyncio.to_thread(open_catalogue, settings, self._store, weights=False)
         if Path(settings.artifacts).is_absolute():
             self._metrics.measure_disk(settings.artifacts)
         await self._begin_storage()
@@ -168,12 +172,15 @@ class Coordinator:
             if settings.metrics_port
             else None
         )
+        webhooks = self._prepare_webhooks()
         retention = Retention(self._database, self._store, settings.retention_days)
         self._removal = CampaignRemoval(self._database, retention, settings.retention_days)
-        audits = AuditServicer(self._auditor, self._database, self._store, notifications, retention, self._admission)
-        campaigns, models = self._campaign_servicer(of_campaigns), self._model_service()
+        audits = AuditServicer(
+            self._auditor, self._database, self._store, notifications, retention, self._admission, webhooks
+        )
+        campaigns, models = self._campaign_servicer(of_campaigns, webhooks), self._model_service()
         costs = settings.cost_limits()
-        info = ServerServicer(self._auditor.units.descriptions, costs, self._quota, self._allowed())
+        info = ServerServicer(self._auditor.units.descriptions, costs, self._quota, self._allowed(webhooks))
         self._server = Server(audits, campaigns, models, info, self._metrics, gate, domain_error)
         await self._server.start(settings.host, settings.port, self._certificates)
         self._background = [
@@ -191,16 +198,26 @@ class Coordinator:
                 (_ESTIMATES_SECONDS, self._auditor.estimates.synchronise, "the durations of units could not be saved"),
                 (_ENDED_SECONDS, self._auditor.stop_ended, "audits that ended elsewhere could not be looked up"),
                 (_LEFT_SECONDS, self._registrations.begin_left, "registrations of models could not be looked up"),
+                (_WEBHOOK_SECONDS, self._deliveries.deliver, "webhooks that are due could not be looked up"),
+                (_EXPIRE_SECONDS, self._deliveries.forget, "records of webhooks could not be removed"),
                 (_FORGOTTEN_SECONDS, self._auditor.begin_forgotten, "audits without a workflow could not be looked up"),
                 (_FORGOTTEN_SECONDS, self._campaigns.begin_forgotten, "campaigns could not be looked up"),
             )
         ]
 
-    def _campaign_servicer(self, notifications: Notifications) -> CampaignServicer:
+    def _prepare_webhooks(self) -> WebhookAdmission:
+        """Prepare what delivers webhooks, and return what admits them."""
+        settings = self._settings
+        secrets = Secrets(Path(settings.webhook_secrets) if settings.webhook_secrets else None)
+        hosts, send = settings.webhook_targets(), sending(settings.webhook_ca)
+        self._deliveries = Deliveries(self._database.webhooks, hosts, secrets, self._metrics, send)
+        return WebhookAdmission(hosts, secrets)
+
+    def _campaign_servicer(self, notifications: Notifications, webhooks: WebhookAdmission) -> CampaignServicer:
         reports = CampaignReports(self._database, self._store, self._conclusion)
         return CampaignServicer(
             self._database,
-            Creation(self._database, self._admission, self._campaigns),
+            Creation(self._database, self._admission, self._campaigns, webhooks),
             self._campaigns,
             self._removal,
             notifications,
@@ -214,17 +231,17 @@ class Coordinator:
 
     def _model_service(self) -> ModelServicer:
         """Return the service of models, both the catalogue's and registered ones."""
-        allowed, check = allowed_places(self._settings), partial(check_in_process, self._settings)
+        check = partial(check_in_process, self._settings)
         registered = ModelRegistrations(
-            self._catalogue, self._store, self._database, self._registrations, allowed, self._quota
+            self._catalogue, self._store, self._database, self._registrations, self._settings, self._quota
         )
         return ModelServicer(self._catalogue, self._store, self._database, remote_classify(), check, registered)
 
-    def _allowed(self) -> Allowed:
+    def _allowed(self, webhooks: WebhookAdmission) -> Allowed:
         """Return what the settings allow, as callers are told."""
         roots, organisations = self._settings.model_roots, self._settings.model_organisations
-        features = ["model-registration"] if roots or organisations else []
-        return Allowed(features, roots, organisations)
+        features = {"model-registration": roots or organisations, "webhooks": webhooks.hosts.names}
+        return Allowed([name for name, there in features.items() if there], roots, organisations, webhooks.hosts.names)
 
     def _database_urls(self) -> dict[str, str]:
         database = self._settings.database()
@@ -270,6 +287,9 @@ class Coordinator:
         registrations = getattr(self, "_registrations", None)
         if registrations is not None:
             await registrations.close()
+        deliveries = getattr(self, "_deliveries", None)
+        if deliveries is not None:
+            await deliveries.close()
         auditor = getattr(self, "_auditor", None)
         for part in (getattr(self, "_removal", None), getattr(self, "_campaigns", None)):
             if part is not None:

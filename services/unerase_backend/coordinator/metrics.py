@@ -147,6 +147,15 @@ class Metrics:
             registry=self.registry,
         )
         self._survived.labels(COORDINATOR)
+        self.webhooks = Counter(
+            "unerase_webhooks_total",
+            "Attempts to deliver a webhook, by what came of them (delivered, repeated later, given_up).",
+            ["outcome"],
+            registry=self.registry,
+        )
+        # Alerts watch for an increase.
+        for outcome in ("delivered", "repeated", "given_up"):
+            self.webhooks.labels(outcome)
         self.rpcs = Counter(
             "unerase_rpcs_total", "RPCs that ended, by method and code.", ["method", "code"], registry=self.registry
         )

@@ -2,12 +2,13 @@
 
 import os
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from unerase._settings import DEFAULT_HOST, DEFAULT_PORT
 from unerase_backend.coordinator.limits import AdmissionSettings
+from unerase_backend.coordinator.webhooks.hosts import Hosts, entry_of
 from unerase_backend.runtime.settings import File, RoomSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -46,6 +47,35 @@ class ServiceSettings(AdmissionSettings):
     retention_days: float = Field(
         default=0.0, ge=0, description="days after its end that an audit is kept; 0 keeps it for ever"
     )
+
+    webhook_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="hosts that webhooks may go to, as hooks.example.com, *.example.com or hooks.example.com:8443",
+    )
+    webhook_internal_hosts: tuple[str, ...] = Field(
+        default=(), description="such hosts whose addresses may be private, and which may be reached without TLS"
+    )
+    webhook_secrets: File = Field(default="", description="JSON file of the secrets that sign webhooks, by tenant")
+    webhook_ca: File = Field(
+        default="", description="PEM file of authorities that webhooks trust beside the system's own"
+    )
+
+    @field_validator("webhook_hosts", "webhook_internal_hosts")
+    @classmethod
+    def _name_hosts(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for entry in value:
+            entry_of(entry, internal=info.field_name == "webhook_internal_hosts")
+        return value
+
+    @model_validator(mode="after")
+    def _sign_webhooks(self) -> "ServiceSettings":
+        if (self.webhook_hosts or self.webhook_internal_hosts) and not self.webhook_secrets:
+            raise ValueError("webhook_hosts: needs webhook_secrets too, since every webhook is signed")
+        return self
+
+    def webhook_targets(self) -> Hosts:
+        """Return the hosts that webhooks may go to."""
+        return Hosts(self.webhook_hosts, self.webhook_internal_hosts)
 
     @model_validator(mode="after")
     def _refuse_insecure_bind(self) -> "ServiceSettings":

@@ -1,12 +1,13 @@
 """Lists of audits and models by filter and order: what a caller gets, page by page, and what is refused."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from support.registering import nothing_registered
 from unerase.v1.audits_pb2 import (
     AUDIT_STATE_CANCELLED,
     Audit,
@@ -21,43 +22,15 @@ from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer
 from unerase_backend.coordinator.api.model_service import ModelServicer
-from unerase_backend.coordinator.execution.admission import Admission
-from unerase_backend.coordinator.execution.notifications import Notifications
-from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_engine
-from unerase_backend.coordinator.storage.estimates import Estimates
-from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import AlreadyExistsError, InvalidRequestError
 
 from ..conftest import write_catalogue
+from .auditing import auditing
 
 NO_CONTEXT: Any = None
-
-
-class Begun:
-    """Notes the audits that begin."""
-
-    def __init__(self, database: Database, descriptions: Mapping[str, EvaluationDescription]) -> None:
-        self.estimates = Estimates(database.engine, 6)
-        self.units = self
-        self._descriptions = descriptions
-
-    async def descriptions(self) -> Mapping[str, EvaluationDescription]:
-        return self._descriptions
-
-    async def broken(self) -> Mapping[str, str]:
-        return {}
-
-    def begin(self, audit_id: str) -> None:
-        pass
-
-    async def cancelled(self, audit_id: str) -> None:
-        pass
-
-    async def announce(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -66,10 +39,7 @@ async def audits(
 ) -> AsyncIterator[AuditServicer]:
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
-    begun: Any = Begun(database, descriptions)
-    notifications, retention = Notifications(database.audits.sequences), Retention(database, store, 0)
-    admission = Admission(begun, database, catalogue, store, lambda _: Quota())
-    yield AuditServicer(begun, database, store, notifications, retention, admission)
+    yield auditing(database, catalogue, store, descriptions)
     await database.close()
 
 
@@ -160,15 +130,19 @@ async def test_what_is_no_filter_and_no_order_is_refused(audits: AuditServicer) 
         assert refused.value.reason == reason
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> ModelServicer:
-    path = write_catalogue(tmp_path_factory.mktemp("labelled"))
+@pytest.fixture
+async def models(tmp_path: Path) -> AsyncIterator[ModelServicer]:
+    path = write_catalogue(tmp_path)
     content = yaml.safe_load(path.read_text())
     content["models"]["small/edited"] |= {"labels": {"release": "2026-12", "team/owner": "safety"}, "method": "UCE"}
     content["models"]["small/again"] |= {"labels": {"release": "2027-01"}}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     none: Any = None
-    return ModelServicer(Catalogue.load([str(path)], embedded=Path("none")), none, none, none, none)
+    database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
+    await database.migrate()
+    catalogue = Catalogue.load([str(path)], embedded=Path("none"))
+    yield ModelServicer(catalogue, none, none, none, none, nothing_registered(catalogue, none, database))
+    await database.close()
 
 
 async def models_listed(models: ModelServicer, **fields: Any) -> ListModelsResponse:

@@ -15,7 +15,7 @@ from unerase_backend.runtime.access import CALLER, SCOPES, Caller
 
 from .guarded import Guarded, server_info
 
-ALLOWED = Allowed(("webhooks", "campaigns"), ("/models",), ("CompVis",), ("hooks.example",))
+ALLOWED = Allowed(("webhooks", "model-registration"), ("/models",), ("CompVis",), ("hooks.example",))
 
 
 def told(tenant: str, scopes: Iterable[str], allowed: Allowed = ALLOWED) -> ServerInfo:
@@ -60,4 +60,4 @@ def test_only_who_may_use_it_is_told_where_models_and_webhooks_may_be() -> None:
     assert (list(writer.webhook_hosts), list(writer.model_roots)) == (["hooks.example"], [])
     assert (list(owner.model_roots), list(owner.model_organisations)) == (["/models"], ["CompVis"])
     assert not owner.webhook_hosts
-    assert list(reader.features) == ["campaigns", "filters", "labels", "webhooks"]
+    assert list(reader.features) == ["campaigns", "filters", "labels", "model-registration", "webhooks"]

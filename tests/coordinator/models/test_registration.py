@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 import yaml
+from google.protobuf.struct_pb2 import Value
 
 from support.fuzzing import leaks
 from support.hostile_models import HOSTILE, TRIPPED
@@ -28,6 +29,8 @@ from unerase.v1.models_pb2 import (
     ImportStatusRequest,
     ListModelsRequest,
     Model,
+    NewModel,
+    RegisterModelRequest,
 )
 from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.coordinator.storage.database import Database
@@ -138,6 +141,8 @@ async def test_a_refused_model_gives_its_name_up(service: Registrar, folder: Pat
         ({"pipeline": "file://{root}/plain"}, "model.entry.pipeline", "must lie in a place"),
         ({"pipeline": "{root}/nowhere"}, "model.entry.pipeline", "does not exist"),
         ({"pipeline": "{root}/link"}, "model.entry.pipeline", "is a link that leads out"),
+        ({"pipeline": "{root}/loop"}, "model.entry.pipeline", "is a link that leads to itself"),
+        ({"pipeline": "{root}/" + "x" * 300}, "model.entry.pipeline", "cannot be read: File name too long"),
         ({"pipeline": "{root}/plain"}, "model.entry", "must give the resolution"),
         ({"pipeline": "{root}/plain", "resolution": 32.5}, "model.entry.resolution", "integer"),
         ({"pipeline": "{root}/plain", "trust_remote_code": True}, "model.entry.trust_remote_code", "not permitted"),
@@ -162,6 +167,7 @@ async def test_a_bad_entry_is_refused_at_once(
 ) -> None:
     (folder / "link").symlink_to("/etc")
     (folder / "l.pt").write_bytes(b"")
+    (folder / "loop").symlink_to("loop")
     placed = json.loads(json.dumps(entry).replace("{root}", str(folder)))
     error = await refused(service.begin("own/bad", placed))
     assert error.code == grpc.StatusCode.INVALID_ARGUMENT
@@ -170,6 +176,20 @@ async def test_a_bad_entry_is_refused_at_once(
     assert (
         await refused(service.call("ImportStatus", ImportStatusRequest(name="own/bad")))
     ).reason == "MODEL_NOT_FOUND"
+
+
+async def test_what_no_catalogue_could_hold(service: Registrar) -> None:
+    new = NewModel(name="own/bad")
+    new.entry.fields["steps"].number_value = float("nan")
+    new.entry.fields["base"].null_value = 0
+    error = await refused(service.call("RegisterModel", RegisterModelRequest(request_id="one", model=new)))
+    assert {each.field: each.description for each in error.violations} == {
+        "model.entry": "must not hold NaN or infinity"
+    }
+    new.entry.fields["steps"].number_value = 2.0**60
+    new.entry.fields["nothing"].CopyFrom(Value())
+    error = await refused(service.call("RegisterModel", RegisterModelRequest(request_id="one", model=new)))
+    assert error.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize("name", ["testbed/reference", "", "a b", "model:" + "0" * 64, "a" * 101])

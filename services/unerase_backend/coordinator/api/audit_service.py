@@ -49,6 +49,8 @@ from unerase_backend.coordinator.states import ENDED
 from unerase_backend.coordinator.storage.audits import AUDIT_ORDERS, NEWEST, Origin
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.evidence import Reports
+from unerase_backend.coordinator.storage.webhooks import AUDIT
+from unerase_backend.coordinator.webhooks.admission import WebhookAdmission
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -102,6 +104,7 @@ class AuditServicer(AuditServiceServicer):
         notifications: Notifications,
         retention: Retention,
         admission: Admission,
+        webhooks: WebhookAdmission | None = None,
     ) -> None:
         self._auditor = auditor
         self._database = database
@@ -109,6 +112,7 @@ class AuditServicer(AuditServiceServicer):
         self._notifications = notifications
         self._retention = retention
         self._admission = admission
+        self._webhooks = webhooks or WebhookAdmission()
         self._reading = FairQueue(*_WATCHERS_READING)
         self._rendering = FairQueue(*_RENDERING)
         self._threads = FairQueue(*THREADS)
@@ -123,6 +127,7 @@ class AuditServicer(AuditServiceServicer):
         check_labels(request.labels)
         digest = _digest(request)
         tenant = CALLER.get().tenant
+        self._webhooks.check(request.webhook, tenant)
         if not request.validate_only:
             existing = await self._repeated(request.request_id, digest)
             if existing is not None:
@@ -133,7 +138,10 @@ class AuditServicer(AuditServiceServicer):
             await self._admission.check(planned, tenant)
             return planned.audit
         origin = Origin(tenant, tracing.traceparent())
-        audit = await self._admission.accept(planned, request.request_id, digest, origin)
+        telling = self._database.webhooks.telling(AUDIT, tenant, request.webhook)
+        audit = await self._admission.accept(
+            planned, request.request_id, digest, origin, lambda audit: telling(audit.id)
+        )
         if audit is None:
             # A concurrent call with the same request id was first.
             audit = await self._repeated(request.request_id, digest)
@@ -330,7 +338,7 @@ def _digest(request: CreateAuditRequest) -> str:
 
     A request without what came after version 0.1.0 has the digest that it had there.
     """
-    asked = CreateAuditRequest(spec=request.spec, labels=request.labels)
+    asked = CreateAuditRequest(spec=request.spec, labels=request.labels, webhook=request.webhook)
     plain = asked == CreateAuditRequest(spec=request.spec)
     return hashlib.sha256((request.spec if plain else asked).SerializeToString(deterministic=True)).hexdigest()
 

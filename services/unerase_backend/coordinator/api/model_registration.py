@@ -1,17 +1,19 @@
 """What callers do with registered models: register, follow, delete, and find them beside the operator's."""
 
 import hashlib
-from collections.abc import Callable, Iterable
-
-from google.protobuf import json_format
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from unerase.v1.models_pb2 import Model, ModelRegistration, NewModel, RegisterModelRequest
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.allowed_places import AllowedPlaces
 from unerase_backend.catalogue.definitions import is_registered, name_of
+from unerase_backend.catalogue.opening import allowed_places
 from unerase_backend.catalogue.registering import FIELD, MAX_BYTES, read_candidate
+from unerase_backend.catalogue.remote_files import RemoteNames
 from unerase_backend.coordinator.api.request_ids import check_request_id
-from unerase_backend.coordinator.execution.registrations import Registrations, plain
+from unerase_backend.coordinator.execution.registrations import Registrations, read_struct
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
 from unerase_backend.coordinator.filtering import EVERYTHING, Condition, holds, model_values
 from unerase_backend.coordinator.storage.database import Database
@@ -26,6 +28,7 @@ from unerase_backend.runtime.errors import (
     PreconditionError,
 )
 from unerase_backend.runtime.labels import check_labels
+from unerase_backend.runtime.settings import RoomSettings
 
 
 class ModelRegistrations:
@@ -37,14 +40,14 @@ class ModelRegistrations:
         store: ArtifactStore,
         database: Database,
         registrations: Registrations,
-        allowed: AllowedPlaces,
+        settings: RoomSettings,
         quota: Callable[[str], Quota],
     ) -> None:
         self._catalogue = catalogue
         self._store = store
         self._registry = database.models
         self._registrations = registrations
-        self._allowed = allowed
+        self._settings = settings
         self._quota = quota
         self._threads = FairQueue(*THREADS)
 
@@ -117,7 +120,10 @@ class ModelRegistrations:
 
     async def _check_entry(self, new: NewModel, tenant: str) -> str:
         """Check what an entry says; return its base if that is a registered model, else an empty text."""
-        entry = plain(json_format.MessageToDict(new.entry))
+        try:
+            entry = read_struct(new.entry)
+        except ValueError as error:
+            raise InvalidRequestError.of(FieldViolation(FIELD, str(error))) from None
         base = entry.get("base")
         registered = ""
         if isinstance(base, str) and base not in self._catalogue.models and await self._registry.named([base], tenant):
@@ -125,8 +131,14 @@ class ModelRegistrations:
         elif isinstance(base, str) and is_registered(base):
             # What rooms call a model is no name of a tenant's.
             raise InvalidRequestError.of(FieldViolation(f"{FIELD}.base", f"there is no model {base!r}"))
-        await self._threads.run(read_candidate, new.name, entry, self._catalogue, self._allowed)
+        await self._threads.run(self._read, new.name, entry)
         return registered
+
+    def _read(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Check an entry without fetching anything."""
+        with TemporaryDirectory() as stubs:
+            remote = RemoteNames(Path(stubs)) if self._settings.model_copies else None
+            read_candidate(name, entry, self._catalogue, allowed_places(self._settings, remote))
 
     async def _repeated(self, request_id: str, digest: str) -> ModelRegistration | None:
         found = await self._registry.by_request(request_id, CALLER.get().tenant)

@@ -51,7 +51,7 @@ LIMITS: Mapping[str, int] = {
 }
 """The limits that are the same for all backends of this version; the operator's settings are added to them."""
 
-FEATURES = ("filters", "labels")
+FEATURES = ("campaigns", "filters", "labels")
 """What every backend of this version has."""
 
 

@@ -14,6 +14,8 @@ from unerase_backend.coordinator.filtering import MODEL_FIELDS, holds, read_filt
 from unerase_backend.coordinator.states import ENDED_CAMPAIGN
 from unerase_backend.coordinator.storage.audits import Origin, timestamp
 from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.webhooks import CAMPAIGN
+from unerase_backend.coordinator.webhooks.admission import WebhookAdmission
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.errors import AlreadyExistsError, FieldViolation, InvalidRequestError, PreconditionError
 from unerase_backend.runtime.identifiers import AUDIT_ID
@@ -23,10 +25,17 @@ from unerase_backend.runtime.labels import check_labels
 class Creation:
     """Creates campaigns."""
 
-    def __init__(self, database: Database, admission: Admission, runner: CampaignRunner) -> None:
+    def __init__(
+        self,
+        database: Database,
+        admission: Admission,
+        runner: CampaignRunner,
+        webhooks: WebhookAdmission | None = None,
+    ) -> None:
         self._database = database
         self._admission = admission
         self._runner = runner
+        self._webhooks = webhooks or WebhookAdmission()
 
     async def create(self, request: CreateCampaignRequest, tenant: str) -> Campaign:
         """Accept a campaign, or return the campaign that the same request created before.
@@ -40,6 +49,7 @@ class Creation:
             UneraseError: a room is unavailable, or the artefact store is full.
         """
         check_labels(request.labels)
+        self._webhooks.check(request.webhook, tenant)
         digest = request_digest(request)
         if not request.validate_only and (existing := await self._repeated(request.request_id, digest, tenant)):
             return existing
@@ -70,7 +80,8 @@ class Creation:
         campaign.id, campaign.request_id, campaign.state = uuid.uuid4().hex, request.request_id, CAMPAIGN_STATE_PENDING
         campaign.create_time.CopyFrom(timestamp(now))
         origin = Origin(tenant, tracing.traceparent(), now, sealed=drawn)
-        if await self._database.campaign_transitions.insert(campaign, digest, origin):
+        telling = self._database.webhooks.telling(CAMPAIGN, tenant, request.webhook)(campaign.id)
+        if await self._database.campaign_transitions.insert(campaign, digest, origin, telling):
             self._runner.begin(campaign.id, 0)
             await self._runner.announce()
         # Otherwise a concurrent call with the same request id was first.
@@ -117,7 +128,7 @@ class Creation:
 
 def request_digest(request: CreateCampaignRequest) -> str:
     """Return the SHA-256 of what a request asks for, to tell a repeated request from another one."""
-    asked = CreateCampaignRequest(spec=request.spec, labels=request.labels)
+    asked = CreateCampaignRequest(spec=request.spec, labels=request.labels, webhook=request.webhook)
     return hashlib.sha256(asked.SerializeToString(deterministic=True)).hexdigest()
 
 

@@ -26,8 +26,8 @@ from unerase_backend.coordinator.storage.audits import Origin
 from unerase_backend.coordinator.storage.campaign_transitions import CampaignEndedError
 from unerase_backend.coordinator.storage.campaigns import NextCell, Run
 from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import Within
 from unerase_backend.coordinator.storage.errors import domain_error
-from unerase_backend.coordinator.storage.transitions import Within
 from unerase_backend.coordinator.storage.write_retry import until_answered
 from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, UneraseError
 

@@ -22,8 +22,8 @@ from unerase_backend.coordinator.planning.plan import Plan
 from unerase_backend.coordinator.planning.registered import models_named, plan_registered
 from unerase_backend.coordinator.storage.audits import Origin, timestamp
 from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import Within, nothing_more
 from unerase_backend.coordinator.storage.models import NamedDefinition
-from unerase_backend.coordinator.storage.transitions import Within, nothing_more
 from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
 

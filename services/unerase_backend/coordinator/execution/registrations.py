@@ -13,6 +13,7 @@ from contextvars import Context
 from typing import Any
 
 from google.protobuf import json_format
+from google.protobuf.struct_pb2 import Struct
 
 from unerase.v1.models_pb2 import Model
 from unerase_backend.catalogue.definitions import Definition, name_of
@@ -181,14 +182,26 @@ class Registrations:
 
 def entry_of(registration: Registration) -> dict[str, Any]:
     """Return the entry of a registration as it was sent."""
-    entry: dict[str, Any] = plain(json_format.MessageToDict(registration.new.entry))
-    return entry
+    return read_struct(registration.new.entry)
 
 
-def plain(value: Any) -> Any:
-    """Return the content of a Struct, whose numbers are all floating, with whole ones as integers."""
+def read_struct(struct: Struct) -> dict[str, Any]:
+    """Return the content of a Struct.
+
+    Raises:
+        ValueError: it holds a number that does not exist, as NaN.
+    """
+    try:
+        content: dict[str, Any] = _plain(json_format.MessageToDict(struct))
+    except (json_format.Error, ValueError):
+        raise ValueError("must not hold NaN or infinity") from None
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a Struct, whose numbers are all floating, with whole ones as integers."""
     if isinstance(value, dict):
-        return {key: plain(each) for key, each in value.items()}
+        return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [plain(each) for each in value]
+        return [_plain(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value

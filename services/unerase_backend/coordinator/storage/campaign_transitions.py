@@ -7,6 +7,7 @@ each attempt, and ends once. Sequence numbers have no gaps, because a transactio
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,13 +32,13 @@ from unerase.v1.campaigns_pb2 import (
 )
 from unerase.v1.gates_pb2 import GateResult
 from unerase_backend.coordinator.states import ACTIVE_CAMPAIGN, ENDED_CAMPAIGN, OPEN_CELL
-from unerase_backend.coordinator.storage import tables
+from unerase_backend.coordinator.storage import tables, webhooks
 from unerase_backend.coordinator.storage.artifact_collection import discard
 from unerase_backend.coordinator.storage.audits import NOBODY, Origin
 from unerase_backend.coordinator.storage.campaign_messages import brief, cell_of, read_campaign
 from unerase_backend.coordinator.storage.campaign_rows import cell_rows, check_active, outcome_of, row_of
 from unerase_backend.coordinator.storage.campaigns import ended_audits
-from unerase_backend.coordinator.storage.engine import Engine, alone, insert_all
+from unerase_backend.coordinator.storage.engine import Engine, Within, alone, insert_all, nothing_more
 from unerase_backend.coordinator.storage.tables import MAX_REASON, deterministic, storable
 from unerase_backend.coordinator.storage.transitions import Transitions
 from unerase_backend.coordinator.storage.write_retry import repeated
@@ -55,10 +56,12 @@ class CampaignTransitions:
         self._transitions = transitions
 
     @repeated
-    async def insert(self, campaign: Campaign, request_digest: str, origin: Origin = NOBODY) -> bool:
+    async def insert(
+        self, campaign: Campaign, request_digest: str, origin: Origin = NOBODY, within: Within = nothing_more
+    ) -> bool:
         """Insert a campaign with its cells and its first event; False if the request id is taken.
 
-        The origin's `sealed` says that the backend drew the seed base.
+        The origin's `sealed` says that the backend drew the seed base. `within` writes more in the same transaction.
 
         Raises:
             ExhaustedError: the tenant has too many campaigns in flight.
@@ -76,6 +79,7 @@ class CampaignTransitions:
                 await insert_all(connection, tables.campaign_labels, labels)
                 for rows in cell_rows(campaign.id, campaign.spec):
                     await insert_all(connection, tables.cells, rows)
+                await within(connection)
                 await self._tell_state(connection, campaign.id)
         except sa.exc.IntegrityError:
             return False
@@ -211,6 +215,7 @@ class CampaignTransitions:
             if not changed and locked.state == CAMPAIGN_STATE_SUCCEEDED:
                 return None
             await self._drop_reports(connection, campaign_id, locked.content_digest)
+            await webhooks.tell_again(connection, webhooks.CAMPAIGN, campaign_id)
             await self._change(
                 connection,
                 campaign_id,
@@ -349,6 +354,8 @@ class CampaignTransitions:
         query = sa.select(tables.campaigns).where(tables.campaigns.c.id == campaign_id)
         row = (await connection.execute(query)).one()
         changed = brief(await read_campaign(connection, row))
+        if changed.state in ENDED_CAMPAIGN:
+            await webhooks.ended(connection, webhooks.CAMPAIGN, campaign_id, partial(webhooks.campaign_body, changed))
         await self._append(connection, campaign_id, [CampaignEvent(state_changed=changed)])
 
     async def _append(self, connection: AsyncConnection, campaign_id: str, events: Sequence[CampaignEvent]) -> None:

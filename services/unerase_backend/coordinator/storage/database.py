@@ -10,11 +10,12 @@ from unerase_backend.coordinator.storage.evidence import EvidenceStore
 from unerase_backend.coordinator.storage.models import ModelRegistry
 from unerase_backend.coordinator.storage.transitions import Transitions
 from unerase_backend.coordinator.storage.unit_parts import UnitParts
+from unerase_backend.coordinator.storage.webhooks import Webhooks
 
 
 class Database:
     """The parts of the database: audits and campaigns, their state transitions, evidence, unit parts, concepts,
-    registered models, and artefacts to remove.
+    registered models, webhooks, and artefacts to remove.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -27,6 +28,7 @@ class Database:
         self.unit_parts = UnitParts(engine)
         self.concepts = CustomConcepts(engine)
         self.models = ModelRegistry(engine)
+        self.webhooks = Webhooks(engine)
         self.artifact_collection = ArtifactCollection(engine)
 
     async def migrate(self) -> None:

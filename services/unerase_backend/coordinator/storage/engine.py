@@ -1,7 +1,7 @@
 """SQLAlchemy engines for SQLite, in write-ahead mode, and PostgreSQL; creation and migration of the tables."""
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -20,6 +20,14 @@ _ROWS_AT_ONCE = 1000
 # How long to wait for a connection of the pool, and for one of the server.
 _POOL_SECONDS = 30.0
 _CONNECT_SECONDS = 10
+
+
+Within = Callable[[AsyncConnection], Awaitable[None]]
+"""What is written within a transaction that somebody else begins."""
+
+
+async def nothing_more(connection: AsyncConnection) -> None:
+    """Write nothing."""
 
 
 class Engine(Protocol):

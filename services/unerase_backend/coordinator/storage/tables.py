@@ -309,6 +309,26 @@ audit_models = sa.Table(
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Index("unerase_audit_models_by_definition", "definition"),
 )
+# What is sent when an audit or a campaign has ended (`storage/webhooks.py`).
+webhooks = sa.Table(
+    "unerase_webhooks",
+    METADATA,
+    sa.Column("id", sa.String(64), primary_key=True),
+    # What it is about: "audit" or "campaign", and its id. No foreign key: it is sent also if that is deleted at once.
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("about", sa.String(64), nullable=False),
+    sa.Column("tenant", sa.String(32), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("state", sa.Integer, nullable=False),
+    # NULL until the end.
+    sa.Column("body", sa.LargeBinary, nullable=True),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    # When it may be tried again, and when it was noted, became due or was settled; in nanoseconds since 1970.
+    sa.Column("due", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("changed", sa.BigInteger, nullable=False),
+    sa.Index("unerase_webhooks_by_end", "about", "kind"),
+    sa.Index("unerase_webhooks_by_due", "state", "due"),
+)
 
 coordinators = sa.Table(
     "unerase_coordinators",

@@ -6,7 +6,8 @@ finds no row and writes nothing. Sequence numbers have no gaps, because a transa
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -30,10 +31,10 @@ from unerase.v1.audits_pb2 import (
 from unerase.v1.types_pb2 import Case, Concept, Finding, Observation
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.coordinator.states import ACTIVE, ENDED
-from unerase_backend.coordinator.storage import tables
+from unerase_backend.coordinator.storage import tables, webhooks
 from unerase_backend.coordinator.storage.artifact_collection import discard
 from unerase_backend.coordinator.storage.audits import NOBODY, Origin, read_audit
-from unerase_backend.coordinator.storage.engine import Engine, alone, insert_all
+from unerase_backend.coordinator.storage.engine import Engine, Within, alone, insert_all, nothing_more
 from unerase_backend.coordinator.storage.estimates import work_to_do
 from unerase_backend.coordinator.storage.evidence import Reports
 from unerase_backend.coordinator.storage.models import NamedDefinition, definitions_of, keep_models
@@ -48,13 +49,6 @@ _UNLIMITED = Quota()
 
 class AuditEndedError(Exception):
     """The audit has ended or was deleted, so nothing more can be written to it."""
-
-
-Within = Callable[[AsyncConnection], Awaitable[None]]
-
-
-async def nothing_more(connection: AsyncConnection) -> None:
-    """Write nothing."""
 
 
 class PlannedAudit(Protocol):
@@ -315,6 +309,8 @@ class Transitions:
             sealed = sa.select(tables.audits.c.sealed).where(tables.audits.c.id == audit_id)
             audit = await read_audit(connection, audit_id)
             event = AuditEvent(state_changed=_told(audit, bool((await connection.execute(sealed)).scalar())))
+            if audit is not None and audit.state in ENDED:
+                await webhooks.ended(connection, webhooks.AUDIT, audit_id, partial(webhooks.audit_body, audit))
         await self._append(connection, audit_id, event, states=None)
         return True
 
