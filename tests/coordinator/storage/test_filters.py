@@ -1,7 +1,7 @@
 """Filters as SQL, on both databases: the same rows as in memory, page by page; and columns of earlier versions."""
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +14,25 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from support.postgres import Postgres
 from unerase.v1.audits_pb2 import AUDIT_STATE_PENDING, Audit, AuditSpec
 from unerase.v1.verdicts_pb2 import Conclusion, Verdict
-from unerase_backend.coordinator.filtering import AUDIT_FIELDS, EVERYTHING, Order, audit_values, holds, read_filter
+from unerase_backend.coordinator.filtering import (
+    AUDIT_FIELDS,
+    CAMPAIGN_FIELDS,
+    CELL_FIELDS,
+    EVERYTHING,
+    Field,
+    Kind,
+    Order,
+    audit_values,
+    holds,
+    read_filter,
+)
 from unerase_backend.coordinator.planning.plan import Plan
-from unerase_backend.coordinator.storage import tables
+from unerase_backend.coordinator.storage import audits, campaigns, tables
 from unerase_backend.coordinator.storage.audits import NEWEST, timestamp
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.coordinator.storage.evidence import Reports
+from unerase_backend.coordinator.storage.filters import Columns, Labels
 
 from .conftest import running
 
@@ -116,10 +128,10 @@ FILTERS = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(text=FILTERS)
 async def test_the_database_finds_what_the_predicate_holds_for(filled: tuple[Database, list[Audit]], text: str) -> None:
-    database, audits = filled
+    database, stored = filled
     condition = read_filter(text, AUDIT_FIELDS)
     found = await database.audits.listed(1000, None, condition=condition)
-    assert {audit.id for audit in found} == {each.id for each in audits if holds(condition, audit_values(each))}
+    assert {audit.id for audit in found} == {each.id for each in stored if holds(condition, audit_values(each))}
 
 
 @pytest.mark.parametrize("order", [NEWEST, Order("create_time"), Order("end_time"), Order("end_time", descending=True)])
@@ -127,19 +139,35 @@ async def test_the_database_finds_what_the_predicate_holds_for(filled: tuple[Dat
 async def test_pages_hold_each_audit_once_and_in_order(
     filled: tuple[Database, list[Audit]], order: Order, text: str
 ) -> None:
-    database, audits = filled
+    database, stored = filled
     condition = read_filter(text, AUDIT_FIELDS)
 
     def place(audit: Audit) -> tuple[int, str]:
         return getattr(audit, order.field).ToNanoseconds(), audit.id
 
     wanted = sorted(
-        (each for each in audits if holds(condition, audit_values(each))), key=place, reverse=order.descending
+        (each for each in stored if holds(condition, audit_values(each))), key=place, reverse=order.descending
     )
     seen: list[Audit] = []
     while page := await database.audits.listed(3, place(seen[-1]) if seen else None, "", condition, order):
         seen += page
     assert seen == wanted
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns"),
+    [
+        (AUDIT_FIELDS, audits._FILTERED),
+        (CAMPAIGN_FIELDS, campaigns._FILTERED),
+        (CELL_FIELDS, campaigns._FILTERED_CELLS),
+    ],
+)
+def test_every_field_of_a_list_has_its_column(fields: Mapping[str, Field], columns: Columns) -> None:
+    assert columns.keys() == fields.keys()
+    kinds = {name: field.kind is Kind.LABELS for name, field in fields.items()}
+    assert {name: isinstance(column, Labels) for name, column in columns.items()} == kinds
+    # Otherwise comparisons could be neither true nor false.
+    assert not any(getattr(column, "nullable", False) for column in columns.values())
 
 
 async def test_another_tenant_sees_none_of_them(filled: tuple[Database, list[Audit]]) -> None:

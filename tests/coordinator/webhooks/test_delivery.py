@@ -44,10 +44,14 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLjSw"
 ANYWHERE = ["hooks.example.com"]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+# Where the database decides; what a delivery makes of an answer is the same on both.
+ON_BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
 async def database(tmp_path: Path, postgres: Postgres, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
     url = f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"
-    if request.param == "postgresql":
+    if getattr(request, "param", "sqlite") == "postgresql":
         url = postgres.new_database().replace("postgresql:", "postgresql+psycopg:")
     database = Database(create_engine(url))
     await database.migrate()
@@ -121,6 +125,7 @@ def counted(metrics: Metrics, outcome: str) -> float:
     return metrics.registry.get_sample_value("unerase_webhooks_total", {"outcome": outcome}) or 0.0
 
 
+@ON_BOTH
 async def test_the_end_of_an_audit_is_told_once_and_signed(
     database: Database, plan: Plan, receiver: Receiver, secrets: Secrets
 ) -> None:
@@ -213,6 +218,7 @@ async def test_a_webhook_is_given_up_in_the_end_and_the_audit_stays_what_it_is(
     assert before.state == AUDIT_STATE_SUCCEEDED
 
 
+@ON_BOTH
 async def test_a_restart_in_the_middle_of_an_attempt_sends_it_again(
     database: Database, plan: Plan, receiver: Receiver, secrets: Secrets
 ) -> None:
@@ -233,6 +239,7 @@ async def test_a_restart_in_the_middle_of_an_attempt_sends_it_again(
     assert await state(database, audit) == WebhookState.DELIVERED
 
 
+@ON_BOTH
 async def test_coordinators_do_not_send_the_same_at_once(
     database: Database, plan: Plan, receiver: Receiver, secrets: Secrets
 ) -> None:
@@ -246,6 +253,7 @@ async def test_coordinators_do_not_send_the_same_at_once(
     assert sorted(json.loads(body)["data"]["id"] for body in receiver.bodies) == ["a0", "a1", "a2"]
 
 
+@ON_BOTH
 async def test_a_tenant_whose_host_hangs_keeps_no_other_back(
     database: Database, plan: Plan, receiver: Receiver, secrets: Secrets
 ) -> None:
@@ -315,6 +323,7 @@ def test_attempts_come_ever_later_for_more_than_a_day() -> None:
     assert 24 * 3600 < sum(waits) < 48 * 3600
 
 
+@ON_BOTH
 async def test_a_campaign_tells_each_time_it_ends(database: Database, receiver: Receiver, secrets: Secrets) -> None:
     transitions = database.campaign_transitions
     campaign = Campaign(

@@ -266,6 +266,25 @@ def test_nothing_is_wider_than_the_screen(visit: Visit, tmp_path: Path, file: Pa
     assert wide == 0
 
 
+def test_a_full_page_is_small_and_works(visit: Visit, file: Path) -> None:
+    """As many cells as one page may have, with sentences as long as those of real audits, and pictures."""
+    path = file.parent / "full.html"
+    subjects, concepts = [f"release/model-{at}" for at in range(200)], [f"concept-{at}" for at in range(10)]
+    made = campaign(subjects, concepts, evaluations=12)
+    assert len(made.cells) == pages.MAX_CELLS
+    for cell in made.cells[:-1]:
+        cell.verdict.statement = "relearning recovers the concept in 22 of 24 cases; " * 9
+    write_page(path, made)
+    assert path.stat().st_size < 10e6
+    page = visit(at=path)
+    head(page, "Subject").get_by_role("button").click()
+    assert shown(page)[0] // 10 == 0
+    page.get_by_label("Search", exact=True).fill("model-199 concept-9")
+    assert shown(page) == [1999]
+    page.locator("#all-cells tbody tr:not([hidden]) a").click()
+    assert "MODEL_UNREADABLE" in page.get_by_role("dialog").inner_text()
+
+
 def test_hostile_names_stay_text(visit: Visit, file: Path) -> None:
     path = file.parent / "hostile.html"
     evil = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "javascript:alert(3)", "&lt;b&gt;"]

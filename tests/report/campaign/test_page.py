@@ -14,6 +14,7 @@ import pytest
 from support.campaign_by_hand import Made, campaign
 from support.report_by_hand import HOSTILE, PICTURES, Page
 from unerase.v1.campaigns_pb2 import CampaignReport, CampaignReportCell
+from unerase.v1.comparisons_pb2 import Change
 from unerase.v1.types_pb2 import ModelAccess
 from unerase.v1.verdicts_pb2 import Conclusion
 from unerase_backend.report.campaign import HTML, ZIP, pages, write_html
@@ -81,6 +82,35 @@ def test_the_gates_verdict_comes_first_and_then_what_changed() -> None:
     assert "2 pass" in shown or "1 pass" in shown
     assert "One cell is worse than in campaign c0" in shown
     assert "the model was replaced" in shown
+
+
+def test_all_that_changed_is_listed_and_no_more() -> None:
+    made = campaign([f"m{at}" for at in range(3)], ["hourglass", "heart", "arrow"])
+    for one in made.comparisons:
+        one.replaced = False
+        one.audits.change = Change.CHANGE_SAME
+        one.audits.first_conclusion = one.audits.second_conclusion = Conclusion.CONCLUSION_AVOIDED
+    made.comparisons[1].audits.change = Change.CHANGE_BETTER
+    made.comparisons[3].audits.first_conclusion = Conclusion.CONCLUSION_REMOVED
+    made.comparisons[4].replaced = True
+    made.comparisons[6].ClearField("audits")
+    made.comparisons[6].problem = "the first campaign has no such cell"
+    made.comparisons[7].audits.change = Change.CHANGE_WORSE
+    text = written(made)
+    section = text[text.index('id="changes"') : text.index('id="matrix"')]
+    assert re.findall(r'href="#cell-(\d)"', section) == ["7", "1", "3", "4", "6"]
+    assert "the first campaign has no such cell" in section
+    assert [cell.get("x", [""])[0] for cell in evidence(text)["cells"]] == [
+        "same",
+        "better",
+        "same",
+        "same",
+        "same",
+        "same",
+        "not compared",
+        "worse",
+        "",
+    ]
 
 
 def test_without_a_gate_and_a_compared_campaign_their_parts_are_absent() -> None:
@@ -159,7 +189,7 @@ def test_a_cell_holds_its_evidence() -> None:
         assert (reference[0], control[0]) == (24, 0)
         assert excess[0] == f"+{round(100 * result.excess.value)}"
         assert excess[5] == 15
-    assert first["g"][0][1] == "fails"
+    assert first["g"][0][2:4] == ["fails", "worst_conclusion"]
     assert first["x"][0] == "worse"
     assert first["x"][2] == "replaced"
     assert (last["w"], last["n"][0]) == ("! failed", "MODEL_UNREADABLE")

@@ -6,7 +6,8 @@ from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec
 from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.coordinator.storage.tables import audits
 
-_ROWS_AT_ONCE = 500
+# A verdict can be hundreds of kilobytes.
+_ROWS_AT_ONCE = 50
 # Of the columns.
 _LENGTH = 200
 

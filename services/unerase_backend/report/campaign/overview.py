@@ -18,7 +18,7 @@ CHANGES_SHOWN, FINDINGS_SHOWN = 500, 1_000
 
 @dataclass(frozen=True)
 class Changed:
-    """A cell that has changed since the compared campaign."""
+    """A cell that has changed since the compared campaign, or could not be compared."""
 
     index: int
     subject: str
@@ -45,12 +45,10 @@ class Overview:
     href: Callable[[int], str]
     """Where a cell's evidence is."""
     counts: Counter[Said] = field(default_factory=Counter)
-    changes: Counter[Said] = field(default_factory=Counter)
     subjects: dict[str, Counted] = field(default_factory=dict)
     concepts: dict[str, Counted] = field(default_factory=dict)
     changed: list[Changed] = field(default_factory=list)
     damaged: int = 0
-    replaced: set[str] = field(default_factory=set)
 
     def add(self, row: Row) -> None:
         """Count a cell."""
@@ -63,12 +61,7 @@ class Overview:
             counted.counts[row.said] += 1
             if row.said.severity < counted.severity:
                 counted.severity, counted.worst = row.said.severity, row.index
-        if row.replaced:
-            self.replaced.add(row.subject)
-        if not row.change.word:
-            return
-        self.changes[row.change] += 1
-        if row.change.word in {"worse", "better"}:
+        if row.changed:
             self.changed.append(
                 Changed(row.index, row.subject, row.concept, row.change, row.evidence["x"][1], row.replaced)
             )

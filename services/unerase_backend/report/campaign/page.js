@@ -236,8 +236,10 @@
         make("p", { class: "conclusion" }, make("span", { class: `swatch ${cell.k}`, "aria-hidden": "true" }, cell.w[0]), cell.w.slice(1)),
         ...(cell.n ?? []).map((text, at) => make("p", { class: at ? "soft" : "lead" }, outside(text)))),
     ];
-    for (const [clause, word, text] of cell.g ?? []) {
-      parts.push(make("p", { class: "note" }, make("b", {}, `The gate's clause ${clause}: ${word}. `), outside(text)));
+    if (cell.g) {
+      parts.push(make("h3", {}, "What the gate found"), make("ul", { class: "grounds" }, ...cell.g.map(([kind, sign, word, clause, text]) =>
+        make("li", { class: kind }, make("span", { class: "sign", role: "img", "aria-label": word }, sign),
+          make("span", {}, outside(text), " ", make("span", { class: "soft" }, outside(`${clause}: ${word}`)))))));
     }
     if (cell.x) parts.push(...changes(cell.x));
     if (cell.p || cell.o) parts.push(...pictures(cell));

@@ -15,7 +15,7 @@ from unerase_backend.report.campaign.rows import Row
 from unerase_backend.report.drawing import drawing, ends, line, mark
 from unerase_backend.report.text import visible
 
-NAMED = 8
+NAMED = 12
 """Subjects of one plane up to which each is named; more names would cover each other."""
 
 SHAPES = {

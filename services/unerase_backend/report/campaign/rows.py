@@ -10,7 +10,7 @@ of per cent:
     e              evaluations: see `_evaluation`
     f              further figures: name and value
     d              in an audit of both accesses: word of the deployed model's conclusion, its summary, its evaluations
-    g              what the gate found: clause, word, description
+    g              what the gate found: kind of colour, sign, word, clause, description
     x              the change since the compared campaign: word, statement, "replaced" or "", changes of evaluations
     a              id of the audit
     p              pictures: data URI, caption, 1 for a hit
@@ -25,13 +25,15 @@ from typing import Any
 
 from unerase.v1.audits_pb2 import ReportContent
 from unerase.v1.campaigns_pb2 import CampaignReportCell
-from unerase.v1.comparisons_pb2 import CellComparison, Change
+from unerase.v1.comparisons_pb2 import CellComparison, Change, EvaluationComparison
 from unerase.v1.gates_pb2 import GateFinding, GateOutcome
 from unerase.v1.verdicts_pb2 import Estimate, EvaluationResult, Interval, Outcome, Rate, Verdict
+from unerase_backend.comparison.campaigns import is_changed
 from unerase_backend.report.campaign.thumbnails import Picked, pick
-from unerase_backend.report.campaign.words import OUTCOMES, Said, of_cell, of_change, of_gate, of_outcome
-from unerase_backend.report.formatting import estimate, p_value, points
+from unerase_backend.report.campaign.words import OUTCOMES, Said, of_cell, of_change, of_comparison, of_gate, of_outcome
+from unerase_backend.report.formatting import estimate, p_value, points, span
 from unerase_backend.report.text import unbroken, visible
+from unerase_backend.verdict.access import words
 from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.measure_wording import KNOWLEDGE
 
@@ -57,6 +59,8 @@ class Row:
     damaged: bool
     gate: Said
     change: Said
+    changed: bool
+    """Anything of it changed since the compared campaign, or could not be compared."""
     replaced: bool
     measured: list[Measured]
     destruction: Estimate | None
@@ -103,7 +107,6 @@ def row_of(
 ) -> Row:
     """Return the short form of a cell; `content` is that of its audit's report, if that is kept."""
     said, verdict = of_cell(cell), cell.verdict
-    change = comparison.audits.change if comparison is not None else Change.CHANGE_UNSPECIFIED
     evidence: dict[str, Any] = {
         "i": cell.index,
         "s": visible(cell.subject),
@@ -111,7 +114,7 @@ def row_of(
         "k": said.kind,
         "w": f"{said.sign} {said.word}" + (", damaged" if verdict.damaged else ""),
         "n": [unbroken(text) for text in _narrative(cell) if text],
-        "g": [[finding.clause, of_gate(finding.outcome).word, unbroken(finding.description)] for finding in findings],
+        "g": [_finding(finding) for finding in findings],
     }
     if audit:
         evidence["a"] = audit
@@ -140,7 +143,8 @@ def row_of(
         said=said,
         damaged=verdict.damaged,
         gate=of_gate(gate),
-        change=of_change(change),
+        change=of_comparison(comparison),
+        changed=comparison is not None and is_changed(comparison),
         replaced=comparison is not None and comparison.replaced,
         measured=[_measured(result) for result in verdict.evaluations],
         destruction=measured.destruction if placed else None,
@@ -227,24 +231,29 @@ def _figures(verdict: Verdict, tolerances: Tolerances) -> list[list[str]]:
 
 def _changes(comparison: CellComparison) -> list[Any]:
     audits = comparison.audits
-    evaluations = [
-        [
-            visible(one.title or one.evaluation),
-            of_change(one.change).word or "cannot be compared",
-            unbroken(
-                f"{points(one.difference.value)} points"
-                f" ({points(one.difference.interval.lower)} to {points(one.difference.interval.upper)}),"
-                f" {one.only_first} cases only before, {one.only_second} only now, p {p_value(one.p_holm)}"
-            )
-            if not one.incomparable
-            else "; ".join(unbroken(f"{it.what}: {it.first} before, {it.second} now") for it in one.incomparable),
-        ]
-        for one in audits.evaluations
-        if one.change != Change.CHANGE_SAME
-    ]
     return [
-        of_change(audits.change).word or "not compared",
+        of_change(audits.change).word,
         unbroken(comparison.problem or audits.statement),
         "replaced" if comparison.replaced else "",
-        evaluations,
+        [_change(one) for one in audits.evaluations if one.change != Change.CHANGE_SAME],
     ]
+
+
+def _finding(finding: GateFinding) -> list[str]:
+    said = of_gate(finding.outcome)
+    clause = f"{finding.clause}, {finding.evaluation}" if finding.evaluation else finding.clause
+    return [said.kind, said.sign, said.word, visible(clause), unbroken(finding.description)]
+
+
+def _change(one: EvaluationComparison) -> list[str]:
+    title, side = visible(one.title or one.evaluation), words(one.access)
+    if one.incomparable:
+        said = "; ".join(f"{it.what} was {it.first}, is {it.second}" for it in one.incomparable)
+    else:
+        over_cells = one.HasField("p_campaign")
+        p, of = (one.p_campaign, "Holm over the cells") if over_cells else (one.p_holm, "Holm")
+        said = (
+            f"{points(one.difference.value)} points ({span(one.difference.interval)}); of {one.cases} cases "
+            f"{one.only_second} only now and {one.only_first} only before; p {p_value(p)} after {of}"
+        )
+    return [f"{title}, {side}" if side else title, of_change(one.change).word, unbroken(said)]

@@ -26,11 +26,11 @@ CELL_BYTES = 64 * 2**10
 PICTURES = 6
 """The most pictures of one cell."""
 
-_SIDES = ((12_000, 192), (6_000, 128), (2_500, 96), (1_200, 64), (600, 48), (0, 32))
-"""Bytes that there are for a picture, and the pixels a side that it then has at most."""
+_SIZES = ((4_000, 192, 85), (2_000, 128, 80), (1_200, 96, 75), (0, 64, 75), (0, 64, 50), (0, 48, 50), (0, 32, 50))
+"""Bytes from which a size is tried, the most pixels a side, and WebP's quality; from the best to the smallest."""
 
-_FEW = 3
-"""Pictures of a cell for which the side is chosen."""
+_FEW, _SMALL = 3, 1_500
+"""Pictures that share a cell's allowance where all PICTURES would have less than this many bytes each."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +67,29 @@ def encode(picked: list[Picked], cells: int, read: Callable[[str], bytes | None]
     are left out.
     """
     left = min(CELL_BYTES, PAGE_BYTES // max(cells, 1))
-    side = next(side for least, side in _SIDES if left // _FEW >= least)
+    share = max(left // PICTURES, min(left // _FEW, _SMALL))
+    sizes = [(side, quality) for least, side, quality in _SIZES if least <= share]
     shown: list[list[object]] = []
     for one in picked:
         picture = read(one.digest)
         if picture is None:
             continue
-        # Rather one small picture than none.
-        sides = [side] if shown else [side, *(smaller for _, smaller in _SIDES if smaller < side)]
-        uri = next((uri for each in sides if len(uri := data_uri(picture, each)) <= left), None)
+        # Rather one small picture than none: the first may take more than its share.
+        limits = [min(share, left)] if shown else [share, left]
+        made = ((limit, data_uri(picture, *size)) for limit in limits for size in sizes)
+        uri = next((uri for limit, uri in made if len(uri) <= limit), None)
         if uri is not None:
             left -= len(uri)
             shown.append([uri, one.caption, int(one.hit)])
     return shown
 
 
-def data_uri(picture: bytes, side: int) -> str:
-    """Return a picture as a data URI, reduced to `side` pixels a side if it is larger."""
+def data_uri(picture: bytes, side: int, quality: int) -> str:
+    """Return a picture as a data URI of WebP, reduced to `side` pixels a side if it is larger."""
     with Image.open(io.BytesIO(picture)) as image:
         image.thumbnail((side, side))
         reduced = io.BytesIO()
-        image.convert("RGB").save(reduced, "WEBP", quality=60, method=4)
+        image.convert("RGB").save(reduced, "WEBP", quality=quality, method=4)
     return f"data:image/webp;base64,{base64.b64encode(reduced.getvalue()).decode()}"
 
 

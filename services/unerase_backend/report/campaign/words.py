@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unerase.v1.campaigns_pb2 import CampaignReportCell, CellState
-from unerase.v1.comparisons_pb2 import Change
+from unerase.v1.comparisons_pb2 import CellComparison, Change
 from unerase.v1.gates_pb2 import GateOutcome
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
 
@@ -56,6 +56,7 @@ _GATES = {
     GateOutcome.GATE_OUTCOME_UNDECIDED: Said("open", "?", "undecided", 1),
     GateOutcome.GATE_OUTCOME_PASS: Said("good", "\N{CHECK MARK}", "passes", 2),
 }
+_NOT_COMPARED = Said("none", "\N{EN DASH}", "not compared", 4)
 _ABSENT = Said("none", "", "", 9)
 
 LEGEND = [*_CONCLUSIONS.values(), *_STATES.values(), _NOT_RUN]
@@ -79,7 +80,12 @@ def of_outcome(outcome: Outcome.ValueType) -> Said:
 
 def of_change(change: Change.ValueType) -> Said:
     """Return how a change is shown."""
-    return _CHANGES.get(change, _ABSENT)
+    return _CHANGES.get(change, _NOT_COMPARED)
+
+
+def of_comparison(comparison: CellComparison | None) -> Said:
+    """Return how the change of a cell is shown; nothing if there is no compared campaign."""
+    return _ABSENT if comparison is None else of_change(comparison.audits.change)
 
 
 def of_gate(outcome: GateOutcome.ValueType | None) -> Said:
