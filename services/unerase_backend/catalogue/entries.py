@@ -74,7 +74,9 @@ def inside(root: Path, relative: object) -> Path:
         raise ValueError("must stay inside the catalogue file's folder")
     path = (root / relative).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise ValueError("is a link that leads out of the catalogue file's folder")
+        raise ValueError(
+            "is a link that leads out of the catalogue file's folder; copy what it leads to into that folder"
+        )
     try:
         path.stat()
     except FileNotFoundError:
