@@ -84,6 +84,14 @@ def test_a_sheet_without_whole_tiles_is_refused(tmp_path: Path) -> None:
     assert violation.description == "a sheet of 128 x 100 pixels has no tiles of 32"
 
 
+def test_a_folder_in_place_of_a_sheet_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(InvalidRequestError) as refused:
+        load(tmp_path, saved(SHEET), pictures="photos")
+    (violation,) = refused.value.violations
+    assert violation.description == "photos: is a folder; give one file, a sheet of square tiles"
+
+
 def test_a_sheet_that_breaks_later_is_named(tmp_path: Path) -> None:
     content = saved(SHEET)
     load(tmp_path, content)

@@ -152,6 +152,7 @@ RULES: tuple[Rule, ...] = (
         "tests/importing/test_import.py::test_an_erased_checkpoint_becomes_a_model",
     ),
     Rule("docs/real-models.md", "models:", How.LOADED),
+    Rule("docs/real-models.md", "from pathlib import Path", How.READ, OWN_FILES),
     Rule("docs/real-models.md", "# catalogue.yaml", How.READ, OWN_FILES),
     Rule("docs/real-models.md", "mkdir -p imported", How.READ, OWN_FILES),
     Rule("docs/real-models.md", "unerase audit sd/esd-church", How.READ, OWN_FILES),

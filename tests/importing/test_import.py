@@ -232,6 +232,16 @@ def test_too_little_memory_is_said(tmp_path: Path, ending: str) -> None:
         import_file(Request(path, tmp_path / "out", memory=40 * 2**20))
 
 
+def test_a_full_disk_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
+    """A limit of the size of files fails a write as a full disk does."""
+    path, out = saved(tmp_path / "esd.pt", unet_weights("testbed/esd-x")), tmp_path / "out"
+    command = f"ulimit -f 1; exec {sys.executable} -m unerase import {path} --out {out} --base testbed/reference"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "esd.pt: what is made of it cannot be written: File too large" in done.stderr
+    assert not list(out.iterdir())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_no_file_and_no_process(tmp_path: Path, number: int) -> None:
     path, out = saved(tmp_path / "esd.pt", unet_weights("testbed/esd-x")), tmp_path / "out"

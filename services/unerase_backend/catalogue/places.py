@@ -46,7 +46,9 @@ class FilePlaces:
             raise ValueError("must stay inside the catalogue file's folder")
         path = resolved(self.root / value)
         if not path.is_relative_to(self.root.resolve()):
-            raise ValueError("is a link that leads out of the catalogue file's folder")
+            raise ValueError(
+                "is a link that leads out of the catalogue file's folder; copy what it leads to into that folder"
+            )
         check_exists(path)
         return path
 

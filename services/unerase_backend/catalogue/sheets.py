@@ -43,5 +43,8 @@ def _naming(sheet: Path) -> Iterator[None]:
         yield
     except UnreadablePictureError as error:
         raise UnreadablePictureError(f"{sheet.name}: {error.message}") from None
+    except IsADirectoryError:
+        description = "is a folder; give one file, a sheet of square tiles"
+        raise UnreadablePictureError(f"{sheet.name}: {description}") from None
     except OSError:
         raise UnreadablePictureError(f"{sheet.name}: the file cannot be read") from None

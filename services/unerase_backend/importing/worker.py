@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unerase_backend.importing import isolation
-from unerase_backend.runtime.errors import UneraseError
+from unerase_backend.runtime.errors import ExhaustedError, UneraseError
 
 
 def main() -> None:
@@ -48,6 +48,7 @@ def main() -> None:
 def _prepared(job: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
     """Import what the job needs while nothing is limited yet, and return what does it in a folder."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     from unerase_backend.importing import architecture, choice, weights
@@ -66,10 +67,19 @@ def _prepared(job: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
             for key in list(tensors):
                 tensors[key] = weights.plain(tensors[key])
             # safetensors keeps several entries of metadata in no fixed order.
-            save_file(tensors, folder / f"{name}.safetensors", {"format": "pt"})
+            try:
+                save_file(tensors, folder / f"{name}.safetensors", {"format": "pt"})
+            except (OSError, SafetensorError) as error:
+                raise error if isolation.is_shortage(error) else _unwritten(error) from None
         return {"files": sorted(imported.files), "layout": layout, "notes": imported.notes, "words": imported.words}
 
     return do
+
+
+def _unwritten(error: Exception) -> UneraseError:
+    # Such as "Error while serializing: I/O error: No space left on device (os error 28)".
+    cause = str(error).rpartition("I/O error: ")[2]
+    return ExhaustedError(f"what is made of it cannot be written: {cause}", reason="STORAGE_FULL")
 
 
 def _too_large(job: dict[str, Any]) -> str:
