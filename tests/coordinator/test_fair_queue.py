@@ -21,11 +21,11 @@ class Work:
         self.at_once = self.most = 0
         self.gates: list[asyncio.Event] = []
 
-    def ask(self, tenant: str, audit: str) -> asyncio.Task[None]:
-        return asyncio.create_task(self._run(tenant, audit))
+    def ask(self, tenant: str, audit: str, group: str = "") -> asyncio.Task[None]:
+        return asyncio.create_task(self._run(tenant, audit, group))
 
-    async def _run(self, tenant: str, audit: str) -> None:
-        async with self.queue.turn(tenant, (AGES.index(audit), audit)):
+    async def _run(self, tenant: str, audit: str, group: str) -> None:
+        async with self.queue.turn(tenant, (AGES.index(audit), audit), group):
             self.begun.append((tenant, audit))
             self.at_once += 1
             self.most = max(self.most, self.at_once)
@@ -63,6 +63,20 @@ async def test_a_single_audit_does_not_wait_for_another_tenants_campaign() -> No
     last = max(position for position, (tenant, _) in enumerate(work.begun) if tenant == "single")
     assert work.begun[2] == ("single", "mine")
     assert sum(tenant == "campaign" for tenant, _ in work.begun[2:last]) <= 3
+
+
+async def test_a_tenants_single_audit_takes_turns_with_its_campaigns() -> None:
+    work = Work(FairQueue(1))
+    tasks = [work.ask("a", f"audit-{number}", group) for number in range(10) for group in ("one", "two")]
+    await work.settle()
+    tasks += [work.ask("a", "mine") for _ in range(3)] + [work.ask("b", "b") for _ in range(3)]
+    await work.finish(tasks)
+    order = [audit for _, audit in work.begun]
+    # Another tenant has every second place, and of the rest the single audit has every third.
+    assert [position for position, audit in enumerate(order) if audit == "b"] == [1, 3, 5]
+    rest = [audit for audit in order if audit != "b"]
+    assert [position for position, audit in enumerate(rest) if audit == "mine"] == [2, 5, 8]
+    assert [audit for audit in rest if audit != "mine"] == [f"audit-{number}" for number in range(10) for _ in "ab"]
 
 
 async def test_a_tenants_audits_come_in_order() -> None:

@@ -7,11 +7,11 @@ from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_health.v1 import health_pb2
 
 from docs.pages import ROOT, blocks, commands, words
-from unerase.v1 import audits_pb2, models_pb2, server_pb2
+from unerase.v1 import audits_pb2, campaigns_pb2, models_pb2, server_pb2
 
 _METHOD = re.compile(r"([a-z][\w.]*\.[A-Z]\w*)/(\w+)")
 # The modules whose messages the commands name; imported, they are in the pool.
-_KNOWN = (audits_pb2, models_pb2, server_pb2, health_pb2)
+_KNOWN = (audits_pb2, campaigns_pb2, models_pb2, server_pb2, health_pb2)
 
 
 def _calls(program: str) -> list[tuple[str, str, str]]:

@@ -198,12 +198,12 @@ STEPS = st.lists(
         st.tuples(st.just("end"), st.integers(0, 3)),
         st.tuples(st.sampled_from(["settle", "cancel", "retry", "finish"]), st.just(0)),
     ),
-    max_size=25,
+    max_size=20,
 )
 
 
 @given(STEPS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_each_attempt_of_a_cell_begins_and_ends_once(
     sqlite: Database, plan: Plan, steps: list[tuple[str, int]]
 ) -> None:

@@ -129,7 +129,9 @@ class CampaignSpec(_message.Message):
     sequential: _builtins.bool
     """As in AuditSpec, where it must then be left out; default true."""
     compared_with: _builtins.str
-    """Id of an earlier campaign, whose seed base is taken unless the template gives one. The report says what changed."""
+    """Id of an earlier campaign, which must have ended. Its seed base is taken unless the template gives one. The report
+    says what changed.
+    """
     window: _builtins.int
     """The most audits that exist unfinished at a time; 0 means 64; at most 1,024."""
     @_builtins.property
@@ -278,8 +280,8 @@ class Campaign(_message.Message):
     error_message: _builtins.str
     @_builtins.property
     def spec(self) -> Global___CampaignSpec:
-        """As requested, with every default filled in; the subjects are those that the filter found. The seed base is absent
-        until the campaign has ended.
+        """As requested, with the campaign's defaults filled in; the subjects include those that the filter found. A seed base
+        that the backend drew is absent until the campaign has ended.
         """
 
     @_builtins.property
@@ -300,7 +302,9 @@ class Campaign(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def cost(self) -> _audits_pb2.AuditCost:
-        """Of all cells, as if nothing were in a cache and no evaluation stopped early; only with validate_only."""
+        """Of all cells, as if nothing were in a cache and no evaluation stopped early; only with validate_only. One cell of each
+        concept is planned, of 32 concepts at most, and stands for the others.
+        """
 
     @_builtins.property
     def delayed(self) -> Global___CampaignDelayed:
@@ -631,7 +635,9 @@ class CampaignEvent(_message.Message):
     def time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def state_changed(self) -> Global___Campaign:
-        """The campaign's state changed; this is the campaign after the change, without its subjects and concepts."""
+        """The campaign's state changed; this is the campaign after the change, without its subjects and concepts, and
+        without the findings of its gate.
+        """
 
     @_builtins.property
     def cell_changed(self) -> Global___Cell:

@@ -137,21 +137,24 @@ class CampaignServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelCampaign(self, request, context):
-        """Cancels a campaign with its audits in flight; a campaign that has ended does not change.
+        """Cancels a campaign with its audits in flight; a campaign that has ended does not change. Cells that had not begun
+        are cancelled without an event of their own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RetryCampaign(self, request, context):
-        """Runs the failed and cancelled cells of a campaign that has ended again; the campaign is then running again.
+        """Runs the failed and cancelled cells of a campaign that has ended again; the campaign is then running again. Each of
+        them gets another audit, and goes back to pending without an event of its own. A campaign that has not ended, or has
+        no such cell, does not change.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCampaign(self, request, context):
-        """Deletes a campaign that has ended, with its audits.
+        """Deletes a campaign that has ended, with its audits. If they are many, the last of them are removed some time later.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

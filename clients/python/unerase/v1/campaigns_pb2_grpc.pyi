@@ -50,11 +50,16 @@ class CampaignServiceStub:
     WatchCampaign: _grpc.UnaryStreamMultiCallable[_campaigns_pb2.WatchCampaignRequest, _campaigns_pb2.CampaignEvent]
     """Streams the campaign's events after a sequence number, without gaps, until the campaign ends."""
     CancelCampaign: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.CancelCampaignRequest, _campaigns_pb2.Campaign]
-    """Cancels a campaign with its audits in flight; a campaign that has ended does not change."""
+    """Cancels a campaign with its audits in flight; a campaign that has ended does not change. Cells that had not begun
+    are cancelled without an event of their own.
+    """
     RetryCampaign: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.RetryCampaignRequest, _campaigns_pb2.Campaign]
-    """Runs the failed and cancelled cells of a campaign that has ended again; the campaign is then running again."""
+    """Runs the failed and cancelled cells of a campaign that has ended again; the campaign is then running again. Each of
+    them gets another audit, and goes back to pending without an event of its own. A campaign that has not ended, or has
+    no such cell, does not change.
+    """
     DeleteCampaign: _grpc.UnaryUnaryMultiCallable[_campaigns_pb2.DeleteCampaignRequest, _empty_pb2.Empty]
-    """Deletes a campaign that has ended, with its audits."""
+    """Deletes a campaign that has ended, with its audits. If they are many, the last of them are removed some time later."""
     GetCampaignReport: _grpc.UnaryStreamMultiCallable[_campaigns_pb2.GetCampaignReportRequest, _audits_pb2.GetReportResponse]
     """Streams the report of a campaign that has ended."""
     Compare: _grpc.UnaryStreamMultiCallable[_comparisons_pb2.CompareRequest, _comparisons_pb2.CompareResponse]
@@ -80,11 +85,16 @@ class CampaignServiceAsyncStub(CampaignServiceStub):
     WatchCampaign: _aio.UnaryStreamMultiCallable[_campaigns_pb2.WatchCampaignRequest, _campaigns_pb2.CampaignEvent]  # type: ignore[assignment]
     """Streams the campaign's events after a sequence number, without gaps, until the campaign ends."""
     CancelCampaign: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.CancelCampaignRequest, _campaigns_pb2.Campaign]  # type: ignore[assignment]
-    """Cancels a campaign with its audits in flight; a campaign that has ended does not change."""
+    """Cancels a campaign with its audits in flight; a campaign that has ended does not change. Cells that had not begun
+    are cancelled without an event of their own.
+    """
     RetryCampaign: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.RetryCampaignRequest, _campaigns_pb2.Campaign]  # type: ignore[assignment]
-    """Runs the failed and cancelled cells of a campaign that has ended again; the campaign is then running again."""
+    """Runs the failed and cancelled cells of a campaign that has ended again; the campaign is then running again. Each of
+    them gets another audit, and goes back to pending without an event of its own. A campaign that has not ended, or has
+    no such cell, does not change.
+    """
     DeleteCampaign: _aio.UnaryUnaryMultiCallable[_campaigns_pb2.DeleteCampaignRequest, _empty_pb2.Empty]  # type: ignore[assignment]
-    """Deletes a campaign that has ended, with its audits."""
+    """Deletes a campaign that has ended, with its audits. If they are many, the last of them are removed some time later."""
     GetCampaignReport: _aio.UnaryStreamMultiCallable[_campaigns_pb2.GetCampaignReportRequest, _audits_pb2.GetReportResponse]  # type: ignore[assignment]
     """Streams the report of a campaign that has ended."""
     Compare: _aio.UnaryStreamMultiCallable[_comparisons_pb2.CompareRequest, _comparisons_pb2.CompareResponse]  # type: ignore[assignment]
@@ -143,7 +153,9 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaigns_pb2.CancelCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaigns_pb2.Campaign, _abc.Awaitable[_campaigns_pb2.Campaign]]:
-        """Cancels a campaign with its audits in flight; a campaign that has ended does not change."""
+        """Cancels a campaign with its audits in flight; a campaign that has ended does not change. Cells that had not begun
+        are cancelled without an event of their own.
+        """
 
     @_abc_1.abstractmethod
     def RetryCampaign(
@@ -151,7 +163,10 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaigns_pb2.RetryCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_campaigns_pb2.Campaign, _abc.Awaitable[_campaigns_pb2.Campaign]]:
-        """Runs the failed and cancelled cells of a campaign that has ended again; the campaign is then running again."""
+        """Runs the failed and cancelled cells of a campaign that has ended again; the campaign is then running again. Each of
+        them gets another audit, and goes back to pending without an event of its own. A campaign that has not ended, or has
+        no such cell, does not change.
+        """
 
     @_abc_1.abstractmethod
     def DeleteCampaign(
@@ -159,7 +174,7 @@ class CampaignServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _campaigns_pb2.DeleteCampaignRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_empty_pb2.Empty, _abc.Awaitable[_empty_pb2.Empty]]:
-        """Deletes a campaign that has ended, with its audits."""
+        """Deletes a campaign that has ended, with its audits. If they are many, the last of them are removed some time later."""
 
     @_abc_1.abstractmethod
     def GetCampaignReport(
