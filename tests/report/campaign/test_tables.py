@@ -2,7 +2,9 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -79,6 +81,18 @@ def test_there_is_a_row_for_each_cell_and_evaluation_and_one_for_a_cell_without(
     assert (last["state"], last["error_reason"], last["gate"]) == ("failed", "MODEL_UNREADABLE", "undecided")
     absent = set(cells.SCHEMA.names[12:]) | {"audit", "content_digest", "change"}
     assert all(last[name] is None for name in absent)
+
+
+def test_every_column_is_documented() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "campaign-report.md").read_text()
+    section = text[text.index("## The cells as a table") : text.index("## The observations")]
+    named = set(re.findall(r"`(\w+)`", section))
+    for name in cells.SCHEMA.names:
+        # Several columns are named by their beginnings and their ends.
+        ends = {name, name.removesuffix("_lower"), name.removesuffix("_upper")}
+        ends.add(re.sub("^(subject|reference|control)_", "_", name))
+        ends.add(re.sub("^(subject|reference|control)_hits$", "subject_hits", name))
+        assert ends & named, name
 
 
 def test_conclusions_can_be_counted_by_others() -> None:
