@@ -102,8 +102,11 @@ def _observations(unit: Unit, told: bool) -> Iterator[Observation]:
 
 
 @contextmanager
-def simulated_coordinator(folder: Path, catalogue: Path, **settings: Any) -> Iterator[Coordinator]:
-    """Start a coordinator with `folder` for its state, its artefacts and `said`; kill it in the end."""
+def simulated_coordinator(folder: Path, catalogue: Path | None = None, **settings: Any) -> Iterator[Coordinator]:
+    """Start a coordinator with `folder` for its state, its artefacts and `said`; kill it in the end.
+
+    Without a catalogue it has the testbed's.
+    """
     running = start_simulated(folder, catalogue, **settings)
     try:
         yield running
@@ -111,14 +114,14 @@ def simulated_coordinator(folder: Path, catalogue: Path, **settings: Any) -> Ite
         running.end()
 
 
-def start_simulated(folder: Path, catalogue: Path, **settings: Any) -> Coordinator:
+def start_simulated(folder: Path, catalogue: Path | None = None, **settings: Any) -> Coordinator:
     """Start a coordinator and return once it listens; those of one `folder` share artefacts and `said`."""
     (folder / "said").mkdir(parents=True, exist_ok=True)
     port = free_port()
     whole = {
         "state": str(folder / "state"),
         "artifacts": str(folder / "artifacts"),
-        "catalogues": [str(catalogue)],
+        "catalogues": [str(catalogue)] if catalogue else [],
         "port": port,
         "lease_seconds": 2,
         **settings,
@@ -164,11 +167,13 @@ async def _main() -> None:
     rooms: Any = Rooms(Path(sys.argv[1]))
     for room in (handles.GENERATION, handles.CLASSIFICATION, handles.PROBING, handles.ATTACK):
         room.call, room.stream = rooms.call, rooms.stream  # type: ignore[method-assign]
-    # The test's catalogue alone, which has the testbed's names.
-    Catalogue.load = partial(Catalogue.load, embedded=Path("none"))  # type: ignore[method-assign]
+    settings = CoordinatorSettings.model_validate_json(sys.argv[2])
+    if settings.catalogues:
+        # The test's catalogue alone, which has the testbed's names.
+        Catalogue.load = partial(Catalogue.load, embedded=Path("none"))  # type: ignore[method-assign]
     deployment.rooms_serving = lambda asked: dict.fromkeys(asked, True)
     coordinator = deployment.Coordinator.__new__(deployment.Coordinator)
-    await coordinator.__init__(CoordinatorSettings.model_validate_json(sys.argv[2]))  # type: ignore[misc]
+    await coordinator.__init__(settings)  # type: ignore[misc]
     print("up", flush=True)
     await asyncio.Event().wait()
 
