@@ -1,7 +1,7 @@
 """The rows of a new campaign and its cells, and what a cell becomes once its audit has ended."""
 
+import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,8 +31,19 @@ AUDIT_DELETED = "AUDIT_DELETED"
 """The reason of a cell whose audit was removed before it had ended."""
 
 _RETRY_SECONDS = 30.0
-# Rows that one statement inserts are built just before it.
-_CELLS_AT_ONCE = 1000
+_INTO_CELLS = "INSERT INTO unerase_cells (campaign, position, subject, concept, state) "
+_INSERT_CELLS = {
+    "sqlite": sa.text(
+        _INTO_CELLS + "SELECT :campaign, subject.key * :width + concept.key, subject.value, concept.value, :state "
+        "FROM json_each(:subjects) AS subject CROSS JOIN json_each(:concepts) AS concept"
+    ),
+    "postgresql": sa.text(
+        _INTO_CELLS + "SELECT CAST(:campaign AS varchar), (subject.place - 1) * CAST(:width AS integer) + concept.place"
+        " - 1, subject.value, concept.value, CAST(:state AS integer) "
+        "FROM json_array_elements_text(CAST(:subjects AS json)) WITH ORDINALITY AS subject (value, place) "
+        "CROSS JOIN json_array_elements_text(CAST(:concepts AS json)) WITH ORDINALITY AS concept (value, place)"
+    ),
+}
 _CELL_STATES: dict[int, CellState.ValueType] = {
     AUDIT_STATE_SUCCEEDED: CELL_STATE_SUCCEEDED,
     AUDIT_STATE_FAILED: CELL_STATE_FAILED,
@@ -83,20 +94,20 @@ def row_of(campaign: Campaign, request_digest: str, origin: Origin) -> dict[str,
     }
 
 
-def cell_rows(campaign_id: str, spec: CampaignSpec) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of the cells in their order, some at a time: each subject with every concept."""
-    concepts, total = list(spec.concepts), len(spec.subjects) * len(spec.concepts)
-    for begin in range(0, total, _CELLS_AT_ONCE):
-        yield [
-            {
-                "campaign": campaign_id,
-                "position": position,
-                "subject": spec.subjects[position // len(concepts)],
-                "concept": concepts[position % len(concepts)],
-                "state": CELL_STATE_PENDING,
-            }
-            for position in range(begin, min(begin + _CELLS_AT_ONCE, total))
-        ]
+async def insert_cells(connection: AsyncConnection, campaign_id: str, spec: CampaignSpec) -> None:
+    """Insert the cells of a campaign in their order: each subject with every concept.
+
+    The database makes the rows from the names, because a statement with hundreds of thousands of parameters takes
+    minutes.
+    """
+    given = {
+        "campaign": campaign_id,
+        "state": CELL_STATE_PENDING,
+        "subjects": json.dumps(list(spec.subjects)),
+        "concepts": json.dumps(list(spec.concepts)),
+        "width": len(spec.concepts),
+    }
+    await connection.execute(_INSERT_CELLS[connection.dialect.name], given)
 
 
 def outcome_of(row: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from unerase_backend.coordinator.storage import tables, webhooks
 from unerase_backend.coordinator.storage.artifact_collection import discard
 from unerase_backend.coordinator.storage.audits import NOBODY, Origin
 from unerase_backend.coordinator.storage.campaign_messages import brief, cell_of, read_campaign
-from unerase_backend.coordinator.storage.campaign_rows import cell_rows, check_active, outcome_of, row_of
+from unerase_backend.coordinator.storage.campaign_rows import check_active, insert_cells, outcome_of, row_of
 from unerase_backend.coordinator.storage.campaigns import ended_audits
 from unerase_backend.coordinator.storage.engine import Engine, Within, alone, insert_all, nothing_more
 from unerase_backend.coordinator.storage.tables import MAX_REASON, deterministic, storable
@@ -77,8 +77,7 @@ class CampaignTransitions:
                 await connection.execute(sa.insert(tables.campaigns).values(row))
                 labels = [{"campaign": campaign.id, "key": key, "value": of} for key, of in campaign.labels.items()]
                 await insert_all(connection, tables.campaign_labels, labels)
-                for rows in cell_rows(campaign.id, campaign.spec):
-                    await insert_all(connection, tables.cells, rows)
+                await insert_cells(connection, campaign.id, campaign.spec)
                 await within(connection)
                 await self._tell_state(connection, campaign.id)
         except sa.exc.IntegrityError:

@@ -248,7 +248,7 @@ cells = sa.Table(
     sa.Column("verdict", sa.LargeBinary, nullable=True),
     sa.Column("conclusion", sa.Integer, nullable=False, server_default="0"),
     sa.Column("content_digest", sa.String(64), nullable=False, server_default=""),
-    sa.Index("unerase_cells_by_state", "campaign", "state", "conclusion", "position"),
+    sa.Index("unerase_cells_in_order", "campaign", "state", "position", "conclusion"),
 )
 campaign_events = sa.Table(
     "unerase_campaign_events",
