@@ -152,6 +152,16 @@ def test_unscored_cases_can_only_make_a_change_less_certain() -> None:
     assert only(compared(first, still)).change == WORSE
 
 
+def test_a_direction_that_unscored_cases_could_turn_is_none() -> None:
+    """The scored pairs say worse, and counted as not shown the unscored ones would say better, both significantly."""
+    first = Audit(cases=60).evaluation("standard-prompt", [False] * 9 + [True] * 40 + [False] * 11)
+    second = Audit(cases=60).evaluation("standard-prompt", [True] * 9 + [None] * 40 + [False] * 11)
+    one = only(compared(first, second))
+    assert (one.only_first, one.only_second, one.unpaired) == (0, 9, 40)
+    assert max(stats.binomtest(b, n).pvalue for b, n in ((0, 9), (40, 49))) < 0.01
+    assert (one.p, one.change) == (1.0, UNSETTLED)
+
+
 def test_an_evaluation_without_pairs_says_nothing() -> None:
     comparison = compared(plain(None, None), plain(True, True))
     one = only(comparison)
