@@ -6,6 +6,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from chaos.campaign import calm_campaign
 from chaos.fleet import Fleet
 from chaos.storm import Toll, calm, specs, storm
 from support.postgres import running_postgres
@@ -17,11 +18,12 @@ def _run(postgres: bool, seconds: float, seed: int) -> Toll:
         try:
             fleet.start()
             wanted = specs()
-            undisturbed = calm(fleet, wanted)
+            undisturbed, campaign = calm(fleet, wanted), calm_campaign(fleet.addresses[0])
             toll = storm(
                 fleet,
                 wanted,
                 undisturbed,
+                campaign,
                 seed=seed,
                 seconds=seconds,
                 say=lambda line: print(f"  {line}", flush=True),

@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any
 
+from chaos.campaign import content_of, follow_campaign, lost_of
 from chaos.fleet import BACKEND, STALLED, Fleet, Shared
-from unerase import Client, ClientSettings, UneraseError
+from chaos.insistence import SETTINGS, insist
+from unerase import Client, UneraseError
 from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery
+from unerase.v1.campaigns_pb2 import CampaignEvent
 from unerase.v1.types_pb2 import EvaluationRequest
 
 # The whole backend takes its time to come back, and is killed less often than the rest.
 _WEIGHTS = {BACKEND: 1, STALLED: 2}
 _WEIGHT = 4
-_SETTINGS = ClientSettings(watch_patience_seconds=300)
-
-Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -29,8 +29,11 @@ class Toll:
 
     kills: Counter[str] = field(default_factory=Counter)
     audits: int = 0
+    campaigns: int = 0
     lost: int = 0
-    """Audits that did not succeed, whose events have a gap, or whose observations are not there exactly once."""
+    """Audits that did not succeed, whose events have a gap, or whose observations are not there exactly once; campaigns
+    in which a cell is not there exactly once.
+    """
     differing: int = 0
     """Reports whose content is not the undisturbed one, byte for byte."""
     reasons: list[str] = field(default_factory=list)
@@ -39,7 +42,7 @@ class Toll:
         parts = ", ".join(f"{victim} {count}" for victim, count in sorted(self.kills.items()))
         return (
             f"kills {self.kills.total()} ({parts}), audits {self.audits}, "
-            f"lost {self.lost}, differing reports {self.differing}"
+            f"campaigns {self.campaigns}, lost {self.lost}, differing reports {self.differing}"
         )
 
 
@@ -79,7 +82,7 @@ def specs() -> list[AuditSpec]:
 def calm(fleet: Fleet | Shared, wanted: Sequence[AuditSpec]) -> list[Undisturbed]:
     """Run each audit once, undisturbed."""
     found = []
-    with Client(fleet.addresses[0], settings=_SETTINGS) as client:
+    with Client(fleet.addresses[0], settings=SETTINGS) as client:
         for spec in wanted:
             audit = client.audit(spec)
             assert audit.state == AUDIT_STATE_SUCCEEDED, audit.error_message
@@ -91,6 +94,7 @@ def storm(
     fleet: Fleet | Shared,
     wanted: Sequence[AuditSpec],
     undisturbed: Sequence[Undisturbed],
+    campaign: bytes = b"",
     *,
     seed: int,
     seconds: float,
@@ -100,19 +104,21 @@ def storm(
 ) -> Toll:
     """Run the audits side by side, again and again for `seconds` and once at least, while things are killed.
 
+    With the content of the `campaign`'s undisturbed report, the campaign runs beside them.
     The moments are random. After so many kills a round ends in peace, since what is killed at once goes nowhere.
     """
     chance, toll = random.Random(seed), Toll()
     weights = [_WEIGHTS.get(victim, _WEIGHT) for victim in fleet.victims]
     end = time.monotonic() + seconds
-    with ThreadPoolExecutor(len(wanted)) as threads:
+    with ThreadPoolExecutor(len(wanted) + 1) as threads:
         while True:
             fleet.forget()
             followed = [
                 threads.submit(_follow, fleet.addresses[chance.randrange(len(fleet.addresses))], spec)
                 for spec in wanted
             ]
-            ended = _ended(followed)
+            beside = [threads.submit(follow_campaign, fleet.addresses[0])] if campaign else []
+            ended = _ended([*followed, *beside])
             before = toll.kills.total()
             while toll.kills.total() < before + kills_in_a_round:
                 if ended.wait(chance.expovariate(1 / mean_wait_seconds)):
@@ -123,12 +129,14 @@ def storm(
                     say(f"killed: {victim}")
             for follower, expected in zip(followed, undisturbed, strict=True):
                 _judge(fleet, follower, expected, toll)
+            for follower_of_campaign in beside:
+                _judge_campaign(fleet.addresses[0], follower_of_campaign, campaign, toll)
             say(str(toll))
             if time.monotonic() > end:
                 return toll
 
 
-def _ended(followed: Sequence[Future[tuple[str, list[str]]]]) -> threading.Event:
+def _ended(followed: Sequence[Future[Any]]) -> threading.Event:
     ended, left = threading.Event(), threading.Semaphore(len(followed) - 1)
 
     def count(_: object) -> None:
@@ -146,21 +154,10 @@ def _follow(address: str, spec: AuditSpec) -> tuple[str, list[str]]:
     The client itself refuses a gap between events.
     """
     request_id = uuid.uuid4().hex
-    with Client(address, settings=_SETTINGS) as client:
-        audit_id = _insist(lambda: client.create_audit(spec, request_id=request_id).id)
+    with Client(address, settings=SETTINGS) as client:
+        audit_id = insist(lambda: client.create_audit(spec, request_id=request_id).id)
         events = list(client.watch(audit_id))
     return audit_id, [event.unit_done.unit for event in events if event.WhichOneof("event") == "unit_done"]
-
-
-def _insist(ask: Callable[[], Answer]) -> Answer:
-    """Ask until there is an answer: what is not accepted was not lost."""
-    while True:
-        try:
-            return ask()
-        except UneraseError as error:
-            if error.code.name not in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED"):
-                raise
-            time.sleep(0.5)
 
 
 def _judge(fleet: Fleet | Shared, follower: Future[tuple[str, list[str]]], expected: Undisturbed, toll: Toll) -> None:
@@ -171,9 +168,9 @@ def _judge(fleet: Fleet | Shared, follower: Future[tuple[str, list[str]]], expec
         toll.lost += 1
         toll.reasons.append(f"{error.code.name} {error.reason}: {error.message}")
         return
-    with Client(fleet.addresses[0], settings=_SETTINGS) as client:
+    with Client(fleet.addresses[0], settings=SETTINGS) as client:
         # What was killed last may still be on its way back.
-        audit = _insist(lambda: client.get_audit(audit_id))
+        audit = insist(lambda: client.get_audit(audit_id))
         observations = fleet.observations(audit_id)
         whole = (
             audit.state == AUDIT_STATE_SUCCEEDED
@@ -191,5 +188,23 @@ def _judge(fleet: Fleet | Shared, follower: Future[tuple[str, list[str]]], expec
             toll.reasons.append(f"another report of seed base {audit.spec.seed_base}")
 
 
+def _judge_campaign(
+    address: str, follower: Future[tuple[str, list[CampaignEvent]]], expected: bytes, toll: Toll
+) -> None:
+    toll.campaigns += 1
+    try:
+        campaign_id, events = follower.result()
+    except UneraseError as error:
+        toll.lost += 1
+        toll.reasons.append(f"campaign: {error.code.name} {error.reason}: {error.message}")
+        return
+    if reason := lost_of(address, campaign_id, events):
+        toll.lost += 1
+        toll.reasons.append(reason)
+    elif content_of(address, campaign_id) != expected:
+        toll.differing += 1
+        toll.reasons.append("another report of the campaign")
+
+
 def _content(client: Client, audit_id: str) -> bytes:
-    return _insist(lambda: client.report_message(audit_id)).content.SerializeToString(deterministic=True)
+    return insist(lambda: client.report_message(audit_id)).content.SerializeToString(deterministic=True)
