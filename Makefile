@@ -66,7 +66,7 @@ chaos: $(VENV)/.dev ## Kill processes for ten minutes, on SQLite and on PostgreS
 	PYTHONPATH=tests $(BIN)/python -W ignore -m chaos
 
 bench: $(VENV)/.dev ## Measure speed and memory as ratios within one run; writes build/bench.json.
-	$(BIN)/python -m bench
+	PYTHONPATH=tests $(BIN)/python -m bench
 
 testbed: $(VENV)/.dev ## Train the testbed from nothing and print its table of detection rates.
 	$(BIN)/python -m unerase_backend.testbed.train --out build/testbed

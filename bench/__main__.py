@@ -1,10 +1,13 @@
-"""`python -m bench [sampler|serving|suite|hostile ...]`: measures what is named or everything; prints and writes it."""
+"""`python -m bench [NAME ...]`: measures what is named (see `BENCHES`) or everything; prints and writes it.
+
+It finds the tests' simulated rooms by PYTHONPATH=tests.
+"""
 
 import argparse
 import json
 from pathlib import Path
 
-from bench import hostile, sampler, serving, suite
+from bench import campaigns, hostile, sampler, serving, suite
 
 OUT = Path("build/bench.json")
 BENCHES = {
@@ -12,6 +15,7 @@ BENCHES = {
     "serving": serving.measure,
     "suite": suite.measure,
     "hostile": hostile.measure,
+    "campaigns": campaigns.measure,
 }
 
 

@@ -6,12 +6,15 @@ model and case alone. Tests say by files in the folder `said` what happens:
     said/hold-NAME    units of the model NAME wait for as long as the file exists; NAME "all" is every model
     said/fail-NAME    units of the model NAME fail
     said/show-NAME    pictures of the model NAME show every concept, although its name says that it was edited
+    said/takes        seconds that a unit takes on average: between half and one and a half times as long
     said/begun        a line for each unit that began: its model, role, concept, evaluation and cases
+    said/took         with `takes`, a line for each unit that ended: when it began and when it ended
 """
 
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -76,11 +79,20 @@ class Rooms:
         # Another process says when it goes on.
         while any(file.exists() for file in held):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+        await self._take_time()
         if (self._said / f"fail-{unit.model.replace('/', '-')}").exists():
             raise UnsafeModelError("the unet is not there", reason="MODEL_INCOMPLETE", metadata={"model": unit.model})
         told = (self._said / f"show-{unit.model.replace('/', '-')}").exists()
         for observation in _observations(unit, told):
             yield ProbeResponse(event=UnitEvent(observation=observation))
+
+    async def _take_time(self) -> None:
+        if not (file := self._said / "takes").exists():
+            return
+        begun = time.monotonic()
+        await asyncio.sleep(float(file.read_text()) * (0.5 + random.random()))
+        with (self._said / "took").open("a") as took:
+            took.write(f"{begun} {time.monotonic()}\n")
 
 
 def _observations(unit: Unit, told: bool) -> Iterator[Observation]:

@@ -1,0 +1,250 @@
+"""What campaigns cost: the coordinator's share of the CPU time, its memory by the number of cells, and how busy it
+keeps many rooms at once.
+
+The share is that of real audits on the testbed: CPU time of the coordinator's process, its database included, over that
+of the backend's whole process tree. Memory and efficiency are measured with a real coordinator and database whose rooms
+are simulated (`tests/support/simulated.py`): a unit only waits. Efficiency is the time that the simulated replicas were
+busy over the time that they were there, from the moment when all had a unit to the moment when the last unit began.
+"""
+
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+from google.protobuf import json_format
+
+from bench.serving import backend
+from tests.support.simulated import say, simulated_coordinator
+from tests.support.small_files import write_pipeline, write_weights
+from unerase.v1.campaigns_pb2 import (
+    Campaign,
+    CampaignSpec,
+    CancelCampaignRequest,
+    CreateCampaignRequest,
+    GetCampaignReportRequest,
+    GetCampaignRequest,
+    WatchCampaignRequest,
+)
+from unerase.v1.campaigns_pb2_grpc import CampaignServiceStub
+from unerase_backend.catalogue import EMBEDDED
+
+SUBJECTS = ("testbed/uce", "testbed/redirected", "testbed/esd-x", "testbed/rece")
+AUDITED_CASES = 12
+CELLS = (100, 10_000)
+ENDED_CELLS = 200
+WINDOW = 64
+REPLICAS = (50, 200)
+UNIT_SECONDS = 60.0
+ROUNDS = 3
+LOOK_SECONDS = 0.2
+MODELS = 5_000
+_CATALOGUE = """
+judges:
+  clip: {kind: clip, path: clip}
+  first: {kind: classifier, path: first}
+  second: {kind: classifier, path: second}
+concepts:
+  hourglass:
+    kind: object
+    names: [hourglass]
+    prompts: ["a {concept}", "the {concept}"]
+    labels: {clip: [an hourglass], first: [hourglass], second: [hourglass]}
+    control: small/never
+  circle:
+    kind: object
+    names: [circle]
+    prompts: ["a {concept}", "the {concept}"]
+    labels: {clip: [a circle], first: [circle], second: [circle]}
+    control: small/never
+models:
+  small/reference: {pipeline: small, guidance_scale: 3.0, steps: 40, resolution: 32}
+  small/never: {base: small/reference, unet: never.safetensors, never_learned: [hourglass, circle]}
+"""
+
+
+def measure() -> list[dict[str, Any]]:
+    """Return the figures whose names begin with `campaign.`."""
+    share = _coordinator_share()
+    with tempfile.TemporaryDirectory() as folder:
+        catalogue = _catalogue(Path(folder) / "catalogue")
+        few, many = (_peak_mb(Path(folder) / f"cells-{cells}", catalogue, cells) for cells in CELLS)
+        per_10k = (many - few) / (CELLS[1] - CELLS[0]) * 10_000
+        efficiency = {count: _efficiency(Path(folder) / f"fan-{count}", catalogue, count) for count in REPLICAS}
+    return [
+        _figure("campaign.coordinator_share", round(share, 3), "ratio", 0.05, "lower"),
+        _figure("campaign.memory_per_10k_cells_mb", round(per_10k, 1), "MB", 20, "lower"),
+        *(
+            _figure(
+                f"campaign.fanout_efficiency_{count}", round(value, 3), "ratio", 0.95 if count == 50 else 0.9, "higher"
+            )
+            for count, value in efficiency.items()
+        ),
+    ]
+
+
+def _figure(name: str, value: float, unit: str, target: float, better: str) -> dict[str, Any]:
+    return {"name": name, "value": value, "unit": unit, "target": target, "better": better}
+
+
+def _coordinator_share() -> float:
+    template = {"cases": AUDITED_CASES, "battery": {"preset": "quick"}, "seedBase": 1}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        backend(Path(folder)) as running,
+        _service(running.address) as service,
+    ):
+        before = _cpu_seconds(running.process)
+        _whole(service, _spec(SUBJECTS, ["hourglass"], template))
+        after = _cpu_seconds(running.process)
+    spent = {name: after[name] - before.get(name, 0.0) for name in after}
+    _say(", ".join(f"{name} {seconds:.0f} s" for name, seconds in sorted(spent.items()) if seconds > 1))
+    return spent["coordinator"] / sum(spent.values())
+
+
+def _cpu_seconds(backend: psutil.Process) -> dict[str, float]:
+    """Return the CPU time of the backend's processes by what they are."""
+    spent: dict[str, float] = {}
+    for process in [backend, *backend.children(recursive=True)]:
+        try:
+            name, times = process.cmdline()[:1], process.cpu_times()
+        except psutil.Error:
+            continue
+        title = name[0] if name else ""
+        known = title.split(":")[3] if title.startswith("ray::ServeReplica:") else "other"
+        spent[known] = spent.get(known, 0.0) + times.user + times.system
+    return spent
+
+
+def _peak_mb(folder: Path, catalogue: Path, cells: int) -> float:
+    """Return the coordinator's peak of memory in a campaign, up to its cancellation and its report."""
+    subjects = [f"edited/{number}" for number in range(cells // 2)]
+    with _coordinator(folder, catalogue, concurrent_units=32) as (process, service):
+        with _peak(process) as peak:
+            campaign = _create(service, _spec(subjects, ["hourglass", "circle"], _SMALL, window=WINDOW))
+            wanted = min(cells, ENDED_CELLS)
+            for event in service.WatchCampaign(WatchCampaignRequest(id=campaign.id), timeout=3600):
+                counts = (
+                    service.GetCampaign(GetCampaignRequest(id=campaign.id)).cells if event.sequence % 50 == 0 else None
+                )
+                if counts is not None and counts.succeeded >= wanted:
+                    break
+            service.CancelCampaign(CancelCampaignRequest(id=campaign.id), timeout=600)
+            for _ in service.GetCampaignReport(GetCampaignReportRequest(id=campaign.id), timeout=600):
+                pass
+        _say(f"{cells} cells: {peak.megabytes:.0f} MB")
+    return peak.megabytes
+
+
+def _efficiency(folder: Path, catalogue: Path, replicas: int) -> float:
+    subjects = [f"edited/{number}" for number in range(replicas * ROUNDS // 2)]
+    say(folder, "takes")
+    (folder / "said" / "takes").write_text(str(UNIT_SECONDS))
+    with _coordinator(folder, catalogue, concurrent_units=replicas) as (_, service):
+        _whole(service, _spec(subjects, ["hourglass", "circle"], _SMALL, window=min(2 * replicas, 1024)))
+    lines = (folder / "said" / "took").read_text().splitlines()
+    spans = sorted(tuple(map(float, line.split())) for line in lines)
+    return _busy(spans, replicas)
+
+
+def _busy(spans: list[tuple[float, ...]], replicas: int) -> float:
+    """Return the share of their time that the replicas were busy, between the first moment when all were and the last
+    beginning of a unit.
+    """
+    begins = [begin for begin, _ in spans]
+    since = next(at for at in begins if sum(begin <= at < end for begin, end in spans) >= replicas)
+    until = begins[-1]
+    busy = sum(max(0.0, min(end, until) - max(begin, since)) for begin, end in spans)
+    return busy / (replicas * (until - since))
+
+
+_SMALL: dict[str, Any] = {
+    "cases": 2,
+    "steps": 2,
+    "battery": {"evaluations": [{"name": "standard-prompt"}], "allowIncomplete": True},
+    "seedBase": 1,
+}
+
+
+def _spec(subjects: Any, concepts: list[str], template: dict[str, Any], **more: Any) -> CampaignSpec:
+    whole = {"subjects": list(subjects), "concepts": concepts, "template": template, **more}
+    return json_format.ParseDict(whole, CampaignSpec())
+
+
+def _create(service: CampaignServiceStub, spec: CampaignSpec) -> Campaign:
+    campaign: Campaign = service.CreateCampaign(CreateCampaignRequest(request_id="bench", spec=spec), timeout=600)
+    return campaign
+
+
+def _whole(service: CampaignServiceStub, spec: CampaignSpec) -> None:
+    campaign = _create(service, spec)
+    for _ in service.WatchCampaign(WatchCampaignRequest(id=campaign.id), timeout=7200):
+        pass
+    ended = service.GetCampaign(GetCampaignRequest(id=campaign.id))
+    if ended.cells.succeeded != ended.cells_total:
+        raise RuntimeError(f"only {ended.cells.succeeded} of {ended.cells_total} cells succeeded")
+
+
+@contextmanager
+def _service(address: str) -> Iterator[CampaignServiceStub]:
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        yield CampaignServiceStub(channel)
+
+
+@contextmanager
+def _coordinator(
+    folder: Path, catalogue: Path, **settings: Any
+) -> Iterator[tuple[psutil.Process, CampaignServiceStub]]:
+    with simulated_coordinator(folder, catalogue, **settings) as running, _service(running.address) as service:
+        yield psutil.Process(running.process.pid), service
+
+
+class _Peak:
+    megabytes = 0.0
+
+
+@contextmanager
+def _peak(process: psutil.Process) -> Iterator[_Peak]:
+    """Look at a process's memory for as long as the context lasts, and keep the most."""
+    ended, peak = threading.Event(), _Peak()
+
+    def look() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            peak.megabytes = max(peak.megabytes, process.memory_info().rss / 1e6)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _catalogue(folder: Path) -> Path:
+    """Write a catalogue of many models with the same small files."""
+    write_pipeline(folder / "small", "small")
+    for judge in ("clip", "first", "second"):
+        (folder / judge).mkdir()
+        write_weights(folder / judge / "model.safetensors", judge)
+    for file in (EMBEDDED.parent / "clip").glob("*.json"):
+        shutil.copy(file, folder / "clip")
+    for change in ("never", "edited"):
+        write_weights(folder / f"{change}.safetensors", change)
+    models = "".join(
+        f"  edited/{number}: {{base: small/reference, unet: edited.safetensors, erased: [hourglass]}}\n"
+        for number in range(MODELS)
+    )
+    path = folder / "catalogue.yaml"
+    path.write_text(_CATALOGUE + models)
+    return path
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
