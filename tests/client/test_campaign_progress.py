@@ -44,7 +44,7 @@ def test_the_time_left_follows_the_pace_so_far() -> None:
     progress.take(at(100, state_changed=running(10)))
     assert progress.seconds_left() is None
     for index in range(4):
-        cell = Cell(index=index, state=CellState.CELL_STATE_SUCCEEDED, verdict=Verdict(conclusion=5))
+        cell = Cell(index=index, state=CellState.CELL_STATE_SUCCEEDED, verdict=Verdict(conclusion=5, damaged=index > 1))
         progress.take(at(100 + 60 * (index + 1), cell_changed=cell))
     # Four cells in four minutes, six are left.
     assert progress.seconds_left() == 360

@@ -19,6 +19,7 @@ from unerase.v1.verdicts_pb2 import Conclusion, Verdict
 MOST_SHOWN = 2000
 """Cells of a matrix; more are summed up."""
 _COLUMNS = 8
+_DAMAGED = ", damaged"
 _ENDED = (CellState.CELL_STATE_SUCCEEDED, CellState.CELL_STATE_FAILED, CellState.CELL_STATE_CANCELLED)
 
 
@@ -57,7 +58,8 @@ class CampaignProgress:
         if cell.state == CellState.CELL_STATE_PENDING:
             self._cells.pop(cell.index, None)
         else:
-            self._cells[cell.index] = _word(cell)
+            # Without damage, which would be a comma in a list.
+            self._cells[cell.index] = _word(cell).removesuffix(_DAMAGED)
         if cell.state in _ENDED:
             self._ended.add(cell.index)
             return cell
@@ -159,7 +161,7 @@ def campaign_state(campaign: Campaign) -> str:
 
 def conclusion_word(verdict: Verdict) -> str:
     """Return a conclusion as words, with whether the model is damaged."""
-    return enum_name(Conclusion, verdict.conclusion, "CONCLUSION_") + (", damaged" if verdict.damaged else "")
+    return enum_name(Conclusion, verdict.conclusion, "CONCLUSION_") + (_DAMAGED if verdict.damaged else "")
 
 
 def counted(campaign: Campaign) -> str:

@@ -208,8 +208,13 @@ def _show_plan(planned: Campaign, as_json: bool) -> None:
         say_json(planned)
         return
     spec = planned.spec
-    say(f"{planned.cells_total} cells: {len(spec.subjects)} models x {len(spec.concepts)} concepts")
+    models, concepts = _number(len(spec.subjects), "model"), _number(len(spec.concepts), "concept")
+    say(f"{_number(planned.cells_total, 'cell')}: {models} x {concepts}")
     show_cost(stdout, planned.cost, GROUP)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _refuse_contradictions(outputs: Outputs, wait: bool, dry_run: bool, local: bool, data_dir: Path | None) -> None:
