@@ -86,7 +86,7 @@ protos: $(PROTOS_VENV)/.tools $(VENV)/.dev ## Generate the Python code of the co
 
 # In an environment of its own, since nobody else needs these packages. The tests' other plugins are not installed here.
 # Every Eval Ever asks for a newer Python, for what is not used here: its schema and its checks of records are.
-integrations: ## Run what works with packages of others: NudeNet (AGPL), PEFT, Every Eval Ever, in-toto, MLflow.
+integrations: ## Run what works with packages of others: NudeNet (AGPL), PEFT, Inspect, PyRIT, in-toto and others.
 	test -x build/integrations/bin/python || $(PYTHON) -m venv build/integrations
 	build/integrations/bin/python -m pip install --quiet --editable '.[server,onnx]' --requirement tests/integrations/requirements.txt
 	build/integrations/bin/python -m pip install --quiet --no-deps --ignore-requires-python every-eval-ever==0.3.0

@@ -23,7 +23,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Question, View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Judgement
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.deployment import Classification, build
-from unerase_backend.classification.engine import MAX_PICTURES, ClassificationEngine
+from unerase_backend.classification.engine import MAX_PICTURES, MAX_SENT, ClassificationEngine
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.evaluation.questions import MAX_QUESTIONS
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -61,6 +61,27 @@ async def test_digests_and_arrays_are_judged_alike(
     assert by_digest == list(handed_over.pictures)
     assert all(answer.status == SAMPLE_STATUS_SCORED for answer in by_digest)
     assert [j.judge for j in by_digest[0].judgements] == ["clip", "resnet", "convnext", "convnext"]
+
+
+async def test_pictures_that_are_sent_are_judged_like_stored_ones(
+    engine: ClassificationEngine, store: ArtifactStore, pictures: np.ndarray
+) -> None:
+    files = [encode_picture(picture) for picture in pictures]
+    sent = await engine.Classify(ClassifyRequest(pictures=[files[0], b"GIF89a", *files[1:]], questions=QUESTIONS))
+    unreadable = sent.pictures.pop(1)
+    assert (unreadable.status, len(unreadable.judgements)) == (SAMPLE_STATUS_UNSCORED, 0)
+    assert list(sent.pictures) == await judged(engine, [store.put(file) for file in files])
+
+
+async def test_sent_pictures_are_bounded_and_stand_alone(engine: ClassificationEngine, pictures: np.ndarray) -> None:
+    file = encode_picture(pictures[0])
+    for request in (
+        ClassifyRequest(pictures=[file] * (MAX_SENT + 1), questions=QUESTIONS),
+        ClassifyRequest(pictures=[file], picture_digests=[NOWHERE], questions=QUESTIONS),
+    ):
+        with pytest.raises(InvalidRequestError) as caught:
+            await engine.Classify(request)
+        assert [violation.field for violation in caught.value.violations] == ["pictures"]
 
 
 async def test_what_cannot_be_read_is_unscored_and_disturbs_nothing(

@@ -66,6 +66,8 @@ OWN_FILES = "the files are the user's; `python -m tools.real_size` runs the same
 
 EXPORTS = "tests/integrations/test_page.py::test_exports"
 
+PROGRAMS = "tests/integrations/test_real_backend.py::test_the_page_is_followed"
+
 RULES: tuple[Rule, ...] = (
     Rule("README.md", "make audit", How.OWN),
     Rule("README.md", "testbed/uce: hourglass is", How.ELSEWHERE, "tests/docs/test_own_machine.py::test_readme"),
@@ -132,6 +134,10 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/integrations.md", "openssl genpkey", How.ELSEWHERE, EXPORTS),
     Rule("docs/integrations.md", "import json", How.ELSEWHERE, EXPORTS),
     Rule("docs/integrations.md", "unerase export mlflow", How.ELSEWHERE, EXPORTS),
+    Rule("docs/integrations.md", "export UNERASE_ADDRESS", How.ELSEWHERE, PROGRAMS),
+    Rule("docs/integrations.md", "from pathlib import Path", How.ELSEWHERE, PROGRAMS),
+    Rule("docs/integrations.md", "import asyncio", How.ELSEWHERE, PROGRAMS),
+    Rule("docs/integrations.md", "cd examples/javascript", How.ELSEWHERE, PROGRAMS),
     Rule("docs/judges.md", "pip download", How.READ, "needs a registry; `make integrations` takes the same file"),
     Rule("docs/judges.md", "judges:", How.ELSEWHERE, "tests/integrations/test_nudenet.py::catalogue"),
     Rule("docs/judges.md", "pip install ./examples", How.ELSEWHERE, "tests/third_parties/test_vqa.py"),

@@ -59,6 +59,7 @@ PROGRAMS = {
     "kubectl",
 } | {
     *("prometheus", "apt-get", "pg_ctlcluster", "runuser", "export", "mkdir", "chmod", "cp", "mv", "tee", "echo"),
+    *("cd", "inspect", "node", "npm"),
 }
 # Words in capitals that are no reason and no status of ours.
 CAPITALS = {"SIGTERM", "SIGKILL", "SIGHUP", "MODEL", "ID", "NAME"}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from unerase.internal.v1alpha1.generation_pb2 import (
     EncodeRequest,
+    GenerateRequest,
     MeasureDenoisingRequest,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import (
@@ -208,6 +209,16 @@ async def test_an_inpainted_picture_is_kept_whole_and_its_square_judged(
     again = bench_of()
     assert await again.generate(trajectories, questions=[QUESTION]) == samples
     assert again.metrics.ticks == 0
+
+
+async def test_a_picture_comes_with_its_sample_if_asked_for(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    request = GenerateRequest(model=REFERENCE, trajectories=[trajectory_of()], picture_bytes=True)
+    (answer,) = [response async for response in bench.engine.Generate(request)]
+    assert answer.picture == bench.store.get(answer.sample.picture_digest)
+    request.picture_bytes, request.pictures = False, True
+    (answer,) = [response async for response in bench.engine.Generate(request)]
+    assert answer.sample.picture_digest
+    assert not answer.picture
 
 
 async def test_a_picture_of_the_store_begins_a_trajectory(

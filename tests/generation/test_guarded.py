@@ -62,6 +62,10 @@ async def test_a_refused_prompt_is_withheld_and_another_is_not(guarded: LocalBac
     assert passed.status == SAMPLE_STATUS_SCORED
     # Stored as it was.
     assert (await generated(guarded, "own/filtered", trajectories, guarded=True)) == [refused, passed]
+    # Nobody gets its bytes either.
+    asked = GenerateRequest(model="own/filtered", trajectories=trajectories, picture_bytes=True, guarded=True)
+    bytes_of = {answer.index: answer.picture async for answer in guarded.generation.Generate(asked)}
+    assert (bytes_of[0], bytes_of[1][:4]) == (b"", b"\x89PNG")
 
 
 async def test_without_its_guards_a_model_is_its_base(guarded: LocalBackend) -> None:

@@ -45,6 +45,7 @@ from unerase_backend.runtime.errors import (
 from unerase_backend.runtime.pictures import UnreadablePictureError, crop_square, decode_picture, grey_square
 
 MAX_PICTURES = most_items(ClassifyRequest, "picture_digests")
+MAX_SENT = most_items(ClassifyRequest, "pictures")
 
 
 class ClassificationEngine:
@@ -70,7 +71,7 @@ class ClassificationEngine:
     ) -> ClassifyResponse:
         """Answer every question of every picture, and embed it if that is asked for.
 
-        `pictures`, (n, height, width, 3), are judged in place of the request's digests.
+        `pictures`, (n, height, width, 3), are judged in place of the request's own.
 
         Raises:
             InvalidRequestError: too many pictures or questions, a question without labels, a label that its judge does
@@ -152,17 +153,25 @@ class ClassificationEngine:
         if pictures is not None:
             for start in range(0, len(pictures), size):
                 yield list(pictures[start : start + size])
+        elif request.pictures:
+            for start in range(0, len(request.pictures), size):
+                yield [_decoded(content) for content in request.pictures[start : start + size]]
         else:
             for start in range(0, len(request.picture_digests), size):
                 yield [self._read(digest) for digest in request.picture_digests[start : start + size]]
 
     def _read(self, digest: str) -> Picture | UnreadablePictureError:
         try:
-            return decode_picture(self._store.get(digest))
-        except UnreadablePictureError as error:
-            return error
+            return _decoded(self._store.get(digest))
         except DataLossError as error:
             return UnreadablePictureError(error.message)
+
+
+def _decoded(content: bytes) -> Picture | UnreadablePictureError:
+    try:
+        return decode_picture(content)
+    except UnreadablePictureError as error:
+        return error
 
 
 def _shown(picture: Picture | UnreadablePictureError, view: View) -> Picture | UnreadablePictureError:
@@ -209,12 +218,16 @@ def _answers(
 def _check(request: ClassifyRequest, pictures: NDArray[np.uint8] | None) -> None:
     violations = []
     if pictures is None:
-        count = len(request.picture_digests)
+        count = len(request.picture_digests) + len(request.pictures)
+        if request.picture_digests and request.pictures:
+            violations.append(FieldViolation("pictures", "must be empty if there are digests"))
+        if len(request.pictures) > MAX_SENT:
+            violations.append(FieldViolation("pictures", f"must be at most {MAX_SENT}, not {len(request.pictures)}"))
     else:
         count = len(pictures)
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
             violations.append(FieldViolation("pictures", "must be uint8 of shape (n, height, width, 3)"))
-        if request.picture_digests:
+        if request.picture_digests or request.pictures:
             violations.append(FieldViolation("picture_digests", "must be empty if pictures are passed"))
     if not 1 <= count <= MAX_PICTURES:
         violations.append(FieldViolation("picture_digests", f"must be 1 to {MAX_PICTURES} pictures, not {count}"))

@@ -94,7 +94,7 @@ class GenerationEngine:
             self._catalogue.judge(question.judge)
         model = await self._requested(request.model, request.changes, guarded=request.guarded)
         guards = await asyncio.to_thread(self._work.shared.guards, model)
-        picture = request.pictures or bool(request.questions)
+        picture = request.pictures or request.picture_bytes or bool(request.questions)
         shared = self._work.shared
         caller = Caller(asyncio.get_running_loop())
         remaining = iter(enumerate(request.trajectories))
@@ -109,6 +109,8 @@ class GenerationEngine:
                 arrived = await caller.take(JUDGED_AT_ONCE)
                 for response in await self._responses(request, guards, arrived):
                     outstanding -= 1
+                    if request.picture_bytes and response.sample.picture_digest:
+                        response.picture = await asyncio.to_thread(self._store.get, response.sample.picture_digest)
                     yield response
         finally:
             shared.leave(caller)
@@ -261,7 +263,9 @@ class GenerationEngine:
             sample = Sample(
                 status=status_of(result),
                 reason=result.failure,
-                picture_digest=result.picture_digest if request.pictures or request.questions else "",
+                picture_digest=result.picture_digest
+                if request.pictures or request.picture_bytes or request.questions
+                else "",
                 latents=result.latents if request.latents else None,
             )
             samples.append((indices, sample))

@@ -27,7 +27,7 @@ from unerase.v1 import bounds_pb2 as unerase_dot_v1_dot_bounds__pb2
 from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.unerase/internal/v1alpha1/classification.proto\x12\x19unerase.internal.v1alpha1\x1a,unerase/internal/v1alpha1/trajectories.proto\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"\xb7\x01\n\x0f\x43lassifyRequest\x12\x1e\n\x0fpicture_digests\x18\x01 \x03(\tB\x05\x90\xc2\x18\x80 \x12<\n\tquestions\x18\x02 \x03(\x0b\x32#.unerase.internal.v1alpha1.QuestionB\x04\x90\xc2\x18@\x12-\n\x04view\x18\x03 \x01(\x0b\x32\x1f.unerase.internal.v1alpha1.View\x12\x17\n\x0f\x65mbedding_judge\x18\x04 \x01(\t\"\x9f\x01\n\x11PictureJudgements\x12)\n\njudgements\x18\x01 \x03(\x0b\x32\x15.unerase.v1.Judgement\x12(\n\x06status\x18\x02 \x01(\x0e\x32\x18.unerase.v1.SampleStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12%\n\tembedding\x18\x04 \x01(\x0b\x32\x12.unerase.v1.Tensor\"R\n\x10\x43lassifyResponse\x12>\n\x08pictures\x18\x01 \x03(\x0b\x32,.unerase.internal.v1alpha1.PictureJudgements\"\x1f\n\x1d\x44\x65scribeClassificationRequest\"\xbd\x01\n\x1e\x44\x65scribeClassificationResponse\x12\x18\n\x10numerics_profile\x18\x01 \x01(\t\x12S\n\x05kinds\x18\x02 \x03(\x0b\x32\x44.unerase.internal.v1alpha1.DescribeClassificationResponse.KindsEntry\x1a,\n\nKindsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x8c\x02\n\x15\x43lassificationService\x12\x63\n\x08\x43lassify\x12*.unerase.internal.v1alpha1.ClassifyRequest\x1a+.unerase.internal.v1alpha1.ClassifyResponse\x12\x8d\x01\n\x16\x44\x65scribeClassification\x12\x38.unerase.internal.v1alpha1.DescribeClassificationRequest\x1a\x39.unerase.internal.v1alpha1.DescribeClassificationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.unerase/internal/v1alpha1/classification.proto\x12\x19unerase.internal.v1alpha1\x1a,unerase/internal/v1alpha1/trajectories.proto\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"\xcf\x01\n\x0f\x43lassifyRequest\x12\x1e\n\x0fpicture_digests\x18\x01 \x03(\tB\x05\x90\xc2\x18\x80 \x12<\n\tquestions\x18\x02 \x03(\x0b\x32#.unerase.internal.v1alpha1.QuestionB\x04\x90\xc2\x18@\x12-\n\x04view\x18\x03 \x01(\x0b\x32\x1f.unerase.internal.v1alpha1.View\x12\x17\n\x0f\x65mbedding_judge\x18\x04 \x01(\t\x12\x16\n\x08pictures\x18\x05 \x03(\x0c\x42\x04\x90\xc2\x18@\"\x9f\x01\n\x11PictureJudgements\x12)\n\njudgements\x18\x01 \x03(\x0b\x32\x15.unerase.v1.Judgement\x12(\n\x06status\x18\x02 \x01(\x0e\x32\x18.unerase.v1.SampleStatus\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12%\n\tembedding\x18\x04 \x01(\x0b\x32\x12.unerase.v1.Tensor\"R\n\x10\x43lassifyResponse\x12>\n\x08pictures\x18\x01 \x03(\x0b\x32,.unerase.internal.v1alpha1.PictureJudgements\"\x1f\n\x1d\x44\x65scribeClassificationRequest\"\xbd\x01\n\x1e\x44\x65scribeClassificationResponse\x12\x18\n\x10numerics_profile\x18\x01 \x01(\t\x12S\n\x05kinds\x18\x02 \x03(\x0b\x32\x44.unerase.internal.v1alpha1.DescribeClassificationResponse.KindsEntry\x1a,\n\nKindsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x8c\x02\n\x15\x43lassificationService\x12\x63\n\x08\x43lassify\x12*.unerase.internal.v1alpha1.ClassifyRequest\x1a+.unerase.internal.v1alpha1.ClassifyResponse\x12\x8d\x01\n\x16\x44\x65scribeClassification\x12\x38.unerase.internal.v1alpha1.DescribeClassificationRequest\x1a\x39.unerase.internal.v1alpha1.DescribeClassificationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,20 +38,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFYREQUEST'].fields_by_name['picture_digests']._serialized_options = b'\220\302\030\200 '
   _globals['_CLASSIFYREQUEST'].fields_by_name['questions']._loaded_options = None
   _globals['_CLASSIFYREQUEST'].fields_by_name['questions']._serialized_options = b'\220\302\030@'
+  _globals['_CLASSIFYREQUEST'].fields_by_name['pictures']._loaded_options = None
+  _globals['_CLASSIFYREQUEST'].fields_by_name['pictures']._serialized_options = b'\220\302\030@'
   _globals['_DESCRIBECLASSIFICATIONRESPONSE_KINDSENTRY']._loaded_options = None
   _globals['_DESCRIBECLASSIFICATIONRESPONSE_KINDSENTRY']._serialized_options = b'8\001'
   _globals['_CLASSIFYREQUEST']._serialized_start=173
-  _globals['_CLASSIFYREQUEST']._serialized_end=356
-  _globals['_PICTUREJUDGEMENTS']._serialized_start=359
-  _globals['_PICTUREJUDGEMENTS']._serialized_end=518
-  _globals['_CLASSIFYRESPONSE']._serialized_start=520
-  _globals['_CLASSIFYRESPONSE']._serialized_end=602
-  _globals['_DESCRIBECLASSIFICATIONREQUEST']._serialized_start=604
-  _globals['_DESCRIBECLASSIFICATIONREQUEST']._serialized_end=635
-  _globals['_DESCRIBECLASSIFICATIONRESPONSE']._serialized_start=638
-  _globals['_DESCRIBECLASSIFICATIONRESPONSE']._serialized_end=827
-  _globals['_DESCRIBECLASSIFICATIONRESPONSE_KINDSENTRY']._serialized_start=783
-  _globals['_DESCRIBECLASSIFICATIONRESPONSE_KINDSENTRY']._serialized_end=827
-  _globals['_CLASSIFICATIONSERVICE']._serialized_start=830
-  _globals['_CLASSIFICATIONSERVICE']._serialized_end=1098
+  _globals['_CLASSIFYREQUEST']._serialized_end=380
+  _globals['_PICTUREJUDGEMENTS']._serialized_start=383
+  _globals['_PICTUREJUDGEMENTS']._serialized_end=542
+  _globals['_CLASSIFYRESPONSE']._serialized_start=544
+  _globals['_CLASSIFYRESPONSE']._serialized_end=626
+  _globals['_DESCRIBECLASSIFICATIONREQUEST']._serialized_start=628
+  _globals['_DESCRIBECLASSIFICATIONREQUEST']._serialized_end=659
+  _globals['_DESCRIBECLASSIFICATIONRESPONSE']._serialized_start=662
+  _globals['_DESCRIBECLASSIFICATIONRESPONSE']._serialized_end=851
+  _globals['_DESCRIBECLASSIFICATIONRESPONSE_KINDSENTRY']._serialized_start=807
+  _globals['_DESCRIBECLASSIFICATIONRESPONSE_KINDSENTRY']._serialized_end=851
+  _globals['_CLASSIFICATIONSERVICE']._serialized_start=854
+  _globals['_CLASSIFICATIONSERVICE']._serialized_end=1122
 # @@protoc_insertion_point(module_scope)

@@ -30,6 +30,7 @@ class ClassifyRequest(_message.Message):
     QUESTIONS_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
     EMBEDDING_JUDGE_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
     embedding_judge: _builtins.str
     """Name of the CLIP judge whose embedding of each picture is wanted; empty for none."""
     @_builtins.property
@@ -42,6 +43,10 @@ class ClassifyRequest(_message.Message):
     def view(self) -> _trajectories_pb2.View:
         """Absent: the pictures as they are."""
 
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """PNG files, in place of digests; they are not stored."""
+
     def __init__(
         self,
         *,
@@ -49,10 +54,11 @@ class ClassifyRequest(_message.Message):
         questions: _abc.Iterable[_trajectories_pb2.Question] | None = ...,
         view: _trajectories_pb2.View | None = ...,
         embedding_judge: _builtins.str = ...,
+        pictures: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["view", b"view"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_judge", b"embedding_judge", "picture_digests", b"picture_digests", "questions", b"questions", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding_judge", b"embedding_judge", "picture_digests", b"picture_digests", "pictures", b"pictures", "questions", b"questions", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

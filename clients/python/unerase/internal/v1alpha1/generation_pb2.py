@@ -27,7 +27,7 @@ from unerase.v1 import bounds_pb2 as unerase_dot_v1_dot_bounds__pb2
 from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*unerase/internal/v1alpha1/generation.proto\x12\x19unerase.internal.v1alpha1\x1a,unerase/internal/v1alpha1/trajectories.proto\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"\x86\x01\n\x0bModelChange\x12\x15\n\x0bunet_digest\x18\x01 \x01(\tH\x00\x12\x41\n\rinterpolation\x18\x02 \x01(\x0b\x32(.unerase.internal.v1alpha1.InterpolationH\x00\x12\x15\n\x0bschedule_of\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"-\n\rInterpolation\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"\x95\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x42\n\x0ctrajectories\x18\x02 \x03(\x0b\x32%.unerase.internal.v1alpha1.TrajectoryB\x05\x90\xc2\x18\x80 \x12<\n\tquestions\x18\x03 \x03(\x0b\x32#.unerase.internal.v1alpha1.QuestionB\x04\x90\xc2\x18@\x12\x10\n\x08pictures\x18\x04 \x01(\x08\x12\x0f\n\x07latents\x18\x05 \x01(\x08\x12=\n\x07\x63hanges\x18\x06 \x03(\x0b\x32&.unerase.internal.v1alpha1.ModelChangeB\x04\x90\xc2\x18\x10\x12\x0f\n\x07guarded\x18\x07 \x01(\x08\"T\n\x10GenerateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x31\n\x06sample\x18\x02 \x01(\x0b\x32!.unerase.internal.v1alpha1.Sample\"6\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x07prompts\x18\x02 \x03(\tB\x05\x90\xc2\x18\x80\x08\"\\\n\rEncodedPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12%\n\tembedding\x18\x02 \x01(\x0b\x32\x12.unerase.v1.Tensor\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"K\n\x0e\x45ncodeResponse\x12\x39\n\x07prompts\x18\x01 \x03(\x0b\x32(.unerase.internal.v1alpha1.EncodedPrompt\"\xcd\x01\n\x17MeasureDenoisingRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1e\n\x0fpicture_digests\x18\x02 \x03(\tB\x05\x90\xc2\x18\x80 \x12\x16\n\x07prompts\x18\x03 \x03(\tB\x05\x90\xc2\x18\x80\x08\x12\x18\n\ttimesteps\x18\x04 \x03(\rB\x05\x90\xc2\x18\xe8\x07\x12\x12\n\nnoise_seed\x18\x05 \x01(\x04\x12=\n\x07\x63hanges\x18\x06 \x03(\x0b\x32&.unerase.internal.v1alpha1.ModelChangeB\x04\x90\xc2\x18\x10\"A\n\x0e\x44\x65noisingError\x12\x0f\n\x07picture\x18\x01 \x01(\r\x12\x0e\n\x06prompt\x18\x02 \x01(\r\x12\x0e\n\x06\x65rrors\x18\x03 \x03(\x01\"U\n\x18MeasureDenoisingResponse\x12\x39\n\x06\x65rrors\x18\x01 \x03(\x0b\x32).unerase.internal.v1alpha1.DenoisingError\"\x1b\n\x19\x44\x65scribeGenerationRequest\"\xc6\x02\n\x1a\x44\x65scribeGenerationResponse\x12\x18\n\x10numerics_profile\x18\x01 \x01(\t\x12U\n\x08versions\x18\x02 \x03(\x0b\x32\x43.unerase.internal.v1alpha1.DescribeGenerationResponse.VersionsEntry\x12U\n\x08hardware\x18\x03 \x03(\x0b\x32\x43.unerase.internal.v1alpha1.DescribeGenerationResponse.HardwareEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rHardwareEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xda\x03\n\x11GenerationService\x12\x65\n\x08Generate\x12*.unerase.internal.v1alpha1.GenerateRequest\x1a+.unerase.internal.v1alpha1.GenerateResponse0\x01\x12]\n\x06\x45ncode\x12(.unerase.internal.v1alpha1.EncodeRequest\x1a).unerase.internal.v1alpha1.EncodeResponse\x12{\n\x10MeasureDenoising\x12\x32.unerase.internal.v1alpha1.MeasureDenoisingRequest\x1a\x33.unerase.internal.v1alpha1.MeasureDenoisingResponse\x12\x81\x01\n\x12\x44\x65scribeGeneration\x12\x34.unerase.internal.v1alpha1.DescribeGenerationRequest\x1a\x35.unerase.internal.v1alpha1.DescribeGenerationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*unerase/internal/v1alpha1/generation.proto\x12\x19unerase.internal.v1alpha1\x1a,unerase/internal/v1alpha1/trajectories.proto\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"\x86\x01\n\x0bModelChange\x12\x15\n\x0bunet_digest\x18\x01 \x01(\tH\x00\x12\x41\n\rinterpolation\x18\x02 \x01(\x0b\x32(.unerase.internal.v1alpha1.InterpolationH\x00\x12\x15\n\x0bschedule_of\x18\x03 \x01(\tH\x00\x42\x06\n\x04kind\"-\n\rInterpolation\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"\xac\x02\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x42\n\x0ctrajectories\x18\x02 \x03(\x0b\x32%.unerase.internal.v1alpha1.TrajectoryB\x05\x90\xc2\x18\x80 \x12<\n\tquestions\x18\x03 \x03(\x0b\x32#.unerase.internal.v1alpha1.QuestionB\x04\x90\xc2\x18@\x12\x10\n\x08pictures\x18\x04 \x01(\x08\x12\x0f\n\x07latents\x18\x05 \x01(\x08\x12=\n\x07\x63hanges\x18\x06 \x03(\x0b\x32&.unerase.internal.v1alpha1.ModelChangeB\x04\x90\xc2\x18\x10\x12\x0f\n\x07guarded\x18\x07 \x01(\x08\x12\x15\n\rpicture_bytes\x18\x08 \x01(\x08\"e\n\x10GenerateResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12\x31\n\x06sample\x18\x02 \x01(\x0b\x32!.unerase.internal.v1alpha1.Sample\x12\x0f\n\x07picture\x18\x03 \x01(\x0c\"6\n\rEncodeRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x16\n\x07prompts\x18\x02 \x03(\tB\x05\x90\xc2\x18\x80\x08\"\\\n\rEncodedPrompt\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12%\n\tembedding\x18\x02 \x01(\x0b\x32\x12.unerase.v1.Tensor\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"K\n\x0e\x45ncodeResponse\x12\x39\n\x07prompts\x18\x01 \x03(\x0b\x32(.unerase.internal.v1alpha1.EncodedPrompt\"\xcd\x01\n\x17MeasureDenoisingRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1e\n\x0fpicture_digests\x18\x02 \x03(\tB\x05\x90\xc2\x18\x80 \x12\x16\n\x07prompts\x18\x03 \x03(\tB\x05\x90\xc2\x18\x80\x08\x12\x18\n\ttimesteps\x18\x04 \x03(\rB\x05\x90\xc2\x18\xe8\x07\x12\x12\n\nnoise_seed\x18\x05 \x01(\x04\x12=\n\x07\x63hanges\x18\x06 \x03(\x0b\x32&.unerase.internal.v1alpha1.ModelChangeB\x04\x90\xc2\x18\x10\"A\n\x0e\x44\x65noisingError\x12\x0f\n\x07picture\x18\x01 \x01(\r\x12\x0e\n\x06prompt\x18\x02 \x01(\r\x12\x0e\n\x06\x65rrors\x18\x03 \x03(\x01\"U\n\x18MeasureDenoisingResponse\x12\x39\n\x06\x65rrors\x18\x01 \x03(\x0b\x32).unerase.internal.v1alpha1.DenoisingError\"\x1b\n\x19\x44\x65scribeGenerationRequest\"\xc6\x02\n\x1a\x44\x65scribeGenerationResponse\x12\x18\n\x10numerics_profile\x18\x01 \x01(\t\x12U\n\x08versions\x18\x02 \x03(\x0b\x32\x43.unerase.internal.v1alpha1.DescribeGenerationResponse.VersionsEntry\x12U\n\x08hardware\x18\x03 \x03(\x0b\x32\x43.unerase.internal.v1alpha1.DescribeGenerationResponse.HardwareEntry\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rHardwareEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xda\x03\n\x11GenerationService\x12\x65\n\x08Generate\x12*.unerase.internal.v1alpha1.GenerateRequest\x1a+.unerase.internal.v1alpha1.GenerateResponse0\x01\x12]\n\x06\x45ncode\x12(.unerase.internal.v1alpha1.EncodeRequest\x1a).unerase.internal.v1alpha1.EncodeResponse\x12{\n\x10MeasureDenoising\x12\x32.unerase.internal.v1alpha1.MeasureDenoisingRequest\x1a\x33.unerase.internal.v1alpha1.MeasureDenoisingResponse\x12\x81\x01\n\x12\x44\x65scribeGeneration\x12\x34.unerase.internal.v1alpha1.DescribeGenerationRequest\x1a\x35.unerase.internal.v1alpha1.DescribeGenerationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,29 +59,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTERPOLATION']._serialized_start=305
   _globals['_INTERPOLATION']._serialized_end=350
   _globals['_GENERATEREQUEST']._serialized_start=353
-  _globals['_GENERATEREQUEST']._serialized_end=630
-  _globals['_GENERATERESPONSE']._serialized_start=632
-  _globals['_GENERATERESPONSE']._serialized_end=716
-  _globals['_ENCODEREQUEST']._serialized_start=718
-  _globals['_ENCODEREQUEST']._serialized_end=772
-  _globals['_ENCODEDPROMPT']._serialized_start=774
-  _globals['_ENCODEDPROMPT']._serialized_end=866
-  _globals['_ENCODERESPONSE']._serialized_start=868
-  _globals['_ENCODERESPONSE']._serialized_end=943
-  _globals['_MEASUREDENOISINGREQUEST']._serialized_start=946
-  _globals['_MEASUREDENOISINGREQUEST']._serialized_end=1151
-  _globals['_DENOISINGERROR']._serialized_start=1153
-  _globals['_DENOISINGERROR']._serialized_end=1218
-  _globals['_MEASUREDENOISINGRESPONSE']._serialized_start=1220
-  _globals['_MEASUREDENOISINGRESPONSE']._serialized_end=1305
-  _globals['_DESCRIBEGENERATIONREQUEST']._serialized_start=1307
-  _globals['_DESCRIBEGENERATIONREQUEST']._serialized_end=1334
-  _globals['_DESCRIBEGENERATIONRESPONSE']._serialized_start=1337
-  _globals['_DESCRIBEGENERATIONRESPONSE']._serialized_end=1663
-  _globals['_DESCRIBEGENERATIONRESPONSE_VERSIONSENTRY']._serialized_start=1567
-  _globals['_DESCRIBEGENERATIONRESPONSE_VERSIONSENTRY']._serialized_end=1614
-  _globals['_DESCRIBEGENERATIONRESPONSE_HARDWAREENTRY']._serialized_start=1616
-  _globals['_DESCRIBEGENERATIONRESPONSE_HARDWAREENTRY']._serialized_end=1663
-  _globals['_GENERATIONSERVICE']._serialized_start=1666
-  _globals['_GENERATIONSERVICE']._serialized_end=2140
+  _globals['_GENERATEREQUEST']._serialized_end=653
+  _globals['_GENERATERESPONSE']._serialized_start=655
+  _globals['_GENERATERESPONSE']._serialized_end=756
+  _globals['_ENCODEREQUEST']._serialized_start=758
+  _globals['_ENCODEREQUEST']._serialized_end=812
+  _globals['_ENCODEDPROMPT']._serialized_start=814
+  _globals['_ENCODEDPROMPT']._serialized_end=906
+  _globals['_ENCODERESPONSE']._serialized_start=908
+  _globals['_ENCODERESPONSE']._serialized_end=983
+  _globals['_MEASUREDENOISINGREQUEST']._serialized_start=986
+  _globals['_MEASUREDENOISINGREQUEST']._serialized_end=1191
+  _globals['_DENOISINGERROR']._serialized_start=1193
+  _globals['_DENOISINGERROR']._serialized_end=1258
+  _globals['_MEASUREDENOISINGRESPONSE']._serialized_start=1260
+  _globals['_MEASUREDENOISINGRESPONSE']._serialized_end=1345
+  _globals['_DESCRIBEGENERATIONREQUEST']._serialized_start=1347
+  _globals['_DESCRIBEGENERATIONREQUEST']._serialized_end=1374
+  _globals['_DESCRIBEGENERATIONRESPONSE']._serialized_start=1377
+  _globals['_DESCRIBEGENERATIONRESPONSE']._serialized_end=1703
+  _globals['_DESCRIBEGENERATIONRESPONSE_VERSIONSENTRY']._serialized_start=1607
+  _globals['_DESCRIBEGENERATIONRESPONSE_VERSIONSENTRY']._serialized_end=1654
+  _globals['_DESCRIBEGENERATIONRESPONSE_HARDWAREENTRY']._serialized_start=1656
+  _globals['_DESCRIBEGENERATIONRESPONSE_HARDWAREENTRY']._serialized_end=1703
+  _globals['_GENERATIONSERVICE']._serialized_start=1706
+  _globals['_GENERATIONSERVICE']._serialized_end=2180
 # @@protoc_insertion_point(module_scope)

@@ -95,6 +95,7 @@ class GenerateRequest(_message.Message):
     LATENTS_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
     GUARDED_FIELD_NUMBER: _builtins.int
+    PICTURE_BYTES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Catalogue name."""
     pictures: _builtins.bool
@@ -103,6 +104,8 @@ class GenerateRequest(_message.Message):
     """Return the latents where each trajectory stopped."""
     guarded: _builtins.bool
     """The model's guards act; otherwise its weights are used alone."""
+    picture_bytes: _builtins.bool
+    """Return each picture's PNG; implies pictures."""
     @_builtins.property
     def trajectories(self) -> _containers.RepeatedCompositeFieldContainer[_trajectories_pb2.Trajectory]: ...
     @_builtins.property
@@ -123,10 +126,11 @@ class GenerateRequest(_message.Message):
         latents: _builtins.bool = ...,
         changes: _abc.Iterable[Global___ModelChange] | None = ...,
         guarded: _builtins.bool = ...,
+        picture_bytes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "guarded", b"guarded", "latents", b"latents", "model", b"model", "pictures", b"pictures", "questions", b"questions", "trajectories", b"trajectories"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "guarded", b"guarded", "latents", b"latents", "model", b"model", "picture_bytes", b"picture_bytes", "pictures", b"pictures", "questions", b"questions", "trajectories", b"trajectories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,8 +144,11 @@ class GenerateResponse(_message.Message):
 
     INDEX_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Position in the request."""
+    picture: _builtins.bytes
+    """The PNG, if asked for; empty where nothing is shown."""
     @_builtins.property
     def sample(self) -> _trajectories_pb2.Sample: ...
     def __init__(
@@ -149,10 +156,11 @@ class GenerateResponse(_message.Message):
         *,
         index: _builtins.int = ...,
         sample: _trajectories_pb2.Sample | None = ...,
+        picture: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["sample", b"sample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "sample", b"sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "picture", b"picture", "sample", b"sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
