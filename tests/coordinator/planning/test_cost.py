@@ -1,6 +1,7 @@
 """An audit's rows grow with its units; what it takes is counted, bounded, kept and told before it runs."""
 
 import time
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.types_pb2 import EvaluationDescription, Observation
 from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.limits import AdmissionSettings
@@ -107,16 +109,11 @@ def begun(database: Database, everything: dict[str, EvaluationDescription]) -> _
 
 
 def _service(local: LocalBackend, database: Database, begun: _Begun, quota: Quota = Quota()) -> AuditServicer:  # noqa: B008
-    return AuditServicer(
-        begun,  # type: ignore[arg-type]
-        database,
-        local.catalogue,
-        local.store,
-        Notifications(database.audits.sequences),
-        Retention(database, local.store, 0),
-        lambda _: quota,
-        AdmissionSettings().cost_limits(),
-    )
+    auditor: Any = begun
+    limits = AdmissionSettings().cost_limits()
+    admission = Admission(auditor, database, local.catalogue, local.store, lambda _: quota, limits)
+    notifications, retention = Notifications(database.audits.sequences), Retention(database, local.store, 0)
+    return AuditServicer(auditor, database, local.store, notifications, retention, admission)
 
 
 SPEC = json_format.ParseDict(
