@@ -8,7 +8,7 @@ from google.protobuf import json_format
 
 from support.postgres import Postgres
 from support.simulated import say, simulated_coordinator, start_simulated, unsay, until
-from unerase.v1 import campaigns_pb2
+from unerase.v1 import audits_pb2, campaigns_pb2
 from unerase.v1.campaigns_pb2 import CELL_STATE_RUNNING, CELL_STATE_SUCCEEDED, CampaignReport, CampaignSpec
 
 from .simulation import EDITED, TEMPLATE, Backend, catalogue_of_many, spec_of
@@ -87,3 +87,17 @@ def test_another_coordinator_takes_over(tmp_path: Path, undisturbed: bytes, post
     finally:
         for each in coordinators:
             each.end()
+
+
+def test_a_campaign_is_removed_after_the_retention_period_with_its_audits(tmp_path: Path) -> None:
+    catalogue = catalogue_of_many(tmp_path / "catalogue")
+    with simulated_coordinator(tmp_path, catalogue) as running:
+        backend = Backend(tmp_path, running)
+        campaign = backend.create("expires", spec_of(EDITED[:2]))
+        backend.watch(campaign.id)
+    # What has expired is looked for when a coordinator starts.
+    with simulated_coordinator(tmp_path, catalogue, retention_days=1e-9) as running:
+        backend = Backend(tmp_path, running)
+        campaigns, audits = campaigns_pb2.ListCampaignsRequest(), audits_pb2.ListAuditsRequest()
+        until(lambda: not backend.call("Campaign", "ListCampaigns", campaigns).campaigns)
+        until(lambda: not backend.call("Audit", "ListAudits", audits).audits)
