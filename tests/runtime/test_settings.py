@@ -108,3 +108,30 @@ def test_what_is_wrong_with_a_setting_is_said_in_a_line() -> None:
     assert ended.stderr == "lease_seconds: Input should be greater than or equal to 1\n"
     ended = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0"])
     assert ended.stderr.startswith("settings: host '0.0.0.0' is reachable from other machines")
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("models", "absolute path"),
+        ("/srv/../etc", "must not lead over"),
+        ("s3://", "absolute path, or a URL"),
+        ("nothing://bucket", "needs a package that is not installed"),
+        ("memory://..", "must not lead over"),
+    ],
+)
+def test_a_place_of_models_is_absolute(root: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        GenerationSettings(artifacts="a", model_roots=[root])
+    roots = ["/srv/models/", "memory://bucket/models/"]
+    assert GenerationSettings(artifacts="a", model_roots=roots).model_roots == tuple(each[:-1] for each in roots)
+
+
+def test_serve_takes_places_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    # A link stays as it is written: that is how callers name what lies behind it.
+    assert ServeSettings(model_roots=[f"{tmp_path}/link"]).model_roots == (f"{tmp_path}/link",)
+    with pytest.raises(ValueError, match="there is no folder"):
+        ServeSettings(model_roots=[f"{tmp_path}/nothing"])
+    with pytest.raises(ValueError, match="names of organisations"):
+        ServeSettings(model_organisations=["owner/name"])
