@@ -13,7 +13,6 @@ from unerase.v1.audits_pb2 import Battery
 from unerase.v1.types_pb2 import EvaluationClass
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS
 from unerase_backend.evaluation.units import MAX_CASES
-from unerase_backend.report.campaign.cells import SCHEMA as CELLS_SCHEMA
 from unerase_backend.report.parquet import SCHEMA
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.serve_settings import ServeSettings
@@ -50,21 +49,6 @@ def test_the_columns_of_the_observations() -> None:
             described |= set(names)
     assert judged
     assert described == set(SCHEMA.names)
-
-
-def test_the_columns_of_the_cells() -> None:
-    described: list[str] = []
-    for cells in _rows("docs/campaigns.md", "columns"):
-        names = re.findall(r"`(\w+)`", cells[0])
-        if names[0] == "subject_hits":
-            parts = ["_hits", *names[1:]]
-            roles = ["subject", *re.findall(r"`(\w+)_`", cells[1])]
-            described += [f"{role}{part}" for role in roles for part in parts]
-        elif names[0] == "destruction":
-            described += [f"{name}{part}" for name in names for part in ("", "_lower", "_upper")]
-        else:
-            described += names
-    assert sorted(described) == sorted(CELLS_SCHEMA.names)
 
 
 def test_the_keys_of_a_campaigns_file() -> None:

@@ -195,7 +195,7 @@ class CampaignCalls(Connection):
     def campaign_table(self, campaign_id: str, *, timeout: float | None = None) -> pyarrow.Table:
         """Return the cells of a campaign that has ended as an Arrow table, one row for each cell and evaluation.
 
-        Needs pyarrow: `pip install 'unerase[arrow]'`. docs/campaigns.md lists the columns.
+        Needs pyarrow: `pip install 'unerase[arrow]'`. docs/campaign-report.md lists the columns.
         """
         need_arrow()
         parquet = CampaignReportFormat.CAMPAIGN_REPORT_FORMAT_CELLS_PARQUET
