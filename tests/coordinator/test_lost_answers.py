@@ -11,6 +11,7 @@ from unerase.v1.audits_pb2 import AUDIT_STATE_PENDING, Audit, AuditSpec, CreateA
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.audit_service import AuditServicer
+from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.planning.plan import make_plan
@@ -47,15 +48,9 @@ async def test_an_audit_whose_acceptance_nobody_heard_of_begins(
     assert not await database.transitions.insert(audit, digest, plan)
     assert lost == ["lost"]
     begun: Any = Begun()
-    servicer = AuditServicer(
-        begun,
-        database,
-        catalogue,
-        store,
-        Notifications(database.audits.sequences),
-        Retention(database, store, 0),
-        lambda _: Quota(),
-    )
+    notifications, retention = Notifications(database.audits.sequences), Retention(database, store, 0)
+    admission = Admission(begun, database, catalogue, store, lambda _: Quota())
+    servicer = AuditServicer(begun, database, store, notifications, retention, admission)
     context: Any = None
     answer = await servicer.CreateAudit(CreateAuditRequest(request_id="r", spec=SPEC), context)
     assert (answer.id, begun.audits) == ("a", ["a"])
