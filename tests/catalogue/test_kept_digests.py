@@ -84,3 +84,21 @@ def test_a_folder_that_cannot_be_written_costs_only_time(weights: Path, monkeypa
     monkeypatch.setattr("unerase_backend.catalogue.kept_digests.time.time", lambda: later)
     assert KeptDigests(weights)(weights) == sha256(b"weights")
     assert KeptDigests(None)(weights) == sha256(b"weights")
+
+
+def test_without_a_folder_a_process_keeps_them_itself(
+    folder: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return file_digest(path)
+
+    monkeypatch.setattr("unerase_backend.catalogue.kept_digests.file_digest", counted)
+    digest = KeptDigests()
+    assert digest(weights) == digest(weights) == sha256(b"weights")
+    assert len(hashed) == 1
+    weights.write_bytes(b"others!")
+    assert digest(weights) == digest(weights) == sha256(b"others!")
+    assert len(hashed) == 2

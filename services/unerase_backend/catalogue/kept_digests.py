@@ -1,5 +1,7 @@
 """SHA-256 of files, kept in a folder, so that gigabytes of weights are hashed once and not by every process.
 
+Without a folder they are kept in the memory of the process.
+
 A kept digest counts as long as the file is the same one by device, inode, size and both times of change. A file that
 changed within the last seconds is hashed anew each time: a file system's clock may be too coarse to show that it
 changed again.
@@ -11,6 +13,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 _RECENT_SECONDS = 3.0
@@ -31,6 +34,7 @@ class KeptDigests:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
+        self._known: dict[Path, dict[str, Any]] = {}
 
     def __call__(self, path: Path) -> str:
         """Return SHA-256 of a file, hexadecimal."""
@@ -46,10 +50,11 @@ class KeptDigests:
         return digest
 
     def _read(self, path: Path, identity: dict[str, int]) -> str:
-        if self._folder is None:
-            return ""
         try:
-            content = json.loads(self._file(self._folder, path).read_text(encoding="utf-8"))
+            if self._folder is None:
+                content = dict(self._known[path])
+            else:
+                content = json.loads(self._file(self._folder, path).read_text(encoding="utf-8"))
             digest = content.pop("sha256")
             same = content == {**identity, "path": str(path)} and len(digest) == 64
         except (OSError, ValueError, AttributeError, KeyError, TypeError):
@@ -58,6 +63,7 @@ class KeptDigests:
 
     def _write(self, path: Path, content: dict[str, int | str]) -> None:
         if self._folder is None:
+            self._known[path] = content
             return
         file = self._file(self._folder, path)
         new = file.with_name(f"{file.name}.{uuid4().hex}")
