@@ -21,8 +21,8 @@ import psutil
 from google.protobuf import json_format
 
 from bench.serving import backend
-from tests.support.simulated import say, simulated_coordinator
-from tests.support.small_files import write_pipeline, write_weights
+from support.simulated import say, simulated_coordinator
+from support.small_files import write_pipeline, write_weights
 from unerase.v1.campaigns_pb2 import (
     Campaign,
     CampaignSpec,
