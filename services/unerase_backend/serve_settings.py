@@ -128,7 +128,7 @@ def _problem(violation: Any) -> str:
 def _folder(path: str) -> str:
     """Return the absolute path of a folder as it is written: links are followed where a model is named."""
     folder = Path(os.path.abspath(Path(path).expanduser()))
-    if not folder.is_dir():
+    if not path or not folder.is_dir():
         raise ValueError(f"there is no folder {path!r}")
     return str(folder)
 

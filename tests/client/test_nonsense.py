@@ -201,6 +201,7 @@ def _fine(name: str, parameter: Any, folder: Path) -> tuple[str, ...]:
         "audit guidance_scale": ("-1", "9" * 40),
         # A folder may be called almost anything; its test is one of its own.
         "serve artifacts": TEXTS,
+        "serve model_roots": ("../..",),
         "serve trace_endpoint": ("",),
     }.get(f"{name} {parameter.name}", ())
 

@@ -89,6 +89,8 @@ class Metrics:
             buckets=_UNIT_SECONDS,
             registry=self.registry,
         )
+        for outcome in ("registered", "refused", "failed", "postponed", "stopped"):
+            self._registration_seconds.labels(outcome)
 
     def set_registrations(self, counts: Mapping[int, int]) -> None:
         """Set the number of registrations by state."""

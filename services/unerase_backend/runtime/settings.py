@@ -59,8 +59,8 @@ class SharedSettings(BaseModel):
     @classmethod
     def _name_organisations(cls, organisations: tuple[str, ...]) -> tuple[str, ...]:
         for each in organisations:
-            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", each, re.ASCII):
-                raise ValueError(f"must be names of organisations, such as CompVis, not {each!r}")
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}", each, re.ASCII):
+                raise ValueError(f"must be names of organisations, such as CompVis, not {each[:100]!r}")
         return organisations
 
     @field_validator("trace_endpoint")
