@@ -12,6 +12,9 @@ from unerase._errors import UneraseError
 if TYPE_CHECKING:
     import pyarrow
 
+JUDGES = ("selector", "judge", "second_judge")
+"""The judges of an observation in the order of its judgements; the columns of each begin with its name."""
+
 
 def need_arrow() -> None:
     """Check that pyarrow is installed, before anything is fetched.

@@ -25,6 +25,8 @@ class Paged(Protocol):
 Page = TypeVar("Page", bound=Paged)
 
 PIECE_BYTES = 256 * 1024
+MOST_CELLS = 1000
+"""As many cells as a page may have."""
 
 
 def joined(pieces: Sequence[GetReportResponse] | Sequence[ReadArtifactResponse]) -> bytes:

@@ -31,8 +31,7 @@ from unerase_backend.coordinator.campaigns.conclusion import CampaignConclusion
 from unerase_backend.coordinator.campaigns.creation import Creation
 from unerase_backend.coordinator.campaigns.removal import CampaignRemoval
 from unerase_backend.coordinator.campaigns.reports import CampaignReports
-from unerase_backend.coordinator.campaigns.workflow import CURRENT as CURRENT_CAMPAIGNS
-from unerase_backend.coordinator.campaigns.workflow import CampaignRunner
+from unerase_backend.coordinator.campaigns.workflow import CURRENT_CAMPAIGNS, CampaignRunner
 from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.registrations import Registrations
@@ -130,7 +129,7 @@ class Coordinator:
             self._auditor, self._database, self._catalogue, self._store, self._quota, settings.cost_limits()
         )
         self._conclusion = CampaignConclusion(self._database, self._store)
-        self._campaigns = CURRENT_CAMPAIGNS.campaigns = CampaignRunner(
+        self._campaigns = CURRENT_CAMPAIGNS.runner = CampaignRunner(
             self._database,
             self._auditor,
             self._admission,

@@ -25,6 +25,11 @@ Age = tuple[int, str]
 
 THREADS = (24, 6)
 """Of the coordinator's 64 threads, how many the calls of one service may take in all, and how many for one tenant."""
+RENDERING = (2, 1)
+"""How many reports of audits are rendered at once in all, and how many for one tenant; the same of campaigns.
+
+Rendering takes seconds of a core.
+"""
 
 # The last served tenants and groups that are remembered; all others count as served equally long ago.
 _REMEMBERED = 20_000

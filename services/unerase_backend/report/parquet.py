@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from unerase._arrow import JUDGES
 from unerase.v1.audits_pb2 import ListEvaluationsResponse, ReportContent
 from unerase.v1.types_pb2 import EvaluationDescription, Judgement, ModelAccess, ModelRole, Observation, SampleStatus
 from unerase.v1.verdicts_pb2 import Calibration
@@ -36,7 +37,6 @@ from unerase_backend.report.schema import canonical_json
 PARQUET_VERSION = "1.2"
 """The layout's version: the first number changes if older readers fail, the second if something is added."""
 
-JUDGES = ("selector", "judge", "second_judge")
 ROLE, STATUS, ACCESS = "MODEL_ROLE_", "SAMPLE_STATUS_", "MODEL_ACCESS_"
 _NAMED = ("role", "status", "access")
 

@@ -24,9 +24,11 @@ STORAGE_FULL = "STORAGE_FULL"
 LOST = ("ARTIFACT_NOT_FOUND", "ARTIFACT_DAMAGED")
 """The reasons of the errors when an artefact is missing or damaged."""
 
+PIECE_BYTES = 1024 * 1024
+"""How much of a large artefact is read at once."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RETRY_SECONDS = 10.0
-_PIECE_BYTES = 1024 * 1024
 
 
 class ArtifactStore:
@@ -52,7 +54,7 @@ class ArtifactStore:
         """As `put`, for the bytes of a file from its beginning, which are read in pieces."""
         whole = hashlib.sha256()
         file.seek(0)
-        while piece := file.read(_PIECE_BYTES):
+        while piece := file.read(PIECE_BYTES):
             whole.update(piece)
         digest, size = whole.hexdigest(), file.tell()
         if self.size(digest) != size:
@@ -118,7 +120,7 @@ class ArtifactStore:
     def whole(self, digest: str) -> bool:
         """Return whether the artefact exists and matches its digest."""
         try:
-            _, pieces = self.pieces(digest, _PIECE_BYTES)
+            _, pieces = self.pieces(digest, PIECE_BYTES)
             for _ in pieces:
                 pass
         except (NotFoundError, DataLossError):
@@ -194,7 +196,7 @@ class ArtifactStore:
                     self._filesystem.pipe_file(partial, content)
                 else:
                     with self._filesystem.open(partial, "wb") as target:
-                        shutil.copyfileobj(content, target, _PIECE_BYTES)
+                        shutil.copyfileobj(content, target, PIECE_BYTES)
                 self._filesystem.mv(partial, path)
             except BaseException:
                 with suppress(Exception):

@@ -15,7 +15,7 @@ from unerase._arrow import need_arrow, table_of
 from unerase._errors import UneraseError
 from unerase._files import replaced
 from unerase._repeating import Attempts, new_id
-from unerase._transfers import check_complete, compared_audits, compared_campaigns
+from unerase._transfers import MOST_CELLS, check_complete, compared_audits, compared_campaigns
 from unerase._watching import CAMPAIGN_ENDED, Watching
 from unerase.v1.campaigns_pb2 import (
     Campaign,
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     import pyarrow
 
     from unerase.v1.campaigns_pb2_grpc import CampaignServiceAsyncStub
-
-_MOST_CELLS = 1000
 
 
 class AsyncCampaignCalls(AsyncConnection):
@@ -92,7 +90,7 @@ class AsyncCampaignCalls(AsyncConnection):
                 yield item
 
     async def cells(
-        self, campaign_id: str, *, filter: str = "", page_size: int = _MOST_CELLS, timeout: float | None = None
+        self, campaign_id: str, *, filter: str = "", page_size: int = MOST_CELLS, timeout: float | None = None
     ) -> AsyncIterator[Cell]:
         """Yield the cells of a campaign in their order, fetched page by page."""
         request = ListCellsRequest(id=campaign_id, page_size=page_size, filter=filter)

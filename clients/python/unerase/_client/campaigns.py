@@ -13,7 +13,7 @@ from unerase._errors import UneraseError
 from unerase._files import replaced
 from unerase._interrupting import interruptible
 from unerase._repeating import Attempts, new_id
-from unerase._transfers import check_complete, compared_audits, compared_campaigns
+from unerase._transfers import MOST_CELLS, check_complete, compared_audits, compared_campaigns
 from unerase._watching import CAMPAIGN_ENDED, Watching
 from unerase.v1.campaigns_pb2 import (
     Campaign,
@@ -45,8 +45,6 @@ from unerase.v1.gates_pb2 import Gate, GateResult
 
 if TYPE_CHECKING:
     import pyarrow
-
-_MOST_CELLS = 1000
 
 
 class CampaignCalls(Connection):
@@ -85,7 +83,7 @@ class CampaignCalls(Connection):
             yield from page.campaigns
 
     def cells(
-        self, campaign_id: str, *, filter: str = "", page_size: int = _MOST_CELLS, timeout: float | None = None
+        self, campaign_id: str, *, filter: str = "", page_size: int = MOST_CELLS, timeout: float | None = None
     ) -> Iterator[Cell]:
         """Yield the cells of a campaign in their order, fetched page by page."""
         request = ListCellsRequest(id=campaign_id, page_size=page_size, filter=filter)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from unerase._arrow import JUDGES
 from unerase.v1.types_pb2 import DecidedBy, EvaluationDescription
 
 Row = Mapping[str, Any]
 
-JUDGES = ("selector", "judge", "second_judge")
 COLUMNS = [
     "evaluation",
     "role",

@@ -3,7 +3,6 @@
 # ruff: noqa: N802 - methods have the names of the RPCs
 
 import hashlib
-import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,14 +34,15 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.audits_pb2_grpc import AuditServiceServicer
 from unerase.v1.verdicts_pb2 import Verdict
-from unerase_backend.coordinator.api.paging import Page, cursor_of, kind_of, page_size
+from unerase_backend.coordinator.api.paging import LISTED_AT_ONCE, Page, kind_of, page_size, time_cursor_of
 from unerase_backend.coordinator.api.pieces import CHUNK_BYTES, in_turn
 from unerase_backend.coordinator.api.request_ids import check_request_id
+from unerase_backend.coordinator.api.watching import EVENTS_AT_ONCE, LAST_SEQUENCE, WATCHERS_READING
 from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import Auditor
-from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
+from unerase_backend.coordinator.fair_queue import RENDERING, THREADS, FairQueue
 from unerase_backend.coordinator.filtering import AUDIT_FIELDS, read_filter, read_order
 from unerase_backend.coordinator.planning.presets import PRESETS
 from unerase_backend.coordinator.states import ENDED
@@ -66,16 +66,6 @@ from unerase_backend.runtime.identifiers import AUDIT_ID, DIGEST
 from unerase_backend.runtime.labels import check_labels
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-_EVENTS_AT_ONCE = 256
-_LISTED_AT_ONCE = 32
-# The database's integers have 63 bits.
-_LAST_SEQUENCE = 2**63 - 1
-_NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
-# At once in all, and for one tenant. Watchers that wake together take turns, so that other calls get the database's
-# other connections. Rendering a report again takes seconds of a core.
-_WATCHERS_READING = (4, 2)
-_RENDERING = (2, 1)
 
 
 @dataclass(frozen=True)
@@ -113,8 +103,8 @@ class AuditServicer(AuditServiceServicer):
         self._retention = retention
         self._admission = admission
         self._webhooks = webhooks or WebhookAdmission()
-        self._reading = FairQueue(*_WATCHERS_READING)
-        self._rendering = FairQueue(*_RENDERING)
+        self._reading = FairQueue(*WATCHERS_READING)
+        self._rendering = FairQueue(*RENDERING)
         self._threads = FairQueue(*THREADS)
 
     async def CreateAudit(self, request: CreateAuditRequest, context: Context) -> Audit:
@@ -159,10 +149,10 @@ class AuditServicer(AuditServiceServicer):
         condition = read_filter(request.filter, AUDIT_FIELDS)
         order = read_order(request.order_by, AUDIT_ORDERS, NEWEST)
         kind = kind_of("audits", request.filter.strip(), request.order_by.strip())
-        behind = _cursor(request.page_token, kind) if request.page_token else None
+        behind = time_cursor_of(request.page_token, kind) if request.page_token else None
         page = Page(kind, size)
         whole = request.view == AuditView.AUDIT_VIEW_FULL
-        tenant, at_once = CALLER.get().tenant, min(_LISTED_AT_ONCE, size + 1)
+        tenant, at_once = CALLER.get().tenant, min(LISTED_AT_ONCE, size + 1)
         while not page.full:
             # A few at a time, because a verdict is far larger than what the list shows of it.
             audits = await self._database.audits.listed(at_once, behind, tenant, condition, order)
@@ -177,20 +167,20 @@ class AuditServicer(AuditServiceServicer):
     async def WatchAudit(self, request: WatchAuditRequest, context: Context) -> AsyncIterator[AuditEvent]:
         """Stream the events after a sequence number until the audit ends."""
         await self._find(request.id)
-        seen = min(request.after_sequence, _LAST_SEQUENCE)
+        seen = min(request.after_sequence, LAST_SEQUENCE)
         with self._notifications.watching(request.id) as watched:
             while True:
                 version = watched.version
                 async with self._reading.turn():
                     # In this order, because an audit that is read as ended has all its events.
                     audit = await self._database.audits.get(request.id)
-                    events = await self._database.audits.events(request.id, seen, _EVENTS_AT_ONCE)
+                    events = await self._database.audits.events(request.id, seen, EVENTS_AT_ONCE)
                 for event in events:
                     yield event
                     seen = event.sequence
                 if audit is None:
                     raise NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND")
-                if len(events) == _EVENTS_AT_ONCE:
+                if len(events) == EVENTS_AT_ONCE:
                     continue
                 if audit.state in ENDED:
                     return
@@ -323,14 +313,6 @@ class AuditServicer(AuditServiceServicer):
                 "there is no audit with this id", reason="AUDIT_NOT_FOUND", metadata={"audit": audit_id[:64]}
             )
         return audit
-
-
-def _cursor(token: str, kind: str) -> tuple[int, str]:
-    """Return the time and the id of the last audit of the page before."""
-    time_ns, audit_id = cursor_of(token, kind, 2)
-    if not _NANOSECONDS.fullmatch(time_ns) or not AUDIT_ID.fullmatch(audit_id):
-        raise InvalidRequestError.of(FieldViolation("page_token", "is not a page token that this backend gave"))
-    return int(time_ns), audit_id
 
 
 def _digest(request: CreateAuditRequest) -> str:

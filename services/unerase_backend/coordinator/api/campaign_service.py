@@ -30,9 +30,10 @@ from unerase.v1.campaigns_pb2 import (
 from unerase.v1.campaigns_pb2_grpc import CampaignServiceServicer
 from unerase.v1.comparisons_pb2 import CompareRequest, CompareResponse
 from unerase.v1.gates_pb2 import GateResult
-from unerase_backend.coordinator.api.paging import Page, cursor_of, kind_of, page_size
+from unerase_backend.coordinator.api.paging import LISTED_AT_ONCE, Page, cursor_of, kind_of, page_size, time_cursor_of
 from unerase_backend.coordinator.api.pieces import CHUNK_BYTES, in_turn
 from unerase_backend.coordinator.api.request_ids import check_request_id
+from unerase_backend.coordinator.api.watching import EVENTS_AT_ONCE, LAST_SEQUENCE, WATCHERS_READING
 from unerase_backend.coordinator.campaigns.answers import Answers
 from unerase_backend.coordinator.campaigns.creation import Creation
 from unerase_backend.coordinator.campaigns.removal import CampaignRemoval
@@ -42,6 +43,7 @@ from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
 from unerase_backend.coordinator.filtering import CAMPAIGN_FIELDS, CELL_FIELDS, read_filter
 from unerase_backend.coordinator.states import ENDED_CAMPAIGN
+from unerase_backend.coordinator.storage.campaigns import CELLS_AT_ONCE
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.runtime.access import CALLER
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -50,15 +52,7 @@ from unerase_backend.runtime.identifiers import AUDIT_ID
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-_EVENTS_AT_ONCE = 256
-_LISTED_AT_ONCE = 32
-_CELLS_AT_ONCE = 256
-# The database's integers have 63 bits.
-_LAST_SEQUENCE = 2**63 - 1
-_NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
 _POSITION = re.compile(r"[0-9]{1,9}")
-# At once in all, and for one tenant, as in `audit_service.py`.
-_WATCHERS_READING = (4, 2)
 
 
 class CampaignServicer(CampaignServiceServicer):
@@ -85,7 +79,7 @@ class CampaignServicer(CampaignServiceServicer):
         self._runner = runner
         self._removal = removal
         self._notifications = notifications
-        self._reading = FairQueue(*_WATCHERS_READING)
+        self._reading = FairQueue(*WATCHERS_READING)
 
     async def CreateCampaign(self, request: CreateCampaignRequest, context: Context) -> Campaign:
         """Accept a campaign, or return the campaign that the same request created before.
@@ -103,13 +97,9 @@ class CampaignServicer(CampaignServiceServicer):
     async def ListCampaigns(self, request: ListCampaignsRequest, context: Context) -> ListCampaignsResponse:
         """Return a page of campaigns, the newest first."""
         size, condition = page_size(request.page_size), read_filter(request.filter, CAMPAIGN_FIELDS)
-        kind, before = kind_of("campaigns", request.filter.strip()), None
-        if request.page_token:
-            created, campaign_id = cursor_of(request.page_token, kind, 2)
-            if not _NANOSECONDS.fullmatch(created) or not AUDIT_ID.fullmatch(campaign_id):
-                raise InvalidRequestError.of(FieldViolation("page_token", "is not a page token that this backend gave"))
-            before = (int(created), campaign_id)
-        page, tenant, at_once = Page(kind, size), CALLER.get().tenant, min(_LISTED_AT_ONCE, size + 1)
+        kind = kind_of("campaigns", request.filter.strip())
+        before = time_cursor_of(request.page_token, kind) if request.page_token else None
+        page, tenant, at_once = Page(kind, size), CALLER.get().tenant, min(LISTED_AT_ONCE, size + 1)
         while not page.full:
             campaigns = await self._database.campaigns.newest(at_once, before, tenant, condition)
             for campaign in campaigns:
@@ -130,7 +120,7 @@ class CampaignServicer(CampaignServiceServicer):
             if not _POSITION.fullmatch(position):
                 raise InvalidRequestError.of(FieldViolation("page_token", "is not a page token that this backend gave"))
             after = int(position)
-        page, at_once = Page(kind, size), min(_CELLS_AT_ONCE, size + 1)
+        page, at_once = Page(kind, size), min(CELLS_AT_ONCE, size + 1)
         while not page.full:
             cells = await self._database.campaigns.cells(request.id, after, at_once, condition)
             for cell in cells:
@@ -144,20 +134,20 @@ class CampaignServicer(CampaignServiceServicer):
     async def WatchCampaign(self, request: WatchCampaignRequest, context: Context) -> AsyncIterator[CampaignEvent]:
         """Stream the events after a sequence number until the campaign ends."""
         await self._find(request.id)
-        seen = min(request.after_sequence, _LAST_SEQUENCE)
+        seen = min(request.after_sequence, LAST_SEQUENCE)
         with self._notifications.watching(request.id) as watched:
             while True:
                 version = watched.version
                 async with self._reading.turn():
                     # In this order, because a campaign that is read as ended has all its events.
                     state = await self._database.campaigns.state(request.id)
-                    events = await self._database.campaigns.events(request.id, seen, _EVENTS_AT_ONCE)
+                    events = await self._database.campaigns.events(request.id, seen, EVENTS_AT_ONCE)
                 for event in events:
                     yield event
                     seen = event.sequence
                 if state is None:
                     raise NotFoundError(f"the campaign {request.id!r} was deleted", reason="CAMPAIGN_NOT_FOUND")
-                if len(events) == _EVENTS_AT_ONCE:
+                if len(events) == EVENTS_AT_ONCE:
                     continue
                 if state in ENDED_CAMPAIGN:
                     return

@@ -4,17 +4,22 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from typing import Any
 
 from google.protobuf.message import Message
 
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.runtime.identifiers import AUDIT_ID
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+LISTED_AT_ONCE = 32
+"""How many audits or campaigns a list reads at once: a few, because one may be large."""
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 """The largest page; clients accept answers of 4 MiB by default."""
 _MAX_TOKEN = 1024
+_NANOSECONDS = re.compile(r"[0-9]{1,18}|[1-8][0-9]{18}")
 
 
 class Page:
@@ -106,3 +111,15 @@ def cursor_of(token: str, kind: str, length: int) -> list[str]:
         raise wrong
     cursor: list[str] = content[1:]
     return cursor
+
+
+def time_cursor_of(token: str, kind: str) -> tuple[int, str]:
+    """Return the cursor in a token of a list of audits or campaigns: a time in nanoseconds since 1970, and an id.
+
+    Raises:
+        InvalidRequestError: this backend did not give the token for such a list.
+    """
+    time_ns, item_id = cursor_of(token, kind, 2)
+    if not _NANOSECONDS.fullmatch(time_ns) or not AUDIT_ID.fullmatch(item_id):
+        raise InvalidRequestError.of(FieldViolation("page_token", "is not a page token that this backend gave"))
+    return int(time_ns), item_id

@@ -9,12 +9,11 @@ from unerase.v1.audits_pb2 import ReportContent
 from unerase.v1.campaigns_pb2 import CampaignSpec, Cell
 from unerase.v1.types_pb2 import Observation
 from unerase_backend.comparison import Recorded
+from unerase_backend.coordinator.storage.campaigns import CELLS_AT_ONCE
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.write_retry import until_answered
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import DataLossError, NotFoundError
-
-_CELLS_AT_ONCE = 256
 
 Result = TypeVar("Result")
 
@@ -34,7 +33,7 @@ class Reader:
     def cells(self, campaign_id: str) -> Iterator[Cell]:
         """Yield the cells of a campaign in their order."""
         after = -1
-        while cells := self._ask(self._database.campaigns.cells, campaign_id, after, _CELLS_AT_ONCE):
+        while cells := self._ask(self._database.campaigns.cells, campaign_id, after, CELLS_AT_ONCE):
             yield from cells
             after = cells[-1].index
 

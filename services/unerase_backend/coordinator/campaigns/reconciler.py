@@ -19,6 +19,7 @@ from unerase_backend.coordinator.campaigns.conclusion import CampaignConclusion
 from unerase_backend.coordinator.campaigns.request import cell_spec
 from unerase_backend.coordinator.campaigns.watches import AuditWatches
 from unerase_backend.coordinator.execution.admission import Admission
+from unerase_backend.coordinator.execution.notifications import POLL_SECONDS
 from unerase_backend.coordinator.execution.workflow import Auditor
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.states import ACTIVE_CAMPAIGN
@@ -33,8 +34,6 @@ from unerase_backend.runtime.errors import ExhaustedError, UnavailableError, Une
 
 _logger = logging.getLogger(__name__)
 
-_POLL_SECONDS = 1.0
-"""How late the end of an audit may be seen that another coordinator has ended."""
 _SETTLED_AT_ONCE = 64
 _BEGUN_AT_ONCE = 16
 # What a campaign waits for may be there earlier than an error says.
@@ -99,7 +98,8 @@ class Reconciler:
         if room > 0 and waiting and await self._begin(waiting[:room]):
             return True
         with suppress(TimeoutError):
-            async with asyncio.timeout(_POLL_SECONDS):
+            # Another coordinator may have ended an audit.
+            async with asyncio.timeout(POLL_SECONDS):
                 await self._wake.wait()
         if self._wake.is_set():
             # An audit that has ended may have given back what another one waits for.

@@ -18,16 +18,12 @@ from unerase_backend.coordinator.campaigns.comparing import read_compared, read_
 from unerase_backend.coordinator.campaigns.conclusion import CampaignConclusion, compared_form
 from unerase_backend.coordinator.campaigns.content import read_cells, read_gate, read_spec
 from unerase_backend.coordinator.campaigns.reader import Reader
-from unerase_backend.coordinator.fair_queue import FairQueue
+from unerase_backend.coordinator.fair_queue import RENDERING, FairQueue
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.report import campaign as pages
 from unerase_backend.report.schema import CAMPAIGN_SCHEMA_VERSION
-from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.artifacts import PIECE_BYTES, ArtifactStore
 from unerase_backend.runtime.errors import DataLossError, NotFoundError
-
-# Rendering takes a core. At once in all, and for one tenant.
-_RENDERING = (2, 1)
-_PIECE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ class CampaignReports:
         self._database = database
         self._store = store
         self._conclusion = conclusion
-        self._rendering = FairQueue(*_RENDERING)
+        self._rendering = FairQueue(*RENDERING)
 
     async def form(self, campaign: Campaign, tenant: str, asked: CampaignReportFormat.ValueType) -> tuple[str, str]:
         """Return the artefact of a report in one form, and its media type; JSON for a form that does not exist.
@@ -166,7 +162,7 @@ class CampaignReports:
             DataLossError: the artefact is lost or damaged.
         """
         try:
-            for piece in self._store.pieces(digest, _PIECE_BYTES)[1]:
+            for piece in self._store.pieces(digest, PIECE_BYTES)[1]:
                 file.write(piece)
         except NotFoundError:
             raise DataLossError("the campaign's report was lost while it was read; try again") from None

@@ -2,7 +2,7 @@
 
 The workflow records no steps of its own, because the database says how far the campaign is (`reconciler.py`). Each
 retry of a campaign is a workflow of its own. DBOS finds the function of a recovered workflow by name; it reaches the
-campaigns through `CURRENT`, which the coordinator sets before DBOS starts.
+campaigns through `CURRENT_CAMPAIGNS`, which the coordinator sets before DBOS starts.
 """
 
 import asyncio
@@ -145,15 +145,15 @@ class CampaignRunner:
 
 
 class _Current:
-    campaigns: CampaignRunner
+    runner: CampaignRunner
 
 
-CURRENT = _Current()
+CURRENT_CAMPAIGNS = _Current()
 
 
 @DBOS.workflow(name="unerase.campaign", max_recovery_attempts=RECOVERIES)  # type: ignore[untyped-decorator]
 async def _campaign(campaign_id: str, round_: int) -> None:
-    await CURRENT.campaigns.run(campaign_id, round_)
+    await CURRENT_CAMPAIGNS.runner.run(campaign_id, round_)
 
 
 def workflow_id(campaign_id: str, round_: int) -> str:

@@ -13,13 +13,11 @@ from unerase.v1.audits_pb2 import Audit, AuditCost, AuditEvent, AuditSpec, Audit
 from unerase_backend.coordinator.filtering import EVERYTHING, Condition, Order
 from unerase_backend.coordinator.states import ACTIVE, ENDED
 from unerase_backend.coordinator.storage import tables
-from unerase_backend.coordinator.storage.engine import Engine
+from unerase_backend.coordinator.storage.engine import IDS_AT_ONCE, Engine
 from unerase_backend.coordinator.storage.estimates import expected_end
 from unerase_backend.coordinator.storage.filters import Columns, Labels, after, condition_of, ordered
 from unerase_backend.coordinator.storage.tables import own
 
-# SQLite takes some thousand parameters at once.
-_IDS_AT_ONCE = 1000
 # A concept and the cases may take megabytes; no reader of an audit or of a list needs them.
 _SHOWN = [column for column in tables.audits.c if column.name not in ("concept", "cases")]
 _FILTERED: Columns = {
@@ -170,8 +168,8 @@ class Audits:
         """Return the last sequence number of each of the audits that exists."""
         found: dict[str, int] = {}
         async with self._engine.connect() as connection:
-            for start in range(0, len(audit_ids), _IDS_AT_ONCE):
-                some = tables.audits.c.id.in_(audit_ids[start : start + _IDS_AT_ONCE])
+            for start in range(0, len(audit_ids), IDS_AT_ONCE):
+                some = tables.audits.c.id.in_(audit_ids[start : start + IDS_AT_ONCE])
                 query = sa.select(tables.audits.c.id, tables.audits.c.last_sequence).where(some)
                 found |= {row.id: row.last_sequence for row in await connection.execute(query)}
         return found

@@ -22,6 +22,7 @@ from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.coordinator.states import ACTIVE_CAMPAIGN
 from unerase_backend.coordinator.storage import tables
 from unerase_backend.coordinator.storage.audits import Origin
+from unerase_backend.coordinator.storage.quotas import RETRY_SECONDS
 from unerase_backend.coordinator.storage.tables import deterministic, own
 from unerase_backend.runtime.errors import ExhaustedError
 
@@ -30,7 +31,6 @@ MAX_ACTIVE = 100
 AUDIT_DELETED = "AUDIT_DELETED"
 """The reason of a cell whose audit was removed before it had ended."""
 
-_RETRY_SECONDS = 30.0
 _INTO_CELLS = "INSERT INTO unerase_cells (campaign, position, subject, concept, state) "
 _INSERT_CELLS = {
     "sqlite": sa.text(
@@ -65,7 +65,7 @@ async def check_active(connection: AsyncConnection, tenant: str) -> None:
             f"{active} campaigns are in flight, the most that a tenant may have; wait for one to end, or cancel one",
             reason="CAMPAIGNS_FULL",
             metadata={"limit": str(MAX_ACTIVE), "used": str(active)},
-            retry_after_seconds=_RETRY_SECONDS,
+            retry_after_seconds=RETRY_SECONDS,
         )
 
 

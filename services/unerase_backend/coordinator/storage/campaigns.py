@@ -28,12 +28,13 @@ from unerase_backend.coordinator.storage.campaign_messages import (
     report_cell_of,
     whole_spec_of,
 )
-from unerase_backend.coordinator.storage.engine import Engine
+from unerase_backend.coordinator.storage.engine import IDS_AT_ONCE, Engine
 from unerase_backend.coordinator.storage.filters import Columns, Labels, condition_of
 from unerase_backend.coordinator.storage.tables import own
 
-# SQLite takes some thousand parameters at once.
-_IDS_AT_ONCE = 1000
+CELLS_AT_ONCE = 256
+"""How many cells one that reads them all takes at once."""
+
 _FILTERED: Columns = {
     "state": tables.campaigns.c.state,
     "create_time": tables.campaigns.c.create_time,
@@ -148,8 +149,8 @@ class Campaigns:
         found: dict[str, int] = {}
         columns = tables.campaigns.c
         async with self._engine.connect() as connection:
-            for start in range(0, len(campaign_ids), _IDS_AT_ONCE):
-                some = columns.id.in_(campaign_ids[start : start + _IDS_AT_ONCE])
+            for start in range(0, len(campaign_ids), IDS_AT_ONCE):
+                some = columns.id.in_(campaign_ids[start : start + IDS_AT_ONCE])
                 query = sa.select(columns.id, columns.last_sequence).where(some, ~columns.deleted)
                 found |= {row.id: row.last_sequence for row in await connection.execute(query)}
         return found

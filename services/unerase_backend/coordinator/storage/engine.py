@@ -15,6 +15,9 @@ from unerase_backend.coordinator.storage.errors import is_full, is_repeated_by_d
 from unerase_backend.coordinator.storage.fill import fill
 from unerase_backend.coordinator.storage.tables import METADATA, discarded
 
+IDS_AT_ONCE = 1000
+"""How many ids one statement may ask for: SQLite takes some thousand parameters."""
+
 # Both databases take some ten thousand parameters in one statement.
 _ROWS_AT_ONCE = 1000
 # How long to wait for a connection of the pool, and for one of the server.

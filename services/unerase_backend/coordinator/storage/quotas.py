@@ -12,9 +12,10 @@ from unerase_backend.coordinator.storage import tables
 from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.errors import ExhaustedError
 
+RETRY_SECONDS = 30.0
+"""An audit or a campaign may end or be deleted at any moment, but there is no use in trying more often than this."""
+
 _DAY_SECONDS = 86400.0
-# An audit may end or be deleted at any moment, but there is no use in trying more often than this.
-_RETRY_SECONDS = 30.0
 SPENT = (tables.audits.c.id, tables.audits.c.tenant, tables.audits.c.create_time, tables.audits.c.pictures)
 """The columns of an audit that `keep_spent` needs."""
 
@@ -105,7 +106,7 @@ def check_quota(quota: Quota, usage: Usage, demand: Demand) -> None:
             quota.pictures_per_day,
             usage.pictures,
             "wait for audits in flight to end or for the day to pass",
-            max(usage.pictures_free_in_seconds, _RETRY_SECONDS),
+            max(usage.pictures_free_in_seconds, RETRY_SECONDS),
             demand.pictures,
         )
     if _beyond(quota.bytes, usage.bytes, demand.bytes):
@@ -129,7 +130,7 @@ def _exhausted(
     limit: int,
     used: int,
     remedy: str,
-    retry_after_seconds: float | None = _RETRY_SECONDS,
+    retry_after_seconds: float | None = RETRY_SECONDS,
     asked: int = 0,
 ) -> ExhaustedError:
     problem = f"the quota of {limit} {what} is used up"
