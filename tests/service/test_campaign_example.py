@@ -88,6 +88,7 @@ def catalogue(folder: Path, replaced: str) -> Path:
 def test_the_model_that_was_replaced_is_what_changed(tmp_path: Path) -> None:
     """A model that never learned the hourglass gives its name to one that knows it."""
     data, file = tmp_path / "data", tmp_path / "campaign.yaml"
+    data.mkdir()
     file.write_text(CAMPAIGN)
     campaigns: list[str] = []
     for weights in ("never", "redirected"):
