@@ -71,7 +71,8 @@ def filled(name: str, way: tuple[FieldDescriptor, ...], count: int) -> Message:
         for _ in range(count):
             items.add()
     else:
-        items.extend(["" if last.type == FieldDescriptor.TYPE_STRING else 1] * count)
+        empty = {FieldDescriptor.TYPE_STRING: "", FieldDescriptor.TYPE_BYTES: b""}
+        items.extend([empty.get(last.type, 1)] * count)
     return request
 
 
