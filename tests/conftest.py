@@ -2,13 +2,18 @@
 
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 from support.backend import LocalBackend, local_backend
 from support.postgres import Postgres, running_postgres
+from unerase_backend.runtime import tracing
+from unerase_backend.runtime.access import CALLER
+from unerase_backend.runtime.call_context import AUDIT, REQUEST
 
 # How long an example takes is the machine's affair; `make bench` measures.
 settings.register_profile("untimed", deadline=None)
@@ -48,6 +53,16 @@ def _turn(item: pytest.Item) -> int:
     if item.get_closest_marker("backends") and "backend" in getattr(item, "fixturenames", ()):
         return 2
     return item.path.parent.name != "service"
+
+
+@pytest.fixture(autouse=True)
+def _own_context() -> Iterator[None]:
+    """Give each test the caller, audit, request and span of nobody: those that a test sets are not the next one's."""
+    variables: tuple[ContextVar[Any], ...] = (CALLER, AUDIT, REQUEST, tracing._CURRENT)
+    before = [(variable, variable.set(variable.get())) for variable in variables]
+    yield
+    for variable, token in before:
+        variable.reset(token)
 
 
 @pytest.fixture(scope="session")
