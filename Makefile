@@ -65,7 +65,7 @@ faults: $(VENV)/.dev ## Run the tests that start, stop and crowd backends of the
 chaos: $(VENV)/.dev ## Kill processes for ten minutes, on SQLite and on PostgreSQL; print kills, audits, what was lost.
 	PYTHONPATH=tests $(BIN)/python -W ignore -m chaos
 
-bench: $(VENV)/.dev ## Measure speed and memory as ratios within one run; writes build/bench.json.
+bench: $(VENV)/.dev ## Measure speed and memory, compare with bench/bench.json; writes build/bench.json.
 	PYTHONPATH=tests $(BIN)/python -m bench
 
 testbed: $(VENV)/.dev ## Train the testbed from nothing and print its table of detection rates.

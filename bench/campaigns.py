@@ -20,7 +20,8 @@ import grpc
 import psutil
 from google.protobuf import json_format
 
-from bench.serving import backend
+from bench.figures import figure
+from bench.processes import backend, cpu_seconds
 from support.simulated import say, simulated_coordinator
 from support.small_files import write_pipeline, write_weights
 from unerase.v1.campaigns_pb2 import (
@@ -78,19 +79,10 @@ def measure() -> list[dict[str, Any]]:
         per_10k = (many - few) / (CELLS[1] - CELLS[0]) * 10_000
         efficiency = {count: _efficiency(Path(folder) / f"fan-{count}", catalogue, count) for count in REPLICAS}
     return [
-        _figure("campaign.coordinator_share", round(share, 3), "ratio", 0.05, "lower"),
-        _figure("campaign.memory_per_10k_cells_mb", round(per_10k, 1), "MB", 20, "lower"),
-        *(
-            _figure(
-                f"campaign.fanout_efficiency_{count}", round(value, 3), "ratio", 0.95 if count == 50 else 0.9, "higher"
-            )
-            for count, value in efficiency.items()
-        ),
+        figure("campaign.coordinator_share", round(share, 3)),
+        figure("campaign.memory_per_10k_cells_mb", round(per_10k, 1)),
+        *(figure(f"campaign.fanout_efficiency_{count}", round(value, 3)) for count, value in efficiency.items()),
     ]
-
-
-def _figure(name: str, value: float, unit: str, target: float, better: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit, "target": target, "better": better}
 
 
 def _coordinator_share() -> float:
@@ -100,26 +92,12 @@ def _coordinator_share() -> float:
         backend(Path(folder)) as running,
         _service(running.address) as service,
     ):
-        before = _cpu_seconds(running.process)
+        before = cpu_seconds(running.process)
         _whole(service, _spec(SUBJECTS, ["hourglass"], template))
-        after = _cpu_seconds(running.process)
+        after = cpu_seconds(running.process)
     spent = {name: after[name] - before.get(name, 0.0) for name in after}
     _say(", ".join(f"{name} {seconds:.0f} s" for name, seconds in sorted(spent.items()) if seconds > 1))
     return spent["coordinator"] / sum(spent.values())
-
-
-def _cpu_seconds(backend: psutil.Process) -> dict[str, float]:
-    """Return the CPU time of the backend's processes by what they are."""
-    spent: dict[str, float] = {}
-    for process in [backend, *backend.children(recursive=True)]:
-        try:
-            name, times = process.cmdline()[:1], process.cpu_times()
-        except psutil.Error:
-            continue
-        title = name[0] if name else ""
-        known = title.split(":")[3] if title.startswith("ray::ServeReplica:") else "other"
-        spent[known] = spent.get(known, 0.0) + times.user + times.system
-    return spent
 
 
 def _peak_mb(folder: Path, catalogue: Path, cells: int) -> float:

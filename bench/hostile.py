@@ -21,7 +21,8 @@ from typing import Any
 import grpc
 import psutil
 
-from bench.serving import Running, backend
+from bench.figures import figure
+from bench.processes import Running, backend
 from unerase import AsyncClient, AuditSpec, Battery, Client, ClientSettings
 from unerase.v1.audits_pb2 import GetReportRequest, ReportFormat, WatchAuditRequest
 from unerase.v1.audits_pb2_grpc import AuditServiceStub
@@ -42,16 +43,10 @@ def measure() -> list[dict[str, Any]]:
         tokens = _tokens(Path(folder) / "tokens.json")
         with backend(Path(folder) / "served", "--tokens", str(Path(folder) / "tokens.json")) as running:
             figures = asyncio.run(_measured(running, tokens))
-    return [
-        {"name": f"hostile.{name}", "value": value, "unit": unit, "target": target, "better": "lower"}
-        for name, value, unit, target in figures
-    ]
+    return [figure(f"hostile.{name}", value) for name, value in figures.items()]
 
 
-Figure = tuple[str, float, str, float | None]
-
-
-async def _measured(running: Running, tokens: Sequence[str]) -> list[Figure]:
+async def _measured(running: Running, tokens: Sequence[str]) -> dict[str, float]:
     replica = _replica(running)
     *flooding, asking = tokens
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
@@ -70,18 +65,18 @@ async def _measured(running: Running, tokens: Sequence[str]) -> list[Figure]:
         slow = await _slow_readers(running.address, asking, finished, replica)
         silent_latency, silent_seconds = await asyncio.gather(latency(seconds=5.0), _silent(running.address))
         after = _resident_mb(replica)
-    return [
-        ("rss_before_mb", round(before), "MB", None),
-        (f"rss_{TENANTS * WATCHES}_streams_mb", round(during), "MB", None),
-        ("kb_per_stream", round((during - before) * 1000 / (TENANTS * WATCHES), 1), "kB", 100),
-        ("get_audit_calm_ms", _ms(statistics.median(calm)), "ms", None),
-        ("get_audit_flooded_ms", _ms(statistics.median(flooded)), "ms", None),
-        ("get_audit_flooded_worst_ms", _ms(max(flooded)), "ms", 5000),
-        (f"rss_{CALLS}_slow_readers_mb", round(slow), "MB", None),
-        ("rss_after_mb", round(after), "MB", None),
-        (f"get_audit_{SILENT}_silent_connections_worst_ms", _ms(max(silent_latency)), "ms", 5000),
-        ("silent_connection_seconds", round(silent_seconds, 1), "s", 30),
-    ]
+    return {
+        "rss_before_mb": round(before),
+        f"rss_{TENANTS * WATCHES}_streams_mb": round(during),
+        "kb_per_stream": round((during - before) * 1000 / (TENANTS * WATCHES), 1),
+        "get_audit_calm_ms": _ms(statistics.median(calm)),
+        "get_audit_flooded_ms": _ms(statistics.median(flooded)),
+        "get_audit_flooded_worst_ms": _ms(max(flooded)),
+        f"rss_{CALLS}_slow_readers_mb": round(slow),
+        "rss_after_mb": round(after),
+        f"get_audit_{SILENT}_silent_connections_worst_ms": _ms(max(silent_latency)),
+        "silent_connection_seconds": round(silent_seconds, 1),
+    }
 
 
 def _tokens(file: Path) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
+from bench.figures import figure
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import load_model
@@ -72,9 +73,13 @@ def measure() -> list[dict[str, Any]]:
         ratios.append(looped / (wall / len(trajectories)))
         fractions.append(sum(clock) / wall)
     return [
-        _figure("sampler.batched_over_loop", statistics.median(ratios), "ratio", 10.0),
-        _figure("sampler.unet_fraction", statistics.median(fractions), "share", 0.85),
+        figure("sampler.batched_over_loop", round(statistics.median(ratios), 2), spread=_spread(ratios)),
+        figure("sampler.unet_fraction", round(statistics.median(fractions), 4), spread=_spread(fractions)),
     ]
+
+
+def _spread(values: list[float]) -> list[float]:
+    return [round(min(values), 4), round(max(values), 4)]
 
 
 def _loop(pipeline: Any, trajectories: list[Trajectory]) -> float:
@@ -97,10 +102,6 @@ def _clock(unet: Any) -> list[float]:
     unet.register_forward_pre_hook(lambda *_: begun.__setitem__(0, time.perf_counter()))
     unet.register_forward_hook(lambda *_: seconds.append(time.perf_counter() - begun[0]))
     return seconds
-
-
-def _figure(name: str, value: float, unit: str, target: float) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 4), "unit": unit, "target": target, "better": "higher"}
 
 
 if __name__ == "__main__":

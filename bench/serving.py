@@ -1,26 +1,23 @@
 """What serving costs: a unit through gRPC and Ray against the same engines in one process, and memory during an audit.
 
 The unit is the standard prompt's with 96 cases at the reference's own steps. Both ways take turns, each time with seeds
-that nothing remembers, and the median of the ratios counts. Memory is the proportional set size of the backend's whole
-process tree, looked at twice a second while a quick audit runs.
+that nothing remembers; the median of the ratios counts, and their spread is given. Memory is the proportional set size
+of the backend's whole process tree, looked at twice a second while a quick audit runs.
 """
 
 import asyncio
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
 
+from bench.figures import figure
+from bench.processes import backend, pss
 from tests.support.backend import LocalBackend, local_backend
 from unerase import AuditSpec, Battery, Client
 from unerase.internal.v1alpha1.probing_pb2 import ProbeRequest
@@ -29,7 +26,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 
 PICTURES = 96
 STEPS = 50
-REPEATS = 3
+REPEATS = 5
 AUDITED_CASES = 8
 LOOK_SECONDS = 0.5
 
@@ -37,47 +34,20 @@ LOOK_SECONDS = 0.5
 def measure() -> list[dict[str, Any]]:
     """Return the figures `serving.overhead` and `memory.peak_mb`."""
     with tempfile.TemporaryDirectory() as folder, backend(Path(folder) / "served") as running:
-        overhead = asyncio.run(_overhead(running.address, Path(folder) / "local"))
+        ratios = asyncio.run(_ratios(running.address, Path(folder) / "local"))
         peak = _peak_mb(running.address, running.process)
     return [
-        {"name": "serving.overhead", "value": round(overhead, 4), "unit": "ratio", "target": 0.05, "better": "lower"},
-        {"name": "memory.peak_mb", "value": round(peak), "unit": "MB", "target": None, "better": "lower"},
+        figure(
+            "serving.overhead",
+            round(statistics.median(ratios) - 1, 4),
+            spread=[round(min(ratios) - 1, 4), round(max(ratios) - 1, 4)],
+        ),
+        figure("memory.peak_mb", round(peak)),
     ]
 
 
-@dataclass(frozen=True)
-class Running:
-    """A backend of its own."""
-
-    address: str
-    metrics_url: str
-    process: psutil.Process
-
-
-@contextmanager
-def backend(data: Path, *options: str) -> Iterator[Running]:
-    """Serve from `data` for as long as the context lasts, with further options of `unerase serve`."""
-    command = [sys.executable, "-m", "unerase", "serve", "--port", "0", "--metrics-port", "0", "--data-dir", str(data)]
-    command += options
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)  # noqa: S603
-    try:
-        told = iter(process.stdout or ())
-        address = _told(told, "unerase listens on ")
-        metrics_url = _told(told, "metrics at ")
-        yield Running(address, metrics_url, psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        process.wait(timeout=120)
-
-
-def _told(lines: Iterator[str], beginning: str) -> str:
-    for line in lines:
-        if line.startswith(beginning):
-            return line.split()[-1]
-    raise RuntimeError(f"the backend ended before it said {beginning!r}; `unerase serve` says why")
-
-
-async def _overhead(address: str, folder: Path) -> float:
+async def _ratios(address: str, folder: Path) -> list[float]:
+    """Return served over local seconds of the same work, once for each repeat."""
     async with local_backend(folder) as backend:
         # The first unit loads models and judges, on both sides.
         await _local_seconds(backend, 0)
@@ -86,7 +56,7 @@ async def _overhead(address: str, folder: Path) -> float:
         for repeat in range(1, REPEATS + 1):
             served = _served_seconds(address, backend, 2 * repeat)
             ratios.append(served / await _local_seconds(backend, 2 * repeat + 1))
-    return statistics.median(ratios) - 1
+    return ratios
 
 
 def _unit(backend: LocalBackend, seed: int) -> Unit:
@@ -114,7 +84,7 @@ def _peak_mb(address: str, process: psutil.Process) -> float:
 
     def look() -> None:
         while not ended.wait(LOOK_SECONDS):
-            looks.append(sum(map(_pss, [process, *process.children(recursive=True)])))
+            looks.append(pss(process))
 
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -126,10 +96,3 @@ def _peak_mb(address: str, process: psutil.Process) -> float:
         ended.set()
         watcher.join()
     return max(looks) / 1e6
-
-
-def _pss(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_full_info().pss)
-    except psutil.Error:
-        return 0

@@ -16,7 +16,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.serving import backend
+from bench.figures import figure
+from bench.processes import backend
 from unerase import AuditSpec, Battery, Client
 
 FIRST, SECOND = "testbed/uce", "testbed/redirected"
@@ -33,21 +34,10 @@ def measure() -> list[dict[str, Any]]:
     total = sum(units.values())
     shares = {name: round(seconds / total, 3) for name, seconds in sorted(units.items())}
     return [
-        {
-            "name": "suite.seconds_per_audit",
-            "value": round(first),
-            "unit": "s",
-            "target": 1200,
-            "better": "lower",
-            "shares": shares,
-        },
-        _figure("suite.seconds_of_second_subject", round(second), "s", 600, "lower"),
-        _figure("suite.sequential_saving", round(1 - sequential / first, 3), "ratio", None, "higher"),
+        figure("suite.seconds_per_audit", round(first), shares=shares),
+        figure("suite.seconds_of_second_subject", round(second)),
+        figure("suite.sequential_saving", round(1 - sequential / first, 3)),
     ]
-
-
-def _figure(name: str, value: float, unit: str, target: float | None, better: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit, "target": target, "better": better}
 
 
 def _seconds(address: str, subject: str, *, seed_base: int, sequential: bool = False) -> float:
