@@ -36,6 +36,7 @@ ENV PATH=/opt/unerase/bin:$PATH \
     GOMP_SPINCOUNT=10000 \
     PYTHONUNBUFFERED=1 \
     RAY_USAGE_STATS_ENABLED=0 \
+    RAY_worker_niceness=0 \
     TOKENIZERS_PARALLELISM=false
 USER 10001:10001
 WORKDIR /home/unerase

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from unerase_backend import compute_plan
+from unerase_backend import compute_plan, machine
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.file_findings import Finding
 from unerase_backend.catalogue.shared_findings import SharedFindings
@@ -83,17 +83,17 @@ def _check_names(names: Sequence[str], catalogue: Catalogue) -> None:
 def _device(catalogue: Catalogue, settings: ServeSettings, cards_gb: Sequence[float]) -> tuple[list[str], str]:
     """Return how the rooms would compute, as lines, or why they cannot."""
     try:
-        found = [compute_plan.Card("a GPU", int(gigabytes * 1e9)) for gigabytes in cards_gb] or _cards(settings)
+        found = [machine.Card("a GPU", int(gigabytes * 1e9)) for gigabytes in cards_gb] or _cards(settings)
         return compute_plan.plan_of(compute_plan.load_of(catalogue), settings, found).lines(), ""
     except ValueError as error:
         return [], str(error)
 
 
-def _cards(settings: ServeSettings) -> list[compute_plan.Card]:
+def _cards(settings: ServeSettings) -> list[machine.Card]:
     """Return this machine's GPUs: those that there are, unless the environment sets the device."""
     if "device" in settings.model_fields_set:
-        return compute_plan.cards() if settings.device == "cuda" else []
+        return machine.cards() if settings.device == "cuda" else []
     try:
-        return compute_plan.cards()
+        return machine.cards()
     except ValueError:
         return []

@@ -3,14 +3,13 @@
 The choice rests on the largest model of the catalogue and on the memory that is free. With one GPU, generation, attack
 and judges share it: each gets a stated share, for Ray and as a bound of its memory, so that no room can take another's.
 With several GPUs generation has all but one of them. On a CPU an unused row of a batch costs as much time as a used
-one, so that large models get few rows there. What a user sets is taken as it is.
+one, so that large models get few rows there; `generation_workers` decides how many processes make pictures, each with
+how many threads. What a user sets is taken as it is.
 """
 
-import os
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +19,8 @@ from unerase_backend.catalogue.judge_files import DETECTOR, detector_path
 from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.diffusion.memory import ModelSize, folder_parameters, pipeline_size
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH, GRADIENT_ROWS
+from unerase_backend.generation_workers import large_model_workers, small_model_workers
+from unerase_backend.machine import Card, Cores, cores, counted, free_memory
 from unerase_backend.runtime.errors import UneraseError
 from unerase_backend.serve_settings import ServeSettings
 
@@ -37,20 +38,18 @@ _ROWS_ON_A_CPU, _GRADIENT_ROWS_ON_A_CPU = 4, 1
 _USABLE = 0.9
 # The context of each process on a GPU.
 _CONTEXT = 500_000_000
+# On a CPU: a replica of generation without its models, and all other processes (docs/performance.md).
+_PROCESS, _OTHERS = 450_000_000, 1_900_000_000
+# Subject, reference and control, without which a replica would load a model again and again.
+_MODELS_OF_AN_AUDIT = 3
+_LEAST_UNITS, _UNITS_OF_A_REPLICA = 6, 3
 _JUDGES_LEAST = 0.1
 _GENERATION_PART = 0.55
 _JUDGE_MARGIN = 1.5
 # Kinds of judges that read the folder's safetensors alone.
 _OF_SAFETENSORS = ("classifier", "clip")
 _GIGABYTE = 1e9
-
-
-@dataclass(frozen=True)
-class Card:
-    """A GPU: its name and the bytes that are free on it."""
-
-    name: str
-    free_bytes: int
+_ONE_CORE = Cores(1)
 
 
 @dataclass(frozen=True)
@@ -72,19 +71,30 @@ class ComputePlan:
     dtype: str
     shapes: Shapes
     generation_replicas: int = 1
+    generation_threads: int = 1
+    """Of each replica."""
     generation_share: float = 0.0
     """Of a GPU, for each replica; 0 on a CPU."""
     attack_share: float = 0.0
     judge_share: float = 0.0
     reason: str = ""
     """What the choice rests on, for the operator."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """What the number of replicas rests on, by name."""
+
+    @property
+    def concurrent_units(self) -> int:
+        """Units in flight that keep all replicas busy while others wait for their judges."""
+        return max(_LEAST_UNITS, _UNITS_OF_A_REPLICA * self.generation_replicas)
 
     def lines(self) -> list[str]:
         """Return the plan as the lines that `unerase serve` prints."""
         shapes = self.shapes
         of_gpu = (f" ({share:.2f} of a GPU)" if share else "" for share in self._shares())
         generation, attack, judges = of_gpu
-        replicas = f"{self.generation_replicas} x " if self.generation_replicas > 1 else ""
+        replicas = "" if self.generation_replicas == 1 else f"{self.generation_replicas} x "
+        if self.device == "cpu":
+            replicas += f"{counted(self.generation_threads, 'thread')}, "
         return [
             f"computing in {self.dtype} on {self.device}: {self.reason}",
             f"  generation{generation}: {replicas}{shapes.batch_rows} rows, {shapes.decode_batch} pictures decoded at "
@@ -92,6 +102,12 @@ class ComputePlan:
             f"  attack{attack}: {shapes.gradient_rows} rows with gradients, {shapes.models_kept} models in memory",
             f"  judges{judges}: float32",
         ]
+
+    def explained(self) -> list[str]:
+        """Return the plan and what it rests on, as the lines that `unerase serve --explain` prints."""
+        width = max(map(len, self.inputs), default=0)
+        inputs = [f"  {name:{width}}  {value}" for name, value in self.inputs.items()]
+        return [*self.lines(), "what this rests on:", *inputs]
 
     def _shares(self) -> tuple[float, float, float]:
         return self.generation_share, self.attack_share, self.judge_share
@@ -125,14 +141,17 @@ def plan_of(load: Load | None, settings: ServeSettings, found: Sequence[Card]) -
     Raises:
         ValueError: the largest model does not fit.
     """
-    given = {field.name: getattr(settings, field.name) for field in fields(Shapes)}
+    given = {each.name: getattr(settings, each.name) for each in fields(Shapes)}
     device = settings.model_copy(update={"device": "cuda" if found else "cpu"})
+    replicas, threads = settings.generation_replicas, settings.generation_threads
     if not found:
-        return plan_cpu(load, device.precision, free_memory(), settings.generation_replicas, given)
+        plan = plan_cpu(load, device.precision, free_memory(), replicas, given, there=cores(), threads=threads)
+        return replace(plan, inputs={**plan.inputs, **_settings(settings)})
     if settings.gpu_memory_gb is not None:
         bound = int(settings.gpu_memory_gb * _GIGABYTE)
         found = [replace(card, free_bytes=min(card.free_bytes, bound)) for card in found]
-    return plan_gpus(load, device.precision, found, settings.generation_replicas, given)
+    plan = plan_gpus(load, device.precision, found, replicas, given)
+    return replace(plan, generation_threads=threads or 1, inputs={**plan.inputs, **_settings(settings)})
 
 
 def plan_gpus(
@@ -161,21 +180,78 @@ def plan_gpus(
     shapes = _shapes(load, dtype, free * each - _CONTEXT, free * attack - _CONTEXT, given)
     named = f"{len(cards)} x {cards[0].name}" if len(cards) > 1 else cards[0].name
     reason = f"{named} with {free / _GIGABYTE:.1f} GB free; {_said(load)}"
-    return ComputePlan("cuda", dtype, shapes, replicas, *(_floor(each), _floor(attack), _floor(judges)), reason)
+    inputs = {
+        "cards": f"{len(cards)}; generation has all but one, or a share of the only one",
+        "memory": f"{_gigabytes(free)} free on a card",
+        "model": _said(load),
+    }
+    return ComputePlan(
+        "cuda",
+        dtype,
+        shapes,
+        replicas,
+        generation_share=_floor(each),
+        attack_share=_floor(attack),
+        judge_share=_floor(judges),
+        reason=reason,
+        inputs=inputs,
+    )
 
 
 def plan_cpu(
-    load: Load | None, dtype: str, free_bytes: int, replicas: int | None = None, given: Given = MappingProxyType({})
+    load: Load | None,
+    dtype: str,
+    free_bytes: int,
+    replicas: int | None = None,
+    given: Given = MappingProxyType({}),
+    *,
+    there: Cores = _ONE_CORE,
+    threads: int | None = None,
 ) -> ComputePlan:
-    """Return the plan for a CPU with `free_bytes` of memory; small models get the shapes of the testbed.
+    """Return the plan for a CPU with `free_bytes` of memory and the cores that are `there`.
+
+    Small models get the shapes of the testbed.
 
     Raises:
         ValueError: the largest model does not fit.
     """
-    replicas = replicas or 1
+    said = _said(load) if load is not None else "no model of the catalogue can be used"
+    inputs = {"cores": str(there), "memory": f"{_gigabytes(free_bytes)} free", "model": said}
+    reason = f"{counted(there.usable, 'core')}, {inputs['memory']}; {said}"
     if load is None or load.size.unet_parameters < LARGE:
         shapes = _with(Shapes(), given)
-        return ComputePlan("cpu", dtype, shapes, replicas, reason="the shapes for small models")
+        each = float(replica_bytes(load, dtype, shapes))
+        left = float(free_bytes - other_bytes(load, dtype, shapes))
+        workers = small_model_workers(there.usable, left, each, replicas, threads)
+    else:
+        left = (free_bytes - load.judge_bytes * _JUDGE_MARGIN) * _GENERATION_PART
+        each = replica_bytes(load, dtype, Shapes(_ROWS_ON_A_CPU, 1, _MODELS_OF_AN_AUDIT)) / _USABLE
+        workers = large_model_workers(there.usable, left, each, replicas, threads)
+        shapes = _large_on_a_cpu(load, dtype, free_bytes, workers.replicas, given)
+    inputs["memory"] += f", {_gigabytes(left)} of it for pictures; a process that makes them takes {_gigabytes(each)}"
+    inputs["replicas"] = f"{workers.replicas}, {workers.reason}"
+    return ComputePlan("cpu", dtype, shapes, workers.replicas, workers.threads, reason=reason, inputs=inputs)
+
+
+def replica_bytes(load: Load | None, dtype: str, shapes: Shapes) -> int:
+    """Return the bytes that one replica of generation takes on a CPU, as if no two models shared weights."""
+    if load is None:
+        return _PROCESS
+    size = load.size
+    computing = shapes.batch_rows * size.row_bytes(dtype) + shapes.decode_batch * size.decoded_bytes()
+    return _PROCESS + shapes.models_in_memory * size.weight_bytes(dtype) + computing
+
+
+def other_bytes(load: Load | None, dtype: str, shapes: Shapes) -> int:
+    """Return the bytes that all other processes take on a CPU: Ray, attacks, judges, probes and the coordinator."""
+    if load is None:
+        return _OTHERS
+    size = load.size
+    attack = shapes.models_kept * size.weight_bytes(dtype) + shapes.gradient_rows * size.gradient_row_bytes(dtype)
+    return _OTHERS + attack + int(load.judge_bytes * _JUDGE_MARGIN)
+
+
+def _large_on_a_cpu(load: Load, dtype: str, free_bytes: int, replicas: int, given: Given) -> Shapes:
     shares = free_bytes - load.judge_bytes * _JUDGE_MARGIN
     fitting = _shapes(load, dtype, shares * _GENERATION_PART / replicas, shares * (1 - _GENERATION_PART), given)
     few = replace(
@@ -184,55 +260,7 @@ def plan_cpu(
         decode_batch=1,
         gradient_rows=min(fitting.gradient_rows, _GRADIENT_ROWS_ON_A_CPU),
     )
-    reason = f"{free_bytes / _GIGABYTE:.1f} GB free; {_said(load)}"
-    return ComputePlan("cpu", dtype, _with(few, given), replicas, reason=reason)
-
-
-def cards() -> list[Card]:
-    """Return the GPUs of this machine, as `nvidia-smi` lists them; only those that CUDA_VISIBLE_DEVICES names.
-
-    Raises:
-        ValueError: there is none, or `nvidia-smi` does not answer.
-    """
-    query = ["nvidia-smi", "--query-gpu=name,memory.free", "--format=csv,noheader,nounits"]
-    try:
-        said = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        raise ValueError("device: cuda needs an NVIDIA GPU and its driver, and nvidia-smi lists none") from None
-    found = read_cards(said)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and all(part.strip().isdigit() for part in visible.split(",")):
-        found = [found[int(part)] for part in visible.split(",") if int(part) < len(found)]
-    if not found:
-        raise ValueError("device: cuda needs an NVIDIA GPU, and nvidia-smi lists none that is visible here")
-    return found
-
-
-def read_cards(listed: str) -> list[Card]:
-    """Return the GPUs of nvidia-smi's list: a line each, of its name and its free MiB.
-
-    Raises:
-        ValueError: a line is not of this form.
-    """
-    found = []
-    for line in filter(None, map(str.strip, listed.splitlines())):
-        name, _, free = line.rpartition(",")
-        if not free.strip().isdigit():
-            raise ValueError(f"nvidia-smi says {line!r}, which is not a GPU with its free memory")
-        found.append(Card(name.strip(), int(free) * 1024 * 1024))
-    return found
-
-
-def free_memory() -> int:
-    """Return the bytes of memory that this machine, or the container, can still give."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    with suppress(OSError, ValueError):
-        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, max(limit - used, 0))
-    return free
+    return _with(few, given)
 
 
 def _shapes(load: Load, dtype: str, generation: float, attack: float, given: Given) -> Shapes:
@@ -278,6 +306,17 @@ def _too_large(load: Load, dtype: str, room: str, given: float, models: int, row
 
 def _said(load: Load) -> str:
     return f"the largest model is {load.model!r}, {load.size.unet_parameters / 1e6:.0f} million parameters in its UNet"
+
+
+def _settings(settings: ServeSettings) -> dict[str, str]:
+    """Return what a user set of the choices, by name."""
+    chosen = (*(each.name for each in fields(Shapes)), "generation_replicas", "generation_threads", "gpu_memory_gb")
+    found = {name: value for name in chosen if (value := getattr(settings, name)) is not None}
+    return {"set": ", ".join(f"{name}={value}" for name, value in found.items()) or "nothing; all of it is chosen"}
+
+
+def _gigabytes(size: float) -> str:
+    return f"{max(size, 0) / _GIGABYTE:.1f} GB"
 
 
 def _floor(share: float) -> float:

@@ -20,6 +20,8 @@ from typing import Any
 # Ray reads these when it is imported; values that are already set stay.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+# Ray would run its workers at niceness 15, so that anything else on the machine would slow an audit down.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Waiting threads spin for some microseconds, not for ever, because the processes share the cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from pydantic import BaseModel
 
 from unerase._commands.failing import ExitCode, fail
-from unerase_backend import compute_plan, serve_options
+from unerase_backend import compute_plan, machine, serve_options
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.checking.at_start import check_catalogues, unusable_models
 from unerase_backend.compute_plan import ComputePlan
@@ -139,9 +141,15 @@ def main(arguments: Sequence[str]) -> None:
         fail(str(error), ExitCode.UNEXPECTED)
 
 
-def run(**options: Any) -> None:
-    """Run a backend until SIGTERM or SIGINT; `options` are fields of `ServeSettings`, with None for the default."""
+def run(*, explain: bool | None = None, **options: Any) -> None:
+    """Run a backend until SIGTERM or SIGINT; `options` are fields of `ServeSettings`, with None for the default.
+
+    With `explain`, print how it would compute and what that rests on, and run nothing.
+    """
     settings = read_settings(**options)
+    if explain:
+        print("\n".join(plan_of(settings).explained()))
+        return
     for warning in unusable_models(check_catalogues(settings.catalogues)):
         print(warning, file=sys.stderr, flush=True)
     ended = threading.Event()
@@ -171,7 +179,7 @@ def plan_of(settings: ServeSettings) -> ComputePlan:
         InvalidRequestError: a catalogue holds a bad field.
     """
     load = compute_plan.load_of(Catalogue.load(settings.catalogues))
-    return compute_plan.plan_of(load, settings, compute_plan.cards() if settings.device == "cuda" else ())
+    return compute_plan.plan_of(load, settings, machine.cards() if settings.device == "cuda" else ())
 
 
 def _targets(
@@ -190,9 +198,12 @@ def _targets(
 
     data = settings.data_dir.expanduser().resolve()
     common = _common(settings, data)
+    service = _of(settings, ServiceSettings)
+    if "concurrent_units" not in settings.model_fields_set:
+        service["concurrent_units"] = plan.concurrent_units
     coordination = CoordinatorSettings(
         **common,
-        **_of(settings, ServiceSettings),
+        **service,
         state=str(data / "coordinator"),
         port=port,
         metrics_port=metrics_port,
@@ -203,7 +214,7 @@ def _targets(
         ),
         "generation": generation.build(
             GenerationSettings(
-                **common | {"torch_threads": settings.generation_threads},
+                **common | {"torch_threads": plan.generation_threads},
                 replicas=plan.generation_replicas,
                 gpu_share=plan.generation_share,
                 batch_rows=plan.shapes.batch_rows,

@@ -30,16 +30,19 @@ _HELP = f"""Run the backend on this machine until it is told to stop.
 Every option can also be an environment variable, such as {PREFIX}PORT. Further settings are variables only.
 """
 
+_EXPLAIN = Annotated[
+    bool, typer.Option("--explain", help="Print how the backend would compute and why, and end; nothing is started.")
+]
 _TYPES = {"integer": int, "number": float, "boolean": bool, "string": str}
 
 
 def command(run: Callable[..., None]) -> Any:
-    """Return the command, which calls `run` with the settings; a setting that was not given is None."""
+    """Return the command, which calls `run` with `explain` and the settings; one that was not given is None."""
 
     def serve(**settings: Any) -> None:
         run(**settings)
 
-    parameters = list(_parameters())
+    parameters = [*_parameters(), Parameter("explain", Parameter.KEYWORD_ONLY, default=False, annotation=_EXPLAIN)]
     # Typer reads the options from these two.
     serve.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

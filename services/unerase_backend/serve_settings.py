@@ -37,15 +37,17 @@ class ServeSettings(ServiceSettings, SharedSettings, BaseSettings):
     artifacts: str = Field(
         default="", description="folder or fsspec URL of the artefacts, which coordinators share; empty: in data_dir"
     )
-    # Attacks, probes and judges need a core as well (docs/performance.md).
-    generation_threads: int = Field(
-        default=1, ge=1, le=1024, description="torch threads of one replica of generation, in place of torch_threads"
+    generation_threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="torch threads of each process that makes pictures; by default one, or more for large models",
     )
     generation_replicas: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="processes that make pictures; by default one, or one for each GPU but one",
+        description="processes that make pictures; by default chosen from cores and memory, or from the GPUs",
     )
     batch_rows: int | None = Field(
         default=None, ge=2, le=1024, description=f"rows of every UNet call of generation{_CHOSEN}"

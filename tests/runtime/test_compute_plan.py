@@ -17,20 +17,24 @@ from unerase_backend.compute_plan import (
     DECODES,
     GRADIENT_CHOICES,
     ROWS,
-    Card,
     ComputePlan,
     Load,
     Shapes,
-    free_memory,
     load_of,
+    other_bytes,
     plan_cpu,
     plan_gpus,
-    read_cards,
+    plan_of,
+    replica_bytes,
 )
 from unerase_backend.diffusion.memory import ModelSize
+from unerase_backend.machine import Card, Cores
+from unerase_backend.serve_settings import ServeSettings
 
 GB = 10**9
 SD_14 = Load("sd/1.4", ModelSize(859_520_964, 123_060_480, 83_653_863, 320, 64 * 64, 128, 512 * 512), 700_000_000)
+
+TESTBED = load_of(Catalogue.load())
 
 SD_21 = Load("sd/2.1", ModelSize(865_910_724, 340_387_840, 83_653_863, 320, 96 * 96, 128, 768 * 768), 700_000_000)
 
@@ -93,9 +97,7 @@ def test_a_model_that_cannot_fit_is_refused_with_what_to_do() -> None:
 
 
 def test_a_cpu_takes_the_shapes_of_the_testbed_for_small_models_and_few_rows_for_large_ones() -> None:
-    testbed = load_of(Catalogue.load())
-    assert testbed is not None
-    assert plan_cpu(testbed, "float32", 4 * GB).shapes == Shapes()
+    assert plan_cpu(TESTBED, "float32", 4 * GB).shapes == Shapes()
     assert plan_cpu(None, "float32", 4 * GB).shapes == Shapes()
     assert plan_cpu(SD_14, "bfloat16", 22 * GB).shapes == Shapes(4, 1, 3, 1, 2)
 
@@ -163,15 +165,73 @@ def test_the_lines_say_every_choice() -> None:
         assert word in said
 
 
-def test_the_list_of_the_driver_is_read() -> None:
-    listed = "NVIDIA A100-SXM4-80GB, 80000\nNVIDIA RTX A5000, 24000\n"
-    assert read_cards(listed) == [
-        Card("NVIDIA A100-SXM4-80GB", 80000 * 2**20),
-        Card("NVIDIA RTX A5000", 24000 * 2**20),
-    ]
-    with pytest.raises(ValueError, match="not a GPU with its free memory"):
-        read_cards("No devices were found\n")
+@given(
+    cores=st.integers(1, 256),
+    free=st.integers(3 * GB, 2000 * GB),
+    replicas=st.none() | st.integers(1, 4),
+    large=st.booleans(),
+)
+def test_the_models_of_all_replicas_fit_into_the_memory_of_a_cpu(
+    cores: int, free: int, replicas: int | None, large: bool
+) -> None:
+    """More than one replica starts only where every process, with all its models, has its memory; if none is set."""
+    load = SD_14 if large else TESTBED
+    assert load is not None
+    try:
+        plan = plan_cpu(load, "float32", free, replicas, there=Cores(cores))
+    except ValueError:
+        # Even one process of the largest model, or those that are set, do not fit.
+        assert large
+        return
+    if replicas is not None:
+        assert plan.generation_replicas == replicas
+    elif plan.generation_replicas > 1:
+        assert plan.generation_replicas * plan.generation_threads <= cores
+        everything = plan.generation_replicas * needs(load, plan)["generation"] + needs(load, plan)["attack"]
+        assert everything + load.judge_bytes <= free
 
 
-def test_free_memory_is_some_of_this_machine() -> None:
-    assert 10**8 < free_memory() < 10**14
+@given(cores=st.integers(1, 64), more=st.integers(0, 64), free=st.integers(1 * GB, 200 * GB))
+def test_more_cores_and_more_memory_never_make_fewer_pictures_at_once(cores: int, more: int, free: int) -> None:
+    few, many = (plan_cpu(TESTBED, "float32", free, there=Cores(each)) for each in (cores, cores + more))
+    assert few.generation_replicas <= many.generation_replicas
+    roomy = plan_cpu(TESTBED, "float32", free + more * GB, there=Cores(cores))
+    assert few.generation_replicas <= roomy.generation_replicas
+
+
+def test_small_models_get_a_process_a_core_and_large_ones_more_threads() -> None:
+    """The table of docs/operations.md."""
+    for cores, replicas, threads_of_large in ((1, 1, 1), (2, 2, 2), (4, 3, 3), (8, 7, 7), (16, 15, 15)):
+        small = plan_cpu(TESTBED, "float32", 64 * GB, there=Cores(cores))
+        assert (small.generation_replicas, small.generation_threads) == (replicas, 1)
+        large = plan_cpu(SD_14, "float32", 64 * GB, there=Cores(cores))
+        assert (large.generation_replicas, large.generation_threads) == (1, threads_of_large)
+    assert plan_cpu(TESTBED, "float32", 64 * GB, there=Cores(64)).generation_replicas == 16
+
+
+def test_units_in_flight_grow_with_the_replicas() -> None:
+    of = {cores: plan_cpu(None, "float32", 64 * GB, there=Cores(cores)).concurrent_units for cores in (1, 2, 4, 16)}
+    assert of == {1: 6, 2: 6, 4: 9, 16: 45}
+
+
+def test_the_replicas_and_threads_that_are_set_stand() -> None:
+    for load in (None, SD_14):
+        plan = plan_cpu(load, "bfloat16", 100 * GB, 3, there=Cores(2), threads=5)
+        assert (plan.generation_replicas, plan.generation_threads) == (3, 5)
+
+
+def test_what_is_counted_for_a_replica_holds_its_models() -> None:
+    shapes = Shapes(models_in_memory=3)
+    weights = 3 * SD_14.size.weight_bytes("float32")
+    assert replica_bytes(SD_14, "float32", shapes) > weights
+    assert other_bytes(SD_14, "float32", shapes) > SD_14.judge_bytes
+
+
+def test_the_explanation_says_what_the_plan_rests_on() -> None:
+    settings = ServeSettings(generation_replicas=2, decode_batch=4)
+    cards = [Card("a card", 80 * GB)]
+    cases = ((TESTBED, (), ("cores", "GB free", "as set")), (SD_14, cards, ("a card", "80.0 GB free", "'sd/1.4'")))
+    for load, found, words in cases:
+        said = "\n".join(plan_of(load, settings, found).explained())
+        for word in (*words, "decode_batch=4, generation_replicas=2"):
+            assert word in said

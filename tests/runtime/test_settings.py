@@ -46,12 +46,20 @@ def test_an_option_says_what_its_field_says() -> None:
     assert shown.exit_code == 0
     options = whole_command().commands["serve"].params
     # Eager ones, such as --help, are of the command itself.
-    names = [option.name for option in options if not option.is_eager]
+    names = [option.name for option in options if not option.is_eager and option.name != "explain"]
     assert {"host", "port", "data_dir", "tls_certificate", "tokens"} <= set(names) <= set(ServeSettings.model_fields)
     for name in names:
         description = ServeSettings.model_fields[name].description
         assert description is not None
         assert description[1:] in shown.output, name
+
+
+def test_explain_prints_the_plan_and_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "start", lambda _: pytest.fail("it was started"))
+    shown = CliRunner().invoke(app, ["serve", "--explain", "--generation-replicas", "3"])
+    assert shown.exit_code == 0
+    for word in ("computing in float32 on cpu", "3 x 1 thread", "by affinity", "GB free", "3, as set"):
+        assert word in shown.output
 
 
 def test_a_secret_is_no_option() -> None:

@@ -79,7 +79,8 @@ def serving(
     `options` are fields of `ServeSettings`, on free ports where they name none; `environment` goes beside this
     process's own; `prefix` is a command that becomes the backend.
     """
-    defaults = {"port": 0, "metrics_port": 0, "ray_auth": "disabled"}
+    # The same on every machine: one process makes the pictures.
+    defaults = {"port": 0, "metrics_port": 0, "ray_auth": "disabled", "generation_replicas": 1}
     options = {**defaults, "data_dir": data, **options}
     with _log(data).open("a") as log:
         process = subprocess.Popen(
