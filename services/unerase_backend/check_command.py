@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from unerase_backend import compute_plan, machine
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.file_findings import Finding
+from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.classification.judge_check import judge_findings
 from unerase_backend.runtime.errors import InvalidRequestError
@@ -18,7 +19,13 @@ from unerase_backend.serve_settings import ServeSettings, read_settings
 _INVALID = "CATALOGUE_INVALID"
 
 
-def check(catalogues: Sequence[Path], models: Sequence[str] = (), cards_gb: Sequence[float] = ()) -> dict[str, Any]:
+def check(
+    catalogues: Sequence[Path],
+    models: Sequence[str] = (),
+    cards_gb: Sequence[float] = (),
+    *,
+    weights: bool = False,
+) -> dict[str, Any]:
     """Return what is found, as `unerase check --json` prints it.
 
     What is not given comes from the environment (UNERASE_SERVE_CATALOGUES, UNERASE_SERVE_DEVICE and so on), as for
@@ -26,7 +33,8 @@ def check(catalogues: Sequence[Path], models: Sequence[str] = (), cards_gb: Sequ
 
     `problems` and `notes` are lists of place, description and reason; `models` are messages `ModelCheck`; `device` are
     the lines of how `unerase serve` would compute, on GPUs with `cards_gb` GB free if there are any, and otherwise on
-    this machine's; `device_problem` says why it could not. Without `models`, those of the files are checked, or the
+    this machine's; `device_problem` says why it could not. With `weights`, every weight of the models is read for
+    values that are not finite; `weights_read` says whether. Without `models`, those of the files are checked, or the
     testbed's where there are no files.
 
     Raises:
@@ -42,14 +50,27 @@ def check(catalogues: Sequence[Path], models: Sequence[str] = (), cards_gb: Sequ
     _check_names(names, catalogue)
     # Imports torch, which takes seconds that a wrong file should not cost.
     from unerase_backend.checking.concepts import concept_findings
-    from unerase_backend.checking.models import check_model
+    from unerase_backend.checking.models import check_model, problem_of
+    from unerase_backend.checking.weights import find_infinite
 
     concepts = _added(catalogue, embedded, "concepts") if embedded else list(catalogue.concepts)
     findings = [*judge_findings(catalogue), *concept_findings(catalogue, names, concepts)]
     lines, problem = _device(catalogue, settings, cards_gb)
-    shared = SharedFindings()
-    checked = [json_format.MessageToDict(check_model(catalogue, name, shared), **_FORM) for name in names]
-    return {**_answer(findings), "models": checked, "device": lines, "device_problem": problem}
+    shared, checked = SharedFindings(), []
+    for name in names:
+        found = check_model(catalogue, name, shared)
+        if weights and not found.problems:
+            infinite = Findings(name)
+            find_infinite(catalogue, name, infinite, shared)
+            found.problems.extend(map(problem_of, infinite.problems))
+        checked.append(json_format.MessageToDict(found, **_FORM))
+    return {
+        **_answer(findings),
+        "models": checked,
+        "device": lines,
+        "device_problem": problem,
+        "weights_read": weights,
+    }
 
 
 _FORM: dict[str, Any] = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
@@ -63,7 +84,14 @@ def _answer(findings: Sequence[Finding]) -> dict[str, Any]:
             if each.problem == problem
         ]
 
-    return {"problems": listed(True), "notes": listed(False), "models": [], "device": [], "device_problem": ""}
+    return {
+        "problems": listed(True),
+        "notes": listed(False),
+        "models": [],
+        "device": [],
+        "device_problem": "",
+        "weights_read": False,
+    }
 
 
 def _added(catalogue: Catalogue, embedded: Catalogue | None, section: str) -> list[str]:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from unerase.v1.models_pb2 import ModelCheck
@@ -103,6 +105,36 @@ def test_named_models_alone_are_checked(catalogue: Path) -> None:
     assert [each["name"] for each in check([catalogue], ["own/bin"])["models"]] == ["own/bin"]
     with pytest.raises(ValueError, match="there is no model 'own/bim'; did you mean 'own/bin'"):
         check([catalogue], ["own/bim"])
+
+
+def test_weights_are_read_if_asked(tmp_path: Path) -> None:
+    shutil.copytree(REFERENCE, tmp_path / "base")
+    whole = load_file(EMBEDDED.parent / "uce" / "unet.safetensors")
+    name = next(key for key, tensor in whole.items() if tensor.is_floating_point())
+    whole[name].view(-1)[-1] = float("nan")
+    save_file(whole, tmp_path / "unet.safetensors")
+    layer = next(key for key in whole if key.endswith("attn2.to_k.weight"))
+    factors = {"A": torch.full((1, whole[layer].shape[1]), torch.inf), "B": torch.ones(whole[layer].shape[0], 1)}
+    lora = {f"unet.{layer.removesuffix('.weight')}.lora_{letter}.weight": each for letter, each in factors.items()}
+    save_file(lora, tmp_path / "lora.safetensors")
+    models = {
+        "own/base": {"pipeline": "base", "resolution": 32},
+        "own/nan": {"base": "own/base", "unet": "unet.safetensors"},
+        "own/lora": {"base": "own/base", "lora": "lora.safetensors"},
+    }
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"models": models}))
+    unread, read = check([path]), check([path], weights=True)
+    assert (unread["weights_read"], read["weights_read"]) == (False, True)
+    assert not any(each["problems"] for each in unread["models"])
+    told = {each["name"]: [problem["description"] for problem in each["problems"]] for each in read["models"]}
+    assert told == {
+        "own/base": [],
+        "own/nan": [f"{name!r} of the unet holds NaN or infinity (found unet.safetensors)"],
+        "own/lora": told["own/lora"],
+    }
+    (said,) = told["own/lora"]
+    assert said.endswith("holds NaN or infinity (found lora.safetensors)")
 
 
 def test_a_catalogue_that_cannot_be_read_is_all_that_is_said(tmp_path: Path) -> None:

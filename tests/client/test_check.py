@@ -65,6 +65,18 @@ def test_an_empty_address_is_not_this_machine() -> None:
     assert "'' is not HOST:PORT" in shown.stderr
 
 
+def test_a_note_is_told_once(address: str, script: Script) -> None:
+    changes = {f"changed/{number}": ModelCheck(name=f"changed/{number}", notes=RIGHT.notes) for number in range(1000)}
+    changes["changed/7"].notes.append("safety_checker is not used")
+    script.checks = {"right": RIGHT, **changes}
+    shown = run("check", "right", *changes, "--address", address)
+    assert [line for line in shown.output.splitlines() if line.startswith("note: ")] == [
+        "note: right, changed/0, changed/1 and 998 more: PNDMScheduler is not run",
+        "note: changed/7: safety_checker is not used",
+    ]
+    assert shown.output.rstrip().endswith("nothing is wrong; weights were not read for NaN and infinity")
+
+
 def test_json_holds_what_the_table_shows(address: str, script: Script) -> None:
     script.checks = {"wrong": WRONG}
     shown = run("check", "wrong", "--json", "--address", address)
@@ -78,6 +90,9 @@ def test_a_backend_has_its_own_catalogue(address: str, tmp_path: Path) -> None:
     shown = run("check", "--address", address, "--catalogue", str(tmp_path / "c.yaml"))
     assert shown.exit_code == 2
     assert "--address: the backend has its own catalogue" in shown.output
+    shown = run("check", "--address", address, "--weights")
+    assert shown.exit_code == 2
+    assert "reads no weights" in shown.output
 
 
 def test_broken_models_are_marked_below_the_list(address: str, script: Script) -> None:

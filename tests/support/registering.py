@@ -128,6 +128,7 @@ async def registrar(
     home: str = "home",
     lease_seconds: float = 15.0,
     retry_seconds: float = 600.0,
+    at_once: int = 1,
 ) -> AsyncIterator[Registrar]:
     """A coordinator's ModelService on a socket; it registers and checks models, and serves nothing else."""
     store = ArtifactStore(settings.artifacts)
@@ -141,6 +142,7 @@ async def registrar(
         examine or partial(examine_here, settings),
         checker=leases.id,
         retry_seconds=retry_seconds,
+        at_once=at_once,
         again_seconds=0.0,
     )
     registered = ModelRegistrations(catalogue, store, database, registrations, settings, lambda _: quota)

@@ -7,7 +7,6 @@ from typing import Any
 
 from unerase.v1.models_pb2 import ModelCheck
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.definitions import Definition
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.kept_digests import KeptDigests
@@ -16,8 +15,7 @@ from unerase_backend.catalogue.registering import Candidate, define, find_links,
 from unerase_backend.catalogue.remote_files import RemoteFiles
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.checking.models import check_model, message_of, problem_of
-from unerase_backend.diffusion.model_check import prepare
-from unerase_backend.diffusion.weights import not_finite
+from unerase_backend.checking.weights import find_infinite
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.settings import RoomSettings
 
@@ -51,7 +49,7 @@ def _examined(
     known = catalogue.with_models({name: candidate.entry})
     check = check_model(known, name, fetch=True)
     if not check.problems:
-        _find_infinite(known, name, findings)
+        find_infinite(known, name, findings, own=True)
         check.problems.extend(map(problem_of, findings.problems))
     if check.problems:
         return check, None
@@ -61,22 +59,3 @@ def _examined(
         if remote is not None and "://" in place:
             remote.keep(place, path, definition.files.get(place, {}))
     return check, definition
-
-
-def _find_infinite(catalogue: Catalogue, name: str, findings: Findings) -> None:
-    """Find a weight among the model's own files that is not finite: loading would refuse it."""
-    prepared = prepare(catalogue, name, findings)
-    source = prepared.source if prepared is not None else None
-    if source is None:
-        return
-    own = [] if catalogue.model(name).base else list(source.tensors.items())
-    own += [
-        (part, source.replacing[change])
-        for part, changes in source.changes.items()
-        for change in changes
-        if isinstance(change, Path) and change in (catalogue.model(name).unet, catalogue.model(name).text_encoder)
-    ]
-    for part, tensors in own:
-        if key := not_finite(tensors):
-            what = f"{key!r} of the {part} holds NaN or infinity"
-            findings.problem(part, "WEIGHTS_NOT_FINITE", what, found=shown(tensors[key].file.name))

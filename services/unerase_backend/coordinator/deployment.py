@@ -34,7 +34,7 @@ from unerase_backend.coordinator.campaigns.reports import CampaignReports
 from unerase_backend.coordinator.campaigns.workflow import CURRENT_CAMPAIGNS, CampaignRunner
 from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
-from unerase_backend.coordinator.execution.registrations import Registrations
+from unerase_backend.coordinator.execution.registrations import Registrations, default_at_once
 from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.execution.workflow import CURRENT, Auditor
 from unerase_backend.coordinator.metrics import Metrics
@@ -157,6 +157,7 @@ class Coordinator:
             partial(register_in_process, settings),
             checker=self._leases.id,
             retry_seconds=settings.unit_retry_seconds,
+            at_once=settings.registrations_at_once or default_at_once(),
         )
         # Workflows of version 0.1.0 have the identity of the folder as their executor.
         await self._auditor.take_over([self._folder.identity, *await self._leases.dead()])

@@ -39,6 +39,13 @@ class ServiceSettings(AdmissionSettings):
     unit_retry_seconds: float = Field(
         default=600.0, ge=0, description="how long a unit is tried again while a room is unavailable"
     )
+    registrations_at_once: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="models that one coordinator checks at once while they are registered, each in a process of its "
+        "own; by default one for each core, at most 4",
+    )
     lease_seconds: float = Field(
         default=15.0,
         ge=1,

@@ -124,6 +124,49 @@ async def test_tenants_take_turns(settings: RoomSettings, database: Database) ->
     assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
+async def test_several_are_checked_at_once_and_no_more(settings: RoomSettings, database: Database) -> None:
+    waves, seen, inside, most = asyncio.Barrier(3), [], 0, 0
+
+    async def met(name: str, entry: Mapping[str, Any]) -> Registrable:
+        nonlocal inside, most
+        seen.append(name)
+        inside += 1
+        most = max(most, inside)
+        # Without three at once, this is refused as an unexpected error.
+        async with asyncio.timeout(30):
+            await waves.wait()
+        inside -= 1
+        return Registrable(reason="WEIGHTS_MISSING", message="nothing is there")
+
+    async with registrar(settings, database, examine=met, at_once=3) as service:
+        for name, tenant in (("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b"), ("b2", "b"), ("c1", "c")):
+            await database.models.insert(NewModel(name=name, entry=struct({})), name, name, tenant=tenant)
+        service.registrations.begin()
+        await service.registrations.idle()
+    assert most == 3
+    assert (sorted(seen[:3]), sorted(seen[3:])) == (["a1", "b1", "c1"], ["a2", "a3", "b2"])
+    for name in ("a1", "a2", "a3"):
+        ended = await database.models.get(name, "a")
+        assert ended is not None
+        assert ended.message.error_reason == "WEIGHTS_MISSING"
+
+
+async def test_what_comes_meanwhile_takes_a_free_place(settings: RoomSettings, database: Database) -> None:
+    second = asyncio.Event()
+
+    async def waits_for_the_second(name: str, entry: Mapping[str, Any]) -> Registrable:
+        second.set() if name == "second" else await second.wait()
+        return Registrable(reason="WEIGHTS_MISSING", message="nothing is there")
+
+    async with registrar(settings, database, examine=waits_for_the_second, at_once=2) as service:
+        for name in ("first", "second"):
+            await database.models.insert(NewModel(name=name, entry=struct({})), name, name)
+            await service.registrations.begin_left()
+        async with asyncio.timeout(60):
+            await service.registrations.idle()
+        assert {(await database.models.get(name)).message.state for name in ("first", "second")} == {REFUSED}  # type: ignore[union-attr]
+
+
 async def test_a_process_of_its_own_registers(settings: RoomSettings, database: Database, folder: Path) -> None:
     async def examine(name: str, entry: Mapping[str, Any]) -> Registrable:
         return await register_in_process(settings, name, entry)

@@ -71,6 +71,23 @@ async def test_one_coordinator_claims_a_registration(database: Database, store: 
     assert store.get(ended.definition) == ended.content == b"definition of one"
 
 
+async def test_a_coordinator_claims_one_after_the_other(database: Database) -> None:
+    checker, other = await lease(database, "a"), await lease(database, "b")
+    assert await begin(database, "one")
+    assert await begin(database, "two")
+    running: list[str] = []
+    for name in ("one", "two"):
+        found = await database.models.claim("", checker, running)
+        assert found is not None
+        assert found.message.name == name
+        running.append(found.request_key)
+    assert await database.models.claim("", checker, running) is None
+    assert await database.models.waiting(checker, running) == []
+    # What it began and does not know of any more is its own to begin again, and nobody else's.
+    assert await database.models.waiting(checker, running[1:]) == [""]
+    assert await database.models.waiting(other) == []
+
+
 async def test_what_a_dead_coordinator_held_is_claimed(database: Database, store: ArtifactStore) -> None:
     dead = await lease(database, "a")
     assert await begin(database, "one")

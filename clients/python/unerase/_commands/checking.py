@@ -15,6 +15,8 @@ from unerase._commands.output import plain_table, say, say_json, stdout
 from unerase.v1.models_pb2 import ModelCheck, ModelMemory
 
 _GB = 1e9
+# Of models that are alike, so many are named.
+_TOLD = 3
 
 
 def _named(models: list[str] | None) -> list[str] | None:
@@ -62,10 +64,16 @@ At = Annotated[
 ]
 
 
+Weights = Annotated[
+    bool, typer.Option("--weights", help="Also read every weight, for NaN and infinity: seconds for each gigabyte.")
+]
+
+
 def check(
     models: Models = None,
     catalogue: Catalogues = None,
     device_memory: DeviceMemory = None,
+    weights: Weights = False,
     address: At = None,
     as_json: AsJson = False,
 ) -> None:
@@ -77,13 +85,16 @@ def check(
     UNERASE_SERVE_CATALOGUES, UNERASE_SERVE_DEVICE and the other settings of the backend hold as for `unerase serve`.
     """
     if address is not None:
-        if catalogue or device_memory:
-            fail("--address: the backend has its own catalogue and device; leave the other options out", 2)
+        if catalogue or device_memory or weights:
+            fail(
+                "--address: the backend has its own catalogue and device, and reads no weights; leave those out",
+                2,
+            )
         found = _asked(address, models or ())
     else:
         checked = of_the_backend("check")
         with of_the_operator():
-            found = checked(catalogue or (), models or (), device_memory or ())
+            found = checked(catalogue or (), models or (), device_memory or (), weights=weights)
     if as_json:
         say_json(found)
     else:
@@ -100,7 +111,14 @@ def _asked(address: str, models: Sequence[str]) -> dict[str, Any]:
         found = [client.check_model(name) for name in names]
     form: dict[str, Any] = {"preserving_proto_field_name": True, "always_print_fields_with_no_presence": True}
     checks = [json_format.MessageToDict(each, **form) for each in found]
-    return {"problems": [], "notes": [], "models": checks, "device": [], "device_problem": ""}
+    return {
+        "problems": [],
+        "notes": [],
+        "models": checks,
+        "device": [],
+        "device_problem": "",
+        "weights_read": False,
+    }
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -110,13 +128,28 @@ def _show(found: dict[str, Any]) -> None:
     lines = [*_lines("problem", found["problems"]), *_lines("note", found["notes"])]
     for each in checks:
         lines += [f"problem: {each.name}: {problem.description}" for problem in each.problems]
-        lines += [f"note: {each.name}: {note}" for note in each.notes]
+    lines += _notes(checks)
     if found["device_problem"]:
         lines.append(f"problem: {found['device_problem']}")
     for line in (*lines, *found["device"]):
         say(line)
     wrong = sum(line.startswith("problem: ") for line in lines)
-    say(_problems(wrong) or "nothing is wrong")
+    unread = "; weights were not read for NaN and infinity" if checks and not found["weights_read"] else ""
+    say(_problems(wrong) or f"nothing is wrong{unread}")
+
+
+def _notes(checks: Iterable[ModelCheck]) -> list[str]:
+    """Return a line for each note, with the models that it is true of: what a base has, all its changes have."""
+    alike: dict[str, list[str]] = {}
+    for each in checks:
+        for note in each.notes:
+            alike.setdefault(note, []).append(each.name)
+    return [f"note: {_listed(names)}: {note}" for note, names in alike.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    told = ", ".join(names[:_TOLD])
+    return told if len(names) <= _TOLD else f"{told} and {len(names) - _TOLD} more"
 
 
 def _show_table(checks: Iterable[ModelCheck]) -> None:
@@ -134,8 +167,7 @@ def _show_table(checks: Iterable[ModelCheck]) -> None:
             alike.setdefault(_memory(each), []).append(each.name)
     stdout.print(table)
     for needed, names in alike.items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        say(f"{names[0]}{more}, in float32 / 16 bits: {needed}")
+        say(f"{_listed(names)}, in float32 / 16 bits: {needed}")
 
 
 def _memory(check: ModelCheck) -> str:

@@ -1,4 +1,4 @@
-"""Ends registrations of models: has each checked in a process of its own, and records what comes of it.
+"""Ends registrations of models: has each checked in a process of its own, some at once, and records what comes of it.
 
 The database holds the state (`storage/models.py`). A registration that a coordinator leaves behind is checked again by
 another one, as soon as the lease of the first has run out.
@@ -6,6 +6,7 @@ another one, as soon as the lease of the first has run out.
 
 import asyncio
 import logging
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -32,10 +33,19 @@ Examine = Callable[[str, Mapping[str, Any]], Awaitable[Registrable]]
 # How often the check of a registration that was deleted, or taken over, is noticed.
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS = 20.0
+# A process of a check takes half a gigabyte, and reads as fast as a disk gives.
+_MOST_BY_DEFAULT = 4
+
+
+def default_at_once() -> int:
+    """Return how many checks run at once unless a setting says so: one for each core of this process, at most 4."""
+    # Not every system says which cores a process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_BY_DEFAULT)
 
 
 class Registrations:
-    """The registrations that this coordinator checks, one after the other; tenants take turns."""
+    """The registrations that this coordinator checks, `at_once` at a time; tenants take turns."""
 
     def __init__(
         self,
@@ -46,6 +56,7 @@ class Registrations:
         *,
         checker: str,
         retry_seconds: float,
+        at_once: int,
         again_seconds: float = _RETRY_SECONDS,
     ) -> None:
         self._registry = database.models
@@ -54,22 +65,24 @@ class Registrations:
         self._examine = examine
         self._checker = checker
         self._retry_seconds = retry_seconds
+        self._at_once = at_once
         self._again_seconds = again_seconds
         self._served: dict[str, int] = {}
         self._turn = 0
         self._work: asyncio.Task[None] | None = None
-        self._asked = False
+        self._running: dict[str, str] = {}  # the tenant of each check that runs, by the key of its request
+        self._changed = asyncio.Event()  # something may wait, or a check has ended
 
     def begin(self) -> None:
         """Check what waits in the background; what is added meanwhile is checked as well."""
-        self._asked = True
+        self._changed.set()
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._all(), context=Context())
 
     async def begin_left(self) -> None:
         """Check what other coordinators have left behind, and what is to be tried again."""
         self._metrics.set_registrations(await self._registry.counts())
-        if await self._registry.waiting(self._checker):
+        if await self._registry.waiting(self._checker, self._running):
             self.begin()
 
     async def idle(self) -> None:
@@ -84,21 +97,33 @@ class Registrations:
             await asyncio.gather(self._work, return_exceptions=True)
 
     async def _all(self) -> None:
+        self._running.clear()
         try:
-            while self._asked:
-                self._asked = False
-                while (registration := await self._next()) is not None:
-                    await self._end(registration)
+            async with asyncio.TaskGroup() as checks:
+                while self._changed.is_set() or self._running:
+                    await self._changed.wait()
+                    self._changed.clear()
+                    while len(self._running) < self._at_once and (registration := await self._next()) is not None:
+                        self._running[registration.request_key] = registration.tenant
+                        checks.create_task(self._run(registration))
         except Exception:
             _logger.warning("registrations could not be read; trying again later", exc_info=True)
 
+    async def _run(self, registration: Registration) -> None:
+        try:
+            await self._end(registration)
+        finally:
+            del self._running[registration.request_key]
+            self._changed.set()
+
     async def _next(self) -> Registration | None:
         """Take a registration of the tenant that has waited longest for one."""
-        waiting = await self._registry.waiting(self._checker)
+        waiting = await self._registry.waiting(self._checker, self._running)
         for tenant in sorted(waiting, key=lambda each: (self._served.get(each, 0), each)):
-            if (found := await self._registry.claim(tenant, self._checker)) is not None:
+            if (found := await self._registry.claim(tenant, self._checker, self._running)) is not None:
                 self._turn += 1
-                self._served = {each: turn for each, turn in self._served.items() if each in waiting}
+                known = {*waiting, *self._running.values()}
+                self._served = {each: turn for each, turn in self._served.items() if each in known}
                 self._served[tenant] = self._turn
                 return found
         return None

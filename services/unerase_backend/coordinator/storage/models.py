@@ -5,7 +5,7 @@ as long as that coordinator's lease runs. What the check ends with is written on
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,11 @@ class Registration:
     """The digest of the definition; empty unless it is registered."""
     content: bytes
     """The definition; empty unless it is registered."""
+
+    @property
+    def request_key(self) -> str:
+        """The key of the request that began it in the database."""
+        return own(self.tenant, self.message.request_id)
 
 
 @dataclass(frozen=True)
@@ -190,18 +195,21 @@ class ModelRegistry:
                 await discard(connection, {row.definition})
         return True
 
-    async def waiting(self, checker: str) -> list[str]:
-        """Return the tenants that have registrations which no other coordinator checks and which may be tried now."""
+    async def waiting(self, checker: str, running: Collection[str] = ()) -> list[str]:
+        """Return the tenants that have registrations which nobody else checks and which may be tried now.
+
+        `running` are the keys of the requests whose registrations the coordinator `checker` checks already.
+        """
         async with self._engine.connect() as connection:
-            query = sa.select(_TABLE.tenant).where(_waiting(connection, checker)).distinct()
+            query = sa.select(_TABLE.tenant).where(_waiting(connection, checker, running)).distinct()
             return [row.tenant for row in await connection.execute(query)]
 
     @repeated
-    async def claim(self, tenant: str, checker: str) -> Registration | None:
-        """Take the oldest registration of a tenant that no other coordinator checks, for the coordinator `checker`."""
+    async def claim(self, tenant: str, checker: str, running: Collection[str] = ()) -> Registration | None:
+        """Take the oldest registration of a tenant that nobody checks, for the coordinator `checker`; as `waiting`."""
         async with self._engine.begin() as connection:
             await alone(connection, _REGISTRATIONS)
-            query = sa.select(tables.models).where(_waiting(connection, checker), _TABLE.tenant == tenant)
+            query = sa.select(tables.models).where(_waiting(connection, checker, running), _TABLE.tenant == tenant)
             row = (await connection.execute(query.order_by(_TABLE.create_time, _TABLE.name).limit(1))).first()
             if row is None:
                 return None
@@ -306,14 +314,15 @@ def definitions_of(audit_id: str) -> sa.Select[tuple[str]]:
     return sa.select(tables.audit_models.c.definition.label("digest")).where(tables.audit_models.c.audit == audit_id)
 
 
-def _waiting(connection: AsyncConnection, checker: str) -> sa.ColumnElement[bool]:
-    """Hold for registrations that no other living coordinator than `checker` checks, and that may be tried now."""
+def _waiting(connection: AsyncConnection, checker: str, running: Collection[str]) -> sa.ColumnElement[bool]:
+    """Hold for registrations that may be tried now, and that nobody checks; `checker` checks those that are running."""
     table = tables.coordinators.c
     living = sa.select(table.id).where(table.expires >= now_of(connection.dialect), table.id != checker)
     return sa.and_(
         _TABLE.state == REGISTRATION_STATE_CHECKING,
         _TABLE.try_after <= time.time_ns(),
         _TABLE.checker.not_in(living),
+        _TABLE.request_id.not_in(list(running)),
     )
 
 
@@ -321,7 +330,7 @@ def _held(registration: Registration, checker: str) -> sa.ColumnElement[bool]:
     """Hold for a registration that is being checked by a coordinator, and was not begun anew under the same name."""
     return sa.and_(
         _TABLE.name == registration.key,
-        _TABLE.request_id == own(registration.tenant, registration.message.request_id),
+        _TABLE.request_id == registration.request_key,
         _TABLE.state == REGISTRATION_STATE_CHECKING,
         _TABLE.checker == checker,
     )
