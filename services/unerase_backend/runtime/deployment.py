@@ -5,6 +5,7 @@ from typing import Any
 
 from ray import serve
 
+from unerase_backend.runtime.allocation import keep_freed_memory
 from unerase_backend.runtime.settings import ReplicatedRoomSettings, RoomSettings
 from unerase_backend.runtime.telemetry import configure_telemetry
 
@@ -36,11 +37,12 @@ def application(room: type, settings: RoomSettings, **options: Any) -> serve.App
 
 
 def begin_computing(room: str, settings: RoomSettings) -> None:
-    """Prepare the process of a replica that computes: its logs, its traces, its threads, and no progress bars."""
+    """Prepare the process of a replica that computes: its memory, threads, logs and traces, and no progress bars."""
     # Imported only in the replica, so that the process that deploys it stays light.
     import torch
     import transformers
 
+    keep_freed_memory()
     torch.set_num_threads(settings.torch_threads)
     if settings.device == "cuda":
         prepare_gpu(settings.gpu_share if isinstance(settings, ReplicatedRoomSettings) else 0.0)
