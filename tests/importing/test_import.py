@@ -105,6 +105,8 @@ def test_a_learned_embedding_becomes_a_word_of_a_model(tmp_path: Path) -> None:
         ({"catalogues": ("nowhere.yaml",)}, "give --base too"),
         ({"name": "../x"}, "--name"),
         ({"kind": "picture"}, "--as must be one of"),
+        ({"erased": ("van gogh", "a\nmethod: UCE")}, "--erased: 'a.nmethod: UCE' holds a line break"),
+        ({"method": "ESD\x1b[31m"}, "--method: .* control character"),
         ({"file": Path("nowhere.pt")}, "does not exist"),
         ({"catalogues": ("nowhere.yaml",), "base": "x"}, "nowhere.yaml: the catalogue file cannot be read"),
     ],
@@ -115,6 +117,33 @@ def test_a_bad_request_is_refused(tmp_path: Path, fields: dict[str, object], wor
     with pytest.raises(ValueError, match=words):
         import_file(Request(**given))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("ésd église 教会", "esd-eglise"),
+        ("ESD\u2026v1", "ESD.v1"),
+        ("\uff21\uff0f\uff22", "A/B"),
+        ("x" * 150, "x" * 100),
+        ("sd", ""),
+    ],
+)
+def test_the_name_reads_like_the_files(tmp_path: Path, file: str, name: str) -> None:
+    path, out = saved(tmp_path / f"{file}.pt", {"<mine>": torch.ones(2, 64)}), tmp_path / "out"
+    result = import_file(Request(path, out))
+    expected = name or file
+    assert f"models:\n  {expected}:\n" in result.entry
+    assert (out / f"{expected.replace('/', '-')}.yaml").is_file()
+    assert any(f"the model is named {name}," in note for note in result.notes) == bool(name)
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_named_as_it_was_given(tmp_path: Path) -> None:
+    path = saved(tmp_path / "esd.pt", {"<mine>": torch.ones(2, 64)})
+    # Nobody can make a folder there, whoever runs the tests.
+    with pytest.raises(OSError, match=r"'/proc'$") as caught:
+        import_file(Request(path, Path("/proc")))
+    assert caught.value.filename == "/proc"
 
 
 def test_an_import_takes_up_what_a_killed_one_left(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ KOHYA_LORA = Layout("KOHYA_LORA", "a LoRA in kohya's layout", None, "lora")
 LECO_SPM = Layout("LECO_SPM", "an adapter of LECO or SPM, in kohya's layout", None, "lora")
 PROCESSOR_LORA = Layout("PROCESSOR_LORA", "a LoRA as diffusers' attention processors", None, "lora")
 EMBEDDING = Layout("EMBEDDING", "an embedding of textual inversion", None, "embedding")
-LYCORIS = Layout("LYCORIS", "an adapter of LyCORIS (LoHa, LoKr, OFT or DoRA)")
+LYCORIS = Layout("LYCORIS", "an adapter of LyCORIS (LoHa, LoKr, OFT, DoRA, IA3, GLoRA or differences in full)")
 CUSTOM_DIFFUSION = Layout("CUSTOM_DIFFUSION", "attention processors of Custom Diffusion")
 CONTROL = Layout("CONTROL", "a ControlNet or another adapter that takes pictures")
 CLIP = Layout("CLIP", "a whole CLIP model")
@@ -104,6 +104,8 @@ _RULES: tuple[_Rule, ...] = (
     (LYCORIS, _some(r"\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|oft_blocks|oft_diag|dora_scale)$")),
     (LECO_SPM, _leco_or_spm),
     (KOHYA_LORA, _some(_KOHYA)),
+    # Beside the factors of a LoRA they are a LoRA's, and refused by their names (`lora.py`).
+    (LYCORIS, _some(r"^(?:lora|lycoris)_.*\.(?:diff(?:_b)?|on_input|[wb]_norm|[ab][12]\.weight)$")),
     (PEFT_LORA, _some(r"\.lora_(?:embedding_)?[AB](?:\.[^.]+)?(?:\.weight)?$")),
     (PROCESSOR_LORA, _some(r"(?:_lora|\.lora|\.lora_linear_layer)\.(?:down|up)\.weight$")),
     (CUSTOM_DIFFUSION, _some(r"_custom_diffusion\b")),

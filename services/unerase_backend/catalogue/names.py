@@ -18,13 +18,13 @@ def check_name(value: str) -> str:
         raise ValueError(f"must be at most {MAX_LENGTH} characters, not {len(value)}")
     if _ALLOWED.fullmatch(value):
         return value
-    near = _nearest(value)
+    near = nearest(value)
     advice = f"write {near!r}" if near else "choose another one"
     raise ValueError(f"must be a name of {_CHARACTERS}, with a letter or a digit first; {advice}")
 
 
-def _nearest(value: str) -> str:
+def nearest(value: str) -> str:
     """Return an allowed name that reads like `value`; empty if no letter and no digit of it is allowed."""
     plain = unicodedata.normalize("NFKD", value)
     plain = "".join(each for each in plain if not unicodedata.combining(each))
-    return re.sub(r"[^A-Za-z0-9._/-]+", "-", plain).strip("-._/")
+    return re.sub(r"[^A-Za-z0-9._/-]+", "-", plain).strip("-._/")[:MAX_LENGTH]

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.digests import hash_file
 from unerase_backend.catalogue.layouts import PICKLES, ImportKind
+from unerase_backend.catalogue.names import nearest
 from unerase_backend.importing.entry import Described, entry_of
 from unerase_backend.importing.folders import Job, architecture_of, jobs_of, write_folder
 from unerase_backend.importing.placing import check_free, place, work_folder
@@ -126,13 +127,16 @@ def _held_back() -> Iterator[Callable[[], object]]:
 def _import(request: Request) -> Result:
     # A link has its own name: that of a file in a hub's cache is a digest.
     file = Path(os.path.abspath(request.file))
-    name = request.name or re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._")
+    name = request.name or re.sub(r"\.\.+", ".", nearest(file.stem))
     if not name:
         raise ValueError(f"{request.file.name}: give a --name; none of letters and digits can be made of the file's")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,99}", name) or ".." in name:
         raise ValueError(
             "--name must begin with a letter or digit and hold only letters, digits, '.', '_', '-' and '/'"
         )
+    for option, value in (("--method", request.method), *(("--erased", each) for each in request.erased)):
+        if not value.isprintable():
+            raise ValueError(f"{option}: {value!a} holds a line break or another control character")
     if request.kind and request.kind not in KINDS:
         raise ValueError(f"--as must be one of {', '.join(KINDS)}, not {request.kind!r}")
     if not request.file.exists():
@@ -142,6 +146,8 @@ def _import(request: Request) -> Result:
     stem = name.replace("/", "-")
     check_free(request.out / f"{stem}.yaml", request.out / stem)
     notes: list[str] = []
+    if not request.name and name != file.stem:
+        notes.append(f"the model is named {name}, since a name cannot hold all characters of the file's")
     with work_folder(request.out, notes) as folder:
         jobs = jobs_of(request.file, request.kind) if request.file.is_dir() else [_job(request, base)]
         written: list[str] = []

@@ -20,7 +20,22 @@ _PREFIX = ".importing-"
 
 @contextmanager
 def work_folder(out: Path, notes: list[str]) -> Iterator[Path]:
-    """Make a folder in `out` that vanishes at the end, after removing those of imports that were killed."""
+    """Make a folder in `out` that vanishes at the end, after removing those of imports that were killed.
+
+    Raises:
+        OSError: something cannot be read or written; of what is in the folder it names `out`, which is the user's.
+    """
+    try:
+        with _work_folder(out, notes) as work:
+            yield work
+    except OSError as error:
+        if _PREFIX not in str(error.filename):
+            raise
+        raise OSError(error.errno, error.strerror, str(out)) from error
+
+
+@contextmanager
+def _work_folder(out: Path, notes: list[str]) -> Iterator[Path]:
     out.mkdir(parents=True, exist_ok=True)
     for left in sorted(out.glob(f"{_PREFIX}*")):
         with _locked(left) as alone:
