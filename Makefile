@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev audit test check check-pages check-deploy faults chaos bench integrations testbed protos docs clean
+.PHONY: help install install-dev audit test check check-pages check-deploy faults chaos bench bench-gpu integrations testbed protos docs clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ chaos: $(VENV)/.dev ## Kill processes for ten minutes, on SQLite and on PostgreS
 
 bench: $(VENV)/.dev ## Measure speed and memory, compare with bench/bench.json; writes build/bench.json.
 	PYTHONPATH=tests $(BIN)/python -m bench
+
+bench-gpu: $(VENV)/.dev ## Measure Stable Diffusion 1.4's size on one GPU, in eight minutes; writes build/bench-gpu.json.
+	$(BIN)/python -m bench.gpu
 
 testbed: $(VENV)/.dev ## Train the testbed from nothing and print its table of detection rates.
 	$(BIN)/python -m unerase_backend.testbed.train --out build/testbed

@@ -49,7 +49,7 @@ UNET: dict[str, Any] = {
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
 }
-_VAE: dict[str, Any] = {
+VAE: dict[str, Any] = {
     "sample_size": SIDE,
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
@@ -59,7 +59,7 @@ _VAE: dict[str, Any] = {
     "norm_num_groups": 32,
     "scaling_factor": 0.18215,
 }
-_TEXT: dict[str, Any] = {
+TEXT: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -69,7 +69,7 @@ _TEXT: dict[str, Any] = {
     "hidden_act": "quick_gelu",
     "projection_dim": 768,
 }
-_SCHEDULER = {
+SCHEDULER = {
     "_class_name": "PNDMScheduler",
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -103,7 +103,7 @@ def make_files(out: Path) -> Path:
         _partial(unet, out / PARTIAL)
         _lora(unet, out / LORA)
         del unet
-        _clip(out / "clip")
+        write_clip(out / "clip")
         for name in ("judge", "second-judge"):
             _classifier(out / name)
         _pictures(out / "pictures")
@@ -114,10 +114,10 @@ def make_files(out: Path) -> Path:
 def _pipeline(folder: Path) -> Any:
     unet = UNet2DConditionModel(**UNET).half()
     unet.save_pretrained(folder / "unet")
-    AutoencoderKL(**_VAE).half().save_pretrained(folder / "vae")
-    CLIPTextModel(CLIPTextConfig(**_TEXT)).half().save_pretrained(folder / "text_encoder")
+    AutoencoderKL(**VAE).half().save_pretrained(folder / "vae")
+    CLIPTextModel(CLIPTextConfig(**TEXT)).half().save_pretrained(folder / "text_encoder")
     _tokenizer(folder / "tokenizer")
-    _write(folder / "scheduler" / "scheduler_config.json", _SCHEDULER)
+    _write(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     index = {
         "_class_name": "StableDiffusionPipeline",
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -149,9 +149,9 @@ def _lora(unet: Any, path: Path, rank: int = 4) -> None:
     save_file(state, path, metadata={"format": "pt"})
 
 
-def _clip(folder: Path) -> None:
-    """A CLIP of ViT-B/32's size."""
-    text = CLIPTextConfig(**_TEXT | {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8})
+def write_clip(folder: Path) -> None:
+    """Write a CLIP of ViT-B/32's size with random weights."""
+    text = CLIPTextConfig(**TEXT | {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8})
     config = CLIPConfig(text_config=text.to_dict(), vision_config=CLIPVisionConfig(patch_size=32).to_dict())
     CLIPModel(config).half().save_pretrained(folder)
     _tokenizer(folder)
