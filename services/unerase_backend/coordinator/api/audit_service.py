@@ -4,6 +4,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ from unerase.v1.verdicts_pb2 import Verdict
 from unerase_backend.coordinator.api.paging import LISTED_AT_ONCE, Page, kind_of, page_size, time_cursor_of
 from unerase_backend.coordinator.api.pieces import CHUNK_BYTES, in_turn
 from unerase_backend.coordinator.api.request_ids import check_request_id
-from unerase_backend.coordinator.api.watching import EVENTS_AT_ONCE, LAST_SEQUENCE, WATCHERS_READING
+from unerase_backend.coordinator.api.watching import WATCHERS_READING, follow
 from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.retention import Retention
@@ -167,24 +168,18 @@ class AuditServicer(AuditServiceServicer):
     async def WatchAudit(self, request: WatchAuditRequest, context: Context) -> AsyncIterator[AuditEvent]:
         """Stream the events after a sequence number until the audit ends."""
         await self._find(request.id)
-        seen = min(request.after_sequence, LAST_SEQUENCE)
-        with self._notifications.watching(request.id) as watched:
-            while True:
-                version = watched.version
-                async with self._reading.turn():
-                    # In this order, because an audit that is read as ended has all its events.
-                    audit = await self._database.audits.get(request.id)
-                    events = await self._database.audits.events(request.id, seen, EVENTS_AT_ONCE)
-                for event in events:
-                    yield event
-                    seen = event.sequence
-                if audit is None:
-                    raise NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND")
-                if len(events) == EVENTS_AT_ONCE:
-                    continue
-                if audit.state in ENDED:
-                    return
-                await watched.wait(version)
+        followed = follow(
+            request.id,
+            request.after_sequence,
+            ended=self._ended,
+            events=self._database.audits.events,
+            gone=NotFoundError(f"the audit {request.id!r} was deleted", reason="AUDIT_NOT_FOUND"),
+            notifications=self._notifications,
+            turns=self._reading,
+        )
+        async with aclosing(followed) as events:
+            async for event in events:
+                yield event
 
     async def CancelAudit(self, request: CancelAuditRequest, context: Context) -> Audit:
         """Cancel an audit; an audit that has ended does not change."""
@@ -300,6 +295,10 @@ class AuditServicer(AuditServiceServicer):
                 reason="CAMPAIGN_NOT_ENDED",
                 metadata={"campaign": audit.campaign},
             )
+
+    async def _ended(self, audit_id: str) -> bool | None:
+        audit = await self._database.audits.get(audit_id)
+        return None if audit is None else audit.state in ENDED
 
     async def _find(self, audit_id: str) -> Audit:
         if not audit_id:

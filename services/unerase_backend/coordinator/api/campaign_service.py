@@ -4,6 +4,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -33,7 +34,7 @@ from unerase.v1.gates_pb2 import GateResult
 from unerase_backend.coordinator.api.paging import LISTED_AT_ONCE, Page, cursor_of, kind_of, page_size, time_cursor_of
 from unerase_backend.coordinator.api.pieces import CHUNK_BYTES, in_turn
 from unerase_backend.coordinator.api.request_ids import check_request_id
-from unerase_backend.coordinator.api.watching import EVENTS_AT_ONCE, LAST_SEQUENCE, WATCHERS_READING
+from unerase_backend.coordinator.api.watching import WATCHERS_READING, follow
 from unerase_backend.coordinator.campaigns.answers import Answers
 from unerase_backend.coordinator.campaigns.creation import Creation
 from unerase_backend.coordinator.campaigns.removal import CampaignRemoval
@@ -134,24 +135,18 @@ class CampaignServicer(CampaignServiceServicer):
     async def WatchCampaign(self, request: WatchCampaignRequest, context: Context) -> AsyncIterator[CampaignEvent]:
         """Stream the events after a sequence number until the campaign ends."""
         await self._find(request.id)
-        seen = min(request.after_sequence, LAST_SEQUENCE)
-        with self._notifications.watching(request.id) as watched:
-            while True:
-                version = watched.version
-                async with self._reading.turn():
-                    # In this order, because a campaign that is read as ended has all its events.
-                    state = await self._database.campaigns.state(request.id)
-                    events = await self._database.campaigns.events(request.id, seen, EVENTS_AT_ONCE)
-                for event in events:
-                    yield event
-                    seen = event.sequence
-                if state is None:
-                    raise NotFoundError(f"the campaign {request.id!r} was deleted", reason="CAMPAIGN_NOT_FOUND")
-                if len(events) == EVENTS_AT_ONCE:
-                    continue
-                if state in ENDED_CAMPAIGN:
-                    return
-                await watched.wait(version)
+        followed = follow(
+            request.id,
+            request.after_sequence,
+            ended=self._ended,
+            events=self._database.campaigns.events,
+            gone=NotFoundError(f"the campaign {request.id!r} was deleted", reason="CAMPAIGN_NOT_FOUND"),
+            notifications=self._notifications,
+            turns=self._reading,
+        )
+        async with aclosing(followed) as events:
+            async for event in events:
+                yield event
 
     async def CancelCampaign(self, request: CancelCampaignRequest, context: Context) -> Campaign:
         """Cancel a campaign with its audits; a campaign that has ended does not change."""
@@ -217,6 +212,10 @@ class CampaignServicer(CampaignServiceServicer):
         if gate is not None and gate.no_worse_than:
             check_ended(await self._find(gate.no_worse_than, "gate.no_worse_than"))
         return await self._answers.gate(campaign, gate)
+
+    async def _ended(self, campaign_id: str) -> bool | None:
+        state = await self._database.campaigns.state(campaign_id)
+        return None if state is None else state in ENDED_CAMPAIGN
 
     async def _find_audit(self, field: str, audit_id: str) -> Audit:
         owned = self._database.audits.owned
