@@ -11,7 +11,6 @@ from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery, Rep
 from unerase.v1.campaigns_pb2 import CAMPAIGN_STATE_SUCCEEDED, CampaignSpec
 from unerase.v1.models_pb2 import (
     REGISTRATION_STATE_CHECKING,
-    REGISTRATION_STATE_REFUSED,
     REGISTRATION_STATE_REGISTERED,
     ModelRegistration,
 )
@@ -39,9 +38,6 @@ def test_a_registration_outlives_its_coordinator(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(EMBEDDED.parent / "reference", models / "plain")
     shutil.copy(EMBEDDED.parent / "uce" / "unet.safetensors", models)
-    shutil.copytree(models / "plain", models / "pickled")
-    unet = models / "pickled" / "unet" / "diffusion_pytorch_model.safetensors"
-    unet.rename(unet.with_suffix(".bin"))
     given = {"model_roots": [str(models)], "digests": str(tmp_path / "digests")}
     with simulated_coordinator(tmp_path, **given) as first, client_of(first) as client:
         begun_there = client.register_model("own/base", whole(models), wait=False, request_id="one")
@@ -57,8 +53,6 @@ def test_a_registration_outlives_its_coordinator(tmp_path: Path) -> None:
         entry = {"base": "own/base", "unet": f"{models}/unet.safetensors", "erased": ["hourglass"]}
         edited = client.register_model("own/edited", entry, labels={"release": "2"})
         assert edited.state == REGISTRATION_STATE_REGISTERED, edited.error_message
-        refused = client.register_model("own/pickled", {"pipeline": f"{models}/pickled", "resolution": 32})
-        assert (refused.state, refused.error_reason) == (REGISTRATION_STATE_REFUSED, "WEIGHTS_NOT_SAFETENSORS")
         assert not client.check_model("own/edited", timeout=120).problems
         audit = client.audit(AuditSpec(subject="own/edited", concept="hourglass", cases=2, steps=2, battery=BATTERY))
         assert audit.state == AUDIT_STATE_SUCCEEDED, audit.error_message

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from support.registering import (
     Registrar,
     refused,
     registrar,
+    settings_of,
     whole,
 )
 from unerase.v1.models_pb2 import (
@@ -34,8 +35,26 @@ from unerase.v1.models_pb2 import (
 )
 from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.coordinator.storage.engine import create_engine
 from unerase_backend.runtime.access import Gate, Quota, TokenList, entry_of, new_token
 from unerase_backend.runtime.settings import RoomSettings
+
+
+@pytest.fixture(scope="module")
+async def refusing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Registrar, Path]]:
+    """A service for what is refused at once, and its allowed folder: nothing of one request is there for the next."""
+    folder = tmp_path_factory.mktemp("refusing")
+    settings = settings_of(folder)
+    root = Path(settings.model_roots[0])
+    shutil.copytree(EMBEDDED.parent / "reference", root / "plain")
+    (root / "link").symlink_to("/etc")
+    (root / "l.pt").write_bytes(b"")
+    (root / "loop").symlink_to("loop")
+    database = Database(create_engine(f"sqlite+aiosqlite:///{folder / 'audits.sqlite'}"))
+    await database.migrate()
+    async with registrar(settings, database) as service:
+        yield service, root
+    await database.close()
 
 
 async def model(service: Registrar, name: str) -> Model:
@@ -163,11 +182,9 @@ async def test_a_refused_model_gives_its_name_up(service: Registrar, folder: Pat
     ],
 )
 async def test_a_bad_entry_is_refused_at_once(
-    service: Registrar, folder: Path, entry: Mapping[str, Any], field: str, said: str
+    refusing: tuple[Registrar, Path], entry: Mapping[str, Any], field: str, said: str
 ) -> None:
-    (folder / "link").symlink_to("/etc")
-    (folder / "l.pt").write_bytes(b"")
-    (folder / "loop").symlink_to("loop")
+    service, folder = refusing
     placed = json.loads(json.dumps(entry).replace("{root}", str(folder)))
     error = await refused(service.begin("own/bad", placed))
     assert error.code == grpc.StatusCode.INVALID_ARGUMENT
@@ -193,7 +210,8 @@ async def test_what_no_catalogue_could_hold(service: Registrar) -> None:
 
 
 @pytest.mark.parametrize("name", ["testbed/reference", "", "a b", "model:" + "0" * 64, "a" * 101])
-async def test_a_bad_name(service: Registrar, folder: Path, name: str) -> None:
+async def test_a_bad_name(refusing: tuple[Registrar, Path], name: str) -> None:
+    service, folder = refusing
     error = await refused(service.begin(name, whole(folder)))
     assert [violation.field for violation in error.violations] == ["model.name"]
 

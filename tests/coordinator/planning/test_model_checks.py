@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -225,14 +225,32 @@ def test_judges_that_are_one_are_refused(plan: Planner) -> None:
     assert plan(judge="first", second_judge="third").spec.second_judge == "third"
 
 
-def test_no_accepted_plan_holds_a_model_against_itself(
-    whole: Catalogue, store: ArtifactStore, descriptions: Descriptions, plan: Planner
-) -> None:
-    """Over every subject, reference and control of both catalogues, with and without the assumptions."""
+def _triples(names: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Every pair of subject, reference and control, of which the latter two may be left out, in a third of all triples.
+
+    What is checked of a plan is said of its models two by two.
+    """
+    places = enumerate(names), enumerate(["", *names]), enumerate(["", *names])
+    for (i, subject), (j, reference), (k, control) in itertools.product(*places):
+        if (i + j + k) % 3 == 0:
+            yield subject, reference, control
+
+
+def test_every_pair_is_among_the_triples() -> None:
+    for size in (6, 17):
+        names = [str(number) for number in range(size)]
+        triples = list(_triples(names))
+        for one, two in ((0, 1), (0, 2), (1, 2)):
+            expected = itertools.product(names if one == 0 else ["", *names], ["", *names])
+            assert {(each[one], each[two]) for each in triples} == set(expected)
+
+
+def test_no_accepted_plan_holds_a_model_against_itself(whole: Catalogue, plan: Planner) -> None:
+    """Over every pair of the catalogue's models, with and without the assumptions."""
     names = [name for name in whole.models if whole.models[name].resolution == 32]
     accepted = 0
     battery = {"evaluations": [{"name": "standard-prompt"}]}
-    for subject, reference, control in itertools.product(names, ["", *names], ["", *names]):
+    for subject, reference, control in _triples(names):
         for assumed in (False, True):
             fields = {"subject": subject, "reference": reference, "control": control, "battery": battery}
             try:
@@ -241,7 +259,7 @@ def test_no_accepted_plan_holds_a_model_against_itself(
                 continue
             accepted += 1
             _assert_apart(spec, whole)
-    assert accepted > 1000
+    assert accepted > 400
 
 
 def _assert_apart(spec: AuditSpec, catalogue: Catalogue) -> None:
@@ -265,7 +283,7 @@ def test_the_testbeds_models_are_never_held_against_themselves(
 ) -> None:
     names, accepted = list(testbed.models), []
     battery = Battery(preset="quick")
-    for subject, reference, control in itertools.product(names, ["", *names], ["", *names]):
+    for subject, reference, control in _triples(names):
         spec = AuditSpec(subject=subject, reference=reference, control=control, concept="hourglass", cases=1)
         spec.battery.CopyFrom(battery)
         try:
