@@ -96,6 +96,29 @@ async def test_the_same_trajectory_is_made_once(bench: Any, trajectory_of: Traje
     assert bench.metrics.made <= 2
 
 
+async def test_what_ends_or_is_found_together_is_judged_together(
+    bench_of: Callable[..., Any], trajectory_of: TrajectoryOf
+) -> None:
+    trajectories = [trajectory_of(latent_seed=seed) for seed in range(3)]
+    first = bench_of(decode_batch=3)
+    samples = await first.generate(trajectories, questions=[QUESTION])
+    assert first.judge.batches == [3]
+    second = bench_of(decode_batch=3)
+    assert await second.generate(trajectories, questions=[QUESTION]) == samples
+    assert second.judge.batches == [3]
+
+
+async def test_every_row_of_a_call_is_counted(bench: Any, trajectory_of: TrajectoryOf) -> None:
+    """A guided trajectory of 3 steps takes 6 rows, also in its last; 4 errors take 4 in one call."""
+    await bench.generate([trajectory_of()])
+    assert (bench.metrics.rows, bench.metrics.places) == (3 * 2, 3 * 6)
+    picture = bench.store.put(encode_picture(np.zeros((32, 32, 3), np.uint8)))
+    await bench.engine.MeasureDenoising(
+        MeasureDenoisingRequest(model=REFERENCE, picture_digests=[picture], prompts=["", "a"], timesteps=[100, 500])
+    )
+    assert (bench.metrics.rows, bench.metrics.places) == (3 * 2 + 4, 3 * 6 + 6)
+
+
 async def test_callers_share_a_batch(bench: Any, trajectory_of: TrajectoryOf) -> None:
     await bench.generate([trajectory_of(latent_seed=99)])
     before = bench.metrics.ticks

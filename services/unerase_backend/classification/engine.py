@@ -1,4 +1,4 @@
-"""Judges pictures: every question of every picture, a batch at a time, in a thread of its own.
+"""Judges pictures: every question of every picture, a batch at a time (`gathering`), in a thread of its own.
 
 A picture that cannot be judged (a damaged PNG, far too many pixels, scores that are not finite) is unscored, with the
 reason. A bad question or an unknown digest is an error of the request.
@@ -6,11 +6,9 @@ reason. A bad question or an unknown digest is an error of the request.
 
 import asyncio
 import math
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 
 import numpy as np
 import torch
@@ -26,17 +24,16 @@ from unerase.internal.v1alpha1.classification_pb2 import (
 from unerase.internal.v1alpha1.trajectories_pb2 import View
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Tensor
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.classification.gathering import Asked, Gathering, Seen, Shown
 from unerase_backend.classification.metrics import ClassificationMetrics
 from unerase_backend.classification.onnx_file import runtime_version
-from unerase_backend.classification.registry import Embeds, Features, Judge, Picture, kinds, load_judge
+from unerase_backend.classification.registry import Embeds, Judge, kinds, load_judge
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.diffusion.profile import computing_profile
 from unerase_backend.evaluation.questions import question_violations
-from unerase_backend.runtime import tracing
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import (
-    CancelledError,
     DataLossError,
     FieldViolation,
     InvalidRequestError,
@@ -63,6 +60,7 @@ class ClassificationEngine:
         self._settings = settings
         self._metrics = metrics or ClassificationMetrics()
         self._judges: dict[str, Judge] = {}
+        self._gathering = Gathering(settings.batch_size, self._prepare, _answers, self._metrics.judged)
         # One thread, so that judges do not run in parallel and each is loaded once.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="judges")
 
@@ -79,13 +77,13 @@ class ClassificationEngine:
             NotFoundError: an unknown judge or digest.
         """
         _check(request, pictures)
-        given_up = threading.Event()
+        asked = Asked(request, pictures)
+        self._gathering.ask(asked)
+        self._thread.submit(self._gathering.run)
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._thread, copy_context().run, self._classify, request, pictures, given_up
-            )
+            return await asyncio.wrap_future(asked.future)
         finally:
-            given_up.set()
+            asked.given_up.set()
 
     async def DescribeClassification(  # noqa: N802 - the RPC's name
         self, request: DescribeClassificationRequest
@@ -104,34 +102,20 @@ class ClassificationEngine:
         """Let the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _classify(
-        self, request: ClassifyRequest, pictures: NDArray[np.uint8] | None, given_up: threading.Event
-    ) -> ClassifyResponse:
+    def _prepare(self, asked: Asked) -> None:
         torch.set_num_threads(self._settings.torch_threads)
-        asked = [question.judge for question in request.questions]
+        request = asked.request
+        names = [question.judge for question in request.questions]
         embedding = request.embedding_judge
-        judges = {name: self._judge(name) for name in (*asked, *([embedding] if embedding else []))}
-        _check_questions(judges, request)
-        if pictures is None:
+        asked.judges = {name: self._judge(name) for name in (*names, *([embedding] if embedding else []))}
+        _check_questions(asked.judges, request)
+        if asked.pictures is None:
             missing = [digest for digest in request.picture_digests if not self._store.contains(digest)]
             if missing:
                 raise NotFoundError(f"no artefact has the digest {missing[0]}", reason="ARTIFACT_NOT_FOUND")
-        answers: list[PictureJudgements] = []
-        for chunk in self._chunks(request, pictures):
-            if given_up.is_set():
-                raise CancelledError("the caller gave up")
-            shown = [_shown(picture, request.view) for picture in chunk]
-            readable = [picture for picture in shown if not isinstance(picture, UnreadablePictureError)]
-            seen = {name: self._look(name, judge, readable) for name, judge in judges.items()} if readable else {}
-            answers += _answers(judges, request, shown, seen)
-        return ClassifyResponse(pictures=answers)
-
-    def _look(self, name: str, judge: Judge, pictures: Sequence[Picture]) -> Features:
-        begin = time.perf_counter()
-        with tracing.span("classification.judge", judge=name, pictures=len(pictures)):
-            seen = judge.look(pictures)
-        self._metrics.judged(name, len(pictures), time.perf_counter() - begin)
-        return seen
+        asked.shown = (_shown(picture, request.view) for picture in self._read_all(asked))
+        given = asked.pictures if asked.pictures is not None else request.pictures or request.picture_digests
+        asked.count = len(given)
 
     def _judge(self, name: str) -> Judge:
         if name not in self._judges:
@@ -146,48 +130,38 @@ class ClassificationEngine:
             self._metrics.loaded(time.perf_counter() - begin)
         return self._judges[name]
 
-    def _chunks(
-        self, request: ClassifyRequest, pictures: NDArray[np.uint8] | None
-    ) -> Iterator[list[Picture | UnreadablePictureError]]:
-        size = self._settings.batch_size
-        if pictures is not None:
-            for start in range(0, len(pictures), size):
-                yield list(pictures[start : start + size])
-        elif request.pictures:
-            for start in range(0, len(request.pictures), size):
-                yield [_decoded(content) for content in request.pictures[start : start + size]]
+    def _read_all(self, asked: Asked) -> Iterator[Shown]:
+        if asked.pictures is not None:
+            yield from asked.pictures
+        elif asked.request.pictures:
+            yield from map(_decoded, asked.request.pictures)
         else:
-            for start in range(0, len(request.picture_digests), size):
-                yield [self._read(digest) for digest in request.picture_digests[start : start + size]]
+            yield from map(self._read, asked.request.picture_digests)
 
-    def _read(self, digest: str) -> Picture | UnreadablePictureError:
+    def _read(self, digest: str) -> Shown:
         try:
             return _decoded(self._store.get(digest))
         except DataLossError as error:
             return UnreadablePictureError(error.message)
 
 
-def _decoded(content: bytes) -> Picture | UnreadablePictureError:
+def _decoded(content: bytes) -> Shown:
     try:
         return decode_picture(content)
     except UnreadablePictureError as error:
         return error
 
 
-def _shown(picture: Picture | UnreadablePictureError, view: View) -> Picture | UnreadablePictureError:
+def _shown(picture: Shown, view: View) -> Shown:
     kind = view.WhichOneof("kind")
     if kind is None or isinstance(picture, UnreadablePictureError):
         return picture
     return crop_square(picture, view.crop_share) if kind == "crop_share" else grey_square(picture, view.grey_share)
 
 
-def _answers(
-    judges: dict[str, Judge],
-    request: ClassifyRequest,
-    chunk: Sequence[Picture | UnreadablePictureError],
-    seen: dict[str, Features],
-) -> list[PictureJudgements]:
+def _answers(asked: Asked, chunk: Sequence[Shown], seen: Seen) -> list[PictureJudgements]:
     """Return what the judges say; `seen` has a row for each readable picture of the chunk, by judge."""
+    judges, request = asked.judges, asked.request
     answers: list[PictureJudgements] = []
     row = 0
     for picture in chunk:

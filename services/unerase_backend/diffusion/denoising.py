@@ -37,8 +37,9 @@ def measure_denoising(
     *,
     batch_rows: int,
     decode_batch: int,
-) -> Generator[None, None, NDArray[np.float64]]:
-    """Return the errors, (pictures, conditionings, timesteps); yield after each call of the UNet.
+) -> Generator[int, None, NDArray[np.float64]]:
+    """Return the errors, (pictures, conditionings, timesteps); yield after each call of the UNet how many of its
+    rows were in use.
 
     `conditionings` are encoded prompts, (tokens, width) each. Every call has `batch_rows` rows; the last one is padded.
     """
@@ -65,7 +66,7 @@ def measure_denoising(
             squares *= error_ratio(model.prediction, model.schedule.measured, alphas.double())
         for row, value in zip(chunk, squares.tolist(), strict=False):
             errors[row] = value
-        yield
+        yield len(chunk)
     return errors
 
 

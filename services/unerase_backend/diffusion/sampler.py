@@ -97,6 +97,8 @@ class Sampler:
         self._undecoded: list[tuple[_Flight, Tensor]] = []
         self._refused: list[Finished] = []
         self._patience = DECODE_PATIENCE
+        self.rows_computed = 0
+        """Rows in use in the last tick's call of the UNet; 0 if there was none."""
         device, training = model.device, len(model.alphas_cumprod)
         # A slot holds a trajectory; a row is a row of the UNet's batch. There are equally many of both, because all
         # trajectories may be unguided. Idle slots and rows are computed with the others and ignored.
@@ -182,6 +184,7 @@ class Sampler:
         """Advance everything in flight by one step, and return what has finished."""
         self._take_off()
         finished, self._refused = self._refused, []
+        self.rows_computed = self.rows_in_use
         if self._flights:
             self._advance()
             for slot in (self._step == self._end).nonzero().flatten().tolist():

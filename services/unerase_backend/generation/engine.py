@@ -129,7 +129,7 @@ class GenerationEngine:
         validation.check_encode(request)
         requested = await self._requested(request.model)
 
-        def job(model: DiffusionModel) -> Generator[None, None, EncodeResponse]:
+        def job(model: DiffusionModel) -> Generator[int, None, EncodeResponse]:
             prompts = []
             for start in range(0, len(request.prompts), conditioning.TEXT_ROWS):
                 texts = request.prompts[start : start + conditioning.TEXT_ROWS]
@@ -139,7 +139,7 @@ class GenerationEngine:
                     prompts.append(
                         EncodedPrompt(token_ids=prompt.ids, embedding=to_message(states), truncated=prompt.truncated)
                     )
-                yield
+                yield 0
             return EncodeResponse(prompts=prompts)
 
         response: EncodeResponse = await asyncio.wrap_future(self._work.worker.compute(requested, job))
@@ -164,7 +164,7 @@ class GenerationEngine:
         pictures = await asyncio.to_thread(self._read, request)
         work = self._work
 
-        def job(model: DiffusionModel) -> Generator[None, None, NDArray[np.float64]]:
+        def job(model: DiffusionModel) -> Generator[int, None, NDArray[np.float64]]:
             training = len(model.alphas_cumprod)
             for index, timestep in enumerate(request.timesteps):
                 if timestep >= training:

@@ -40,7 +40,11 @@ class Caller:
     """A request, with the results that have arrived for it and are not yet taken."""
 
     loop: asyncio.AbstractEventLoop
-    arrived: asyncio.Queue[Arrival] = field(default_factory=asyncio.Queue)
+    # What has arrived, or None where a result that was announced must be made first; and whether it was announced.
+    arrived: asyncio.Queue[tuple[Arrival | None, bool]] = field(default_factory=asyncio.Queue)
+    # How many of its results have begun to be looked up or stored, and of how many of them the end is known.
+    announced: int = 0
+    settled: int = 0
     # For the trajectories that the sampler ran for this request: their number, when the first was admitted to a batch,
     # and when the last ended, in seconds since 1970.
     made: int = 0
@@ -48,11 +52,17 @@ class Caller:
     ended: float = 0.0
 
     async def take(self, most: int) -> list[Arrival]:
-        """Wait for a result, and return it with others that have arrived, at most `most` in all."""
-        arrived = [await self.arrived.get()]
-        while len(arrived) < most and not self.arrived.empty():
-            arrived.append(self.arrived.get_nowait())
-        return arrived
+        """Wait for a result, and return it with others that are there or in the storage, at most `most` in all.
+
+        A call of the judges for one picture takes nearly as long as one for many.
+        """
+        taken: list[Arrival] = []
+        while not taken or (len(taken) < most and (self.announced > self.settled or not self.arrived.empty())):
+            arrival, announced = await self.arrived.get()
+            self.settled += announced
+            if arrival is not None:
+                taken.append(arrival)
+        return taken
 
 
 @dataclass(eq=False)
@@ -64,6 +74,8 @@ class _Shared:
     trajectory: Trajectory
     picture: bool
     waiting: dict[Caller, list[int]] = field(default_factory=dict)
+    # While it is being looked up or stored: the callers to whom this was announced.
+    announced_to: list[Caller] = field(default_factory=list)
     work: Work | None = None
 
 
@@ -105,6 +117,9 @@ class SharedTrajectories:
             if shared is None:
                 shared = self._shared[key, picture] = _Shared(key, model, trajectory, picture)
             shared.waiting.setdefault(caller, []).append(index)
+            if (not found or shared.announced_to) and caller not in shared.announced_to:
+                shared.announced_to.append(caller)
+                caller.announced += 1
         if not found:
             self._storage.submit(self._find_or_make, shared, caller)
 
@@ -136,6 +151,7 @@ class SharedTrajectories:
             return
         try:
             with self._lock:
+                announced_to, shared.announced_to = shared.announced_to, []
                 if shared.waiting:
                     shared.work = self._worker.submit(
                         shared.model,
@@ -143,10 +159,13 @@ class SharedTrajectories:
                         shared.trajectory,
                         picture=shared.picture,
                         given=given,
+                        ending=lambda: self._announce(shared),
                         done=lambda outcome: self._done(shared, outcome),
                     )
         except UneraseError as error:
             self._deliver(shared, error)
+        for each in announced_to:
+            _put(each, None, announced=True)
 
     def guards(self, model: RequestedModel) -> Guards:
         """Return the guards that act on a model, loaded once; errors as in `Guards.load`."""
@@ -185,6 +204,12 @@ class SharedTrajectories:
             self._classifiers.move_to_end(digest)
             return self._classifiers[digest]
 
+    def _announce(self, shared: _Shared) -> None:
+        with self._lock:
+            shared.announced_to = list(shared.waiting)
+            for caller in shared.waiting:
+                caller.announced += 1
+
     def _done(self, shared: _Shared, outcome: Finished | UneraseError) -> None:
         if isinstance(outcome, UneraseError):
             self._deliver(shared, outcome)
@@ -205,13 +230,18 @@ class SharedTrajectories:
             if self._shared.get((shared.key, shared.picture)) is shared:
                 del self._shared[shared.key, shared.picture]
             waiting = dict(shared.waiting)
+            announced_to, shared.announced_to = shared.announced_to, []
             if shared.work is not None and shared.work.admitted:
                 for caller, indices in waiting.items():
                     caller.admitted = min(caller.admitted or shared.work.admitted, shared.work.admitted)
                     caller.ended, caller.made = time.time(), caller.made + len(indices)
         for caller, indices in waiting.items():
-            if not caller.loop.is_closed():
-                caller.loop.call_soon_threadsafe(caller.arrived.put_nowait, (indices, result))
+            _put(caller, (indices, result), announced=caller in announced_to)
+
+
+def _put(caller: Caller, arrival: Arrival | None, *, announced: bool) -> None:
+    if not caller.loop.is_closed():
+        caller.loop.call_soon_threadsafe(caller.arrived.put_nowait, (arrival, announced))
 
 
 def _storage_error(error: Exception) -> UneraseError:

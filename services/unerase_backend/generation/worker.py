@@ -36,18 +36,24 @@ _LOG = logging.getLogger(__name__)
 TURN_TICKS = 500
 
 Done = Callable[[Finished | UneraseError], None]
-Job = Callable[[DiffusionModel], Generator[None, None, Any]]
+Job = Callable[[DiffusionModel], Generator[int, None, Any]]
+"""Makes the steps of a job on a model; each yields how many rows of a call of the UNet it used, 0 without a call."""
 
 
 @dataclass(eq=False)
 class Work:
-    """A trajectory handed to the worker; `done` is called once, from the worker's thread, unless it was cancelled."""
+    """A trajectory handed to the worker.
+
+    `done` is called once, from the worker's thread, unless it was cancelled; `ending` before it, for all that end in
+    one step before the first of them is done.
+    """
 
     key: str
     lane: str
     trajectory: Trajectory
     picture: bool
     given: Given
+    ending: Callable[[], None]
     done: Done
     # Seconds since 1970.
     submitted: float = field(default_factory=time.time)
@@ -65,7 +71,7 @@ class _Lane:
     running: dict[str, Work] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     jobs: deque[tuple[Job, Future[Any]]] = field(default_factory=deque)
-    started: Generator[None, None, Any] | None = None
+    started: Generator[int, None, Any] | None = None
 
     @property
     def has_work(self) -> bool:
@@ -122,6 +128,7 @@ class Worker:
         *,
         picture: bool,
         given: Given,
+        ending: Callable[[], None],
         done: Done,
     ) -> Work:
         """Queue a trajectory of a model, with the artefacts that it names by digest.
@@ -129,7 +136,7 @@ class Worker:
         Raises:
             UneraseError: the device has run out of memory.
         """
-        work = Work(str(next(self._serial)), model.digest, trajectory, picture, given, done)
+        work = Work(str(next(self._serial)), model.digest, trajectory, picture, given, ending, done)
         with self._changed:
             if self._ended_by is not None:
                 raise self._ended_by
@@ -277,12 +284,14 @@ class Worker:
         if sampler.busy:
             finished = sampler.tick()
             lane.ticks += 1
-            self._metrics.ticked(self._clock.take(), sampler.rows_in_use, self._batch_rows)
-            for result in finished:
-                with self._changed:
-                    work = lane.running.pop(result.key, None)
-                if work is not None:
-                    work.done(result)
+            self._metrics.ticked(self._clock.take(), sampler.rows_computed, self._batch_rows)
+            with self._changed:
+                ended = [(lane.running.pop(result.key, None), result) for result in finished]
+            there = [(work, result) for work, result in ended if work is not None]
+            for work, _ in there:
+                work.ending()
+            for work, result in there:
+                work.done(result)
         if lane.started is not None or (lane.jobs and not lane.draining):
             self._step_job(lane, sampler.model)
 
@@ -319,8 +328,8 @@ class Worker:
             if future.cancelled():
                 lane.started.close()
                 ended = True
-            else:
-                next(lane.started)
+            elif rows := next(lane.started):
+                self._metrics.ticked(self._clock.take(), rows, self._batch_rows)
         except StopIteration as stop:
             ended = True
             if future.set_running_or_notify_cancel():
