@@ -8,6 +8,7 @@ themselves mean no more than "thing".
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
@@ -30,7 +31,7 @@ from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.classification.engine import ClassificationEngine
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.diffusion.loading import load_model
-from unerase_backend.diffusion.sampler import Sampler
+from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import parameters_struct
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -132,12 +133,17 @@ def models(catalogue: Catalogue, store: ArtifactStore) -> Models:
     """The backends without Serve: the sampler and the judges."""
     classification = ClassificationEngine(catalogue, store, ClassificationSettings(artifacts="unused", batch_size=8))
     samplers: dict[str, Sampler] = {}
+    one_at_a_time = threading.Lock()
+
+    def run(request: GenerateRequest) -> list[Finished]:
+        with one_at_a_time:
+            if request.model not in samplers:
+                model = load_model(catalogue, request.model, torch.device("cpu"), torch.float32)
+                samplers[request.model] = Sampler(model, batch_rows=16)
+            return samplers[request.model].run(list(request.trajectories))
 
     async def generate(request: GenerateRequest) -> AsyncIterator[GenerateResponse]:
-        if request.model not in samplers:
-            model = load_model(catalogue, request.model, torch.device("cpu"), torch.float32)
-            samplers[request.model] = Sampler(model, batch_rows=16)
-        finished = await asyncio.to_thread(samplers[request.model].run, list(request.trajectories))
+        finished = await asyncio.to_thread(run, request)
         for index, item in enumerate(finished):
             if item.picture is None:
                 yield GenerateResponse(index=index, sample=Sample(status=SAMPLE_STATUS_UNSCORED, reason=item.failure))

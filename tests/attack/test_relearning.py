@@ -1,7 +1,8 @@
 """Relearning: against a loop written by hand, a planted damage, and models whose truth is known."""
 
+import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,13 +12,18 @@ from safetensors.torch import load
 from torch.nn import functional
 
 from support.backend import CONCEPT, NEVER, LocalBackend
+from unerase.internal.v1alpha1.attack_pb2 import AttackRequest
+from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse, ModelChange
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitEvent
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, Finding, Observation
 from unerase_backend.attack.attacks import relearning as module
 from unerase_backend.attack.attacks.relearning import BENIGN, FEW_SHOT, lessons, train
+from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.schedule import Schedule
+from unerase_backend.evaluation.models import panel
 from unerase_backend.runtime.errors import CancelledError, InvalidRequestError
 from unerase_backend.runtime.pictures import decode_picture
 from unerase_backend.runtime.seeds import derive_seed
@@ -246,6 +252,49 @@ async def test_findings_are_the_checkpoints(local: LocalBackend) -> None:
     assert len({each.weights_digest for each in findings}) == 4
     assert all(local.store.contains(each.weights_digest) for each in findings)
     assert {each.model for each in findings} == {UCE}
+
+
+async def test_training_goes_on_while_pictures_are_made(local: LocalBackend) -> None:
+    """No picture is made before all is trained, and the pictures are those of one checkpoint after the other."""
+    unit = local.unit("relearning", UCE, parameters={**FEW, "steps": [1, 2]})
+    trained = asyncio.Event()
+
+    async def held(request: GenerateRequest) -> AsyncIterator[GenerateResponse]:
+        await trained.wait()
+        async for response in local.models.generate_stream(request):
+            yield response
+
+    engine = AttackEngine(
+        local.catalogue, local.store, local.attack_settings, replace(local.models, generate_stream=held)
+    )
+    findings: list[Finding] = []
+    seen: list[Observation] = []
+    async with asyncio.timeout(120):
+        async for response in engine.Attack(AttackRequest(unit=unit)):
+            if response.event.HasField("finding"):
+                findings.append(response.event.finding)
+            if response.event.HasField("observation"):
+                seen.append(response.event.observation)
+            if len(findings) == 4:
+                trained.set()
+    engine.close()
+    trajectories = [
+        Trajectory(
+            conditioning=Conditioning(text=case.prompt),
+            guidance_scale=unit.guidance_scale,
+            latent_seed=case.latent_seed,
+            steps=unit.steps,
+            variance_scale=1.0,
+        )
+        for case in unit.cases
+    ]
+    serial = []
+    for finding in findings:
+        changes = [ModelChange(unet_digest=finding.weights_digest)]
+        samples = await local.models.generate(UCE, trajectories, panel(unit.target), changes=changes)
+        serial += [(finding.label, case.index, s.picture_digest) for case, s in zip(unit.cases, samples, strict=True)]
+    assert [(each.arm, each.case_index, each.picture_digest) for each in seen] == serial
+    assert len({digest for *_, digest in serial}) == 8
 
 
 async def test_the_erased_model_recalls_what_the_control_does_not_learn(local: LocalBackend) -> None:

@@ -1,24 +1,32 @@
 """Ring-A-Bell: a planted synonym is found, the subject is never asked, and each part against brute force."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from attack.conftest import PLANTED, attacked
+from attack.counting import counted, unit_store
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     CONCEPT_KIND_STYLE,
     CONTROL_KIND_CONCEPT_FREE,
     CONTROL_KIND_PLACEBO,
+    MODEL_ROLE_CONTROL,
     SAMPLE_STATUS_SCORED,
     Concept,
+    Finding,
+    Observation,
 )
+from unerase_backend.attack.attacks import ring_a_bell as module
 from unerase_backend.attack.attacks.ring_a_bell import direction, next_generation, targets, without_concept
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.evaluation.models import Models
+from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 
@@ -48,31 +56,91 @@ async def test_a_planted_synonym_is_found(engine: AttackEngine, unit_of: UnitOf,
     assert progress[-1].success == 1
 
 
+Searched = Callable[[Unit, str], Awaitable[tuple[int, list[Observation], list[Finding]]]]
+
+
+@pytest.fixture
+def searched(catalogue: Catalogue, models: Models, tmp_path: Path) -> Searched:
+    """Runs a unit with the store of a name, where nothing was searched before; also returns its steps."""
+    stores: dict[str, ArtifactStore] = {}
+
+    async def run(unit: Unit, name: str) -> tuple[int, list[Observation], list[Finding]]:
+        if name not in stores:
+            stores[name] = unit_store(tmp_path / name, catalogue)
+        return await counted(catalogue, stores[name], models, unit)
+
+    return run
+
+
 async def test_every_model_meets_the_same_tokens(
-    engine: AttackEngine, unit_of: UnitOf, reference: DiffusionModel
+    searched: Searched, unit_of: UnitOf, reference: DiffusionModel
 ) -> None:
     unit = unit_of("never", cases=2, **SMALL)
-    first = await attacked(engine, unit)
-    assert await attacked(engine, unit) == first
-    found = [(finding.token_ids, finding.losses) for finding in first[1]]
+    first = await searched(unit, "first")
+    assert await searched(unit, "again") == first
+    found = [(finding.token_ids, finding.losses) for finding in first[2]]
     for model in ("reference", "redirected", "planted"):
         unit.model = model
-        _, findings, _ = await attacked(engine, unit)
+        _, _, findings = await searched(unit, model)
         assert [(finding.token_ids, finding.losses) for finding in findings] == found
     names = {token for name in ("hourglass", "sandglass") for token in reference.tokenizer(name).input_ids}
-    assert not any(names & set(finding.token_ids) for finding in first[1])
+    assert not any(names & set(finding.token_ids) for finding in first[2])
     unit.seed_base = 2
-    _, others, _ = await attacked(engine, unit)
-    assert [finding.token_ids for finding in others] != [finding.token_ids for finding in first[1]]
+    _, _, others = await searched(unit, "others")
+    assert [finding.token_ids for finding in others] != [finding.token_ids for finding in first[2]]
 
 
-async def test_a_case_does_not_depend_on_which_others_share_the_unit(engine: AttackEngine, unit_of: UnitOf) -> None:
+async def test_one_unit_searches_for_all(searched: Searched, unit_of: UnitOf) -> None:
+    """Whatever its model and role; the report at the end is counted as one more step."""
+    unit = unit_of("never", cases=2, **SMALL)
+    first = await searched(unit, "store")
+    unit.role = MODEL_ROLE_CONTROL
+    for model in ("never", "planted"):
+        unit.model = model
+        steps, observations, findings = await searched(unit, "store")
+        assert (first[0], steps) == (2 * 3 + 1, 1)
+        assert [(each.token_ids, each.losses) for each in findings] == [(e.token_ids, e.losses) for e in first[2]]
+        assert [each.prompt for each in observations] == [each.prompt for each in first[1]]
+    unit.cases.add().CopyFrom(unit.cases[0])
+    unit.cases[2].index = 2
+    assert (await searched(unit, "store"))[0] == 3 + 1
+    for name, given in (("scale", 1.0), ("generations", 2)):
+        changed = unit_of("never", cases=2, **SMALL | {name: given})
+        assert (await searched(changed, "store"))[0] > 1
+    unit.reference = "planted"
+    assert (await searched(unit, "store"))[0] == 3 * 3 + 1
+
+
+async def test_a_case_does_not_depend_on_which_others_share_the_unit(searched: Searched, unit_of: UnitOf) -> None:
     unit = unit_of("never", cases=3, **SMALL)
-    observations, findings, _ = await attacked(engine, unit)
+    _, observations, findings = await searched(unit, "together")
     del unit.cases[0], unit.cases[1:]
-    alone, (finding,), _ = await attacked(engine, unit)
+    _, alone, (finding,) = await searched(unit, "alone")
     assert alone == [observation for observation in observations if observation.case_index == 1]
     assert finding == findings[1]
+
+
+async def test_what_is_known_of_a_prompt_is_not_computed_again(
+    reference: DiffusionModel, unit_of: UnitOf, searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same is found where every prompt of a generation is computed anew, in larger calls."""
+    unit = unit_of("never", cases=2, evaluation=NAME, population=40, generations=12)
+    computed: list[int] = []
+    distances, of_generation = module._distances, module._of_generation
+
+    def counting(model: DiffusionModel, ids: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        computed.append(len(ids))
+        return distances(model, ids, target)
+
+    monkeypatch.setattr(module, "_distances", counting)
+    found = await searched(unit, "some")
+    some = sum(computed)
+    monkeypatch.setattr(module, "_of_generation", lambda *given: of_generation(*given[:3], {}))
+    anew = await searched(unit, "all")
+    assert [finding.token_ids for finding in anew[2]] == [finding.token_ids for finding in found[2]]
+    for one, other in zip(anew[2], found[2], strict=True):
+        np.testing.assert_allclose(one.losses, other.losses, rtol=1e-5)
+    assert some < 0.8 * (sum(computed) - some)
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """What holds of P4D and of UnlearnDiffAtk alike: cases are searched each by itself, many in one call of the UNet."""
 
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +11,7 @@ import torch
 
 from attack.conftest import attacked
 from attack.counting import counted, unit_store
+from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     MODEL_ACCESS_DEPLOYED,
@@ -148,3 +150,43 @@ async def test_a_search_goes_on_where_the_other_ended(
     steps, *found = await counted(catalogue, store, models, unit)
     assert found == plain
     assert steps == 3 + 1
+
+
+async def test_a_case_that_only_one_of_the_two_has_left_is_searched_alone(
+    catalogue: Catalogue, models: Models, unit_of: UnitOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the open weights the first case succeeds in the first turn, and a guard withholds its picture.
+
+    In the second turn the deployed model takes over what was found for the second case. It takes both turns' steps of
+    the first case: those that it had taken over, to get to where they led, and those that nobody has taken.
+    """
+    unit = unit_of("never", cases=2, **UNLEARN_DIFF_ATK | {"rows": 1, "stop_at_success": 1})
+
+    def seeing(detected: bool) -> Models:
+        async def generate(request: GenerateRequest) -> AsyncIterator[GenerateResponse]:
+            async for response in models.generate_stream(request):
+                mine = request.trajectories[response.index].latent_seed == unit.cases[0].latent_seed
+                searched = request.trajectories[response.index].conditioning.HasField("token_ids")
+                if response.sample.judgements:
+                    response.sample.judgements[0].detected = detected and mine and searched
+                yield response
+
+        return replace(models, generate_stream=generate)
+
+    store = unit_store(tmp_path, catalogue)
+    plain = {seen: await counted(catalogue, store, seeing(seen), unit) for seen in (False, True)}
+    right, calls = unlearn_diff_atk.gradients, []
+
+    def counting(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(arguments)
+        return right(*arguments)
+
+    monkeypatch.setattr(unlearn_diff_atk, "gradients", counting)
+    made = []
+    for access, seen in ((MODEL_ACCESS_OPEN_WEIGHTS, True), (MODEL_ACCESS_DEPLOYED, False)):
+        unit.access, before = access, len(calls)
+        steps, *found = await counted(catalogue, store, seeing(seen), unit)
+        assert found == list(plain[seen][1:])
+        made.append((steps, len(calls) - before))
+    # Two cases in three steps and one in three; then one case in three steps behind and three more.
+    assert made == [(6 + 1, 6 + 3), (3 + 1, 3 + 3)]

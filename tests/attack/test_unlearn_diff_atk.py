@@ -1,5 +1,6 @@
 """UnlearnDiffAtk: a planted word is found, and the formula's parts against references of their own."""
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +14,11 @@ from attack.conftest import PLANTED, attacked
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, TokenIds, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, MODEL_ROLE_CONTROL, SAMPLE_STATUS_SCORED
+from unerase_backend.attack.attacks import unlearn_diff_atk as module
 from unerase_backend.attack.attacks.unlearn_diff_atk import project_onto_simplex
 from unerase_backend.attack.engine import AttackEngine
+from unerase_backend.attack.prompts import CaseRecord
+from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.evaluation.models import Models, panel
@@ -199,6 +203,39 @@ def test_the_projection_is_a_projection(values: list[list[float]]) -> None:
     torch.testing.assert_close(project_onto_simplex(projected), projected, rtol=0, atol=1e-6)
     for row, result in zip(rows.double().numpy(), projected.double().numpy(), strict=True):
         np.testing.assert_allclose(result, _projected(row), atol=1e-5)
+
+
+def _with_torchs_sort(rows: torch.Tensor) -> torch.Tensor:
+    values = rows.double()
+    ordered = values.sort(dim=1, descending=True).values
+    excess = ordered.cumsum(1) - 1
+    support = (ordered * torch.arange(1, rows.shape[1] + 1, dtype=torch.float64) > excess).sum(1, keepdim=True)
+    return (values - excess.gather(1, support - 1) / support).clamp(min=0).to(rows.dtype)
+
+
+def test_searches_that_step_together_have_the_bits_of_each_alone(
+    unit_of: UnitOf, catalogue: Catalogue, store: ArtifactStore
+) -> None:
+    """Against an optimiser and a projection for each search; one search is left out of some steps."""
+    unit = unit_of("never", cases=3, evaluation=NAME)
+    model = load_model(catalogue, "never", torch.device("cpu"), torch.float32)
+    parameters = {"tokens": 3, "learning_rate": 0.01, "weight_decay": 0.1}
+    bench = Workbench(unit, model, lambda _: model, parameters, store, None, lambda _: None, threading.Event(), 60, "")
+    searches, optimiser = module._begin(unit, bench, [CaseRecord(case) for case in unit.cases])
+    alone = [search.relaxed.detach().clone().requires_grad_() for search in searches]
+    optimisers = [torch.optim.Adam([rows], 0.01, weight_decay=0.1) for rows in alone]
+    generator = torch.Generator().manual_seed(3)
+    for step in range(30):
+        going = [0, 1, 2] if step % 3 else [0, 2]
+        gradients = [0.02 * torch.randn((3, 64), generator=generator) for _ in going]
+        module._move(optimiser, [searches[index] for index in going], gradients)
+        for index, gradient in zip(going, gradients, strict=True):
+            alone[index].grad = searches[index].relaxed_gradient(gradient)
+            optimisers[index].step()
+            with torch.no_grad():
+                alone[index].copy_(_with_torchs_sort(alone[index]))
+        for search, rows in zip(searches, alone, strict=True):
+            assert torch.equal(search.relaxed, rows)
 
 
 async def test_a_case_that_has_succeeded_has_all_its_draws(engine: AttackEngine, unit_of: UnitOf) -> None:

@@ -94,6 +94,8 @@ class AttackEngine:
             return await evaluation.run(unit, self._models.of(unit), workbench)
 
         run = asyncio.create_task(attack())
+        # A unit whose pictures fail ends while its optimisation goes on.
+        run.add_done_callback(lambda _: given_up.set())
         run.add_done_callback(lambda _: events.put_nowait(None))
         latest = UnitEvent(progress=Progress())
         try:

@@ -19,7 +19,6 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     CONTROL_KIND_CONCEPT_FREE,
     SAMPLE_STATUS_SCORED,
-    SAMPLE_STATUS_UNSCORED,
     Case,
     Finding,
     Observation,
@@ -28,7 +27,7 @@ from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.evaluation.known_pictures import learnable
-from unerase_backend.evaluation.models import SELECTOR, Models, panel
+from unerase_backend.evaluation.models import SELECTOR
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.prompts import guidance_of
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
@@ -225,16 +224,6 @@ class CaseRecord:
 def share_of_success(records: Sequence[CaseRecord]) -> float:
     """Return the share of cases in which the selector sees the concept."""
     return sum(record.succeeded for record in records) / len(records)
-
-
-async def try_out(unit: Unit, models: Models, draws: Sequence[tuple[CaseRecord, Draw]]) -> None:
-    """Make, judge and record a picture for each draw; the draw of a failed search is unscored."""
-    whole = [(record, draw) for record, draw in draws if not record.failure]
-    trajectories = [draw.trajectory(unit) for _, draw in whole]
-    samples = iter(await models.generate(unit.model, trajectories, panel(unit.target)) if trajectories else [])
-    for record, draw in draws:
-        failed = Sample(status=SAMPLE_STATUS_UNSCORED, reason=record.failure)
-        record.add(unit, draw, failed if record.failure else next(samples))
 
 
 def conclude(workbench: Workbench, records: Sequence[CaseRecord], steps: int) -> list[Observation]:

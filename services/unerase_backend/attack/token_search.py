@@ -3,13 +3,14 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from unerase.v1.types_pb2 import ParameterDescription
-from unerase_backend.attack.prompts import CaseRecord, Turn
+from unerase_backend.attack.prompts import CaseRecord, Turn, padded
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.evaluation.registry import parameter
 
@@ -33,8 +34,8 @@ class TokenSearch(ABC):
     def __init__(self, record: CaseRecord) -> None:
         self.record = record
         self._tokens_taken: list[int] | None = None
-        self.skipped: list[Descend] = []
-        """What the turns whose result was taken over would have computed, in order."""
+        self.skipped: list[Method[Any]] = []
+        """How the turns whose result was taken over would have been taken, in order."""
 
     @property
     def found(self) -> list[int]:
@@ -45,91 +46,114 @@ class TokenSearch(ABC):
     def chosen(self) -> list[int]:
         """Return the tokens that the optimised variables stand for, as ids of the model's vocabulary."""
 
-    def take_over(self, result: Mapping[str, Any], descend: "Descend") -> None:
+    def take_over(self, result: Mapping[str, Any], method: "Method[Any]") -> None:
         """Take over the result of a turn that another unit has taken."""
         self._tokens_taken = result["tokens"]
         self.record.losses += result["losses"]
         self.record.failure = result["failure"]
-        self.skipped.append(descend)
+        self.skipped.append(method)
 
     def go_on(self) -> None:
         """Take the variables as they are again."""
         self._tokens_taken = None
         self.skipped.clear()
 
-    @abstractmethod
-    def move(self, gradient: Tensor) -> None:
-        """Take an optimiser step, with the gradient at the embeddings of the last UNet call."""
-
-    def step(self, loss: float, gradient: Tensor) -> None:
-        """Take a step with a gradient, (tokens, width); a gradient that is not finite ends the search."""
-        if not bool(torch.isfinite(gradient).all()):
-            self.record.failure = f"the gradient was not finite at step {len(self.record.losses) + 1}"
-            return
-        self.move(gradient)
-        self.record.losses.append(loss)
-
 
 Search = TypeVar("Search", bound=TokenSearch)
-Descend = Callable[[Sequence[Any]], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Method(Generic[Search]):
+    """How a step of several searches is taken."""
+
+    draw: Callable[[Search], Any]
+    """Draws what a search's step needs of random numbers."""
+    descend: Callable[[Sequence[Search], Sequence[Any]], tuple[Tensor, Tensor]]
+    """Computes losses, (rows,), and gradients, (rows, tokens, width), of searches and what was drawn for each."""
+    move: Callable[[Sequence[Search], Sequence[Tensor]], None]
+    """Takes the optimiser's step of searches, with the gradient of each, (tokens, width)."""
 
 
 def take_turn(
     workbench: Workbench,
     searches: Sequence[Search],
     turn: Turn,
-    descend: Callable[[Sequence[Search]], tuple[Tensor, Tensor]],
+    method: Method[Search],
     depends: Sequence[str] = (),
 ) -> None:
     """Take `iterations` steps of every search that has not failed.
 
-    `descend` computes the losses, (rows,), and the gradients, (rows, tokens, width), of at most `rows` searches. Rows
-    after the last search are padding.
-
     Guards take no part in a search. Where an audit takes a model with them and without, the unit that comes to a turn
-    first records its result, and the other takes it over; `depends` names what the turn depends on beside the unit.
+    first records the results of its cases, and the other takes them over; it may have cases that the first had no more,
+    and searches for those itself. `depends` names what the turn depends on beside the unit.
     """
-    cases = ",".join(str(search.record.case.index) for search in searches)
-    key = workbench.search_key(str(turn.first), cases, *depends) if searches else ""
-    if key and (recorded := workbench.recorded(key)) is not None:
-        for search, result in zip(searches, json.loads(recorded), strict=True):
-            search.take_over(result, descend)
+    key = workbench.search_key(str(turn.first), *depends) if searches else ""
+    recorded = workbench.recorded(key) if key else None
+    results: dict[str, Any] = json.loads(recorded) if recorded else {}
+    going = [search for search in searches if _case(search) not in results]
+    for search in searches:
+        if _case(search) in results:
+            search.take_over(results[_case(search)], method)
+    if searches and not going:
         workbench.check()
         return
-    _catch_up(workbench, searches)
-    known = [len(search.record.losses) for search in searches]
+    _catch_up(workbench, going)
+    known = [len(search.record.losses) for search in going]
     for iteration in range(workbench.parameters["iterations"]):
-        turn.progress(workbench, iteration, _step(workbench, searches, descend))
+        turn.progress(workbench, iteration, _step(workbench, going, method))
     if key:
-        results = [
-            {"tokens": search.found, "losses": search.record.losses[before:], "failure": search.record.failure}
-            for search, before in zip(searches, known, strict=True)
-        ]
+        for search, before in zip(going, known, strict=True):
+            found = {"tokens": search.found, "losses": search.record.losses[before:], "failure": search.record.failure}
+            results[_case(search)] = found
         workbench.record(key, json.dumps(results).encode())
 
 
-def _step(workbench: Workbench, searches: Sequence[TokenSearch], descend: Descend) -> list[float]:
-    """Take one step of every search that has not failed; return their losses."""
+def _case(search: TokenSearch) -> str:
+    return str(search.record.case.index)
+
+
+def _step(workbench: Workbench, searches: Sequence[Search], method: Method[Search]) -> list[float]:
+    """Take one step of every search that has not failed; return their losses.
+
+    A gradient that is not finite ends its search.
+    """
     losses: list[float] = []
     rows = workbench.rows
     going = [search for search in searches if not search.record.failure]
     for first in range(0, len(going), rows):
         batch = going[first : first + rows]
-        of_rows, gradient = descend(batch)
-        for row, search in enumerate(batch):
-            search.step(float(of_rows[row]), gradient[row])
-        losses += of_rows[: len(batch)].tolist()
+        of_rows, gradients = _descend(workbench, batch, method)
+        losses += of_rows.tolist()
+        finite = torch.isfinite(gradients).flatten(1).all(1).tolist()
+        moving = [row for row in range(len(batch)) if finite[row]]
+        if moving:
+            method.move([batch[row] for row in moving], [gradients[row] for row in moving])
+        for search, loss, usable in zip(batch, of_rows.tolist(), finite, strict=True):
+            if usable:
+                search.record.losses.append(loss)
+            else:
+                search.record.failure = f"the gradient was not finite at step {len(search.record.losses) + 1}"
     return losses
 
 
-def _catch_up(workbench: Workbench, searches: Sequence[TokenSearch]) -> None:
-    """Bring the variables of searches to where turns that were taken over have led; all have skipped the same turns."""
-    for descend in list(searches[0].skipped) if searches else ():
-        known = [len(search.record.losses) for search in searches]
-        for _ in range(workbench.parameters["iterations"]):
-            _step(workbench, searches, descend)
-            workbench.check()
-        for search, before in zip(searches, known, strict=True):
-            del search.record.losses[before:]
+def _descend(workbench: Workbench, batch: Sequence[Search], method: Method[Search]) -> tuple[Tensor, ...]:
+    """Return losses and gradients of at most `rows` searches. Rows after the last search are padding."""
+    drawn = [method.draw(search) for search in batch]
+    return workbench.padding.call(
+        lambda rows: method.descend(padded(batch, rows), padded(drawn, rows)), len(batch), workbench.rows
+    )
+
+
+def _catch_up(workbench: Workbench, searches: Sequence[Search]) -> None:
+    """Bring the variables of searches to where turns that were taken over have led."""
+    for skipped in sorted({len(search.skipped) for search in searches} - {0}):
+        behind = [search for search in searches if len(search.skipped) == skipped]
+        for method in list(behind[0].skipped):
+            known = [len(search.record.losses) for search in behind]
+            for _ in range(workbench.parameters["iterations"]):
+                _step(workbench, behind, method)
+                workbench.check()
+            for search, before in zip(behind, known, strict=True):
+                del search.record.losses[before:]
     for search in searches:
         search.go_on()

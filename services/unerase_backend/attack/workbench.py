@@ -22,6 +22,7 @@ from torch import Tensor
 from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
 from unerase.v1.types_pb2 import MODEL_ACCESS_UNSPECIFIED, Finding
 from unerase_backend.attack.metrics import AttackMetrics
+from unerase_backend.attack.padding import Padding
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import encode
 from unerase_backend.diffusion.shapes import ENCODE_BATCH, GRADIENT_ROWS
@@ -79,6 +80,7 @@ class Workbench:
         self.model = model
         self.parameters = parameters
         self.calls = calls
+        self.padding = Padding()
         self._unit = unit
         self._load = load
         self._store = store

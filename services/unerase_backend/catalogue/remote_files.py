@@ -6,10 +6,9 @@ named after its digests, so that it never changes, and processes share it withou
 """
 
 import hashlib
-import re
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,8 +29,6 @@ _READ = (".safetensors", ".json", ".txt")
 _SMALL_BYTES = 32 * 2**20
 _PIECE_BYTES = 8 * 2**20
 _LEFT_SECONDS = 86400.0
-_SMALL = "-small"
-_COPY = re.compile(rf"[0-9a-f]{{64}}(?:{_SMALL})?")
 
 
 class RemoteFiles:
@@ -113,8 +110,9 @@ class RemoteFiles:
         return path
 
     def _place(self, url: str, files: Mapping[str, str]) -> Path:
-        name = copy_of(files)
-        return self._folder / (name if self._weights else f"{name}{_SMALL}") / PurePosixPath(url).name
+        lines = "".join(sorted(f"{relative}\0{digest}\n" for relative, digest in files.items()))
+        digest = hashlib.sha256(lines.encode()).hexdigest()
+        return self._folder / (digest if self._weights else f"{digest}-small") / PurePosixPath(url).name
 
     def _new(self) -> Path:
         """Return a new folder; remove those that were left behind by processes that ended."""
@@ -145,28 +143,6 @@ class RemoteNames:
         stub.parent.mkdir(parents=True)
         stub.mkdir() if folder else stub.touch()
         return stub
-
-
-def copy_of(files: Mapping[str, str]) -> str:
-    """Return the name of the copy of a place with these files, as in `Definition.files`."""
-    lines = "".join(sorted(f"{relative}\0{digest}\n" for relative, digest in files.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def remove_copies(folder: Path, named: Collection[str], before: float) -> int:
-    """Remove the copies in a folder that were made before a time and are not `named`; return how many.
-
-    A copy is made shortly before its model is recorded, so `before`, in seconds since 1970, must lie some time back.
-    """
-    removed = 0
-    for copy in [path for path in folder.iterdir() if _COPY.fullmatch(path.name)]:
-        with suppress(OSError):
-            if copy.name.removesuffix(_SMALL) not in named and copy.stat().st_mtime < before:
-                # No process finds half of it.
-                gone = copy.rename(folder / f"new-{uuid4().hex}")
-                shutil.rmtree(gone, ignore_errors=True)
-                removed += 1
-    return removed
 
 
 def _asked(url: str, ask: Callable[[], Path]) -> Path:

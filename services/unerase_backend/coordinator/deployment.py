@@ -173,8 +173,7 @@ class Coordinator:
             else None
         )
         webhooks = self._prepare_webhooks()
-        copies = Path(settings.model_copies) if settings.model_copies else None
-        retention = Retention(self._database, self._store, settings.retention_days, copies)
+        retention = Retention(self._database, self._store, settings.retention_days)
         self._removal = CampaignRemoval(self._database, retention, settings.retention_days)
         audits = AuditServicer(
             self._auditor, self._database, self._store, notifications, retention, self._admission, webhooks

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +15,9 @@ from support.backend import LocalBackend, local_backend, without_processes
 from support.registering import REGISTERED, Registrar, refused, registrar, whole
 from unerase.internal.v1alpha1.units_pb2 import UnitResult
 from unerase.v1.audits_pb2 import Audit, AuditSpec, ReportContent
-from unerase.v1.campaigns_pb2 import Campaign
 from unerase.v1.models_pb2 import CheckModelRequest
 from unerase_backend.catalogue import EMBEDDED
 from unerase_backend.catalogue.definitions import is_registered
-from unerase_backend.coordinator.execution.admission import Admission
 from unerase_backend.coordinator.execution.conclusion import Conclusion
 from unerase_backend.coordinator.execution.notifications import Notifications
 from unerase_backend.coordinator.execution.units import Units
@@ -31,8 +28,7 @@ from unerase_backend.coordinator.storage.audits import timestamp
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.estimates import Estimates
 from unerase_backend.coordinator.storage.evidence import Evidence
-from unerase_backend.runtime.access import Quota
-from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError, UnsafeModelError
+from unerase_backend.runtime.errors import InvalidRequestError, UnsafeModelError
 from unerase_backend.runtime.settings import RoomSettings
 
 BATTERY = [{"name": "standard-prompt"}, {"name": "textual-inversion", "parameters": {"steps": 2}}]
@@ -183,39 +179,6 @@ async def test_an_audit_in_flight_outlives_its_models(registered: Bench, folder:
     while await database.artifact_collection.collect(store.remove):
         pass
     assert not any(map(store.contains, definitions))
-
-
-async def test_a_campaign_keeps_to_the_models_that_it_was_created_with(registered: Bench, folder: Path) -> None:
-    database, local = registered.service.database, registered.local
-    auditor: Any = SimpleNamespace(units=registered.units, estimates=Estimates(database.engine, 6))
-    admission = Admission(auditor, database, local.catalogue, local.store, lambda _: Quota())
-    given = {"concept": "hourglass", "cases": 2, "steps": 3, "battery": {"evaluations": BATTERY}, **OWN}
-    spec = json_format.ParseDict(given, AuditSpec())
-    campaign = Campaign(id=uuid.uuid4().hex, request_id="one", create_time=timestamp(time.time_ns()))
-    campaign.spec.subjects.append("own/edited")
-    campaign.spec.concepts.append("hourglass")
-    campaign.spec.template.CopyFrom(AuditSpec(reference="own/base", control="own/never"))
-    assert await database.campaign_transitions.insert(campaign, "digest")
-    before = (await admission.plan(spec, "", campaign.id)).plan
-    for name in ("own/edited", "own/never", "own/base"):
-        await registered.service.delete(name)
-    await registered.service.register("own/edited", whole(folder, steps=9))
-    after = (await admission.plan(spec, "", campaign.id)).plan
-    assert [unit.model for unit in after.units] == [unit.model for unit in before.units]
-    assert {(each.called, each.definition, each.content) for each in after.models} == {
-        (each.called, each.definition, each.content) for each in before.models
-    }
-    # Another audit is one of what the names mean now.
-    alone = AuditSpec(subject="own/edited", reference="testbed/reference", concept="hourglass", cases=2)
-    alone.battery.CopyFrom(spec.battery)
-    alone.assume_reference = True
-    now = {each.definition for each in (await admission.plan(alone, "")).plan.models}
-    assert now.isdisjoint({each.definition for each in before.models})
-    for each in before.models:
-        local.store.remove(each.definition)
-    with pytest.raises(PreconditionError, match="deleted or registered anew since the campaign was created") as lost:
-        await admission.plan(spec, "", campaign.id)
-    assert lost.value.reason == "MODEL_CHANGED"
 
 
 async def test_a_file_that_is_swapped_after_the_check(registered: Bench, folder: Path) -> None:

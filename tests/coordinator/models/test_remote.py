@@ -1,6 +1,5 @@
 """Models on another file system: a local copy, checked file by file, of what was registered and nothing else."""
 
-import os
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +16,6 @@ from unerase_backend.catalogue.opening import open_catalogue
 from unerase_backend.catalogue.prompt_checks import text_reaches
 from unerase_backend.catalogue.remote_files import _SMALL_BYTES, RemoteFiles
 from unerase_backend.checking.models import check_model
-from unerase_backend.coordinator.execution.retention import Retention
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.runtime.errors import UnsafeModelError
 from unerase_backend.runtime.settings import RoomSettings
@@ -99,35 +97,6 @@ async def test_another_machine_fetches_what_was_registered(service: Registrar, b
         open_catalogue(service.settings, service.store).model_parts(name)
     assert caught.value.reason == "WEIGHTS_CHANGED"
     assert not list((tmp_path / "copies").glob("*/plain"))
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-async def test_copies_that_nothing_names_are_removed(
-    service: Registrar, settings: RoomSettings, bucket: str, tmp_path: Path
-) -> None:
-    copies = Path(settings.model_copies)
-    retention = Retention(service.database, service.store, 0, copies)
-    await service.register("far/base", whole(bucket))
-    name = await internal_name(service, "far/base")
-    open_catalogue(settings, service.store, weights=False).model_parts(name)
-    (copies / "of-another").mkdir()
-    made = names(copies)
-    assert len(made) == 3
-    await retention.expire()
-    await service.delete("far/base")
-    await retention.expire()
-    assert names(copies) == made
-    for each in made:
-        os.utime(copies / each, (0, 0))
-    await service.register("far/again", whole(bucket))
-    await retention.expire()
-    assert names(copies) == made
-    await service.delete("far/again")
-    await retention.expire()
-    assert names(copies) == {"of-another"}
 
 
 async def test_a_coordinator_fetches_no_weights(

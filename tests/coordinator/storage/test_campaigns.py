@@ -34,10 +34,7 @@ from unerase_backend.coordinator.storage.audits import Origin, timestamp
 from unerase_backend.coordinator.storage.campaign_transitions import CampaignEndedError
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.engine import create_engine
-from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import ExhaustedError
-
-from .conftest import registered
 
 
 async def insert(database: Database, subjects: int = 3, tenant: str = "", *, sealed: bool = False) -> str:
@@ -249,33 +246,3 @@ async def test_each_attempt_of_a_cell_begins_and_ends_once(
         assert owned.cells.pending == owned.cells.running == 0
     await transitions.cancel(campaign_id)
     assert set(audits).isdisjoint(await database.audits.active())
-
-
-async def test_a_campaign_keeps_the_models_that_it_was_created_with(database: Database, store: ArtifactStore) -> None:
-    await registered(database, store, "base")
-    await registered(database, store, "s0", base="base")
-    await registered(database, store, "s1", tenant="another")
-    campaign = await insert(database)
-    before = {each.called: each for each in await database.campaign_models.definitions(campaign, ["s0", "s1", "s2"])}
-    assert {name: each.content for name, each in before.items()} == {
-        "s0": b"definition of s0",
-        "base": b"definition of base",
-    }
-    for name in ("s0", "base"):
-        assert await database.models.delete(name)
-    await registered(database, store, "s0", content=b"another")
-    after = {each.called: each for each in await database.campaign_models.definitions(campaign, ["s0"])}
-    assert {name: each.definition for name, each in after.items()} == {
-        name: each.definition for name, each in before.items()
-    }
-    while await database.artifact_collection.collect(store.remove):
-        pass
-    assert store.get(after["s0"].definition) == b"definition of s0"
-    assert {each.definition for each in after.values()} < await database.artifact_collection.definitions()
-    await database.campaign_transitions.cancel(campaign)
-    await database.campaign_transitions.hide(campaign)
-    await database.campaign_transitions.delete(campaign)
-    while await database.artifact_collection.collect(store.remove):
-        pass
-    assert not any(store.contains(each.definition) for each in after.values())
-    assert len(await database.artifact_collection.definitions()) == 2

@@ -9,15 +9,48 @@ from unerase.v1.models_pb2 import (
     REGISTRATION_STATE_CHECKING,
     REGISTRATION_STATE_REFUSED,
     REGISTRATION_STATE_REGISTERED,
+    Model,
+    ModelCheck,
     NewModel,
 )
 from unerase_backend.coordinator.planning.plan import Plan
 from unerase_backend.coordinator.storage.database import Database
-from unerase_backend.coordinator.storage.models import NamedDefinition
+from unerase_backend.coordinator.storage.leases import Leases
+from unerase_backend.coordinator.storage.models import NamedDefinition, Registration
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import ExhaustedError, PreconditionError
 
-from .conftest import begin, end, insert, lease, registered
+from .conftest import insert
+
+
+async def lease(database: Database, home: str) -> str:
+    leases = Leases(database.engine, home, 60.0)
+    await leases.begin()
+    return leases.id
+
+
+async def begin(database: Database, name: str, *, tenant: str = "", base: str = "", most: int = 0) -> bool:
+    new = NewModel(name=name)
+    return await database.models.insert(new, f"{name} by {base}", "digest", tenant=tenant, base=base, most=most)
+
+
+async def end(database: Database, store: ArtifactStore, found: Registration, checker: str) -> bool:
+    async def keep(content: bytes) -> str:
+        return store.put(content)
+
+    name, content = found.message.name, f"definition of {found.message.name}".encode()
+    described = Model(name=name, digest=name)
+    return await database.models.register(
+        found, checker, content=content, described=described, check=ModelCheck(name=name), keep=keep
+    )
+
+
+async def registered(database: Database, store: ArtifactStore, name: str, **options: str) -> None:
+    checker = await lease(database, f"of {name}")
+    assert await begin(database, name, **options)  # type: ignore[arg-type]
+    found = await database.models.claim(options.get("tenant", ""), checker)
+    assert found is not None
+    assert await end(database, store, found, checker)
 
 
 async def test_one_coordinator_claims_a_registration(database: Database, store: ArtifactStore) -> None:

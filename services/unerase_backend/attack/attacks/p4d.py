@@ -46,15 +46,14 @@ from unerase_backend.attack.prompts import (
     Vocabulary,
     conclude,
     gradients,
-    padded,
     room_beside,
     share_of_success,
     target_latents,
-    try_out,
     vocabulary,
 )
 from unerase_backend.attack.registry import attack
-from unerase_backend.attack.token_search import TokenSearch, search_parameters, take_turn
+from unerase_backend.attack.token_search import Method, TokenSearch, search_parameters, take_turn
+from unerase_backend.attack.trials import trials_of
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel
@@ -86,15 +85,17 @@ async def p4d(unit: Unit, models: Models, workbench: Workbench) -> list[Observat
     records = [CaseRecord(case) for case in unit.cases]
     targets = await workbench.compute(lambda: _targets(unit, workbench, records))
     failed = [record for record in records if record.failure]
-    unmade = [
-        (record, Draw(record.case, [], record.case.prompt, start)) for record in failed for start in range(starts)
-    ]
-    await try_out(unit, models, unmade)
-    for start in range(starts):
-        targets = [target for target in targets if not target.record.failure]
-        turn = Turn(start * iterations, starts * iterations, share_of_success(records))
-        searches = await workbench.compute(lambda: _search(unit, workbench, targets, start, turn))  # noqa: B023 - awaited
-        await try_out(unit, models, [(search.record, search.draw(start)) for search in searches])
+    async with trials_of(unit, models) as trials:
+        trials.add(
+            [(record, Draw(record.case, [], record.case.prompt, start)) for record in failed for start in range(starts)]
+        )
+        for start in range(starts):
+            targets = [target for target in targets if not target.record.failure]
+            if not targets:
+                break
+            turn = Turn(start * iterations, starts * iterations, share_of_success(records))
+            searches = await workbench.compute(lambda: _search(unit, workbench, targets, start, turn))  # noqa: B023 - awaited
+            trials.add([(search.record, search.draw(start)) for search in searches])
     return conclude(workbench, records, starts * iterations)
 
 
@@ -114,8 +115,7 @@ class Search(TokenSearch):
 
     def __init__(self, model: DiffusionModel, target: Target, tokens: Vocabulary, start: int, bench: Workbench) -> None:
         super().__init__(target.record)
-        parameters = bench.parameters
-        count = parameters["tokens"]
+        count = bench.parameters["tokens"]
         self.target = target
         self.prompt = Prompt(tokenise_ids(model, [0] * count).ids, learned_at=(1,))
         self._model = model
@@ -124,9 +124,6 @@ class Search(TokenSearch):
         first = torch.randint(len(tokens.ids), (count,), generator=self._generator)
         self.continuous = tokens.embeddings[first].requires_grad_()
         """The tokens' continuous embeddings, (tokens, width)."""
-        self._optimiser = torch.optim.AdamW(
-            [self.continuous], parameters["learning_rate"], weight_decay=parameters["weight_decay"]
-        )
 
     def nearest(self) -> Tensor:
         """Return the indices of the nearest tokens in the vocabulary, (tokens,)."""
@@ -137,11 +134,6 @@ class Search(TokenSearch):
         timestep = torch.randint(len(self._model.alphas_cumprod), (1,), generator=self._generator)
         noise = torch.randn(self.target.latents.shape, generator=self._generator)
         return self._tokens.embeddings[self.nearest()], noise, int(timestep)
-
-    def move(self, gradient: Tensor) -> None:
-        """Move the continuous embeddings by the gradient at those of the nearest tokens, (tokens, width)."""
-        self.continuous.grad = gradient
-        self._optimiser.step()
 
     def chosen(self) -> list[int]:
         """Return the nearest tokens."""
@@ -193,8 +185,20 @@ def _made(unit: Unit, workbench: Workbench, reference: DiffusionModel, records: 
 def _search(unit: Unit, workbench: Workbench, targets: Sequence[Target], start: int, turn: Turn) -> list[Search]:
     tokens = vocabulary(workbench.model, unit.target.concept.names)
     searches = [Search(workbench.model, target, tokens, start, workbench) for target in targets]
+    parameters = workbench.parameters
+    optimiser = torch.optim.AdamW(
+        [search.continuous for search in searches],
+        parameters["learning_rate"],
+        weight_decay=parameters["weight_decay"],
+        foreach=True,
+    )
+    method = Method(
+        draw=Search.sample,
+        descend=lambda searches, samples: _descend(workbench, searches, samples),
+        move=lambda searches, gradients: _move(optimiser, searches, gradients),
+    )
     depends = [workbench.reference().digest, *(_digest(target) for target in targets)]
-    take_turn(workbench, searches, turn, lambda batch: _descend(workbench, batch), depends)
+    take_turn(workbench, searches, turn, method, depends)
     return searches
 
 
@@ -203,20 +207,30 @@ def _digest(target: Target) -> str:
     return hashlib.sha256(b"".join(tensor.float().cpu().numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
-def _descend(workbench: Workbench, searches: Sequence[Search]) -> tuple[Tensor, Tensor]:
-    model, reference, rows = workbench.model, workbench.reference(), workbench.rows
-    embeddings, noises, drawn = zip(*padded([search.sample() for search in searches], rows), strict=True)
+def _descend(
+    workbench: Workbench, searches: Sequence[Search], samples: Sequence[tuple[Tensor, Tensor, int]]
+) -> tuple[Tensor, Tensor]:
+    model, reference = workbench.model, workbench.reference()
+    embeddings, noises, drawn = zip(*samples, strict=True)
     timesteps = torch.tensor(drawn)
-    latents = torch.stack(padded([search.target.latents for search in searches], rows))
+    latents = torch.stack([search.target.latents for search in searches])
     noise, alphas = torch.stack(noises), model.alphas_cumprod[timesteps]
     noisy, seen = add_noise(latents, noise, alphas), reference.alphas_cumprod[timesteps]
     # Where the betas differ, each model sees the same latents and noise as it was trained to.
     shown = add_noise(latents, noise, seen)
-    encoded = torch.stack(padded([search.target.encoded for search in searches], rows))
+    encoded = torch.stack([search.target.encoded for search in searches])
     with torch.no_grad():
         output = reference.unet(
             shown.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
         ).sample
     wanted = training_target(model.prediction, *parts(reference.prediction, output.float().cpu(), shown, seen), alphas)
-    prompts = padded([search.prompt for search in searches], rows)
+    prompts = [search.prompt for search in searches]
     return gradients(model, prompts, torch.stack(embeddings), noisy, timesteps, wanted)
+
+
+def _move(optimiser: torch.optim.Optimizer, searches: Sequence[Search], gradients: Sequence[Tensor]) -> None:
+    for search, gradient in zip(searches, gradients, strict=True):
+        search.continuous.grad = gradient
+    # It leaves searches without a gradient as they are.
+    optimiser.step()
+    optimiser.zero_grad()

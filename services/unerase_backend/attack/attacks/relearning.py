@@ -29,8 +29,10 @@ concepts: of six such models, 20 steps teach it in 0 to 4 of 24 cases, 40 steps 
 whole UNet, for each N and arm.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +49,7 @@ from unerase.v1.types_pb2 import (
     Finding,
     Observation,
 )
+from unerase_backend.attack.beside import beside
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.search_once import search_once
 from unerase_backend.attack.training import TrainedUNet
@@ -107,7 +110,7 @@ class Checkpoint:
     deciding_arms=[f"{FEW_SHOT}@*"],
 )
 async def relearning(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Train each arm once, then make the cases' pictures with every checkpoint."""
+    """Train each arm once, and meanwhile make the cases' pictures with every checkpoint that is there."""
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=case.prompt),
@@ -119,32 +122,34 @@ async def relearning(unit: Unit, models: Models, workbench: Workbench) -> list[O
         for case in unit.cases
     ]
     planned = lessons(unit, workbench.parameters["pictures"])
-    trained = await workbench.compute(
-        lambda: [_trained_once(workbench, lesson, number, len(planned)) for number, lesson in enumerate(planned)]
-    )
-    observations: list[Observation] = []
-    for lesson, checkpoints in zip(planned, trained, strict=True):
-        for checkpoint in checkpoints:
-            arm = f"{lesson.arm}@{checkpoint.steps}"
-            workbench.finding(
-                Finding(
-                    prompt=lesson.prompts[0],
-                    losses=checkpoint.losses,
-                    steps=len(checkpoint.losses),
-                    label=arm,
-                    weights_digest=checkpoint.weights_digest,
+    tried: list[tuple[str, asyncio.Task[list[Sample]]]] = []
+    async with beside() as tasks:
+        for number, lesson in enumerate(planned):
+            checkpoints = await workbench.compute(partial(_trained_once, workbench, lesson, number, len(planned)))
+            for checkpoint in checkpoints:
+                arm = f"{lesson.arm}@{checkpoint.steps}"
+                workbench.finding(
+                    Finding(
+                        prompt=lesson.prompts[0],
+                        losses=checkpoint.losses,
+                        steps=len(checkpoint.losses),
+                        label=arm,
+                        weights_digest=checkpoint.weights_digest,
+                    )
                 )
-            )
-            if checkpoint.failure:
-                samples = [Sample(status=SAMPLE_STATUS_UNSCORED, reason=checkpoint.failure)] * len(trajectories)
-            else:
-                changes = [ModelChange(unet_digest=checkpoint.weights_digest)]
-                samples = await models.generate(unit.model, trajectories, panel(unit.target), changes=changes)
-            observations += [
-                observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt, arm=arm)
-                for case, trajectory, sample in zip(unit.cases, trajectories, samples, strict=True)
-            ]
-    return observations
+                tried.append((arm, tasks.create_task(_try(unit, models, checkpoint, trajectories))))
+    return [
+        observe(unit, sample, trajectory, case_index=case.index, prompt=case.prompt, arm=arm)
+        for arm, samples in tried
+        for case, trajectory, sample in zip(unit.cases, trajectories, samples.result(), strict=True)
+    ]
+
+
+async def _try(unit: Unit, models: Models, checkpoint: Checkpoint, trajectories: Sequence[Trajectory]) -> list[Sample]:
+    if checkpoint.failure:
+        return [Sample(status=SAMPLE_STATUS_UNSCORED, reason=checkpoint.failure)] * len(trajectories)
+    changes = [ModelChange(unet_digest=checkpoint.weights_digest)]
+    return await models.generate(unit.model, trajectories, panel(unit.target), changes=changes)
 
 
 def lessons(unit: Unit, pictures: int) -> list[Lesson]:

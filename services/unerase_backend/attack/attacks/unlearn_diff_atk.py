@@ -33,6 +33,7 @@ The defaults suit the testbed. For Stable Diffusion 1.4 take the paper's scale: 
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,16 +46,15 @@ from unerase_backend.attack.prompts import (
     Vocabulary,
     conclude,
     gradients,
-    padded,
     room_beside,
     share_of_success,
     target_latents,
-    try_out,
     vocabulary,
     words_of,
 )
 from unerase_backend.attack.registry import attack
-from unerase_backend.attack.token_search import TokenSearch, search_parameters, take_turn
+from unerase_backend.attack.token_search import Method, TokenSearch, search_parameters, take_turn
+from unerase_backend.attack.trials import trials_of
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
 from unerase_backend.diffusion.prediction import training_target
@@ -89,21 +89,28 @@ from unerase_backend.evaluation.registry import parameter
     required=True,
 )
 async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> list[Observation]:
-    """Try the plain prompts; then, at each timestep, search and try the prompts found."""
+    """Try the plain prompts; search at each timestep, and try the prompts found.
+
+    Only a search that stops at success waits for its pictures.
+    """
     model, iterations = workbench.model, workbench.parameters["iterations"]
     timesteps: list[int] = model.schedule.timesteps(workbench.parameters["timesteps"]).tolist()
     records = [CaseRecord(case) for case in unit.cases]
     plain = [Draw(case, words_of(model, case.prompt), case.prompt, 0, plain=True) for case in unit.cases]
-    await try_out(unit, models, list(zip(records, plain, strict=True)))
-    searches = await workbench.compute(lambda: _begin(unit, workbench, records))
     stopping = bool(workbench.parameters["stop_at_success"])
-    for number, timestep in enumerate(timesteps):
-        searches = [s for s in searches if not (s.record.failure or (stopping and s.record.succeeded))]
-        if not searches:
-            break
-        turn = Turn(number * iterations, len(timesteps) * iterations, share_of_success(records))
-        await workbench.compute(lambda: _take_turn(workbench, searches, turn, timestep))  # noqa: B023 - awaited
-        await try_out(unit, models, [(search.record, search.draw(number + 1)) for search in searches])
+    async with trials_of(unit, models) as trials:
+        trials.add(list(zip(records, plain, strict=True)))
+        searches, optimiser = await workbench.compute(lambda: _begin(unit, workbench, records))
+        for number, timestep in enumerate(timesteps):
+            if stopping:
+                await trials.recorded()
+            searches = [s for s in searches if not (s.record.failure or (stopping and s.record.succeeded))]
+            if not searches:
+                break
+            turn = Turn(number * iterations, len(timesteps) * iterations, share_of_success(records))
+            method = _method(workbench, optimiser, timestep)
+            await workbench.compute(lambda: take_turn(workbench, searches, turn, method, [str(timestep)]))  # noqa: B023 - awaited
+            trials.add([(search.record, search.draw(number + 1)) for search in searches])
     return conclude(workbench, records, len(timesteps) * iterations)
 
 
@@ -112,8 +119,7 @@ class Search(TokenSearch):
 
     def __init__(self, workbench: Workbench, record: CaseRecord, tokens: Vocabulary, latents: Tensor) -> None:
         super().__init__(record)
-        model, parameters = workbench.model, workbench.parameters
-        count = parameters["tokens"]
+        model, count = workbench.model, workbench.parameters["tokens"]
         self.latents = latents
         self._model = model
         self._tokens = tokens
@@ -122,9 +128,6 @@ class Search(TokenSearch):
         size = len(tokens.ids)
         self.relaxed = torch.full((count, size), 1 / size, requires_grad=True)
         """The relaxed tokens, (tokens, vocabulary)."""
-        self._optimiser = torch.optim.Adam(
-            [self.relaxed], parameters["learning_rate"], weight_decay=parameters["weight_decay"]
-        )
         self._generator = workbench.generator("case", record.case.index)
 
     def sample(self) -> tuple[Tensor, Tensor]:
@@ -135,12 +138,9 @@ class Search(TokenSearch):
         drawn = torch.searchsorted(cumulative, uniform, right=True)[:, 0]
         return self._tokens.embeddings[drawn], torch.randn(self.latents.shape, generator=self._generator)
 
-    def move(self, gradient: Tensor) -> None:
-        """Move the rows by the gradient at the drawn tokens' embeddings, (tokens, width)."""
-        self.relaxed.grad = (gradient @ self._tokens.embeddings.T).clamp(-1, 1)
-        self._optimiser.step()
-        with torch.no_grad():
-            self.relaxed.copy_(project_onto_simplex(self.relaxed))
+    def relaxed_gradient(self, gradient: Tensor) -> Tensor:
+        """Return the rows' gradient for that at the drawn tokens' embeddings, (tokens, width)."""
+        return (gradient @ self._tokens.embeddings.T).clamp(-1, 1)
 
     def chosen(self) -> list[int]:
         """Return the most probable tokens."""
@@ -156,7 +156,8 @@ class Search(TokenSearch):
 def project_onto_simplex(rows: Tensor) -> Tensor:
     """Return the point of the simplex nearest to each row, (rows, n): max(v - theta, 0), which sums to one."""
     values = rows.double()
-    ordered = values.sort(dim=1, descending=True).values
+    # NumPy sorts several times as fast as torch, which also returns the order.
+    ordered = torch.from_numpy(np.sort(values.numpy(), axis=1)).flip(1)
     excess = ordered.cumsum(1) - 1
     counts = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64)
     support = (ordered * counts > excess).sum(1, keepdim=True)
@@ -164,24 +165,52 @@ def project_onto_simplex(rows: Tensor) -> Tensor:
     return (values - theta).clamp(min=0).to(rows.dtype)
 
 
-def _begin(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> list[Search]:
+def _begin(
+    unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]
+) -> tuple[list[Search], torch.optim.Optimizer]:
+    """Return each case's search and their optimiser, in which every search counts its own steps."""
     latents = target_latents(unit, workbench)
     tokens = vocabulary(workbench.model)
-    return [Search(workbench, record, tokens, each) for record, each in zip(records, latents, strict=True)]
+    searches = [Search(workbench, record, tokens, each) for record, each in zip(records, latents, strict=True)]
+    parameters = workbench.parameters
+    optimiser = torch.optim.Adam(
+        [search.relaxed for search in searches],
+        parameters["learning_rate"],
+        weight_decay=parameters["weight_decay"],
+        foreach=True,
+    )
+    return searches, optimiser
 
 
-def _take_turn(workbench: Workbench, searches: Sequence[Search], turn: Turn, timestep: int) -> None:
-    take_turn(workbench, searches, turn, lambda batch: _descend(workbench, batch, timestep), [str(timestep)])
+def _method(workbench: Workbench, optimiser: torch.optim.Optimizer, timestep: int) -> Method[Search]:
+    return Method(
+        draw=Search.sample,
+        descend=lambda searches, samples: _descend(workbench, searches, samples, timestep),
+        move=lambda searches, gradients: _move(optimiser, searches, gradients),
+    )
 
 
-def _descend(workbench: Workbench, searches: Sequence[Search], timestep: int) -> tuple[Tensor, Tensor]:
-    model, rows = workbench.model, workbench.rows
-    samples = padded([search.sample() for search in searches], rows)
+def _descend(
+    workbench: Workbench, searches: Sequence[Search], samples: Sequence[tuple[Tensor, Tensor]], timestep: int
+) -> tuple[Tensor, Tensor]:
+    model = workbench.model
     embeddings, noise = (torch.stack(items) for items in zip(*samples, strict=True))
-    latents = torch.stack(padded([search.latents for search in searches], rows))
-    timesteps = torch.full((rows,), timestep)
+    latents = torch.stack([search.latents for search in searches])
+    timesteps = torch.full((len(searches),), timestep)
     alphas = model.alphas_cumprod[timesteps]
     noisy = add_noise(latents, noise, alphas)
     target = training_target(model.prediction, latents, noise, alphas)
-    prompts = padded([search.prompt for search in searches], rows)
-    return gradients(model, prompts, embeddings, noisy, timesteps, target)
+    return gradients(model, [search.prompt for search in searches], embeddings, noisy, timesteps, target)
+
+
+@torch.no_grad()
+def _move(optimiser: torch.optim.Optimizer, searches: Sequence[Search], gradients: Sequence[Tensor]) -> None:
+    for search, gradient in zip(searches, gradients, strict=True):
+        search.relaxed.grad = search.relaxed_gradient(gradient)
+    # It leaves searches without a gradient as they are.
+    optimiser.step()
+    optimiser.zero_grad()
+    stacked = torch.stack([search.relaxed for search in searches])
+    projected = project_onto_simplex(stacked.flatten(0, 1)).view_as(stacked)
+    for search, rows in zip(searches, projected, strict=True):
+        search.relaxed.copy_(rows)

@@ -133,7 +133,7 @@ class Reconciler:
         request_id = f"campaign:{run.id}:{cell.position}:{cell.attempts}"
         origin = Origin(run.tenant, run.traceparent, campaign=run.id, sealed=run.sealed)
         try:
-            planned = await self._admission.plan(cell_spec(run.spec, cell.subject, cell.concept), run.tenant, run.id)
+            planned = await self._admission.plan(cell_spec(run.spec, cell.subject, cell.concept), run.tenant)
             await self._admission.accept(planned, request_id, "", origin, lambda audit: self._within(cell, audit))
         except CampaignEndedError:
             return True

@@ -7,7 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from unerase.v1.audits_pb2 import AUDIT_STATE_PENDING, Audit, AuditSpec
@@ -26,7 +26,6 @@ from unerase_backend.coordinator.storage.engine import Within, nothing_more
 from unerase_backend.coordinator.storage.models import NamedDefinition
 from unerase_backend.runtime.access import Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import DataLossError, NotFoundError, PreconditionError
 
 # Plans are made in threads, which compete for the interpreter with the event loop's calls.
 _PLANS_AT_ONCE = 2
@@ -77,20 +76,17 @@ class Admission:
         models = {name: model_values(known[name]) for name in sorted(known)}
         return models, {*self._catalogue.concepts, *custom}
 
-    async def plan(self, spec: AuditSpec, tenant: str, campaign: str = "") -> Planned:
+    async def plan(self, spec: AuditSpec, tenant: str) -> Planned:
         """Plan a tenant's request; what waits for its turn is the caller's.
-
-        The registered models of a cell are those that its campaign was created with.
 
         Raises:
             InvalidRequestError: one violation for each bad field, or the audit is too large.
-            PreconditionError: a model of the campaign was deleted or registered anew, and what it was is lost.
             UneraseError: a room is unavailable, or the artefact store is full.
         """
         units = self._auditor.units
         descriptions, broken = await units.descriptions(), await units.broken()
         catalogue = await self.catalogue(tenant, [spec.concept, spec.placebo, *spec.placebos])
-        models = await self._definitions(models_named(spec, catalogue), tenant, campaign)
+        models = await self._database.models.definitions(models_named(spec, catalogue), tenant)
         plan = await self._made(models, spec, catalogue, descriptions, broken)
         check_cost(plan.cost, self._limits)
         expected = self._auditor.estimates.expected(plan.units, plan.works)
@@ -98,23 +94,6 @@ class Admission:
         if expected:
             audit.cost.estimated_duration.CopyFrom(self._auditor.estimates.duration(expected))
         return Planned(plan, expected, audit)
-
-    async def _definitions(self, names: Sequence[str], tenant: str, campaign: str) -> list[NamedDefinition]:
-        kept = await self._database.campaign_models.definitions(campaign, names) if campaign else []
-        # A campaign of an earlier version kept none.
-        others = [name for name in names if name not in {each.called for each in kept}]
-        found = await self._database.models.definitions(others, tenant) if others else []
-        return [*[each if each.content else await self._restored(each) for each in kept], *found]
-
-    async def _restored(self, model: NamedDefinition) -> NamedDefinition:
-        try:
-            return replace(model, content=await self._threads.run(self._store.get, model.definition))
-        except (NotFoundError, DataLossError):
-            message = (
-                f"the model {model.called!r} was deleted or registered anew since the campaign was created, and its "
-                "definition of then is lost; create the campaign again"
-            )
-            raise PreconditionError(message, reason="MODEL_CHANGED", metadata={"model": model.called}) from None
 
     async def _made(
         self,

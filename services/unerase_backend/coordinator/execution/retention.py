@@ -1,33 +1,23 @@
 """Removes audits after the retention period, artefacts that nothing needs any more, and files of interrupted writes."""
 
 import asyncio
-from collections.abc import Collection
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from dbos import DBOS
 
-from unerase_backend.catalogue.definitions import Definition
-from unerase_backend.catalogue.remote_files import copy_of, remove_copies
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.runtime.artifacts import ArtifactStore
-from unerase_backend.runtime.errors import UneraseError
 
 # A write takes seconds, so a temporary file of this age was left by an interrupted one.
 _INTERRUPTED = timedelta(days=1)
 
 
 class Retention:
-    """Removes audits, artefacts, and the copies of models from elsewhere in the folder `copies`.
+    """Removes audits and artefacts; with `days` 0, audits are kept for ever."""
 
-    With `days` 0, audits are kept for ever.
-    """
-
-    def __init__(self, database: Database, store: ArtifactStore, days: float, copies: Path | None = None) -> None:
+    def __init__(self, database: Database, store: ArtifactStore, days: float) -> None:
         self._database = database
         self._store = store
-        self._copies = copies
         self._period = timedelta(days=days) if days else None
         # A collection holds a connection while the store removes hundreds of files, and only one can run at a time.
         # Those that wait for it must not hold a connection, because leases and other tenants need them.
@@ -48,7 +38,7 @@ class Retention:
                 pass
 
     async def expire(self) -> None:
-        """Remove audits that ended before the retention period, and old artefacts, records and copies nobody needs."""
+        """Remove audits that ended before the retention period, old artefacts that nothing needs, and old records."""
         now = datetime.now(UTC)
         if self._period is not None:
             for audit_id in await self._database.audits.ended_before(int((now - self._period).timestamp() * 1e9)):
@@ -60,15 +50,3 @@ class Retention:
             await self._database.artifact_collection.add(old)
             await self.collect()
             await asyncio.to_thread(self._store.remove_records, now - self._period)
-        if self._copies is not None and self._copies.is_dir():
-            definitions = await self._database.artifact_collection.definitions()
-            await asyncio.to_thread(self._remove_copies, self._copies, definitions, now - _INTERRUPTED)
-
-    def _remove_copies(self, folder: Path, definitions: Collection[str], before: datetime) -> None:
-        named = set()
-        for digest in definitions:
-            # What a lost definition names is fetched again once the coordinator has put that back.
-            with suppress(UneraseError):
-                files = Definition.from_bytes(self._store.get(digest)).files
-                named |= {copy_of(each) for place, each in files.items() if "://" in place}
-        remove_copies(folder, named, before.timestamp())

@@ -41,15 +41,6 @@ class ArtifactCollection:
             await connection.execute(sa.delete(tables.discarded).where(tables.discarded.c.digest.in_(seen)))
         return len(seen)
 
-    async def definitions(self) -> set[str]:
-        """Return the digests of the definitions that a registered model, an audit or a campaign names."""
-        async with self._engine.connect() as connection:
-            return {
-                row.digest
-                for column in tables.DEFINITIONS
-                for row in await connection.execute(sa.select(column.label("digest")).where(column != "").distinct())
-            }
-
     async def _named(self, connection: AsyncConnection, digests: set[str]) -> set[str]:
         """Return those of the digests that an audit, a campaign, a concept or a registered model names."""
         columns = (tables.artifacts.c.digest, *tables.REPORTS, *tables.CAMPAIGN_REPORTS, *tables.DEFINITIONS)

@@ -36,7 +36,6 @@ from unerase_backend.coordinator.storage import tables, webhooks
 from unerase_backend.coordinator.storage.artifact_collection import discard
 from unerase_backend.coordinator.storage.audits import NOBODY, Origin
 from unerase_backend.coordinator.storage.campaign_messages import brief, cell_of, read_campaign
-from unerase_backend.coordinator.storage.campaign_models import campaign_definitions, keep_campaign_models
 from unerase_backend.coordinator.storage.campaign_rows import check_active, insert_cells, outcome_of, row_of
 from unerase_backend.coordinator.storage.campaigns import ended_audits
 from unerase_backend.coordinator.storage.engine import Engine, Within, alone, insert_all, nothing_more
@@ -79,7 +78,6 @@ class CampaignTransitions:
                 labels = [{"campaign": campaign.id, "key": key, "value": of} for key, of in campaign.labels.items()]
                 await insert_all(connection, tables.campaign_labels, labels)
                 await insert_cells(connection, campaign.id, campaign.spec)
-                await keep_campaign_models(connection, campaign.id, campaign.spec, origin.tenant)
                 await within(connection)
                 await self._tell_state(connection, campaign.id)
         except sa.exc.IntegrityError:
@@ -269,9 +267,7 @@ class CampaignTransitions:
             row = (await connection.execute(sa.select(columns.content_digest).where(*which))).first()
             if row is not None:
                 await self._drop_reports(connection, campaign_id, row.content_digest)
-                kept = {each.digest for each in await connection.execute(campaign_definitions(campaign_id))}
                 await connection.execute(sa.delete(tables.campaigns).where(*which))
-                await discard(connection, kept)
 
     async def _stop(self, campaign_id: str, state: CampaignState.ValueType, **values: Any) -> list[str] | None:
         columns = tables.cells.c

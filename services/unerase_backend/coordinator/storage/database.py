@@ -2,7 +2,6 @@
 
 from unerase_backend.coordinator.storage.artifact_collection import ArtifactCollection
 from unerase_backend.coordinator.storage.audits import Audits
-from unerase_backend.coordinator.storage.campaign_models import CampaignModels
 from unerase_backend.coordinator.storage.campaign_transitions import CampaignTransitions
 from unerase_backend.coordinator.storage.campaigns import Campaigns
 from unerase_backend.coordinator.storage.concepts import CustomConcepts
@@ -24,7 +23,6 @@ class Database:
         self.audits = Audits(engine)
         self.transitions = Transitions(engine)
         self.campaigns = Campaigns(engine)
-        self.campaign_models = CampaignModels(engine)
         self.campaign_transitions = CampaignTransitions(engine, self.transitions)
         self.evidence = EvidenceStore(engine)
         self.unit_parts = UnitParts(engine)

@@ -309,17 +309,6 @@ audit_models = sa.Table(
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Index("unerase_audit_models_by_definition", "definition"),
 )
-# The registered models of a campaign, bases included, as they were when it was created.
-campaign_models = sa.Table(
-    "unerase_campaign_models",
-    METADATA,
-    _campaign_key(),
-    # What the campaign's tenant calls it, and its base; empty if that is the operator's model, or if it has none.
-    sa.Column("called", sa.String(100), primary_key=True),
-    sa.Column("base", sa.String(100), nullable=False, server_default=""),
-    sa.Column("definition", sa.String(64), nullable=False),
-    sa.Index("unerase_campaign_models_by_definition", "definition"),
-)
 # What is sent when an audit or a campaign has ended (`storage/webhooks.py`).
 webhooks = sa.Table(
     "unerase_webhooks",
@@ -355,7 +344,7 @@ REPORTS = (audits.c.content_digest, audits.c.json_digest, audits.c.html_digest, 
 """The columns that name an audit's reports in the artefact store."""
 CAMPAIGN_REPORTS = (campaigns.c.content_digest, campaign_reports.c.digest)
 """The columns that name a campaign's reports in the artefact store."""
-DEFINITIONS = (models.c.definition, audit_models.c.definition, campaign_models.c.definition)
+DEFINITIONS = (models.c.definition, audit_models.c.definition)
 """The columns that name definitions of registered models in the artefact store."""
 
 
