@@ -19,6 +19,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
+from unerase_backend.runtime.allocation import keep_freed_memory
 
 MODEL = "testbed/reference"
 ETAS = (1.0, 1.17, 1.34, 1.51, 1.68, 1.85)
@@ -33,6 +34,8 @@ LOOPED_PICTURES = 4
 def measure() -> list[dict[str, Any]]:
     """Return the figures `sampler.batched_over_loop` and `sampler.unet_fraction`."""
     torch.set_num_threads(THREADS)
+    # As generation's process does; the pipeline, in the same process, has it too.
+    keep_freed_memory()
     transformers.logging.disable_progress_bar()
     catalogue = Catalogue.load()
     entry = catalogue.model(MODEL)

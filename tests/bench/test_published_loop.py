@@ -184,8 +184,9 @@ def test_the_counts_are_those_of_the_cost(loop: PublishedLoop, plan: Plan) -> No
     needed = counts_of(plan.cost, plan.spec)
     made = seconds_of(needed, {operation: rows[operation] / taken[operation] for operation in OPERATIONS})
     stated = {each.evaluation: each.rows for each in plan.cost.evaluations}
-    # 12 cases, 10 rounds of 24 steps and three models: of 24 rows of a call half are in use.
-    assert stated["unlearn-diff-atk"] - made["unlearn-diff-atk"] == 3 * 10 * 24 * 12
+    # The cost states calls as they are padded, the loop steps every case alone: three models, 12 cases, 10 rounds.
+    plain = 2 * STEPS * needed["unlearn-diff-atk"]["guided"]
+    assert made["unlearn-diff-atk"] - plain == 3 * 12 * 10 * 24 <= stated["unlearn-diff-atk"] - plain
     # The cost states the most, as if each beginning had one step; some have two.
     assert 0.95 * stated["diffusion-completion"] < made["diffusion-completion"] <= stated["diffusion-completion"]
     assert made["alternatives"] == 0
