@@ -4,6 +4,7 @@ The operations take turns, each a few times, in a process of its own that may us
 counts. The testbed's reference stands for every model: all have its architecture.
 """
 
+import os
 import statistics
 import tempfile
 import time
@@ -11,8 +12,6 @@ from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-
-from bench.processes import on
 
 MODEL, CONCEPT, CLIP = "testbed/reference", "hourglass", "testbed/clip"
 ROUNDS = 4
@@ -23,8 +22,8 @@ PICTURES = 8
 
 def loop_seconds(cores: Collection[int]) -> dict[str, list[float]]:
     """Return the seconds of each operation, once for each round."""
-    with on(cores), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
-        return apart.submit(_timed, len(cores)).result()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        return apart.submit(_timed, tuple(cores)).result()
 
 
 def medians(*rounds: dict[str, list[float]]) -> dict[str, float]:
@@ -32,7 +31,9 @@ def medians(*rounds: dict[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(value for each in rounds for value in each[name]) for name in rounds[0]}
 
 
-def _timed(threads: int) -> dict[str, list[float]]:
+def _timed(cores: Collection[int]) -> dict[str, list[float]]:
+    # Before the libraries are loaded, whose threads then have the same cores.
+    os.sched_setaffinity(0, cores)
     # Imported here, so that the process that measures a backend stays light.
     import torch
     import transformers
@@ -40,7 +41,7 @@ def _timed(threads: int) -> dict[str, list[float]]:
     from bench.published_loop import OPERATIONS, PublishedLoop
     from unerase_backend.catalogue import Catalogue
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(len(cores))
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         loop = PublishedLoop.of_catalogue(Catalogue.load(), MODEL, CONCEPT, CLIP, Path(folder), pictures=PICTURES)

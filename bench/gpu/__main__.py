@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,19 @@ def _measured(name: str, measure: Callable[[], dict[str, Any]], device: torch.de
     except Exception as error:
         # The other parts are worth having, and a card is not often at hand.
         found = {"error": f"{type(error).__name__}: {error}"[:500]}
-    if (peak := peak_gb(device)) is not None:
-        found["peak_gb"] = round(peak, 2)
+    if (last := peak_gb(device)) is not None:
+        found["peak_gb"] = round(max([last, *_peaks(found)]), 2)
     print(f"{name} ({time.monotonic() - begun:.0f} s): {json.dumps(found)}", flush=True)
     return found
+
+
+def _peaks(found: Mapping[str, Any]) -> Iterator[float]:
+    """Yield the peaks of a part's calls, each of which was counted anew."""
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            yield from _peaks(value)
+        elif name == "peak_gb":
+            yield value
 
 
 if __name__ == "__main__":

@@ -201,12 +201,12 @@ def diffusers(rig: Rig, seconds: float) -> Figures:
     pipeline = published_pipeline(rig.model)
     batch = rig.most_rows // 2
     found: Figures = {}
-    for name, pictures, guidance, rows in (
-        ("guided", 1, GUIDANCE, 2),
-        ("unguided", 1, 1.0, 1),
-        ("guided_batch", batch, GUIDANCE, rig.most_rows),
+    for name, pictures, guidance, rows, share in (
+        ("guided", 1, GUIDANCE, 2, 8),
+        ("unguided", 1, 1.0, 1, 8),
+        ("guided_batch", batch, GUIDANCE, rig.most_rows, 4),
     ):
-        steps = rig.steps_within(seconds / 8, rig.forward[rows].seconds)
+        steps = rig.steps_within(seconds / share, rig.forward[rows].seconds)
 
         def call(pictures: int = pictures, guidance: float = guidance, steps: int = steps) -> None:
             pipeline(
