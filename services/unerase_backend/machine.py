@@ -46,7 +46,9 @@ class Card:
 def cores(groups: Path = _GROUPS, process: Path = _PROCESS) -> Cores:
     """Return this process's cores; `groups` and `process` are where the kernel shows the control groups."""
     quotas = [each for folder in _folders(groups, process, "cpu") if (each := _quota(folder)) is not None]
-    return Cores(len(os.sched_getaffinity(0)), min(quotas, default=None))
+    # Not every system says which cores a process may use.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Cores(allowed, min(quotas, default=None))
 
 
 def free_memory(groups: Path = _GROUPS, process: Path = _PROCESS) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Ray reads these when it is imported; values that are already set stay.
+# Ray and the libraries read these when they are imported; values that are already set stay.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 # Ray would run its workers at niceness 15, so that anything else on the machine would slow an audit down.
@@ -38,7 +38,7 @@ from unerase_backend.runtime.settings import SharedSettings
 from unerase_backend.serve_errors import all_running, definite_errors, deployment_errors, has_failed
 from unerase_backend.serve_settings import ServeSettings, read_settings
 
-_POLLING_SECONDS = 0.5
+_POLLING_SECONDS = 0.2
 
 
 @dataclass(frozen=True)

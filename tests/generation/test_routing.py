@@ -57,6 +57,22 @@ def test_models_spread_over_replicas_that_hold_none() -> None:
     assert min(firsts.count(status.replica) for status in crowd) > 60
 
 
+@given(names, st.data())
+def test_a_model_that_none_holds_goes_to_the_least_loaded(replicas: list[str], data: st.DataObject) -> None:
+    loads = data.draw(st.lists(st.integers(0, 31), min_size=len(replicas), max_size=len(replicas)))
+    crowd = [ReplicaStatus(name, ("other",), load) for name, load in zip(replicas, loads, strict=True)]
+    assert dict(zip(replicas, loads, strict=True))[ranked(crowd, "model", 32)[0]] == min(loads)
+
+
+def test_the_models_of_an_audit_do_not_meet_on_one_replica_beside_an_idle_one() -> None:
+    """Twelve trajectories each of subject, reference and control, asked for one after the other, on two replicas."""
+    sent: dict[str, list[str]] = {"a": [], "b": []}
+    for model in ("subject", "reference", "control"):
+        crowd = [ReplicaStatus(name, models, 12 * len(models)) for name, models in sent.items()]
+        sent[ranked(crowd, model)[0]].append(model)
+    assert sorted(map(len, sent.values())) == [1, 2]
+
+
 def test_a_change_of_a_model_makes_it_another() -> None:
     one, other = ModelChange(unet_digest="a" * 64), ModelChange(unet_digest="b" * 64)
     keys = {

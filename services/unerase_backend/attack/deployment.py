@@ -18,7 +18,7 @@ from unerase_backend.catalogue.opening import open_catalogue
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.call_context import receives
-from unerase_backend.runtime.deployment import application, begin_computing
+from unerase_backend.runtime.deployment import application, begin_computing, prepare_later
 from unerase_backend.runtime.handles import remote_models
 
 
@@ -58,8 +58,10 @@ class Attack:
     def __init__(self, settings: AttackSettings) -> None:
         # Imported only in the replica, so that the process that deploys it does not load torch.
         from unerase_backend.attack.engine import AttackEngine
+        from unerase_backend.diffusion.libraries import libraries
 
         begin_computing("attack", settings)
+        prepare_later(libraries)
         store, models = ArtifactStore(settings.artifacts), remote_models(Models)
         catalogue = open_catalogue(settings, store)
         self._engine = AttackEngine(catalogue, store, settings, models, RayAttackMetrics())

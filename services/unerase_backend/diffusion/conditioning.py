@@ -15,11 +15,9 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.shapes import TEXT_ROWS
 from unerase_backend.diffusion.tensors import from_message
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
-
-TEXT_ROWS = 8
-"""Rows of every call of the text encoder; part of the numerics profile."""
 
 _WORD = "picture"
 

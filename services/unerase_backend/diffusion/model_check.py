@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from unerase_backend.catalogue import Catalogue, guard_files, lora, model_check, model_fit
 from unerase_backend.catalogue.configs import shown
@@ -27,6 +25,7 @@ from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE
 from unerase_backend.diffusion import adapters, embeddings
+from unerase_backend.diffusion.libraries import libraries
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
 
@@ -74,7 +73,7 @@ def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, m
     if source is None:
         return None
     prepared = Prepared(source)
-    for part in _BUILDERS:
+    for part in _NAMES:
         if part in source.configs:
             _prepare_part(part, made, prepared, findings)
     if "tokenizer" in source.configs:
@@ -102,12 +101,23 @@ def _build(part: str, config: str) -> Any:
     content = json.loads(config)
     _check_size(content)
     with torch.device("meta"):
-        return _BUILDERS[part](content)
+        return _new(part, content)
+
+
+def _new(part: str, config: Mapping[str, Any]) -> Any:
+    made = libraries()
+    match part:
+        case "unet":
+            return made.UNet2DConditionModel.from_config(config)
+        case "vae":
+            return made.AutoencoderKL.from_config(config)
+        case _:
+            return made.CLIPTextModel(made.CLIPTextConfig.from_dict(config))
 
 
 def _read_tokenizer(folder: Path, _: tuple[Any, ...]) -> Any:
     """Return the tokenizer of a folder, whose files with their sizes and times are given beside it."""
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return libraries().CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 class _Made(NamedTuple):
@@ -216,8 +226,3 @@ def _prepare_tokenizer(read: Callable[[Path, tuple[Any, ...]], Any], source: Mod
 
 
 _NAMES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
-_BUILDERS = {
-    "unet": UNet2DConditionModel.from_config,
-    "vae": AutoencoderKL.from_config,
-    "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
-}

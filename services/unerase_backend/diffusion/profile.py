@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 import torch
 
-from unerase_backend.diffusion.conditioning import TEXT_ROWS
+from unerase_backend.diffusion.shapes import TEXT_ROWS
 from unerase_backend.runtime import source
 
 _SOURCE_DIGITS = 16

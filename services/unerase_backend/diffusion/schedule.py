@@ -24,10 +24,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from unerase_backend.catalogue.schedules import ScheduleConfig, read_schedule, schedule_problems
+from unerase_backend.diffusion.libraries import libraries
 from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, PreconditionError
 
@@ -60,7 +60,7 @@ class Schedule:
     def of(cls, config: ScheduleConfig) -> "Schedule":
         """Return the schedule of what was read from a scheduler configuration."""
         training, stepping = config.training, config.stepping
-        scheduler = DDIMScheduler(
+        scheduler = libraries().DDIMScheduler(
             num_train_timesteps=training.timesteps,
             beta_start=training.beta_start,
             beta_end=training.beta_end,

@@ -6,3 +6,5 @@ BATCH_ROWS = 96
 DECODE_BATCH = 8
 GRADIENT_ROWS = 24
 ENCODE_BATCH = 8
+TEXT_ROWS = 8
+"""Rows of every call of the text encoder."""

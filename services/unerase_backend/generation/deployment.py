@@ -26,7 +26,7 @@ from unerase_backend.generation.routing import ModelRouter, routing_key
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.call_context import receives
-from unerase_backend.runtime.deployment import application, begin_computing
+from unerase_backend.runtime.deployment import application, begin_computing, prepare_later
 from unerase_backend.runtime.handles import remote_classify
 
 _QUEUE_SECONDS = [0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800]
@@ -94,9 +94,11 @@ class Generation:
 
     def __init__(self, settings: GenerationSettings) -> None:
         # Imported only in the replica, so that the process that deploys it stays light.
+        from unerase_backend.diffusion.libraries import libraries
         from unerase_backend.generation.engine import GenerationEngine
 
         begin_computing("generation", settings)
+        prepare_later(libraries)
         store = ArtifactStore(settings.artifacts)
         catalogue = open_catalogue(settings, store)
         self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayGenerationMetrics())

@@ -34,6 +34,7 @@ from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.pictures import Picture
+from unerase_backend.diffusion.shapes import TEXT_ROWS
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.generation import validation
 from unerase_backend.generation.metrics import GenerationMetrics
@@ -131,8 +132,8 @@ class GenerationEngine:
 
         def job(model: DiffusionModel) -> Generator[int, None, EncodeResponse]:
             prompts = []
-            for start in range(0, len(request.prompts), conditioning.TEXT_ROWS):
-                texts = request.prompts[start : start + conditioning.TEXT_ROWS]
+            for start in range(0, len(request.prompts), TEXT_ROWS):
+                texts = request.prompts[start : start + TEXT_ROWS]
                 encoded = conditioning.encode(model, [Conditioning(text=text) for text in texts])
                 for text, states in zip(texts, encoded, strict=True):
                     prompt = conditioning.tokenise(model, text)

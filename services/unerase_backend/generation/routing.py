@@ -2,9 +2,10 @@
 
 The choice affects only the time, since a replica must load a model that it does not have; results are the same bit for
 bit. About once a second replicas report to Serve's controller which models they hold and how many trajectories they
-have; each caller adds its own requests that are not answered yet. For a model that no replica holds, all callers make
-the same first choice without communicating: a hash gives each replica a weight for each model (rendezvous hashing), so
-a replica that comes or goes moves only its own share of the models.
+have; each caller adds its own requests that are not answered yet. A model that no replica holds goes to the least
+loaded, so that subject, reference and control of an audit do not meet on one replica while another is idle. Among those
+that are equal all callers make the same choice without communicating: a hash gives each replica a weight for each model
+(rendezvous hashing), so a replica that comes or goes moves only its own share of the models.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, Repli
 from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase_backend.generation.load import work_of
 
-# With guidance a batch of 32 rows takes 16 trajectories; twice that keeps it full while others wait for their judges.
+# With guidance they are 64 rows, two thirds of a full batch of small models: the next unit finds an idle replica.
 BUSY = 32
 
 
@@ -44,13 +45,15 @@ def routing_key(name: str, changes: Sequence[ModelChange] = ()) -> str:
 def ranked(statuses: Sequence[ReplicaStatus], model: str, busy: int = BUSY) -> list[str]:
     """Return the replicas, the first choice first.
 
-    A replica with up to `busy` trajectories is free, and ranks before one with up to twice as many, and so on; among
-    equals those that hold the model come first, and the model's own order of replicas decides.
+    A replica with up to `busy` trajectories is free, and ranks before one with up to twice as many, and so on. Among
+    equals those that hold the model come first, and of the others those with the fewest trajectories; then the model's
+    own order of replicas decides.
     """
 
-    def rank(status: ReplicaStatus) -> tuple[int, bool, bytes]:
+    def rank(status: ReplicaStatus) -> tuple[int, bool, int, bytes]:
         drawn = hashlib.sha256(f"{model}\0{status.replica}".encode()).digest()
-        return status.trajectories // busy, model not in status.models, drawn
+        lacks = model not in status.models
+        return status.trajectories // busy, lacks, status.trajectories if lacks else 0, drawn
 
     return [status.replica for status in sorted(statuses, key=rank)]
 
@@ -63,8 +66,8 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
     def initialize_state(self, busy: int = BUSY) -> None:
         """Take the settings."""
         self._busy = busy
-        # By replica and request id: the trajectories that this caller sent and that have not ended.
-        self._sent: dict[ReplicaID, dict[str, list[int]]] = {}
+        # By replica and request id: the model and the trajectories that this caller sent and that have not ended.
+        self._sent: dict[ReplicaID, dict[str, list[tuple[str, int]]]] = {}
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -72,7 +75,7 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         """Rank the replicas, one in each rank; if one does not accept the request, the next is asked."""
         by_name = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         request = pending_request.args[0] if pending_request is not None and pending_request.args else None
-        model = routing_key(getattr(request, "model", ""), getattr(request, "changes", ()))
+        model = _model_of(request)
         if pending_request is not None:
             # If no replica accepts the request, wait a little before the next round.
             pending_request.routing_context.should_backoff = True
@@ -83,7 +86,8 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
         """Count what was sent."""
         request = pending_request.args[0] if pending_request.args else None
         sent = self._sent.setdefault(replica_id, {})
-        sent.setdefault(pending_request.metadata.internal_request_id, []).append(work_of(request))
+        works = sent.setdefault(pending_request.metadata.internal_request_id, [])
+        works.append((_model_of(request), work_of(request)))
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         """Remove one ended request; if several have the same id, Serve does not say which of them ended."""
@@ -101,7 +105,12 @@ class ModelRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
 
     def _status(self, replica: RunningReplica) -> ReplicaStatus:
         told: Mapping[str, Any] = replica.routing_stats or {}
-        own = sum(sum(works) for works in list(self._sent.get(replica.replica_id, {}).values()))
-        return ReplicaStatus(
-            replica.replica_id.unique_id, frozenset(told.get("models", ())), max(own, told.get("trajectories", 0))
-        )
+        own = [each for works in list(self._sent.get(replica.replica_id, {}).values()) for each in works]
+        # What was sent there a moment ago is not reported yet.
+        models = frozenset(told.get("models", ())) | {model for model, _ in own}
+        trajectories = max(sum(work for _, work in own), told.get("trajectories", 0))
+        return ReplicaStatus(replica.replica_id.unique_id, models, trajectories)
+
+
+def _model_of(request: object) -> str:
+    return routing_key(getattr(request, "model", ""), getattr(request, "changes", ()))

@@ -1,6 +1,8 @@
 """What the rooms have in common as Ray Serve applications."""
 
 import os
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from ray import serve
@@ -16,6 +18,8 @@ HEALTH_CHECK_TIMEOUT_SECONDS = 10
 A caller can also delay others for this long: at the end of a stream Ray makes the whole replica wait for the caller's
 receipt, which a stopped process does not send.
 """
+
+_PREPARE_SECONDS = 6.0
 
 
 def application(room: type, settings: RoomSettings, **options: Any) -> serve.Application:
@@ -40,14 +44,22 @@ def begin_computing(room: str, settings: RoomSettings) -> None:
     """Prepare the process of a replica that computes: its memory, threads, logs and traces, and no progress bars."""
     # Imported only in the replica, so that the process that deploys it stays light.
     import torch
-    import transformers
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     keep_freed_memory()
     torch.set_num_threads(settings.torch_threads)
     if settings.device == "cuda":
         prepare_gpu(settings.gpu_share if isinstance(settings, ReplicatedRoomSettings) else 0.0)
     configure_telemetry(room, settings)
-    transformers.logging.disable_progress_bar()
+    # Before transformers is imported, which then shows none either.
+    disable_progress_bars()
+
+
+def prepare_later(prepare: Callable[[], object]) -> None:
+    """Call `prepare` once in a thread, when all rooms have had the time to start, which it would slow down."""
+    timer = threading.Timer(_PREPARE_SECONDS, prepare)
+    timer.daemon = True
+    timer.start()
 
 
 def prepare_gpu(share: float) -> None:

@@ -25,8 +25,11 @@ adjustment over evaluations that stopped at different times is therefore as vali
 """
 
 import numpy as np
+
+# Its `stats` takes half a second to import, and is imported when it is first used.
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from unerase_backend.verdict.statistics import ALPHA, FURTHER_CASES_LIMIT, HALVINGS
 
@@ -94,7 +97,7 @@ def anytime_discordant_needed(tests: int, alpha: float = ALPHA) -> int:
 
 def anytime_power(cases: int, excess: float, tests: int, alpha: float = ALPHA) -> float:
     """Return the chance that an excess is found by the last case, if the control never shows the concept."""
-    return float(stats.binom.sf(anytime_discordant_needed(tests, alpha) - 1, cases, excess))
+    return float(scipy.stats.binom.sf(anytime_discordant_needed(tests, alpha) - 1, cases, excess))
 
 
 def anytime_further_cases(

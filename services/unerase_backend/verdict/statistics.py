@@ -7,8 +7,11 @@ adjusted for a design effect may be fractions. Only functions that take a genera
 from dataclasses import dataclass
 
 import numpy as np
+
+# Its `stats` takes half a second to import, and is imported when it is first used.
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 
@@ -71,13 +74,15 @@ def unpaired_bounds(
 def mcnemar_p(only_first: ArrayLike, only_second: ArrayLike) -> Floats:
     """Return McNemar's exact one-sided p that the first exceeds the second: P(X >= b), X ~ Binomial(b + c, 1/2)."""
     only_first, only_second = np.asarray(only_first), np.asarray(only_second)
-    return np.asarray(stats.binom.sf(only_first - 1, only_first + only_second, 0.5), float)
+    return np.asarray(scipy.stats.binom.sf(only_first - 1, only_first + only_second, 0.5), float)
 
 
 def fisher_p(first: ArrayLike, first_cases: ArrayLike, second: ArrayLike, second_cases: ArrayLike) -> Floats:
     """Return Fisher's exact one-sided p that the first of two unpaired proportions exceeds the second."""
     first, first_cases, second, second_cases = (np.asarray(x) for x in (first, first_cases, second, second_cases))
-    return np.asarray(stats.hypergeom.sf(first - 1, first_cases + second_cases, first + second, first_cases), float)
+    return np.asarray(
+        scipy.stats.hypergeom.sf(first - 1, first_cases + second_cases, first + second, first_cases), float
+    )
 
 
 def holm(p: ArrayLike) -> Floats:
@@ -178,7 +183,7 @@ def effective_sample(hits: ArrayLike, draws: ArrayLike) -> EffectiveSample:
         return EffectiveSample(rate, float(clusters))
     variance = clusters / (clusters - 1) * float(np.sum((hits - rate * draws) ** 2)) / total**2
     binomial = rate * (1 - rate) / total
-    t_ratio = float(stats.t.ppf(0.975, total - 1) / stats.t.ppf(0.975, clusters - 1))
+    t_ratio = float(scipy.stats.t.ppf(0.975, total - 1) / scipy.stats.t.ppf(0.975, clusters - 1))
     # A variance below the binomial one is chance: clustered draws do not hold more information than independent ones.
     return EffectiveSample(rate, min(total, total / max(variance / binomial, 1e-9) * t_ratio**2))
 
@@ -193,7 +198,7 @@ def discordant_needed(tests: int, alpha: float = ALPHA) -> int:
 
 def power(cases: int, excess: float, tests: int, alpha: float = ALPHA) -> float:
     """Return the chance that an excess is found if the control shows nothing: P(X >= discordant_needed)."""
-    return float(stats.binom.sf(discordant_needed(tests, alpha) - 1, cases, excess))
+    return float(scipy.stats.binom.sf(discordant_needed(tests, alpha) - 1, cases, excess))
 
 
 def further_cases_alone(hits: int, cases: int, tolerance: float, alpha: float = ALPHA) -> int:

@@ -6,7 +6,6 @@ another one, as soon as the lease of the first has run out.
 
 import asyncio
 import logging
-import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +21,7 @@ from unerase_backend.checking.process import Registrable
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.models import Registration
+from unerase_backend.machine import cores
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import UnavailableError
 
@@ -39,9 +39,7 @@ _MOST_BY_DEFAULT = 4
 
 def default_at_once() -> int:
     """Return how many checks run at once unless a setting says so: one for each core of this process, at most 4."""
-    # Not every system says which cores a process may use.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_BY_DEFAULT)
+    return min(cores().usable, _MOST_BY_DEFAULT)
 
 
 class Registrations:
