@@ -1,11 +1,21 @@
 """The scripted server, and clients of both kinds for it."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
+from typer.main import get_command
 
 from support.scripted_server import QUICK, Blocking, Script, serve
 from unerase import Client
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_tree_of_commands() -> Iterator[None]:
+    """Build the tree of commands once: for each command that is run in this process it takes longer than most do."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("typer.testing._get_command", cache(get_command))
+        yield
 
 
 @pytest.fixture

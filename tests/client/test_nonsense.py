@@ -80,7 +80,7 @@ FREE = {"subject", "concept", "reference", "control", "placebo", "battery", "sel
 }
 
 
-def commands() -> Iterator[tuple[str, Any]]:
+def _commands() -> Iterator[tuple[str, Any]]:
     """Every command by its whole name."""
 
     def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -94,6 +94,9 @@ def commands() -> Iterator[tuple[str, Any]]:
     yield from walk(whole_command(), "")
 
 
+COMMANDS = dict(_commands())
+
+
 def kind_of(command: Any, parameter: Any) -> type:
     """The type of a parameter's value, or of each where it may be repeated."""
     hint = get_type_hints(inspect.unwrap(command.callback))[parameter.name]
@@ -104,7 +107,7 @@ def kind_of(command: Any, parameter: Any) -> type:
 
 PARAMETERS = [
     pytest.param(name, parameter, kind_of(command, parameter), id=f"{name}-{parameter.name}")
-    for name, command in commands()
+    for name, command in COMMANDS.items()
     for parameter in command.params
     if name and not parameter.is_eager and not getattr(parameter, "is_flag", False)
 ]
@@ -164,7 +167,7 @@ def test_nonsense_is_refused_with_a_clear_line(
     address: str, script: Script, folder: Path, name: str, parameter: Any, kind: type
 ) -> None:
     needed = [each.format(folder=folder) for each in NEEDED.get(name, [])]
-    takes_address = any(each.name == "address" for each in dict(commands())[name].params)
+    takes_address = any(each.name == "address" for each in COMMANDS[name].params)
     for value in nonsense(parameter, kind, folder):
         if parameter.param_type_name == "argument":
             # Arguments come first in what is needed.
@@ -279,5 +282,5 @@ def test_addresses_that_are_some_are_tried(address: str) -> None:
 
 def test_every_command_is_here() -> None:
     assert isinstance(app, typer.Typer)
-    assert {"audit", "serve", "tokens create", "concepts", "concepts create"} <= {name for name, _ in commands()}
+    assert {"audit", "serve", "tokens create", "concepts", "concepts create"} <= COMMANDS.keys()
     assert len(PARAMETERS) > 60

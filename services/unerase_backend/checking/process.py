@@ -133,9 +133,12 @@ def main() -> None:
 
 def _checked(settings: RoomSettings, name: str) -> bytes:
     from unerase_backend.catalogue.opening import open_catalogue
+
+    catalogue = open_catalogue(settings, ArtifactStore(settings.artifacts))
+    # Imports torch, which takes seconds that a wrong file should not cost.
     from unerase_backend.checking.models import check_model
 
-    return check_model(open_catalogue(settings, ArtifactStore(settings.artifacts)), name).SerializeToString()
+    return check_model(catalogue, name).SerializeToString()
 
 
 def _registrable(settings: RoomSettings, asked: Mapping[str, Any]) -> bytes:
