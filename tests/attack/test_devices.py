@@ -3,10 +3,12 @@
 Attention with gradients takes another kernel where the device is not the CPU.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attack.counting import unit_store
 from attack.test_calls import BUDGETS, UnitOf, engine_with, findings
 from support.separate_memory import loading_onto_device, separate_memory
 from unerase_backend.catalogue import Catalogue
@@ -27,12 +29,14 @@ async def test_an_attack_finds_the_same_there(
     models: Models,
     unit_of: UnitOf,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     bench = (catalogue, store, models)
     unit = unit_of("reference", 2, evaluation=name, seed_base=5, **(BUDGETS | MORE)[name])
     expected = await findings(engine_with(bench, 6), unit)
     monkeypatch.setattr("unerase_backend.attack.engine.load_model", loading_onto_device(load_model))
-    engine = engine_with(bench, 6)
+    # A store of its own, so that nothing is taken over.
+    engine = engine_with((catalogue, unit_store(tmp_path, catalogue), models), 6)
     inside = separate_memory()
     # What torch may see is set by thread, and the attack runs in its own.
     engine._thread.submit(inside.__enter__).result()

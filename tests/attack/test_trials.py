@@ -196,3 +196,20 @@ async def test_only_a_search_that_stops_at_success_waits(
     unit = unit_of("never", cases=2, **UNLEARN_DIFF_ATK | {name: 1})
     await attacked(engine_with(held.models), unit)
     assert held.asked == ([2] * 4 if name == "stop_at_success" else [4])
+
+
+async def test_another_unit_searches_while_one_waits_for_pictures(
+    engine_with: EngineWith, models: Models, unit_of: UnitOf
+) -> None:
+    held = Held(models)
+    engine = engine_with(held.models)
+    unit = unit_of("never", cases=2, **UNLEARN_DIFF_ATK | {"stop_at_success": 1})
+    waiting = asyncio.create_task(attacked(engine, unit))
+    other = unit_of("never", evaluation="textual-inversion", steps=3, batch_size=1)
+    async with asyncio.timeout(120):
+        async for response in engine.Attack(AttackRequest(unit=other)):
+            if response.event.progress.step == 3:
+                assert not waiting.done()
+                held.let_go.set()
+        assert len((await waiting)[0]) == 8
+    assert sorted(held.asked[:2]) == [1, 2]

@@ -35,7 +35,9 @@ class ServiceSettings(AdmissionSettings):
         default="", repr=False, description="postgresql://... , which coordinators may share; empty means SQLite"
     )
     # Enough to keep generation's batches full while units wait for their judges; more only costs memory.
-    concurrent_units: int = Field(default=6, ge=1, le=256, description="units in flight, over all audits")
+    concurrent_units: int = Field(
+        default=6, ge=1, le=256, description="units in flight, over all audits, and beside them half as many attacks"
+    )
     unit_retry_seconds: float = Field(
         default=600.0, ge=0, description="how long a unit is tried again while a room is unavailable"
     )

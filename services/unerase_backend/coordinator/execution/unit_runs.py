@@ -23,7 +23,11 @@ from unerase_backend.runtime import tracing
 
 
 class UnitRuns:
-    """The units that wait or run in this process; at most `concurrent_units` run at once."""
+    """The units that wait or run in this process.
+
+    At most `concurrent_units` run at once, and beside them half as many attacks. A plan's probes come first, and with
+    places of its own the attack room, which takes one search after another, is busy from the beginning.
+    """
 
     def __init__(self, database: Database, units: Units, retry: Retry, metrics: Metrics, concurrent_units: int) -> None:
         self._database = database
@@ -31,6 +35,7 @@ class UnitRuns:
         self._retry = retry
         self._metrics = metrics
         self._places = FairQueue(concurrent_units)
+        self._attack_places = FairQueue(max(1, concurrent_units // 2))
         self._running: defaultdict[str, set[asyncio.Task[UnitResult]]] = defaultdict(set)
         self._closing = False
 
@@ -76,11 +81,12 @@ class UnitRuns:
     async def _in_turn(self, audit_id: str, unit: Unit) -> UnitResult:
         # Only units wait for a place here. Otherwise the start or end of an audit would wait behind all audits' units.
         origin = await until_answered(lambda: self._database.audits.origin(audit_id))
+        places = self._attack_places if self._units.is_attack(unit.evaluation) else self._places
         async with AsyncExitStack() as held:
             begin = time.monotonic()
             with self._metrics.units_waiting.track_inprogress(), tracing.span("unit.wait"):
                 await held.enter_async_context(
-                    self._places.turn(origin.tenant, (origin.create_time, audit_id), origin.campaign)
+                    places.turn(origin.tenant, (origin.create_time, audit_id), origin.campaign)
                 )
             self._metrics.unit_wait_seconds.observe(time.monotonic() - begin)
             with self._metrics.units_running.track_inprogress():

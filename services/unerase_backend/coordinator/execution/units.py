@@ -103,6 +103,10 @@ class Units:
         await self.descriptions()
         return self._broken
 
+    def is_attack(self, evaluation: str) -> bool:
+        """Whether the attack room has the evaluation, as far as the rooms have been asked."""
+        return evaluation in self._attacks
+
     async def described(self) -> DescribeGenerationResponse:
         """Return generation's description of itself.
 
