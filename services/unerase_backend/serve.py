@@ -22,6 +22,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 # Ray would run its workers at niceness 15, so that anything else on the machine would slow an audit down.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Each worker imports it while Ray and Serve's controller still start.
+os.environ.setdefault("RAY_preload_python_modules", "ray.serve")
+# What Ray does all the time though nothing has changed, less often (docs/performance.md).
+os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")
+os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "1000")
+os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
 # Waiting threads spin for some microseconds, not for ever, because the processes share the cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,6 +46,8 @@ from unerase_backend.serve_errors import all_running, definite_errors, deploymen
 from unerase_backend.serve_settings import ServeSettings, read_settings
 
 _POLLING_SECONDS = 0.2
+# Serve's controller, and a replica of each room but generation.
+_OTHER_WORKERS = 5
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ def start(settings: ServeSettings) -> Backend:
     ray.init(
         address="local",
         include_dashboard=False,
+        # Ray starts so many workers at once and in advance; beside that the number has no effect here.
+        num_cpus=_OTHER_WORKERS + plan.generation_replicas,
         log_to_driver=False,
         logging_level="WARNING",
         object_store_memory=settings.object_store_mb * 1024 * 1024,
@@ -95,7 +106,7 @@ def start(settings: ServeSettings) -> Backend:
     try:
         # No Serve proxy, because clients use the coordinator's own server.
         serve.start(proxy_location="Disabled", logging_config=_serves_own_logs(settings))
-        serve.run_many(targets, wait_for_applications_running=False)
+        serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         _wait(serve.status, len(targets))
     except DeploymentError:
         stop()
