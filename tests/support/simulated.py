@@ -1,5 +1,6 @@
-"""A coordinator in a process of its own, without Ray, whose rooms answer at once with made-up pictures.
+"""A coordinator in a process of its own whose rooms answer at once with made-up pictures.
 
+The rooms are in the coordinator's process, without Ray; or, for a bench, behind Serve's handles (`simulated_serve`).
 Everything of the coordinator is real: server, database, workflows. What a unit's pictures show is a function of its
 model and case alone. Tests say by files in the folder `said` what happens:
 
@@ -114,19 +115,24 @@ def _observations(unit: Unit, told: bool) -> Iterator[Observation]:
 
 
 @contextmanager
-def simulated_coordinator(folder: Path, catalogue: Path | None = None, **settings: Any) -> Iterator[Coordinator]:
+def simulated_coordinator(
+    folder: Path, catalogue: Path | None = None, serve_replicas: int = 0, **settings: Any
+) -> Iterator[Coordinator]:
     """Start a coordinator with `folder` for its state, its artefacts and `said`; kill it in the end.
 
-    Without a catalogue it has the testbed's.
+    Without a catalogue it has the testbed's. With `serve_replicas` the rooms are on Ray Serve, the probes with so many
+    replicas.
     """
-    running = start_simulated(folder, catalogue, **settings)
+    running = start_simulated(folder, catalogue, serve_replicas, **settings)
     try:
         yield running
     finally:
         running.end()
 
 
-def start_simulated(folder: Path, catalogue: Path | None = None, **settings: Any) -> Coordinator:
+def start_simulated(
+    folder: Path, catalogue: Path | None = None, serve_replicas: int = 0, **settings: Any
+) -> Coordinator:
     """Start a coordinator and return once it listens; those of one `folder` share artefacts and `said`."""
     (folder / "said").mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -140,7 +146,7 @@ def start_simulated(folder: Path, catalogue: Path | None = None, **settings: Any
     }
     with (folder / "log").open("a") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "support.simulated", str(folder / "said"), json.dumps(whole)],
+            [sys.executable, "-m", "support.simulated", str(folder / "said"), json.dumps(whole), str(serve_replicas)],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -176,14 +182,20 @@ async def _main() -> None:
     from unerase_backend.coordinator.settings import CoordinatorSettings
     from unerase_backend.runtime import handles
 
-    rooms: Any = Rooms(Path(sys.argv[1]))
-    for room in (handles.GENERATION, handles.CLASSIFICATION, handles.PROBING, handles.ATTACK):
-        room.call, room.stream = rooms.call, rooms.stream  # type: ignore[method-assign]
+    said, serve_replicas = Path(sys.argv[1]), int(sys.argv[3])
+    if serve_replicas:
+        from support.simulated_serve import deploy
+
+        await asyncio.to_thread(deploy, said, serve_replicas)
+    else:
+        rooms: Any = Rooms(said)
+        for room in (handles.GENERATION, handles.CLASSIFICATION, handles.PROBING, handles.ATTACK):
+            room.call, room.stream = rooms.call, rooms.stream  # type: ignore[method-assign]
+        deployment.rooms_serving = lambda asked: dict.fromkeys(asked, True)
     settings = CoordinatorSettings.model_validate_json(sys.argv[2])
     if settings.catalogues:
         # The test's catalogue alone, which has the testbed's names.
         Catalogue.load = partial(Catalogue.load, embedded=Path("none"))  # type: ignore[method-assign]
-    deployment.rooms_serving = lambda asked: dict.fromkeys(asked, True)
     coordinator = deployment.Coordinator.__new__(deployment.Coordinator)
     await coordinator.__init__(settings)  # type: ignore[misc]
     print("up", flush=True)
