@@ -32,7 +32,7 @@ def test_audits_that_an_earlier_version_began_are_finished(begun: Path, tmp_path
     catalogues = sorted(tmp_path.glob("catalogue.yaml"))
     pictures = {Observation.FromString(row[0]).picture_digest for row in before} - {""}
     with serving(tmp_path, catalogues=catalogues) as running, Client(running.address) as client:
-        audits = client.audits()
+        audits = list(client.audits())
         assert len(audits) == 1 + len(catalogues)
         watched = [event for audit in audits for event in _finished(client, audit.id)]
         assert all(any(_has(client, audit.id, digest) for audit in audits) for digest in pictures)

@@ -152,8 +152,8 @@ def start_simulated(
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-    assert process.stdout is not None
-    if process.stdout.readline() != "up\n":
+    # Ray writes there as well.
+    if "up\n" not in iter(process.stdout or ()):
         process.kill()
         raise RuntimeError((folder / "log").read_text())
     return Coordinator(process, f"127.0.0.1:{port}")
@@ -176,19 +176,14 @@ def begun(folder: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-async def _main() -> None:
+async def _main(on_serve: bool) -> None:
     from unerase_backend.catalogue import Catalogue
     from unerase_backend.coordinator import deployment
     from unerase_backend.coordinator.settings import CoordinatorSettings
     from unerase_backend.runtime import handles
 
-    said, serve_replicas = Path(sys.argv[1]), int(sys.argv[3])
-    if serve_replicas:
-        from support.simulated_serve import deploy
-
-        await asyncio.to_thread(deploy, said, serve_replicas)
-    else:
-        rooms: Any = Rooms(said)
+    if not on_serve:
+        rooms: Any = Rooms(Path(sys.argv[1]))
         for room in (handles.GENERATION, handles.CLASSIFICATION, handles.PROBING, handles.ATTACK):
             room.call, room.stream = rooms.call, rooms.stream  # type: ignore[method-assign]
         deployment.rooms_serving = lambda asked: dict.fromkeys(asked, True)
@@ -212,4 +207,9 @@ def until(holds: Any, seconds: float = 60.0) -> Any:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main())
+    if serve_replicas := int(sys.argv[3]):
+        from support.simulated_serve import deploy
+
+        # Ray's processes end with the thread that started them.
+        deploy(Path(sys.argv[1]), serve_replicas)
+    asyncio.run(_main(on_serve=serve_replicas > 0))

@@ -1,7 +1,4 @@
-"""The rooms of `simulated` as Ray Serve applications: a coordinator calls them by Serve's handles.
-
-A replica of the probes does one unit at a time, so that so many replicas do so many units.
-"""
+"""The rooms of `simulated` as Ray Serve applications: a coordinator calls them by Serve's handles."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +13,13 @@ from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, 
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesRequest, ListProbesResponse, ProbeRequest, ProbeResponse
 from unerase_backend.runtime import handles
 from unerase_backend.runtime.call_context import receives
+
+MAX_ONGOING_REQUESTS = 256
+"""As the probes of a real backend have it.
+
+Where each replica takes one request, those that wait look for a free replica by guessing, over and over: of 50 replicas
+21 had work.
+"""
 
 
 class Simulated:
@@ -67,7 +71,7 @@ def deploy(said: Path, replicas: int) -> None:
                     Simulated,
                     name=room.application,
                     num_replicas=replicas if room is handles.PROBING else 1,
-                    max_ongoing_requests=1 if room is handles.PROBING else 16,
+                    max_ongoing_requests=MAX_ONGOING_REQUESTS,
                     ray_actor_options={"num_cpus": 0},
                 ).bind(str(said)),
                 name=room.application,
