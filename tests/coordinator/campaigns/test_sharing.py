@@ -1,7 +1,8 @@
-"""Campaigns beside others: quotas, and what comes first when several want the rooms."""
+"""Campaigns beside others: quotas, what comes first when several want the rooms, and units that audits share."""
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -108,3 +109,17 @@ def test_a_tenant_sees_only_its_own(tenants: dict[str, Backend]) -> None:
     assert mine.id not in {campaign.id for campaign in listed.campaigns}
     # Another tenant may take the same request id.
     assert other.create("mine", spec_of(EDITED[:1])).id != mine.id
+
+
+def test_a_unit_that_another_audit_computes_waits_without_a_place(tmp_path: Path) -> None:
+    """While one audit has the reference's unit computed, the places are for what the others can begin."""
+    catalogue = catalogue_of_many(tmp_path / "catalogue")
+    say(tmp_path, "hold-small/reference")
+    with simulated_coordinator(tmp_path, catalogue, concurrent_units=2) as running:
+        backend = Backend(tmp_path, running)
+        campaign = backend.create("shared", spec_of(EDITED[:3]))
+        until(lambda: {model for model, *_ in begun(tmp_path)} >= set(EDITED[:3]))
+        unsay(tmp_path, "hold-small/reference")
+        backend.watch(campaign.id)
+    made = [tuple(unit) for unit in begun(tmp_path) if unit[1] == "reference"]
+    assert len(made) == len(set(made)) > 0

@@ -12,10 +12,11 @@ from typing import Any
 
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitResult
 from unerase_backend.coordinator.execution.retry import Retry
-from unerase_backend.coordinator.execution.units import Units
+from unerase_backend.coordinator.execution.units import Units, UnitUnderWayError
 from unerase_backend.coordinator.fair_queue import FairQueue
 from unerase_backend.coordinator.metrics import Metrics
 from unerase_backend.coordinator.states import ACTIVE
+from unerase_backend.coordinator.storage.audits import Origin
 from unerase_backend.coordinator.storage.database import Database
 from unerase_backend.coordinator.storage.transitions import AuditEndedError
 from unerase_backend.coordinator.storage.write_retry import until_answered
@@ -81,6 +82,15 @@ class UnitRuns:
     async def _in_turn(self, audit_id: str, unit: Unit) -> UnitResult:
         # Only units wait for a place here. Otherwise the start or end of an audit would wait behind all audits' units.
         origin = await until_answered(lambda: self._database.audits.origin(audit_id))
+        while True:
+            try:
+                return await self._once(audit_id, unit, origin)
+            except UnitUnderWayError as error:
+                # Without a place: the units that are under way need theirs, and others have work for this one.
+                with self._metrics.units_waiting.track_inprogress():
+                    await error.ended.wait()
+
+    async def _once(self, audit_id: str, unit: Unit, origin: Origin) -> UnitResult:
         places = self._attack_places if self._units.is_attack(unit.evaluation) else self._places
         async with AsyncExitStack() as held:
             begin = time.monotonic()
@@ -90,7 +100,7 @@ class UnitRuns:
                 )
             self._metrics.unit_wait_seconds.observe(time.monotonic() - begin)
             with self._metrics.units_running.track_inprogress():
-                return await self._retry.persist(lambda: self._units.compute(audit_id, unit), audit_id, unit)
+                return await self._retry.persist(lambda: self._units.attempt(audit_id, unit), audit_id, unit)
 
 
 def _this_task() -> asyncio.Task[Any]:

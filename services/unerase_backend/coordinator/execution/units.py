@@ -8,10 +8,9 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
-from weakref import WeakValueDictionary
 
 from unerase.internal.v1alpha1.attack_pb2 import AttackRequest, ListAttacksRequest
 from unerase.internal.v1alpha1.classification_pb2 import (
@@ -55,6 +54,14 @@ _PROGRESS_SECONDS = 1.0
 Found = TypeVar("Found", Observation, Finding)
 
 
+class UnitUnderWayError(Exception):
+    """The same unit is being computed for another audit; `ended` is set once it no longer is."""
+
+    def __init__(self, ended: asyncio.Event) -> None:
+        super().__init__("the same unit is under way")
+        self.ended = ended
+
+
 class Units:
     """Has rooms run units, and keeps the results in the unit cache; also asks the rooms for their evaluations."""
 
@@ -74,7 +81,7 @@ class Units:
         self._notifications = notifications
         self._estimates = estimates
         self._audit_models = AuditModels(database, store)
-        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._under_way: dict[str, asyncio.Event] = {}
         self._probes: dict[str, EvaluationDescription] = {}
         self._attacks: dict[str, EvaluationDescription] = {}
         self._broken: dict[str, str] = {}
@@ -126,9 +133,18 @@ class Units:
         return described
 
     async def compute(self, audit_id: str, planned: Unit) -> UnitResult:
+        """Return the result of a unit, as `attempt`; if it is under way, wait until it no longer is."""
+        while True:
+            try:
+                return await self.attempt(audit_id, planned)
+            except UnitUnderWayError as error:
+                await error.ended.wait()
+
+    async def attempt(self, audit_id: str, planned: Unit) -> UnitResult:
         """Return the result of a unit as the database holds it, and report its progress to the audit's watchers.
 
         Raises:
+            UnitUnderWayError: the same unit, or one that makes the same search, is under way.
             AuditEndedError: the audit is no longer in flight.
             DataLossError: an artefact is lost and cannot be made again.
             UneraseError: an error of the room.
@@ -141,13 +157,13 @@ class Units:
         return names.message(result)
 
     async def _computed(self, audit_id: str, planned: Unit) -> UnitResult:
-        """Return the result of a unit by the names that rooms know; raises as `compute`."""
+        """Return the result of a unit by the names that rooms know; raises as `attempt`."""
         description = (await self.descriptions())[planned.evaluation]
         unit = await self._whole(audit_id, planned)
         rooms, attacked = await self._profiles(description.name)
         key = await self._key(unit, description, rooms, attacked)
         # Audits that need the same unit at the same time wait for the one that began it.
-        async with self._alone(unit), self._under_way.setdefault(key, asyncio.Lock()):
+        with self._alone(key, *self._searches(unit)):
             result = await asyncio.to_thread(unit_cache.find, self._store, key)
             if result is None:
                 begin = time.monotonic()
@@ -187,12 +203,31 @@ class Units:
     async def _key(self, unit: Unit, description: EvaluationDescription, rooms: str, attacked: str) -> str:
         return await asyncio.to_thread(unit_cache.unit_key, unit, description, self._catalogue, f"{rooms}; {attacked}")
 
-    def _alone(self, unit: Unit) -> asyncio.Lock:
-        """Return what lets one unit at a time make a search that others of its audit share; the others take it over."""
+    @contextmanager
+    def _alone(self, *keys: str) -> Iterator[None]:
+        """Be the only one that computes what the keys name.
+
+        Raises:
+            UnitUnderWayError: another one computes something of it.
+        """
+        for key in keys:
+            if (ended := self._under_way.get(key)) is not None:
+                raise UnitUnderWayError(ended)
+        ended = asyncio.Event()
+        self._under_way |= dict.fromkeys(keys, ended)
+        try:
+            yield
+        finally:
+            for key in keys:
+                del self._under_way[key]
+            ended.set()
+
+    def _searches(self, unit: Unit) -> list[str]:
+        """Return the key of a search that others of the unit's audit share: one makes it, the others take it over."""
         if unit.evaluation not in self._attacks or unit.access == MODEL_ACCESS_UNSPECIFIED:
-            return asyncio.Lock()
+            return []
         search = without_access(unit).SerializeToString(deterministic=True)
-        return self._under_way.setdefault(f"search {hashlib.sha256(search).hexdigest()}", asyncio.Lock())
+        return [f"search {hashlib.sha256(search).hexdigest()}"]
 
     async def _whole(self, audit_id: str, unit: Unit) -> Unit:
         """Put back what the unit shares with others of its audit."""
