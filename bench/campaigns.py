@@ -6,14 +6,15 @@ of the backend's whole process tree. Memory and efficiency are measured with a r
 are simulated (`tests/support/simulated.py`): a unit only waits. Fifty replicas are replicas of Ray Serve behind its
 handles; for two hundred, more processes than a small machine starts, the rooms are in the coordinator's process.
 Efficiency is the time that the simulated replicas were busy over the time that they were there, from the moment when
-all had a unit to the moment when the last unit began.
+the first unit began to the moment when the last one began. The coordinator's CPU time for a unit is that of the larger
+of these campaigns, from its creation to its end, over its units.
 """
 
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,15 @@ def measure() -> list[dict[str, Any]]:
         catalogue = _catalogue(Path(folder) / "catalogue")
         few, many = (_peak_mb(Path(folder) / f"cells-{cells}", catalogue, cells) for cells in CELLS)
         per_10k = (many - few) / (CELLS[1] - CELLS[0]) * 10_000
-        efficiency = {count: _efficiency(Path(folder) / f"fan-{count}", catalogue, count) for count in REPLICAS}
+        fanned = {count: _fanned_out(Path(folder) / f"fan-{count}", catalogue, count) for count in REPLICAS}
     return [
         figure("campaign.coordinator_share", round(share, 3)),
         figure("campaign.memory_per_10k_cells_mb", round(per_10k, 1)),
-        *(figure(f"campaign.fanout_efficiency_{count}", round(value, 3)) for count, value in efficiency.items()),
+        *(
+            figure(f"campaign.fanout_efficiency_{count}", round(efficiency, 3))
+            for count, (efficiency, _) in fanned.items()
+        ),
+        figure("campaign.coordinator_ms_per_unit", round(fanned[max(REPLICAS)][1], 1)),
     ]
 
 
@@ -124,26 +129,27 @@ def _peak_mb(folder: Path, catalogue: Path, cells: int) -> float:
     return peak.megabytes
 
 
-def _efficiency(folder: Path, catalogue: Path, replicas: int) -> float:
+def _fanned_out(folder: Path, catalogue: Path, replicas: int) -> tuple[float, float]:
+    """Return the efficiency of so many replicas, and the coordinator's CPU time for a unit in milliseconds."""
     subjects = [f"edited/{number}" for number in range(replicas * ROUNDS // 2)]
     say(folder, "takes")
     (folder / "said" / "takes").write_text(str(UNIT_SECONDS))
     serve_replicas = replicas if replicas <= SERVE_REPLICAS else 0
-    with _coordinator(folder, catalogue, serve_replicas=serve_replicas, concurrent_units=replicas) as (_, service):
+    with _coordinator(folder, catalogue, serve_replicas=serve_replicas, concurrent_units=replicas) as running:
+        process, service = running
+        before = process.cpu_times()
         _whole(service, _spec(subjects, ["hourglass", "circle"], _SMALL, window=min(2 * replicas, 1024)))
+        after = process.cpu_times()
     lines = (folder / "said" / "took").read_text().splitlines()
-    spans = sorted(tuple(map(float, line.split())) for line in lines)
-    return _busy(spans, replicas)
+    spans = sorted((float(begin), float(end)) for begin, end in map(str.split, lines))
+    seconds = after.user + after.system - before.user - before.system
+    return _busy(spans, replicas), 1000 * seconds / len(spans)
 
 
-def _busy(spans: list[tuple[float, ...]], replicas: int) -> float:
-    """Return the share of their time that the replicas were busy, between the first moment when all were and the last
-    beginning of a unit.
-    """
-    begins = [begin for begin, _ in spans]
-    since = next(at for at in begins if sum(begin <= at < end for begin, end in spans) >= replicas)
-    until = begins[-1]
-    busy = sum(max(0.0, min(end, until) - max(begin, since)) for begin, end in spans)
+def _busy(spans: Sequence[tuple[float, float]], replicas: int) -> float:
+    """Return the share of their time that the replicas were busy, from the first to the last beginning of a unit."""
+    since, until = spans[0][0], spans[-1][0]
+    busy = sum(min(end, until) - begin for begin, end in spans)
     return busy / (replicas * (until - since))
 
 
