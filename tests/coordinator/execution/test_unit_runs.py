@@ -33,7 +33,7 @@ class Held(Units):
         self.begun: asyncio.Queue[str] = asyncio.Queue()
         self.let_go = asyncio.Event()
 
-    async def compute(self, audit_id: str, planned: Unit) -> UnitResult:
+    async def attempt(self, audit_id: str, planned: Unit) -> UnitResult:
         self.begun.put_nowait(planned.id)
         await self.let_go.wait()
         return UnitResult()
