@@ -178,7 +178,7 @@ def begun(folder: Path) -> list[list[str]]:
 
 async def _main(on_serve: bool) -> None:
     from unerase_backend.catalogue import Catalogue
-    from unerase_backend.coordinator import deployment
+    from unerase_backend.coordinator import running
     from unerase_backend.coordinator.settings import CoordinatorSettings
     from unerase_backend.runtime import handles
 
@@ -186,13 +186,13 @@ async def _main(on_serve: bool) -> None:
         rooms: Any = Rooms(Path(sys.argv[1]))
         for room in (handles.GENERATION, handles.CLASSIFICATION, handles.PROBING, handles.ATTACK):
             room.call, room.stream = rooms.call, rooms.stream  # type: ignore[method-assign]
-        deployment.rooms_serving = lambda asked: dict.fromkeys(asked, True)
+        running.rooms_serving = lambda asked: dict.fromkeys(asked, True)
     settings = CoordinatorSettings.model_validate_json(sys.argv[2])
     if settings.catalogues:
         # The test's catalogue alone, which has the testbed's names.
         Catalogue.load = partial(Catalogue.load, embedded=Path("none"))  # type: ignore[method-assign]
-    coordinator = deployment.Coordinator.__new__(deployment.Coordinator)
-    await coordinator.__init__(settings)  # type: ignore[misc]
+    coordinator = running.RunningCoordinator(settings)
+    await coordinator.begin()
     print("up", flush=True)
     await asyncio.Event().wait()
 
