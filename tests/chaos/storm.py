@@ -10,17 +10,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from google.protobuf import json_format
+
 from chaos.campaign import content_of, follow_campaign, lost_of
 from chaos.fleet import BACKEND, STALLED, Fleet, Shared
 from chaos.insistence import SETTINGS, insist
 from unerase import Client, UneraseError
-from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery
+from unerase.v1.audits_pb2 import AUDIT_STATE_SUCCEEDED, AuditSpec, Battery, ReportContent
 from unerase.v1.campaigns_pb2 import CampaignEvent
 from unerase.v1.types_pb2 import EvaluationRequest
 
 # The whole backend takes its time to come back, and is killed less often than the rest.
 _WEIGHTS = {BACKEND: 1, STALLED: 2}
 _WEIGHT = 4
+# How many places are named in which a report differs.
+_SHOWN = 5
 
 
 @dataclass
@@ -183,9 +187,10 @@ def _judge(fleet: Fleet | Shared, follower: Future[tuple[str, list[str]]], expec
                 f"state {audit.state}, {len(done)} of {audit.units_total} units, {len(observations)} of "
                 f"{len(expected.observations)} observations: {audit.error_reason} {audit.error_message}"
             )
-        elif _content(client, audit_id) != expected.content:
+        elif (content := _content(client, audit_id)) != expected.content:
             toll.differing += 1
-            toll.reasons.append(f"another report of seed base {audit.spec.seed_base}")
+            where = ", ".join(_differences(_as_dict(expected.content), _as_dict(content))[:_SHOWN])
+            toll.reasons.append(f"another report of seed base {audit.spec.seed_base}: {where}")
 
 
 def _judge_campaign(
@@ -204,6 +209,21 @@ def _judge_campaign(
     elif content_of(address, campaign_id) != expected:
         toll.differing += 1
         toll.reasons.append("another report of the campaign")
+
+
+def _as_dict(content: bytes) -> dict[str, Any]:
+    return json_format.MessageToDict(ReportContent.FromString(content))
+
+
+def _differences(expected: Any, found: Any, path: str = "content") -> list[str]:
+    """Return where two values differ, each place with both."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        keys = sorted({*expected, *found})
+        return [each for key in keys for each in _differences(expected.get(key), found.get(key), f"{path}.{key}")]
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        pairs = enumerate(zip(expected, found, strict=True))
+        return [each for index, pair in pairs for each in _differences(*pair, f"{path}[{index}]")]
+    return [] if expected == found else [f"{path} is {str(found)[:80]} in place of {str(expected)[:80]}"]
 
 
 def _content(client: Client, audit_id: str) -> bytes:
