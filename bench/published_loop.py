@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel
 
 from bench.published_attacks import Inversion, TokenAttack
+from support.diffusers_pipeline import diffusers_pipeline
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.pretrained import load_image_processor
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -78,15 +78,7 @@ class PublishedLoop:
     @classmethod
     def load(cls, folder: Path, clip: Path, material: Material) -> "PublishedLoop":
         """Return the loop over the pipeline of a folder, with DDIM, in float32 on the CPU."""
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            local_files_only=True,
-        )
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-        pipeline.set_progress_bar_config(disable=True)
+        pipeline = diffusers_pipeline(folder)
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.requires_grad_(False)
         return cls(pipeline, Clip(clip, material.labels), material)

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 import transformers
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from bench.figures import figure
+from support.diffusers_pipeline import diffusers_pipeline
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import load_model
@@ -41,15 +41,7 @@ def measure() -> list[dict[str, Any]]:
     entry = catalogue.model(MODEL)
     sampler = Sampler(load_model(catalogue, MODEL, torch.device("cpu"), torch.float32))
     clock = _clock(sampler.model.unet)
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        catalogue.model_parts(MODEL).folder,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-        local_files_only=True,
-    )
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = diffusers_pipeline(catalogue.model_parts(MODEL).folder)
     trajectories = [
         Trajectory(
             conditioning=Conditioning(text=catalogue.concept("hourglass").prompts[case].format(concept="hourglass")),

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from support.diffusers_pipeline import diffusers_pipeline
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
@@ -37,16 +38,7 @@ def model(catalogue: Catalogue) -> DiffusionModel:
 @pytest.fixture(scope="session")
 def pipeline(catalogue: Catalogue) -> Any:
     """The same folder as diffusers itself loads it, in its own memory format."""
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        catalogue.model_parts(REFERENCE).folder,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-        local_files_only=True,
-    )
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return diffusers_pipeline(catalogue.model_parts(REFERENCE).folder)
 
 
 @pytest.fixture(scope="session")
