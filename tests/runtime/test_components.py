@@ -3,6 +3,7 @@
 import logging
 import sys
 import textwrap
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -132,7 +133,7 @@ def test_our_own_come_first_even_where_a_third_party_is_imported_before(
     load_own = table._load_own
 
     def load() -> None:
-        loaded.append(components._Importing.module)
+        loaded.append(components.third_party())
         load_own()
 
     monkeypatch.setattr(table, "_load_own", load)
@@ -142,6 +143,41 @@ def test_our_own_come_first_even_where_a_third_party_is_imported_before(
     assert list(table.all()) == ["first-of-all"]
     # Imported once, it registered nothing in the other table.
     assert "its module registers no other thing" in other.broken()["both"]
+
+
+def test_a_thread_that_asks_while_another_one_imports_waits_for_the_whole(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator once got the kinds of judge without those that another thread was importing, into a report."""
+    package = install("slow", {"first": "add('first')", "later": f"from {__name__} import ASK\nASK()\nadd('later')"})
+    table = TABLE["own"] = Components("thing", package, "unerase.nobody")
+    seen: list[list[str]] = []
+    asker = threading.Thread(target=lambda: seen.append(list(table.all())))
+    early: list[bool] = []
+
+    def ask_meanwhile() -> None:
+        asker.start()
+        asker.join(0.3)
+        early.append(not asker.is_alive())
+
+    monkeypatch.setitem(globals(), "ASK", ask_meanwhile)
+    assert list(table.all()) == ["first", "later"]
+    asker.join()
+    assert early == [False]
+    assert seen == [["first", "later"]]
+
+
+def test_what_another_thread_registers_meanwhile_is_not_the_third_partys(
+    table: Components[str], install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def register_elsewhere() -> None:
+        thread = threading.Thread(target=lambda: table.add("ours", "ours", "here"))
+        thread.start()
+        thread.join()
+
+    monkeypatch.setitem(globals(), "ASK", register_elsewhere)
+    install("broken", {"broken": f"from {__name__} import ASK\nASK()\n1 / 0"})
+    assert table.all() == {"ours": "ours"}
 
 
 def test_what_a_broken_module_left_in_another_table_is_kept_out_too(table: Components[str], install: Install) -> None:

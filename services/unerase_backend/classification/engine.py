@@ -94,8 +94,10 @@ class ClassificationEngine:
         profile = computing_profile(device, dtype, threads, judge=batch)
         if runtime := runtime_version():
             profile += f" onnxruntime={runtime}"
+        # The first call imports every kind, or waits for the thread that does.
+        known = await asyncio.to_thread(kinds)
         return DescribeClassificationResponse(
-            numerics_profile=profile, kinds={name: kind.provider for name, kind in kinds().items()}
+            numerics_profile=profile, kinds={name: kind.provider for name, kind in known.items()}
         )
 
     def close(self) -> None:

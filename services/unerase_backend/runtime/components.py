@@ -4,6 +4,7 @@ A third party's module is imported once in a process. A module that cannot be im
 describes a component badly is rejected with everything that it registered, and nothing else is affected. The log, and
 the error for a request of such a component, name the entry point, its distribution and the reason. Own components
 come first, then the packages in order of distribution and entry point, so that every process rejects the same ones.
+One thread imports at a time, and the others wait for it: nobody sees a part of what there is.
 """
 
 import importlib
@@ -38,7 +39,8 @@ class _Registered(Generic[Component]):
 
 def third_party() -> str:
     """Return the module that is being imported for a third party; empty while our own register."""
-    return _Importing.module
+    module: str = getattr(_Importing.by_thread, "module", "")
+    return module
 
 
 class Components(Generic[Component]):
@@ -63,7 +65,7 @@ class Components(Generic[Component]):
         Raises:
             RegistrationError: the name is taken.
         """
-        origin = _Importing.module
+        origin = third_party()
         if origin:
             # A third party's module may be imported for another registry, before this one has loaded the backend's own.
             self._load_own()
@@ -77,10 +79,12 @@ class Components(Generic[Component]):
     def all(self) -> dict[str, Component]:
         """Return every component by name, including those of third parties."""
         if not self._loaded:
-            self._load_own()
-            for entry_point in sorted(entry_points(group=self._group), key=_order):
-                self._load(entry_point)
-            self._loaded = True
+            with _Importing.lock:
+                if not self._loaded:
+                    self._load_own()
+                    for entry_point in sorted(entry_points(group=self._group), key=_order):
+                        self._load(entry_point)
+                    self._loaded = True
         return {name: registered.component for name, registered in sorted(self._registered.items())}
 
     def broken(self) -> dict[str, str]:
@@ -116,33 +120,33 @@ class _Importing:
     """The modules of third parties that this process has imported: one that serves two registries is imported once."""
 
     lock = threading.RLock()
-    module = ""
+    by_thread = threading.local()
+    """Its `module` is what this thread imports for a third party; imports of other threads are not part of that."""
     problems: dict[str, str] = {}  # noqa: RUF012 - one for each process
 
 
 def _import(entry_point: EntryPoint) -> str:
     """Import the entry point's module and return why that failed; empty if it did not fail."""
     module = entry_point.module
-    with _Importing.lock:
-        if module not in _Importing.problems:
-            _Importing.problems[module] = ""
-            with _importing(module):
-                try:
-                    importlib.import_module(module)
-                # A module may raise SystemExit while it is imported, which would end the room.
-                except (Exception, SystemExit) as error:
-                    _logger.error("the third-party module %s cannot be loaded", module, exc_info=error)
-                    _Importing.problems[module] = _problem(error)
-        return _Importing.problems[module]
+    if module not in _Importing.problems:
+        _Importing.problems[module] = ""
+        with _importing(module):
+            try:
+                importlib.import_module(module)
+            # A module may raise SystemExit while it is imported, which would end the room.
+            except (Exception, SystemExit) as error:
+                _logger.error("the third-party module %s cannot be loaded", module, exc_info=error)
+                _Importing.problems[module] = _problem(error)
+    return _Importing.problems[module]
 
 
 @contextmanager
 def _importing(module: str) -> Iterator[None]:
-    before, _Importing.module = _Importing.module, module
+    before, _Importing.by_thread.module = third_party(), module
     try:
         yield
     finally:
-        _Importing.module = before
+        _Importing.by_thread.module = before
 
 
 def _problem(error: BaseException) -> str:
