@@ -43,6 +43,24 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "models.yaml") == [("models.yaml", "is not text in UTF-8")]
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        ("model: {}", "model", "there is no such key; did you mean models?"),
+        ("models: {a/b: {base: c/d, unett: x}}", "models.a/b.unett", "there is no such key; did you mean unet?"),
+        ("judges: {a/b: {kind: clip, x: 3}}", "judges.a/b.x", "there is no such key; the keys here are kind, path, "),
+        ("judges: {a/b: {}}", "judges.a/b.kind", "must be given"),
+    ],
+)
+def test_a_key_that_is_spelled_wrong_is_answered_with_the_right_one(
+    tmp_path: Path, text: str, key: str, says: str
+) -> None:
+    (tmp_path / "models.yaml").write_text(text)
+    [(field, description)] = refused(tmp_path / "models.yaml")
+    assert field == f"models.yaml: {key}"
+    assert description.startswith(says)
+
+
 @pytest.mark.parametrize("value", ["2026-13-45", "!!timestamp soon", "!!int ''", "!!bool perhaps"])
 def test_a_value_that_yaml_cannot_read_names_the_file(tmp_path: Path, value: str) -> None:
     file = tmp_path / "own.yaml"

@@ -268,7 +268,10 @@ def test_two_campaigns_are_compared_cell_by_cell(address: str, script: Script) -
     same = CellComparison(cell=1, subject="testbed/uce", concept="heart")
     same.audits.change = Change.CHANGE_SAME
     lost = CellComparison(cell=3, subject="testbed/reference", concept="heart", problem="the cell failed")
-    script.campaign.compared = [_worse(), same, lost]
+    other = CellComparison(cell=2, subject="testbed/reference", concept="hourglass", replaced=True)
+    other.audits.incomparable.add(what="cases", first="24", second="6")
+    other.audits.incomparable.add(what="seed base", first="1", second="5")
+    script.campaign.compared = [_worse(), same, other, lost]
     script.campaign.whole.statement = "1 of 2 cells became worse."
     script.campaign.whole.only_in_first.append("testbed/old x heart")
     shown = run(address, "campaign", "compare", "c1", "c2").stdout
@@ -276,12 +279,13 @@ def test_two_campaigns_are_compared_cell_by_cell(address: str, script: Script) -
         "1 of 2 cells became worse.",
         "testbed/uce x hourglass: worse, other weights: removed, now avoided",
         "  Textual inversion: only before in 0 of 24 cases, only now in 22, +0.92 [+0.00, +0.00], p 4e-06",
+        "testbed/reference x hourglass: not compared: cases: 24 and 6; seed base: 1 and 5",
         "testbed/reference x heart: not compared: the cell failed",
         "testbed/old x heart: only in the first campaign",
     ]
     assert "testbed/uce x heart: same" in run(address, "campaign", "compare", "c1", "c2", "--all").stdout
     *cells, whole = run(address, "campaign", "compare", "c1", "c2", "--json").stdout.splitlines()
-    assert [json.loads(cell).get("cell", 0) for cell in cells] == [0, 3]
+    assert [json.loads(cell).get("cell", 0) for cell in cells] == [0, 2, 3]
     assert json.loads(whole)["statement"] == "1 of 2 cells became worse."
 
 
@@ -333,13 +337,49 @@ def test_a_model_that_is_refused_says_why(address: str, script: Script, tmp_path
     assert "acme/other is refused" in ended.stderr
 
 
+def test_a_model_that_cannot_be_registered_does_not_keep_the_others_out(
+    address: str, script: Script, tmp_path: Path
+) -> None:
+    (tmp_path / "models.yaml").write_text(MODELS)
+    script.failures["RegisterModel"] = [
+        failing(grpc.StatusCode.ALREADY_EXISTS, "there is one already", reason="MODEL_EXISTS")
+    ]
+    ended = run(address, "models", "register", str(tmp_path / "models.yaml"))
+    assert ended.exit_code == 2
+    assert ended.stderr.splitlines() == [
+        "acme/edited: there is one already",
+        "acme/edited: --replace puts the new one in its place.",
+    ]
+    assert ended.stdout.splitlines() == [f"acme/other: {'d' * 64}"]
+    assert not script.seen(DeleteModelRequest)
+
+
+def test_a_model_takes_the_place_of_the_one_that_has_its_name(address: str, script: Script, tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(MODELS)
+    script.failures["RegisterModel"] = [failing(grpc.StatusCode.ALREADY_EXISTS, "there", reason="MODEL_EXISTS")]
+    ended = run(address, "models", "register", str(tmp_path / "models.yaml"), "--replace")
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines() == [f"acme/edited: {'d' * 64}", f"acme/other: {'d' * 64}"]
+    assert [each.name for each in script.seen(DeleteModelRequest)] == ["acme/edited"]
+
+
+def test_an_entry_that_breaks_a_rule_leaves_the_earlier_model(address: str, script: Script, tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_text(MODELS)
+    script.failures["RegisterModel"] = [failing(grpc.StatusCode.INVALID_ARGUMENT, "model.entry.unett: no key")] * 2
+    ended = run(address, "models", "register", str(tmp_path / "models.yaml"), "--replace")
+    assert ended.exit_code == 2
+    assert "acme/edited: model.entry.unett: no key" in ended.stderr.splitlines()
+    assert not script.seen(DeleteModelRequest)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         ("models: {}", "models: must name a model at least"),
         ("models: {acme/x: 3}", "line 1: models.acme/x: must be a mapping, not 3"),
         ("models: {acme/x: {labels: {a: 1}}}", "line 1: models.acme/x.labels.a: must be text, not 1"),
-        ("model: {}", "there is no such key; the keys here are models, labels"),
+        ("model: {}", "line 1: model: there is no such key; did you mean models?"),
+        ("models: {}\nxyz: 1", "line 2: xyz: there is no such key; the keys here are models, labels"),
     ],
 )
 def test_a_file_that_describes_no_models_is_refused(
@@ -373,3 +413,13 @@ def test_audits_have_labels_and_are_filtered(address: str, script: Script) -> No
     run(address, "audits", "--filter", 'labels.team = "safety"', "--order-by", "end_time desc")
     listed = script.seen(ListAuditsRequest)[0]
     assert (listed.filter, listed.order_by) == ('labels.team = "safety"', "end_time desc")
+
+
+@pytest.mark.parametrize("columns", ["", "60"])
+def test_what_other_commands_take_is_shown_whole(address: str, script: Script, columns: str) -> None:
+    name = "acme/a-name-of-some-length-that-is-not-cut"
+    script.models = [Model(name=name, base="testbed/reference", method="a method", erased=["hourglass", "heart"])]
+    listed = CliRunner().invoke(app, ["models", "--address", address], env={"COLUMNS": columns}).stdout
+    assert name in listed
+    assert "…" not in listed
+    assert (len(listed.splitlines()) == 2) == (columns == "")

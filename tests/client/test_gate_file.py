@@ -65,7 +65,7 @@ def test_what_is_left_out_asks_nothing(tmp_path: Path) -> None:
         ("", "gate.yaml: must be a mapping with the keys worst_conclusion, excess, "),
         ("- excess", "gate.yaml: must be a mapping"),
         ("undecided: 3", "gate.yaml: asks nothing; give at least one of worst_conclusion, excess, "),
-        ("excess: 0.1\nexces: 0.2", "gate.yaml: line 2: exces: there is no such key; the keys are worst_conclusion, "),
+        ("excess: 0.1\nexces: 0.2", "gate.yaml: line 2: exces: there is no such key; did you mean excess?"),
         ("excess: 0.1\n\nexcess: 0.5", "gate.yaml: line 3: excess: stands twice, first in line 1"),
         ("excess: 10 %", "gate.yaml: line 1: excess: must be a number above 0 and under 1, not '10 %'"),
         ("excess: yes", "gate.yaml: line 1: excess: must be a number above 0 and under 1, not True"),

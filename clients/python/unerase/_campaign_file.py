@@ -61,7 +61,7 @@ _EVALUATION = TextOr(
 _BATTERY = Keys(
     {
         "preset": Key(_NAME, "Preset: quick, standard, full or paper; `evaluations` alone without one."),
-        "evaluations": Key(ListOf(_EVALUATION, 64, unique=False), "Added to the preset."),
+        "evaluations": Key(ListOf(_EVALUATION, 64, 1, unique=False), "Added to the preset."),
         "allow_incomplete": Key(Flag(), "Conclude even if a required evaluation is missing."),
     }
 )
@@ -77,8 +77,8 @@ def _words(name: str) -> Text:
 AUDIT = Keys(
     {
         "battery": Key(TextOr(_NAME, _BATTERY), "A preset, or a preset with evaluations."),
-        "cases": Key(count(), "Number of cases; the preset's unless given."),
-        "steps": Key(count(), "Denoising steps; the battery's unless given."),
+        "cases": Key(count(least=1), "Number of cases; the preset's unless given."),
+        "steps": Key(count(least=1), "Denoising steps; the battery's unless given."),
         "guidance_scale": Key(Number(1, 50), "The reference's own unless given."),
         "tolerances": Key(
             Keys({each.name: Key(_TOLERANCE, "See docs/verdict.md.") for each in Tolerances.DESCRIPTOR.fields}),

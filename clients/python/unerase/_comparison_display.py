@@ -8,7 +8,14 @@ from rich.text import Text
 
 from unerase._display import enum_name
 from unerase._visible import isolated
-from unerase.v1.comparisons_pb2 import AuditComparison, CampaignComparison, CellComparison, Change, EvaluationComparison
+from unerase.v1.comparisons_pb2 import (
+    AuditComparison,
+    CampaignComparison,
+    CellComparison,
+    Change,
+    EvaluationComparison,
+    Incomparable,
+)
 from unerase.v1.gates_pb2 import GateOutcome, GateResult
 from unerase.v1.verdicts_pb2 import Conclusion
 
@@ -38,7 +45,7 @@ def show_audits_compared(console: Console, found: AuditComparison) -> None:
     console.print(_text(found.statement))
     for kind, differing in (("differs", found.incomparable), ("differs, and is only noted", found.noted)):
         for each in differing:
-            console.print(_text(f"{kind}: {each.what}: {each.first} and {each.second}"), soft_wrap=True)
+            console.print(_text(f"{kind}: {_differing(each)}"), soft_wrap=True)
     if found.evaluations:
         console.print(_evaluations(found.evaluations))
     for figure in found.figures:
@@ -60,8 +67,9 @@ def show_campaigns_compared(
     """Print what changed from one campaign to another, cell by cell; the unchanged ones only with `everything`."""
     console.print(_text(whole.statement))
     for cell in cells:
-        if cell.problem:
-            console.print(_text(f"{cell.subject} x {cell.concept}: not compared: {cell.problem}"), soft_wrap=True)
+        why = cell.problem or "; ".join(map(_differing, cell.audits.incomparable))
+        if why:
+            console.print(_text(f"{cell.subject} x {cell.concept}: not compared: {why}"), soft_wrap=True)
         elif everything or cell.replaced or cell.audits.change in (Change.CHANGE_BETTER, Change.CHANGE_WORSE):
             _show_cell(console, cell)
     for which, names in (("first", whole.only_in_first), ("second", whole.only_in_second)):
@@ -92,6 +100,10 @@ def _heading(found: AuditComparison) -> str:
         models = f"{found.first_subject}, then {found.second_subject}"
     change = "not comparable" if found.incomparable else enum_name(Change, found.change, "CHANGE_")
     return f"{models}: {found.concept}: {change}: {_conclusions(found)}"
+
+
+def _differing(each: Incomparable) -> str:
+    return f"{each.what}: {each.first} and {each.second}"
 
 
 def _conclusions(found: AuditComparison) -> str:

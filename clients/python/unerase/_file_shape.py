@@ -3,9 +3,10 @@
 Each shape has `read`, which returns a value as it should be, and `schema`, which accepts and refuses the same values.
 """
 
+import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -139,9 +140,9 @@ class Number:
         return {"type": "integer" if self.whole else "number", "minimum": self.least, "maximum": self.most}
 
 
-def count(most: int = _UINT32) -> Number:
-    """Return the shape of a whole number from 0."""
-    return Number(0, most, whole=True)
+def count(most: int = _UINT32, *, least: int = 0) -> Number:
+    """Return the shape of a whole number from `least`."""
+    return Number(least, most, whole=True)
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ class Keys:
         _check_mapping(value, place)
         for key in value:
             if key not in self.keys:
-                raise place.at(key).wrong(f"there is no such key; the keys here are {', '.join(self.keys)}")
+                raise place.at(key).wrong(no_such_key(key, self.keys))
         for name, key in self.keys.items():
             if key.required and name not in value:
                 raise place.wrong(f"{name} is missing")
@@ -309,6 +310,14 @@ def read_shaped(path: Path, shape: Shape) -> tuple[Any, Place]:
 def document(shape: Shape, title: str, says: str) -> dict[str, Any]:
     """Return the JSON Schema of a whole file."""
     return {"$schema": SCHEMA_DIALECT, "title": title, "description": says, **shape.schema()}
+
+
+def no_such_key(key: str, keys: Iterable[str]) -> str:
+    """Return what is wrong with a key that is none of the keys, with the one that is nearly spelled so."""
+    known = list(keys)
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
+    return f"there is no such key; {hint}"
 
 
 def shown(value: Any) -> str:

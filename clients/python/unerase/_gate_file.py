@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from unerase._file_shape import no_such_key
 from unerase._yaml_file import load_yaml
 from unerase.v1.gates_pb2 import Gate
 from unerase.v1.verdicts_pb2 import Conclusion
@@ -113,7 +114,7 @@ def gate_of(described: object) -> Gate:
         raise GateError("", f"must be a mapping with the keys {', '.join(KEYS)}")
     for key in described:
         if key not in KEYS:
-            raise GateError(str(key), f"there is no such key; the keys are {', '.join(KEYS)}")
+            raise GateError(str(key), no_such_key(str(key), KEYS))
     if not any(key in described for key in CLAUSES):
         raise GateError("", f"asks nothing; give at least one of {', '.join(CLAUSES)}")
     if "alpha" in described and "no_worse_than" not in described:

@@ -18,7 +18,7 @@ from unerase_backend.catalogue.kinds import KINDS, Kind
 from unerase_backend.catalogue.packs import problems_of_pack
 from unerase_backend.catalogue.places import FilePlaces
 from unerase_backend.catalogue.reading import CatalogueFile
-from unerase_backend.catalogue.spelled import indexed, without_prefix
+from unerase_backend.catalogue.spelled import indexed, said_of
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -79,7 +79,7 @@ def entry_of(concept: Concept, side: int = 0) -> ConceptEntry:
         for problem in error.errors(include_url=False, include_input=False):
             # Each begins with the section and the concept's own name, which is the key in a file.
             keys = problem["loc"][2:]
-            description = without_prefix(problem["msg"])
+            description = said_of(problem)
             violations.append(FieldViolation(_field(keys, places), description))
         raise InvalidRequestError.of(*violations) from None
     if violations:

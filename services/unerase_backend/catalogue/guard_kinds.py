@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from unerase.v1.models_pb2 import Guard, WeightFile
 from unerase_backend.catalogue import digests
+from unerase_backend.catalogue.spelled import said_of
 from unerase_backend.runtime.components import Components
 
 MAX_GUARDS = 16
@@ -117,7 +118,7 @@ def _read(index: int, value: object, info: ValidationInfo) -> GuardEntry:
     except ValidationError as error:
         problems = [
             f"{'.'.join([f'[{index}]', *(str(key) for key in problem['loc'])])} of {kind}: "
-            f"{problem['msg'].removeprefix('Value error, ')}"
+            f"{said_of(problem, known[kind].Parameters.model_fields)}"
             for problem in error.errors(include_url=False, include_input=False)
         ]
         raise ValueError("; ".join(problems)) from None

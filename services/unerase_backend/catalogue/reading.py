@@ -1,6 +1,6 @@
 """Reads one catalogue file: strict YAML, each violation with its key."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from unerase_backend.catalogue.entries import ConceptEntry, Entry, JudgeEntry, ModelEntry, Name, Words
 from unerase_backend.catalogue.places import FilePlaces
-from unerase_backend.catalogue.spelled import without_prefix
+from unerase_backend.catalogue.spelled import said_of
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 MAX_BYTES = 4 * 1024 * 1024
@@ -23,6 +23,9 @@ class CatalogueFile(Entry):
     models: dict[Name, ModelEntry] = Field(default_factory=dict)
     judges: dict[Name, JudgeEntry] = Field(default_factory=dict)
     concepts: dict[Name, ConceptEntry] = Field(default_factory=dict)
+
+
+_SECTIONS: dict[int | str, type[Entry]] = {"models": ModelEntry, "judges": JudgeEntry, "concepts": ConceptEntry}
 
 
 def read_file(path: Path) -> CatalogueFile:
@@ -45,7 +48,15 @@ def read_file(path: Path) -> CatalogueFile:
 
 def _violation(path: Path, problem: Any) -> FieldViolation:
     keys = [str(key) for key in problem["loc"] if key != "[key]"]
-    return FieldViolation(f"{path.name}: {'.'.join(keys)}", without_prefix(problem["msg"]))
+    return FieldViolation(f"{path.name}: {'.'.join(keys)}", said_of(problem, _keys_beside(problem["loc"])))
+
+
+def _keys_beside(keys: tuple[int | str, ...]) -> Iterable[str]:
+    """Return the keys that an entry, or the file, may have where one stands; none further down."""
+    if len(keys) == 1:
+        return CatalogueFile.model_fields
+    section = _SECTIONS.get(keys[0]) if len(keys) == len(("models", "sd/1.4", "pipeline")) else None
+    return section.model_fields if section is not None else ()
 
 
 def _parse(path: Path) -> dict[str, Any]:

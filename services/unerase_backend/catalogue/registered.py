@@ -19,7 +19,7 @@ from unerase_backend.catalogue.digests import Digest
 from unerase_backend.catalogue.entries import ModelEntry
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.model_files import is_index
-from unerase_backend.catalogue.spelled import without_prefix
+from unerase_backend.catalogue.spelled import said_of
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import DataLossError, NotFoundError, UnsafeModelError
 
@@ -71,7 +71,7 @@ class RegisteredModels:
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             key = ".".join(map(str, problem["loc"]))
-            message = f"the model {name!r} cannot be read here: {key}: {without_prefix(problem['msg'])}"
+            message = f"the model {name!r} cannot be read here: {key}: {said_of(problem)}"
             raise UnsafeModelError(message, reason=PLACE_UNUSABLE, metadata={"model": name}) from None
         guidance_scale, steps, resolution = definition.figures
         figures = {"guidance_scale": guidance_scale, "steps": steps, "resolution": resolution}

@@ -18,7 +18,7 @@ from unerase_backend.catalogue.kept_digests import KeptDigests
 from unerase_backend.catalogue.merging import problems_of_model, with_figures
 from unerase_backend.catalogue.names import check_name
 from unerase_backend.catalogue.registered import files_of, pipeline_of, read_entry
-from unerase_backend.catalogue.spelled import indexed, without_prefix
+from unerase_backend.catalogue.spelled import indexed, said_of
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 FIELD = "model.entry"
@@ -56,7 +56,12 @@ def read_candidate(name: str, given: Mapping[str, Any], catalogue: Catalogue, al
         entry = read_entry(given, places)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
-        violations += [FieldViolation(FIELD + indexed(each["loc"]), without_prefix(each["msg"])) for each in problems]
+        violations += [
+            FieldViolation(
+                FIELD + indexed(each["loc"]), said_of(each, ModelEntry.model_fields if len(each["loc"]) == 1 else ())
+            )
+            for each in problems
+        ]
         raise InvalidRequestError.of(*violations) from None
     chain = catalogue.chain(entry.base) if entry.base and is_registered(entry.base) else []
     # No model has an empty name, so that a model whose own name is bad is checked as well.

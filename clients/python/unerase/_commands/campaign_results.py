@@ -79,8 +79,9 @@ def write_outputs(client: Client, campaign_id: str, outputs: Outputs) -> None:
         try:
             media_type = client.save_campaign_report(campaign_id, file, form, timeout=TRANSFER_SECONDS)
         except (UneraseError, OSError) as error:
-            command = f"unerase campaign report {visible(campaign_id)}"
-            error.add_note(f"The campaign is kept: `{command}` writes its report again.")
+            if getattr(error, "reason", "") != "CAMPAIGN_NOT_FOUND":
+                command = f"unerase campaign report {visible(campaign_id)}"
+                error.add_note(f"The campaign is kept: `{command}` writes its report again.")
             raise
         pages = ", a ZIP file of pages: begin with index.html" if media_type == "application/zip" else ""
         tell(f"report: {file}{pages}")

@@ -1,13 +1,16 @@
 """What can be audited: `models`, and the models that are registered through the API."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
 
 from unerase._client import Client
 from unerase._commands.connecting import connected
-from unerase._commands.failing import ExitCode, fail, reported
+from unerase._commands.failing import ExitCode, fail, lines_of, reported
 from unerase._commands.following import may_be_lost
 from unerase._commands.options import Address, AsJson, FilterOption, OrderOption, RequestId, Timeout, is_group
 from unerase._commands.output import plain_table, say, say_json, show_list, stdout, tell
@@ -18,6 +21,16 @@ from unerase._settings import DEFAULT_ADDRESS
 from unerase.v1.models_pb2 import Model, ModelRegistration, RegistrationState
 
 models_app = typer.Typer(invoke_without_command=True, pretty_exceptions_enable=False)
+
+# What is wrong with one model of a file, and says nothing of the next.
+_OF_THE_MODEL = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+
+_EXISTS = "MODEL_EXISTS"
 
 ModelName = Annotated[str, typer.Argument(help="The model's name.")]
 
@@ -77,6 +90,12 @@ def register_models(
         Path, typer.Argument(dir_okay=False, help="YAML file: models as in a catalogue, and their labels.")
     ],
     request_id: RequestId = None,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace", help="Take the place of your model of the same name; campaigns in flight keep that one."
+        ),
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the checks.")] = False,
     timeout: Timeout = None,
     address: Address = DEFAULT_ADDRESS,
@@ -84,7 +103,8 @@ def register_models(
 ) -> None:
     """Register the models of a YAML file, one after the other, and wait until each was checked and hashed.
 
-    Exit code 0 if all of them exist then, 2 if one is refused.
+    Exit code 0 if all of them exist then, 2 if one is refused; the others are tried all the same. A model that takes
+    the place of another with --replace and is refused leaves none of its name.
     """
     with reported():
         try:
@@ -97,10 +117,25 @@ def register_models(
     with connected(address) as client:
         for model in described:
             chosen = new_id(request_id)
-            with may_be_lost("model", chosen):
-                registration = client.register_model(
-                    model.name, model.entry, labels=model.labels, request_id=chosen, wait=not detach, timeout=timeout
-                )
+            register = partial(
+                client.register_model,
+                model.name,
+                model.entry,
+                labels=model.labels,
+                request_id=chosen,
+                wait=not detach,
+                timeout=timeout,
+            )
+            try:
+                with may_be_lost("model", chosen):
+                    registration = _replacing(client, model.name, register) if replace else register()
+            except UneraseError as error:
+                if error.code not in _OF_THE_MODEL:
+                    raise
+                refused = True
+                for line in lines_of(error, _advice(error)):
+                    tell(f"{model.name}: {line}")
+                continue
             _show_registration(registration, as_json, ends=False)
             refused |= registration.state == RegistrationState.REGISTRATION_STATE_REFUSED
     if refused:
@@ -112,6 +147,22 @@ def delete_model(name: ModelName, address: Address = DEFAULT_ADDRESS) -> None:
     """Delete a registered model, or the record of a refused one; its files stay, and audits keep what they need."""
     with connected(address) as client:
         client.delete_model(name)
+
+
+def _replacing(client: Client, name: str, register: Callable[[], ModelRegistration]) -> ModelRegistration:
+    """Register a model; if there is one of its name, in its place."""
+    try:
+        return register()
+    except UneraseError as error:
+        if error.reason != _EXISTS:
+            raise
+    # Only now: an entry that breaks a rule was refused before this, and leaves the earlier model as it is.
+    client.delete_model(name)
+    return register()
+
+
+def _advice(error: UneraseError) -> str:
+    return "--replace puts the new one in its place." if error.reason == _EXISTS else ""
 
 
 def _registration(client: Client, name: str, missing: UneraseError) -> ModelRegistration:

@@ -5,18 +5,23 @@ Everything goes through the two consoles here. They take no markup, and what the
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, ConsoleDimensions
+from rich.table import Column, Table
 from rich.text import Text
 
 from unerase._visible import isolated
 
 Row = TypeVar("Row", bound=Message)
+
+_UNCUT = 100_000
+_NAMES = {"name", "id", "audit", "model", "concept", "subject"}
+"""The columns whose values other commands take: they are never cut, whatever it costs the others."""
 
 
 class PlainConsole(Console):
@@ -24,6 +29,14 @@ class PlainConsole(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Return the size of the terminal; a file or a pipe has no width, so that nothing is cut or wrapped there."""
+        found = super().size
+        if self.is_terminal or os.environ.get("COLUMNS"):
+            return found
+        return ConsoleDimensions(_UNCUT, found.height)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text that is safe to look at; rich asks here for every string that it is given."""
@@ -74,8 +87,9 @@ def show_list(
 
 
 def plain_table(*columns: str) -> Table:
-    """Return a table without lines around it."""
-    return Table(*columns, box=None, pad_edge=False)
+    """Return a table without lines around it; where a terminal is too narrow, cells are folded and none is cut."""
+    described = (Column(each, overflow="fold", no_wrap=each in _NAMES) for each in columns)
+    return Table(*described, box=None, pad_edge=False)
 
 
 def _plain(value: Any) -> Any:
