@@ -158,11 +158,11 @@ def run(*, explain: bool | None = None, **options: Any) -> None:
     With `explain`, print how it would compute and what that rests on, and run nothing.
     """
     settings = read_settings(**options)
+    for warning in unusable_models(check_catalogues(settings.catalogues)):
+        print(warning, file=sys.stderr, flush=True)
     if explain:
         print("\n".join(plan_of(settings).explained()))
         return
-    for warning in unusable_models(check_catalogues(settings.catalogues)):
-        print(warning, file=sys.stderr, flush=True)
     ended = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     backend = start(settings)

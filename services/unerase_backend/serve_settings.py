@@ -4,11 +4,12 @@ Every setting can come from the environment, as in UNERASE_SERVE_PORT=50052. `se
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from unerase._settings import DEFAULT_PORT
 from unerase_backend.coordinator.settings import ServiceSettings
@@ -120,6 +121,16 @@ def read_settings(**given: Any) -> ServeSettings:
         return ServeSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         raise ValueError("\n".join(map(_problem, error.errors()))) from None
+    except SettingsError as error:
+        raise ValueError(_not_json(error)) from None
+
+
+def _not_json(error: SettingsError) -> str:
+    """Return what is wrong with a variable that must hold JSON; the error's message names its field alone."""
+    named = re.search(r'field "(\w+)"', str(error))
+    if named is None:
+        return str(error)
+    return f'{PREFIX}{named[1].upper()}: must be JSON, in which a list of texts is written ["a", "b"]'
 
 
 def _problem(violation: Any) -> str:

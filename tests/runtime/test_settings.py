@@ -62,6 +62,20 @@ def test_explain_prints_the_plan_and_starts_nothing(monkeypatch: pytest.MonkeyPa
         assert word in shown.output
 
 
+def test_explain_refuses_a_wrong_catalogue_as_the_start_does(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("models: {a/b: {base: no/such, method: UCE}}")
+    ended = CliRunner().invoke(app, ["serve", "--explain", "--catalogue", str(tmp_path / "own.yaml")])
+    assert ended.exit_code == 2
+    assert "own.yaml: models.a/b.base: there is no model 'no/such'" in ended.stderr
+
+
+def test_a_list_in_the_environment_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNERASE_SERVE_WEBHOOK_HOSTS", "hooks.example.com")
+    ended = CliRunner().invoke(app, ["serve", "--explain"])
+    assert ended.exit_code == 2
+    assert ended.stderr.startswith("UNERASE_SERVE_WEBHOOK_HOSTS: must be JSON, in which a list of texts is written [")
+
+
 def test_a_secret_is_no_option() -> None:
     secrets = [name for name, field in ServeSettings.model_fields.items() if not field.repr]
     assert secrets == ["database_url"]

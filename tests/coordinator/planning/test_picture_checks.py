@@ -52,7 +52,8 @@ def test_a_classifier_needs_another_concept_with_pictures(
 ) -> None:
     battery = {"evaluations": [{"name": "classifier-guidance"}], "allow_incomplete": True}
     assert plan_of(catalogue, store, everything, battery=battery).units
-    lone = replace(catalogue, concepts={"hourglass": catalogue.concepts["hourglass"]})
+    weighed = changed(catalogue, alternatives={"testbed/clip": ("a picture of a heart",)})
+    lone = replace(catalogue, concepts={"hourglass": weighed.concepts["hourglass"]})
     with pytest.raises(InvalidRequestError) as refused:
         plan_of(lone, store, everything, battery=battery)
     (violation,) = refused.value.violations

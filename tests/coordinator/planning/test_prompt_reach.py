@@ -84,3 +84,17 @@ async def test_notes_are_kept_with_the_audit(
     kept = await database.audits.get((await insert(database, plan_of(catalogue, store, everything))).id)
     assert kept is not None
     assert not kept.notes
+
+
+def test_a_clip_judge_without_anything_to_weigh_a_label_against_is_refused(
+    catalogue: Catalogue, store: ArtifactStore, everything: Mapping[str, EvaluationDescription]
+) -> None:
+    battery = {"evaluations": [{"name": "standard-prompt"}], "allow_incomplete": True}
+    alone = replace(catalogue, concepts={"hourglass": catalogue.concepts["hourglass"]})
+    with pytest.raises(InvalidRequestError) as refused:
+        plan_of(alone, store, everything, battery=battery)
+    (violation,) = refused.value.violations
+    assert violation.field == "spec.selector"
+    assert "give the concept alternatives" in violation.description
+    given = _with_prompts(alone, alternatives={"testbed/clip": ("a picture of a heart",)})
+    assert plan_of(given, store, everything, battery=battery).units

@@ -194,11 +194,28 @@ class _Resolution:
             if spec.subject in self._catalogue.models:
                 for problem in access.guard_judge_problems(spec, self._catalogue):
                     self._add(*problem)
-        concept = self._catalogue.concepts.get(spec.concept)
-        if concept is not None and all(known):
-            for field, name in zip(fields, names, strict=True):
-                if not concept.labels.get(name):
-                    self._add(f"spec.{field}", f"has no labels for the concept {spec.concept!r}")
+        if all(known):
+            self._labels(spec.concept, dict(zip(fields, names, strict=True)))
+
+    def _labels(self, name: str, judges: Mapping[str, str]) -> None:
+        """Refuse each judge, by its field, that cannot be asked about a concept."""
+        concept = self._catalogue.concepts.get(name)
+        if concept is None:
+            return
+        for field, judge in judges.items():
+            if not concept.labels.get(judge):
+                self._add(f"spec.{field}", f"has no labels for the concept {name!r}")
+            elif not self._has_something_to_weigh(name, judge):
+                self._add(
+                    f"spec.{field}",
+                    f"a CLIP judge weighs the labels of {name!r} against texts of what else a picture may show, and "
+                    "there are none: give the concept alternatives, or the catalogue other concepts of its kind with "
+                    "labels for the judge",
+                )
+
+    def _has_something_to_weigh(self, concept: str, judge: str) -> bool:
+        clip = self._catalogue.judges[judge].kind == "clip"
+        return not clip or bool(self._catalogue.question(concept, judge).alternatives)
 
     def _numbers(self, spec: AuditSpec) -> None:
         if spec.cases > MAX_CASES:
