@@ -7,7 +7,7 @@ one, so that large models get few rows there; `generation_workers` decides how m
 how many threads. What a user sets is taken as it is.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from unerase_backend.catalogue.judge_files import DETECTOR, detector_path
 from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.diffusion.memory import ModelSize, folder_parameters, pipeline_size
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH, GRADIENT_ROWS
-from unerase_backend.generation_workers import large_model_workers, small_model_workers
+from unerase_backend.generation_workers import Workers, large_model_workers, small_model_workers
 from unerase_backend.machine import Card, Cores, cores, counted, free_memory
 from unerase_backend.runtime.errors import UneraseError
 from unerase_backend.serve_settings import ServeSettings
@@ -81,6 +81,8 @@ class ComputePlan:
     """What the choice rests on, for the operator."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """What the number of replicas rests on, by name."""
+    beyond: tuple[str, ...] = ()
+    """What was set and is more than the machine has, in words."""
 
     @property
     def concurrent_units(self) -> int:
@@ -101,6 +103,7 @@ class ComputePlan:
             f"once, {shapes.models_in_memory} models in memory",
             f"  attack{attack}: {shapes.gradient_rows} rows with gradients, {shapes.models_kept} models in memory",
             f"  judges{judges}: float32",
+            *(f"  beware: {each}" for each in self.beyond),
         ]
 
     def explained(self) -> list[str]:
@@ -230,7 +233,20 @@ def plan_cpu(
         shapes = _large_on_a_cpu(load, dtype, free_bytes, workers.replicas, given)
     inputs["memory"] += f", {_gigabytes(left)} of it for pictures; a process that makes them takes {_gigabytes(each)}"
     inputs["replicas"] = f"{workers.replicas}, {workers.reason}"
-    return ComputePlan("cpu", dtype, shapes, workers.replicas, workers.threads, reason=reason, inputs=inputs)
+    beyond = tuple(_beyond(workers, there, left, each))
+    return ComputePlan(
+        "cpu", dtype, shapes, workers.replicas, workers.threads, reason=reason, inputs=inputs, beyond=beyond
+    )
+
+
+def _beyond(workers: Workers, there: Cores, left: float, each: float) -> Iterator[str]:
+    """Yield in what the processes that make pictures, which may be set, are more than the machine has."""
+    if workers.replicas * workers.threads > there.usable:
+        busy = f"{counted(workers.replicas, 'worker')} of {counted(workers.threads, 'thread')}"
+        yield f"{busy} that make pictures share {counted(there.usable, 'core')}, and slow each other down"
+    if workers.replicas > 1 and workers.replicas * each > left:
+        take = f"{workers.replicas} workers that make pictures take {_gigabytes(workers.replicas * each)}"
+        yield f"{take}, and {_gigabytes(max(left, 0))} are free for them; they may be killed"
 
 
 def replica_bytes(load: Load | None, dtype: str, shapes: Shapes) -> int:

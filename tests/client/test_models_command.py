@@ -121,8 +121,12 @@ def test_models_are_listed_shown_and_deleted(address: str, script: Script) -> No
 @pytest.mark.parametrize("columns", ["", "60"])
 def test_what_other_commands_take_is_shown_whole(address: str, script: Script, columns: str) -> None:
     name = "acme/a-name-of-some-length-that-is-not-cut"
-    script.models = [Model(name=name, base="testbed/reference", method="a method", erased=["hourglass", "heart"])]
+    script.models = [
+        Model(name=name, base="testbed/reference", method="a method", erased=["hourglass", "heart"], registered=True)
+    ]
     listed = CliRunner().invoke(app, ["models", "--address", address], env={"COLUMNS": columns}).stdout
     assert name in listed
     assert "…" not in listed
     assert (len(listed.splitlines()) == 2) == (columns == "")
+    for cell in ("testbed/reference", "hourglass, heart", "registered") if not columns else ():
+        assert cell in listed.splitlines()[1]

@@ -220,6 +220,17 @@ def test_the_replicas_and_threads_that_are_set_stand() -> None:
         assert (plan.generation_replicas, plan.generation_threads) == (3, 5)
 
 
+def test_what_is_set_beyond_the_machine_is_said() -> None:
+    assert plan_cpu(SD_14, "bfloat16", 100 * GB, there=Cores(2)).beyond == ()
+    for load in (None, TESTBED):
+        assert plan_cpu(load, "bfloat16", 100 * GB, there=Cores(2)).beyond == ()
+        cores, memory = plan_cpu(load, "bfloat16", 25 * GB, 64, there=Cores(2), threads=2).beyond
+        assert cores.startswith("64 workers of 2 threads that make pictures share 2 cores")
+        assert memory.startswith("64 workers that make pictures take ")
+    plan = plan_cpu(TESTBED, "float32", 20 * GB, 1, there=Cores(2), threads=64)
+    assert any("beware: 1 worker of 64 threads" in line for line in plan.lines())
+
+
 def test_what_is_counted_for_a_replica_holds_its_models() -> None:
     shapes = Shapes(models_in_memory=3)
     weights = 3 * SD_14.size.weight_bytes("float32")

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from rich.console import Console, ConsoleOptions
+from rich.console import Console, ConsoleDimensions
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -30,13 +30,13 @@ class PlainConsole(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
-    @property
-    def options(self) -> ConsoleOptions:
-        """Return how to write; a file or a pipe has no width, so that nothing is cut or wrapped there."""
-        found = super().options
-        if not (self.is_terminal or os.environ.get("COLUMNS")):
-            found.max_width = _UNCUT
-        return found
+    @property  # type: ignore[misc]  # rich's can be set as well; nobody sets it here
+    def size(self) -> ConsoleDimensions:
+        """Return the size of the terminal; a file or a pipe has no width, so that nothing is cut or wrapped there."""
+        found = super().size
+        if self.is_terminal or os.environ.get("COLUMNS"):
+            return found
+        return ConsoleDimensions(_UNCUT, found.height)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text that is safe to look at; rich asks here for every string that it is given."""
