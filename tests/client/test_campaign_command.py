@@ -27,6 +27,7 @@ from unerase.v1.campaigns_pb2 import (
     ListCellsRequest,
     RetryCampaignRequest,
 )
+from unerase.v1.server_pb2 import ServerInfo
 
 FORM = {
     "--html": CampaignReportFormat.CAMPAIGN_REPORT_FORMAT_HTML,
@@ -308,3 +309,25 @@ def test_audits_have_labels_and_are_filtered(address: str, script: Script) -> No
     run(address, "audits", "--filter", 'labels.team = "safety"', "--order-by", "end_time desc")
     listed = script.seen(ListAuditsRequest)[0]
     assert (listed.filter, listed.order_by) == ('labels.team = "safety"', "end_time desc")
+
+
+def test_a_webhook_is_asked_for_by_a_url(address: str, script: Script, file: str) -> None:
+    url = "https://hooks.example.com/unerase"
+    run(address, "audit", "testbed/uce", "--concept", "hourglass", "--webhook", url, "--detach")
+    run(address, "campaign", "create", file, "--webhook", url)
+    run(address, "campaign", "create", file, "--webhook", url, "--dry-run")
+    asked = [*script.seen(CreateAuditRequest), *script.seen(CreateCampaignRequest)]
+    assert [each.webhook for each in asked] == [url] * 3
+
+
+def test_what_the_backend_is_is_shown(address: str, script: Script) -> None:
+    info = script.campaign.info = ServerInfo(version="0.1.0", contract=2, evaluations=["likelihood", "noise-based"])
+    info.features.append("webhooks")
+    info.webhook_hosts.append("hooks.example.com")
+    info.limits["cases"] = 1024
+    shown = [line.split() for line in run(address, "info").stdout.splitlines()]
+    assert ["version", "0.1.0"] in shown
+    assert ["evaluations", "likelihood,", "noise-based"] in shown
+    assert ["webhook", "hosts", "hooks.example.com"] in shown
+    assert ["limit", "of", "cases", "1,024"] in shown
+    assert json.loads(run(address, "info", "--json").stdout)["limits"] == {"cases": "1024"}

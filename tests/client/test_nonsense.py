@@ -61,7 +61,18 @@ NEEDED = {
     "deploy check": ["{folder}/serve.yaml"],
 }
 # Text that only the backend can judge: it is sent as it is, and refused there.
-FREE = {"subject", "concept", "reference", "control", "placebo", "battery", "selector", "judge", "second_judge"} | {
+FREE = {
+    "webhook",
+    "subject",
+    "concept",
+    "reference",
+    "control",
+    "placebo",
+    "battery",
+    "selector",
+    "judge",
+    "second_judge",
+} | {
     "request_id",
     "audit_id",
     "campaign_id",

@@ -51,6 +51,7 @@ class AsyncAuditCalls(AsyncConnection):
         *,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        webhook: str = "",
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Audit:
@@ -58,9 +59,10 @@ class AsyncAuditCalls(AsyncConnection):
 
         The `request_id`, generated unless given, makes the call safe to repeat: the same id and content give the same
         audit. With `validate_only` the audit is planned but not run: it has no id, and `cost` says what it would take.
+        The `webhook` is a URL that is told of the audit's end (docs/webhooks.md).
         """
         request = CreateAuditRequest(
-            request_id=new_id(request_id), spec=spec, labels=labels, validate_only=validate_only
+            request_id=new_id(request_id), spec=spec, labels=labels, webhook=webhook, validate_only=validate_only
         )
         audit = await self._ask(self._audits().CreateAudit, request, timeout, creates=True)
         await self._check_contract()
@@ -116,6 +118,7 @@ class AsyncAuditCalls(AsyncConnection):
         *,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        webhook: str = "",
         on_event: Callable[[AuditEvent], None] | None = None,
         timeout: float | None = None,
     ) -> Audit:
@@ -124,7 +127,7 @@ class AsyncAuditCalls(AsyncConnection):
         `on_event` is called with each event. A `timeout` ends the waiting, not the audit; the error then holds the
         audit's id in `metadata["audit"]`.
         """
-        audit = await self.create_audit(spec, labels=labels, request_id=request_id)
+        audit = await self.create_audit(spec, labels=labels, request_id=request_id, webhook=webhook)
         try:
             async for event in self.watch(audit.id, timeout=timeout):
                 if on_event is not None:

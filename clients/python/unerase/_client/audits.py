@@ -46,6 +46,7 @@ class AuditCalls(Connection):
         *,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        webhook: str = "",
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Audit:
@@ -53,9 +54,10 @@ class AuditCalls(Connection):
 
         The `request_id`, generated unless given, makes the call safe to repeat: the same id and content give the same
         audit. With `validate_only` the audit is planned but not run: it has no id, and `cost` says what it would take.
+        The `webhook` is a URL that is told of the audit's end (docs/webhooks.md).
         """
         request = CreateAuditRequest(
-            request_id=new_id(request_id), spec=spec, labels=labels, validate_only=validate_only
+            request_id=new_id(request_id), spec=spec, labels=labels, webhook=webhook, validate_only=validate_only
         )
         audit = self._ask(self._audits().CreateAudit, request, timeout, creates=True)
         self._check_contract()
@@ -104,6 +106,7 @@ class AuditCalls(Connection):
         *,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        webhook: str = "",
         on_event: Callable[[AuditEvent], None] | None = None,
         timeout: float | None = None,
     ) -> Audit:
@@ -112,7 +115,7 @@ class AuditCalls(Connection):
         `on_event` is called with each event. A `timeout` ends the waiting, not the audit; the error then holds the
         audit's id in `metadata["audit"]`.
         """
-        audit = self.create_audit(spec, labels=labels, request_id=request_id)
+        audit = self.create_audit(spec, labels=labels, request_id=request_id, webhook=webhook)
         try:
             for event in self.watch(audit.id, timeout=timeout):
                 if on_event is not None:

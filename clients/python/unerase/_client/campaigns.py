@@ -56,6 +56,7 @@ class CampaignCalls(Connection):
         *,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        webhook: str = "",
         validate_only: bool = False,
         timeout: float | None = None,
     ) -> Campaign:
@@ -64,9 +65,10 @@ class CampaignCalls(Connection):
         The `request_id`, generated unless given, makes the call safe to repeat: the same id and content give the same
         campaign. With `validate_only` the campaign is planned but not run: it has no id, and `cost` says what it would
         take.
+        The `webhook` is a URL that is told of the campaign's end (docs/webhooks.md).
         """
         request = CreateCampaignRequest(
-            request_id=new_id(request_id), spec=spec, labels=labels, validate_only=validate_only
+            request_id=new_id(request_id), spec=spec, labels=labels, webhook=webhook, validate_only=validate_only
         )
         campaign = self._ask(self._campaigns().CreateCampaign, request, timeout, creates=True)
         self._check_contract()
@@ -111,6 +113,7 @@ class CampaignCalls(Connection):
         *,
         labels: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        webhook: str = "",
         on_event: Callable[[CampaignEvent], None] | None = None,
         timeout: float | None = None,
     ) -> Campaign:
@@ -119,7 +122,7 @@ class CampaignCalls(Connection):
         `on_event` is called with each event. A `timeout` ends the waiting, not the campaign; the error then holds the
         campaign's id in `metadata["campaign"]`.
         """
-        campaign = self.create_campaign(spec, labels=labels, request_id=request_id)
+        campaign = self.create_campaign(spec, labels=labels, request_id=request_id, webhook=webhook)
         try:
             for event in self.watch_campaign(campaign.id, timeout=timeout):
                 if on_event is not None:

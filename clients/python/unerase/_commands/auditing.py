@@ -36,6 +36,7 @@ from unerase._commands.options import (
     Steps,
     Timeout,
     ToleranceOption,
+    WebhookOption,
     battery_of,
     check_data_dir,
     different,
@@ -167,6 +168,7 @@ def audit(
     access: AccessOption = None,
     label: LabelOption = None,
     request_id: RequestId = None,
+    webhook: WebhookOption = "",
     dry_run: DryRun = False,
     detach: Detach = False,
     html: HtmlFile = None,
@@ -179,8 +181,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Audit a model: follow the audit, print the verdict with its evidence, write the report."""
-    files = (html, json_file, parquet)
-    _refuse_contradictions(files, dry_run, detach, local, data_dir)
+    _refuse_contradictions(files := (html, json_file, parquet), dry_run, detach, local, data_dir)
     labels = labels_of(label)
     with reported():
         spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebos=placebo)
@@ -192,9 +193,9 @@ def audit(
         spec.tolerances.CopyFrom(tolerances_of(tolerance or ()))
     with connected_or_started(address, local, data_dir) as client:
         if dry_run:
-            _show_plan(client.create_audit(spec, request_id=request_id, labels=labels, validate_only=True), as_json)
+            _show_plan(client.create_audit(spec, labels=labels, webhook=webhook, validate_only=True), as_json)
             return
-        accepted = create(client, spec, labels, new_id(request_id))
+        accepted = create(client, spec, labels, new_id(request_id), webhook)
         if detach:
             _show_accepted(accepted, as_json)
             return

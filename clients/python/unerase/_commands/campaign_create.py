@@ -30,6 +30,7 @@ from unerase._commands.options import (
     LabelOption,
     RequestId,
     Timeout,
+    WebhookOption,
     check_data_dir,
     labels_of,
 )
@@ -70,6 +71,7 @@ def create(
     data_dir: DataDir = None,
     label: LabelOption = None,
     request_id: RequestId = None,
+    webhook: WebhookOption = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Plan the campaign and print what it would take, without running it.")
     ] = False,
@@ -89,10 +91,11 @@ def create(
     with connected_or_started(address, local, data_dir) as client:
         chosen = new_id(request_id)
         if dry_run:
-            _show_plan(client.create_campaign(described.spec, labels=labels, validate_only=True), as_json)
+            planned = client.create_campaign(described.spec, labels=labels, webhook=webhook, validate_only=True)
+            _show_plan(planned, as_json)
             return
         with may_be_lost(GROUP, chosen):
-            accepted = client.create_campaign(described.spec, labels=labels, request_id=chosen)
+            accepted = client.create_campaign(described.spec, labels=labels, request_id=chosen, webhook=webhook)
         if not wait:
             say_json(accepted) if as_json else say(accepted.id)
             return

@@ -40,14 +40,14 @@ def may_be_lost(noun: str, request_id: str) -> Iterator[None]:
         raise
 
 
-def create(client: Client, spec: AuditSpec, labels: Mapping[str, str], request_id: str) -> Audit:
+def create(client: Client, spec: AuditSpec, labels: Mapping[str, str], request_id: str, webhook: str = "") -> Audit:
     """Create an audit; without an answer, the error says how to find out whether it was accepted.
 
     Raises:
         UneraseError: the audit was not accepted, or no answer came.
     """
     with may_be_lost("audit", request_id):
-        return client.create_audit(spec, labels=labels, request_id=request_id)
+        return client.create_audit(spec, labels=labels, request_id=request_id, webhook=webhook)
 
 
 def announce(audit: Audit, how: str, in_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What an operator does: `serve`, `health`, `tokens` and `deploy`."""
+"""What an operator does: `serve`, `health`, `info`, `tokens` and `deploy`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +8,9 @@ import typer
 from unerase._commands.backend import of_the_backend, of_the_operator
 from unerase._commands.connecting import connected
 from unerase._commands.failing import ExitCode, fail
-from unerase._commands.options import Address, finite, seconds
-from unerase._commands.output import plain_table, say, stdout
+from unerase._commands.options import Address, AsJson, finite, seconds
+from unerase._commands.output import plain_table, say, say_json, stdout
+from unerase._display import local_time
 from unerase._settings import DEFAULT_ADDRESS
 
 tokens_app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -36,6 +37,31 @@ def health(
         if not client.serving(service, timeout=timeout):
             fail(f"{service or 'the backend'} is not serving", ExitCode.UNEXPECTED)
         say("serving")
+
+
+def info(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """Show what the backend is: version, features, limits, and from where it takes models and webhooks."""
+    with connected(address) as client:
+        found = client.server_info()
+    if as_json:
+        say_json(found)
+        return
+    table = plain_table("", "")
+    for name, values in (
+        ("version", [found.version]),
+        ("contract", [str(found.contract)]),
+        ("time", [local_time(found.time)]),
+        ("evaluations", found.evaluations),
+        ("features", found.features),
+        ("model roots", found.model_roots),
+        ("organisations", found.model_organisations),
+        ("webhook hosts", found.webhook_hosts),
+        *((f"limit of {name}", [f"{found.limits[name]:,}"]) for name in sorted(found.limits)),
+    ):
+        if values:
+            table.add_row(name, ", ".join(values))
+    table.show_header = False
+    stdout.print(table)
 
 
 TokenFile = Annotated[

@@ -127,6 +127,10 @@ OrderOption = Annotated[str, typer.Option("--order-by", help="A field, or a fiel
 LabelOption = Annotated[
     list[str] | None, typer.Option("--label", help="KEY=VALUE, to find it by later; may be repeated.")
 ]
+WebhookOption = Annotated[
+    str,
+    typer.Option(help="URL that is told of the end by a signed POST; the backend must allow its host."),
+]
 
 
 def is_group(context: typer.Context) -> bool:
