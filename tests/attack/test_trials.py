@@ -174,14 +174,17 @@ async def test_a_picture_that_fails_ends_the_search(
     assert steps.count < 10
 
 
-async def test_who_leaves_cancels_the_pictures(engine_with: EngineWith, models: Models, unit_of: UnitOf) -> None:
+async def test_who_leaves_cancels_the_pictures(
+    engine_with: EngineWith, models: Models, unit_of: UnitOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "PORTION_ROWS", 6)
     held, before = Held(models), asyncio.all_tasks()
-    unit = unit_of("never", cases=48, **LONG)
+    unit = unit_of("never", cases=3, **LONG | {"timesteps": 1})
     async with aclosing(engine_with(held.models).Attack(AttackRequest(unit=unit))) as responses:
         async for _ in responses:
             if held.asked:
                 break
-    assert held.asked == [48]
+    assert held.asked == [3]
     assert held.in_flight == 0
     assert asyncio.all_tasks() == before
 

@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
@@ -239,23 +238,32 @@ class Begun(GenerationMetrics):
             self.calls -= 1
 
 
-@every_evaluation
-async def test_giving_up_ends_it_and_frees_the_backends(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[LocalBackend, Begun]]:
+    """A backend that tells when it is at work."""
     begun = Begun()
-    async with local_backend(tmp_path, metrics=begun) as backend:
-        models = replace(backend.models, measure_pictures=begun.held, classify_pictures=begun.held)
-        run = asyncio.ensure_future(backend.run(small_unit(backend, name, steps=900), models))
-        await begun.or_ended(run)
-        assert not run.done(), run.exception()
-        run.cancel()
-        async with asyncio.timeout(20):
-            with pytest.raises(asyncio.CancelledError):
-                await run
-        assert not begun.calls
-        assert not backend.generation._work.shared._shared
-        # The rows are free: behind 900 steps this would take minutes.
-        async with asyncio.timeout(60):
-            assert await backend.observe(small_unit(backend, "standard-prompt", steps=1))
+    async with local_backend(tmp_path_factory.mktemp("watched"), metrics=begun) as backend:
+        yield backend, begun
+
+
+@every_evaluation
+async def test_giving_up_ends_it_and_frees_the_backends(name: str, watched: tuple[LocalBackend, Begun]) -> None:
+    backend, begun = watched
+    begun.event.clear()
+    models = replace(backend.models, measure_pictures=begun.held, classify_pictures=begun.held)
+    run = asyncio.ensure_future(backend.run(small_unit(backend, name, steps=900), models))
+    await begun.or_ended(run)
+    assert not run.done(), run.exception()
+    run.cancel()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await run
+    assert not begun.calls
+    assert not backend.generation._work.shared._shared
+    # The rows are free: behind 900 steps this would take minutes. Nothing of it is in the store.
+    unit = small_unit(backend, "standard-prompt", steps=1, seed_base=1000 + sorted(evaluations()).index(name))
+    async with asyncio.timeout(60):
+        assert await backend.observe(unit)
 
 
 @pytest.mark.parametrize("name", sorted(name for name in evaluations() if not is_measure(name)))

@@ -1,5 +1,6 @@
 """The testbed's models, a pipeline of diffusers over the same weights, and a tiny pipeline with random weights."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -116,10 +117,18 @@ def save_tiny_pipeline(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+@pytest.fixture(scope="session")
+def saved_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline's folder, which nobody changes."""
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    save_tiny_pipeline(folder)
+    return folder
+
+
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+def tiny(tmp_path: Path, saved_tiny: Path) -> Path:
     """A folder with the tiny pipeline in `pipeline`, to be spoiled."""
-    save_tiny_pipeline(tmp_path / "pipeline")
+    shutil.copytree(saved_tiny, tmp_path / "pipeline")
     return tmp_path
 
 

@@ -52,6 +52,7 @@ def test_an_erased_checkpoint_becomes_a_model(tmp_path: Path) -> None:
         import_file(request)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_file_that_was_changed_after_the_import_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "esd.pt", unet_weights("testbed/esd-x"))
     import_file(Request(path, tmp_path, base="testbed/reference"))
@@ -63,6 +64,7 @@ def test_a_file_that_was_changed_after_the_import_is_refused(tmp_path: Path) -> 
         loaded(tmp_path / "esd.yaml", "esd")
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_folder_with_pickled_weights_becomes_a_pipeline(tmp_path: Path) -> None:
     folder = tmp_path / "pickled"
     shutil.copytree(reference(), folder)
@@ -80,6 +82,7 @@ def test_a_folder_with_pickled_weights_becomes_a_pipeline(tmp_path: Path) -> Non
         import_file(Request(folder, tmp_path / "other"))
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_learned_embedding_becomes_a_word_of_a_model(tmp_path: Path) -> None:
     rows = torch.arange(128.0).reshape(2, 64)
     path = saved(tmp_path / "toy.bin", {"string_to_param": {"*": rows}, "name": "<toy>"})
@@ -119,6 +122,7 @@ def test_a_bad_request_is_refused(tmp_path: Path, fields: dict[str, object], wor
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize(
     ("file", "name"),
     [
@@ -146,6 +150,7 @@ def test_a_folder_that_nothing_can_be_written_to_is_named_as_it_was_given(tmp_pa
     assert caught.value.filename == "/proc"
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_an_import_takes_up_what_a_killed_one_left(tmp_path: Path) -> None:
     """Killed between its moves: weights are in their place, and the entry is not; or its folder is left."""
     path, out = saved(tmp_path / "esd.pt", unet_weights("testbed/esd-x")), tmp_path / "out"
@@ -243,6 +248,7 @@ def test_too_much_of_the_processor_ends_the_process(tmp_path: Path) -> None:
     assert done.returncode < 0
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_link_gives_its_own_name(tmp_path: Path) -> None:
     blob = saved(tmp_path / "0123456789abcdef", unet_weights("testbed/esd-x"))
     (tmp_path / "esd.pt").symlink_to(blob)

@@ -187,6 +187,7 @@ def test_the_factor_of_lycoris_is_multiplied_in(tmp_path: Path) -> None:
         imported(saved(tmp_path / "x.pt", KOHYA | {f"{FLAT}.scalar": torch.ones(2)}))
 
 
+@pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("key", ["modifier_token", "modifier_vec"])
 def test_custom_diffusion_changes_the_unet_and_learns_words(tmp_path: Path, key: str) -> None:
     words = {"<new1>": torch.arange(64.0), "<new2>": torch.ones(64)}

@@ -1,16 +1,18 @@
 """What the tests of the import share: the importers in this process, and CompVis' names of a UNet."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.importing import choice, weights
-from unerase_backend.importing.folders import architecture_of
+from unerase_backend.importing import choice, command, weights, worker
+from unerase_backend.importing.folders import Job, architecture_of
 from unerase_backend.importing.registry import Imported, importers
 
 RESIDUAL = ("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3", "skip_connection")
@@ -36,6 +38,18 @@ def imported(path: Path, kind: str = "", base: Path | None = None, **fields: Any
     for tensors in result.files.values():
         weights.check(tensors, 2**26)
     return result
+
+
+def without_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command do its jobs in this process, which has torch, by the same code and without limits."""
+
+    def run(request: command.Request, job: Job, folder: Path) -> dict[str, Any]:
+        asked = command._asked(request, job, folder)
+        answer = folder / "answer.json"
+        answer.write_text(json.dumps(worker.attempt(worker.prepared(asked), folder, asked)))
+        return command._answer(request, 0, answer)
+
+    monkeypatch.setattr(command, "_run", run)
 
 
 def saved(path: Path, content: object) -> Path:

@@ -191,11 +191,11 @@ def _job(request: Request, base: Path | None) -> Job:
     return Job(request.kind, (request.file,), architecture_of(base) if base else {}, beside=text)
 
 
-def _run(request: Request, job: Job, folder: Path) -> dict[str, Any]:
-    """Have a process of its own do a job in `folder`; return its answer."""
+def _asked(request: Request, job: Job, folder: Path) -> dict[str, Any]:
+    """Return what the process that does a job in `folder` is told."""
     size = sum(file.stat().st_size for file in job.files)
     memory = request.memory or 4 * size + 1024 * MiB
-    content = {
+    return {
         "files": [str(file.resolve()) for file in job.files],
         "kind": job.kind,
         "architecture": job.architecture,
@@ -209,6 +209,11 @@ def _run(request: Request, job: Job, folder: Path) -> dict[str, Any]:
         "written": 2 * size + 64 * MiB,
         "require_isolation": request.require_isolation,
     }
+
+
+def _run(request: Request, job: Job, folder: Path) -> dict[str, Any]:
+    """Have a process of its own do a job in `folder`; return its answer."""
+    content = json.dumps(_asked(request, job, folder)).encode()
     environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ} | {
         "HOME": str(folder),
         "TMPDIR": str(folder),
@@ -229,7 +234,7 @@ def _run(request: Request, job: Job, folder: Path) -> dict[str, Any]:
         )
         try:
             let_through()
-            process.communicate(json.dumps(content).encode(), timeout=request.seconds + 30)
+            process.communicate(content, timeout=request.seconds + 30)
         except subprocess.TimeoutExpired:
             raise ValueError(f"{request.file.name}: reading it took longer than --seconds {request.seconds}") from None
         finally:

@@ -26,26 +26,30 @@ def main() -> None:
     if connected and job["require_isolation"]:
         _answer({"error": f"the file was not read, since it cannot be isolated: {connected}"})
         return
-    do = _prepared(job)
+    do = prepared(job)
     folder = Path(job["folder"])
     isolation.limit(job["memory"], job["seconds"], job["written"])
     isolation.forbid(folder)
+    _answer({**attempt(do, folder, job), "connected": connected})
+
+
+def attempt(do: Callable[[Path], dict[str, Any]], folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer of what does a job in a folder, or the error."""
     try:
-        answer = do(folder)
+        return do(folder)
     except UneraseError as error:
-        answer = {"error": error.message}
+        return {"error": error.message}
     except MemoryError:
-        answer = {"error": _too_large(job)}
+        return {"error": _too_large(job)}
     except RecursionError:
-        answer = {"error": "it is nested too deeply"}
+        return {"error": "it is nested too deeply"}
     except Exception as error:
         # What a hostile file leads to is not known.
         damaged = "it is damaged, or holds what is not weights"
-        answer = {"error": _too_large(job) if isolation.is_shortage(error) else damaged}
-    _answer({**answer, "connected": connected})
+        return {"error": _too_large(job) if isolation.is_shortage(error) else damaged}
 
 
-def _prepared(job: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
+def prepared(job: dict[str, Any]) -> Callable[[Path], dict[str, Any]]:
     """Import what the job needs while nothing is limited yet, and return what does it in a folder."""
     import torch
     from safetensors import SafetensorError
