@@ -44,7 +44,8 @@ def file(tmp_path: Path) -> str:
 
 def run(backend: Backend, *arguments: str) -> Result:
     options = ("--address", backend.running.address)
-    return CliRunner().invoke(app, ["campaign", *arguments, *options], env={"COLUMNS": "200"})
+    # What is written to a pipe is whole, unless a width is asked for.
+    return CliRunner().invoke(app, ["campaign", *arguments, *options], env={"COLUMNS": None})
 
 
 def gate(folder: Path, text: str) -> str:

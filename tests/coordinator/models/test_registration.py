@@ -164,7 +164,7 @@ async def test_a_refused_model_gives_its_name_up(service: Registrar, folder: Pat
         ({"pipeline": "{root}/" + "x" * 300}, "model.entry.pipeline", "cannot be read: File name too long"),
         ({"pipeline": "{root}/plain"}, "model.entry", "must give the resolution"),
         ({"pipeline": "{root}/plain", "resolution": 32.5}, "model.entry.resolution", "integer"),
-        ({"pipeline": "{root}/plain", "trust_remote_code": True}, "model.entry.trust_remote_code", "not permitted"),
+        ({"pipeline": "{root}/plain", "trust_remote_code": True}, "model.entry.trust_remote_code", "no such key"),
         ({"base": "nothing"}, "model.entry.base", "there is no model 'nothing'"),
         ({"base": "model:" + "0" * 64}, "model.entry.base", "there is no model"),
         ({"base": 7}, "model.entry.base", "string"),
