@@ -313,11 +313,12 @@ def document(shape: Shape, title: str, says: str) -> dict[str, Any]:
 
 
 def no_such_key(key: str, keys: Iterable[str]) -> str:
-    """Return what is wrong with a key that is none of the keys, with the one that is nearly spelled so."""
+    """Return what is wrong with a key that is none of the keys, with the one that is nearly spelled so, if any is."""
     known = list(keys)
     near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
-    return f"there is no such key; {hint}"
+    if near:
+        return f"there is no such key; did you mean {near[0]}?"
+    return f"there is no such key; the keys here are {', '.join(known)}" if known else "there is no such key"
 
 
 def shown(value: Any) -> str:

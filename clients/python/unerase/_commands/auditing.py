@@ -181,8 +181,8 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Audit a model: follow the audit, print the verdict with its evidence, write the report."""
-    _refuse_contradictions(files := (html, json_file, parquet), dry_run, detach, local, data_dir)
-    labels = labels_of(label)
+    files, labels = (html, json_file, parquet), labels_of(label)
+    _refuse_contradictions(files, dry_run, detach, local, data_dir)
     with reported():
         spec = AuditSpec(subject=subject, concept=concept, reference=reference, control=control, placebos=placebo)
         spec.assume_reference, spec.assume_control, spec.own_schedules = assume_reference, assume_control, own_schedules
@@ -193,13 +193,18 @@ def audit(
         spec.tolerances.CopyFrom(tolerances_of(tolerance or ()))
     with connected_or_started(address, local, data_dir) as client:
         if dry_run:
-            _show_plan(client.create_audit(spec, labels=labels, webhook=webhook, validate_only=True), as_json)
+            _show_plan(_planned(client, spec, labels, request_id, webhook), as_json)
             return
         accepted = create(client, spec, labels, new_id(request_id), webhook)
         if detach:
             _show_accepted(accepted, as_json)
             return
         _follow_to_its_end(client, accepted, how_to_go_on(accepted.id, local, data_dir), files, timeout, as_json)
+
+
+def _planned(client: Client, spec: AuditSpec, labels: dict[str, str], request_id: str | None, webhook: str) -> Audit:
+    """Return an audit as it would be created, with all that would be checked."""
+    return client.create_audit(spec, labels=labels, request_id=request_id, webhook=webhook, validate_only=True)
 
 
 def _follow_to_its_end(
