@@ -99,6 +99,13 @@ def test_an_audit_prints_its_verdict(address: str, tmp_path: Path) -> None:
     assert json.loads(content.read_bytes())
 
 
+def test_what_is_written_to_a_pipe_is_not_filled_to_a_width(address: str) -> None:
+    arguments = ["audit", "testbed/uce", "--concept", "hourglass", "--address", address]
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": None}).stdout
+    assert "  - " in shown
+    assert max(map(len, shown.splitlines())) < 1000
+
+
 def test_a_verdict_is_printed_with_its_controls() -> None:
     """Without a control there is a bound, and neither a lower one nor a p."""
     ended = ended_audit()

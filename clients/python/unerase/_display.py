@@ -163,7 +163,7 @@ def show_verdict(console: Console, audit: Audit) -> None:
     console.print()
     console.print(_text(verdict.statement))
     for sentence in verdict.evidence:
-        console.print(Padding(_text(f"- {sentence}"), (0, 0, 0, 2)))
+        console.print(Padding(_text(f"- {sentence}"), (0, 0, 0, 2), expand=False))
     console.print()
     console.print(_evaluations(verdict))
     likelihood = verdict.likelihood
