@@ -313,12 +313,11 @@ def document(shape: Shape, title: str, says: str) -> dict[str, Any]:
 
 
 def no_such_key(key: str, keys: Iterable[str]) -> str:
-    """Return what is wrong with a key that is none of the keys, with the one that is nearly spelled so, if any is."""
+    """Return what is wrong with a key that is none of the keys, with the one that is nearly spelled so."""
     known = list(keys)
     near = difflib.get_close_matches(key, known, n=1)
-    if near:
-        return f"there is no such key; did you mean {near[0]}?"
-    return f"there is no such key; the keys here are {', '.join(known)}" if known else "there is no such key"
+    hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
+    return f"there is no such key; {hint}"
 
 
 def shown(value: Any) -> str:

@@ -1,9 +1,8 @@
 """How keys of an entry and what is wrong with them are written in messages."""
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
-
-from unerase._file_shape import no_such_key
 
 
 def indexed(keys: Iterable[int | str]) -> str:
@@ -17,7 +16,10 @@ def said_of(problem: Mapping[str, Any], known: Iterable[str] = ()) -> str:
         return "must be given"
     if problem["type"] != "extra_forbidden":
         return without_prefix(problem["msg"])
-    return no_such_key(str(problem["loc"][-1]), known)
+    keys = list(known)
+    near = get_close_matches(str(problem["loc"][-1]), keys, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(keys)}" if keys else ""
+    return f"there is no such key{f'; {hint}' if hint else ''}"
 
 
 def without_prefix(message: str) -> str:
