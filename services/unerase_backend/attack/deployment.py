@@ -20,6 +20,7 @@ from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.deployment import application, begin_computing, prepare_later
 from unerase_backend.runtime.handles import remote_models
+from unerase_backend.runtime.portions import in_portions
 
 
 class RayAttackMetrics(AttackMetrics):
@@ -67,11 +68,11 @@ class Attack:
         self._engine = AttackEngine(catalogue, store, settings, models, RayAttackMetrics())
 
     @receives
-    async def Attack(self, request: AttackRequest) -> AsyncGenerator[AttackResponse]:  # noqa: N802 - the RPC's name
+    async def Attack(self, request: AttackRequest) -> AsyncGenerator[list[AttackResponse]]:  # noqa: N802 - the RPC's name
         """Run one unit."""
         async with aclosing(self._engine.Attack(request)) as responses:
-            async for response in responses:
-                yield response
+            async for portion in in_portions(responses, lambda response: response.event.HasField("progress")):
+                yield portion
 
     @receives
     async def ListAttacks(self, request: ListAttacksRequest) -> ListAttacksResponse:  # noqa: N802 - the RPC's name

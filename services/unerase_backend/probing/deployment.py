@@ -12,6 +12,7 @@ from unerase_backend.probing.settings import ProbingSettings
 from unerase_backend.runtime.call_context import receives
 from unerase_backend.runtime.deployment import application
 from unerase_backend.runtime.handles import remote_models
+from unerase_backend.runtime.portions import in_portions
 from unerase_backend.runtime.telemetry import configure_telemetry
 
 
@@ -23,11 +24,11 @@ class Probing:
         self._engine = ProbingEngine(remote_models(Models))
 
     @receives
-    async def Probe(self, request: ProbeRequest) -> AsyncGenerator[ProbeResponse]:  # noqa: N802 - the RPC's name
+    async def Probe(self, request: ProbeRequest) -> AsyncGenerator[list[ProbeResponse]]:  # noqa: N802 - the RPC's name
         """Run one unit."""
         async with aclosing(self._engine.Probe(request)) as responses:
-            async for response in responses:
-                yield response
+            async for portion in in_portions(responses, lambda response: response.event.HasField("progress")):
+                yield portion
 
     @receives
     async def ListProbes(self, request: ListProbesRequest) -> ListProbesResponse:  # noqa: N802 - the RPC's name

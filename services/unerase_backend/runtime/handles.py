@@ -7,7 +7,7 @@ knows that this is safe. With no replica alive Serve's router would wait for eve
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import ray
 from numpy.typing import NDArray
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import (
     BackPressureError,
     RayServeException,
@@ -64,6 +65,8 @@ class Room:
     async def stream(self, method: str, *arguments: Any, timeout_seconds: float = STALL_SECONDS) -> AsyncGenerator[Any]:
         """Call a streaming RPC and yield its responses; leaving the iteration cancels the call.
 
+        A list is a portion of responses (`portions.py`).
+
         Raises:
             UnavailableError: the replica died, or no item came within `timeout_seconds`.
             UneraseError: what the room itself raised.
@@ -80,7 +83,8 @@ class Room:
                     except StopAsyncIteration:
                         ended = True
                         return
-                yield item
+                for each in item if isinstance(item, list) else (item,):
+                    yield each
         except BaseException as error:
             self._reraise(error)
         finally:
@@ -160,13 +164,18 @@ def rooms_serving(rooms: Iterable[Room]) -> dict[Room, bool]:
     Raises:
         RayServeException, RayError: the controller does not answer.
     """
-    applications = serve.status().applications
-    serving = {}
-    for room in rooms:
-        status = applications.get(room.application)
-        deployments = status.deployments.values() if status else ()
-        serving[room] = any(deployment.replica_states.get(ReplicaState.RUNNING, 0) for deployment in deployments)
-    return serving
+    # `serve.status()` asks the same, and checks and pickles every deployment's configuration each time.
+    client = _get_global_client(raise_if_no_controller_running=False)
+    applications = client.get_serve_details()["applications"] if client else {}
+    return {room: _is_running(applications.get(room.application, {})) for room in rooms}
+
+
+def _is_running(application: Mapping[str, Any]) -> bool:
+    """Return whether an application, as `ServeInstanceDetails` describes it, has a running replica."""
+    deployments = application.get("deployments", {}).values()
+    return any(
+        replica["state"] == ReplicaState.RUNNING for deployment in deployments for replica in deployment["replicas"]
+    )
 
 
 def remote_models(models: Callable[..., Backends]) -> Backends:

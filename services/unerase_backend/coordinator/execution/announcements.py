@@ -20,6 +20,9 @@ from unerase_backend.runtime.call_context import AUDIT
 
 _logger = logging.getLogger(__name__)
 
+# Prometheus looks every few seconds; a large campaign commits many times a second.
+_COUNT_SECONDS = 1.0
+
 
 class Announcements:
     """Updates the metrics and wakes watchers after this process has committed something."""
@@ -30,28 +33,31 @@ class Announcements:
         self._notifications = notifications
         self.listeners: list[Callable[[str], None]] = []
         """Each is called with the id of an audit that has ended."""
-        self._announcing = asyncio.Lock()
         self._counting: asyncio.Task[None] | None = None
+        self._counted = -_COUNT_SECONDS
 
     async def announce(self) -> None:
-        """Update the metrics and wake watchers; calls that come while an update waits to begin share that update."""
+        """Wake watchers, and see to it that the metrics are updated within a second."""
         if self._counting is None:
             self._counting = asyncio.create_task(self._count(), context=Context())
-        # Shielded, because other callers may wait for the same update.
-        await asyncio.shield(self._counting)
+        await self._notifications.announce()
+
+    async def close(self) -> None:
+        """Update the metrics no more."""
+        if self._counting is not None:
+            self._counting.cancel()
+            await asyncio.gather(self._counting, return_exceptions=True)
 
     async def _count(self) -> None:
-        async with self._announcing:
-            # A commit from now on may come too late for this count, so its caller starts the next one.
-            self._counting = None
-            try:
-                self._metrics.set_audits(await self._database.audits.count())
-                oldest = await self._database.audits.oldest_active()
-                self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
-            except Exception:
-                # A failed count must not fail the caller, whose commit has succeeded.
-                _logger.warning("the audits could not be counted", exc_info=True)
-        await self._notifications.announce()
+        await asyncio.sleep(self._counted + _COUNT_SECONDS - time.monotonic())
+        # A commit from now on may come too late for this count, so its caller starts the next one.
+        self._counting, self._counted = None, time.monotonic()
+        try:
+            self._metrics.set_audits(await self._database.audits.count())
+            oldest = await self._database.audits.oldest_active()
+            self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
+        except Exception:
+            _logger.warning("the audits could not be counted", exc_info=True)
 
     async def ended(self, audit_id: str, state: AuditState.ValueType) -> None:
         """Note the end of an audit in metrics, in its trace and in the log, and tell those that listen."""

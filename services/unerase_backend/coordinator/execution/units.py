@@ -50,6 +50,7 @@ from unerase_backend.runtime.handles import ATTACK, CLASSIFICATION, GENERATION, 
 _logger = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 1.0
+_PROFILES_SECONDS = 5.0
 
 Found = TypeVar("Found", Observation, Finding)
 
@@ -86,6 +87,8 @@ class Units:
         self._attacks: dict[str, EvaluationDescription] = {}
         self._broken: dict[str, str] = {}
         self._attack_profile = ""
+        self._profiles_known = ""
+        self._profiles_until = 0.0
 
     async def descriptions(self) -> Mapping[str, EvaluationDescription]:
         """Return the descriptions of the rooms' evaluations, by name; the rooms are asked once.
@@ -175,7 +178,7 @@ class Units:
                         self._attacks = {}
                     raise _with_role(error, unit) from None
                 self._took(unit, description, time.monotonic() - begin)
-                if await self._unchanged(description.name, rooms):
+                if await self._unchanged(rooms):
                     key = await self._key(unit, description, rooms, computed) if computed != attacked else key
                     await asyncio.to_thread(unit_cache.keep, self._store, key, result)
             else:
@@ -187,15 +190,21 @@ class Units:
         uses, and in that of the attacks, which is empty for a probe.
 
         A replica of the attacks may have smaller shapes than the one that was asked; its answers name its own profile.
+        The rooms are asked at most every few seconds: what a unit computed is kept only if they say the same after it.
         """
-        described, judged = await self.described(), await self.classification_described()
-        attacked = self._attack_profile if evaluation in self._attacks else ""
-        return f"{described.numerics_profile}; {judged.numerics_profile}", attacked
+        rooms = self._profiles_known if time.monotonic() < self._profiles_until else await self._ask_profiles()
+        return rooms, self._attack_profile if evaluation in self._attacks else ""
 
-    async def _unchanged(self, evaluation: str, rooms: str) -> bool:
+    async def _ask_profiles(self) -> str:
+        described, judged = await asyncio.gather(self.described(), self.classification_described())
+        self._profiles_known = f"{described.numerics_profile}; {judged.numerics_profile}"
+        self._profiles_until = time.monotonic() + _PROFILES_SECONDS
+        return self._profiles_known
+
+    async def _unchanged(self, rooms: str) -> bool:
         """Return whether the rooms compute as before; one in other shapes may have made a unit's pictures in both."""
         try:
-            return (await self._profiles(evaluation))[0] == rooms
+            return await self._ask_profiles() == rooms
         except UneraseError:
             # The unit is done; only its result is not kept for others.
             return False

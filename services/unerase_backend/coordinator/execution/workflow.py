@@ -164,6 +164,7 @@ class Auditor:
         for task in beginning:
             task.cancel()
         await self._runs.close()
+        await self._announcements.close()
         await asyncio.gather(*beginning, return_exceptions=True)
 
     async def _belong(self, audit_id: str) -> str:

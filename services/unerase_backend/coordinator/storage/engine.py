@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Protocol
 
 import psycopg
@@ -13,6 +14,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from unerase_backend.coordinator.storage.errors import is_full, is_repeated_by_dbos, is_transient
 from unerase_backend.coordinator.storage.fill import fill
+from unerase_backend.coordinator.storage.sqlite_connection import open_sqlite
 from unerase_backend.coordinator.storage.tables import METADATA, discarded
 
 IDS_AT_ONCE = 1000
@@ -73,7 +75,10 @@ def create_engine(url: str, stalled_seconds: float = 15.0, connections: int = 5)
     PostgreSQL ends a transaction that has been idle for `stalled_seconds`, and frees the locks that others wait for,
     because the transaction's process may have been stopped or cut off. SQLite's locks end with their process.
     """
-    engine = create_async_engine(url, poolclass=_Pool, pool_size=connections, **_options(url))
+    options = _options(url)
+    if sa.make_url(url).get_backend_name() == "sqlite":
+        options["async_creator"] = partial(open_sqlite, sa.make_url(url).database or "")
+    engine = create_async_engine(url, poolclass=_Pool, pool_size=connections, **options)
     _prepare(engine.sync_engine, stalled_seconds)
     return engine
 
@@ -90,8 +95,8 @@ def _options(url: str) -> dict[str, Any]:
     return {
         "max_overflow": 0,
         "pool_timeout": _POOL_SECONDS,
-        # Replaces connections that were open when the server restarted, before they are used.
-        "pool_pre_ping": True,
+        # Replaces connections that were open when the server restarted, before they are used; a file has no server.
+        "pool_pre_ping": postgres,
         # Prompts, concepts and names belong in the database, not in a log.
         "hide_parameters": True,
         "connect_args": {"connect_timeout": _CONNECT_SECONDS} if postgres else {},
