@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -10,6 +10,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException, RequestCa
 from unerase_backend.runtime import handles
 from unerase_backend.runtime.errors import ExhaustedError, NotFoundError, UnavailableError, UneraseError
 from unerase_backend.runtime.handles import ReplicaDiedError, Room
+from unerase_backend.runtime.portions import MOST, in_portions
 
 
 class _Response:
@@ -136,3 +137,20 @@ async def test_leaving_a_stream_cancels_it(room: Callable[[object], tuple[Room, 
     assert await anext(stream) == "item"
     await stream.aclose()
     assert response.cancelled
+
+
+async def test_a_portion_of_a_stream_arrives_item_by_item(room: Callable[[object], tuple[Room, _Response]]) -> None:
+    made, _ = room([1, 2])
+    stream = made.stream("Method", "request")
+    assert [await anext(stream) for _ in range(3)] == [1, 2, 1]
+    await stream.aclose()
+
+
+async def test_portions_hold_every_item_in_order_and_end_with_what_is_waited_for() -> None:
+    async def items() -> AsyncGenerator[int]:
+        for item in range(2 * MOST):
+            yield item
+
+    portions = [portion async for portion in in_portions(items(), lambda item: item in (0, 3))]
+    assert [item for portion in portions for item in portion] == list(range(2 * MOST))
+    assert [len(portion) for portion in portions] == [1, 3, MOST, MOST - 4]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate
+from scipy import integrate, special
 
 from unerase.v1.types_pb2 import EvaluationRequest
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Outcome, Verdict
@@ -20,6 +20,13 @@ Audit = Any
 
 counts = st.integers(0, 40)
 excesses = st.floats(-0.99, 0.99)
+
+
+@given(st.lists(st.floats(-800, 800) | st.just(-np.inf), min_size=1, max_size=70), st.floats(-800, 800))
+@settings(deadline=None)
+def test_the_sum_of_exponentials_is_scipys_bit_for_bit(logs: list[float], finite: float) -> None:
+    row = np.array([[*logs, finite], [finite, *logs]])
+    assert sequential._log_sum_exp(row).tobytes() == special.logsumexp(row, axis=-1).tobytes()
 
 
 @given(first=counts, second=counts, neither=counts, excess=excesses, above=st.floats(0, 1), share=st.floats(0, 1))

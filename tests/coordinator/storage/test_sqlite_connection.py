@@ -49,10 +49,13 @@ async def test_statements_give_rows_counts_and_ids(engine: AsyncEngine) -> None:
 
 
 async def test_an_error_rolls_back_and_leaves_the_connection_usable(engine: AsyncEngine) -> None:
-    with pytest.raises(sa.exc.IntegrityError):
+    async def write() -> None:
         async with engine.begin() as connection:
             await connection.execute(sa.insert(TABLE).values(name="a"))
             await connection.execute(sa.insert(TABLE).values(name="a"))
+
+    with pytest.raises(sa.exc.IntegrityError):
+        await write()
     assert await _names(engine) == []
 
 

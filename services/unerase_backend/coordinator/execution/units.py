@@ -178,33 +178,31 @@ class Units:
                         self._attacks = {}
                     raise _with_role(error, unit) from None
                 self._took(unit, description, time.monotonic() - begin)
-                if await self._unchanged(rooms):
+                if await self._unchanged(description.name, rooms):
                     key = await self._key(unit, description, rooms, computed) if computed != attacked else key
                     await asyncio.to_thread(unit_cache.keep, self._store, key, result)
             else:
                 self._metrics.units_kept.labels(unit.evaluation).inc()
         return result
 
-    async def _profiles(self, evaluation: str) -> tuple[str, str]:
+    async def _profiles(self, evaluation: str, *, fresh: bool = False) -> tuple[str, str]:
         """Return what fixes the bits of an evaluation's results beside their source: in the rooms that every evaluation
         uses, and in that of the attacks, which is empty for a probe.
 
         A replica of the attacks may have smaller shapes than the one that was asked; its answers name its own profile.
-        The rooms are asked at most every few seconds: what a unit computed is kept only if they say the same after it.
+        Unless `fresh`, the rooms are asked at most every few seconds: what a unit computed is kept only if they say the
+        same after it.
         """
-        rooms = self._profiles_known if time.monotonic() < self._profiles_until else await self._ask_profiles()
-        return rooms, self._attack_profile if evaluation in self._attacks else ""
+        if fresh or time.monotonic() >= self._profiles_until:
+            described, judged = await asyncio.gather(self.described(), self.classification_described())
+            self._profiles_known = f"{described.numerics_profile}; {judged.numerics_profile}"
+            self._profiles_until = time.monotonic() + _PROFILES_SECONDS
+        return self._profiles_known, self._attack_profile if evaluation in self._attacks else ""
 
-    async def _ask_profiles(self) -> str:
-        described, judged = await asyncio.gather(self.described(), self.classification_described())
-        self._profiles_known = f"{described.numerics_profile}; {judged.numerics_profile}"
-        self._profiles_until = time.monotonic() + _PROFILES_SECONDS
-        return self._profiles_known
-
-    async def _unchanged(self, rooms: str) -> bool:
+    async def _unchanged(self, evaluation: str, rooms: str) -> bool:
         """Return whether the rooms compute as before; one in other shapes may have made a unit's pictures in both."""
         try:
-            return await self._ask_profiles() == rooms
+            return (await self._profiles(evaluation, fresh=True))[0] == rooms
         except UneraseError:
             # The unit is done; only its result is not kept for others.
             return False

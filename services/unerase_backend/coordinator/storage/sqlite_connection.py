@@ -20,7 +20,8 @@ async def open_sqlite(path: str) -> "SqliteConnection":
     connection = SqliteConnection(partial(connect, path), iter_chunk_size=64)
     # The interpreter need not wait for it.
     connection._thread.daemon = True
-    return await connection
+    opened: SqliteConnection = await connection
+    return opened
 
 
 class SqliteConnection(aiosqlite.Connection):
@@ -59,7 +60,9 @@ class SqliteConnection(aiosqlite.Connection):
         """
         self.settled = False
         try:
-            done: Executed = await self._execute(_execute, self._conn, many, statement, parameters)
+            done: Executed = await self._execute(  # type: ignore[no-untyped-call]
+                _execute, self._conn, many, statement, parameters
+            )
         except Exception:
             self.settled = True
             raise
