@@ -10,7 +10,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException, RequestCa
 from unerase_backend.runtime import handles
 from unerase_backend.runtime.errors import ExhaustedError, NotFoundError, UnavailableError, UneraseError
 from unerase_backend.runtime.handles import ReplicaDiedError, Room
-from unerase_backend.runtime.portions import MOST, in_portions
+from unerase_backend.runtime.portions import MOST, PAUSE_SECONDS, in_portions
 
 
 class _Response:
@@ -151,6 +151,20 @@ async def test_portions_hold_every_item_in_order_and_end_with_what_is_waited_for
         for item in range(2 * MOST):
             yield item
 
-    portions = [portion async for portion in in_portions(items(), lambda item: item in (0, 3))]
+    clock = iter(range(100))
+    portions = [portion async for portion in in_portions(items(), lambda item: item in (0, 3), lambda: next(clock))]
     assert [item for portion in portions for item in portion] == list(range(2 * MOST))
     assert [len(portion) for portion in portions] == [1, 3, MOST, MOST - 4]
+
+
+async def test_what_follows_soon_comes_with_the_next_portion() -> None:
+    times = {0: 0.0, 1: PAUSE_SECONDS / 2, 2: PAUSE_SECONDS, 3: PAUSE_SECONDS * 1.5}
+    clock = [0.0]
+
+    async def items() -> AsyncGenerator[int]:
+        for item, at in times.items():
+            clock[0] = at
+            yield item
+
+    portions = [portion async for portion in in_portions(items(), lambda _: True, lambda: clock[0])]
+    assert portions == [[0], [1, 2], [3]]

@@ -119,11 +119,12 @@ class ArtifactStore:
 
     def whole(self, digest: str) -> bool:
         """Return whether the artefact exists and matches its digest."""
+        if not DIGEST.fullmatch(digest):
+            return False
         try:
-            _, pieces = self.pieces(digest, PIECE_BYTES)
-            for _ in pieces:
+            for _ in self._pieces(self._path("artifacts", digest), digest, PIECE_BYTES):
                 pass
-        except (NotFoundError, DataLossError):
+        except DataLossError:
             return False
         return True
 

@@ -20,7 +20,7 @@ from unerase_backend.coordinator.storage.tables import METADATA, discarded
 IDS_AT_ONCE = 1000
 """How many ids one statement may ask for: SQLite takes some thousand parameters."""
 
-# Both databases take some ten thousand parameters in one statement.
+# PostgreSQL takes some ten thousand parameters in one statement.
 _ROWS_AT_ONCE = 1000
 # How long to wait for a connection of the pool, and for one of the server.
 _POOL_SECONDS = 30.0
@@ -177,9 +177,15 @@ async def alone(connection: AsyncConnection, what: str) -> None:
 async def insert_all(connection: AsyncConnection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, many with one statement.
 
-    Not by `executemany`, for which psycopg uses a pipeline: PostgreSQL does not see a process that stops within one as
-    idle.
+    Not by `executemany` on PostgreSQL, for which psycopg uses a pipeline: the server does not see a process that stops
+    within one as idle. SQLite has no such trouble, and SQLAlchemy takes most of a unit's writes to put many rows into
+    one statement.
     """
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        await connection.execute(sa.insert(table), rows)
+        return
     for begin in range(0, len(rows), _ROWS_AT_ONCE):
         await connection.execute(sa.insert(table).values(rows[begin : begin + _ROWS_AT_ONCE]))
 
