@@ -53,14 +53,14 @@ class Leases:
 
     async def dead(self) -> list[str]:
         """Return the coordinators whose leases have run out."""
-        query = sa.select(coordinators.c.id).where(coordinators.c.expires < self._now(), coordinators.c.id != self.id)
+        query = sa.select(coordinators.c.id).where(coordinators.c.expires <= self._now(), coordinators.c.id != self.id)
         with _ahead():
             async with self._engine.connect() as connection:
                 return [row.id for row in await connection.execute(query)]
 
     async def forget(self, dead: Sequence[str]) -> None:
         """Remove the leases of coordinators that were taken over; a lease that was renewed meanwhile stays."""
-        statement = sa.delete(coordinators).where(coordinators.c.id.in_(dead), coordinators.c.expires < self._now())
+        statement = sa.delete(coordinators).where(coordinators.c.id.in_(dead), coordinators.c.expires <= self._now())
         async with self._engine.begin() as connection:
             await connection.execute(statement)
 
