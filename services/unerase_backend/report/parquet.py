@@ -107,8 +107,7 @@ def render_parquet(
         cases=content.cases,
         manifest=content.manifest,
         observations=len(ordered),
-        # A whole content has it already, and making it takes as long as the rest of the file.
-        observations_digest=content.observations_digest or digest_of(ordered),
+        observations_digest=digest_of(ordered),
         notes=content.notes,
         comparability_digest=content.comparability_digest,
     )
