@@ -3,12 +3,12 @@ keeps many rooms at once.
 
 The share is that of real audits on the testbed: CPU time of the coordinator's process, its database included, over that
 of the backend's whole process tree. A campaign that says nothing else makes audits with the default battery; those with
-the preset `quick`, the smallest that there are, have a figure of their own. Memory and efficiency are measured with a real coordinator and database whose rooms
-are simulated (`tests/support/simulated.py`): a unit only waits. Fifty replicas are replicas of Ray Serve behind its
-handles; for two hundred, more processes than a small machine starts, the rooms are in the coordinator's process.
-Efficiency is the time that the simulated replicas were busy over the time that they were there, from the moment when
-the first unit began to the moment when the last one began. The coordinator's CPU time for a unit is that of the larger
-of these campaigns, from its creation to its end, over its units.
+the preset `quick`, the smallest that there are, have a figure of their own. Memory and efficiency are measured with a
+real coordinator and database whose rooms are simulated (`tests/support/simulated.py`): a unit only waits. Fifty
+replicas are replicas of Ray Serve behind its handles; for two hundred, more processes than a small machine starts, the
+rooms are in the coordinator's process. Efficiency is the time that the simulated replicas were busy over the time that
+they were there, from the moment when the first unit began to the moment when the last one began. The coordinator's CPU
+time for a unit is that of the larger of these campaigns, from its creation to its end, over its units.
 """
 
 import shutil
