@@ -123,7 +123,7 @@ class Ticks(GenerationMetrics):
     rows: int = 0
     finished_pictures: int = 0
 
-    def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:
+    def ticked(self, unet_seconds: float, rows: int, called: int) -> None:
         self.rows += rows
 
     def finished(self, pictures: int, *, cached: bool) -> None:

@@ -220,7 +220,7 @@ class Begun(GenerationMetrics):
     event: asyncio.Event = field(default_factory=asyncio.Event)
     calls: int = 0
 
-    def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:
+    def ticked(self, unet_seconds: float, rows: int, called: int) -> None:
         if rows:
             self.loop.call_soon_threadsafe(self.event.set)
 

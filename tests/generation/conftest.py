@@ -37,13 +37,13 @@ class Counting(GenerationMetrics):
     rows: int = 0
     places: int = 0
 
-    def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:
+    def ticked(self, unet_seconds: float, rows: int, called: int) -> None:
         with self.changed:
             self.ticks += 1
             self.unet_seconds += unet_seconds
             self.most_rows = max(self.most_rows, rows)
             self.rows += rows
-            self.places += batch_rows if unet_seconds > 0 else 0
+            self.places += called if unet_seconds > 0 else 0
             self.changed.notify_all()
 
     def finished(self, pictures: int, *, cached: bool) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unerase_backend.diffusion import pictures as autoencoding
+from unerase_backend.diffusion.fewer_rows import fewest_rows
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.prediction import error_ratio, training_target
@@ -37,11 +38,12 @@ def measure_denoising(
     *,
     batch_rows: int,
     decode_batch: int,
-) -> Generator[int, None, NDArray[np.float64]]:
+) -> Generator[tuple[int, int], None, NDArray[np.float64]]:
     """Return the errors, (pictures, conditionings, timesteps); yield after each call of the UNet how many of its
-    rows were in use.
+    rows were in use, and how many it had.
 
-    `conditionings` are encoded prompts, (tokens, width) each. Every call has `batch_rows` rows; the last one is padded.
+    `conditionings` are encoded prompts, (tokens, width) each. Every call has `batch_rows` rows, the last one padded, or
+    fewer with the same bits (`fewer_rows`).
     """
     latents = autoencoding.encode(model, pictures, decode_batch)
     shape = (len(pictures), len(conditionings), len(timesteps))
@@ -49,7 +51,8 @@ def measure_denoising(
     errors = np.full(shape, np.nan)
     for start in range(0, len(rows), batch_rows):
         chunk = rows[start : start + batch_rows]
-        filled = chunk + [chunk[0]] * (batch_rows - len(chunk))
+        called = fewest_rows(model, len(chunk), batch_rows)
+        filled = chunk + [chunk[0]] * (called - len(chunk))
         noise = torch.stack([_noise(model, noise_seed, digests[i], timesteps[k]) for i, _, k in filled])
         times = torch.tensor([timesteps[k] for _, _, k in filled])
         clean, alphas = latents[[i for i, _, _ in filled]], model.alphas_cumprod[times]
@@ -66,7 +69,7 @@ def measure_denoising(
             squares *= error_ratio(model.prediction, model.schedule.measured, alphas.double())
         for row, value in zip(chunk, squares.tolist(), strict=False):
             errors[row] = value
-        yield len(chunk)
+        yield len(chunk), called
     return errors
 
 

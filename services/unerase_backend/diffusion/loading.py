@@ -14,9 +14,10 @@ gives w. VAE, tokenizer and learned words are always the model's own, and so are
 the model by the timesteps of another.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,11 @@ class DiffusionModel:
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text that token ids write."""
         return embeddings.decode(self.tokenizer, ids, self.words)
+
+    @cached_property
+    def architecture(self) -> str:
+        """SHA-256 over the kinds and sizes of the UNet's modules, adapters included, without their weights."""
+        return hashlib.sha256(repr(self.unet).encode()).hexdigest()
 
     @property
     def prompt_width(self) -> int:

@@ -1,8 +1,8 @@
 """The batched sampler: any set of trajectories of one model, each at its own timestep with its own settings.
 
-One tick is one UNet call of a fixed shape. Its rows hold all trajectories in flight: a guided trajectory takes two rows
-(empty prompt and conditioning) and one for each concept of its guards (`guarding`), an unguided one takes one, and the
-results of unused rows are ignored. New trajectories start as others finish. Each step begins with classifier-free
+One tick is one UNet call. Its rows hold all trajectories in flight: a guided trajectory takes two rows (empty prompt and
+conditioning) and one for each concept of its guards (`guarding`), an unguided one takes one, and the results of unused
+rows are ignored. New trajectories start as others finish. Each step begins with classifier-free
 guidance (Ho and Salimans, arXiv 2207.12598) of the model's output, noise or velocity (`prediction`):
 
     output = output_empty + scale * (output_conditioning - output_empty)
@@ -15,8 +15,8 @@ if the trajectory asks for the estimate, that step's x0, with the picture's clea
 A trajectory begins from its initial noise n, from given latents, or from a picture with latents y: after k steps at
 sqrt(a) y + sqrt(1 - a) n, with a the cumulative alpha that step k reaches.
 
-Every call has the same shape, so a trajectory's bits do not depend on what shares its batch, on its position, or on
-when it started. Classifiers are called in a fixed shape of half as many rows. A trajectory's initial noise is drawn
+Every call has the same shape, or a smaller one that computes the same bits (`fewer_rows`), so a trajectory's bits do
+not depend on what shares its batch, on its position, or on when it started. Classifiers are called in a fixed shape of half as many rows. A trajectory's initial noise is drawn
 from its latent seed; the noise of step k is the k-th draw from its noise seed. Each has its own CPU generator.
 """
 
@@ -30,6 +30,7 @@ from torch import Tensor
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion import conditioning, pictures
 from unerase_backend.diffusion.classifier import LatentClassifier, log_probability_gradient
+from unerase_backend.diffusion.fewer_rows import call_unet
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.given import NOTHING_GIVEN, Given, check_given
 from unerase_backend.diffusion.guarding import WithheldError, steered
@@ -99,6 +100,8 @@ class Sampler:
         self._patience = DECODE_PATIENCE
         self.rows_computed = 0
         """Rows in use in the last tick's call of the UNet; 0 if there was none."""
+        self.rows_called = batch_rows
+        """Rows of that call, used or not."""
         device, training = model.device, len(model.alphas_cumprod)
         # A slot holds a trajectory; a row is a row of the UNet's batch. There are equally many of both, because all
         # trajectories may be unguided. Idle slots and rows are computed with the others and ignored.
@@ -274,13 +277,17 @@ class Sampler:
         for flight in self._flights.values():
             if flight.noise is not None:
                 torch.randn(model.latent_shape, generator=flight.noise, out=self._noise[flight.slot])
-        with steered(model, ((each.given.guards, each.rows) for each in self._flights.values()), self.batch_rows):
-            of_rows = model.unet(
+        guarded = [(each.given.guards, each.rows) for each in self._flights.values() if each.given.guards.guards]
+        with steered(model, guarded, self.batch_rows):
+            of_rows, self.rows_called = call_unet(
+                model,
                 self._latents[self._slot_of_row].to(model.dtype),
                 timesteps[self._slot_of_row],
-                encoder_hidden_states=self._prompts,
-                return_dict=False,
-            )[0].float()
+                self._prompts,
+                [row for flight in self._flights.values() for row in flight.rows],
+                # Guards steer the rows of a full call.
+                in_full=bool(guarded),
+            )
         empty = of_rows[self._empty_row]
         predicted = empty + self._guidance * (of_rows[self._conditioned_row] - empty)
         for flight in (each for each in self._flights.values() if each.given.guards.guards):

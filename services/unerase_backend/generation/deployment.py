@@ -61,15 +61,15 @@ class RayGenerationMetrics(GenerationMetrics):
             "unerase_generation_model_load_seconds_total", "Seconds that models took to load."
         )
 
-    def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:
+    def ticked(self, unet_seconds: float, rows: int, called: int) -> None:
         """Count the UNet's time and show the batch's fill."""
         if unet_seconds > 0:
             self._steps.inc()
             self._unet_seconds.inc(unet_seconds)
-            self._places.inc(batch_rows)
+            self._places.inc(called)
         if rows:
             self._rows.inc(rows)
-        self._fill.set(rows / batch_rows)
+        self._fill.set(rows / called)
 
     def finished(self, pictures: int, *, cached: bool) -> None:
         """Count ended trajectories."""

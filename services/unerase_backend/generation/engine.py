@@ -130,7 +130,7 @@ class GenerationEngine:
         validation.check_encode(request)
         requested = await self._requested(request.model)
 
-        def job(model: DiffusionModel) -> Generator[int, None, EncodeResponse]:
+        def job(model: DiffusionModel) -> Generator[tuple[int, int], None, EncodeResponse]:
             prompts = []
             for start in range(0, len(request.prompts), TEXT_ROWS):
                 texts = request.prompts[start : start + TEXT_ROWS]
@@ -140,7 +140,7 @@ class GenerationEngine:
                     prompts.append(
                         EncodedPrompt(token_ids=prompt.ids, embedding=to_message(states), truncated=prompt.truncated)
                     )
-                yield 0
+                yield 0, 0
             return EncodeResponse(prompts=prompts)
 
         response: EncodeResponse = await asyncio.wrap_future(self._work.worker.compute(requested, job))
@@ -165,7 +165,7 @@ class GenerationEngine:
         pictures = await asyncio.to_thread(self._read, request)
         work = self._work
 
-        def job(model: DiffusionModel) -> Generator[int, None, NDArray[np.float64]]:
+        def job(model: DiffusionModel) -> Generator[tuple[int, int], None, NDArray[np.float64]]:
             training = len(model.alphas_cumprod)
             for index, timestep in enumerate(request.timesteps):
                 if timestep >= training:

@@ -4,8 +4,8 @@
 class GenerationMetrics:
     """Receives the events that metrics count, and ignores them; its methods are called from several threads."""
 
-    def ticked(self, unet_seconds: float, rows: int, batch_rows: int) -> None:
-        """One UNet call has been made, with `rows` of its `batch_rows` in use."""
+    def ticked(self, unet_seconds: float, rows: int, called: int) -> None:
+        """One UNet call has been made, with `rows` of its `called` rows in use."""
 
     def finished(self, pictures: int, *, cached: bool) -> None:
         """Trajectories have ended; `cached` ones were in the artefact store."""

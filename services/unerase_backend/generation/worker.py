@@ -36,8 +36,9 @@ _LOG = logging.getLogger(__name__)
 TURN_TICKS = 500
 
 Done = Callable[[Finished | UneraseError], None]
-Job = Callable[[DiffusionModel], Generator[int, None, Any]]
-"""Makes the steps of a job on a model; each yields how many rows of a call of the UNet it used, 0 without a call."""
+Job = Callable[[DiffusionModel], Generator[tuple[int, int], None, Any]]
+"""Makes the steps of a job on a model; each yields how many rows of a call of the UNet it used and how many it had;
+(0, 0) without one."""
 
 
 @dataclass(eq=False)
@@ -71,7 +72,7 @@ class _Lane:
     running: dict[str, Work] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
     jobs: deque[tuple[Job, Future[Any]]] = field(default_factory=deque)
-    started: Generator[int, None, Any] | None = None
+    started: Generator[tuple[int, int], None, Any] | None = None
 
     @property
     def has_work(self) -> bool:
@@ -284,7 +285,7 @@ class Worker:
         if sampler.busy:
             finished = sampler.tick()
             lane.ticks += 1
-            self._metrics.ticked(self._clock.take(), sampler.rows_computed, self._batch_rows)
+            self._metrics.ticked(self._clock.take(), sampler.rows_computed, sampler.rows_called)
             with self._changed:
                 ended = [(lane.running.pop(result.key, None), result) for result in finished]
             there = [(work, result) for work, result in ended if work is not None]
@@ -328,8 +329,8 @@ class Worker:
             if future.cancelled():
                 lane.started.close()
                 ended = True
-            elif rows := next(lane.started):
-                self._metrics.ticked(self._clock.take(), rows, self._batch_rows)
+            elif (rows := next(lane.started))[1]:
+                self._metrics.ticked(self._clock.take(), *rows)
         except StopIteration as stop:
             ended = True
             if future.set_running_or_notify_cancel():

@@ -1,0 +1,79 @@
+"""How many rows a call of the UNet has: as few as leave every bit of a row as in a full call.
+
+Rows are independent, and a row's bits do not depend on its neighbours, but they may depend on the number of rows: it
+decides which kernel computes them, and in which order that kernel adds. That is a matter of the device, the modules'
+sizes and the libraries, not of the values. So the first call that could do with fewer rows is preceded by two calls
+with the same random inputs, one in each shape. If all bits are equal, calls of that model's architecture have fewer
+rows from then on; if one differs, they stay full.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unerase_backend.diffusion.loading import DiffusionModel
+
+PARTS = 6
+"""A smaller call has so many equal parts of a full one, or fewer."""
+
+# By architecture, device, number type, latents' shape, and the rows of the full and of the smaller call.
+_ALIKE: dict[tuple[str, torch.device, torch.dtype, tuple[int, ...], int, int], bool] = {}
+
+
+def call_unet(
+    model: DiffusionModel,
+    latents: Tensor,
+    timesteps: Tensor,
+    prompts: Tensor,
+    used: Sequence[int],
+    *,
+    in_full: bool = False,
+) -> tuple[Tensor, int]:
+    """Call the UNet, and return its output, float32, and how many rows the call had.
+
+    Args:
+        latents: (rows, channels, height, width), in the model's number type.
+        timesteps: (rows,).
+        prompts: Encoded prompts, (rows, tokens, width).
+        used: The rows that are needed, at least one; those of the output that are not hold anything.
+        in_full: Call with all rows.
+    """
+    full = len(latents)
+    rows = full if in_full else fewest_rows(model, len(used), full)
+    if rows == full:
+        return _unet(model, latents, timesteps, prompts), full
+    called = torch.tensor([*used, *used[:1] * (rows - len(used))], device=model.device)
+    of_called = _unet(model, latents[called], timesteps[called], prompts[called])
+    output = torch.zeros((full, *of_called.shape[1:]), device=model.device)
+    output[called] = of_called
+    return output, rows
+
+
+def fewest_rows(model: DiffusionModel, needed: int, full: int) -> int:
+    """Return the rows of a call that needs so many of `full` rows; the model may be called to find out."""
+    part = -(-full // PARTS)
+    rows = min(-(-needed // part) * part, full)
+    if rows == full:
+        return full
+    key = (model.architecture, model.device, model.dtype, model.latent_shape, full, rows)
+    if key not in _ALIKE:
+        _ALIKE[key] = _alike(model, full, rows)
+    return rows if _ALIKE[key] else full
+
+
+@torch.inference_mode()
+def _alike(model: DiffusionModel, full: int, rows: int) -> bool:
+    """Return whether the first rows of a full call have the bits of a call of these rows alone."""
+    draw = torch.Generator().manual_seed(0)
+    latents = torch.randn((full, *model.latent_shape), generator=draw).to(model.device, model.dtype)
+    timesteps = torch.randint(len(model.alphas_cumprod), (full,), generator=draw).to(model.device)
+    prompts = torch.randn((full, model.prompt_length, model.prompt_width), generator=draw)
+    prompts = prompts.to(model.device, model.dtype)
+    of_full = _unet(model, latents, timesteps, prompts)
+    return torch.equal(of_full[:rows], _unet(model, latents[:rows], timesteps[:rows], prompts[:rows]))
+
+
+def _unet(model: DiffusionModel, latents: Tensor, timesteps: Tensor, prompts: Tensor) -> Tensor:
+    output: Tensor = model.unet(latents, timesteps, encoder_hidden_states=prompts, return_dict=False)[0]
+    return output.float()

@@ -1,0 +1,106 @@
+"""Calls with fewer rows: only where every bit is the same, and then in all that the sampler does."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
+from unerase_backend.diffusion import fewer_rows
+from unerase_backend.diffusion.fewer_rows import PARTS, call_unet, fewest_rows
+from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.sampler import Finished, Sampler
+
+TrajectoryOf = Callable[..., Trajectory]
+FULL = 12
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(fewer_rows, "_ALIKE", {})
+    yield
+
+
+class UNet(torch.nn.Module):
+    """A UNet of one number; `depends` is added times the rows of a call."""
+
+    def __init__(self, depends: float) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(in_channels=4)
+        self.depends = depends
+        self.calls: list[int] = []
+
+    def forward(self, latents: Any, timesteps: Any, *, encoder_hidden_states: Any, return_dict: bool) -> tuple[Any]:
+        self.calls.append(len(latents))
+        of_prompts = encoder_hidden_states.mean((1, 2))
+        shown = latents * 2 + (timesteps + of_prompts)[:, None, None, None] + self.depends * len(latents)
+        return (shown,)
+
+
+def with_unet(model: DiffusionModel, depends: float = 0.0) -> tuple[DiffusionModel, UNet]:
+    unet = UNet(depends)
+    return replace(model, unet=unet), unet
+
+
+def rows_of(model: DiffusionModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    latents = torch.randn((FULL, *model.latent_shape), generator=draw)
+    prompts = torch.randn((FULL, model.prompt_length, model.prompt_width), generator=draw)
+    return latents, torch.arange(FULL), prompts
+
+
+@given(used=st.permutations(range(FULL)).flatmap(lambda order: st.integers(1, FULL).map(lambda n: order[:n])))
+def test_the_rows_that_are_used_are_those_of_a_full_call(model: DiffusionModel, used: list[int]) -> None:
+    simple, unet = with_unet(model)
+    latents, timesteps, prompts = rows_of(model)
+    output, rows = call_unet(simple, latents, timesteps, prompts, used)
+    full, _ = call_unet(simple, latents, timesteps, prompts, used, in_full=True)
+    assert torch.equal(output[used], full[used])
+    assert len(used) <= rows < len(used) + -(-FULL // PARTS)
+    assert unet.calls[-2:] == [rows, FULL]
+
+
+def test_a_model_whose_bits_depend_on_the_rows_is_always_called_in_full(model: DiffusionModel) -> None:
+    simple, unet = with_unet(model, depends=1e-3)
+    assert [fewest_rows(simple, needed, FULL) for needed in (1, 4, 5, FULL)] == [FULL] * 4
+    compared = len(unet.calls)
+    assert fewest_rows(simple, 3, FULL) == FULL
+    assert len(unet.calls) == compared
+
+
+def test_models_of_one_architecture_are_compared_once(model: DiffusionModel) -> None:
+    one, of_one = with_unet(model)
+    other, of_other = with_unet(model)
+    assert fewest_rows(one, 3, FULL) == fewest_rows(other, 4, FULL) == 4
+    assert of_one.calls == [FULL, 4]
+    assert of_other.calls == []
+
+
+def test_the_sampler_makes_the_same_pictures_in_smaller_calls(
+    model: DiffusionModel, trajectory_of: TrajectoryOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [trajectory_of(latent_seed=seed, steps=2 + seed, eta=seed % 2, guidance_scale=3.0) for seed in range(4)]
+
+    def made(rows: Callable[[DiffusionModel, int, int], int]) -> tuple[list[Finished], set[int]]:
+        monkeypatch.setattr(fewer_rows, "fewest_rows", rows)
+        sampler, called, finished = Sampler(model, batch_rows=48), set(), {}
+        for index, trajectory in enumerate(asked):
+            sampler.admit(str(index), trajectory)
+        while sampler.busy:
+            finished |= {each.key: each for each in sampler.tick()}
+            called.add(sampler.rows_called)
+        return [finished[str(index)] for index in range(len(asked))], called
+
+    fewer, of_fewer = made(fewest_rows)
+    full, of_full = made(lambda model, needed, full: full)
+    assert of_full == {48}
+    # On a machine where the bits of these shapes differ, calls stay full.
+    assert of_fewer in ({8}, {48})
+    for one, other in zip(fewer, full, strict=True):
+        assert torch.equal(one.latents, other.latents)
+        assert (one.picture == other.picture).all()  # type: ignore[union-attr]
