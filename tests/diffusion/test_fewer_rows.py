@@ -1,6 +1,6 @@
 """Calls with fewer rows: only where every bit is the same, and then in all that the sampler does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +21,8 @@ FULL = 12
 
 
 @pytest.fixture(autouse=True)
-def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fewer_rows, "_ALIKE", {})
-    yield
 
 
 class UNet(torch.nn.Module):

@@ -116,7 +116,9 @@ async def test_every_row_of_a_call_is_counted(bench: Any, trajectory_of: Traject
     await bench.engine.MeasureDenoising(
         MeasureDenoisingRequest(model=REFERENCE, picture_digests=[picture], prompts=["", "a"], timesteps=[100, 500])
     )
-    assert (bench.metrics.rows, bench.metrics.places) == (3 * 2 + 4, 3 * 6 + 6)
+    assert bench.metrics.rows == 3 * 2 + 4
+    # Four rows in a call of six, or in one of four if their bits are the same.
+    assert bench.metrics.places - 3 * 6 in (4, 6)
 
 
 async def test_callers_share_a_batch(bench: Any, trajectory_of: TrajectoryOf) -> None:

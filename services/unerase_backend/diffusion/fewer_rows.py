@@ -43,7 +43,7 @@ def call_unet(
     rows = full if in_full else fewest_rows(model, len(used), full)
     if rows == full:
         return _unet(model, latents, timesteps, prompts), full
-    called = torch.tensor([*used, *used[:1] * (rows - len(used))], device=model.device)
+    called = torch.tensor([*used, *[used[0]] * (rows - len(used))], device=model.device)
     of_called = _unet(model, latents[called], timesteps[called], prompts[called])
     output = torch.zeros((full, *of_called.shape[1:]), device=model.device)
     output[called] = of_called

@@ -1,9 +1,9 @@
 """The batched sampler: any set of trajectories of one model, each at its own timestep with its own settings.
 
-One tick is one UNet call. Its rows hold all trajectories in flight: a guided trajectory takes two rows (empty prompt and
-conditioning) and one for each concept of its guards (`guarding`), an unguided one takes one, and the results of unused
-rows are ignored. New trajectories start as others finish. Each step begins with classifier-free
-guidance (Ho and Salimans, arXiv 2207.12598) of the model's output, noise or velocity (`prediction`):
+One tick is one UNet call. Its rows hold all trajectories in flight: a guided trajectory takes two rows (empty prompt
+and conditioning) and one for each concept of its guards (`guarding`), an unguided one takes one, and the results of
+unused rows are ignored. New trajectories start as others finish. Each step begins with classifier-free guidance (Ho and
+Salimans, arXiv 2207.12598) of the model's output, noise or velocity (`prediction`):
 
     output = output_empty + scale * (output_conditioning - output_empty)
 
@@ -16,8 +16,9 @@ A trajectory begins from its initial noise n, from given latents, or from a pict
 sqrt(a) y + sqrt(1 - a) n, with a the cumulative alpha that step k reaches.
 
 Every call has the same shape, or a smaller one that computes the same bits (`fewer_rows`), so a trajectory's bits do
-not depend on what shares its batch, on its position, or on when it started. Classifiers are called in a fixed shape of half as many rows. A trajectory's initial noise is drawn
-from its latent seed; the noise of step k is the k-th draw from its noise seed. Each has its own CPU generator.
+not depend on what shares its batch, on its position, or on when it started. Classifiers are called in a fixed shape of
+half as many rows. A trajectory's initial noise is drawn from its latent seed; the noise of step k is the k-th draw from
+its noise seed. Each has its own CPU generator.
 """
 
 from collections import OrderedDict, deque
@@ -98,10 +99,8 @@ class Sampler:
         self._undecoded: list[tuple[_Flight, Tensor]] = []
         self._refused: list[Finished] = []
         self._patience = DECODE_PATIENCE
-        self.rows_computed = 0
-        """Rows in use in the last tick's call of the UNet; 0 if there was none."""
-        self.rows_called = batch_rows
-        """Rows of that call, used or not."""
+        self.rows_computed, self.rows_called = 0, batch_rows
+        """Rows in use in the last tick's call of the UNet, 0 if there was none, and all rows of the last call."""
         device, training = model.device, len(model.alphas_cumprod)
         # A slot holds a trajectory; a row is a row of the UNet's batch. There are equally many of both, because all
         # trajectories may be unguided. Idle slots and rows are computed with the others and ignored.
