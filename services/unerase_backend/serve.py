@@ -46,6 +46,9 @@ from unerase_backend.serve_errors import all_running, definite_errors, deploymen
 from unerase_backend.serve_settings import ServeSettings, read_settings
 
 _POLLING_SECONDS = 0.2
+# Of an audit's work pictures can wait most easily: an attack searches one step after another on one thread, and is the
+# longest chain. The judges' and the coordinator's work is what others wait for.
+_PICTURES_NICENESS = 5
 # Serve's controller, and a replica of each room but generation.
 _OTHER_WORKERS = 5
 
@@ -228,6 +231,7 @@ def _targets(
                 **common | {"torch_threads": plan.generation_threads},
                 replicas=plan.generation_replicas,
                 gpu_share=plan.generation_share,
+                niceness=0 if settings.device == "cuda" else _PICTURES_NICENESS,
                 batch_rows=plan.shapes.batch_rows,
                 decode_batch=plan.shapes.decode_batch,
                 models_in_memory=plan.shapes.models_in_memory,

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import os
+import threading
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
@@ -269,3 +271,15 @@ def test_settings_know_their_keys(tmp_path: Any) -> None:
     for bad in ({"batch_rows": 1}, {"models_in_memory": 0}, {"batch_size": 8}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             GenerationSettings(artifacts=str(tmp_path), **bad)
+
+
+async def test_only_the_threads_that_make_pictures_give_way(
+    bench_of: Callable[..., Any], trajectory_of: TrajectoryOf
+) -> None:
+    before = {thread.native_id for thread in threading.enumerate()}
+    niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    bench = bench_of(niceness=2)
+    await bench.generate([trajectory_of()])
+    (sampler,) = (each for each in threading.enumerate() if each.name == "sampler" and each.native_id not in before)
+    assert os.getpriority(os.PRIO_PROCESS, sampler.native_id or 0) == niceness + 2
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == niceness

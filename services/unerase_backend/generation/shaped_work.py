@@ -67,6 +67,7 @@ class ShapedWork:
             decode_batch=shapes.decode_batch,
             models_in_memory=shapes.models_in_memory,
             torch_threads=settings.torch_threads,
+            niceness=settings.niceness,
             metrics=metrics,
             exhausted=lambda loading: exhausted(self, loading),
         )

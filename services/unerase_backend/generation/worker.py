@@ -9,6 +9,7 @@ takes the place of a model of the catalogue only if no place is free.
 
 import itertools
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -94,6 +95,7 @@ class Worker:
         decode_batch: int,
         models_in_memory: int,
         torch_threads: int,
+        niceness: int = 0,
         metrics: GenerationMetrics,
         exhausted: Callable[[bool], UneraseError],
     ) -> None:
@@ -109,6 +111,7 @@ class Worker:
         self._decode_batch = decode_batch
         self._models_in_memory = models_in_memory
         self._torch_threads = torch_threads
+        self._niceness = niceness
         self._metrics = metrics
         self._serial = itertools.count()
         # By digest, the least recently used first.
@@ -193,6 +196,8 @@ class Worker:
         return lane
 
     def _run(self) -> None:
+        # Linux counts niceness by thread, and the threads that this one starts have its own.
+        os.nice(self._niceness)
         torch.set_num_threads(self._torch_threads)
         while True:
             with self._changed:
