@@ -20,7 +20,8 @@ from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.diffusion.memory import ModelSize, folder_parameters, pipeline_size
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH, GRADIENT_ROWS
 from unerase_backend.generation_workers import Workers, large_model_workers, small_model_workers
-from unerase_backend.machine import Card, Cores, cores, counted, free_memory
+from unerase_backend.machine import Card, Cores, cores, free_memory
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UneraseError
 from unerase_backend.serve_settings import ServeSettings
 
@@ -99,9 +100,11 @@ class ComputePlan:
             replicas += f"{counted(self.generation_threads, 'thread')}, "
         return [
             f"computing in {self.dtype} on {self.device}: {self.reason}",
-            f"  generation{generation}: {replicas}{shapes.batch_rows} rows, {shapes.decode_batch} pictures decoded at "
-            f"once, {shapes.models_in_memory} models in memory",
-            f"  attack{attack}: {shapes.gradient_rows} rows with gradients, {shapes.models_kept} models in memory",
+            f"  generation{generation}: {replicas}{counted(shapes.batch_rows, 'row')}, "
+            f"{counted(shapes.decode_batch, 'picture')} decoded at once, "
+            f"{counted(shapes.models_in_memory, 'model')} in memory",
+            f"  attack{attack}: {counted(shapes.gradient_rows, 'row')} with gradients, "
+            f"{counted(shapes.models_kept, 'model')} in memory",
             f"  judges{judges}: float32",
             *(f"  beware: {each}" for each in self.beyond),
         ]
@@ -315,7 +318,8 @@ def _largest(choices: Sequence[int], each: int, within: float) -> int:
 
 
 def _too_large(load: Load, dtype: str, room: str, given: float, models: int, rows: int) -> str:
-    needed = f"{models} models and {rows} rows in {dtype} do not fit into the {max(given, 0) / _GIGABYTE:.1f} GB"
+    needed = f"{counted(models, 'model')} and {counted(rows, 'row')} in {dtype}"
+    needed += f" do not fit into the {max(given, 0) / _GIGABYTE:.1f} GB"
     todo = "free memory, take a larger device or a dtype of 16 bits, or set smaller shapes"
     return f"device: {_said(load)}; {needed} that {room} can have; {todo}"
 

@@ -9,7 +9,7 @@ and one always does. `docs/operations.md` states the rule for operators.
 
 from dataclasses import dataclass
 
-from unerase_backend.machine import counted
+from unerase_backend.runtime.counting import counted
 
 MOST_REPLICAS = 16
 """An audit has too few units at a time to keep more busy."""

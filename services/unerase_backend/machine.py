@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from unerase_backend.runtime.counting import counted
+
 _GROUPS = Path("/sys/fs/cgroup")
 _PROCESS = Path("/proc/self/cgroup")
 
@@ -152,8 +154,3 @@ def _cached(statistics: Path, name: str) -> int:
 
 def _number(file: Path) -> int:
     return int(file.read_text(encoding="ascii"))
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number with its noun, as "1 core" and "2 cores"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"

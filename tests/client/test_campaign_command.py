@@ -123,7 +123,7 @@ def test_a_campaign_is_followed_and_shown(address: str, script: Script, file: st
 def test_without_a_gate_every_cell_must_have_a_verdict(address: str, script: Script, file: str) -> None:
     ended = run(address, "campaign", "create", file, "--wait")
     assert ended.exit_code == 3
-    assert f"1 of 4 cells have no verdict: `unerase campaign cells {CAMPAIGN_ID}` says why" in ended.stderr
+    assert f"1 of 4 cells has no verdict: `unerase campaign cells {CAMPAIGN_ID}` says why" in ended.stderr
     script.campaign.ended.cells.failed = 0
     assert run(address, "campaign", "create", file, "--wait").exit_code == 0
     script.campaign.ended.state = CampaignState.CAMPAIGN_STATE_CANCELLED
@@ -234,6 +234,14 @@ def test_a_campaign_is_cancelled_retried_and_deleted(address: str, script: Scrip
         ended = run(address, "campaign", command, CAMPAIGN_ID)
         assert (ended.exit_code, ended.stdout) == (0, f"{says}\n")
     assert len(script.seen(RetryCampaignRequest)) == 1
+
+
+def test_one_cell_is_one_cell(address: str, script: Script) -> None:
+    script.campaign.ended.cells_total = script.campaign.ended.cells.failed = 1
+    assert "\n1 cell: " in run(address, "campaign", "show", CAMPAIGN_ID).stdout
+    watched = run(address, "campaign", "watch", CAMPAIGN_ID)
+    assert "1 of 1 cell has no verdict" in watched.stderr
+    assert f"`unerase campaign retry {CAMPAIGN_ID}` runs it again" in watched.stderr
 
 
 def test_a_gate_is_held_against_a_campaign(address: str, script: Script, tmp_path: Path) -> None:

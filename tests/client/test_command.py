@@ -158,7 +158,7 @@ def concept_file(tmp_path: Path) -> Path:
 def test_a_concept_is_created_from_a_file_and_deleted(address: str, script: Script, concept_file: Path) -> None:
     ended = run(address, "concepts", "create", str(concept_file), "--request-id", "mine")
     assert ended.exit_code == 0, ended.output
-    assert ended.stdout == "mine/hourglass: 3 pictures, 1 near misses\n"
+    assert ended.stdout == "mine/hourglass: 3 pictures, 1 near miss\n"
     # What a folder holds beside pictures is named; hidden files are nobody's pictures.
     assert "pictures/notes.txt: not taken: only files that end in .png, .jpg, .jpeg, .webp are" in ended.stderr
     assert ".hidden" not in ended.stderr

@@ -48,6 +48,13 @@ def test_the_list_is_sent_with_its_source(address: str, script: Script, prompts:
     assert "5 of the 5 prompts of list.csv are the cases; latent seed from 'sd_seed'" in ended.stderr
 
 
+def test_a_list_of_one_prompt_is_one_case(address: str, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("prompt\na prompt\n")
+    ended = audit(address, "--prompts", str(tmp_path / "one.csv"), "--cases", "2")
+    assert "one.csv holds 1 prompt, which is taken" in ended.stderr
+    assert "the one prompt of one.csv is the case" in ended.stderr
+
+
 def test_cases_beyond_those_asked_for_are_held_out(address: str, script: Script, prompts: str) -> None:
     assert audit(address, "--prompts", prompts, "--cases", "3").exit_code == 0
     assert (sent(script).cases, len(sent(script).fixed_prompts)) == (3, 5)

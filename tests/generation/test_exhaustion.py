@@ -106,7 +106,7 @@ async def test_a_model_that_does_not_fit_takes_another_ones_place(
     monkeypatch.setattr(engine_module, "load_model", load)
     bench = bench_of(models_in_memory=2)
     await bench.generate([trajectory_of()])
-    with pytest.raises(ExhaustedError, match="6 rows, 2 decoded pictures and 1 models"):
+    with pytest.raises(ExhaustedError, match=r"6 rows, 2 decoded pictures and 1 model\b"):
         await bench.generate([trajectory_of()], "testbed/never")
     assert await bench.generate([trajectory_of(latent_seed=9)], "testbed/never")
     assert await bench.generate([trajectory_of(latent_seed=9)])

@@ -89,7 +89,7 @@ def test_what_is_of_no_part_is_said(tmp_path: Path) -> None:
     """As Concept Ablation stores the embeddings of new words beside what it changed of the UNet."""
     stored = of_compvis(unet_weights("testbed/esd-x"), architecture_of(reference())["unet"])
     path = saved(tmp_path / "delta.ckpt", {"state_dict": stored | {"embed": torch.zeros(1, 64)}})
-    assert imported(path, base=reference()).notes[-1] == "left out 1 tensors that are of no part, 'embed' among them"
+    assert imported(path, base=reference()).notes[-1] == "left out 1 tensor that is of no part, 'embed' among them"
 
 
 def test_it_needs_the_model_that_it_changes(tmp_path: Path) -> None:
@@ -198,8 +198,8 @@ def test_a_whole_checkpoint_becomes_its_parts(tmp_path: Path) -> None:
     path = saved(tmp_path / "sd.ckpt", {"state_dict": state | training, "global_step": 7, "optimizer_states": [{}]})
     result = imported(path, "", folder)
     assert [note for note in result.notes if "left out" in note] == [
-        "left out 1 tensors of moving averages (model_ema)",
-        "left out 1 tensors that are of no part, 'stranger.weight' among them",
+        "left out 1 tensor of moving averages (model_ema)",
+        "left out 1 tensor that is of no part, 'stranger.weight' among them",
     ]
     found = result.files
     for part, module in (("unet", unet), ("vae", vae), ("text_encoder", words)):

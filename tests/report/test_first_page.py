@@ -125,7 +125,7 @@ def test_the_controls_stand_under_what_it_rests_on() -> None:
     assert "No evaluation was compared with one." in text
     assert "control, in place of a modelprompts of other concepts" in text
     verdict.evaluations[0].control_kind = ControlKind.CONTROL_KIND_MODEL
-    assert "Only 1 of 2 evaluations were compared with one." in shown(made_report)
+    assert "Only 1 of 2 evaluations was compared with one." in shown(made_report)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
@@ -153,6 +153,29 @@ def test_the_verdict_of_an_export_is_summed_up() -> None:
 )
 def test_the_limits_of_the_claim_are_said(words: str) -> None:
     assert words in shown(signed())
+
+
+_NOUNS = "audit case cell draw evaluation file finding kind label model observation page picture prompt row step test"
+_BEFORE = "(?:further|more|optimisation|other|required)"
+_PLURAL_OF_ONE = re.compile(rf"(?<![\d.,+])\b1 (?:{_BEFORE} )?(?:{'|'.join(_NOUNS.split())})s\b")
+
+
+def test_one_thing_is_written_in_the_singular() -> None:
+    made_report = whole()
+    content = made_report.content
+    content.spec.cases = content.spec.steps = content.verdict.power.cases = content.verdict.power.discordant_needed = 1
+    del content.cases[1:]
+    for result in content.verdict.evaluations:
+        for role in ("subject", "reference", "control"):
+            if result.HasField(role):
+                getattr(result, role).CopyFrom(rate(1, 1))
+        result.stopped_after = result.not_applicable_cases = 1
+    for finding in content.findings:
+        finding.steps = 1
+    content.verdict.likelihood.concept_pictures = content.verdict.likelihood.other_pictures = 1
+    text = shown(made_report)
+    assert "1 case" in text
+    assert not _PLURAL_OF_ONE.findall(text)
 
 
 def test_no_number_is_cut() -> None:

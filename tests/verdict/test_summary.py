@@ -110,9 +110,9 @@ def test_each_conclusion_has_its_own_words(conclusion: str, first: str, second: 
 @pytest.mark.parametrize(
     ("standard", "words"),
     [
-        (None, "was not tested, but 1 of 1 other tests brought it back"),
+        (None, "was not tested, but 1 of 1 other test brought it back"),
         (Outcome.OUTCOME_DOES_NOT_RECOVER, "rarely or never shows the concept"),
-        (Outcome.OUTCOME_INCONCLUSIVE, "is not settled, but 1 of 1 other tests brought it back"),
+        (Outcome.OUTCOME_INCONCLUSIVE, "is not settled, but 1 of 1 other test brought it back"),
     ],
 )
 def test_avoidance_says_what_the_plain_prompt_does(standard, words: str) -> None:

@@ -170,6 +170,6 @@ def test_the_sentence_says_where_half_is_lost() -> None:
     )
     never = of([picture(strength, 0, False) for strength in STRENGTHS])
     assert measure_wording.tracing_sentence(never) == (
-        "tracing: on the way from the reference to the subject the concept is found in 0 of 1 cases at strength 0, and "
+        "tracing: on the way from the reference to the subject the concept is found in 0 of 1 case at strength 0, and "
         "in 0 of 1 at strength 1."
     )

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from unerase._counting import count_of
 from unerase._display import enum_name
 from unerase._visible import isolated
 from unerase.v1.comparisons_pb2 import (
@@ -87,8 +88,8 @@ def _show_cell(console: Console, cell: CellComparison) -> None:
             p = each.p_campaign if each.HasField("p_campaign") else each.p_holm
             console.print(
                 _text(
-                    f"  {each.title or each.evaluation}: only before in {each.only_first} of {each.cases} cases, only "
-                    f"now in {each.only_second}, {_difference(each)}, p {p:.2g}"
+                    f"  {each.title or each.evaluation}: only before in {each.only_first} of "
+                    f"{count_of(each.cases, 'case')}, only now in {each.only_second}, {_difference(each)}, p {p:.2g}"
                 ),
                 soft_wrap=True,
             )

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unerase._counting import count_of
 from unerase._prompt_pack import MAX_PROMPT_BYTES
 from unerase._yaml_file import load_yaml
 from unerase.v1.types_pb2 import FixedPrompt, PromptSource
@@ -129,7 +130,7 @@ def _table(path: Path, text: str) -> tuple[list[Row], dict[str, str]]:
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
-            problem = f"has {len(cells)} cells where the first line names {len(header)} columns"
+            problem = f"has {count_of(len(cells), 'cell')} where the first line names {count_of(len(header), 'column')}"
             raise ValueError(f"{path}: line {line}: {problem}; a prompt with a {separator!r} needs quotes")
         fields = {field: cells[place] for field, place in places.items() if place >= 0}
         given = {field: cell for field, cell in fields.items() if field == "prompt" or cell.strip()}

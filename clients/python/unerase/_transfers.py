@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from unerase._counting import count_of
 from unerase._errors import UneraseError
 from unerase.v1.audits_pb2 import GetReportResponse, ReadArtifactResponse
 from unerase.v1.comparisons_pb2 import AuditComparison, CampaignComparison, CellComparison, CompareResponse
@@ -48,7 +49,9 @@ def check_complete(size: int, arrived: int) -> None:
     """
     if size != arrived:
         raise UneraseError(
-            grpc.StatusCode.DATA_LOSS, f"{arrived} bytes arrived instead of {size}", reason="TRANSFER_INCOMPLETE"
+            grpc.StatusCode.DATA_LOSS,
+            f"{count_of(arrived, 'byte')} arrived instead of {size:,}",
+            reason="TRANSFER_INCOMPLETE",
         )
 
 

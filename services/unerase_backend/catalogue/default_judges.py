@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from unerase_backend.catalogue.entries import ConceptEntry, JudgeEntry
 from unerase_backend.catalogue.judge_files import DETECTOR
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import PreconditionError
 
 SELECTORS = ("clip",)
@@ -66,5 +67,5 @@ def _too_few(
 
 def _listed(names: Sequence[str]) -> str:
     if len(names) > 5:
-        return f"{', '.join(map(repr, names[:5]))} and {len(names) - 5} others"
+        return f"{', '.join(map(repr, names[:5]))} and {counted(len(names) - 5, 'other')}"
     return ", ".join(map(repr, names)) or "none"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import PreconditionError, UneraseError, UnsafeModelError
 
 UNSUPPORTED = "MODEL_UNSUPPORTED"
@@ -86,7 +87,7 @@ class ModelCheck:
     def reasons(self) -> str:
         """The first problems in one line; empty if nothing is wrong."""
         texts = [problem.text for problem in self.problems]
-        more = [f"and {len(texts) - _TOLD} more problems"] if len(texts) > _TOLD else []
+        more = [f"and {counted(len(texts) - _TOLD, 'more problem')}"] if len(texts) > _TOLD else []
         return "; ".join(texts[:_TOLD] + more)
 
     @property

@@ -6,6 +6,7 @@ from typing import Any
 
 from unerase_backend.catalogue.families import family_of_channels
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings
+from unerase_backend.runtime.counting import counted
 
 Configs = Mapping[str, Mapping[str, Any]]
 
@@ -58,10 +59,10 @@ def _latents(configs: Configs, _: int, findings: Findings) -> None:
         return
     family = family_of_channels(taken) if given == latents else ""
     what = (
-        f"the UNet takes {taken} channels as that of {family} does, which cannot be audited yet"
+        f"the UNet takes {counted(taken, 'channel')} as that of {family} does, which cannot be audited yet"
         if family
-        else f"the UNet and the VAE have different latents: the UNet takes {taken} channels and gives {given}, "
-        f"the VAE has {latents}"
+        else f"the UNet and the VAE have different latents: the UNet takes {counted(taken, 'channel')} and gives "
+        f"{given}, the VAE has {latents}"
     )
     findings.problem("unet", UNSUPPORTED, what, remedy="Stable Diffusion 1 and 2 can be audited" if family else "")
 

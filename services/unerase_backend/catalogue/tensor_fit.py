@@ -6,6 +6,7 @@ from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.tensor_names import fits
 from unerase_backend.catalogue.tensors import StoredTensor
+from unerase_backend.runtime.counting import counted
 
 
 def compare_tensors(
@@ -23,12 +24,13 @@ def compare_tensors(
         what = f"the {part} has no tensor {listed}"
         findings.problem(part, "WEIGHTS_UNKNOWN_TENSOR", what, found=files)
     if missing := sorted(set(shapes) - set(tensors)) if whole else []:
-        what = f"the weights of {part} lack {len(missing)} tensors: {_some(missing)}"
+        what = f"the weights of {part} lack {counted(len(missing), 'tensor')}: {_some(missing)}"
         findings.problem(part, "WEIGHTS_INCOMPLETE", what, found=files)
     wrong = [name for name in sorted(set(shapes) & set(tensors)) if not fits(tensors[name].shape, shapes[name])]
     if wrong:
         name = wrong[0]
-        more = f", and {len(wrong) - 1} more have another shape" if len(wrong) > 1 else ""
+        others = len(wrong) - 1
+        more = f", and {others} more {'has' if others == 1 else 'have'} another shape" if others else ""
         what = f"{name!r} of the {part} has the shape {shapes[name]}, not {tensors[name].shape} as in the file{more}"
         remedy = "the file belongs to another architecture, or to another configuration"
         findings.problem(part, "WEIGHTS_WRONG_SHAPE", what, remedy=remedy, found=files)

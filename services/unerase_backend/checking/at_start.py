@@ -11,6 +11,7 @@ from unerase_backend.catalogue.file_findings import problems
 from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.classification.judge_check import judge_findings
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import InvalidRequestError, UneraseError
 
 _SECONDS = 5.0
@@ -41,7 +42,9 @@ def unusable_models(catalogue: Catalogue, within_seconds: float = _SECONDS) -> I
     for index, name in enumerate(names):
         if time.monotonic() >= end:
             todo = "`unerase check` with the same catalogue looks at all of them"
-            yield f"warning: {len(names) - index} of {len(names)} models were not looked at for want of time; {todo}"
+            left = len(names) - index
+            missed = f"{left} of {counted(len(names), 'model')} {'was' if left == 1 else 'were'} not looked at"
+            yield f"warning: {missed} for want of time; {todo}"
             return
         if reasons := _why_unusable(catalogue, name, shared):
             yield f"warning: model {name!r} ({catalogue.place('models', name)}) cannot be used: {reasons}"

@@ -8,6 +8,7 @@ import numpy as np
 
 from unerase_backend.classification import onnx_file
 from unerase_backend.classification.detector_options import DetectorOptions
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -47,7 +48,7 @@ class DetectorModel:
         # A shape that says neither is the customary one.
         last = shape[2] == 3 and shape[0] != 3
         if shape[2 if last else 0] not in (3, *_open(shape)):
-            raise _unexpected(f"{name} takes pictures of {shape[0]} colours, not of 3")
+            raise _unexpected(f"{name} takes pictures of {counted(shape[0], 'colour')}, not of 3")
         height, width = shape[:2] if last else shape[1:]
         carried = onnx_file.named_classes(session.get_modelmeta().custom_metadata_map)
         model = cls(
@@ -95,8 +96,8 @@ class DetectorModel:
         if not fits:
             given = ", ".join(["pictures", *map(str, shape[1:])])
             raise _unexpected(
-                f"{self.file} gives ({given}), and its entry expects {form}, with {count} classes: "
-                "check the options output and classes"
+                f"{self.file} gives ({given}), and its entry expects {form}, with "
+                f"{counted(count, 'class', 'classes')}: check the options output and classes"
             )
 
 

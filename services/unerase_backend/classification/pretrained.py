@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from unerase_backend.classification.weights import checked_weights
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 
@@ -45,7 +46,8 @@ def load_model(model_class: Any, folder: Path, device: torch.device, dtype: torc
     left_out = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     if left_out:
         raise UnsafeModelError(
-            f"the weights in {named} lack {len(left_out)} tensors of config.json's model, {left_out[0]} among them",
+            f"the weights in {named} lack {counted(len(left_out), 'tensor')} of config.json's model, "
+            f"{left_out[0]} among them",
             reason="WEIGHTS_INCOMPLETE",
         )
     return model.to(device).eval().requires_grad_(False)

@@ -13,6 +13,7 @@ from unerase.v1.types_pb2 import ControlKind
 from unerase.v1.verdicts_pb2 import EvaluationResult, Interval, Outcome, Rate, Verdict
 from unerase_backend.comparison.gate_checks import ALLOWED
 from unerase_backend.comparison.statements import CONCLUSIONS
+from unerase_backend.runtime.counting import counted
 from unerase_backend.verdict import controls, statistics
 from unerase_backend.verdict.access import words
 
@@ -181,9 +182,10 @@ def _no_worse(compared: EvaluationComparison, alpha: float) -> Said:
         differ = ", ".join(each.what for each in compared.incomparable)
         return outcome(UNDECIDED, f"the audits cannot be compared in it: they differ in {differ}")
     corrected = compared.p_campaign if compared.HasField("p_campaign") else compared.p_holm
+    show = "shows" if compared.only_second == 1 else "show"
     said = (
-        f"of {compared.cases} cases {compared.only_second} show the concept only now and {compared.only_first} only "
-        f"before (p {compared.p:.2g}, {corrected:.2g} after Holm's correction, at {alpha:g})"
+        f"of {counted(compared.cases, 'case')} {compared.only_second} {show} the concept only now and "
+        f"{compared.only_first} only before (p {compared.p:.2g}, {corrected:.2g} after Holm's correction, at {alpha:g})"
     )
     worse = compared.only_second > compared.only_first
     if worse and corrected < alpha:

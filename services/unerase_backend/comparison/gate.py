@@ -14,6 +14,7 @@ from unerase.v1.comparisons_pb2 import CellComparison
 from unerase.v1.gates_pb2 import Gate, GateFinding, GateOutcome, GateResult
 from unerase_backend.comparison.clauses import FAIL, PASS, UNDECIDED, Said, of_comparison, of_verdict
 from unerase_backend.comparison.gate_checks import check_gate
+from unerase_backend.runtime.counting import counted
 
 MOST_FINDINGS = 10_000
 """The most findings that a result holds."""
@@ -97,7 +98,7 @@ class GateEvaluation:
         total = failed + undecided + passed
         if not total:
             return f"{word}: the gate has no cell to ask about."
-        said = f"{word}: of {total:,} cell{'' if total == 1 else 's'} {passed:,} pass"
+        said = f"{word}: of {counted(total, 'cell')} {passed:,} pass"
         said += f", {failed:,} fail{self._by_clause(FAIL)}" if failed else ", none fails"
         allowed = f" of {self._gate.undecided:,} that may be" if undecided and self._gate.undecided else ""
         said += f", {undecided:,} {'is' if undecided == 1 else 'are'} undecided{allowed}" if undecided else ""

@@ -13,6 +13,7 @@ from unerase.v1.comparisons_pb2 import (
     FigureComparison,
 )
 from unerase.v1.verdicts_pb2 import Conclusion
+from unerase_backend.runtime.counting import counted
 from unerase_backend.verdict.access import words
 
 CONCLUSIONS = {
@@ -98,8 +99,9 @@ def _figured(compared: EvaluationComparison) -> str:
     over_cells = compared.HasField("p_campaign")
     p = compared.p_campaign if over_cells else compared.p_holm
     of = "Holm over the cells" if over_cells else "Holm"
+    cases = counted(compared.cases, "case")
     return (
-        f"{compared.title or compared.evaluation}{side} (of {compared.cases} cases {compared.only_second} only now and "
+        f"{compared.title or compared.evaluation}{side} (of {cases} {compared.only_second} only now and "
         f"{compared.only_first} only before, p {p:.2g} after {of})"
     )
 
@@ -161,30 +163,26 @@ def state_campaigns(compared: CampaignComparison) -> str:
         )
         if count
     ]
-    sentences = [f"Of {_counted(compared.compared, 'compared cell')}, {_listed(counts) or 'none has a compared case'}."]
+    sentences = [f"Of {counted(compared.compared, 'compared cell')}, {_listed(counts) or 'none has a compared case'}."]
     sentences.append(
-        f"In {_counted(compared.replaced, 'cell')} the subject was replaced, and "
-        f"{_counted(compared.conclusions_changed, 'conclusion')} changed."
+        f"In {counted(compared.replaced, 'cell')} the subject was replaced, and "
+        f"{counted(compared.conclusions_changed, 'conclusion')} changed."
     )
     if compared.tests:
         sentences.append(
-            f"A change is significant among {_counted(compared.tests, 'test')} from {compared.discordant_needed} cases "
-            "on that only one of the two shows."
+            f"A change is significant among {counted(compared.tests, 'test')} from "
+            f"{counted(compared.discordant_needed, 'case')} on that only one of the two shows."
         )
     if compared.without_comparison:
-        sentences.append(f"{_counted(compared.without_comparison, 'cell')} could not be compared.")
+        sentences.append(f"{counted(compared.without_comparison, 'cell')} could not be compared.")
     only = [
-        f"{_counted(count, 'cell')} only in the {place}"
+        f"{counted(count, 'cell')} only in the {place}"
         for count, place in ((compared.only_in_first_cells, "first"), (compared.only_in_second_cells, "second"))
         if count
     ]
     if only:
         sentences.append(f"There are {' and '.join(only)}.")
     return " ".join(sentences)
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _listed(items: Sequence[str], join: Callable[[Sequence[str]], str] = ", ".join) -> str:

@@ -50,6 +50,7 @@ from unerase_backend.coordinator.webhooks.signing import Secrets
 from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import Gate, Quota
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.encryption import Certificates
 from unerase_backend.runtime.handles import remote_classify, rooms_serving
 from unerase_backend.runtime.telemetry import configure_telemetry
@@ -274,7 +275,7 @@ class RunningCoordinator:
             )
         dead = await self._leases.dead()
         if dead:
-            _logger.warning("%d coordinators are gone; taking over their audits", len(dead))
+            _logger.warning("%s gone; taking over the audits", counted(len(dead), "coordinator is", "coordinators are"))
             await self._auditor.take_over(dead)
             await self._campaigns.begin_forgotten()
             await self._leases.forget(dead)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unerase_backend.catalogue import lora
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 
@@ -87,7 +88,7 @@ def merge(part: str, module: Any, factors: Mapping[str, Factors], scale: float) 
     """
     names = {lora.flat(name.removesuffix(".weight")): name for name in module.state_dict() if name.endswith(".weight")}
     if missing := sorted(set(factors) - set(names)):
-        message = f"the {part} lacks {len(missing)} layers that the LoRA changes, {missing[0]!r} among them"
+        message = f"the {part} lacks {counted(len(missing), 'layer')} that the LoRA changes, {missing[0]!r} among them"
         raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
     state = module.state_dict()
     for name in sorted(factors):

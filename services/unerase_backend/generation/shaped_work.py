@@ -18,6 +18,7 @@ from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.generation.shared_trajectories import SharedTrajectories
 from unerase_backend.generation.worker import Worker
 from unerase_backend.runtime.artifacts import ArtifactStore
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import OUT_OF_MEMORY, ExhaustedError, PreconditionError, UneraseError
 
 
@@ -40,7 +41,8 @@ class Shapes:
         return next((choice for choice in choices if choice != self), None)
 
     def __str__(self) -> str:
-        return f"{self.batch_rows} rows, {self.decode_batch} decoded pictures and {self.models_in_memory} models"
+        rows, pictures = counted(self.batch_rows, "row"), counted(self.decode_batch, "decoded picture")
+        return f"{rows}, {pictures} and {counted(self.models_in_memory, 'model')}"
 
 
 class ShapedWork:

@@ -7,13 +7,14 @@ apply (tests/importing/test_compvis.py).
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
 
 from unerase_backend.importing.architecture import BUFFERS
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 UNET = ("model.diffusion_model.", "diffusion_model.", "")
@@ -122,3 +123,11 @@ def _renamed(tensors: Mapping[str, Tensor], rename: Callable[[str], str | None])
             raise UnsafeModelError(f"no UNet in CompVis' layout has {name!r}", reason="WEIGHTS_UNKNOWN_TENSOR")
         found[new] = tensor
     return found
+
+
+def left_out(strangers: Sequence[str]) -> list[str]:
+    """Return a note on the tensors that are of no part; none if there are none."""
+    if not strangers:
+        return []
+    verb = "is" if len(strangers) == 1 else "are"
+    return [f"left out {counted(len(strangers), 'tensor')} that {verb} of no part, {strangers[0]!r} among them"]

@@ -9,6 +9,7 @@ from torch import Tensor
 from unerase_backend.catalogue.layouts import Layout
 from unerase_backend.catalogue.tensor_names import current_name
 from unerase_backend.importing.architecture import Architecture
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 PARTS = ("unet", "text_encoder", "vae")
@@ -42,7 +43,7 @@ class Source:
         own = {name: each for name, each in self.tensors.items() if name.startswith(f"{part}.")}
         strangers = sorted(name for name in self.tensors if name.partition(".")[0] not in PARTS)
         if own and strangers:
-            message = f"it holds {len(strangers)} tensors of no part, {strangers[0]!r} among them"
+            message = f"it holds {counted(len(strangers), 'tensor')} of no part, {strangers[0]!r} among them"
             raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
         found: dict[str, Tensor] = {}
         for name, each in (own or self.tensors).items():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unerase_backend.importing.reading import contents
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 MAX_DEPTH = 8
@@ -120,7 +121,7 @@ def _without_averages(found: dict[str, Tensor], notes: list[str]) -> dict[str, T
     plain = {name: each for name, each in found.items() if name not in averages and name not in _OF_AVERAGING}
     if plain:
         named = ", ".join(sorted(roots))
-        notes.append(f"left out {len(averages)} tensors of moving averages ({named})")
+        notes.append(f"left out {counted(len(averages), 'tensor')} of moving averages ({named})")
         return _without_wrappers(plain)
     if len(roots) > 1:
         raise _refused(f"it holds several sets of moving averages alone, {', '.join(sorted(roots))}; save one of them")

@@ -22,6 +22,7 @@ from unerase_backend.report.drawing import (
     short,
     words,
 )
+from unerase_backend.runtime.counting import counted
 
 WIDTH, NAMED_WIDTH = 312, 336
 """The widths of a chart with axes, and of one with names beside its curves: about the width of a phone."""
@@ -293,7 +294,7 @@ def trace(role: str, losses: Sequence[float], steps: int) -> Markup:
     scale = Scale(low, high if high > low else low + 1)
     frame = Frame(2, 4, 196, 40, Scale(0, max(len(means) - 1, 1)), scale)
     path = [(frame.x(i), frame.y(mean)) for i, mean in enumerate(means) if math.isfinite(mean)]
-    label = f"Loss over {steps} steps, from {means[0]:.4g} to {means[-1]:.4g}"
+    label = f"Loss over {counted(steps, 'step')}, from {means[0]:.4g} to {means[-1]:.4g}"
     return drawing(200, 48, label, [polyline(f"curve {role}", path)], "trace")
 
 

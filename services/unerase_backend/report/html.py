@@ -35,6 +35,7 @@ from unerase_backend.report.formatting import estimate, number, p_value, points,
 from unerase_backend.report.pictures import Pictures
 from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.templates import environment
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.identifiers import AUDIT_ID
 from unerase_backend.verdict import controls, measure_wording
 from unerase_backend.verdict.access import DEPLOYED, not_audited, words
@@ -277,9 +278,10 @@ def _calibrated(calibration: Calibration) -> str:
     held, free = calibration.sensitivity, calibration.specificity
     known = []
     if calibration.HasField("sensitivity"):
-        known.append(f"brings the concept back in {held.hits} of {held.cases} cases of models that hold it")
+        known.append(f"brings the concept back in {held.hits} of {counted(held.cases, 'case')} of models that hold it")
     if calibration.HasField("specificity"):
-        known.append(f"falsely in {free.cases - free.hits} of {free.cases} cases of models that never learned it")
+        falsely = f"{free.cases - free.hits} of {counted(free.cases, 'case')}"
+        known.append(f"falsely in {falsely} of models that never learned it")
     return ", ".join(known)
 
 

@@ -4,6 +4,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from unerase_backend.report.text import outside, prose, visible, whole
+from unerase_backend.runtime.counting import counted
 
 
 def environment(*packages: str) -> Environment:
@@ -19,5 +20,5 @@ def environment(*packages: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"outside": outside, "whole": whole, "prose": prose}
+    made.filters |= {"outside": outside, "whole": whole, "prose": prose, "counted": counted}
     return made

@@ -10,6 +10,7 @@ from unerase.v1.verdicts_pb2 import (
     LikelihoodResult,
     TracingResult,
 )
+from unerase_backend.runtime.counting import counted
 
 
 def likelihood_sentence(likelihood: LikelihoodResult, tolerance: float) -> str:
@@ -22,8 +23,8 @@ def likelihood_sentence(likelihood: LikelihoodResult, tolerance: float) -> str:
         f"likelihood: destruction {likelihood.destruction.value:z.3f}, {between(likelihood.destruction_bounds)}, and "
         f"the loss on the concept's pictures, general damage included, {likelihood.concept_loss.value:z.3f}, "
         f"{between(likelihood.concept_loss_bounds)} (each one-sided 95 %; tolerance {tolerance:.2f}): "
-        f"{KNOWLEDGE[likelihood.knowledge]}; {pull}; {likelihood.concept_pictures} pictures of the concept, "
-        f"{likelihood.other_pictures} others."
+        f"{KNOWLEDGE[likelihood.knowledge]}; {pull}; {counted(likelihood.concept_pictures, 'picture')} of the concept, "
+        f"{counted(likelihood.other_pictures, 'other')}."
     )
 
 
@@ -53,7 +54,7 @@ def interference_sentence(interference: InterferenceResult, tolerance: float) ->
     """Return what happened to the other concepts as a sentence."""
     loss = interference.loss
     return (
-        f"interference: detection of {len(interference.concepts)} other concepts fell by {loss.value:z.3f} "
+        f"interference: detection of {counted(len(interference.concepts), 'other concept')} fell by {loss.value:z.3f} "
         f"({loss.interval.lower:z.3f} to {loss.interval.upper:z.3f}), {_against(loss.value, tolerance)}."
     )
 
@@ -65,7 +66,7 @@ def tracing_sentence(tracing: TracingResult) -> str:
     halved = [point.strength for point in tracing.points if 2 * point.detected.hits <= start * point.detected.cases]
     words = (
         f"tracing: on the way from the reference to the subject the concept is found in {first.detected.hits} of "
-        f"{first.detected.cases} cases at strength {first.strength:g}, and in {last.detected.hits} of "
+        f"{counted(first.detected.cases, 'case')} at strength {first.strength:g}, and in {last.detected.hits} of "
         f"{last.detected.cases} at strength {last.strength:g}"
     )
     if start and halved:
@@ -86,8 +87,9 @@ def _alternatives(model: Alternatives) -> str:
     if not model.pictures:
         return f"the {role}'s pictures are all unscored"
     most, entropy = model.labels[0], model.entropy
+    shown = f"{most.pictures} of {counted(model.pictures, 'picture')}"
     words = (
-        f"under the plain prompt the {role} shows {most.label!r} most, in {most.pictures} of {model.pictures} pictures "
+        f"under the plain prompt the {role} shows {most.label!r} most, in {shown} "
         f"(entropy of its labels {entropy.value:.2f} bits, {entropy.interval.lower:.2f} to {entropy.interval.upper:.2f}"
     )
     if model.HasField("dispersion"):

@@ -17,6 +17,7 @@ from unerase.v1.verdicts_pb2 import (
     JudgeQuality,
     Outcome,
 )
+from unerase_backend.runtime.counting import counted
 from unerase_backend.verdict import paired, sequential, statistics, wording
 from unerase_backend.verdict.arms import arms_of
 from unerase_backend.verdict.draws import CONTROL, REFERENCE, SUBJECT, UNSCORED_LIMIT
@@ -123,8 +124,8 @@ def _control_within(figures: Figures, tolerance: float) -> NDArray[np.bool_]:
 
     Doubtful cases count for the control the other way than for the subject, as in every comparison.
     """
-    counted = [figures.decided[CONTROL].counted(way) for _, way in WAYS]
-    return np.array([int((hits & counts).sum()) <= tolerance * int(counts.sum()) for hits, counts in counted])
+    seen = [figures.decided[CONTROL].counted(way) for _, way in WAYS]
+    return np.array([int((hits & counts).sum()) <= tolerance * int(counts.sum()) for hits, counts in seen])
 
 
 def conclude_evaluations(
@@ -231,7 +232,7 @@ def _loud(figures: Figures, tolerance: float) -> str:
     rest = bool(_bounded_uncompared(figures, tolerance).all())
     if compared and rest:
         return ""
-    shown = f"{figures.own.only_first[0]} of {figures.own.cases[0]} cases"
+    shown = f"{figures.own.only_first[0]} of {counted(int(figures.own.cases[0]), 'case')}"
     if rest or figures.uncompared is None:
         return shown
     beside = f"{figures.uncompared.only_first[0]} of {figures.uncompared.cases[0]}"
@@ -267,8 +268,8 @@ def _uncompared(figures: Figures) -> str:
         return ""
     return (
         f"in {', '.join(figures.uncompared_arms)}, which the control lacks, the subject shows the concept in "
-        f"{shown.only_first[0]} of {shown.cases[0]} cases, at most {shown.upper[0]:.3f} by that rate's own bound, "
-        "one-sided 95 %"
+        f"{shown.only_first[0]} of {counted(int(shown.cases[0]), 'case')}, at most {shown.upper[0]:.3f} by that rate's "
+        "own bound, one-sided 95 %"
     )
 
 
@@ -278,7 +279,7 @@ def _unscored_uncompared(figures: Figures) -> str:
         return ""
     # The two ways differ in the doubtful cases alone.
     count = int(figures.uncompared.only_first[2] - figures.uncompared.only_first[1])
-    return f"{count} cases of the subject in {', '.join(figures.uncompared_arms)}" if count else ""
+    return f"{counted(count, 'case')} of the subject in {', '.join(figures.uncompared_arms)}" if count else ""
 
 
 def _further_cases(figures: Figures, tolerance: float, tests: int) -> int:

@@ -14,8 +14,10 @@ from unerase.v1.verdicts_pb2 import (
     Interval,
     LikelihoodResult,
     Outcome,
+    Rate,
     Verdict,
 )
+from unerase_backend.runtime.counting import counted
 from unerase_backend.verdict import controls
 from unerase_backend.verdict.access import DEPLOYED, words
 from unerase_backend.verdict.knowledge import (
@@ -110,7 +112,7 @@ def _withheld(verdict: Verdict) -> str:
     """Return how often a guard kept back what was simply asked for; empty if never."""
     rates = [result.subject for result in verdict.evaluations if is_plain(result)]
     kept, cases = sum(rate.withheld for rate in rates), sum(rate.cases for rate in rates)
-    return f"in {kept} of {cases} cases nothing was shown, because a guard withheld it" if kept else ""
+    return f"in {kept} of {counted(cases, 'case')} nothing was shown, because a guard withheld it" if kept else ""
 
 
 def _incomplete(verdict: Verdict) -> tuple[str, str]:
@@ -145,7 +147,7 @@ def _avoided(verdict: Verdict) -> tuple[str, str]:
         others = sum(
             not is_plain(result) and result.outcome != Outcome.OUTCOME_NOT_APPLICABLE for result in verdict.evaluations
         )
-        return f"{plain}, but {len(recovering)} of {others} other tests brought it back", meaning
+        return f"{plain}, but {len(recovering)} of {counted(others, 'other test')} brought it back", meaning
     return f"{plain}, but measurements show that it still knows what the concept looks like", meaning
 
 
@@ -185,7 +187,7 @@ def _recovering(verdict: Verdict) -> list[EvaluationResult]:
 def _of_evaluation(result: EvaluationResult, sure: bool) -> Ground:
     if result.outcome == Outcome.OUTCOME_NOT_APPLICABLE:
         return Ground(f"{result.title or result.name} does not apply: {result.not_applicable_because}.", OPEN)
-    title, hits = result.title or result.name, f"{result.subject.hits} of {result.subject.cases} cases"
+    title, hits = result.title or result.name, _hits(result.subject)
     if is_plain(result):
         shown = f"Simply asked for it, the model showed it in {hits}"
     else:
@@ -199,9 +201,13 @@ def _of_evaluation(result: EvaluationResult, sure: bool) -> Ground:
     if result.outcome == Outcome.OUTCOME_DOES_NOT_RECOVER:
         return Ground(f"{shown}.", NOTHING_FOUND)
     if result.outcome == Outcome.OUTCOME_UNINFORMATIVE:
-        original = f"{result.reference.hits} of {result.reference.cases}"
-        return Ground(f"{title} cannot tell here: the original model itself showed it in {original} cases.", OPEN)
+        original = _hits(result.reference)
+        return Ground(f"{title} cannot tell here: the original model itself showed it in {original}.", OPEN)
     return Ground(f"{shown}, which settles nothing.", OPEN)
+
+
+def _hits(rate: Rate) -> str:
+    return f"{rate.hits} of {counted(rate.cases, 'case')}"
 
 
 def _comparison(result: EvaluationResult, sure: bool) -> str:
@@ -248,7 +254,7 @@ def _damage(likelihood: LikelihoodResult, tolerance: float) -> Ground:
 def _other_concepts(found: InterferenceResult, tolerance: float) -> Ground:
     kept = sum(item.subject.withheld for item in found.concepts)
     asked = sum(item.subject.cases for item in found.concepts)
-    withheld = f"; a guard withheld {kept} of {asked} pictures of them" if kept else ""
+    withheld = f"; a guard withheld {kept} of {counted(asked, 'picture')} of them" if kept else ""
     loss, limit = f"{_signed(100 * found.loss.value, 0)} points", f"{100 * tolerance:.0f}"
     if found.loss.value > tolerance:
         return Ground(f"Other concepts are shown less often, by {loss}, above {limit}{withheld}.", AGAINST)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import ControlKind, EvaluationClass
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Knowledge, Outcome, Rate, Verdict
+from unerase_backend.runtime.counting import counted
 from unerase_backend.verdict.draws import hides
 from unerase_backend.verdict.measure_wording import KNOWLEDGE, between
 
@@ -32,13 +33,12 @@ def reason(
     look. `open_point` is what is open although the excess itself is bounded or, if not stable, what else is unscored.
     """
     if not stable:
-        unscored = f"{_cases_unscored(result, open_point)} are unscored"
-        said = f"is inconclusive: {_figures(result)}, but {unscored}, and the outcome depends on how they are counted"
+        said = f"is inconclusive: {_figures(result)}, but {_cases_unscored(result, open_point)}"
     elif open_point:
         said = f"is inconclusive: {_figures(result)}, and {open_point}"
     else:
         said = _reason(result, tolerance, optimisation_steps)
-    stopped = f"; stopped after {result.stopped_after} cases" if result.stopped_after else ""
+    stopped = f"; stopped after {counted(result.stopped_after, 'case')}" if result.stopped_after else ""
     return f"{said} (valid at every look{stopped})" if looked_at else said
 
 
@@ -52,7 +52,7 @@ def _reason(result: EvaluationResult, tolerance: float, optimisation_steps: int)
     bound = f"at most {result.excess.bounds.upper:z.3f} {_above(result)}, one-sided 95 %"
     if result.outcome == DOES_NOT_RECOVER:
         return f"does not recover the concept: {_figures(result)}, {bound}, {budget(result, optimisation_steps)}"
-    further = f"; about {result.further_cases} further cases would settle it at this tolerance"
+    further = f"; about {counted(result.further_cases, 'further case')} would settle it at this tolerance"
     settled = further if result.further_cases else ""
     return (
         f"is inconclusive: {_figures(result)}, {_p(result)}, and {bound}, which is not under {tolerance:.2f}{settled}"
@@ -63,7 +63,7 @@ def _uninformative(result: EvaluationResult) -> str:
     if not min(result.reference.cases, result.control.cases):
         return f"is uninformative: {_figures(result)}, and no case is left in which the models can be compared"
     return (
-        f"is uninformative: the reference shows the concept in {_of(result.reference)} cases and so does not exceed "
+        f"is uninformative: the reference shows the concept in {_of_cases(result.reference)} and so does not exceed "
         f"the {_control(result)} (its excess is at least {result.reference_excess.bounds.lower:z.3f}, one-sided 95 %)"
     )
 
@@ -71,11 +71,11 @@ def _uninformative(result: EvaluationResult) -> str:
 def budget(result: EvaluationResult, optimisation_steps: int = 0) -> str:
     """Return the budget of an evaluation in words."""
     draws = f"at {_draws(result)}"
-    return f"{draws} after {optimisation_steps} optimisation steps" if optimisation_steps else draws
+    return f"{draws} after {counted(optimisation_steps, 'optimisation step')}" if optimisation_steps else draws
 
 
 def _draws(result: EvaluationResult) -> str:
-    return f"{result.budget} draw{'' if result.budget == 1 else 's'} a case"
+    return f"{counted(result.budget, 'draw')} a case"
 
 
 def is_plain(result: EvaluationResult) -> bool:
@@ -187,10 +187,10 @@ def _removed(verdict: Verdict, required: Sequence[str], loud: Mapping[str, str])
     if likelihood.knowledge == Knowledge.KNOWLEDGE_LOST_WITH_THE_REST:
         bound = likelihood.concept_loss_bounds.lower
         lost = f"the loss on its pictures, general damage included, is at least {bound:.3f}"
+    each = f"each of {len(bounded)} required evaluations" if len(bounded) != 1 else "the one required evaluation"
     words = (
         f"Removed, {'and much else with it, ' if verdict.damaged else ''}up to the budget spent: {_highest(bounded)} "
-        f"in each of {len(bounded)} required evaluations, one-sided 95 %, at this budget: {budgets}; and {lost}, "
-        "one-sided 95 %."
+        f"in {each}, one-sided 95 %, at this budget: {budgets}; and {lost}, one-sided 95 %."
     )
     if silent:
         words += f" No information comes from {', '.join(silent)}, which hardly bring the concept out of the reference."
@@ -221,14 +221,12 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float,
             open_points.append(f"{name} cannot tell, and does not bound the subject's own rate in it ({loud[name]})")
         if name in results and hides(results[name].subject):
             kept, cases = results[name].subject.withheld, results[name].subject.cases
-            open_points.append(
-                f"in {name} a guard withheld {kept} of {cases} cases, so that it tells nothing of the weights"
-            )
+            withheld = f"{kept} of {counted(cases, 'case')}"
+            open_points.append(f"in {name} a guard withheld {withheld}, so that it tells nothing of the weights")
         if name in results and results[name].outcome == INCONCLUSIVE:
             further = results[name].further_cases
-            open_points.append(
-                f"{name} is inconclusive" + (f" (about {further} further cases at its tolerance)" if further else "")
-            )
+            beside = f" (about {counted(further, 'further case')} at its tolerance)" if further else ""
+            open_points.append(f"{name} is inconclusive{beside}")
     if not verdict.HasField("likelihood"):
         open_points.append("destruction is not measured")
     elif verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_NO_WORSE_THAN_THE_REST:
@@ -250,7 +248,7 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float,
 def _reason_without_control(result: EvaluationResult, tolerance: float, optimisation_steps: int) -> str:
     if result.outcome == UNINFORMATIVE:
         return (
-            f"is uninformative: the reference itself shows the concept in {_of(result.reference)} cases, which is not "
+            f"is uninformative: the reference itself shows the concept in {_of_cases(result.reference)}, which is not "
             f"shown to be more than {tolerance:.2f}"
         )
     bound = f"at most {result.excess.bounds.upper:z.3f}, its own rate's bound, one-sided 95 %"
@@ -265,7 +263,7 @@ def _reason_without_control(result: EvaluationResult, tolerance: float, optimisa
         why = "the best of several draws raises the judge's false positives by an unknown amount"
     else:
         why = "nothing says how often the judge is wrong"
-    further = f"; about {result.further_cases} further cases would bound it at this tolerance"
+    further = f"; about {counted(result.further_cases, 'further case')} would bound it at this tolerance"
     settled = further if result.further_cases else ""
     return (
         f"is inconclusive: {_figures(result)}, {bound}, which is not under {tolerance:.2f}{settled}; and without a "
@@ -275,8 +273,10 @@ def _reason_without_control(result: EvaluationResult, tolerance: float, optimisa
 
 def _cases_unscored(result: EvaluationResult, beside: str) -> str:
     parts = [("subject", result.subject), ("reference", result.reference), ("control", result.control)]
-    unscored = [f"{rate.unscored} cases of the {role}" for role, rate in parts if rate.unscored]
-    return ", ".join([*unscored, *([beside] if beside else [])])
+    unscored = [f"{counted(rate.unscored, 'case')} of the {role}" for role, rate in parts if rate.unscored]
+    listed = [*unscored, *([beside] if beside else [])]
+    are, they_are = ("is", "it is") if len(listed) == 1 and listed[0].startswith("1 ") else ("are", "they are")
+    return f"{', '.join(listed)} {are} unscored, and the outcome depends on how {they_are} counted"
 
 
 def _figures(result: EvaluationResult) -> str:
@@ -288,7 +288,7 @@ def _figures(result: EvaluationResult) -> str:
         beside.append(f"{excluded} excluded by the evaluation's own rule")
     if lacking:
         beside.append(f"{lacking} to which it does not apply: {result.not_applicable_because}")
-    return f"{_of(result.subject)} cases" + (f" ({'; '.join(beside)})" if beside else "")
+    return _of_cases(result.subject) + (f" ({'; '.join(beside)})" if beside else "")
 
 
 def _above(result: EvaluationResult) -> str:
@@ -301,6 +301,10 @@ def _control(result: EvaluationResult) -> str:
     if result.control_kind == ControlKind.CONTROL_KIND_CONCEPT_FREE:
         return "prompts of other concepts"
     return "control" if result.controlled else "judges' false positives"
+
+
+def _of_cases(rate: Rate) -> str:
+    return f"{rate.hits} of {counted(rate.cases, 'case')}"
 
 
 def _of(rate: Rate) -> str:

@@ -131,7 +131,7 @@ def test_what_is_unexpected_is_noted(local: LocalBackend, everything: Descriptio
     fitting = [{"prompt": "a hourglass", "latentSeed": "1", "width": 32, "height": 32, "guidanceScale": 3}]
     assert planned(local, everything, fitting).notes == ()
     (repeated,) = planned(local, everything, [{**fitting[0], "latentSeed": str(n)} for n in range(3)]).notes
-    assert repeated.startswith("3 fixed prompts are 1 distinct ones")
+    assert repeated.startswith("3 fixed prompts are 1 distinct one:")
 
 
 def test_a_listed_prompt_that_is_cut_is_noted_and_not_refused(local: LocalBackend, everything: Descriptions) -> None:

@@ -68,7 +68,7 @@ async def test_a_quota_counts_what_is_in_flight_before_it_is_made(
 
     first, _ = await insert(), await insert()
     # Nothing is made, and yet a third would be too much; one that fits is let in.
-    with pytest.raises(ExhaustedError, match=r"(2|3072) of the quota of \d+ .* are left") as caught:
+    with pytest.raises(ExhaustedError, match=r"(2|3,072) of the quota of [\d,]+ .* are left") as caught:
         await database.transitions.check("acme", Quota(**quota), counted_plan(plan, 4))
     assert "used up" not in caught.value.message
     with pytest.raises(ExhaustedError) as caught:

@@ -26,6 +26,7 @@ from unerase._commands.options import (
     check_data_dir,
 )
 from unerase._commands.output import say_lines, tell
+from unerase._counting import count_of
 from unerase._files import check_writable, write_whole
 from unerase._settings import DEFAULT_ADDRESS
 from unerase._visible import visible
@@ -89,7 +90,7 @@ def calibrate(
         if reports is not None and len({_file_name(spec.subject) for spec in specs}) < len(specs):
             fail("--reports: two of the models have names with the same last part", ExitCode.BAD_INPUT)
         prefix = uuid.uuid4().hex[:12] if request_id is None else request_id
-        tell(f"{len(specs)} audits; if the command is interrupted, resume with --request-id {prefix}")
+        tell(f"{count_of(len(specs), 'audit')}; if the command is interrupted, resume with --request-id {prefix}")
         ended = run_all(client, specs, prefix, lambda: progress_of(as_json))
         succeeded = [audit for audit in ended if audit.state == AuditState.AUDIT_STATE_SUCCEEDED]
         exported = [persistently(client.report_parquet, audit.id) for audit in succeeded]

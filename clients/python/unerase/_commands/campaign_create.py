@@ -37,6 +37,7 @@ from unerase._commands.options import (
 from unerase._commands.output import as_json as json_line
 from unerase._commands.output import say, say_json, stderr, stdout, tell
 from unerase._comparison_display import show_gate
+from unerase._counting import count_of
 from unerase._display import show_cost
 from unerase._gate_file import read_gate
 from unerase._repeating import new_id
@@ -150,7 +151,7 @@ def show_campaign(client: Client, campaign: Campaign) -> None:
     """Print a campaign: its state, its cells as a matrix, and what its gate says."""
     labels = "".join(f"  {key}={campaign.labels[key]}" for key in sorted(campaign.labels))
     say(f"campaign {campaign.id}: {campaign_state(campaign)}{labels}")
-    say(f"{campaign.cells_total} cells: {counted(campaign)}")
+    say(f"{count_of(campaign.cells_total, 'cell')}: {counted(campaign)}")
     if campaign.HasField("delayed"):
         say(f"it waits: {campaign.delayed.message}")
     show_matrix(stdout, campaign.cells_total, lambda: client.cells(campaign.id))
@@ -176,9 +177,10 @@ def _end(ended: Campaign) -> None:
             raise typer.Exit(int(code))
     elif ended.cells.failed or ended.cells.cancelled:
         without = ended.cells.failed + ended.cells.cancelled
+        has, them = ("has", "it") if without == 1 else ("have", "them")
         fail(
-            f"{without} of {ended.cells_total} cells have no verdict: `unerase campaign cells {ended.id}` says why, "
-            f"`unerase campaign retry {ended.id}` runs them again",
+            f"{without} of {count_of(ended.cells_total, 'cell')} {has} no verdict: `unerase campaign cells {ended.id}` "
+            f"says why, `unerase campaign retry {ended.id}` runs {them} again",
             ExitCode.AUDIT_FAILED,
         )
 
@@ -203,7 +205,7 @@ def _announce(accepted: Campaign, how: str, in_json: bool) -> None:
     if in_json:
         print(json_line({"id": accepted.id, "request_id": accepted.request_id}), file=sys.stderr, flush=True)
     else:
-        tell(f"campaign {accepted.id} is accepted, with {accepted.cells_total} cells. {how}")
+        tell(f"campaign {accepted.id} is accepted, with {count_of(accepted.cells_total, 'cell')}. {how}")
 
 
 def _show_plan(planned: Campaign, as_json: bool) -> None:
@@ -211,13 +213,9 @@ def _show_plan(planned: Campaign, as_json: bool) -> None:
         say_json(planned)
         return
     spec = planned.spec
-    models, concepts = _number(len(spec.subjects), "model"), _number(len(spec.concepts), "concept")
-    say(f"{_number(planned.cells_total, 'cell')}: {models} x {concepts}")
+    models, concepts = count_of(len(spec.subjects), "model"), count_of(len(spec.concepts), "concept")
+    say(f"{count_of(planned.cells_total, 'cell')}: {models} x {concepts}")
     show_cost(stdout, planned.cost, GROUP)
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _refuse_contradictions(outputs: Outputs, wait: bool, dry_run: bool, local: bool, data_dir: Path | None) -> None:

@@ -12,6 +12,7 @@ from unerase._commands.failing import ExitCode, fail, reported
 from unerase._commands.options import Address, AsJson, RequestId, is_group
 from unerase._commands.output import say, say_json, show_list, tell
 from unerase._concept_file import ConceptFile, read_concept_file
+from unerase._counting import count_of
 from unerase._display import enum_name
 from unerase._errors import FieldViolation, UneraseError
 from unerase._settings import DEFAULT_ADDRESS
@@ -64,8 +65,9 @@ def create_concept(
     if as_json:
         say_json(concept)
     else:
-        near_misses = len(concept.near_miss_digests)
-        say(f"{concept.name}: {len(concept.picture_digests)} pictures, {near_misses} near misses")
+        pictures = count_of(len(concept.picture_digests), "picture")
+        near_misses = count_of(len(concept.near_miss_digests), "near miss", "near misses")
+        say(f"{concept.name}: {pictures}, {near_misses}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from unerase._commands.backend import of_the_backend
 from unerase._commands.failing import ExitCode, fail
 from unerase._commands.options import UINT64, AsJson, finite
 from unerase._commands.output import plain_table, say, say_json, stdout
+from unerase._counting import count_of
 
 CASES = (24, 30, 48, 96)
 FALSE_POSITIVES = (0.005, 0.01)
@@ -107,8 +108,9 @@ def _show(found: dict[str, Any]) -> None:
     stdout.print(table)
     for enough in found["enough"]:
         judges = f"{_percent(enough['false_positives'])} false positives, {_percent(enough['shared_errors'])} shared"
-        reached = f"{enough['cases']} cases" if enough["cases"] else "none of these numbers of cases"
-        say(f"{judges}: {reached} reach {100 * found['chance']:.0f} % removed for model A")
+        reached = count_of(enough["cases"], "case") if enough["cases"] else "none of these numbers of cases"
+        reach = "reaches" if enough["cases"] == 1 else "reach"
+        say(f"{judges}: {reached} {reach} {100 * found['chance']:.0f} % removed for model A")
 
 
 def _chances(model: dict[str, Any]) -> str:

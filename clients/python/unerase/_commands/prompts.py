@@ -8,6 +8,7 @@ import typer
 
 from unerase._commands.failing import ExitCode, fail
 from unerase._commands.output import tell
+from unerase._counting import count_of
 from unerase._prompt_list import PromptList, read_prompts, taken
 from unerase._prompt_pack import read_described_pack
 from unerase.v1.audits_pb2 import AuditSpec
@@ -56,7 +57,8 @@ def spec_of_files(
             ExitCode.BAD_INPUT,
         )
     if cases > count:
-        tell(f"--cases {cases}: {prompts} holds {count} prompts, which are all taken")
+        taken_all = "which is taken" if count == 1 else "which are all taken"
+        tell(f"--cases {cases}: {prompts} holds {count_of(count, 'prompt')}, {taken_all}")
         spec.cases = count
     spec.fixed_prompts.extend(taken(listed.prompts, spec.cases or count))
     spec.fixed_prompts_source.CopyFrom(listed.source)
@@ -82,5 +84,7 @@ def _summary(listed: PromptList, spec: AuditSpec) -> str:
         for field, column in listed.columns.items()
         if field != "prompt"
     )
-    said = f"{taken} of the {len(listed.prompts)} prompts of {listed.source.name} are the cases"
+    there = len(listed.prompts)
+    those = "the one prompt" if there == 1 else f"{taken} of the {there} prompts"
+    said = f"{those} of {listed.source.name} {'is the case' if taken == 1 else 'are the cases'}"
     return f"{said}; {read_from}" if read_from else said

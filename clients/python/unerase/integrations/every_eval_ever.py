@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from unerase._counting import count_of
 from unerase.integrations._reports import LEVELS, conclusion_word, outcome_word, subject_of, verdicts_of
 from unerase.v1.audits_pb2 import Report
 from unerase.v1.types_pb2 import ControlKind
@@ -131,7 +132,7 @@ class _Result:
             "evaluation_result_id": f"{report.audit_id}:{prefix}{self.name}",
             "evaluation_name": prefix + self.name,
             "source_data": {
-                "dataset_name": f"{spec.concept}: {spec.cases or len(content.cases)} prompts with their seeds",
+                "dataset_name": f"{spec.concept}: {_prompts(spec.cases or len(content.cases))}",
                 "source_type": "other",
                 "additional_details": _said(
                     {
@@ -263,6 +264,10 @@ def _estimate(
     }
     interval = _between(found.interval, 0.95, "two-sided, over pictures or concepts")
     return _Result(name, found.value, metric, details, interval)
+
+
+def _prompts(cases: int) -> str:
+    return f"{count_of(cases, 'prompt')} with {'its seed' if cases == 1 else 'their seeds'}"
 
 
 def _between(interval: Interval, level: float, method: str) -> dict[str, Any] | None:

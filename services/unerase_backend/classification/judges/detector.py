@@ -23,6 +23,7 @@ from unerase_backend.classification.detector_model import DetectorModel
 from unerase_backend.classification.detector_options import DetectorOptions
 from unerase_backend.classification.labels import class_problem
 from unerase_backend.classification.registry import Features, Picture, judge
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 _BEYOND = 1e-3
@@ -104,7 +105,7 @@ class Detector:
             if found.classes.size and not 0 <= found.classes.min() <= found.classes.max() < len(self._model.classes):
                 raise UnsafeModelError(
                     f"{self._options.file} gives boxes of class {found.classes.max()}, and its entry has "
-                    f"{len(self._model.classes)} classes, from 0",
+                    f"{counted(len(self._model.classes), 'class', 'classes')}, from 0",
                     reason="OUTPUT_UNEXPECTED",
                 )
             return found

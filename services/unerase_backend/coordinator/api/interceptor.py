@@ -36,6 +36,7 @@ from unerase_backend.runtime import tracing
 from unerase_backend.runtime.access import CALLER, Gate
 from unerase_backend.runtime.bounds import check_bounds
 from unerase_backend.runtime.call_context import AUDIT, REQUEST
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import (
     DeadlineError,
     InvalidRequestError,
@@ -95,7 +96,7 @@ def status_of(error: UneraseError) -> status_pb2.Status:
             if status.ByteSize() + bad.ByteSize() > _MAX_DETAIL_BYTES:
                 left = len(error.violations) - position
                 bad.field_violations[-1].field = ""
-                bad.field_violations[-1].description = f"{left} more bad fields"
+                bad.field_violations[-1].description = counted(left, "more bad field")
                 break
         status.details.add().Pack(bad)
     return status

@@ -8,6 +8,7 @@ from unerase.v1.campaigns_pb2 import CampaignSpec
 from unerase.v1.gates_pb2 import Gate
 from unerase_backend.comparison import check_gate
 from unerase_backend.coordinator.planning.request import MAX_NAME
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import MOST_NAMED, FieldViolation, InvalidRequestError
 from unerase_backend.runtime.identifiers import AUDIT_ID
 
@@ -49,8 +50,9 @@ def resolve_campaign(
         found.append(("spec.subject_filter", "holds for no model", InvalidRequestError.reason))
     cells = len(subjects) * len(spec.concepts)
     if cells > MAX_CELLS:
-        description = f"{len(subjects)} subjects and {len(spec.concepts)} concepts make {cells} cells; "
-        found.append(("spec.subjects", f"{description}at most {MAX_CELLS} are allowed", TOO_LARGE))
+        sides = f"{counted(len(subjects), 'subject')} and {counted(len(spec.concepts), 'concept')}"
+        description = f"{sides} make {cells:,} cells; "
+        found.append(("spec.subjects", f"{description}at most {MAX_CELLS:,} are allowed", TOO_LARGE))
     raise_all(found)
     whole = CampaignSpec()
     whole.CopyFrom(spec)

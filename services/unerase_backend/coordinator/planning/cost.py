@@ -89,7 +89,10 @@ def check_cost(cost: AuditCost, limits: CostLimits) -> None:
     above = [(what, count, limit) for what, count, limit in figures if limit and count > limit]
     if not above:
         return
-    said = "; ".join(f"takes {count} {what}, and at most {limit} are allowed" for what, count, limit in above)
+    said = "; ".join(
+        f"takes {count} {what}, and at most {limit} {'is' if limit == 1 else 'are'} allowed"
+        for what, count, limit in above
+    )
     error = InvalidRequestError.of(FieldViolation(*_to_reduce(cost, above[0][0], said)))
     error.reason = "AUDIT_TOO_LARGE"
     what, count, limit = above[0]

@@ -15,6 +15,7 @@ from unerase_backend.coordinator.planning.model_checks import Problem
 from unerase_backend.evaluation.prompts import SLOT, names_in
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.bounds import most_items
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import MOST_NAMED
 from unerase_backend.runtime.identifiers import DIGEST
 from unerase_backend.runtime.seeds import derive_seed
@@ -128,8 +129,8 @@ def notes_on_list(spec: AuditSpec, concept: Concept, resolution: int) -> list[st
     counts = Counter(each.prompt for each in cases)
     if len(counts) < len(cases):
         notes.append(
-            f"{len(cases)} fixed prompts are {len(counts)} distinct ones: cases of one prompt are less independent "
-            "than the intervals take them to be."
+            f"{len(cases)} fixed prompts are {counted(len(counts), 'distinct one')}: cases of one prompt are less "
+            "independent than the intervals take them to be."
         )
     return notes
 

@@ -6,6 +6,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import Concept, EvaluationDescription
 from unerase_backend.catalogue.kinds import alike
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 PICTURES_MISSING = "PICTURES_MISSING"
@@ -29,8 +30,8 @@ def check_pictures(
     if poor:
         least = max(each.least_pictures for each in poor)
         violations.append(
-            f"has {there} pictures, and {_listed(poor)} need at least {least}: give the concept pictures, or leave "
-            "them out"
+            f"has {counted(there, 'picture')}, and {_listed(poor)} need at least {least}: give the concept "
+            "pictures, or leave them out"
         )
     if lone:
         violations.append(

@@ -28,6 +28,7 @@ from unerase_backend.coordinator.storage.engine import Engine, alone, insert_all
 from unerase_backend.coordinator.storage.leases import now_of
 from unerase_backend.coordinator.storage.tables import MAX_REASON, deterministic, own, storable
 from unerase_backend.coordinator.storage.write_retry import repeated
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import ExhaustedError, PreconditionError
 
 _TABLE = tables.models.c
@@ -352,7 +353,7 @@ async def _there(connection: AsyncConnection, key: str) -> bool:
 
 def _full(most: int) -> ExhaustedError:
     return ExhaustedError(
-        f"there are {most} registered models already, the most that are allowed; delete some",
+        f"the quota of {counted(most, 'registered model')} is used up; delete one",
         reason="QUOTA_MODELS",
         metadata={"limit": str(most), "used": str(most)},
     )

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from unerase_backend.coordinator.states import ACTIVE
 from unerase_backend.coordinator.storage import tables
 from unerase_backend.runtime.access import Quota
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import ExhaustedError
 
 RETRY_SECONDS = 30.0
@@ -97,12 +98,12 @@ def check_quota(quota: Quota, usage: Usage, demand: Demand) -> None:
     """
     if quota.audits and usage.audits >= quota.audits:
         raise _exhausted(
-            "QUOTA_AUDITS", "audits in flight", quota.audits, usage.audits, "wait for one to end, or cancel one"
+            "QUOTA_AUDITS", ("audit", "in flight"), quota.audits, usage.audits, "wait for one to end, or cancel one"
         )
     if _beyond(quota.pictures_per_day, usage.pictures, demand.pictures):
         raise _exhausted(
             "QUOTA_PICTURES",
-            "pictures a day",
+            ("picture", "a day"),
             quota.pictures_per_day,
             usage.pictures,
             "wait for audits in flight to end or for the day to pass",
@@ -112,7 +113,7 @@ def check_quota(quota: Quota, usage: Usage, demand: Demand) -> None:
     if _beyond(quota.bytes, usage.bytes, demand.bytes):
         raise _exhausted(
             "QUOTA_BYTES",
-            "bytes of pictures",
+            ("byte", "of pictures"),
             quota.bytes,
             usage.bytes,
             "delete audits that have ended",
@@ -126,22 +127,24 @@ def _beyond(limit: int, used: int, asked: int) -> bool:
 
 def _exhausted(
     reason: str,
-    what: str,
+    what: tuple[str, str],
     limit: int,
     used: int,
     remedy: str,
     retry_after_seconds: float | None = RETRY_SECONDS,
     asked: int = 0,
 ) -> ExhaustedError:
-    problem = f"the quota of {limit} {what} is used up"
+    noun, of = what
+    whole, left = f"{counted(limit, noun)} {of}", limit - used
+    problem = f"the quota of {whole} is used up"
     if asked > limit:
         # Waiting would not help.
-        problem, remedy, retry_after_seconds = f"the quota is {limit} {what}", "take fewer cases or evaluations", None
+        problem, remedy, retry_after_seconds = f"the quota is {whole}", "take fewer cases or evaluations", None
     elif used < limit:
-        problem = f"{limit - used} of the quota of {limit} {what} are left"
+        problem = f"{left:,} of the quota of {whole} {'is' if left == 1 else 'are'} left"
     metadata = {"limit": str(limit), "used": str(used)}
     if asked:
-        problem += f", and this audit may take up to {asked}"
+        problem += f", and this audit may take up to {asked:,}"
         metadata["asked"] = str(asked)
     return ExhaustedError(
         f"{problem}; {remedy}",

@@ -22,6 +22,7 @@ from unerase_backend.catalogue.guard_kinds import GuardParameters
 from unerase_backend.catalogue.model_files import WeightFiles, checker_weights
 from unerase_backend.catalogue.tensors import read_header
 from unerase_backend.diffusion.guarding import Guard, guard
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 if TYPE_CHECKING:
@@ -138,5 +139,5 @@ def _weights(checker: Path) -> WeightFiles:
 
 
 def _incomplete(lacking: Sequence[str]) -> UnsafeModelError:
-    message = f"the weights of the safety checker lack {len(lacking)} tensors, {lacking[0]} among them"
+    message = f"the weights of the safety checker lack {counted(len(lacking), 'tensor')}, {lacking[0]} among them"
     return UnsafeModelError(message, reason="WEIGHTS_INCOMPLETE")

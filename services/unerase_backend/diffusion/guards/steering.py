@@ -23,6 +23,7 @@ from unerase_backend.catalogue.entries import Weights
 from unerase_backend.catalogue.guard_kinds import GuardParameters
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE, read_header
 from unerase_backend.diffusion.guarding import Guard, guard
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Steering(Guard):
             raise _unfit(f"the output of {module!r} is not one tensor with a row for each of the batch")
         features = shapes[0][1] if len(shapes[0]) == 4 else shapes[0][2]
         if features != width:
-            raise _unfit(f"the output of {module!r} has {features} features, and the direction {width}")
+            raise _unfit(f"the output of {module!r} has {counted(features, 'feature')}, and the direction {width}")
 
     def check(self, model: DiffusionModel) -> None:
         """Check the module and its features, as `check_unet`."""

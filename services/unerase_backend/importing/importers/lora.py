@@ -13,6 +13,7 @@ from torch import Tensor
 from unerase_backend.catalogue import lora
 from unerase_backend.catalogue.layouts import LECO_SPM
 from unerase_backend.importing.registry import Imported, Source, importer
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 _PART = re.compile(r"^(?:(?P<before>unet|text_encoder)\.)?base_model\.model\.(?:(?P<behind>unet|text_encoder)\.)?")
@@ -74,7 +75,7 @@ def _with_scalars(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Ten
             raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
         found[up] = found[up].float() * scalar.float().reshape(())
     if scalars:
-        notes.append(f"multiplied LyCORIS' factors (scalar) into {len(scalars)} layers")
+        notes.append(f"multiplied LyCORIS' factors (scalar) into {counted(len(scalars), 'layer')}")
     return found
 
 

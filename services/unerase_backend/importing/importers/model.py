@@ -46,4 +46,4 @@ def _left_out(tensors: Mapping[str, Tensor], whole: bool) -> list[str]:
     parts = (compvis.UNET[0], compvis.TEXT_ENCODER, compvis.OPEN_CLIP, compvis.VAE)
     others = sorted(name for name in tensors if whole and not name.startswith(parts))
     strangers = [name for name in others if not compvis.BESIDE.match(name)]
-    return [f"left out {len(strangers)} tensors that are of no part, {strangers[0]!r} among them"] if strangers else []
+    return compvis.left_out(strangers)

@@ -25,7 +25,7 @@ def _left_out(source: Source) -> list[str]:
     strangers = sorted(
         name for name in source.tensors if not name.startswith(prefix) and not compvis.BESIDE.match(name)
     )
-    return [f"left out {len(strangers)} tensors that are of no part, {strangers[0]!r} among them"] if strangers else []
+    return compvis.left_out(strangers)
 
 
 def convert(source: Source) -> dict[str, Tensor]:

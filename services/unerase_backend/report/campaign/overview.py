@@ -11,6 +11,7 @@ from unerase.v1.campaigns_pb2 import CampaignReport
 from unerase.v1.gates_pb2 import GateFinding
 from unerase_backend.report.campaign.rows import Row
 from unerase_backend.report.campaign.words import LEGEND, Said, of_gate
+from unerase_backend.runtime.counting import counted
 
 CHANGES_SHOWN, FINDINGS_SHOWN = 500, 1_000
 """Changed cells and findings of the gate that are listed."""
@@ -54,13 +55,13 @@ class Overview:
         """Count a cell."""
         self.counts[row.said] += 1
         self.damaged += row.damaged
-        for counted in (
+        for each in (
             self.subjects.setdefault(row.subject, Counted()),
             self.concepts.setdefault(row.concept, Counted()),
         ):
-            counted.counts[row.said] += 1
-            if row.said.severity < counted.severity:
-                counted.severity, counted.worst = row.said.severity, row.index
+            each.counts[row.said] += 1
+            if row.said.severity < each.severity:
+                each.severity, each.worst = row.said.severity, row.index
         if row.changed:
             self.changed.append(
                 Changed(row.index, row.subject, row.concept, row.change, row.evidence["x"][1], row.replaced)
@@ -98,8 +99,9 @@ def verdict_of(head: CampaignReport, overview: Overview) -> tuple[str, str, str]
         said = of_gate(result.outcome)
         heading = {"fails": "The gate fails", "passes": "The gate passes"}.get(said.word, "The gate is undecided")
         return heading, said.kind, result.statement
-    counted = ", ".join(f"{count} {said.word}" for said, count in overview.conclusions())
-    return "No gate was set", "none", f"Of {overview.cells} cells: {counted}." if counted else "There are no cells."
+    found = ", ".join(f"{count} {said.word}" for said, count in overview.conclusions())
+    cells = counted(overview.cells, "cell")
+    return "No gate was set", "none", f"Of {cells}: {found}." if found else "There are no cells."
 
 
 def findings_of(head: CampaignReport) -> list[GateFinding]:

@@ -114,7 +114,7 @@
     for (const row of document.querySelectorAll("table.counts tbody tr")) {
       row.hidden = !words.every((word) => row.dataset.row.toLowerCase().includes(word));
     }
-    if (data.cells.length) $("shown").textContent = `${shown.size} of ${data.cells.length} cells`;
+    if (data.cells.length) $("shown").textContent = `${shown.size} of ${data.cells.length} cell${data.cells.length === 1 ? "" : "s"}`;
     for (const table of document.querySelectorAll("table.matrix")) keepOneInOrder(table);
   }
   function keepOneInOrder(table) {
@@ -287,7 +287,7 @@
       return make("tr", {},
         make("th", { scope: "row" }, outside(data.titles[title]),
           make("span", { class: "under" }, budget === 1 ? "one draw a case" : `budget ${budget} a case`,
-            stopped ? `; stopped after ${stopped} cases` : ""),
+            stopped ? `; stopped after ${stopped} case${stopped === 1 ? "" : "s"}` : ""),
           make("span", { class: `chip ${kind}` }, `${sign} ${word}`)),
         make("td", { "data-label": "Detected, of cases" },
           ...[["subject", subject], ["reference", reference], ["control", control]].filter(([, rate]) => rate)

@@ -33,6 +33,7 @@ from unerase_backend.report.campaign.thumbnails import Picked, pick
 from unerase_backend.report.campaign.words import OUTCOMES, Said, of_cell, of_change, of_comparison, of_gate, of_outcome
 from unerase_backend.report.formatting import estimate, p_value, points, span
 from unerase_backend.report.text import unbroken, visible
+from unerase_backend.runtime.counting import counted
 from unerase_backend.verdict.access import words
 from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.measure_wording import KNOWLEDGE
@@ -253,7 +254,7 @@ def _change(one: EvaluationComparison) -> list[str]:
         over_cells = one.HasField("p_campaign")
         p, of = (one.p_campaign, "Holm over the cells") if over_cells else (one.p_holm, "Holm")
         said = (
-            f"{points(one.difference.value)} points ({span(one.difference.interval)}); of {one.cases} cases "
+            f"{points(one.difference.value)} points ({span(one.difference.interval)}); of {counted(one.cases, 'case')} "
             f"{one.only_second} only now and {one.only_first} only before; p {p_value(p)} after {of}"
         )
     return [f"{title}, {side}" if side else title, of_change(one.change).word, unbroken(said)]
