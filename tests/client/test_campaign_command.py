@@ -236,6 +236,35 @@ def test_a_campaign_is_cancelled_retried_and_deleted(address: str, script: Scrip
     assert len(script.seen(RetryCampaignRequest)) == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "before", "after", "says"),
+    [
+        ("cancel", "RUNNING", "CANCELLED", "cancelled"),
+        ("cancel", "SUCCEEDED", "SUCCEEDED", "nothing was done: campaign c1 has already ended (succeeded)"),
+        ("cancel", "CANCELLED", "CANCELLED", "nothing was done: campaign c1 has already ended (cancelled)"),
+        ("retry", "SUCCEEDED", "RUNNING", "running"),
+        ("retry", "CANCELLED", "RUNNING", "running"),
+        ("retry", "SUCCEEDED", "SUCCEEDED", "nothing was done: no cell of campaign c1 failed or was cancelled"),
+        (
+            "retry",
+            "RUNNING",
+            "RUNNING",
+            "nothing was done: campaign c1 has not ended (running); a campaign is retried after its end",
+        ),
+    ],
+)
+def test_where_nothing_is_done_it_is_said_with_the_reason(
+    address: str, script: Script, command: str, before: str, after: str, says: str
+) -> None:
+    script.campaign.ended.state = CampaignState.Value(f"CAMPAIGN_STATE_{before}")
+    answer = CampaignState.Value(f"CAMPAIGN_STATE_{after}")
+    script.campaign.after_cancel = script.campaign.after_retry = answer
+    ended = run(address, "campaign", command, CAMPAIGN_ID)
+    assert (ended.exit_code, ended.stdout) == (0, f"{says}\n")
+    in_json = json.loads(run(address, "campaign", command, CAMPAIGN_ID, "--json").stdout)
+    assert in_json == {"id": CAMPAIGN_ID, "state": f"CAMPAIGN_STATE_{after}"}
+
+
 def test_one_cell_is_one_cell(address: str, script: Script) -> None:
     script.campaign.ended.cells_total = script.campaign.ended.cells.failed = 1
     assert "\n1 cell: " in run(address, "campaign", "show", CAMPAIGN_ID).stdout

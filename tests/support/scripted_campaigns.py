@@ -90,6 +90,8 @@ class CampaignScript:
     """What the server says of campaigns, of registered models and of itself."""
 
     ended: Campaign = field(default_factory=ended_campaign)
+    after_cancel: CampaignState.ValueType = CampaignState.CAMPAIGN_STATE_CANCELLED
+    after_retry: CampaignState.ValueType = CampaignState.CAMPAIGN_STATE_RUNNING
     cells: list[Cell] = field(default_factory=lambda: [cell(index) for index in range(len(CELLS))])
     campaigns: list[Campaign] = field(default_factory=lambda: [Campaign(id=f"c{index}") for index in range(5)])
     report: CampaignReport = field(
@@ -150,11 +152,11 @@ class Campaigns(campaigns_pb2_grpc.CampaignServiceServicer):
 
     def CancelCampaign(self, request, context):
         self._script.begin("CancelCampaign", request, context)
-        return Campaign(id=request.id, state=CampaignState.CAMPAIGN_STATE_CANCELLED)
+        return Campaign(id=request.id, state=self._script.campaign.after_cancel)
 
     def RetryCampaign(self, request, context):
         self._script.begin("RetryCampaign", request, context)
-        return Campaign(id=request.id, state=CampaignState.CAMPAIGN_STATE_RUNNING)
+        return Campaign(id=request.id, state=self._script.campaign.after_retry)
 
     def DeleteCampaign(self, request, context):
         self._script.begin("DeleteCampaign", request, context)

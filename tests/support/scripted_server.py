@@ -102,6 +102,7 @@ class Script:
     skipped: int = 0
     after_break: Callable[[grpc.ServicerContext], None] | None = None
     state: "AuditState.ValueType" = AuditState.AUDIT_STATE_SUCCEEDED
+    after_cancel: "AuditState.ValueType" = AuditState.AUDIT_STATE_CANCELLED
     report: Report = field(default_factory=lambda: Report(schema_version="1.0", audit_id=AUDIT_ID))
     parquet: bytes = b"PAR1"
     # The content of the catalogue, listed two on a page.
@@ -210,7 +211,7 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
 
     def CancelAudit(self, request, context):
         self._script.begin("CancelAudit", request, context)
-        return Audit(id=request.id, state=AuditState.AUDIT_STATE_CANCELLED)
+        return Audit(id=request.id, state=self._script.after_cancel)
 
     def DeleteAudit(self, request, context):
         self._script.begin("DeleteAudit", request, context)

@@ -99,6 +99,8 @@ def test_a_cell_that_failed_is_run_again(backend: Backend, tmp_path: Path) -> No
     assert run(backend, "retry", identity).stdout == "running\n"
     watched = run(backend, "watch", identity)
     assert watched.exit_code == 0, watched.output
+    assert run(backend, "retry", identity).stdout.startswith("nothing was done: no cell of ")
+    assert run(backend, "cancel", identity).stdout.startswith("nothing was done: ")
     assert run(backend, "delete", identity).stdout == "deleted\n"
     assert run(backend, "show", identity).exit_code == 2
 

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from unerase._campaign_display import conclusion_word
 from unerase._commands.backend import of_the_backend
+from unerase._commands.changing import as_it_was, cancelled_line
 from unerase._commands.connecting import connected
 from unerase._commands.failing import ExitCode, fail, reported
 from unerase._commands.following import goes_on, show_ended, write_reports
@@ -27,7 +29,7 @@ from unerase._commands.options import (
 from unerase._commands.output import say, say_json, show_list
 from unerase._display import event_line, local_time, state_name
 from unerase._settings import DEFAULT_ADDRESS
-from unerase.v1.audits_pb2 import Audit
+from unerase.v1.audits_pb2 import Audit, AuditState
 
 
 def watch(
@@ -89,14 +91,17 @@ def audits(
     """List the audits, newest first."""
     with connected(address) as client:
         rows = list(client.audits(filter=filter, order_by=order_by))
-        show_list(rows, ["id", "subject", "concept", "state", "expected end"], _row, as_json)
+        show_list(rows, ["id", "created", "subject", "concept", "state", "conclusion", "expected end"], _row, as_json)
 
 
 def cancel(audit_id: AuditId, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """Cancel an audit."""
+    """Cancel an audit; one that has ended stays as it is."""
     with connected(address) as client:
+        before = as_it_was(lambda: client.get_audit(audit_id))
         cancelled = client.cancel(audit_id)
-        say_json(cancelled) if as_json else say(state_name(cancelled))
+    known = state_name(before) if before else ""
+    line = cancelled_line(f"audit {audit_id}", known, state_name(cancelled))
+    say_json(cancelled) if as_json else say(line)
 
 
 def delete(audit_id: AuditId, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
@@ -108,4 +113,6 @@ def delete(audit_id: AuditId, address: Address = DEFAULT_ADDRESS, as_json: AsJso
 
 def _row(row: Audit) -> list[str]:
     expected = local_time(row.estimated_end_time) if row.HasField("estimated_end_time") else ""
-    return [row.id, row.spec.subject, row.spec.concept, state_name(row), expected]
+    created = local_time(row.create_time)
+    concluded = conclusion_word(row.verdict) if row.state == AuditState.AUDIT_STATE_SUCCEEDED else ""
+    return [row.id, created, row.spec.subject, row.spec.concept, state_name(row), concluded, expected]

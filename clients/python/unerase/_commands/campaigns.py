@@ -17,6 +17,7 @@ from unerase._commands.campaign_results import (
     WholeObservations,
     write_outputs,
 )
+from unerase._commands.changing import as_it_was, cancelled_line, retried_line
 from unerase._commands.connecting import connected
 from unerase._commands.options import Address, AsJson, FilterOption
 from unerase._commands.output import say, say_json, show_list
@@ -94,18 +95,24 @@ def report(
 
 @campaign_app.command("cancel")
 def cancel(campaign_id: CampaignId, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
-    """Cancel a campaign with its audits in flight."""
+    """Cancel a campaign with its audits in flight; one that has ended stays as it is."""
     with connected(address) as client:
+        before = as_it_was(lambda: client.get_campaign(campaign_id))
         cancelled = client.cancel_campaign(campaign_id)
-    say_json(cancelled) if as_json else say(campaign_state(cancelled))
+    known = campaign_state(before) if before else ""
+    line = cancelled_line(f"campaign {campaign_id}", known, campaign_state(cancelled))
+    say_json(cancelled) if as_json else say(line)
 
 
 @campaign_app.command("retry")
 def retry(campaign_id: CampaignId, address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
     """Run the failed and cancelled cells of a campaign that has ended again."""
     with connected(address) as client:
+        before = as_it_was(lambda: client.get_campaign(campaign_id))
         retried = client.retry_campaign(campaign_id)
-    say_json(retried) if as_json else say(campaign_state(retried))
+    known = campaign_state(before) if before else ""
+    line = retried_line(f"campaign {campaign_id}", known, campaign_state(retried))
+    say_json(retried) if as_json else say(line)
 
 
 @campaign_app.command("delete")
