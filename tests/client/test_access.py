@@ -1,11 +1,15 @@
-"""What the command takes from the environment, and what `unerase tokens` does with its file."""
+"""What the command and the clients take from the environment, and what `unerase tokens` does with its file."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from support.scripted_server import AUDIT_ID, Script
+from unerase import DEFAULT_ADDRESS, AsyncClient, Client, ClientSettings
 from unerase._cli import app
 from unerase._environment import settings_from_environment
 from unerase_backend.runtime.access import Gate
@@ -20,6 +24,39 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_no_tls_and_no_token() -> None:
     settings = settings_from_environment()
     assert (settings.tls, settings.token) == (None, None)
+
+
+def test_a_client_takes_from_the_environment_what_it_is_not_given(
+    connect: Callable[..., Client], address: str, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried: list[dict[str, Any]] = []
+    script.failures["GetAudit"] = [lambda context: carried.append(dict(context.invocation_metadata()))] * 2
+    monkeypatch.setenv("UNERASE_ADDRESS", address)
+    monkeypatch.setenv("UNERASE_TOKEN", "of-the-environment")
+    # Spans are a program's own: what the command takes is not read, and so cannot be wrong.
+    monkeypatch.setenv("TRACEPARENT", "none")
+    with connect(None, None) as client:
+        assert client.get_audit(AUDIT_ID).id == AUDIT_ID
+    assert carried[0]["authorization"] == "Bearer of-the-environment"
+    assert "traceparent" not in carried[0]
+    # What is given counts alone.
+    monkeypatch.setenv("UNERASE_ADDRESS", "127.0.0.1:1")
+    with connect(address, ClientSettings(token="given")) as client:
+        assert client.get_audit(AUDIT_ID).id == AUDIT_ID
+    assert carried[1]["authorization"] == "Bearer given"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_client_says_what_is_wrong_with_the_environment(
+    kind: type[Client | AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kind()._address == DEFAULT_ADDRESS
+    monkeypatch.setenv("UNERASE_TOKEN", "secret")
+    with pytest.raises(ValueError, match="needs an encrypted connection"):
+        kind("unerase.example:443")
+    monkeypatch.setenv("UNERASE_TLS_CA", "/no/such/file")
+    with pytest.raises(FileNotFoundError, match="/no/such/file"):
+        kind()
 
 
 def test_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,29 @@
-"""The environment variables by which the command reaches a backend with TLS and tokens.
+"""The environment variables by which the command and the clients find a backend, with TLS and tokens.
 
 | variable | |
 | --- | --- |
+| UNERASE_ADDRESS | HOST:PORT of the backend |
 | UNERASE_TOKEN, or UNERASE_TOKEN_FILE | the bearer token, or a file that holds it |
 | UNERASE_TLS | 1: encrypt, and trust the system's authorities |
 | UNERASE_TLS_CA | PEM file of the authorities to trust instead; encrypts |
 | UNERASE_TLS_CERTIFICATE, UNERASE_TLS_KEY | PEM files of the client's own certificate, if the backend asks for one |
 | UNERASE_TLS_SERVER_NAME | the name in the backend's certificate, if it differs from the address |
-| TRACEPARENT | the span that the command's calls belong to (W3C Trace Context) |
+| TRACEPARENT | the span that the command's calls belong to (W3C Trace Context); a program has spans of its own |
 """
 
 import os
 from pathlib import Path
 
-from unerase._settings import ClientSettings, TLSConfig
+from unerase._settings import DEFAULT_ADDRESS, ClientSettings, TLSConfig
 
 
-def settings_from_environment() -> ClientSettings:
-    """Return a client's settings.
+def address_of(address: str | None) -> str:
+    """Return the address of the backend: as given, or UNERASE_ADDRESS, or this machine's."""
+    return address or os.environ.get("UNERASE_ADDRESS") or DEFAULT_ADDRESS
+
+
+def settings_from_environment(*, traced: bool = True) -> ClientSettings:
+    """Return a client's settings; TRACEPARENT counts if the calls are `traced` by it.
 
     Raises:
         ValueError: variables contradict each other, or a value is not allowed.
@@ -38,9 +44,8 @@ def settings_from_environment() -> ClientSettings:
         client_key=_content(told["TLS_KEY"]),
         server_name=told["TLS_SERVER_NAME"] or None,
     )
-    return ClientSettings(
-        tls=tls if encrypted else None, token=token or None, traceparent=os.environ.get("TRACEPARENT") or None
-    )
+    traceparent = os.environ.get("TRACEPARENT") if traced else None
+    return ClientSettings(tls=tls if encrypted else None, token=token or None, traceparent=traceparent or None)
 
 
 _NAMES = ("TOKEN", "TOKEN_FILE", "TLS", "TLS_CA", "TLS_CERTIFICATE", "TLS_KEY", "TLS_SERVER_NAME")

@@ -15,9 +15,10 @@ import grpc
 from google.protobuf.message import Message
 
 from unerase._contract import ASK_SECONDS, warn_if_newer
+from unerase._environment import address_of, settings_from_environment
 from unerase._errors import UneraseError, error_of
 from unerase._repeating import Attempts
-from unerase._settings import DEFAULT_ADDRESS, ClientSettings, call_metadata, channel_options, trace_metadata
+from unerase._settings import ClientSettings, call_metadata, channel_options, trace_metadata
 from unerase._transfers import Page, Piece, joined, next_page
 from unerase._watching import Event, Watching, closed
 from unerase.v1.server_pb2 import GetServerInfoRequest, ServerInfo
@@ -34,10 +35,19 @@ Response = TypeVar("Response")
 class AsyncConnection:
     """A connection that is opened by the first call, in the event loop of that call."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, settings: ClientSettings | None = None) -> None:
-        self._address = address
-        self._settings = settings or ClientSettings()
-        self._token = call_metadata(address, self._settings)
+    def __init__(self, address: str | None = None, *, settings: ClientSettings | None = None) -> None:
+        """Prepare a connection to HOST:PORT; what is not given comes from the environment, as for the command.
+
+        Without an address, UNERASE_ADDRESS counts, and then `DEFAULT_ADDRESS`. Without settings, the token and the
+        certificates are those of UNERASE_TOKEN, UNERASE_TLS_CA and the other variables (docs/operations.md).
+
+        Raises:
+            ValueError: variables contradict each other, or a token would be sent unencrypted to another machine.
+            OSError: a file that a variable names cannot be read.
+        """
+        self._address = address_of(address)
+        self._settings = settings_from_environment(traced=False) if settings is None else settings
+        self._token = call_metadata(self._address, self._settings)
         self._channel: grpc.aio.Channel | None = None
         self._contract_known = False
 

@@ -31,8 +31,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from unerase._arrow import JUDGES
 from unerase._client import Client
-from unerase._environment import settings_from_environment
-from unerase.integrations._backend import address_of
+from unerase._environment import address_of, settings_from_environment
 from unerase.integrations._deciding import COLUMNS, Decided, decide
 from unerase.integrations._reports import conclusion_word, verdicts_of
 from unerase.v1.audits_pb2 import Audit, AuditSpec, AuditState, Battery, Report

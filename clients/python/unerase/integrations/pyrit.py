@@ -16,9 +16,8 @@ from pyrit.prompt_target import PromptTarget, TargetCapabilities, TargetConfigur
 from pyrit.score import MessageTrueFalseScorer, ScorerPromptValidator
 
 from unerase._aio import AsyncClient
-from unerase._environment import settings_from_environment
+from unerase._environment import address_of, settings_from_environment
 from unerase._errors import error_of
-from unerase.integrations._backend import address_of
 from unerase.internal.v1alpha1.classification_pb2 import ClassifyRequest
 from unerase.internal.v1alpha1.classification_pb2_grpc import ClassificationServiceStub
 from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest, GenerateResponse
