@@ -228,6 +228,7 @@ def test_a_call_ends_at_its_deadline(connect, address: str, script: Script) -> N
         with pytest.raises(UneraseError) as caught:
             client.get_audit(AUDIT_ID, timeout=0.2)
         assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert caught.value.message == "no answer came within 0.2 s"
     with connect(address, ClientSettings(timeout_seconds=0.2)) as client, pytest.raises(UneraseError):
         client.get_audit(AUDIT_ID)
     assert time.monotonic() - start < 4

@@ -12,8 +12,17 @@ import trustme
 from typer.testing import CliRunner, Result
 
 from support.scripted_server import Script, serve
+from unerase import TLSConfig
 from unerase._cli import app
+from unerase._commands.connecting import why_silent
 from unerase._commands.failing import ExitCode
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a port that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +128,43 @@ def test_a_host_that_there_is_not() -> None:
     ended = ask("no-such-host.invalid:50051")
     assert ended.exit_code == ExitCode.UNREACHABLE
     assert "There is no host named no-such-host.invalid" in ended.stderr or "No backend answers" in ended.stderr
+
+
+@pytest.mark.parametrize("variables", [{}, {"TLS": "1"}])
+def test_no_answer_in_time_is_no_wrong_protocol(
+    silent: str, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    """A backend under load takes connections before it gets round to answering them."""
+    monkeypatch.setattr("unerase._commands.connecting._PROBE_SECONDS", 0.2)
+    ended = ask(silent, **variables)
+    assert ended.exit_code == ExitCode.UNREACHABLE
+    assert f"Something listens at {silent}, but no answer came within 0.2 s" in ended.stderr
+    assert "does not answer like a backend" not in ended.stderr
+    assert "does not speak TLS" not in ended.stderr
+
+
+def test_a_backend_that_answers_by_then_is_taken_for_one(address: str, encrypted: str, authority_file: str) -> None:
+    assert why_silent(address, None) == ""
+    tls = TLSConfig(root_certificates=Path(authority_file).read_bytes())
+    assert why_silent(encrypted, tls) == ""
+
+
+def test_who_closes_connections_is_not_called_a_wrong_protocol() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        closing = threading.Thread(target=_close_all, args=(server,), daemon=True)
+        closing.start()
+        assert "closes the connection without an answer" in why_silent(address, None)
+        server.shutdown(socket.SHUT_RDWR)
+    closing.join(30)
+
+
+def _close_all(server: socket.socket) -> None:
+    while True:
+        try:
+            server.accept()[0].close()
+        except OSError:
+            return
 
 
 def test_something_else_listens() -> None:

@@ -22,6 +22,8 @@ from unerase._errors import UneraseError
 from unerase._settings import ClientSettings, RetryConfig
 
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+# What gRPC itself says when the time of a call is over; a backend has words of its own.
+_OUT_OF_TIME = "Deadline Exceeded"
 
 
 def new_id(request_id: str | None) -> str:
@@ -71,6 +73,8 @@ class Attempts:
         self._ends = self._patience_ends
         if creates and timeout is None and settings.retry.max_attempts > 1:
             self._ends += usual
+            total += usual
+        self._late = f"no {'' if seconds is None else 'whole '}answer came within {total:g} s"
         self._failures = 0
 
     def remaining(self) -> float:
@@ -81,9 +85,11 @@ class Attempts:
         """Return the seconds to wait before the next attempt.
 
         Raises:
-            UneraseError: `error` itself, if there is no further attempt.
+            UneraseError: `error` itself, if there is no further attempt; its message says how long was waited.
         """
         self._failures += 1
+        if error.code == grpc.StatusCode.DEADLINE_EXCEEDED and error.message == _OUT_OF_TIME:
+            error = UneraseError(error.code, self._late)
         if not self._repeatable(error):
             raise error
         wait = told_to_wait(error, backoff(self._retry, self._failures - 1))

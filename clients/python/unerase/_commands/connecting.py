@@ -4,7 +4,7 @@ import socket
 import ssl
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import grpc
@@ -17,10 +17,19 @@ from unerase._local import local_backend
 from unerase._settings import TLSConfig
 
 _PROBE_SECONDS = 3.0
+# What a client of HTTP/2 sends first, with empty settings; the server answers with a frame of settings too (RFC 9113,
+# sections 3.4, 4.1 and 6.5).
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_KIND_AT, _SETTINGS = 3, bytes([4])
 _CERTIFICATE_WANTED = (
     "The backend at {} asks for a client certificate that it trusts: set UNERASE_TLS_CERTIFICATE and UNERASE_TLS_KEY."
 )
 _START = "start one with `unerase serve`, or name another with --address"
+_CLOSED = "Something listens at {}, but it closes the connection without an answer: try again, or check --address."
+_NO_ANSWER = (
+    "Something listens at {}, but no answer came within {:g} s: a backend that starts or is busy may take longer; try "
+    "again, or check --address."
+)
 
 
 @contextmanager
@@ -48,11 +57,9 @@ def _advice(error: UneraseError, address: str, tls: TLSConfig | None) -> str:
     # A backend that answers gives a reason; the reason of gRPC's own error is the name of its code.
     if error.reason != error.code.name:
         return ""
-    if error.code == grpc.StatusCode.UNAVAILABLE:
-        something = f"Something listens at {address}, but it does not answer like a backend: check --address."
-        return why_silent(address, tls) or something
     # A backend that is only slow gets no advice here.
-    return why_silent(address, tls) if error.code == grpc.StatusCode.DEADLINE_EXCEEDED else ""
+    unanswered = error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    return why_silent(address, tls) if unanswered else ""
 
 
 def why_silent(address: str, tls: TLSConfig | None) -> str:
@@ -60,8 +67,9 @@ def why_silent(address: str, tls: TLSConfig | None) -> str:
     host, _, port = address.rpartition(":")
     if address.startswith("unix:") or "//" in address or not port.isdecimal():
         return f"No backend answers at {address}: {_START}."
+    place = (host.strip("[]"), int(port))
     try:
-        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS)
+        connection = socket.create_connection(place, timeout=_PROBE_SECONDS)
     except socket.gaierror:
         return f"There is no host named {host}: check --address."
     except ConnectionRefusedError:
@@ -69,7 +77,41 @@ def why_silent(address: str, tls: TLSConfig | None) -> str:
     except OSError as error:
         return f"No backend answers at {address} ({error.strerror or 'timed out'}): {_START}."
     with connection:
-        return _why_no_tls(connection, address) if tls is None else _why_tls_fails(connection, host, address, tls)
+        why = _why_no_tls(connection, address) if tls is None else _why_tls_fails(connection, host, address, tls)
+    return why if why or tls is not None else _why_no_answer(place, address)
+
+
+def _why_no_answer(place: tuple[str, int], address: str) -> str:
+    """Return why a port that we called without TLS, and that expects none, does not answer."""
+    try:
+        with socket.create_connection(place, timeout=_PROBE_SECONDS) as connection:
+            return _why_no_http2(connection, address, _CLOSED.format(address))
+    except OSError:
+        return f"No backend answers at {address}: {_START}."
+
+
+def _why_no_http2(connection: socket.socket, address: str, closed: str) -> str:
+    """Return why a port that takes connections does not answer as a backend does, `closed` if it ends them; else empty.
+
+    A server of HTTP/2 answers the client's greeting with one of its own.
+    """
+    answer = b""
+    try:
+        # Whoever closes the connection at once may have answered all the same.
+        with suppress(OSError):
+            connection.sendall(_GREETING)
+        while len(answer) <= _KIND_AT and (more := connection.recv(1024)):
+            answer += more
+    except TimeoutError:
+        if not answer:
+            return _NO_ANSWER.format(address, _PROBE_SECONDS)
+    except OSError:
+        pass
+    if not answer:
+        return closed
+    if answer[_KIND_AT:][:1] == _SETTINGS:
+        return ""
+    return f"Something listens at {address}, but it does not answer like a backend: check --address."
 
 
 def _why_no_tls(connection: socket.socket, address: str) -> str:
@@ -103,6 +145,8 @@ def _why_tls_fails(connection: socket.socket, host: str, address: str, tls: TLSC
             f"The certificate of {address} is not trusted ({error.verify_message.rstrip('.')}): set UNERASE_TLS_CA to "
             "the file of its authority's certificate, and UNERASE_TLS_SERVER_NAME if the certificate has another name."
         )
+    except TimeoutError:
+        return _NO_ANSWER.format(address, _PROBE_SECONDS)
     except OSError as error:
         if "ALERT" in str(getattr(error, "reason", "")):
             return _CERTIFICATE_WANTED.format(address)
@@ -111,15 +155,9 @@ def _why_tls_fails(connection: socket.socket, host: str, address: str, tls: TLSC
             "it without TLS, or check --address."
         )
     # With TLS 1.3 the handshake ends before the server checks the client's certificate. A server that rejects it then
-    # closes the connection; one that accepts it sends HTTP/2's greeting.
+    # closes the connection.
     with encrypted:
-        try:
-            greeted = encrypted.recv(1) != b""
-        except TimeoutError:
-            return ""
-        except OSError:
-            greeted = False
-    return "" if greeted else _CERTIFICATE_WANTED.format(address)
+        return _why_no_http2(encrypted, address, _CERTIFICATE_WANTED.format(address))
 
 
 def _context(tls: TLSConfig) -> ssl.SSLContext:
