@@ -21,6 +21,8 @@ from ray.serve.schema import ServeDeploySchema
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from unerase_backend.runtime.validation import problem_text
+
 APPLICATIONS = ("classification", "generation", "attack", "probing", "coordinator")
 """The rooms find each other by these names."""
 
@@ -241,7 +243,7 @@ def _violations(error: ValidationError, place: str) -> Iterator[str]:
         at = place
         for part in violation["loc"]:
             at += f"[{part}]" if isinstance(part, int) else f".{part}" if at else str(part)
-        yield f"{at}: {violation['msg'].removeprefix('Value error, ')}"
+        yield f"{at}: {problem_text(violation)}"
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -10,6 +10,8 @@ _MOST_LINES = 8
 _FRAME = re.compile(r'  File "')
 # Domain errors speak for themselves; others are named by their class.
 _DOMAIN = re.compile(r"^unerase_backend\.[\w.]+: ")
+# Pydantic puts the kind of exception before the words of a validator.
+_PREFIX = re.compile(r"^( +)Value error, ", re.MULTILINE)
 _CLASS = re.compile(r"^([\w.]+)(?=:|$)")
 # Errors that another try with the same settings and files meets again. Whatever is not among them may pass: Serve makes
 # three tries, which take a minute.
@@ -79,7 +81,7 @@ def _lines(found: Iterable[tuple[str, str]]) -> list[str]:
 
 def last_error(message: str) -> str:
     """Return the last error in a text of tracebacks, without its stack; a text without one is cut to its last lines."""
-    return _DOMAIN.sub("", _last_error(message))
+    return _PREFIX.sub(r"\1", _DOMAIN.sub("", _last_error(message)))
 
 
 def _last_error(message: str) -> str:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 from unerase._settings import DEFAULT_PORT
 from unerase_backend.coordinator.settings import ServiceSettings
 from unerase_backend.runtime.settings import SharedSettings, checked_scheme
+from unerase_backend.runtime.validation import problems_of
 
 PREFIX = "UNERASE_SERVE_"
 
@@ -120,7 +121,7 @@ def read_settings(**given: Any) -> ServeSettings:
     try:
         return ServeSettings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise ValueError("\n".join(map(_problem, error.errors()))) from None
+        raise ValueError("\n".join(problems_of(error, "settings"))) from None
     except SettingsError as error:
         raise ValueError(_not_json(error)) from None
 
@@ -131,11 +132,6 @@ def _not_json(error: SettingsError) -> str:
     if named is None:
         return str(error)
     return f'{PREFIX}{named[1].upper()}: must be JSON, in which a list of texts is written ["a", "b"]'
-
-
-def _problem(violation: Any) -> str:
-    place = ".".join(map(str, violation["loc"])) or "settings"
-    return f"{place}: {violation['msg'].removeprefix('Value error, ')}"
 
 
 def _folder(path: str) -> str:

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 import unerase_backend.serve
+from unerase_backend.coordinator.settings import CoordinatorSettings
 from unerase_backend.runtime.errors import ExhaustedError, PreconditionError, UnavailableError, UnsafeModelError
 from unerase_backend.serve import DeploymentError, _wait
 from unerase_backend.serve_errors import definite_errors, deployment_errors, last_error
@@ -103,6 +105,14 @@ def raised(error: Exception) -> str:
 def test_the_last_error_is_what_python_says_of_it(error: Exception, said: str | None) -> None:
     expected = said or "".join(traceback.format_exception_only(error)).strip()
     assert last_error(raised(error)) == expected
+
+
+def test_the_words_of_a_validator_stand_alone() -> None:
+    with pytest.raises(ValidationError) as caught:
+        CoordinatorSettings(artifacts="a", state="s", host="0.0.0.0")
+    said = last_error(raised(caught.value))
+    assert "host '0.0.0.0' is reachable from other machines" in said
+    assert "Value error" not in said
 
 
 def test_a_text_without_frames_is_kept() -> None:

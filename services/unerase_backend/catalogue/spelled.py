@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from unerase_backend.runtime.validation import problem_text
+
 
 def indexed(keys: Iterable[int | str]) -> str:
     """Return keys as part of a field's path, as in ".lora[0].file"."""
@@ -15,13 +17,8 @@ def said_of(problem: Mapping[str, Any], known: Iterable[str] = ()) -> str:
     if problem["type"] == "missing":
         return "must be given"
     if problem["type"] != "extra_forbidden":
-        return without_prefix(problem["msg"])
+        return problem_text(problem)
     keys = list(known)
     near = get_close_matches(str(problem["loc"][-1]), keys, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(keys)}" if keys else ""
     return f"there is no such key{f'; {hint}' if hint else ''}"
-
-
-def without_prefix(message: str) -> str:
-    """Return a message of pydantic without its prefix."""
-    return message.removeprefix("Value error, ")

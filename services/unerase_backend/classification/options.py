@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from unerase_backend.catalogue.spelled import without_prefix
+from unerase_backend.runtime.validation import problem_text
 
 _NOT_A_KEY = "extra_forbidden"
 _MESSAGES = {"missing": "must be given"}
@@ -54,7 +54,7 @@ def read_options(kind: str, options_class: type[Options] | None, given: Mapping[
                     ".".join(map(str, problem["loc"])),
                     f"is no option of a {kind}; its options are {known}"
                     if problem["type"] == _NOT_A_KEY
-                    else _MESSAGES.get(problem["type"]) or without_prefix(problem["msg"]),
+                    else _MESSAGES.get(problem["type"]) or problem_text(problem),
                 )
                 for problem in error.errors(include_url=False, include_input=False)
             ]

@@ -26,7 +26,9 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import ForbiddenError, UnauthenticatedError
+from unerase_backend.runtime.validation import problems_of
 
 _logger = logging.getLogger(__name__)
 
@@ -183,7 +185,7 @@ class Gate:
             if stamp != self._stamp:
                 self._read(path)
                 self._stamp = stamp
-                _logger.info("read the token file, which holds %d tokens", len(self._tokens))
+                _logger.info("read the token file, which holds %s", counted(len(self._tokens), "token"))
         except (OSError, ValueError):
             _logger.exception("the token file cannot be read; the tokens read last stay in use")
 
@@ -198,8 +200,7 @@ def read_tokens(path: Path) -> TokenList:
     try:
         return TokenList.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)]
-        raise ValueError(f"{path.name}: {'; '.join(problems)}") from None
+        raise ValueError(f"{path.name}: {'; '.join(problems_of(error, 'the file'))}") from None
 
 
 def new_token() -> str:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from unerase._files import locked, write_whole
 from unerase_backend.runtime.access import TokenEntry, TokenList, entry_of, new_token, read_tokens
+from unerase_backend.runtime.validation import problems_of
 
 _DAY = 86400.0
 MOST_DAYS = 3650.0
@@ -31,8 +32,7 @@ def create(file: Path, name: str, tenant: str, scopes: Sequence[str], days: floa
     try:
         entry = entry_of(name, token, tenant, tuple(scopes), time.time() + days * _DAY)
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, each['loc'])) or 'token'}: {each['msg']}" for each in error.errors())
-        raise ValueError("; ".join(problems)) from None
+        raise ValueError("; ".join(problems_of(error, "token"))) from None
     with locked(file):
         known = _content(file)
         if any(each.id == name for each in known.tokens):

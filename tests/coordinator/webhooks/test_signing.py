@@ -65,6 +65,7 @@ def test_a_file_that_is_none_is_refused_without_showing_a_secret(tmp_path: Path,
     with pytest.raises(ValueError, match=r"secrets.json: ") as refused:
         Secrets(file)
     assert SECRET[6:] not in str(refused.value)
+    assert "Value error" not in str(refused.value)
 
 
 def test_a_key_has_at_least_24_bytes() -> None:

@@ -18,6 +18,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
+from unerase_backend.runtime.validation import problems_of
+
 PREFIX = "whsec_"
 EVERYBODY = "*"
 """The tenant of the keys of all tenants that have none of their own."""
@@ -71,8 +73,7 @@ class Secrets:
         try:
             known = SecretList.model_validate_json(self._path.read_bytes()).secrets
         except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
-            raise ValueError(f"{self._path.name}: {'; '.join(problems)}") from None
+            raise ValueError(f"{self._path.name}: {'; '.join(problems_of(error, 'the file'))}") from None
         return known.get(tenant) or known.get(EVERYBODY, ())
 
 
