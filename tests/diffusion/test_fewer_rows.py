@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import FrozenDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,23 +27,29 @@ def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class UNet(torch.nn.Module):
-    """A UNet of one number; `depends` is added times the rows of a call."""
+    """A UNet of one number; `depends` is added times the rows of a call; `places` has, by the rows of a call, the place
+    in which a row has other bits than in the others."""
 
-    def __init__(self, depends: float) -> None:
+    def __init__(self, depends: float, places: dict[int, int]) -> None:
         super().__init__()
-        self.config = SimpleNamespace(in_channels=4)
+        self.config = FrozenDict({"in_channels": 4})
         self.depends = depends
+        self.places = places
         self.calls: list[int] = []
 
     def forward(self, latents: Any, timesteps: Any, *, encoder_hidden_states: Any, return_dict: bool) -> tuple[Any]:
         self.calls.append(len(latents))
         of_prompts = encoder_hidden_states.mean((1, 2))
         shown = latents * 2 + (timesteps + of_prompts)[:, None, None, None] + self.depends * len(latents)
+        if (place := self.places.get(len(latents))) is not None:
+            shown[place] += 1e-3
         return (shown,)
 
 
-def with_unet(model: DiffusionModel, depends: float = 0.0) -> tuple[DiffusionModel, UNet]:
-    unet = UNet(depends)
+def with_unet(
+    model: DiffusionModel, depends: float = 0.0, places: dict[int, int] | None = None
+) -> tuple[DiffusionModel, UNet]:
+    unet = UNet(depends, places or {})
     return replace(model, unet=unet), unet
 
 
@@ -72,11 +79,63 @@ def test_a_model_whose_bits_depend_on_the_rows_is_always_called_in_full(model: D
     assert len(unet.calls) == compared
 
 
+@pytest.mark.parametrize("places", [{4: 3, FULL: 3}, {FULL: FULL - 1}, {4: 0}])
+def test_a_model_whose_bits_depend_on_a_rows_place_is_always_called_in_full(
+    model: DiffusionModel, places: dict[int, int]
+) -> None:
+    """As where threads divide the rows of a call unequally."""
+    simple, _ = with_unet(model, places=places)
+    assert fewest_rows(simple, 3, FULL) == FULL
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize(("needed", "full"), [(1, 2), (4, 6), (17, 24)])
+def test_rows_in_any_place_have_the_bits_of_a_full_call(
+    model: DiffusionModel, threads: int, needed: int, full: int
+) -> None:
+    draw = torch.Generator().manual_seed(2)
+    latents = torch.randn((full, *model.latent_shape), generator=draw)
+    timesteps = torch.randint(1000, (full,), generator=draw)
+    prompts = torch.randn((full, model.prompt_length, model.prompt_width), generator=draw)
+    used = torch.randperm(full, generator=draw)[:needed].tolist()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            some, _ = call_unet(model, latents, timesteps, prompts, used)
+            whole, _ = call_unet(model, latents, timesteps, prompts, used, in_full=True)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(some[used], whole[used])
+
+
+def test_no_call_has_a_single_row(model: DiffusionModel) -> None:
+    """Two threads add up a single row in an order of their own: a denoising error would have other bits."""
+    simple, _ = with_unet(model)
+    assert [fewest_rows(simple, 1, full) for full in range(2, 7)] == [2] * 5
+
+
+def test_architectures_that_differ_only_in_heads_are_told_apart(model: DiffusionModel) -> None:
+    def architecture(heads: int) -> str:
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16,),
+            down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",),
+            cross_attention_dim=16,
+            norm_num_groups=8,
+            layers_per_block=1,
+            attention_head_dim=heads,
+        )
+        return replace(model, unet=unet).architecture
+
+    assert architecture(2) == architecture(2) != architecture(4)
+
+
 def test_models_of_one_architecture_are_compared_once(model: DiffusionModel) -> None:
     one, of_one = with_unet(model)
     other, of_other = with_unet(model)
     assert fewest_rows(one, 3, FULL) == fewest_rows(other, 4, FULL) == 4
-    assert of_one.calls == [FULL, 4]
+    assert of_one.calls == [4, 4, FULL]
     assert of_other.calls == []
 
 

@@ -4,6 +4,8 @@ The shortage is planted in the models' own calls: a UNet that cannot take more t
 """
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +65,22 @@ async def test_smaller_shapes_follow_and_their_results_are_those_of_a_fresh_star
         sample.picture_digest for sample in await fresh.generate(wanted)
     ]
     assert (made, fresh.metrics.made) == (5, 0), "the fresh engine found the results under the same keys"
+
+
+async def test_the_next_threads_give_way_as_much_as_the_first(
+    bench_of: Any, trajectory_of: Any, most_rows: Callable[[int], None]
+) -> None:
+    """A thread begins with the niceness of the one that starts it."""
+    before = set(threading.enumerate())
+    most_rows(3)
+    bench = bench_of(batch_rows=8, decode_batch=1, niceness=2)
+    for _ in range(2):
+        with pytest.raises(ExhaustedError):
+            await bench.generate([trajectory_of()])
+    await bench.generate([trajectory_of()])
+    samplers = [each for each in threading.enumerate() if each.name == "sampler" and each not in before]
+    niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert {os.getpriority(os.PRIO_PROCESS, each.native_id or 0) for each in samplers} == {min(niceness + 2, 19)}
 
 
 async def test_all_that_waits_is_told_and_nothing_hangs(

@@ -1,10 +1,11 @@
 """How many rows a call of the UNet has: as few as leave every bit of a row as in a full call.
 
 Rows are independent, and a row's bits do not depend on its neighbours, but they may depend on the number of rows: it
-decides which kernel computes them, and in which order that kernel adds. That is a matter of the device, the modules'
-sizes and the libraries, not of the values. So the first call that could do with fewer rows is preceded by two calls
-with the same random inputs, one in each shape. If all bits are equal, calls of that model's architecture have fewer
-rows from then on; if one differs, they stay full.
+decides which kernel computes them, how the rows are divided among threads, and in which order a kernel adds. In some
+shapes a row's bits even depend on its place. That is a matter of the device, the modules' sizes, the threads and the
+libraries, not of the values. So the first call that could do with fewer rows is preceded by three calls with the same
+random inputs: one in the smaller shape, one with its rows in other places, and a full one that repeats them. If all
+bits are equal, calls of that model's architecture have fewer rows from then on; if one differs, they stay full.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,11 @@ from unerase_backend.diffusion.loading import DiffusionModel
 PARTS = 6
 """A smaller call has so many equal parts of a full one, or fewer."""
 
-# By architecture, device, number type, latents' shape, and the rows of the full and of the smaller call.
-_ALIKE: dict[tuple[str, torch.device, torch.dtype, tuple[int, ...], int, int], bool] = {}
+LEAST = 2
+"""A smaller call has at least so many rows: the sum over a single large row is divided among threads."""
+
+# By architecture, device, number type, latents' shape, tokens, and the rows of the full and of the smaller call.
+_ALIKE: dict[tuple[str, torch.device, torch.dtype, tuple[int, ...], int, int, int], bool] = {}
 
 
 def call_unet(
@@ -52,11 +56,11 @@ def call_unet(
 
 def fewest_rows(model: DiffusionModel, needed: int, full: int) -> int:
     """Return the rows of a call that needs so many of `full` rows; the model may be called to find out."""
-    part = -(-full // PARTS)
+    part = max(-(-full // PARTS), LEAST)
     rows = min(-(-needed // part) * part, full)
     if rows == full:
         return full
-    key = (model.architecture, model.device, model.dtype, model.latent_shape, full, rows)
+    key = (model.architecture, model.device, model.dtype, model.latent_shape, model.prompt_length, full, rows)
     if key not in _ALIKE:
         _ALIKE[key] = _alike(model, full, rows)
     return rows if _ALIKE[key] else full
@@ -64,14 +68,18 @@ def fewest_rows(model: DiffusionModel, needed: int, full: int) -> int:
 
 @torch.inference_mode()
 def _alike(model: DiffusionModel, full: int, rows: int) -> bool:
-    """Return whether the first rows of a full call have the bits of a call of these rows alone."""
+    """Return whether a row has the same bits in every place of a full call and of one with so many rows."""
     draw = torch.Generator().manual_seed(0)
-    latents = torch.randn((full, *model.latent_shape), generator=draw).to(model.device, model.dtype)
-    timesteps = torch.randint(len(model.alphas_cumprod), (full,), generator=draw).to(model.device)
-    prompts = torch.randn((full, model.prompt_length, model.prompt_width), generator=draw)
+    latents = torch.randn((rows, *model.latent_shape), generator=draw).to(model.device, model.dtype)
+    timesteps = torch.randint(len(model.alphas_cumprod), (rows,), generator=draw).to(model.device)
+    prompts = torch.randn((rows, model.prompt_length, model.prompt_width), generator=draw)
     prompts = prompts.to(model.device, model.dtype)
-    of_full = _unet(model, latents, timesteps, prompts)
-    return torch.equal(of_full[:rows], _unet(model, latents[:rows], timesteps[:rows], prompts[:rows]))
+    places = torch.arange(rows, device=model.device)
+    repeated = torch.arange(full, device=model.device) % rows
+    few, moved, many = (
+        _unet(model, latents[order], timesteps[order], prompts[order]) for order in (places, places.roll(1), repeated)
+    )
+    return torch.equal(moved, few.roll(1, 0)) and torch.equal(many, few[repeated])
 
 
 def _unet(model: DiffusionModel, latents: Tensor, timesteps: Tensor, prompts: Tensor) -> Tensor:

@@ -94,8 +94,10 @@ class DiffusionModel:
 
     @cached_property
     def architecture(self) -> str:
-        """SHA-256 over the kinds and sizes of the UNet's modules, adapters included, without their weights."""
-        return hashlib.sha256(repr(self.unet).encode()).hexdigest()
+        """SHA-256 over the UNet's configuration and the kinds and sizes of its modules, without their weights."""
+        # The modules do not show everything, for example not the number of heads.
+        configured = sorted((key, value) for key, value in self.unet.config.items() if not key.startswith("_"))
+        return hashlib.sha256(f"{configured}\n{self.unet!r}".encode()).hexdigest()
 
     @property
     def prompt_width(self) -> int:

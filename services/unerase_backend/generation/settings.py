@@ -14,4 +14,4 @@ class GenerationSettings(ReplicatedRoomSettings):
     decode_batch: int = Field(default=DECODE_BATCH, ge=1, le=256, description="pictures in every VAE call")
     # An audit uses three: subject, reference, control.
     models_in_memory: int = Field(default=4, ge=1, description="models kept loaded; others wait until one is idle")
-    niceness: int = Field(default=0, ge=0, le=19, description="added to that of the thread that makes pictures")
+    niceness: int = Field(default=0, ge=0, le=19, description="of the thread that makes pictures, above the process's")

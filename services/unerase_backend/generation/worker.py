@@ -196,8 +196,10 @@ class Worker:
         return lane
 
     def _run(self) -> None:
-        # Linux counts niceness by thread, and the threads that this one starts have its own.
-        os.nice(self._niceness)
+        # Linux counts niceness by thread, and the threads that this one starts have its own: among them the next
+        # worker's, when memory has run out.
+        wanted = os.getpriority(os.PRIO_PROCESS, os.getpid()) + self._niceness
+        os.nice(max(wanted - os.getpriority(os.PRIO_PROCESS, 0), 0))
         torch.set_num_threads(self._torch_threads)
         while True:
             with self._changed:

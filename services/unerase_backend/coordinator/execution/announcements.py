@@ -34,30 +34,35 @@ class Announcements:
         self.listeners: list[Callable[[str], None]] = []
         """Each is called with the id of an audit that has ended."""
         self._counting: asyncio.Task[None] | None = None
+        self._uncounted = self._closed = False
         self._counted = -_COUNT_SECONDS
 
     async def announce(self) -> None:
         """Wake watchers, and see to it that the metrics are updated within a second."""
-        if self._counting is None:
+        self._uncounted = True
+        if not self._closed and (self._counting is None or self._counting.done()):
             self._counting = asyncio.create_task(self._count(), context=Context())
         await self._notifications.announce()
 
     async def close(self) -> None:
-        """Update the metrics no more."""
+        """Update the metrics no more; a count that is under way ends."""
+        self._closed = True
         if self._counting is not None:
             self._counting.cancel()
             await asyncio.gather(self._counting, return_exceptions=True)
 
     async def _count(self) -> None:
-        await asyncio.sleep(self._counted + _COUNT_SECONDS - time.monotonic())
-        # A commit from now on may come too late for this count, so its caller starts the next one.
-        self._counting, self._counted = None, time.monotonic()
-        try:
-            self._metrics.set_audits(await self._database.audits.count())
-            oldest = await self._database.audits.oldest_active()
-            self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
-        except Exception:
-            _logger.warning("the audits could not be counted", exc_info=True)
+        while self._uncounted:
+            await asyncio.sleep(self._counted + _COUNT_SECONDS - time.monotonic())
+            # A commit from now on may come too late for this count. Another follows it, so that the last one to end is
+            # the last one that began.
+            self._uncounted, self._counted = False, time.monotonic()
+            try:
+                self._metrics.set_audits(await self._database.audits.count())
+                oldest = await self._database.audits.oldest_active()
+                self._metrics.set_oldest(None if oldest is None else oldest / 1e9)
+            except Exception:
+                _logger.warning("the audits could not be counted", exc_info=True)
 
     async def ended(self, audit_id: str, state: AuditState.ValueType) -> None:
         """Note the end of an audit in metrics, in its trace and in the log, and tell those that listen."""

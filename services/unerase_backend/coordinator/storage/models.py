@@ -318,7 +318,7 @@ def definitions_of(audit_id: str) -> sa.Select[tuple[str]]:
 def _waiting(connection: AsyncConnection, checker: str, running: Collection[str]) -> sa.ColumnElement[bool]:
     """Hold for registrations that may be tried now, and that nobody checks; `checker` checks those that are running."""
     table = tables.coordinators.c
-    living = sa.select(table.id).where(table.expires >= now_of(connection.dialect), table.id != checker)
+    living = sa.select(table.id).where(table.expires > now_of(connection.dialect), table.id != checker)
     return sa.and_(
         _TABLE.state == REGISTRATION_STATE_CHECKING,
         _TABLE.try_after <= time.time_ns(),
