@@ -35,7 +35,6 @@ from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.diffusion.profile import device_class, library_versions
 from unerase_backend.diffusion.sampler import Finished, Sampler
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.generation.engine import GenerationEngine
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -132,11 +131,11 @@ def _gradient(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     latents, noise = (torch.randn((rows, *shape), generator=draws) for _ in range(2))
     encoded = torch.randn((rows, model.prompt_length, model.prompt_width), generator=draws).to(device, dtype)
     times = torch.linspace(10, 990, rows).long()
-    alphas = model.alphas_cumprod[times]
+    level = model.schedule.level_at(times)
     given = encoded.requires_grad_()
-    noised = add_noise(latents, noise, alphas).to(device, dtype)
+    noised = level.noised(latents, noise).to(device, dtype)
     predicted = model.unet(noised, times.to(device), encoder_hidden_states=given).sample.float()
-    target = training_target(model.prediction, latents, noise, alphas).to(device)
+    target = training_target(model.prediction, latents, noise, level).to(device)
     (gradient,) = torch.autograd.grad((predicted - target).square().mean() * 1000, [given])
     return gradient.detach().float().flatten().cpu()
 

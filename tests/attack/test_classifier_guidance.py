@@ -219,7 +219,7 @@ async def test_the_first_loss_is_that_of_the_first_halves(
     )
     classifier = new_classifier("convolutional", (4, 8, 8), generator("weights"))
     with torch.no_grad():
-        logits = classifier(noised, model.alphas_cumprod[timesteps], generator("dropout")).double()
+        logits = classifier(noised, model.schedule.level_at(timesteps), generator("dropout")).double()
     probabilities = 1 / (1 + (-logits).exp())
     loss = -(probabilities[:4].log().mean() + (1 - probabilities[4:]).log().mean()) / 2
     assert found.losses[0] == pytest.approx(float(loss), rel=1e-4)
@@ -250,7 +250,7 @@ async def test_it_learns_to_tell_held_out_pictures_and_leads_to_the_concept(
         pixels = torch.tensor(decode_picture(local.store.get(observation.picture_digest))).permute(2, 0, 1)[None]
         with torch.no_grad():
             latents = model.vae.encode(pixels / 127.5 - 1).latent_dist.mode() * model.scaling_factor
-            logits[observation.variant].append(float(classifier(latents, model.alphas_cumprod[:1])))
+            logits[observation.variant].append(float(classifier(latents, model.schedule.level_at(torch.zeros(1, dtype=torch.long)))))
     assert all(led > free for free, led in zip(logits[0], logits[1], strict=True))
 
 

@@ -24,7 +24,6 @@ from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import DiffusionModel, load_model
 from unerase_backend.diffusion.sampler import Sampler
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.seeds import derive_seed
@@ -138,7 +137,7 @@ def test_a_step_of_unlearn_diff_atk(loop: PublishedLoop, model: DiffusionModel) 
     prompt = tokenise_ids(model, [0] * 3 + model.tokens_of(PROMPT))
     prompt = type(prompt)(prompt.ids, learned_at=(1,))
     times = torch.tensor([timestep])
-    noisy = add_noise(clean, noise, model.alphas_cumprod[times])
+    noisy = model.schedule.level_at(times).noised(clean, noise)
     losses, ours = gradients(model, [prompt], embeddings.detach()[None], noisy, times, noise)
     assert loss.item() == pytest.approx(losses.item(), rel=1e-4)
     torch.testing.assert_close(gradient, ours[0], rtol=1e-3, atol=1e-6)

@@ -26,6 +26,7 @@ from unerase_backend.diffusion.classifier import (
 )
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.path import Level
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.errors import InvalidRequestError, UnsafeModelError
@@ -74,9 +75,10 @@ def test_the_planted_regression_is_one(weights: Tensor) -> None:
     alphas = torch.linspace(0.01, 0.99, 5)
     logits = (latents * weights).flatten(1).sum(1) + 0.7 * alphas.sqrt() - 0.2
     classifier = logistic(weights, -0.2, 0.7)
-    torch.testing.assert_close(classifier(latents, alphas), logits)
+    level = Level.of_alphas(alphas)
+    torch.testing.assert_close(classifier(latents, level), logits)
     expected = (1 - logits.sigmoid())[:, None, None, None] * weights
-    torch.testing.assert_close(log_probability_gradient(classifier, latents, alphas), expected)
+    torch.testing.assert_close(log_probability_gradient(classifier, latents, level), expected)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES.values())
@@ -84,11 +86,11 @@ def test_the_gradient_is_that_of_finite_differences(kind: type[LatentClassifier]
     classifier = random_classifier(kind).double()
     generator = torch.Generator().manual_seed(4)
     latents = torch.randn((3, *SHAPE), generator=generator, dtype=torch.float64)
-    alphas = torch.tensor([0.02, 0.5, 0.98], dtype=torch.float64)
-    gradient = log_probability_gradient(classifier, latents, alphas)
+    level = Level.of_alphas(torch.tensor([0.02, 0.5, 0.98], dtype=torch.float64))
+    gradient = log_probability_gradient(classifier, latents, level)
 
     def log_p(shifted: Tensor) -> Tensor:
-        return -torch.log1p(torch.exp(-classifier(shifted, alphas)))
+        return -torch.log1p(torch.exp(-classifier(shifted, level)))
 
     for _ in range(5):
         direction = torch.randn(latents.shape, generator=generator, dtype=torch.float64)
@@ -246,8 +248,8 @@ def test_weights_travel_bit_for_bit(kind: type[LatentClassifier]) -> None:
     assert not loaded.training
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert save_classifier(loaded) == content
-    latents, alphas = torch.randn((2, *SHAPE)), torch.tensor([0.1, 0.9])
-    assert torch.equal(loaded(latents, alphas), classifier(latents, alphas))
+    latents, level = torch.randn((2, *SHAPE)), Level.of_alphas(torch.tensor([0.1, 0.9]))
+    assert torch.equal(loaded(latents, level), classifier(latents, level))
 
 
 def written(tensors: dict[str, Tensor] | None = None, **described: object) -> bytes:

@@ -16,6 +16,7 @@ from unerase_backend.diffusion.classifier import LatentClassifier, new_classifie
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.path import Level
 from unerase_backend.diffusion.sampler import Given, Sampler
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.diffusion.tensors import to_message
@@ -154,7 +155,7 @@ def test_a_classifier_guides_the_noise(
         x0 = alpha.sqrt() * x - (1 - alpha).sqrt() * v
         if alpha.sqrt() >= 0.02:
             rows = x.clone().requires_grad_()
-            logsigmoid(classifier(rows, alpha[None])).sum().backward()
+            logsigmoid(classifier(rows, Level.of_alphas(alpha[None]))).sum().backward()
             assert rows.grad is not None
             e = e - (1 - alpha).sqrt() * 20.0 * rows.grad
             x0 = (x - (1 - alpha).sqrt() * e) / alpha.sqrt()

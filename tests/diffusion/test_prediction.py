@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unerase_backend.diffusion.path import Level
 from unerase_backend.diffusion.prediction import (
     LEAST_SIGNAL,
     Prediction,
@@ -16,7 +17,7 @@ from unerase_backend.diffusion.prediction import (
     parts,
     training_target,
 )
-from unerase_backend.diffusion.schedule import Schedule, add_noise, estimate_coefficients, noise_step, step_coefficients
+from unerase_backend.diffusion.schedule import Schedule, estimate_coefficients, noise_step, step_coefficients
 
 BETAS = {
     "_class_name": "DDIMScheduler",
@@ -34,8 +35,10 @@ def one(value: float) -> torch.Tensor:
     return torch.full((1, 1, 1, 1), value, dtype=torch.float64)
 
 
-def alpha_of(share: float) -> torch.Tensor:
-    return torch.tensor([share], dtype=torch.float64)
+def level_of(share: float, prediction: Prediction) -> Level:
+    """Return a level of the path that models of this prediction have."""
+    one = torch.tensor([share], dtype=torch.float64)
+    return Level.of_sigmas(1 - one) if prediction is Prediction.FLOW else Level.of_alphas(one)
 
 
 @given(clean=values, noise=values, share=shares, prediction=st.sampled_from(Prediction))
@@ -43,11 +46,11 @@ def alpha_of(share: float) -> torch.Tensor:
 def test_a_perfect_output_gives_back_both_parts(
     clean: float, noise: float, share: float, prediction: Prediction
 ) -> None:
-    alpha = alpha_of(share)
-    noised = add_noise(one(clean), one(noise), alpha)
-    target = training_target(prediction, one(clean), one(noise), alpha)
-    found = parts(prediction, target, noised, alpha)
-    torch.testing.assert_close(torch.stack(found).flatten(), alpha_of(clean).new_tensor([clean, noise]))
+    level = level_of(share, prediction)
+    noised = level.noised(one(clean), one(noise))
+    target = training_target(prediction, one(clean), one(noise), level)
+    found = parts(prediction, target, noised, level)
+    torch.testing.assert_close(torch.stack(found).flatten(), one(0).new_tensor([clean, noise]))
 
 
 @given(output=values, noised=values, share=shares, prediction=st.sampled_from(Prediction))
@@ -55,59 +58,83 @@ def test_a_perfect_output_gives_back_both_parts(
 def test_the_parts_of_any_output_make_up_the_noised_latents(
     output: float, noised: float, share: float, prediction: Prediction
 ) -> None:
-    alpha = alpha_of(share)
-    clean, noise = parts(prediction, one(output), one(noised), alpha)
-    torch.testing.assert_close(add_noise(clean, noise, alpha), one(noised))
-    torch.testing.assert_close(training_target(prediction, clean, noise, alpha), one(output))
+    level = level_of(share, prediction)
+    clean, noise = parts(prediction, one(output), one(noised), level)
+    torch.testing.assert_close(level.noised(clean, noise), one(noised))
+    torch.testing.assert_close(training_target(prediction, clean, noise, level), one(output))
 
 
-@given(output=values, noised=values, noise=values, share=shares, further=st.floats(0.01, 1), eta=st.floats(0, 2))
+@given(
+    output=values,
+    noised=values,
+    noise=values,
+    share=shares,
+    further=st.floats(0.01, 1),
+    eta=st.floats(0, 2),
+    other=st.sampled_from([Prediction.V, Prediction.FLOW]),
+)
 @settings(max_examples=200, deadline=None)
-def test_a_step_is_the_same_in_either_prediction(
-    output: float, noised: float, noise: float, share: float, further: float, eta: float
+def test_a_step_is_the_same_in_each_prediction_of_a_path(
+    output: float, noised: float, noise: float, share: float, further: float, eta: float, other: Prediction
 ) -> None:
-    alpha = alpha_of(share)
-    reached = alpha + (1 - alpha) * further
-    clean, e = parts(Prediction.V, one(output), one(noised), alpha)
+    level, reached = (level_of(each, other) for each in (share, share + (1 - share) * further))
+    clean, e = parts(other, one(output), one(noised), level)
     stepped, estimated = [], []
-    for prediction in Prediction:
-        given_output = training_target(prediction, clean, e, alpha)
-        coefficients = step_coefficients(alpha, reached, alpha.new_tensor([eta]), alpha.new_ones(1), prediction)
+    for prediction in (Prediction.EPSILON, other):
+        given_output = training_target(prediction, clean, e, level)
+        eta_of_row = torch.tensor([eta], dtype=torch.float64)
+        coefficients = step_coefficients(level, reached, eta_of_row, torch.ones_like(eta_of_row), prediction)
         stepped.append(noise_step(one(noised), given_output, one(noise), coefficients))
-        estimated.append(noise_step(one(noised), given_output, one(noise), estimate_coefficients(alpha, prediction)))
+        estimated.append(noise_step(one(noised), given_output, one(noise), estimate_coefficients(level, prediction)))
     torch.testing.assert_close(stepped[0], stepped[1], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(estimated[0], clean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(estimated[1], clean)
 
 
-@given(output=values, noised=values, share=st.floats(LEAST_SIGNAL**2 * 1.01, 0.999), change=values)
+@given(
+    output=values,
+    noised=values,
+    share=st.floats(LEAST_SIGNAL * 1.01, 0.999),
+    change=values,
+    prediction=st.sampled_from([Prediction.V, Prediction.FLOW]),
+)
 @settings(max_examples=200, deadline=None)
-def test_a_changed_noise_leaves_the_noised_latents(output: float, noised: float, share: float, change: float) -> None:
-    alpha = alpha_of(share)
-    _, before = parts(Prediction.V, one(output), one(noised), alpha)
-    changed = one(output) + of_noise_change(Prediction.V, alpha).item() * change
-    clean, after = parts(Prediction.V, changed, one(noised), alpha)
+def test_a_changed_noise_leaves_the_noised_latents(
+    output: float, noised: float, share: float, change: float, prediction: Prediction
+) -> None:
+    level = level_of(share, prediction)
+    _, before = parts(prediction, one(output), one(noised), level)
+    changed = one(output) + of_noise_change(prediction, level).item() * change
+    clean, after = parts(prediction, changed, one(noised), level)
     torch.testing.assert_close(after, before + change)
-    torch.testing.assert_close(add_noise(clean, after, alpha), one(noised))
+    torch.testing.assert_close(level.noised(clean, after), one(noised))
 
 
 def test_pure_noise_takes_no_change() -> None:
-    alphas = torch.tensor([0.0, LEAST_SIGNAL**2 * 0.9, 0.25])
-    assert of_noise_change(Prediction.V, alphas).tolist() == [0.0, 0.0, 2.0]
-    assert of_noise_change(Prediction.EPSILON, alphas).tolist() == [1.0, 1.0, 1.0]
+    for level, prediction in (
+        (Level.of_alphas(torch.tensor([0.0, LEAST_SIGNAL**2 * 0.9, 0.25])), Prediction.V),
+        (Level.of_sigmas(torch.tensor([1.0, 1 - LEAST_SIGNAL * 0.9, 0.5])), Prediction.FLOW),
+    ):
+        assert of_noise_change(prediction, level).tolist() == [0.0, 0.0, 2.0]
+        assert of_noise_change(Prediction.EPSILON, level).tolist() == [1.0, 1.0, 1.0]
 
 
-@given(share=shares, clean=values, noise=values, miss=values)
+@given(
+    share=shares, clean=values, noise=values, miss=values, prediction=st.sampled_from([Prediction.V, Prediction.FLOW])
+)
 @settings(max_examples=100, deadline=None)
-def test_an_error_of_one_prediction_is_that_of_the_other(share: float, clean: float, noise: float, miss: float) -> None:
-    alpha = alpha_of(share)
-    noised = add_noise(one(clean), one(noise), alpha)
-    velocity = training_target(Prediction.V, one(clean), one(noise), alpha)
-    _, predicted = parts(Prediction.V, velocity + miss, noised, alpha)
+def test_an_error_of_one_prediction_is_that_of_the_other(
+    share: float, clean: float, noise: float, miss: float, prediction: Prediction
+) -> None:
+    level = level_of(share, prediction)
+    noised = level.noised(one(clean), one(noise))
+    output = training_target(prediction, one(clean), one(noise), level)
+    _, predicted = parts(prediction, output + miss, noised, level)
     of_noise = (predicted - one(noise)).square().flatten()
-    torch.testing.assert_close(miss**2 * error_ratio(Prediction.V, Prediction.EPSILON, alpha), of_noise)
-    torch.testing.assert_close(of_noise * error_ratio(Prediction.EPSILON, Prediction.V, alpha), alpha * 0 + miss**2)
-    assert error_ratio(Prediction.V, Prediction.V, alpha).item() == 1
+    torch.testing.assert_close(miss**2 * error_ratio(prediction, Prediction.EPSILON, level), of_noise)
+    of_output = of_noise * error_ratio(Prediction.EPSILON, prediction, level)
+    torch.testing.assert_close(of_output, torch.full_like(of_output, miss**2))
+    assert error_ratio(prediction, prediction, level).item() == 1
 
 
 @pytest.mark.parametrize("config", [BETAS, BETAS | {"prediction_type": "v_prediction"}, ZERO_SNR])
@@ -116,25 +143,24 @@ def test_estimate_and_target_are_those_of_diffusers(config: dict[str, Any]) -> N
     theirs.set_timesteps(20)
     x, output, clean, noise = torch.randn((4, 20, 4, 2, 2), generator=torch.Generator().manual_seed(0))
     timesteps = schedule.timesteps(20)
-    alphas = schedule.alphas_cumprod[timesteps]
-    ours = noise_step(x, output, noise, estimate_coefficients(alphas, schedule.prediction))
+    level = schedule.level_at(timesteps)
+    ours = noise_step(x, output, noise, estimate_coefficients(level, schedule.prediction))
     for index, timestep in enumerate(timesteps.tolist()):
         step = theirs.step(output[index], timestep, x[index])
         torch.testing.assert_close(ours[index], step.pred_original_sample, rtol=1e-5, atol=2e-5)
     if schedule.prediction is Prediction.V:
         expected = theirs.get_velocity(clean, noise, timesteps)
-        torch.testing.assert_close(training_target(Prediction.V, clean, noise, alphas), expected)
+        torch.testing.assert_close(training_target(Prediction.V, clean, noise, level), expected)
 
 
 def test_the_last_timestep_of_zero_terminal_snr_is_pure_noise_and_can_be_stepped_from() -> None:
     schedule = Schedule.from_config(ZERO_SNR)
-    alpha, reached = schedule.alphas(10)
-    assert alpha[0] == 0
+    level, reached = schedule.levels(10)
+    one_each = torch.ones(10, dtype=torch.float64)
+    assert level.signal[0] == 0
     for eta in (0.0, 1.0, 1.85):
-        coefficients = step_coefficients(
-            alpha, reached, torch.full_like(alpha, eta), torch.ones_like(alpha), Prediction.V
-        )
+        coefficients = step_coefficients(level, reached, eta * one_each, one_each, Prediction.V)
         assert bool(torch.isfinite(coefficients).all())
     # x_T is e, and the output -x0: eta 0 goes on with both.
-    of_latents, of_output, _ = step_coefficients(alpha, reached, alpha * 0, torch.ones_like(alpha), Prediction.V)[0]
-    torch.testing.assert_close(torch.stack([of_latents, -of_output]), torch.stack([1 - reached[0], reached[0]]).sqrt())
+    of_latents, of_output, _ = step_coefficients(level, reached, 0 * one_each, one_each, Prediction.V)[0]
+    torch.testing.assert_close(torch.stack([of_latents, -of_output]), torch.stack([reached.spread[0], reached.signal[0]]))

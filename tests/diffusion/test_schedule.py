@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unerase_backend.diffusion.loading import DiffusionModel
-from unerase_backend.diffusion.schedule import Schedule, add_noise, noise_step, step_coefficients
+from unerase_backend.diffusion.schedule import Schedule, noise_step, step_coefficients
 from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError
 
 SD14 = {
@@ -35,11 +35,12 @@ def test_timesteps_and_alphas_are_those_of_diffusers(steps: int) -> None:
     schedule, theirs = Schedule.from_config(SD14), DDIMScheduler.from_config(SD14)
     theirs.set_timesteps(steps)
     assert schedule.timesteps(steps).tolist() == theirs.timesteps.tolist()
-    alpha, alpha_previous = schedule.alphas(steps)
+    level, reached = schedule.levels(steps)
     for index, timestep in enumerate(theirs.timesteps.tolist()):
         previous = timestep - 1000 // steps
-        assert alpha[index] == theirs.alphas_cumprod[timestep]
-        assert alpha_previous[index] == (theirs.alphas_cumprod[previous] if previous >= 0 else theirs.alphas_cumprod[0])
+        assert level.signal[index] == theirs.alphas_cumprod[timestep].double().sqrt()
+        alpha = theirs.alphas_cumprod[max(previous, 0)]
+        assert reached.signal[index] == alpha.double().sqrt()
 
 
 @pytest.mark.parametrize("change", [{}, {"set_alpha_to_one": True}, {"timestep_spacing": "trailing"}])
@@ -48,7 +49,7 @@ def test_the_configuration_counts(change: dict[str, Any]) -> None:
     theirs.set_timesteps(7)
     schedule = Schedule.from_config(SD14 | change)
     assert schedule.timesteps(7).tolist() == theirs.timesteps.tolist()
-    assert schedule.alphas(7)[1][-1].item() == theirs.final_alpha_cumprod.item()
+    assert schedule.levels(7)[1].signal[-1] == theirs.final_alpha_cumprod.double().sqrt()
 
 
 def test_a_pipeline_of_diffusers_overrules_an_outdated_configuration_in_the_same_way(pipeline: Any) -> None:
@@ -108,14 +109,14 @@ def test_trailing_timesteps_that_diffusers_counts_wrong_stay_in_the_schedule() -
 )
 @settings(max_examples=200, deadline=None)
 def test_the_step_is_the_formula(step: int, eta: float, scale: float, values: tuple[float, float, float]) -> None:
-    alpha, alpha_previous = Schedule.from_config(SD14).alphas(50)
-    a_t, a_p = alpha[step].item(), alpha_previous[step].item()
+    level, reached = (each[step : step + 1] for each in Schedule.from_config(SD14).levels(50))
+    a_t, a_p = level.signal.item() ** 2, reached.signal.item() ** 2
     x_t, e, z = values
     x0 = (x_t - math.sqrt(1 - a_t) * e) / math.sqrt(a_t)
     s2 = (1 - a_p) / (1 - a_t) * (1 - a_t / a_p)
     expected = math.sqrt(a_p) * x0 + math.sqrt(abs(1 - a_p - eta**2 * s2)) * e + scale * eta * math.sqrt(s2) * z
     one = torch.ones(1, dtype=torch.float64)
-    coefficients = step_coefficients(a_t * one, a_p * one, eta * one, scale * one)
+    coefficients = step_coefficients(level, reached, eta * one, scale * one)
     shaped = [torch.full((1, 1, 1, 1), value, dtype=torch.float64) for value in values]
     assert noise_step(*shaped, coefficients).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
@@ -126,14 +127,14 @@ def test_the_step_is_that_of_diffusers(eta: float, change: dict[str, Any]) -> No
     theirs = DDIMScheduler.from_config(SD14 | change)
     theirs.set_timesteps(50)
     schedule = Schedule.from_config(SD14 | change)
-    alpha, alpha_previous = schedule.alphas(50)
-    eta_of_each, scale = torch.full_like(alpha, eta), torch.ones_like(alpha)
-    coefficients = step_coefficients(alpha, alpha_previous, eta_of_each, scale, schedule.prediction).float()
+    level, reached = schedule.levels(50)
+    eta_of_each, scale = torch.full_like(level.signal, eta), torch.ones_like(level.signal)
+    coefficients = step_coefficients(level, reached, eta_of_each, scale, schedule.prediction).float()
     x_t, e, z = torch.randn((3, 50, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     ours = noise_step(x_t, e, z, coefficients)
     for index, timestep in enumerate(theirs.timesteps.tolist()):
         expected = theirs.step(e[index], timestep, x_t[index], eta=eta, variance_noise=z[index]).prev_sample
-        if alpha[index] == 0 and eta == 1:
+        if level.signal[index] == 0 and eta == 1:
             # No direction is left, whose square diffusers rounds below 0.
             assert bool(torch.isfinite(ours[index]).all())
             continue
@@ -141,8 +142,8 @@ def test_the_step_is_that_of_diffusers(eta: float, change: dict[str, Any]) -> No
 
 
 def test_each_row_has_its_own_settings() -> None:
-    alpha, alpha_previous = Schedule.from_config(SD14).alphas(10)
-    rows = step_coefficients(alpha, alpha_previous, torch.linspace(0, 1.85, 10), torch.linspace(1, 1.04, 10))
+    levels = Schedule.from_config(SD14).levels(10)
+    rows = step_coefficients(*levels, torch.linspace(0, 1.85, 10), torch.linspace(1, 1.04, 10))
     x_t, e, z = torch.randn((3, 10, 4, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     together = noise_step(x_t, e, z, rows)
     alone = [noise_step(x_t[i : i + 1], e[i : i + 1], z[i : i + 1], rows[i : i + 1]) for i in range(10)]
@@ -154,4 +155,4 @@ def test_noising_is_that_of_diffusers(model: DiffusionModel) -> None:
     latents, noise = torch.randn((2, 3, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     timesteps = torch.tensor([1, 500, 999])
     expected = theirs.add_noise(latents, noise, timesteps)
-    torch.testing.assert_close(add_noise(latents, noise, model.alphas_cumprod[timesteps]), expected)
+    torch.testing.assert_close(model.schedule.level_at(timesteps).noised(latents, noise), expected)

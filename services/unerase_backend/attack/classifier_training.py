@@ -31,7 +31,6 @@ from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue.kinds import alike
 from unerase_backend.diffusion.classifier import LatentClassifier, new_classifier, save_classifier
 from unerase_backend.diffusion.profile import numerics_profile
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.seeds import derive_seed
 
@@ -93,7 +92,7 @@ def train(
 ) -> tuple[LatentClassifier, list[float]]:
     """Train on latents, (n, channels, height, width); return a classifier in evaluation mode and each step's loss."""
     model = workbench.model
-    alphas = model.alphas_cumprod.to(model.device)
+    training = model.schedule.training_timesteps
     draws = {purpose: _generator(unit, purpose) for purpose in _PURPOSES}
     classifier = new_classifier(recipe.architecture, model.latent_shape, draws["weights"]).to(model.device)
     optimiser = torch.optim.AdamW(classifier.parameters(), recipe.learning_rate, weight_decay=WEIGHT_DECAY)
@@ -110,10 +109,10 @@ def train(
         )
         # Stratified within each class, so that neither class gets higher noise than the other.
         strata = (torch.arange(half) + torch.rand((2, half), generator=draws["timestep"])) / half
-        timesteps = (strata.flatten() ** TIMESTEP_POWER * len(alphas)).long().clamp(max=len(alphas) - 1)
+        timesteps = (strata.flatten() ** TIMESTEP_POWER * training).long().clamp(max=training - 1)
         noise = torch.randn(shown.shape, generator=draws["noise"]).to(model.device)
-        at = alphas[timesteps.to(model.device)]
-        logits = classifier(add_noise(shown.to(model.device), noise, at), at, draws["dropout"])
+        at = model.schedule.level_at(timesteps.to(model.device))
+        logits = classifier(at.noised(shown.to(model.device), noise), at, draws["dropout"])
         loss = functional.binary_cross_entropy_with_logits(logits, target)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -131,16 +130,16 @@ def areas(
 ) -> dict[str, float]:
     """Return the area under the ROC curve at each timestep, by names such as "auc@550"."""
     model = workbench.model
-    training = len(model.alphas_cumprod)
+    training = model.schedule.training_timesteps
     noise = _generator(unit, "held-out noise")
     figures = {}
     for point in range(AUC_POINTS):
         timestep = int((point + 0.5) * training / AUC_POINTS)
-        alpha = model.alphas_cumprod[timestep]
+        time = torch.tensor(timestep)
         logits = []
         for latents in (positives, negatives):
-            at = alpha.expand(len(latents))
-            noised = add_noise(latents, torch.randn(latents.shape, generator=noise), at)
+            at = model.schedule.level_at(time.expand(len(latents)))
+            noised = at.noised(latents, torch.randn(latents.shape, generator=noise))
             logits.append(classifier(noised.to(model.device), at.to(model.device)).double().cpu())
         figures[f"auc@{timestep}"] = area_under_curve(*logits)
     return figures

@@ -1,11 +1,11 @@
 """Classifiers of noised latents, which say whether the picture under the noise shows the concept; guidance by one.
 
-A classifier reads latents x_t, (rows, channels, height, width), and the cumulative alpha a_t of each row; it returns
-logits, (rows,), with p(concept | x_t, t) = sigmoid(logit). Time enters as (sqrt(a_t), sqrt(1 - a_t)), so a classifier
-does not depend on a schedule. Guidance by it (Dhariwal and Nichol, arXiv 2105.05233, algorithm 2), with s the scale and
-e the noise prediction after classifier-free guidance:
+A classifier reads latents x_t, (rows, channels, height, width), and the signal a and spread s of each row (`path`); it
+returns logits, (rows,), with p(concept | x_t, t) = sigmoid(logit). Time enters as (a, s), so a classifier does not
+depend on a schedule. Guidance by it (Dhariwal and Nichol, arXiv 2105.05233, algorithm 2), with e the noise prediction
+after classifier-free guidance:
 
-    e <- e - sqrt(1 - a_t) s grad_x log p(concept | x_t, t)
+    e <- e - s scale grad_x log p(concept | x_t, t)
 
 Its weights are stored as safetensors, whose metadata holds the architecture and the latents' shape. They are in one
 entry, because safetensors writes several entries in no fixed order, and the same weights must have the same digest.
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unerase_backend.diffusion.path import Level
 from unerase_backend.runtime.errors import UnsafeModelError
 
 DROPOUT = 0.3
@@ -40,8 +41,8 @@ class LatentClassifier(nn.Module):
         """Channels, height and width of the latents."""
 
     @abstractmethod
-    def forward(self, latents: Tensor, alphas: Tensor, dropout: torch.Generator | None = None) -> Tensor:
-        """Return logits, (rows,), of latents, (rows, channels, height, width), at cumulative alphas, (rows,).
+    def forward(self, latents: Tensor, level: Level, dropout: torch.Generator | None = None) -> Tensor:
+        """Return logits, (rows,), of latents, (rows, channels, height, width), at their levels, (rows,).
 
         Training passes a CPU generator for dropout; without one there is no dropout.
         """
@@ -62,9 +63,9 @@ class MlpClassifier(LatentClassifier):
         self.hidden = nn.Linear(first, second)
         self.head = nn.Linear(second, 1)
 
-    def forward(self, latents: Tensor, alphas: Tensor, dropout: torch.Generator | None = None) -> Tensor:
+    def forward(self, latents: Tensor, level: Level, dropout: torch.Generator | None = None) -> Tensor:
         """Return logits, (rows,)."""
-        first = self.of_latents(latents.flatten(1)) + self.of_time(_time(alphas))
+        first = self.of_latents(latents.flatten(1)) + self.of_time(_time(level))
         second = self.hidden(_dropped(functional.silu(first), dropout))
         logits: Tensor = self.head(_dropped(functional.silu(second), dropout))
         return logits[:, 0]
@@ -89,9 +90,9 @@ class ConvolutionalClassifier(LatentClassifier):
         self.norms = nn.ModuleList(nn.GroupNorm(self.groups, width) for width in self.widths)
         self.head = nn.Linear(self.widths[-1], 1)
 
-    def forward(self, latents: Tensor, alphas: Tensor, dropout: torch.Generator | None = None) -> Tensor:
+    def forward(self, latents: Tensor, level: Level, dropout: torch.Generator | None = None) -> Tensor:
         """Return logits, (rows,)."""
-        time, features = _time(alphas), latents
+        time, features = _time(level), latents
         for convolution, of_time, norm in zip(self.convolutions, self.of_time, self.norms, strict=True):
             features = functional.silu(norm(convolution(features) + of_time(time)[:, :, None, None]))
         logits: Tensor = self.head(_dropped(features.mean((2, 3)), dropout))
@@ -115,7 +116,7 @@ def new_classifier(architecture: str, latent_shape: LatentShape, generator: torc
     return classifier
 
 
-def log_probability_gradient(classifier: LatentClassifier, latents: Tensor, alphas: Tensor) -> Tensor:
+def log_probability_gradient(classifier: LatentClassifier, latents: Tensor, level: Level) -> Tensor:
     """Return grad_x log p(concept | x_t, t) of each row, of the latents' shape.
 
     Rows are independent, so the gradient of the sum over rows contains each row's own gradient.
@@ -123,7 +124,7 @@ def log_probability_gradient(classifier: LatentClassifier, latents: Tensor, alph
     # The sampler runs in inference mode, whose tensors cannot have gradients, so they are cloned.
     with torch.inference_mode(False), torch.enable_grad():
         rows = latents.clone().requires_grad_()
-        probability = functional.logsigmoid(classifier(rows, alphas.clone())).sum()
+        probability = functional.logsigmoid(classifier(rows, Level(level.signal.clone(), level.spread.clone()))).sum()
         (gradient,) = torch.autograd.grad(probability, rows)
     return gradient
 
@@ -166,8 +167,8 @@ def _described(content: bytes) -> dict[str, Any]:
     return described
 
 
-def _time(alphas: Tensor) -> Tensor:
-    return torch.stack([alphas.sqrt(), (1 - alphas).sqrt()], dim=-1)
+def _time(level: Level) -> Tensor:
+    return torch.stack([level.signal, level.spread], dim=-1)
 
 
 def _dropped(features: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 For a picture with latents x_0 (mode of the VAE's distribution, scaled), timestep t and conditioning c:
 
-    x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise
+    x_t = a x_0 + s noise, with the signal a and the spread s at t (`path`)
     error = mean over the latents' elements of (target - output(x_t, t, c))^2
 
 The target is what the model was trained to predict: the noise, or the velocity (`prediction`). The errors of a model
@@ -24,7 +24,6 @@ from unerase_backend.diffusion.fewer_rows import fewest_rows
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.prediction import error_ratio, training_target
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.runtime.seeds import derive_seed
 
 
@@ -55,9 +54,9 @@ def measure_denoising(
         filled = chunk + [chunk[0]] * (called - len(chunk))
         noise = torch.stack([_noise(model, noise_seed, digests[i], timesteps[k]) for i, _, k in filled])
         times = torch.tensor([timesteps[k] for _, _, k in filled])
-        clean, alphas = latents[[i for i, _, _ in filled]], model.alphas_cumprod[times]
-        noised = add_noise(clean, noise, alphas)
-        target = training_target(model.prediction, clean, noise, alphas)
+        clean, level = latents[[i for i, _, _ in filled]], model.schedule.level_at(times)
+        noised = level.noised(clean, noise)
+        target = training_target(model.prediction, clean, noise, level)
         with torch.inference_mode():
             predicted = model.unet(
                 noised.to(model.device, model.dtype),
@@ -66,7 +65,8 @@ def measure_denoising(
                 return_dict=False,
             )[0]
             squares = (target - predicted.float().cpu()).double().square().flatten(1).mean(1)
-            squares *= error_ratio(model.prediction, model.schedule.measured, alphas.double())
+            exact = model.schedule.level_at(times, torch.float64)
+            squares *= error_ratio(model.prediction, model.schedule.measured, exact)
         for row, value in zip(chunk, squares.tolist(), strict=False):
             errors[row] = value
         yield len(chunk), called

@@ -71,7 +71,7 @@ def _alike(model: DiffusionModel, full: int, rows: int) -> bool:
     """Return whether a row has the same bits in every place of a full call and of one with so many rows."""
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn((rows, *model.latent_shape), generator=draw).to(model.device, model.dtype)
-    timesteps = torch.randint(len(model.alphas_cumprod), (rows,), generator=draw).to(model.device)
+    timesteps = torch.randint(model.schedule.training_timesteps, (rows,), generator=draw).to(model.device)
     prompts = torch.randn((rows, model.prompt_length, model.prompt_width), generator=draw)
     prompts = prompts.to(model.device, model.dtype)
     places = torch.arange(rows, device=model.device)

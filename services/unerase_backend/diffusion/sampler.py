@@ -13,7 +13,7 @@ cells: the picture's square, rounded outward to whole cells. The result is the l
 if the trajectory asks for the estimate, that step's x0, with the picture's clean latents around the mask.
 
 A trajectory begins from its initial noise n, from given latents, or from a picture with latents y: after k steps at
-sqrt(a) y + sqrt(1 - a) n, with a the cumulative alpha that step k reaches.
+a y + s n, with the signal a and the spread s that step k reaches (`path`).
 
 Every call has the same shape, or a smaller one that computes the same bits (`fewer_rows`), so a trajectory's bits do
 not depend on what shares its batch, on its position, or on when it started. Classifiers are called in a fixed shape of
@@ -101,7 +101,7 @@ class Sampler:
         self._patience = DECODE_PATIENCE
         self.rows_computed, self.rows_called = 0, batch_rows
         """Rows in use in the last tick's call of the UNet, 0 if there was none, and all rows of the last call."""
-        device, training = model.device, len(model.alphas_cumprod)
+        device, training = model.device, model.schedule.training_timesteps
         # A slot holds a trajectory; a row is a row of the UNet's batch. There are equally many of both, because all
         # trajectories may be unguided. Idle slots and rows are computed with the others and ignored.
         self._free_slots = list(reversed(range(batch_rows)))
@@ -235,13 +235,11 @@ class Sampler:
         encodings[0] = flight.given.guards.project(self.model, flight.prompts[0], encodings[0])
         self._prompts[list(flight.rows)] = torch.stack(encodings)
         steps = trajectory.steps
-        alpha, alpha_previous = self.model.schedule.alphas(steps)
-        eta = torch.full_like(alpha, trajectory.eta)
-        scale = torch.full_like(alpha, trajectory.variance_scale)
+        level, reached = self.model.schedule.levels(steps)
+        eta = torch.full_like(level.signal, trajectory.eta)
+        scale = torch.full_like(eta, trajectory.variance_scale)
         self._timesteps[slot, :steps] = self.model.schedule.timesteps(steps)
-        self._coefficients[slot, :steps] = step_coefficients(
-            alpha, alpha_previous, eta, scale, self.model.prediction
-        ).float()
+        self._coefficients[slot, :steps] = step_coefficients(level, reached, eta, scale, self.model.prediction).float()
         done = trajectory.resumption.step
         self._step[slot] = done
         self._end[slot] = end = trajectory.stop_step or steps
@@ -261,7 +259,7 @@ class Sampler:
             self._initial[slot] = initial.to(self._initial)
             self._kept[slot, :steps] = kept
         if trajectory.estimate:
-            self._coefficients[slot, end - 1] = estimate_coefficients(alpha[end - 1], self.model.prediction).float()
+            self._coefficients[slot, end - 1] = estimate_coefficients(level[end - 1], self.model.prediction).float()
             self._kept[slot, end - 1] = torch.tensor([1.0, 0.0])
         if trajectory.eta > 0:
             flight.noise = torch.Generator().manual_seed(trajectory.noise_seed)
@@ -291,8 +289,8 @@ class Sampler:
         predicted = empty + self._guidance * (of_rows[self._conditioned_row] - empty)
         for flight in (each for each in self._flights.values() if each.given.guards.guards):
             scale, place = flight.trajectory.guidance_scale, int(step[flight.slot])
-            alpha = model.alphas_cumprod[self._timesteps[flight.slot, place]]
-            per_noise = float(of_noise_change(model.prediction, alpha))
+            level = model.schedule.level_at(self._timesteps[flight.slot, place])
+            per_noise = float(of_noise_change(model.prediction, level))
             guided = flight.given.guards.guide(of_rows[list(flight.rows)], scale, place, per_noise, flight.memory)
             if guided is not None:
                 predicted[flight.slot] = guided
@@ -312,17 +310,17 @@ class Sampler:
                 guided.setdefault(flight.given.classifier, []).append(flight)
         if not guided:
             return
-        alphas = self.model.alphas_cumprod.to(self.model.device)[timesteps]
+        levels = self.model.schedule.level_at(timesteps)
         rows = self.batch_rows // 2
         for classifier, flights in guided.items():
             for start in range(0, len(flights), rows):
                 chunk = flights[start : start + rows]
                 slots = [flight.slot for flight in chunk]
                 filled = slots + [slots[0]] * (rows - len(slots))
-                gradient = log_probability_gradient(classifier, self._latents[filled], alphas[filled])[: len(slots)]
+                gradient = log_probability_gradient(classifier, self._latents[filled], levels[filled])[: len(slots)]
                 scales = torch.tensor([flight.trajectory.classifier_guidance.scale for flight in chunk])
-                factors = (1 - alphas[slots]).sqrt() * scales.to(alphas)
-                factors *= of_noise_change(self.model.prediction, alphas[slots])
+                factors = levels[slots].spread * scales.to(self._latents)
+                factors *= of_noise_change(self.model.prediction, levels[slots])
                 predicted[slots] -= factors[:, None, None, None] * gradient
 
     def _arrive(self, slot: int) -> list[Finished]:

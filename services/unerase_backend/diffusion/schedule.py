@@ -1,22 +1,15 @@
-"""DDIM: the timesteps that a trajectory visits, and the step from one to the next.
+"""Which levels of its path a trajectory visits, and the factors of each step.
 
-Song, Meng, Ermon, "Denoising Diffusion Implicit Models", arXiv 2010.02502, equations 12 and 16, with the noise beyond
-DDPM's (eta > 1) and the variance scale of Lu et al., arXiv 2505.17013. With a_t the cumulative alpha at t, a_p the
-same at the next (earlier) timestep, x0 and e what follows from the model's output after guidance (`prediction`) and z
-Gaussian noise:
+The timesteps of models with betas are those of diffusers' DDIMScheduler as StableDiffusionPipeline configures it: no
+clipping of x0, and a steps offset of 1. `catalogue/schedules.py` says what is followed of a model's scheduler
+configuration; `path.py` has the step.
 
-    s_t^2   = (1 - a_p) / (1 - a_t) * (1 - a_t / a_p)
-    x_{t-1} = sqrt(a_p) x0 + sqrt(abs(1 - a_p - eta^2 s_t^2)) e + variance_scale eta s_t z
-
-Inpainting sets the latents outside the mask m (1 where the model paints) to the noise level that each step reaches,
+Inpainting sets the latents outside the mask m (1 where the model paints) to the level (a', s') that each step reaches,
 with the initial noise n and the picture's clean latents y; they are clean at the end:
 
-    x_{t-1} <- m x_{t-1} + (1 - m) (sqrt(a_p) y + sqrt(1 - a_p) n)
+    x' <- m x' + (1 - m) (a' y + s' n)
 
-A picture that begins a trajectory is noised in the same way, with the initial noise: sqrt(a_p) y + sqrt(1 - a_p) n.
-
-The timesteps are those of diffusers' DDIMScheduler as StableDiffusionPipeline configures it: no clipping of x0, and a
-steps offset of 1. `catalogue/schedules.py` says what is followed of a model's scheduler configuration.
+A picture that begins a trajectory is noised in the same way, with the initial noise: a' y + s' n.
 """
 
 from collections.abc import Mapping
@@ -28,7 +21,8 @@ from torch import Tensor
 
 from unerase_backend.catalogue.schedules import ScheduleConfig, read_schedule, schedule_problems
 from unerase_backend.diffusion.libraries import libraries
-from unerase_backend.diffusion.prediction import Prediction
+from unerase_backend.diffusion.path import Level, step_spreads
+from unerase_backend.diffusion.prediction import Prediction, of_latents_and_output
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, PreconditionError
 
 
@@ -44,6 +38,11 @@ class Schedule:
     prediction: Prediction
     measured: Prediction
     """The prediction in which denoising errors are measured: the model's own, or that of the model compared with."""
+
+    @property
+    def training_timesteps(self) -> int:
+        """How many timesteps the model was trained at."""
+        return len(self.alphas_cumprod)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Schedule":
@@ -98,63 +97,68 @@ class Schedule:
             FieldViolation("steps", f"must be fewer: the model has a schedule of {training} timesteps")
         )
 
-    def alphas(self, steps: int) -> tuple[Tensor, Tensor]:
-        """Return a_t and a_p at each of `steps` steps, both (steps,), float64; errors as in `timesteps`."""
+    def levels(self, steps: int) -> tuple[Level, Level]:
+        """Return the levels at each of `steps` steps and those that they reach, (steps,), float64; errors as in
+        `timesteps`.
+        """
         timesteps = self.timesteps(steps)
         alphas = self.alphas_cumprod.double()
         previous = timesteps - len(alphas) // steps
         final = self.scheduler.final_alpha_cumprod.double()
-        return alphas[timesteps], torch.where(previous >= 0, alphas[previous.clamp(min=0)], final)
+        reached = torch.where(previous >= 0, alphas[previous.clamp(min=0)], final)
+        return Level.of_alphas(alphas[timesteps]), Level.of_alphas(reached)
+
+    def level_at(self, timesteps: Tensor, dtype: torch.dtype = torch.float32) -> Level:
+        """Return the levels of timesteps of the training schedule, in their shape and on their device."""
+        return Level.of_alphas(self.alphas_cumprod.to(timesteps.device)[timesteps].to(dtype))
 
     def kept_coefficients(self, steps: int) -> Tensor:
         """Return the factors of y and n after each of `steps` steps, (steps, 2), float64; errors as in `timesteps`.
 
-        As in diffusers' inpainting, a_p is read at the next timestep that is visited, and is 1 after the last step.
+        As in diffusers' inpainting, the level is that of the next timestep that is visited, and clean after the last.
         """
-        reached = torch.cat([self.alphas(steps)[0][1:], torch.ones(1, dtype=torch.float64)])
-        return torch.stack([reached.sqrt(), (1 - reached).sqrt()], dim=-1)
+        visited = self.levels(steps)[0]
+        clean = Level.of_alphas(torch.ones(1, dtype=torch.float64))
+        return torch.stack(
+            [torch.cat([each[1:], last]) for each, last in ((visited.signal, clean.signal), (visited.spread, clean.spread))],
+            dim=-1,
+        )
 
 
 def step_coefficients(
-    alpha: Tensor,
-    alpha_previous: Tensor,
-    eta: Tensor,
-    variance_scale: Tensor,
-    prediction: Prediction = Prediction.EPSILON,
+    level: Level, reached: Level, eta: Tensor, variance_scale: Tensor, prediction: Prediction = Prediction.EPSILON
 ) -> Tensor:
-    """Return the step's factors of x_t, the model's output and z, (..., 3), from a_t, a_p, eta and the variance scale.
+    """Return the step's factors of x, the model's output and z, (..., 3), in the precision of the levels.
 
-    Each of these is (...); the factors have their precision.
+    Args:
+        level: Where the step begins, (...).
+        reached: Where it ends, (...).
+        eta: How much of the noise is drawn anew, (...).
+        variance_scale: A factor of that noise, (...).
+        prediction: What the model's output is.
     """
-    variance = (1 - alpha_previous) / (1 - alpha) * (1 - alpha / alpha_previous)
-    direction = (1 - alpha_previous - eta**2 * variance).abs().sqrt()
-    if prediction is Prediction.EPSILON:
-        of_latents = (alpha_previous / alpha).sqrt()
-        of_output = direction - of_latents * (1 - alpha).sqrt()
-    else:
-        signal, spread, reached = alpha.sqrt(), (1 - alpha).sqrt(), alpha_previous.sqrt()
-        of_latents = reached * signal + direction * spread
-        of_output = direction * signal - reached * spread
-    return torch.stack([of_latents, of_output, variance_scale * eta * variance.sqrt()], dim=-1)
+    of_noise, drawn = step_spreads(level, reached, eta)
+    (clean_of_latents, clean_of_output), (noise_of_latents, noise_of_output) = of_latents_and_output(prediction, level)
+    return torch.stack(
+        [
+            reached.signal * clean_of_latents + of_noise * noise_of_latents,
+            reached.signal * clean_of_output + of_noise * noise_of_output,
+            variance_scale * drawn,
+        ],
+        dim=-1,
+    )
 
 
-def estimate_coefficients(alpha: Tensor, prediction: Prediction = Prediction.EPSILON) -> Tensor:
-    """Return the factors of x_t, the output and z, (..., 3), with which `noise_step` gives x0, from a_t, (...)."""
-    if prediction is Prediction.EPSILON:
-        return torch.stack([alpha.rsqrt(), -((1 - alpha) / alpha).sqrt(), torch.zeros_like(alpha)], dim=-1)
-    return torch.stack([alpha.sqrt(), -(1 - alpha).sqrt(), torch.zeros_like(alpha)], dim=-1)
+def estimate_coefficients(level: Level, prediction: Prediction = Prediction.EPSILON) -> Tensor:
+    """Return the factors of x, the output and z, (..., 3), with which `noise_step` gives x0, from a level, (...)."""
+    of_latents, of_output = of_latents_and_output(prediction, level)[0]
+    return torch.stack([of_latents, of_output, torch.zeros_like(of_latents)], dim=-1)
 
 
 def noise_step(latents: Tensor, output: Tensor, noise: Tensor, coefficients: Tensor) -> Tensor:
-    """Return x_{t-1} of latents x_t, (rows, channels, height, width), each row with its own factors, (rows, 3).
+    """Return x' of latents x, (rows, channels, height, width), each row with its own factors, (rows, 3).
 
     `output` is the model's output after guidance, `noise` is z; both have the latents' shape.
     """
     of_latents, of_output, of_noise = coefficients[:, :, None, None, None].unbind(1)
     return of_latents * latents + of_output * output + of_noise * noise
-
-
-def add_noise(latents: Tensor, noise: Tensor, alphas: Tensor) -> Tensor:
-    """Return x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, each row with its own a_t, (rows,)."""
-    alphas = alphas[:, None, None, None]
-    return alphas.sqrt() * latents + (1 - alphas).sqrt() * noise

@@ -166,7 +166,7 @@ class GenerationEngine:
         work = self._work
 
         def job(model: DiffusionModel) -> Generator[tuple[int, int], None, NDArray[np.float64]]:
-            training = len(model.alphas_cumprod)
+            training = model.schedule.training_timesteps
             for index, timestep in enumerate(request.timesteps):
                 if timestep >= training:
                     raise InvalidRequestError.of(FieldViolation(f"timesteps[{index}]", f"must be under {training}"))

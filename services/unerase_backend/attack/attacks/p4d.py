@@ -59,7 +59,6 @@ from unerase_backend.diffusion.conditioning import Prompt, encode, tokenise_ids
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.prediction import parts, training_target
 from unerase_backend.diffusion.sampler import Finished, Sampler
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.registry import parameter
 
@@ -131,7 +130,7 @@ class Search(TokenSearch):
 
     def sample(self) -> tuple[Tensor, Tensor, int]:
         """Return the embeddings of the nearest tokens, (tokens, width), noise of the latents' shape, and a timestep."""
-        timestep = torch.randint(len(self._model.alphas_cumprod), (1,), generator=self._generator)
+        timestep = torch.randint(self._model.schedule.training_timesteps, (1,), generator=self._generator)
         noise = torch.randn(self.target.latents.shape, generator=self._generator)
         return self._tokens.embeddings[self.nearest()], noise, int(timestep)
 
@@ -214,16 +213,16 @@ def _descend(
     embeddings, noises, drawn = zip(*samples, strict=True)
     timesteps = torch.tensor(drawn)
     latents = torch.stack([search.target.latents for search in searches])
-    noise, alphas = torch.stack(noises), model.alphas_cumprod[timesteps]
-    noisy, seen = add_noise(latents, noise, alphas), reference.alphas_cumprod[timesteps]
+    noise, level = torch.stack(noises), model.schedule.level_at(timesteps)
+    noisy, seen = level.noised(latents, noise), reference.schedule.level_at(timesteps)
     # Where the betas differ, each model sees the same latents and noise as it was trained to.
-    shown = add_noise(latents, noise, seen)
+    shown = seen.noised(latents, noise)
     encoded = torch.stack([search.target.encoded for search in searches])
     with torch.no_grad():
         output = reference.unet(
             shown.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
         ).sample
-    wanted = training_target(model.prediction, *parts(reference.prediction, output.float().cpu(), shown, seen), alphas)
+    wanted = training_target(model.prediction, *parts(reference.prediction, output.float().cpu(), shown, seen), level)
     prompts = [search.prompt for search in searches]
     return gradients(model, prompts, torch.stack(embeddings), noisy, timesteps, wanted)
 

@@ -57,7 +57,6 @@ from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue.kinds import alike
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.prediction import training_target
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.known_pictures import learnable, own_prompt
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
@@ -193,7 +192,7 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
     latents = workbench.latents(lesson.pictures).to(model.device)
     # Encoded in inference mode, and autograd does not accept inference tensors.
     encoded = torch.stack(encode(model, [Conditioning(text=prompt) for prompt in lesson.prompts])).clone()
-    alphas_cumprod = model.alphas_cumprod.to(model.device)
+    training = model.schedule.training_timesteps
     trained = TrainedUNet(model.unet, parameters["learning_rate"])
     draws = {purpose: workbench.generator(purpose) for purpose in ("picture", "timestep", "noise")}
     kept: list[Checkpoint] = []
@@ -201,12 +200,12 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
     for step in range(1, last + 1):
         chosen = torch.randint(len(latents), (batch_size,), generator=draws["picture"])
         strata = torch.arange(batch_size) + torch.rand(batch_size, generator=draws["timestep"])
-        timesteps = (strata / batch_size * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1)
+        timesteps = (strata / batch_size * training).long().clamp(max=training - 1)
         timesteps = timesteps.to(model.device)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
-        clean, alphas = latents[chosen], alphas_cumprod[timesteps]
-        noisy = add_noise(clean, noise, alphas).to(model.dtype)
-        target = training_target(model.prediction, clean, noise, alphas)
+        clean, level = latents[chosen], model.schedule.level_at(timesteps).to(model.device)
+        noisy = level.noised(clean, noise).to(model.dtype)
+        target = training_target(model.prediction, clean, noise, level)
         loss, gradients = 0.0, list[Tensor]()
         for part in workbench.calls.parts(batch_size):
             shown = encoded[chosen[part]]

@@ -56,7 +56,6 @@ from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, encode_tokens, tokenise_learned
 from unerase_backend.diffusion.loading import DiffusionModel
 from unerase_backend.diffusion.prediction import training_target
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import Models, panel
@@ -190,7 +189,7 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
     steps, batch_size, tokens = parameters["steps"], parameters["batch_size"], parameters["tokens"]
     latents = workbench.latents(learnable(concept)).to(model.device)
     prompts = _training_prompts(model, concept, tokens)
-    alphas_cumprod = model.alphas_cumprod.to(model.device)
+    training = model.schedule.training_timesteps
     embedding = _initial_embedding(model, concept).repeat(tokens, 1).requires_grad_()
     optimiser = torch.optim.Adam([embedding], parameters["learning_rate"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -200,12 +199,12 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
         pictures = torch.randint(len(latents), (batch_size,), generator=draws["picture"])
         chosen = torch.randint(len(prompts), (batch_size,), generator=draws["prompt"]).tolist()
         strata = torch.arange(batch_size) + torch.rand(batch_size, generator=draws["timestep"])
-        timesteps = (strata / batch_size * len(alphas_cumprod)).long().clamp(max=len(alphas_cumprod) - 1)
+        timesteps = (strata / batch_size * training).long().clamp(max=training - 1)
         timesteps = timesteps.to(model.device)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
-        clean, alphas = latents[pictures], alphas_cumprod[timesteps]
-        noisy = add_noise(clean, noise, alphas).to(model.dtype)
-        target = training_target(model.prediction, clean, noise, alphas)
+        clean, level = latents[pictures], model.schedule.level_at(timesteps).to(model.device)
+        noisy = level.noised(clean, noise).to(model.dtype)
+        target = training_target(model.prediction, clean, noise, level)
         mean, gradient = 0.0, torch.zeros_like(embedding)
         for part in workbench.calls.parts(batch_size):
             # Each distinct prompt of a call is encoded once.

@@ -58,7 +58,6 @@ from unerase_backend.attack.trials import trials_of
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
 from unerase_backend.diffusion.prediction import training_target
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.registry import parameter
 
@@ -197,9 +196,9 @@ def _descend(
     embeddings, noise = (torch.stack(items) for items in zip(*samples, strict=True))
     latents = torch.stack([search.latents for search in searches])
     timesteps = torch.full((len(searches),), timestep)
-    alphas = model.alphas_cumprod[timesteps]
-    noisy = add_noise(latents, noise, alphas)
-    target = training_target(model.prediction, latents, noise, alphas)
+    level = model.schedule.level_at(timesteps)
+    noisy = level.noised(latents, noise)
+    target = training_target(model.prediction, latents, noise, level)
     return gradients(model, [search.prompt for search in searches], embeddings, noisy, timesteps, target)
 
 
