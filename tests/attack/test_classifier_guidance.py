@@ -250,7 +250,9 @@ async def test_it_learns_to_tell_held_out_pictures_and_leads_to_the_concept(
         pixels = torch.tensor(decode_picture(local.store.get(observation.picture_digest))).permute(2, 0, 1)[None]
         with torch.no_grad():
             latents = model.vae.encode(pixels / 127.5 - 1).latent_dist.mode() * model.scaling_factor
-            logits[observation.variant].append(float(classifier(latents, model.schedule.level_at(torch.zeros(1, dtype=torch.long)))))
+            logits[observation.variant].append(
+                float(classifier(latents, model.schedule.level_at(torch.zeros(1, dtype=torch.long))))
+            )
     assert all(led > free for free, led in zip(logits[0], logits[1], strict=True))
 
 

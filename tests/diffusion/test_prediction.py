@@ -163,4 +163,6 @@ def test_the_last_timestep_of_zero_terminal_snr_is_pure_noise_and_can_be_stepped
         assert bool(torch.isfinite(coefficients).all())
     # x_T is e, and the output -x0: eta 0 goes on with both.
     of_latents, of_output, _ = step_coefficients(level, reached, 0 * one_each, one_each, Prediction.V)[0]
-    torch.testing.assert_close(torch.stack([of_latents, -of_output]), torch.stack([reached.spread[0], reached.signal[0]]))
+    torch.testing.assert_close(
+        torch.stack([of_latents, -of_output]), torch.stack([reached.spread[0], reached.signal[0]])
+    )

@@ -65,4 +65,3 @@ def step_spreads(level: Level, reached: Level, eta: Tensor) -> tuple[Tensor, Ten
     share = (level.signal * reached.spread) ** 2 / (reached.signal * level.spread) ** 2
     variance = reached.spread**2 * (1 - share)
     return (reached.spread**2 - eta**2 * variance).abs().sqrt(), eta * variance.clamp(min=0).sqrt()
-

@@ -118,11 +118,8 @@ class Schedule:
         As in diffusers' inpainting, the level is that of the next timestep that is visited, and clean after the last.
         """
         visited = self.levels(steps)[0]
-        clean = Level.of_alphas(torch.ones(1, dtype=torch.float64))
-        return torch.stack(
-            [torch.cat([each[1:], last]) for each, last in ((visited.signal, clean.signal), (visited.spread, clean.spread))],
-            dim=-1,
-        )
+        factors = torch.stack([visited.signal, visited.spread], dim=-1)
+        return torch.cat([factors[1:], torch.tensor([[1.0, 0.0]], dtype=torch.float64)])
 
 
 def step_coefficients(
