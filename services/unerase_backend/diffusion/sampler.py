@@ -85,13 +85,19 @@ class Sampler:
     """Steps trajectories of one model. All work happens in `tick`, and only one thread may use it."""
 
     def __init__(
-        self, model: DiffusionModel, *, batch_rows: int = BATCH_ROWS, decode_batch: int = DECODE_BATCH
+        self,
+        model: DiffusionModel,
+        *,
+        batch_rows: int = BATCH_ROWS,
+        decode_batch: int = DECODE_BATCH,
+        in_full: bool = False,
     ) -> None:
+        """Prepare calls of `batch_rows` rows, with `in_full` never of fewer."""
         if batch_rows < 2:
             raise ValueError("a guided trajectory needs two rows")
         self.model = model
         self.batch_rows = batch_rows
-        self._decode_batch = decode_batch
+        self._decode_batch, self._in_full = decode_batch, in_full
         self._encodings: OrderedDict[bytes, Tensor] = OrderedDict()
         self._encoded: OrderedDict[str, Tensor] = OrderedDict()
         self._waiting: deque[_Flight] = deque()
@@ -283,7 +289,7 @@ class Sampler:
                 self._prompts,
                 [row for flight in self._flights.values() for row in flight.rows],
                 # Guards steer the rows of a full call.
-                in_full=bool(guarded),
+                in_full=self._in_full or bool(guarded),
             )
         empty = of_rows[self._empty_row]
         predicted = empty + self._guidance * (of_rows[self._conditioned_row] - empty)
@@ -345,16 +351,10 @@ class Sampler:
         slot = flight.slot
         self._free_slots.append(slot)
         self._free_rows += reversed(flight.rows)
-        self._end[slot] = -1
-        self._latents[slot] = 0
-        self._noise[slot] = 0
-        self._timesteps[slot] = 0
-        self._coefficients[slot] = 0
-        self._guidance[slot] = 1
-        self._painted[slot] = True
-        self._around[slot] = 0
-        self._initial[slot] = 0
-        self._kept[slot] = 0
+        self._end[slot], self._guidance[slot], self._painted[slot] = -1, 1, True
+        self._timesteps[slot], self._coefficients[slot], self._kept[slot] = 0, 0, 0
+        for each in (self._latents, self._noise, self._around, self._initial):
+            each[slot] = 0
         self._slot_of_row[list(flight.rows)] = slot
 
     def _encode_pictures(self, starting: Sequence[_Flight]) -> None:

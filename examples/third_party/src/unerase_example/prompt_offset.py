@@ -18,7 +18,6 @@ from unerase.v1.types_pb2 import EVALUATION_CLASS_INJECTING, Finding, Observatio
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode
-from unerase_backend.diffusion.schedule import add_noise
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
@@ -69,7 +68,6 @@ def learn(unit: Unit, workbench: Workbench) -> tuple[Tensor, list[float]]:
     latents = workbench.latents(concept.picture_digests).to(model.device)
     texts = [template.replace("{concept}", concept.names[0]) for template in concept.prompts]
     encoded = torch.stack(encode(model, [Conditioning(text=text) for text in texts])).clone().float()
-    alphas_cumprod = model.alphas_cumprod.to(model.device)
     offset = torch.zeros_like(encoded[0]).requires_grad_()
     optimiser = torch.optim.Adam([offset], parameters["learning_rate"])
     draws = workbench.generator("training")
@@ -77,9 +75,9 @@ def learn(unit: Unit, workbench: Workbench) -> tuple[Tensor, list[float]]:
     for step in range(steps):
         chosen = torch.randint(len(latents), (batch_size,), generator=draws)
         prompts = torch.randint(len(encoded), (batch_size,), generator=draws)
-        timesteps = torch.randint(len(alphas_cumprod), (batch_size,), generator=draws).to(model.device)
+        timesteps = torch.randint(model.schedule.training_timesteps, (batch_size,), generator=draws).to(model.device)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws).to(model.device)
-        noisy = add_noise(latents[chosen], noise, alphas_cumprod[timesteps]).to(model.dtype)
+        noisy = model.schedule.level_at(timesteps).noised(latents[chosen], noise).to(model.dtype)
         states = (encoded[prompts] + offset).to(model.dtype)
         loss = functional.mse_loss(model.unet(noisy, timesteps, encoder_hidden_states=states).sample.float(), noise)
         (offset.grad,) = torch.autograd.grad(loss, [offset])

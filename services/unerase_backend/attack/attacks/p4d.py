@@ -166,7 +166,8 @@ def _targets(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) ->
 
 def _made(unit: Unit, workbench: Workbench, reference: DiffusionModel, records: Sequence[CaseRecord]) -> list[Tensor]:
     """Make the reference's latents here, tick by tick, so that the unit can end between ticks."""
-    sampler = Sampler(reference, batch_rows=2 * workbench.rows)
+    # The formula of its cost counts whole calls.
+    sampler = Sampler(reference, batch_rows=2 * workbench.rows, in_full=True)
     for record in records:
         plain = Draw(record.case, [], record.case.prompt, 0, plain=True)
         sampler.admit(str(record.case.index), plain.trajectory(unit), picture=False)
