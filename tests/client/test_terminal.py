@@ -14,6 +14,7 @@ from support.scripted_campaigns import CampaignScript
 from support.scripted_server import AUDIT_ID, Script, failing
 from unerase import CellComparison, Change, GateOutcome
 from unerase._cli import app
+from unerase._commands.output import PlainConsole
 from unerase._visible import isolated, visible
 from unerase.v1.audits_pb2 import Audit, AuditState, EvaluationCost
 from unerase.v1.models_pb2 import Model
@@ -192,3 +193,14 @@ def test_a_violation_without_a_field_is_one_line(address: str, script: Script) -
     script.failures["CancelAudit"] = [failing(grpc.StatusCode.INVALID_ARGUMENT, "no", bad)]
     ended = CliRunner().invoke(app, ["cancel", AUDIT_ID, "--address", address])
     assert ended.stderr.splitlines() == ["one\\nThe audit has succeeded."]
+
+
+def test_a_console_is_as_wide_as_the_variable_says_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    console = PlainConsole()
+    for columns in (200, 60):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert console.width == columns
+    monkeypatch.delenv("COLUMNS")
+    # A pipe has no width.
+    assert console.width > 200

@@ -76,7 +76,7 @@ def test_too_many_cells_are_refused() -> None:
         resolve_campaign(whole, (), models, concepts, lambda: 3)
     assert refused.value.reason == "CAMPAIGN_TOO_LARGE"
     (violation,) = refused.value.violations
-    assert (violation.field, "210000 cells" in violation.description) == ("spec.subjects", True)
+    assert (violation.field, "210,000 cells" in violation.description) == ("spec.subjects", True)
     # Of many names that do not exist, some are named.
     with pytest.raises(InvalidRequestError) as unknown:
         resolve_campaign(whole, (), (), concepts, lambda: 3)
