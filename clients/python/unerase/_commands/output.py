@@ -29,15 +29,16 @@ class PlainConsole(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+        # Rich would keep the variable COLUMNS as it is now; without a width of its own it reads the variable each time.
+        self._width = None
 
     @property  # type: ignore[misc]  # rich's can be set as well; nobody sets it here
     def size(self) -> ConsoleDimensions:
         """Return the size of the terminal; a file or a pipe has no width, so that nothing is cut or wrapped there."""
-        found, columns = super().size, os.environ.get("COLUMNS", "")
-        # rich keeps the width that it read when the console was made.
-        if columns.isdigit():
-            return ConsoleDimensions(int(columns), found.height)
-        return found if self.is_terminal else ConsoleDimensions(_UNCUT, found.height)
+        found = super().size
+        if self.is_terminal or os.environ.get("COLUMNS"):
+            return found
+        return ConsoleDimensions(_UNCUT, found.height)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text that is safe to look at; rich asks here for every string that it is given."""
