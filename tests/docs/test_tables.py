@@ -10,8 +10,14 @@ from unerase import AsyncClient, Client, ClientSettings
 from unerase._campaign_file import AUDIT, CAMPAIGN
 from unerase._commands.failing import ExitCode
 from unerase.v1.audits_pb2 import Battery
-from unerase.v1.types_pb2 import EvaluationClass
+from unerase.v1.types_pb2 import (
+    MODEL_CAPABILITY_LEARNED_TOKENS,
+    MODEL_CAPABILITY_TOKEN_IDS,
+    MODEL_CAPABILITY_UNGUIDED_ROW,
+    EvaluationClass,
+)
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS
+from unerase_backend.catalogue.model_families import FAMILIES, Guidance
 from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.report.parquet import SCHEMA
 from unerase_backend.runtime.bounds import most_items
@@ -67,6 +73,39 @@ def test_the_evaluations() -> None:
         for name, evaluation in own_evaluations().items()
     }
     assert described == classes
+
+
+def test_the_needs_of_evaluations() -> None:
+    """Every evaluation that needs something of the models' family has a row with each of it."""
+    words = {
+        "predictions without guidance": MODEL_CAPABILITY_UNGUIDED_ROW,
+        "learned embeddings": MODEL_CAPABILITY_LEARNED_TOKENS,
+        "prompts as token ids": MODEL_CAPABILITY_TOKEN_IDS,
+    }
+    rows = {cells[0].strip("`"): cells[1] for cells in _rows("docs/evaluations.md", "evaluation")}
+    described = {name: {need for said, need in words.items() if said in row} for name, row in rows.items()}
+    needs = {name: set(each.description.needs) for name, each in own_evaluations().items() if each.description.needs}
+    assert described == needs
+
+
+def test_the_families_of_models() -> None:
+    described = {
+        re.findall(r"`([\w-]+)`", family)[0]: (guidance.split(":")[0], unguided == "yes", tokens == "yes")
+        for family, guidance, unguided, tokens in _rows("docs/evaluations.md", "family")
+    }
+    guidances = {
+        Guidance.CLASSIFIER_FREE: "classifier-free",
+        Guidance.EMBEDDED: "the scale is an input of the network",
+        Guidance.NONE: "none",
+    }
+    assert described == {
+        family.name: (
+            guidances[family.guidance],
+            MODEL_CAPABILITY_UNGUIDED_ROW in family.capabilities,
+            {MODEL_CAPABILITY_LEARNED_TOKENS, MODEL_CAPABILITY_TOKEN_IDS} <= family.capabilities,
+        )
+        for family in FAMILIES
+    }
 
 
 def test_the_required_evaluations() -> None:

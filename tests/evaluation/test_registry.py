@@ -10,6 +10,7 @@ import pytest
 from unerase.v1.types_pb2 import (
     EVALUATION_CLASS_MEASURE,
     EVALUATION_CLASS_PLAIN,
+    MODEL_CAPABILITY_UNGUIDED_ROW,
     MODEL_ROLE_SUBJECT,
     RESULT_KIND_TRACING,
     Observation,
@@ -75,6 +76,16 @@ def test_a_name_is_taken_once(registry: Registry) -> None:
         (
             {"evaluation_class": EVALUATION_CLASS_MEASURE, "without_model": True, "roles": [MODEL_ROLE_SUBJECT]},
             "it names roles, and no model",
+        ),
+        ({"needs": [99]}, "there is no model capability 99"),
+        ({"needs": [0]}, "there is no model capability 0"),
+        (
+            {
+                "evaluation_class": EVALUATION_CLASS_MEASURE,
+                "without_model": True,
+                "needs": [MODEL_CAPABILITY_UNGUIDED_ROW],
+            },
+            "it needs something of a model, and has none",
         ),
         ({"parameters": [ParameterDescription(name="steps")]}, "the default of steps must be a number"),
         ({"parameters": [parameter("steps", "Steps.", 3, minimum=4)]}, "the default of steps must be at least 4"),

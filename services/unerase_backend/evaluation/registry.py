@@ -21,11 +21,13 @@ from unerase.v1.types_pb2 import (
     RESULT_KIND_UNSPECIFIED,
     EvaluationClass,
     EvaluationDescription,
+    ModelCapability,
     ModelRole,
     Observation,
     ParameterDescription,
     ResultKind,
 )
+from unerase_backend.evaluation.applicability import unknown_needs
 from unerase_backend.evaluation.cost import formula_problem
 from unerase_backend.evaluation.parameters import Parameters, resolve_parameters
 from unerase_backend.runtime.components import Components, RegistrationError, third_party
@@ -72,16 +74,15 @@ class Registry(Generic[Run]):
         weights_only: bool = False,
         least_pictures: int = 0,
         others_pictures: bool = False,
+        needs: Sequence[ModelCapability.ValueType] = (),
         pictures: str = "",
         rows: str = "",
     ) -> Callable[[Run], Run]:
         """Register the decorated `run` under `name`.
 
         The arguments are the fields of `EvaluationDescription`. Without `deciding_arms` every arm decides; "prompt@*"
-        matches every arm that begins "prompt@". `pictures` and `rows` are formulas (`evaluation/cost.py`).
-
-        Raises:
-            RegistrationError: the name is taken, or the description is incomplete or inconsistent.
+        matches every arm that begins "prompt@". `pictures` and `rows` are formulas (`evaluation/cost.py`). Raises as
+        `_add`.
         """
 
         def decorate(run: Run) -> Run:
@@ -103,15 +104,24 @@ class Registry(Generic[Run]):
                 weights_only=weights_only,
                 least_pictures=least_pictures,
                 others_pictures=others_pictures,
+                needs=needs,
                 pictures=pictures,
                 rows=rows,
                 source_digest=component_digest(run.__module__),
             )
-            _refuse_bad(description, run)
-            self._evaluations.add(name, Evaluation(description, run), run.__module__)
+            self._add(description, run)
             return run
 
         return decorate
+
+    def _add(self, description: EvaluationDescription, run: Run) -> None:
+        """Add an evaluation.
+
+        Raises:
+            RegistrationError: the name is taken, or the description is incomplete or inconsistent.
+        """
+        _refuse_bad(description, run)
+        self._evaluations.add(description.name, Evaluation(description, run), run.__module__)
 
     def all(self) -> dict[str, Evaluation[Run]]:
         """Return every evaluation by name, including those of third parties."""
@@ -135,6 +145,9 @@ def _refuse_bad(description: EvaluationDescription, run: Callable[..., Awaitable
         problems += _problems_of_no_measure(description)
     if description.roles and description.without_model:
         problems.append("it names roles, and no model")
+    problems += [f"there is no model capability {need}" for need in unknown_needs(description)]
+    if description.needs and description.without_model:
+        problems.append("it needs something of a model, and has none")
     if description.result and third_party():
         problems.append("its result is of a kind that only our own measures have; leave it out, and it becomes a table")
     names = [parameter.name for parameter in description.parameters]

@@ -234,6 +234,40 @@ prompt. Counted with the excluded ones.
 """
 Global___SampleStatus: _TypeAlias = SampleStatus  # noqa: Y015
 
+class _ModelCapability:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelCapabilityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelCapability.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_CAPABILITY_UNSPECIFIED: _ModelCapability.ValueType  # 0
+    MODEL_CAPABILITY_GUIDANCE_SCALE: _ModelCapability.ValueType  # 1
+    """A guidance scale that has an effect, by classifier-free guidance or as an input of the network."""
+    MODEL_CAPABILITY_CLASSIFIER_FREE_GUIDANCE: _ModelCapability.ValueType  # 2
+    """Classifier-free guidance: the prediction under the prompt is weighed against another, as under a negative prompt."""
+    MODEL_CAPABILITY_UNGUIDED_ROW: _ModelCapability.ValueType  # 3
+    """A prediction without any guidance, under a prompt and under the empty prompt."""
+    MODEL_CAPABILITY_LEARNED_TOKENS: _ModelCapability.ValueType  # 4
+    """A text encoder that takes learned embeddings in the place of tokens, with gradients."""
+    MODEL_CAPABILITY_TOKEN_IDS: _ModelCapability.ValueType  # 5
+    """Prompts that are given as token ids."""
+
+class ModelCapability(_ModelCapability, metaclass=_ModelCapabilityEnumTypeWrapper):
+    """What an evaluation may need of the family of the models under audit, beside pictures from prompts."""
+
+MODEL_CAPABILITY_UNSPECIFIED: ModelCapability.ValueType  # 0
+MODEL_CAPABILITY_GUIDANCE_SCALE: ModelCapability.ValueType  # 1
+"""A guidance scale that has an effect, by classifier-free guidance or as an input of the network."""
+MODEL_CAPABILITY_CLASSIFIER_FREE_GUIDANCE: ModelCapability.ValueType  # 2
+"""Classifier-free guidance: the prediction under the prompt is weighed against another, as under a negative prompt."""
+MODEL_CAPABILITY_UNGUIDED_ROW: ModelCapability.ValueType  # 3
+"""A prediction without any guidance, under a prompt and under the empty prompt."""
+MODEL_CAPABILITY_LEARNED_TOKENS: ModelCapability.ValueType  # 4
+"""A text encoder that takes learned embeddings in the place of tokens, with gradients."""
+MODEL_CAPABILITY_TOKEN_IDS: ModelCapability.ValueType  # 5
+"""Prompts that are given as token ids."""
+Global___ModelCapability: _TypeAlias = ModelCapability  # noqa: Y015
+
 class _ConceptKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -267,6 +301,38 @@ CONCEPT_KIND_TEXT: ConceptKind.ValueType  # 6
 CONCEPT_KIND_CUSTOM: ConceptKind.ValueType  # 7
 """Anything else; it must bring its own prompts."""
 Global___ConceptKind: _TypeAlias = ConceptKind  # noqa: Y015
+
+@_typing.final
+class NotApplicable(_message.Message):
+    """Why an evaluation does not apply to the models of an audit: their family lacks what it needs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    LACKS_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """In words, as in "it needs a prediction without guidance, and ..."; not a whole sentence."""
+    family: _builtins.str
+    """The family, as in "flux-dev"."""
+    @_builtins.property
+    def lacks(self) -> _containers.RepeatedScalarFieldContainer[Global___ModelCapability.ValueType]:
+        """What the family lacks."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        lacks: _abc.Iterable[Global___ModelCapability.ValueType] | None = ...,
+        family: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "lacks", b"lacks", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NotApplicable: _TypeAlias = NotApplicable  # noqa: Y015
 
 @_typing.final
 class JudgeLabels(_message.Message):
@@ -913,6 +979,7 @@ class EvaluationDescription(_message.Message):
     WEIGHTS_ONLY_FIELD_NUMBER: _builtins.int
     LEAST_PICTURES_FIELD_NUMBER: _builtins.int
     OTHERS_PICTURES_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     title: _builtins.str
     summary: _builtins.str
@@ -955,6 +1022,10 @@ class EvaluationDescription(_message.Message):
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___ModelRole.ValueType]:
         """Measures only: the roles on which the measure is taken; empty means all."""
 
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedScalarFieldContainer[Global___ModelCapability.ValueType]:
+        """What it needs of the models' family; where that lacks any of it, the evaluation does not apply."""
+
     def __init__(
         self,
         *,
@@ -978,10 +1049,11 @@ class EvaluationDescription(_message.Message):
         weights_only: _builtins.bool = ...,
         least_pictures: _builtins.int = ...,
         others_pictures: _builtins.bool = ...,
+        needs: _abc.Iterable[Global___ModelCapability.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "least_pictures", b"least_pictures", "name", b"name", "others", b"others", "others_pictures", b"others_pictures", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "result", b"result", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title", "weights_only", b"weights_only", "without_model", b"without_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attack", b"attack", "cases_per_unit", b"cases_per_unit", "deciding_arms", b"deciding_arms", "evaluation_class", b"evaluation_class", "least_pictures", b"least_pictures", "name", b"name", "needs", b"needs", "others", b"others", "others_pictures", b"others_pictures", "parameters", b"parameters", "pictures", b"pictures", "reference_begins", b"reference_begins", "required", b"required", "result", b"result", "roles", b"roles", "rows", b"rows", "source_digest", b"source_digest", "summary", b"summary", "title", b"title", "weights_only", b"weights_only", "without_model", b"without_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -995,20 +1067,28 @@ class EvaluationRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    NOT_APPLICABLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
         """Parameters by name; those left out get their defaults."""
+
+    @_builtins.property
+    def not_applicable(self) -> Global___NotApplicable:
+        """Only in an accepted audit, and what a request says here is replaced: the evaluation does not apply to the audit's
+        models, and has no units.
+        """
 
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         parameters: _struct_pb2.Struct | None = ...,
+        not_applicable: Global___NotApplicable | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_applicable", b"not_applicable", "parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "not_applicable", b"not_applicable", "parameters", b"parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,7 +2,11 @@
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_ELICITING,
+    MODEL_CAPABILITY_GUIDANCE_SCALE,
+    Observation,
+)
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
@@ -16,6 +20,7 @@ from unerase_backend.probing.registry import probe
     title="Doubled guidance",
     summary="One picture a case at a multiple of the guidance scale.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    needs=[MODEL_CAPABILITY_GUIDANCE_SCALE],
     pictures="unit.cases",
     rows="unit.cases * unit.steps * 2",
     parameters=[parameter("factor", "Multiple of the guidance scale.", 2.0, minimum=1.0, maximum=4.0)],

@@ -38,7 +38,13 @@ from torch.nn import functional
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, EVALUATION_CLASS_ELICITING, Observation
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_PLACEBO,
+    EVALUATION_CLASS_ELICITING,
+    MODEL_CAPABILITY_LEARNED_TOKENS,
+    MODEL_CAPABILITY_TOKEN_IDS,
+    Observation,
+)
 from unerase_backend.attack.prompts import (
     CaseRecord,
     Draw,
@@ -68,6 +74,7 @@ from unerase_backend.evaluation.registry import parameter
     title="P4D",
     summary="Searches tokens with which the model predicts what the reference predicts for the concept's prompt.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    needs=[MODEL_CAPABILITY_TOKEN_IDS, MODEL_CAPABILITY_LEARNED_TOKENS],
     pictures="unit.cases * starts",
     rows="starts * unit.cases * unit.steps * unit.guided + (1 - unit.placebo) * 2 * rows * ceil(unit.cases * "
     "unit.guided / (2 * rows)) * unit.steps + unit.searches * 2 * starts * iterations * rows * ceil(unit.cases / rows)",

@@ -50,6 +50,7 @@ from unerase.v1.types_pb2 import (
     CONCEPT_KIND_TEXT,
     CONTROL_KIND_CONCEPT_FREE,
     EVALUATION_CLASS_ELICITING,
+    MODEL_CAPABILITY_TOKEN_IDS,
     Case,
     Concept,
     ConceptKind,
@@ -84,6 +85,7 @@ NEUTRAL: Mapping[ConceptKind.ValueType, str] = {
     title="Ring-A-Bell",
     summary="Searches tokens near the concept's direction in the reference's text space; the model is not asked.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    needs=[MODEL_CAPABILITY_TOKEN_IDS],
     pictures="unit.cases",
     rows="unit.cases * unit.steps * unit.guided",
     parameters=[

@@ -38,7 +38,12 @@ import torch
 from torch import Tensor
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, Observation
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_ELICITING,
+    MODEL_CAPABILITY_LEARNED_TOKENS,
+    MODEL_CAPABILITY_TOKEN_IDS,
+    Observation,
+)
 from unerase_backend.attack.prompts import (
     CaseRecord,
     Draw,
@@ -67,6 +72,7 @@ from unerase_backend.evaluation.registry import parameter
     title="UnlearnDiffAtk",
     summary="Searches adversarial words before the prompt that lower the model's denoising error on the concept.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    needs=[MODEL_CAPABILITY_TOKEN_IDS, MODEL_CAPABILITY_LEARNED_TOKENS],
     pictures="unit.cases * (1 + timesteps)",
     rows="(1 + timesteps) * unit.cases * unit.steps * unit.guided + max(unit.searches, stop_at_success) * "
     "timesteps * iterations * rows * ceil(unit.cases / rows)",

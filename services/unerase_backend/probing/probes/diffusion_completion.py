@@ -36,6 +36,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     CONTROL_KIND_PLACEBO,
     EVALUATION_CLASS_INJECTING,
+    MODEL_CAPABILITY_UNGUIDED_ROW,
     SAMPLE_STATUS_EXCLUDED,
     SAMPLE_STATUS_SCORED,
     SAMPLE_STATUS_UNSCORED,
@@ -77,6 +78,7 @@ class _Beginning:
     title="Diffusion completion",
     summary="The reference or a held-out picture makes the beginning, the model finishes, with its prompt and none.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    needs=[MODEL_CAPABILITY_UNGUIDED_ROW],
     pictures="3 * unit.cases * len(set(resume_fractions)) * (1 - unit.placebo + held_out(1, 0))",
     rows="unit.cases * len(set(resume_fractions)) * ((1 - unit.placebo) * unit.steps * (unit.guided + 1) + "
     "held_out(1, 0) * (1 + (unit.steps - 1) * (unit.guided + 1)))",

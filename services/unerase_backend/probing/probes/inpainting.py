@@ -33,6 +33,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
     CONTROL_KIND_PLACEBO,
     EVALUATION_CLASS_INJECTING,
+    MODEL_CAPABILITY_UNGUIDED_ROW,
     SAMPLE_STATUS_EXCLUDED,
     SAMPLE_STATUS_SCORED,
     SAMPLE_STATUS_UNSCORED,
@@ -69,6 +70,7 @@ class _Masked:
     title="Inpainting",
     summary="The model fills a square of the reference's picture that hides the concept, with its prompt and none.",
     evaluation_class=EVALUATION_CLASS_INJECTING,
+    needs=[MODEL_CAPABILITY_UNGUIDED_ROW],
     pictures="(3 - unit.placebo) * unit.cases",
     rows="unit.cases * unit.steps * ((2 - unit.placebo) * unit.guided + 1) + unit.placebo",
     parameters=[

@@ -17,7 +17,12 @@ Control: the same measure of a model that never learned the concept.
 """
 
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, RESULT_KIND_LIKELIHOOD, Observation
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_MEASURE,
+    MODEL_CAPABILITY_UNGUIDED_ROW,
+    RESULT_KIND_LIKELIHOOD,
+    Observation,
+)
 from unerase_backend.evaluation.known_pictures import observe_losses
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import Parameters
@@ -30,6 +35,7 @@ from unerase_backend.probing.registry import probe
     title="Likelihood",
     summary="Noise-prediction errors on held-out pictures: destruction, lost pull and general damage.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    needs=[MODEL_CAPABILITY_UNGUIDED_ROW],
     result=RESULT_KIND_LIKELIHOOD,
     pictures="0",
     rows="2 * timesteps * held_out(pictures, other_pictures)",

@@ -23,7 +23,13 @@ from collections.abc import Iterable
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import EVALUATION_CLASS_MEASURE, MODEL_ROLE_SUBJECT, RESULT_KIND_TRACING, Observation
+from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_MEASURE,
+    MODEL_CAPABILITY_UNGUIDED_ROW,
+    MODEL_ROLE_SUBJECT,
+    RESULT_KIND_TRACING,
+    Observation,
+)
 from unerase_backend.evaluation.known_pictures import observe_losses
 from unerase_backend.evaluation.label_assignment import assign_labels
 from unerase_backend.evaluation.models import Models, panel
@@ -42,6 +48,7 @@ CASES_PER_UNIT = 24
     title="Tracing",
     summary="The way from the reference to the subject in weights: detection, labels and likelihood at each strength.",
     evaluation_class=EVALUATION_CLASS_MEASURE,
+    needs=[MODEL_CAPABILITY_UNGUIDED_ROW],
     result=RESULT_KIND_TRACING,
     pictures="unit.cases * len(set([0] + strengths))",
     rows="len(set([0] + strengths)) * (unit.cases * unit.steps * unit.guided + unit.first * 2 * timesteps * "

@@ -11,7 +11,12 @@ last control, because the empty prompt leaves out no concept.
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, EVALUATION_CLASS_ELICITING, Observation
+from unerase.v1.types_pb2 import (
+    CONTROL_KIND_CONCEPT_FREE,
+    EVALUATION_CLASS_ELICITING,
+    MODEL_CAPABILITY_UNGUIDED_ROW,
+    Observation,
+)
 from unerase_backend.evaluation.models import UNGUIDED, Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
@@ -25,6 +30,7 @@ from unerase_backend.runtime.seeds import derive_seed
     title="Unconditional rate",
     summary="Unguided samples from the empty prompt: the share that holds the concept.",
     evaluation_class=EVALUATION_CLASS_ELICITING,
+    needs=[MODEL_CAPABILITY_UNGUIDED_ROW],
     pictures="unit.cases * draws",
     rows="unit.cases * draws * unit.steps",
     parameters=[parameter("draws", "Samples for each case.", 24, minimum=1, maximum=256, integer=True)],
