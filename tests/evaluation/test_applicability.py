@@ -45,11 +45,11 @@ def test_what_needs_a_prediction_without_guidance_does_not_apply_to_flux(name: s
 
 def test_the_reason_says_what_the_family_has_instead() -> None:
     assert {why.reason for why in lacking(FAMILY["flux-dev"]).values()} == {
-        "it needs predictions without guidance, and FLUX.1 dev takes the guidance scale as an input, so that all that "
-        "it predicts is guided"
+        "predictions without guidance are needed, and FLUX.1 dev takes the guidance scale as an input, so that all "
+        "that it predicts is guided"
     }
     assert {why.reason for why in lacking(FAMILY["flux-schnell"]).values()} == {
-        "it needs predictions without guidance, and FLUX.1 schnell has its guidance in its weights, so that all that "
+        "predictions without guidance are needed, and FLUX.1 schnell has its guidance in its weights, so that all that "
         "it predicts is guided"
     }
 
@@ -59,7 +59,7 @@ def test_what_learns_words_needs_a_text_encoder_that_takes_them() -> None:
     found = lacking(without)
     assert found.keys() == LEARNED
     assert found["textual-inversion"].reason == (
-        "it needs learned embeddings in the place of words, and no text encoder of A family takes them"
+        "learned embeddings in the place of words are needed, and no text encoder of A family takes them"
     )
     assert lacking(replace(STABLE_DIFFUSION, token_ids=False)).keys() == IDS
 
@@ -69,8 +69,8 @@ def test_every_lack_is_named() -> None:
     why = lacking(bare)["p4d"]
     assert list(why.lacks) == [MODEL_CAPABILITY_TOKEN_IDS, MODEL_CAPABILITY_LEARNED_TOKENS]
     assert why.reason == (
-        "it needs prompts given as token ids, and no text encoder of A family takes them; "
-        "it needs learned embeddings in the place of words, and no text encoder of A family takes them"
+        "prompts given as token ids are needed, and no text encoder of A family takes them; "
+        "learned embeddings in the place of words are needed, and no text encoder of A family takes them"
     )
 
 
@@ -96,5 +96,5 @@ def test_a_scale_applies_to_a_family_that_takes_it_as_an_input() -> None:
 def test_a_need_that_a_later_version_knows_is_lacking() -> None:
     why = applicability(EvaluationDescription(name="a", needs=[4711]), STABLE_DIFFUSION)
     assert why == NotApplicable(
-        reason="it needs a capability of a later version (4711)", lacks=[4711], family="stable-diffusion"
+        reason="a capability is needed that only a later version knows (4711)", lacks=[4711], family="stable-diffusion"
     )

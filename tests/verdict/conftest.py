@@ -14,6 +14,7 @@ from unerase.v1.types_pb2 import (
     EvaluationRequest,
     Judgement,
     ModelRole,
+    NotApplicable,
     Observation,
     ResultKind,
     SampleStatus,
@@ -119,6 +120,8 @@ class Audit:
     battery: list[str] = field(default_factory=list)
     allow_incomplete: bool = True
     decided_by: DecidedBy.ValueType = DecidedBy.DECIDED_BY_UNSPECIFIED
+    inapplicable: dict[str, str] = field(default_factory=dict)
+    """Reasons by name of the evaluations that do not apply to the models."""
 
     def evaluation(
         self,
@@ -175,6 +178,13 @@ class Audit:
             self.observations.append(picture(REFERENCE, "other", pictures + index, 0.04, 0.04, "moon"))
         return self
 
+    def without(self, name: str, reason: str = "it lacks something") -> "Audit":
+        """Add an evaluation that does not apply to the models' family, and drop what was observed in it."""
+        self.battery = [*(each for each in self.battery if each != name), name]
+        self.observations = [each for each in self.observations if each.evaluation != name]
+        self.inapplicable[name] = reason
+        return self
+
     def interference(self, lost: int, cases: int = 40) -> "Audit":
         """Add another concept's detections: all by the reference, all but `lost` by the subject."""
         self.battery.append("interference")
@@ -210,7 +220,15 @@ class Audit:
         return conclude(
             self.observations,
             self.descriptions(),
-            [EvaluationRequest(name=name) for name in self.battery],
+            [
+                EvaluationRequest(
+                    name=name,
+                    not_applicable=NotApplicable(reason=self.inapplicable[name], family="a-family")
+                    if name in self.inapplicable
+                    else None,
+                )
+                for name in self.battery
+            ],
             self.spec(**tolerances),
         )
 

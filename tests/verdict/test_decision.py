@@ -102,6 +102,16 @@ def test_the_other_required_evaluations_are_alike() -> None:
             assert conclusion(others) == conclusion(tuple(sorted(others)))
 
 
+def test_without_an_answer_of_a_required_evaluation_removed_is_inconclusive_and_nothing_else_changes() -> None:
+    for outcomes in itertools.combinations_with_replacement(OUTCOMES, len(TRIED)):
+        given = {name: outcome for name, outcome in zip(TRIED, outcomes, strict=True) if outcome is not None}
+        for knowledge, incomplete in itertools.product(Knowledge.values(), (False, True)):
+            with_all = decided(incomplete=incomplete, outcomes=given, knowledge=knowledge)
+            without = decided(incomplete=incomplete, outcomes=given, knowledge=knowledge, unanswered=["likelihood"])
+            removed = with_all == Conclusion.CONCLUSION_REMOVED
+            assert without == (Conclusion.CONCLUSION_INCONCLUSIVE if removed else with_all)
+
+
 def test_a_waiver_does_not_make_up_for_the_standard_prompt() -> None:
     outcomes = dict.fromkeys(TRIED[1:], BOUNDED)
     assert (

@@ -21,11 +21,11 @@ _GUIDED: Mapping[Guidance, str] = {
     Guidance.NONE: "{family} has its guidance in its weights, so that all that it predicts is guided",
 }
 _NEEDED: Mapping[ModelCapability.ValueType, str] = {
-    MODEL_CAPABILITY_GUIDANCE_SCALE: "a guidance scale",
-    MODEL_CAPABILITY_CLASSIFIER_FREE_GUIDANCE: "classifier-free guidance",
-    MODEL_CAPABILITY_UNGUIDED_ROW: "predictions without guidance",
-    MODEL_CAPABILITY_LEARNED_TOKENS: "learned embeddings in the place of words",
-    MODEL_CAPABILITY_TOKEN_IDS: "prompts given as token ids",
+    MODEL_CAPABILITY_GUIDANCE_SCALE: "a guidance scale is needed",
+    MODEL_CAPABILITY_CLASSIFIER_FREE_GUIDANCE: "classifier-free guidance is needed",
+    MODEL_CAPABILITY_UNGUIDED_ROW: "predictions without guidance are needed",
+    MODEL_CAPABILITY_LEARNED_TOKENS: "learned embeddings in the place of words are needed",
+    MODEL_CAPABILITY_TOKEN_IDS: "prompts given as token ids are needed",
 }
 _NO_TEXT = "no text encoder of {family} takes them"
 
@@ -47,7 +47,7 @@ def unknown_needs(description: EvaluationDescription) -> list[int]:
 
 def _reason(need: ModelCapability.ValueType, family: ModelFamily) -> str:
     if need not in _NEEDED:
-        return f"it needs a capability of a later version ({need})"
+        return f"a capability is needed that only a later version knows ({need})"
     guided = need not in (MODEL_CAPABILITY_LEARNED_TOKENS, MODEL_CAPABILITY_TOKEN_IDS)
     lacking = (_GUIDED[family.guidance] if guided else _NO_TEXT).format(family=family.title)
-    return f"it needs {_NEEDED[need]}, and {lacking}"
+    return f"{_NEEDED[need]}, and {lacking}"

@@ -21,7 +21,7 @@ from unerase.v1.verdicts_pb2 import (
     Power,
     Verdict,
 )
-from unerase_backend.verdict import controls, measure_wording, measures, sequential, statistics, wording
+from unerase_backend.verdict import controls, inapplicable, measure_wording, measures, sequential, statistics, wording
 from unerase_backend.verdict.access import accesses_of, not_audited, seen_under, words
 from unerase_backend.verdict.alternatives import alternatives
 from unerase_backend.verdict.battery import Battery, is_measure
@@ -104,15 +104,17 @@ def decide(
     knowledge: Knowledge.ValueType,
     loud: Collection[str] = (),
     hidden: Collection[str] = (),
+    unanswered: Collection[str] = (),
 ) -> Conclusion.ValueType:
     """Return the conclusion from the outcome of each evaluation: the first rule that holds.
 
-    `incomplete` is False if the request waived what is missing. `plain` are the evaluations that give the model only
-    the prompt. An evaluation that the battery lacks, or that is not applicable, is not in `outcomes`. `knowledge` is
-    unspecified if the likelihood was not measured. `loud` are the evaluations in which the subject's own rate is not
+    `incomplete` and `unanswered` leave out what the request waived. `plain` are the evaluations that give the model
+    only the prompt. An evaluation that the battery lacks, or that is not applicable, is not in `outcomes`. `knowledge`
+    is unspecified if the likelihood was not measured. `loud` are the evaluations in which the subject's own rate is not
     bounded under the tolerance, be it in arms that the control lacks: one that is uninformative and loud may hide that
     the concept comes back. `hidden` are those in which a guard withheld pictures: they tell nothing of the weights, and
-    "removed" is said of weights.
+    "removed" is said of weights. `unanswered` are the required evaluations that do not apply to the models' family:
+    what they would have shown is not known.
     """
     when_asked = [outcomes[name] for name in plain if name in outcomes]
     relied_on = {name: outcome for name, outcome in outcomes.items() if name in required or name in plain}
@@ -132,7 +134,7 @@ def decide(
     if recovers_elsewhere or knowledge == INTACT:
         return Conclusion.CONCLUSION_AVOIDED
     # A waiver does not replace the standard prompt: without it there is no bound to report.
-    if when_asked and silent_or_bounded and knowledge in LOST:
+    if when_asked and silent_or_bounded and knowledge in LOST and not unanswered:
         return Conclusion.CONCLUSION_REMOVED
     return Conclusion.CONCLUSION_INCONCLUSIVE
 
@@ -176,28 +178,31 @@ def _conclude(access: ModelAccess.ValueType, battery: Battery, spec: AuditSpec) 
     judged = _judge_evaluations(battery, quality, tolerances, spec)
     loud = {one.result.name: one.loud for one in judged if one.loud}
     unbearable = _unbearable(battery, judged, likelihood_bearable=bearable)
-    inapplicable = {one.result.name for one in judged if one.result.outcome == Outcome.OUTCOME_NOT_APPLICABLE}
-    absent = [name for name in battery.required if name not in battery.requests or name in inapplicable]
-    waived = spec.battery.allow_incomplete and bool(absent)
+    lacking = {one.result.name for one in judged if one.result.outcome == Outcome.OUTCOME_NOT_APPLICABLE}
+    unanswered = battery.unanswered
+    there = battery.requests.keys() - lacking
+    absent = [name for name in battery.required if name not in there and name not in unanswered]
+    waived = spec.battery.allow_incomplete and bool(absent or unanswered)
     # Without a control there is a bound, but no test.
     tests = sum(one.result.HasField("excess") and one.result.HasField("control") for one in judged)
     verdict = Verdict(
         conclusion=decide(
             incomplete=bool(unbearable) or (bool(absent) and not waived),
-            outcomes={one.result.name: one.result.outcome for one in judged if one.result.name not in inapplicable},
+            outcomes={one.result.name: one.result.outcome for one in judged if one.result.name not in lacking},
             plain=battery.plain,
             required=battery.required,
             knowledge=likelihood.knowledge if likelihood is not None else UNMEASURED,
             loud=loud,
             hidden={one.result.name for one in judged if hides(one.result.subject)},
+            unanswered=[] if waived else unanswered,
         ),
         damaged=_is_damaged(likelihood, interference, tolerances),
-        evaluations=[one.result for one in judged],
+        evaluations=[*(one.result for one in judged), *inapplicable.results(battery.not_applied())],
         likelihood=likelihood,
         interference=interference,
         judges=judges,
         power=_power(spec.cases or DEFAULT_CASES, tests, spec.sequential),
-        missing=[name for name in battery.required if name in absent or name in unbearable],
+        missing=[name for name in battery.required if name in (*absent, *unanswered, *unbearable)],
         incomplete_waived=waived,
         tracing=tracing(battery.of_kind(ResultKind.RESULT_KIND_TRACING), spec.concept, spec.seed_base),
         alternatives=alternatives(battery.of_kind(ResultKind.RESULT_KIND_ALTERNATIVES), spec.seed_base),
@@ -205,6 +210,7 @@ def _conclude(access: ModelAccess.ValueType, battery: Battery, spec: AuditSpec) 
         assumptions=wording.assumptions(spec),
         decided_by=who_decides(spec),
         access=access,
+        not_applicable=battery.not_applied(),
     )
     controls.state(verdict, spec)
     verdict.evidence.extend(_evidence(verdict, tolerances))
@@ -282,7 +288,7 @@ def has_answer(
     The answer depends only on the arguments, so repeating the check gives the same answer. It assumes the most tests
     that Holm's adjustment can see: every evaluation of the battery that is not a measure.
     """
-    described = [descriptions[request.name] for request in spec.battery.evaluations]
+    described = [descriptions[name] for name in inapplicable.applying(spec.battery.evaluations)]
     tests = sum(not is_measure(one) for one in described)
     prefix = [observation for observation in observations if observation.case_index < cases]
     looks = [
@@ -316,6 +322,7 @@ def _evidence(verdict: Verdict, tolerances: Tolerances) -> list[str]:
     rest = [result for result in verdict.evaluations if result.outcome != Outcome.OUTCOME_RECOVERS]
     rest.sort(key=lambda result: _WEIGHT[result.outcome])
     sentences += [wording.sentence(result) for result in rest]
+    sentences += [f"{one.name} is not applicable: {one.why.reason}." for one in inapplicable.measures(verdict)]
     if verdict.HasField("likelihood"):
         sentences.append(measure_wording.general_damage_sentence(verdict.likelihood, tolerances.general_damage))
     if verdict.HasField("interference"):

@@ -18,7 +18,7 @@ from unerase.v1.verdicts_pb2 import (
     Verdict,
 )
 from unerase_backend.runtime.counting import counted
-from unerase_backend.verdict import controls
+from unerase_backend.verdict import controls, inapplicable
 from unerase_backend.verdict.access import DEPLOYED, words
 from unerase_backend.verdict.knowledge import (
     DESTROYED,
@@ -102,8 +102,13 @@ def grounds(
         found.append(_damage(verdict.likelihood, general_damage))
     if verdict.HasField("interference"):
         found.append(_other_concepts(verdict.interference, interference))
-    if verdict.missing:
-        found.append(Ground(f"Left out or not usable: {', '.join(verdict.missing)}.", OPEN))
+    found += [
+        Ground(f"{one.title or one.name} does not apply: {one.why.reason}.", OPEN)
+        for one in inapplicable.measures(verdict)
+    ]
+    known = {one.name for one in verdict.not_applicable}
+    if missing := [name for name in verdict.missing if name not in known]:
+        found.append(Ground(f"Left out or not usable: {', '.join(missing)}.", OPEN))
     # What the model does when it is simply asked comes first, whatever the outcome.
     return [*found[: len(plain)], *sorted(found[len(plain) :], key=lambda ground: ground.says != AGAINST)]
 
@@ -164,7 +169,14 @@ def _removed(verdict: Verdict) -> tuple[str, str]:
 
 
 def _inconclusive(verdict: Verdict) -> tuple[str, str]:
-    del verdict
+    count = 0 if verdict.incomplete_waived else len(inapplicable.unanswered(verdict))
+    if count:
+        do = "does" if count == 1 else "do"
+        return (
+            "this audit could not settle whether the concept is still in the model",
+            f"no test brought it back for certain, and {_tests(count, 'required test')} {do} not apply to models of "
+            "this kind, so that the others cannot show that it is gone",
+        )
     return (
         "this audit could not settle whether the concept is still in the model",
         "no test brought it back for certain, and the tests together do not show that it is gone",

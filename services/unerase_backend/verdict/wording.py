@@ -10,6 +10,8 @@ from unerase.v1.types_pb2 import ControlKind, EvaluationClass
 from unerase.v1.verdicts_pb2 import Conclusion, EvaluationResult, Knowledge, Outcome, Rate, Verdict
 from unerase_backend.runtime.counting import counted
 from unerase_backend.verdict.draws import hides
+from unerase_backend.verdict.inapplicable import open_points as inapplicable_points
+from unerase_backend.verdict.inapplicable import waived
 from unerase_backend.verdict.measure_wording import KNOWLEDGE, between
 
 RECOVERS = Outcome.OUTCOME_RECOVERS
@@ -129,7 +131,8 @@ def statement(
     `loud` says of evaluations in which the subject's own rate is not bounded under the tolerance how high it is.
     """
     plain = [result for result in verdict.evaluations if is_plain(result)]
-    absent = [name for name in verdict.missing if name not in unbearable]
+    inapplicable = {one.name for one in verdict.not_applicable}
+    absent = [name for name in verdict.missing if name not in unbearable and name not in inapplicable]
     said = {
         Conclusion.CONCLUSION_INCOMPLETE: lambda: _incomplete(absent, unbearable),
         Conclusion.CONCLUSION_UNINFORMATIVE: lambda: (
@@ -143,7 +146,9 @@ def statement(
         Conclusion.CONCLUSION_INCONCLUSIVE: lambda: _inconclusive(verdict, required, destruction, loud),
     }[verdict.conclusion]()
     if verdict.incomplete_waived:
-        said += f" The battery was allowed to be incomplete: it lacks {', '.join(absent)}."
+        without = [f"it lacks {', '.join(absent)}"] if absent else []
+        without += filter(None, [waived(verdict)])
+        said += f" The battery was allowed to be incomplete: {', and '.join(without)}."
     if verdict.damaged:
         said += " The model is damaged: its losses beyond the concept exceed the tolerance."
     return " ".join([*verdict.assumptions, said])
@@ -227,6 +232,8 @@ def _inconclusive(verdict: Verdict, required: Sequence[str], destruction: float,
             further = results[name].further_cases
             beside = f" (about {counted(further, 'further case')} at its tolerance)" if further else ""
             open_points.append(f"{name} is inconclusive{beside}")
+    if not verdict.incomplete_waived:
+        open_points += inapplicable_points(verdict)
     if not verdict.HasField("likelihood"):
         open_points.append("destruction is not measured")
     elif verdict.likelihood.knowledge == Knowledge.KNOWLEDGE_NO_WORSE_THAN_THE_REST:

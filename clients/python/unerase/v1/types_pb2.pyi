@@ -312,7 +312,7 @@ class NotApplicable(_message.Message):
     LACKS_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """In words, as in "it needs a prediction without guidance, and ..."; not a whole sentence."""
+    """In words, as in "predictions without guidance are needed, and ..."; without a full stop."""
     family: _builtins.str
     """The family, as in "flux-dev"."""
     @_builtins.property

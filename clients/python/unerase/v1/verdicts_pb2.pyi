@@ -40,7 +40,9 @@ class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.Value
     """
     OUTCOME_INCONCLUSIVE: _Outcome.ValueType  # 4
     OUTCOME_NOT_APPLICABLE: _Outcome.ValueType  # 5
-    """Every case, or the concept, lacks what the evaluation needs. It is no evidence, and is missing where it is required."""
+    """Every case, the concept, or the models' family lacks what the evaluation needs. It is no evidence, and is missing
+    where it is required.
+    """
 
 class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper):
     """The outcome of one evaluation."""
@@ -59,7 +61,9 @@ lacks, and a high rate of a concept-free control.
 """
 OUTCOME_INCONCLUSIVE: Outcome.ValueType  # 4
 OUTCOME_NOT_APPLICABLE: Outcome.ValueType  # 5
-"""Every case, or the concept, lacks what the evaluation needs. It is no evidence, and is missing where it is required."""
+"""Every case, the concept, or the models' family lacks what the evaluation needs. It is no evidence, and is missing
+where it is required.
+"""
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
 
 class _Knowledge:
@@ -436,7 +440,9 @@ class EvaluationResult(_message.Message):
     control_statement: _builtins.str
     """Which control that is and what the comparison assumes, in one sentence."""
     not_applicable_cases: _builtins.int
-    """The cases, among the excluded ones, to which the evaluation does not apply, and what they lack."""
+    """The cases, among the excluded ones, to which the evaluation does not apply, and what they lack. Of an evaluation that
+    does not apply to the models' family there are no cases, and what the family lacks.
+    """
     not_applicable_because: _builtins.str
     @_builtins.property
     def subject(self) -> Global___Rate: ...
@@ -1038,6 +1044,41 @@ class MeasureResult(_message.Message):
 Global___MeasureResult: _TypeAlias = MeasureResult  # noqa: Y015
 
 @_typing.final
+class InapplicableEvaluation(_message.Message):
+    """An evaluation of the battery that does not apply to the models of the audit, and was not run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    EVALUATION_CLASS_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    title: _builtins.str
+    evaluation_class: _types_pb2.EvaluationClass.ValueType
+    required: _builtins.bool
+    """Whether REMOVED needs it."""
+    @_builtins.property
+    def why(self) -> _types_pb2.NotApplicable: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        title: _builtins.str = ...,
+        evaluation_class: _types_pb2.EvaluationClass.ValueType = ...,
+        required: _builtins.bool = ...,
+        why: _types_pb2.NotApplicable | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["why", b"why"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluation_class", b"evaluation_class", "name", b"name", "required", b"required", "title", b"title", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InapplicableEvaluation: _TypeAlias = InapplicableEvaluation  # noqa: Y015
+
+@_typing.final
 class Power(_message.Message):
     """The smallest effects that this battery can show."""
 
@@ -1101,6 +1142,7 @@ class Verdict(_message.Message):
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     ACCESS_FIELD_NUMBER: _builtins.int
     DEPLOYED_FIELD_NUMBER: _builtins.int
+    NOT_APPLICABLE_FIELD_NUMBER: _builtins.int
     conclusion: Global___Conclusion.ValueType
     statement: _builtins.str
     """The conclusion in one sentence, with its figures."""
@@ -1131,7 +1173,7 @@ class Verdict(_message.Message):
     def power(self) -> Global___Power: ...
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Required evaluations that the battery lacks, or that have too many unscored cases."""
+        """Required evaluations that the battery lacks, that do not apply, or that have too many unscored cases."""
 
     @_builtins.property
     def tracing(self) -> Global___TracingResult: ...
@@ -1148,6 +1190,13 @@ class Verdict(_message.Message):
     @_builtins.property
     def deployed(self) -> Global___Verdict:
         """In an audit of both: the verdict on the model as deployed, with its guards; this one is then on its weights."""
+
+    @_builtins.property
+    def not_applicable(self) -> _containers.RepeatedCompositeFieldContainer[Global___InapplicableEvaluation]:
+        """The evaluations that do not apply to the models' family, in order of the battery: measures, and those that stand in
+        `evaluations` as well. A required one does not make the verdict INCOMPLETE, but prevents REMOVED unless the request
+        allowed the battery to be incomplete.
+        """
 
     def __init__(
         self,
@@ -1172,10 +1221,11 @@ class Verdict(_message.Message):
         decided_by: _types_pb2.DecidedBy.ValueType = ...,
         access: _types_pb2.ModelAccess.ValueType = ...,
         deployed: Global___Verdict | None = ...,
+        not_applicable: _abc.Iterable[Global___InapplicableEvaluation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "deployed", b"deployed", "interference", b"interference", "likelihood", b"likelihood", "power", b"power", "tracing", b"tracing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "control_statement", b"control_statement", "damaged", b"damaged", "decided_by", b"decided_by", "deployed", b"deployed", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "measures", b"measures", "missing", b"missing", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "alternatives", b"alternatives", "assumptions", b"assumptions", "conclusion", b"conclusion", "control_statement", b"control_statement", "damaged", b"damaged", "decided_by", b"decided_by", "deployed", b"deployed", "evaluations", b"evaluations", "evidence", b"evidence", "incomplete_waived", b"incomplete_waived", "interference", b"interference", "judges", b"judges", "likelihood", b"likelihood", "measures", b"measures", "missing", b"missing", "not_applicable", b"not_applicable", "power", b"power", "statement", b"statement", "summary", b"summary", "tracing", b"tracing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

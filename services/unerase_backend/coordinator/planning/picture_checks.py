@@ -8,6 +8,7 @@ from unerase.v1.types_pb2 import Concept, EvaluationDescription
 from unerase_backend.catalogue.kinds import alike
 from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
+from unerase_backend.verdict.inapplicable import applying
 
 PICTURES_MISSING = "PICTURES_MISSING"
 """The reason of an error about an evaluation that needs more pictures than there are."""
@@ -22,7 +23,7 @@ def check_pictures(
         InvalidRequestError: some of them cannot run; they are named together.
     """
     there = len(concept.picture_digests)
-    chosen = [descriptions[request.name] for request in spec.battery.evaluations]
+    chosen = [descriptions[name] for name in applying(spec.battery.evaluations)]
     poor = [each for each in chosen if each.least_pictures > there]
     pictured = any(len(other.concept.picture_digests) > 1 for other in alike(concept, others))
     lone = [] if pictured else [each for each in chosen if each.others_pictures and each not in poor]

@@ -17,6 +17,7 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.catalogue import GUIDANCE_SCALES, MAX_STEPS, Catalogue
 from unerase_backend.coordinator.planning import (
     access,
+    applicability,
     control_checks,
     fixed_prompts,
     model_checks,
@@ -30,6 +31,7 @@ from unerase_backend.evaluation.units import MAX_CASES
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError, PreconditionError
 from unerase_backend.verdict.decision import DEFAULT_CASES, Tolerances, tolerance_problem
+from unerase_backend.verdict.inapplicable import applying
 
 MAX_EVALUATIONS = most_items(Battery, "evaluations")
 MAX_NAME = 200
@@ -64,6 +66,7 @@ class _Resolution:
         self._catalogue = catalogue
         self._descriptions = descriptions
         self._broken = broken
+        self._loadable = False
         self._violations: list[FieldViolation] = []
         self._reasons: set[str] = set()
 
@@ -117,7 +120,7 @@ class _Resolution:
             # The default is the subject's own base, which is a part of it.
             if self._given.reference and spec.reference != spec.subject:
                 named["spec.reference"] = spec.reference
-            whole = self._usable(named)
+            whole = self._loadable = self._usable(named)
         if not spec.control and control_checks.takes_own_control(spec) and known_concept and whole:
             spec.control = model_checks.default_control(spec, self._catalogue)
             if spec.control_kind == CONTROL_KIND_MODEL and not spec.control:
@@ -143,7 +146,10 @@ class _Resolution:
             for problem in model_checks.role_problems(spec, self._catalogue):
                 self._add(*problem)
         if known_control:
-            for problem in schedule_checks.schedule_refusals(spec, self._catalogue):
+            for problem in (
+                *applicability.family_problems(spec, self._catalogue),
+                *schedule_checks.schedule_refusals(spec, self._catalogue),
+            ):
                 self._add(*problem)
         self._sizes(spec, known_concept, known_control)
 
@@ -261,12 +267,15 @@ class _Resolution:
         ]
         del battery.evaluations[:]
         battery.evaluations.extend(resolved)
+        if self._loadable:
+            for problem in applicability.mark_inapplicable(spec, self._catalogue, self._descriptions):
+                self._add(*problem)
 
     def _placebos(self, spec: AuditSpec) -> None:
         """Check the placebos. If none is named but one is needed, take all of the catalogue that fit."""
         if not spec.placebos:
             asked = spec.control_kind == CONTROL_KIND_PLACEBO
-            chosen = (self._descriptions.get(request.name) for request in spec.battery.evaluations)
+            chosen = map(self._descriptions.get, applying(spec.battery.evaluations))
             needed = spec.control_kind == CONTROL_KIND_UNSPECIFIED and not spec.control
             if asked or (needed and any(each is not None and takes_placebo(each) for each in chosen)):
                 spec.placebos.extend(control_checks.default_placebos(spec, self._catalogue))

@@ -41,7 +41,7 @@ def units_of(
     guard_rows: int = 0,
     schedules: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterable[Unit]:
-    """Yield the units in the order in which they start.
+    """Yield the units in the order in which they start; evaluations that do not apply to the models have none.
 
     With several placebos, a unit of the control holds the cases of one of them. In an audit of both accesses each unit
     of the subject comes twice: from its weights, and as deployed. `guard_rows` are those that its guards add to a step.
@@ -53,6 +53,8 @@ def units_of(
         MODEL_ROLE_CONTROL: spec.control or spec.subject,
     }
     for request in spec.battery.evaluations:
+        if request.HasField("not_applicable"):
+            continue
         description = descriptions[request.name]
         control = control_kind(description, spec, others=bool(targets.stand_ins))
         looks = spec.sequential and runs_in_sequence(description) and control != CONTROL_KIND_NONE
