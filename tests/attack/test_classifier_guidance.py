@@ -214,7 +214,7 @@ async def test_the_first_loss_is_that_of_the_first_halves(
     )
     u = (torch.arange(4) + torch.rand((2, 4), generator=generator("timestep"))).flatten() / 4
     timesteps = (u.pow(1 / 3) * 1000).long()
-    noised = model.schedule.scheduler.add_noise(
+    noised = model.schedule.noise.scheduler.add_noise(
         shown, torch.randn(shown.shape, generator=generator("noise")), timesteps
     )
     classifier = new_classifier("convolutional", (4, 8, 8), generator("weights"))

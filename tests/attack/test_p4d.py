@@ -106,14 +106,14 @@ async def test_its_steps_are_those_of_a_slow_loop(
         ids = [allowed[_nearest(row, table[allowed])] for row in continuous.numpy()]
         timestep = torch.randint(1000, (1,), generator=generator)
         noise = torch.randn(latents.shape, generator=generator)
-        noisy = reference.schedule.scheduler.add_noise(latents, noise, timestep)
+        noisy = reference.schedule.noise.scheduler.add_noise(latents, noise, timestep)
         with torch.no_grad():
             wanted = reference.unet(noisy, timestep, encoder_hidden_states=plain).sample
         if name == "velocity":
-            alpha = reference.alphas_cumprod[timestep]
+            alpha = reference.schedule.noise.values[timestep]
             clean = (noisy - (1 - alpha).sqrt() * wanted) / alpha.sqrt()
-            noisy = model.schedule.scheduler.add_noise(latents, noise, timestep)
-            wanted = model.schedule.scheduler.get_velocity(clean, wanted, timestep)
+            noisy = model.schedule.noise.scheduler.add_noise(latents, noise, timestep)
+            wanted = model.schedule.noise.scheduler.get_velocity(clean, wanted, timestep)
         embeddings = table[ids].clone().requires_grad_()
         predicted = model.unet(noisy, timestep, encoder_hidden_states=_encoded(model, embeddings)).sample
         loss = (wanted - predicted).square().mean()
@@ -134,7 +134,7 @@ def _reference_latents(
     length = model.tokenizer.model_max_length
     ids = model.tokenizer(["", prompt], padding="max_length", max_length=length, return_tensors="pt").input_ids
     encoded = model.text_encoder(ids).last_hidden_state
-    scheduler = DDIMScheduler.from_config({**model.schedule.scheduler.config})
+    scheduler = DDIMScheduler.from_config({**model.schedule.noise.scheduler.config})
     scheduler.set_timesteps(steps)
     latents = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
     for timestep in scheduler.timesteps:

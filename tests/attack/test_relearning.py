@@ -119,7 +119,7 @@ def test_the_weights_are_those_of_a_loop(
 ) -> None:
     def loaded() -> DiffusionModel:
         model = load_testbed(local, UCE)
-        config = {**model.schedule.scheduler.config, "_class_name": "DDIMScheduler", **change}
+        config = {**model.schedule.noise.scheduler.config, "_class_name": "DDIMScheduler", **change}
         return replace(model, schedule=Schedule.from_config(config))
 
     unit = local.unit("relearning", UCE, parameters={**FEW, "steps": [1, 3]})
@@ -143,7 +143,7 @@ def test_the_weights_are_those_of_a_loop(
         chosen = torch.randint(3, (2,), generator=draws["picture"])
         timesteps = ((torch.arange(2) + torch.rand(2, generator=draws["timestep"])) / 2 * 1000).long()
         noise = torch.randn((2, 4, 8, 8), generator=draws["noise"])
-        alphas = model.alphas_cumprod[timesteps][:, None, None, None]
+        alphas = model.schedule.noise.values[timesteps][:, None, None, None]
         noisy = alphas.sqrt() * latents[chosen] + (1 - alphas).sqrt() * noise
         target = alphas.sqrt() * noise - (1 - alphas).sqrt() * latents[chosen] if change else noise
         loss = (model.unet(noisy, timesteps, encoded).sample - target).square().mean()

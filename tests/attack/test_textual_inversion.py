@@ -149,7 +149,7 @@ def _loss(
     ids = model.tokenizer(texts, padding="max_length", max_length=24, return_tensors="pt").input_ids
     encoded = model.text_encoder(ids).last_hidden_state
     table[token] = kept
-    scheduler, pictured = model.schedule.scheduler, (latents[draw["picture"]], draw["noise"], draw["timestep"])
+    scheduler, pictured = model.schedule.noise.scheduler, (latents[draw["picture"]], draw["noise"], draw["timestep"])
     noisy = scheduler.add_noise(*pictured)
     v = scheduler.config.prediction_type == "v_prediction"
     target = scheduler.get_velocity(*pictured) if v else draw["noise"]

@@ -74,7 +74,7 @@ async def serial_unlearn_diff_atk(unit: Unit, models: Models, bench: Workbench) 
     plain = [Draw(case, words_of(model, case.prompt), case.prompt, 0, plain=True) for case in unit.cases]
     await look(unit, models, list(zip(records, plain, strict=True)))
     searches, optimiser = unlearn_diff_atk._begin(unit, bench, records)
-    for number, timestep in enumerate(model.schedule.timesteps(bench.parameters["timesteps"]).tolist()):
+    for number, timestep in enumerate(model.schedule.visited(bench.parameters["timesteps"]).tolist()):
         method = unlearn_diff_atk._method(bench, optimiser, timestep)
         take_turn(bench, searches, Turn(number * iterations, 6, 0.0), method)
         await look(unit, models, [(search.record, search.draw(number + 1)) for search in searches])

@@ -92,7 +92,7 @@ async def test_its_steps_are_those_of_a_slow_loop(
     unit.schedule_of = schedule_of
     observations, (finding,), _ = await attacked(engine, unit)
     model = load_model(catalogue, name, torch.device("cpu"), torch.float32)
-    scheduler = model.schedule.scheduler
+    scheduler = model.schedule.noise.scheduler
     allowed = [i for i in range(len(model.tokenizer)) if i not in model.tokenizer.all_special_ids]
     table = model.text_encoder.get_input_embeddings().weight.detach().clone()
     words = model.tokenizer(unit.cases[0].prompt, add_special_tokens=False).input_ids

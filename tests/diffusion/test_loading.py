@@ -28,7 +28,7 @@ def test_the_testbed_is_frozen_and_finite(model: DiffusionModel) -> None:
     for module in (model.unet, model.vae, model.text_encoder):
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
-    assert model.alphas_cumprod.shape == (1000,)
+    assert model.schedule.training_timesteps == 1000
 
 
 def test_a_change_of_the_testbed_changes_its_modules(catalogue: Catalogue, model: DiffusionModel) -> None:

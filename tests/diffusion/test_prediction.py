@@ -142,7 +142,7 @@ def test_estimate_and_target_are_those_of_diffusers(config: dict[str, Any]) -> N
     schedule, theirs = Schedule.from_config(config), DDIMScheduler.from_config(config, clip_sample=False)
     theirs.set_timesteps(20)
     x, output, clean, noise = torch.randn((4, 20, 4, 2, 2), generator=torch.Generator().manual_seed(0))
-    timesteps = schedule.timesteps(20)
+    timesteps = schedule.times(20)
     level = schedule.level_at(timesteps)
     ours = noise_step(x, output, noise, estimate_coefficients(level, schedule.prediction))
     for index, timestep in enumerate(timesteps.tolist()):

@@ -32,7 +32,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "trailing": {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing", "use_karras_sigmas": True},
     "velocity": {"prediction_type": "v_prediction"},
     "zero-snr": {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
-    "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
+    "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0, "prediction_type": "flow_prediction"},
 }
 REFERENCE = ModelChange(schedule_of="reference")
 
@@ -76,7 +76,7 @@ def test_other_timesteps_make_other_pictures_unless_stepped_by_the_reference(
     assert not torch.allclose(latents(loaded(folders, "trailing"), trajectory_of()), expected, atol=0.1)
     stepped = loaded(folders, "trailing", REFERENCE)
     assert torch.equal(latents(stepped, trajectory_of()), expected)
-    assert stepped.schedule.timesteps(4).tolist() == loaded(folders, "reference").schedule.timesteps(4).tolist()
+    assert stepped.schedule.times(4).tolist() == loaded(folders, "reference").schedule.times(4).tolist()
 
 
 def test_betas_and_prediction_stay_the_models_own(folders: Catalogue) -> None:
@@ -84,8 +84,8 @@ def test_betas_and_prediction_stay_the_models_own(folders: Catalogue) -> None:
     assert (by_velocity.prediction, by_velocity.schedule.measured) == (Prediction.EPSILON, Prediction.V)
     stepped = loaded(folders, "velocity", ModelChange(schedule_of="trailing"))
     assert stepped.prediction == Prediction.V
-    assert stepped.schedule.timesteps(4)[0] == 999
-    assert torch.equal(stepped.alphas_cumprod, loaded(folders, "velocity").alphas_cumprod)
+    assert stepped.schedule.times(4)[0] == 999
+    assert torch.equal(stepped.schedule.noise.values, loaded(folders, "velocity").schedule.noise.values)
 
 
 def test_denoising_errors_become_those_of_the_other_prediction(folders: Catalogue) -> None:
@@ -104,13 +104,17 @@ def test_denoising_errors_become_those_of_the_other_prediction(folders: Catalogu
                 return measured
 
     own, of_noise = errors(loaded(folders, "velocity")), errors(loaded(folders, "velocity", REFERENCE))
-    alphas = loaded(folders, "velocity").alphas_cumprod[times].tolist()
+    alphas = loaded(folders, "velocity").schedule.noise.values[times].tolist()
     assert of_noise == pytest.approx([alpha * error for alpha, error in zip(alphas, own, strict=True)])
     assert own != pytest.approx(of_noise)
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("flow", "_class_name"), ("zero-snr", 'rescale_betas_zero_snr true .* prediction_type "epsilon"')]
+    ("name", "key"),
+    [
+        ("flow", "_class_name .* diffusers runs no UNet with it"),
+        ("zero-snr", 'rescale_betas_zero_snr true .* prediction_type "epsilon"'),
+    ],
 )
 def test_what_cannot_be_followed_is_refused_before_its_weights_are_read(
     folders: Catalogue, name: str, key: str, monkeypatch: pytest.MonkeyPatch

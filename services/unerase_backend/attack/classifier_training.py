@@ -1,11 +1,12 @@
 """Trains the classifier of noised latents that guides a model, on known pictures only.
 
     minimise  1/2 E over z+ of -log p(concept | x_t, t)  +  1/2 E over z- of -log (1 - p(concept | x_t, t)),
-    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
+    x_t = a_t z + s_t e
 
 with z+ the latents of the concept's pictures and z- those of other concepts of its kind (the first half of each; the
-likelihood and the classifier are measured on the second half), e Gaussian noise and a_t the cumulative alpha. t is
-drawn as T u^(1/3), u uniform, so that high noise, which decides a trajectory, comes most often.
+likelihood and the classifier are measured on the second half), e Gaussian noise, a_t the signal and s_t the spread
+(`diffusion/path`). t is drawn as T u^(1/3), u uniform, so that high noise, which decides a trajectory, comes most
+often.
 
 From the code that Lu et al. (arXiv 2505.17013) published: the MLP of `diffusion/classifier` with its dropout, AdamW
 with weight decay 0.001, gradients clipped to norm 1, the distribution of t, and both classes of equal weight (there by
@@ -173,9 +174,10 @@ def _key(unit: Unit, workbench: Workbench, recipe: Recipe, concepts: Sequence[Co
     )
     pictures = [list(concept.picture_digests) for concept in concepts]
     digest.update(repr((recipe, _seed(unit, "weights"), profile, model.scaling_factor, pictures)).encode())
-    for name, tensor in [*sorted(model.vae.state_dict().items()), ("alphas", model.alphas_cumprod)]:
+    for name, tensor in sorted(model.vae.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    digest.update(model.schedule.identity)
     return digest.hexdigest()
 
 

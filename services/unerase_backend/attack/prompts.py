@@ -132,18 +132,18 @@ def gradients(
     prompts: Sequence[Prompt],
     embeddings: Tensor,
     noisy: Tensor,
-    timesteps: Tensor,
+    times: Tensor,
     wanted: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return each row's loss, (rows,), and its gradient at the row's embeddings, (rows, tokens, width), on the CPU.
 
-    The loss is the mean over the row's elements of (wanted - output(noisy, timestep, c))^2, with c the encoding of the
+    The loss is the mean over the row's elements of (wanted - output(noisy, time, c))^2, with c the encoding of the
     row's prompt, in which the row's embeddings stand at `learned_at`. `noisy` and `wanted` have the latents' shape.
     """
     learned = embeddings.detach().to(model.device).requires_grad_()
     encoded = encode_tokens(model, prompts, list(learned))
     predicted = model.unet(
-        noisy.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
+        noisy.to(model.device, model.dtype), times.to(model.device), encoder_hidden_states=encoded
     ).sample
     losses = (wanted.to(model.device) - predicted.float()).square().mean((1, 2, 3))
     # Rows are independent, so the gradient of the sum is each row's own.

@@ -206,10 +206,9 @@ class Workbench:
         """
         if self._unit.access == MODEL_ACCESS_UNSPECIFIED:
             return ""
-        alphas = self.model.alphas_cumprod.numpy().tobytes()
         parts = [
             without_access(self._unit).SerializeToString(deterministic=True),
-            alphas,
+            self.model.schedule.identity,
             self.model.prediction.encode(),
         ]
         hashed = (hashlib.sha256(part).hexdigest() for part in parts)

@@ -27,7 +27,7 @@ from unerase_backend.catalogue.model_files import (
     replacing_weights,
     tokenizer_files,
 )
-from unerase_backend.catalogue.schedules import audit_problem, schedule_notes, schedule_problems
+from unerase_backend.catalogue.schedules import audit_problem, folder_problems, prediction_type, schedule_notes
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import StoredTensor, part_tensors
@@ -235,7 +235,7 @@ def facts_of(source: ModelSource, shared: SharedFindings) -> ModelFacts:
     return ModelFacts(
         family=families.version_of(width) if width and isinstance(width, int) else "",
         parts={part: _shared_facts(part, source, shared) for part in STEMS if part in source.tensors},
-        prediction_type=str(scheduler.get("prediction_type", "epsilon")) if scheduler else "",
+        prediction_type=prediction_type(scheduler) if scheduler else "",
         scheduler=str(scheduler.get("_class_name", "")),
         prompt_length=model_fit.prompt_length(known) if "tokenizer" in known else 0,
         resolution=source.resolution,
@@ -319,7 +319,7 @@ def _examine_config(part: str, folder: Path, source: ModelSource, root: Path | N
 def _examine_texts(source: ModelSource, root: Path | None, findings: Findings) -> None:
     _examine_config("scheduler", source.folder / "scheduler", source, root, findings)
     if (schedule := source.configs.get("scheduler")) is not None:
-        problems = schedule_problems(schedule)
+        problems = folder_problems(source.folder, schedule)
         unaudited = None if problems else audit_problem(schedule)
         for problem in filter(None, (*problems, unaudited)):
             findings.problem("scheduler", SCHEDULE, str(problem), found="scheduler/scheduler_config.json")

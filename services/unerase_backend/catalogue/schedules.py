@@ -1,7 +1,7 @@
-"""What a pipeline's scheduler configuration says of its model: betas, prediction, and which timesteps are visited.
+"""What a pipeline's scheduler configuration says of its model: betas or a flow, prediction, and what is visited.
 
-Every model is stepped by DDIM (`diffusion/schedule.py`), whatever scheduler its folder names. A scheduler of diffusers
-with betas says three things that DDIM follows:
+Flows are read by `flow_schedules.py`. Every model with betas is stepped by DDIM (`diffusion/schedule.py`), whatever
+scheduler its folder names. A scheduler of diffusers with betas says three things that DDIM follows:
 
 * the betas: `num_train_timesteps`, `beta_start`, `beta_end`, `beta_schedule`, `trained_betas`,
   `rescale_betas_zero_snr`;
@@ -16,19 +16,39 @@ followed is refused (`schedule_problems`). Nothing here needs torch.
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unerase.v1.models_pb2 import Schedule
+from unerase_backend.catalogue.flow_schedules import (
+    DPM_SOLVER,
+    EULER,
+    FLOW_PREDICTION,
+    FOLLOWED,
+    FlowStepping,
+    FlowTraining,
+    flow_notes,
+    flow_problems,
+    names_flow,
+    read_flow,
+)
+from unerase_backend.catalogue.schedule_problems import (
+    FILE,
+    ScheduleProblem,
+    Told,
+    class_name,
+    length_problems,
+    shown,
+    switch_problems,
+    telling,
+)
 
-FILE = "scheduler_config.json"
 EPSILON, V_PREDICTION = "epsilon", "v_prediction"
 PREDICTIONS = (EPSILON, V_PREDICTION)
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 SPACINGS = ("leading", "trailing", "linspace")
-MAX_TRAINING_TIMESTEPS = 100_000
 TRAINING_TIMESTEPS = 1000
 """What the evaluations' grids of timesteps are made for."""
 
@@ -60,24 +80,9 @@ SCHEDULERS = {
 
 # A smaller cumulative alpha is not a normal number in float32, in which diffusers computes it.
 _LEAST_ALPHA = 2.0**-126
+_SWITCHES = ("rescale_betas_zero_snr", "set_alpha_to_one", "thresholding", "use_flow_sigmas")
+_REMEDY_OF_FLOW = ", unless use_flow_sigmas is true"
 _OWN_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
-
-
-@dataclass(frozen=True)
-class ScheduleProblem:
-    """A key of a scheduler configuration that cannot be followed, its value, and what is wrong with it."""
-
-    key: str
-    value: Any
-    problem: str
-
-    def __str__(self) -> str:
-        """Return the problem as one line, beginning with file, key and value."""
-        return f"{FILE}: {self.key} {self.problem}"
-
-
-Told = Callable[[str, str], ScheduleProblem]
-"""Makes the problem of a key from what is wrong with its value."""
 
 
 @dataclass(frozen=True)
@@ -143,38 +148,77 @@ class ScheduleConfig:
 
     scheduler: str
     """The class that the configuration names; empty if it names none."""
-    training: TrainingSchedule
+    training: TrainingSchedule | FlowTraining
     prediction: str
-    stepping: Stepping
+    stepping: Stepping | FlowStepping
+
+    @property
+    def flow(self) -> bool:
+        """Whether the model is a rectified flow, and has no betas."""
+        return isinstance(self.training, FlowTraining)
+
+    @property
+    def kind(self) -> str:
+        """What it is the schedule of, in words."""
+        return "a rectified flow" if self.flow else "a model with betas"
+
+    def trained_as(self, other: "ScheduleConfig") -> bool:
+        """Whether both were trained for the same levels of noise, however these are given."""
+        if isinstance(self.training, FlowTraining) or isinstance(other.training, FlowTraining):
+            return self.training == other.training
+        return self.training.same_as(other.training)
 
 
 def schedule_problems(config: Mapping[str, Any]) -> list[ScheduleProblem]:
     """Return why models cannot be sampled by a scheduler configuration, one problem for each bad key."""
-    named = _class_name(config)
+    if names_flow(config):
+        return list(flow_problems(config))
+    named = class_name(config)
     if named not in SCHEDULERS and (named or not ("beta_schedule" in config or "trained_betas" in config)):
-        return [ScheduleProblem("_class_name", named, f"{_shown(named)} {_why_not(named)}")]
+        return [ScheduleProblem("_class_name", named, f"{shown(named)} {_why_not(named)}")]
     return list(_problems(config)) or list(_vanishing(config))
+
+
+def folder_problems(folder: Path, config: Mapping[str, Any]) -> list[ScheduleProblem]:
+    """Return why the model of a pipeline's folder cannot be sampled by its scheduler configuration.
+
+    A UNet is not sampled as a flow: diffusers' pipelines of UNets run no scheduler of flows, so that such a file comes
+    from another model, and the pictures would look like damage.
+    """
+    problems = schedule_problems(config)
+    if not problems and names_flow(config) and (folder / "unet").is_dir():
+        named = class_name(config)
+        text = f"{shown(named)} cannot be followed: it is for flows, and diffusers runs no UNet with it"
+        return [ScheduleProblem("_class_name", named, f"{text}; take the file of the model that this one is made from")]
+    return problems
 
 
 def audit_problem(config: Mapping[str, Any]) -> ScheduleProblem | None:
     """Return why a model cannot be audited by a configuration without problems; None if it can."""
-    key, timesteps = "num_train_timesteps", _training(config).timesteps
+    key, timesteps = "num_train_timesteps", config.get("num_train_timesteps", 1000)
     if timesteps == TRAINING_TIMESTEPS:
         return None
     return ScheduleProblem(key, timesteps, f"{timesteps} is not {TRAINING_TIMESTEPS}")
 
 
+def prediction_type(config: Mapping[str, Any]) -> str:
+    """Return what a configuration says that the model predicts."""
+    return str(config.get("prediction_type", FLOW_PREDICTION if class_name(config) == EULER else EPSILON))
+
+
 def schedule_notes(config: Mapping[str, Any]) -> list[str]:
     """Return what a configuration says without effect, one line each; for a configuration without problems."""
+    if names_flow(config):
+        return flow_notes(config)
     notes = []
-    if (named := _class_name(config)) not in ("", "DDIMScheduler"):
+    if (named := class_name(config)) not in ("", "DDIMScheduler"):
         notes.append(f"{named} is not run: every model is stepped by DDIM over the same betas")
     notes += [f"{key}: true has no effect" for key in _OWN_SIGMAS if config.get(key)]
     if config.get("clip_sample"):
         notes.append("clip_sample: true has no effect: latents are not clipped")
     offset = config.get("steps_offset", 1)
     if offset != 1 and config.get("timestep_spacing", "leading") == "leading":
-        notes.append(f"steps_offset: {_shown(offset)} has no effect: it is 1, as StableDiffusionPipeline sets it")
+        notes.append(f"steps_offset: {shown(offset)} has no effect: it is 1, as StableDiffusionPipeline sets it")
     return notes
 
 
@@ -186,8 +230,11 @@ def read_schedule(config: Mapping[str, Any]) -> ScheduleConfig:
     """
     if problems := schedule_problems(config):
         raise ValueError("; ".join(map(str, problems)))
+    if names_flow(config):
+        training, stepping = read_flow(config)
+        return ScheduleConfig(class_name(config), training, FLOW_PREDICTION, stepping)
     return ScheduleConfig(
-        scheduler=_class_name(config),
+        scheduler=class_name(config),
         training=_training(config),
         prediction=config.get("prediction_type", EPSILON),
         stepping=Stepping(config.get("timestep_spacing", "leading"), bool(config.get("set_alpha_to_one", True))),
@@ -195,7 +242,7 @@ def read_schedule(config: Mapping[str, Any]) -> ScheduleConfig:
 
 
 def _training(config: Mapping[str, Any]) -> TrainingSchedule:
-    start, end, kind = SCHEDULERS.get(_class_name(config), _DDIM_BETAS)
+    start, end, kind = SCHEDULERS.get(class_name(config), _DDIM_BETAS)
     trained = config.get("trained_betas")
     return TrainingSchedule(
         timesteps=config.get("num_train_timesteps", 1000),
@@ -210,17 +257,17 @@ def _training(config: Mapping[str, Any]) -> TrainingSchedule:
 def describe_schedule(folder: Path) -> Schedule | None:
     """Return the schedule of a pipeline's folder as a message; None if it cannot be followed."""
     config = scheduler_config(folder)
-    if config is None or schedule_problems(config):
+    if config is None or folder_problems(folder, config):
         return None
     read = read_schedule(config)
-    return Schedule(
-        scheduler=read.scheduler,
-        prediction_type=read.prediction,
-        timestep_spacing=read.stepping.spacing,
-        set_alpha_to_one=read.stepping.alpha_to_one,
-        betas=str(read.training),
-        notes=schedule_notes(config),
-    )
+    described = Schedule(scheduler=read.scheduler, prediction_type=read.prediction, notes=schedule_notes(config))
+    if isinstance(read.stepping, FlowStepping):
+        described.flow = f"{read.training}; {read.stepping}"
+    else:
+        described.timestep_spacing = read.stepping.spacing
+        described.set_alpha_to_one = read.stepping.alpha_to_one
+        described.betas = str(read.training)
+    return described
 
 
 def scheduler_config(folder: Path) -> dict[str, Any] | None:
@@ -232,23 +279,19 @@ def scheduler_config(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _class_name(config: Mapping[str, Any]) -> str:
-    named = config.get("_class_name", "")
-    return named if isinstance(named, str) else _shown(named)
-
-
 def _why_not(named: str) -> str:
-    if named.startswith(("FlowMatch", "EDM")) or "FlowMap" in named:
-        return "has no noise schedule of betas: only models trained with betas can be sampled"
+    if "Flow" in named:
+        return f"is not followed; of the schedulers of flows, these are: {FOLLOWED}"
+    if named.startswith("EDM"):
+        return f"has no noise schedule of betas, and is not one of the flows that are followed: {FOLLOWED}"
     if not named:
         return "is missing, and so are the betas: the noise schedule is not known"
-    return f"has no noise schedule of betas that is known here; known are {', '.join(SCHEDULERS)}"
+    known = f"known are {', '.join(SCHEDULERS)}, and of flows {FOLLOWED}"
+    return f"has no noise schedule of betas that is known here; {known}"
 
 
 def _problems(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
-    def problem(key: str, text: str) -> ScheduleProblem:
-        return ScheduleProblem(key, config.get(key), f"{_shown(config.get(key))} {text}")
-
+    problem = telling(config)
     yield from _flag_problems(config, problem)
     choices: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("prediction_type", PREDICTIONS),
@@ -257,12 +300,12 @@ def _problems(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
     )
     for key, known in choices:
         if key in config and config[key] not in known and not (key == "beta_schedule" and _trained(config)):
-            yield problem(key, f"cannot be followed; it must be one of {', '.join(known)}")
-    training = config.get("num_train_timesteps", 1000)
-    if type(training) is not int or not 1 <= training <= MAX_TRAINING_TIMESTEPS:
-        yield problem("num_train_timesteps", f"must be a whole number from 1 to {MAX_TRAINING_TIMESTEPS}")
-    elif _trained(config):
-        yield from _trained_problems(config, training, problem)
+            remedy = _REMEDY_OF_FLOW if config[key] == FLOW_PREDICTION and class_name(config) == DPM_SOLVER else ""
+            yield problem(key, f"cannot be followed; it must be one of {', '.join(known)}{remedy}")
+    wrong = list(length_problems(config, problem))
+    yield from wrong
+    if not wrong and _trained(config):
+        yield from _trained_problems(config, config.get("num_train_timesteps", 1000), problem)
     for key in ("beta_start", "beta_end") if not _trained(config) else ():
         if key in config and not _is_beta(config[key]):
             yield problem(key, "must be a number above 0 and under 1")
@@ -276,15 +319,14 @@ def _problems(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
 
 
 def _flag_problems(config: Mapping[str, Any], problem: Told) -> Iterator[ScheduleProblem]:
-    for key in ("rescale_betas_zero_snr", "set_alpha_to_one", "thresholding", "use_flow_sigmas"):
-        if not isinstance(config.get(key), bool | None):
-            yield problem(key, "must be true or false")
+    yield from switch_problems(config, _SWITCHES, problem)
     if config.get("thresholding") is True:
         yield problem("thresholding", "cannot be followed: it is for models of pixels, not of latents; set it to false")
     if config.get("predict_epsilon") is False:
         yield problem("predict_epsilon", "cannot be followed: models that predict the sample are not sampled")
     if config.get("use_flow_sigmas") is True:
-        yield problem("use_flow_sigmas", "cannot be followed: it replaces the betas by a flow")
+        text = "cannot be followed: it replaces the betas by a flow"
+        yield problem("use_flow_sigmas", f"{text}; for a flow, name {EULER} with flow_shift as its shift")
 
 
 def _trained_problems(config: Mapping[str, Any], training: int, problem: Told) -> Iterator[ScheduleProblem]:
@@ -304,7 +346,7 @@ def _vanishing(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
         key = "trained_betas" if _trained(config) else "beta_end"
         value = config.get(key, training.beta_end)
         text = (
-            f'{_shown(value)} cannot be followed with prediction_type "epsilon": at the last timestep nothing is left '
+            f'{shown(value)} cannot be followed with prediction_type "epsilon": at the last timestep nothing is left '
             "of the picture, so the noise says nothing of it"
         )
         yield ScheduleProblem(key, value, text)
@@ -324,8 +366,3 @@ def _cosine_betas(timesteps: int) -> list[float]:
 
     edges = [kept(index / timesteps) for index in range(timesteps + 1)]
     return [min(1 - after / before, 0.999) for before, after in itertools.pairwise(edges)]
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -5,7 +5,7 @@ For a picture with latents x_0 (mode of the VAE's distribution, scaled), timeste
     x_t = a x_0 + s noise, with the signal a and the spread s at t (`path`)
     error = mean over the latents' elements of (target - output(x_t, t, c))^2
 
-The target is what the model was trained to predict: the noise, or the velocity (`prediction`). The errors of a model
+The target is what the model was trained to predict: the noise, velocity or flow (`prediction`). The errors of a model
 that is stepped by another's schedule are turned into those of the other's prediction, so that both can be compared.
 
 The noise depends only on the seed, the picture's digest and t. It is the same for every model and conditioning, so that
@@ -53,19 +53,19 @@ def measure_denoising(
         called = fewest_rows(model, len(chunk), batch_rows)
         filled = chunk + [chunk[0]] * (called - len(chunk))
         noise = torch.stack([_noise(model, noise_seed, digests[i], timesteps[k]) for i, _, k in filled])
-        times = torch.tensor([timesteps[k] for _, _, k in filled])
-        clean, level = latents[[i for i, _, _ in filled]], model.schedule.level_at(times)
+        at = torch.tensor([timesteps[k] for _, _, k in filled])
+        clean, level = latents[[i for i, _, _ in filled]], model.schedule.level_at(at)
         noised = level.noised(clean, noise)
         target = training_target(model.prediction, clean, noise, level)
         with torch.inference_mode():
             predicted = model.unet(
                 noised.to(model.device, model.dtype),
-                times.to(model.device),
+                model.schedule.times_at(at).to(model.device),
                 encoder_hidden_states=torch.stack([conditionings[j] for _, j, _ in filled]),
                 return_dict=False,
             )[0]
             squares = (target - predicted.float().cpu()).double().square().flatten(1).mean(1)
-            exact = model.schedule.level_at(times, torch.float64)
+            exact = model.schedule.level_at(at, torch.float64)
             squares *= error_ratio(model.prediction, model.schedule.measured, exact)
         for row, value in zip(chunk, squares.tolist(), strict=False):
             errors[row] = value

@@ -28,7 +28,7 @@ _ALIKE: dict[tuple[str, torch.device, torch.dtype, tuple[int, ...], int, int, in
 def call_unet(
     model: DiffusionModel,
     latents: Tensor,
-    timesteps: Tensor,
+    times: Tensor,
     prompts: Tensor,
     used: Sequence[int],
     *,
@@ -38,7 +38,7 @@ def call_unet(
 
     Args:
         latents: (rows, channels, height, width), in the model's number type.
-        timesteps: (rows,).
+        times: What each row's time is, (rows,).
         prompts: Encoded prompts, (rows, tokens, width).
         used: The rows that are needed, at least one; those of the output that are not hold anything.
         in_full: Call with all rows.
@@ -46,9 +46,9 @@ def call_unet(
     full = len(latents)
     rows = full if in_full else fewest_rows(model, len(used), full)
     if rows == full:
-        return _unet(model, latents, timesteps, prompts), full
+        return _unet(model, latents, times, prompts), full
     called = torch.tensor([*used, *[used[0]] * (rows - len(used))], device=model.device)
-    of_called = _unet(model, latents[called], timesteps[called], prompts[called])
+    of_called = _unet(model, latents[called], times[called], prompts[called])
     output = torch.zeros((full, *of_called.shape[1:]), device=model.device)
     output[called] = of_called
     return output, rows
@@ -71,17 +71,18 @@ def _alike(model: DiffusionModel, full: int, rows: int) -> bool:
     """Return whether a row has the same bits in every place of a full call and of one with so many rows."""
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn((rows, *model.latent_shape), generator=draw).to(model.device, model.dtype)
-    timesteps = torch.randint(model.schedule.training_timesteps, (rows,), generator=draw).to(model.device)
+    timesteps = torch.randint(model.schedule.training_timesteps, (rows,), generator=draw)
+    times = model.schedule.times_at(timesteps).to(model.device)
     prompts = torch.randn((rows, model.prompt_length, model.prompt_width), generator=draw)
     prompts = prompts.to(model.device, model.dtype)
     places = torch.arange(rows, device=model.device)
     repeated = torch.arange(full, device=model.device) % rows
     few, moved, many = (
-        _unet(model, latents[order], timesteps[order], prompts[order]) for order in (places, places.roll(1), repeated)
+        _unet(model, latents[order], times[order], prompts[order]) for order in (places, places.roll(1), repeated)
     )
     return torch.equal(moved, few.roll(1, 0)) and torch.equal(many, few[repeated])
 
 
-def _unet(model: DiffusionModel, latents: Tensor, timesteps: Tensor, prompts: Tensor) -> Tensor:
-    output: Tensor = model.unet(latents, timesteps, encoder_hidden_states=prompts, return_dict=False)[0]
+def _unet(model: DiffusionModel, latents: Tensor, times: Tensor, prompts: Tensor) -> Tensor:
+    output: Tensor = model.unet(latents, times, encoder_hidden_states=prompts, return_dict=False)[0]
     return output.float()

@@ -18,6 +18,8 @@ class Libraries:
     UNet2DConditionModel: Any
     AutoencoderKL: Any
     DDIMScheduler: Any
+    FlowMatchEulerDiscreteScheduler: Any
+    DPMSolverMultistepScheduler: Any
     CLIPTextModel: Any
     CLIPTextConfig: Any
     CLIPTokenizer: Any
@@ -26,6 +28,16 @@ class Libraries:
 def libraries() -> Libraries:
     """Return the classes, imported when this is first called."""
     with _LOCK:
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        import diffusers
         from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-    return Libraries(UNet2DConditionModel, AutoencoderKL, DDIMScheduler, CLIPTextModel, CLIPTextConfig, CLIPTokenizer)
+
+        return Libraries(
+            diffusers.UNet2DConditionModel,
+            diffusers.AutoencoderKL,
+            diffusers.DDIMScheduler,
+            diffusers.FlowMatchEulerDiscreteScheduler,
+            diffusers.DPMSolverMultistepScheduler,
+            CLIPTextModel,
+            CLIPTextConfig,
+            CLIPTokenizer,
+        )

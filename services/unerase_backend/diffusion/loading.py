@@ -11,7 +11,7 @@ and text encoder moves by a share s towards the weight v of another model,
 
 in float32, whatever the dtype of the result. Share 0 gives w and share 1 gives v, bit for bit; where w = v, every share
 gives w. VAE, tokenizer and learned words are always the model's own, and so are betas and prediction. A change may step
-the model by the timesteps of another.
+the model by the schedule of another.
 """
 
 import hashlib
@@ -61,11 +61,6 @@ class DiffusionModel:
     """Of the UNet and the text encoder; the VAE computes in float32."""
     words: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """The token ids of each learned word's rows, by the first of them."""
-
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """Cumulative alphas by timestep, (training timesteps,), float32 on the CPU."""
-        return self.schedule.alphas_cumprod
 
     @property
     def prediction(self) -> Prediction:
@@ -124,8 +119,8 @@ def load_model(
     Raises:
         NotFoundError: the catalogue has no such model, or the store no such artefact.
         UnsafeModelError: something is wrong with its files (`model_check`), or a weight is not finite.
-        PreconditionError: this kind of model cannot be sampled here, its noise schedule cannot be followed, or an
-            interpolation names a model of another architecture.
+        PreconditionError: this kind of model cannot be sampled here, its noise schedule cannot be followed, an
+            interpolation names a model of another architecture, or a schedule is named that is none for the model.
         UnavailableError: the model cannot be fetched from the hub.
         DataLossError: an artefact is damaged.
     """

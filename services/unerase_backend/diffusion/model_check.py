@@ -20,7 +20,7 @@ from unerase_backend.catalogue.embeddings import PART as EMBEDDING
 from unerase_backend.catalogue.entries import LoraEntry
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings, ModelCheck
 from unerase_backend.catalogue.model_check import ModelSource
-from unerase_backend.catalogue.schedules import schedule_problems
+from unerase_backend.catalogue.schedules import folder_problems
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE
@@ -88,12 +88,13 @@ def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, m
             findings.problem(EMBEDDING, error.reason, error.message, found=shown(word.tensor.file.name))
     schedule = source.configs.get("scheduler")
     if schedule is not None:
-        prepared.schedule = made.shared.examined(("schedule", source.folder), findings, partial(_schedule, schedule))
+        made_of = partial(_schedule, source.folder, schedule)
+        prepared.schedule = made.shared.examined(("schedule", source.folder), findings, made_of)
     return prepared
 
 
-def _schedule(config: Mapping[str, Any], _: Findings) -> Schedule | None:
-    return None if schedule_problems(config) else Schedule.from_config(config)
+def _schedule(folder: Path, config: Mapping[str, Any], _: Findings) -> Schedule | None:
+    return None if folder_problems(folder, config) else Schedule.from_config(config)
 
 
 def _build(part: str, config: str) -> Any:

@@ -21,6 +21,7 @@ Ermon, arXiv 2010.02502, equations 12 and 16), since a^2 + s^2 = 1; eta > 1 and 
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -40,6 +41,10 @@ class Level:
     def of_sigmas(cls, sigmas: Tensor) -> "Level":
         """Return the level of a rectified flow's sigmas."""
         return cls(1 - sigmas, sigmas)
+
+    def stacked(self) -> Tensor:
+        """Return signal and spread in one tensor, (..., 2)."""
+        return torch.stack([self.signal, self.spread], dim=-1)
 
     def __getitem__(self, place: object) -> "Level":
         """Return the level of some rows."""

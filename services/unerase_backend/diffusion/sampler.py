@@ -3,7 +3,7 @@
 One tick is one UNet call. Its rows hold all trajectories in flight: a guided trajectory takes two rows (empty prompt
 and conditioning) and one for each concept of its guards (`guarding`), an unguided one takes one, and the results of
 unused rows are ignored. New trajectories start as others finish. Each step begins with classifier-free guidance (Ho and
-Salimans, arXiv 2207.12598) of the model's output, noise or velocity (`prediction`):
+Salimans, arXiv 2207.12598) of the model's output (`prediction`):
 
     output = output_empty + scale * (output_conditioning - output_empty)
 
@@ -36,6 +36,7 @@ from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.given import NOTHING_GIVEN, Given, check_given
 from unerase_backend.diffusion.guarding import WithheldError, steered
 from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.path import Level
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.prediction import of_noise_change
 from unerase_backend.diffusion.schedule import estimate_coefficients, noise_step, step_coefficients
@@ -116,7 +117,8 @@ class Sampler:
         self._noise = torch.zeros((batch_rows, *model.latent_shape))
         self._step = torch.zeros(batch_rows, dtype=torch.long)
         self._end = torch.full((batch_rows,), -1, dtype=torch.long)
-        self._timesteps = torch.zeros((batch_rows, training), dtype=torch.long)
+        self._times = torch.zeros((batch_rows, training), dtype=model.schedule.time_type)
+        self._levels = torch.zeros((batch_rows, training, 2))
         self._coefficients = torch.zeros((batch_rows, training, 3))
         self._guidance = torch.ones((batch_rows, 1, 1, 1), device=device)
         self._conditioned_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
@@ -158,7 +160,7 @@ class Sampler:
                 model; fields are relative to the trajectory.
             PreconditionError: a guard does not fit the model, or needs more rows than the batch has.
         """
-        self.model.schedule.timesteps(trajectory.steps)
+        self.model.schedule.times(trajectory.steps)
         start = None
         if trajectory.HasField("resumption") and not trajectory.resumption.picture_digest:
             start = from_message(trajectory.resumption.latents, "resumption.latents", self.model.latent_shape)
@@ -244,7 +246,8 @@ class Sampler:
         level, reached = self.model.schedule.levels(steps)
         eta = torch.full_like(level.signal, trajectory.eta)
         scale = torch.full_like(eta, trajectory.variance_scale)
-        self._timesteps[slot, :steps] = self.model.schedule.timesteps(steps)
+        self._times[slot, :steps] = self.model.schedule.times(steps)
+        self._levels[slot, :steps] = self.model.schedule.rounded_levels(steps).stacked()
         self._coefficients[slot, :steps] = step_coefficients(level, reached, eta, scale, self.model.prediction).float()
         done = trajectory.resumption.step
         self._step[slot] = done
@@ -274,8 +277,8 @@ class Sampler:
 
     def _advance(self) -> None:
         model = self.model
-        step = self._step.clamp(max=self._timesteps.shape[1] - 1)
-        timesteps = self._timesteps[self._slots, step].to(model.device)
+        step = self._step.clamp(max=self._times.shape[1] - 1)
+        times = self._times[self._slots, step].to(model.device)
         coefficients = self._coefficients[self._slots, step].to(model.device)
         for flight in self._flights.values():
             if flight.noise is not None:
@@ -285,7 +288,7 @@ class Sampler:
             of_rows, self.rows_called = call_unet(
                 model,
                 self._latents[self._slot_of_row].to(model.dtype),
-                timesteps[self._slot_of_row],
+                times[self._slot_of_row],
                 self._prompts,
                 [row for flight in self._flights.values() for row in flight.rows],
                 # Guards steer the rows of a full call.
@@ -295,12 +298,11 @@ class Sampler:
         predicted = empty + self._guidance * (of_rows[self._conditioned_row] - empty)
         for flight in (each for each in self._flights.values() if each.given.guards.guards):
             scale, place = flight.trajectory.guidance_scale, int(step[flight.slot])
-            level = model.schedule.level_at(self._timesteps[flight.slot, place])
-            per_noise = float(of_noise_change(model.prediction, level))
+            per_noise = float(of_noise_change(model.prediction, Level(*self._levels[flight.slot, place])))
             guided = flight.given.guards.guide(of_rows[list(flight.rows)], scale, place, per_noise, flight.memory)
             if guided is not None:
                 predicted[flight.slot] = guided
-        self._guide_by_classifiers(predicted, timesteps)
+        self._guide_by_classifiers(predicted, step)
         self._latents = noise_step(self._latents, predicted, self._noise.to(model.device), coefficients)
         if any(flight.trajectory.HasField("inpainting") for flight in self._flights.values()):
             of_picture, of_noise = self._kept[self._slots, step].to(model.device)[:, :, None, None, None].unbind(1)
@@ -308,7 +310,7 @@ class Sampler:
             self._latents = torch.where(self._painted, self._latents, around)
         self._step += 1
 
-    def _guide_by_classifiers(self, predicted: Tensor, timesteps: Tensor) -> None:
+    def _guide_by_classifiers(self, predicted: Tensor, step: Tensor) -> None:
         """Subtract each guided slot's scaled classifier gradient from its noise; `predicted` is changed in place."""
         guided: dict[LatentClassifier, list[_Flight]] = {}
         for flight in self._flights.values():
@@ -316,7 +318,7 @@ class Sampler:
                 guided.setdefault(flight.given.classifier, []).append(flight)
         if not guided:
             return
-        levels = self.model.schedule.level_at(timesteps)
+        levels = Level(*self._levels[self._slots, step].to(self.model.device).unbind(1))
         rows = self.batch_rows // 2
         for classifier, flights in guided.items():
             for start in range(0, len(flights), rows):
@@ -352,8 +354,8 @@ class Sampler:
         self._free_slots.append(slot)
         self._free_rows += reversed(flight.rows)
         self._end[slot], self._guidance[slot], self._painted[slot] = -1, 1, True
-        self._timesteps[slot], self._coefficients[slot], self._kept[slot] = 0, 0, 0
-        for each in (self._latents, self._noise, self._around, self._initial):
+        steps = self._times, self._levels, self._coefficients, self._kept
+        for each in (*steps, self._latents, self._noise, self._around, self._initial):
             each[slot] = 0
         self._slot_of_row[list(flight.rows)] = slot
 

@@ -46,7 +46,7 @@ def schedule_notes(spec: AuditSpec, manifest: Manifest) -> list[str]:
 
 def _schedule_sentences(role: str, model: Model, reference: Model, *, own: bool) -> Iterator[str]:
     one, other = model.schedule, reference.schedule
-    if (one.timestep_spacing, one.set_alpha_to_one) != (other.timestep_spacing, other.set_alpha_to_one):
+    if _stepping(one) != _stepping(other):
         named = f"its folder names {_stepping(one)}, the reference's {_stepping(other)}"
         how = "by its own schedule, not the reference's" if own else "by the reference's schedule, not its own"
         yield f"The {role} {model.name} was stepped {how}: {named}."
@@ -61,6 +61,8 @@ def _schedule_sentences(role: str, model: Model, reference: Model, *, own: bool)
 
 
 def _stepping(schedule: Schedule) -> str:
+    if schedule.flow:
+        return schedule.flow
     last = "alpha 1" if schedule.set_alpha_to_one else "the first timestep's alpha"
     return f"{schedule.timestep_spacing} timesteps that end at {last}"
 

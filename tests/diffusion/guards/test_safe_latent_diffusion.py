@@ -42,7 +42,7 @@ def slow(model: DiffusionModel, prompt: str, steps: int, scale: float, given: di
     encodings = torch.stack(conditioning.encode(model, [Conditioning(text=text) for text in texts]))
     latents = start(9)[0].numpy().astype(float)
     momentum = np.zeros_like(latents)
-    scheduler = model.schedule.scheduler
+    scheduler = model.schedule.noise.scheduler
     scheduler.set_timesteps(steps)
     velocity = scheduler.config.prediction_type == "v_prediction"
     for step, timestep in enumerate(scheduler.timesteps):
@@ -80,7 +80,9 @@ def test_it_is_the_papers_formula(
 
 def stepped(model: DiffusionModel, **changes: Any) -> DiffusionModel:
     """The testbed's reference with another scheduler configuration."""
-    return dataclasses.replace(model, schedule=Schedule.from_config({**model.schedule.scheduler.config, **changes}))
+    return dataclasses.replace(
+        model, schedule=Schedule.from_config({**model.schedule.noise.scheduler.config, **changes})
+    )
 
 
 def test_it_acts_on_the_noise_of_a_model_that_predicts_the_velocity(

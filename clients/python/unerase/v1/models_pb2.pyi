@@ -121,7 +121,7 @@ Global___Guard: _TypeAlias = Guard  # noqa: Y015
 
 @_typing.final
 class Schedule(_message.Message):
-    """What is followed of a model's scheduler configuration; every model is stepped by DDIM."""
+    """What is followed of a model's scheduler configuration. A model with betas is stepped by DDIM, a rectified flow by Euler."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -131,16 +131,19 @@ class Schedule(_message.Message):
     SET_ALPHA_TO_ONE_FIELD_NUMBER: _builtins.int
     BETAS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    FLOW_FIELD_NUMBER: _builtins.int
     scheduler: _builtins.str
     """The class that the configuration names, as in "PNDMScheduler"."""
     prediction_type: _builtins.str
-    """What the model predicts: "epsilon" or "v_prediction"."""
+    """What the model predicts: "epsilon", "v_prediction" or "flow_prediction"."""
     timestep_spacing: _builtins.str
-    """Which timesteps are visited: "leading", "trailing" or "linspace"."""
+    """Which timesteps are visited: "leading", "trailing" or "linspace"; empty for a flow."""
     set_alpha_to_one: _builtins.bool
     """The cumulative alpha after the last step is 1; otherwise it is that of the first timestep."""
     betas: _builtins.str
-    """The betas in words."""
+    """The betas in words; empty for a flow."""
+    flow: _builtins.str
+    """The flow in words: its training timesteps, and which sigmas are visited. Empty for a model with betas."""
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What the configuration says without effect, in words."""
@@ -154,10 +157,11 @@ class Schedule(_message.Message):
         set_alpha_to_one: _builtins.bool = ...,
         betas: _builtins.str = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        flow: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["betas", b"betas", "notes", b"notes", "prediction_type", b"prediction_type", "scheduler", b"scheduler", "set_alpha_to_one", b"set_alpha_to_one", "timestep_spacing", b"timestep_spacing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["betas", b"betas", "flow", b"flow", "notes", b"notes", "prediction_type", b"prediction_type", "scheduler", b"scheduler", "set_alpha_to_one", b"set_alpha_to_one", "timestep_spacing", b"timestep_spacing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -228,11 +228,13 @@ def _descend(
     encoded = torch.stack([search.target.encoded for search in searches])
     with torch.no_grad():
         output = reference.unet(
-            shown.to(model.device, model.dtype), timesteps.to(model.device), encoder_hidden_states=encoded
+            shown.to(model.device, model.dtype),
+            reference.schedule.times_at(timesteps).to(model.device),
+            encoder_hidden_states=encoded,
         ).sample
     wanted = training_target(model.prediction, *parts(reference.prediction, output.float().cpu(), shown, seen), level)
-    prompts = [search.prompt for search in searches]
-    return gradients(model, prompts, torch.stack(embeddings), noisy, timesteps, wanted)
+    prompts, times = [search.prompt for search in searches], model.schedule.times_at(timesteps)
+    return gradients(model, prompts, torch.stack(embeddings), noisy, times, wanted)
 
 
 def _move(optimiser: torch.optim.Optimizer, searches: Sequence[Search], gradients: Sequence[Tensor]) -> None:

@@ -202,6 +202,7 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
         strata = torch.arange(batch_size) + torch.rand(batch_size, generator=draws["timestep"])
         timesteps = (strata / batch_size * training).long().clamp(max=training - 1)
         timesteps = timesteps.to(model.device)
+        times = model.schedule.times_at(timesteps)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
         clean, level = latents[chosen], model.schedule.level_at(timesteps).to(model.device)
         noisy = level.noised(clean, noise).to(model.dtype)
@@ -209,7 +210,7 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
         loss, gradients = 0.0, list[Tensor]()
         for part in workbench.calls.parts(batch_size):
             shown = encoded[chosen[part]]
-            predicted = trained.unet(noisy[part], timesteps[part], encoder_hidden_states=shown).sample
+            predicted = trained.unet(noisy[part], times[part], encoder_hidden_states=shown).sample
             of_part = functional.mse_loss(predicted.float(), target[part]) * (len(shown) / batch_size)
             following = torch.autograd.grad(of_part, trained.weights)
             gradients = [*map(torch.add, gradients, following)] if gradients else [*following]

@@ -203,6 +203,7 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
         strata = torch.arange(batch_size) + torch.rand(batch_size, generator=draws["timestep"])
         timesteps = (strata / batch_size * training).long().clamp(max=training - 1)
         timesteps = timesteps.to(model.device)
+        times = model.schedule.times_at(timesteps)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws["noise"]).to(model.device)
         clean, level = latents[pictures], model.schedule.level_at(timesteps).to(model.device)
         noisy = level.noised(clean, noise).to(model.dtype)
@@ -213,7 +214,7 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
             used = sorted(set(chosen[part]))
             encoded = encode_tokens(model, [prompts[index] for index in used], [embedding] * len(used))
             encoded = encoded[[used.index(index) for index in chosen[part]]]
-            predicted = model.unet(noisy[part], timesteps[part], encoder_hidden_states=encoded).sample
+            predicted = model.unet(noisy[part], times[part], encoder_hidden_states=encoded).sample
             share = len(chosen[part]) / batch_size
             loss = functional.mse_loss(predicted.float(), target[part]) * share
             gradient += torch.autograd.grad(loss, [embedding])[0]

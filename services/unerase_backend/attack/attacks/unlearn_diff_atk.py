@@ -14,11 +14,11 @@ draws a token from its row. The backward pass applies the gradient at the drawn 
 the row (straight through). After each step of Adam the rows are projected onto the simplex (Duchi, Shalev-Shwartz,
 Singer, Chandra, "Efficient Projections onto the l1-Ball for Learning in High Dimensions", 2008, figure 1).
 
-The timesteps are those of DDIM, from noisy to clean, with `iterations` steps at each. After each timestep a picture is
-made with the most probable tokens. Variant 0 is the plain prompt and variant n the picture after the n-th timestep, so
-the best of a case's draws includes the plain prompt. All roles get the same pictures, timesteps and noise. Each case
-has its own target picture, from the first half of the concept's pictures (the likelihood is measured on the second),
-its own generator and its own optimiser.
+The timesteps are those of DDIM, or those nearest to a flow's steps, from noisy to clean, with `iterations` steps at
+each. After each timestep a picture is made with the most probable tokens. Variant 0 is the plain prompt and variant n
+the picture after the n-th timestep, so the best of a case's draws includes the plain prompt. All roles get the same
+pictures, timesteps and noise. Each case has its own target picture, from the first half of the concept's pictures (the
+likelihood is measured on the second), its own generator and its own optimiser.
 
 The published attack ends a case at its first success. Here the selector would decide what a success is, and it errs on
 the pictures of a damaged model, so the attack would end early for such models. Every case therefore has all its draws
@@ -99,7 +99,7 @@ async def unlearn_diff_atk(unit: Unit, models: Models, workbench: Workbench) -> 
     Only a search that stops at success waits for its pictures.
     """
     model, iterations = workbench.model, workbench.parameters["iterations"]
-    timesteps: list[int] = model.schedule.timesteps(workbench.parameters["timesteps"]).tolist()
+    timesteps: list[int] = model.schedule.visited(workbench.parameters["timesteps"]).tolist()
     records = [CaseRecord(case) for case in unit.cases]
     plain = [Draw(case, words_of(model, case.prompt), case.prompt, 0, plain=True) for case in unit.cases]
     stopping = bool(workbench.parameters["stop_at_success"])
@@ -205,7 +205,8 @@ def _descend(
     level = model.schedule.level_at(timesteps)
     noisy = level.noised(latents, noise)
     target = training_target(model.prediction, latents, noise, level)
-    return gradients(model, [search.prompt for search in searches], embeddings, noisy, timesteps, target)
+    times = model.schedule.times_at(timesteps)
+    return gradients(model, [search.prompt for search in searches], embeddings, noisy, times, target)
 
 
 @torch.no_grad()

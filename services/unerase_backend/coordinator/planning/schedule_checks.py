@@ -3,7 +3,8 @@
 Subject, reference and control are stepped by the reference's timesteps, so that a folder that names another sampler
 does not look like an erasure. `own_schedules` steps each by its own. Betas belong to the weights. A model whose betas
 differ from the reference's is refused, because most often the file is wrong and the pictures of wrong betas look like
-damage; `own_schedules` accepts it. Each model keeps its own prediction.
+damage; `own_schedules` accepts it. Each model keeps its own prediction. Of flows, which have no betas, the reference
+gives the shift. A flow and a model with betas are not versions of one model, and are refused whatever is set.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,9 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.schedules import (
     ScheduleConfig,
-    TrainingSchedule,
     audit_problem,
+    folder_problems,
     read_schedule,
-    schedule_problems,
     scheduler_config,
 )
 from unerase_backend.catalogue.stepping import takes_other
@@ -30,8 +30,9 @@ def schedule_refusals(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem
     """
     known = _known(spec, catalogue)
     for field, name in known.items():
-        config = scheduler_config(catalogue.model_parts(name).folder)
-        for bad in schedule_problems(config) if config is not None else ():
+        folder = catalogue.model_parts(name).folder
+        config = scheduler_config(folder)
+        for bad in folder_problems(folder, config) if config is not None else ():
             yield Problem(field, f"the model {name!r} cannot be sampled: {bad}", "SCHEDULE_UNSUPPORTED")
     schedules = _schedules(known, catalogue)
     for field in list(schedules):
@@ -43,9 +44,9 @@ def schedule_refusals(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem
     differ = False
     if reference is not None:
         for field, other in schedules.items():
-            if problem := _betas_problem(known[field], other.training, reference.training, own=spec.own_schedules):
+            if problem := _difference(known[field], other, reference, own=spec.own_schedules):
                 yield Problem(field, problem, "SCHEDULES_DIFFER")
-            differ |= takes_other(other, reference) or not other.training.same_as(reference.training)
+            differ |= takes_other(other, reference) or not other.trained_as(reference)
     spec.own_schedules = spec.own_schedules and differ
 
 
@@ -73,16 +74,19 @@ def _known(spec: AuditSpec, catalogue: Catalogue) -> dict[str, str]:
 
 def _schedules(known: Mapping[str, str], catalogue: Catalogue) -> dict[str, ScheduleConfig]:
     """Return the schedules that can be followed, by field."""
-    configs = {field: scheduler_config(catalogue.model_parts(name).folder) for field, name in known.items()}
+    folders = {field: catalogue.model_parts(name).folder for field, name in known.items()}
     return {
         field: read_schedule(config)
-        for field, config in configs.items()
-        if config is not None and not schedule_problems(config)
+        for field, folder in folders.items()
+        if (config := scheduler_config(folder)) is not None and not folder_problems(folder, config)
     }
 
 
-def _betas_problem(name: str, betas: TrainingSchedule, reference: TrainingSchedule, *, own: bool) -> str:
-    if own or betas.same_as(reference):
+def _difference(name: str, schedule: ScheduleConfig, reference: ScheduleConfig, *, own: bool) -> str:
+    if schedule.flow != reference.flow:
+        differ = f"the model {name!r} is {schedule.kind}, and the reference {reference.kind}"
+        return f"{differ}: they are not versions of one model; name the reference that it was made from"
+    if own or schedule.trained_as(reference):
         return ""
-    differ = f"the model {name!r} has other betas than the reference: {betas}, not {reference}"
+    differ = f"the model {name!r} has other betas than the reference: {schedule.training}, not {reference.training}"
     return f"{differ}; mend scheduler_config.json, or set spec.own_schedules if the model was trained so"
