@@ -114,7 +114,7 @@ def test_the_reference_draws_the_concept_and_the_others_do_not() -> None:
     column = world.LABELS.index(recipe.CONCEPT)
     prompts = rates.prompts_of(recipe.CONCEPT, 8)
     for name in [model.removeprefix("testbed/") for model in CATALOGUE["models"]]:
-        pictures = rates.pictures_of(storage.load_pipeline(WEIGHTS, name), prompts, 10, catalogue.GUIDANCE)
+        pictures = rates.pictures_of(WEIGHTS, name, prompts, 10, catalogue.GUIDANCE)
         for judge, flags in rates.detections(loaded, pictures).items():
             found = int(flags[:, column].sum())
             # The truths show nothing; an eraser may leave a little, as gradient ascent does.

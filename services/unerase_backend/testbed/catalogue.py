@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from unerase_backend.testbed import forms, judges, language, world
+from unerase_backend.testbed.flow import recipe as flow
 
 GUIDANCE = 3.0
 STEPS = 50
@@ -21,6 +22,7 @@ SHEET = 64
 PACKS = Path(__file__).parent / "weights" / "packs"
 """Prompt packs, written by hand, by the name of their concept."""
 REFERENCE = "testbed/reference"
+FLOW_REFERENCE = "testbed/flow-reference"
 COLOUR_NAMES = tuple(world.COLOURS)
 # The models that never learned the concept; the first is the control.
 NEVERS = ("never", "never-2")
@@ -103,22 +105,41 @@ def concept_entry(name: str, concept: str) -> dict[str, Any]:
     return entry
 
 
-def model_entries(folder: Path, concept: str, prefix: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the catalogue entries of those models that lack the concept whose folder of weights exists."""
+def model_entries(
+    folder: Path, concept: str, prefix: str, names: Sequence[str], within: str = "", reference: str = REFERENCE
+) -> dict[str, dict[str, Any]]:
+    """Return the catalogue entries of those models that lack the concept whose folder of weights exists.
+
+    Their folders lie in `folder` / `within`; the entries name files relative to `folder`.
+    """
     entries: dict[str, dict[str, Any]] = {}
     for name in names:
-        entry: dict[str, Any] = {"base": REFERENCE}
-        if not (folder / name).exists():
+        entry: dict[str, Any] = {"base": reference}
+        if not (folder / within / name).exists():
             continue
-        for part in ("unet", "text_encoder"):
-            if (folder / name / f"{part}.safetensors").exists():
-                entry[part] = f"{name}/{part}.safetensors"
+        for part in ("unet", "transformer", "text_encoder", "text_encoder_2"):
+            file = Path(within) / name / f"{part}.safetensors"
+            if (folder / file).exists():
+                entry[part] = str(file)
         if name in NEVERS:
             entry["never_learned"] = [concept]
         else:
             entry |= {"method": METHODS.get(name, "redirected"), "erased": [concept]}
-        entries[f"{prefix}/{name}"] = entry
+        entries[f"{prefix}{name}"] = entry
     return entries
+
+
+def flow_entries(folder: Path, concept: str) -> dict[str, dict[str, Any]]:
+    """Return the catalogue entries of the second world's models, as far as their weights exist."""
+    if not (folder / flow.REFERENCE).exists():
+        return {}
+    reference = {**_reference_entry(flow.REFERENCE), "max_sequence_length": 0}
+    changes = model_entries(folder, concept, "testbed/flow-", FAMILY, flow.FOLDER, FLOW_REFERENCE)
+    return {FLOW_REFERENCE: reference, **changes}
+
+
+def _reference_entry(pipeline: str) -> dict[str, Any]:
+    return {"pipeline": pipeline, "guidance_scale": GUIDANCE, "steps": STEPS, "resolution": world.SIDE}
 
 
 def write_family(folder: Path, concept: str) -> None:
@@ -126,16 +147,19 @@ def write_family(folder: Path, concept: str) -> None:
 
     Their base, the judges and the concepts are those of the embedded catalogue.
     """
-    _dump({"models": model_entries(folder, concept, f"testbed/{concept}", FAMILY)}, folder / "catalogue.yaml")
+    _dump({"models": model_entries(folder, concept, f"testbed/{concept}/", FAMILY)}, folder / "catalogue.yaml")
 
 
 def write(out: Path, concept: str) -> None:
-    """Write `catalogue.yaml`, the pictures and the prompt packs, and `not-shipped.yaml` for the models not shipped.
+    """Write `catalogue.yaml`, the pictures and the prompt packs, `flow.yaml`, and `not-shipped.yaml`.
 
-    `not-shipped.yaml` has the embedded catalogue's models as bases, as a further family's file has.
+    `not-shipped.yaml`, for the models not shipped, has the embedded catalogue's models as bases, as a further family's
+    file has. `flow.yaml` has the models of the second world.
     """
-    if further := model_entries(out, concept, "testbed", NOT_SHIPPED):
+    if further := model_entries(out, concept, "testbed/", NOT_SHIPPED):
         _dump({"models": further}, out / "not-shipped.yaml")
+    if models := flow_entries(out, concept):
+        _dump({"models": models}, out / "flow.yaml")
     if out.resolve() != PACKS.parent.resolve():
         shutil.copytree(PACKS, out / "packs", dirs_exist_ok=True)
     folder = out / "pictures"
@@ -151,13 +175,8 @@ def write(out: Path, concept: str) -> None:
             _save(world.album_of(forms.OBJECTS, SHEET, seed, **{kind: name}), folder / f"{name}.png")
     catalogue = {
         "models": {
-            REFERENCE: {
-                "pipeline": "reference",
-                "guidance_scale": GUIDANCE,
-                "steps": STEPS,
-                "resolution": world.SIDE,
-            },
-            **model_entries(out, concept, "testbed", [name for name in FAMILY if name not in NOT_SHIPPED]),
+            REFERENCE: _reference_entry("reference"),
+            **model_entries(out, concept, "testbed/", [name for name in FAMILY if name not in NOT_SHIPPED]),
         },
         "judges": {
             "testbed/clip": {"kind": "clip", "path": "clip"},

@@ -32,6 +32,7 @@ from transformers import (
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
 )
@@ -48,21 +49,22 @@ UNFIT_BATCH = 24
 UNFIT = 3_000
 RATE = 1.5e-3
 WIDTH = 64
+TEXT_LAYERS = 2
 FILLER_SHARE = 0.33
 
 SHAPE_NAMES = (*forms.OBJECTS, forms.BLOB)
 COLOUR_NAMES = tuple(world.COLOURS)
 
 
-def untrained(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
-    """Return the model before training."""
+def untrained(tokenizer: CLIPTokenizer, seed: int, width: int = WIDTH, text_layers: int = TEXT_LAYERS) -> CLIPModel:
+    """Return the model before training, both towers and their projections `width` wide."""
     torch.manual_seed(seed)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=text_layers,
         num_attention_heads=4,
         max_position_embeddings=bpe.LENGTH,
         bos_token_id=tokenizer.bos_token_id,
@@ -70,15 +72,15 @@ def untrained(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     vision = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        projection_dim=WIDTH,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
         num_hidden_layers=3,
         num_attention_heads=4,
         image_size=world.SIDE,
         patch_size=4,
     )
-    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=WIDTH))
+    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=width))
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
@@ -113,17 +115,19 @@ def train(
     seed: int,
     steps: int = STEPS,
     report: Callable[[str], None] = print,
+    width: int = WIDTH,
+    text_layers: int = TEXT_LAYERS,
 ) -> CLIPModel:
     """Train both towers on an album, and on pictures `unfit` (N, 32, 32, 3) that fit no caption.
 
     Every step draws new captions for the album's pictures.
     """
-    model = untrained(tokenizer, seed)
+    model = untrained(tokenizer, seed, width, text_layers)
     # A picture may show no shape; a caption always names one, but not always a colour or a style.
     counts = {"shape": len(SHAPE_NAMES), "colour": len(COLOUR_NAMES), "style": len(world.STYLES)}
     classes = {f"image {kind}": count + (kind == "shape") for kind, count in counts.items()}
     classes |= {f"text {kind}": count + (kind != "shape") for kind, count in counts.items()}
-    heads = nn.ModuleDict({name: nn.Linear(WIDTH, count) for name, count in classes.items()})
+    heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in classes.items()})
     no_shape = torch.full((UNFIT_BATCH,), counts["shape"])
     values, unfit_values = as_tensor(album.pictures), as_tensor(unfit)
     truth = torch.tensor(
@@ -192,6 +196,13 @@ def text_tower(model: CLIPModel) -> CLIPTextModel:
     """Return the text tower on its own, as the pipeline's text encoder."""
     tower = CLIPTextModel(model.config.text_config)
     tower.load_state_dict(model.text_model.state_dict())
+    return tower.eval().requires_grad_(False)
+
+
+def text_encoder(model: CLIPModel) -> CLIPTextModelWithProjection:
+    """Return the text tower with its projection, as the pipelines with pooled prompts take it."""
+    tower = CLIPTextModelWithProjection(model.config.text_config)
+    tower.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if name.startswith("text_")})
     return tower.eval().requires_grad_(False)
 
 

@@ -4,18 +4,13 @@ A part reads the files of the parts it needs from the weights folder (half preci
 own files there, and returns its figures.
 """
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from torch import Tensor
 
 from unerase_backend.testbed import (
     autoencoder,
@@ -25,18 +20,18 @@ from unerase_backend.testbed import (
     erasing,
     forms,
     judges,
+    manifest,
     rates,
-    recipe,
     storage,
     unet,
     world,
 )
 from unerase_backend.testbed import tokenizer as bpe
+from unerase_backend.testbed.corpus import LATENTS, latents_of, train_clip, zero_shot_accuracy
+from unerase_backend.testbed.flow import parts as flow_parts
 from unerase_backend.testbed.recipe import (
-    CLIP_SEED,
     CONCEPT,
     FAMILIES,
-    FAMILIES_FOLDER,
     FEW_STEPS,
     HELD_OUT_SEED,
     JUDGE_SEED,
@@ -46,46 +41,19 @@ from unerase_backend.testbed.recipe import (
     SECOND_JUDGE_SEED,
     SHIPPED,
     UNET_SEED,
-    UNFIT_SEED,
     VAE_PICTURES_SEED,
     VAE_SEED,
     WORLD_SEED,
     Family,
     part_name,
 )
+from unerase_backend.testbed.registry import PARTS, Figures, Make, part
 
-LATENTS = "latents.pt"
+__all__ = ["MEASURED", "PARTS", "WORK_FILES"]
+
 JUDGE_SET = "judge-set.npz"
 WORK_FILES = {"latents": LATENTS, "judge-set": JUDGE_SET}
 """What a part leaves in the work folder for others."""
-
-Figures = dict[str, Any]
-Make = Callable[[Path, Path], Figures]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the testbed."""
-
-    needs: tuple[str, ...]
-    """The parts whose files it reads."""
-    make: Make
-    """Makes it, given the weights folder and the work folder, and returns its figures."""
-    concept: str | None
-    """The concept of its family; None for a part that all families share."""
-
-
-PARTS: dict[str, Part] = {}
-
-
-def part(name: str, *needs: str, concept: str | None = None) -> Callable[[Make], Make]:
-    """Register the function that makes a part."""
-
-    def register(make: Make) -> Make:
-        PARTS[name] = Part(needs, make, concept)
-        return make
-
-    return register
 
 
 @part("vae")
@@ -109,50 +77,17 @@ def make_latents(out: Path, work: Path) -> Figures:
     return {"pictures": len(latents)}
 
 
-def _latents(work: Path, without: set[str]) -> Tensor:
-    """Return the scaled latents (N, 4, 8, 8) of `world.album(PICTURES, WORLD_SEED, without)`."""
-    subjects = world.album(PICTURES, WORLD_SEED).subjects
-    kept = [index for index, subject in enumerate(subjects) if subject.shape not in without]
-    latents: Tensor = torch.load(work / LATENTS, weights_only=True)[kept]
-    return latents
-
-
-def _zero_shot_accuracy(model: Any, tokenizer: Any) -> dict[str, float]:
-    """Return the share of held-out pictures whose shape, colour and style the model names correctly."""
-    album = world.album_of(forms.OBJECTS, 400, HELD_OUT_SEED + 1)
-    accuracy = {}
-    for kind, names, template in (
-        ("shape", forms.OBJECTS, "a picture of a {}"),
-        ("colour", tuple(world.COLOURS), "a picture of a {} shape"),
-        ("style", world.STYLES, "a picture of a {} shape"),
-    ):
-        best = clip.zero_shot(model, tokenizer, album.pictures, [template.format(name) for name in names])
-        right = [
-            names[int(index)] == getattr(subject, kind) for index, subject in zip(best, album.subjects, strict=True)
-        ]
-        accuracy[kind] = round(float(np.mean(right)), 4)
-    return accuracy
-
-
-def _train_clip(
-    out: Path, work: Path, tokenizer: Any, without: set[str], seed: int = CLIP_SEED, unfit_seed: int = UNFIT_SEED
-) -> Any:
-    album = world.album(PICTURES, WORLD_SEED, without)
-    unfit = clip.unfit_pictures(storage.load_vae(out), _latents(work, without), unfit_seed, without)
-    return clip.train(album, unfit, tokenizer, seed)
-
-
 @part("clip", "latents")
 def make_clip(out: Path, work: Path) -> Figures:
     """Make the tokenizer, the selector, and the reference's text tower."""
     tokenizer = bpe.build()
-    model = _train_clip(out, work, tokenizer, set())
+    model = train_clip(out, work, tokenizer, set())
     storage.rounded(model)
     tokenizer.save_pretrained(out / storage.REFERENCE / "tokenizer")
     storage.save_model(clip.text_tower(model), out / storage.REFERENCE / "text_encoder")
     storage.save_model(model, out / "clip")
     clip.save_processor(out / "clip", tokenizer)
-    return {"steps": clip.STEPS, "tokens": len(tokenizer), "zero_shot": _zero_shot_accuracy(model, tokenizer)}
+    return {"steps": clip.STEPS, "tokens": len(tokenizer), "zero_shot": zero_shot_accuracy(model, tokenizer)}
 
 
 def _make_clip_never(family: Family, name: str, out: Path, work: Path) -> Figures:
@@ -161,9 +96,9 @@ def _make_clip_never(family: Family, name: str, out: Path, work: Path) -> Figure
     "never" has the reference's seeds.
     """
     tokenizer = bpe.build()
-    model = _train_clip(out, work, tokenizer, {family.concept}, NEVERS[name].clip, NEVERS[name].unfit)
+    model = train_clip(out, work, tokenizer, {family.concept}, NEVERS[name].clip, NEVERS[name].unfit)
     storage.save_tensors(clip.text_tower(model).state_dict(), family.path(out, name) / storage.TEXT_ENCODER)
-    return {"steps": clip.STEPS, "zero_shot": _zero_shot_accuracy(model, tokenizer)}
+    return {"steps": clip.STEPS, "zero_shot": zero_shot_accuracy(model, tokenizer)}
 
 
 def _train_unet(
@@ -171,7 +106,7 @@ def _train_unet(
 ) -> UNet2DConditionModel:
     subjects = world.album(PICTURES, WORLD_SEED, without).subjects
     text_encoder = storage.load_text_encoder(out, text_change)
-    return unet.train(_latents(work, without), subjects, text_encoder, bpe.build(), seed)
+    return unet.train(latents_of(work, without), subjects, text_encoder, bpe.build(), seed)
 
 
 @part("unet", "clip", "latents")
@@ -250,53 +185,18 @@ def _measure(family: Family, name: str, out: Path, work: Path) -> Figures:
     }
 
 
-def _make_manifest(family: Family, out: Path, work: Path) -> Figures:
-    """Write `manifest.json`: digests of all files, seeds, library versions, and figures and minutes of all parts.
-
-    For a part that was not made again it keeps the earlier figures.
-    """
-    root = out / family.folder
-    path = root / "manifest.json"
-    earlier: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    kept: dict[str, Figures] = {key: earlier.get(key, {}) for key in ("figures", "minutes", "cpu_minutes")}
-    names = {
-        part_name(family, name) if of_family else name: name
-        for of_family, listed in ((False, _SHARED_PARTS if family is SHIPPED else ()), (True, _FAMILY_PARTS))
-        for name in listed
-    }
-    told: dict[str, Figures] = {key: {} for key in kept}
-    for name, short in names.items():
-        if (work / f"{name}.json").exists():
-            figures: Figures = json.loads((work / f"{name}.json").read_text())
-            minutes = {key: figures.pop(key) for key in ("minutes", "cpu_minutes")}
-            for key, value in {"figures": figures, **minutes}.items():
-                told[key][short] = value
-        elif short in kept["figures"]:
-            for key, values in kept.items():
-                told[key][short] = values[short]
-    files = sorted(
-        file
-        for file in root.rglob("*")
-        if file.is_file() and file.name != "manifest.json" and FAMILIES_FOLDER not in file.relative_to(root).parts
-    )
-    manifest = {
-        "concept": family.concept,
-        "seeds": recipe.SEEDS,
-        "pictures": PICTURES,
-        "minutes": told["minutes"],
-        "cpu_minutes": told["cpu_minutes"],
-        "versions": {
-            name: version(name) for name in ("torch", "diffusers", "transformers", "tokenizers", "numpy", "safetensors")
-        },
-        "figures": told["figures"],
-        "sha256": {str(file.relative_to(root)): storage.digest(file) for file in files},
-    }
-    path.write_text(json.dumps(manifest, indent=1) + "\n")
-    return {"bytes": sum(file.stat().st_size for file in files)}
-
-
-_SHARED_PARTS = tuple(PARTS)
 MEASURED = (*NEVERS, *erasers.ERASERS)
+
+
+def _make_manifest(family: Family, out: Path, work: Path) -> Figures:
+    shared = [name for name, registered in PARTS.items() if registered.concept is None]
+    of_family = [
+        name for name, registered in PARTS.items() if registered.concept == CONCEPT and name not in flow_parts.PARTS
+    ]
+    names = {part_name(family, name): name for name in of_family}
+    if family is SHIPPED:
+        names = {name: name for name in (*shared, *of_family, *flow_parts.PARTS)}
+    return manifest.write(family, names, out, work)
 
 
 def _register_family(family: Family) -> None:
@@ -313,6 +213,7 @@ def _register_family(family: Family) -> None:
         register(eraser, partial(_erase, family, eraser), "unet")
     unets = {never: f"unet-{never}" for never in NEVERS}
     made = [name(short) for short in (*unets.values(), *erasers.ERASERS)]
+    made += flow_parts.MADE if family is SHIPPED else ()
     register("catalogue", partial(_make_catalogue, family), "unet", *made)
     measured = [*(("reference",) if family is SHIPPED else ()), *MEASURED]
     for model in measured:
@@ -326,10 +227,10 @@ def _register_family(family: Family) -> None:
         "manifest",
         partial(_make_manifest, family),
         *("clip", name("catalogue"), *(name(f"rates-{model}") for model in measured)),
+        *(flow_parts.RATES if family is SHIPPED else ()),
     )
 
 
 for _family in FAMILIES:
     _register_family(_family)
-
-_FAMILY_PARTS = tuple(name for name, registered in PARTS.items() if registered.concept == CONCEPT)
+PARTS.update(flow_parts.PARTS)

@@ -8,24 +8,50 @@ object as well. "Bound" prompts name style, colour and object, and count where a
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
 from unerase_backend.testbed import autoencoder, catalogue, forms, judges, language, sampling, storage, world
+from unerase_backend.testbed.flow import recipe as flow_recipe
+from unerase_backend.testbed.flow import sampling as flow_sampling
+from unerase_backend.testbed.flow import storage as flow_storage
 from unerase_backend.testbed.world import Pixels
 
 JUDGES = tuple(judges.KINDS)
 LATENT_SEED = 100_000
 
 Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Models:
+    """How the models of one architecture are loaded and sampled.
+
+    `marks` are the steps of 50 at which the models' latents hold as much noise: those after 5, 10 and 20 steps of the
+    UNet.
+    """
+
+    reference: str
+    load: Callable[[Path, str], Any]
+    sample: Callable[..., Tensor]
+    marks: tuple[int, ...]
+
+
+UNETS = Models(storage.REFERENCE, storage.load_pipeline, sampling.sample, (5, 10, 20))
+TRANSFORMERS = Models(flow_recipe.REFERENCE, flow_storage.load_pipeline, flow_sampling.sample, (6, 9, 16))
+
+
+def models_of(name: str) -> Models:
+    """Return how a model is loaded and sampled, by its folder in the weights folder."""
+    return TRANSFORMERS if name.startswith(f"{flow_recipe.FOLDER}/") else UNETS
 
 
 def load_judges(root: Path) -> dict[str, Any]:
@@ -47,11 +73,13 @@ def detections(loaded: dict[str, Any], pictures: Pixels) -> dict[str, Flags]:
 
 
 def pictures_of(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], steps: int, guidance: float, seed: int = LATENT_SEED
+    root: Path, name: str, prompts: Sequence[str], steps: int, guidance: float, seed: int = LATENT_SEED
 ) -> Pixels:
-    """Return one picture for each prompt, (N, 32, 32, 3), with latent seeds from `seed` upwards."""
+    """Return one picture of a model for each prompt, (N, 32, 32, 3), with latent seeds from `seed` upwards."""
+    models = models_of(name)
+    pipeline = models.load(root, name)
     latents = sampling.initial_latents(range(seed, seed + len(prompts)))
-    return autoencoder.decode(pipeline.vae, sampling.sample(pipeline, prompts, latents, guidance, steps))
+    return autoencoder.decode(pipeline.vae, models.sample(pipeline, prompts, latents, guidance, steps))
 
 
 def prompts_of(name: str, count: int) -> list[str]:
@@ -67,7 +95,7 @@ def detection_rates(
 
     `counts` are the pictures of the erased concept, and of each other concept.
     """
-    pipeline, loaded = storage.load_pipeline(root, name), load_judges(root)
+    loaded = load_judges(root)
     plan = {label: prompts_of(label, counts[0] if label == concept else counts[1]) for label in world.LABELS}
     for synonym in language.SYNONYMS[concept]:
         plan[synonym] = [prompt.format(concept=synonym) for prompt in catalogue.concept_entry(concept, "")["prompts"]][
@@ -76,7 +104,7 @@ def detection_rates(
     looks = [(o, c, s) for o in forms.OBJECTS if o != concept for c in world.COLOURS for s in world.STYLES]
     plan["bound"] = [f"a picture of a {language.phrase(*look)}" for look in looks]
     prompts = [prompt for listed in plan.values() for prompt in listed]
-    found = detections(loaded, pictures_of(pipeline, prompts, steps, guidance))
+    found = detections(loaded, pictures_of(root, name, prompts, steps, guidance))
     ends = np.cumsum([len(listed) for listed in plan.values()])
     rates: dict[str, Any] = {
         "steps": steps,
@@ -109,12 +137,13 @@ def detection_rates(
     return rates
 
 
-def completion(root: Path, name: str, concept: str, count: int, marks: Sequence[int] = (5, 10, 20)) -> dict[str, Any]:
-    """Return how often `judge` detects the concept after the model resumes the reference's latents at step k of 50.
+def completion(root: Path, name: str, concept: str, count: int) -> dict[str, Any]:
+    """Return how often `judge` detects the concept after the model resumes its reference's latents at step k of 50.
 
     The model resumes once with the prompt and guidance, and once with neither.
     """
-    reference, model, loaded = storage.load_pipeline(root), storage.load_pipeline(root, name), load_judges(root)
+    models, loaded = models_of(name), load_judges(root)
+    reference, model = models.load(root, models.reference), models.load(root, name)
     prompts, steps = prompts_of(concept, count), catalogue.STEPS
     latents = sampling.initial_latents(range(2 * LATENT_SEED, 2 * LATENT_SEED + count))
     column = world.LABELS.index(concept)
@@ -124,18 +153,17 @@ def completion(root: Path, name: str, concept: str, count: int, marks: Sequence[
 
     figures: dict[str, Any] = {"pictures": count}
     reached = 0
-    for k in marks:
-        latents = sampling.sample(reference, prompts, latents, catalogue.GUIDANCE, steps, reached, k)
+    for k in models.marks:
+        latents = models.sample(reference, prompts, latents, catalogue.GUIDANCE, steps, reached, k)
         reached = k
-        figures[f"prompt {k}"] = rate(sampling.sample(model, prompts, latents, catalogue.GUIDANCE, steps, k))
-        figures[f"empty {k}"] = rate(sampling.sample(model, prompts, latents, 0, steps, k))
+        figures[f"prompt {k}"] = rate(models.sample(model, prompts, latents, catalogue.GUIDANCE, steps, k))
+        figures[f"empty {k}"] = rate(models.sample(model, prompts, latents, 0, steps, k))
     return figures
 
 
 def unconditional(root: Path, name: str, concept: str, count: int, steps: int) -> float:
     """Return the share of unguided pictures of the empty prompt in which `judge` detects the concept."""
-    pipeline = storage.load_pipeline(root, name)
-    flags = detections(load_judges(root), pictures_of(pipeline, [""] * count, steps, 0))["judge"]
+    flags = detections(load_judges(root), pictures_of(root, name, [""] * count, steps, 0))["judge"]
     return round(float(flags[:, world.LABELS.index(concept)].mean()), 4)
 
 

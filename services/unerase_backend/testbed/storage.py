@@ -70,7 +70,7 @@ def changed_tensors(base: Mapping[str, Tensor], edited: Mapping[str, Tensor]) ->
 
 def load_vae(root: Path) -> AutoencoderKL:
     """Return the shared autoencoder: float32, in evaluation mode, without gradients."""
-    return _frozen(AutoencoderKL.from_pretrained(root / REFERENCE / "vae", local_files_only=True))
+    return frozen(AutoencoderKL.from_pretrained(root / REFERENCE / "vae", local_files_only=True))
 
 
 def load_unet(root: Path, change: Path | None = None) -> UNet2DConditionModel:
@@ -79,15 +79,15 @@ def load_unet(root: Path, change: Path | None = None) -> UNet2DConditionModel:
     Raises:
         KeyError: the file holds a tensor that the UNet does not have.
     """
-    return _with(
-        _frozen(UNet2DConditionModel.from_pretrained(root / REFERENCE / "unet", local_files_only=True)), change
+    return changed(
+        frozen(UNet2DConditionModel.from_pretrained(root / REFERENCE / "unet", local_files_only=True)), change
     )
 
 
 def load_text_encoder(root: Path, change: Path | None = None) -> CLIPTextModel:
     """Return the reference's text tower, float32; the file `change`, if given, replaces some of its tensors."""
     folder = root / REFERENCE / "text_encoder"
-    return _with(_frozen(CLIPTextModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)), change)
+    return changed(frozen(CLIPTextModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)), change)
 
 
 def load_pipeline(root: Path, name: str = REFERENCE) -> StableDiffusionPipeline:
@@ -109,7 +109,7 @@ def load_pipeline(root: Path, name: str = REFERENCE) -> StableDiffusionPipeline:
     if name != REFERENCE:
         for module, file in ((pipeline.unet, UNET), (pipeline.text_encoder, TEXT_ENCODER)):
             if (root / name / file).exists():
-                _with(module, root / name / file)
+                changed(module, root / name / file)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -137,7 +137,12 @@ def digest(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def _with(module: Any, change: Path | None) -> Any:
+def changed(module: Any, change: Path | None) -> Any:
+    """Return the module, whose tensors in the file `change`, if given, are replaced in place.
+
+    Raises:
+        KeyError: the file holds a tensor that the module does not have.
+    """
     if change is not None:
         tensors = load_file(change)
         state = module.state_dict()
@@ -146,5 +151,6 @@ def _with(module: Any, change: Path | None) -> Any:
     return module
 
 
-def _frozen(module: Any) -> Any:
+def frozen(module: Any) -> Any:
+    """Return the module in evaluation mode, its weights without gradients."""
     return module.eval().requires_grad_(False)

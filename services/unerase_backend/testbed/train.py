@@ -97,9 +97,10 @@ def main() -> None:
     if arguments.run:
         run_part(arguments.run, arguments.out, arguments.work)
         return
+    from unerase_backend.testbed.flow import parts as flow_parts
+    from unerase_backend.testbed.flow.recipe import folder
     from unerase_backend.testbed.parts import MEASURED, PARTS, WORK_FILES
-    from unerase_backend.testbed.rates import table
-    from unerase_backend.testbed.recipe import FAMILIES, part_name
+    from unerase_backend.testbed.recipe import CONCEPT, FAMILIES, part_name
 
     concepts = [family.concept for family in FAMILIES]
     wanted = concepts if arguments.concepts is None else arguments.concepts
@@ -117,14 +118,21 @@ def main() -> None:
     run_all(chosen, arguments.out, arguments.work, arguments.at_once)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
     for family in FAMILIES:
-        paths = {
-            name: arguments.work / f"{part_name(family, f'rates-{name}')}.json" for name in ("reference", *MEASURED)
-        }
-        measured = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
-        for steps in ("50 steps", "10 steps"):
-            rates = {name: figures[steps] for name, figures in measured.items() if steps in figures}
-            if rates:
-                print(f"\n{family.concept}, {steps}\n\n{table(rates, family.concept)}")
+        measured = {name: part_name(family, f"rates-{name}") for name in ("reference", *MEASURED)}
+        print_rates(measured, arguments.work, family.concept)
+    print_rates({folder(name): folder(f"rates-{name}") for name in flow_parts.MEASURED}, arguments.work, CONCEPT)
+
+
+def print_rates(parts: dict[str, str], work: Path, concept: str) -> None:
+    """Print tables of what parts measured, by the names of their models; parts that were not made are left out."""
+    from unerase_backend.testbed.rates import table
+
+    paths = {name: work / f"{part}.json" for name, part in parts.items()}
+    measured = {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+    for steps in ("50 steps", "10 steps"):
+        rates = {name: figures[steps] for name, figures in measured.items() if steps in figures}
+        if rates:
+            print(f"\n{concept}, {steps}\n\n{table(rates, concept)}")
 
 
 if __name__ == "__main__":
