@@ -219,6 +219,10 @@ def test_no_unet_is_sampled_as_a_flow(tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
     (problem,) = folder_problems(tmp_path, SD3)
     assert str(problem).startswith(f'scheduler_config.json: _class_name "{EULER}" cannot be followed: it is for flows')
+    # Nothing else is said of it.
+    assert folder_problems(tmp_path, SD3 | {"prediction_type": "epsilon"}) == [problem]
+    (problem,) = folder_problems(tmp_path, SANA)
+    assert str(problem).startswith("scheduler_config.json: use_flow_sigmas true cannot be followed: it is for flows")
     assert folder_problems(tmp_path, SANA | {"use_flow_sigmas": False, "prediction_type": "epsilon"}) == []
 
 

@@ -185,12 +185,11 @@ def folder_problems(folder: Path, config: Mapping[str, Any]) -> list[SchedulePro
     A UNet is not sampled as a flow: diffusers' pipelines of UNets run no scheduler of flows, so that such a file comes
     from another model, and the pictures would look like damage.
     """
-    problems = schedule_problems(config)
-    if not problems and names_flow(config) and (folder / "unet").is_dir():
-        named = class_name(config)
-        text = f"{shown(named)} cannot be followed: it is for flows, and diffusers runs no UNet with it"
-        return [ScheduleProblem("_class_name", named, f"{text}; take the file of the model that this one is made from")]
-    return problems
+    if names_flow(config) and (folder / "unet").is_dir():
+        key = "_class_name" if class_name(config) == EULER else "use_flow_sigmas"
+        text = "cannot be followed: it is for flows, and the pipelines of UNets run none"
+        return [telling(config)(key, f"{text}; take the file of the model that this one is made from")]
+    return schedule_problems(config)
 
 
 def audit_problem(config: Mapping[str, Any]) -> ScheduleProblem | None:
