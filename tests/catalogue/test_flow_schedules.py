@@ -1,5 +1,6 @@
 """Scheduler configurations of rectified flows: what is followed, what is refused by key and value."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from unerase_backend.catalogue.flow_schedules import DynamicShift, FlowStepping, FlowTraining, names_flow
 from unerase_backend.catalogue.schedules import (
     audit_problem,
+    describe_schedule,
     folder_problems,
     prediction_type,
     read_schedule,
@@ -224,6 +226,27 @@ def test_no_unet_is_sampled_as_a_flow(tmp_path: Path) -> None:
     (problem,) = folder_problems(tmp_path, SANA)
     assert str(problem).startswith("scheduler_config.json: use_flow_sigmas true cannot be followed: it is for flows")
     assert folder_problems(tmp_path, SANA | {"use_flow_sigmas": False, "prediction_type": "epsilon"}) == []
+
+
+def test_a_flow_is_described_in_words(tmp_path: Path) -> None:
+    (tmp_path / "scheduler").mkdir()
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(SD3))
+    described = describe_schedule(tmp_path)
+    assert described is not None
+    assert (described.scheduler, described.prediction_type) == (EULER, "flow_prediction")
+    assert described.flow == (
+        "a rectified flow of 1000 timesteps over the sigmas of FlowMatchEulerDiscreteScheduler, shifted by 3.0"
+    )
+    assert (described.betas, described.timestep_spacing, described.set_alpha_to_one) == ("", "", False)
+    # JSON of diffusers has infinities.
+    file.write_text(json.dumps(SANA))
+    described = describe_schedule(tmp_path)
+    assert described is not None
+    assert described.flow.endswith(f"over the sigmas of {DPM_SOLVER}, shifted by 3.0")
+    assert len(described.notes) == 1
+    file.write_text(json.dumps(SD3 | {"use_karras_sigmas": True}))
+    assert describe_schedule(tmp_path) is None
 
 
 def test_another_number_of_training_timesteps_is_no_matter_of_sampling_but_of_an_audit() -> None:

@@ -110,3 +110,13 @@ def test_schedules_that_differ_are_told() -> None:
     betas, errors = schedule_notes(own, velocity)
     assert betas == "The control c has betas of its own: v; the reference has 1000 betas."
     assert errors.endswith("denoising errors are not comparable.")
+    shift = "a rectified flow of 1000 timesteps over the sigmas of FlowMatchEulerDiscreteScheduler, shifted by"
+    flow = {"prediction_type": "flow_prediction", "timestep_spacing": "", "betas": ""}
+    subject, reference = (
+        scheduled("s", "1", flow=f"{shift} 1.0", **flow),
+        scheduled("r", "2", flow=f"{shift} 3.0", **flow),
+    )
+    assert schedule_notes(spec(), manifest(subject, reference)) == [
+        "The subject s was stepped by the reference's schedule, not its own: its folder names "
+        f"{shift} 1.0, the reference's {shift} 3.0."
+    ]

@@ -261,7 +261,7 @@ def describe_schedule(folder: Path) -> Schedule | None:
     read = read_schedule(config)
     described = Schedule(scheduler=read.scheduler, prediction_type=read.prediction, notes=schedule_notes(config))
     if isinstance(read.stepping, FlowStepping):
-        described.flow = f"{read.training}; {read.stepping}"
+        described.flow = f"{read.training} over the {read.stepping}"
     else:
         described.timestep_spacing = read.stepping.spacing
         described.set_alpha_to_one = read.stepping.alpha_to_one

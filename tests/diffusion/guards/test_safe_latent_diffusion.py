@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.deprecated.stable_diffusion_safe import StableDiffusionPipelineSafe
+from torch import Tensor
 
 from diffusion.guards.conftest import GuardsOf, Run
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
@@ -95,6 +96,41 @@ def test_it_acts_on_the_noise_of_a_model_that_predicts_the_velocity(
     np.testing.assert_allclose(ours.latents.numpy(), expected, rtol=1e-3, atol=1e-3)
     (plain,) = sampler.run([trajectory], picture=False)
     assert np.abs(plain.latents.numpy() - expected).max() > 0.1
+
+
+@torch.inference_mode()
+def slow_on_a_flow(model: DiffusionModel, prompt: str, steps: int, given: dict[str, Any]) -> Tensor:
+    """The formula on the noise x + a v, where there is a picture: a is the signal."""
+    texts = [prompt, given["text"], ""]
+    encodings = torch.stack(conditioning.encode(model, [Conditioning(text=text) for text in texts]))
+    theirs, x, momentum = FlowMatchEulerDiscreteScheduler(shift=3.0), start(9), torch.zeros(1, 4, 8, 8)
+    theirs.set_timesteps(steps)
+    for step, (time, sigma) in enumerate(zip(theirs.timesteps, theirs.sigmas, strict=False)):
+        flows = model.unet(x.repeat(3, 1, 1, 1), time, encoder_hidden_states=encodings).sample
+        guided = flows[2:] + 3.0 * (flows[:1] - flows[2:])
+        if (signal := 1 - sigma) >= 0.02:
+            prompted, avoided, empty = (x + signal * flows).split(1)
+            mu = (given["guidance_scale"] * (prompted - avoided)).abs().clamp(max=1)
+            mu = torch.where(prompted - avoided < given["threshold"], mu, 0.0)
+            away = mu * (avoided - empty) + given["momentum_scale"] * momentum
+            momentum = given["momentum_beta"] * momentum + (1 - given["momentum_beta"]) * away
+            if step >= given["warmup_steps"]:
+                guided = (empty + 3.0 * (prompted - empty - away) - x) / signal
+        x = theirs.step(guided, time, x).prev_sample
+    return x
+
+
+def test_it_acts_on_the_noise_of_a_flow(
+    guards_of: GuardsOf, model: DiffusionModel, trajectory_of: TrajectoryOf
+) -> None:
+    flow = Schedule.from_config({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+    predicting = dataclasses.replace(model, schedule=flow)
+    sampler, trajectory = Sampler(predicting, batch_rows=3), trajectory_of(latent_seed=9, steps=6)
+    (ours,) = sampler.run([trajectory], given=[Given(guards=guards_of(STRONG))], picture=False)
+    expected = slow_on_a_flow(predicting, "a picture of a hourglass", 6, STRONG)
+    torch.testing.assert_close(ours.latents, expected[0], rtol=1e-3, atol=1e-3)
+    (plain,) = sampler.run([trajectory], picture=False)
+    assert (plain.latents - expected).abs().max() > 0.1
 
 
 def test_it_changes_nothing_where_there_is_no_signal(
