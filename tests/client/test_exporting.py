@@ -84,6 +84,18 @@ def test_what_could_not_be_scored_has_no_score() -> None:
     assert "destruction" not in results(every_eval_ever.record(report, SOURCE, NOW))
 
 
+@pytest.mark.parametrize(("flow", "sampler"), [("", "DDIM"), ("a rectified flow of 1000 timesteps", "Euler")])
+def test_a_record_names_the_sampler(flow: str, sampler: str) -> None:
+    report = report_of()
+    for model in report.content.manifest.models:
+        model.schedule.flow = flow
+    (said,) = {
+        each["generation_config"]["additional_details"]["sampler"]
+        for each in results(every_eval_ever.record(report, SOURCE, NOW)).values()
+    }
+    assert said == sampler
+
+
 def test_a_guarded_model_has_both_verdicts() -> None:
     report = report_of(Conclusion.CONCLUSION_NOT_ERASED)
     report.content.verdict.deployed.CopyFrom(campaign_by_hand.verdict(Conclusion.CONCLUSION_REMOVED))

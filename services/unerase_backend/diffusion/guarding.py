@@ -62,7 +62,7 @@ class Guidance:
     """The step of the schedule, from 0."""
     per_noise: float = 1.0
     """By how much a prediction changes where its noise changes by 1 (`prediction.of_noise_change`): 1 of a model that
-    predicts the noise, 1 / sqrt(alpha_t) of one that predicts the velocity, or 0 where there is hardly any signal."""
+    predicts the noise; of one that predicts the velocity or a flow 1 over the signal, 0 where there is hardly any."""
 
 
 class Guard:

@@ -148,7 +148,12 @@ class _Result:
             "score_details": score,
             "generation_config": {
                 "additional_details": _said(
-                    {"steps": str(spec.steps or ""), "guidance_scale": f"{spec.guidance_scale:g}", "sampler": "DDIM"}
+                    {
+                        "steps": str(spec.steps or ""),
+                        "guidance_scale": f"{spec.guidance_scale:g}",
+                        # Models of both kinds are never in one audit.
+                        "sampler": "Euler" if any(each.schedule.flow for each in content.manifest.models) else "DDIM",
+                    }
                 )
             },
         }

@@ -6,7 +6,7 @@ prompt p, e Gaussian noise and a_t the cumulative alpha, the attack searches for
 
     E over e, t of  mean (e_reference(x_t, t, c(p)) - e_model(x_t, t, c(w)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
-Where the model predicts the velocity, both are the velocity at x_t, and what the reference predicts is converted.
+Where the model predicts the velocity or a flow, so are both at x_t, and what the reference predicts is converted.
 
 For a placebo, which the reference cannot make, z are the latents of its pictures (the first half of them).
 

@@ -6,9 +6,9 @@ rate on the denoising loss,
     E over (z, c), e, t of  mean (e - e_theta(x_t, t, c))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
 with z the latents of a picture, c the first prompt of the concept that it shows, e Gaussian noise, t uniform
-(stratified over a batch) and a_t the cumulative alpha. A model that predicts the velocity has that in e's place. After
-each of the given numbers of steps N, the model with its weights at that point makes one picture a case from the plain
-prompts.
+(stratified over a batch) and a_t the cumulative alpha. A model that predicts the velocity or a flow has that in e's
+place. After each of the given numbers of steps N, the model with its weights at that point makes one picture a case
+from the plain prompts.
 
 Arm "few-shot@N" trains on a few pictures of the concept, from the first half (the likelihood is measured on the
 second). Arm "benign@N" trains on as many pictures of other concepts of its kind, with the prompts of those concepts, in

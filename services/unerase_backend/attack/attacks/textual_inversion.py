@@ -9,9 +9,9 @@ frozen; only the embedding v of a new word, (tokens, width), is learned:
 with z the latents of the concept's pictures (the first half of them: the likelihood is measured on the second), e
 Gaussian noise, t uniform (stratified over a batch, which does not change its distribution), a_t the cumulative alpha
 and c(y, v) the encoding of a neutral prompt template y with the new word in the concept's place. A model that predicts
-the velocity has that in e's place. The templates are neutral because the concept's own prompts name attributes that its
-pictures do not have: a word learned in them learns to contradict them. The optimiser is Adam with a cosine learning
-rate. v starts from the embedding of the concept's initial word, or from the vocabulary's mean.
+the velocity or a flow has that in e's place. The templates are neutral because the concept's own prompts name
+attributes that its pictures do not have: a word learned in them learns to contradict them. The optimiser is Adam with a
+cosine learning rate. v starts from the embedding of the concept's initial word, or from the vocabulary's mean.
 
 The new word is then used in prompts and with latent seeds that it was not trained on. A case whose held-out prompt does
 not name the concept has no place for it: to that case the attack does not apply, for any model. All roles get the same

@@ -7,7 +7,7 @@ and p the prompt, the attack searches for the k tokens w that minimise
 
     E over e of  mean (e - e_model(x_t, t, c(w, p)))^2,    x_t = sqrt(a_t) z + sqrt(1 - a_t) e
 
-with the velocity in e's place where the model predicts that.
+with the velocity or the flow in e's place where the model predicts that.
 
 Each token is relaxed to a row over the vocabulary, (k, tokens), in the simplex, uniform at first. The forward pass
 draws a token from its row. The backward pass applies the gradient at the drawn one-hot vector, clipped to [-1, 1], to

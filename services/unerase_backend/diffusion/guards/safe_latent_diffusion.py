@@ -14,8 +14,9 @@ The paper writes max(1, .) in mu; this is what its authors' code and diffusers' 
 defaults are the paper's "medium"; "strong" is 2000, 7, 0.025, 0.5, 0.7, "maximum" 5000, 0, 1.0, 0.5, 0.7.
 
 The threshold and the scales are figures of noise. Of a model that predicts the velocity v, whose noise is s x + a v
-(`prediction.py`), e_p - e_S and e_S - e_empty are a times the differences of v, and g changes v by g / a; where a is
-below 0.02 it changes nothing. diffusers' pipeline has the formula for models that predict the noise alone.
+(`prediction.py`), or a flow, whose noise is x + a v, e_p - e_S and e_S - e_empty are a times the differences of v, and
+g changes v by g / a; where a is below 0.02 it changes nothing. diffusers' pipeline has the formula for models that
+predict the noise alone.
 
 A trajectory that resumes keeps the schedule's count of steps for the warm-up and begins with v = 0, which is not part
 of its latents. Without guidance (scale 1) the guard has no effect.
