@@ -272,8 +272,11 @@ def test_a_flow_takes_the_shift_of_another_and_its_own_pipelines_call() -> None:
     assert torch.equal(schnell.stepped_by(sana).times(8), shifted.times(8))
     assert schnell.stepped_by(schnell.config).identity == schnell.identity
     assert len({each.identity for each in (schnell, stepped, shifted, Schedule.from_config(FLOW))}) == 4
+    # A loader says at last how the pipeline calls it.
+    late = Schedule.from_config(FLOW).stepped_by(dev)
+    assert torch.equal(late.called(call).times(8), stepped.times(8))
     with pytest.raises(PreconditionError, match="use_dynamic_shifting"):
-        Schedule.from_config(FLOW).stepped_by(dev)
+        late.times(8)
 
 
 @pytest.mark.parametrize(

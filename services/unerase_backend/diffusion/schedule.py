@@ -94,12 +94,12 @@ class Schedule:
         """Return this schedule with the stepping of another, and denoising errors of the other's prediction.
 
         Raises:
-            PreconditionError: one is of a flow, and the other of betas; or as `called`.
+            PreconditionError: one is of a flow, and the other of betas.
         """
         if self.config.flow != other.flow:
             message = f"{self.config.kind} cannot be stepped by the schedule of {other.kind}: they have other levels"
             raise PreconditionError(message, reason="SCHEDULES_DIFFER")
-        stepped = Schedule.of(replace(self.config, stepping=other.stepping)).called(self.call)
+        stepped = Schedule.of(replace(self.config, stepping=other.stepping), self.call)
         return replace(stepped, measured=Prediction(other.prediction))
 
     def times(self, steps: int) -> Tensor:
