@@ -5,7 +5,7 @@ import pytest
 from support.compared_by_hand import WITHHELD, Audit, compared, only, what
 from unerase.v1.audits_pb2 import JudgeRecord
 from unerase.v1.comparisons_pb2 import Change
-from unerase.v1.types_pb2 import ModelAccess
+from unerase.v1.types_pb2 import EvaluationRequest, ModelAccess, NotApplicable
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
 from unerase_backend.comparison import compare_audits
 from unerase_backend.comparison.evaluations import access_shared
@@ -254,3 +254,40 @@ def test_the_same_audits_give_the_same_bytes() -> None:
 
     one, other = (compared(audit(), each()).SerializeToString(deterministic=True) for each in (audit, shuffled))
     assert one == other
+
+
+def lacking(*names: str, reason: str = "it lacks something") -> Audit:
+    """An audit of the standard prompt; the named evaluations do not apply to its models."""
+    audit = Audit().hits("standard-prompt", 3)
+    audit.requests += [EvaluationRequest(name=name, not_applicable=NotApplicable(reason=reason)) for name in names]
+    return audit
+
+
+def test_what_does_not_apply_in_either_audit_is_not_compared_and_says_why() -> None:
+    for first, second in (
+        (lacking("noise-based"), lacking("noise-based")),
+        (Audit().hits("standard-prompt", 3).hits("noise-based", 3), lacking("noise-based")),
+        (lacking("noise-based"), Audit().hits("standard-prompt", 3).hits("noise-based", 3)),
+    ):
+        comparison = compared(first, second)
+        plain_, noise = comparison.evaluations
+        assert plain_.change == SAME
+        assert noise.not_applicable == "it lacks something"
+        assert (noise.cases, noise.p, noise.change) == (0, 1.0, Change.CHANGE_UNSPECIFIED)
+        assert not noise.incomparable
+        assert not comparison.only_in_first
+        assert not comparison.only_in_second
+        assert "Not applicable: noise-based, since it lacks something." in comparison.statement
+        assert "Not compared" not in comparison.statement
+
+
+def test_a_measure_that_does_not_apply_has_no_figures_to_compare() -> None:
+    measured = Audit().hits("standard-prompt", 3).likelihood([0.5], [0.1])
+    assert compared(measured, measured).figures
+    assert not compared(measured, lacking("likelihood")).figures
+    assert not compared(lacking("likelihood"), lacking("likelihood")).figures
+
+
+def test_audits_that_lack_the_same_are_alike_and_others_are_not() -> None:
+    assert compared(lacking("noise-based"), lacking("noise-based")).alike
+    assert not compared(lacking("noise-based"), lacking("noise-based", reason="another")).alike

@@ -13,11 +13,11 @@ from support.gates_by_hand import (
     evaluation,
     verdict,
 )
-from unerase.v1.campaigns_pb2 import CampaignReportCell
-from unerase.v1.comparisons_pb2 import CellComparison
-from unerase.v1.gates_pb2 import Gate, GateOutcome
-from unerase.v1.types_pb2 import ControlKind, ModelAccess
-from unerase.v1.verdicts_pb2 import Conclusion, Outcome, Verdict
+from unerase.v1.campaigns_pb2 import CampaignReportCell, CellState
+from unerase.v1.comparisons_pb2 import AuditComparison, CellComparison, EvaluationComparison
+from unerase.v1.gates_pb2 import Gate, GateOutcome, GateResult
+from unerase.v1.types_pb2 import ControlKind, ModelAccess, NotApplicable
+from unerase.v1.verdicts_pb2 import Conclusion, InapplicableEvaluation, Outcome, Verdict
 from unerase_backend.comparison import evaluate
 
 PASS, FAIL, UNDECIDED = (
@@ -189,3 +189,51 @@ def test_both_verdicts_of_a_guarded_model_must_pass() -> None:
     result = evaluate(Gate(worst_conclusion=REMOVED), [cell(0, of)])
     assert result.outcome == FAIL
     assert result.findings[0].description.startswith("as deployed, with its guards: the conclusion is avoided")
+
+
+def test_a_measure_that_is_not_applicable_leaves_its_clause_undecided_with_the_reason() -> None:
+    why = NotApplicable(reason="it lacks something")
+    found = verdict(INCONCLUSIVE)
+    found.ClearField("likelihood")
+    found.not_applicable.append(InapplicableEvaluation(name="likelihood", required=True, why=why))
+    for asked in (Gate(least_destruction=0.1), Gate(general_damage=0.1)):
+        result = evaluate(asked, [cell(0, found)])
+        assert result.outcome == UNDECIDED
+        (finding,) = result.findings
+        assert finding.description.endswith("since likelihood is not applicable: it lacks something")
+
+
+def test_what_does_not_apply_in_one_of_two_campaigns_is_undecided_with_the_reason_and_in_both_is_no_matter() -> None:
+    lacking = EvaluationComparison(
+        evaluation="noise-based",
+        not_applicable="it lacks something",
+        first_outcome=Outcome.OUTCOME_RECOVERS,
+        second_outcome=Outcome.OUTCOME_NOT_APPLICABLE,
+    )
+    (good,) = compared(0, 24, 0, 0, 1, None).audits.evaluations
+    asked = Gate(no_worse_than="ab" * 16)
+
+    def said(one: EvaluationComparison) -> GateResult:
+        audits = AuditComparison(evaluations=[good, one])
+        return evaluate(asked, [cell(0, verdict(REMOVED))], [CellComparison(cell=0, audits=audits)])
+
+    result = said(lacking)
+    assert result.outcome == UNDECIDED
+    (finding,) = result.findings
+    assert finding.evaluation == "noise-based"
+    assert finding.description == "it does not apply to the models of both audits: it lacks something"
+    lacking.first_outcome = Outcome.OUTCOME_NOT_APPLICABLE
+    assert said(lacking).outcome == PASS
+
+
+def test_a_cell_to_which_nothing_applies_is_undecided_with_the_reason() -> None:
+    bare = CampaignReportCell(
+        subject="m",
+        concept="c",
+        state=CellState.CELL_STATE_FAILED,
+        error_reason="NOT_APPLICABLE",
+        error_message="spec.battery.evaluations: must hold an evaluation that applies",
+    )
+    result = evaluate(Gate(worst_conclusion=REMOVED), [bare])
+    assert (result.outcome, result.undecided) == (UNDECIDED, 1)
+    assert result.findings[0].description.startswith("the cell has no evaluation that applies: spec.battery")

@@ -38,6 +38,16 @@ def test_the_schema_is_the_version_that_records_say() -> None:
     assert SCHEMA["version"] == SCHEMA_VERSION
 
 
+def test_what_does_not_apply_has_no_score_and_its_reason_stands_with_the_conclusion() -> None:
+    lacking = {"diffusion-completion": "a thing is needed", "likelihood": "another is"}
+    written = of(report_by_hand.made(report_by_hand.observed(), inapplicable=lacking))
+    valid(written)
+    names = [each["evaluation_name"] for each in written["evaluation_results"]]
+    assert not any("completion" in name or "destruction" in name for name in names)
+    details = written["evaluation_results"][0]["score_details"]["details"]
+    assert details["not_applicable"] == "likelihood: another is; diffusion-completion: a thing is needed"
+
+
 @pytest.mark.parametrize("conclusion", campaign_by_hand.CONCLUSIONS)
 def test_a_record_is_valid(conclusion: Any) -> None:
     report = report_by_hand.whole()

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import math
+from collections.abc import Mapping
 from html.parser import HTMLParser
+from types import MappingProxyType
 
 from PIL import Image
 
@@ -19,6 +21,7 @@ from unerase.v1.types_pb2 import (
     Finding,
     Judgement,
     ModelRole,
+    NotApplicable,
     Observation,
     ResultKind,
     SampleStatus,
@@ -149,8 +152,10 @@ def made(
     observations: list[Observation],
     findings: list[Finding] | None = None,
     manifest: Manifest | None = None,
+    inapplicable: Mapping[str, str] = MappingProxyType({}),
     **fields: object,
 ) -> Report:
+    """A report; `inapplicable` are the reasons of evaluations that do not apply to the models, by their names."""
     spec = AuditSpec(
         subject="s",
         concept=HOSTILE,
@@ -163,7 +168,13 @@ def made(
     )
     spec.MergeFrom(AuditSpec(**fields))
     spec.battery.allow_incomplete = True
-    requested = [EvaluationRequest(name=description.name) for description in DESCRIPTIONS[:3]]
+    names = dict.fromkeys([*(description.name for description in DESCRIPTIONS[:3]), *inapplicable])
+    requested = [
+        EvaluationRequest(name=name, not_applicable=NotApplicable(reason=inapplicable[name]))
+        if name in inapplicable
+        else EvaluationRequest(name=name)
+        for name in names
+    ]
     content = report.build(
         spec,
         Concept(name="hourglass", picture_digests=DIGESTS[:12], near_miss_digests=DIGESTS[12:14]),

@@ -24,6 +24,7 @@ from unerase.v1.audits_pb2 import (
     Audit,
     AuditCost,
     AuditEvent,
+    AuditSpec,
     AuditState,
     BatteryPreset,
     GetReportResponse,
@@ -41,7 +42,7 @@ from unerase.v1.models_pb2 import (
     Model,
     ModelCheck,
 )
-from unerase.v1.types_pb2 import Concept, EvaluationDescription, ModelRole
+from unerase.v1.types_pb2 import Concept, EvaluationDescription, ModelRole, NotApplicable
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
 
 AUDIT_ID = "a1"
@@ -113,6 +114,8 @@ class Script:
     evaluations: list[EvaluationDescription] = field(
         default_factory=lambda: [EvaluationDescription(name="noise-based")]
     )
+    # Evaluations of every audit that do not apply to its models, with the reasons.
+    inapplicable: dict[str, str] = field(default_factory=dict)
     # The cost of an audit that is only planned, and the audit that has ended.
     cost: AuditCost = field(default_factory=AuditCost)
     ended: Audit = field(default_factory=ended_audit)
@@ -172,9 +175,13 @@ class _Audits(audits_pb2_grpc.AuditServiceServicer):
 
     def CreateAudit(self, request, context):
         self._script.begin("CreateAudit", request, context)
+        spec = AuditSpec()
+        spec.CopyFrom(request.spec)
+        for name, reason in self._script.inapplicable.items():
+            spec.battery.evaluations.add(name=name, not_applicable=NotApplicable(reason=reason))
         if request.validate_only:
-            return Audit(spec=request.spec, cost=self._script.cost)
-        return Audit(id=AUDIT_ID, request_id=request.request_id, spec=request.spec)
+            return Audit(spec=spec, cost=self._script.cost)
+        return Audit(id=AUDIT_ID, request_id=request.request_id, spec=spec)
 
     def GetAudit(self, request, context):
         self._script.begin("GetAudit", request, context)

@@ -121,6 +121,9 @@ def _evaluations(evaluations: Iterable[EvaluationComparison]) -> Table:
         table.add_column(column, justify="right")
     table.add_column("change")
     for each in evaluations:
+        if each.not_applicable:
+            table.add_row(isolated(each.title or each.evaluation), "-", "-", "-", "-", "-", "not applicable")
+            continue
         if each.incomparable:
             why = ", ".join(differing.what for differing in each.incomparable)
             table.add_row(isolated(each.title or each.evaluation), "-", "-", "-", "-", "-", isolated(f"differs: {why}"))

@@ -1,5 +1,6 @@
 """How the command shows audits on a terminal."""
 
+from collections.abc import Collection
 from datetime import UTC
 from types import TracebackType
 from typing import Any, Self
@@ -110,14 +111,17 @@ def enum_name(enum: Any, value: int, prefix: str) -> str:
     return name.removeprefix(prefix).lower().replace("_", " ")
 
 
-def show_cost(console: Console, cost: AuditCost, noun: str = "audit") -> None:
-    """Print what an audit or a campaign would take."""
+def show_cost(console: Console, cost: AuditCost, noun: str = "audit", without: Collection[str] = frozenset()) -> None:
+    """Print what an audit or a campaign would take; `without` are the evaluations that do not apply to its models."""
     table = Table(box=None, pad_edge=False)
     table.add_column("evaluation")
     for column in ("units", "pictures", "rows of the network"):
         table.add_column(column, justify="right")
     for each in cost.evaluations:
-        table.add_row(each.evaluation, f"{each.units:,}", f"{each.pictures:,}", f"{each.rows:,}")
+        if each.evaluation in without:
+            table.add_row(each.evaluation, "not applicable", "-", "-")
+        else:
+            table.add_row(each.evaluation, f"{each.units:,}", f"{each.pictures:,}", f"{each.rows:,}")
     table.add_row("all", f"{cost.units:,}", f"{cost.pictures:,}", f"{cost.rows:,}", style="bold")
     console.print(table)
     console.print(f"{cost.stored_bytes:,} bytes in the database when the {noun} is created")
@@ -218,6 +222,11 @@ def _evaluations(verdict: Verdict) -> Table:
             f"{result.excess.p_holm:.2g}" if tested else "-",
             enum_name(Outcome, result.outcome, "OUTCOME_"),
         )
+    shown = {result.name for result in verdict.evaluations}
+    for one in verdict.not_applicable:
+        if one.name not in shown:
+            outcome = enum_name(Outcome, Outcome.OUTCOME_NOT_APPLICABLE, "OUTCOME_")
+            table.add_row(one.title or one.name, "-", "-", "-", "-", "-", outcome)
     return table
 
 

@@ -2,8 +2,9 @@
 
 Nothing can be compared if concept, cases, seed base, steps, guidance, schedule, judges or who decides differ, or if the
 audits took different accesses of guarded subjects. An evaluation cannot be compared if its parameters or its deciding
-arms differ. Where the references differ, only plain evaluations can: the others may hand on what a reference made, and
-the likelihood is measured against it. All else that differs is noted.
+arms differ, or if it does not apply to the models of either audit. Where the references differ, only plain evaluations
+can: the others may hand on what a reference made, and the likelihood is measured against it. All else that differs is
+noted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -56,6 +57,12 @@ class Recorded:
         """The names of the battery's evaluations, in its order."""
         requests = self.content.spec.battery.evaluations or self.content.evaluations
         return [request.name for request in requests]
+
+    @cached_property
+    def inapplicable(self) -> dict[str, str]:
+        """Why evaluations of the battery do not apply to the audit's models, by their names."""
+        battery = self.content.spec.battery.evaluations
+        return {each.name: each.not_applicable.reason for each in battery if each.HasField("not_applicable")}
 
     @cached_property
     def by_evaluation(self) -> dict[str, list[Observation]]:
@@ -208,10 +215,13 @@ def _evaluations(first: Recorded, second: Recorded, access: ModelAccess.ValueTyp
 def _evaluation(name: str, first: Recorded, second: Recorded, access: ModelAccess.ValueType) -> EvaluationComparison:
     description = second.described[name]
     message = EvaluationComparison(p=1, p_holm=1)
-    tables = first.table(name, access), second.table(name, access)
-    preventing = _preventing(name, first, second, tables)
-    if not preventing:
-        message.MergeFrom(compare_tables(*tables))
+    message.not_applicable = second.inapplicable.get(name, "") or first.inapplicable.get(name, "")
+    preventing: list[Incomparable] = []
+    if not message.not_applicable:
+        tables = first.table(name, access), second.table(name, access)
+        preventing = _preventing(name, first, second, tables)
+        if not preventing:
+            message.MergeFrom(compare_tables(*tables))
     message.evaluation, message.title, message.access = name, description.title, access
     message.incomparable.extend(preventing)
     results = [
@@ -253,6 +263,7 @@ def _figures(first: Recorded, second: Recorded, accesses: Iterable[ModelAccess.V
         kind = second.described[name].result
         if (
             name not in first.battery
+            or name in {*first.inapplicable, *second.inapplicable}
             or first.basis[basis.BATTERY][name]["parameters"] != (second.basis[basis.BATTERY][name]["parameters"])
         ):
             continue

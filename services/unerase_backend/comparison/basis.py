@@ -6,7 +6,8 @@ basis, so that two reports say at a glance whether they may be compared. What is
     concept           the whole concept, with the prompt pack that was used, without its control and its blurring
     cases             prompts, latent seeds, held-out prompts and guidance of their own
     seed base         every other seed follows from it
-    battery           evaluations by name, with all parameters, deciding arms and the digest of their source
+    battery           evaluations by name, with all parameters, deciding arms and the digest of their source, and why
+                      one does not apply to the models
     steps, guidance   of the audit
     schedule          that of the reference, by which every model is stepped, or that each is stepped by its own
     reference         the digest of its weights, and its name if the manifest does not have it
@@ -70,7 +71,10 @@ def basis_of(content: ReportContent) -> dict[str, Any]:
 
 
 def setups_of(content: ReportContent) -> dict[str, dict[str, Any]]:
-    """Return how each evaluation of the battery ran, by its name: "parameters", "deciding arms" and "code"."""
+    """Return how each evaluation of the battery ran, by its name: "parameters", "deciding arms" and "code".
+
+    Of one that does not apply to the audit's models there is "not applicable" as well, with the reason.
+    """
     described = {description.name: description for description in content.descriptions}
     setups = {}
     for request in content.evaluations or content.spec.battery.evaluations:
@@ -81,6 +85,7 @@ def setups_of(content: ReportContent) -> dict[str, dict[str, Any]]:
             "parameters": defaults | json_format.MessageToDict(request.parameters),
             "deciding arms": sorted(description.deciding_arms) if description is not None else [],
             "code": description.source_digest if description is not None else "",
+            **({"not applicable": request.not_applicable.reason} if request.HasField("not_applicable") else {}),
         }
     return setups
 

@@ -26,7 +26,7 @@ PASS, FAIL, UNDECIDED = (
 FEWEST_PAIRS = 6
 """With fewer pairs no difference is significant at 5 %, not even by itself: 2 / 2^5 is above it."""
 
-LIKELIHOOD = "likelihood"
+LIKELIHOOD, INTERFERENCE = "likelihood", "interference"
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,12 @@ def _of_side(gate: Gate, verdict: Verdict) -> Iterator[Said]:
     if gate.HasField("general_damage"):
         measured = verdict.HasField("likelihood") and LIKELIHOOD not in verdict.missing
         interval = verdict.likelihood.general_damage.interval if measured else None
-        yield _at_most("general_damage", "general damage", gate.general_damage, interval)
+        why = _unmeasured("general damage", verdict)
+        yield _at_most("general_damage", "general damage", gate.general_damage, interval, why)
     if gate.HasField("interference"):
         interval = verdict.interference.loss.interval if verdict.HasField("interference") else None
-        yield _at_most("interference", "the loss on other concepts", gate.interference, interval)
+        loss = "the loss on other concepts"
+        yield _at_most("interference", loss, gate.interference, interval, _unmeasured(loss, verdict, INTERFERENCE))
 
 
 def _conclusion(gate: Gate, verdict: Verdict) -> Said:
@@ -128,7 +130,7 @@ def _bounds_of_arms_alone(result: EvaluationResult) -> list[float]:
 def _destruction(limit: float, verdict: Verdict) -> Said:
     clause = "least_destruction"
     if not verdict.HasField("likelihood") or LIKELIHOOD in verdict.missing:
-        return Said(clause, UNDECIDED, "destruction was not measured, or in too few pictures")
+        return Said(clause, UNDECIDED, _unmeasured("destruction", verdict))
     bounds = verdict.likelihood.destruction_bounds
     said = f"destruction is {_between(bounds)}, and the least that is allowed is {limit:g}"
     if bounds.lower >= limit:
@@ -136,9 +138,17 @@ def _destruction(limit: float, verdict: Verdict) -> Said:
     return Said(clause, FAIL if bounds.upper < limit else UNDECIDED, said)
 
 
-def _at_most(clause: str, figure: str, limit: float, interval: Interval | None) -> Said:
+def _unmeasured(figure: str, verdict: Verdict, measure: str = LIKELIHOOD) -> str:
+    """Return why there is no figure."""
+    inapplicable = {one.name: one.why.reason for one in verdict.not_applicable}
+    if measure in inapplicable:
+        return f"{figure} was not measured, since {measure} is not applicable: {inapplicable[measure]}"
+    return f"{figure} was not measured, or in too few pictures"
+
+
+def _at_most(clause: str, figure: str, limit: float, interval: Interval | None, unmeasured: str) -> Said:
     if interval is None:
-        return Said(clause, UNDECIDED, f"{figure} was not measured, or in too few pictures")
+        return Said(clause, UNDECIDED, unmeasured)
     said = f"{figure} is {_between(interval)}, and the most that is allowed is {limit:g}"
     if interval.upper <= limit:
         return Said(clause, PASS, said)
@@ -178,6 +188,8 @@ def _no_worse(compared: EvaluationComparison, alpha: float) -> Said:
     def outcome(of: GateOutcome.ValueType, why: str) -> Said:
         return Said("no_worse_than", of, side + why, compared.evaluation)
 
+    if compared.not_applicable:
+        return outcome(UNDECIDED, f"it does not apply to the models of both audits: {compared.not_applicable}")
     if compared.incomparable:
         differ = ", ".join(each.what for each in compared.incomparable)
         return outcome(UNDECIDED, f"the audits cannot be compared in it: they differ in {differ}")

@@ -15,6 +15,7 @@ from unerase.v1.gates_pb2 import Gate, GateFinding, GateOutcome, GateResult
 from unerase_backend.comparison.clauses import FAIL, PASS, UNDECIDED, Said, of_comparison, of_verdict
 from unerase_backend.comparison.gate_checks import check_gate
 from unerase_backend.runtime.counting import counted
+from unerase_backend.verdict.inapplicable import NOT_APPLICABLE
 
 MOST_FINDINGS = 10_000
 """The most findings that a result holds."""
@@ -129,7 +130,10 @@ def evaluate(gate: Gate, cells: Iterable[CampaignReportCell], comparisons: Itera
 def _of_cell(gate: Gate, cell: CampaignReportCell, comparison: CellComparison | None) -> Iterator[Said]:
     if cell.state != CellState.CELL_STATE_SUCCEEDED or not cell.HasField("verdict"):
         reason = f": {cell.error_message or cell.error_reason}" if cell.error_message or cell.error_reason else ""
-        yield Said("cell", UNDECIDED, f"the cell {_STATES.get(cell.state, 'has no verdict')}{reason}")
+        state = _STATES.get(cell.state, "has no verdict")
+        if cell.error_reason == NOT_APPLICABLE:
+            state = "has no evaluation that applies"
+        yield Said("cell", UNDECIDED, f"the cell {state}{reason}")
         return
     yield from of_verdict(gate, cell.verdict)
     if gate.no_worse_than:

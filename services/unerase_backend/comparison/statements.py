@@ -141,6 +141,10 @@ def _left_out(comparison: AuditComparison) -> str:
     if prevented:
         reasons = dict.fromkeys(what.what for each in comparison.evaluations for what in each.incomparable)
         sentences.append(f"Not compared: {_listed(prevented)}, which differ in {_listed(list(reasons))}.")
+    without = {each.evaluation: each.not_applicable for each in comparison.evaluations if each.not_applicable}
+    for reason in dict.fromkeys(without.values()):
+        lacking = [name for name, why in without.items() if why == reason]
+        sentences.append(f"Not applicable: {_listed(lacking)}, since {reason}.")
     for place, names in (("first", comparison.only_in_first), ("second", comparison.only_in_second)):
         if names:
             sentences.append(f"Only the {place} audit has {_listed(list(names))}.")

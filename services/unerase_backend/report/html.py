@@ -37,7 +37,7 @@ from unerase_backend.report.schema import canonical_json
 from unerase_backend.report.templates import environment
 from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.identifiers import AUDIT_ID
-from unerase_backend.verdict import controls, measure_wording
+from unerase_backend.verdict import controls, inapplicable, measure_wording
 from unerase_backend.verdict.access import DEPLOYED, not_audited, words
 from unerase_backend.verdict.decision import Tolerances
 from unerase_backend.verdict.flaws import flaws, schedule_notes
@@ -127,7 +127,7 @@ def render_html(report: Report, read_picture: Callable[[str], bytes]) -> str:
         # Older reports do not state their controls.
         controls=verdict.control_statement or controls.overview(verdict.evaluations, spec),
         control_of=lambda result: result.control_statement or controls.statement(result, spec),
-        with_model=sum(controls.kind_of(result) == controls.MODEL for result in verdict.evaluations),
+        **_judged(verdict),
         both=verdict.decided_by == DecidedBy.DECIDED_BY_BOTH,
         sections=_sections(content),
         stands=_stands(content, context) if verdict.likelihood.HasField("lost_pull") else [],
@@ -158,6 +158,22 @@ def _headline(verdict: Verdict) -> tuple[str, str]:
     if verdict.damaged and verdict.conclusion == Conclusion.CONCLUSION_REMOVED:
         said = said.replace("Removed,", "Removed, and much else with it,")
     return said, tone
+
+
+def _judged(verdict: Verdict) -> dict[str, Any]:
+    """Return which evaluations were judged, and what the page says of those that were not."""
+    judged = [result for result in verdict.evaluations if result.outcome != Outcome.OUTCOME_NOT_APPLICABLE]
+    known = {one.name for one in verdict.not_applicable}
+    return {
+        "judged": judged,
+        "with_model": sum(controls.kind_of(result) == controls.MODEL for result in judged),
+        "inapplicable": [
+            (inapplicable.listed(names), reason)
+            for reason, names in inapplicable.by_reason(verdict.not_applicable).items()
+        ],
+        "inapplicable_measures": inapplicable.measures(verdict),
+        "left_out": [name for name in verdict.missing if name not in known],
+    }
 
 
 def _access(content: ReportContent) -> dict[str, Any]:
@@ -291,7 +307,8 @@ def _sources(results: Iterable[EvaluationResult]) -> list[str]:
 
 
 def _rates(result: EvaluationResult) -> list[tuple[str, Rate]]:
-    rates = [("subject", result.subject), ("reference", result.reference)]
+    # An evaluation that does not apply to the models has no rates.
+    rates = [("subject", result.subject), ("reference", result.reference)] if result.HasField("subject") else []
     return [*rates, ("control", result.control)] if result.HasField("control") else rates
 
 

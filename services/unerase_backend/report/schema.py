@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from unerase.v1.audits_pb2 import Report
 from unerase.v1.campaigns_pb2 import CampaignReport
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 """The report's version: the first number changes if older readers fail, the second if something is added."""
 
 CAMPAIGN_SCHEMA_VERSION = "1.0"

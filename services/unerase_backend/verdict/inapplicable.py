@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from unerase.v1.types_pb2 import ControlKind, EvaluationClass, EvaluationRequest
 from unerase.v1.verdicts_pb2 import EvaluationResult, InapplicableEvaluation, Outcome, Verdict
 
+NOT_APPLICABLE = "NOT_APPLICABLE"
+"""The reason of a request, and of a campaign's cell, of which no evaluation applies to its models."""
+
 
 def applying(battery: Iterable[EvaluationRequest]) -> list[str]:
     """Return the names of the evaluations of an audit's battery that apply to its models, in its order."""
@@ -41,12 +44,17 @@ def unanswered(verdict: Verdict) -> list[InapplicableEvaluation]:
     return [one for one in verdict.not_applicable if one.required]
 
 
+def by_reason(evaluations: Iterable[InapplicableEvaluation]) -> dict[str, list[str]]:
+    """Return the names of those that do not apply for the same reason, by the reason."""
+    found: dict[str, list[str]] = {}
+    for one in evaluations:
+        found.setdefault(one.why.reason, []).append(one.name)
+    return found
+
+
 def open_points(verdict: Verdict) -> Iterator[str]:
     """Yield what a verdict leaves open because required evaluations do not apply, by their reason."""
-    by_reason: dict[str, list[str]] = {}
-    for one in unanswered(verdict):
-        by_reason.setdefault(one.why.reason, []).append(one.name)
-    for reason, names in by_reason.items():
+    for reason, names in by_reason(unanswered(verdict)).items():
         are, them = ("is", "it") if len(names) == 1 else ("are", "them")
         yield f"{listed(names)} {are} not applicable, and nothing is called removed without {them}: {reason}"
 

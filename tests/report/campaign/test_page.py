@@ -13,10 +13,10 @@ import pytest
 
 from support.campaign_by_hand import Made, campaign
 from support.report_by_hand import HOSTILE, PICTURES, Page
-from unerase.v1.campaigns_pb2 import CampaignReport, CampaignReportCell
+from unerase.v1.campaigns_pb2 import CampaignReport, CampaignReportCell, CellState
 from unerase.v1.comparisons_pb2 import Change
-from unerase.v1.types_pb2 import ModelAccess
-from unerase.v1.verdicts_pb2 import Conclusion
+from unerase.v1.types_pb2 import ModelAccess, NotApplicable
+from unerase.v1.verdicts_pb2 import Conclusion, InapplicableEvaluation
 from unerase_backend.report.campaign import HTML, ZIP, pages, write_html
 from unerase_backend.report.campaign.words import LEGEND, OUTCOMES
 
@@ -231,6 +231,22 @@ def test_a_campaign_without_cells_has_a_page() -> None:
     file = io.BytesIO()
     assert write_html(file, CampaignReport(), []) == HTML
     assert "There are no cells." in file.getvalue().decode()
+
+
+def test_what_does_not_apply_is_said_with_its_reason_and_is_no_failure() -> None:
+    made = campaign()
+    lacking, bare = made.cells[:2]
+    why = NotApplicable(reason="predictions without guidance are needed")
+    lacking.verdict.missing.append("likelihood")
+    lacking.verdict.not_applicable.append(InapplicableEvaluation(name="likelihood", required=True, why=why))
+    bare.ClearField("verdict")
+    bare.state, bare.error_reason, bare.error_message = CellState.CELL_STATE_FAILED, "NOT_APPLICABLE", "nothing applies"
+    first, second = evidence(written(made))["cells"][:2]
+    figures = dict(first["f"])
+    assert figures["not applicable"] == f"likelihood: {why.reason}"
+    assert "missing evaluations" not in figures
+    assert second["w"].endswith(" not applicable")
+    assert second["n"] == ["NOT_APPLICABLE", "nothing applies"]
 
 
 def test_no_two_kinds_share_a_sign() -> None:

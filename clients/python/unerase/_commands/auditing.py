@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from unerase._applicability import inapplicable
 from unerase._client import Client
 from unerase._commands.connecting import connected_or_started
 from unerase._commands.failing import ExitCode, fail, reported
@@ -248,7 +249,7 @@ def _show_plan(planned: Audit, as_json: bool) -> None:
     if as_json:
         say_json(planned)
     else:
-        show_cost(stdout, planned.cost)
+        show_cost(stdout, planned.cost, without=inapplicable(planned.spec))
         tell_notes(planned)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 
+from unerase._applicability import inapplicable
 from unerase._client import Client
 from unerase._commands.failing import ExitCode, fail
 from unerase._commands.output import as_json, say_json, stderr, stdout, tell
@@ -60,9 +61,11 @@ def announce(audit: Audit, how: str, in_json: bool) -> None:
 
 
 def tell_notes(audit: Audit) -> None:
-    """Write to stderr what was noticed about the audit's inputs."""
+    """Write to stderr what was noticed about the audit's inputs, and what does not apply to its models."""
     for note in audit.notes:
         tell(f"note: {note}")
+    for name, reason in inapplicable(audit.spec).items():
+        tell(f"not applicable: {name}: {reason}")
 
 
 def how_to_go_on(name: str, local: bool = False, data_dir: Path | None = None, group: str = "") -> str:

@@ -192,6 +192,7 @@ def _conclusion(verdict: Verdict) -> _Result:
         "statement": verdict.statement,
         "damaged": str(verdict.damaged).lower(),
         "missing": ", ".join(verdict.missing),
+        "not_applicable": "; ".join(f"{one.name}: {one.why.reason}" for one in verdict.not_applicable),
     }
     return _Result("conclusion", float(LEVELS.index(verdict.conclusion)) if known else -1.0, metric, details)
 

@@ -171,6 +171,8 @@ def _configuration(file: ReportFile) -> list[dict[str, Any]]:
             said[f"{prefix}statement"] = verdict.statement
             said[f"{prefix}damaged"] = verdict.damaged
             said[f"{prefix}outcomes"] = {each.name: outcome_word(each) for each in verdict.evaluations}
+            if verdict.not_applicable:
+                said[f"{prefix}not_applicable"] = {each.name: each.why.reason for each in verdict.not_applicable}
     configuration = [
         {"name": file.name, "digest": {"sha256": file.digest}, "mediaType": "application/json", "annotations": said}
     ]

@@ -29,6 +29,7 @@ from inspect_ai.model import (
 from inspect_ai.scorer import Metric, SampleScore, Score, Scorer, Target, metric, scorer
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
+from unerase._applicability import inapplicable
 from unerase._arrow import JUDGES
 from unerase._client import Client
 from unerase._environment import address_of, settings_from_environment
@@ -95,7 +96,12 @@ def audit(
         model="none",
         name="audit",
         display_name=f"{subject}: {concept}",
-        metadata={"subject": subject, "concept": concept, "seed_base": str(planned.spec.seed_base)},
+        metadata={
+            "subject": subject,
+            "concept": concept,
+            "seed_base": str(planned.spec.seed_base),
+            "not_applicable": inapplicable(planned.spec),
+        },
     )
 
 
@@ -123,6 +129,8 @@ class _Run:
     def plan(self) -> tuple[Audit, list[tuple[str, str]]]:
         """Return the audit as it will be, and its evaluations with the accesses that each has a verdict for.
 
+        Those that do not apply to the models are left out.
+
         Raises:
             UneraseError: the backend refuses it, or does not answer.
         """
@@ -134,7 +142,8 @@ class _Run:
         if planned.spec.access == ModelAccess.MODEL_ACCESS_BOTH:
             self._accesses = ["open_weights", "deployed"]
         measure = EvaluationClass.EVALUATION_CLASS_MEASURE
-        names = [each.evaluation for each in planned.cost.evaluations]
+        without = inapplicable(planned.spec)
+        names = [each.name for each in planned.spec.battery.evaluations if each.name not in without]
         return planned, [
             (name, access)
             for access in self._accesses

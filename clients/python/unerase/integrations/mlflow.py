@@ -161,6 +161,8 @@ def _add(run: Run, verdict: Verdict, prefix: str) -> None:
     run.tags[f"unerase.{dotted}conclusion"] = conclusion_word(verdict)
     run.tags[f"unerase.{dotted}statement"] = verdict.statement[:MOST_VALUE]
     run.tags[f"unerase.{dotted}damaged"] = str(verdict.damaged).lower()
+    for one in verdict.not_applicable:
+        run.tags[f"unerase.{dotted}not_applicable.{_key(one.name)}"] = one.why.reason[:MOST_VALUE]
     figures: dict[str, float] = {}
     for result in verdict.evaluations:
         run.tags[f"unerase.{dotted}outcome.{_key(result.name)}"] = outcome_word(result)
@@ -174,7 +176,8 @@ def _add(run: Run, verdict: Verdict, prefix: str) -> None:
                 figures[f"{place}excess"] = result.excess.value
                 figures[f"{place}excess_lower"] = result.excess.bounds.lower
                 figures[f"{place}excess_upper"] = result.excess.bounds.upper
-        figures[f"{place}unscored"] = float(result.subject.unscored)
+        if result.HasField("subject"):
+            figures[f"{place}unscored"] = float(result.subject.unscored)
     if verdict.HasField("likelihood"):
         figures["destruction"] = verdict.likelihood.destruction.value
         figures["general_damage"] = verdict.likelihood.general_damage.value

@@ -110,6 +110,7 @@ class EvaluationComparison(_message.Message):
     BOUNDS_FIELD_NUMBER: _builtins.int
     ANYTIME_FIELD_NUMBER: _builtins.int
     TOLERANCE_FIELD_NUMBER: _builtins.int
+    NOT_APPLICABLE_FIELD_NUMBER: _builtins.int
     evaluation: _builtins.str
     title: _builtins.str
     access: _types_pb2.ModelAccess.ValueType
@@ -138,6 +139,8 @@ class EvaluationComparison(_message.Message):
     """One of the audits could stop the evaluation early, so that p, interval and bounds hold at every look."""
     tolerance: _builtins.float
     """The tolerance of the excess that the bounds are held against: the second audit's."""
+    not_applicable: _builtins.str
+    """Why the evaluation does not apply to the models of one of the audits, or of both; the figures above are then absent."""
     @_builtins.property
     def only_first_cases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Their indices, ascending."""
@@ -183,10 +186,11 @@ class EvaluationComparison(_message.Message):
         bounds: _verdicts_pb2.Interval | None = ...,
         anytime: _builtins.bool = ...,
         tolerance: _builtins.float = ...,
+        not_applicable: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign", "bounds", b"bounds", "difference", b"difference", "p_campaign", b"p_campaign"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign", "access", b"access", "anytime", b"anytime", "bounds", b"bounds", "cases", b"cases", "change", b"change", "difference", b"difference", "evaluation", b"evaluation", "first_outcome", b"first_outcome", "incomparable", b"incomparable", "only_first", b"only_first", "only_first_cases", b"only_first_cases", "only_second", b"only_second", "only_second_cases", b"only_second_cases", "p", b"p", "p_campaign", b"p_campaign", "p_holm", b"p_holm", "second_outcome", b"second_outcome", "title", b"title", "tolerance", b"tolerance", "unpaired", b"unpaired"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign", "access", b"access", "anytime", b"anytime", "bounds", b"bounds", "cases", b"cases", "change", b"change", "difference", b"difference", "evaluation", b"evaluation", "first_outcome", b"first_outcome", "incomparable", b"incomparable", "not_applicable", b"not_applicable", "only_first", b"only_first", "only_first_cases", b"only_first_cases", "only_second", b"only_second", "only_second_cases", b"only_second_cases", "p", b"p", "p_campaign", b"p_campaign", "p_holm", b"p_holm", "second_outcome", b"second_outcome", "title", b"title", "tolerance", b"tolerance", "unpaired", b"unpaired"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__p_campaign: _TypeAlias = _typing.Literal["p_campaign"]  # noqa: Y015
     _WhichOneofArgType__p_campaign: _TypeAlias = _typing.Literal["_p_campaign", b"_p_campaign"]  # noqa: Y015

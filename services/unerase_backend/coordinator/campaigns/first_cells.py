@@ -12,6 +12,7 @@ from unerase.v1.campaigns_pb2 import CampaignSpec
 from unerase_backend.coordinator.campaigns.request import cell_spec
 from unerase_backend.coordinator.execution.admission import Admission, Planned
 from unerase_backend.runtime.errors import ExhaustedError, FieldViolation, InvalidRequestError
+from unerase_backend.verdict.inapplicable import NOT_APPLICABLE
 
 # A plan takes a tenth of a second or more, and a call may take minutes at most.
 CONCEPTS_PLANNED = 32
@@ -56,10 +57,14 @@ async def _first_planned(spec: CampaignSpec, concept: int, admission: Admission,
             return await admission.plan(cell_spec(spec, subject, spec.concepts[concept]), tenant)
         except InvalidRequestError as error:
             refused.append((position, error))
-    about = {violation.field for _, error in refused for violation in error.violations}
-    if about == {"spec.subject"} and len(spec.subjects) > SUBJECTS_TRIED:
+    if all(_of_the_subject(error) for _, error in refused) and len(spec.subjects) > SUBJECTS_TRIED:
         return None
     raise _of_campaign(refused[0][1], spec, refused[0][0], concept)
+
+
+def _of_the_subject(error: InvalidRequestError) -> bool:
+    """Whether a cell was refused because of its subject, or because nothing applies to its subject's family."""
+    return error.reason == NOT_APPLICABLE or {each.field for each in error.violations} == {"spec.subject"}
 
 
 def _of_campaign(error: InvalidRequestError, spec: CampaignSpec, subject: int, concept: int) -> InvalidRequestError:

@@ -13,9 +13,7 @@ from unerase_backend.catalogue.model_families import family_of_model
 from unerase_backend.coordinator.planning.model_checks import Problem
 from unerase_backend.evaluation.applicability import applicability
 from unerase_backend.runtime.errors import MOST_NAMED
-
-NOT_APPLICABLE = "NOT_APPLICABLE"
-"""The reason of a request of which no evaluation applies to its models."""
+from unerase_backend.verdict.inapplicable import NOT_APPLICABLE
 
 FAMILIES_DIFFER = "FAMILIES_DIFFER"
 """The reason of a request whose models are of several families."""

@@ -81,6 +81,8 @@ _OF_EVALUATION: dict[str, pa.DataType] = {
     "excess_upper": pa.float64(),
     "p": pa.float64(),
     "p_holm": pa.float64(),
+    # Null where the evaluation applies to every case.
+    "not_applicable_because": pa.string(),
 }
 _TEXTS = ("error_reason", "error_message", "subject_digest", "content_digest", "comparability_digest")
 _ALWAYS = ("cell", "subject", "concept", "state")
@@ -205,6 +207,7 @@ def _of_evaluation(result: EvaluationResult) -> dict[str, Any]:
         "budget": result.budget,
         "stopped_after": result.stopped_after,
         "control_kind": word(ControlKind.Name, result.control_kind, "CONTROL_KIND_"),
+        "not_applicable_because": result.not_applicable_because or None,
     }
     for role in ("subject", "reference", "control"):
         if result.HasField(role):

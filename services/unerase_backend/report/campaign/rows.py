@@ -18,6 +18,7 @@ of per cent:
     v              1 if the pictures are blurred until asked for
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from unerase_backend.report.text import unbroken, visible
 from unerase_backend.runtime.counting import counted
 from unerase_backend.verdict.access import words
 from unerase_backend.verdict.decision import Tolerances
+from unerase_backend.verdict.inapplicable import by_reason, listed
 from unerase_backend.verdict.measure_wording import KNOWLEDGE
 
 
@@ -225,8 +227,10 @@ def _figures(verdict: Verdict, tolerances: Tolerances) -> list[list[str]]:
     if verdict.HasField("interference"):
         lost = estimate(verdict.interference.loss)
         figures.append(("detection lost on other concepts", f"{lost}; tolerance {tolerances.interference:g}"))
-    if verdict.missing:
-        figures.append(("missing evaluations", ", ".join(verdict.missing)))
+    inapplicable = by_reason(verdict.not_applicable)
+    if missing := [name for name in verdict.missing if name not in itertools.chain(*inapplicable.values())]:
+        figures.append(("missing evaluations", ", ".join(missing)))
+    figures += [("not applicable", f"{listed(names)}: {reason}") for reason, names in inapplicable.items()]
     return [[name, unbroken(value)] for name, value in figures]
 
 
@@ -248,7 +252,9 @@ def _finding(finding: GateFinding) -> list[str]:
 
 def _change(one: EvaluationComparison) -> list[str]:
     title, side = visible(one.title or one.evaluation), words(one.access)
-    if one.incomparable:
+    if one.not_applicable:
+        said = f"not applicable: {one.not_applicable}"
+    elif one.incomparable:
         said = "; ".join(f"{it.what} was {it.first}, is {it.second}" for it in one.incomparable)
     else:
         over_cells = one.HasField("p_campaign")

@@ -12,6 +12,7 @@ from unerase.v1.campaigns_pb2 import CampaignReportCell, CellState
 from unerase.v1.comparisons_pb2 import CellComparison, Change
 from unerase.v1.gates_pb2 import GateOutcome
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
+from unerase_backend.verdict.inapplicable import NOT_APPLICABLE
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ _STATES = {
     CellState.CELL_STATE_CANCELLED: Said("silent", "\N{EMPTY SET}", "cancelled", 6),
 }
 _NOT_RUN = Said("silent", "\N{MIDDLE DOT}", "not run", 7)
+_NOT_APPLICABLE = Said("silent", "\N{WHITE CIRCLE}", "not applicable", 7)
+"""A cell of which no evaluation applies to the subject's family."""
 _OUTCOMES = {
     Outcome.OUTCOME_RECOVERS: Said("recovers", "\N{MULTIPLICATION X}", "recovers", 0),
     Outcome.OUTCOME_UNINFORMATIVE: Said("silent", "\N{EN DASH}", "uninformative", 1),
@@ -59,7 +62,7 @@ _GATES = {
 _NOT_COMPARED = Said("none", "\N{EN DASH}", "not compared", 4)
 _ABSENT = Said("none", "", "", 9)
 
-LEGEND = [*_CONCLUSIONS.values(), *_STATES.values(), _NOT_RUN]
+LEGEND = [*_CONCLUSIONS.values(), *_STATES.values(), _NOT_RUN, _NOT_APPLICABLE]
 """What a cell may be."""
 
 OUTCOMES = list(_OUTCOMES.values())
@@ -70,6 +73,8 @@ def of_cell(cell: CampaignReportCell) -> Said:
     """Return how a cell is shown: its conclusion, or why it has none."""
     if cell.HasField("verdict"):
         return _CONCLUSIONS.get(cell.verdict.conclusion, _NOT_RUN)
+    if cell.error_reason == NOT_APPLICABLE:
+        return _NOT_APPLICABLE
     return _STATES.get(cell.state, _NOT_RUN)
 
 
