@@ -8,6 +8,8 @@ model and case alone. Tests say by files in the folder `said` what happens:
     said/fail-NAME    units of the model NAME fail
     said/show-NAME    pictures of the model NAME show every concept, although its name says that it was edited
     said/takes        seconds that a unit takes on average: between half and one and a half times as long
+    said/families     when the coordinator starts: pipelines with "as_flux" in their UNet's configuration are of FLUX.1
+                      dev's family, and there is a second probe, which needs what that family lacks
     said/begun        a line for each unit that began: its model, role, concept, evaluation and cases
     said/took         with `takes`, a line for each unit that ended: when it began and when it ended
 """
@@ -32,7 +34,9 @@ from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationResponse
 from unerase.internal.v1alpha1.probing_pb2 import ListProbesResponse, ProbeRequest, ProbeResponse
 from unerase.internal.v1alpha1.units_pb2 import Unit, UnitEvent
 from unerase.v1.types_pb2 import (
+    EVALUATION_CLASS_ELICITING,
     EVALUATION_CLASS_PLAIN,
+    MODEL_CAPABILITY_UNGUIDED_ROW,
     MODEL_ROLE_CONTROL,
     MODEL_ROLE_REFERENCE,
     SAMPLE_STATUS_SCORED,
@@ -53,6 +57,17 @@ PROBE = EvaluationDescription(
     pictures="unit.cases",
     rows="unit.cases * unit.steps",
 )
+UNGUIDED = EvaluationDescription(
+    name="unguided",
+    title="Unguided",
+    summary="One picture for each prompt and seed, without guidance.",
+    evaluation_class=EVALUATION_CLASS_ELICITING,
+    required=True,
+    needs=[MODEL_CAPABILITY_UNGUIDED_ROW],
+    cases_per_unit=24,
+    pictures="unit.cases",
+    rows="unit.cases * unit.steps",
+)
 
 
 class Rooms:
@@ -64,7 +79,7 @@ class Rooms:
     async def call(self, method: str, *arguments: Any, **_: Any) -> Any:
         """Answer a unary call."""
         return {
-            "ListProbes": ListProbesResponse(probes=[PROBE]),
+            "ListProbes": ListProbesResponse(probes=[PROBE, UNGUIDED] if _with_families(self._said) else [PROBE]),
             "ListAttacks": ListAttacksResponse(),
             "DescribeGeneration": DescribeGenerationResponse(numerics_profile="simulated"),
             "DescribeClassification": DescribeClassificationResponse(numerics_profile="simulated"),
@@ -94,6 +109,10 @@ class Rooms:
         await asyncio.sleep(float(file.read_text()) * (0.5 + random.random()))
         with (self._said / "took").open("a") as took:
             took.write(f"{begun} {time.monotonic()}\n")
+
+
+def _with_families(said: Path) -> bool:
+    return (said / "families").exists()
 
 
 def _observations(unit: Unit, told: bool) -> Iterator[Observation]:
@@ -177,7 +196,8 @@ def begun(folder: Path) -> list[list[str]]:
 
 
 async def _main(on_serve: bool) -> None:
-    from unerase_backend.catalogue import Catalogue
+    from support.families import AS_FLUX_BY_KEY
+    from unerase_backend.catalogue import Catalogue, model_families
     from unerase_backend.coordinator import running
     from unerase_backend.coordinator.settings import CoordinatorSettings
     from unerase_backend.runtime import handles
@@ -187,6 +207,8 @@ async def _main(on_serve: bool) -> None:
         for room in (handles.GENERATION, handles.CLASSIFICATION, handles.PROBING, handles.ATTACK):
             room.call, room.stream = rooms.call, rooms.stream  # type: ignore[method-assign]
         running.rooms_serving = lambda asked: dict.fromkeys(asked, True)
+    if _with_families(Path(sys.argv[1])):
+        model_families.FAMILIES = (AS_FLUX_BY_KEY, *model_families.FAMILIES)
     settings = CoordinatorSettings.model_validate_json(sys.argv[2])
     if settings.catalogues:
         # The test's catalogue alone, which has the testbed's names.

@@ -81,7 +81,8 @@ def calibrate(trials: Sequence[Trial]) -> dict[str, Any]:
     evaluations = []
     for request in spec.battery.evaluations:
         description = described[request.name]
-        if description.evaluation_class != EvaluationClass.EVALUATION_CLASS_MEASURE:
+        measure = description.evaluation_class == EvaluationClass.EVALUATION_CLASS_MEASURE
+        if not measure and not request.HasField("not_applicable"):
             decided = {trial.spec.subject: _decided(trial, description) for trial in trials}
             evaluations.append(
                 {

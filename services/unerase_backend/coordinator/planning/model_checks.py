@@ -12,6 +12,7 @@ from unerase.v1.audits_pb2 import AuditSpec
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.findings import SCHEDULE
 from unerase_backend.catalogue.listing import loadable_model
+from unerase_backend.catalogue.model_families import family_of_model
 from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError, UnsafeModelError
 from unerase_backend.verdict import roles
 
@@ -27,9 +28,9 @@ class Problem(NamedTuple):
 def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
     """Return the control of an audit that names none: the concept's own control.
 
-    If there is none, as for a custom concept that names none, or if it makes pictures of another size, or is the
-    subject or the reference, by name or by the weights that decide, return the next model of the subject's base that
-    never learned the concept or one of its words; empty if there is none.
+    If there is none, as for a custom concept that names none, or if it makes pictures of another size, is of another
+    family, or is the subject or the reference, by name or by the weights that decide, return the next model of the
+    subject's base that never learned the concept or one of its words; empty if there is none.
     """
     entry, models = catalogue.concepts[spec.concept], catalogue.models
     if entry.control and entry.control not in models:
@@ -48,8 +49,12 @@ def default_control(spec: AuditSpec, catalogue: Catalogue) -> str:
         and catalogue.chain(name)[-1] == root
         and not any(usable_problems({"spec.control": name}, catalogue))
     )
-    side = models[spec.reference].resolution
-    fitting = (name for name in itertools.chain(own, others) if models[name].resolution == side)
+    side, family = models[spec.reference].resolution, family_of_model(catalogue, spec.subject)
+    fitting = (
+        name
+        for name in itertools.chain(own, others)
+        if models[name].resolution == side and family_of_model(catalogue, name) == family
+    )
     return next((name for name in fitting if not _control_problem(name, spec, catalogue)), "")
 
 
