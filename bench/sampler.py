@@ -40,7 +40,7 @@ def measure() -> list[dict[str, Any]]:
     catalogue = Catalogue.load()
     entry = catalogue.model(MODEL)
     sampler = Sampler(load_model(catalogue, MODEL, torch.device("cpu"), torch.float32))
-    clock = _clock(sampler.model.unet)
+    clock = _clock(sampler.model.denoiser)
     pipeline = diffusers_pipeline(catalogue.model_parts(MODEL).folder)
     trajectories = [
         Trajectory(

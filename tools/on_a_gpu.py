@@ -31,6 +31,8 @@ from unerase.internal.v1alpha1.generation_pb2 import GenerateRequest
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.classification.registry import kinds
+from unerase_backend.diffusion.conditioning import empty_encoding
+from unerase_backend.diffusion.encoding import STATES, Encoding
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.diffusion.profile import device_class, library_versions
@@ -129,12 +131,12 @@ def _gradient(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     draws = torch.Generator().manual_seed(3)
     rows, shape = 16, model.latent_shape
     latents, noise = (torch.randn((rows, *shape), generator=draws) for _ in range(2))
-    encoded = torch.randn((rows, model.prompt_length, model.prompt_width), generator=draws).to(device, dtype)
+    encoded = torch.randn((rows, *empty_encoding(model).states.shape), generator=draws).to(device, dtype)
     times = torch.linspace(10, 990, rows).long()
     level = model.schedule.level_at(times)
     given = encoded.requires_grad_()
     noised = level.noised(latents, noise).to(device, dtype)
-    predicted = model.unet(noised, times.to(device), encoder_hidden_states=given).sample.float()
+    predicted = model.predict(noised, model.schedule.times_at(times).to(device), Encoding({STATES: given})).float()
     target = training_target(model.prediction, latents, noise, level).to(device)
     (gradient,) = torch.autograd.grad((predicted - target).square().mean() * 1000, [given])
     return gradient.detach().float().flatten().cpu()

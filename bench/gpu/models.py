@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 from tools.real_size_files import LENGTH, SCHEDULER, SIDE, TEXT, UNET, VAE, write_clip
 from unerase_backend.catalogue import EMBEDDED
 from unerase_backend.classification.registry import Judge, kinds
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.backbones.stable_diffusion import StableDiffusion
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.schedule import Schedule
 
 JUDGE_BATCH = 32
@@ -105,12 +106,10 @@ def random_model(size: Size, device: torch.device, dtype: torch.dtype) -> Diffus
     return DiffusionModel(
         name=size.name,
         digest=size.name,
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        unet=unet,
-        vae=vae,
+        backbone=StableDiffusion(
+            {"unet": unet, "vae": vae, "text_encoder": text_encoder}, {"tokenizer": tokenizer}, index={}
+        ),
         schedule=Schedule.from_config(SCHEDULER),
-        scaling_factor=size.vae["scaling_factor"],
         resolution=size.side,
         device=device,
         dtype=dtype,
@@ -123,7 +122,7 @@ def published_pipeline(model: DiffusionModel) -> Any:
         vae=copy.deepcopy(model.vae).to(model.dtype),
         text_encoder=model.text_encoder,
         tokenizer=model.tokenizer,
-        unet=model.unet,
+        unet=model.denoiser,
         scheduler=DDIMScheduler.from_config(SCHEDULER),
         safety_checker=None,
         feature_extractor=None,

@@ -27,8 +27,14 @@ from bench.gpu.timing import Timed, once, timed
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.attack.prompts import gradients
 from unerase_backend.classification.registry import Judge
-from unerase_backend.diffusion.conditioning import Prompt, encode_tokens, tokenise_ids, tokenise_learned
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.conditioning import (
+    empty_encoding,
+    encode_tokens,
+    tokenise_learned,
+    tokenise_searched,
+)
+from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Sampler
 
 Figures = dict[str, Any]
@@ -125,12 +131,12 @@ def forward(rig: Rig, seconds: float) -> Figures:
 
     def measure(rows: int, share: float) -> Timed:
         latents = torch.randn((rows, *model.latent_shape), device=rig.device, dtype=model.dtype)
-        encoded = torch.randn((rows, model.prompt_length, model.prompt_width), device=rig.device, dtype=model.dtype)
+        encoded = Encoding.stack([empty_encoding(model)] * rows)
         times = torch.full((rows,), 500, device=rig.device)
 
         @torch.inference_mode()
         def call() -> None:
-            model.unet(latents, times, encoder_hidden_states=encoded, return_dict=False)
+            model.predict(latents, times, encoded)
 
         return timed(call, rig.device, share)
 
@@ -247,7 +253,7 @@ def attacks(rig: Rig, seconds: float) -> Figures:
 def _attacked(rig: Rig, rows: int, seconds: float) -> Timed:
     model, width = rig.model, rig.model.text_encoder.get_input_embeddings().embedding_dim
     words = model.tokens_of(PROMPT)
-    prompts = [Prompt(tokenise_ids(model, [0] * TOKENS + words).ids, learned_at=(1,))] * rows
+    prompts = [tokenise_searched(model, TOKENS, words)] * rows
     embeddings = torch.randn((rows, TOKENS, width))
     noisy, target = torch.randn((2, rows, *model.latent_shape))
     times = torch.full((rows,), 500)
@@ -262,8 +268,8 @@ def _inverted(rig: Rig, rows: int, seconds: float) -> Timed:
     times = torch.full((rows,), 500, device=rig.device)
 
     def call() -> None:
-        encoded = encode_tokens(model, [prompt], [learned]).expand(rows, -1, -1)
-        predicted = model.unet(noisy.to(model.dtype), times, encoder_hidden_states=encoded).sample
+        encoded = encode_tokens(model, [prompt], [learned])[[0] * rows]
+        predicted = model.predict(noisy.to(model.dtype), times, encoded)
         torch.autograd.grad(functional.mse_loss(predicted.float(), target), [learned])
 
     return timed(call, rig.device, seconds)
@@ -281,10 +287,10 @@ def neighbours(rig: Rig, _: float) -> Figures:
 def float32(rig: Rig, seconds: float) -> Figures:
     """Compare latents and pictures with those of the same weights in float32."""
     model = rig.model
+    parts = model.backbone.modules
     exact = dataclasses.replace(
         model,
-        unet=copy.deepcopy(model.unet).float(),
-        text_encoder=copy.deepcopy(model.text_encoder).float(),
+        backbone=model.backbone.with_modules({part: copy.deepcopy(each).float() for part, each in parts.items()}),
         dtype=torch.float32,
     )
     rows = min(4, rig.most_rows)

@@ -12,7 +12,7 @@ from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import Finding
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.settings import AttackSettings
-from unerase_backend.attack.training import TrainedUNet
+from unerase_backend.attack.training import TrainedDenoiser
 from unerase_backend.attack.workbench import Calls
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.loading import load_model
@@ -78,7 +78,7 @@ async def test_an_attack_that_does_not_fit_goes_on_with_smaller_calls(
 
     def load(*arguments: Any, **named: Any) -> Any:
         model = load_model(*arguments, **named)
-        model.unet.register_forward_pre_hook(refuse)
+        model.denoiser.register_forward_pre_hook(refuse)
         return model
 
     monkeypatch.setattr("unerase_backend.attack.engine.load_model", load)
@@ -109,9 +109,9 @@ async def test_the_smallest_calls_are_refused_with_what_to_do(
 
 def test_training_in_16_bits_follows_float32(catalogue: Catalogue) -> None:
     """Steps far under what 16 bits can represent add up; without float32 weights they would all be lost."""
-    unet = load_model(catalogue, "reference", torch.device("cpu"), torch.float32).unet.to(torch.bfloat16)
+    unet = load_model(catalogue, "reference", torch.device("cpu"), torch.float32).denoiser.to(torch.bfloat16)
     start = unet.state_dict()["conv_in.weight"].float()
-    rounded, exact = TrainedUNet(unet, 4e-6), TrainedUNet(copy.deepcopy(unet).float(), 4e-6)
+    rounded, exact = TrainedDenoiser(unet, 4e-6), TrainedDenoiser(copy.deepcopy(unet).float(), 4e-6)
     gradients = [torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) for weight in exact.weights]
     for _ in range(100):
         exact.step(gradients)

@@ -22,7 +22,8 @@ from unerase_backend.attack.classifier_training import area_under_curve
 from unerase_backend.attack.registry import ATTACKS
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.classifier import load_classifier, new_classifier
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.errors import InvalidRequestError
 from unerase_backend.runtime.pictures import decode_picture

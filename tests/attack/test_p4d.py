@@ -23,7 +23,8 @@ from unerase_backend.attack.attacks import p4d as module
 from unerase_backend.attack.attacks.p4d import nearest
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -108,14 +109,14 @@ async def test_its_steps_are_those_of_a_slow_loop(
         noise = torch.randn(latents.shape, generator=generator)
         noisy = reference.schedule.noise.scheduler.add_noise(latents, noise, timestep)
         with torch.no_grad():
-            wanted = reference.unet(noisy, timestep, encoder_hidden_states=plain).sample
+            wanted = reference.denoiser(noisy, timestep, encoder_hidden_states=plain).sample
         if name == "velocity":
             alpha = reference.schedule.noise.values[timestep]
             clean = (noisy - (1 - alpha).sqrt() * wanted) / alpha.sqrt()
             noisy = model.schedule.noise.scheduler.add_noise(latents, noise, timestep)
             wanted = model.schedule.noise.scheduler.get_velocity(clean, wanted, timestep)
         embeddings = table[ids].clone().requires_grad_()
-        predicted = model.unet(noisy, timestep, encoder_hidden_states=_encoded(model, embeddings)).sample
+        predicted = model.denoiser(noisy, timestep, encoder_hidden_states=_encoded(model, embeddings)).sample
         loss = (wanted - predicted).square().mean()
         (gradient,) = torch.autograd.grad(loss, embeddings)
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.double() ** 2
@@ -138,7 +139,7 @@ def _reference_latents(
     scheduler.set_timesteps(steps)
     latents = torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
     for timestep in scheduler.timesteps:
-        empty, conditioned = model.unet(latents.repeat(2, 1, 1, 1), timestep, encoder_hidden_states=encoded).sample
+        empty, conditioned = model.denoiser(latents.repeat(2, 1, 1, 1), timestep, encoder_hidden_states=encoded).sample
         noise = empty + guidance_scale * (conditioned - empty)
         latents = scheduler.step(noise[None], timestep, latents, eta=0.0).prev_sample
     return latents, encoded[1:]

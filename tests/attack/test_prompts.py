@@ -33,7 +33,8 @@ from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -142,7 +143,7 @@ def test_each_rows_gradient_is_that_of_its_own_loss(model: DiffusionModel) -> No
         table[ids[row][:2]] = moved
         encoded = model.text_encoder(torch.tensor([shown[row].ids])).last_hidden_state
         table[ids[row][:2]] = kept
-        predicted = model.unet(noisy[row : row + 1], timesteps[row], encoder_hidden_states=encoded).sample
+        predicted = model.denoiser(noisy[row : row + 1], timesteps[row], encoder_hidden_states=encoded).sample
         return float((wanted[row : row + 1] - predicted).double().square().mean())
 
     for row in range(rows):

@@ -21,7 +21,8 @@ from unerase_backend.attack.attacks import relearning as module
 from unerase_backend.attack.attacks.relearning import BENIGN, FEW_SHOT, lessons, train
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.workbench import Workbench
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.evaluation.models import panel
 from unerase_backend.runtime.errors import CancelledError, InvalidRequestError
@@ -132,8 +133,8 @@ def test_the_weights_are_those_of_a_loop(
         latents = model.vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode() * model.scaling_factor
         ids = model.tokenizer(few.prompts[0], padding="max_length", max_length=24, return_tensors="pt").input_ids
         encoded = model.text_encoder(ids)[0].expand(2, -1, -1)
-    model.unet.requires_grad_()
-    optimiser = torch.optim.AdamW(model.unet.parameters(), lr=1e-3)
+    model.denoiser.requires_grad_()
+    optimiser = torch.optim.AdamW(model.denoiser.parameters(), lr=1e-3)
     draws = {
         purpose: torch.Generator().manual_seed(derive_seed(unit.seed_base, "relearning", purpose))
         for purpose in ("picture", "timestep", "noise")
@@ -146,15 +147,15 @@ def test_the_weights_are_those_of_a_loop(
         alphas = model.schedule.noise.values[timesteps][:, None, None, None]
         noisy = alphas.sqrt() * latents[chosen] + (1 - alphas).sqrt() * noise
         target = alphas.sqrt() * noise - (1 - alphas).sqrt() * latents[chosen] if change else noise
-        loss = (model.unet(noisy, timesteps, encoded).sample - target).square().mean()
+        loss = (model.denoiser(noisy, timesteps, encoded).sample - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
         if step + 1 in (1, 3):
             kept = load(local.store.get((first if step == 0 else last).weights_digest))
-            assert set(kept) == set(model.unet.state_dict())
-            moved = [(kept[key] - tensor).abs().max().item() for key, tensor in model.unet.state_dict().items()]
+            assert set(kept) == set(model.denoiser.state_dict())
+            moved = [(kept[key] - tensor).abs().max().item() for key, tensor in model.denoiser.state_dict().items()]
             # Adam's first steps are of the learning rate, whatever the gradient: a tiny one may differ in its sign.
             assert sorted(moved)[len(moved) // 2] < 1e-4
     assert (first.steps, last.steps) == (1, 3)
@@ -167,17 +168,17 @@ def test_the_model_itself_stays_as_it_is(local: LocalBackend, thread: ThreadPool
     model, untouched = load_testbed(local, UCE), load_testbed(local, UCE)
     unit = local.unit("relearning", UCE, parameters=FEW)
     train(bench(local, thread, unit, model), lessons(unit, 3)[0])
-    for key, tensor in model.unet.state_dict().items():
-        assert torch.equal(tensor, untouched.unet.state_dict()[key])
-    assert not any(parameter.requires_grad for parameter in model.unet.parameters())
+    for key, tensor in model.denoiser.state_dict().items():
+        assert torch.equal(tensor, untouched.denoiser.state_dict()[key])
+    assert not any(parameter.requires_grad for parameter in model.denoiser.parameters())
 
 
 def test_a_planted_damage_is_taken_back(local: LocalBackend, thread: ThreadPoolExecutor) -> None:
     """The reference with its noise predictions shifted: what training finds is known."""
     model = load_testbed(local, "testbed/reference")
-    whole = model.unet.conv_out.bias.clone()
+    whole = model.denoiser.conv_out.bias.clone()
     with torch.no_grad():
-        model.unet.conv_out.bias += 1
+        model.denoiser.conv_out.bias += 1
     unit = local.unit("relearning", UCE, parameters={**FEW, "steps": [25], "batch_size": 4})
     (checkpoint,) = train(bench(local, thread, unit, model), lessons(unit, 3)[0])
     assert sum(checkpoint.losses[-5:]) < 0.6 * sum(checkpoint.losses[:5])

@@ -24,7 +24,8 @@ from unerase_backend.attack.attacks import ring_a_bell as module
 from unerase_backend.attack.attacks.ring_a_bell import direction, next_generation, targets, without_concept
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError

@@ -153,7 +153,7 @@ def _loss(
     noisy = scheduler.add_noise(*pictured)
     v = scheduler.config.prediction_type == "v_prediction"
     target = scheduler.get_velocity(*pictured) if v else draw["noise"]
-    return functional.mse_loss(model.unet(noisy, draw["timestep"], encoded).sample, target).item()
+    return functional.mse_loss(model.denoiser(noisy, draw["timestep"], encoded).sample, target).item()
 
 
 async def test_a_word_of_several_tokens(engine: AttackEngine, unit_of: UnitOf) -> None:

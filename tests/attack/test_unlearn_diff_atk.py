@@ -20,7 +20,8 @@ from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.attack.prompts import CaseRecord
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError
@@ -165,7 +166,7 @@ def _loss(
     )
     encoded = model.text_encoder(torch.tensor([ids])).last_hidden_state
     hook.remove()
-    predicted = model.unet(noisy, torch.tensor([timestep]), encoder_hidden_states=encoded).sample
+    predicted = model.denoiser(noisy, torch.tensor([timestep]), encoder_hidden_states=encoded).sample
     return (target - predicted[0]).square().mean()
 
 

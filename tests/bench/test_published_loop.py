@@ -22,7 +22,8 @@ from unerase_backend.coordinator.planning.plan import Plan, make_plan
 from unerase_backend.diffusion.conditioning import encode, tokenise_ids, tokenise_learned
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.given import Given
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.artifacts import ArtifactStore

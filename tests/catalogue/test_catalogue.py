@@ -9,9 +9,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from support.pipeline_parts import CONFIGS, STEMS
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.digests import combined_digest, judge_files
-from unerase_backend.catalogue.model_files import CONFIGS, STEMS
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError, PreconditionError, UnsafeModelError
 from unerase_backend.runtime.pictures import decode_picture

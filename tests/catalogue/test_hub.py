@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.pipeline_parts import CONFIGS, STEMS
 from unerase_backend.catalogue import Catalogue, hub
-from unerase_backend.catalogue.model_files import CONFIGS, STEMS
 
 REVISION = "0123456789abcdef" * 2 + "01234567"
 PLAIN = [f"{part}/{stem}.safetensors" for part, stem in STEMS.items()]

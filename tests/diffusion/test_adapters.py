@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from support.loras import ATTENTION, LAYERS, WORDS, factors, kohya, loaded, peft
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.lora import METADATA_KEY
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime.errors import InvalidRequestError, UnsafeModelError
 from unerase_backend.verdict.roles import reference_problem
 
@@ -66,7 +67,7 @@ def predicted(model: DiffusionModel) -> Tensor:
     latents = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         encoded = model.text_encoder(ids)[0]
-        found: Tensor = model.unet(latents, torch.tensor([500]), encoded).sample
+        found: Tensor = model.denoiser(latents, torch.tensor([500]), encoded).sample
     return found
 
 
@@ -74,7 +75,7 @@ def predicted(model: DiffusionModel) -> Tensor:
 @pytest.mark.parametrize("scale", [1.0, 0.5, -1.5])
 def test_a_merged_lora_is_one_beside_its_layers(tiny: Path, load_tiny: Load, layout: str, scale: float) -> None:
     base = load_tiny()
-    unet, words = factors(base.unet, LAYERS), factors(base.text_encoder, WORDS)
+    unet, words = factors(base.denoiser, LAYERS), factors(base.text_encoder, WORDS)
     alpha = 1.5 if layout in ("peft with metadata", "kohya with alpha") else None
     stored = peft(unet, words) if layout.startswith("peft") else kohya(unet, words, alpha)
     metadata = {"unet.lora_alpha": 7.0, "unet.alpha_pattern": dict.fromkeys(LAYERS, alpha)}
@@ -86,7 +87,7 @@ def test_a_merged_lora_is_one_beside_its_layers(tiny: Path, load_tiny: Load, lay
     def share(rank: int) -> float:
         return scale * (1.0 if alpha is None else alpha / rank)
 
-    with beside(base.unet, unet, share), beside(base.text_encoder, words, share):
+    with beside(base.denoiser, unet, share), beside(base.text_encoder, words, share):
         expected = predicted(base)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert (found - predicted(base)).abs().max() > 1e-2
@@ -96,48 +97,50 @@ def test_a_merged_lora_is_one_beside_its_layers(tiny: Path, load_tiny: Load, lay
 def test_attention_processors_are_read(tiny: Path, load_tiny: Load, prefix: str) -> None:
     base = load_tiny()
     layers = {name: rank for name, rank in LAYERS.items() if ".attn2." in name}
-    unet = factors(base.unet, layers)
+    unet = factors(base.denoiser, layers)
     save_file(processors(unet, prefix), tiny / "lora.safetensors")
     found = predicted(loaded(tiny, "lora: lora.safetensors"))
-    with beside(base.unet, unet, lambda _: 1.0):
+    with beside(base.denoiser, unet, lambda _: 1.0):
         torch.testing.assert_close(found, predicted(base), rtol=1e-4, atol=1e-5)
 
 
 def test_several_loras_add_up_in_any_layout(tiny: Path, load_tiny: Load) -> None:
     base = load_tiny()
-    unet, words = factors(base.unet, LAYERS), factors(base.text_encoder, WORDS)
+    unet, words = factors(base.denoiser, LAYERS), factors(base.text_encoder, WORDS)
     save_file(peft(unet, {}), tiny / "one.safetensors")
     save_file(kohya(unet, words, 1.0), tiny / "lora.safetensors")
     changed = loaded(tiny, "lora: [one.safetensors, {file: lora.safetensors, scale: 0.5}]")
     for name, (down, up) in unet.items():
         product = (up.double().flatten(1) @ down.double().flatten(1)).float()
-        before = base.unet.state_dict()[f"{name}.weight"]
+        before = base.denoiser.state_dict()[f"{name}.weight"]
         expected = before + (product * (1 + 0.5 / len(down))).reshape(before.shape)
-        torch.testing.assert_close(changed.unet.state_dict()[f"{name}.weight"], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(changed.denoiser.state_dict()[f"{name}.weight"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_later_change_replaces_what_a_lora_changed(tiny: Path, load_tiny: Load) -> None:
     base = load_tiny()
     layer = f"{ATTENTION}.attn2.to_q"
-    save_file(peft(factors(base.unet, LAYERS), {}), tiny / "lora.safetensors")
-    save_file({f"{layer}.weight": torch.zeros_like(base.unet.state_dict()[f"{layer}.weight"])}, tiny / "z.safetensors")
+    save_file(peft(factors(base.denoiser, LAYERS), {}), tiny / "lora.safetensors")
+    save_file(
+        {f"{layer}.weight": torch.zeros_like(base.denoiser.state_dict()[f"{layer}.weight"])}, tiny / "z.safetensors"
+    )
     changed = loaded(tiny, "unet: z.safetensors", base="half")
-    assert not changed.unet.state_dict()[f"{layer}.weight"].any()
+    assert not changed.denoiser.state_dict()[f"{layer}.weight"].any()
     # Within one entry the LoRA comes last.
-    assert loaded(tiny, "unet: z.safetensors, lora: lora.safetensors").unet.state_dict()[f"{layer}.weight"].any()
+    assert loaded(tiny, "unet: z.safetensors, lora: lora.safetensors").denoiser.state_dict()[f"{layer}.weight"].any()
 
 
 def test_the_sum_is_rounded_once(tiny: Path, load_tiny: Load) -> None:
     base = load_tiny()
-    unet = {name: (down / 64, up / 64) for name, (down, up) in factors(base.unet, LAYERS).items()}
+    unet = {name: (down / 64, up / 64) for name, (down, up) in factors(base.denoiser, LAYERS).items()}
     save_file(kohya(unet, {}), tiny / "lora.safetensors")
-    whole = loaded(tiny, "lora: lora.safetensors").unet.state_dict()
-    half = loaded(tiny, "lora: lora.safetensors", dtype=torch.bfloat16).unet.state_dict()
+    whole = loaded(tiny, "lora: lora.safetensors").denoiser.state_dict()
+    half = loaded(tiny, "lora: lora.safetensors", dtype=torch.bfloat16).denoiser.state_dict()
     assert all(torch.equal(half[key], tensor.bfloat16()) for key, tensor in whole.items())
 
 
 def test_digest_and_roles_tell_scales_apart(tiny: Path, load_tiny: Load) -> None:
-    save_file(peft(factors(load_tiny().unet, LAYERS), {}), tiny / "lora.safetensors")
+    save_file(peft(factors(load_tiny().denoiser, LAYERS), {}), tiny / "lora.safetensors")
     loaded(tiny, "lora: lora.safetensors, scale: 1.0")
     read = Catalogue.load(embedded=tiny / "catalogue.yaml")
     base, changed, half = (read.describe_model(name) for name in ("base", "changed", "half"))
@@ -149,7 +152,7 @@ def test_digest_and_roles_tell_scales_apart(tiny: Path, load_tiny: Load) -> None
 
 
 def test_a_pinned_file_must_be_that_file(tiny: Path, load_tiny: Load) -> None:
-    unet = load_tiny().unet
+    unet = load_tiny().denoiser
     save_file(peft(factors(unet, LAYERS), {}), tiny / "lora.safetensors")
     save_file({"conv_in.bias": unet.conv_in.bias.data}, tiny / "unet.safetensors")
     other = "0" * 64
@@ -177,7 +180,7 @@ def test_a_pinned_file_must_be_that_file(tiny: Path, load_tiny: Load) -> None:
     ],
 )
 def test_a_bad_entry_is_refused(tiny: Path, load_tiny: Load, entry: str) -> None:
-    save_file(peft(factors(load_tiny().unet, LAYERS), {}), tiny / "lora.safetensors")
+    save_file(peft(factors(load_tiny().denoiser, LAYERS), {}), tiny / "lora.safetensors")
     with pytest.raises(InvalidRequestError):
         loaded(tiny, entry)
 
@@ -239,7 +242,7 @@ def test_a_lora_that_is_a_pickle_is_refused(tiny: Path, load_tiny: Load) -> None
 @pytest.mark.parametrize("layout", ["peft", "kohya"])
 def test_a_change_as_a_lora_is_nearly_the_change(tmp_path: Path, catalogue: Catalogue, layout: str) -> None:
     """UCE's change of the testbed, cut to rank 8, is merged to what its factors give in double precision."""
-    reference = load_model(catalogue, "testbed/reference", torch.device("cpu"), torch.float32).unet.state_dict()
+    reference = load_model(catalogue, "testbed/reference", torch.device("cpu"), torch.float32).denoiser.state_dict()
     [edited] = catalogue.model_parts("testbed/uce").unet
     assert isinstance(edited, Path)
     change, stored = {}, {}
@@ -253,7 +256,7 @@ def test_a_change_as_a_lora_is_nearly_the_change(tmp_path: Path, catalogue: Cata
     save_file(stored, tmp_path / "lora.safetensors")
     (tmp_path / "own.yaml").write_text("models: {own/lora: {base: testbed/reference, lora: lora.safetensors}}\n")
     read = Catalogue.load([str(tmp_path / "own.yaml")])
-    found = load_model(read, "own/lora", torch.device("cpu"), torch.float32).unet.state_dict()
+    found = load_model(read, "own/lora", torch.device("cpu"), torch.float32).denoiser.state_dict()
     for key, tensor in found.items():
         if key in change:
             torch.testing.assert_close(tensor, reference[key] + change[key], rtol=0, atol=1e-5)

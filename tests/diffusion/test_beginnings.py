@@ -10,8 +10,9 @@ import torch
 from support.diffusion_by_hand import noise, picture, predict
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Inpainting, Resumption, Trajectory
 from unerase_backend.diffusion import pictures
+from unerase_backend.diffusion.conditioning import empty_encoding
 from unerase_backend.diffusion.given import Given
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.tensors import to_message
@@ -66,7 +67,7 @@ def test_the_estimate_takes_no_call_of_its_own(
     sampler: Sampler, model: DiffusionModel, trajectory_of: TrajectoryOf
 ) -> None:
     calls: list[None] = []
-    handle = model.unet.register_forward_pre_hook(lambda module, arguments: calls.append(None))
+    handle = model.denoiser.register_forward_pre_hook(lambda module, arguments: calls.append(None))
     try:
         sampler.run([trajectory_of(stop_step=3, estimate=True)])
     finally:
@@ -145,7 +146,7 @@ def test_around_the_mask_of_an_estimate_the_clean_picture_stands(
 
 
 def test_an_estimate_that_is_not_finite_fails(sampler: Sampler, trajectory_of: TrajectoryOf) -> None:
-    huge = torch.full((sampler.model.prompt_length, sampler.model.prompt_width), 3e38)
+    huge = torch.full(empty_encoding(sampler.model).states.shape, 3e38)
     huge[::2] = -3e38
     (failed,) = sampler.run([trajectory_of(conditioning=Conditioning(embedding=to_message(huge)), estimate=True)])
     assert failed.failure == "the latents are not finite"

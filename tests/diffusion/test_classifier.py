@@ -25,7 +25,7 @@ from unerase_backend.diffusion.classifier import (
     save_classifier,
 )
 from unerase_backend.diffusion.given import Given
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.path import Level
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.tensors import to_message

@@ -1,5 +1,6 @@
 """Prompts against diffusers' own encoding, learned words against the vocabulary's."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -8,17 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, TokenIds
+from unerase_backend.diffusion import conditioning
 from unerase_backend.diffusion.conditioning import (
-    encode,
     encode_tokens,
     tokenise,
     tokenise_learned,
 )
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.tensors import from_message, to_message
 from unerase_backend.runtime.errors import InvalidRequestError
 
 WORDS = ["a", "picture", "of", "the", "hourglass", "red", "striped", "xyzzy", "Heart,", "it's"]
+
+
+def encode(model: DiffusionModel, conditionings: Sequence[Conditioning]) -> list[torch.Tensor]:
+    return [encoding.states for encoding in conditioning.encode(model, conditionings)]
 
 
 def learned(text: str, embedding: torch.Tensor, placeholder: str = "<learned>") -> Conditioning:
@@ -53,8 +58,8 @@ def test_an_encoding_does_not_depend_on_its_neighbours(model: DiffusionModel) ->
     conditionings = [Conditioning(text=" ".join(WORDS[:count])) for count in range(11)]
     conditionings.append(learned("a <learned>", torch.full((1, 64), 3.0)))
     together = encode(model, conditionings)
-    for conditioning, encoding in zip(conditionings, together, strict=True):
-        assert torch.equal(encode(model, [conditioning])[0], encoding)
+    for each, encoding in zip(conditionings, together, strict=True):
+        assert torch.equal(encode(model, [each])[0], encoding)
     for encoding, again in zip(reversed(together), encode(model, conditionings[::-1]), strict=True):
         assert torch.equal(encoding, again)
 
@@ -128,7 +133,7 @@ def test_what_does_not_fit_the_model_is_refused(model: DiffusionModel, condition
 def test_gradients_reach_the_learned_word_and_nothing_stays_behind(model: DiffusionModel) -> None:
     embedding = row_of(model, "heart")[None].requires_grad_()
     prompt = tokenise_learned(model, "a <learned>", "<learned>", 1)
-    encode_tokens(model, [prompt, tokenise(model, "")], [embedding, None]).square().sum().backward()
+    encode_tokens(model, [prompt, tokenise(model, "")], [embedding, None]).states.square().sum().backward()
     assert embedding.grad is not None
     assert embedding.grad.abs().sum() > 0
     assert not model.text_encoder.get_input_embeddings()._forward_hooks

@@ -12,7 +12,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning
 from unerase_backend.diffusion import pictures as autoencoding
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.denoising import measure_denoising
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime.seeds import derive_seed
 
 PROMPTS = ["", "a picture of a hourglass"]

@@ -11,7 +11,8 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Resumption,
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import conditioning, pictures
 from unerase_backend.diffusion.denoising import measure_denoising
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Given, Sampler
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

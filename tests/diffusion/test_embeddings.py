@@ -22,7 +22,8 @@ from unerase_backend.checking.concepts import concept_findings
 from unerase_backend.diffusion import model_check
 from unerase_backend.diffusion.conditioning import encode, prepare
 from unerase_backend.diffusion.guarding import Guards
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime.errors import InvalidRequestError, UnsafeModelError
 from unerase_backend.verdict.roles import reference_problem, same_denoiser
 
@@ -97,7 +98,7 @@ def test_a_prompt_is_encoded_as_diffusers_encodes_it(learned: DiffusionModel, th
     (ours,) = encode(learned, [Conditioning(text=prompt)])
     with torch.no_grad():
         expected, _ = theirs.encode_prompt(prompt, "cpu", 1, False)
-    torch.testing.assert_close(ours, expected[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.states, expected[0], rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,7 +112,7 @@ def test_its_tokens_are_those_of_diffusers(learned: DiffusionModel, theirs: Any,
 def test_prompts_without_the_words_are_encoded_as_without_them(learned: DiffusionModel, model: DiffusionModel) -> None:
     prompts = [Conditioning(text=text) for text in ("a picture of a hourglass", "toy glaze", "")]
     for ours, before in zip(encode(learned, prompts), encode(model, prompts), strict=True):
-        assert torch.equal(ours, before)
+        assert torch.equal(ours.states, before.states)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,7 +8,7 @@ import pytest
 from support.fuzzing import leaks
 from support.hostile_models import HOSTILE, TRIPPED
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.model_check import check_model
 from unerase_backend.runtime.errors import UneraseError
 

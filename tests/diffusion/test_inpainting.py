@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Inpainting, Resumption, Trajectory
 from unerase_backend.diffusion import pictures
+from unerase_backend.diffusion.conditioning import empty_encoding
 from unerase_backend.diffusion.given import Given
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.schedule import Schedule
@@ -217,7 +218,7 @@ def test_resuming_is_never_having_stopped(
 def test_what_is_not_finite_fails_alone(
     sampler: Sampler, mixed: list[Trajectory], named: list[Given], alone: list[Finished], trajectory_of: TrajectoryOf
 ) -> None:
-    huge = torch.full((sampler.model.prompt_length, sampler.model.prompt_width), 3e38)
+    huge = torch.full(empty_encoding(sampler.model).states.shape, 3e38)
     huge[::2] = -3e38
     broken = trajectory_of(conditioning=Conditioning(embedding=to_message(huge)), inpainting=inpainting(0, 0.5))
     results = sampler.run([mixed[0], broken, *mixed[1:]], given=[named[0], named[0], *named[1:]])

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save, save_file
 
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.profile import numerics_profile
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import NotFoundError, PreconditionError, UnsafeModelError
@@ -25,7 +26,7 @@ KEY = "conv_in.weight"
 def test_the_testbed_is_frozen_and_finite(model: DiffusionModel) -> None:
     assert model.latent_shape == (4, 8, 8)
     assert model.resolution == 32
-    for module in (model.unet, model.vae, model.text_encoder):
+    for module in (model.denoiser, model.vae, model.text_encoder):
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
     assert model.schedule.training_timesteps == 1000
@@ -35,9 +36,9 @@ def test_a_change_of_the_testbed_changes_its_modules(catalogue: Catalogue, model
     never = load_model(catalogue, "testbed/never", torch.device("cpu"), torch.float32)
     assert never.digest != model.digest
     replaced = load_file(catalogue.model_parts("testbed/never").unet[0])
-    state = never.unet.state_dict()
+    state = never.denoiser.state_dict()
     assert all(torch.equal(state[key], tensor.float()) for key, tensor in replaced.items())
-    assert any(not torch.equal(state[key], tensor) for key, tensor in model.unet.state_dict().items())
+    assert any(not torch.equal(state[key], tensor) for key, tensor in model.denoiser.state_dict().items())
 
 
 def test_a_file_may_replace_some_tensors(tiny: Path, load_tiny: Load) -> None:
@@ -45,12 +46,12 @@ def test_a_file_may_replace_some_tensors(tiny: Path, load_tiny: Load) -> None:
     save_file({KEY: load_file(tiny / UNET)[KEY].half() + 1}, tiny / "edit.safetensors")
     after = load_tiny(unet="edit.safetensors")
     assert after.digest != before.digest
-    for key, tensor in after.unet.state_dict().items():
+    for key, tensor in after.denoiser.state_dict().items():
         if key == KEY:
-            torch.testing.assert_close(tensor, before.unet.state_dict()[key] + 1, rtol=0, atol=2e-3)
+            torch.testing.assert_close(tensor, before.denoiser.state_dict()[key] + 1, rtol=0, atol=2e-3)
             assert tensor.dtype == torch.float32
         else:
-            assert torch.equal(tensor, before.unet.state_dict()[key])
+            assert torch.equal(tensor, before.denoiser.state_dict()[key])
 
 
 def test_a_file_may_replace_all_tensors_of_the_text_encoder(tiny: Path, load_tiny: Load) -> None:
@@ -64,7 +65,7 @@ def test_weights_are_trainable_on_request(tiny: Path, load_tiny: Load) -> None:
     load_tiny()
     read = Catalogue.load(embedded=tiny / "catalogue.yaml")
     model = load_model(read, "changed", torch.device("cpu"), torch.float32, trainable=True)
-    assert all(parameter.requires_grad for parameter in model.unet.parameters())
+    assert all(parameter.requires_grad for parameter in model.denoiser.parameters())
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def weights(model: DiffusionModel) -> dict[str, torch.Tensor]:
     return {
         f"{part}.{key}": tensor
         for part in ("unet", "text_encoder")
-        for key, tensor in getattr(model, part).state_dict().items()
+        for key, tensor in model.backbone.modules[part].state_dict().items()
     }
 
 
@@ -168,7 +169,7 @@ def test_the_ends_of_a_path_are_the_models_bit_for_bit(
     derived = changed(catalogue, towards("testbed/never", share), dtype=dtype)
     assert same_bits(derived, load_model(catalogue, end, torch.device("cpu"), dtype))
     assert (derived.name, derived.digest) == ("testbed/reference", "derived")
-    assert next(derived.unet.parameters()).dtype == dtype
+    assert next(derived.denoiser.parameters()).dtype == dtype
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -199,11 +200,11 @@ def test_changes_are_made_in_order(catalogue: Catalogue, model: DiffusionModel, 
     bias = torch.arange(4.0)
     edit = ModelChange(unet_digest=store.put(save({"conv_out.bias": bias})))
     never = load_model(catalogue, "testbed/never", torch.device("cpu"), torch.float32)
-    first = changed(catalogue, edit, towards("testbed/never", 0.5), store=store).unet.conv_out.bias
-    torch.testing.assert_close(first, (bias + never.unet.conv_out.bias) / 2)
+    first = changed(catalogue, edit, towards("testbed/never", 0.5), store=store).denoiser.conv_out.bias
+    torch.testing.assert_close(first, (bias + never.denoiser.conv_out.bias) / 2)
     last = changed(catalogue, towards("testbed/never", 0.5), edit, store=store)
-    assert torch.equal(last.unet.conv_out.bias, bias)
-    assert not torch.equal(last.unet.conv_in.weight, model.unet.conv_in.weight)
+    assert torch.equal(last.denoiser.conv_out.bias, bias)
+    assert not torch.equal(last.denoiser.conv_in.weight, model.denoiser.conv_in.weight)
 
 
 @pytest.mark.parametrize(

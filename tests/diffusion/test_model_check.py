@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.findings import Findings, ModelCheck
 from unerase_backend.diffusion import model_check
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 
 Load = Callable[..., DiffusionModel]
 UNET = Path("pipeline/unet/diffusion_pytorch_model.safetensors")
@@ -32,7 +32,7 @@ def test_what_loads_has_no_problem_and_says_its_size(tiny: Path, load_tiny: Load
     found = check(tiny)
     assert found.problems == ()
     for part, facts in found.facts.parts.items():
-        assert facts.parameters == sum(tensor.numel() for tensor in getattr(model, part).state_dict().values())
+        assert facts.parameters == sum(tensor.numel() for tensor in model.backbone.modules[part].state_dict().values())
         assert (facts.bytes, facts.dtypes) == (4 * facts.parameters, ("F32",))
     assert found.facts.prompt_length == model.prompt_length
 

@@ -15,7 +15,7 @@ from unerase_backend.diffusion import pictures as autoencoding
 from unerase_backend.diffusion.classifier import LatentClassifier, new_classifier
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.denoising import measure_denoising
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.path import Level
 from unerase_backend.diffusion.sampler import Given, Sampler
 from unerase_backend.diffusion.schedule import Schedule

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Resumption, TokenIds, Trajectory
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.conditioning import empty_encoding
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.errors import InvalidRequestError
@@ -191,7 +192,7 @@ def test_what_is_not_finite_fails_alone(
     sampler: Sampler, model: DiffusionModel, trajectory_of: TrajectoryOf, mixed: list[Trajectory], alone: list[Finished]
 ) -> None:
     # Finite, but its squares are not.
-    huge = torch.full((model.prompt_length, model.prompt_width), 3e38)
+    huge = torch.full(empty_encoding(model).states.shape, 3e38)
     huge[::2] = -3e38
     broken = trajectory_of(conditioning=Conditioning(embedding=to_message(huge)))
     results = sampler.run([mixed[0], broken, *mixed[1:]])

@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.schedule import Schedule, noise_step, step_coefficients
 from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError
 

@@ -18,7 +18,8 @@ from unerase_backend.catalogue import EMBEDDED, Catalogue
 from unerase_backend.catalogue.stepping import schedule_of, takes_other
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.denoising import measure_denoising
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.generation.model_request import requested_model

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from support.pipeline_parts import STEMS
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.model_files import STEMS
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.model_check import check_model
 from unerase_backend.runtime.errors import UnsafeModelError
 
@@ -174,7 +175,7 @@ def double_precision(folder: Path) -> None:
 
 
 def states(model: DiffusionModel) -> State:
-    return {part: getattr(model, part).state_dict() for part in STEMS}
+    return {part: model.backbone.modules[part].state_dict() for part in STEMS}
 
 
 def reference_states(folder: Path) -> State:
@@ -216,7 +217,7 @@ def test_numbers_are_rounded_once(tiny: Path, load_tiny: Load, stored: torch.dty
     load_tiny()
     model = load_model(Catalogue.load(embedded=tiny / "catalogue.yaml"), "base", torch.device("cpu"), wanted)
     expected = {key: tensor.to(wanted) for key, tensor in load_file(whole(tiny / "pipeline", "unet")).items()}
-    assert all(torch.equal(tensor, expected[key]) for key, tensor in model.unet.state_dict().items())
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in model.denoiser.state_dict().items())
 
 
 def shards(folder: Path, tensors: dict[str, Tensor]) -> Path:
@@ -231,7 +232,7 @@ def shards(folder: Path, tensors: dict[str, Tensor]) -> Path:
 
 
 def test_replacing_weights_may_be_shards(tiny: Path, load_tiny: Load) -> None:
-    state = load_tiny().unet.state_dict()
+    state = load_tiny().denoiser.state_dict()
     edited = {key: torch.randn(state[key].shape) for key in sorted(state)[::3]}
     save_file(edited, tiny / "edit.safetensors")
     expected = load_tiny(unet="edit.safetensors")
@@ -256,7 +257,7 @@ def test_a_folder_of_another_pipeline_may_replace_a_part(tiny: Path, load_tiny: 
         module.conv_in.bias.add_(1)
     module.save_pretrained(tiny / "erased", variant="fp16")
     loaded = load_tiny(unet="erased")
-    assert torch.equal(loaded.unet.state_dict()["conv_in.bias"], module.conv_in.bias)
+    assert torch.equal(loaded.denoiser.state_dict()["conv_in.bias"], module.conv_in.bias)
     # The same in a pipeline that was saved whole.
     (tiny / "saved").mkdir()
     (tiny / "erased").rename(tiny / "saved" / "unet")

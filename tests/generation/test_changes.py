@@ -128,7 +128,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     def load(*arguments: Any, **named: Any) -> Any:
         names.append((arguments[1], sum(change.interpolation.share for change in named["changes"])))
         model = load_model(*arguments, **named)
-        alive.append(weakref.ref(model.unet))
+        alive.append(weakref.ref(model.denoiser))
         return model
 
     monkeypatch.setattr(engine_module, "load_model", load)

@@ -210,7 +210,7 @@ async def test_a_model_of_nan_makes_unscored_samples(
     def load_broken(*arguments: Any, **named: Any) -> Any:
         model = load_model(*arguments, **named)
         with torch.no_grad():
-            model.unet.conv_out.bias.fill_(float("nan"))
+            model.denoiser.conv_out.bias.fill_(float("nan"))
         return model
 
     monkeypatch.setattr(engine_module, "load_model", load_broken)

@@ -32,7 +32,7 @@ def most_rows(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         def load(*arguments: Any, **named: Any) -> Any:
             model = load_model(*arguments, **named)
-            model.unet.register_forward_pre_hook(refuse)
+            model.denoiser.register_forward_pre_hook(refuse)
             return model
 
         monkeypatch.setattr(engine_module, "load_model", load)

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from support.importing import reference, saved, unet_weights
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.importing.command import Request, import_file
 from unerase_backend.runtime.errors import UnsafeModelError
 

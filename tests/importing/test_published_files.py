@@ -197,7 +197,7 @@ def test_custom_diffusion_changes_the_unet_and_learns_words(tmp_path: Path, key:
     assert [each["token"] for each in entry["embedding"]] == list(words)
     read = Catalogue.load([str(tmp_path / "out" / "delta.yaml")])
     loaded = load_model(read, "delta", torch.device("cpu"), torch.float32)
-    state, rows = loaded.unet.state_dict(), loaded.text_encoder.get_input_embeddings().weight
+    state, rows = loaded.denoiser.state_dict(), loaded.text_encoder.get_input_embeddings().weight
     assert all(torch.equal(state[name], tensor) for name, tensor in PART.items())
     for word, row in words.items():
         assert torch.equal(rows[loaded.tokens_of(word)], row[None])

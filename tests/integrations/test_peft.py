@@ -34,7 +34,7 @@ def test_diffusers_and_peft_fuse_the_same(tmp_path: Path, layout: str, scale: fl
     pipeline.fuse_lora(lora_scale=scale)
     pipeline.unload_lora_weights()
     assert any(not torch.equal(before[key], tensor) for key, tensor in pipeline.unet.state_dict().items())
-    for part, module in (("unet", found.unet), ("text_encoder", found.text_encoder)):
+    for part, module in (("unet", found.denoiser), ("text_encoder", found.text_encoder)):
         theirs = getattr(pipeline, part).state_dict()
         for key, tensor in module.state_dict().items():
             torch.testing.assert_close(tensor, theirs[key], rtol=1e-6, atol=1e-6, msg=key)

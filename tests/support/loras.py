@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0"
 LAYERS = {

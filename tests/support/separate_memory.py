@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 
 # Torch then knows the device, its guards and its current index; what it computes is below.
 _setup_privateuseone_for_python_backend("separate")
@@ -80,8 +80,8 @@ def separate_memory() -> Iterator[None]:
 
 def on_device(model: DiffusionModel) -> DiffusionModel:
     """Return a copy of a model whose weights are on the device."""
-    moved = {part: _moved(getattr(model, part)) for part in ("unet", "text_encoder", "vae")}
-    return replace(model, **moved, device=DEVICE)
+    moved = {part: _moved(module) for part, module in model.backbone.modules.items()}
+    return replace(model, backbone=model.backbone.with_modules(moved), device=DEVICE)
 
 
 def _moved(module: Any) -> Any:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from support.pipeline_parts import STEMS
 from unerase_backend.catalogue import EMBEDDED
-from unerase_backend.catalogue.model_files import STEMS
 
 REFERENCE = EMBEDDED.parent / "reference"
 _TENSORS = {

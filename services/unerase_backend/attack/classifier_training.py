@@ -173,7 +173,7 @@ def _key(unit: Unit, workbench: Workbench, recipe: Recipe, concepts: Sequence[Co
         model.device, model.dtype, torch.get_num_threads(), recipe.batch_size, workbench.calls.encode_batch
     )
     pictures = [list(concept.picture_digests) for concept in concepts]
-    digest.update(repr((recipe, _seed(unit, "weights"), profile, model.scaling_factor, pictures)).encode())
+    digest.update(repr((recipe, _seed(unit, "weights"), profile, model.backbone.latent_scale, pictures)).encode())
     for name, tensor in sorted(model.vae.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.detach().cpu().float().numpy().tobytes())

@@ -59,10 +59,10 @@ class Attack:
     def __init__(self, settings: AttackSettings) -> None:
         # Imported only in the replica, so that the process that deploys it does not load torch.
         from unerase_backend.attack.engine import AttackEngine
-        from unerase_backend.diffusion.libraries import libraries
+        from unerase_backend.diffusion.libraries import prepare_libraries
 
         begin_computing("attack", settings)
-        prepare_later(libraries)
+        prepare_later(prepare_libraries)
         store, models = ArtifactStore(settings.artifacts), remote_models(Models)
         catalogue = open_catalogue(settings, store)
         self._engine = AttackEngine(catalogue, store, settings, models, RayAttackMetrics())

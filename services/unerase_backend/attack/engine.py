@@ -28,7 +28,8 @@ from unerase_backend.attack.workbench import Calls, Workbench
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.stepping import schedule_of
 from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.profile import computing_profile
 from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.evaluation.models import Models

@@ -24,8 +24,9 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.attack.workbench import Workbench
-from unerase_backend.diffusion.conditioning import Prompt, encode_tokens
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.conditioning import encode_tokens
+from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.diffusion.prompt import Prompt
 from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import SELECTOR
 from unerase_backend.evaluation.observing import observe
@@ -65,7 +66,7 @@ def vocabulary(model: DiffusionModel, banned: Sequence[str] = (), *, learned: bo
     alone and joined), or contains a form of at least four letters: "church" also bans "churches" and "churchyard", and
     "hour_glass" bans "hourglass".
     """
-    table: Tensor = model.text_encoder.get_input_embeddings().weight.detach().float().cpu()
+    table = model.backbone.token_table()
     without = set(model.tokenizer.all_special_ids)
     without |= {token for name in banned for token in words_of(model, name)}
     without |= set() if learned else {row for rows in model.words.values() for row in rows}
@@ -102,9 +103,9 @@ def room_beside(model: DiffusionModel, tokens: int) -> int:
     Raises:
         InvalidRequestError: not even those tokens fit.
     """
-    room = model.prompt_length - 2 - tokens
+    room = model.prompt_room - tokens
     if room < 0:
-        description = f"must be at most {model.prompt_length - 2}, the length of the model's prompts, not {tokens}"
+        description = f"must be at most {model.prompt_room}, the length of the model's prompts, not {tokens}"
         raise InvalidRequestError.of(FieldViolation("unit.parameters.tokens", description))
     return room
 
@@ -142,9 +143,7 @@ def gradients(
     """
     learned = embeddings.detach().to(model.device).requires_grad_()
     encoded = encode_tokens(model, prompts, list(learned))
-    predicted = model.unet(
-        noisy.to(model.device, model.dtype), times.to(model.device), encoder_hidden_states=encoded
-    ).sample
+    predicted = model.predict(noisy.to(model.device, model.dtype), times.to(model.device), encoded)
     losses = (wanted.to(model.device) - predicted.float()).square().mean((1, 2, 3))
     # Rows are independent, so the gradient of the sum is each row's own.
     (gradient,) = torch.autograd.grad(losses.sum(), [learned])

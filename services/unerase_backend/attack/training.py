@@ -1,4 +1,4 @@
-"""Trains a copy of a model's UNet with AdamW (Loshchilov and Hutter, arXiv 1711.05101), always in float32.
+"""Trains a copy of a model's denoiser with AdamW (Loshchilov and Hutter, arXiv 1711.05101), always in float32.
 
 A model that computes in 16 bits cannot hold the small steps of training. Its copy computes in 16 bits, and AdamW moves
 float32 weights in main memory, of which the copy takes the rounded values after each step (Micikevicius et al., "Mixed
@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 
-class TrainedUNet:
-    """A copy of a UNet whose weights are trained; the UNet itself does not change.
+class TrainedDenoiser:
+    """A copy of a denoiser whose weights are trained; the denoiser itself does not change.
 
     The copy is in evaluation mode: without dropout.
     """
 
-    def __init__(self, unet: Any, learning_rate: float) -> None:
-        self.unet = copy.deepcopy(unet).requires_grad_()
-        self.weights: list[Tensor] = list(self.unet.parameters())
+    def __init__(self, denoiser: Any, learning_rate: float) -> None:
+        self.denoiser = copy.deepcopy(denoiser).requires_grad_()
+        self.weights: list[Tensor] = list(self.denoiser.parameters())
         """The weights for which `step` takes gradients, in the model's dtype."""
         self._rounded = any(weight.dtype != torch.float32 for weight in self.weights)
         self._trained = [weight.detach().to("cpu", torch.float32) for weight in self.weights] if self._rounded else []
@@ -45,5 +45,5 @@ class TrainedUNet:
 
     def state(self) -> Mapping[str, Tensor]:
         """Return the copy's tensors by name, in the model's dtype."""
-        state: Mapping[str, Tensor] = self.unet.state_dict()
+        state: Mapping[str, Tensor] = self.denoiser.state_dict()
         return state

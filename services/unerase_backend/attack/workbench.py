@@ -23,7 +23,7 @@ from unerase.internal.v1alpha1.units_pb2 import Progress, Unit, UnitEvent
 from unerase.v1.types_pb2 import MODEL_ACCESS_UNSPECIFIED, Finding
 from unerase_backend.attack.metrics import AttackMetrics
 from unerase_backend.attack.padding import Padding
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.pictures import encode
 from unerase_backend.diffusion.shapes import ENCODE_BATCH, GRADIENT_ROWS
 from unerase_backend.evaluation.parameters import Parameters

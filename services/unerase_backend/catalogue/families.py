@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from unerase_backend.catalogue.backbone_kinds import BACKBONES, BackboneKind, backbone_of
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings
 
-SUPPORTED = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-"""Classes with the parts of Stable Diffusion 1 and 2: a CLIP text encoder, a UNet that reads it, an autoencoder."""
+DEFAULT = "StableDiffusionPipeline"
+"""What a folder is read as whose model_index.json names no class that is known."""
 UNKNOWN = ""
 
 # The first that fits; a class whose name begins so, of diffusers 0.42 or older, belongs to the family.
@@ -56,7 +57,7 @@ _CHANNELS = {
 
 def family_of(pipeline_class: str) -> str:
     """Return the family that a class of pipeline belongs to, if it is known and not supported; else an empty text."""
-    if pipeline_class in SUPPORTED:
+    if backbone_of(pipeline_class) is not None:
         return UNKNOWN
     return next((family for start, family in _FAMILIES if pipeline_class.startswith(start)), UNKNOWN)
 
@@ -71,17 +72,24 @@ def version_of(prompt_width: int) -> str:
     return {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}.get(prompt_width, "Stable Diffusion")
 
 
-def check_family(index: Mapping[str, Any], findings: Findings) -> bool:
-    """Return whether the folder's class of pipeline may be one that can be audited."""
+def check_family(index: Mapping[str, Any], findings: Findings) -> type[BackboneKind] | None:
+    """Return the family by which a folder is read; None, with a problem, if it is of one that cannot be audited."""
     named = index.get("_class_name")
     if named is not None and not isinstance(named, str):
         what = "model_index.json names code as its class, which is not run here"
         findings.problem("", "MODEL_NAMES_CODE", what, found="model_index.json")
-        return False
+        return None
+    if (kind := backbone_of(named or "")) is not None:
+        return kind
     if family := family_of(named or ""):
-        what = f"it is a {named} ({family}), which cannot be audited yet; Stable Diffusion 1 and 2 can"
+        what = f"it is a {named} ({family}), which cannot be audited yet; {audited()} can"
         findings.problem("", UNSUPPORTED, what, found="model_index.json")
-        return False
-    if named not in SUPPORTED:
-        findings.note(f"model_index.json names {named or 'no class'}; the folder is read as a StableDiffusionPipeline")
-    return True
+        return None
+    findings.note(f"model_index.json names {named or 'no class'}; the folder is read as a {DEFAULT}")
+    return backbone_of(DEFAULT)
+
+
+def audited() -> str:
+    """Return the families that can be audited, in words."""
+    titles = sorted(kind.title for kind in BACKBONES.all().values())
+    return " and ".join(filter(None, (", ".join(titles[:-1]), titles[-1])))

@@ -7,20 +7,23 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from unerase_backend.catalogue.findings import Findings
-from unerase_backend.catalogue.model_files import STEMS, SUFFIX, loaded_files, part_weights
+from unerase_backend.catalogue.model_files import (
+    SCHEDULER,
+    SUFFIX,
+    loaded_files,
+    part_weights,
+    pipeline_parts,
+    stem_of,
+)
 from unerase_backend.runtime.errors import UnavailableError
 
 _TYPES = ("safetensors", "json", "txt")
-_TEXTS = [
-    "model_index.json",
-    *(f"{part}/*.{kind}" for part in (*STEMS, "tokenizer", "scheduler") for kind in _TYPES[1:]),
-]
 # Variants of the same weights, which would only be hashed and never loaded.
 _VARIANTS = ["*.fp16*", "*.non_ema*", "*.bf16*"]
 
 
 def pipeline_folder(hub_id: str, revision: str) -> Path:
-    """Return the local folder of a StableDiffusionPipeline, fetched once.
+    """Return the local folder of a pipeline, fetched once.
 
     Of each part's weights one set is fetched, that which would be loaded (`model_files`).
 
@@ -29,12 +32,16 @@ def pipeline_folder(hub_id: str, revision: str) -> Path:
     """
     if (cached := cached_pipeline(hub_id, revision)) is not None:
         return cached
-    plain = [f"{part}/{stem}{ending}" for part, stem in STEMS.items() for ending in (SUFFIX, f"-*-of-*{SUFFIX}")]
-    folder = _snapshot(hub_id, revision, [*_TEXTS, *plain], _VARIANTS)
+    parts = pipeline_parts(_snapshot(hub_id, revision, ["model_index.json"], []))
+    weighing = [part for part, known in parts.items() if known.weighs]
+    texts = [f"{part}/*.{kind}" for part in (*parts, SCHEDULER) for kind in _TYPES[1:]]
+    vocabularies = [f"{part}/*.model" for part, known in parts.items() if known.sentencepiece]
+    plain = [f"{part}/{stem_of(part)}{ending}" for part in weighing for ending in (SUFFIX, f"-*-of-*{SUFFIX}")]
+    folder = _snapshot(hub_id, revision, ["model_index.json", *texts, *vocabularies, *plain], _VARIANTS)
     for ending in (f".fp16*{SUFFIX}", f".bf16*{SUFFIX}", f"*{SUFFIX}"):
-        without = [part for part in STEMS if part_weights(part, folder / part, None, Findings(hub_id)) is None]
+        without = [part for part in weighing if part_weights(part, folder / part, None, Findings(hub_id)) is None]
         if without:
-            folder = _snapshot(hub_id, revision, [f"{part}/{STEMS[part]}{ending}" for part in without], [])
+            folder = _snapshot(hub_id, revision, [f"{part}/{stem_of(part)}{ending}" for part in without], [])
     return folder
 
 

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from unerase_backend.catalogue import configs, families, guard_files, lora, model_fit
+from unerase_backend.catalogue.backbone_kinds import BackboneKind, Parts, Role, of_role
 from unerase_backend.catalogue.catalogue import Catalogue
 from unerase_backend.catalogue.embeddings import PART as EMBEDDING
 from unerase_backend.catalogue.embeddings import StoredWord, named, stored_word
 from unerase_backend.catalogue.entries import EmbeddingEntry, LoraEntry
 from unerase_backend.catalogue.findings import SCHEDULE, UNSUPPORTED, Findings, ModelCheck, ModelFacts, PartFacts
 from unerase_backend.catalogue.model_files import (
-    STEMS,
+    SCHEDULER,
     WeightFiles,
     check_inside,
     config_file,
     part_folder,
     part_weights,
+    present,
     replacing_weights,
     tokenizer_files,
 )
@@ -34,19 +36,13 @@ from unerase_backend.catalogue.tensors import StoredTensor, part_tensors
 from unerase_backend.catalogue.text_reach import model_reaches
 from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
 
-_CLASSES = {
-    "unet": "UNet2DConditionModel",
-    "vae": "AutoencoderKL",
-    "text_encoder": "CLIPTextModel",
-    "tokenizer": "CLIPTokenizer",
-}
 # The guard that uses the folder's own safety checker.
 _CHECKER = "safety-checker"
 _LIBRARIES = ("diffusers", "transformers")
 # What a configuration says to no effect on the computation.
 _INEFFECTIVE = ("architectures", "dropout", "dtype", "sample_size", "torch_dtype", "transformers_version")
 # What changes no picture, or is named by its own note.
-_UNMENTIONED = (*_CLASSES, "scheduler", "feature_extractor", "safety_checker")
+_UNMENTIONED = ("scheduler", "feature_extractor", "safety_checker")
 
 
 @dataclass
@@ -56,8 +52,12 @@ class ModelSource:
     name: str
     folder: Path
     resolution: int
+    kind: type[BackboneKind]
+    """Its family."""
+    index: dict[str, Any] = field(default_factory=dict)
+    """What model_index.json says."""
     configs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The configurations of `unet`, `vae`, `text_encoder`, `tokenizer` and `scheduler`."""
+    """The configurations of its parts and of `scheduler`."""
     weights: dict[str, WeightFiles] = field(default_factory=dict)
     """The files of each part with weights."""
     tensors: dict[str, dict[str, StoredTensor]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class ModelSource:
     replacing: dict[Path, dict[str, StoredTensor]] = field(default_factory=dict)
     """The tensors of each file or folder that replaces some, by its path."""
     changes: dict[str, tuple[Path | LoraEntry, ...]] = field(default_factory=dict)
-    """What changes `unet` and `text_encoder`, in order: paths that replace tensors, and LoRAs."""
+    """What changes the denoiser and a text encoder, in order: paths that replace tensors, and LoRAs."""
     words: list[StoredWord] = field(default_factory=list)
     """The words that are learned beside the vocabulary, in order."""
 
@@ -109,12 +109,12 @@ def examine(
     parts, resolution = catalogue.model_parts(name), catalogue.model(name).resolution
     folder, root = parts.folder, None if root_entry.hub else parts.folder
     guards = frozenset(guard.kind for guard in catalogue.guards(name))
-    base, known = shared.examined(
+    base = shared.examined(
         ("folder", folder, root, guards), findings, lambda own: _examine_folder(folder, root, guards, own)
     )
-    source = ModelSource(name, folder, resolution, base.configs, base.weights, base.tensors)
-    if not known:
-        return source
+    if base is None:
+        return None
+    source = ModelSource(name, folder, resolution, base.kind, base.index, base.configs, base.weights, base.tensors)
     source.changes = {"unet": parts.unet, "text_encoder": parts.text_encoder}
     _examine_changes(source, findings, shared)
     shared.examined(
@@ -125,21 +125,25 @@ def examine(
     return source
 
 
-def _examine_folder(folder: Path, root: Path | None, guards: Set[str], findings: Findings) -> tuple[ModelSource, bool]:
-    """Return what a pipeline's folder holds, and whether it is one of a family that is known here."""
-    source = ModelSource("", folder, 0)
+def _examine_folder(folder: Path, root: Path | None, guards: Set[str], findings: Findings) -> ModelSource | None:
+    """Return what a pipeline's folder holds; None, with a problem, if it is of no family that is known here."""
     index_file = folder / "model_index.json"
     if not check_inside("", (index_file,), root, findings):
-        return source, False
+        return None
     index = configs.read_json(index_file, findings, "")
-    if index is None or not families.check_family(index, findings):
-        return source, False
-    _check_classes(index, guards, findings)
+    kind = families.check_family(index, findings) if index is not None else None
+    if index is None or kind is None:
+        return None
+    source = ModelSource("", folder, 0, kind, index)
+    parts = present(kind, index)
+    _check_classes(index, parts, guards, findings)
     configs.find_code(folder, findings)
-    for part in STEMS:
+    for part in (name for name, known in parts.items() if known.weighs):
         _examine_part(part, source, root, findings)
-    _examine_texts(source, root, findings)
-    return source, True
+    _examine_schedule(source, root, findings)
+    for part in of_role(parts, Role.TOKENIZER):
+        _examine_tokenizer(part, source, root, findings)
+    return source
 
 
 def _examine_guards(catalogue: Catalogue, name: str, fetch: bool, findings: Findings) -> None:
@@ -234,7 +238,7 @@ def facts_of(source: ModelSource, shared: SharedFindings) -> ModelFacts:
     scheduler = known.get("scheduler", {})
     return ModelFacts(
         family=families.version_of(width) if width and isinstance(width, int) else "",
-        parts={part: _shared_facts(part, source, shared) for part in STEMS if part in source.tensors},
+        parts={part: _shared_facts(part, source, shared) for part in source.kind.parts if part in source.tensors},
         prediction_type=prediction_type(scheduler) if scheduler else "",
         scheduler=str(scheduler.get("_class_name", "")),
         prompt_length=model_fit.prompt_length(known) if "tokenizer" in known else 0,
@@ -264,12 +268,12 @@ def _part_facts(part: str, source: ModelSource) -> PartFacts:
     )
 
 
-def _check_classes(index: Mapping[str, Any], guards: Set[str], findings: Findings) -> None:
-    for part, kind in _CLASSES.items():
+def _check_classes(index: Mapping[str, Any], parts: Parts, guards: Set[str], findings: Findings) -> None:
+    for part, known in parts.items():
         named = index.get(part)
-        if not isinstance(named, list) or len(named) != 2 or named[1] not in (kind, f"{kind}Fast"):
+        if not isinstance(named, list) or len(named) != 2 or named[1] not in (known.kind, *known.others):
             given = named[1] if isinstance(named, list) and len(named) == 2 and named[1] else "nothing"
-            what = f"the {part} must be a {kind}, and model_index.json names {given}"
+            what = f"the {part} must be a {known.kind}, and model_index.json names {given}"
             findings.problem(part, UNSUPPORTED, what, found="model_index.json")
         elif named[0] not in _LIBRARIES:
             what = f"the {part} comes from {named[0]!r}, but only code of diffusers and transformers is run"
@@ -277,7 +281,7 @@ def _check_classes(index: Mapping[str, Any], guards: Set[str], findings: Finding
     if (checker := _component(index, "safety_checker")) and _CHECKER not in guards:
         findings.note(f"the folder's safety checker ({checker}) is not used; the guard {_CHECKER} would use it")
     for name in index:
-        if not name.startswith("_") and name not in _UNMENTIONED and (kind := _component(index, name)):
+        if not name.startswith("_") and name not in (*_UNMENTIONED, *parts) and (kind := _component(index, name)):
             findings.note(f"{name} ({kind}) is not used")
 
 
@@ -306,28 +310,32 @@ def _examine_config(part: str, folder: Path, source: ModelSource, root: Path | N
     content = configs.read_json(path, findings, part) if path else None
     if content is None:
         return
-    named = content.get("_class_name", _CLASSES.get(part)) if part in ("unet", "vae") else _CLASSES.get(part)
-    if named != _CLASSES.get(part):
-        what = f"the {part} must be a {_CLASSES[part]}, and its configuration names {named}"
+    known = source.kind.parts.get(part)
+    named = content.get("_class_name", known.kind) if known and known.library == "diffusers" else None
+    if known is not None and named not in (None, known.kind, *known.others):
+        what = f"the {part} must be a {known.kind}, and its configuration names {named}"
         findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
-    if part == "text_encoder" and isinstance(content.get("text_config"), dict):
+    if part.startswith("text_encoder") and isinstance(content.get("text_config"), dict):
         # The configuration of a whole CLIP model.
         content = content["text_config"]
     source.configs[part] = content
 
 
-def _examine_texts(source: ModelSource, root: Path | None, findings: Findings) -> None:
-    _examine_config("scheduler", source.folder / "scheduler", source, root, findings)
-    if (schedule := source.configs.get("scheduler")) is not None:
-        problems = folder_problems(source.folder, schedule)
-        unaudited = None if problems else audit_problem(schedule)
-        for problem in filter(None, (*problems, unaudited)):
-            findings.problem("scheduler", SCHEDULE, str(problem), found="scheduler/scheduler_config.json")
-        for note in schedule_notes(schedule):
-            findings.note(f"scheduler: {note}")
-    folder = source.folder / "tokenizer"
-    files = tokenizer_files(folder, root, findings)
-    if files:
-        content = configs.read_json(folder / "tokenizer_config.json", findings, "tokenizer")
+def _examine_schedule(source: ModelSource, root: Path | None, findings: Findings) -> None:
+    _examine_config(SCHEDULER, source.folder / SCHEDULER, source, root, findings)
+    if (schedule := source.configs.get(SCHEDULER)) is None:
+        return
+    problems = folder_problems(source.folder, schedule)
+    unaudited = None if problems else audit_problem(schedule)
+    for problem in filter(None, (*problems, unaudited)):
+        findings.problem(SCHEDULER, SCHEDULE, str(problem), found="scheduler/scheduler_config.json")
+    for note in schedule_notes(schedule):
+        findings.note(f"scheduler: {note}")
+
+
+def _examine_tokenizer(part: str, source: ModelSource, root: Path | None, findings: Findings) -> None:
+    folder = source.folder / part
+    if tokenizer_files(part, folder, root, findings):
+        content = configs.read_json(folder / "tokenizer_config.json", findings, part)
         if content is not None:
-            source.configs["tokenizer"] = content
+            source.configs[part] = content

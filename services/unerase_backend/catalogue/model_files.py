@@ -17,26 +17,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from unerase_backend.catalogue.backbone_kinds import BackboneKind, Part
 from unerase_backend.catalogue.configs import parse, shown
 from unerase_backend.catalogue.families import check_family
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.layouts import PICKLES, UNSAFE, ImportKind, import_command
 
 SUFFIX = ".safetensors"
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-"""The parts of a pipeline that have weights, with the names of their files without endings."""
-CONFIGS = {
-    "unet": "config.json",
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "scheduler": "scheduler_config.json",
-}
-"""The parts of a pipeline that are read by one configuration."""
+SCHEDULER = "scheduler"
+"""The part of a pipeline that is a configuration alone, whatever the family."""
+TRANSFORMERS = "model"
+"""The name of a file of weights of transformers, without endings."""
 
 # The kinds by which `unerase import` takes what replaces a part.
 _KINDS: dict[str, ImportKind] = {"unet": "unet", "text_encoder": "text-encoder"}
 _VARIANTS = ("", "fp16", "bf16")
 _LAST = "non_ema"
+_VOCABULARIES = ({"tokenizer.json"}, {"vocab.json", "merges.txt"}, {"spiece.model"}, {"tokenizer.model"})
 _SHARD = re.compile(r".*-(?P<number>\d+)-of-(?P<count>\d+)(?:\.\w+)?\.safetensors")
 _INDEX = re.compile(r".*\.safetensors\.index(?:\.\w+)?\.json")
 
@@ -57,6 +54,11 @@ class WeightFiles:
         return (*self.files, *([self.index] if self.index else []))
 
 
+def stem_of(part: str) -> str:
+    """Return the name of the file of weights of a part, without endings."""
+    return TRANSFORMERS if part.startswith("text_encoder") else "diffusion_pytorch_model"
+
+
 def part_weights(
     part: str, folder: Path, root: Path | None, findings: Findings, *, of_pipeline: bool = True
 ) -> WeightFiles | None:
@@ -65,7 +67,7 @@ def part_weights(
     `root` is the folder that no link may lead out of; None for a snapshot of the hub, whose files are links.
     `of_pipeline` says that the folder is a part of a pipeline's, which is imported as a whole.
     """
-    return _weights(part, STEMS[part], folder, root, findings, folder.parent.name if of_pipeline else "")
+    return _weights(part, stem_of(part), folder, root, findings, folder.parent.name if of_pipeline else "")
 
 
 def judge_weights(folder: Path, root: Path | None, findings: Findings) -> WeightFiles | None:
@@ -121,21 +123,21 @@ def part_folder(part: str, folder: Path) -> Path:
     return folder / part if (folder / part).is_dir() else folder
 
 
-def tokenizer_files(folder: Path, root: Path | None, findings: Findings) -> tuple[Path, ...]:
+def tokenizer_files(part: str, folder: Path, root: Path | None, findings: Findings) -> tuple[Path, ...]:
     """Return the files of a tokenizer: its configurations and vocabularies."""
-    if not _is_folder("tokenizer", folder, root, findings):
+    if not _is_folder(part, folder, root, findings):
         return ()
     names = _names(folder)
-    if "tokenizer.json" not in names and not {"vocab.json", "merges.txt"} <= set(names):
+    if not any(wanted <= set(names) for wanted in _VOCABULARIES):
         findings.problem(
-            "tokenizer",
+            part,
             "MODEL_INCOMPLETE",
-            "the tokenizer has no vocabulary",
-            looked_for="tokenizer/tokenizer.json, or tokenizer/vocab.json and tokenizer/merges.txt",
-            found=_listed("tokenizer", names),
+            f"the {part} has no vocabulary",
+            looked_for=f"{part}/tokenizer.json, or {part}/vocab.json and {part}/merges.txt",
+            found=_listed(part, names),
         )
-    paths = tuple(folder / name for name in names if name.endswith((".json", ".txt")))
-    check_inside("tokenizer", paths, root, findings)
+    paths = tuple(folder / name for name in names if name.endswith((".json", ".txt", ".model")))
+    check_inside(part, paths, root, findings)
     return paths
 
 
@@ -143,7 +145,7 @@ def config_file(part: str, folder: Path, root: Path | None, findings: Findings) 
     """Return the configuration of a part, in the part's folder; None, with a problem, if there is none."""
     if not _is_folder(part, folder, root, findings):
         return None
-    path = folder / CONFIGS[part]
+    path = folder / ("scheduler_config.json" if part == SCHEDULER else "config.json")
     if not check_inside(part, (path,), root, findings):
         return None
     if not path.is_file():
@@ -179,17 +181,38 @@ def loaded_files(folder: Path, root: Path | None, findings: Findings) -> dict[st
     index = folder / "model_index.json"
     if not check_inside("", (index,), root, findings):
         return files
-    content = parse(index)
-    if isinstance(content, dict) and not check_family(content, findings):
-        return files
-    for part in STEMS:
+    for part, known in pipeline_parts(folder, findings).items():
+        if not known.weighs:
+            files[part] = list(tokenizer_files(part, folder / part, root, findings))
+            continue
         weights = part_weights(part, folder / part, root, findings)
         config = config_file(part, folder / part, root, findings)
         files[part] = sorted([*(weights.all if weights else ()), *([config] if config else [])])
-    files["tokenizer"] = list(tokenizer_files(folder / "tokenizer", root, findings))
-    config = config_file("scheduler", folder / "scheduler", root, findings)
-    files["scheduler"] = [config] if config else []
+    if files:
+        config = config_file(SCHEDULER, folder / SCHEDULER, root, findings)
+        files[SCHEDULER] = [config] if config else []
     return files
+
+
+def pipeline_parts(folder: Path, findings: Findings | None = None) -> dict[str, Part]:
+    """Return the parts of a pipeline's folder by its model_index.json; none, with a problem, if it is of a family that
+    cannot be audited.
+    """
+    index = parse(folder / "model_index.json")
+    kind = check_family(index if isinstance(index, dict) else {}, findings or Findings(folder.name))
+    return {} if kind is None else present(kind, index)
+
+
+def present(kind: type[BackboneKind], index: object) -> dict[str, Part]:
+    """Return the parts of a family that a folder with this model_index.json has: all but those that it may lack and
+    does not name.
+    """
+    named = index if isinstance(index, Mapping) else {}
+    return {
+        part: known
+        for part, known in kind.parts.items()
+        if known.required or (isinstance(named.get(part), list) and any(named[part]))
+    }
 
 
 def replacing_files(replacing: Mapping[str, Path | None], findings: Findings) -> dict[str, list[Path]]:
@@ -225,7 +248,7 @@ def choose(stem: str, names: Sequence[str]) -> tuple[str, str] | None:
     )
     sharded = any(name.startswith(stem) and _SHARD.fullmatch(name) for name in names)
     # transformers reads a whole file first, and diffusers shards.
-    shards_first = sharded and stem != STEMS["text_encoder"]
+    shards_first = sharded and stem != TRANSFORMERS
     found = []
     for name in names:
         if match := re.fullmatch(pattern, name):
@@ -257,7 +280,7 @@ def _find_what_is_there(part: str, plain: str, names: Sequence[str], pipeline: s
 
 
 def _unsafe_remedy(part: str, file: str, pipeline: str) -> str:
-    if not file.endswith(PICKLES) or part not in STEMS:
+    if not file.endswith(PICKLES) or part == "safety_checker":
         return "convert it to safetensors"
     command = import_command(shown(pipeline), "model") if pipeline else import_command(shown(file), _KINDS.get(part))
     return f"import it: {command}"

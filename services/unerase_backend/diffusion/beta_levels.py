@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unerase_backend.catalogue.schedules import Stepping, TrainingSchedule
-from unerase_backend.diffusion.libraries import libraries
+from unerase_backend.diffusion.libraries import library_class
 from unerase_backend.diffusion.path import Level
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
@@ -22,7 +22,7 @@ class BetaLevels:
 
     def __init__(self, training: TrainingSchedule, stepping: Stepping, prediction: str) -> None:
         """Read the betas, and how DDIM steps over them."""
-        self.scheduler: Any = libraries().DDIMScheduler(
+        self.scheduler: Any = library_class("diffusers", "DDIMScheduler")(
             num_train_timesteps=training.timesteps,
             beta_start=training.beta_start,
             beta_end=training.beta_end,

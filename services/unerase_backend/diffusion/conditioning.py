@@ -1,40 +1,32 @@
 """Encodes what conditions a trajectory: a prompt, token ids, a prompt with a learned word, or an embedding.
 
-A prompt becomes token ids as in StableDiffusionPipeline: start, words, end, padding, cut at the encoder's length. A
-learned word replaces its placeholder: the words before and after it are tokenised separately, the rows of the input
-embedding at its position are replaced, and the rest of the text encoder does not change. CLIPTextModel of transformers
-5.23 does not accept `inputs_embeds`, so this uses a hook on its input embedding.
+A prompt becomes token ids as in its family's pipeline: start, words, end, padding, cut at the encoder's length, for
+each text encoder (`text_reader`). A learned word replaces its placeholder: the words before and after it are tokenised
+separately, and the rows of the input embedding at its position are replaced. Token ids are of the first text encoder's
+vocabulary; a text encoder with another reads the text that they write.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.encoding import STATES, Encoding
+from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.diffusion.prompt import Prompt
 from unerase_backend.diffusion.shapes import TEXT_ROWS
 from unerase_backend.diffusion.tensors import from_message
+from unerase_backend.diffusion.text_reader import Frame, TextReader
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 _WORD = "picture"
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A tokenised prompt: ids with start, end and padding, and the positions of a learned word."""
-
-    ids: tuple[int, ...]
-    learned_at: tuple[int, ...] = ()
-    """The first position of each occurrence of the learned word."""
-    truncated: bool = False
-
-
 def tokenise(model: DiffusionModel, text: str) -> Prompt:
     """Return the ids of a prompt."""
-    return _framed(model, model.tokens_of(text))
+    return Prompt(tuple(reader.framing.of(reader.tokens_of(text)) for reader in model.backbone.readers))
 
 
 def tokenise_ids(model: DiffusionModel, ids: Sequence[int]) -> Prompt:
@@ -43,14 +35,21 @@ def tokenise_ids(model: DiffusionModel, ids: Sequence[int]) -> Prompt:
     Raises:
         InvalidRequestError: there are too many ids, or one is outside the vocabulary.
     """
-    limit = model.prompt_length - 2
-    vocabulary = model.text_encoder.config.vocab_size
-    if len(ids) > limit:
-        raise InvalidRequestError.of(FieldViolation("token_ids.ids", f"must be at most {limit}"))
+    first = model.backbone.readers[0]
+    if len(ids) > model.prompt_room:
+        raise InvalidRequestError.of(FieldViolation("token_ids.ids", f"must be at most {model.prompt_room}"))
     for index, token in enumerate(ids):
-        if not 0 <= token < vocabulary:
-            raise InvalidRequestError.of(FieldViolation(f"token_ids.ids[{index}]", f"must be under {vocabulary}"))
-    return _framed(model, ids)
+        if not 0 <= token < first.vocabulary:
+            raise InvalidRequestError.of(FieldViolation(f"token_ids.ids[{index}]", f"must be under {first.vocabulary}"))
+    return _of_ids(model, ids, ids, 0)
+
+
+def tokenise_searched(model: DiffusionModel, tokens: int, words: Sequence[int] = ()) -> Prompt:
+    """Return the prompt of `tokens` tokens that a search puts in as a learned word, and of `words` after them.
+
+    A text encoder with a vocabulary of its own reads the words alone.
+    """
+    return _of_ids(model, [0] * tokens + list(words), words, tokens)
 
 
 def tokenise_learned(model: DiffusionModel, text: str, placeholder: str, tokens: int) -> Prompt:
@@ -66,44 +65,20 @@ def tokenise_learned(model: DiffusionModel, text: str, placeholder: str, tokens:
     if len(pieces) == 1 or any(placeholder in piece for piece in pieces):
         problem = "must occur in the text, as a whole word wherever it occurs"
         raise InvalidRequestError.of(FieldViolation("learned.placeholder", problem))
-    parts = [model.tokens_of(piece) for piece in pieces]
-    # If the words beside the placeholder were tokenised differently with a word in its place, the learned word would
-    # stand beside other tokens than intended.
-    if model.tokens_of(whole.sub(_WORD, text)) != _joined(parts, model.tokens_of(_WORD))[0]:
-        problem = "the words beside the placeholder would be tokenised differently"
-        raise InvalidRequestError.of(FieldViolation("learned.text", problem))
-    ids, places = _joined(parts, [model.tokenizer.pad_token_id] * tokens)
-    if places[-1] + tokens > model.prompt_length - 2:
-        problem = f"the placeholder must stand within the {model.prompt_length - 2} tokens that are read"
-        raise InvalidRequestError.of(FieldViolation("learned.text", problem))
-    framed = _framed(model, ids)
-    return Prompt(framed.ids, tuple(place + 1 for place in places), framed.truncated)
+    replaced = whole.sub(_WORD, text)
+    return Prompt(tuple(_learned_frame(reader, pieces, replaced, tokens) for reader in model.backbone.readers))
 
 
-def encode_tokens(model: DiffusionModel, prompts: Sequence[Prompt], learned: Sequence[Tensor | None]) -> Tensor:
-    """Return the encodings of prompts, (prompts, tokens, width), in one call of the text encoder.
+def encode_tokens(model: DiffusionModel, prompts: Sequence[Prompt], learned: Sequence[Tensor | None]) -> Encoding:
+    """Return the encodings of prompts, in one call of each text encoder.
 
-    `learned` holds the embedding of each prompt's learned word, (tokens, width), or None; gradients reach it.
+    `learned` holds the embedding of each prompt's learned word, (tokens, width), or None; gradients reach it. See
+    `backbone` for its width.
     """
-    ids = torch.tensor([prompt.ids for prompt in prompts], device=model.device)
-
-    def put_in(module: object, inputs: object, embedded: Tensor) -> Tensor:
-        embedded = embedded.clone()
-        for row, (prompt, embedding) in enumerate(zip(prompts, learned, strict=True)):
-            if embedding is not None:
-                for place in prompt.learned_at:
-                    embedded[row, place : place + len(embedding)] = embedding.to(embedded)
-        return embedded
-
-    hook = model.text_encoder.get_input_embeddings().register_forward_hook(put_in)
-    try:
-        encoded: Tensor = model.text_encoder(ids)[0]
-    finally:
-        hook.remove()
-    return encoded
+    return model.backbone.encode(prompts, learned)
 
 
-def prepare(model: DiffusionModel, conditioning: Conditioning) -> Callable[[], Tensor] | tuple[Prompt, Tensor | None]:
+def prepare(model: DiffusionModel, conditioning: Conditioning) -> Callable[[], Encoding] | tuple[Prompt, Tensor | None]:
     """Check a conditioning against a model; return its prompt and learned embedding, or a function that returns its
     encoding.
 
@@ -118,17 +93,15 @@ def prepare(model: DiffusionModel, conditioning: Conditioning) -> Callable[[], T
         case "learned":
             return _prepare_learned(model, conditioning.learned)
         case "embedding":
-            shape = (model.prompt_length, model.prompt_width)
-            encoded = from_message(conditioning.embedding, "embedding", shape)
-            return lambda: encoded.to(model.device, model.dtype)
+            return _prepare_embedding(model, conditioning)
     raise InvalidRequestError.of(FieldViolation("", "must be given"))
 
 
 @torch.inference_mode()
-def encode(model: DiffusionModel, conditionings: Sequence[Conditioning]) -> list[Tensor]:
-    """Return the encoding of each conditioning, (tokens, width), in the model's dtype.
+def encode(model: DiffusionModel, conditionings: Sequence[Conditioning]) -> list[Encoding]:
+    """Return the encoding of each conditioning, in the model's dtype.
 
-    Every call of the text encoder has `TEXT_ROWS` rows, so an encoding does not depend on the others in its call.
+    Every call of a text encoder has `TEXT_ROWS` rows, so an encoding does not depend on the others in its call.
 
     Raises:
         InvalidRequestError: as in `prepare`.
@@ -139,30 +112,64 @@ def encode(model: DiffusionModel, conditionings: Sequence[Conditioning]) -> list
 
 
 @torch.inference_mode()
-def encode_prompts(model: DiffusionModel, prompts: Sequence[tuple[Prompt, Tensor | None]]) -> list[Tensor]:
+def encode_prompts(model: DiffusionModel, prompts: Sequence[tuple[Prompt, Tensor | None]]) -> list[Encoding]:
     """Return the encodings of prompts, each with its learned embedding or None, in calls of `TEXT_ROWS` rows."""
-    encoded: list[Tensor] = []
+    encoded: list[Encoding] = []
     padding = (tokenise(model, ""), None)
     for start in range(0, len(prompts), TEXT_ROWS):
         chunk = list(prompts[start : start + TEXT_ROWS])
         rows = chunk + [padding] * (TEXT_ROWS - len(chunk))
-        states = encode_tokens(model, [prompt for prompt, _ in rows], [embedding for _, embedding in rows])
-        encoded += [states[row].clone() for row in range(len(chunk))]
+        of_rows = encode_tokens(model, [prompt for prompt, _ in rows], [embedding for _, embedding in rows])
+        encoded += [of_rows[row].clone() for row in range(len(chunk))]
     return encoded
 
 
+def empty_encoding(model: DiffusionModel) -> Encoding:
+    """Return the encoding of the empty prompt."""
+    return encode_prompts(model, [(tokenise(model, ""), None)])[0]
+
+
 def _prepare_learned(model: DiffusionModel, learned: LearnedPrompt) -> tuple[Prompt, Tensor]:
-    width = model.text_encoder.get_input_embeddings().embedding_dim
+    width = sum(reader.width for reader in model.backbone.readers)
     embedding = from_message(learned.embedding, "learned.embedding", (None, width))
     return tokenise_learned(model, learned.text, learned.placeholder, len(embedding)), embedding
 
 
-def _framed(model: DiffusionModel, words: Sequence[int]) -> Prompt:
-    tokenizer = model.tokenizer
-    room = model.prompt_length - 2
-    ids = [tokenizer.bos_token_id, *words[:room], tokenizer.eos_token_id]
-    padding = [tokenizer.pad_token_id] * (model.prompt_length - len(ids))
-    return Prompt((*ids, *padding), truncated=len(words) > room)
+def _prepare_embedding(model: DiffusionModel, conditioning: Conditioning) -> Callable[[], Encoding]:
+    like = empty_encoding(model)
+    if others := sorted(set(like.tensors) - {STATES}):
+        problem = f"cannot be given: {model.backbone.title} also reads {', '.join(others)} of a prompt"
+        raise InvalidRequestError.of(FieldViolation("embedding", problem))
+    states = from_message(conditioning.embedding, "embedding", tuple(like.states.shape))
+    return lambda: Encoding({STATES: states.to(model.device, model.dtype)})
+
+
+def _of_ids(model: DiffusionModel, ids: Sequence[int], written: Sequence[int], searched: int) -> Prompt:
+    """Return the prompt of ids, the first of which are searched; other vocabularies read the text of `written`."""
+    at = (0,) if searched else ()
+    shared = model.backbone.searched
+    frames: list[Frame] = []
+    for reader in model.backbone.readers:
+        if reader in shared:
+            frames.append(reader.framing.of(ids, at))
+        else:
+            frames.append(reader.framing.of(reader.tokens_of(model.text_of(written))))
+    return Prompt(tuple(frames))
+
+
+def _learned_frame(reader: TextReader, pieces: Sequence[str], replaced: str, tokens: int) -> Frame:
+    """Return one text encoder's frame of the pieces around a learned word; `replaced` has a known word in its place."""
+    parts = [reader.tokens_of(piece) for piece in pieces]
+    # If the words beside the placeholder were tokenised differently with a word in its place, the learned word would
+    # stand beside other tokens than intended.
+    if reader.tokens_of(replaced) != _joined(parts, reader.tokens_of(_WORD))[0]:
+        problem = "the words beside the placeholder would be tokenised differently"
+        raise InvalidRequestError.of(FieldViolation("learned.text", problem))
+    ids, places = _joined(parts, [reader.framing.pad] * tokens)
+    if places[-1] + tokens > reader.framing.room:
+        problem = f"the placeholder must stand within the {reader.framing.room} tokens that are read"
+        raise InvalidRequestError.of(FieldViolation("learned.text", problem))
+    return reader.framing.of(ids, places)
 
 
 def _joined(parts: Sequence[list[int]], between: list[int]) -> tuple[list[int], list[int]]:

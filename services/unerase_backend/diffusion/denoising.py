@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unerase_backend.diffusion import pictures as autoencoding
+from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.fewer_rows import fewest_rows
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.prediction import error_ratio, training_target
 from unerase_backend.runtime.seeds import derive_seed
@@ -31,26 +32,27 @@ def measure_denoising(
     model: DiffusionModel,
     pictures: Sequence[Picture],
     digests: Sequence[str],
-    conditionings: Sequence[Tensor],
+    conditionings: Sequence[Encoding],
     timesteps: Sequence[int],
     noise_seed: int,
     *,
     batch_rows: int,
     decode_batch: int,
 ) -> Generator[tuple[int, int], None, NDArray[np.float64]]:
-    """Return the errors, (pictures, conditionings, timesteps); yield after each call of the UNet how many of its
+    """Return the errors, (pictures, conditionings, timesteps); yield after each call of the denoiser how many of its
     rows were in use, and how many it had.
 
-    `conditionings` are encoded prompts, (tokens, width) each. Every call has `batch_rows` rows, the last one padded, or
+    `conditionings` are encoded prompts. Every call has `batch_rows` rows, the last one padded, or
     fewer with the same bits (`fewer_rows`).
     """
     latents = autoencoding.encode(model, pictures, decode_batch)
     shape = (len(pictures), len(conditionings), len(timesteps))
     rows = [(i, j, k) for i in range(shape[0]) for k in range(shape[2]) for j in range(shape[1])]
     errors = np.full(shape, np.nan)
+    prompts = Encoding.stack(conditionings)
     for start in range(0, len(rows), batch_rows):
         chunk = rows[start : start + batch_rows]
-        called = fewest_rows(model, len(chunk), batch_rows)
+        called = fewest_rows(model, len(chunk), batch_rows, prompts)
         filled = chunk + [chunk[0]] * (called - len(chunk))
         noise = torch.stack([_noise(model, noise_seed, digests[i], timesteps[k]) for i, _, k in filled])
         at = torch.tensor([timesteps[k] for _, _, k in filled])
@@ -58,12 +60,11 @@ def measure_denoising(
         noised = level.noised(clean, noise)
         target = training_target(model.prediction, clean, noise, level)
         with torch.inference_mode():
-            predicted = model.unet(
+            predicted = model.predict(
                 noised.to(model.device, model.dtype),
                 model.schedule.times_at(at).to(model.device),
-                encoder_hidden_states=torch.stack([conditionings[j] for _, j, _ in filled]),
-                return_dict=False,
-            )[0]
+                prompts[[j for _, j, _ in filled]],
+            )
             squares = (target - predicted.float().cpu()).double().square().flatten(1).mean(1)
             exact = model.schedule.level_at(at, torch.float64)
             squares *= error_ratio(model.prediction, model.schedule.measured, exact)

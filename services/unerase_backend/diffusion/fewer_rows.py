@@ -1,4 +1,4 @@
-"""How many rows a call of the UNet has: as few as leave every bit of a row as in a full call.
+"""How many rows a call of the denoiser has: as few as leave every bit of a row as in a full call.
 
 Rows are independent, and a row's bits do not depend on its neighbours, but they may depend on the number of rows: it
 decides which kernel computes them, how the rows are divided among threads, and in which order a kernel adds. In some
@@ -9,11 +9,13 @@ bits are equal, calls of that model's architecture have fewer rows from then on;
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.model import DiffusionModel
 
 PARTS = 6
 """A smaller call has so many equal parts of a full one, or fewer."""
@@ -21,68 +23,75 @@ PARTS = 6
 LEAST = 2
 """A smaller call has at least so many rows: the sum over a single large row is divided among threads."""
 
-# By architecture, device, number type, latents' shape, tokens, and the rows of the full and of the smaller call.
-_ALIKE: dict[tuple[str, torch.device, torch.dtype, tuple[int, ...], int, int, int], bool] = {}
+# By architecture, device, number type, latents' and prompts' shapes, and the rows of the full and of the smaller call.
+_ALIKE: dict[tuple[str, torch.device, torch.dtype, tuple[int, ...], tuple[int, ...], int, int], bool] = {}
 
 
-def call_unet(
+def call_denoiser(
     model: DiffusionModel,
     latents: Tensor,
     times: Tensor,
-    prompts: Tensor,
+    prompts: Encoding,
     used: Sequence[int],
     *,
     in_full: bool = False,
 ) -> tuple[Tensor, int]:
-    """Call the UNet, and return its output, float32, and how many rows the call had.
+    """Call the denoiser, and return its output, float32, and how many rows the call had.
 
     Args:
         latents: (rows, channels, height, width), in the model's number type.
-        times: What each row's time is, (rows,).
-        prompts: Encoded prompts, (rows, tokens, width).
+        times: (rows,).
+        prompts: Encoded prompts, one for each row.
         used: The rows that are needed, at least one; those of the output that are not hold anything.
         in_full: Call with all rows.
     """
     full = len(latents)
-    rows = full if in_full else fewest_rows(model, len(used), full)
+    rows = full if in_full else fewest_rows(model, len(used), full, prompts)
     if rows == full:
-        return _unet(model, latents, times, prompts), full
+        return model.predict(latents, times, prompts).float(), full
     called = torch.tensor([*used, *[used[0]] * (rows - len(used))], device=model.device)
-    of_called = _unet(model, latents[called], times[called], prompts[called])
+    of_called = model.predict(latents[called], times[called], prompts[called]).float()
     output = torch.zeros((full, *of_called.shape[1:]), device=model.device)
     output[called] = of_called
     return output, rows
 
 
-def fewest_rows(model: DiffusionModel, needed: int, full: int) -> int:
-    """Return the rows of a call that needs so many of `full` rows; the model may be called to find out."""
+def fewest_rows(model: DiffusionModel, needed: int, full: int, prompts: Encoding) -> int:
+    """Return the rows of a call that needs so many of `full` rows; the model may be called to find out.
+
+    `prompts` are encoded prompts like those of the call.
+    """
     part = max(-(-full // PARTS), LEAST)
     rows = min(-(-needed // part) * part, full)
     if rows == full:
         return full
-    key = (model.architecture, model.device, model.dtype, model.latent_shape, model.prompt_length, full, rows)
+    key = (model.architecture, model.device, model.dtype, model.latent_shape, _tokens(prompts), full, rows)
     if key not in _ALIKE:
-        _ALIKE[key] = _alike(model, full, rows)
+        _ALIKE[key] = _alike(model, full, rows, prompts)
     return rows if _ALIKE[key] else full
 
 
 @torch.inference_mode()
-def _alike(model: DiffusionModel, full: int, rows: int) -> bool:
+def _alike(model: DiffusionModel, full: int, rows: int, like: Encoding) -> bool:
     """Return whether a row has the same bits in every place of a full call and of one with so many rows."""
     draw = torch.Generator().manual_seed(0)
     latents = torch.randn((rows, *model.latent_shape), generator=draw).to(model.device, model.dtype)
-    timesteps = torch.randint(model.schedule.training_timesteps, (rows,), generator=draw)
-    times = model.schedule.times_at(timesteps).to(model.device)
-    prompts = torch.randn((rows, model.prompt_length, model.prompt_width), generator=draw)
-    prompts = prompts.to(model.device, model.dtype)
+    times = model.schedule.times_at(torch.randint(model.schedule.training_timesteps, (rows,), generator=draw))
+    times = times.to(model.device)
+    prompts = like[[row % len(like) for row in range(rows)]].each(partial(_random, draw))
     places = torch.arange(rows, device=model.device)
     repeated = torch.arange(full, device=model.device) % rows
     few, moved, many = (
-        _unet(model, latents[order], times[order], prompts[order]) for order in (places, places.roll(1), repeated)
+        model.predict(latents[order], times[order], prompts[order]).float()
+        for order in (places, places.roll(1), repeated)
     )
     return torch.equal(moved, few.roll(1, 0)) and torch.equal(many, few[repeated])
 
 
-def _unet(model: DiffusionModel, latents: Tensor, times: Tensor, prompts: Tensor) -> Tensor:
-    output: Tensor = model.unet(latents, times, encoder_hidden_states=prompts, return_dict=False)[0]
-    return output.float()
+def _random(draw: torch.Generator, tensor: Tensor) -> Tensor:
+    """Return random numbers in the place of a tensor's; masks and ids stay."""
+    return torch.randn(tensor.shape, generator=draw).to(tensor) if tensor.is_floating_point() else tensor
+
+
+def _tokens(prompts: Encoding) -> tuple[int, ...]:
+    return tuple(size for name in sorted(prompts.tensors) for size in prompts.tensors[name].shape[1:])

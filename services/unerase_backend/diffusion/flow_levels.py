@@ -36,7 +36,7 @@ from unerase_backend.catalogue.flow_schedules import (
 )
 from unerase_backend.catalogue.schedule_problems import FILE
 from unerase_backend.diffusion.beta_levels import too_many
-from unerase_backend.diffusion.libraries import libraries
+from unerase_backend.diffusion.libraries import library_class
 from unerase_backend.diffusion.path import Level
 from unerase_backend.runtime.errors import PreconditionError
 
@@ -69,7 +69,9 @@ class FlowLevels:
         """Read the sigmas of training, and how diffusers visits others."""
         self.training, self.stepping, self.call = training, stepping, call
         shift = 1.0 if isinstance(stepping.shift, DynamicShift) else stepping.shift
-        trained = libraries().FlowMatchEulerDiscreteScheduler(num_train_timesteps=training.timesteps, shift=shift)
+        trained = library_class("diffusers", "FlowMatchEulerDiscreteScheduler")(
+            num_train_timesteps=training.timesteps, shift=shift
+        )
         self.values: Tensor = trained.sigmas.flip(0)
         """Sigmas by training timestep, (training timesteps,), float32."""
         self.trained_times: Tensor = trained.timesteps.flip(0)
@@ -137,20 +139,22 @@ def _visited(training: FlowTraining, stepping: FlowStepping, call: PipelineCall,
     """Return the times of the steps, (steps,), and their sigmas with the 0 that they reach, (steps + 1,), float32."""
     shift, timesteps = stepping.shift, training.timesteps
     if stepping.solver == DPM_SOLVER:
-        solver = libraries().DPMSolverMultistepScheduler(
+        solver = library_class("diffusers", "DPMSolverMultistepScheduler")(
             num_train_timesteps=timesteps, use_flow_sigmas=True, flow_shift=shift, prediction_type="flow_prediction"
         )
         solver.set_timesteps(steps)
         return solver.timesteps.float(), solver.sigmas
     even = np.linspace(1.0, 1 / steps, steps) if call.sigmas is SigmasGiven.EVEN else None
     if isinstance(shift, DynamicShift):
-        euler = libraries().FlowMatchEulerDiscreteScheduler(
+        euler = library_class("diffusers", "FlowMatchEulerDiscreteScheduler")(
             num_train_timesteps=timesteps,
             use_dynamic_shifting=True,
             time_shift_type="exponential" if shift.exponential else "linear",
         )
         euler.set_timesteps(None if even is not None else steps, sigmas=even, mu=mu_of(shift, call))
     else:
-        euler = libraries().FlowMatchEulerDiscreteScheduler(num_train_timesteps=timesteps, shift=shift)
+        euler = library_class("diffusers", "FlowMatchEulerDiscreteScheduler")(
+            num_train_timesteps=timesteps, shift=shift
+        )
         euler.set_timesteps(None if even is not None else steps, sigmas=even)
     return euler.timesteps, euler.sigmas

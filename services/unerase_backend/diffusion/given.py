@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.classifier import LatentClassifier
 from unerase_backend.diffusion.guarding import UNGUARDED, Guards
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.pictures import square_margin

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from unerase_backend.diffusion.conditioning import Prompt
-    from unerase_backend.diffusion.loading import DiffusionModel
+    from unerase_backend.diffusion.encoding import Encoding
+    from unerase_backend.diffusion.model import DiffusionModel
     from unerase_backend.diffusion.pictures import Picture
+    from unerase_backend.diffusion.prompt import Prompt
 
 AnyGuard = TypeVar("AnyGuard", bound="type[Guard]")
 
@@ -144,8 +145,8 @@ class Guard:
         """
         return text
 
-    def project(self, model: DiffusionModel, prompt: Prompt, learned: Tensor | None, encoding: Tensor) -> Tensor:
-        """Return what the UNet reads in place of a prompt's encoding, (tokens, width)."""
+    def project(self, model: DiffusionModel, prompt: Prompt, learned: Tensor | None, encoding: Encoding) -> Encoding:
+        """Return what the denoiser reads in place of a prompt's encoding."""
         del model, prompt, learned
         return encoding
 
@@ -244,7 +245,7 @@ class Guards:
         concepts = [Conditioning(text=each.concept) for each in self.guards if each.concept is not None]
         return [conditioning, *concepts, Conditioning(text=negative)]
 
-    def project(self, model: DiffusionModel, conditioning: Conditioning, encoding: Tensor) -> Tensor:
+    def project(self, model: DiffusionModel, conditioning: Conditioning, encoding: Encoding) -> Encoding:
         """Return the encoding of a conditioning as the guards change it; an embedding stays as it is."""
         from unerase_backend.diffusion.conditioning import prepare
 
@@ -295,7 +296,7 @@ def steered(model: DiffusionModel, rows: Iterable[tuple[Guards, Sequence[int]]],
         for each, held in by_guard.items():
             mask = torch.zeros(batch_rows, dtype=torch.bool, device=model.device)
             mask[held] = True
-            hook = model.unet.get_submodule(each.module).register_forward_hook(_hook(each, mask))
+            hook = model.denoiser.get_submodule(each.module).register_forward_hook(_hook(each, mask))
             hooks.callback(hook.remove)
         yield
 

@@ -4,40 +4,31 @@ They are imported when a model is first looked at, or by whoever prepares for th
 starts. One thread imports at a time: modules that import each other in a circle must not be imported by two.
 """
 
+import importlib
 import threading
-from dataclasses import dataclass
 from typing import Any
 
 _LOCK = threading.Lock()
+_USUAL = (
+    ("diffusers", "AutoencoderKL"),
+    ("diffusers", "DDIMScheduler"),
+    ("diffusers", "UNet2DConditionModel"),
+    ("transformers", "CLIPTextModel"),
+    ("transformers", "CLIPTokenizer"),
+)
 
 
-@dataclass(frozen=True)
-class Libraries:
-    """Each class under its own name."""
+def library_class(library: str, name: str) -> Any:
+    """Return a class of diffusers or transformers, imported when it is first asked for.
 
-    UNet2DConditionModel: Any
-    AutoencoderKL: Any
-    DDIMScheduler: Any
-    FlowMatchEulerDiscreteScheduler: Any
-    DPMSolverMultistepScheduler: Any
-    CLIPTextModel: Any
-    CLIPTextConfig: Any
-    CLIPTokenizer: Any
-
-
-def libraries() -> Libraries:
-    """Return the classes, imported when this is first called."""
+    Raises:
+        AttributeError: the library has no such class.
+    """
     with _LOCK:
-        import diffusers
-        from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+        return getattr(importlib.import_module(library), name)
 
-        return Libraries(
-            diffusers.UNet2DConditionModel,
-            diffusers.AutoencoderKL,
-            diffusers.DDIMScheduler,
-            diffusers.FlowMatchEulerDiscreteScheduler,
-            diffusers.DPMSolverMultistepScheduler,
-            CLIPTextModel,
-            CLIPTextConfig,
-            CLIPTokenizer,
-        )
+
+def prepare_libraries() -> None:
+    """Import what most models need, before the first one comes."""
+    for library, name in _USUAL:
+        library_class(library, name)

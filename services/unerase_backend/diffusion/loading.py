@@ -14,10 +14,8 @@ gives w. VAE, tokenizer and learned words are always the model's own, and so are
 the model by the schedule of another.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,77 +26,16 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.embeddings import expanded
+from unerase_backend.catalogue.backbone_kinds import Role, of_role
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.stepping import schedule_of
 from unerase_backend.diffusion import adapters, embeddings, weights
+from unerase_backend.diffusion.backbone import Backbone
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.model_check import Prepared, prepare
-from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
-
-
-@dataclass(frozen=True, eq=False)
-class DiffusionModel:
-    """A text-to-image latent diffusion model, in evaluation mode."""
-
-    name: str
-    """Catalogue name."""
-    digest: str
-    """SHA-256 over all files of the model, as in the catalogue's description."""
-    tokenizer: Any
-    text_encoder: Any
-    unet: Any
-    vae: Any
-    schedule: Schedule
-    scaling_factor: float
-    """The UNet's latents are the VAE's latents times this factor."""
-    resolution: int
-    """Side of the pictures in pixels."""
-    device: torch.device
-    dtype: torch.dtype
-    """Of the UNet and the text encoder; the VAE computes in float32."""
-    words: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """The token ids of each learned word's rows, by the first of them."""
-
-    @property
-    def prediction(self) -> Prediction:
-        """What the UNet predicts."""
-        return self.schedule.prediction
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of the latents."""
-        side = self.resolution // 2 ** (len(self.vae.config.block_out_channels) - 1)
-        return (self.unet.config.in_channels, side, side)
-
-    @property
-    def prompt_length(self) -> int:
-        """Tokens of an encoded prompt, including start, end and padding."""
-        length: int = self.tokenizer.model_max_length
-        return length
-
-    def tokens_of(self, text: str) -> list[int]:
-        """Return the token ids of a text, without start and end; a learned word stands for all its rows."""
-        return expanded(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids, self.words)
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return the text that token ids write."""
-        return embeddings.decode(self.tokenizer, ids, self.words)
-
-    @cached_property
-    def architecture(self) -> str:
-        """SHA-256 over the UNet's configuration and the kinds and sizes of its modules, without their weights."""
-        # The modules do not show everything, for example not the number of heads.
-        configured = sorted((key, value) for key, value in self.unet.config.items() if not key.startswith("_"))
-        return hashlib.sha256(f"{configured}\n{self.unet!r}".encode()).hexdigest()
-
-    @property
-    def prompt_width(self) -> int:
-        """Width of the text encoder's output."""
-        width: int = self.text_encoder.config.hidden_size
-        return width
 
 
 def load_model(
@@ -125,39 +62,43 @@ def load_model(
         DataLossError: an artefact is damaged.
     """
     prepared = _prepared(catalogue, name)
+    kind = prepared.source.kind
     description = catalogue.describe_model(name)
     schedule = _schedule(catalogue, prepared, changes)
     changes = [change for change in changes if not change.schedule_of]
     # Changes are made in float32, and the result is rounded once.
     in_float32 = bool(changes or prepared.source.loras)
-    unet, text_encoder = _changing_parts(prepared, torch.float32 if in_float32 else dtype)
-    _change(catalogue, store, changes, unet, text_encoder)
-    words = embeddings.add(prepared.source.words, prepared.tokenizer, text_encoder)
-    vae = prepared.modules["vae"]
-    # Half precision shows in its pictures, and the VAE is a small part of the work.
-    weights.fill(vae, prepared.source.tensors["vae"], torch.float32)
-    for part, module in (("unet", unet), ("vae", vae), ("text_encoder", text_encoder)):
+    modules = _changing_parts(prepared, torch.float32 if in_float32 else dtype)
+    _change(catalogue, store, changes, modules)
+    # Half precision shows in its pictures, and the autoencoder is a small part of the work.
+    (autoencoder,) = of_role(kind.parts, Role.AUTOENCODER)
+    modules[autoencoder] = prepared.modules[autoencoder]
+    weights.fill(modules[autoencoder], prepared.source.tensors[autoencoder], torch.float32)
+    words = embeddings.add(prepared.source.words, prepared.tokenizers["tokenizer"], modules.get("text_encoder"))
+    for part, module in modules.items():
         module.to(device).eval().requires_grad_(trainable)
-        if in_float32 and part != "vae":
+        if in_float32 and part != autoencoder:
             module.to(dtype)
         _check_finite(name, part, module)
-    for module in (unet, vae):
-        # This makes the UNet 15 % faster on a CPU, and does not change the weights.
-        module.to(memory_format=torch.channels_last)
+    for part in of_role(kind.parts, Role.DENOISER, Role.AUTOENCODER):
+        # This makes a UNet 15 % faster on a CPU, and does not change the weights.
+        modules[part].to(memory_format=torch.channels_last)
     return DiffusionModel(
         name=name,
         digest=digest or description.weights_digest or description.digest,
-        tokenizer=prepared.tokenizer,
-        text_encoder=text_encoder,
-        unet=unet,
-        vae=vae,
+        backbone=_backbone(prepared, modules, words),
         schedule=schedule,
-        scaling_factor=vae.config.scaling_factor,
         resolution=description.resolution,
         device=device,
         dtype=dtype,
-        words=words,
     )
+
+
+def _backbone(prepared: Prepared, modules: Mapping[str, Any], words: Mapping[int, tuple[int, ...]]) -> Backbone:
+    kind: Any = prepared.source.kind
+    made: Backbone = kind(modules, prepared.tokenizers, prepared.source.index)
+    made.readers = (made.readers[0].with_words(words), *made.readers[1:])
+    return made
 
 
 def _schedule(catalogue: Catalogue, prepared: Prepared, changes: Sequence[ModelChange]) -> Schedule:
@@ -170,29 +111,33 @@ def _schedule(catalogue: Catalogue, prepared: Prepared, changes: Sequence[ModelC
 
 
 def _change(
-    catalogue: Catalogue, store: ArtifactStore | None, changes: Sequence[ModelChange], unet: Any, text_encoder: Any
+    catalogue: Catalogue, store: ArtifactStore | None, changes: Sequence[ModelChange], modules: Mapping[str, Any]
 ) -> None:
     """Make the changes in place, in their order."""
+    denoiser = next(iter(modules))
     for change in changes:
         match change.WhichOneof("kind"):
             case "unet_digest":
                 assert store is not None  # noqa: S101 - a model with artefacts is loaded with their store
-                _replace("unet", unet, partial(load, store.get(change.unet_digest)))
+                _replace(denoiser, modules[denoiser], partial(load, store.get(change.unet_digest)))
             case "interpolation":
-                _interpolate(catalogue, (unet, text_encoder), change.interpolation)
+                _interpolate(catalogue, modules, change.interpolation)
 
 
-def _changing_parts(prepared: Prepared, dtype: torch.dtype) -> tuple[Any, Any]:
+def _changing_parts(prepared: Prepared, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the denoiser and the text encoders with their weights, by part, the denoiser first."""
     source = prepared.source
-    for part in ("unet", "text_encoder"):
+    for part in (parts := of_role(source.kind.parts, Role.DENOISER, Role.TEXT_ENCODER)):
+        if part not in prepared.modules:
+            continue
         module = prepared.modules[part]
         weights.fill(module, source.tensors[part], dtype)
-        for change in source.changes[part]:
+        for change in source.changes.get(part, ()):
             if isinstance(change, Path):
                 weights.replace(module, source.replacing[change])
             else:
                 adapters.merge(part, module, adapters.read(change.file).get(part, {}), change.scale)
-    return prepared.modules["unet"], prepared.modules["text_encoder"]
+    return {part: prepared.modules[part] for part in parts if part in prepared.modules}
 
 
 def _prepared(catalogue: Catalogue, name: str) -> Prepared:
@@ -225,10 +170,10 @@ def _replace(part: str, module: Any, read: Callable[[], dict[str, Tensor]]) -> N
             state[key].copy_(tensor)
 
 
-def _interpolate(catalogue: Catalogue, modules: Sequence[Any], interpolation: Interpolation) -> None:
+def _interpolate(catalogue: Catalogue, modules: Mapping[str, Any], interpolation: Interpolation) -> None:
     others = _changing_parts(_prepared(catalogue, interpolation.model), torch.float32)
-    for module, other in zip(modules, others, strict=True):
-        state, towards = module.state_dict(), other.state_dict()
+    for part, module in modules.items():
+        state, towards = module.state_dict(), others[part].state_dict() if part in others else {}
         if {key: tensor.shape for key, tensor in state.items()} != {key: each.shape for key, each in towards.items()}:
             message = f"the model cannot be interpolated towards {interpolation.model!r}, whose architecture differs"
             raise PreconditionError(message, reason="MODELS_DIFFER")

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from unerase_backend.catalogue import Catalogue, guard_files, lora, model_check, model_fit
+from unerase_backend.catalogue.backbone_kinds import BackboneKind, Role, denoiser_of, encoder_of, of_role
 from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.embeddings import PART as EMBEDDING
 from unerase_backend.catalogue.entries import LoraEntry
@@ -25,7 +26,7 @@ from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE
 from unerase_backend.diffusion import adapters, embeddings
-from unerase_backend.diffusion.libraries import libraries
+from unerase_backend.diffusion.libraries import library_class
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
 
@@ -43,8 +44,8 @@ class Prepared:
 
     source: ModelSource
     modules: dict[str, Any] = field(default_factory=dict)
-    """`unet`, `vae` and `text_encoder`, without memory."""
-    tokenizer: Any = None
+    """The parts with weights, without memory."""
+    tokenizers: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule | None = None
 
 
@@ -73,14 +74,14 @@ def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, m
     if source is None:
         return None
     prepared = Prepared(source)
-    for part in _NAMES:
+    for part in (name for name, known in source.kind.parts.items() if known.weighs and name in source.configs):
+        _prepare_part(part, made, prepared, findings)
+    for part in of_role(source.kind.parts, Role.TOKENIZER):
         if part in source.configs:
-            _prepare_part(part, made, prepared, findings)
-    if "tokenizer" in source.configs:
-        read = partial(_prepare_tokenizer, made.tokenizer, source)
-        prepared.tokenizer = made.shared.examined(("tokenizer", source.folder), findings, read)
-    if "unet" in prepared.modules:
-        guard_files.find_misfits(catalogue.guards(name), prepared.modules["unet"], findings)
+            read = partial(_prepare_tokenizer, part, made.tokenizer, source)
+            prepared.tokenizers[part] = made.shared.examined(("tokenizer", part, source.folder), findings, read)
+    if (denoiser := denoiser_of(source.kind.parts)) in prepared.modules:
+        guard_files.find_misfits(catalogue.guards(name), prepared.modules[denoiser], findings)
     for word in source.words:
         try:
             embeddings.read(word)
@@ -97,35 +98,25 @@ def _schedule(folder: Path, config: Mapping[str, Any], _: Findings) -> Schedule 
     return None if folder_problems(folder, config) else Schedule.from_config(config)
 
 
-def _build(part: str, config: str) -> Any:
+def _build(kind: type[BackboneKind], part: str, config: str) -> Any:
     """Return a part's module without memory, by its configuration as JSON."""
     content = json.loads(config)
     _check_size(content)
     with torch.device("meta"):
-        return _new(part, content)
+        return kind.build(part, content)
 
 
-def _new(part: str, config: Mapping[str, Any]) -> Any:
-    made = libraries()
-    match part:
-        case "unet":
-            return made.UNet2DConditionModel.from_config(config)
-        case "vae":
-            return made.AutoencoderKL.from_config(config)
-        case _:
-            return made.CLIPTextModel(made.CLIPTextConfig.from_dict(config))
-
-
-def _read_tokenizer(folder: Path, _: tuple[Any, ...]) -> Any:
+def _read_tokenizer(kind: str, folder: Path, _: tuple[Any, ...]) -> Any:
     """Return the tokenizer of a folder, whose files with their sizes and times are given beside it."""
-    return libraries().CLIPTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    read = library_class("transformers", kind)
+    return read.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 class _Made(NamedTuple):
     """What makes modules without memory and tokenizers, and what models of one check share."""
 
-    module: Callable[[str, str], Any]
-    tokenizer: Callable[[Path, tuple[Any, ...]], Any]
+    module: Callable[[type[BackboneKind], str, str], Any]
+    tokenizer: Callable[[str, Path, tuple[Any, ...]], Any]
     shared: SharedFindings
 
 
@@ -156,12 +147,14 @@ def _prepare_part(part: str, made: _Made, prepared: Prepared, findings: Findings
             shared.examined(what, findings, compare)
 
 
-def _built(part: str, build: Callable[[str, str], Any], source: ModelSource, findings: Findings) -> _Built | None:
+def _built(
+    part: str, build: Callable[[type[BackboneKind], str, str], Any], source: ModelSource, findings: Findings
+) -> _Built | None:
     """Return a part as its folder configures it, after comparing it with the folder's weights."""
     try:
-        module = build(part, json.dumps(source.configs[part]))
+        module = build(source.kind, part, json.dumps(source.configs[part]))
     except Exception:
-        what = f"the configuration of {part} makes no {_NAMES[part]}"
+        what = f"the configuration of {part} makes no {source.kind.parts[part].kind}"
         findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
         return None
     state = module.state_dict()
@@ -208,22 +201,23 @@ def _without_memory(view: Any) -> torch.Tensor:
     return torch.empty(view.get_shape(), dtype=dtype, device="meta")
 
 
-def _prepare_tokenizer(read: Callable[[Path, tuple[Any, ...]], Any], source: ModelSource, findings: Findings) -> Any:
-    """Return the tokenizer of a folder; None, with a problem, if it does not load."""
-    folder = source.folder / "tokenizer"
+def _prepare_tokenizer(
+    part: str, read: Callable[[str, Path, tuple[Any, ...]], Any], source: ModelSource, findings: Findings
+) -> Any:
+    """Return a tokenizer of a folder; None, with a problem, if it does not load."""
+    folder = source.folder / part
     try:
         states = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
-        tokenizer = read(folder, tuple((name, state.st_size, state.st_mtime_ns) for name, state in states))
+        files = tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
+        tokenizer = read(source.kind.parts[part].kind, folder, files)
         highest = max(tokenizer.get_vocab().values(), default=0)
     except Exception:
-        findings.problem("tokenizer", "TOKENIZER_UNREADABLE", "the tokenizer does not load", found="tokenizer/")
+        findings.problem(part, "TOKENIZER_UNREADABLE", f"the {part} does not load", found=f"{part}/")
         return None
-    if "text_encoder" in source.configs:
-        embedded = model_fit.value(source.configs, "text_encoder", "vocab_size")
+    encoder = encoder_of(part)
+    if encoder in source.configs:
+        embedded = model_fit.value(source.configs, encoder, "vocab_size")
         if isinstance(embedded, int) and highest >= embedded:
-            what = f"the tokenizer has the token {highest}, and the text encoder embeds {embedded} tokens"
-            findings.problem("tokenizer", UNSUPPORTED, what, remedy="take both parts from one model")
+            what = f"the {part} has the token {highest}, and the {encoder.replace('_', ' ')} embeds {embedded} tokens"
+            findings.problem(part, UNSUPPORTED, what, remedy="take both parts from one model")
     return tokenizer
-
-
-_NAMES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 
 Picture = NDArray[np.uint8]
 
@@ -20,7 +20,7 @@ def decode(model: DiffusionModel, latents: Sequence[Tensor], batch: int) -> list
     """
     pictures: list[Picture | None] = []
     for chunk, count in _filled(latents, batch):
-        scaled = chunk.to(model.device, model.vae.dtype) / model.scaling_factor
+        scaled = model.backbone.to_autoencoder(chunk.to(model.device, model.vae.dtype))
         values = model.vae.decode(scaled, return_dict=False)[0]
         finite = torch.isfinite(values).flatten(1).all(1).tolist()
         shown = (values * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
@@ -31,16 +31,16 @@ def decode(model: DiffusionModel, latents: Sequence[Tensor], batch: int) -> list
 
 @torch.inference_mode()
 def encode(model: DiffusionModel, pictures: Sequence[Picture], batch: int) -> Tensor:
-    """Return the latents of pictures, the mode of the VAE's distribution scaled for the UNet.
+    """Return the latents of pictures, the mode of the VAE's distribution scaled for the denoiser.
 
     Shape (pictures, channels, height, width), float32 on the CPU.
     """
     values = [torch.tensor(picture).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
     encoded = [
-        model.vae.encode(chunk.to(model.device, model.vae.dtype)).latent_dist.mode()[:count].float().cpu()
+        model.backbone.to_distribution(chunk.to(model.device, model.vae.dtype))[:count].float().cpu()
         for chunk, count in _filled(values, batch)
     ]
-    return torch.cat(encoded) * model.scaling_factor
+    return model.backbone.to_latents(torch.cat(encoded))
 
 
 def _filled(rows: Sequence[Tensor], batch: int) -> list[tuple[Tensor, int]]:

@@ -21,7 +21,7 @@ half as many rows. A trajectory's initial noise is drawn from its latent seed; t
 its noise seed. Each has its own CPU generator.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,11 +31,13 @@ from torch import Tensor
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion import conditioning, pictures
 from unerase_backend.diffusion.classifier import LatentClassifier, log_probability_gradient
-from unerase_backend.diffusion.fewer_rows import call_unet
+from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.fewer_rows import call_denoiser
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.given import NOTHING_GIVEN, Given, check_given
 from unerase_backend.diffusion.guarding import WithheldError, steered
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.kept_encodings import KeptEncodings
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.path import Level
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.prediction import of_noise_change
@@ -45,8 +47,6 @@ from unerase_backend.diffusion.tensors import from_message
 from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError
 from unerase_backend.runtime.pictures import square_margin
 
-ENCODINGS_KEPT = 256
-PICTURES_KEPT = 256
 # Ticks that a finished trajectory may wait for others to share its decoding.
 DECODE_PATIENCE = 4
 
@@ -99,8 +99,7 @@ class Sampler:
         self.model = model
         self.batch_rows = batch_rows
         self._decode_batch, self._in_full = decode_batch, in_full
-        self._encodings: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._encoded: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept = KeptEncodings(model, decode_batch)
         self._waiting: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
         self._undecoded: list[tuple[_Flight, Tensor]] = []
@@ -124,16 +123,14 @@ class Sampler:
         self._conditioned_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
         self._empty_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
         self._slot_of_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
-        self._prompts = torch.zeros(
-            (batch_rows, model.prompt_length, model.prompt_width), device=device, dtype=model.dtype
-        )
+        self._prompts = conditioning.empty_encoding(model).zeros(batch_rows)
         self._slots = torch.arange(batch_rows)
         # For inpainting: the cells that the model paints, the clean latents around them, the initial noise, and the
         # factors of both after each step.
         self._painted = torch.ones((batch_rows, 1, *model.latent_shape[1:]), dtype=torch.bool, device=device)
         self._around = torch.zeros((batch_rows, *model.latent_shape), device=device)
         self._initial = torch.zeros((batch_rows, *model.latent_shape), device=device)
-        self._kept = torch.zeros((batch_rows, training, 2))
+        self._around_factors = torch.zeros((batch_rows, training, 2))
 
     @property
     def busy(self) -> bool:
@@ -227,12 +224,12 @@ class Sampler:
             free -= needed
             starting.append(self._waiting.popleft())
         if starting:
-            encodings = iter(self._encode([prompt for flight in starting for prompt in flight.prompts]))
-            self._encode_pictures(starting)
+            encodings = iter(self._kept.prompts([prompt for flight in starting for prompt in flight.prompts]))
+            self._kept.encode_pictures([(flight.trajectory, flight.given) for flight in starting])
             for flight in starting:
                 self._start(flight, [next(encodings) for _ in flight.prompts])
 
-    def _start(self, flight: _Flight, encodings: list[Tensor]) -> None:
+    def _start(self, flight: _Flight, encodings: list[Encoding]) -> None:
         trajectory = flight.trajectory
         flight.slot = slot = self._free_slots.pop()
         flight.rows = tuple(self._free_rows.pop() for _ in flight.prompts)
@@ -241,7 +238,7 @@ class Sampler:
         self._guidance[slot] = trajectory.guidance_scale
         self._slot_of_row[list(flight.rows)] = slot
         encodings[0] = flight.given.guards.project(self.model, flight.prompts[0], encodings[0])
-        self._prompts[list(flight.rows)] = torch.stack(encodings)
+        self._prompts[list(flight.rows)] = Encoding.stack(encodings)
         steps = trajectory.steps
         level, reached = self.model.schedule.levels(steps)
         eta = torch.full_like(level.signal, trajectory.eta)
@@ -258,18 +255,18 @@ class Sampler:
         start = initial if flight.start is None else flight.start
         if trajectory.resumption.picture_digest:
             of_picture, of_noise = kept[done - 1]
-            start = of_picture * self._encoded[trajectory.resumption.picture_digest] + of_noise * initial
+            start = of_picture * self._kept.pictures[trajectory.resumption.picture_digest] + of_noise * initial
         self._latents[slot] = start.to(self._latents)
         if trajectory.HasField("inpainting"):
             margin = square_margin(shape[1], trajectory.inpainting.mask_share)
             self._painted[slot] = False
             self._painted[slot, :, margin : shape[1] - margin, margin : shape[2] - margin] = True
-            self._around[slot] = self._encoded[trajectory.inpainting.picture_digest].to(self._around)
+            self._around[slot] = self._kept.pictures[trajectory.inpainting.picture_digest].to(self._around)
             self._initial[slot] = initial.to(self._initial)
-            self._kept[slot, :steps] = kept
+            self._around_factors[slot, :steps] = kept
         if trajectory.estimate:
             self._coefficients[slot, end - 1] = estimate_coefficients(level[end - 1], self.model.prediction).float()
-            self._kept[slot, end - 1] = torch.tensor([1.0, 0.0])
+            self._around_factors[slot, end - 1] = torch.tensor([1.0, 0.0])
         if trajectory.eta > 0:
             flight.noise = torch.Generator().manual_seed(trajectory.noise_seed)
             for _ in range(done):
@@ -285,7 +282,7 @@ class Sampler:
                 torch.randn(model.latent_shape, generator=flight.noise, out=self._noise[flight.slot])
         guarded = [(each.given.guards, each.rows) for each in self._flights.values() if each.given.guards.guards]
         with steered(model, guarded, self.batch_rows):
-            of_rows, self.rows_called = call_unet(
+            of_rows, self.rows_called = call_denoiser(
                 model,
                 self._latents[self._slot_of_row].to(model.dtype),
                 times[self._slot_of_row],
@@ -305,7 +302,8 @@ class Sampler:
         self._guide_by_classifiers(predicted, step)
         self._latents = noise_step(self._latents, predicted, self._noise.to(model.device), coefficients)
         if any(flight.trajectory.HasField("inpainting") for flight in self._flights.values()):
-            of_picture, of_noise = self._kept[self._slots, step].to(model.device)[:, :, None, None, None].unbind(1)
+            factors = self._around_factors[self._slots, step].to(model.device)
+            of_picture, of_noise = factors[:, :, None, None, None].unbind(1)
             around = of_picture * self._around + of_noise * self._initial
             self._latents = torch.where(self._painted, self._latents, around)
         self._step += 1
@@ -354,41 +352,10 @@ class Sampler:
         self._free_slots.append(slot)
         self._free_rows += reversed(flight.rows)
         self._end[slot], self._guidance[slot], self._painted[slot] = -1, 1, True
-        steps = self._times, self._levels, self._coefficients, self._kept
+        steps = self._times, self._levels, self._coefficients, self._around_factors
         for each in (*steps, self._latents, self._noise, self._around, self._initial):
             each[slot] = 0
         self._slot_of_row[list(flight.rows)] = slot
-
-    def _encode_pictures(self, starting: Sequence[_Flight]) -> None:
-        wanted: dict[str, Picture] = {}
-        for flight in starting:
-            around, resumption = flight.trajectory.inpainting, flight.trajectory.resumption
-            for digest, picture in (
-                (around.picture_digest, flight.given.picture),
-                (resumption.picture_digest, flight.given.beginning),
-            ):
-                if picture is not None:
-                    wanted[digest] = picture
-        missing = {digest: picture for digest, picture in wanted.items() if digest not in self._encoded}
-        if missing:
-            latents = pictures.encode(self.model, list(missing.values()), self._decode_batch)
-            self._encoded |= dict(zip(missing, latents, strict=True))
-        for digest in wanted:
-            self._encoded.move_to_end(digest)
-        while len(self._encoded) > max(PICTURES_KEPT, len(wanted)):
-            self._encoded.popitem(last=False)
-
-    def _encode(self, wanted: Sequence[Conditioning]) -> list[Tensor]:
-        keys = [item.SerializeToString(deterministic=True) for item in wanted]
-        missing = {key: item for key, item in zip(keys, wanted, strict=True) if key not in self._encodings}
-        for key, encoding in zip(missing, conditioning.encode(self.model, list(missing.values())), strict=True):
-            self._encodings[key] = encoding
-        encodings = [self._encodings[key] for key in keys]
-        for key in keys:
-            self._encodings.move_to_end(key)
-        while len(self._encodings) > ENCODINGS_KEPT:
-            self._encodings.popitem(last=False)
-        return encodings
 
 
 def _shown(flight: _Flight, latents: Tensor, picture: Picture | None) -> Finished:

@@ -11,9 +11,8 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 
-_MODULES = ("unet", "text_encoder", "vae")
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -22,9 +21,9 @@ def share_weights(model: DiffusionModel, others: Iterable[DiffusionModel]) -> in
     """Let a model take the storage of equal weights of other models, and return the bytes that this freed."""
     freed = 0
     for other in others:
-        for part in _MODULES:
-            theirs = dict(_tensors(getattr(other, part)))
-            for name, own in _tensors(getattr(model, part)):
+        for part in model.backbone.modules.keys() & other.backbone.modules.keys():
+            theirs = dict(_tensors(other.backbone.modules[part]))
+            for name, own in _tensors(model.backbone.modules[part]):
                 if (like := theirs.get(name)) is not None and _same_bits(own, like):
                     own.data = like.data
                     freed += own.numel() * own.element_size()

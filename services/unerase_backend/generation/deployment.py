@@ -94,11 +94,11 @@ class Generation:
 
     def __init__(self, settings: GenerationSettings) -> None:
         # Imported only in the replica, so that the process that deploys it stays light.
-        from unerase_backend.diffusion.libraries import libraries
+        from unerase_backend.diffusion.libraries import prepare_libraries
         from unerase_backend.generation.engine import GenerationEngine
 
         begin_computing("generation", settings)
-        prepare_later(libraries)
+        prepare_later(prepare_libraries)
         store = ArtifactStore(settings.artifacts)
         catalogue = open_catalogue(settings, store)
         self._engine = GenerationEngine(catalogue, store, settings, remote_classify(), RayGenerationMetrics())

@@ -32,7 +32,8 @@ from unerase_backend.diffusion import conditioning, profile
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.guarding import Guards
-from unerase_backend.diffusion.loading import DiffusionModel, load_model
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.shapes import TEXT_ROWS
 from unerase_backend.diffusion.tensors import to_message
@@ -135,11 +136,10 @@ class GenerationEngine:
             for start in range(0, len(request.prompts), TEXT_ROWS):
                 texts = request.prompts[start : start + TEXT_ROWS]
                 encoded = conditioning.encode(model, [Conditioning(text=text) for text in texts])
-                for text, states in zip(texts, encoded, strict=True):
+                for text, encoding in zip(texts, encoded, strict=True):
                     prompt = conditioning.tokenise(model, text)
-                    prompts.append(
-                        EncodedPrompt(token_ids=prompt.ids, embedding=to_message(states), truncated=prompt.truncated)
-                    )
+                    states = to_message(encoding.states)
+                    prompts.append(EncodedPrompt(token_ids=prompt.ids, embedding=states, truncated=prompt.truncated))
                 yield 0, 0
             return EncodeResponse(prompts=prompts)
 

@@ -11,7 +11,7 @@ import torch
 
 from unerase_backend.diffusion import profile
 from unerase_backend.diffusion.guarding import Guards
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel
 from unerase_backend.generation.settings import GenerationSettings

@@ -23,7 +23,7 @@ import torch
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
 from unerase_backend.diffusion.given import Given
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.generation.metrics import GenerationMetrics
@@ -264,7 +264,7 @@ class Worker:
                 held = [other.sampler.model for other in self._lanes.values() if other.sampler is not None]
             share_weights(model, held)
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
-            self._clock.attach(model.unet)
+            self._clock.attach(model.denoiser)
         except Exception as error:
             self._metrics.loaded(time.perf_counter() - begin, failed=True)
             if is_out_of_memory(error):

@@ -12,7 +12,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.guarding import Guards
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Sampler
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from unerase_backend.diffusion.sampler import Finished, Sampler
 def test_any_company_and_order_gives_the_same_bits(
     sampler: Sampler, guards_of: GuardsOf, trajectory_of: Callable[..., Trajectory], tmp_path: Path
 ) -> None:
-    channels = sampler.model.unet.config.block_out_channels[-1]
+    channels = sampler.model.denoiser.config.block_out_channels[-1]
     save_file({"direction": torch.arange(1.0, channels + 1)}, tmp_path / "direction.safetensors")
     guarded = [
         UNGUARDED,

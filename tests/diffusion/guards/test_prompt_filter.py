@@ -10,7 +10,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedProm
 from unerase_backend.diffusion import conditioning
 from unerase_backend.diffusion.guarding import UNGUARDED
 from unerase_backend.diffusion.guards import prompt_filter
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.errors import PreconditionError
 
@@ -82,7 +82,7 @@ def test_an_embedding_has_no_words(
     run: Run, guards_of: GuardsOf, trajectory_of: TrajectoryOf, model: DiffusionModel
 ) -> None:
     (encoded,) = conditioning.encode(model, [Conditioning(text="a picture of a hourglass")])
-    given = Conditioning(embedding=to_message(encoded))
+    given = Conditioning(embedding=to_message(encoded.states))
     (passed,) = run([trajectory_of(conditioning=given)], guards_of(REFUSING))
     (plain,) = run([trajectory_of("a picture of a hourglass")], UNGUARDED)
     assert torch.equal(passed.latents, plain.latents)

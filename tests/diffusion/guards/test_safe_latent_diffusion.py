@@ -16,7 +16,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion import conditioning
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.guarding import UNGUARDED
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.schedule import Schedule
 
@@ -40,7 +40,9 @@ def start(seed: int) -> torch.Tensor:
 def slow(model: DiffusionModel, prompt: str, steps: int, scale: float, given: dict[str, Any]) -> np.ndarray:
     """The formula on predictions of noise, one element at a time, in double precision."""
     texts = [prompt, given["text"], ""]
-    encodings = torch.stack(conditioning.encode(model, [Conditioning(text=text) for text in texts]))
+    encodings = torch.stack(
+        [each.states for each in conditioning.encode(model, [Conditioning(text=text) for text in texts])]
+    )
     latents = start(9)[0].numpy().astype(float)
     momentum = np.zeros_like(latents)
     scheduler = model.schedule.noise.scheduler
@@ -48,7 +50,7 @@ def slow(model: DiffusionModel, prompt: str, steps: int, scale: float, given: di
     velocity = scheduler.config.prediction_type == "v_prediction"
     for step, timestep in enumerate(scheduler.timesteps):
         rows = torch.tensor(latents, dtype=torch.float32).repeat(3, 1, 1, 1)
-        predicted = model.unet(rows, timestep, encoder_hidden_states=encodings).sample.numpy().astype(float)
+        predicted = model.denoiser(rows, timestep, encoder_hidden_states=encodings).sample.numpy().astype(float)
         alpha = float(scheduler.alphas_cumprod[timestep])
         if velocity:
             # The noise is sqrt(1 - alpha) x + sqrt(alpha) v.

@@ -10,7 +10,7 @@ from diffusion.guards.conftest import GuardsOf, Run
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, Trajectory
 from unerase_backend.diffusion import conditioning
 from unerase_backend.diffusion.guarding import UNGUARDED
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.tensors import to_message
 
 TrajectoryOf = Callable[..., Trajectory]
@@ -40,7 +40,7 @@ def projected(model: DiffusionModel, text: str, alpha: float) -> tuple[np.ndarra
         return basis @ basis.T
 
     words = tokenizer(text, add_special_tokens=False).input_ids
-    outside = np.eye(model.prompt_width) - onto(
+    outside = np.eye(model.text_encoder.config.hidden_size) - onto(
         np.stack([pooled(tokenizer(each, add_special_tokens=False).input_ids) for each in CONCEPTS], axis=1)
     )
     masked = np.stack([pooled([*words[:i], 0, *words[i + 1 :]]) for i in range(len(words))], axis=1)
@@ -58,7 +58,7 @@ def projected(model: DiffusionModel, text: str, alpha: float) -> tuple[np.ndarra
 def test_it_is_the_papers_projection(guards_of: GuardsOf, model: DiffusionModel, text: str) -> None:
     given = Conditioning(text=text)
     (before,) = conditioning.encode(model, [given])
-    ours = guards_of(SAFREE).project(model, given, before).numpy()
+    ours = guards_of(SAFREE).project(model, given, before).states.numpy()
     expected, trigger = projected(model, text, 0.0)
     assert trigger.any()
     assert not trigger.all()
@@ -75,8 +75,8 @@ def test_the_concepts_word_triggers(model: DiffusionModel) -> None:
 def test_what_has_no_words_is_left_as_it_is(
     run: Run, guards_of: GuardsOf, trajectory_of: TrajectoryOf, model: DiffusionModel
 ) -> None:
-    (states,) = conditioning.encode(model, [Conditioning(text="a picture of a hourglass")])
-    given = [Conditioning(text=""), Conditioning(embedding=to_message(states))]
+    (encoding,) = conditioning.encode(model, [Conditioning(text="a picture of a hourglass")])
+    given = [Conditioning(text=""), Conditioning(embedding=to_message(encoding.states))]
     for each in given:
         trajectory = trajectory_of(conditioning=each, steps=2)
         (guarded,), (plain,) = run([trajectory], guards_of(SAFREE)), run([trajectory], UNGUARDED)
@@ -94,4 +94,4 @@ def test_a_learned_word_is_projected_like_the_word_whose_embedding_it_has(
     given, same = Conditioning(learned=learned), Conditioning(text="a picture of a hourglass")
     guards = guards_of(SAFREE)
     ours, theirs = (guards.project(model, each, *conditioning.encode(model, [each])) for each in (given, same))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.states, theirs.states, rtol=1e-5, atol=1e-5)

@@ -16,7 +16,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.catalogue.model_check import check_model as check_headers
 from unerase_backend.diffusion.guarding import UNGUARDED, Guards
 from unerase_backend.diffusion.guards.steering import _values
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.model_check import check_model
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
@@ -36,7 +36,7 @@ def steering(folder: Path, direction: torch.Tensor, **keys: object) -> Guards:
 
 
 def width_of(model: DiffusionModel) -> int:
-    width: int = model.unet.get_submodule(MODULE).norm1.normalized_shape[0]
+    width: int = model.denoiser.get_submodule(MODULE).norm1.normalized_shape[0]
     return width
 
 
@@ -58,7 +58,7 @@ def test_it_is_the_hook_written_out(
                 steered[row, token] = features - 0.7 * (features @ direction) / (direction @ direction) * direction
         return steered
 
-    hook = model.unet.get_submodule(MODULE).register_forward_hook(by_hand)
+    hook = model.denoiser.get_submodule(MODULE).register_forward_hook(by_hand)
     try:
         (expected,) = run([trajectory_of()], UNGUARDED)
     finally:
@@ -71,10 +71,10 @@ def test_it_is_the_hook_written_out(
 def test_channels_are_steered_where_the_output_has_them(
     run: Run, tmp_path: Path, model: DiffusionModel, trajectory_of: TrajectoryOf
 ) -> None:
-    channels = model.unet.config.block_out_channels[-1]
+    channels = model.denoiser.config.block_out_channels[-1]
     guards = steering(tmp_path, torch.ones(channels), module="mid_block", operation="add", strength=0.5)
     (ours,) = run([trajectory_of()], guards)
-    hook = model.unet.mid_block.register_forward_hook(lambda module, inputs, output: output + 0.5)
+    hook = model.denoiser.mid_block.register_forward_hook(lambda module, inputs, output: output + 0.5)
     try:
         (expected,) = run([trajectory_of()], UNGUARDED)
     finally:
@@ -105,7 +105,7 @@ def test_a_module_that_is_not_there_or_of_another_width_is_refused(
 def test_a_check_finds_a_module_that_does_not_fit_before_anything_is_loaded(
     tmp_path: Path, model: DiffusionModel, module: str, width: int | None, said: str
 ) -> None:
-    channels: int = model.unet.config.block_out_channels[0]
+    channels: int = model.denoiser.config.block_out_channels[0]
     save_file({"direction": torch.ones(channels if width is None else width or 1)}, tmp_path / "d.safetensors")
     read = catalogue_of(tmp_path, {"kind": "steering", "module": module, "direction": "d.safetensors"})
     problems = check_model(read, "own/guarded").problems

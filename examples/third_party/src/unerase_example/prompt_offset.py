@@ -18,6 +18,7 @@ from unerase.v1.types_pb2 import EVALUATION_CLASS_INJECTING, Finding, Observatio
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode
+from unerase_backend.diffusion.encoding import STATES, Encoding
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
@@ -46,7 +47,7 @@ async def prompt_offset(unit: Unit, models: Models, workbench: Workbench) -> lis
     encoded = await workbench.compute(lambda: encode(workbench.model, [Conditioning(text=text) for text in prompts]))
     trajectories = [
         Trajectory(
-            conditioning=Conditioning(embedding=to_message(encoding.float().cpu() + offset)),
+            conditioning=Conditioning(embedding=to_message(encoding.states.float().cpu() + offset)),
             guidance_scale=guidance_of(unit, case),
             latent_seed=case.held_out_latent_seed,
             steps=unit.steps,
@@ -67,7 +68,7 @@ def learn(unit: Unit, workbench: Workbench) -> tuple[Tensor, list[float]]:
     steps, batch_size = parameters["steps"], parameters["batch_size"]
     latents = workbench.latents(concept.picture_digests).to(model.device)
     texts = [template.replace("{concept}", concept.names[0]) for template in concept.prompts]
-    encoded = torch.stack(encode(model, [Conditioning(text=text) for text in texts])).clone().float()
+    encoded = Encoding.stack(encode(model, [Conditioning(text=text) for text in texts])).states.clone().float()
     offset = torch.zeros_like(encoded[0]).requires_grad_()
     optimiser = torch.optim.Adam([offset], parameters["learning_rate"])
     draws = workbench.generator("training")
@@ -78,8 +79,9 @@ def learn(unit: Unit, workbench: Workbench) -> tuple[Tensor, list[float]]:
         timesteps = torch.randint(model.schedule.training_timesteps, (batch_size,), generator=draws).to(model.device)
         noise = torch.randn((batch_size, *latents.shape[1:]), generator=draws).to(model.device)
         noisy = model.schedule.level_at(timesteps).noised(latents[chosen], noise).to(model.dtype)
-        states = (encoded[prompts] + offset).to(model.dtype)
-        loss = functional.mse_loss(model.unet(noisy, timesteps, encoder_hidden_states=states).sample.float(), noise)
+        moved = Encoding({STATES: (encoded[prompts] + offset).to(model.dtype)})
+        predicted = model.predict(noisy, model.schedule.times_at(timesteps), moved)
+        loss = functional.mse_loss(predicted.float(), noise)
         (offset.grad,) = torch.autograd.grad(loss, [offset])
         optimiser.step()
         losses.append(loss.item())

@@ -61,8 +61,9 @@ from unerase_backend.attack.registry import attack
 from unerase_backend.attack.token_search import Method, TokenSearch, search_parameters, take_turn
 from unerase_backend.attack.trials import trials_of
 from unerase_backend.attack.workbench import Workbench
-from unerase_backend.diffusion.conditioning import Prompt, encode, tokenise_ids
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.conditioning import encode, tokenise_searched
+from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.prediction import parts, training_target
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.evaluation.models import Models
@@ -112,8 +113,8 @@ class Target:
     record: CaseRecord
     latents: Tensor
     """The reference's latents for the case's prompt, from the case's initial latent; a placebo's are a picture's."""
-    encoded: Tensor
-    """The prompt in the reference's encoding, (tokens, width)."""
+    encoded: Encoding
+    """The prompt in the reference's encoding."""
 
 
 class Search(TokenSearch):
@@ -123,7 +124,7 @@ class Search(TokenSearch):
         super().__init__(target.record)
         count = bench.parameters["tokens"]
         self.target = target
-        self.prompt = Prompt(tokenise_ids(model, [0] * count).ids, learned_at=(1,))
+        self.prompt = tokenise_searched(model, count)
         self._model = model
         self._tokens = tokens
         self._generator = bench.generator("case", target.record.case.index, start)
@@ -210,8 +211,7 @@ def _search(unit: Unit, workbench: Workbench, targets: Sequence[Target], start: 
 
 
 def _digest(target: Target) -> str:
-    tensors = (target.latents, target.encoded)
-    return hashlib.sha256(b"".join(tensor.float().cpu().numpy().tobytes() for tensor in tensors)).hexdigest()
+    return hashlib.sha256(target.latents.float().cpu().numpy().tobytes() + target.encoded.bytes()).hexdigest()
 
 
 def _descend(
@@ -225,13 +225,10 @@ def _descend(
     noisy, seen = level.noised(latents, noise), reference.schedule.level_at(timesteps)
     # Where the betas differ, each model sees the same latents and noise as it was trained to.
     shown = seen.noised(latents, noise)
-    encoded = torch.stack([search.target.encoded for search in searches])
+    encoded = Encoding.stack([search.target.encoded for search in searches])
+    seen_at = reference.schedule.times_at(timesteps).to(model.device)
     with torch.no_grad():
-        output = reference.unet(
-            shown.to(model.device, model.dtype),
-            reference.schedule.times_at(timesteps).to(model.device),
-            encoder_hidden_states=encoded,
-        ).sample
+        output = reference.predict(shown.to(model.device, model.dtype), seen_at, encoded)
     wanted = training_target(model.prediction, *parts(reference.prediction, output.float().cpu(), shown, seen), level)
     prompts, times = [search.prompt for search in searches], model.schedule.times_at(timesteps)
     return gradients(model, prompts, torch.stack(embeddings), noisy, times, wanted)

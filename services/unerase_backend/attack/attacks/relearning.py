@@ -52,10 +52,11 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.attack.beside import beside
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.search_once import search_once
-from unerase_backend.attack.training import TrainedUNet
+from unerase_backend.attack.training import TrainedDenoiser
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue.kinds import alike
 from unerase_backend.diffusion.conditioning import encode
+from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.evaluation.known_pictures import learnable, own_prompt
 from unerase_backend.evaluation.models import Models, panel
@@ -191,9 +192,9 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
     last = checkpoints[-1]
     latents = workbench.latents(lesson.pictures).to(model.device)
     # Encoded in inference mode, and autograd does not accept inference tensors.
-    encoded = torch.stack(encode(model, [Conditioning(text=prompt) for prompt in lesson.prompts])).clone()
+    encoded = Encoding.stack(encode(model, [Conditioning(text=prompt) for prompt in lesson.prompts])).clone()
     training = model.schedule.training_timesteps
-    trained = TrainedUNet(model.unet, parameters["learning_rate"])
+    trained = TrainedDenoiser(model.denoiser, parameters["learning_rate"])
     draws = {purpose: workbench.generator(purpose) for purpose in ("picture", "timestep", "noise")}
     kept: list[Checkpoint] = []
     losses: list[float] = []
@@ -210,7 +211,7 @@ def train(workbench: Workbench, lesson: Lesson, number: int = 0, of: int = 1) ->
         loss, gradients = 0.0, list[Tensor]()
         for part in workbench.calls.parts(batch_size):
             shown = encoded[chosen[part]]
-            predicted = trained.unet(noisy[part], times[part], encoder_hidden_states=shown).sample
+            predicted = model.predict(noisy[part], times[part], shown, trained.denoiser)
             of_part = functional.mse_loss(predicted.float(), target[part]) * (len(shown) / batch_size)
             following = torch.autograd.grad(of_part, trained.weights)
             gradients = [*map(torch.add, gradients, following)] if gradients else [*following]

@@ -60,8 +60,9 @@ from unerase_backend.attack.prompts import CaseRecord, Draw, conclude, room_besi
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.trials import try_out
 from unerase_backend.attack.workbench import Workbench
-from unerase_backend.diffusion.conditioning import encode, tokenise_ids
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.conditioning import encode, encode_tokens, tokenise_ids
+from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.prompts import names_in, templates, with_name_replaced
@@ -255,14 +256,13 @@ def _of_generation(
 @torch.inference_mode()
 def _distances(model: DiffusionModel, ids: Tensor, target: Tensor) -> Tensor:
     """Return the squared distance of each prompt's encoding to the target, (prompts,), on the CPU."""
-    frame = torch.tensor(tokenise_ids(model, [0] * ids.shape[1]).ids).repeat(len(ids), 1)
-    frame[:, 1 : 1 + ids.shape[1]] = ids
-    encoded: Tensor = model.text_encoder(frame.to(model.device))[0].float()
+    prompts = [tokenise_ids(model, row) for row in ids.tolist()]
+    encoded = encode_tokens(model, prompts, [None] * len(prompts)).states.float()
     return (encoded - target).square().sum((1, 2)).cpu()
 
 
 def _encoded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
-    return torch.stack(encode(model, [Conditioning(text=prompt) for prompt in prompts])).float()
+    return Encoding.stack(encode(model, [Conditioning(text=prompt) for prompt in prompts])).states.float()
 
 
 def _neutral(concept: Concept) -> str:

@@ -54,10 +54,12 @@ from unerase.v1.types_pb2 import (
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.search_once import search_once
 from unerase_backend.attack.workbench import Workbench
-from unerase_backend.diffusion.conditioning import Prompt, encode_tokens, tokenise_learned
-from unerase_backend.diffusion.loading import DiffusionModel
+from unerase_backend.diffusion.conditioning import encode_tokens, tokenise_learned
+from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.prediction import training_target
+from unerase_backend.diffusion.prompt import Prompt
 from unerase_backend.diffusion.tensors import to_message
+from unerase_backend.diffusion.text_reader import TextReader
 from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
@@ -214,7 +216,7 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
             used = sorted(set(chosen[part]))
             encoded = encode_tokens(model, [prompts[index] for index in used], [embedding] * len(used))
             encoded = encoded[[used.index(index) for index in chosen[part]]]
-            predicted = model.unet(noisy[part], times[part], encoder_hidden_states=encoded).sample
+            predicted = model.predict(noisy[part], times[part], encoded)
             share = len(chosen[part]) / batch_size
             loss = functional.mse_loss(predicted.float(), target[part]) * share
             gradient += torch.autograd.grad(loss, [embedding])[0]
@@ -264,10 +266,15 @@ def _training_prompts(model: DiffusionModel, concept: Concept, tokens: int) -> l
 
 
 def _initial_embedding(model: DiffusionModel, concept: Concept) -> Tensor:
-    vocabulary: Tensor = model.text_encoder.get_input_embeddings().weight.detach().float()
+    rows = [_initial_row(reader, concept) for reader in model.backbone.readers]
+    return torch.cat(rows) if len(rows) > 1 else rows[0]
+
+
+def _initial_row(reader: TextReader, concept: Concept) -> Tensor:
+    vocabulary: Tensor = reader.embedding.weight.detach().float()
     if not concept.initial_token:
         return vocabulary.mean(0)
-    ids = model.tokens_of(concept.initial_token)
+    ids = reader.tokens_of(concept.initial_token)
     if len(ids) != 1:
         raise _bad("initial_token", f"must be one token, not {len(ids)}")
     return vocabulary[ids[0]].clone()

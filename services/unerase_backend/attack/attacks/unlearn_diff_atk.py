@@ -61,7 +61,7 @@ from unerase_backend.attack.registry import attack
 from unerase_backend.attack.token_search import Method, TokenSearch, search_parameters, take_turn
 from unerase_backend.attack.trials import trials_of
 from unerase_backend.attack.workbench import Workbench
-from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
+from unerase_backend.diffusion.conditioning import tokenise_searched
 from unerase_backend.diffusion.prediction import training_target
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.registry import parameter
@@ -129,7 +129,7 @@ class Search(TokenSearch):
         self._model = model
         self._tokens = tokens
         self._words = words_of(model, record.case.prompt)[: room_beside(model, count)]
-        self.prompt = Prompt(tokenise_ids(model, [0] * count + self._words).ids, learned_at=(1,))
+        self.prompt = tokenise_searched(model, count, self._words)
         size = len(tokens.ids)
         self.relaxed = torch.full((count, size), 1 / size, requires_grad=True)
         """The relaxed tokens, (tokens, vocabulary)."""

@@ -25,12 +25,14 @@ from pydantic import Field
 
 from unerase_backend.catalogue.guard_kinds import GuardParameters
 from unerase_backend.diffusion.guarding import Guard, guard
+from unerase_backend.runtime.errors import PreconditionError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unerase_backend.diffusion.conditioning import Prompt
-    from unerase_backend.diffusion.loading import DiffusionModel
+    from unerase_backend.diffusion.encoding import Encoding
+    from unerase_backend.diffusion.model import DiffusionModel
+    from unerase_backend.diffusion.prompt import Prompt
 
 _MASK = 0
 """The id that stands for a masked token."""
@@ -57,9 +59,17 @@ class Safree(Guard):
         super().__init__(parameters, pipeline, device)
         self._outside: WeakKeyDictionary[DiffusionModel, Tensor] = WeakKeyDictionary()
 
-    def project(self, model: DiffusionModel, prompt: Prompt, learned: Tensor | None, encoding: Tensor) -> Tensor:
+    def check(self, model: DiffusionModel) -> None:
+        """Check that the model reads the last hidden states of one CLIP, for which the method is given."""
+        if (family := model.backbone.family) != "stable-diffusion":
+            message = f"the guard safree does not fit the model: it is for stable-diffusion, not for {family}"
+            raise PreconditionError(message, reason="GUARD_UNFIT")
+
+    def project(self, model: DiffusionModel, prompt: Prompt, learned: Tensor | None, encoding: Encoding) -> Encoding:
         """Return the encoding with its trigger tokens projected."""
         import torch
+
+        from unerase_backend.diffusion.encoding import STATES, Encoding
 
         count = _end(model, prompt, learned) - 1
         if not count:
@@ -69,11 +79,11 @@ class Safree(Guard):
         distances = (outside @ masked).norm(dim=0)
         others = (distances.sum() - distances) / max(count - 1, 1)
         triggers = distances >= (1 + self.parameters.alpha) * others
-        words = encoding[1 : count + 1].double()
+        words = encoding.states[1 : count + 1].double()
         moved = (outside @ _onto(masked) @ words.T).T
-        changed = encoding.clone()
-        changed[1 : count + 1] = torch.where(triggers[:, None], moved, words).to(encoding)
-        return changed
+        changed = encoding.states.clone()
+        changed[1 : count + 1] = torch.where(triggers[:, None], moved, words).to(changed)
+        return Encoding({STATES: changed})
 
     def _outside_concepts(self, model: DiffusionModel) -> Tensor:
         """Return 1 - P_C, (width, width), float64."""
@@ -97,14 +107,17 @@ def _end(model: DiffusionModel, prompt: Prompt, learned: Tensor | None) -> int:
 
 def _masked(model: DiffusionModel, prompt: Prompt, learned: Tensor | None, place: int) -> tuple[Prompt, Tensor | None]:
     """Return the prompt with one token masked, at all its places if it is of a learned word."""
-    ids = (*prompt.ids[:place], _MASK, *prompt.ids[place + 1 :])
+    from unerase_backend.diffusion.prompt import Prompt
+
+    frame = prompt.frames[0]
+    ids = (*frame.ids[:place], _MASK, *frame.ids[place + 1 :])
     if learned is not None:
         for start in prompt.learned_at:
             if 0 <= place - start < len(learned):
                 learned = learned.clone()
                 learned[place - start] = model.text_encoder.get_input_embeddings().weight[_MASK].to(learned)
                 break
-    return replace(prompt, ids=ids), learned
+    return Prompt((replace(frame, ids=ids),)), learned
 
 
 def _pooled(model: DiffusionModel, prompts: list[tuple[Prompt, Tensor | None]]) -> Tensor:
@@ -115,7 +128,7 @@ def _pooled(model: DiffusionModel, prompts: list[tuple[Prompt, Tensor | None]]) 
 
     ends = [_end(model, *prompt) for prompt in prompts]
     encoded = encode_prompts(model, prompts)
-    return torch.stack([states[end] for states, end in zip(encoded, ends, strict=True)], dim=1).double()
+    return torch.stack([each.states[end] for each, end in zip(encoded, ends, strict=True)], dim=1).double()
 
 
 def _onto(columns: Tensor) -> Tensor:

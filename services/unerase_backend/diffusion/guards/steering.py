@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from unerase_backend.diffusion.loading import DiffusionModel
+    from unerase_backend.diffusion.model import DiffusionModel
 
 # More than any module of a UNet has.
 _MOST_FEATURES = 1 << 20
@@ -82,7 +82,7 @@ class Steering(Guard):
 
     def check(self, model: DiffusionModel) -> None:
         """Check the module and its features, as `check_unet`."""
-        self.check_unet(self.parameters, model.unet)
+        self.check_unet(self.parameters, model.denoiser)
 
     def steer(self, output: Tensor) -> Tensor:
         """Return the output with the direction added or removed."""

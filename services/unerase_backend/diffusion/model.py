@@ -1,0 +1,96 @@
+"""A text-to-image latent diffusion model as it is held in memory."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unerase_backend.diffusion.backbone import Backbone
+from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.prediction import Prediction
+from unerase_backend.diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionModel:
+    """A model in evaluation mode: the parts of its family's backbone, and its schedule."""
+
+    name: str
+    """Catalogue name."""
+    digest: str
+    """SHA-256 over all files of the model, as in the catalogue's description."""
+    backbone: Backbone
+    schedule: Schedule
+    resolution: int
+    """Side of the pictures in pixels."""
+    device: torch.device
+    dtype: torch.dtype
+    """Of the denoiser and the text encoders; the autoencoder computes in float32."""
+
+    @property
+    def denoiser(self) -> Any:
+        """The UNet or transformer."""
+        return self.backbone.denoiser
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.backbone.autoencoder
+
+    @property
+    def text_encoder(self) -> Any:
+        """The text encoder whose token ids are searched."""
+        return self.backbone.readers[0].encoder
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer whose token ids are searched."""
+        return self.backbone.readers[0].tokenizer
+
+    @property
+    def words(self) -> Mapping[int, tuple[int, ...]]:
+        """The token ids of each learned word's rows, by the first of them."""
+        return self.backbone.readers[0].words
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the denoiser predicts."""
+        return self.schedule.prediction
+
+    @cached_property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents."""
+        return self.backbone.latent_shape(self.resolution)
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens of a prompt as the first text encoder reads it, including start, end and padding."""
+        return self.backbone.readers[0].framing.length
+
+    @property
+    def prompt_room(self) -> int:
+        """Tokens of words that a prompt has room for."""
+        return min(reader.framing.room for reader in self.backbone.searched)
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Return the token ids of a text, without start and end; a learned word stands for all its rows."""
+        return self.backbone.readers[0].tokens_of(text)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text that token ids write."""
+        return self.backbone.readers[0].text_of(ids)
+
+    def predict(self, latents: Tensor, times: Tensor, encoding: Encoding, denoiser: Any = None) -> Tensor:
+        """Return the output of the denoiser, or of a trained copy of it; see `Backbone.predict`."""
+        return self.backbone.predict(denoiser or self.denoiser, latents, times, encoding)
+
+    @cached_property
+    def architecture(self) -> str:
+        """SHA-256 over the denoiser's configuration and the kinds and sizes of its modules, without their weights."""
+        # The modules do not show everything, for example not the number of heads.
+        configured = sorted((key, value) for key, value in self.denoiser.config.items() if not key.startswith("_"))
+        return hashlib.sha256(f"{configured}\n{self.denoiser!r}".encode()).hexdigest()

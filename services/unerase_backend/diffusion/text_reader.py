@@ -1,0 +1,140 @@
+"""A text encoder with its tokenizer: how words become token ids with start, end and padding, and what it says of them.
+
+A learned word stands at some positions of a prompt. There the rows of the encoder's input embedding are replaced, and
+the rest of the encoder does not change. Text encoders of transformers 5.23 do not all accept `inputs_embeds`, so this
+uses a hook on the input embedding.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unerase_backend.catalogue.embeddings import expanded
+from unerase_backend.diffusion import embeddings
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The token ids of a prompt as one text encoder reads them, with start, end and padding."""
+
+    ids: tuple[int, ...]
+    used: int
+    """Tokens before the padding, start and end included."""
+    learned_at: tuple[int, ...] = ()
+    """The first position of each occurrence of the learned word."""
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What stands around the words of a prompt, and how long it is."""
+
+    length: int
+    """Tokens of a framed prompt, with start, end and padding."""
+    start: tuple[int, ...]
+    """The ids before the words."""
+    end: tuple[int, ...]
+    """The ids after them."""
+    pad: int
+
+    @property
+    def room(self) -> int:
+        """How many tokens of words there is room for."""
+        return self.length - len(self.start) - len(self.end)
+
+    def of(self, words: Sequence[int], learned_at: Sequence[int] = ()) -> Frame:
+        """Return the frame of words, cut where there is no more room; `learned_at` are places among the words."""
+        ids = (*self.start, *words[: self.room], *self.end)
+        padding = (self.pad,) * (self.length - len(ids))
+        places = tuple(place + len(self.start) for place in learned_at)
+        return Frame((*ids, *padding), len(ids), places, truncated=len(words) > self.room)
+
+
+def clip_framing(tokenizer: Any) -> Framing:
+    """Return the framing of a CLIP tokenizer: start, words, end, padding."""
+    return Framing(
+        tokenizer.model_max_length, (tokenizer.bos_token_id,), (tokenizer.eos_token_id,), tokenizer.pad_token_id
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TextReader:
+    """One text encoder of a model."""
+
+    part: str
+    """Its folder in the pipeline, such as `text_encoder`."""
+    encoder: Any
+    tokenizer: Any
+    framing: Framing
+    normalise: Callable[[str], str] = field(default=lambda text: text)
+    """What becomes of a text before it is tokenised."""
+    words: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """The token ids of each learned word's rows, by the first of them."""
+
+    @property
+    def embedding(self) -> Any:
+        """The layer that embeds token ids."""
+        return self.encoder.get_input_embeddings()
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's embedding."""
+        width: int = self.embedding.weight.shape[1]
+        return width
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens are embedded."""
+        return len(self.embedding.weight)
+
+    def same_words(self, other: "TextReader") -> bool:
+        """Whether both have the same ids for the same words, so that a search for ids serves both."""
+        return self.tokenizer is other.tokenizer or (
+            type(self.tokenizer) is type(other.tokenizer)
+            and self.vocabulary == other.vocabulary
+            and self.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+        )
+
+    def tokens_of(self, text: str) -> list[int]:
+        """Return the token ids of a text, without start and end; a learned word stands for all its rows."""
+        ids = self.tokenizer(self.normalise(text), add_special_tokens=False, verbose=False).input_ids
+        return expanded(ids, self.words)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return the text that token ids write."""
+        return embeddings.decode(self.tokenizer, ids, self.words)
+
+    def with_words(self, words: Mapping[int, tuple[int, ...]]) -> "TextReader":
+        """Return the reader with learned words, which its tokenizer and encoder have already."""
+        return replace(self, words=words)
+
+    def read(self, frames: Sequence[Frame], learned: Sequence[Tensor | None], **options: Any) -> Any:
+        """Return what the encoder says of frames, in one call.
+
+        `learned` holds the embedding of each frame's learned word, (tokens, width), or None; gradients reach it.
+        `options` go to the encoder.
+        """
+        ids = torch.tensor([frame.ids for frame in frames], device=self.embedding.weight.device)
+
+        def put_in(module: object, inputs: object, embedded: Tensor) -> Tensor:
+            embedded = embedded.clone()
+            for row, (frame, embedding) in enumerate(zip(frames, learned, strict=True)):
+                if embedding is not None:
+                    for place in frame.learned_at:
+                        embedded[row, place : place + len(embedding)] = embedding.to(embedded)
+            return embedded
+
+        hook = self.embedding.register_forward_hook(put_in)
+        try:
+            return self.encoder(ids, **options)
+        finally:
+            hook.remove()
+
+    def mask(self, frames: Sequence[Frame]) -> Tensor:
+        """Return 1 where a frame has a token and 0 where it has padding, (frames, tokens), int64."""
+        device = self.embedding.weight.device
+        places = torch.arange(self.framing.length, device=device)
+        return (places < torch.tensor([[frame.used] for frame in frames], device=device)).long()
