@@ -14,7 +14,7 @@ from unerase.v1.types_pb2 import (
     MODEL_CAPABILITY_UNGUIDED_ROW,
 )
 from unerase_backend.catalogue import EMBEDDED, Catalogue
-from unerase_backend.catalogue.families import SUPPORTED
+from unerase_backend.catalogue.backbone_kinds import BACKBONES
 from unerase_backend.catalogue.model_families import (
     FAMILIES,
     STABLE_DIFFUSION,
@@ -55,7 +55,7 @@ def test_every_class_of_pipeline_is_one_of_diffusers(family: object) -> None:
 
 
 def test_what_can_be_loaded_has_every_capability() -> None:
-    assert set(SUPPORTED) <= set(STABLE_DIFFUSION.classes)
+    assert BACKBONES.all()["stable-diffusion"].pipelines == STABLE_DIFFUSION.classes
     assert STABLE_DIFFUSION.guidance is Guidance.CLASSIFIER_FREE
     assert len(STABLE_DIFFUSION.capabilities) == 5
 
