@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ClassVar, Protocol
 
+from unerase_backend.catalogue.findings import Findings
 from unerase_backend.runtime.components import Components
 
 
@@ -55,6 +56,7 @@ class Part:
         return self.role is not Role.TOKENIZER
 
 
+Configs = Mapping[str, Mapping[str, Any]]
 Parts = Mapping[str, Part]
 
 
@@ -69,6 +71,10 @@ class BackboneKind(Protocol):
     """The classes of diffusers' pipelines that model_index.json may name."""
     parts: ClassVar[Parts]
     """The parts of its folder."""
+
+    @classmethod
+    def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
+        """Find what keeps the parts of a folder from working together, by their configurations alone."""
 
     @classmethod
     def build(cls, part: str, config: Mapping[str, Any]) -> Any:
@@ -94,6 +100,11 @@ def denoiser_of(parts: Parts) -> str:
     """Return the name of the denoiser's part: `unet` or `transformer`."""
     (name,) = of_role(parts, Role.DENOISER)
     return name
+
+
+def tokenizer_of(encoder: str) -> str:
+    """Return the tokenizer's part of a text encoder's: `tokenizer_2` for `text_encoder_2`."""
+    return encoder.replace("text_encoder", "tokenizer")
 
 
 def encoder_of(tokenizer: str) -> str:

@@ -77,4 +77,4 @@ def loaded_by_entry(entry: ModelEntry, folder: Path | None, findings: Findings) 
     loaded: dict[str, Sequence[Path]] = {}
     if folder is not None:
         loaded |= model_files.loaded_files(folder, None if entry.hub else folder, findings)
-    return loaded | model_files.replacing_files({"unet": entry.unet, "text_encoder": entry.text_encoder}, findings)
+    return loaded | model_files.replacing_files(entry.replacing, findings)

@@ -112,7 +112,7 @@ HubId = Annotated[str, AfterValidator(_hub_id)]
 Guards = Annotated[tuple[GuardEntry, ...], BeforeValidator(read_guards)]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-WeightsPart = Annotated[str, Field(pattern=r"^(unet|vae|text_encoder)$")]
+WeightsPart = Annotated[str, Field(pattern=r"^(unet|transformer|vae|text_encoder(_[23])?)$")]
 Name = Annotated[str, AfterValidator(check_name)]
 Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Words = Annotated[tuple[Word, ...], Field(strict=False)]
@@ -182,9 +182,15 @@ def _alone(content: object) -> object:
     return content
 
 
+REPLACEABLE = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+"""The parts of which an entry may replace tensors, the denoisers first."""
+DENOISERS = ("unet", "transformer")
+"""The parts that are a denoiser; a family has one of them."""
+
+
 class ModelEntry(Entry):
-    """A model: a pipeline folder, a hub id or a base, with its UNet or text encoder replaced, wholly or in part, LoRAs
-    merged into what comes of that, and words learned beside its vocabulary.
+    """A model: a pipeline folder, a hub id or a base, with its denoiser or text encoders replaced, wholly or in part,
+    LoRAs merged into what comes of that, and words learned beside its vocabulary.
 
     Figures that an entry leaves out come from its base; they are filled in when the catalogue is loaded.
     """
@@ -194,7 +200,10 @@ class ModelEntry(Entry):
     revision: Revision | None = None
     base: Name | None = None
     unet: Replacement | None = None
+    transformer: Replacement | None = None
     text_encoder: Replacement | None = None
+    text_encoder_2: Replacement | None = None
+    text_encoder_3: Replacement | None = None
     lora: Annotated[tuple[LoraEntry, ...], BeforeValidator(_listed), Field(max_length=MAX_LORAS)] = ()
     embedding: Annotated[tuple[EmbeddingEntry, ...], BeforeValidator(_listed), Field(max_length=MAX_EMBEDDINGS)] = ()
     guards: Guards = ()
@@ -204,6 +213,8 @@ class ModelEntry(Entry):
     guidance_scale: float = Field(default=0.0, ge=GUIDANCE_SCALES[0], le=GUIDANCE_SCALES[1], allow_inf_nan=False)
     steps: int = Field(default=0, ge=1, le=MAX_STEPS)
     resolution: int = Field(default=0, ge=8, le=4096)
+    # Tokens that a text encoder without a length of its own, such as T5, reads of a prompt; a pipeline's alone.
+    max_sequence_length: int | None = Field(default=None, ge=0, le=1024)
     method: str = ""
     erased: Words = ()
     never_learned: Words = ()
@@ -220,7 +231,15 @@ class ModelEntry(Entry):
             raise ValueError(f"cannot have erased and never learned the same concept: {min(both)}")
         if self.base is None and not self.resolution:
             raise ValueError("must give the resolution of its pictures in pixels")
+        if self.base is not None and self.max_sequence_length is not None:
+            raise ValueError("max_sequence_length is the base's and cannot be changed")
         return self
+
+    @property
+    def replacing(self) -> dict[str, Path]:
+        """What replaces tensors of a part, by part, the denoiser first."""
+        named = {part: getattr(self, part) for part in REPLACEABLE}
+        return {part: path for part, path in named.items() if path is not None}
 
     @property
     def folder(self) -> Path | None:

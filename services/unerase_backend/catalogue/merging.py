@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unerase_backend.catalogue.entries import (
+    DENOISERS,
     GUIDANCE_SCALE,
     STEPS,
     ConceptEntry,
@@ -112,14 +113,14 @@ def problems_of_model(name: str, models: Mapping[str, ModelEntry]) -> list[tuple
     if model.guards and (problem := repeated(of_chain)):
         problems.append(("guards", problem))
     if learned := _inherited_knowledge(model, models):
-        description = f"names {learned!r}, but the UNet is the base's, which is not said to have never learned it"
+        description = f"names {learned!r}, but the denoiser is the base's, which is not said to have never learned it"
         problems.append(("never_learned", description))
     return problems
 
 
 def _inherited_knowledge(model: ModelEntry, models: Mapping[str, ModelEntry]) -> str:
     """Return the first concept that a model claims it never learned but its UNet may have; empty if there is none."""
-    if model.unet is not None or model.base is None or model.base not in models:
+    if not model.replacing.keys().isdisjoint(DENOISERS) or model.base is None or model.base not in models:
         return ""
     # The same rule applies to the base itself.
     return min(set(model.never_learned) - set(models[model.base].never_learned), default="")

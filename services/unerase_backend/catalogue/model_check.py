@@ -29,6 +29,7 @@ from unerase_backend.catalogue.model_files import (
     replacing_weights,
     tokenizer_files,
 )
+from unerase_backend.catalogue.model_parts import ModelParts
 from unerase_backend.catalogue.schedules import audit_problem, folder_problems, prediction_type, schedule_notes
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.catalogue.tensor_fit import compare_tensors
@@ -39,6 +40,8 @@ from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
 # The guard that uses the folder's own safety checker.
 _CHECKER = "safety-checker"
 _LIBRARIES = ("diffusers", "transformers")
+# What an entry of the catalogue may change.
+CHANGING = (Role.DENOISER, Role.TEXT_ENCODER)
 # What a configuration says to no effect on the computation.
 _INEFFECTIVE = ("architectures", "dropout", "dtype", "sample_size", "torch_dtype", "transformers_version")
 # What changes no picture, or is named by its own note.
@@ -65,7 +68,9 @@ class ModelSource:
     replacing: dict[Path, dict[str, StoredTensor]] = field(default_factory=dict)
     """The tensors of each file or folder that replaces some, by its path."""
     changes: dict[str, tuple[Path | LoraEntry, ...]] = field(default_factory=dict)
-    """What changes the denoiser and a text encoder, in order: paths that replace tensors, and LoRAs."""
+    """What changes the denoiser and the text encoders, in order: paths that replace tensors, and LoRAs."""
+    max_sequence_length: int | None = None
+    """As the catalogue gives it."""
     words: list[StoredWord] = field(default_factory=list)
     """The words that are learned beside the vocabulary, in order."""
 
@@ -115,14 +120,24 @@ def examine(
     if base is None:
         return None
     source = ModelSource(name, folder, resolution, base.kind, base.index, base.configs, base.weights, base.tensors)
-    source.changes = {"unet": parts.unet, "text_encoder": parts.text_encoder}
+    source.max_sequence_length = parts.max_sequence_length
+    source.changes = {part: parts.changes.get(part, ()) for part in of_role(source.kind.parts, *CHANGING)}
+    _find_strange(source, parts, findings)
     _examine_changes(source, findings, shared)
-    shared.examined(
-        ("misfits", folder, resolution), findings, lambda own: model_fit.find_misfits(base.configs, resolution, own)
-    )
+    find_misfits = partial(source.kind.find_misfits, base.configs, resolution)
+    shared.examined(("misfits", folder, resolution), findings, find_misfits)
     _examine_words(parts.embeddings, source, findings)
     _examine_guards(catalogue, name, fetch, findings)
     return source
+
+
+def _find_strange(source: ModelSource, parts: ModelParts, findings: Findings) -> None:
+    """Find what an entry replaces of a part that its family does not have."""
+    for part, changes in parts.changes.items():
+        if part not in source.changes and any(isinstance(change, Path) for change in changes):
+            known = ", ".join(source.changes)
+            what = f"it replaces the {part}, which {source.kind.title} does not have; it has {known}"
+            findings.problem(part, UNSUPPORTED, what)
 
 
 def _examine_folder(folder: Path, root: Path | None, guards: Set[str], findings: Findings) -> ModelSource | None:
@@ -180,7 +195,9 @@ def _examine_words(entries: Iterable[EmbeddingEntry], source: ModelSource, findi
 def _examine_changes(source: ModelSource, findings: Findings, shared: SharedFindings) -> None:
     for part, changes in source.changes.items():
         for path in [change for change in changes if isinstance(change, Path)]:
-            tensors = shared.examined(("replacing", part, path), findings, partial(_replacing_tensors, part, path))
+            kind = source.kind.parts[part].kind
+            examine = partial(_replacing_tensors, part, kind, path)
+            tensors = shared.examined(("replacing", part, kind, path), findings, examine)
             if tensors is not None:
                 source.replacing[path] = tensors
             what = ("configuration", part, path, source.folder)
@@ -189,9 +206,9 @@ def _examine_changes(source: ModelSource, findings: Findings, shared: SharedFind
         shared.examined(("lora", entry.file), findings, partial(_read_lora, entry.file))
 
 
-def _replacing_tensors(part: str, path: Path, findings: Findings) -> dict[str, StoredTensor] | None:
+def _replacing_tensors(part: str, kind: str, path: Path, findings: Findings) -> dict[str, StoredTensor] | None:
     weights = replacing_weights(part, path, findings)
-    return part_tensors(part, weights, findings) if weights else None
+    return part_tensors(part, kind, weights, findings) if weights else None
 
 
 def _read_lora(file: Path, findings: Findings) -> None:
@@ -300,7 +317,7 @@ def _examine_part(part: str, source: ModelSource, root: Path | None, findings: F
     if weights is None:
         return
     source.weights[part] = weights
-    tensors = part_tensors(part, weights, findings)
+    tensors = part_tensors(part, source.kind.parts[part].kind, weights, findings)
     if tensors is not None:
         source.tensors[part] = tensors
 

@@ -215,9 +215,9 @@ def present(kind: type[BackboneKind], index: object) -> dict[str, Part]:
     }
 
 
-def replacing_files(replacing: Mapping[str, Path | None], findings: Findings) -> dict[str, list[Path]]:
+def replacing_files(replacing: Mapping[str, Path], findings: Findings) -> dict[str, list[Path]]:
     """Return the files of what a catalogue entry names for parts, by "PART replaced"; see `replacing_weights`."""
-    found = {part: replacing_weights(part, path, findings) for part, path in replacing.items() if path is not None}
+    found = {part: replacing_weights(part, path, findings) for part, path in replacing.items()}
     return {f"{part} replaced": list(weights.all) for part, weights in found.items() if weights is not None}
 
 

@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from unerase_backend.catalogue.backbone_kinds import Configs
 from unerase_backend.catalogue.families import family_of_channels
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings
 from unerase_backend.runtime.counting import counted
-
-Configs = Mapping[str, Mapping[str, Any]]
 
 # What diffusers 0.42 and transformers 5.23 take where a configuration leaves a key out.
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -29,7 +28,7 @@ _EXTRA_CONDITIONING = ("addition_embed_type", "class_embed_type", "time_cond_pro
 
 def value(configs: Configs, part: str, key: str) -> Any:
     """Return a value of a part's configuration, or its library's default."""
-    return configs[part].get(key, DEFAULTS[part][key])
+    return configs[part].get(key, DEFAULTS.get(part, {}).get(key))
 
 
 def find_misfits(configs: Configs, resolution: int, findings: Findings) -> None:

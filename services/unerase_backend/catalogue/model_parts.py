@@ -1,12 +1,13 @@
 """What a model of the catalogue is loaded from: a pipeline folder, and what the entries from base to model change."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unerase.v1.models_pb2 import WeightFile
 from unerase_backend.catalogue import digests, lora
 from unerase_backend.catalogue.digests import Digest, HashedFile
-from unerase_backend.catalogue.entries import EmbeddingEntry, LoraEntry, ModelEntry
+from unerase_backend.catalogue.entries import REPLACEABLE, EmbeddingEntry, LoraEntry, ModelEntry
 
 
 @dataclass(frozen=True)
@@ -16,23 +17,27 @@ class ModelParts:
     """
 
     folder: Path
-    unet: tuple[Path | LoraEntry, ...] = ()
-    text_encoder: tuple[Path | LoraEntry, ...] = ()
+    changes: Mapping[str, tuple[Path | LoraEntry, ...]] = field(default_factory=dict)
+    """What changes each part, in order. A LoRA is a change of every part, of which it may change nothing."""
     embeddings: tuple[EmbeddingEntry, ...] = ()
+    max_sequence_length: int | None = None
+    """As the pipeline's entry gives it."""
 
     @property
     def loras(self) -> tuple[LoraEntry, ...]:
         """The LoRAs that are merged into the weights."""
-        return tuple(change for change in (*self.unet, *self.text_encoder) if isinstance(change, LoraEntry))
+        found = [change for changes in self.changes.values() for change in changes if isinstance(change, LoraEntry)]
+        return tuple(dict.fromkeys(found))
 
     def changed(self, entry: ModelEntry) -> "ModelParts":
         """Return this model as an entry changes it."""
-        return ModelParts(
-            self.folder,
-            (*self.unet, *([entry.unet] if entry.unet else []), *entry.lora),
-            (*self.text_encoder, *([entry.text_encoder] if entry.text_encoder else []), *entry.lora),
-            (*self.embeddings, *entry.embedding),
-        )
+        replacing = entry.replacing
+        changes = {
+            part: (*self.changes.get(part, ()), *([replacing[part]] if part in replacing else []), *entry.lora)
+            for part in REPLACEABLE
+        }
+        length = self.max_sequence_length if entry.max_sequence_length is None else entry.max_sequence_length
+        return ModelParts(self.folder, changes, (*self.embeddings, *entry.embedding), length)
 
 
 def added_files(entry: ModelEntry, digest: Digest) -> tuple[list[HashedFile], list[WeightFile]]:

@@ -137,7 +137,7 @@ def files_of(
     paths += [learned.file for learned in entry.embedding]
     # They are not loaded, but decide what is.
     texts = [folder / "model_index.json"] if folder else []
-    texts += [path / "config.json" for path in (entry.unet, entry.text_encoder) if path is not None]
+    texts += [path / "config.json" for path in entry.replacing.values()]
     paths += [path for path in texts if path.is_file()]
     known = dict(places)
     if folder is not None and entry.hub is not None:

@@ -9,30 +9,32 @@
 
 import re
 
-_PREFIXES = {
-    "unet": ("module.", "_orig_mod.", "unet."),
-    "vae": ("module.", "_orig_mod.", "vae."),
-    "text_encoder": ("module.", "_orig_mod.", "text_encoder.", "text_model."),
-}
+_WRAPPERS = ("module.", "_orig_mod.")
+_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 UNUSED = "text_projection.weight"
 """A text encoder's tensor that no picture depends on: it projects what the encoder makes of a whole prompt."""
-_COMPUTED = {"embeddings.position_ids"}
+_COMPUTED = ("embeddings.position_ids",)
 _OLD_ATTENTION = re.compile(
     r"(?P<block>.*\battentions\.\d+)\.(?P<layer>query|key|value|proj_attn)\.(?P<kind>weight|bias)"
 )
 _LAYERS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def current_name(part: str, name: str) -> str | None:
-    """Return today's name of a tensor of `unet`, `vae` or `text_encoder`; None if today it is computed."""
+def current_name(part: str, name: str, kind: str = "") -> str | None:
+    """Return today's name of a tensor of a part; None if today it is computed.
+
+    `kind` is the part's class; by default that of Stable Diffusion 1 and 2.
+    """
+    kind = kind or ("CLIPTextModel" if part == "text_encoder" else "")
+    prefixes = (*_WRAPPERS, f"{part}.", *(["text_model."] if kind == "CLIPTextModel" else []))
     shorter = True
     while shorter:
         shorter = False
-        for prefix in _PREFIXES[part]:
+        for prefix in prefixes:
             if name.startswith(prefix):
                 name, shorter = name.removeprefix(prefix), True
-    if part == "text_encoder":
-        return None if name in _COMPUTED else name
+    if kind in _CLIP:
+        return None if name.endswith(_COMPUTED) else name
     if old := _OLD_ATTENTION.fullmatch(name):
         return f"{old['block']}.{_LAYERS[old['layer']]}.{old['kind']}"
     return name

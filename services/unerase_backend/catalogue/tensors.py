@@ -16,6 +16,13 @@ from unerase_backend.catalogue.tensor_names import UNUSED, current_name
 
 FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """The number types that are read, in safetensors' words, with their bytes."""
+_LAYOUTS = {
+    "UNet2DConditionModel": layouts.UNET,
+    "AutoencoderKL": layouts.VAE,
+    "CLIPTextModel": layouts.TEXT_ENCODER,
+    "CLIPTextModelWithProjection": layouts.TEXT_ENCODER,
+}
+"""The layout of each class that is recognised by it; other classes are told by the names of their tensors alone."""
 _LFS = b"version https://git-lfs.github.com/spec/"
 UNREADABLE = (OSError, ValueError, SafetensorError)
 """What safetensors raises where a file is no safetensors file, cut off, or damaged."""
@@ -74,10 +81,10 @@ def is_lfs_pointer(path: Path) -> bool:
         return False
 
 
-def part_tensors(part: str, weights: WeightFiles, findings: Findings) -> dict[str, StoredTensor] | None:
+def part_tensors(part: str, kind: str, weights: WeightFiles, findings: Findings) -> dict[str, StoredTensor] | None:
     """Return the tensors of a part's files by today's names; None, with a problem, if they cannot be told.
 
-    Tensors that are computed today are left out.
+    `kind` is the part's class. Tensors that are computed today are left out.
     """
     headers = {}
     for path in weights.files:
@@ -94,38 +101,46 @@ def part_tensors(part: str, weights: WeightFiles, findings: Findings) -> dict[st
         return None
     stored = [tensor for header in headers.values() for tensor in header.tensors.values()]
     metadata = {key: value for header in headers.values() for key, value in header.metadata.items()}
-    if not _check_layout(part, weights, recognise([tensor.name for tensor in stored], metadata), stored, findings):
+    layout = recognise([tensor.name for tensor in stored], metadata)
+    if not _check_layout(part, _LAYOUTS.get(kind), weights, layout, stored, findings):
         return None
-    return _by_current_names(part, stored, findings)
+    return _by_current_names(part, kind, stored, findings)
 
 
 def _check_layout(
-    part: str, weights: WeightFiles, layout: Layout, stored: list[StoredTensor], findings: Findings
+    part: str,
+    wanted: Layout | None,
+    weights: WeightFiles,
+    layout: Layout,
+    stored: list[StoredTensor],
+    findings: Findings,
 ) -> bool:
     name = shown((weights.index or weights.files[0]).name)
     if not stored:
         findings.problem(part, "WEIGHTS_INCOMPLETE", f"{name} holds no tensors", found=name)
+    elif layout is wanted or (wanted is None and layout.import_as is None):
+        return True
     elif layout is layouts.UNKNOWN:
         what = f"{name} holds tensors of no layout that is known here, {shown(stored[0].name)!r} among them"
         findings.problem(part, "WEIGHTS_UNKNOWN_TENSOR", what, found=name)
     elif layout.part is None:
         remedy = f"import it: {import_command(name, layout.import_as)}" if layout.import_as else ""
         findings.problem(part, "WEIGHTS_LAYOUT", f"{name} is {layout.title}", remedy=remedy, found=name)
-    elif layout.part != part:
+    else:
         what = f"{name} is {layout.title}, and is named as {part}"
         findings.problem(part, "WEIGHTS_LAYOUT", what, remedy=f"name it as {layout.part}", found=name)
-    else:
-        return True
     return False
 
 
-def _by_current_names(part: str, stored: list[StoredTensor], findings: Findings) -> dict[str, StoredTensor] | None:
+def _by_current_names(
+    part: str, kind: str, stored: list[StoredTensor], findings: Findings
+) -> dict[str, StoredTensor] | None:
     tensors: dict[str, StoredTensor] = {}
     for tensor in stored:
-        name = current_name(part, tensor.name)
+        name = current_name(part, tensor.name, kind)
         file = shown(tensor.file.name)
-        if part == "text_encoder" and name == UNUSED:
-            findings.note(f"text_encoder: {UNUSED} of {file} is not used; no picture depends on it")
+        if kind == "CLIPTextModel" and name == UNUSED:
+            findings.note(f"{part}: {UNUSED} of {file} is not used; no picture depends on it")
             continue
         if name is None:
             continue

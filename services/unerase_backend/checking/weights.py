@@ -48,7 +48,7 @@ def _files(
         yield from ((source.folder, part, tensors) for part, tensors in source.tensors.items())
     for part, changes in source.changes.items():
         for change in changes:
-            if isinstance(change, Path) and not (own and change not in (model.unet, model.text_encoder)):
+            if isinstance(change, Path) and not (own and change not in model.replacing.values()):
                 yield change, part, source.replacing[change]
 
 

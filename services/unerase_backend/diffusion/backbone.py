@@ -26,13 +26,23 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from unerase_backend.catalogue.backbone_kinds import BACKBONES, Part, Role, denoiser_of, of_role
+from unerase_backend.catalogue.backbone_kinds import (
+    BACKBONES,
+    Configs,
+    Part,
+    Role,
+    denoiser_of,
+    of_role,
+    tokenizer_of,
+)
 from unerase_backend.runtime.components import RegistrationError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unerase_backend.catalogue.findings import Findings
     from unerase_backend.diffusion.encoding import Encoding
+    from unerase_backend.diffusion.flow_levels import PipelineCall
     from unerase_backend.diffusion.prompt import Prompt
     from unerase_backend.diffusion.text_reader import TextReader
 
@@ -47,13 +57,35 @@ class Backbone:
     title: ClassVar[str]
     pipelines: ClassVar[tuple[str, ...]]
     parts: ClassVar[Mapping[str, Part]]
+    default_sequence_length: ClassVar[int] = 0
+    """Tokens of a prompt in a text encoder without a length of its own, such as T5, as the pipeline has it."""
 
-    def __init__(self, modules: Mapping[str, Any], tokenizers: Mapping[str, Any], index: Mapping[str, Any]) -> None:
-        """Take the modules and tokenizers of a pipeline by their parts, and what its model_index.json says."""
+    def __init__(
+        self,
+        modules: Mapping[str, Any],
+        tokenizers: Mapping[str, Any],
+        index: Mapping[str, Any],
+        sequence_length: int | None = None,
+    ) -> None:
+        """Take the modules and tokenizers of a pipeline by their parts, and what its model_index.json says.
+
+        `sequence_length` replaces the default one.
+        """
         self.modules = dict(modules)
         self.index = index
+        self.sequence_length = self.default_sequence_length if sequence_length is None else sequence_length
         self.readers: tuple[TextReader, ...] = tuple(self.make_readers(tokenizers))
         """The text encoders, the one whose token ids are searched first."""
+
+    @classmethod
+    def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
+        """Find what keeps the parts of a folder from working together, by their configurations alone.
+
+        Args:
+            configs: The configurations of the parts and of `scheduler`, as far as they could be read.
+            resolution: Pixels of a picture's side.
+            findings: Takes what is found.
+        """
 
     @classmethod
     def build(cls, part: str, config: Mapping[str, Any]) -> Any:
@@ -67,6 +99,18 @@ class Backbone:
     def make_readers(self, tokenizers: Mapping[str, Any]) -> Sequence[TextReader]:
         """Return the text encoders, the one whose token ids are searched first."""
         raise NotImplementedError
+
+    def clip_reader(self, tokenizers: Mapping[str, Any], part: str) -> TextReader:
+        """Return a CLIP text encoder with the tokenizer of its number."""
+        from unerase_backend.diffusion.text_reader import TextReader, clip_framing
+
+        tokenizer = tokenizers[tokenizer_of(part)]
+        return TextReader(part, self.modules[part], tokenizer, clip_framing(tokenizer))
+
+    def read(self, place: int, prompts: Sequence[Prompt], learned: Sequence[Tensor | None], **options: Any) -> Any:
+        """Return what one text encoder says of prompts, in one call; see `TextReader.read`."""
+        frames = [prompt.frames[place] for prompt in prompts]
+        return self.readers[place].read(frames, self.of_reader(place, learned), **options)
 
     def encode(self, prompts: Sequence[Prompt], learned: Sequence[Tensor | None]) -> Encoding:
         """Return what the denoiser reads of prompts, in one call of each text encoder.
@@ -86,9 +130,23 @@ class Backbone:
         """
         raise NotImplementedError
 
+    @property
+    def shrinking(self) -> int:
+        """Pixels of a picture on a side of one cell of latents."""
+        factor: int = 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+        return factor
+
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """Return channels, height and width of the latents of pictures with `resolution` pixels a side."""
-        raise NotImplementedError
+        side = resolution // self.shrinking
+        return (self.autoencoder.config.latent_channels, side, side)
+
+    def pipeline_call(self, latents: tuple[int, int, int]) -> PipelineCall:
+        """Return how the family's pipeline calls the scheduler of a flow, for the shape of latents."""
+        from unerase_backend.diffusion.flow_levels import PipelineCall
+
+        del latents
+        return PipelineCall()
 
     @property
     def latent_scale(self) -> tuple[float, ...]:

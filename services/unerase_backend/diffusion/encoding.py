@@ -9,14 +9,17 @@ from torch import Tensor
 
 STATES = "states"
 """The name of the hidden states of the text encoders, (prompts, tokens, width), which every family has."""
+POOLED = "pooled"
+"""The name of what text encoders say of whole prompts, (prompts, width)."""
+MASK = "mask"
+"""The name of what is 1 where a token of `states` counts, and else 0, (prompts, tokens)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """Tensors by name, each with one row for each prompt, or without rows for a single prompt.
 
-    `states` are hidden states, (prompts, tokens, width). A family adds what else its denoiser reads, such as `pooled`,
-    (prompts, width), or `mask`, (prompts, tokens), which is 1 where a token counts.
+    Every family has `states`, and some have `pooled` or `mask`; a family may add others.
     """
 
     tensors: Mapping[str, Tensor]
@@ -25,6 +28,16 @@ class Encoding:
     def states(self) -> Tensor:
         """The hidden states, (prompts, tokens, width)."""
         return self.tensors[STATES]
+
+    @property
+    def pooled(self) -> Tensor:
+        """What the text encoders say of whole prompts, (prompts, width)."""
+        return self.tensors[POOLED]
+
+    @property
+    def mask(self) -> Tensor:
+        """1 where a token of the hidden states counts, and else 0, (prompts, tokens)."""
+        return self.tensors[MASK]
 
     def __len__(self) -> int:
         """Return the number of prompts."""

@@ -22,6 +22,11 @@ class Prompt:
         return self.frames[0].learned_at
 
     @property
+    def empty(self) -> bool:
+        """Whether it has no words, so that no text encoder reads more than start, end and padding."""
+        return all(frame.words == 0 for frame in self.frames)
+
+    @property
     def truncated(self) -> bool:
         """Whether some text encoder does not read all of it."""
         return any(frame.truncated for frame in self.frames)

@@ -23,6 +23,8 @@ class Frame:
     ids: tuple[int, ...]
     used: int
     """Tokens before the padding, start and end included."""
+    words: int
+    """Tokens of words among them."""
     learned_at: tuple[int, ...] = ()
     """The first position of each occurrence of the learned word."""
     truncated: bool = False
@@ -47,10 +49,11 @@ class Framing:
 
     def of(self, words: Sequence[int], learned_at: Sequence[int] = ()) -> Frame:
         """Return the frame of words, cut where there is no more room; `learned_at` are places among the words."""
-        ids = (*self.start, *words[: self.room], *self.end)
+        read = words[: self.room]
+        ids = (*self.start, *read, *self.end)
         padding = (self.pad,) * (self.length - len(ids))
         places = tuple(place + len(self.start) for place in learned_at)
-        return Frame((*ids, *padding), len(ids), places, truncated=len(words) > self.room)
+        return Frame((*ids, *padding), len(ids), len(read), places, truncated=len(words) > self.room)
 
 
 def clip_framing(tokenizer: Any) -> Framing:
@@ -58,6 +61,11 @@ def clip_framing(tokenizer: Any) -> Framing:
     return Framing(
         tokenizer.model_max_length, (tokenizer.bos_token_id,), (tokenizer.eos_token_id,), tokenizer.pad_token_id
     )
+
+
+def t5_framing(tokenizer: Any, length: int) -> Framing:
+    """Return the framing of a T5 tokenizer: words, end, padding."""
+    return Framing(length, (), (tokenizer.eos_token_id,), tokenizer.pad_token_id)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unerase_backend.catalogue.backbone_kinds import Part, Role
+from unerase_backend.catalogue import model_fit
+from unerase_backend.catalogue.backbone_kinds import Configs, Part, Role
 from unerase_backend.diffusion.backbone import Backbone, backbone
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unerase_backend.catalogue.findings import Findings
     from unerase_backend.diffusion.encoding import Encoding
     from unerase_backend.diffusion.prompt import Prompt
     from unerase_backend.diffusion.text_reader import TextReader
@@ -33,26 +35,22 @@ class StableDiffusion(Backbone):
         "tokenizer": Part("CLIPTokenizer", Role.TOKENIZER, others=("CLIPTokenizerFast",)),
     }
 
+    @classmethod
+    def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
+        """Find conditioning beyond the prompt, and widths and lengths that differ between parts."""
+        model_fit.find_misfits(configs, resolution, findings)
+
     def make_readers(self, tokenizers: Mapping[str, Any]) -> Sequence[TextReader]:
         """Return the one text encoder."""
-        from unerase_backend.diffusion.text_reader import TextReader, clip_framing
-
-        tokenizer = tokenizers["tokenizer"]
-        return [TextReader("text_encoder", self.modules["text_encoder"], tokenizer, clip_framing(tokenizer))]
+        return [self.clip_reader(tokenizers, "text_encoder")]
 
     def encode(self, prompts: Sequence[Prompt], learned: Sequence[Tensor | None]) -> Encoding:
         """Return the last hidden states."""
         from unerase_backend.diffusion.encoding import STATES, Encoding
 
-        (reader,) = self.readers
-        return Encoding({STATES: reader.read([prompt.frames[0] for prompt in prompts], learned)[0]})
+        return Encoding({STATES: self.read(0, prompts, learned)[0]})
 
     def predict(self, denoiser: Any, latents: Tensor, times: Tensor, encoding: Encoding) -> Tensor:
         """Return the UNet's output."""
         output: Tensor = denoiser(latents, times, encoder_hidden_states=encoding.states, return_dict=False)[0]
         return output
-
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """Return the shape of latents that the autoencoder makes smaller by 2 for each of its blocks but one."""
-        side = resolution // 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
-        return (self.denoiser.config.in_channels, side, side)
