@@ -5,6 +5,7 @@
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -32,9 +33,10 @@ from unerase_backend.attack.prompts import (
 from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.conditioning import Prompt, tokenise_ids
+from unerase_backend.diffusion.conditioning import tokenise_ids
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.diffusion.prompt import Prompt
 from unerase_backend.evaluation.known_pictures import learnable
 from unerase_backend.evaluation.models import Models
 from unerase_backend.runtime.artifacts import ArtifactStore
@@ -129,7 +131,8 @@ def test_each_rows_gradient_is_that_of_its_own_loss(model: DiffusionModel) -> No
         [5 + 2 * row, 6 + 2 * row, *model.tokenizer("a red shape", add_special_tokens=False).input_ids]
         for row in range(rows)
     ]
-    shown = [Prompt(tokenise_ids(model, row).ids, learned_at=(1,)) for row in ids]
+    framed = [tokenise_ids(model, row).frames[0] for row in ids]
+    shown = [Prompt((replace(frame, learned_at=(1,)),)) for frame in framed]
     embeddings = 0.1 * torch.randn((rows, tokens, 64), generator=generator)
     noisy, wanted = torch.randn((2, rows, *model.latent_shape), generator=generator)
     timesteps = torch.tensor([100, 500, 900])

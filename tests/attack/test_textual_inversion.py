@@ -88,7 +88,7 @@ async def test_the_learned_word_enters_the_prompt(
     assert [i for i, (a, b) in enumerate(zip(prompt.ids, plain.ids, strict=True)) if a != b] == [place]
     table = model.text_encoder.get_input_embeddings().weight
     put_in = encode_tokens(model, [prompt], [table[plain.ids[place]][None]])
-    torch.testing.assert_close(put_in, encode_tokens(model, [plain], [None]), rtol=0, atol=0)
+    torch.testing.assert_close(put_in.states, encode_tokens(model, [plain], [None]).states, rtol=0, atol=0)
 
     few = await attacked(engine, unit_of("reference", steps=1, batch_size=1, learning_rate=1e-6))
     many = await attacked(engine, unit_of("reference", steps=4, batch_size=4, learning_rate=0.5))
@@ -120,7 +120,10 @@ def _latents(model: object, unit: Unit, store: ArtifactStore) -> torch.Tensor:
     digests = unit.target.concept.picture_digests[: len(unit.target.concept.picture_digests) // 2]
     values = torch.stack([torch.tensor(decode_picture(store.get(digest))) for digest in digests])
     with torch.no_grad():
-        return model.vae.encode(values.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode() * model.scaling_factor
+        return (
+            model.vae.encode(values.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
+            * model.vae.config.scaling_factor
+        )
 
 
 def _first_batch(unit: Unit, pictures: int, prompts: int, size: int) -> dict[str, torch.Tensor]:

@@ -145,7 +145,10 @@ def _target(model: DiffusionModel, unit: Unit, store: ArtifactStore) -> torch.Te
     chosen = torch.randperm(half, generator=generator)[0]
     values = torch.tensor(decode_picture(store.get(digests[int(chosen)])))[None]
     with torch.no_grad():
-        return model.vae.encode(values.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()[0] * model.scaling_factor
+        return (
+            model.vae.encode(values.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()[0]
+            * model.vae.config.scaling_factor
+        )
 
 
 def _loss(

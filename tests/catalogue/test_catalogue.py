@@ -99,8 +99,8 @@ def test_figures_come_from_the_base(catalogue: Catalogue) -> None:
 def test_a_chain_is_loaded_in_order(catalogue: Catalogue, tmp_path: Path) -> None:
     parts = catalogue.model_parts("edited")
     assert parts.folder == tmp_path / "base"
-    assert parts.unet == (tmp_path / "never.safetensors",)
-    assert parts.text_encoder == (tmp_path / "edited.safetensors",)
+    assert parts.changes["unet"] == (tmp_path / "never.safetensors",)
+    assert parts.changes["text_encoder"] == (tmp_path / "edited.safetensors",)
 
 
 def test_unknown_names(catalogue: Catalogue, store: ArtifactStore) -> None:
@@ -327,7 +327,7 @@ def test_what_has_its_bases_unet_never_learned_no_more_than_its_base(write: Writ
         Catalogue.load(embedded=write(claimed))
     (violation,) = caught.value.violations
     assert violation.field == "models.yaml: models.blank.never_learned"
-    assert "'church', but the UNet is the base's" in violation.description
+    assert "'church', but the denoiser is the base's" in violation.description
     claimed["models"]["blank"] |= {"base": "never", "never_learned": ["tench"]}
     assert Catalogue.load(embedded=write(claimed)).model("blank").never_learned == ("tench",)
 

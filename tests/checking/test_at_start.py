@@ -21,15 +21,15 @@ LORA = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.t
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that can be used, a LoRA named as a UNet, an SDXL, and pickled weights."""
     folder = tmp_path_factory.mktemp("start")
-    for name in ("plain", "sdxl", "bin"):
+    for name in ("plain", "cascade", "bin"):
         write_pipeline(folder / name, name)
-    index = folder / "sdxl" / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableDiffusionXLPipeline"}))
+    index = folder / "cascade" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableCascadeCombinedPipeline"}))
     unet = folder / "bin" / "unet"
     (unet / "diffusion_pytorch_model.safetensors").rename(unet / "diffusion_pytorch_model.bin")
     lora = {LORA.format(side): np.zeros((2, 2), np.float32) for side in "AB"}
     save_file(lora, folder / "lora.safetensors")
-    models = {f"own/{name}": {"pipeline": name, "resolution": 32} for name in ("plain", "sdxl", "bin")}
+    models = {f"own/{name}": {"pipeline": name, "resolution": 32} for name in ("plain", "cascade", "bin")}
     models["own/lora"] = {"base": "own/plain", "unet": "lora.safetensors"}
     path = folder / "own.yaml"
     path.write_text(yaml.safe_dump({"models": models}))
@@ -39,10 +39,10 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_model_that_cannot_be_used_is_a_line(catalogue: Path) -> None:
     warnings = list(unusable_models(Catalogue.load([str(catalogue)])))
     told = dict(line.removeprefix("warning: ").split(" cannot be used: ") for line in warnings)
-    assert told.keys() == {f"model 'own/{name}' (own.yaml: models.own/{name})" for name in ("sdxl", "bin", "lora")}
+    assert told.keys() == {f"model 'own/{name}' (own.yaml: models.own/{name})" for name in ("cascade", "bin", "lora")}
     assert all(line.startswith("warning: ") and "\n" not in line for line in warnings)
     said = {place.split("'")[1]: reason for place, reason in told.items()}
-    assert "StableDiffusionXLPipeline (SDXL)" in said["own/sdxl"]
+    assert "StableCascadeCombinedPipeline (Stable Cascade)" in said["own/cascade"]
     assert "diffusion_pytorch_model.bin" in said["own/bin"]
     assert "a LoRA in PEFT's layout; import it: unerase import lora.safetensors --as lora" in said["own/lora"]
 

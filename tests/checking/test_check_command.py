@@ -26,7 +26,7 @@ REASONS = {
     "own/plain": set(),
     "own/bin": {"WEIGHTS_NOT_SAFETENSORS"},
     "own/flow": {"SCHEDULE_UNSUPPORTED"},
-    "own/sdxl": {"MODEL_UNSUPPORTED"},
+    "own/cascade": {"MODEL_UNSUPPORTED"},
     "own/narrow": {"WEIGHTS_WRONG_SHAPE"},
 }
 
@@ -35,18 +35,18 @@ REASONS = {
 def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pipelines that are each broken in one way, a concept whose name nothing reads, a label that no judge has."""
     folder = tmp_path_factory.mktemp("check")
-    for name in ("plain", "bin", "flow", "sdxl", "narrow"):
+    for name in ("plain", "bin", "flow", "cascade", "narrow"):
         shutil.copytree(REFERENCE, folder / name)
     unet = folder / "bin" / "unet"
     next(unet.glob("*.safetensors")).rename(unet / "diffusion_pytorch_model.bin")
     _change(folder / "flow" / "scheduler" / "scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
-    _change(folder / "sdxl" / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    _change(folder / "cascade" / "model_index.json", _class_name="StableCascadeCombinedPipeline")
     narrow = folder / "narrow" / "unet" / "config.json"
     _change(narrow, block_out_channels=[each // 2 for each in json.loads(narrow.read_text())["block_out_channels"]])
     shutil.copytree(EMBEDDED.parent / "judge", folder / "judge")
     prompt = f"a picture of {'very ' * 100}{{concept}}"
     content = {
-        "models": {f"own/{name}": {"pipeline": name, "resolution": 32} for name in ("plain", "bin", "flow", "sdxl")}
+        "models": {f"own/{name}": {"pipeline": name, "resolution": 32} for name in ("plain", "bin", "flow", "cascade")}
         | {"own/narrow": {"pipeline": "narrow", "resolution": 32}},
         "judges": {"own/judge": {"kind": "classifier", "path": "judge"}},
         "concepts": {

@@ -243,7 +243,7 @@ def test_a_lora_that_is_a_pickle_is_refused(tiny: Path, load_tiny: Load) -> None
 def test_a_change_as_a_lora_is_nearly_the_change(tmp_path: Path, catalogue: Catalogue, layout: str) -> None:
     """UCE's change of the testbed, cut to rank 8, is merged to what its factors give in double precision."""
     reference = load_model(catalogue, "testbed/reference", torch.device("cpu"), torch.float32).denoiser.state_dict()
-    [edited] = catalogue.model_parts("testbed/uce").unet
+    [edited] = catalogue.model_parts("testbed/uce").changes["unet"]
     assert isinstance(edited, Path)
     change, stored = {}, {}
     for key, weight in load_file(edited).items():

@@ -35,7 +35,7 @@ def test_the_testbed_is_frozen_and_finite(model: DiffusionModel) -> None:
 def test_a_change_of_the_testbed_changes_its_modules(catalogue: Catalogue, model: DiffusionModel) -> None:
     never = load_model(catalogue, "testbed/never", torch.device("cpu"), torch.float32)
     assert never.digest != model.digest
-    replaced = load_file(catalogue.model_parts("testbed/never").unet[0])
+    replaced = load_file(catalogue.model_parts("testbed/never").changes["unet"][0])
     state = never.denoiser.state_dict()
     assert all(torch.equal(state[key], tensor.float()) for key, tensor in replaced.items())
     assert any(not torch.equal(state[key], tensor) for key, tensor in model.denoiser.state_dict().items())

@@ -108,7 +108,7 @@ def test_the_largest_model_is_one_that_can_be_used(tmp_path: Path) -> None:
         size = 3_000_000 if name == "large" else 4_000_000
         save_file({"conv_in.weight": np.zeros(size, np.float16)}, next((folder / "unet").glob("*.safetensors")))
     index = tmp_path / "xl" / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableDiffusionXLPipeline"}))
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableCascadeCombinedPipeline"}))
     file = tmp_path / "own.yaml"
     models = {f"own/{name}": {"pipeline": name, "resolution": 32} for name in ("large", "xl")}
     file.write_text(yaml.safe_dump({"models": models}))

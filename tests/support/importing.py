@@ -25,7 +25,7 @@ def reference() -> Path:
 
 def unet_weights(model: str = "testbed/reference") -> dict[str, Tensor]:
     parts = Catalogue.load().model_parts(model)
-    [file] = parts.unet or [parts.folder / "unet" / "diffusion_pytorch_model.safetensors"]
+    [file] = parts.changes["unet"] or [parts.folder / "unet" / "diffusion_pytorch_model.safetensors"]
     assert isinstance(file, Path)
     return load_file(file)
 

@@ -201,7 +201,7 @@ def test_a_familys_catalogue_stands_beside_the_embedded_one(tmp_path: Path) -> N
     assert read.model("testbed/heart/uce").erased == ("heart",)
     found = read.model_parts("testbed/heart/uce")
     assert found.folder == WEIGHTS / "reference"
-    assert found.unet == (folder / "uce" / storage.UNET,)
+    assert found.changes["unet"] == (folder / "uce" / storage.UNET,)
     assert read.concept("hourglass").control == "testbed/never"
 
 
@@ -217,7 +217,7 @@ def test_models_that_are_not_shipped_stand_beside_the_embedded_catalogue(tmp_pat
     assert read.model("testbed/salun").erased == ("hourglass",)
     found = read.model_parts("testbed/salun")
     assert found.folder == WEIGHTS / "reference"
-    assert found.unet == (tmp_path / "salun" / storage.UNET,)
+    assert found.changes["unet"] == (tmp_path / "salun" / storage.UNET,)
 
 
 def test_a_manifest_keeps_what_it_said_of_parts_that_were_not_made_anew(tmp_path: Path) -> None:

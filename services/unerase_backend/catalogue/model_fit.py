@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from unerase_backend.catalogue.backbone_kinds import Configs
-from unerase_backend.catalogue.families import family_of_channels
+from unerase_backend.catalogue.families import audited, family_of_channels
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings
 from unerase_backend.runtime.counting import counted
 
@@ -48,7 +48,7 @@ def _conditioning(configs: Configs, _: int, findings: Findings) -> None:
     given = [key for key in _EXTRA_CONDITIONING if value(configs, "unet", key) is not None]
     if given:
         what = f"the UNet needs conditioning beyond the prompt ({given[0]})"
-        findings.problem("unet", UNSUPPORTED, what, remedy="Stable Diffusion 1 and 2 can be audited")
+        findings.problem("unet", UNSUPPORTED, what, remedy=f"{audited()} can be audited")
 
 
 def _latents(configs: Configs, _: int, findings: Findings) -> None:
@@ -63,7 +63,7 @@ def _latents(configs: Configs, _: int, findings: Findings) -> None:
         else f"the UNet and the VAE have different latents: the UNet takes {counted(taken, 'channel')} and gives "
         f"{given}, the VAE has {latents}"
     )
-    findings.problem("unet", UNSUPPORTED, what, remedy="Stable Diffusion 1 and 2 can be audited" if family else "")
+    findings.problem("unet", UNSUPPORTED, what, remedy=f"{audited()} can be audited" if family else "")
 
 
 def _widths(configs: Configs, _: int, findings: Findings) -> None:

@@ -169,7 +169,11 @@ async def test_a_refused_model_gives_its_name_up(service: Registrar, folder: Pat
         ({"base": "model:" + "0" * 64}, "model.entry.base", "there is no model"),
         ({"base": 7}, "model.entry.base", "string"),
         ({"base": "testbed/reference", "resolution": 32}, "model.entry.resolution", "is the base's"),
-        ({"base": "testbed/reference", "never_learned": ["x"]}, "model.entry.never_learned", "the UNet is the base's"),
+        (
+            {"base": "testbed/reference", "never_learned": ["x"]},
+            "model.entry.never_learned",
+            "the denoiser is the base's",
+        ),
         ({"base": "testbed/reference", "unet": "{root}/plain/model_index.json"}, "model.entry.unet", ".safetensors"),
         (
             {"base": "testbed/reference", "lora": [{"file": "{root}/l.pt"}]},

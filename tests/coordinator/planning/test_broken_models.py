@@ -23,7 +23,10 @@ BROKEN = {
     "broken/bin": ("WEIGHTS_NOT_SAFETENSORS", "diffusion_pytorch_model.bin"),
     "broken/scheduler": ("MODEL_INCOMPLETE", "scheduler_config.json is not JSON"),
     "broken/cut": ("WEIGHTS_UNREADABLE", "cut.safetensors"),
-    "broken/sdxl": ("MODEL_UNSUPPORTED", "StableDiffusionXLPipeline (SDXL), which cannot be audited yet"),
+    "broken/cascade": (
+        "MODEL_UNSUPPORTED",
+        "StableCascadeCombinedPipeline (Stable Cascade), which cannot be audited yet",
+    ),
     "broken/lora": ("WEIGHTS_LAYOUT", "a LoRA in PEFT's layout; import it: unerase import lora.safetensors --as lora"),
     "broken/wide": ("WEIGHTS_WRONG_SHAPE", "'conv_in.bias' of the unet has the shape (1,), not (2,) as in the file"),
     "broken/other": ("WEIGHTS_UNKNOWN_TENSOR", "the unet has no tensor 'conv_out.bias'"),
@@ -40,8 +43,8 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     (scheduler / "scheduler_config.json").write_text("{")
     cut = write_weights(folder / "cut.safetensors", "cut")
     cut.write_bytes(cut.read_bytes()[:40])
-    index = write_pipeline(folder / "sdxl", "sdxl") / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableDiffusionXLPipeline"}))
+    index = write_pipeline(folder / "cascade", "cascade") / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableCascadeCombinedPipeline"}))
     lora = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_{}.weight"
     save_file({lora.format(side): np.zeros((2, 2), np.float32) for side in "AB"}, folder / "lora.safetensors")
     for name, tensor in (("wide", "conv_in.bias"), ("other", "conv_out.bias")):
@@ -50,7 +53,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     content["models"] |= {
         "broken/bin": {"pipeline": "bin", "resolution": 32},
         "broken/scheduler": {"pipeline": "scheduler", "resolution": 32},
-        "broken/sdxl": {"pipeline": "sdxl", "resolution": 32},
+        "broken/cascade": {"pipeline": "cascade", "resolution": 32},
         "broken/wide": {"base": "small/reference", "unet": "wide.safetensors"},
         "broken/other": {"base": "small/reference", "unet": "other.safetensors"},
         "broken/lora": {"base": "small/reference", "unet": "lora.safetensors"},
