@@ -207,8 +207,7 @@ async def test_the_first_loss_is_that_of_the_first_halves(
     pixels = torch.stack([torch.tensor(decode_picture(local.store.get(digest))) for digest in halves[0]])
     with torch.no_grad():
         latents = (
-            model.vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
-            * model.vae.config.scaling_factor
+            model.vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode() * model.backbone.latent_scale[0]
         )
     shown = torch.cat(
         [
@@ -253,7 +252,7 @@ async def test_it_learns_to_tell_held_out_pictures_and_leads_to_the_concept(
     for observation in observations(events):
         pixels = torch.tensor(decode_picture(local.store.get(observation.picture_digest))).permute(2, 0, 1)[None]
         with torch.no_grad():
-            latents = model.vae.encode(pixels / 127.5 - 1).latent_dist.mode() * model.vae.config.scaling_factor
+            latents = model.vae.encode(pixels / 127.5 - 1).latent_dist.mode() * model.backbone.latent_scale[0]
             logits[observation.variant].append(
                 float(classifier(latents, model.schedule.level_at(torch.zeros(1, dtype=torch.long))))
             )

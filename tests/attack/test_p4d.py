@@ -98,7 +98,7 @@ async def test_its_steps_are_those_of_a_slow_loop(
         shown = decode_picture(store.get(pictures[torch.randperm(len(pictures), generator=drawn)[0]]))
         pixels = torch.tensor(shown).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad():
-            latents = model.vae.encode(pixels).latent_dist.mode() * model.vae.config.scaling_factor
+            latents = model.vae.encode(pixels).latent_dist.mode() * model.backbone.latent_scale[0]
     generator = torch.Generator().manual_seed(derive_seed(unit.seed_base, NAME, "case", 0, 0))
     continuous = table[allowed][torch.randint(len(allowed), (2,), generator=generator)].double()
     first, second = torch.zeros_like(continuous), torch.zeros_like(continuous)

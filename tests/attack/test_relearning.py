@@ -131,8 +131,7 @@ def test_the_weights_are_those_of_a_loop(
     pixels = torch.stack([torch.tensor(decode_picture(local.store.get(digest))) for digest in few.pictures])
     with torch.no_grad():
         latents = (
-            model.vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
-            * model.vae.config.scaling_factor
+            model.vae.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode() * model.backbone.latent_scale[0]
         )
         ids = model.tokenizer(few.prompts[0], padding="max_length", max_length=24, return_tensors="pt").input_ids
         encoded = model.text_encoder(ids)[0].expand(2, -1, -1)

@@ -121,8 +121,7 @@ def _latents(model: object, unit: Unit, store: ArtifactStore) -> torch.Tensor:
     values = torch.stack([torch.tensor(decode_picture(store.get(digest))) for digest in digests])
     with torch.no_grad():
         return (
-            model.vae.encode(values.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()
-            * model.vae.config.scaling_factor
+            model.vae.encode(values.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode() * model.backbone.latent_scale[0]
         )
 
 

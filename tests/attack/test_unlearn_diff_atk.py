@@ -147,7 +147,7 @@ def _target(model: DiffusionModel, unit: Unit, store: ArtifactStore) -> torch.Te
     with torch.no_grad():
         return (
             model.vae.encode(values.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist.mode()[0]
-            * model.vae.config.scaling_factor
+            * model.backbone.latent_scale[0]
         )
 
 

@@ -172,7 +172,7 @@ async def test_a_refused_model_gives_its_name_up(service: Registrar, folder: Pat
         (
             {"base": "testbed/reference", "never_learned": ["x"]},
             "model.entry.never_learned",
-            "the denoiser is the base's",
+            "denoiser is the base's",
         ),
         ({"base": "testbed/reference", "unet": "{root}/plain/model_index.json"}, "model.entry.unet", ".safetensors"),
         (

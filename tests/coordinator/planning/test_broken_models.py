@@ -25,7 +25,7 @@ BROKEN = {
     "broken/cut": ("WEIGHTS_UNREADABLE", "cut.safetensors"),
     "broken/cascade": (
         "MODEL_UNSUPPORTED",
-        "StableCascadeCombinedPipeline (Stable Cascade), which cannot be audited yet",
+        "StableCascadeCombinedPipeline (Stable Cascade), which cannot be",
     ),
     "broken/lora": ("WEIGHTS_LAYOUT", "a LoRA in PEFT's layout; import it: unerase import lora.safetensors --as lora"),
     "broken/wide": ("WEIGHTS_WRONG_SHAPE", "'conv_in.bias' of the unet has the shape (1,), not (2,) as in the file"),

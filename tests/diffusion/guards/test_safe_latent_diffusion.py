@@ -14,6 +14,7 @@ from torch import Tensor
 from diffusion.guards.conftest import GuardsOf, Run
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion import conditioning
+from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.guarding import UNGUARDED
 from unerase_backend.diffusion.model import DiffusionModel
@@ -104,7 +105,7 @@ def test_it_acts_on_the_noise_of_a_model_that_predicts_the_velocity(
 def slow_on_a_flow(model: DiffusionModel, prompt: str, steps: int, given: dict[str, Any]) -> Tensor:
     """The formula on the noise x + a v, where there is a picture: a is the signal."""
     texts = [prompt, given["text"], ""]
-    encodings = torch.stack(conditioning.encode(model, [Conditioning(text=text) for text in texts]))
+    encodings = Encoding.stack(conditioning.encode(model, [Conditioning(text=text) for text in texts])).states
     theirs, x, momentum = FlowMatchEulerDiscreteScheduler(shift=3.0), start(9), torch.zeros(1, 4, 8, 8)
     theirs.set_timesteps(steps)
     for step, (time, sigma) in enumerate(zip(theirs.timesteps, theirs.sigmas, strict=False)):
