@@ -216,15 +216,52 @@ def test_the_same_solver_without_flow_sigmas_has_betas() -> None:
     assert str(read_schedule(with_betas).training) == "1000 linear betas from 0.0001 to 0.02"
 
 
+WITH_BETAS = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"}
+
+
+@pytest.mark.parametrize(
+    ("network", "flow"),
+    [
+        ("SD3Transformer2DModel", True),
+        ("FluxTransformer2DModel", True),
+        ("SanaTransformer2DModel", True),
+        ("PixArtTransformer2DModel", False),
+    ],
+)
+def test_a_transformer_is_sampled_as_it_was_trained(tmp_path: Path, network: str, flow: bool) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text(json.dumps({"_class_name": network}))
+    fit, unfit = (SD3, WITH_BETAS) if flow else (WITH_BETAS, SD3)
+    assert folder_problems(tmp_path, fit) == []
+    (problem,) = folder_problems(tmp_path, unfit)
+    assert (problem.key, problem.value) == ("_class_name", unfit["_class_name"])
+    assert "is of another model: take the file of the one that this is made from" in str(problem)
+    assert f"and a {network} is trained {'as a flow' if flow else 'with betas'}" in str(problem)
+
+
+def test_a_network_that_is_not_known_may_be_either(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    for content in ('{"_class_name": "MyTransformer"}', '{"_class_name": []}', "{", "[]"):
+        (tmp_path / "transformer" / "config.json").write_text(content)
+        assert folder_problems(tmp_path, SD3) == folder_problems(tmp_path, WITH_BETAS) == []
+
+
+def test_a_sana_without_flow_sigmas_is_told_of_them(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text('{"_class_name": "SanaTransformer2DModel"}')
+    (problem,) = folder_problems(tmp_path, SANA | {"use_flow_sigmas": False})
+    assert str(problem).endswith("unless use_flow_sigmas is true")
+
+
 def test_no_unet_is_sampled_as_a_flow(tmp_path: Path) -> None:
     assert folder_problems(tmp_path, SD3) == []
     (tmp_path / "unet").mkdir()
     (problem,) = folder_problems(tmp_path, SD3)
-    assert str(problem).startswith(f'scheduler_config.json: _class_name "{EULER}" cannot be followed: it is for flows')
+    assert str(problem).startswith(f'scheduler_config.json: _class_name "{EULER}" is of another model: take ')
     # Nothing else is said of it.
     assert folder_problems(tmp_path, SD3 | {"prediction_type": "epsilon"}) == [problem]
     (problem,) = folder_problems(tmp_path, SANA)
-    assert str(problem).startswith("scheduler_config.json: use_flow_sigmas true cannot be followed: it is for flows")
+    assert str(problem).startswith("scheduler_config.json: use_flow_sigmas true is of another model: take ")
     assert folder_problems(tmp_path, SANA | {"use_flow_sigmas": False, "prediction_type": "epsilon"}) == []
 
 

@@ -113,7 +113,7 @@ def test_denoising_errors_become_those_of_the_other_prediction(folders: Catalogu
 @pytest.mark.parametrize(
     ("name", "key"),
     [
-        ("flow", "_class_name .* the pipelines of UNets run none"),
+        ("flow", "_class_name .* a UNet2DConditionModel is trained with betas"),
         ("zero-snr", 'rescale_betas_zero_snr true .* prediction_type "epsilon"'),
     ],
 )

@@ -80,6 +80,10 @@ SCHEDULERS = {
 
 # A smaller cumulative alpha is not a normal number in float32, in which diffusers computes it.
 _LEAST_ALPHA = 2.0**-126
+_UNET = "UNet2DConditionModel"
+_WITH_BETAS = (_UNET, "PixArtTransformer2DModel")
+_FLOWS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel")
+_OF_ANOTHER = "is of another model: take the file of the one that this is made from"
 _SWITCHES = ("rescale_betas_zero_snr", "set_alpha_to_one", "thresholding", "use_flow_sigmas")
 _REMEDY_OF_FLOW = ", unless use_flow_sigmas is true"
 _OWN_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
@@ -182,14 +186,18 @@ def schedule_problems(config: Mapping[str, Any]) -> list[ScheduleProblem]:
 def folder_problems(folder: Path, config: Mapping[str, Any]) -> list[ScheduleProblem]:
     """Return why the model of a pipeline's folder cannot be sampled by its scheduler configuration.
 
-    A UNet is not sampled as a flow: diffusers' pipelines of UNets run no scheduler of flows, so that such a file comes
+    A network that is known to be trained with betas is not sampled as a flow, nor the other way around: the file comes
     from another model, and the pictures would look like damage.
     """
-    if names_flow(config) and (folder / "unet").is_dir():
+    denoiser, flow = _denoiser(folder), names_flow(config)
+    if flow and denoiser in _WITH_BETAS:
         key = "_class_name" if class_name(config) == EULER else "use_flow_sigmas"
-        text = "cannot be followed: it is for flows, and the pipelines of UNets run none"
-        return [telling(config)(key, f"{text}; take the file of the model that this one is made from")]
-    return schedule_problems(config)
+        return [telling(config)(key, f"{_OF_ANOTHER}; it is for flows, and a {denoiser} is trained with betas")]
+    problems = schedule_problems(config)
+    if not problems and not flow and denoiser in _FLOWS:
+        text = f"{_OF_ANOTHER}; it is for models with betas, and a {denoiser} is trained as a flow"
+        return [telling(config)("_class_name", text)]
+    return problems
 
 
 def audit_problem(config: Mapping[str, Any]) -> ScheduleProblem | None:
@@ -271,11 +279,22 @@ def describe_schedule(folder: Path) -> Schedule | None:
 
 def scheduler_config(folder: Path) -> dict[str, Any] | None:
     """Return the scheduler configuration of a pipeline's folder; None if there is none that can be read."""
+    return _read_config(folder / "scheduler" / FILE)
+
+
+def _read_config(file: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads((folder / "scheduler" / FILE).read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _denoiser(folder: Path) -> str:
+    """Return the class of a pipeline's UNet or transformer; empty if it is not known."""
+    if (folder / "unet").is_dir():
+        return _UNET
+    return class_name(_read_config(folder / "transformer" / "config.json") or {})
 
 
 def _why_not(named: str) -> str:

@@ -86,7 +86,9 @@ class Schedule:
         Raises:
             PreconditionError: the shift depends on the size of the image, and the pipeline does not tell it.
         """
-        if isinstance(self.noise, FlowLevels) and isinstance(self.noise.stepping.shift, DynamicShift):
+        if not isinstance(self.noise, FlowLevels):
+            return replace(self, call=call)
+        if isinstance(self.noise.stepping.shift, DynamicShift):
             mu_of(self.noise.stepping.shift, call)
         return replace(Schedule.of(self.config, call), measured=self.measured)
 

@@ -143,7 +143,7 @@ def test_another_number_of_timesteps_is_refused_in_any_case(plan: Planner) -> No
 @pytest.mark.parametrize(
     ("subject", "said"),
     [
-        ("flow", '_class_name "FlowMatchEulerDiscreteScheduler" cannot be followed: it is for flows'),
+        ("flow", '_class_name "FlowMatchEulerDiscreteScheduler" is of another model: take'),
         ("zero-snr", 'rescale_betas_zero_snr true cannot be followed with prediction_type "epsilon"'),
     ],
 )
