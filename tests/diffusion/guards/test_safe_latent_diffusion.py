@@ -109,7 +109,7 @@ def slow_on_a_flow(model: DiffusionModel, prompt: str, steps: int, given: dict[s
     theirs, x, momentum = FlowMatchEulerDiscreteScheduler(shift=3.0), start(9), torch.zeros(1, 4, 8, 8)
     theirs.set_timesteps(steps)
     for step, (time, sigma) in enumerate(zip(theirs.timesteps, theirs.sigmas, strict=False)):
-        flows = model.unet(x.repeat(3, 1, 1, 1), time, encoder_hidden_states=encodings).sample
+        flows = model.denoiser(x.repeat(3, 1, 1, 1), time, encoder_hidden_states=encodings).sample
         guided = flows[2:] + 3.0 * (flows[:1] - flows[2:])
         if (signal := 1 - sigma) >= 0.02:
             prompted, avoided, empty = (x + signal * flows).split(1)
