@@ -253,6 +253,13 @@ def test_a_sana_without_flow_sigmas_is_told_of_them(tmp_path: Path) -> None:
     assert str(problem).endswith("unless use_flow_sigmas is true")
 
 
+def test_a_dynamic_shift_needs_a_pipeline_that_tells_the_size_of_the_image(tmp_path: Path) -> None:
+    (tmp_path / "transformer").mkdir()
+    for network, told in (("SanaTransformer2DModel", False), ("FluxTransformer2DModel", True)):
+        (tmp_path / "transformer" / "config.json").write_text(json.dumps({"_class_name": network}))
+        assert [problem.key for problem in folder_problems(tmp_path, FLUX_DEV)] == ["use_dynamic_shifting"] * (not told)
+
+
 def test_no_unet_is_sampled_as_a_flow(tmp_path: Path) -> None:
     assert folder_problems(tmp_path, SD3) == []
     (tmp_path / "unet").mkdir()

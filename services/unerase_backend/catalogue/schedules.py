@@ -83,6 +83,7 @@ _LEAST_ALPHA = 2.0**-126
 _UNET = "UNet2DConditionModel"
 _WITH_BETAS = (_UNET, "PixArtTransformer2DModel")
 _FLOWS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel")
+_WITHOUT_SIZE = ("SanaTransformer2DModel",)
 _OF_ANOTHER = "is of another model: take the file of the one that this is made from"
 _SWITCHES = ("rescale_betas_zero_snr", "set_alpha_to_one", "thresholding", "use_flow_sigmas")
 _REMEDY_OF_FLOW = ", unless use_flow_sigmas is true"
@@ -194,6 +195,9 @@ def folder_problems(folder: Path, config: Mapping[str, Any]) -> list[SchedulePro
         key = "_class_name" if class_name(config) == EULER else "use_flow_sigmas"
         return [telling(config)(key, f"{_OF_ANOTHER}; it is for flows, and a {denoiser} is trained with betas")]
     problems = schedule_problems(config)
+    if not problems and flow and denoiser in _WITHOUT_SIZE and config.get("use_dynamic_shifting"):
+        text = f"cannot be followed: the pipeline of a {denoiser} does not tell its scheduler the size of the image"
+        return [telling(config)("use_dynamic_shifting", f"{text}; set it to false, and shift to a number")]
     if not problems and not flow and denoiser in _FLOWS:
         text = f"{_OF_ANOTHER}; it is for models with betas, and a {denoiser} is trained as a flow"
         return [telling(config)("_class_name", text)]

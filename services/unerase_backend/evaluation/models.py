@@ -116,7 +116,7 @@ class Models:
         *,
         changes: Sequence[ModelChange] = (),
     ) -> NDArray[np.float64]:
-        """Return mean-square noise-prediction errors, shape (pictures, prompts, timesteps).
+        """Return mean-square errors of what the model predicts, shape (pictures, prompts, timesteps).
 
         `changes` are applied to the model first.
         """
