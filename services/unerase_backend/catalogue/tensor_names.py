@@ -3,17 +3,21 @@
 * transformers 4 named a text encoder's tensors `text_model.*`, and stored `embeddings.position_ids`, which is computed
   today.
 * diffusers before 0.20 named the layers of attention without a prompt `query`, `key`, `value` and `proj_attn`.
+* A tensor that a part uses at two places has two names, and files hold it under either or both.
 * Trainers store a part with its name before each tensor (`unet.`, `text_encoder.`, `vae.`), or with what PyTorch puts
   there when it wraps a module (`module.`, `_orig_mod.`).
 """
 
 import re
+from collections.abc import Mapping
 
 _WRAPPERS = ("module.", "_orig_mod.")
 _CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 UNUSED = "text_projection.weight"
 """A text encoder's tensor that no picture depends on: it projects what the encoder makes of a whole prompt."""
 _COMPUTED = ("embeddings.position_ids",)
+TIED: Mapping[str, Mapping[str, str]] = {"T5EncoderModel": {"encoder.embed_tokens.weight": "shared.weight"}}
+"""By class, the further names of a tensor that has two, of which files hold either or both, with the first."""
 _OLD_ATTENTION = re.compile(
     r"(?P<block>.*\battentions\.\d+)\.(?P<layer>query|key|value|proj_attn)\.(?P<kind>weight|bias)"
 )
@@ -35,6 +39,8 @@ def current_name(part: str, name: str, kind: str = "") -> str | None:
                 name, shorter = name.removeprefix(prefix), True
     if kind in _CLIP:
         return None if name.endswith(_COMPUTED) else name
+    if kind in TIED:
+        return TIED[kind].get(name, name)
     if old := _OLD_ATTENTION.fullmatch(name):
         return f"{old['block']}.{_LAYERS[old['layer']]}.{old['kind']}"
     return name

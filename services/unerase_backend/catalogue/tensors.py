@@ -1,7 +1,7 @@
 """Which tensors the files of a part hold, from their headers alone, under today's names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.layouts import Layout, import_command, recognise
 from unerase_backend.catalogue.model_files import WeightFiles
-from unerase_backend.catalogue.tensor_names import UNUSED, current_name
+from unerase_backend.catalogue.tensor_names import TIED, UNUSED, current_name
 
 FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """The number types that are read, in safetensors' words, with their bytes."""
@@ -38,6 +38,12 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: str
     """In safetensors' words, as in `BF16`."""
+    twin: "StoredTensor | None" = None
+    """The same tensor stored once more, under another name that it has in the part."""
+
+    def may_be(self, other: "StoredTensor") -> bool:
+        """Whether another tensor may be this one under another name."""
+        return self.twin is None and (self.shape, self.dtype) == (other.shape, other.dtype) and self.name != other.name
 
     @property
     def parameters(self) -> int:
@@ -144,14 +150,17 @@ def _by_current_names(
             continue
         if name is None:
             continue
+        if tensor.dtype not in FLOATS:
+            what = f"{shown(name)!r} of {part} is stored as {tensor.dtype}; read are {', '.join(FLOATS)}"
+            findings.problem(part, "WEIGHTS_WRONG_TYPE", what, found=file)
+            return None
+        if name in TIED.get(kind, {}).values() and name in tensors and tensors[name].may_be(tensor):
+            tensors[name] = replace(tensors[name], twin=tensor)
+            continue
         if name in tensors:
             what = f"the weights of {part} hold {shown(name)!r} twice"
             there = shown(tensors[name].file.name)
             findings.problem(part, "WEIGHTS_AMBIGUOUS", what, found=file if there == file else f"{there}, {file}")
-            return None
-        if tensor.dtype not in FLOATS:
-            what = f"{shown(name)!r} of {part} is stored as {tensor.dtype}; read are {', '.join(FLOATS)}"
-            findings.problem(part, "WEIGHTS_WRONG_TYPE", what, found=file)
             return None
         tensors[name] = tensor
     return tensors

@@ -55,10 +55,16 @@ def add(words: Sequence[StoredWord], tokenizer: Any, text_encoder: Any) -> dict[
     grown[: len(table)] = table
     for word, own in zip(words, ids.values(), strict=True):
         grown[list(own)] = read(word).to(grown)
-    layer.weight = nn.Parameter(grown, requires_grad=table.requires_grad)
-    layer.num_embeddings = size
+    weight = nn.Parameter(grown, requires_grad=table.requires_grad)
+    for each in layers_of(text_encoder, table):
+        each.weight, each.num_embeddings = weight, size
     text_encoder.config.vocab_size = size
     return ids
+
+
+def layers_of(text_encoder: Any, table: Tensor) -> list[nn.Embedding]:
+    """Return the layers of a text encoder that embed tokens by one table: some have it twice, and use the second."""
+    return [each for each in text_encoder.modules() if isinstance(each, nn.Embedding) and each.weight is table]
 
 
 def decode(tokenizer: Any, ids: Sequence[int], words: Mapping[int, Sequence[int]]) -> str:

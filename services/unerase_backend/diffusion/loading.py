@@ -33,6 +33,7 @@ from unerase_backend.diffusion import adapters, embeddings, weights
 from unerase_backend.diffusion.backbone import Backbone
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.model_check import Prepared, prepare
+from unerase_backend.diffusion.outline import cast, weights_of
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
@@ -72,13 +73,13 @@ def load_model(
     _change(catalogue, store, changes, modules)
     # Half precision shows in its pictures, and the autoencoder is a small part of the work.
     (autoencoder,) = of_role(kind.parts, Role.AUTOENCODER)
-    modules[autoencoder] = prepared.modules[autoencoder]
+    modules[autoencoder] = prepared.to_fill(autoencoder)
     weights.fill(modules[autoencoder], prepared.source.tensors[autoencoder], torch.float32)
     words = embeddings.add(prepared.source.words, prepared.tokenizers["tokenizer"], modules.get("text_encoder"))
     for part, module in modules.items():
         module.to(device).eval().requires_grad_(trainable)
         if in_float32 and part != autoencoder:
-            module.to(dtype)
+            cast(module, dtype)
         _check_finite(name, part, module)
     for part in of_role(kind.parts, Role.DENOISER, Role.AUTOENCODER):
         # This makes a UNet 15 % faster on a CPU, and does not change the weights.
@@ -128,17 +129,16 @@ def _change(
 def _changing_parts(prepared: Prepared, dtype: torch.dtype) -> dict[str, Any]:
     """Return the denoiser and the text encoders with their weights, by part, the denoiser first."""
     source = prepared.source
-    for part in (parts := of_role(source.kind.parts, Role.DENOISER, Role.TEXT_ENCODER)):
-        if part not in prepared.modules:
-            continue
-        module = prepared.modules[part]
+    parts = [name for name in of_role(source.kind.parts, Role.DENOISER, Role.TEXT_ENCODER) if name in prepared.modules]
+    modules = {part: prepared.to_fill(part) for part in parts}
+    for part, module in modules.items():
         weights.fill(module, source.tensors[part], dtype)
         for change in source.changes.get(part, ()):
             if isinstance(change, Path):
                 weights.replace(module, source.replacing[change])
             else:
                 adapters.merge(part, module, adapters.read(change.file).get(part, {}), change.scale)
-    return {part: prepared.modules[part] for part in parts if part in prepared.modules}
+    return modules
 
 
 def _prepared(catalogue: Catalogue, name: str) -> Prepared:
@@ -174,7 +174,7 @@ def _replace(part: str, module: Any, read: Callable[[], dict[str, Tensor]]) -> N
 def _interpolate(catalogue: Catalogue, modules: Mapping[str, Any], interpolation: Interpolation) -> None:
     others = _changing_parts(_prepared(catalogue, interpolation.model), torch.float32)
     for part, module in modules.items():
-        state, towards = module.state_dict(), others[part].state_dict() if part in others else {}
+        state, towards = weights_of(module), weights_of(others[part]) if part in others else {}
         if {key: tensor.shape for key, tensor in state.items()} != {key: each.shape for key, each in towards.items()}:
             message = f"the model cannot be interpolated towards {interpolation.model!r}, whose architecture differs"
             raise PreconditionError(message, reason="MODELS_DIFFER")

@@ -27,15 +27,15 @@ from unerase_backend.catalogue.tensor_fit import compare_tensors
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE
 from unerase_backend.diffusion import adapters, embeddings
 from unerase_backend.diffusion.libraries import library_class
+from unerase_backend.diffusion.outline import MOST_COMPUTED, computed, fillable, outline, weights_of
 from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
 
-COMPUTED = "position_ids"
-"""The end of the name of the buffers that are computed, and stored nowhere."""
 # No text-to-image model comes near; a check must end soon whatever a configuration says.
 _MOST_BLOCKS = 100
 _MOST_LAYERS = 200
-_LAYERS = ("layers_per_block", "num_hidden_layers", "transformer_layers_per_block")
+_LISTS = ("_types", "_channels", "_multiscales")
+_LAYERS = ("layers", "layers_per_block")
 
 
 @dataclass
@@ -47,6 +47,11 @@ class Prepared:
     """The parts with weights, without memory."""
     tokenizers: dict[str, Any] = field(default_factory=dict)
     schedule: Schedule | None = None
+
+    def to_fill(self, part: str) -> Any:
+        """Return a part's module as weights fill it, if nothing is wrong with the model."""
+        make = partial(self.source.kind.build, part, self.source.configs[part])
+        return fillable(self.modules[part], make)
 
 
 def check_model(
@@ -102,8 +107,7 @@ def _build(kind: type[BackboneKind], part: str, config: str) -> Any:
     """Return a part's module without memory, by its configuration as JSON."""
     content = json.loads(config)
     _check_size(content)
-    with torch.device("meta"):
-        return kind.build(part, content)
+    return outline(partial(kind.build, part, content))
 
 
 def _read_tokenizer(kind: str, folder: Path, _: tuple[Any, ...]) -> Any:
@@ -157,13 +161,11 @@ def _built(
         what = f"the configuration of {part} makes no {source.kind.parts[part].kind}"
         findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
         return None
-    state = module.state_dict()
-    if strange := sorted({*dict(module.named_buffers())} - {*state}, key=str):
-        unknown = [name for name in strange if not name.endswith(COMPUTED)]
-        if unknown:
-            findings.problem(part, UNSUPPORTED, f"the {part} computes {unknown[0]!r}, which no file holds")
-            return None
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if (count := sum(tensor.numel() for tensor in computed(module).values())) > MOST_COMPUTED:
+        what = f"the {part} computes {count} numbers that no file holds; at most {MOST_COMPUTED} are computed"
+        findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
+        return None
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights_of(module).items()}
     if part in source.tensors:
         compare_tensors(part, source.tensors[part], shapes, findings, whole=True)
     return _Built(module, shapes)
@@ -172,9 +174,9 @@ def _built(
 def _check_size(config: Mapping[str, Any]) -> None:
     for key, given in config.items():
         values = given if isinstance(given, list) else [given]
-        if len(values) > _MOST_BLOCKS and key.endswith(("_types", "_channels")):
+        if len(values) > _MOST_BLOCKS and key.endswith(_LISTS):
             raise ValueError(key)
-        if key in _LAYERS and any(isinstance(each, int) and each > _MOST_LAYERS for each in values):
+        if key.endswith(_LAYERS) and any(isinstance(each, int) and each > _MOST_LAYERS for each in values):
             raise ValueError(key)
 
 

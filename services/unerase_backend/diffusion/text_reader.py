@@ -131,15 +131,21 @@ class TextReader:
             embedded = embedded.clone()
             for row, (frame, embedding) in enumerate(zip(frames, learned, strict=True)):
                 if embedding is not None:
+                    rows = embedding.to(embedded)
+                    # The layer of Gemma multiplies the rows of its table.
+                    rows = rows if scale is None else rows * scale.to(rows)
                     for place in frame.learned_at:
-                        embedded[row, place : place + len(embedding)] = embedding.to(embedded)
+                        embedded[row, place : place + len(rows)] = rows
             return embedded
 
-        hook = self.embedding.register_forward_hook(put_in)
+        scale = getattr(self.embedding, "embed_scale", None)
+        layers = embeddings.layers_of(self.encoder, self.embedding.weight)
+        hooks = [layer.register_forward_hook(put_in) for layer in layers]
         try:
             return self.encoder(ids, **options)
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     def mask(self, frames: Sequence[Frame]) -> Tensor:
         """Return 1 where a frame has a token and 0 where it has padding, (frames, tokens), int64."""

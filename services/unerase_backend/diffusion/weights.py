@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from unerase_backend.catalogue.tensors import StoredTensor
-from unerase_backend.diffusion.model_check import COMPUTED
+from unerase_backend.diffusion.outline import second_names, type_of
 from unerase_backend.runtime.errors import UnsafeModelError
 
 # A file is opened again after so many bytes: pages of it that were read count as the process's memory until then.
@@ -20,20 +20,24 @@ def fill(module: Any, tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -
     """Give a module without memory the tensors of files, checked before (`model_check`), as `dtype` on the CPU.
 
     Raises:
-        UnsafeModelError: a file has changed since it was checked, and cannot be read.
+        UnsafeModelError: a file has changed since it was checked, and cannot be read, or one tensor has two values.
     """
+    _check_twins(tensors)
     shapes = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    state = {name: tensor.to(dtype, copy=True).view(shapes[name]) for name, tensor in _read(tensors)}
+    parameters = dict(module.named_parameters())
+    state: dict[str, Tensor] = {}
+    for name, tensor in _read(tensors):
+        own = tensor.to(type_of(module, name, dtype), copy=True).view(shapes[name])
+        # A parameter is assigned as it is, under each of its names.
+        state[name] = nn.Parameter(own, parameters[name].requires_grad) if name in parameters else own
+    state |= {second: state[first] for second, first in second_names(module).items()}
     module.load_state_dict(state, strict=True, assign=True)
-    for name, buffer in list(module.named_buffers()):
-        if name.endswith(COMPUTED):
-            owner, _, last = name.rpartition(".")
-            module.get_submodule(owner)._buffers[last] = torch.arange(buffer.shape[-1]).expand(buffer.shape)
 
 
 @torch.no_grad()
 def replace(module: Any, tensors: Mapping[str, StoredTensor]) -> None:
     """Overwrite tensors of a module with those of files, in the module's number type; errors as in `fill`."""
+    _check_twins(tensors)
     state = module.state_dict()
     for name, tensor in _read(tensors):
         state[name].copy_(tensor.view(state[name].shape))
@@ -42,6 +46,18 @@ def replace(module: Any, tensors: Mapping[str, StoredTensor]) -> None:
 def not_finite(tensors: Mapping[str, StoredTensor]) -> str:
     """Return the name of a tensor that holds NaN or infinity; empty if none does. Errors as in `fill`."""
     return next((name for name, tensor in _read(tensors) if not bool(torch.isfinite(tensor).all())), "")
+
+
+def _check_twins(tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise if a tensor that is stored under two names has two values."""
+    for stored in tensors.values():
+        if (twin := stored.twin) is None:
+            continue
+        own, other = (next(_read({each.name: each}))[1] for each in (stored, twin))
+        if not torch.equal(own, other):
+            file = stored.file.name
+            message = f"{file}: {stored.name!r} and {twin.name!r} are one tensor of the model, and differ"
+            raise UnsafeModelError(message, reason="WEIGHTS_AMBIGUOUS", metadata={"file_found": file})
 
 
 def _read(tensors: Mapping[str, StoredTensor]) -> Iterator[tuple[str, Tensor]]:
