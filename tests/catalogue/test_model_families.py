@@ -1,5 +1,6 @@
 """Which family a model is of, by its configurations, and what is written of each."""
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -54,6 +55,11 @@ def test_every_class_of_pipeline_is_one_of_diffusers(family: object) -> None:
         assert issubclass(getattr(diffusers, name), diffusers.DiffusionPipeline)
 
 
+def test_a_flux_that_does_not_say_takes_no_scale_as_in_diffusers() -> None:
+    signature = inspect.signature(diffusers.FluxTransformer2DModel.__init__)
+    assert signature.parameters["guidance_embeds"].default is False
+
+
 def test_what_can_be_loaded_has_every_capability() -> None:
     assert BACKBONES.all()["stable-diffusion"].pipelines == STABLE_DIFFUSION.classes
     assert STABLE_DIFFUSION.guidance is Guidance.CLASSIFIER_FREE
@@ -76,6 +82,7 @@ def test_what_a_family_can_do_follows_from_its_guidance(family: object) -> None:
         ("StableDiffusion3Pipeline", {"pooled_projection_dim": 2048}, "stable-diffusion-3"),
         ("FluxPipeline", {"guidance_embeds": True}, "flux-dev"),
         ("FluxPipeline", {"guidance_embeds": False}, "flux-schnell"),
+        ("FluxPipeline", {}, "flux-schnell"),
         ("PixArtSigmaPipeline", {}, "pixart"),
         ("SanaPipeline", {}, "sana"),
         # Read as a StableDiffusionPipeline.

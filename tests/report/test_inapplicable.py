@@ -46,8 +46,10 @@ def test_the_first_page_says_what_does_not_apply_and_why(lacking: Report) -> Non
 def test_each_has_a_row_without_figures(lacking: Report) -> None:
     text = words(lacking)
     rows = text[text.index("Excess over the control, percentage points") : text.index("Single draws, by arm")]
-    assert re.search(rf"{COMPLETION}unspecified ?not applicable ?is not applicable: {REASON} no test", rows), rows
-    assert re.search(rf"Likelihood ?measure ?not applicable ?is not applicable: {REASON} no test", rows), rows
+    assert re.search(rf"{COMPLETION}unspecified ?not applicable ?is not applicable: {REASON} not run no test", rows), (
+        rows
+    )
+    assert re.search(rf"Likelihood ?measure ?not applicable ?is not applicable: {REASON} not run no test", rows), rows
     assert "0 of 0" not in rows
     assert "budget 0" not in rows
 

@@ -9,7 +9,7 @@ from unerase_backend.catalogue import model_families
 from unerase_backend.catalogue.model_families import FAMILIES, STABLE_DIFFUSION, ModelFamily, ToldBy
 
 (FLUX_DEV,) = (family for family in FAMILIES if family.name == "flux-dev")
-AS_FLUX = replace(FLUX_DEV, classes=STABLE_DIFFUSION.classes)
+AS_FLUX = replace(FLUX_DEV, classes=STABLE_DIFFUSION.classes, told_by=None)
 """What FLUX.1 dev can do, for every pipeline of Stable Diffusion."""
 
 

@@ -93,13 +93,14 @@ FAMILIES = (
     ModelFamily("stable-diffusion-xl", "Stable Diffusion XL", ("StableDiffusionXLPipeline",), Guidance.CLASSIFIER_FREE),
     ModelFamily("stable-diffusion-3", "Stable Diffusion 3", ("StableDiffusion3Pipeline",), Guidance.CLASSIFIER_FREE),
     ModelFamily(
-        "flux-schnell",
-        "FLUX.1 schnell",
+        "flux-dev",
+        "FLUX.1 dev",
         ("FluxPipeline",),
-        Guidance.NONE,
-        told_by=ToldBy("transformer", "guidance_embeds", value=False),
+        Guidance.EMBEDDED,
+        told_by=ToldBy("transformer", "guidance_embeds", value=True),
     ),
-    ModelFamily("flux-dev", "FLUX.1 dev", ("FluxPipeline",), Guidance.EMBEDDED),
+    # diffusers takes a configuration without the key as this.
+    ModelFamily("flux-schnell", "FLUX.1 schnell", ("FluxPipeline",), Guidance.NONE),
     ModelFamily("pixart", "PixArt", ("PixArtAlphaPipeline", "PixArtSigmaPipeline"), Guidance.CLASSIFIER_FREE),
     ModelFamily("sana", "Sana", ("SanaPipeline",), Guidance.CLASSIFIER_FREE),
 )
