@@ -21,7 +21,7 @@ from unerase_backend.catalogue.prompt_checks import (
     unread_everywhere,
     unread_names,
 )
-from unerase_backend.catalogue.text_reach import TextReach, judge_reach, model_reaches, shortest
+from unerase_backend.catalogue.text_reach import TextReach, furthest, judge_reach, model_reaches
 from unerase_backend.runtime.errors import UnsafeModelError
 
 REFERENCE = EMBEDDED.parent / "reference"
@@ -140,15 +140,17 @@ def _folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_two_encoders_read_as_much_as_the_shorter(tmp_path: Path) -> None:
+def test_two_encoders_read_as_much_as_the_longer(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
+    index = json.loads((REFERENCE / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
     for part in ("tokenizer", "text_encoder"):
         shutil.copytree(folder / part, folder / f"{part}_2")
     config = folder / "text_encoder_2" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 12}))
     reaches = model_reaches(folder)
     assert [each.limit for each in reaches] == [READ, 10]
-    assert shortest(reaches, "very " * 15).limit == 10
+    assert furthest(reaches, "very " * 15).limit == READ
 
 
 def test_a_folder_as_older_libraries_left_it(tmp_path: Path, reach: TextReach) -> None:

@@ -109,6 +109,20 @@ def _statement(**fields: object) -> tuple[str, list[str]]:
     return verdict.statement, list(verdict.assumptions)
 
 
+def test_a_second_text_encoder_counts_where_there_is_one() -> None:
+    def flow(name: str, transformer: str, second: str) -> Model:
+        digests = {"transformer": transformer, "text_encoder": "t", "text_encoder_2": second, "vae": "v"}
+        files = [{"component": part, "digest": digest} for part, digest in digests.items()]
+        return json_format.ParseDict({"name": name, "digest": name, "files": files}, Model())
+
+    one = flow("one", "r", "s")
+    assert roles.same_weights(one, flow("two", "r", "s"))
+    assert not roles.same_weights(one, flow("two", "r", "x"))
+    assert roles.same_denoiser(one, flow("two", "r", "x"))
+    assert not roles.same_denoiser(one, flow("two", "c", "s"))
+    assert "has the transformer of the subject" in roles.control_problem(flow("two", "r", "x"), {"subject": one})
+
+
 def test_the_statement_begins_with_what_was_assumed() -> None:
     plain, none = _statement()
     assert none == []

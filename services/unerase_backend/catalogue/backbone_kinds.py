@@ -71,6 +71,8 @@ class BackboneKind(Protocol):
     """The classes of diffusers' pipelines that model_index.json may name."""
     parts: ClassVar[Parts]
     """The parts of its folder."""
+    default_sequence_length: ClassVar[int]
+    """Tokens of a prompt in a text encoder without a length of its own, as the pipeline has it."""
 
     @classmethod
     def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:

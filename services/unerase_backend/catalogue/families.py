@@ -1,13 +1,16 @@
 """The families of text-to-image models, from the class of pipeline that a folder's model_index.json names."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from unerase_backend.catalogue import configs
 from unerase_backend.catalogue.backbone_kinds import BACKBONES, BackboneKind, backbone_of
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings
 
 DEFAULT = "StableDiffusionPipeline"
 """What a folder is read as whose model_index.json names no class that is known."""
+DEFAULT_FAMILY = "stable-diffusion"
 UNKNOWN = ""
 
 # The first that fits; a class whose name begins so, of diffusers 0.42 or older, belongs to the family.
@@ -72,6 +75,14 @@ def version_of(prompt_width: int) -> str:
     return {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}.get(prompt_width, "Stable Diffusion")
 
 
+def family_of_folder(folder: Path) -> type[BackboneKind]:
+    """Return the family by which a pipeline's folder is read, whether it can be audited or not."""
+    index = configs.parse(folder / "model_index.json")
+    named = index.get("_class_name") if isinstance(index, dict) else None
+    kind = backbone_of(named) if isinstance(named, str) else None
+    return kind or BACKBONES.all()[DEFAULT_FAMILY]
+
+
 def check_family(index: Mapping[str, Any], findings: Findings) -> type[BackboneKind] | None:
     """Return the family by which a folder is read; None, with a problem, if it is of one that cannot be audited."""
     named = index.get("_class_name")
@@ -86,7 +97,7 @@ def check_family(index: Mapping[str, Any], findings: Findings) -> type[BackboneK
         findings.problem("", UNSUPPORTED, what, found="model_index.json")
         return None
     findings.note(f"model_index.json names {named or 'no class'}; the folder is read as a {DEFAULT}")
-    return backbone_of(DEFAULT)
+    return BACKBONES.all()[DEFAULT_FAMILY]
 
 
 def audited() -> str:

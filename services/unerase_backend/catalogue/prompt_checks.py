@@ -8,7 +8,7 @@ from unerase_backend.catalogue.catalogue import Catalogue
 from unerase_backend.catalogue.embeddings import learned_words
 from unerase_backend.catalogue.entries import ConceptEntry
 from unerase_backend.catalogue.kinds import PROMPTS
-from unerase_backend.catalogue.text_reach import Reading, TextReach, judge_reach, model_reaches, shortest
+from unerase_backend.catalogue.text_reach import Reading, TextReach, furthest, judge_reach, model_reaches
 from unerase_backend.runtime.spelling import name_pattern
 
 Reaches = Mapping[str, Sequence[TextReach]]
@@ -29,7 +29,7 @@ def text_reaches(catalogue: Catalogue, model: str) -> tuple[TextReach, ...]:
         UnavailableError: it cannot be fetched from the hub.
     """
     parts = catalogue.model_parts(model)
-    return model_reaches(parts.folder, learned_words(parts.embeddings))
+    return model_reaches(parts.folder, learned_words(parts.embeddings), parts.max_sequence_length)
 
 
 def label_reach(catalogue: Catalogue, judge: str) -> TextReach | None:
@@ -63,7 +63,7 @@ def unread_names(entry: ConceptEntry, reaches: Reaches) -> list[Unread]:
             if not slot:
                 continue
             text = template.replace("{concept}", name)
-            reading = shortest(encoders, text)
+            reading = furthest(encoders, text)
             if reading.end < len(before) + len(name):
                 found.append(Unread((key, place), model, unread_description(text, name, reading, model)))
     return found

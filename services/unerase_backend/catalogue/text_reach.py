@@ -1,4 +1,4 @@
-"""How much of a text a text encoder reads: CLIP's cuts a prompt after its tokens, without a word.
+"""How much of a text a text encoder reads: it cuts a prompt after its tokens, without a word.
 
 The tokenizer of a model or judge is read alone, without its weights and without torch, so that a prompt that would be
 cut is known before anything is computed.
@@ -12,14 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from unerase_backend.catalogue import families
+from unerase_backend.catalogue.backbone_kinds import Role, encoder_of, of_role
 from unerase_backend.catalogue.embeddings import LearnedWord, add_words
 from unerase_backend.runtime.errors import UnsafeModelError
 
 _IMPORTING = threading.Lock()
-# The start and the end of a prompt, which the encoder reads beside its words.
-_FRAME = 2
-# A pipeline has one or two text encoders, each with its tokenizer.
-_PARTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+# The start and the end of a prompt, which CLIP reads beside its words; other encoders have an end alone.
+_FRAME, _END = 2, 1
+CLIP = "CLIPTokenizer"
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,31 @@ class TextReach:
 
 
 @lru_cache(maxsize=64)
-def model_reaches(folder: Path, words: tuple[LearnedWord, ...] = ()) -> tuple[TextReach, ...]:
+def model_reaches(
+    folder: Path, words: tuple[LearnedWord, ...] = (), max_sequence_length: int | None = None
+) -> tuple[TextReach, ...]:
     """Return the reach of each text encoder of a pipeline folder, in their order, with learned words; a folder is read
     once.
+
+    `max_sequence_length` is that of the catalogue, if it has one, for text encoders without a length of their own.
 
     Raises:
         UnsafeModelError: a tokenizer, or an encoder's configuration, cannot be read, or a word cannot be added.
     """
-    parts = [(tokenizer, encoder) for tokenizer, encoder in _PARTS if (folder / tokenizer).is_dir()]
+    family = families.family_of_folder(folder)
+    parts = [part for part in of_role(family.parts, Role.TOKENIZER) if (folder / part).is_dir()]
     if not parts:
         raise UnsafeModelError("tokenizer is missing", reason="MODEL_INCOMPLETE")
-    return tuple(
-        _reach(folder / tokenizer, _positions(folder / encoder / "config.json"), words) for tokenizer, encoder in parts
-    )
+    length = family.default_sequence_length if max_sequence_length is None else max_sequence_length
+    found = []
+    for part in parts:
+        kind = family.parts[part].kind
+        if kind == CLIP:
+            found.append(_reach(folder / part, _positions(folder / encoder_of(part) / "config.json"), words))
+        else:
+            tokenizer = _loaded(folder / part, kind).backend_tokenizer
+            found.append(TextReach(tokenizer, max(length - _END, 0), add_words(tokenizer, words)))
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)
@@ -89,9 +102,9 @@ def judge_reach(folder: Path) -> TextReach:
     return _reach(folder, _positions(folder / "config.json"))
 
 
-def shortest(reaches: Iterable[TextReach], text: str) -> Reading:
-    """Return the reading of the encoder that reads least of a text."""
-    return min((reach.read(text) for reach in reaches), key=lambda reading: (reading.end, reading.limit))
+def furthest(reaches: Iterable[TextReach], text: str) -> Reading:
+    """Return the reading of the encoder that reads most of a text: what it reads, the model is told."""
+    return max((reach.read(text) for reach in reaches), key=lambda reading: (reading.end, reading.limit))
 
 
 def _reach(folder: Path, positions: int, words: Iterable[LearnedWord] = ()) -> TextReach:
@@ -99,24 +112,29 @@ def _reach(folder: Path, positions: int, words: Iterable[LearnedWord] = ()) -> T
     if not any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json")):
         message = f"{folder.name} has neither tokenizer.json nor vocab.json"
         raise UnsafeModelError(message, reason="TOKENIZER_UNREADABLE")
-    try:
-        loaded = _tokenizer_class().from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnsafeModelError("the tokenizer does not load", reason="TOKENIZER_UNREADABLE") from error
-    # The folder's own settings for padding and truncation would hide what is beyond the encoder's reach.
+    loaded = _loaded(folder, CLIP)
     tokenizer = loaded.backend_tokenizer
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     return TextReach(tokenizer, min(positions, loaded.model_max_length) - _FRAME, add_words(tokenizer, words))
 
 
-def _tokenizer_class() -> Any:
+def _loaded(folder: Path, kind: str) -> Any:
+    try:
+        loaded = _tokenizer_class(kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnsafeModelError("the tokenizer does not load", reason="TOKENIZER_UNREADABLE") from error
+    # The folder's own settings for padding and truncation would hide what is beyond the encoder's reach.
+    loaded.backend_tokenizer.no_truncation()
+    loaded.backend_tokenizer.no_padding()
+    return loaded
+
+
+def _tokenizer_class(kind: str) -> Any:
     # The import takes most of a second, which no start of a process should wait for. The library fails if two threads
     # import it for the first time at once.
     with _IMPORTING:
-        from transformers import CLIPTokenizer
+        import transformers
 
-        return CLIPTokenizer
+        return getattr(transformers, kind)
 
 
 def _positions(config: Path) -> int:

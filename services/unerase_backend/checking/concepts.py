@@ -13,7 +13,7 @@ from unerase_backend.catalogue.prompt_checks import (
     unread_everywhere,
     unread_names,
 )
-from unerase_backend.catalogue.text_reach import Reading, shortest
+from unerase_backend.catalogue.text_reach import Reading, furthest
 from unerase_backend.runtime.errors import UneraseError
 
 _MOST_NAMED = 3
@@ -54,7 +54,7 @@ def _cut(entry: ConceptEntry, reaches: Reaches) -> dict[tuple[tuple[str, Reading
     ]
     found: dict[tuple[tuple[str, Reading], ...], list[str]] = {}
     for model, encoders in reaches.items():
-        readings = tuple((text, reading) for text in texts if (reading := shortest(encoders, text)).cut)
+        readings = tuple((text, reading) for text in texts if (reading := furthest(encoders, text)).cut)
         if readings:
             found.setdefault(readings, []).append(model)
     return found

@@ -12,20 +12,22 @@ from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept, ModelAccess
 from unerase_backend.runtime.spelling import share_a_word
 
-DENOISER = "unet"
-"""The part of a model that decides what a picture shows; the text encoder only reads the prompt."""
-_WEIGHTS = (DENOISER, "text_encoder")
+DENOISERS = ("unet", "transformer")
+"""The parts of which a model has one, which decides what a picture shows; text encoders only read the prompt."""
+_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def same_denoiser(one: Model, other: Model) -> bool:
     """Whether two models have the same denoising network, by the digests of its files."""
-    return _same(one, other, DENOISER)
+    return any(_same(one, other, part) for part in DENOISERS)
 
 
 def same_weights(one: Model, other: Model) -> bool:
-    """Whether two models have the same denoising network and the same text encoder, whatever their names."""
-    whole = bool(one.digest) and one.digest == other.digest
-    return whole or all(_same(one, other, part) for part in _WEIGHTS)
+    """Whether two models have the same denoising network and the same text encoders, whatever their names."""
+    if one.digest and one.digest == other.digest:
+        return True
+    encoders = [part for part in _ENCODERS if _part(one, part) or _part(other, part)]
+    return same_denoiser(one, other) and bool(encoders) and all(_same(one, other, part) for part in encoders)
 
 
 def known_never_learned(never_learned: Iterable[str], concept: str, words: Iterable[str]) -> bool:
@@ -41,7 +43,8 @@ def control_problem(control: Model, others: Mapping[str, Model]) -> str:
         if same_weights(control, other):
             return f"is the {role} {other.name!r} under another name: it has the same weights"
         if same_denoiser(control, other):
-            return f"has the UNet of the {role} {other.name!r}, the part that decides"
+            part = "transformer" if _part(control, "transformer") else "UNet"
+            return f"has the {part} of the {role} {other.name!r}, the part that decides"
     return ""
 
 

@@ -14,7 +14,7 @@ from unerase_backend.catalogue.prompt_checks import (
     shortened,
     text_reaches,
 )
-from unerase_backend.catalogue.text_reach import Reading, TextReach, shortest
+from unerase_backend.catalogue.text_reach import Reading, TextReach, furthest
 from unerase_backend.runtime.errors import MOST_NAMED, FieldViolation, InvalidRequestError
 
 """The reason of an error about a name that no encoder reads."""
@@ -58,7 +58,7 @@ def check_reach(field: str, concept: Concept, cases: Sequence[Case], encoders: E
             cut: dict[str, Reading] = {}
             for case in cases:
                 text = case.prompt if key == "prompts" else case.held_out_prompt
-                reading = shortest(reaches, text)
+                reading = furthest(reaches, text)
                 if not reading.cut or text in said:
                     continue
                 if reads_a_name(text, concept.names, reading):
@@ -79,7 +79,7 @@ def notes_on_pack(concept: Concept, encoders: Encoders) -> list[str]:
     """Return the notes on prompts of a concept's pack that are cut."""
     notes = []
     for models, reaches in encoders:
-        readings = {text: shortest(reaches, text) for kind in concept.pack.kinds for text in kind.prompts}
+        readings = {text: furthest(reaches, text) for kind in concept.pack.kinds for text in kind.prompts}
         if cut := [(text, reading) for text, reading in readings.items() if reading.cut]:
             notes.append(cut_note(cut, models, f"prompts of the pack of {concept.name!r}"))
     return notes
