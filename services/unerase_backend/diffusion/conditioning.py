@@ -65,8 +65,7 @@ def tokenise_learned(model: DiffusionModel, text: str, placeholder: str, tokens:
     if len(pieces) == 1 or any(placeholder in piece for piece in pieces):
         problem = "must occur in the text, as a whole word wherever it occurs"
         raise InvalidRequestError.of(FieldViolation("learned.placeholder", problem))
-    replaced = whole.sub(_WORD, text)
-    return Prompt(tuple(_learned_frame(reader, pieces, replaced, tokens) for reader in model.backbone.readers))
+    return Prompt(tuple(_learned_frame(reader, pieces, tokens) for reader in model.backbone.readers))
 
 
 def encode_tokens(model: DiffusionModel, prompts: Sequence[Prompt], learned: Sequence[Tensor | None]) -> Encoding:
@@ -157,24 +156,25 @@ def _of_ids(model: DiffusionModel, ids: Sequence[int], written: Sequence[int], s
     return Prompt(tuple(frames))
 
 
-def _learned_frame(reader: TextReader, pieces: Sequence[str], replaced: str, tokens: int) -> Frame:
-    """Return one text encoder's frame of the pieces around a learned word; `replaced` has a known word in its place."""
-    parts = [reader.tokens_of(piece) for piece in pieces]
-    # If the words beside the placeholder were tokenised differently with a word in its place, the learned word would
-    # stand beside other tokens than intended.
-    if reader.tokens_of(replaced) != _joined(parts, reader.tokens_of(_WORD))[0]:
-        problem = "the words beside the placeholder would be tokenised differently"
-        raise InvalidRequestError.of(FieldViolation("learned.text", problem))
-    ids, places = _joined(parts, [reader.framing.pad] * tokens)
+def _learned_frame(reader: TextReader, pieces: Sequence[str], tokens: int) -> Frame:
+    """Return one text encoder's frame of the pieces around a learned word, tokenised with a known word in its place."""
+    known = reader.tokens_of(_WORD.join(pieces))
+    ids: list[int] = []
+    places: list[int] = []
+    text, done = "", 0
+    for piece in pieces[:-1]:
+        text += piece
+        before, text = reader.tokens_of(text.rstrip()), text + _WORD
+        through = reader.tokens_of(text)
+        # Tokens that cross the word's edges would give it other neighbours than intended.
+        if not (through[: len(before)] == before and known[: len(through)] == through and len(through) > len(before)):
+            problem = "the words beside the placeholder would be tokenised differently"
+            raise InvalidRequestError.of(FieldViolation("learned.text", problem))
+        ids += known[done : len(before)]
+        places.append(len(ids))
+        ids += [reader.framing.filler] * tokens
+        done = len(through)
     if places[-1] + tokens > reader.framing.room:
         problem = f"the placeholder must stand within the {reader.framing.room} tokens that are read"
         raise InvalidRequestError.of(FieldViolation("learned.text", problem))
-    return reader.framing.of(ids, places)
-
-
-def _joined(parts: Sequence[list[int]], between: list[int]) -> tuple[list[int], list[int]]:
-    ids, places = list(parts[0]), []
-    for part in parts[1:]:
-        places.append(len(ids))
-        ids += [*between, *part]
-    return ids, places
+    return reader.framing.of([*ids, *known[done:]], places)

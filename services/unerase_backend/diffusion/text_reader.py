@@ -47,6 +47,11 @@ class Framing:
         """How many tokens of words there is room for."""
         return self.length - len(self.start) - len(self.end)
 
+    @property
+    def filler(self) -> int:
+        """The id where a learned word stands. It must not end a prompt: there CLIP takes the pooled encoding."""
+        return 0 if 0 not in self.end else 1
+
     def of(self, words: Sequence[int], learned_at: Sequence[int] = ()) -> Frame:
         """Return the frame of words, cut where there is no more room; `learned_at` are places among the words."""
         read = words[: self.room]

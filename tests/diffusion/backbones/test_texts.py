@@ -1,0 +1,229 @@
+"""What every family must keep of prompts: token ids, learned words in each text encoder, gradients, distances."""
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from support.tiny_models import PROMPTS, TinyModel
+from support.tiny_pipelines import WORDS
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, TokenIds
+from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept
+from unerase_backend.attack.attacks import ring_a_bell
+from unerase_backend.attack.prompts import gradients, vocabulary
+from unerase_backend.diffusion.conditioning import (
+    encode,
+    encode_tokens,
+    prepare,
+    tokenise,
+    tokenise_ids,
+    tokenise_learned,
+    tokenise_searched,
+)
+from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.diffusion.tensors import to_message
+from unerase_backend.runtime.errors import InvalidRequestError
+
+KNOWN = "hourglass"
+
+
+def assert_same(one: Encoding, other: Encoding) -> None:
+    assert one.tensors.keys() == other.tensors.keys()
+    for name, tensor in one.tensors.items():
+        torch.testing.assert_close(tensor, other.tensors[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("text", [*PROMPTS, "", "the heart of the ring"])
+def test_token_ids_are_the_text_that_they_write(tiny_model: TinyModel, text: str) -> None:
+    model = tiny_model.model
+    ids = model.tokens_of(text)
+    assert model.text_of(ids).split() == text.split()
+    both = [Conditioning(text=text), Conditioning(token_ids=TokenIds(ids=ids))]
+    assert_same(*encode(model, both))
+
+
+def test_an_id_outside_the_vocabulary_is_refused(tiny_model: TinyModel) -> None:
+    outside = tiny_model.model.backbone.readers[0].vocabulary
+    with pytest.raises(InvalidRequestError):
+        prepare(tiny_model.model, Conditioning(token_ids=TokenIds(ids=[outside])))
+
+
+def test_a_prompt_does_not_depend_on_its_neighbours(tiny_model: TinyModel) -> None:
+    texts = [*PROMPTS, "", "the ring", "a blue toy"]
+    together = encode(tiny_model.model, [Conditioning(text=text) for text in texts])
+    for text, encoding in zip(texts, together, strict=True):
+        (alone,) = encode(tiny_model.model, [Conditioning(text=text)])
+        assert all(torch.equal(alone.tensors[name], tensor) for name, tensor in encoding.tensors.items())
+
+
+def embedding_of(model: DiffusionModel, word: str) -> Tensor:
+    """The rows of a word of one token in every text encoder, as it is behind another, side by side, (1, width)."""
+    rows = []
+    for reader in model.backbone.readers:
+        _, token = reader.tokens_of(f"a {word}")
+        rows.append(reader.embedding.weight.detach()[[token]])
+    return torch.cat(rows, dim=1)
+
+
+@pytest.mark.parametrize("text", ["a picture of a <it>", "a <it>", "a <it> of the <it>, red", "the <it>. A picture"])
+def test_a_learned_word_with_a_words_rows_is_that_word(tiny_model: TinyModel, text: str) -> None:
+    model = tiny_model.model
+    embedding = to_message(embedding_of(model, KNOWN))
+    learned = Conditioning(learned=LearnedPrompt(text=text, placeholder="<it>", embedding=embedding))
+    assert_same(*encode(model, [learned, Conditioning(text=text.replace("<it>", KNOWN))]))
+
+
+def test_each_text_encoder_reads_its_own_columns(tiny_model: TinyModel) -> None:
+    model = tiny_model.model
+    rows = embedding_of(model, KNOWN)
+    start = 0
+    for reader in model.backbone.readers:
+        changed = rows.clone()
+        changed[:, start : start + reader.width] += 1.0
+        prompt = tokenise_learned(model, "a <it>", "<it>", 1)
+        before, after = (encode_tokens(model, [prompt], [each]) for each in (rows, changed))
+        assert any(not torch.equal(before.tensors[name], after.tensors[name]) for name in before.tensors), reader.part
+        start += reader.width
+    assert start == rows.shape[1]
+
+
+def test_an_embedding_of_another_width_is_refused(tiny_model: TinyModel) -> None:
+    rows = to_message(embedding_of(tiny_model.model, KNOWN)[:, 1:])
+    learned = LearnedPrompt(text="a <it>", placeholder="<it>", embedding=rows)
+    with pytest.raises(InvalidRequestError):
+        prepare(tiny_model.model, Conditioning(learned=learned))
+
+
+def in_float64(module: Any) -> Any:
+    """A copy of a module in float64, and what its library computes in float32 as well."""
+    copy = deepcopy(module).double()
+    for name, norm in list(copy.named_modules()):
+        if (kind := type(norm).__name__) in ("T5LayerNorm", "Gemma2RMSNorm"):
+            weight = norm.weight + (kind == "Gemma2RMSNorm")
+            other = torch.nn.RMSNorm(weight.shape, getattr(norm, "variance_epsilon", None) or norm.eps)
+            other.weight = torch.nn.Parameter(weight, requires_grad=False)
+            owner, _, last = name.rpartition(".")
+            setattr(copy.get_submodule(owner), last, other)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def exact(tiny_model: TinyModel) -> DiffusionModel:
+    """The model in float64."""
+    modules = {part: in_float64(module) for part, module in tiny_model.model.backbone.modules.items()}
+    backbone = tiny_model.model.backbone.with_modules(modules)
+    return replace(tiny_model.model, backbone=backbone, dtype=torch.float64)
+
+
+def test_gradients_through_encoding_and_prediction_are_finite_differences(exact: DiffusionModel) -> None:
+    """At a learned word's rows in all text encoders together, and at the latents."""
+    draws = torch.Generator().manual_seed(5)
+    prompt = tokenise_learned(exact, "a picture of a <it>", "<it>", 1)
+    rows = embedding_of(exact, KNOWN).double()
+    latents = torch.randn((1, *exact.latent_shape), generator=draws, dtype=torch.float64)
+    wanted = torch.randn(latents.shape, generator=draws, dtype=torch.float64)
+    times = exact.schedule.times_at(torch.tensor([400]))
+
+    def loss(given: Tensor, noised: Tensor) -> Tensor:
+        output = exact.predict(noised, times, encode_tokens(exact, [prompt], [given]))
+        return (wanted - output).square().mean()
+
+    at = rows.clone().requires_grad_(), latents.clone().requires_grad_()
+    found = torch.autograd.grad(loss(*at), at)
+    start = 0
+    pieces = [reader.width for reader in exact.backbone.readers]
+    directions = []
+    for width in pieces:
+        direction = torch.zeros_like(rows)
+        direction[:, start : start + width] = torch.randn((1, width), generator=draws, dtype=torch.float64)
+        directions.append((direction, torch.zeros_like(latents)))
+        start += width
+    directions.append((torch.zeros_like(rows), torch.randn(latents.shape, generator=draws, dtype=torch.float64)))
+    for of_rows, of_latents in directions:
+        step = 1e-5
+        with torch.no_grad():
+            ahead = loss(rows + step * of_rows, latents + step * of_latents)
+            behind = loss(rows - step * of_rows, latents - step * of_latents)
+        slope = (found[0] * of_rows).sum() + (found[1] * of_latents).sum()
+        assert slope.abs() > 1e-8
+        torch.testing.assert_close(slope, (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-9)
+
+
+def test_the_attacks_gradients_are_each_rows_own(tiny_model: TinyModel) -> None:
+    """Of searched tokens, alone as for P4D and before words as for UnlearnDiffAtk."""
+    model, draws = tiny_model.model, torch.Generator().manual_seed(6)
+    table = vocabulary(model).embeddings
+    prompts = [tokenise_searched(model, 2), tokenise_searched(model, 2, model.tokens_of("red heart"))]
+    embeddings = table[torch.randint(len(table), (2, 2), generator=draws)]
+    noisy = torch.randn((2, *model.latent_shape), generator=draws)
+    wanted = torch.randn(noisy.shape, generator=draws)
+    times = model.schedule.times_at(torch.tensor([300, 700]))
+    losses, found = gradients(model, prompts, embeddings, noisy, times, wanted)
+    for row, prompt in enumerate(prompts):
+        at = embeddings[row].clone().requires_grad_()
+        output = model.predict(noisy[[row]], times[[row]], encode_tokens(model, [prompt], [at]))
+        loss = (wanted[row] - output[0]).square().mean()
+        (expected,) = torch.autograd.grad(loss, [at])
+        assert losses[row].item() == pytest.approx(loss.item(), rel=1e-4)
+        torch.testing.assert_close(found[row], expected, rtol=1e-3, atol=1e-5)
+        assert expected.abs().max() > 0
+
+
+def test_tokens_that_a_search_puts_in_are_the_prompt_of_their_ids(tiny_model: TinyModel) -> None:
+    """A text encoder with a vocabulary of its own reads nothing of them while they are searched."""
+    model = tiny_model.model
+    words = vocabulary(model)
+    place = words.ids.tolist().index(model.tokens_of(KNOWN)[0])
+    searched = encode_tokens(model, [tokenise_searched(model, 1)], [words.embeddings[[place]]])
+    given = encode_tokens(model, [tokenise_ids(model, [int(words.ids[place])])], [None])
+    if len(model.backbone.searched) == len(model.backbone.readers):
+        assert_same(searched, given)
+    for reader in model.backbone.searched:
+        (frame,) = (tokenise_searched(model, 1).frames[model.backbone.readers.index(reader)],)
+        assert frame.learned_at
+
+
+def test_a_search_leaves_out_tokens_that_spell_the_concept(tiny_model: TinyModel) -> None:
+    model = tiny_model.model
+    ids = set(vocabulary(model).ids.tolist())
+    without = set(vocabulary(model, [KNOWN]).ids.tolist())
+    (token,) = model.tokens_of(KNOWN)
+    assert token in ids - without
+    for other in WORDS:
+        if other != KNOWN:
+            assert set(model.tokens_of(other)) <= without
+    # Neither start nor end nor padding is a word.
+    assert ids.isdisjoint(model.tokenizer.all_special_ids)
+
+
+def test_ring_a_bells_direction_and_distances(tiny_model: TinyModel) -> None:
+    """The mean difference of states with the concept's name and with a neutral word; squared distances of prompts."""
+    model = tiny_model.model
+    templates = ["a picture of a {concept}", "the {concept}"]
+    concept = Concept(name=KNOWN, kind=CONCEPT_KIND_OBJECT, names=[KNOWN], prompts=templates, initial_token="thing")
+    differences = [
+        tiny_model.encoded([each.replace("{concept}", KNOWN)]).states[0]
+        - tiny_model.encoded([each.replace("{concept}", "thing")]).states[0]
+        for each in templates
+    ]
+    direction = ring_a_bell.direction(model, concept)
+    torch.testing.assert_close(direction, torch.stack(differences).mean(0), rtol=1e-4, atol=1e-5)
+    assert direction.abs().max() > 1e-3
+    ids = torch.tensor([[model.tokens_of(word)[0] for word in pair] for pair in (("red", "ring"), ("a", "toy"))])
+    found = ring_a_bell._distances(model, ids, direction)
+    for row, pair in enumerate(ids.tolist()):
+        states = encode_tokens(model, [tokenise_ids(model, pair)], [None]).states[0].double().detach().numpy()
+        expected = np.square(states - direction.double().numpy()).sum()
+        assert found[row].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_is_cut_is_known(tiny_model: TinyModel) -> None:
+    model = tiny_model.model
+    assert not tokenise(model, PROMPTS[0]).truncated
+    assert tokenise(model, " ".join(["toy"] * 400)).truncated
+    assert tokenise(model, "").empty
