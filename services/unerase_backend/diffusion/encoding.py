@@ -56,6 +56,11 @@ class Encoding:
         """Return the encoding with every tensor changed."""
         return Encoding({name: change(tensor) for name, tensor in self.tensors.items()})
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
     def clone(self) -> "Encoding":
         """Return a copy."""
         return self.each(torch.clone)

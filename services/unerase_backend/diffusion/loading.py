@@ -15,6 +15,7 @@ the model by the schedule of another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.backbone_kinds import Role, of_role
+from unerase_backend.catalogue.backbone_kinds import Parts, Role, of_role
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.stepping import schedule_of
 from unerase_backend.diffusion import adapters, embeddings, weights
@@ -35,8 +36,12 @@ from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.model_check import Prepared, prepare
 from unerase_backend.diffusion.outline import cast, weights_of
 from unerase_backend.diffusion.schedule import Schedule
+from unerase_backend.diffusion.text_identity import text_digest
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
+
+LARGE_TEXT_ENCODER = 1_000_000_000
+"""Parameters from which a text encoder waits in main memory. CLIP's largest has 0.7 billion, T5-XXL 4.8."""
 
 
 def load_model(
@@ -76,8 +81,9 @@ def load_model(
     modules[autoencoder] = prepared.to_fill(autoencoder)
     weights.fill(modules[autoencoder], prepared.source.tensors[autoencoder], torch.float32)
     words = embeddings.add(prepared.source.words, prepared.tokenizers["tokenizer"], modules.get("text_encoder"))
+    apart = _apart(kind.parts, modules, device)
     for part, module in modules.items():
-        module.to(device).eval().requires_grad_(trainable)
+        module.to("cpu" if part in apart else device).eval().requires_grad_(trainable)
         if in_float32 and part != autoencoder:
             cast(module, dtype)
         _check_finite(name, part, module)
@@ -85,6 +91,7 @@ def load_model(
         # This makes a UNet 15 % faster on a CPU, and does not change the weights.
         modules[part].to(memory_format=torch.channels_last)
     backbone = _backbone(prepared, modules, words)
+    backbone.readers = tuple(replace(each, visits=device if each.part in apart else None) for each in backbone.readers)
     return DiffusionModel(
         name=name,
         digest=digest or description.weights_digest or description.digest,
@@ -93,7 +100,15 @@ def load_model(
         resolution=description.resolution,
         device=device,
         dtype=dtype,
+        text_digest=text_digest(prepared.source, description, changes),
     )
+
+
+def _apart(parts: Parts, modules: Mapping[str, Any], device: torch.device) -> set[str]:
+    """Return the text encoders whose weights wait in main memory: large ones beside a device with memory of its own."""
+    encoders = of_role(parts, Role.TEXT_ENCODER) if device.type != "cpu" else []
+    sizes = {part: sum(each.numel() for each in modules[part].parameters()) for part in encoders if part in modules}
+    return {part for part, size in sizes.items() if size >= LARGE_TEXT_ENCODER}
 
 
 def _backbone(prepared: Prepared, modules: Mapping[str, Any], words: Mapping[int, tuple[int, ...]]) -> Backbone:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from unerase_backend.diffusion.backbone import Backbone
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.diffusion.schedule import Schedule
+
+_NUMBERS = count()
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +31,16 @@ class DiffusionModel:
     resolution: int
     """Side of the pictures in pixels."""
     device: torch.device
+    """Of the denoiser and the autoencoder; a large text encoder may wait in main memory (`text_reader`)."""
     dtype: torch.dtype
     """Of the denoiser and the text encoders; the autoencoder computes in float32."""
+    text_digest: str = ""
+    """What models with the same text encoders, tokenizers and length of prompts have in common; by default none has."""
+
+    def __post_init__(self) -> None:
+        """Tell a model from all others if nothing is said of what it has in common with them."""
+        if not self.text_digest:
+            object.__setattr__(self, "text_digest", f"{self.digest} {next(_NUMBERS)}")
 
     @property
     def denoiser(self) -> Any:

@@ -3,9 +3,13 @@
 A learned word stands at some positions of a prompt. There the rows of the encoder's input embedding are replaced, and
 the rest of the encoder does not change. Text encoders of transformers 5.23 do not all accept `inputs_embeds`, so this
 uses a hook on the input embedding.
+
+A large text encoder may take more of a device's memory than the denoiser, and is needed for moments. Its weights wait
+in main memory, and visit the device for each call.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,6 +90,8 @@ class TextReader:
     """What becomes of a text before it is tokenised."""
     words: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """The token ids of each learned word's rows, by the first of them."""
+    visits: torch.device | None = None
+    """The device on which an encoder computes whose weights wait in main memory; None if they are where it computes."""
 
     @property
     def embedding(self) -> Any:
@@ -130,7 +136,6 @@ class TextReader:
         `learned` holds the embedding of each frame's learned word, (tokens, width), or None; gradients reach it.
         `options` go to the encoder.
         """
-        ids = torch.tensor([frame.ids for frame in frames], device=self.embedding.weight.device)
 
         def put_in(module: object, inputs: object, embedded: Tensor) -> Tensor:
             embedded = embedded.clone()
@@ -147,13 +152,32 @@ class TextReader:
         layers = embeddings.layers_of(self.encoder, self.embedding.weight)
         hooks = [layer.register_forward_hook(put_in) for layer in layers]
         try:
-            return self.encoder(ids, **options)
+            with self._there():
+                ids = torch.tensor([frame.ids for frame in frames], device=self.embedding.weight.device)
+                return self.encoder(ids, **options)
         finally:
             for hook in hooks:
                 hook.remove()
 
+    @contextmanager
+    def _there(self) -> Iterator[None]:
+        """Have the weights on the device of the computation; they stay there if gradients will ask for them."""
+        tensors = [*self.encoder.parameters(), *self.encoder.buffers()] if self.visits is not None else []
+        waiting = [tensor.data for tensor in tensors]
+        # What is copied in inference mode could not be the data of a parameter.
+        with torch.inference_mode(False):
+            for tensor in tensors:
+                tensor.data = tensor.data.to(self.visits)
+        try:
+            yield
+        finally:
+            if not torch.is_grad_enabled():
+                # Weights that models share are still the same memory.
+                for tensor, data in zip(tensors, waiting, strict=True):
+                    tensor.data = data
+
     def mask(self, frames: Sequence[Frame]) -> Tensor:
         """Return 1 where a frame has a token and 0 where it has padding, (frames, tokens), int64."""
-        device = self.embedding.weight.device
+        device = self.visits or self.embedding.weight.device
         places = torch.arange(self.framing.length, device=device)
         return (places < torch.tensor([[frame.used] for frame in frames], device=device)).long()

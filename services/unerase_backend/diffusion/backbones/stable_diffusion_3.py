@@ -63,7 +63,7 @@ class StableDiffusion3(Backbone):
         width = int(self.denoiser.config.joint_attention_dim)
         # T5 is read without a mask, as in the pipeline.
         further = (
-            self.read(2, prompts, learned)[0]
+            self.read(2, prompts, learned)[0].to(states)
             if len(self.readers) > 2
             else states.new_zeros((len(states), self.sequence_length, width))
         )
