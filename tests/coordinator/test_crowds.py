@@ -69,7 +69,7 @@ async def door(tmp_path: Path, catalogue: Catalogue, store: ArtifactStore) -> As
     file = tmp_path / "tokens.json"
     made = {tenant: tokens.create(file, tenant, tenant, list(SCOPES), 1) for tenant in ("greedy", "other")}
     audits, campaigns = audit_service(database, catalogue, store), campaign_service(database, catalogue, store)
-    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database))  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database), None)  # type: ignore[arg-type]
     server = Server(audits, campaigns, models, server_info(), Metrics(), Gate(file), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)

@@ -81,7 +81,7 @@ async def failing(tmp_path: Path, catalogue: Catalogue) -> AsyncIterator[Failing
     await database.migrate()
     store = ArtifactStore(str(tmp_path / "store"))
     audits, campaigns = audit_service(database, catalogue, store), campaign_service(database, catalogue, store)
-    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database))  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database), None)  # type: ignore[arg-type]
     server = Server(audits, campaigns, models, server_info(), Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port)

@@ -131,6 +131,7 @@ def _of_the_catalogue() -> dict[str, Message]:
         ),
         "GetModel": models_pb2.GetModelRequest(name=MODEL),
         "CheckModel": models_pb2.CheckModelRequest(name=MODEL),
+        "ListBackbones": models_pb2.ListBackbonesRequest(),
         "ListConcepts": models_pb2.ListConceptsRequest(page_size=2, page_token=token_of("concepts", "a")),
         "CreateConcept": models_pb2.CreateConceptRequest(concept=new_concept()),
         "GetConcept": models_pb2.GetConceptRequest(name="hourglass"),

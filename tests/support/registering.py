@@ -148,7 +148,7 @@ async def registrar(
     registered = ModelRegistrations(catalogue, store, database, registrations, settings, lambda _: quota)
     none: Any = None
     servicer = ModelServicer(
-        catalogue, store, database, none, partial(check_model, open_catalogue(settings, store)), registered
+        catalogue, store, database, none, partial(check_model, open_catalogue(settings, store)), registered, none
     )
     server = grpc.aio.server(interceptors=[Interceptor(metrics, gate or Gate(None))])
     add_ModelServiceServicer_to_server(servicer, server)

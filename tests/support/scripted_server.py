@@ -37,10 +37,12 @@ from unerase.v1.audits_pb2 import (
 )
 from unerase.v1.models_pb2 import (
     CreateConceptRequest,
+    ListBackbonesResponse,
     ListConceptsResponse,
     ListModelsResponse,
     Model,
     ModelCheck,
+    ModelFamily,
 )
 from unerase.v1.types_pb2 import Concept, EvaluationDescription, ModelRole, NotApplicable
 from unerase.v1.verdicts_pb2 import Conclusion, Outcome
@@ -109,6 +111,7 @@ class Script:
     # The content of the catalogue, listed two on a page.
     checks: dict[str, ModelCheck] = field(default_factory=dict)
     models: list[Model] = field(default_factory=lambda: [Model(name=f"m{index}") for index in range(5)])
+    families: list[ModelFamily] = field(default_factory=lambda: [ModelFamily(name="stable-diffusion")])
     concepts: list[Concept] = field(default_factory=lambda: [Concept(name=f"c{index}") for index in range(3)])
     audits: list[Audit] = field(default_factory=lambda: [Audit(id=f"a{index}") for index in range(5)])
     evaluations: list[EvaluationDescription] = field(
@@ -281,6 +284,10 @@ class _Models(models_pb2_grpc.ModelServiceServicer):
     def CheckModel(self, request, context):
         self._script.begin("CheckModel", request, context)
         return self._script.checks.get(request.name, ModelCheck(name=request.name, family="Stable Diffusion 1"))
+
+    def ListBackbones(self, request, context):
+        self._script.begin("ListBackbones", request, context)
+        return ListBackbonesResponse(families=self._script.families)
 
     def ListConcepts(self, request, context):
         first = int(request.page_token or 0)

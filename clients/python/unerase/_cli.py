@@ -14,6 +14,7 @@ import typer
 from unerase._commands import (
     auditing,
     audits,
+    backbones,
     calibrating,
     campaign_results,
     campaigns,
@@ -79,6 +80,7 @@ app.add_typer(exporting.export_app, name="export", help="Write a report for othe
 app.command("import")(importing.import_weights)
 app.command()(operator.health)
 app.command()(operator.info)
+app.command()(backbones.backbones)
 app.command()(catalogue.evaluations)
 app.command()(catalogue.presets)
 app.add_typer(operator.tokens_app, name="tokens", help="Create, list and revoke the tokens that a backend asks for.")

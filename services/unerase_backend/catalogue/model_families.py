@@ -21,6 +21,8 @@ from unerase.v1.types_pb2 import (
 )
 from unerase_backend.catalogue import configs
 from unerase_backend.catalogue.catalogue import Catalogue
+from unerase_backend.catalogue.flow_schedules import FLOW_PREDICTION
+from unerase_backend.catalogue.schedules import PREDICTIONS
 
 
 class Guidance(Enum):
@@ -32,6 +34,18 @@ class Guidance(Enum):
     """The scale is an input of the network, which was distilled from guided predictions: one row, always guided."""
     NONE = "none"
     """No scale: the guidance is in the weights, which were distilled from guided samples: one row, always guided."""
+
+
+class NoisePath(Enum):
+    """How noised latents depend on the picture and the noise (`diffusion/path.py`)."""
+
+    VARIANCE_PRESERVING = "variance-preserving"
+    RECTIFIED_FLOW = "rectified-flow"
+
+    @property
+    def prediction_types(self) -> tuple[str, ...]:
+        """What a network on the path may predict, as a scheduler configuration names it."""
+        return (FLOW_PREDICTION,) if self is NoisePath.RECTIFIED_FLOW else PREDICTIONS
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class ModelFamily:
     """Whether prompts can be given as token ids."""
     told_by: ToldBy | None = None
     """What tells it apart from the families of the same class that come after it."""
+    path: NoisePath = NoisePath.VARIANCE_PRESERVING
 
     @property
     def capabilities(self) -> frozenset[ModelCapability.ValueType]:
@@ -91,18 +106,25 @@ STABLE_DIFFUSION = ModelFamily(
 FAMILIES = (
     STABLE_DIFFUSION,
     ModelFamily("stable-diffusion-xl", "Stable Diffusion XL", ("StableDiffusionXLPipeline",), Guidance.CLASSIFIER_FREE),
-    ModelFamily("stable-diffusion-3", "Stable Diffusion 3", ("StableDiffusion3Pipeline",), Guidance.CLASSIFIER_FREE),
+    ModelFamily(
+        "stable-diffusion-3",
+        "Stable Diffusion 3",
+        ("StableDiffusion3Pipeline",),
+        Guidance.CLASSIFIER_FREE,
+        path=NoisePath.RECTIFIED_FLOW,
+    ),
     ModelFamily(
         "flux-dev",
         "FLUX.1 dev",
         ("FluxPipeline",),
         Guidance.EMBEDDED,
         told_by=ToldBy("transformer", "guidance_embeds", value=True),
+        path=NoisePath.RECTIFIED_FLOW,
     ),
     # diffusers takes a configuration without the key as this.
-    ModelFamily("flux-schnell", "FLUX.1 schnell", ("FluxPipeline",), Guidance.NONE),
+    ModelFamily("flux-schnell", "FLUX.1 schnell", ("FluxPipeline",), Guidance.NONE, path=NoisePath.RECTIFIED_FLOW),
     ModelFamily("pixart", "PixArt", ("PixArtAlphaPipeline", "PixArtSigmaPipeline"), Guidance.CLASSIFIER_FREE),
-    ModelFamily("sana", "Sana", ("SanaPipeline",), Guidance.CLASSIFIER_FREE),
+    ModelFamily("sana", "Sana", ("SanaPipeline",), Guidance.CLASSIFIER_FREE, path=NoisePath.RECTIFIED_FLOW),
 )
 """The families, in the order in which they are tried."""
 

@@ -81,8 +81,10 @@ SCHEDULERS = {
 # A smaller cumulative alpha is not a normal number in float32, in which diffusers computes it.
 _LEAST_ALPHA = 2.0**-126
 _UNET = "UNet2DConditionModel"
-_WITH_BETAS = (_UNET, "PixArtTransformer2DModel")
-_FLOWS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel")
+WITH_BETAS = (_UNET, "PixArtTransformer2DModel")
+"""The classes of denoisers that are trained with betas."""
+FLOWS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel")
+"""The classes of denoisers that are trained as a flow."""
 _WITHOUT_SIZE = ("SanaTransformer2DModel",)
 _OF_ANOTHER = "is of another model: take the file of the one that this is made from"
 _SWITCHES = ("rescale_betas_zero_snr", "set_alpha_to_one", "thresholding", "use_flow_sigmas")
@@ -191,14 +193,14 @@ def folder_problems(folder: Path, config: Mapping[str, Any]) -> list[SchedulePro
     from another model, and the pictures would look like damage.
     """
     denoiser, flow = _denoiser(folder), names_flow(config)
-    if flow and denoiser in _WITH_BETAS:
+    if flow and denoiser in WITH_BETAS:
         key = "_class_name" if class_name(config) == EULER else "use_flow_sigmas"
         return [telling(config)(key, f"{_OF_ANOTHER}; it is for flows, and a {denoiser} is trained with betas")]
     problems = schedule_problems(config)
     if not problems and flow and denoiser in _WITHOUT_SIZE and config.get("use_dynamic_shifting"):
         text = f"cannot be followed: the pipeline of a {denoiser} does not tell its scheduler the size of the image"
         return [telling(config)("use_dynamic_shifting", f"{text}; set it to false, and shift to a number")]
-    if not problems and not flow and denoiser in _FLOWS:
+    if not problems and not flow and denoiser in FLOWS:
         text = f"{_OF_ANOTHER}; it is for models with betas, and a {denoiser} is trained as a flow"
         return [telling(config)("_class_name", text)]
     return problems

@@ -238,7 +238,8 @@ class RunningCoordinator:
         registered = ModelRegistrations(
             self._catalogue, self._store, self._database, self._registrations, self._settings, self._quota
         )
-        return ModelServicer(self._catalogue, self._store, self._database, remote_classify(), check, registered)
+        classify, descriptions = remote_classify(), self._auditor.units.descriptions
+        return ModelServicer(self._catalogue, self._store, self._database, classify, check, registered, descriptions)
 
     def _allowed(self, webhooks: WebhookAdmission) -> Allowed:
         """Return what the settings allow, as callers are told."""

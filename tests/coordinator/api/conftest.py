@@ -2,7 +2,7 @@
 
 import io
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support.backend import own_evaluations
 from support.registering import nothing_registered
 from unerase import AsyncClient, ClientSettings, RetryConfig, UneraseError
 from unerase._errors import error_of
@@ -17,7 +18,7 @@ from unerase.internal.v1alpha1.classification_pb2 import PictureJudgements
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.models_pb2 import CreateConceptRequest, ModelCheck, ModelProblem, NewConcept, PictureChunk
 from unerase.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
-from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, JudgeLabels
+from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept, EvaluationDescription, JudgeLabels
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.api.interceptor import Interceptor
 from unerase_backend.coordinator.api.model_service import ModelServicer
@@ -96,6 +97,10 @@ class Models:
         return ModelCheck(name=name, problems=problems if name in self.broken else [])
 
 
+async def descriptions() -> Mapping[str, EvaluationDescription]:
+    return {name: evaluation.description for name, evaluation in own_evaluations().items()}
+
+
 @dataclass
 class Service:
     """The server with what is behind it."""
@@ -115,7 +120,7 @@ async def service(
     judges, models = Judges(), Models()
     server = grpc.aio.server(interceptors=[Interceptor(Metrics(), Gate(None))])
     registered = nothing_registered(catalogue, store, database)
-    servicer = ModelServicer(catalogue, store, database, judges.classify, models.check, registered)
+    servicer = ModelServicer(catalogue, store, database, judges.classify, models.check, registered, descriptions)
     add_ModelServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

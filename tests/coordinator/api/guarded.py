@@ -113,7 +113,7 @@ async def guarded(
     assert certificates is not None
     metrics, gate = Metrics(), Gate(file)
     audits = audit_service(database, catalogue, store)
-    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database))  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database), None)  # type: ignore[arg-type]
     campaigns = campaign_service(database, catalogue, store)
     server = Server(audits, campaigns, models, server_info(), metrics, gate, domain_error)
     port, metrics_port = free_port(), free_port()

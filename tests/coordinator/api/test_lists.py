@@ -141,7 +141,7 @@ async def models(tmp_path: Path) -> AsyncIterator[ModelServicer]:
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
     catalogue = Catalogue.load([str(path)], embedded=Path("none"))
-    yield ModelServicer(catalogue, none, none, none, none, nothing_registered(catalogue, none, database))
+    yield ModelServicer(catalogue, none, none, none, none, nothing_registered(catalogue, none, database), none)
     await database.close()
 
 

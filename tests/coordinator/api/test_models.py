@@ -1,5 +1,6 @@
 """Models over the wire: a broken one is marked and never breaks the list; a check is made once."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import grpc
 import pytest
 import yaml
 
+from support.backend import own_evaluations
 from support.registering import nothing_registered
 from support.small_files import write_pipeline
-from unerase import AsyncClient, ClientSettings, RetryConfig, UneraseError
+from unerase import AsyncClient, Client, ClientSettings, RetryConfig, UneraseError
 from unerase.v1.models_pb2 import ModelCheck
 from unerase.v1.models_pb2_grpc import add_ModelServiceServicer_to_server
 from unerase_backend.catalogue import Catalogue
@@ -51,7 +53,7 @@ async def client(mixed: Catalogue, request: pytest.FixtureRequest, tmp_path: Pat
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
     registered = nothing_registered(mixed, none, database)
-    servicer = ModelServicer(mixed, none, none, none, none, registered, page_seconds=request.param)
+    servicer = ModelServicer(mixed, none, none, none, none, registered, none, page_seconds=request.param)
     add_ModelServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -97,3 +99,17 @@ async def test_a_check_is_made_once_and_again_where_it_found_something(service: 
                 await connected.check_model(name)
             assert refused.value.reason == reason
     assert models.made == 3
+
+
+async def test_the_families_are_listed_with_what_each_evaluation_does(service: Service) -> None:
+    evaluations = own_evaluations()
+    async with AsyncClient(service.address, settings=QUICK) as connected:
+        families = {family.name: family for family in await connected.backbones()}
+    with Client(service.address) as blocking:
+        assert list(families.values()) == await asyncio.to_thread(blocking.backbones)
+    assert families["stable-diffusion-xl"].loaded
+    for family in families.values():
+        assert {each.name for each in family.evaluations} == set(evaluations)
+    of_dev = {each.name: each.not_applicable for each in families["flux-dev"].evaluations}
+    assert "predictions without guidance are needed" in of_dev["likelihood"].reason
+    assert not of_dev["noise-based"].reason

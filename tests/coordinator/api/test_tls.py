@@ -39,7 +39,7 @@ async def test_mtls_lets_in_whose_certificate_is_known(
     database = Database(create_engine(f"sqlite+aiosqlite:///{tmp_path / 'audits.sqlite'}"))
     await database.migrate()
     audits, campaigns = audit_service(database, catalogue, store), campaign_service(database, catalogue, store)
-    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database))  # type: ignore[arg-type]
+    models = ModelServicer(catalogue, store, database, None, None, nothing_registered(catalogue, store, database), None)  # type: ignore[arg-type]
     server = Server(audits, campaigns, models, server_info(), Metrics(), Gate(None), domain_error)
     port = free_port()
     await server.start("127.0.0.1", port, certificates)

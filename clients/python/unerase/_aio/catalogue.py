@@ -18,10 +18,12 @@ from unerase.v1.models_pb2 import (
     GetConceptRequest,
     GetModelRequest,
     ImportStatusRequest,
+    ListBackbonesRequest,
     ListConceptsRequest,
     ListModelsRequest,
     Model,
     ModelCheck,
+    ModelFamily,
     ModelRegistration,
     NewModel,
     RegisterModelRequest,
@@ -52,6 +54,10 @@ class AsyncCatalogueCalls(AsyncConnection):
     async def check_model(self, name: str, *, timeout: float | None = None) -> ModelCheck:
         """Return what is wrong with a model, and what memory it needs, as far as that is known without computing."""
         return await self._ask(self._catalogue().CheckModel, CheckModelRequest(name=name), timeout)
+
+    async def backbones(self, *, timeout: float | None = None) -> list[ModelFamily]:
+        """Return the families of models, with what each evaluation does on them."""
+        return list((await self._ask(self._catalogue().ListBackbones, ListBackbonesRequest(), timeout)).families)
 
     async def concepts(self, *, timeout: float | None = None) -> list[Concept]:
         """Return the concepts of the catalogue, the custom ones included, in order of name."""

@@ -16,10 +16,12 @@ from unerase.v1.models_pb2 import (
     GetConceptRequest,
     GetModelRequest,
     ImportStatusRequest,
+    ListBackbonesRequest,
     ListConceptsRequest,
     ListModelsRequest,
     Model,
     ModelCheck,
+    ModelFamily,
     ModelRegistration,
     NewModel,
     RegisterModelRequest,
@@ -47,6 +49,10 @@ class CatalogueCalls(Connection):
     def check_model(self, name: str, *, timeout: float | None = None) -> ModelCheck:
         """Return what is wrong with a model, and what memory it needs, as far as that is known without computing."""
         return self._ask(self._catalogue().CheckModel, CheckModelRequest(name=name), timeout)
+
+    def backbones(self, *, timeout: float | None = None) -> list[ModelFamily]:
+        """Return the families of models, with what each evaluation does on them."""
+        return list(self._ask(self._catalogue().ListBackbones, ListBackbonesRequest(), timeout).families)
 
     def concepts(self, *, timeout: float | None = None) -> list[Concept]:
         """Return the concepts of the catalogue, the custom ones included, in order of name."""

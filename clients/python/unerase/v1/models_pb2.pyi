@@ -48,6 +48,56 @@ REGISTRATION_STATE_REFUSED: RegistrationState.ValueType  # 3
 """The model was refused, and does not exist."""
 Global___RegistrationState: _TypeAlias = RegistrationState  # noqa: Y015
 
+class _NoisePath:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoisePathEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoisePath.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOISE_PATH_UNSPECIFIED: _NoisePath.ValueType  # 0
+    """The scheduler configuration of each model says it."""
+    NOISE_PATH_VARIANCE_PRESERVING: _NoisePath.ValueType  # 1
+    """By the betas of the scheduler configuration: the variance stays."""
+    NOISE_PATH_RECTIFIED_FLOW: _NoisePath.ValueType  # 2
+    """On a straight line from the picture to the noise."""
+
+class NoisePath(_NoisePath, metaclass=_NoisePathEnumTypeWrapper):
+    """How noised latents depend on the picture and the noise."""
+
+NOISE_PATH_UNSPECIFIED: NoisePath.ValueType  # 0
+"""The scheduler configuration of each model says it."""
+NOISE_PATH_VARIANCE_PRESERVING: NoisePath.ValueType  # 1
+"""By the betas of the scheduler configuration: the variance stays."""
+NOISE_PATH_RECTIFIED_FLOW: NoisePath.ValueType  # 2
+"""On a straight line from the picture to the noise."""
+Global___NoisePath: _TypeAlias = NoisePath  # noqa: Y015
+
+class _GuidanceKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GuidanceKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GuidanceKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GUIDANCE_KIND_UNSPECIFIED: _GuidanceKind.ValueType  # 0
+    GUIDANCE_KIND_CLASSIFIER_FREE: _GuidanceKind.ValueType  # 1
+    """Two rows, under the prompt and under the empty or a negative one, are weighed by a scale."""
+    GUIDANCE_KIND_EMBEDDED: _GuidanceKind.ValueType  # 2
+    """The scale is an input of the network: one row, always guided."""
+    GUIDANCE_KIND_NONE: _GuidanceKind.ValueType  # 3
+    """No scale: the guidance is in the weights. One row, always guided."""
+
+class GuidanceKind(_GuidanceKind, metaclass=_GuidanceKindEnumTypeWrapper):
+    """How a network is led to its prompt."""
+
+GUIDANCE_KIND_UNSPECIFIED: GuidanceKind.ValueType  # 0
+GUIDANCE_KIND_CLASSIFIER_FREE: GuidanceKind.ValueType  # 1
+"""Two rows, under the prompt and under the empty or a negative one, are weighed by a scale."""
+GUIDANCE_KIND_EMBEDDED: GuidanceKind.ValueType  # 2
+"""The scale is an input of the network: one row, always guided."""
+GUIDANCE_KIND_NONE: GuidanceKind.ValueType  # 3
+"""No scale: the guidance is in the weights. One row, always guided."""
+Global___GuidanceKind: _TypeAlias = GuidanceKind  # noqa: Y015
+
 @_typing.final
 class WeightFile(_message.Message):
     """One file of weights."""
@@ -741,6 +791,167 @@ class ModelCheck(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelCheck: _TypeAlias = ModelCheck  # noqa: Y015
+
+@_typing.final
+class ListBackbonesRequest(_message.Message):
+    """Asks for the families of models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBackbonesRequest: _TypeAlias = ListBackbonesRequest  # noqa: Y015
+
+@_typing.final
+class ListBackbonesResponse(_message.Message):
+    """The families of models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAMILIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def families(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFamily]: ...
+    def __init__(
+        self,
+        *,
+        families: _abc.Iterable[Global___ModelFamily] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["families", b"families"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBackbonesResponse: _TypeAlias = ListBackbonesResponse  # noqa: Y015
+
+@_typing.final
+class FamilyPart(_message.Message):
+    """A part that the folders of a family have."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CLASS_NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    OPTIONAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in "text_encoder_2"."""
+    class_name: _builtins.str
+    """Its class, of diffusers or of transformers, as in "CLIPTextModelWithProjection"."""
+    role: _builtins.str
+    """What it is for: "denoiser", "autoencoder", "text encoder" or "tokenizer"."""
+    optional: _builtins.bool
+    """A folder may lack it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        class_name: _builtins.str = ...,
+        role: _builtins.str = ...,
+        optional: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["class_name", b"class_name", "name", b"name", "optional", b"optional", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FamilyPart: _TypeAlias = FamilyPart  # noqa: Y015
+
+@_typing.final
+class FamilyEvaluation(_message.Message):
+    """What an evaluation does on the models of a family."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    NOT_APPLICABLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in "noise-based"."""
+    @_builtins.property
+    def not_applicable(self) -> _types_pb2.NotApplicable:
+        """Why it does not apply; absent where it does."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        not_applicable: _types_pb2.NotApplicable | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_applicable", b"not_applicable"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "not_applicable", b"not_applicable"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FamilyEvaluation: _TypeAlias = FamilyEvaluation  # noqa: Y015
+
+@_typing.final
+class ModelFamily(_message.Message):
+    """A family of text-to-image models."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TITLE_FIELD_NUMBER: _builtins.int
+    PIPELINES_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    PREDICTION_TYPES_FIELD_NUMBER: _builtins.int
+    GUIDANCE_FIELD_NUMBER: _builtins.int
+    EVALUATIONS_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As in "stable-diffusion-xl"."""
+    title: _builtins.str
+    """As in "Stable Diffusion XL"."""
+    path: Global___NoisePath.ValueType
+    guidance: Global___GuidanceKind.ValueType
+    loaded: _builtins.bool
+    """Whether this version can load its models. Those of a family that it cannot are refused."""
+    @_builtins.property
+    def pipelines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The classes of diffusers' pipelines that a folder's model_index.json names."""
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___FamilyPart]:
+        """Empty for a family that cannot be loaded."""
+
+    @_builtins.property
+    def prediction_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What its networks may predict, as in "epsilon"; the scheduler configuration of a model says which."""
+
+    @_builtins.property
+    def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FamilyEvaluation]:
+        """Every registered evaluation, in order of name."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        title: _builtins.str = ...,
+        pipelines: _abc.Iterable[_builtins.str] | None = ...,
+        parts: _abc.Iterable[Global___FamilyPart] | None = ...,
+        path: Global___NoisePath.ValueType = ...,
+        prediction_types: _abc.Iterable[_builtins.str] | None = ...,
+        guidance: Global___GuidanceKind.ValueType = ...,
+        evaluations: _abc.Iterable[Global___FamilyEvaluation] | None = ...,
+        loaded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["evaluations", b"evaluations", "guidance", b"guidance", "loaded", b"loaded", "name", b"name", "parts", b"parts", "path", b"path", "pipelines", b"pipelines", "prediction_types", b"prediction_types", "title", b"title"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelFamily: _TypeAlias = ModelFamily  # noqa: Y015
 
 @_typing.final
 class ListConceptsRequest(_message.Message):

@@ -67,6 +67,11 @@ class ModelServiceStub(object):
                 request_serializer=unerase_dot_v1_dot_models__pb2.DeleteModelRequest.SerializeToString,
                 response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
+        self.ListBackbones = channel.unary_unary(
+                '/unerase.v1.ModelService/ListBackbones',
+                request_serializer=unerase_dot_v1_dot_models__pb2.ListBackbonesRequest.SerializeToString,
+                response_deserializer=unerase_dot_v1_dot_models__pb2.ListBackbonesResponse.FromString,
+                _registered_method=True)
         self.ListConcepts = channel.unary_unary(
                 '/unerase.v1.ModelService/ListConcepts',
                 request_serializer=unerase_dot_v1_dot_models__pb2.ListConceptsRequest.SerializeToString,
@@ -138,6 +143,13 @@ class ModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListBackbones(self, request, context):
+        """Lists the families of models, with what each evaluation does on them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListConcepts(self, request, context):
         """Lists the concepts, including custom ones, in order of name.
         """
@@ -199,6 +211,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.DeleteModel,
                     request_deserializer=unerase_dot_v1_dot_models__pb2.DeleteModelRequest.FromString,
                     response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ListBackbones': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBackbones,
+                    request_deserializer=unerase_dot_v1_dot_models__pb2.ListBackbonesRequest.FromString,
+                    response_serializer=unerase_dot_v1_dot_models__pb2.ListBackbonesResponse.SerializeToString,
             ),
             'ListConcepts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListConcepts,
@@ -384,6 +401,33 @@ class ModelService(object):
             '/unerase.v1.ModelService/DeleteModel',
             unerase_dot_v1_dot_models__pb2.DeleteModelRequest.SerializeToString,
             google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBackbones(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/unerase.v1.ModelService/ListBackbones',
+            unerase_dot_v1_dot_models__pb2.ListBackbonesRequest.SerializeToString,
+            unerase_dot_v1_dot_models__pb2.ListBackbonesResponse.FromString,
             options,
             channel_credentials,
             insecure,

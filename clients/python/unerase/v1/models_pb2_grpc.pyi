@@ -53,6 +53,8 @@ class ModelServiceStub:
     """Deletes a registered model, and the record of a failed registration. Earlier audits keep what they need of it; its
     files stay.
     """
+    ListBackbones: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListBackbonesRequest, _models_pb2.ListBackbonesResponse]
+    """Lists the families of models, with what each evaluation does on them."""
     ListConcepts: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListConceptsRequest, _models_pb2.ListConceptsResponse]
     """Lists the concepts, including custom ones, in order of name."""
     CreateConcept: _grpc.StreamUnaryMultiCallable[_models_pb2.CreateConceptRequest, _types_pb2.Concept]
@@ -87,6 +89,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Deletes a registered model, and the record of a failed registration. Earlier audits keep what they need of it; its
     files stay.
     """
+    ListBackbones: _aio.UnaryUnaryMultiCallable[_models_pb2.ListBackbonesRequest, _models_pb2.ListBackbonesResponse]  # type: ignore[assignment]
+    """Lists the families of models, with what each evaluation does on them."""
     ListConcepts: _aio.UnaryUnaryMultiCallable[_models_pb2.ListConceptsRequest, _models_pb2.ListConceptsResponse]  # type: ignore[assignment]
     """Lists the concepts, including custom ones, in order of name."""
     CreateConcept: _aio.StreamUnaryMultiCallable[_models_pb2.CreateConceptRequest, _types_pb2.Concept]  # type: ignore[assignment]
@@ -154,6 +158,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Deletes a registered model, and the record of a failed registration. Earlier audits keep what they need of it; its
         files stay.
         """
+
+    @_abc_1.abstractmethod
+    def ListBackbones(
+        self,
+        request: _models_pb2.ListBackbonesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.ListBackbonesResponse, _abc.Awaitable[_models_pb2.ListBackbonesResponse]]:
+        """Lists the families of models, with what each evaluation does on them."""
 
     @_abc_1.abstractmethod
     def ListConcepts(

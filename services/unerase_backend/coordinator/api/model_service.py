@@ -4,7 +4,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,8 @@ from unerase.v1.models_pb2 import (
     GetConceptRequest,
     GetModelRequest,
     ImportStatusRequest,
+    ListBackbonesRequest,
+    ListBackbonesResponse,
     ListConceptsRequest,
     ListConceptsResponse,
     ListModelsRequest,
@@ -30,7 +32,7 @@ from unerase.v1.models_pb2 import (
     RegisterModelRequest,
 )
 from unerase.v1.models_pb2_grpc import ModelServiceServicer
-from unerase.v1.types_pb2 import Concept
+from unerase.v1.types_pb2 import Concept, EvaluationDescription
 from unerase_backend.catalogue import Catalogue, CustomConcept, check_concept
 from unerase_backend.catalogue.custom import entry_of
 from unerase_backend.catalogue.definitions import is_registered
@@ -45,6 +47,7 @@ from unerase_backend.coordinator.api.upload_limits import Uploads
 from unerase_backend.coordinator.fair_queue import THREADS, FairQueue
 from unerase_backend.coordinator.filtering import MODEL_FIELDS, Order, holds, model_values, read_filter, read_order
 from unerase_backend.coordinator.storage.database import Database
+from unerase_backend.evaluation.families import described_families
 from unerase_backend.runtime.access import CALLER
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import (
@@ -82,12 +85,14 @@ class ModelServicer(ModelServiceServicer):
         classify: Classify,
         check_model: Callable[[str], ModelCheck],
         registered: ModelRegistrations,
+        descriptions: Callable[[], Awaitable[Mapping[str, EvaluationDescription]]],
         *,
         page_seconds: float = _PAGE_SECONDS,
     ) -> None:
         self._catalogue = catalogue
         self._check_model = check_model
         self._registered = registered
+        self._descriptions = descriptions
         self._checked: dict[str, ModelCheck] = {}
         self._page_seconds = page_seconds
         self._store = store
@@ -164,6 +169,13 @@ class ModelServicer(ModelServiceServicer):
         """Delete a registered model; audits keep what they need of it."""
         await self._registered.delete(request.name)
         return Empty()
+
+    async def ListBackbones(self, request: ListBackbonesRequest, context: Context) -> ListBackbonesResponse:
+        """List the families of models, with what each evaluation does on them."""
+        descriptions = await self._descriptions()
+        # The first call imports the backbones of third parties.
+        families = await self._threads.run(described_families, descriptions.values())
+        return ListBackbonesResponse(families=families)
 
     async def ListConcepts(self, request: ListConceptsRequest, context: Context) -> ListConceptsResponse:
         """Return a page of concepts, in order of name."""

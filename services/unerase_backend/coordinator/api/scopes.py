@@ -25,6 +25,7 @@ _SCOPES = {
     "unerase.v1.ModelService/ListModels": "model:read",
     "unerase.v1.ModelService/GetModel": "model:read",
     "unerase.v1.ModelService/CheckModel": "model:read",
+    "unerase.v1.ModelService/ListBackbones": "model:read",
     "unerase.v1.ModelService/RegisterModel": "model:write",
     "unerase.v1.ModelService/ImportStatus": "model:read",
     "unerase.v1.ModelService/DeleteModel": "model:write",
