@@ -24,6 +24,8 @@ REFERENCE = EMBEDDED.parent / "reference"
 UNET = "unet/diffusion_pytorch_model.safetensors"
 Check = Callable[..., ModelCheck]
 
+INPAINTING = "a model for inpainting, which takes a picture and a mask beside the prompt"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -118,13 +120,19 @@ def test_a_missing_shard_is_named_with_its_index(folder: Path, check: Check) -> 
 @pytest.mark.parametrize(
     ("pipeline", "family"),
     [
-        ("StableDiffusionXLInpaintPipeline", "SDXL for inpainting"),
+        ("StableDiffusionXLInpaintPipeline", f"SDXL, {INPAINTING}"),
+        ("FluxFillPipeline", f"FLUX, {INPAINTING}"),
+        ("SanaControlNetPipeline", "Sana, a ControlNet, which takes a picture beside the prompt"),
+        ("Flux2Pipeline", "FLUX.2"),
         ("StableCascadeCombinedPipeline", "Stable Cascade"),
         ("AuraFlowPipeline", "AuraFlow"),
         ("KandinskyV22CombinedPipeline", "Kandinsky"),
         ("IFPipeline", "DeepFloyd IF"),
-        ("StableDiffusionInpaintPipeline", "Stable Diffusion for inpainting"),
-        ("StableDiffusionInstructPix2PixPipeline", "InstructPix2Pix"),
+        ("StableDiffusionInpaintPipeline", INPAINTING),
+        (
+            "StableDiffusionInstructPix2PixPipeline",
+            "a model for instructions, which takes a picture beside the prompt",
+        ),
     ],
 )
 def test_another_family_is_named_before_anything_else(folder: Path, check: Check, pipeline: str, family: str) -> None:
@@ -145,9 +153,19 @@ def test_the_families_are_classes_of_diffusers() -> None:
 
     pipelines = [name for name in dir(diffusers) if name.endswith("Pipeline")]
     named = {family_of(name) for name in pipelines}
-    for family in ("SDXL for inpainting", "Kandinsky", "Wuerstchen", "Qwen-Image"):
+    for family in (f"SDXL, {INPAINTING}", "Kandinsky", "Wuerstchen", "Qwen-Image"):
         assert family in named
     assert not family_of("StableDiffusionPipeline")
+    # What is a way to use Stable Diffusion, and not another model.
+    assert not family_of("StableDiffusionAttendAndExcitePipeline")
+
+
+def test_a_refiner_is_refused_with_the_reason(folder: Path, check: Check) -> None:
+    edit(folder / "model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline", requires_aesthetics_score=True)
+    (problem,) = check().problems
+    assert problem.reason == "MODEL_UNSUPPORTED"
+    assert "the refiner of Stable Diffusion XL" in problem.what
+    assert "audit the base model" in problem.what
 
 
 @pytest.mark.parametrize(

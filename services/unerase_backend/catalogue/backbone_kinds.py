@@ -75,6 +75,10 @@ class BackboneKind(Protocol):
     """Tokens of a prompt in a text encoder without a length of its own, as the pipeline has it."""
 
     @classmethod
+    def index_problem(cls, index: Mapping[str, Any]) -> str:
+        """Return why a folder with this model_index.json cannot be audited; empty if it can."""
+
+    @classmethod
     def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
         """Find what keeps the parts of a folder from working together, by their configurations alone."""
 

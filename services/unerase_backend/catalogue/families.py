@@ -13,17 +13,23 @@ DEFAULT = "StableDiffusionPipeline"
 DEFAULT_FAMILY = "stable-diffusion"
 UNKNOWN = ""
 
+# What a class is for whose name holds these words, whatever its family: none of it is audited.
+_PURPOSES = (
+    ("ControlNet", "a ControlNet, which takes a picture beside the prompt"),
+    ("Adapter", "a T2I adapter, which takes a picture beside the prompt"),
+    ("Control", "a model that takes a picture beside the prompt"),
+    ("Inpaint", "a model for inpainting, which takes a picture and a mask beside the prompt"),
+    ("Fill", "a model for inpainting, which takes a picture and a mask beside the prompt"),
+    ("InstructPix2Pix", "a model for instructions, which takes a picture beside the prompt"),
+    ("Kontext", "a model for instructions, which takes a picture beside the prompt"),
+    ("Upscale", "a model for upscaling, which takes a picture beside the prompt"),
+    ("Video", "a model for videos"),
+)
 # The first that fits; a class whose name begins so, of diffusers 0.42 or older, belongs to the family.
 _FAMILIES = (
-    ("StableDiffusionXLInpaint", "SDXL for inpainting"),
     ("StableDiffusionXL", "SDXL"),
     ("StableDiffusion3", "Stable Diffusion 3"),
-    ("StableDiffusionInpaint", "Stable Diffusion for inpainting"),
-    ("StableDiffusionInstructPix2Pix", "InstructPix2Pix"),
-    ("StableDiffusionControlNet", "ControlNet"),
     ("StableDiffusionDepth2Img", "Stable Diffusion with depth"),
-    ("StableDiffusionUpscale", "Stable Diffusion for upscaling"),
-    ("StableDiffusionLatentUpscale", "Stable Diffusion for upscaling"),
     ("StableDiffusionImageVariation", "Stable Diffusion for variations of pictures"),
     ("StableDiffusionGLIGEN", "GLIGEN"),
     ("StableUnCLIP", "Stable unCLIP"),
@@ -35,6 +41,8 @@ _FAMILIES = (
     ("AuraFlow", "AuraFlow"),
     ("Chroma", "Chroma"),
     ("CogView", "CogView"),
+    ("Flux2", "FLUX.2"),
+    ("Flux3", "FLUX.3"),
     ("Flux", "FLUX"),
     ("Hunyuan", "Hunyuan"),
     ("IF", "DeepFloyd IF"),
@@ -62,7 +70,10 @@ def family_of(pipeline_class: str) -> str:
     """Return the family that a class of pipeline belongs to, if it is known and not supported; else an empty text."""
     if backbone_of(pipeline_class) is not None:
         return UNKNOWN
-    return next((family for start, family in _FAMILIES if pipeline_class.startswith(start)), UNKNOWN)
+    family = next((family for start, family in _FAMILIES if pipeline_class.startswith(start)), UNKNOWN)
+    purpose = next((purpose for word, purpose in _PURPOSES if word in pipeline_class), "")
+    known = family or (pipeline_class.startswith("StableDiffusion") and purpose)
+    return ", ".join(filter(None, (family, purpose))) if known else UNKNOWN
 
 
 def family_of_channels(in_channels: int) -> str:
@@ -91,6 +102,9 @@ def check_family(index: Mapping[str, Any], findings: Findings) -> type[BackboneK
         findings.problem("", "MODEL_NAMES_CODE", what, found="model_index.json")
         return None
     if (kind := backbone_of(named or "")) is not None:
+        if problem := kind.index_problem(index):
+            findings.problem("", UNSUPPORTED, problem, found="model_index.json")
+            return None
         return kind
     if family := family_of(named or ""):
         what = f"it is a {named} ({family}), which cannot be audited yet; {audited()} can"

@@ -105,7 +105,12 @@ STABLE_DIFFUSION = ModelFamily(
 
 FAMILIES = (
     STABLE_DIFFUSION,
-    ModelFamily("stable-diffusion-xl", "Stable Diffusion XL", ("StableDiffusionXLPipeline",), Guidance.CLASSIFIER_FREE),
+    ModelFamily(
+        "stable-diffusion-xl",
+        "Stable Diffusion XL",
+        ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+        Guidance.CLASSIFIER_FREE,
+    ),
     ModelFamily(
         "stable-diffusion-3",
         "Stable Diffusion 3",

@@ -78,6 +78,12 @@ class Backbone:
         """The text encoders, the one whose token ids are searched first."""
 
     @classmethod
+    def index_problem(cls, index: Mapping[str, Any]) -> str:
+        """Return why a folder with this model_index.json cannot be audited; empty if it can."""
+        del index
+        return ""
+
+    @classmethod
     def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
         """Find what keeps the parts of a folder from working together, by their configurations alone.
 

@@ -27,7 +27,7 @@ class StableDiffusionXL(Backbone):
     """A UNet with two text encoders."""
 
     title = "Stable Diffusion XL"
-    pipelines = ("StableDiffusionXLPipeline",)
+    pipelines = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
     parts: ClassVar[Mapping[str, Part]] = {
         "unet": Part("UNet2DConditionModel", Role.DENOISER),
         "vae": Part("AutoencoderKL", Role.AUTOENCODER),
@@ -36,6 +36,16 @@ class StableDiffusionXL(Backbone):
         "tokenizer": Part("CLIPTokenizer", Role.TOKENIZER, others=("CLIPTokenizerFast",)),
         "tokenizer_2": Part("CLIPTokenizer", Role.TOKENIZER, others=("CLIPTokenizerFast",)),
     }
+
+    @classmethod
+    def index_problem(cls, index: Mapping[str, Any]) -> str:
+        """Refuse the refiner, which has no first text encoder."""
+        if not index.get("requires_aesthetics_score"):
+            return ""
+        return (
+            "it is the refiner of Stable Diffusion XL (requires_aesthetics_score), which finishes the pictures of a "
+            "base model; audit the base model"
+        )
 
     def make_readers(self, tokenizers: Mapping[str, Any]) -> Sequence[TextReader]:
         """Return CLIP L and OpenCLIP G."""
