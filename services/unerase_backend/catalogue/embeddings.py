@@ -1,26 +1,34 @@
 """Learned embeddings: words that a model has beside its vocabulary, by the headers of their files.
 
 A learned embedding of textual inversion (Gal et al., arXiv 2208.01618) gives a word one or several rows of the text
-encoder's input embedding. The tokens are those of diffusers' `load_textual_inversion`: the word itself for the first
-row, WORD_1, WORD_2 and so on for the others, with the ids that follow the vocabulary, a base's words first. In a prompt
-the word stands for all its rows. The tokenizer finds it wherever its letters stand, capital or not.
+encoder's input embedding; a model with several text encoders needs the rows of each. The tokens are those of diffusers'
+`load_textual_inversion`: the word itself for the first row, WORD_1, WORD_2 and so on for the others, with the ids that
+follow the vocabulary, a base's words first. In a prompt the word stands for all its rows. The tokenizer finds it
+wherever its letters stand, capital or not.
 
 Nothing here imports PyTorch.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.entries import EmbeddingEntry
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE, StoredTensor, read_header
+from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
 PART = "embedding"
 """What a problem names as its part."""
 MAX_ROWS = 75
 """The most rows of a word: what CLIP reads of a prompt."""
+
+# What trainers call the rows of the first and of the second CLIP, and of other text encoders.
+_OF_CLIPS = ("clip_l", "clip_g")
+_OF_OTHERS = {"T5EncoderModel": ("t5xxl", "t5"), "Gemma2Model": ("gemma2_2b",)}
+_KEYS = frozenset(_OF_CLIPS).union(*_OF_OTHERS.values())
 
 
 @dataclass(frozen=True)
@@ -38,48 +46,87 @@ class LearnedWord:
 
 @dataclass(frozen=True)
 class StoredWord:
-    """A word with the tensor that holds its rows, (rows, width), or (width,) for one."""
+    """A word with the tensors that hold its rows, each (rows, width), or (width,) for one row."""
 
     word: str
-    tensor: StoredTensor
-
-    @property
-    def width(self) -> int:
-        """Numbers of a row."""
-        return self.tensor.shape[-1]
+    tensors: Mapping[str, StoredTensor]
+    """By their names in the file; of a word that was `placed`, by the parts of the text encoders."""
 
     @property
     def learned(self) -> LearnedWord:
         """The word with the number of its rows."""
-        return LearnedWord(self.word, self.tensor.shape[0] if len(self.tensor.shape) == 2 else 1)
+        return LearnedWord(self.word, max(map(_rows, self.tensors.values())))
+
+    @property
+    def file(self) -> Path:
+        """Where it is stored."""
+        return next(iter(self.tensors.values())).file
 
 
 def stored_word(entry: EmbeddingEntry) -> StoredWord:
-    """Return the tensor of an entry's file.
+    """Return the tensors of an entry's file, by their names: one, or one for each of several text encoders.
 
     Raises:
-        UnsafeModelError: the file cannot be read, or holds something else than one embedding.
+        UnsafeModelError: the file cannot be read, or holds something else than one word's embeddings.
     """
     name = shown(entry.file.name)
     try:
-        tensors = list(read_header(entry.file).tensors.values())
+        tensors = dict(read_header(entry.file).tensors)
     except UNREADABLE:
         raise _refused("WEIGHTS_UNREADABLE", f"{name} is cut off, damaged, or no safetensors file") from None
-    if len(tensors) != 1:
-        named = ", ".join(repr(shown(each.name)) for each in tensors[:3])
-        what = f"{name} holds {len(tensors)} tensors ({named or 'none'}), and a learned embedding is one"
+    if not tensors or (len(tensors) > 1 and not tensors.keys() <= _KEYS):
+        what = f"{name} holds {_listed(tensors)}, and a learned embedding is one, or one for each text encoder"
+        raise _refused("WEIGHTS_UNKNOWN_TENSOR", f"{what}: {', '.join(sorted(_KEYS))}")
+    for tensor in tensors.values():
+        if tensor.dtype not in FLOATS:
+            raise _refused("WEIGHTS_WRONG_TYPE", f"{name} is stored as {tensor.dtype}; read are {', '.join(FLOATS)}")
+        if len(tensor.shape) not in (1, 2) or not tensor.parameters:
+            what = f"{name} has the shape {tensor.shape}, and a learned embedding has (tokens, width)"
+            raise _refused("WEIGHTS_WRONG_SHAPE", what)
+    if len(counts := {_rows(tensor) for tensor in tensors.values()}) > 1:
+        what = f"{name} has {min(counts)} tokens for a word in one text encoder and {max(counts)} in another"
+        raise _refused("WEIGHTS_WRONG_SHAPE", what)
+    if (rows := max(counts)) > MAX_ROWS:
+        what = f"{name} has {rows} tokens for a word, and a prompt has room for {MAX_ROWS}"
+        raise _refused("WEIGHTS_WRONG_SHAPE", what)
+    return StoredWord(entry.token, tensors)
+
+
+def placed(word: StoredWord, encoders: Mapping[str, str]) -> StoredWord:
+    """Return a word with its tensors by the parts of a model's text encoders, which are given with their classes.
+
+    Raises:
+        UnsafeModelError: the file lacks the rows of a text encoder, or has rows of one that the model lacks.
+    """
+    if len(word.tensors) == len(encoders) == 1:
+        return StoredWord(word.word, dict(zip(encoders, word.tensors.values(), strict=True)))
+    name, keys = shown(word.file.name), _keys_of(encoders)
+    found = {part: word.tensors[key] for part, own in keys.items() for key in own if key in word.tensors}
+    if missing := [part for part in encoders if part not in found]:
+        what = f"{name} holds {_listed(word.tensors)}, and lacks the rows of the {missing[0]} ({keys[missing[0]][0]})"
+        raise _refused("WEIGHTS_INCOMPLETE", f"{what}: each text encoder of the model reads the word")
+    if len(found) < len(word.tensors):
+        what = f"{name} holds {_listed(word.tensors)}, and the model reads {len(found)}: it has {', '.join(encoders)}"
         raise _refused("WEIGHTS_UNKNOWN_TENSOR", what)
-    [tensor] = tensors
-    if tensor.dtype not in FLOATS:
-        raise _refused("WEIGHTS_WRONG_TYPE", f"{name} is stored as {tensor.dtype}; read are {', '.join(FLOATS)}")
-    if len(tensor.shape) not in (1, 2) or not tensor.parameters:
-        what = f"{name} has the shape {tensor.shape}, and a learned embedding has (tokens, width)"
-        raise _refused("WEIGHTS_WRONG_SHAPE", what)
-    found = StoredWord(entry.token, tensor)
-    if found.learned.rows > MAX_ROWS:
-        what = f"{name} has {found.learned.rows} tokens for a word, and a prompt has room for {MAX_ROWS}"
-        raise _refused("WEIGHTS_WRONG_SHAPE", what)
-    return found
+    return StoredWord(word.word, found)
+
+
+def _rows(tensor: StoredTensor) -> int:
+    return tensor.shape[0] if len(tensor.shape) == 2 else 1
+
+
+def _listed(tensors: Mapping[str, StoredTensor]) -> str:
+    named = ", ".join(repr(shown(name)) for name in [*tensors][:3])
+    return f"{counted(len(tensors), 'tensor')} ({named or 'none'})"
+
+
+def _keys_of(encoders: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the names by which files have the rows of each text encoder."""
+    clips = iter(_OF_CLIPS)
+    return {
+        part: (next(clips),) if kind.startswith("CLIP") else _OF_OTHERS.get(kind, (part,))
+        for part, kind in encoders.items()
+    }
 
 
 def learned_words(entries: Iterable[EmbeddingEntry]) -> tuple[LearnedWord, ...]:

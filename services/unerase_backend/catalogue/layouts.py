@@ -99,7 +99,7 @@ def _pipeline(names: frozenset[str], _: Mapping[str, str]) -> bool:
     return len({name.partition(".")[0] for name in names} & {"unet", "vae", "text_encoder"}) > 1
 
 
-_KOHYA = r"^lora_(?:unet|te\d?)_.*\.(?:lora_down\.weight|lora_up\.weight|alpha)$"
+_KOHYA = r"^lora_(?:unet|transformer|te\d?)_.*\.(?:lora_down\.weight|lora_up\.weight|alpha)$"
 _RULES: tuple[_Rule, ...] = (
     (LYCORIS, _some(r"\.(?:hada_w[12]_[ab]|lokr_w[12](?:_[ab])?|oft_blocks|oft_diag|dora_scale)$")),
     (LECO_SPM, _leco_or_spm),

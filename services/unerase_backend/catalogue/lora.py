@@ -5,7 +5,8 @@ A LoRA gives a layer with the weight W two factors, `down` (r, in) and `up` (out
     W + scale * alpha / r * up @ down
 
 Without an alpha it is r, so that the factor is 1. These layouts are read; MODULE is a layer's name in diffusers or
-transformers, and `text_encoder` (`lora_te`) stands where `unet` stands:
+transformers, and `transformer` (`lora_transformer`), `text_encoder` (`lora_te`, `lora_te1`), `text_encoder_2`
+(`lora_te2`) and `text_encoder_3` (`lora_te3`) stand where `unet` stands:
 
 | program | names |
 | --- | --- |
@@ -13,6 +14,8 @@ transformers, and `text_encoder` (`lora_te`) stands where `unet` stands:
 | kohya's scripts, LECO, SPM | `lora_unet_MODULE.lora_down.weight`, `.lora_up.weight`, `.alpha`; dots are underscores |
 | diffusers 0.12 to 0.20 | `[unet.]BLOCK.processor.to_q_lora.down.weight`, `.up.weight` |
 | diffusers from 0.21 | `unet.MODULE.lora.down.weight`; of text encoders `MODULE.lora_linear_layer.down.weight` |
+
+For Stable Diffusion XL, kohya's scripts count a UNet's blocks as Stability's own code does (`unet_blocks`).
 """
 
 import json
@@ -25,9 +28,9 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError, safe_open
 
+from unerase_backend.catalogue import unet_blocks
 from unerase_backend.runtime.errors import UnsafeModelError
 
-Part = Literal["unet", "text_encoder"]
 Role = Literal["down", "up", "alpha"]
 
 METADATA_KEY = "lora_adapter_metadata"
@@ -40,18 +43,19 @@ _ROLE = re.compile(
         | (?:[._]lora|\.lora_linear_layer)?\.(?P<alpha>alpha) )$""",
     re.VERBOSE,
 )
-_PARTS: tuple[tuple[str, Part], ...] = (
-    ("lora_unet_", "unet"),
-    ("lora_te_", "text_encoder"),
-    ("lora_te1_", "text_encoder"),
-    ("unet.", "unet"),
-    ("text_encoder.", "text_encoder"),
-)
-# What the attention processors of both parts called their layers.
-_PROCESSORS: dict[Part, dict[str, str]] = {
-    "unet": {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"},
-    "text_encoder": {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"},
+_DENOISERS = ("unet", "transformer")
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+PARTS = (*_DENOISERS, *_TEXT_ENCODERS)
+"""The parts that a LoRA can change, denoisers first."""
+_PREFIXES = {
+    **{f"lora_{part}_": part for part in _DENOISERS},
+    "lora_te_": _TEXT_ENCODERS[0],
+    **{f"lora_te{number}_": part for number, part in enumerate(_TEXT_ENCODERS, 1)},
+    **{f"{part}.": part for part in PARTS},
 }
+# What the attention processors of denoisers and of text encoders called their layers.
+_OF_DENOISERS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
+_OF_TEXT_ENCODERS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 _OTHERS = {
     r"dora_scale|magnitude_vector": "DoRA, which also scales whole columns",
     r"\.lora_mid\.": "a LoCon with a third factor",
@@ -63,10 +67,10 @@ _OTHERS = {
     r"\.on_input$": "IA3",
     r"\.[ab][12]\.weight$": "GLoRA",
     r"\.lora_[AB]\.bias$|\.lora_embedding_": "a LoRA with changed biases or embeddings",
-    r"^(lora_te[23]_|text_encoder_[23]\.)": "a LoRA with a second text encoder, as for Stable Diffusion XL",
-    r"^(lora_transformer_|transformer\.|diffusion_model\.)": "a LoRA of a diffusion transformer",
-    r"^(?:unet\.|text_encoder\.)?base_model\.model\.": "a LoRA as PEFT alone stores it, whose alpha is in another "
-    "file; import it",
+    r"^lora_unet_(?:joint|double|single)_blocks_|^diffusion_model\.": "a LoRA of a diffusion transformer in its "
+    "authors' own names; store it in diffusers' layout (load_lora_weights, save_lora_weights)",
+    r"^(?:(?:unet|transformer|text_encoder(?:_[23])?)\.)?base_model\.model\.": "a LoRA as PEFT alone stores it, whose "
+    "alpha is in another file; import it",
     r"\.scalar$": "a LoCon of LyCORIS with a further factor; import it",
 }
 
@@ -75,7 +79,7 @@ _OTHERS = {
 class LoraKey:
     """What one tensor of a LoRA is."""
 
-    part: Part
+    part: str
     module: str
     """The layer's name as the file has it: with dots, or with underscores in their place."""
     role: Role
@@ -94,8 +98,8 @@ def parse(key: str) -> LoraKey | None:
     named = role["peft"] or role["kohya"] or role["old"] or role["alpha"]
     kind: dict[str, Role] = {"A": "down", "B": "up", "down": "down", "up": "up", "alpha": "alpha"}
     module = key[: role.start()]
-    part: Part = "unet"
-    for prefix, each in _PARTS:
+    part = "unet"
+    for prefix, each in _PREFIXES.items():
         if module.startswith(prefix):
             module, part = module.removeprefix(prefix), each
             break
@@ -104,8 +108,9 @@ def parse(key: str) -> LoraKey | None:
         if ".processor." not in module:
             return None
     owner, _, layer = module.rpartition(".")
-    if role.group().startswith("_lora") and layer in _PROCESSORS[part]:
-        module = f"{owner.removesuffix('.processor')}.{_PROCESSORS[part][layer]}"
+    layers = _OF_TEXT_ENCODERS if part in _TEXT_ENCODERS else _OF_DENOISERS
+    if role.group().startswith("_lora") and layer in layers:
+        module = f"{owner.removesuffix('.processor')}.{layers[layer]}"
     return LoraKey(part, module, kind[named])
 
 
@@ -158,11 +163,16 @@ def read_keys(path: Path) -> tuple[dict[str, LoraKey], dict[str, str]]:
     return parse_all(keys), metadata
 
 
-def parts_of(path: Path) -> list[Part]:
-    """Return the parts of a model that a LoRA file changes, UNet first; errors as in `read_keys`."""
+def parts_of(path: Path) -> list[str]:
+    """Return the parts of a model that a LoRA file changes, the denoiser first; errors as in `read_keys`."""
     parsed, _ = read_keys(path)
-    parts: tuple[Part, Part] = ("unet", "text_encoder")
-    return [part for part in parts if any(each.part == part for each in parsed.values())]
+    return [part for part in PARTS if any(each.part == part for each in parsed.values())]
+
+
+def layers_of(tensors: Iterable[str]) -> dict[str, str]:
+    """Return the layers of a module by the names that LoRAs give them, without dots; `tensors` are its weights."""
+    names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    return {flat(other): name for name, other in unet_blocks.counted(names).items()} | {flat(n): n for n in names}
 
 
 def strengths(metadata: Mapping[str, str]) -> Callable[[LoraKey, int], float]:

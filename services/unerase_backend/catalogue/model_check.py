@@ -5,17 +5,17 @@ on where a check needs the modules themselves: the names and shapes of all their
 takes the files and tensors that are found here, so that a check and a load cannot disagree.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unerase_backend.catalogue import configs, families, guard_files, lora, model_fit
-from unerase_backend.catalogue.backbone_kinds import BackboneKind, Parts, Role, of_role
+from unerase_backend.catalogue.backbone_kinds import BackboneKind, Configs, Parts, Role, of_role
 from unerase_backend.catalogue.catalogue import Catalogue
 from unerase_backend.catalogue.embeddings import PART as EMBEDDING
-from unerase_backend.catalogue.embeddings import StoredWord, named, stored_word
+from unerase_backend.catalogue.embeddings import StoredWord, named, placed, stored_word
 from unerase_backend.catalogue.entries import EmbeddingEntry, LoraEntry
 from unerase_backend.catalogue.findings import SCHEDULE, UNSUPPORTED, Findings, ModelCheck, ModelFacts, PartFacts
 from unerase_backend.catalogue.model_files import (
@@ -177,12 +177,15 @@ def _examine_words(entries: Iterable[EmbeddingEntry], source: ModelSource, findi
     for entry in entries:
         file = configs.shown(entry.file.name)
         try:
-            found = stored_word(entry)
-            known = "text_encoder" in source.configs
-            width = model_fit.value(source.configs, "text_encoder", "hidden_size") if known else found.width
-            if found.width != width:
-                what = f"{file} has {found.width} numbers for a token, and the text encoder {width}"
-                raise UnsafeModelError(what, reason="WEIGHTS_WRONG_SHAPE")
+            known = present(source.kind, source.index)
+            encoders = {part: known[part].kind for part in of_role(known, Role.TEXT_ENCODER)}
+            found = placed(stored_word(entry), encoders)
+            for part, tensor in found.tensors.items():
+                width = model_fit.embedding_width(source.configs, part)
+                if width is not None and tensor.shape[-1] != width:
+                    encoder = part.replace("_", " ")
+                    what = f"{file} has {tensor.shape[-1]} numbers for a token, and the {encoder} {width}"
+                    raise UnsafeModelError(what, reason="WEIGHTS_WRONG_SHAPE")
             if "tokenizer" in source.configs:
                 model_reaches(source.folder, tuple(word.learned for word in (*source.words, found)))
             source.words.append(found)
@@ -203,7 +206,9 @@ def _examine_changes(source: ModelSource, findings: Findings, shared: SharedFind
             what = ("configuration", part, path, source.folder)
             shared.examined(what, findings, partial(_compare_config, part, path, source))
     for entry in source.loras:
-        shared.examined(("lora", entry.file), findings, partial(_read_lora, entry.file))
+        known = tuple(present(source.kind, source.index))
+        examine_lora = partial(_examine_lora, entry.file, known, source.kind.title)
+        shared.examined(("lora", entry.file, known), findings, examine_lora)
 
 
 def _replacing_tensors(part: str, kind: str, path: Path, findings: Findings) -> dict[str, StoredTensor] | None:
@@ -211,9 +216,12 @@ def _replacing_tensors(part: str, kind: str, path: Path, findings: Findings) -> 
     return part_tensors(part, kind, weights, findings) if weights else None
 
 
-def _read_lora(file: Path, findings: Findings) -> None:
+def _examine_lora(file: Path, known: Sequence[str], title: str, findings: Findings) -> None:
     try:
-        lora.read_keys(file)
+        if other := [part for part in lora.parts_of(file) if part not in known]:
+            there = ", ".join(part for part in known if part in lora.PARTS)
+            message = f"the LoRA changes the {other[0]}, which this {title} does not have; it has {there}"
+            raise UnsafeModelError(message, reason="LORA_UNSUPPORTED")
     except UneraseError as error:
         findings.problem("lora", error.reason, error.message, found=configs.shown(file.name))
 
@@ -251,10 +259,9 @@ def _matters(key: str) -> bool:
 def facts_of(source: ModelSource, shared: SharedFindings) -> ModelFacts:
     """Return what the files of a model say of it."""
     known = source.configs
-    width = known.get("unet", {}).get("cross_attention_dim", 0)
     scheduler = known.get("scheduler", {})
     return ModelFacts(
-        family=families.version_of(width) if width and isinstance(width, int) else "",
+        family=_family_of(source.kind, known),
         parts={part: _shared_facts(part, source, shared) for part in source.kind.parts if part in source.tensors},
         prediction_type=prediction_type(scheduler) if scheduler else "",
         scheduler=str(scheduler.get("_class_name", "")),
@@ -263,8 +270,16 @@ def facts_of(source: ModelSource, shared: SharedFindings) -> ModelFacts:
     )
 
 
+def _family_of(kind: type[BackboneKind], known: Configs) -> str:
+    """Return the family in words, with the version that the width of prompts tells of Stable Diffusion 1 and 2."""
+    if families.DEFAULT not in kind.pipelines:
+        return kind.title
+    width = known.get("unet", {}).get("cross_attention_dim", 0)
+    return families.version_of(width) if width and isinstance(width, int) else ""
+
+
 def _shared_facts(part: str, source: ModelSource, shared: SharedFindings) -> PartFacts:
-    words = tuple(word.tensor for word in source.words) if part == "text_encoder" else ()
+    words = tuple(word.tensors[part] for word in source.words if part in word.tensors)
     what = ("facts", part, source.folder, source.changes.get(part, ()), words)
     return shared.examined(what, Findings(source.name), lambda _: _part_facts(part, source))
 
@@ -275,8 +290,7 @@ def _part_facts(part: str, source: ModelSource) -> PartFacts:
         # A tensor that the part lacks is a problem of its own.
         replacing = source.replacing.get(change, {}) if isinstance(change, Path) else {}
         tensors |= {name: each for name, each in replacing.items() if name in tensors}
-    if part == "text_encoder":
-        tensors |= {f"{EMBEDDING} {word.word}": word.tensor for word in source.words}
+    tensors |= {f"{EMBEDDING} {word.word}": word.tensors[part] for word in source.words if part in word.tensors}
     return PartFacts(
         files=tuple(dict.fromkeys(tensor.file.name for tensor in tensors.values())),
         parameters=sum(tensor.parameters for tensor in tensors.values()),

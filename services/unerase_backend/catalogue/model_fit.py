@@ -31,6 +31,12 @@ def value(configs: Configs, part: str, key: str) -> Any:
     return configs[part].get(key, DEFAULTS.get(part, {}).get(key))
 
 
+def embedding_width(configs: Configs, part: str) -> Any:
+    """Return how many numbers a text encoder has for a token; None if its configuration could not be read."""
+    # T5 calls it d_model.
+    return configs[part].get("d_model", value(configs, part, "hidden_size")) if part in configs else None
+
+
 def find_misfits(configs: Configs, resolution: int, findings: Findings) -> None:
     """Find what keeps the parts from working together.
 

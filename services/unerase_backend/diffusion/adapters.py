@@ -86,11 +86,11 @@ def merge(part: str, module: Any, factors: Mapping[str, Factors], scale: float) 
     Raises:
         UnsafeModelError: the module has no such layer, or a layer of another shape.
     """
-    names = {lora.flat(name.removesuffix(".weight")): name for name in module.state_dict() if name.endswith(".weight")}
+    state = module.state_dict()
+    names = {flat: f"{name}.weight" for flat, name in lora.layers_of(state).items()}
     if missing := sorted(set(factors) - set(names)):
         message = f"the {part} lacks {counted(len(missing), 'layer')} that the LoRA changes, {missing[0]!r} among them"
         raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
-    state = module.state_dict()
     for name in sorted(factors):
         weight, given = state[names[name]], factors[name]
         down, up = given.down.float().flatten(1), given.up.float().flatten(1)

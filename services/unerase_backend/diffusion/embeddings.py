@@ -1,7 +1,7 @@
 """Adds learned embeddings to a text encoder and its tokenizer, as diffusers' `load_textual_inversion` does.
 
-The text encoder's input embedding gets a row for each row of a learned word (`catalogue/embeddings.py` says which ids
-they have). The rows are read as float32 and rounded once, to the number type of the table.
+The input embedding of each text encoder gets a row for each row of a learned word (`catalogue/embeddings.py` says which
+ids they have). The rows are read as float32 and rounded once, to the number type of the table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ from unerase_backend.catalogue.tensors import UNREADABLE
 from unerase_backend.runtime.errors import UnsafeModelError
 
 
-def read(word: StoredWord) -> Tensor:
-    """Return the rows of a word, (rows, width), float32 on the CPU.
+def read(word: StoredWord, part: str) -> Tensor:
+    """Return the rows of a word in a text encoder, (rows, width), float32 on the CPU.
 
     Raises:
         UnsafeModelError: the file was changed since it was checked, or a number is not finite.
     """
-    name = shown(word.tensor.file.name)
+    name, tensor = shown(word.file.name), word.tensors[part]
     try:
-        with safe_open(word.tensor.file, framework="pt") as file:
-            rows: Tensor = file.get_tensor(word.tensor.name).float().reshape(-1, word.width)
+        with safe_open(tensor.file, framework="pt") as file:
+            rows: Tensor = file.get_tensor(tensor.name).float().reshape(-1, tensor.shape[-1])
     except UNREADABLE as error:
         message = f"{name} cannot be read any more; it was changed while it was loaded"
         raise UnsafeModelError(message, reason="WEIGHTS_UNREADABLE") from error
@@ -38,8 +38,9 @@ def read(word: StoredWord) -> Tensor:
 
 
 @torch.no_grad()
-def add(words: Sequence[StoredWord], tokenizer: Any, text_encoder: Any) -> dict[int, tuple[int, ...]]:
-    """Add words to a model's own tokenizer and text encoder; return the ids of each word's rows by the first of them.
+def add(words: Sequence[StoredWord], part: str, tokenizer: Any, text_encoder: Any) -> dict[int, tuple[int, ...]]:
+    """Add words to one of a model's text encoders, the `part`, and to its tokenizer; return the ids of each word's rows
+    by the first of them.
 
     Raises:
         UnsafeModelError: as in `read` and `add_words`.
@@ -54,7 +55,7 @@ def add(words: Sequence[StoredWord], tokenizer: Any, text_encoder: Any) -> dict[
     grown = table.new_zeros((size, table.shape[1]))
     grown[: len(table)] = table
     for word, own in zip(words, ids.values(), strict=True):
-        grown[list(own)] = read(word).to(grown)
+        grown[list(own)] = read(word, part).to(grown)
     weight = nn.Parameter(grown, requires_grad=table.requires_grad)
     for each in layers_of(text_encoder, table):
         each.weight, each.num_embeddings = weight, size

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.backbone_kinds import Parts, Role, of_role
+from unerase_backend.catalogue.backbone_kinds import Parts, Role, of_role, tokenizer_of
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.stepping import schedule_of
 from unerase_backend.diffusion import adapters, embeddings, weights
@@ -80,7 +80,8 @@ def load_model(
     (autoencoder,) = of_role(kind.parts, Role.AUTOENCODER)
     modules[autoencoder] = prepared.to_fill(autoencoder)
     weights.fill(modules[autoencoder], prepared.source.tensors[autoencoder], torch.float32)
-    words = embeddings.add(prepared.source.words, prepared.tokenizers["tokenizer"], modules.get("text_encoder"))
+    encoders = [part for part in of_role(kind.parts, Role.TEXT_ENCODER) if part in modules]
+    words = {part: _add_words(prepared, part, modules[part]) for part in encoders}
     apart = _apart(kind.parts, modules, device)
     for part, module in modules.items():
         module.to("cpu" if part in apart else device).eval().requires_grad_(trainable)
@@ -111,10 +112,16 @@ def _apart(parts: Parts, modules: Mapping[str, Any], device: torch.device) -> se
     return {part for part, size in sizes.items() if size >= LARGE_TEXT_ENCODER}
 
 
-def _backbone(prepared: Prepared, modules: Mapping[str, Any], words: Mapping[int, tuple[int, ...]]) -> Backbone:
+def _add_words(prepared: Prepared, part: str, encoder: Any) -> dict[int, tuple[int, ...]]:
+    return embeddings.add(prepared.source.words, part, prepared.tokenizers[tokenizer_of(part)], encoder)
+
+
+def _backbone(
+    prepared: Prepared, modules: Mapping[str, Any], words: Mapping[str, Mapping[int, tuple[int, ...]]]
+) -> Backbone:
     kind: Any = prepared.source.kind
     made: Backbone = kind(modules, prepared.tokenizers, prepared.source.index, prepared.source.max_sequence_length)
-    made.readers = (made.readers[0].with_words(words), *made.readers[1:])
+    made.readers = tuple(reader.with_words(words[reader.part]) for reader in made.readers)
     return made
 
 

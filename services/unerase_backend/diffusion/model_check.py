@@ -89,9 +89,10 @@ def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, m
         guard_files.find_misfits(catalogue.guards(name), prepared.modules[denoiser], findings)
     for word in source.words:
         try:
-            embeddings.read(word)
+            for part in word.tensors:
+                embeddings.read(word, part)
         except UnsafeModelError as error:
-            findings.problem(EMBEDDING, error.reason, error.message, found=shown(word.tensor.file.name))
+            findings.problem(EMBEDDING, error.reason, error.message, found=shown(word.file.name))
     schedule = source.configs.get("scheduler")
     if schedule is not None:
         made_of = partial(_schedule, source.folder, schedule)

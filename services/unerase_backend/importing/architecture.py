@@ -34,7 +34,7 @@ class Architecture:
             raise UnsafeModelError(message, reason="MODEL_INCOMPLETE")
         return self.configurations[part]
 
-    def shapes(self, part: Part) -> dict[str, torch.Size] | None:
+    def shapes(self, part: str) -> dict[str, torch.Size] | None:
         """Return the shape of every tensor of a part; None without its configuration.
 
         Raises:
@@ -74,7 +74,7 @@ def classes() -> tuple[Any, Any, Any, Any]:
     return AutoencoderKL, UNet2DConditionModel, CLIPTextConfig, CLIPTextModel
 
 
-def _shapes(part: Part, configuration: dict[str, Any]) -> dict[str, torch.Size]:
+def _shapes(part: str, configuration: dict[str, Any]) -> dict[str, torch.Size]:
     AutoencoderKL, UNet2DConditionModel, CLIPTextConfig, CLIPTextModel = classes()
     try:
         with torch.device("meta"):

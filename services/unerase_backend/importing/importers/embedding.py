@@ -19,7 +19,8 @@ def import_embedding(source: Source) -> Imported:
     """Return the embedding, (tokens, width), by its word."""
     names = set(source.tensors)
     if names & {"clip_l", "clip_g"}:
-        raise _refused("it is an embedding for Stable Diffusion XL, which has two text encoders")
+        what = "it is an embedding for several text encoders, as Stable Diffusion XL has, which is not imported"
+        raise _refused(f"{what}: a catalogue's entry takes such a .safetensors file as it is (embedding, token)")
     own = {name: tensor for name, tensor in source.tensors.items() if name.startswith(_PARAMETER)}
     if not own and (contained := contents((contents(source.held) or {}).get("string_to_param"))):
         own = {_PARAMETER + str(name): each for name, each in contained.items() if isinstance(each, Tensor)}

@@ -16,7 +16,8 @@ from unerase_backend.importing.registry import Imported, Source, importer
 from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
-_PART = re.compile(r"^(?:(?P<before>unet|text_encoder)\.)?base_model\.model\.(?:(?P<behind>unet|text_encoder)\.)?")
+_PARTS = "|".join(map(re.escape, lora.PARTS))
+_PART = re.compile(rf"^(?:(?P<before>{_PARTS})\.)?base_model\.model\.(?:(?P<behind>{_PARTS})\.)?")
 _BESIDE = "adapter_config.json"
 _SCALAR = ".scalar"
 _SUFFIXES = {"down": "lora_A.weight", "up": "lora_B.weight", "alpha": "alpha"}
@@ -91,17 +92,17 @@ def _layer(source: Source, key: lora.LoraKey) -> str:
     shapes = source.architecture.shapes(key.part)
     if shapes is None:
         return key.module
-    names = {lora.flat(name.removesuffix(".weight")): name for name in shapes if name.endswith(".weight")}
+    names = lora.layers_of(shapes)
     if lora.flat(key.module) not in names:
         message = f"the {key.part} of the model has no layer {key.module!r}, which the LoRA changes"
         raise UnsafeModelError(message, reason="WEIGHTS_UNKNOWN_TENSOR")
-    return names[lora.flat(key.module)].removesuffix(".weight")
+    return names[lora.flat(key.module)]
 
 
 def _key(key: lora.LoraKey, layer: str, role: str) -> str:
     if "." in layer:
         return f"{key.part}.{layer}.{_SUFFIXES[role]}"
-    return f"lora_{'te' if key.part == 'text_encoder' else 'unet'}_{layer}.{_FLAT[role]}"
+    return f"lora_{key.part.replace('text_encoder', 'te').replace('_', '')}_{layer}.{_FLAT[role]}"
 
 
 def _check_ranks(parsed: Mapping[str, lora.LoraKey], tensors: Mapping[str, Tensor]) -> None:
