@@ -14,6 +14,7 @@ BACKEND = Path(unerase_backend.__file__).parent
 ENGINES = [f"unerase_backend.{room}.engine" for room in ("generation", "classification", "probing", "attack")]
 COMPONENTS = [f"unerase_backend.{package}" for package in ("probing.probes", "attack.attacks", "classification.judges")]
 GROUP = "unerase.test"
+OWN_GROUPS = source._GROUPS
 
 Install = Callable[..., Path]
 
@@ -189,6 +190,20 @@ def test_another_version_of_a_third_partys_distribution_changes_its_digest(insta
     install({}, "acme", version="1.1")
     assert source.component_digest("acme") != before[0]
     assert source.registered_digest(GROUP) != before[1]
+
+
+def test_an_edit_of_a_third_partys_family_of_models_changes_every_digest(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "unerase.backbones" in OWN_GROUPS
+    monkeypatch.setattr(source, "_BACKBONES", GROUP)
+    assert source.with_backbones("rooms") == "rooms"
+    install({"acme/__init__.py": "", "acme/family.py": ""}, "acme.family")
+    before = source.with_backbones("rooms")
+    assert before != "rooms"
+    install({"acme/family.py": "edited = True\n"}, "acme.family")
+    assert source.with_backbones("rooms") not in (before, "rooms")
+    assert source.with_backbones("other rooms") != source.with_backbones("rooms")
 
 
 def test_a_namespace_that_packages_share_is_not_theirs(install: Install) -> None:

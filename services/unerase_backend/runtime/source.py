@@ -16,7 +16,8 @@ from pathlib import Path
 from unerase import internal
 from unerase.v1 import types_pb2
 
-_GROUPS = ("unerase.probes", "unerase.attacks", "unerase.judges", "unerase.guards")
+_BACKBONES = "unerase.backbones"
+_GROUPS = ("unerase.probes", "unerase.attacks", "unerase.judges", "unerase.guards", _BACKBONES)
 
 PICTURE_ROOMS = ("runtime", "catalogue", "diffusion", "evaluation", "generation")
 """The rooms whose code makes pictures: generation, and the rooms that it imports."""
@@ -39,6 +40,14 @@ def rooms_digest(rooms: Sequence[str], backend: Path = Path(__file__).parents[1]
     _add(digest, "internal", Path(internal.__path__[0]))
     _add(digest, "types", Path(types_pb2.__file__))
     return digest.hexdigest()
+
+
+def with_backbones(rooms: str) -> str:
+    """Return the digest of rooms with the packages of third parties' families of models; as it is where there are none.
+
+    Whatever is computed may be computed with such a family, so that their code counts as the backend's own does.
+    """
+    return _digest(rooms, registered_digest(_BACKBONES)) if entry_points(group=_BACKBONES) else rooms
 
 
 def component_digest(module: str) -> str:
@@ -130,5 +139,5 @@ def _top(module: str) -> str:
 
 
 # At the end of the module, because they need everything above.
-PICTURES = rooms_digest(PICTURE_ROOMS)
-RESULTS = rooms_digest(RESULT_ROOMS)
+PICTURES = with_backbones(rooms_digest(PICTURE_ROOMS))
+RESULTS = with_backbones(rooms_digest(RESULT_ROOMS))
