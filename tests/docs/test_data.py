@@ -143,6 +143,15 @@ def _labelled(text: str, folder: Path) -> None:
     assert Catalogue.load([str(base), str(file)]).models["sd/edited"].labels["release"] == "2026-12"
 
 
+def _flux(text: str, folder: Path) -> None:
+    """Load the entries with the testbed's pipeline in the place of each."""
+    for name in ("FLUX.1-dev", "FLUX.1-schnell"):
+        shutil.copytree(WEIGHTS / "reference", folder / name)
+    file = folder / "catalogue.yaml"
+    file.write_text(text)
+    assert yaml.safe_load(text)["models"].keys() <= Catalogue.load([str(file)]).models.keys()
+
+
 def _filters(text: str, folder: Path) -> None:
     """Each is a filter of audits or, the last, of models."""
     *of_audits, of_models = text.splitlines()
@@ -199,6 +208,7 @@ LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("docs/judges.md", "hub_organisations"): _hub_judge,
     ("docs/guards.md", "models:"): _guards,
     ("docs/operations.md", "models:"): _catalogue,
+    ("docs/real-models.md", "models:\n  flux/dev"): _flux,
     ("docs/real-models.md", "models:\n  sd/adapted"): _adapted,
     ("docs/real-models.md", "models:\n  sd/toy"): _worded,
     ("docs/real-models.md", "models:\n  sd/edited: {base: sd/base, unet: erased/unet.safetensors, labels"): _labelled,

@@ -145,15 +145,18 @@ class TinyModel:
     def call(self, prompts: Sequence[str], scale: float, latents: Tensor, steps: int = STEPS) -> Tensor:
         """Return the latents that diffusers' pipeline ends with."""
         side = {"height": RESOLUTION, "width": RESOLUTION}
+        rows, *shape = latents.shape
         found: Tensor = self.pipeline(
             list(prompts),
             num_inference_steps=steps,
             guidance_scale=scale,
-            latents=latents.clone(),
+            latents=self.pipeline._pack_latents(latents, rows, *shape) if self.tiny.packed else latents.clone(),
             output_type="latent",
             **side,
             **self.tiny.call,
         ).images
+        if self.tiny.packed:
+            found = self.pipeline._unpack_latents(found, RESOLUTION, RESOLUTION, self.pipeline.vae_scale_factor)
         return found
 
 

@@ -13,6 +13,8 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -51,6 +53,8 @@ class TinyPipeline:
     """Arguments of the pipeline's own call beside prompts, steps, guidance and latents."""
     guided: bool = True
     """Whether guidance is classifier-free."""
+    packed: bool = False
+    """Whether the pipeline takes and gives latents with squares of 2 x 2 as one token."""
 
 
 def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
@@ -208,7 +212,41 @@ def stable_diffusion_3_pipeline(*, with_t5: bool = False) -> Any:
     )
 
 
+def flux_pipeline(*, dev: bool = True) -> Any:
+    """FLUX.1: a transformer on a flow that reads T5 and a pooled encoding; dev reads the guidance scale as well."""
+    first, second = clip_tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        pooled_projection_dim=16,
+        guidance_embeds=dev,
+        axes_dims_rope=(2, 2, 4),
+    )
+    dynamic: dict[str, Any] = {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15}
+    latents: dict[str, Any] = {"latent_channels": 4, "use_quant_conv": False, "use_post_quant_conv": False}
+    return FluxPipeline(
+        transformer=enlarged(transformer, 1.5),
+        vae=autoencoder(scaling_factor=0.36, shift_factor=0.12, **latents),
+        text_encoder=clip_encoder(CLIPTextModel, first, 16),
+        text_encoder_2=t5_encoder(second, 24),
+        tokenizer=first,
+        tokenizer_2=second,
+        scheduler=FlowMatchEulerDiscreteScheduler(**dynamic) if dev else FlowMatchEulerDiscreteScheduler(shift=1.0),
+    )
+
+
 _T5_TOKENS = 12
+_OF_FLUX: dict[str, Any] = {
+    "family": "flux",
+    "entry": {"max_sequence_length": _T5_TOKENS},
+    "call": {"max_sequence_length": _T5_TOKENS},
+    "guided": False,
+    "packed": True,
+}
 _OF_SD3: dict[str, Any] = {
     "family": "stable-diffusion-3",
     "entry": {"max_sequence_length": _T5_TOKENS},
@@ -224,6 +262,8 @@ PIPELINES: dict[str, TinyPipeline] = {
     ),
     "stable-diffusion-3": TinyPipeline(build=stable_diffusion_3_pipeline, **_OF_SD3),
     "stable-diffusion-3-t5": TinyPipeline(build=lambda: stable_diffusion_3_pipeline(with_t5=True), **_OF_SD3),
+    "flux-dev": TinyPipeline(build=flux_pipeline, **_OF_FLUX),
+    "flux-schnell": TinyPipeline(build=lambda: flux_pipeline(dev=False), **_OF_FLUX),
 }
 """The pipelines by name. Every family has one at least."""
 

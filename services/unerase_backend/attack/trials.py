@@ -15,7 +15,8 @@ from unerase.v1.types_pb2 import SAMPLE_STATUS_UNSCORED
 from unerase_backend.attack.beside import beside
 from unerase_backend.attack.prompts import CaseRecord, Draw
 from unerase_backend.diffusion.shapes import BATCH_ROWS
-from unerase_backend.evaluation.models import UNGUIDED, Models, panel
+from unerase_backend.evaluation.cost import rows_of_step
+from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.prompts import guidance_of
 
 PORTION_ROWS = BATCH_ROWS
@@ -72,7 +73,7 @@ class Trials:
     def _rows(self, trial: _Trial) -> int:
         if trial.failure:
             return 0
-        return 1 if guidance_of(self._unit, trial.draw.case) == UNGUIDED else 2 + self._unit.guard_rows
+        return rows_of_step(self._unit, guidance_of(self._unit, trial.draw.case))
 
     def _hand_over(self, count: int) -> None:
         portion, self._waiting = self._waiting[:count], self._waiting[count:]

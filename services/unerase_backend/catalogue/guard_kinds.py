@@ -41,7 +41,8 @@ class GuardKind(Protocol):
     """A model may have only one guard of this kind."""
     rows: ClassVar[int]
     """Rows that it adds to each guided step."""
-
+    needs_classifier_free: ClassVar[bool]
+    """Whether it fits only models with classifier-free guidance."""
     needs_unet: ClassVar[bool]
     """Whether `check_unet` looks at anything."""
 
@@ -63,6 +64,12 @@ class GuardKind(Protocol):
 
 
 KINDS = Components[type[GuardKind]]("kind of guard", "unerase_backend.diffusion.guards", "unerase.guards")
+
+
+def needs_rows(kind: str, family: str) -> str:
+    """Return why a guard does not fit the models of a family without classifier-free guidance."""
+    what = "it acts on the rows of classifier-free guidance"
+    return f"the guard {kind} does not fit the model: {what}, and {family} predicts one row, under the prompt"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from unerase_backend.catalogue.embeddings import PART as EMBEDDING
 from unerase_backend.catalogue.embeddings import StoredWord, named, placed, stored_word
 from unerase_backend.catalogue.entries import EmbeddingEntry, LoraEntry
 from unerase_backend.catalogue.findings import SCHEDULE, UNSUPPORTED, Findings, ModelCheck, ModelFacts, PartFacts
+from unerase_backend.catalogue.guard_kinds import KINDS, needs_rows
+from unerase_backend.catalogue.model_families import Guidance, family_of_folder
 from unerase_backend.catalogue.model_files import (
     SCHEDULER,
     WeightFiles,
@@ -171,6 +173,10 @@ def _examine_guards(catalogue: Catalogue, name: str, fetch: bool, findings: Find
         what = f"what the guard {guard.kind} reads of {root.hub}"
         findings.note(f"{what} is fetched when it is first used, and was not checked")
     guard_files.find_problems([guard for guard in guards if guard not in later], folder, findings)
+    family = family_of_folder(folder)
+    for guard in guards:
+        if family.guidance is not Guidance.CLASSIFIER_FREE and KINDS.all()[guard.kind].needs_classifier_free:
+            findings.problem(guard_files.PART, "GUARD_UNFIT", needs_rows(guard.kind, family.title))
 
 
 def _examine_words(entries: Iterable[EmbeddingEntry], source: ModelSource, findings: Findings) -> None:

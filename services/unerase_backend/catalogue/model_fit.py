@@ -1,7 +1,7 @@
 """Whether the parts of a model fit each other, and what can be sampled, by their configurations alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unerase_backend.catalogue.backbone_kinds import Configs
@@ -23,6 +23,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "vae": {"latent_channels": 4, "block_out_channels": (64,), "scaling_factor": 0.18215},
     "text_encoder": {"hidden_size": 512, "max_position_embeddings": 77, "vocab_size": 49408},
 }
+Rule = tuple[tuple[str, ...], Callable[[Configs, int, Findings], None]]
+"""The parts that a rule looks at, and what finds its problems by configurations and the resolution."""
 _EXTRA_CONDITIONING = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
 
 
@@ -38,12 +40,17 @@ def embedding_width(configs: Configs, part: str) -> Any:
 
 
 def find_misfits(configs: Configs, resolution: int, findings: Findings) -> None:
-    """Find what keeps the parts from working together.
+    """Find what keeps the parts of Stable Diffusion 1 and 2 from working together.
 
     `configs` holds the configurations of `unet`, `vae`, `text_encoder` and `tokenizer` as far as they could be read.
     """
+    find_by_rules(_RULES, configs, resolution, findings)
+
+
+def find_by_rules(rules: Iterable[Rule], configs: Configs, resolution: int, findings: Findings) -> None:
+    """Find what is wrong by rules, each of which is asked if the parts that it looks at could be read."""
     try:
-        for parts, rule in _RULES:
+        for parts, rule in rules:
             if all(part in configs for part in parts):
                 rule(configs, resolution, findings)
     except (TypeError, ValueError, AttributeError, OverflowError):
@@ -80,7 +87,8 @@ def _widths(configs: Configs, _: int, findings: Findings) -> None:
         findings.problem("unet", UNSUPPORTED, what, remedy="take both parts from one model")
 
 
-def _lengths(configs: Configs, _: int, findings: Findings) -> None:
+def find_long_prompts(configs: Configs, _: int, findings: Findings) -> None:
+    """Find a `tokenizer` whose prompts are longer than the CLIP of `text_encoder` reads."""
     written, read = prompt_length(configs), int(value(configs, "text_encoder", "max_position_embeddings"))
     if not 0 < written <= read:
         length = written or "of no given length"
@@ -89,10 +97,14 @@ def _lengths(configs: Configs, _: int, findings: Findings) -> None:
         findings.problem("tokenizer", UNSUPPORTED, what, remedy=remedy, found="tokenizer/tokenizer_config.json")
 
 
-def _scaling(configs: Configs, _: int, findings: Findings) -> None:
-    factor = value(configs, "vae", "scaling_factor")
+def find_bad_scale(configs: Configs, _: int, findings: Findings) -> None:
+    """Find factors of the `vae` that scale and shift no latents."""
+    factor, shift = value(configs, "vae", "scaling_factor"), value(configs, "vae", "shift_factor")
     if not (type(factor) in (int, float) and math.isfinite(factor) and factor > 0):
         what = f"the scaling_factor of the VAE is {factor!r}, and must be a number above 0"
+        findings.problem("vae", UNSUPPORTED, what, found="vae/config.json")
+    if shift is not None and not (type(shift) in (int, float) and math.isfinite(shift)):
+        what = f"the shift_factor of the VAE is {shift!r}, and must be a number"
         findings.problem("vae", UNSUPPORTED, what, found="vae/config.json")
 
 
@@ -108,8 +120,8 @@ _RULES = (
     (("unet",), _conditioning),
     (("unet", "vae"), _latents),
     (("unet", "text_encoder"), _widths),
-    (("tokenizer", "text_encoder"), _lengths),
-    (("vae",), _scaling),
+    (("tokenizer", "text_encoder"), find_long_prompts),
+    (("vae",), find_bad_scale),
     (("unet", "vae"), _resolution),
 )
 

@@ -35,6 +35,7 @@ from unerase_backend.catalogue.backbone_kinds import (
     of_role,
     tokenizer_of,
 )
+from unerase_backend.catalogue.model_families import Guidance
 from unerase_backend.runtime.components import RegistrationError
 
 if TYPE_CHECKING:
@@ -135,6 +136,20 @@ class Backbone:
             encoding: Of `rows` prompts.
         """
         raise NotImplementedError
+
+    @property
+    def guidance(self) -> Guidance:
+        """How the denoiser is led to a prompt.
+
+        Where the scale is embedded, `encode` gives the one that training errors are measured at
+        (`encoding.GUIDANCE`), and the sampler each trajectory's own.
+        """
+        return Guidance.CLASSIFIER_FREE
+
+    @property
+    def classifier_free(self) -> bool:
+        """Whether guidance weighs several rows of a trajectory; without, it has one."""
+        return self.guidance is Guidance.CLASSIFIER_FREE
 
     @property
     def shrinking(self) -> int:

@@ -13,13 +13,15 @@ POOLED = "pooled"
 """The name of what text encoders say of whole prompts, (prompts, width)."""
 MASK = "mask"
 """The name of what is 1 where a token of `states` counts, and else 0, (prompts, tokens)."""
+GUIDANCE = "guidance"
+"""The name of the guidance scale where the denoiser reads it (`Backbone.guidance`), (prompts,), float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
     """Tensors by name, each with one row for each prompt, or without rows for a single prompt.
 
-    Every family has `states`, and some have `pooled` or `mask`; a family may add others.
+    Every family has `states`, and some have `pooled`, `mask` or `guidance`; a family may add others.
     """
 
     tensors: Mapping[str, Tensor]
@@ -64,6 +66,12 @@ class Encoding:
     def clone(self) -> "Encoding":
         """Return a copy."""
         return self.each(torch.clone)
+
+    def guided(self, scale: float) -> "Encoding":
+        """Return the encoding with another guidance scale, where the denoiser reads one."""
+        if GUIDANCE not in self.tensors:
+            return self
+        return Encoding({**self.tensors, GUIDANCE: torch.full_like(self.tensors[GUIDANCE], scale)})
 
     def zeros(self, rows: int) -> "Encoding":
         """Return an encoding of `rows` prompts like this single one, of zeros."""

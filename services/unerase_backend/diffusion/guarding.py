@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakSet
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, Trajectory
-from unerase_backend.catalogue.guard_kinds import KINDS, GuardEntry, GuardParameters, named_files
+from unerase_backend.catalogue.guard_kinds import KINDS, GuardEntry, GuardParameters, named_files, needs_rows
 from unerase_backend.runtime.components import RegistrationError
+from unerase_backend.runtime.errors import PreconditionError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +75,8 @@ class Guard:
     """A model may have only one guard of this kind."""
     rows: ClassVar[int] = 0
     """Rows of the UNet that it adds to each guided step."""
+    needs_classifier_free: ClassVar[bool] = False
+    """Whether it acts where classifier-free guidance has several rows (2 and 4), and so fits no model without it."""
     needs_unet: ClassVar[bool] = False
     """Whether `check_unet` looks at anything, so that it is worth building a UNet without memory for it."""
     kind: ClassVar[str] = ""
@@ -213,6 +216,8 @@ class Guards:
         """
         if model not in self._checked:
             for each in self.guards:
+                if each.needs_classifier_free and not model.backbone.classifier_free:
+                    raise PreconditionError(needs_rows(each.kind, model.backbone.title), reason="GUARD_UNFIT")
                 each.check(model)
             self._checked.add(model)
 
@@ -237,9 +242,12 @@ class Guards:
             conditioning = changed
         return conditioning
 
-    def prompts(self, trajectory: Trajectory, conditioning: Conditioning) -> list[Conditioning]:
-        """Return what a trajectory's rows of the UNet read: its conditioning, guards' concepts, the empty prompt."""
-        if trajectory.guidance_scale == 1:
+    def prompts(self, model: DiffusionModel, trajectory: Trajectory, conditioning: Conditioning) -> list[Conditioning]:
+        """Return what a trajectory's rows of the denoiser read: its conditioning, guards' concepts, the empty prompt.
+
+        It is the conditioning alone without guidance, and of a model whose guidance is not classifier-free.
+        """
+        if trajectory.guidance_scale == 1 or not model.backbone.classifier_free:
             return [conditioning]
         negative = next((each.negative for each in self.guards if each.negative is not None), "")
         concepts = [Conditioning(text=each.concept) for each in self.guards if each.concept is not None]

@@ -7,6 +7,9 @@ Salimans, arXiv 2207.12598) of the model's output (`prediction`):
 
     output = output_empty + scale * (output_conditioning - output_empty)
 
+A model of a family whose guidance is in the network (`Backbone.guidance`) has one row, which reads the scale if the
+network does.
+
 Guidance by a classifier follows (`classifier`), if the trajectory has one, and then the step of `schedule`. If the
 trajectory inpaints, the given picture's latents are then put around the mask. The mask is a central square of latent
 cells: the picture's square, rounded outward to whole cells. The result is the latents that the last step reaches, or,
@@ -168,7 +171,8 @@ class Sampler:
         check_given(self.model, trajectory, given)
         given.guards.check(self.model)
         try:
-            prompts = given.guards.prompts(trajectory, given.guards.read(self.model, trajectory.conditioning))
+            read = given.guards.read(self.model, trajectory.conditioning)
+            prompts = given.guards.prompts(self.model, trajectory, read)
         except WithheldError as refusal:
             self._refused.append(Finished(key, torch.empty(0), None, str(refusal), withheld=True))
             return
@@ -238,7 +242,7 @@ class Sampler:
         self._guidance[slot] = trajectory.guidance_scale
         self._slot_of_row[list(flight.rows)] = slot
         encodings[0] = flight.given.guards.project(self.model, flight.prompts[0], encodings[0])
-        self._prompts[list(flight.rows)] = Encoding.stack(encodings)
+        self._prompts[list(flight.rows)] = Encoding.stack(encodings).guided(trajectory.guidance_scale)
         steps = trajectory.steps
         level, reached = self.model.schedule.levels(steps)
         eta = torch.full_like(level.signal, trajectory.eta)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from unerase.internal.v1alpha1.generation_pb2 import ModelChange
 from unerase.v1.models_pb2 import Model
-from unerase_backend.catalogue.backbone_kinds import Role, of_role
+from unerase_backend.catalogue.backbone_kinds import Role, denoiser_of, of_role
 from unerase_backend.catalogue.model_check import ModelSource
 
 
@@ -23,8 +23,10 @@ def text_digest(source: ModelSource, described: Model, changes: Sequence[ModelCh
     for file in described.files:
         if file.component in encoders:
             digest.update(file.SerializeToString(deterministic=True))
-    for part in encoders:
-        digest.update(repr(sorted(source.configs.get(part, {}).items())).encode())
+    # What the denoiser reads beside the text encoders' states depends on it, as a guidance scale.
+    for part in (*encoders, denoiser_of(source.kind.parts)):
+        known = source.configs.get(part, {}).items()
+        digest.update(repr(sorted((key, value) for key, value in known if not key.startswith("_"))).encode())
     for part in of_role(source.kind.parts, Role.TOKENIZER):
         for path in sorted((source.folder / part).glob("*")):
             if path.is_file():

@@ -5,7 +5,8 @@ A formula is arithmetic (`+ - * /`, numbers, lists) over the evaluation's parame
 
     unit.cases            cases of the unit
     unit.steps            denoising steps of a picture
-    unit.guided           rows of one guided step: 2 and those of guards, or 1 if every case has guidance scale 1
+    unit.guided           rows of one guided step: 2 and those of guards, or 1 if every case has guidance scale 1 or
+                          the guidance is in the network
     unit.placebo          1 in a unit of a placebo, 0 in the others
     unit.first            1 in the unit that holds the audit's first case, 0 in the others
     unit.searches         1, or 0 where another unit of the audit makes the same search (that of the open weights)
@@ -28,6 +29,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Target
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import CONTROL_KIND_PLACEBO, EvaluationDescription
 from unerase_backend.catalogue.kinds import alike, bystanders
+from unerase_backend.evaluation.models import UNGUIDED
 from unerase_backend.evaluation.parameters import Parameters
 from unerase_backend.evaluation.prompts import guidance_of
 
@@ -86,7 +88,7 @@ class Work:
 
 def work_of(unit: Unit, description: EvaluationDescription, parameters: Parameters, surroundings: Surroundings) -> Work:
     """Count a unit's work; an evaluation without usable formulas gets a high estimate."""
-    guided = 1 if all(scale == 1 for scale in _guidance_scales(unit)) else 2 + unit.guard_rows
+    guided = max(rows_of_step(unit, scale) for scale in _guidance_scales(unit))
     if description.pictures and description.rows:
         known = {
             "cases": len(unit.cases),
@@ -110,6 +112,11 @@ def work_of(unit: Unit, description: EvaluationDescription, parameters: Paramete
             return Work(pictures, rows)
     pictures = ASSUMED_PICTURES * len(unit.cases)
     return Work(pictures, pictures * unit.steps * guided + description.attack * ASSUMED_ATTACK_ROWS, assumed=True)
+
+
+def rows_of_step(unit: Unit, guidance_scale: float) -> int:
+    """Return the rows of the denoising network that one step of a unit's trajectory has."""
+    return 1 if unit.one_row or guidance_scale == UNGUIDED else 2 + unit.guard_rows
 
 
 def _guidance_scales(unit: Unit) -> set[float]:

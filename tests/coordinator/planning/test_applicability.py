@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf import json_format
+from safetensors.torch import save_file
 
 from support.families import AS_FLUX, register
+from support.tiny_models import saved
+from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import MODEL_CAPABILITY_UNGUIDED_ROW, EvaluationDescription, NotApplicable
 from unerase_backend.catalogue import Catalogue
@@ -49,6 +52,13 @@ def listed(*names: str) -> dict[str, object]:
     return {"evaluations": [{"name": name} for name in names]}
 
 
+def with_one_row(unit: Unit) -> Unit:
+    changed = Unit()
+    changed.CopyFrom(unit)
+    changed.one_row = True
+    return changed
+
+
 def test_a_preset_is_planned_without_what_does_not_apply(plan: Planner) -> None:
     planned = plan(battery={"preset": "standard"})
     why = NotApplicable(reason=REASON, lacks=[MODEL_CAPABILITY_UNGUIDED_ROW], family="flux-dev")
@@ -73,7 +83,9 @@ def test_the_rest_is_planned_as_without_it(
     register(monkeypatch)
     others = plan_of(Catalogue.load(), ArtifactStore(str(tmp_path)), everything, battery={"preset": "standard"})
     assert inapplicable(others) == {}
-    assert list(planned.units) == [unit for unit in others.units if unit.evaluation not in UNGUIDED]
+    applying = [unit for unit in others.units if unit.evaluation not in UNGUIDED]
+    # A guided step has one row.
+    assert list(planned.units) == [with_one_row(unit) for unit in applying]
 
 
 def test_what_is_named_is_planned_as_not_applicable_and_is_no_error(plan: Planner) -> None:
@@ -157,3 +169,24 @@ def test_every_role_is_of_the_subject_s_family(
     assert f"FLUX.1 dev, not {STABLE_DIFFUSION.title}" in violation.description
     beside = AuditSpec(subject="other/reference", reference="other/reference", control="small/never")
     assert [each.field for each in family_problems(beside, catalogue)] == ["spec.control"]
+
+
+@pytest.mark.parametrize(("name", "family"), [("flux-dev", "FLUX.1 dev"), ("flux-schnell", "FLUX.1 schnell")])
+def test_a_folder_of_flux_is_planned_by_what_its_network_can_do(
+    name: str, family: str, tmp_path: Path, everything: Mapping[str, EvaluationDescription]
+) -> None:
+    """A guided step is one row of its network, so that a picture costs its steps."""
+    transformer = saved(name, tmp_path).pipeline.transformer
+    save_file({"proj_out.bias": transformer.proj_out.bias + 1}, tmp_path / "erased.safetensors")
+    models = {
+        "own/flux": {"pipeline": "pipeline", "resolution": 32, "guidance_scale": 3.5, "steps": 4},
+        "own/erased": {"base": "own/flux", "transformer": "erased.safetensors", "erased": ["hourglass"]},
+    }
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"models": models}))
+    asked = {"subject": "own/erased", "reference": "own/flux", "battery": {"preset": "standard"}}
+    planned = plan_of(Catalogue.load([str(file)]), ArtifactStore(str(tmp_path)), everything, **asked)
+    assert [*inapplicable(planned)] == [each for each in PRESETS["standard"].evaluations if each in UNGUIDED]
+    assert all(family in each.reason for each in inapplicable(planned).values())
+    (pictures,) = (each for each in planned.cost.evaluations if each.evaluation == "standard-prompt")
+    assert pictures.rows == pictures.pictures * 4

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.models.transformers import transformer_flux
 from torch import Tensor
 
 from support.tiny_models import PROMPTS, TinyModel
@@ -112,6 +113,14 @@ def in_float64(module: Any) -> Any:
     return copy
 
 
+def turned(values: Tensor, by: tuple[Tensor, Tensor], sequence_dim: int) -> Tensor:
+    """diffusers' `apply_rotary_emb` for values (rows, tokens, heads, width), which turns pairs in float32."""
+    assert sequence_dim == 1
+    cosine, sine = (each.to(values)[:, None] for each in by)
+    first, second = values.unflatten(-1, (-1, 2)).unbind(-1)
+    return values * cosine + torch.stack([-second, first], dim=-1).flatten(-2) * sine
+
+
 @pytest.fixture(scope="session")
 def exact(tiny_model: TinyModel) -> DiffusionModel:
     """The model in float64."""
@@ -120,8 +129,11 @@ def exact(tiny_model: TinyModel) -> DiffusionModel:
     return replace(tiny_model.model, backbone=backbone, dtype=torch.float64)
 
 
-def test_gradients_through_encoding_and_prediction_are_finite_differences(exact: DiffusionModel) -> None:
+def test_gradients_through_encoding_and_prediction_are_finite_differences(
+    exact: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At a learned word's rows in all text encoders together, and at the latents."""
+    monkeypatch.setattr(transformer_flux, "apply_rotary_emb", turned)
     draws = torch.Generator().manual_seed(5)
     prompt = tokenise_learned(exact, "a picture of a <it>", "<it>", 1)
     rows = embedding_of(exact, KNOWN).double()

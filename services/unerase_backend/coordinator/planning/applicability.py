@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from unerase.v1.audits_pb2 import AuditSpec
 from unerase.v1.types_pb2 import EvaluationDescription
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.catalogue.model_families import family_of_model
+from unerase_backend.catalogue.model_families import Guidance, family_of_model
 from unerase_backend.coordinator.planning.model_checks import Problem
 from unerase_backend.evaluation.applicability import applicability
 from unerase_backend.runtime.errors import MOST_NAMED
@@ -38,6 +38,11 @@ def mark_inapplicable(
         listed = ". ".join([*said[:MOST_NAMED], *([f"So it is with {left} more"] if left > 0 else [])])
         description = f"must hold an evaluation that applies to the models, which are of {family.title}. {listed}"
         yield Problem("spec.battery.evaluations", description, NOT_APPLICABLE)
+
+
+def has_one_row(spec: AuditSpec, catalogue: Catalogue) -> bool:
+    """Return whether a step of the models has one row with guidance too, which is in their network."""
+    return family_of_model(catalogue, spec.subject).guidance is not Guidance.CLASSIFIER_FREE
 
 
 def family_problems(spec: AuditSpec, catalogue: Catalogue) -> Iterator[Problem]:

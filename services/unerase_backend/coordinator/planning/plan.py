@@ -15,6 +15,7 @@ from unerase.v1.types_pb2 import CONTROL_KIND_CONCEPT_FREE, Case, Concept, Evalu
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.planning import control_checks, fixed_prompts
 from unerase_backend.coordinator.planning.access import guard_rows
+from unerase_backend.coordinator.planning.applicability import has_one_row
 from unerase_backend.coordinator.planning.cost import cost_of, count_work, picture_bytes
 from unerase_backend.coordinator.planning.packs import with_pack
 from unerase_backend.coordinator.planning.parts import Parts
@@ -82,7 +83,8 @@ def make_plan(
     if resolved.control_kind == CONTROL_KIND_CONCEPT_FREE and not targets.stand_ins:
         raise _without_stand_ins()
     guarded, schedules = guard_rows(resolved, catalogue), stepped_otherwise(resolved, catalogue)
-    units = tuple(units_of(resolved, cases, targets, descriptions, guarded, schedules))
+    one_row = has_one_row(resolved, catalogue)
+    units = tuple(units_of(resolved, cases, targets, descriptions, guarded, schedules, one_row=one_row))
     parts.descriptions(planned_descriptions(resolved.battery.evaluations, descriptions))
     works = count_work(units, descriptions, targets.known)
     custom = [catalogue.custom[name].concept for name in resolved.placebos if name in catalogue.custom]

@@ -40,12 +40,15 @@ def units_of(
     descriptions: Mapping[str, EvaluationDescription],
     guard_rows: int = 0,
     schedules: Mapping[str, str] = MappingProxyType({}),
+    *,
+    one_row: bool = False,
 ) -> Iterable[Unit]:
     """Yield the units in the order in which they start; evaluations that do not apply to the models have none.
 
     With several placebos, a unit of the control holds the cases of one of them. In an audit of both accesses each unit
     of the subject comes twice: from its weights, and as deployed. `guard_rows` are those that its guards add to a step.
-    `schedules` holds the models that are stepped by another's schedule, each with that model's name.
+    `schedules` holds the models that are stepped by another's schedule, each with that model's name. `one_row` says
+    that the models have their guidance in their network.
     """
     models = {
         MODEL_ROLE_SUBJECT: spec.subject,
@@ -85,6 +88,7 @@ def units_of(
                         seed_base=spec.seed_base,
                         access=access,
                         guard_rows=guard_rows if deployed else 0,
+                        one_row=one_row,
                         search_shared=deployed and description.attack and spec.access == MODEL_ACCESS_BOTH,
                     )
 

@@ -26,6 +26,7 @@ class NegativePrompt(Guard):
 
     Parameters = NegativePromptParameters
     single = True
+    needs_classifier_free = True
 
     def __init__(self, parameters: NegativePromptParameters, pipeline: Path, device: Any) -> None:
         super().__init__(parameters, pipeline, device)

@@ -56,6 +56,7 @@ class SafeLatentDiffusion(Guard):
 
     Parameters = SafeLatentDiffusionParameters
     single = True
+    needs_classifier_free = True
     rows = 1
 
     def __init__(self, parameters: SafeLatentDiffusionParameters, pipeline: Path, device: Any) -> None:

@@ -28,7 +28,7 @@ from unerase.v1 import bounds_pb2 as unerase_dot_v1_dot_bounds__pb2
 from unerase.v1 import types_pb2 as unerase_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%unerase/internal/v1alpha1/units.proto\x12\x19unerase.internal.v1alpha1\x1a\x1cgoogle/protobuf/struct.proto\x1a,unerase/internal/v1alpha1/trajectories.proto\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"\xcb\x04\n\x04Unit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\r\n\x05model\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12\x31\n\x06target\x18\x06 \x01(\x0b\x32!.unerase.internal.v1alpha1.Target\x12\x38\n\x06others\x18\x07 \x03(\x0b\x32!.unerase.internal.v1alpha1.TargetB\x05\x90\xc2\x18\xe8\x07\x12&\n\x05\x63\x61ses\x18\x08 \x03(\x0b\x32\x10.unerase.v1.CaseB\x05\x90\xc2\x18\x80\x04\x12\x31\n\nparameters\x18\t \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x90\xc2\x18@\x12\r\n\x05steps\x18\n \x01(\r\x12\x16\n\x0eguidance_scale\x18\x0b \x01(\x01\x12\x11\n\tseed_base\x18\x0c \x01(\x04\x12\x15\n\rtarget_digest\x18\r \x01(\t\x12\x15\n\rothers_digest\x18\x0e \x01(\t\x12\x14\n\x0c\x63\x61ses_digest\x18\x0f \x01(\t\x12-\n\x0c\x63ontrol_kind\x18\x10 \x01(\x0e\x32\x17.unerase.v1.ControlKind\x12\'\n\x06\x61\x63\x63\x65ss\x18\x11 \x01(\x0e\x32\x17.unerase.v1.ModelAccess\x12\x12\n\nguard_rows\x18\x12 \x01(\r\x12\x13\n\x0bschedule_of\x18\x13 \x01(\t\x12\x15\n\rsearch_shared\x18\x14 \x01(\x08\"b\n\nUnitResult\x12-\n\x0cobservations\x18\x01 \x03(\x0b\x32\x17.unerase.v1.Observation\x12%\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x13.unerase.v1.Finding\"e\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12\x11\n\x04loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07success\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_lossB\n\n\x08_success\"\xa5\x01\n\tUnitEvent\x12.\n\x0bobservation\x18\x01 \x01(\x0b\x32\x17.unerase.v1.ObservationH\x00\x12\x37\n\x08progress\x18\x02 \x01(\x0b\x32#.unerase.internal.v1alpha1.ProgressH\x00\x12&\n\x07\x66inding\x18\x03 \x01(\x0b\x32\x13.unerase.v1.FindingH\x00\x42\x07\n\x05\x65ventb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%unerase/internal/v1alpha1/units.proto\x12\x19unerase.internal.v1alpha1\x1a\x1cgoogle/protobuf/struct.proto\x1a,unerase/internal/v1alpha1/trajectories.proto\x1a\x17unerase/v1/bounds.proto\x1a\x16unerase/v1/types.proto\"\xdc\x04\n\x04Unit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nevaluation\x18\x02 \x01(\t\x12#\n\x04role\x18\x03 \x01(\x0e\x32\x15.unerase.v1.ModelRole\x12\r\n\x05model\x18\x04 \x01(\t\x12\x11\n\treference\x18\x05 \x01(\t\x12\x31\n\x06target\x18\x06 \x01(\x0b\x32!.unerase.internal.v1alpha1.Target\x12\x38\n\x06others\x18\x07 \x03(\x0b\x32!.unerase.internal.v1alpha1.TargetB\x05\x90\xc2\x18\xe8\x07\x12&\n\x05\x63\x61ses\x18\x08 \x03(\x0b\x32\x10.unerase.v1.CaseB\x05\x90\xc2\x18\x80\x04\x12\x31\n\nparameters\x18\t \x01(\x0b\x32\x17.google.protobuf.StructB\x04\x90\xc2\x18@\x12\r\n\x05steps\x18\n \x01(\r\x12\x16\n\x0eguidance_scale\x18\x0b \x01(\x01\x12\x11\n\tseed_base\x18\x0c \x01(\x04\x12\x15\n\rtarget_digest\x18\r \x01(\t\x12\x15\n\rothers_digest\x18\x0e \x01(\t\x12\x14\n\x0c\x63\x61ses_digest\x18\x0f \x01(\t\x12-\n\x0c\x63ontrol_kind\x18\x10 \x01(\x0e\x32\x17.unerase.v1.ControlKind\x12\'\n\x06\x61\x63\x63\x65ss\x18\x11 \x01(\x0e\x32\x17.unerase.v1.ModelAccess\x12\x12\n\nguard_rows\x18\x12 \x01(\r\x12\x13\n\x0bschedule_of\x18\x13 \x01(\t\x12\x15\n\rsearch_shared\x18\x14 \x01(\x08\x12\x0f\n\x07one_row\x18\x15 \x01(\x08\"b\n\nUnitResult\x12-\n\x0cobservations\x18\x01 \x03(\x0b\x32\x17.unerase.v1.Observation\x12%\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x13.unerase.v1.Finding\"e\n\x08Progress\x12\x0c\n\x04step\x18\x01 \x01(\r\x12\r\n\x05steps\x18\x02 \x01(\r\x12\x11\n\x04loss\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07success\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x07\n\x05_lossB\n\n\x08_success\"\xa5\x01\n\tUnitEvent\x12.\n\x0bobservation\x18\x01 \x01(\x0b\x32\x17.unerase.v1.ObservationH\x00\x12\x37\n\x08progress\x18\x02 \x01(\x0b\x32#.unerase.internal.v1alpha1.ProgressH\x00\x12&\n\x07\x66inding\x18\x03 \x01(\x0b\x32\x13.unerase.v1.FindingH\x00\x42\x07\n\x05\x65ventb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,11 +42,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNIT'].fields_by_name['parameters']._loaded_options = None
   _globals['_UNIT'].fields_by_name['parameters']._serialized_options = b'\220\302\030@'
   _globals['_UNIT']._serialized_start=194
-  _globals['_UNIT']._serialized_end=781
-  _globals['_UNITRESULT']._serialized_start=783
-  _globals['_UNITRESULT']._serialized_end=881
-  _globals['_PROGRESS']._serialized_start=883
-  _globals['_PROGRESS']._serialized_end=984
-  _globals['_UNITEVENT']._serialized_start=987
-  _globals['_UNITEVENT']._serialized_end=1152
+  _globals['_UNIT']._serialized_end=798
+  _globals['_UNITRESULT']._serialized_start=800
+  _globals['_UNITRESULT']._serialized_end=898
+  _globals['_PROGRESS']._serialized_start=900
+  _globals['_PROGRESS']._serialized_end=1001
+  _globals['_UNITEVENT']._serialized_start=1004
+  _globals['_UNITEVENT']._serialized_end=1169
 # @@protoc_insertion_point(module_scope)

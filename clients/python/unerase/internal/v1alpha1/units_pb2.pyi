@@ -47,6 +47,7 @@ class Unit(_message.Message):
     GUARD_ROWS_FIELD_NUMBER: _builtins.int
     SCHEDULE_OF_FIELD_NUMBER: _builtins.int
     SEARCH_SHARED_FIELD_NUMBER: _builtins.int
+    ONE_ROW_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Unique within its audit, as in "noise-based/subject/0"."""
     evaluation: _builtins.str
@@ -76,6 +77,8 @@ class Unit(_message.Message):
     """Catalogue name of the model by whose schedule the unit's model is stepped; empty: by its own."""
     search_shared: _builtins.bool
     """Whether another unit of the audit makes the search of this attack: that of the same subject's open weights."""
+    one_row: _builtins.bool
+    """Whether the guidance of the unit's models is in their network, so that a guided step has one row."""
     @_builtins.property
     def target(self) -> _trajectories_pb2.Target: ...
     @_builtins.property
@@ -111,10 +114,11 @@ class Unit(_message.Message):
         guard_rows: _builtins.int = ...,
         schedule_of: _builtins.str = ...,
         search_shared: _builtins.bool = ...,
+        one_row: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cases", b"cases", "cases_digest", b"cases_digest", "control_kind", b"control_kind", "evaluation", b"evaluation", "guard_rows", b"guard_rows", "guidance_scale", b"guidance_scale", "id", b"id", "model", b"model", "others", b"others", "others_digest", b"others_digest", "parameters", b"parameters", "reference", b"reference", "role", b"role", "schedule_of", b"schedule_of", "search_shared", b"search_shared", "seed_base", b"seed_base", "steps", b"steps", "target", b"target", "target_digest", b"target_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "cases", b"cases", "cases_digest", b"cases_digest", "control_kind", b"control_kind", "evaluation", b"evaluation", "guard_rows", b"guard_rows", "guidance_scale", b"guidance_scale", "id", b"id", "model", b"model", "one_row", b"one_row", "others", b"others", "others_digest", b"others_digest", "parameters", b"parameters", "reference", b"reference", "role", b"role", "schedule_of", b"schedule_of", "search_shared", b"search_shared", "seed_base", b"seed_base", "steps", b"steps", "target", b"target", "target_digest", b"target_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
