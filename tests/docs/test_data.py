@@ -196,8 +196,16 @@ def _entry_points(text: str, folder: Path) -> None:
     assert shown == tomllib.loads((example.PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
 
 
+def _own_families(text: str, folder: Path) -> None:
+    """The page shows the example package's own."""
+    shown = tomllib.loads(text)["project"]["entry-points"]
+    whole = tomllib.loads((example.PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert shown == {group: whole[group] for group in ("unerase.backbones",)}
+
+
 LOADERS: dict[tuple[str, str], Callable[[str, Path], Any]] = {
     ("SECURITY.md", "apiVersion"): _network_policy,
+    ("docs/add-a-backbone.md", "[project.entry-points"): _own_families,
     ("docs/add-a-probe.md", "[project.entry-points"): _entry_points,
     ("docs/campaigns.md", "# campaign.yaml"): _campaign,
     ("docs/campaigns.md", "# gate.yaml"): _small_gate,

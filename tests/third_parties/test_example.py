@@ -80,6 +80,23 @@ def test_the_conformance_suite_runs_over_it(environment: dict[str, str], catalog
     assert "19 passed" in shown
 
 
-def test_the_documentation_shows_its_probe() -> None:
-    module = example.PACKAGE / "src" / "unerase_example" / "doubled_guidance.py"
-    assert f"```python\n{module.read_text()}```" in (ROOT / "docs" / "add-a-probe.md").read_text()
+def test_its_family_of_models_equals_diffusers(environment: dict[str, str], tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("aura_flow.py"))
+    said = json.loads(run(environment, script, str(tmp_path)))
+    assert {"aura-flow", "stable-diffusion", "stable-diffusion-3"} <= set(said["families"])
+    assert said["broken"] == {}
+    assert said["problems"] == []
+    assert said["family"] == "AuraFlow"
+    assert said["difference"] < 1e-4
+    assert said["moved"] > 0.1
+    assert said["learned"] < 1e-5
+    # An edit of it makes pictures anew.
+    assert said["source"]
+
+
+@pytest.mark.parametrize(
+    ("module", "page"), [("doubled_guidance", "add-a-probe.md"), ("aura_flow", "add-a-backbone.md")]
+)
+def test_the_documentation_shows_its_module(module: str, page: str) -> None:
+    file = example.PACKAGE / "src" / "unerase_example" / f"{module}.py"
+    assert f"```python\n{file.read_text()}```" in (ROOT / "docs" / page).read_text()

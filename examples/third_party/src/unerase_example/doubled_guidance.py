@@ -2,11 +2,7 @@
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
-from unerase.v1.types_pb2 import (
-    EVALUATION_CLASS_ELICITING,
-    MODEL_CAPABILITY_GUIDANCE_SCALE,
-    Observation,
-)
+from unerase.v1.types_pb2 import EVALUATION_CLASS_ELICITING, MODEL_CAPABILITY_GUIDANCE_SCALE, Observation
 from unerase_backend.evaluation.models import Models, panel
 from unerase_backend.evaluation.observing import observe
 from unerase_backend.evaluation.parameters import Parameters
