@@ -122,17 +122,25 @@ async def test_it_finds_what_a_search_finds_that_waits(
 async def test_portions_fill_the_batch(
     engine_with: EngineWith, models: Models, unit_of: UnitOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twelve pictures; a guided one takes two rows, an unguided one takes one, and one with a guard's concept three."""
+    """Twelve pictures; a guided one takes two rows, an unguided one takes one, and one with a guard's concept three.
+
+    Where guidance is in the network, a guided one takes one.
+    """
     monkeypatch.setattr(trials, "PORTION_ROWS", 10)
     unit = unit_of("never", cases=3, **UNLEARN_DIFF_ATK)
     asked = {}
-    for name, scale, guard_rows in (("guided", 3.0, 0), ("unguided", 1.0, 0), ("guarded", 3.0, 1)):
-        unit.guidance_scale, unit.guard_rows = scale, guard_rows
+    for name, scale, guard_rows in (
+        ("guided", 3.0, 0),
+        ("unguided", 1.0, 0),
+        ("guarded", 3.0, 1),
+        ("in the network", 3.0, 0),
+    ):
+        unit.guidance_scale, unit.guard_rows, unit.one_row = scale, guard_rows, name == "in the network"
         held = Held(models)
         held.let_go.set()
         await attacked(engine_with(held.models), unit)
         asked[name] = held.asked
-    assert asked == {"guided": [5, 5, 2], "unguided": [10, 2], "guarded": [4, 4, 4]}
+    assert asked == {"guided": [5, 5, 2], "unguided": [10, 2], "guarded": [4, 4, 4], "in the network": [10, 2]}
 
 
 async def test_the_search_goes_on_while_pictures_wait(
