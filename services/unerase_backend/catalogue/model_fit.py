@@ -126,6 +126,27 @@ _RULES = (
 )
 
 
+OF_UNETS: tuple[Rule, ...] = (
+    (("unet", "vae"), _latents),
+    (("tokenizer", "text_encoder"), find_long_prompts),
+    (("vae",), find_bad_scale),
+    (("unet", "vae"), _resolution),
+)
+"""The rules of all families with a UNet."""
+SAME_MODEL = "take both parts from one model"
+
+
+def find_other_width(configs: Configs, read: tuple[str, str], written: tuple[int, str], findings: Findings) -> None:
+    """Find a denoiser that reads another width than text encoders write.
+
+    `read` is the denoiser's part and the key of its configuration, `written` the width and where it comes from.
+    """
+    part, key = read
+    if (wanted := int(value(configs, part, key))) != written[0]:
+        what = f"the {part} reads another width ({wanted}, {key}) than the text encoders write ({written[0]}"
+        findings.problem(part, UNSUPPORTED, f"{what}, {written[1]})", remedy=SAME_MODEL)
+
+
 def prompt_length(configs: Configs) -> int:
     """Return the tokens of an encoded prompt; 0 where the tokenizer does not say, or says no whole number."""
     length = configs["tokenizer"].get("model_max_length", 0)

@@ -10,16 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unerase_backend.catalogue.backbone_kinds import Part, Role
+from unerase_backend.catalogue import model_fit
+from unerase_backend.catalogue.backbone_kinds import Configs, Part, Role
+from unerase_backend.catalogue.findings import UNSUPPORTED
 from unerase_backend.diffusion.backbone import Backbone, backbone
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unerase_backend.catalogue.findings import Findings
     from unerase_backend.diffusion.encoding import Encoding
     from unerase_backend.diffusion.flow_levels import PipelineCall
     from unerase_backend.diffusion.prompt import Prompt
     from unerase_backend.diffusion.text_reader import TextReader
+
+# What diffusers 0.42 and transformers 5.23 take where a configuration leaves a key out.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "transformer": {
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 96,
+    },
+    "text_encoder": {"projection_dim": 512},
+    "text_encoder_2": {"projection_dim": 512, "hidden_size": 512},
+    "text_encoder_3": {"d_model": 512},
+}
 
 
 @backbone("stable-diffusion-3")
@@ -39,6 +57,11 @@ class StableDiffusion3(Backbone):
         "tokenizer_2": Part("CLIPTokenizer", Role.TOKENIZER, others=("CLIPTokenizerFast",)),
         "tokenizer_3": Part("T5Tokenizer", Role.TOKENIZER, required=False, others=("T5TokenizerFast",)),
     }
+
+    @classmethod
+    def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
+        """Find widths, channels and lengths that differ between parts, and a resolution that does not divide."""
+        model_fit.find_by_rules(_RULES, configs, resolution, findings)
 
     def make_readers(self, tokenizers: Mapping[str, Any]) -> Sequence[TextReader]:
         """Return CLIP L, OpenCLIP G and, if it is there, T5."""
@@ -88,3 +111,64 @@ class StableDiffusion3(Backbone):
 
         patch = int(self.denoiser.config.patch_size)
         return PipelineCall(image_tokens=(latents[1] // patch) * (latents[2] // patch))
+
+
+def _value(configs: Configs, part: str, key: str) -> int:
+    given = configs[part].get(key, _DEFAULTS.get(part, {}).get(key))
+    return int(model_fit.value(configs, part, key) if given is None else given)
+
+
+def _latents(configs: Configs, _: int, findings: Findings) -> None:
+    taken, given = (_value(configs, "transformer", key) for key in ("in_channels", "out_channels"))
+    latents = int(model_fit.value(configs, "vae", "latent_channels"))
+    if not taken == given == latents:
+        what = f"the transformer takes {taken} channels and gives {given}, and the VAE's latents have {latents}"
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+
+
+def _states(configs: Configs, _: int, findings: Findings) -> None:
+    read = _value(configs, "transformer", "joint_attention_dim")
+    written = sum(_value(configs, part, "hidden_size") for part in ("text_encoder", "text_encoder_2"))
+    if written > read:
+        what = f"the transformer reads {read} numbers for a token (joint_attention_dim), and both CLIPs write {written}"
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+
+
+def _third(configs: Configs, _: int, findings: Findings) -> None:
+    read, written = _value(configs, "transformer", "joint_attention_dim"), _value(configs, "text_encoder_3", "d_model")
+    if read != written:
+        what = f"the transformer reads another width ({read}, joint_attention_dim) than T5 writes ({written}, d_model)"
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+
+
+def _pooled(configs: Configs, _: int, findings: Findings) -> None:
+    read = _value(configs, "transformer", "pooled_projection_dim")
+    written = sum(_value(configs, part, "projection_dim") for part in ("text_encoder", "text_encoder_2"))
+    if read != written:
+        what = (
+            f"the transformer reads another width ({read}, pooled_projection_dim) than both CLIPs write "
+            f"({written}, projection_dim)"
+        )
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+
+
+def _resolution(configs: Configs, resolution: int, findings: Findings) -> None:
+    halvings = min(len(model_fit.value(configs, "vae", "block_out_channels")) - 1, 64)
+    multiple = 2**halvings * _value(configs, "transformer", "patch_size")
+    if resolution % multiple:
+        what = f"the resolution {resolution} does not divide into patches of latents"
+        findings.problem("", UNSUPPORTED, what, remedy=f"give a multiple of {multiple} in the catalogue")
+    elif resolution // multiple > (most := _value(configs, "transformer", "pos_embed_max_size")):
+        what = f"the resolution {resolution} is beyond the transformer's {most} positions a side (pos_embed_max_size)"
+        findings.problem("", UNSUPPORTED, what, remedy=f"give at most {most * multiple} in the catalogue")
+
+
+_RULES: Sequence[model_fit.Rule] = (
+    (("transformer", "vae"), _latents),
+    (("transformer", "text_encoder", "text_encoder_2"), _states),
+    (("transformer", "text_encoder_3"), _third),
+    (("transformer", "text_encoder", "text_encoder_2"), _pooled),
+    (("tokenizer", "text_encoder"), model_fit.find_long_prompts),
+    (("vae",), model_fit.find_bad_scale),
+    (("transformer", "vae"), _resolution),
+)

@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unerase_backend.catalogue.backbone_kinds import Part, Role
+from unerase_backend.catalogue import model_fit
+from unerase_backend.catalogue.backbone_kinds import Configs, Part, Role
+from unerase_backend.catalogue.findings import UNSUPPORTED
 from unerase_backend.diffusion.backbone import Backbone, backbone
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unerase_backend.catalogue.findings import Findings
     from unerase_backend.diffusion.encoding import Encoding
     from unerase_backend.diffusion.prompt import Prompt
     from unerase_backend.diffusion.text_reader import TextReader
@@ -46,6 +49,11 @@ class StableDiffusionXL(Backbone):
             "it is the refiner of Stable Diffusion XL (requires_aesthetics_score), which finishes the pictures of a "
             "base model; audit the base model"
         )
+
+    @classmethod
+    def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
+        """Find conditioning that is not SDXL's, and widths, channels and lengths that differ between parts."""
+        model_fit.find_by_rules(_RULES, configs, resolution, findings)
 
     def make_readers(self, tokenizers: Mapping[str, Any]) -> Sequence[TextReader]:
         """Return CLIP L and OpenCLIP G."""
@@ -77,3 +85,32 @@ class StableDiffusionXL(Backbone):
             return_dict=False,
         )[0]
         return output
+
+
+def _conditioning(configs: Configs, _: int, findings: Findings) -> None:
+    if (kind := model_fit.value(configs, "unet", "addition_embed_type")) != "text_time":
+        what = f"the UNet reads {kind or 'nothing'} beside the prompt, and that of SDXL text_time (addition_embed_type)"
+        findings.problem("unet", UNSUPPORTED, what)
+    elif (width := model_fit.value(configs, "unet", "time_cond_proj_dim")) is not None:
+        what = f"the UNet also reads a guidance scale (time_cond_proj_dim {width}), as a latent consistency model does"
+        findings.problem("unet", UNSUPPORTED, what)
+
+
+def _states(configs: Configs, _: int, findings: Findings) -> None:
+    width = sum(int(model_fit.embedding_width(configs, part)) for part in ("text_encoder", "text_encoder_2"))
+    model_fit.find_other_width(configs, ("unet", "cross_attention_dim"), (width, "hidden_size of both"), findings)
+
+
+def _pooled(configs: Configs, _: int, findings: Findings) -> None:
+    sizes = 6 * int(configs["unet"].get("addition_time_embed_dim") or 0)
+    width = sizes + int(configs["text_encoder_2"].get("projection_dim", 512))
+    read = ("unet", "projection_class_embeddings_input_dim")
+    model_fit.find_other_width(configs, read, (width, "6 addition_time_embed_dim and projection_dim"), findings)
+
+
+_RULES: Sequence[model_fit.Rule] = (
+    (("unet",), _conditioning),
+    (("unet", "text_encoder", "text_encoder_2"), _states),
+    (("unet", "text_encoder_2"), _pooled),
+    *model_fit.OF_UNETS,
+)

@@ -1,0 +1,52 @@
+"""Parts that do not belong together are found by their configurations, before anything is loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.tiny_models import CPU, TinyModel, saved
+from unerase_backend.catalogue.model_check import check_model as check_files
+from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model_check import check_model
+from unerase_backend.runtime.errors import PreconditionError
+
+XL, THREE, WITH_T5 = "stable-diffusion-xl", "stable-diffusion-3", "stable-diffusion-3-t5"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "change", "said"),
+    [
+        (XL, "text_encoder_2", {"hidden_size": 32}, "(40, cross_attention_dim) than the text encoders write (48"),
+        (XL, "text_encoder_2", {"projection_dim": 24}, "(68, projection_class_embeddings_input_dim)"),
+        (XL, "unet", {"addition_embed_type": None}, "reads nothing beside the prompt"),
+        (XL, "unet", {"time_cond_proj_dim": 8}, "as a latent consistency model"),
+        (XL, "vae", {"latent_channels": 8}, "have different latents"),
+        (XL, "vae", {"scaling_factor": 0}, "must be a number above 0"),
+        (THREE, "transformer", {"in_channels": 16}, "takes 16 channels and gives 8"),
+        (THREE, "text_encoder", {"hidden_size": 32}, "both CLIPs write 56"),
+        (THREE, "text_encoder_2", {"projection_dim": 36}, "(36, pooled_projection_dim) than both CLIPs write (52"),
+        (WITH_T5, "text_encoder_3", {"d_model": 40}, "than T5 writes (40, d_model)"),
+        (THREE, "transformer", {"pos_embed_max_size": 3}, "give at most 12"),
+        (THREE, "transformer", {"patch_size": 3}, "does not divide into patches"),
+        (THREE, "transformer", {"joint_attention_dim": "wide"}, "a value of the wrong type"),
+    ],
+)
+def test_a_part_of_another_model_is_found(tmp_path: Path, name: str, part: str, change: Any, said: str) -> None:
+    model = saved(name, tmp_path)
+    file = tmp_path / "pipeline" / part / "config.json"
+    config = json.loads(file.read_text())
+    assert config.keys() >= change.keys()
+    file.write_text(json.dumps(config | change))
+    catalogue = model.catalogue()
+    for check in (check_files, check_model):
+        found = check(catalogue, "base").problems
+        assert any(said in f"{problem.what}; {problem.remedy}" for problem in found), found
+    with pytest.raises(PreconditionError):
+        load_model(catalogue, "base", CPU, torch.float32)
+
+
+def test_what_fits_has_no_misfits(tiny_model: TinyModel) -> None:
+    assert check_files(tiny_model.catalogue(), "base").problems == ()
