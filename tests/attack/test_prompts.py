@@ -6,11 +6,15 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from attack.conftest import attacked
+from support.tiny_models import saved
+from support.tiny_pipelines import clip_tokenizer, gemma_tokenizer, t5_tokenizer
 from unerase.internal.v1alpha1.trajectories_pb2 import Sample
 from unerase.internal.v1alpha1.units_pb2 import Unit
 from unerase.v1.types_pb2 import (
@@ -25,6 +29,7 @@ from unerase_backend.attack.prompts import (
     SHORTEST_CONTAINED,
     CaseRecord,
     Draw,
+    _written,
     gradients,
     padded,
     target_latents,
@@ -61,6 +66,42 @@ def test_a_search_may_use_every_token_but_the_frame(model: DiffusionModel) -> No
     assert missing == set(model.tokenizer.all_special_tokens)
     table = model.text_encoder.get_input_embeddings().weight
     torch.testing.assert_close(tokens.embeddings, table[tokens.ids], rtol=0, atol=0)
+
+
+CHURCHES = ("church", "churchyard", "heart", "chu", "ring", "é")
+
+
+@pytest.mark.parametrize("made", [t5_tokenizer, gemma_tokenizer, clip_tokenizer])
+def test_what_tokens_write_is_what_their_tokenizer_says(made: Callable[..., Any]) -> None:
+    """Vocabularies of sentencepiece write a space as a sign of its own, and CLIP's the end of a word."""
+    # What Gemma does not know it reads byte by byte.
+    tokenizer = made() if made is clip_tokenizer else made(CHURCHES if made is t5_tokenizer else CHURCHES[:-1])
+    written = _written(tokenizer)
+    assert written.keys() == set(tokenizer.get_vocab().values())
+    for text in ("heart", "ring", "red") if made is clip_tokenizer else CHURCHES[:-1]:
+        (token,) = tokenizer(f" {text}", add_special_tokens=False).input_ids
+        assert written[token] == {text}
+    if made is not clip_tokenizer:
+        *_, token = tokenizer("heart é", add_special_tokens=False).input_ids
+        # A byte of it writes nothing alone.
+        assert written[token] == ({"é", "e"} if made is t5_tokenizer else {""})
+    for token in tokenizer.all_special_ids:
+        assert token in written
+
+
+@pytest.mark.parametrize("name", ["pixart-sigma", "sana"])
+def test_a_search_over_sentencepiece_leaves_out_what_spells_a_name(name: str, tmp_path: Path) -> None:
+    searched = saved(name, tmp_path).model
+    every, without = (vocabulary(searched, banned) for banned in ([], ["Heart", "ring"]))
+    left_out = set(every.ids.tolist()) - set(without.ids.tolist())
+    texts = text_of(searched, torch.tensor(sorted(left_out)))
+    assert {"▁heart", "▁ring"} <= texts
+    # Longer words that contain it are left out too, such as those of Sana's instruction.
+    assert all("heart" in text or "ring" in text for text in texts)
+    assert {"▁red", "▁hourglass"} <= text_of(searched, without.ids)
+    # Every token is one that the tokenizer knows, and none is padding or an end.
+    assert every.ids.max() < len(searched.tokenizer)
+    assert set(every.ids.tolist()).isdisjoint(searched.tokenizer.all_special_ids)
 
 
 @pytest.mark.parametrize(

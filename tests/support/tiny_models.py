@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from support.tiny_pipelines import PIPELINES, RESOLUTION, TinyPipeline, built
+from support.tiny_pipelines import PIPELINES, TinyPipeline, built
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.backbone_kinds import Role, of_role
@@ -50,7 +50,7 @@ class TinyModel:
 
     def catalogue(self, change: Mapping[str, Any] | None = None, **further: Mapping[str, Any]) -> Catalogue:
         """Return a catalogue with the model as `base`, and `changed` with what a change says beside the base."""
-        whole = {"pipeline": "pipeline", "resolution": RESOLUTION, **self.tiny.entry}
+        whole = {"pipeline": "pipeline", "resolution": self.tiny.resolution, **self.tiny.entry}
         models = {"base": whole, "changed": {"base": "base", **(change or {})}, **further}
         file = self.folder / f"catalogue-{next(self.numbers)}.yaml"
         file.write_text(yaml.safe_dump({"models": models}))
@@ -144,7 +144,8 @@ class TinyModel:
 
     def call(self, prompts: Sequence[str], scale: float, latents: Tensor, steps: int = STEPS) -> Tensor:
         """Return the latents that diffusers' pipeline ends with."""
-        side = {"height": RESOLUTION, "width": RESOLUTION}
+        sides = (self.tiny.resolution, self.tiny.resolution)
+        side = dict(zip(("height", "width"), sides, strict=True))
         rows, *shape = latents.shape
         found: Tensor = self.pipeline(
             list(prompts),
@@ -156,7 +157,7 @@ class TinyModel:
             **self.tiny.call,
         ).images
         if self.tiny.packed:
-            found = self.pipeline._unpack_latents(found, RESOLUTION, RESOLUTION, self.pipeline.vae_scale_factor)
+            found = self.pipeline._unpack_latents(found, *sides, self.pipeline.vae_scale_factor)
         return found
 
 

@@ -4,28 +4,40 @@ Their pictures have 16 pixels a side, and their tokenizers know a few words as o
 The weights are larger than those that the libraries draw, so that a prompt shows in a prediction.
 """
 
-from collections.abc import Callable, Mapping
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Gemma2Config,
+    Gemma2Model,
+    GemmaTokenizer,
     T5Config,
     T5EncoderModel,
     T5Tokenizer,
@@ -55,6 +67,10 @@ class TinyPipeline:
     """Whether guidance is classifier-free."""
     packed: bool = False
     """Whether the pipeline takes and gives latents with squares of 2 x 2 as one token."""
+    resolution: int = RESOLUTION
+    """Pixels of a picture's side."""
+    rounded: bool = False
+    """Whether a text encoder computes in float32 whatever the number type of its weights."""
 
 
 def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
@@ -71,10 +87,10 @@ def clip_tokenizer(pad: str = END) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=ids, merges=list(dict.fromkeys(merges)), model_max_length=TOKENS, pad_token=pad)
 
 
-def t5_tokenizer() -> T5Tokenizer:
+def t5_tokenizer(words: Sequence[str] = WORDS) -> T5Tokenizer:
     """Return a tokenizer of T5's kind, without the sentinels of its training."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
-    pieces = [(f"▁{word}", -1.0) for word in WORDS] + [(letter, -4.0) for letter in _LETTERS]
+    pieces = [(f"▁{word}", -1.0) for word in words] + [(letter, -4.0) for letter in _LETTERS]
     return T5Tokenizer(vocab=[*special, *pieces], extra_ids=0, model_max_length=TOKENS)
 
 
@@ -96,8 +112,8 @@ def clip_encoder(kind: Any, tokenizer: CLIPTokenizer, width: int, projection: in
 
 
 def t5_encoder(tokenizer: T5Tokenizer, width: int) -> Any:
-    """Return a text encoder of T5's kind."""
-    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=2)
+    """Return a text encoder of T5's kind, which embeds more tokens than the tokenizer has, as T5 itself does."""
+    config = T5Config(vocab_size=len(tokenizer) + 3, d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=2)
     return T5EncoderModel(config)
 
 
@@ -239,6 +255,94 @@ def flux_pipeline(*, dev: bool = True) -> Any:
     )
 
 
+def pixart_pipeline(*, sigma: bool = False) -> Any:
+    """PixArt: a transformer that reads T5 with its mask, and predicts the noise and its variance. Alpha's is told the
+    size of the picture.
+    """
+    tokenizer = t5_tokenizer()
+    transformer = PixArtTransformer2DModel(
+        # The pipeline tells the size to transformers of 128 cells a side.
+        sample_size=8 if sigma else 128,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=24,
+        cross_attention_dim=48,
+        caption_channels=16,
+    )
+    return (PixArtSigmaPipeline if sigma else PixArtAlphaPipeline)(
+        tokenizer=tokenizer,
+        text_encoder=t5_encoder(tokenizer, 16),
+        vae=autoencoder(scaling_factor=0.13),
+        transformer=enlarged(transformer, 2.0),
+        scheduler=DDIMScheduler(beta_start=0.0001, beta_end=0.02, steps_offset=1, clip_sample=False),
+    )
+
+
+def gemma_tokenizer(words: Sequence[str] = WORDS) -> GemmaTokenizer:
+    """Return a tokenizer of Gemma's kind, which knows other signs by their bytes.
+
+    It knows the words of Sana's instruction too, of which the prompts of its tests would else be a thousand letters.
+    """
+    instruction = inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
+    known = dict.fromkeys([*words, *re.findall(r"[a-z]+", " ".join(instruction).lower())])
+    special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+    vocabulary = dict.fromkeys([*special, *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *_LETTERS])
+    merges: list[tuple[str, str]] = []
+    for piece in (each for word in known for each in (f"▁{word}", word)):
+        parts = [*piece]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts[:2] = [parts[0] + parts[1]]
+            vocabulary[parts[0]] = None
+    ids = {symbol: index for index, symbol in enumerate(vocabulary)}
+    made = GemmaTokenizer(vocab=ids, merges=list(dict.fromkeys(merges)), model_max_length=TOKENS)
+    before = [("<bos>", ids["<bos>"])]
+    made.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A $B", special_tokens=before
+    )
+    return made
+
+
+def gemma_encoder(tokenizer: GemmaTokenizer, width: int) -> Any:
+    """Return a text encoder of Gemma 2's kind."""
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "query_pre_attn_scalar": 8, "sliding_window": 4096}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    return enlarged(Gemma2Model(Gemma2Config(vocab_size=len(tokenizer), **sizes, **heads, **ids)), 3.0)
+
+
+def sana_pipeline(scheduler: Any = None) -> Any:
+    """Sana: a transformer on a flow that reads Gemma 2, over the latents of a deep compression autoencoder."""
+    tokenizer = gemma_tokenizer()
+    transformer = SanaTransformer2DModel(
+        in_channels=8,
+        out_channels=8,
+        num_layers=2,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=16,
+        cross_attention_dim=32,
+        caption_channels=16,
+        sample_size=8,
+        timestep_scale=0.9,
+    )
+    blocks: dict[str, Any] = {"latent_channels": 8, "attention_head_dim": 4, "scaling_factor": 0.41}
+    for part in ("encoder", "decoder"):
+        blocks |= {f"{part}_block_types": ("ResBlock", "EfficientViTBlock"), f"{part}_block_out_channels": (8, 16)}
+        blocks |= {f"{part}_layers_per_block": (1, 1), f"{part}_qkv_multiscales": ((), (5,))}
+    return SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=gemma_encoder(tokenizer, 16),
+        vae=AutoencoderDC(decoder_norm_types="rms_norm", **blocks),
+        transformer=enlarged(transformer, 2.0),
+        scheduler=scheduler or FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
 _T5_TOKENS = 12
 _OF_FLUX: dict[str, Any] = {
     "family": "flux",
@@ -252,6 +356,12 @@ _OF_SD3: dict[str, Any] = {
     "entry": {"max_sequence_length": _T5_TOKENS},
     "call": {"max_sequence_length": _T5_TOKENS},
 }
+# The pipelines would else make pictures of the nearest size that the model was trained for.
+_AS_GIVEN: dict[str, Any] = {
+    "entry": {"max_sequence_length": _T5_TOKENS},
+    "call": {"max_sequence_length": _T5_TOKENS, "use_resolution_binning": False},
+}
+_OF_PIXART: dict[str, Any] = {"family": "pixart", **_AS_GIVEN}
 
 PIPELINES: dict[str, TinyPipeline] = {
     "stable-diffusion-1": TinyPipeline("stable-diffusion", stable_diffusion_pipeline),
@@ -264,6 +374,9 @@ PIPELINES: dict[str, TinyPipeline] = {
     "stable-diffusion-3-t5": TinyPipeline(build=lambda: stable_diffusion_3_pipeline(with_t5=True), **_OF_SD3),
     "flux-dev": TinyPipeline(build=flux_pipeline, **_OF_FLUX),
     "flux-schnell": TinyPipeline(build=lambda: flux_pipeline(dev=False), **_OF_FLUX),
+    "pixart-alpha": TinyPipeline(build=pixart_pipeline, **_OF_PIXART),
+    "pixart-sigma": TinyPipeline(build=lambda: pixart_pipeline(sigma=True), **_OF_PIXART),
+    "sana": TinyPipeline("sana", sana_pipeline, **_AS_GIVEN, resolution=32, rounded=True),
 }
 """The pipelines by name. Every family has one at least."""
 

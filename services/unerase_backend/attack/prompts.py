@@ -10,7 +10,6 @@ from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import torch
-from tokenizers.decoders import ByteLevel
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,10 +38,6 @@ Item = TypeVar("Item")
 SHORTEST_CONTAINED = 4
 """A word of a name with at least this many letters also bans the longer tokens that contain it."""
 
-_END_OF_WORD = "</w>"
-# The vocabulary is written with a letter for each byte of UTF-8.
-_BYTES = ByteLevel()
-
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -58,7 +53,8 @@ class Vocabulary:
 
 
 def vocabulary(model: DiffusionModel, banned: Sequence[str] = (), *, learned: bool = True) -> Vocabulary:
-    """Return the model's tokens without start, end and padding, and without those that spell a `banned` name.
+    """Return the model's tokens that write something, without start, end and padding, and without those that spell a
+    `banned` name.
 
     Without `learned`, the rows of the model's learned words are left out too.
 
@@ -68,6 +64,8 @@ def vocabulary(model: DiffusionModel, banned: Sequence[str] = (), *, learned: bo
     """
     table = model.backbone.token_table()
     without = set(model.tokenizer.all_special_ids)
+    # T5 embeds more tokens than it has words for.
+    without |= set(range(len(table))) - set(model.tokenizer.get_vocab().values())
     without |= {token for name in banned for token in words_of(model, name)}
     without |= set() if learned else {row for rows in model.words.values() for row in rows}
     spelled = forms(banned)
@@ -83,10 +81,9 @@ def vocabulary(model: DiffusionModel, banned: Sequence[str] = (), *, learned: bo
 def _written(tokenizer: Any) -> Mapping[int, frozenset[str]]:
     """Return what each token writes: its letters and digits, with accents and without."""
     found = {}
-    # Tokens that were added to a vocabulary stand in it as they are.
-    added = tokenizer.get_added_vocab()
-    for text, token in tokenizer.get_vocab().items():
-        written = text if text in added else _BYTES.decode([text.removesuffix(_END_OF_WORD)])
+    # Vocabularies write the ends of words, spaces and bytes each in its own way; the tokenizer knows which.
+    for token in tokenizer.get_vocab().values():
+        written = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         letters = "".join(words(written))
         found[token] = frozenset({letters, plain(letters)})
     return found

@@ -79,6 +79,10 @@ class BackboneKind(Protocol):
         """Return why a folder with this model_index.json cannot be audited; empty if it can."""
 
     @classmethod
+    def sequence_length_of(cls, index: Mapping[str, Any]) -> int:
+        """Return the tokens of a prompt in a text encoder without a length of its own, by model_index.json."""
+
+    @classmethod
     def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
         """Find what keeps the parts of a folder from working together, by their configurations alone."""
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken
+
 from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.entries import EmbeddingEntry
 from unerase_backend.catalogue.tensors import FLOATS, UNREADABLE, StoredTensor, read_header
@@ -142,6 +144,8 @@ def add_words(tokenizer: Any, words: Iterable[LearnedWord]) -> dict[int, tuple[i
     """
     ids: dict[int, tuple[int, ...]] = {}
     learned: set[str] = set()
+    # Where a space is part of the word that follows it, as in Gemma, a learned word takes the one before it.
+    spaced = _ids(tokenizer, "a ") != _ids(tokenizer, "a")
     for word in words:
         for token in word.tokens:
             known = _known(tokenizer, token)
@@ -151,7 +155,9 @@ def add_words(tokenizer: Any, words: Iterable[LearnedWord]) -> dict[int, tuple[i
                 raise _refused("EMBEDDING_TOKEN_TWICE", f"two embeddings have the token {shown(token)!r}")
             what = f"the tokenizer has the word {shown(token)!r} already; choose another token"
             raise _refused("EMBEDDING_WORD_EXISTS", what)
-        tokenizer.add_tokens(list(word.tokens))
+        tokenizer.add_tokens(
+            [AddedToken(token, lstrip=True, normalized=False) if spaced else token for token in word.tokens]
+        )
         own = tuple(tokenizer.token_to_id(token) for token in word.tokens)
         for token, known_id in zip(word.tokens, own, strict=True):
             if _ids(tokenizer, token) != [known_id]:

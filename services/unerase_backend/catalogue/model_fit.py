@@ -97,6 +97,17 @@ def find_long_prompts(configs: Configs, _: int, findings: Findings) -> None:
         findings.problem("tokenizer", UNSUPPORTED, what, remedy=remedy, found="tokenizer/tokenizer_config.json")
 
 
+def find_channel_misfit(taken: int, given: int, latents: int, findings: Findings) -> None:
+    """Find a transformer whose channels are not those of the VAE's latents; it may give twice as many as it takes,
+    the second half of which is the variance.
+    """
+    if taken != latents or given not in (taken, 2 * taken):
+        what = (
+            f"the transformer takes {counted(taken, 'channel')} and gives {given}, and the VAE's latents have {latents}"
+        )
+        findings.problem("transformer", UNSUPPORTED, what, remedy="take both parts from one model")
+
+
 def find_bad_scale(configs: Configs, _: int, findings: Findings) -> None:
     """Find factors of the `vae` that scale and shift no latents."""
     factor, shift = value(configs, "vae", "scaling_factor"), value(configs, "vae", "shift_factor")

@@ -81,7 +81,7 @@ SCHEDULERS = {
 # A smaller cumulative alpha is not a normal number in float32, in which diffusers computes it.
 _LEAST_ALPHA = 2.0**-126
 _UNET = "UNet2DConditionModel"
-WITH_BETAS = (_UNET, "PixArtTransformer2DModel")
+WITH_BETAS = (_UNET, "PixArtTransformer2DModel", "Transformer2DModel")
 """The classes of denoisers that are trained with betas."""
 FLOWS = ("SD3Transformer2DModel", "FluxTransformer2DModel", "SanaTransformer2DModel")
 """The classes of denoisers that are trained as a flow."""

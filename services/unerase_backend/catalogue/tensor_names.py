@@ -12,10 +12,16 @@ import re
 from collections.abc import Mapping
 
 _WRAPPERS = ("module.", "_orig_mod.")
-_CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
+_COMPUTING = ("CLIPTextModel", "CLIPTextModelWithProjection", "Gemma2Model", "PixArtTransformer2DModel")
 UNUSED = "text_projection.weight"
 """A text encoder's tensor that no picture depends on: it projects what the encoder makes of a whole prompt."""
-_COMPUTED = ("embeddings.position_ids",)
+UNUSED_OF: Mapping[str, str] = {
+    "CLIPTextModel": UNUSED,
+    # It stood for no prompt while PixArt was trained.
+    "PixArtTransformer2DModel": "caption_projection.y_embedding",
+}
+"""By class, a tensor that files hold and no picture depends on."""
+_COMPUTED = ("embeddings.position_ids", "rotary_emb.inv_freq", "pos_embed.pos_embed")
 TIED: Mapping[str, Mapping[str, str]] = {"T5EncoderModel": {"encoder.embed_tokens.weight": "shared.weight"}}
 """By class, the further names of a tensor that has two, of which files hold either or both, with the first."""
 _OLD_ATTENTION = re.compile(
@@ -37,7 +43,7 @@ def current_name(part: str, name: str, kind: str = "") -> str | None:
         for prefix in prefixes:
             if name.startswith(prefix):
                 name, shorter = name.removeprefix(prefix), True
-    if kind in _CLIP:
+    if kind in _COMPUTING:
         return None if name.endswith(_COMPUTED) else name
     if kind in TIED:
         return TIED[kind].get(name, name)

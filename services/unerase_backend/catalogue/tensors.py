@@ -12,7 +12,7 @@ from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.layouts import Layout, import_command, recognise
 from unerase_backend.catalogue.model_files import WeightFiles
-from unerase_backend.catalogue.tensor_names import TIED, UNUSED, current_name
+from unerase_backend.catalogue.tensor_names import TIED, UNUSED_OF, current_name
 
 FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
 """The number types that are read, in safetensors' words, with their bytes."""
@@ -145,8 +145,8 @@ def _by_current_names(
     for tensor in stored:
         name = current_name(part, tensor.name, kind)
         file = shown(tensor.file.name)
-        if kind == "CLIPTextModel" and name == UNUSED:
-            findings.note(f"{part}: {UNUSED} of {file} is not used; no picture depends on it")
+        if name == UNUSED_OF.get(kind, ""):
+            findings.note(f"{part}: {name} of {file} is not used; no picture depends on it")
             continue
         if name is None:
             continue

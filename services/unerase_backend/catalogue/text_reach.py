@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from unerase_backend.catalogue import families
+from unerase_backend.catalogue import configs, families
 from unerase_backend.catalogue.backbone_kinds import Role, encoder_of, of_role
 from unerase_backend.catalogue.embeddings import LearnedWord, add_words
 from unerase_backend.runtime.errors import UnsafeModelError
@@ -80,7 +80,9 @@ def model_reaches(
     parts = [part for part in of_role(family.parts, Role.TOKENIZER) if (folder / part).is_dir()]
     if not parts:
         raise UnsafeModelError("tokenizer is missing", reason="MODEL_INCOMPLETE")
-    length = family.default_sequence_length if max_sequence_length is None else max_sequence_length
+    index = configs.parse(folder / "model_index.json")
+    of_family = family.sequence_length_of(index if isinstance(index, Mapping) else {})
+    length = of_family if max_sequence_length is None else max_sequence_length
     found = []
     for part in parts:
         kind = family.parts[part].kind

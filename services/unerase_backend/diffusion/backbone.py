@@ -70,11 +70,11 @@ class Backbone:
     ) -> None:
         """Take the modules and tokenizers of a pipeline by their parts, and what its model_index.json says.
 
-        `sequence_length` replaces the default one.
+        `sequence_length` replaces that of the family.
         """
         self.modules = dict(modules)
         self.index = index
-        self.sequence_length = self.default_sequence_length if sequence_length is None else sequence_length
+        self.sequence_length = self.sequence_length_of(index) if sequence_length is None else sequence_length
         self.readers: tuple[TextReader, ...] = tuple(self.make_readers(tokenizers))
         """The text encoders, the one whose token ids are searched first."""
 
@@ -83,6 +83,11 @@ class Backbone:
         """Return why a folder with this model_index.json cannot be audited; empty if it can."""
         del index
         return ""
+
+    @classmethod
+    def sequence_length_of(cls, index: Mapping[str, Any]) -> int:
+        """Return the tokens of a prompt in a text encoder without a length of its own, by model_index.json."""
+        return cls.default_sequence_length
 
     @classmethod
     def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:

@@ -18,6 +18,7 @@ def text_digest(source: ModelSource, described: Model, changes: Sequence[ModelCh
         changes: What is changed beside; an interpolation moves text encoders too.
     """
     digest = hashlib.sha256(f"{source.kind.family} {source.max_sequence_length} {source.resolution}".encode())
+    digest.update(f" {source.kind.sequence_length_of(source.index)} ".encode())
     digest.update(repr(sorted((key, value) for key, value in source.index.items() if not key.startswith("_"))).encode())
     encoders = of_role(source.kind.parts, Role.TEXT_ENCODER)
     for file in described.files:

@@ -8,9 +8,11 @@ A large text encoder may take more of a device's memory than the denoiser, and i
 in main memory, and visit the device for each call.
 """
 
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from unerase_backend.catalogue.embeddings import expanded
 from unerase_backend.diffusion import embeddings
+from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Framing:
     end: tuple[int, ...]
     """The ids after them."""
     pad: int
+    bare: tuple[int, ...] | None = None
+    """The ids of a prompt without words, where they are not start and end."""
 
     @property
     def room(self) -> int:
@@ -60,6 +65,8 @@ class Framing:
         """Return the frame of words, cut where there is no more room; `learned_at` are places among the words."""
         read = words[: self.room]
         ids = (*self.start, *read, *self.end)
+        if not words and self.bare is not None:
+            ids = self.bare
         padding = (self.pad,) * (self.length - len(ids))
         places = tuple(place + len(self.start) for place in learned_at)
         return Frame((*ids, *padding), len(ids), len(read), places, truncated=len(words) > self.room)
@@ -77,6 +84,28 @@ def t5_framing(tokenizer: Any, length: int) -> Framing:
     return Framing(length, (), (tokenizer.eos_token_id,), tokenizer.pad_token_id)
 
 
+def lowered(text: str) -> str:
+    """Return a text in lower case, without spaces at its ends, as the pipelines of PixArt and Sana read it."""
+    return text.lower().strip()
+
+
+@dataclass(frozen=True)
+class Lead:
+    """What an encoder reads before every prompt that has words, such as an instruction."""
+
+    text: str
+    ids: tuple[int, ...]
+    """The first of its token ids, which are the same whatever follows."""
+
+    @staticmethod
+    def of(tokenizer: Any, text: str) -> "Lead":
+        """Return the lead of a text: its end, such as a space, may be one token with the first letters of a prompt."""
+        following = ("", *string.ascii_lowercase, *string.digits, *string.punctuation)
+        tokenised = tokenizer([text + each for each in following], add_special_tokens=False, verbose=False).input_ids
+        same = takewhile(lambda column: len(set(column)) == 1, zip(*tokenised, strict=False))
+        return Lead(text, tuple(column[0] for column in same))
+
+
 @dataclass(frozen=True, eq=False)
 class TextReader:
     """One text encoder of a model."""
@@ -92,6 +121,8 @@ class TextReader:
     """The token ids of each learned word's rows, by the first of them."""
     visits: torch.device | None = None
     """The device on which an encoder computes whose weights wait in main memory; None if they are where it computes."""
+    lead: Lead | None = None
+    """What is read before every prompt that has words; `framing` has its ids."""
 
     @property
     def embedding(self) -> Any:
@@ -118,9 +149,19 @@ class TextReader:
         )
 
     def tokens_of(self, text: str) -> list[int]:
-        """Return the token ids of a text, without start and end; a learned word stands for all its rows."""
-        ids = self.tokenizer(self.normalise(text), add_special_tokens=False, verbose=False).input_ids
-        return expanded(ids, self.words)
+        """Return the token ids of a text, without start and end; a learned word stands for all its rows.
+
+        Raises:
+            InvalidRequestError: its beginning is one token with the end of what is read before it.
+        """
+        given = self.normalise(text)
+        lead = self.lead if given and self.lead else Lead("", ())
+        ids = self.tokenizer(lead.text + given, add_special_tokens=False, verbose=False).input_ids
+        before = len(lead.ids)
+        if tuple(ids[:before]) != lead.ids:
+            problem = f"{given[:1]!r} cannot begin a prompt of this model: it changes how the words before it are read"
+            raise InvalidRequestError.of(FieldViolation("text", problem))
+        return expanded(ids[before:], self.words)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return the text that token ids write."""

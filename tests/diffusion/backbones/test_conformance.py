@@ -65,8 +65,8 @@ def same(one: Finished, other: Finished) -> bool:
     return torch.equal(one.latents, other.latents) and np.array_equal(one.picture, other.picture)
 
 
-def picture(seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (RESOLUTION, RESOLUTION, 3), dtype=np.uint8)
+def picture(seed: int = 0, side: int = RESOLUTION) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def classifier_of(tiny_model: TinyModel) -> LatentClassifier:
@@ -81,7 +81,10 @@ def test_neighbours_change_no_bit(tiny_model: TinyModel) -> None:
         (of(), Given()),
         (of("", guidance_scale=1.0, steps=3), Given()),
         (of(PROMPTS[1], eta=1.34, steps=4), Given()),
-        (of(inpainting=Inpainting(picture_digest="p", mask_share=0.5)), Given(picture=picture())),
+        (
+            of(inpainting=Inpainting(picture_digest="p", mask_share=0.5)),
+            Given(picture=picture(side=tiny_model.tiny.resolution)),
+        ),
         (of("a blue ring", classifier_guidance=guidance), Given(classifier=classifier_of(tiny_model))),
         (of(PROMPTS[1], guidance_scale=1.0, stop_step=2, latent_seed=9), Given()),
     ]
@@ -170,8 +173,8 @@ def test_inpainting_is_its_formula(tiny_model: TinyModel) -> None:
     """Around the mask stands a' y + s' n after each step, with the clean latents y and the initial noise n."""
     inpainting = Inpainting(picture_digest="p", mask_share=0.5)
     trajectory = tiny_model.trajectory(latent_seed=5, eta=1.0, inpainting=inpainting)
-    (ours,) = tiny_model.sampler.run([trajectory], given=[Given(picture=picture())])
-    y: Numbers = clean_latents(tiny_model, picture())[0].double().numpy()
+    (ours,) = tiny_model.sampler.run([trajectory], given=[Given(picture=picture(side=tiny_model.tiny.resolution))])
+    y: Numbers = clean_latents(tiny_model, picture(side=tiny_model.tiny.resolution))[0].double().numpy()
     n: Numbers = tiny_model.noise(5)[0].double().numpy()
     _, levels = tiny_model.visited(STEPS)
     side = y.shape[-1]
@@ -195,8 +198,9 @@ def clean_latents(tiny_model: TinyModel, shown: NDArray[np.uint8]) -> torch.Tens
 
 
 def test_latents_of_pictures_are_those_of_diffusers(tiny_model: TinyModel) -> None:
-    found = pictures.encode(tiny_model.model, [picture(4)], 2)[0]
-    torch.testing.assert_close(found, clean_latents(tiny_model, picture(4))[0], rtol=1e-5, atol=1e-5)
+    shown = picture(4, tiny_model.tiny.resolution)
+    found = pictures.encode(tiny_model.model, [shown], 2)[0]
+    torch.testing.assert_close(found, clean_latents(tiny_model, shown)[0], rtol=1e-5, atol=1e-5)
 
 
 def test_classifier_guidance_is_its_formula(tiny_model: TinyModel) -> None:
@@ -226,7 +230,8 @@ def finish(errors: Any) -> Numbers:
 
 def test_the_training_error_is_that_of_a_slow_loop(tiny_model: TinyModel) -> None:
     model, timesteps, texts = tiny_model.model, [3, 500, 999], ["", *PROMPTS]
-    shown, digests = [picture(1), picture(2)], ["aa", "bb"]
+    side = tiny_model.tiny.resolution
+    shown, digests = [picture(1, side), picture(2, side)], ["aa", "bb"]
     encodings = [tiny_model.encoded([text])[0] for text in texts]
     errors = finish(measure_denoising(model, shown, digests, encodings, timesteps, 7, batch_rows=ROWS, decode_batch=2))
     for i, given in enumerate(shown):
