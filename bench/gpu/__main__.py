@@ -1,11 +1,11 @@
-"""`python -m bench.gpu [--tiny] [--dtype NAME] [--out FILE]`: what one GPU makes of Stable Diffusion 1.4's size.
+"""`python -m bench.gpu [--model NAME] [--tiny] [--dtype NAME] [--out FILE]`: what one GPU makes of real size.
 
-The architecture is Stable Diffusion 1.4's, the weights are random. It takes at most eight minutes, whatever the card:
-each part has its seconds (`bench.gpu.parts.PARTS`), and makes fewer calls where these are few. It needs no Ray and no
-network. Each part prints a line; the JSON at FILE holds them with the card's name and the libraries' versions, and the
-cost of a whole standard audit (`bench.gpu.cost`).
+The architecture is Stable Diffusion 1.4's, or with `--model` that of another (`bench.gpu.sizes`); the weights are
+random. It takes at most eight minutes, whatever the card: each part has its seconds (`bench.gpu.parts.PARTS`), and
+makes fewer calls where these are few. It needs no Ray and no network. Each part prints a line; the JSON at FILE holds
+them with the card's name and the libraries' versions, and the cost of a whole standard audit (`bench.gpu.cost`).
 
-`--tiny` runs the same program on the CPU with a tiny architecture; its figures mean nothing.
+`--tiny` runs the same program on the CPU with a tiny architecture of the family; its figures mean nothing.
 """
 
 import argparse
@@ -21,8 +21,9 @@ import torch
 import transformers
 
 from bench.gpu.cost import cost, planned
-from bench.gpu.models import STABLE_DIFFUSION, TINY, judge_of, random_model
+from bench.gpu.models import judge_of, random_model
 from bench.gpu.parts import PARTS, Rig
+from bench.gpu.sizes import SIZES, TINY_SIZES
 from bench.gpu.timing import Clock, peak_gb
 from unerase_backend.diffusion.profile import device_class, library_versions
 from unerase_backend.runtime.deployment import prepare_gpu
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("build/bench-gpu.json"))
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
+    parser.add_argument("--model", choices=tuple(SIZES), default="sd-1.4")
     parser.add_argument("--tiny", action="store_true", help="a tiny architecture on the CPU, to try the program")
     options = parser.parse_args(arguments)
     if not options.tiny and not torch.cuda.is_available():
@@ -49,7 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     device = torch.device("cpu" if options.tiny else "cuda")
     if not options.tiny:
         prepare_gpu(0.0)
-    size, seconds = (TINY, TINY_SECONDS) if options.tiny else (STABLE_DIFFUSION, SECONDS)
+    sizes, seconds = (TINY_SIZES, TINY_SECONDS) if options.tiny else (SIZES, SECONDS)
+    size = sizes[options.model]
     clock, of_parts = Clock(TINY_LIMIT if options.tiny else seconds), sum(share for _, share in PARTS.values())
     with tempfile.TemporaryDirectory() as folder:
         rig = Rig(random_model(size, device, getattr(torch, options.dtype)), size, judge_of(size, Path(folder), device))

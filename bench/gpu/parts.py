@@ -1,9 +1,9 @@
 """The parts of the GPU's bench: each measures one thing within its seconds and returns its figures.
 
-    forward     the UNet alone by rows: the limit of everything else
+    forward     the denoiser alone by rows: the limit of everything else
     sampler     the sampler's ticks by rows, full of guided pictures, and their share of the limit
     finishing   what decoding costs a picture, and judging in a thread beside the sampler
-    diffusers   StableDiffusionPipeline one picture a call, guided and not, and in batches of the sampler's size
+    diffusers   the family's pipeline, one picture a call, guided and not, and in batches of the sampler's size
     attacks     a step of UnlearnDiffAtk by rows, and of textual inversion by batch
     neighbours  whether a trajectory's bits are the same alone and among others
     float32     how far latents and pictures are from those of float32
@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from bench.gpu.models import Size, published_pipeline
+from bench.gpu.models import published_pipeline
+from bench.gpu.sizes import Size
 from bench.gpu.timing import Timed, once, timed
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.attack.prompts import gradients
@@ -126,13 +127,13 @@ def by_size(sizes: Sequence[int], seconds: float, measure: Callable[[int, float]
 
 
 def forward(rig: Rig, seconds: float) -> Figures:
-    """Time the UNet by rows, without gradients."""
+    """Time the denoiser by rows, without gradients."""
     model = rig.model
 
     def measure(rows: int, share: float) -> Timed:
         latents = torch.randn((rows, *model.latent_shape), device=rig.device, dtype=model.dtype)
         encoded = Encoding.stack([empty_encoding(model)] * rows)
-        times = torch.full((rows,), 500, device=rig.device)
+        times = model.schedule.times_at(torch.full((rows,), 500, device=rig.device))
 
         @torch.inference_mode()
         def call() -> None:
@@ -203,14 +204,14 @@ def _run(rig: Rig, rows: int, work: Sequence[Trajectory], *, picture: bool, judg
 
 
 def diffusers(rig: Rig, seconds: float) -> Figures:
-    """Time diffusers' own pipeline on the same UNet."""
-    pipeline = published_pipeline(rig.model)
+    """Time diffusers' own pipeline on the same denoiser."""
+    pipeline, size = published_pipeline(rig.model, rig.size), rig.size
     batch = rig.most_rows // 2
     found: Figures = {}
     for name, pictures, guidance, rows, share in (
-        ("guided", 1, GUIDANCE, 2, 8),
+        ("guided", 1, size.guidance_scale, 2, 8),
         ("unguided", 1, 1.0, 1, 8),
-        ("guided_batch", batch, GUIDANCE, rig.most_rows, 4),
+        ("guided_batch", batch, size.guidance_scale, rig.most_rows, 4),
     ):
         steps = rig.steps_within(seconds / share, rig.forward[rows].seconds)
 
@@ -220,6 +221,8 @@ def diffusers(rig: Rig, seconds: float) -> Figures:
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 num_images_per_prompt=pictures,
+                height=size.side,
+                width=size.side,
                 generator=torch.Generator().manual_seed(1),
                 output_type="np",
             )
@@ -251,21 +254,21 @@ def attacks(rig: Rig, seconds: float) -> Figures:
 
 
 def _attacked(rig: Rig, rows: int, seconds: float) -> Timed:
-    model, width = rig.model, rig.model.text_encoder.get_input_embeddings().embedding_dim
+    model, width = rig.model, sum(reader.width for reader in rig.model.backbone.searched)
     words = model.tokens_of(PROMPT)
     prompts = [tokenise_searched(model, TOKENS, words)] * rows
     embeddings = torch.randn((rows, TOKENS, width))
     noisy, target = torch.randn((2, rows, *model.latent_shape))
-    times = torch.full((rows,), 500)
+    times = model.schedule.times_at(torch.full((rows,), 500))
     return timed(lambda: gradients(model, prompts, embeddings, noisy, times, target), rig.device, seconds)
 
 
 def _inverted(rig: Rig, rows: int, seconds: float) -> Timed:
-    model, width = rig.model, rig.model.text_encoder.get_input_embeddings().embedding_dim
+    model, width = rig.model, sum(reader.width for reader in rig.model.backbone.readers)
     learned = torch.randn((1, width), device=rig.device).requires_grad_()
     prompt = tokenise_learned(model, "a picture of a <learned>", "<learned>", 1)
     noisy, target = torch.randn((2, rows, *model.latent_shape), device=rig.device)
-    times = torch.full((rows,), 500, device=rig.device)
+    times = model.schedule.times_at(torch.full((rows,), 500, device=rig.device))
 
     def call() -> None:
         encoded = encode_tokens(model, [prompt], [learned])[[0] * rows]

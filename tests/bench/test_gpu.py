@@ -9,14 +9,18 @@ import torch
 from bench.gpu import cost as costing
 from bench.gpu.__main__ import main
 from bench.gpu.cost import cost, planned
-from bench.gpu.models import TINY
 from bench.gpu.parts import OUT_OF_MEMORY, PARTS, TOO_SLOW, Rig, by_size
+from bench.gpu.sizes import SIZES, TINY_SIZES
 from bench.gpu.timing import Clock, Timed
+from unerase_backend.catalogue.backbone_kinds import BACKBONES
+
+TINY = TINY_SIZES["sd-1.4"]
 
 
-def test_every_part_measures(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", SIZES)
+def test_every_part_measures(tmp_path: Path, model: str) -> None:
     out = tmp_path / "build" / "gpu.json"
-    assert main(["--tiny", "--out", str(out)]) == 0
+    assert main(["--tiny", "--model", model, "--out", str(out)]) == 0
     results = json.loads(out.read_text())
     assert {*PARTS, "standard_audit", "device", "versions"} <= results.keys()
     assert [name for name in PARTS if "error" in results[name]] == []
@@ -29,6 +33,25 @@ def test_every_part_measures(tmp_path: Path) -> None:
     # Half precision, and not another computation.
     assert 0 < results["float32"]["mean_difference_over_spread"] < 0.05
     assert results["standard_audit"]["minutes"] > 0
+
+
+PARAMETERS = {
+    ("sd-1.4", "unet"): 859_520_964,
+    ("sd-1.4", "text_encoder"): 123_060_480,
+    ("sdxl", "unet"): 2_567_463_684,
+    ("sdxl", "text_encoder"): 123_060_480,
+    ("sdxl", "text_encoder_2"): 694_659_840,
+    ("sd-3", "transformer"): 2_028_328_000,
+}
+"""As published."""
+
+
+@pytest.mark.parametrize(("model", "part"), PARAMETERS)
+def test_the_sizes_are_those_of_the_published_models(model: str, part: str) -> None:
+    size = SIZES[model]
+    with torch.device("meta"):
+        module = BACKBONES.all()[size.family].build(part, size.parts[part])
+    assert sum(each.numel() for each in module.parameters()) == PARAMETERS[model, part]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
