@@ -70,7 +70,7 @@ class Inversion:
         self.prompts = []
         for template in TEMPLATES:
             before = tokenizer(template.replace("{}", ""), add_special_tokens=False).input_ids
-            ids = [*before, *[tokenizer.pad_token_id] * tokens]
+            ids = [*before, *[0] * tokens]
             self.prompts.append((_framed(tokenizer, ids), 1 + len(before)))
 
     def step(self, seed: int) -> float:

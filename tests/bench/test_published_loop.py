@@ -19,7 +19,7 @@ from unerase.v1.audits_pb2 import AuditSpec, Battery
 from unerase_backend.attack.prompts import gradients
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.coordinator.planning.plan import Plan, make_plan
-from unerase_backend.diffusion.conditioning import encode, tokenise_ids, tokenise_learned
+from unerase_backend.diffusion.conditioning import encode, tokenise_learned, tokenise_searched
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import load_model
@@ -135,8 +135,7 @@ def test_a_step_of_unlearn_diff_atk(loop: PublishedLoop, model: DiffusionModel) 
     embeddings = table[[11, 12, 13]].clone().requires_grad_()
     loss = attack.loss(embeddings, clean, noise, timestep)
     (gradient,) = torch.autograd.grad(loss, [embeddings])
-    prompt = tokenise_ids(model, [0] * 3 + model.tokens_of(PROMPT))
-    prompt = type(prompt)(prompt.ids, learned_at=(1,))
+    prompt = tokenise_searched(model, 3, model.tokens_of(PROMPT))
     times = torch.tensor([timestep])
     noisy = model.schedule.level_at(times).noised(clean, noise)
     losses, ours = gradients(model, [prompt], embeddings.detach()[None], noisy, times, noise)

@@ -32,8 +32,8 @@ def loaded(entry: Path, name: str) -> DiffusionModel:
 def same_weights(model: DiffusionModel, name: str) -> None:
     other = load_model(Catalogue.load(), name, torch.device("cpu"), torch.float32)
     for part in ("unet", "vae", "text_encoder"):
-        theirs = getattr(other, part).state_dict()
-        found = getattr(model, part).state_dict()
+        theirs = other.backbone.modules[part].state_dict()
+        found = model.backbone.modules[part].state_dict()
         assert found.keys() == theirs.keys()
         assert all(torch.equal(found[key], tensor) for key, tensor in theirs.items())
 

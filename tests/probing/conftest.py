@@ -34,7 +34,7 @@ def pipeline_of(local: LocalBackend) -> Callable[[str], Any]:
                 local_files_only=True,
             )
             for component in ("unet", "text_encoder"):
-                for file in getattr(parts, component):
+                for file in parts.changes[component]:
                     tensors = {key: value.float() for key, value in load_file(file).items()}
                     getattr(pipeline, component).load_state_dict(tensors, strict=False)
             pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)

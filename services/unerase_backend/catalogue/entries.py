@@ -41,6 +41,7 @@ from unerase_backend.catalogue.layouts import PICKLES, ImportKind, import_comman
 from unerase_backend.catalogue.model_files import is_index
 from unerase_backend.catalogue.names import check_name
 from unerase_backend.catalogue.packs import checked_pack_file
+from unerase_backend.catalogue.part_names import REPLACEABLE
 from unerase_backend.catalogue.places import Places
 from unerase_backend.runtime.bounds import most_items
 from unerase_backend.runtime.labels import checked_labels
@@ -180,12 +181,6 @@ def _alone(content: object) -> object:
             raise ValueError(f"{beside} belongs beside one {key} that is a file; each of several has its own")
         content = rest | {key: [{"file": content[key], beside: content[beside]}]}
     return content
-
-
-REPLACEABLE = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-"""The parts of which an entry may replace tensors, the denoisers first."""
-DENOISERS = ("unet", "transformer")
-"""The parts that are a denoiser; a family has one of them."""
 
 
 class ModelEntry(Entry):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unerase_backend.catalogue.schedule_problems import (
+    SPACINGS,
     ScheduleProblem,
     Told,
     class_name,
@@ -55,7 +56,6 @@ _REFUSED = {
     "stochastic_sampling": "cannot be followed: it draws new noise at every step, which here eta does; set it to false",
     "thresholding": "cannot be followed: it is for models of pixels, not of latents; set it to false",
 }
-_SPACINGS = ("leading", "trailing", "linspace")
 _DYNAMIC = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
 
 
@@ -125,8 +125,8 @@ def flow_problems(config: Mapping[str, Any]) -> Iterator[ScheduleProblem]:
         given = shown(config.get("prediction_type", _default_prediction(config)))
         text = f'{given} cannot be followed on a flow; it must be "{FLOW_PREDICTION}"'
         yield ScheduleProblem("prediction_type", config.get("prediction_type"), text)
-    if config.get("timestep_spacing", _SPACINGS[0]) not in _SPACINGS:
-        yield problem("timestep_spacing", f"is unknown; it must be one of {', '.join(_SPACINGS)}, or absent")
+    if config.get("timestep_spacing", SPACINGS[0]) not in SPACINGS:
+        yield problem("timestep_spacing", f"is unknown; it must be one of {', '.join(SPACINGS)}, or absent")
     if config.get("time_shift_type", "exponential") not in ("exponential", "linear"):
         yield problem("time_shift_type", "cannot be followed; it must be exponential or linear")
     yield from length_problems(config, problem)

@@ -29,6 +29,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from unerase_backend.catalogue import unet_blocks
+from unerase_backend.catalogue.part_names import DENOISERS, REPLACEABLE, TEXT_ENCODERS
 from unerase_backend.runtime.errors import UnsafeModelError
 
 Role = Literal["down", "up", "alpha"]
@@ -43,15 +44,11 @@ _ROLE = re.compile(
         | (?:[._]lora|\.lora_linear_layer)?\.(?P<alpha>alpha) )$""",
     re.VERBOSE,
 )
-_DENOISERS = ("unet", "transformer")
-_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-PARTS = (*_DENOISERS, *_TEXT_ENCODERS)
-"""The parts that a LoRA can change, denoisers first."""
 _PREFIXES = {
-    **{f"lora_{part}_": part for part in _DENOISERS},
-    "lora_te_": _TEXT_ENCODERS[0],
-    **{f"lora_te{number}_": part for number, part in enumerate(_TEXT_ENCODERS, 1)},
-    **{f"{part}.": part for part in PARTS},
+    **{f"lora_{part}_": part for part in DENOISERS},
+    "lora_te_": TEXT_ENCODERS[0],
+    **{f"lora_te{number}_": part for number, part in enumerate(TEXT_ENCODERS, 1)},
+    **{f"{part}.": part for part in REPLACEABLE},
 }
 # What the attention processors of denoisers and of text encoders called their layers.
 _OF_DENOISERS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out": "to_out.0"}
@@ -108,7 +105,7 @@ def parse(key: str) -> LoraKey | None:
         if ".processor." not in module:
             return None
     owner, _, layer = module.rpartition(".")
-    layers = _OF_TEXT_ENCODERS if part in _TEXT_ENCODERS else _OF_DENOISERS
+    layers = _OF_TEXT_ENCODERS if part in TEXT_ENCODERS else _OF_DENOISERS
     if role.group().startswith("_lora") and layer in layers:
         module = f"{owner.removesuffix('.processor')}.{layers[layer]}"
     return LoraKey(part, module, kind[named])
@@ -166,7 +163,7 @@ def read_keys(path: Path) -> tuple[dict[str, LoraKey], dict[str, str]]:
 def parts_of(path: Path) -> list[str]:
     """Return the parts of a model that a LoRA file changes, the denoiser first; errors as in `read_keys`."""
     parsed, _ = read_keys(path)
-    return [part for part in PARTS if any(each.part == part for each in parsed.values())]
+    return [part for part in REPLACEABLE if any(each.part == part for each in parsed.values())]
 
 
 def layers_of(tensors: Iterable[str]) -> dict[str, str]:

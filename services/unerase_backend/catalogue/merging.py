@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from unerase_backend.catalogue.entries import (
-    DENOISERS,
     GUIDANCE_SCALE,
     STEPS,
     ConceptEntry,
@@ -15,6 +14,7 @@ from unerase_backend.catalogue.entries import (
     problems_of_concept,
 )
 from unerase_backend.catalogue.guard_kinds import repeated
+from unerase_backend.catalogue.part_names import DENOISERS
 from unerase_backend.catalogue.reading import CatalogueFile, read_file
 from unerase_backend.runtime.errors import FieldViolation, InvalidRequestError
 from unerase_backend.runtime.spelling import share_a_word

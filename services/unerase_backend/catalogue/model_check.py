@@ -32,6 +32,7 @@ from unerase_backend.catalogue.model_files import (
     tokenizer_files,
 )
 from unerase_backend.catalogue.model_parts import ModelParts
+from unerase_backend.catalogue.part_names import REPLACEABLE
 from unerase_backend.catalogue.schedules import audit_problem, folder_problems, prediction_type, schedule_notes
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.catalogue.tensor_fit import compare_tensors
@@ -225,7 +226,7 @@ def _replacing_tensors(part: str, kind: str, path: Path, findings: Findings) -> 
 def _examine_lora(file: Path, known: Sequence[str], title: str, findings: Findings) -> None:
     try:
         if other := [part for part in lora.parts_of(file) if part not in known]:
-            there = ", ".join(part for part in known if part in lora.PARTS)
+            there = ", ".join(part for part in known if part in REPLACEABLE)
             message = f"the LoRA changes the {other[0]}, which this {title} does not have; it has {there}"
             raise UnsafeModelError(message, reason="LORA_UNSUPPORTED")
     except UneraseError as error:

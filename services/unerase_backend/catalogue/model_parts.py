@@ -7,7 +7,8 @@ from pathlib import Path
 from unerase.v1.models_pb2 import WeightFile
 from unerase_backend.catalogue import digests, lora
 from unerase_backend.catalogue.digests import Digest, HashedFile
-from unerase_backend.catalogue.entries import REPLACEABLE, EmbeddingEntry, LoraEntry, ModelEntry
+from unerase_backend.catalogue.entries import EmbeddingEntry, LoraEntry, ModelEntry
+from unerase_backend.catalogue.part_names import REPLACEABLE
 
 
 @dataclass(frozen=True)

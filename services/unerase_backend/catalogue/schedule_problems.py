@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+SPACINGS = ("leading", "trailing", "linspace")
+"""The ways in which schedulers space the timesteps that are visited."""
 FILE = "scheduler_config.json"
 MAX_TRAINING_TIMESTEPS = 100_000
 

@@ -36,6 +36,7 @@ from unerase_backend.catalogue.flow_schedules import (
 )
 from unerase_backend.catalogue.schedule_problems import (
     FILE,
+    SPACINGS,
     ScheduleProblem,
     Told,
     class_name,
@@ -48,7 +49,6 @@ from unerase_backend.catalogue.schedule_problems import (
 EPSILON, V_PREDICTION = "epsilon", "v_prediction"
 PREDICTIONS = (EPSILON, V_PREDICTION)
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-SPACINGS = ("leading", "trailing", "linspace")
 TRAINING_TIMESTEPS = 1000
 """What the evaluations' grids of timesteps are made for."""
 

@@ -10,11 +10,8 @@ from collections.abc import Iterable, Mapping
 from unerase.v1.audits_pb2 import AuditSpec, Manifest
 from unerase.v1.models_pb2 import Model
 from unerase.v1.types_pb2 import Concept, ModelAccess
+from unerase_backend.catalogue.part_names import DENOISERS, TEXT_ENCODERS
 from unerase_backend.runtime.spelling import share_a_word
-
-DENOISERS = ("unet", "transformer")
-"""The parts of which a model has one, which decides what a picture shows; text encoders only read the prompt."""
-_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def same_denoiser(one: Model, other: Model) -> bool:
@@ -26,7 +23,7 @@ def same_weights(one: Model, other: Model) -> bool:
     """Whether two models have the same denoising network and the same text encoders, whatever their names."""
     if one.digest and one.digest == other.digest:
         return True
-    encoders = [part for part in _ENCODERS if _part(one, part) or _part(other, part)]
+    encoders = [part for part in TEXT_ENCODERS if _part(one, part) or _part(other, part)]
     return same_denoiser(one, other) and bool(encoders) and all(_same(one, other, part) for part in encoders)
 
 

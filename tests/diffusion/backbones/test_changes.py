@@ -10,8 +10,8 @@ from support.tiny_models import CPU, PROMPTS, TinyModel
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, TokenIds
 from unerase_backend.catalogue.backbone_kinds import denoiser_of
-from unerase_backend.catalogue.lora import PARTS as OF_LORAS
 from unerase_backend.catalogue.model_check import check_model as check_files
+from unerase_backend.catalogue.part_names import REPLACEABLE as OF_LORAS
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from unerase_backend.catalogue import lora
 from unerase_backend.catalogue.layouts import LECO_SPM
+from unerase_backend.catalogue.part_names import REPLACEABLE
 from unerase_backend.importing.registry import Imported, Source, importer
 from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UnsafeModelError
 
-_PARTS = "|".join(map(re.escape, lora.PARTS))
+_PARTS = "|".join(map(re.escape, REPLACEABLE))
 _PART = re.compile(rf"^(?:(?P<before>{_PARTS})\.)?base_model\.model\.(?:(?P<behind>{_PARTS})\.)?")
 _BESIDE = "adapter_config.json"
 _SCALAR = ".scalar"
