@@ -83,7 +83,14 @@ def load_pipeline(root: Path, name: str = REFERENCE) -> StableDiffusion3Pipeline
     """
     if not (root / name).is_dir():
         raise FileNotFoundError(f"no model {name} in {root}")
-    pipeline = StableDiffusion3Pipeline.from_pretrained(root / REFERENCE, dtype=torch.float32, local_files_only=True)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        root / REFERENCE,
+        dtype=torch.float32,
+        # diffusers wants a third text encoder, or to be told that there is none
+        text_encoder_3=None,
+        tokenizer_3=None,
+        local_files_only=True,
+    )
     modules = (pipeline.transformer, pipeline.text_encoder, pipeline.text_encoder_2)
     for module, file in zip(modules, (TRANSFORMER, *TEXT_ENCODERS), strict=True):
         storage.frozen(module)

@@ -7,9 +7,11 @@ x = (1 - sigma) x_0 + sigma e both are affine in the score, with the same factor
 same negated guidance. As there, the edited model itself makes x: Euler's steps under c with guidance, stopped at a
 random step.
 
-"x" means cross-attention, which a joint-attention transformer does not have. The authors' own ESD-x for FLUX trains all
-attention layers (`utils/esd_trainer.py` of their repository), and so does this one: projections of image and of text
-tokens alike, in every joint block.
+"x" means cross-attention, through which alone a UNet reads the prompt. In a joint-attention block the text tokens'
+projections have that place: queries, keys, values and output of the text side (`add_q_proj`, `add_k_proj`,
+`add_v_proj`, `to_add_out`), which are trained here. The authors' own ESD-x for FLUX trains all attention layers
+(`utils/esd_trainer.py` of their repository). That erases here too, but damages other concepts more: the image side's
+projections serve every prompt.
 """
 
 import copy
@@ -22,11 +24,12 @@ from unerase_backend.testbed.erasers._esd import NEGATIVE_GUIDANCE, SAMPLING_GUI
 from unerase_backend.testbed.flow.erasers._registry import Concept, Subject, eraser
 from unerase_backend.testbed.flow.transformer import Encoding, predict
 
-ITERATIONS = 300
-RATE = 1e-3
+ITERATIONS = 100
+RATE = 3e-4
 BATCH = 8
 SAMPLING_STEPS = 20
 SEED = 7
+TEXT_SIDE = (".attn.add_", ".attn.to_add_out.")
 
 
 @torch.no_grad()
@@ -45,10 +48,10 @@ def partial_sample(subject: Subject, both: Encoding, latents: Tensor, stop: int)
 
 @eraser("esd-x")
 def erase_esd_x(subject: Subject, concept: Concept, iterations: int = ITERATIONS) -> None:
-    """Train the attention layers."""
+    """Train the text side of every joint attention."""
     transformer = subject.transformer
     reference = copy.deepcopy(transformer)
-    learned = [weight for name, weight in transformer.named_parameters() if ".attn." in name]
+    learned = [weight for name, weight in transformer.named_parameters() if any(part in name for part in TEXT_SIDE)]
     for weight in learned:
         weight.requires_grad_(True)
     prompts = subject.encode([template.format(name) for template in concept.plain_templates for name in concept.names])
