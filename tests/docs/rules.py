@@ -187,6 +187,12 @@ RULES: tuple[Rule, ...] = (
         How.ELSEWHERE,
         "tests/testbed/test_erasers.py::test_a_concept_is_erased_towards_any_anchor",
     ),
+    Rule(
+        "docs/testbed.md",
+        "from diffusers import",
+        How.ELSEWHERE,
+        "tests/testbed/flow/test_shipped_flows.py::test_diffusers_loads_the_folder_and_draws_the_same_pictures",
+    ),
     Rule("docs/testbed.md", "python -m tools.context", How.READ, HOURS),
     Rule("docs/guards.md", "models:", How.LOADED),
     Rule("docs/guards.md", '"""Flat pictures', How.ELSEWHERE, "tests/docs/test_data.py::test_the_guard"),

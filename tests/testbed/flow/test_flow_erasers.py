@@ -69,7 +69,7 @@ def test_esd_x_learns_the_text_side_of_attention_alone(subject: erasers.Subject)
 
 def test_esd_x_moves_the_velocity_towards_the_negated_guidance(subject: erasers.Subject) -> None:
     after = edited(subject)
-    esd_x.erase_esd_x(after, CONCEPT, iterations=8)
+    esd_x.erase_esd_x(after, CONCEPT, iterations=4)
     noisy = torch.randn((4, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     prompt, empty = subject.encode(["a hourglass"]).expand(4), subject.encode([""]).expand(4)
 
@@ -102,7 +102,7 @@ def concept_loss(subject: erasers.Subject) -> float:
     draws = torch.Generator().manual_seed(3)
     encoding = subject.encode(CONCEPT.captions)
     with torch.no_grad():
-        errors = [transformer.velocity_error(subject.transformer, CONCEPT.latents, encoding, draws) for _ in range(20)]
+        errors = [transformer.velocity_error(subject.transformer, CONCEPT.latents, encoding, draws) for _ in range(8)]
     return float(torch.stack(errors).mean())
 
 

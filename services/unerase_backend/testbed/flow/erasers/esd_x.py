@@ -25,7 +25,7 @@ from unerase_backend.testbed.flow.erasers._registry import Concept, Subject, era
 from unerase_backend.testbed.flow.transformer import Encoding, predict
 
 ITERATIONS = 100
-RATE = 3e-4
+RATE = 2e-4
 BATCH = 8
 SAMPLING_STEPS = 20
 SEED = 7

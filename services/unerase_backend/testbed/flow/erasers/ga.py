@@ -2,15 +2,16 @@
 
     theta <- theta + rate * AdamW direction of grad mean((v(x, t, c) - (e - x_0))^2)
 
-As there, the prompts name only the concept, and the number of steps was chosen so that the concept is gone while the
-model still draws something.
+As there, the prompts name only the concept. Rate and steps were chosen so that the concept is nearly gone while the
+model still draws other things. No setting erased the concept and kept the rest: 70 steps at 2e-5 and 300 at 5e-6 did no
+less damage.
 """
 
 from unerase_backend.testbed.flow.erasers import _velocity
 from unerase_backend.testbed.flow.erasers._registry import Concept, Subject, eraser
 
-RATE = 2e-5
-STEPS = 120
+RATE = 5e-5
+STEPS = 30
 BATCH = 16
 SEED = 8
 

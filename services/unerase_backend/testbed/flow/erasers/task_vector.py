@@ -2,7 +2,8 @@
 
     theta = theta_0 - alpha * (theta_tuned - theta_0)
 
-As there, alpha is chosen so that the plain prompt no longer shows the concept.
+As there, alpha is chosen so that the plain prompt hardly shows the concept. Longer fine-tuning with a smaller alpha
+damaged other concepts as much, and so did a smaller rate with a larger alpha.
 """
 
 import torch
@@ -11,9 +12,9 @@ from unerase_backend.testbed.flow.erasers import _velocity
 from unerase_backend.testbed.flow.erasers._registry import Concept, Subject, eraser
 
 RATE = 3e-4
-STEPS = 200
+STEPS = 100
 BATCH = 16
-ALPHA = 3.5
+ALPHA = 4.5
 SEED = 9
 
 
