@@ -81,9 +81,12 @@ def vocabulary(model: DiffusionModel, banned: Sequence[str] = (), *, learned: bo
 def _written(tokenizer: Any) -> Mapping[int, frozenset[str]]:
     """Return what each token writes: its letters and digits, with accents and without."""
     found = {}
-    # Vocabularies write the ends of words, spaces and bytes each in its own way; the tokenizer knows which.
-    for token in tokenizer.get_vocab().values():
-        written = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    # Vocabularies write the ends of words, spaces and bytes each in its own way; the tokenizer knows which. Tokens that
+    # were added to one stand in it as they are.
+    added = tokenizer.get_added_vocab()
+    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    for text, token in tokenizer.get_vocab().items():
+        written = text if text in added else tokenizer.decode([token], **options)
         letters = "".join(words(written))
         found[token] = frozenset({letters, plain(letters)})
     return found
