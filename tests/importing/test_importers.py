@@ -159,6 +159,32 @@ def test_loras_get_one_layout(tmp_path: Path, layout: str, ending: str) -> None:
     assert lora.parse_all(imported(path).files["lora"])
 
 
+def test_a_lora_of_other_families_keeps_its_parts(tmp_path: Path) -> None:
+    """kohya's names of SDXL's parts, dots unknown, and PEFT's own of a transformer."""
+    stems = ("lora_unet_input_blocks_4_1_proj_in", "lora_te1_text_model_x", "lora_te2_text_model_x", "lora_te3_x")
+    stored = {
+        f"{stem}.{role}": each
+        for stem in stems
+        for role, each in zip(("lora_down.weight", "lora_up.weight"), (DOWN, UP), strict=True)
+    }
+    found = imported(saved(tmp_path / "xl.pt", stored)).files["lora"]
+    parts = {key: (each.part, lora.flat(each.module)) for key, each in lora.parse_all(found).items()}
+    assert {*parts.values()} == {
+        ("unet", "input_blocks_4_1_proj_in"),
+        ("text_encoder", "x"),
+        ("text_encoder_2", "x"),
+        ("text_encoder_3", "x"),
+    }
+    own = {
+        f"transformer.base_model.model.blocks.0.to_q.lora_{letter}.weight": each
+        for letter, each in (("A", DOWN), ("B", UP))
+    }
+    path = saved(tmp_path / "adapter_model.bin", own)
+    found = imported(path, beside=json.dumps({"lora_alpha": 5})).files["lora"]
+    assert {each.part for each in lora.parse_all(found).values()} == {"transformer"}
+    assert float(found["transformer.blocks.0.to_q.alpha"]) == 5.0
+
+
 def test_alphas_stand_beside_their_factors(tmp_path: Path) -> None:
     metadata = {lora.METADATA_KEY: json.dumps({"unet.lora_alpha": 8, "unet.alpha_pattern": {LAYER: 3}})}
     save_file({key: tensor.clone() for key, tensor in DOTTED.items()}, tmp_path / "lora.safetensors", metadata)

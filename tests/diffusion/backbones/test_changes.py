@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from support.tiny_models import CPU, PROMPTS, TinyModel
+from support.tiny_models import CPU, PROMPTS, TinyModel, saved
+from support.tiny_pipelines import PIPELINES
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, TokenIds
 from unerase_backend.catalogue.backbone_kinds import denoiser_of
@@ -20,6 +21,15 @@ from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.errors import UnsafeModelError
+
+# These have the parts of others.
+_ALIKE = ("stable-diffusion-2", "stable-diffusion-xl-empty")
+
+
+@pytest.fixture(scope="module", params=sorted({*PIPELINES} - {*_ALIKE}))
+def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """A small pipeline of each family, with every set of parts once."""
+    return saved(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def replaceable(tiny_model: TinyModel) -> list[str]:
