@@ -155,6 +155,10 @@ class TextReader:
             InvalidRequestError: its beginning is one token with the end of what is read before it.
         """
         given = self.normalise(text)
+        if self.normalise is lowered:
+            # A learned word keeps its capitals, by which the tokenizer finds it.
+            for name in self.tokenizer.convert_ids_to_tokens(list(self.words)):
+                given = given.replace(name.lower(), name)
         lead = self.lead if given and self.lead else Lead("", ())
         ids = self.tokenizer(lead.text + given, add_special_tokens=False, verbose=False).input_ids
         before = len(lead.ids)

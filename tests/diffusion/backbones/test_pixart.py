@@ -73,6 +73,14 @@ def test_a_prompt_is_read_in_lower_case(sigma: TinyModel) -> None:
     torch.testing.assert_close(one.states, theirs[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("written", ["<Toy>", "<toy>", "<TOY>"])
+def test_a_learned_word_with_capitals_is_read_in_lower_case_text(sigma: TinyModel, written: str) -> None:
+    rows = sigma.put({"t5": torch.ones(2, 16)})
+    (reader,) = sigma.load({"embedding": rows, "token": "<Toy>"}).backbone.readers
+    ((_, ids),) = reader.words.items()
+    assert reader.tokens_of(f"A Red {written}") == [*reader.tokens_of("a red"), *ids]
+
+
 def test_padding_does_not_show(sigma: TinyModel) -> None:
     """What T5 says of padding is masked: any numbers may stand there."""
     encoding = sigma.encoded(PROMPTS)
