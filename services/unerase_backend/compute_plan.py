@@ -29,7 +29,7 @@ ROWS = (BATCH_ROWS, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2)
 DECODES = (DECODE_BATCH, 4, 2, 1)
 GRADIENT_CHOICES = (GRADIENT_ROWS, 16, 12, 8, 6, 4, 2, 1)
 LARGE = 100_000_000
-"""Parameters of a UNet from which a CPU gets few rows."""
+"""Parameters of a UNet or transformer from which a CPU gets few rows."""
 
 # Subject, reference, control and a derived model; two are enough to compare.
 _MODELS = (4, 3, 2)
@@ -133,7 +133,7 @@ def load_of(catalogue: Catalogue) -> Load | None:
     sizes = dict(_model_sizes(catalogue))
     if not sizes:
         return None
-    largest = max(sizes, key=lambda name: (sizes[name].unet_parameters, sizes[name].cells))
+    largest = max(sizes, key=lambda name: (sizes[name].denoiser_parameters, sizes[name].pixels))
     return Load(largest, sizes[largest], sum(_judge_bytes(catalogue)))
 
 
@@ -183,7 +183,7 @@ def plan_gpus(
     else:
         replicas = replicas or len(cards) - 1
         attack, each = 1 - judges, min(1.0, (len(cards) - 1) / replicas)
-    shapes = _shapes(load, dtype, free * each - _CONTEXT, free * attack - _CONTEXT, given)
+    shapes = _shapes(load, dtype, free * each - _CONTEXT, free * attack - _CONTEXT, given, on_gpu=True)
     named = f"{len(cards)} x {cards[0].name}" if len(cards) > 1 else cards[0].name
     reason = f"{named} with {free / _GIGABYTE:.1f} GB free; {_said(load)}"
     inputs = {
@@ -224,7 +224,7 @@ def plan_cpu(
     said = _said(load) if load is not None else "no model of the catalogue can be used"
     inputs = {"cores": str(there), "memory": f"{_gigabytes(free_bytes)} free", "model": said}
     reason = f"{counted(there.usable, 'core')}, {inputs['memory']}; {said}"
-    if load is None or load.size.unet_parameters < LARGE:
+    if load is None or load.size.denoiser_parameters < LARGE:
         shapes = _with(Shapes(), given)
         each = float(replica_bytes(load, dtype, shapes))
         left = float(free_bytes - other_bytes(load, dtype, shapes))
@@ -282,17 +282,22 @@ def _large_on_a_cpu(load: Load, dtype: str, free_bytes: int, replicas: int, give
     return _with(few, given)
 
 
-def _shapes(load: Load, dtype: str, generation: float, attack: float, given: Given) -> Shapes:
-    """Return the largest shapes whose needs fit into the bytes of generation and of attack, where none is given."""
+def _shapes(load: Load, dtype: str, generation: float, attack: float, given: Given, *, on_gpu: bool = False) -> Shapes:
+    """Return the largest shapes whose needs fit into the bytes of generation and of attack, where none is given.
+
+    On a GPU a large text encoder comes to generation for each encoding, while no row is computed, and stays in attack,
+    where gradients ask for it.
+    """
     size, weights = load.size, load.size.weight_bytes(dtype)
+    sampling, visiting = (size.held_bytes(dtype), size.visiting_bytes(dtype)) if on_gpu else (weights, 0)
     row, gradient_row = size.row_bytes(dtype), size.gradient_row_bytes(dtype)
     held, kept = (_choices(given.get(name), _MODELS) for name in ("models_in_memory", "models_kept"))
     decodes, rows = _choices(given.get("decode_batch"), DECODES), _choices(given.get("batch_rows"), ROWS)
     for models in held:
-        left = generation * _USABLE - models * weights
+        left = generation * _USABLE - models * sampling
         decode = _largest(decodes, size.decoded_bytes(), left / 3) or decodes[-1]
         row_count = _largest(rows, row, left - decode * size.decoded_bytes())
-        if row_count and (row_count >= _FEW_ROWS or models == held[-1]):
+        if row_count and visiting <= left and (row_count >= _FEW_ROWS or models == held[-1]):
             break
     else:
         raise ValueError(_too_large(load, dtype, "generation", generation, held[-1], rows[-1]))
@@ -325,7 +330,11 @@ def _too_large(load: Load, dtype: str, room: str, given: float, models: int, row
 
 
 def _said(load: Load) -> str:
-    return f"the largest model is {load.model!r}, {load.size.unet_parameters / 1e6:.0f} million parameters in its UNet"
+    size = load.size
+    said = (
+        f"the largest model is {load.model!r}, {size.denoiser_parameters / 1e6:.0f} million parameters in its denoiser"
+    )
+    return f"{said} and {sum(size.text_parameters) / 1e6:.0f} in its text encoders"
 
 
 def _settings(settings: ServeSettings) -> dict[str, str]:
@@ -352,7 +361,7 @@ def _model_sizes(catalogue: Catalogue) -> Iterable[tuple[str, ModelSize]]:
             if entry.base is not None or not entry.fetched or check_model(catalogue, name).problems:
                 continue
             if (folder := entry.folder) is not None:
-                yield name, pipeline_size(folder, entry.resolution)
+                yield name, pipeline_size(folder, entry.resolution, entry.max_sequence_length)
 
 
 def _judge_bytes(catalogue: Catalogue) -> Iterable[int]:

@@ -34,6 +34,16 @@ WRONG = ModelCheck(
 )
 
 
+def test_text_encoders_are_a_figure_of_their_own(address: str, script: Script) -> None:
+    memory = [ModelMemory(dtype="float32", weight_bytes=27_000_000_000, text_encoder_bytes=22_000_000_000)]
+    memory.append(ModelMemory(dtype="bfloat16", weight_bytes=13_600_000_000, text_encoder_bytes=11_000_000_000))
+    script.checks = {"right": ModelCheck(name="right", memory=memory)}
+    shown = run("check", "right", "--address", address).output
+    assert "weights 27.00 GB / 13.60 GB, text encoders among them 22.00 GB / 11.00 GB, each row" in shown
+    script.checks = {"right": RIGHT}
+    assert "text encoders" not in run("check", "right", "--address", address).output
+
+
 def test_a_backend_is_asked_about_its_own_models(address: str, script: Script) -> None:
     script.checks = {"right": RIGHT, "wrong": WRONG}
     shown = run("check", "right", "--address", address)

@@ -1,5 +1,7 @@
 """The memory of a model, against modules that torch itself counts."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,24 +9,77 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from support.tiny_models import TinyModel, saved
+from support.tiny_pipelines import PIPELINES, RESOLUTION
 from unerase_backend.catalogue import EMBEDDED
-from unerase_backend.diffusion.memory import ModelSize, folder_parameters, pipeline_size
+from unerase_backend.catalogue.backbone_kinds import BACKBONES, Role, denoiser_of, of_role
+from unerase_backend.diffusion.memory import LARGE_TEXT_ENCODER, ModelSize, folder_parameters, pipeline_size
+from unerase_backend.diffusion.row_memory import row_memory
 
 REFERENCE = EMBEDDED.parent / "reference"
+UNET = {"block_out_channels": [320, 640, 1280, 1280]}
 # Stable Diffusion 1.4: 859.5, 123.1 and 83.7 million parameters.
-SD_14 = ModelSize(859_520_964, 123_060_480, 83_653_863, 320, 64 * 64, 128, 512 * 512)
+SD_14 = ModelSize(
+    859_520_964, (123_060_480,), 83_653_863, row_memory("UNet2DConditionModel", UNET, 64, 0), 128, 512 * 512
+)
+T5_XXL = 4_762_310_656
+
+
+@pytest.fixture(scope="module", params=sorted(PIPELINES))
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    return saved(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def test_parameters_are_those_that_torch_counts() -> None:
     size = pipeline_size(REFERENCE, 32)
     for kind, part, counted in (
-        (UNet2DConditionModel, "unet", size.unet_parameters),
-        (AutoencoderKL, "vae", size.vae_parameters),
-        (CLIPTextModel, "text_encoder", size.text_parameters),
+        (UNet2DConditionModel, "unet", size.denoiser_parameters),
+        (AutoencoderKL, "vae", size.autoencoder_parameters),
+        (CLIPTextModel, "text_encoder", *size.text_parameters),
     ):
         module = kind.from_pretrained(REFERENCE / part, local_files_only=True)
         assert counted == sum(weight.numel() for weight in module.parameters())
-    assert (size.channels, size.cells, size.vae_channels, size.pixels) == (32, 64, 16, 1024)
+    assert (size.row.width, size.row.tokens, size.autoencoder_width, size.pixels) == (32, 64, 16, 1024)
+
+
+def test_every_part_of_every_family_counts(tiny: TinyModel) -> None:
+    """What is in the files is what diffusers saved: weights, and tables that are kept with them."""
+    pipeline, size = tiny.pipeline, pipeline_size(tiny.folder / "pipeline", RESOLUTION)
+    parts = BACKBONES.all()[tiny.tiny.family].parts
+
+    def values(part: str) -> int:
+        kept = getattr(pipeline, part).state_dict(keep_vars=True).values()
+        return sum({id(each): each.numel() for each in kept}.values())
+
+    encoders = [part for part in of_role(parts, Role.TEXT_ENCODER) if getattr(pipeline, part) is not None]
+    assert size.denoiser_parameters == values(denoiser_of(parts))
+    assert size.text_parameters == tuple(map(values, encoders))
+    assert [size.autoencoder_parameters] == [values(part) for part in of_role(parts, Role.AUTOENCODER)]
+    assert size.weight_bytes("bfloat16") - size.text_bytes("bfloat16") == (
+        2 * size.denoiser_parameters + 4 * size.autoencoder_parameters
+    )
+    assert 0 < size.row_bytes("float32") < size.gradient_row_bytes("float32")
+
+
+def test_large_text_encoders_wait_in_main_memory_one_by_one() -> None:
+    size = replace(SD_14, text_parameters=(123_060_480, T5_XXL, LARGE_TEXT_ENCODER))
+    large = T5_XXL + LARGE_TEXT_ENCODER
+    assert size.held_bytes("bfloat16") == SD_14.weight_bytes("bfloat16")
+    assert size.weight_bytes("bfloat16") == size.held_bytes("bfloat16") + 2 * large
+    assert size.visiting_bytes("bfloat16") == 2 * T5_XXL
+    assert size.text_bytes("float32") == 4 * (123_060_480 + large)
+    assert (SD_14.held_bytes("float32"), SD_14.visiting_bytes("float32")) == (SD_14.weight_bytes("float32"), 0)
+
+
+@pytest.mark.parametrize(("part", "key"), [("transformer", "num_layers"), ("vae", "block_out_channels")])
+def test_a_configuration_that_lacks_something_is_named(part: str, key: str, tmp_path: Path) -> None:
+    folder = saved("stable-diffusion-3", tmp_path).folder / "pipeline"
+    file = folder / part / "config.json"
+    config = json.loads(file.read_text())
+    del config[key]
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"lacks '{key}'"):
+        pipeline_size(folder, RESOLUTION)
 
 
 def test_the_measured_figures_of_stable_diffusion_come_out() -> None:

@@ -151,6 +151,12 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/operations.md", "apt-get install postgresql", How.OWN),
     Rule("docs/operations.md", '"quotas"', How.LOADED),
     Rule("docs/operations.md", "models:", How.LOADED),
+    Rule(
+        "docs/operations.md",
+        "# published-models.yaml",
+        How.ELSEWHERE,
+        "tests/tools/test_family_memory.py::test_catalogue",
+    ),
     Rule("docs/operations.md", "unerase serve --metrics-port 9464 --rooms", How.OWN),
     Rule("docs/operations.md", "scheme: https", How.LOADED),
     Rule("docs/operations.md", "(the caller's span)", How.READ, "a drawing; tests/service/test_traces.py has it"),

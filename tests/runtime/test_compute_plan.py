@@ -1,7 +1,7 @@
 """How `unerase serve` computes: what it chooses fits, and what a user sets stands."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +28,26 @@ from unerase_backend.compute_plan import (
     replica_bytes,
 )
 from unerase_backend.diffusion.memory import ModelSize
+from unerase_backend.diffusion.row_memory import row_memory
 from unerase_backend.machine import Card, Cores
 from unerase_backend.serve_settings import ServeSettings
 
 GB = 10**9
-SD_14 = Load("sd/1.4", ModelSize(859_520_964, 123_060_480, 83_653_863, 320, 64 * 64, 128, 512 * 512), 700_000_000)
+UNET = {"block_out_channels": [320, 640, 1280, 1280]}
+
+
+def load_like(name: str, denoiser: int, text: tuple[int, ...], side: int) -> Load:
+    row = row_memory("UNet2DConditionModel", UNET, side, 0)
+    return Load(name, ModelSize(denoiser, text, 83_653_863, row, 128, (8 * side) ** 2), 700_000_000)
+
+
+SD_14 = load_like("sd/1.4", 859_520_964, (123_060_480,), 64)
 
 TESTBED = load_of(Catalogue.load())
 
-SD_21 = Load("sd/2.1", ModelSize(865_910_724, 340_387_840, 83_653_863, 320, 96 * 96, 128, 768 * 768), 700_000_000)
+SD_21 = load_like("sd/2.1", 865_910_724, (340_387_840,), 96)
+
+WITH_T5 = load_like("own/t5", 859_520_964, (123_060_480, 4_762_310_656), 64)
 
 
 def needs(load: Load, plan: ComputePlan) -> dict[str, float]:
@@ -85,6 +96,19 @@ def test_the_cards_that_people_have() -> None:
         assert plan_gpus(SD_21, "bfloat16", [Card("a card", free * GB)]).shapes == shapes
 
 
+def test_a_large_text_encoder_visits_generation_and_stays_in_attack() -> None:
+    """Generation has it for encoding alone, while no row is computed; attack has one for each model."""
+    plan = plan_gpus(WITH_T5, "bfloat16", [Card("a card", 80 * GB)])
+    without = plan_gpus(SD_14, "bfloat16", [Card("a card", 80 * GB)])
+    assert replace(plan.shapes, gradient_rows=24, models_kept=4) == without.shapes
+    size, attack = WITH_T5.size, plan.attack_share * 80 * GB
+    kept = plan.shapes.models_kept * size.weight_bytes("bfloat16")
+    assert kept + plan.shapes.gradient_rows * size.gradient_row_bytes("bfloat16") <= attack
+    assert plan.shapes.models_kept * size.held_bytes("bfloat16") < attack - kept
+    with pytest.raises(ValueError, match=r"4885 in its text encoders; .* generation can have"):
+        plan_gpus(WITH_T5, "bfloat16", [Card("a card", 24 * GB)], given={"models_in_memory": 1, "models_kept": 1})
+
+
 def test_several_cards_are_divided_between_generation_and_the_rest() -> None:
     plan = plan_gpus(SD_14, "bfloat16", [Card("a card", 24 * GB)] * 4)
     assert (plan.generation_replicas, plan.generation_share) == (3, 1.0)
@@ -114,7 +138,7 @@ def test_the_largest_model_is_one_that_can_be_used(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"models": models}))
     load = load_of(Catalogue.load([str(file)]))
     assert load is not None
-    assert (load.model, load.size.unet_parameters) == ("own/large", 3_000_000)
+    assert (load.model, load.size.denoiser_parameters) == ("own/large", 3_000_000)
 
 
 def test_judges_take_the_memory_of_their_files(tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """Checks models without computing, and says what memory they need. Imports torch, for the shapes of their modules."""
 
-from pathlib import Path
-
 from unerase.v1.models_pb2 import ModelCheck, ModelMemory, ModelPart, ModelProblem
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.findings import ModelCheck as Found
 from unerase_backend.catalogue.findings import ModelProblem as Problem
+from unerase_backend.catalogue.model_parts import ModelParts
 from unerase_backend.catalogue.shared_findings import SharedFindings
 from unerase_backend.diffusion import model_check
 from unerase_backend.diffusion.memory import ModelSize, pipeline_size
@@ -48,7 +47,7 @@ def message_of(catalogue: Catalogue, found: Found, shared: SharedFindings) -> Mo
             ModelPart(component=part, parameters=each.parameters, size_bytes=each.bytes, dtypes=each.dtypes)
             for part, each in facts.parts.items()
         ],
-        memory=_memory(catalogue.model_parts(found.model).folder, found, shared) if facts.parts else [],
+        memory=_memory(catalogue.model_parts(found.model), found, shared) if facts.parts else [],
         prediction_type=facts.prediction_type,
         scheduler=facts.scheduler,
         prompt_length=facts.prompt_length,
@@ -73,6 +72,7 @@ def memory_of(size: ModelSize) -> list[ModelMemory]:
         ModelMemory(
             dtype=dtype,
             weight_bytes=size.weight_bytes(dtype),
+            text_encoder_bytes=size.text_bytes(dtype),
             row_bytes=size.row_bytes(dtype),
             gradient_row_bytes=size.gradient_row_bytes(dtype),
             decoded_bytes=size.decoded_bytes(),
@@ -81,14 +81,14 @@ def memory_of(size: ModelSize) -> list[ModelMemory]:
     ]
 
 
-def _memory(folder: Path, found: Found, shared: SharedFindings) -> list[ModelMemory]:
-    resolution = found.facts.resolution
+def _memory(parts: ModelParts, found: Found, shared: SharedFindings) -> list[ModelMemory]:
+    folder, resolution, length = parts.folder, found.facts.resolution, parts.max_sequence_length
 
     def needed(_: Findings) -> list[ModelMemory]:
         try:
-            return memory_of(pipeline_size(folder, resolution))
+            return memory_of(pipeline_size(folder, resolution, length))
         except ValueError:
             # What the configurations lack is among the problems.
             return []
 
-    return shared.examined(("memory", folder, resolution), Findings(found.model), needed)
+    return shared.examined(("memory", folder, resolution, length), Findings(found.model), needed)

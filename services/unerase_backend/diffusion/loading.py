@@ -32,6 +32,7 @@ from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.stepping import schedule_of
 from unerase_backend.diffusion import adapters, embeddings, weights
 from unerase_backend.diffusion.backbone import Backbone
+from unerase_backend.diffusion.memory import LARGE_TEXT_ENCODER
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.model_check import Prepared, prepare
 from unerase_backend.diffusion.outline import cast, weights_of
@@ -39,9 +40,6 @@ from unerase_backend.diffusion.schedule import Schedule
 from unerase_backend.diffusion.text_identity import text_digest
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
-
-LARGE_TEXT_ENCODER = 1_000_000_000
-"""Parameters from which a text encoder waits in main memory. CLIP's largest has 0.7 billion, T5-XXL 4.8."""
 
 
 def load_model(

@@ -1,87 +1,136 @@
 """The device memory that a model takes: its weights, and what each row and picture of a call needs beside them.
 
-Weights are counted from the headers of their files. The rest is linear in the cells of the latents and in the width of
-the first block, or in the pixels and the width of the VAE's last block:
+Weights are counted from the headers of their files, part by part. What a row of the denoiser takes is in
+`row_memory.py`; a decoded picture takes pixels * width of the autoencoder's last block * bytes of `DECODED`.
 
-    a row of the UNet             cells * channels * bytes of `ROW`
-    a row kept for its gradient   cells * channels * bytes of `GRADIENT_ROW`
-    a decoded picture             pixels * channels of the VAE * bytes of `DECODED`
-
-The bytes were measured on a CPU at the size of Stable Diffusion 1.4 (docs/real-models.md). A device's own libraries
-need more or less, so whoever plans with them leaves a margin. Nothing here imports torch.
+A device's own libraries need more or less, so whoever plans with these figures leaves a margin. Nothing here imports
+torch.
 """
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unerase_backend.catalogue.backbone_kinds import Role, backbone_of, denoiser_of, of_role
+from unerase_backend.catalogue.families import DEFAULT
+from unerase_backend.catalogue.model_files import present
 from unerase_backend.catalogue.tensors import UNREADABLE, read_header
+from unerase_backend.diffusion.row_memory import DTYPE_BYTES, RowMemory, row_memory
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""The dtypes of a computation, each with the bytes of one value."""
+DECODED = 22.7
+"""Bytes of a decoded picture for each pixel and unit of width, in float32; measured on a CPU with AutoencoderKL."""
 
-# By the bytes of a value.
-ROW = {4: 113.0, 2: 69.0}
-GRADIENT_ROW = {4: 1102.0, 2: 552.0}
-DECODED = {4: 22.7, 2: 11.4}
+LARGE_TEXT_ENCODER = 1_000_000_000
+"""Parameters from which a text encoder waits in main memory, beside a device with memory of its own. CLIP's largest has
+0.7 billion, T5-XXL 4.8."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
     """What the memory of a model depends on."""
 
-    unet_parameters: int
-    text_parameters: int
-    vae_parameters: int
-    channels: int
-    """Width of the UNet's first block."""
-    cells: int
-    """Cells of the latents: height times width."""
-    vae_channels: int
-    """Width of the VAE's last block."""
+    denoiser_parameters: int
+    text_parameters: tuple[int, ...]
+    """Of each text encoder."""
+    autoencoder_parameters: int
+    row: RowMemory
+    """What a row of the denoiser takes."""
+    autoencoder_width: int
+    """Width of the autoencoder's last block."""
     pixels: int
     """Pixels of a picture."""
 
     def weight_bytes(self, dtype: str) -> int:
-        """Return the bytes of all weights; the VAE computes in float32 whatever the dtype."""
-        return (self.unet_parameters + self.text_parameters) * DTYPE_BYTES[dtype] + self.vae_parameters * 4
+        """Return the bytes of all weights; the autoencoder computes in float32 whatever the dtype."""
+        return self.denoiser_parameters * DTYPE_BYTES[dtype] + self.text_bytes(dtype) + self.autoencoder_parameters * 4
+
+    def text_bytes(self, dtype: str) -> int:
+        """Return the bytes of the weights of all text encoders."""
+        return sum(self.text_parameters) * DTYPE_BYTES[dtype]
+
+    def held_bytes(self, dtype: str) -> int:
+        """Return the bytes of the weights that stay on a GPU which samples: large text encoders wait elsewhere."""
+        return self.weight_bytes(dtype) - sum(self._large) * DTYPE_BYTES[dtype]
+
+    def visiting_bytes(self, dtype: str) -> int:
+        """Return the bytes of the largest text encoder that comes to a GPU only to encode; 0 if there is none."""
+        return max(self._large, default=0) * DTYPE_BYTES[dtype]
 
     def row_bytes(self, dtype: str) -> int:
-        """Return the bytes of one more row in a call of the UNet without gradients."""
-        return math.ceil(self.cells * self.channels * ROW[DTYPE_BYTES[dtype]])
+        """Return the bytes of one more row in a call of the denoiser without gradients."""
+        return math.ceil(self.row.row_bytes(dtype))
 
     def gradient_row_bytes(self, dtype: str) -> int:
-        """Return the bytes of one more row in a call of the UNet whose values are kept for the gradient."""
-        return math.ceil(self.cells * self.channels * GRADIENT_ROW[DTYPE_BYTES[dtype]])
+        """Return the bytes of one more row in a call of the denoiser whose values are kept for the gradient."""
+        return math.ceil(self.row.gradient_row_bytes(dtype))
 
     def decoded_bytes(self) -> int:
-        """Return the bytes of one more picture in a call of the VAE, in float32."""
-        return math.ceil(self.pixels * self.vae_channels * DECODED[4])
+        """Return the bytes of one more picture in a call of the autoencoder, in float32."""
+        return math.ceil(self.pixels * self.autoencoder_width * DECODED)
+
+    @property
+    def _large(self) -> list[int]:
+        return [each for each in self.text_parameters if each >= LARGE_TEXT_ENCODER]
 
 
-def pipeline_size(folder: Path, resolution: int) -> ModelSize:
+def pipeline_size(folder: Path, resolution: int, sequence_length: int | None = None) -> ModelSize:
     """Return the size of a pipeline folder whose pictures have `resolution` pixels a side.
+
+    `sequence_length` replaces the family's own length of prompts in a text encoder such as T5.
 
     Raises:
         ValueError: a configuration or a file of weights cannot be read; the message names it.
     """
-    unet, vae = (_json(folder / part / "config.json") for part in ("unet", "vae"))
+    index = _json(folder / "model_index.json")
+    kind = backbone_of(str(index.get("_class_name"))) or backbone_of(DEFAULT)
+    if kind is None:
+        raise ValueError(f"{folder.name}: model_index.json names no family that can be read")
+    parts = present(kind, index)
+    denoiser, (autoencoder,) = denoiser_of(parts), of_role(parts, Role.AUTOENCODER)
+    configs = [_json(folder / part / "config.json") for part in (denoiser, autoencoder)]
+    counted = {part: folder_parameters(folder / part) for part, known in parts.items() if known.weighs}
+    length = kind.sequence_length_of(index) if sequence_length is None else sequence_length
     try:
-        channels, of_vae = unet["block_out_channels"], vae["block_out_channels"]
-        side = resolution // 2 ** (len(of_vae) - 1)
-        return ModelSize(
-            unet_parameters=folder_parameters(folder / "unet"),
-            text_parameters=folder_parameters(folder / "text_encoder"),
-            vae_parameters=folder_parameters(folder / "vae"),
-            channels=int(channels[0]),
-            cells=side * side,
-            vae_channels=int(of_vae[0]),
-            pixels=resolution * resolution,
+        return model_size(
+            kind.parts[denoiser].kind,
+            configs[0],
+            configs[1],
+            resolution,
+            length,
+            denoiser_parameters=counted[denoiser],
+            text_parameters=tuple(counted[part] for part in of_role(parts, Role.TEXT_ENCODER)),
+            autoencoder_parameters=counted[autoencoder],
         )
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{folder.name}: the configuration of unet or vae lacks {error}") from None
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        what = f"the configuration of {denoiser} or {autoencoder} lacks {error}"
+        raise ValueError(f"{folder.name}: {what}") from None
+
+
+def model_size(
+    kind: str,
+    denoiser: Mapping[str, Any],
+    autoencoder: Mapping[str, Any],
+    resolution: int,
+    sequence_length: int,
+    **parameters: Any,
+) -> ModelSize:
+    """Return the size of a model by the denoiser's class, the configurations of both parts, and their parameters.
+
+    Raises:
+        KeyError, TypeError, IndexError, ValueError: a configuration lacks what is needed.
+    """
+    # Deep compression autoencoders name the blocks of both halves.
+    blocks = autoencoder.get("decoder_block_out_channels") or autoencoder["block_out_channels"]
+    side = resolution // 2 ** (len(blocks) - 1)
+    return ModelSize(
+        row=row_memory(kind, denoiser, side, sequence_length),
+        autoencoder_width=int(blocks[0]),
+        pixels=resolution * resolution,
+        **parameters,
+    )
 
 
 def folder_parameters(folder: Path) -> int:

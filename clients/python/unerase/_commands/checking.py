@@ -174,8 +174,11 @@ def _memory(check: ModelCheck) -> str:
     """Return the memory that a model needs, estimated, in words."""
     whole = next((memory for memory in check.memory if memory.dtype == "float32"), ModelMemory())
     half = next((memory for memory in check.memory if memory.dtype != "float32"), ModelMemory())
+    text = _both(whole.text_encoder_bytes, half.text_encoder_bytes)
+    of_text = f", text encoders among them {text}" if text else ""
     return (
-        f"weights {_both(whole.weight_bytes, half.weight_bytes)}, each row {_both(whole.row_bytes, half.row_bytes)}, "
+        f"weights {_both(whole.weight_bytes, half.weight_bytes)}{of_text}, "
+        f"each row {_both(whole.row_bytes, half.row_bytes)}, "
         f"each row with a gradient {_both(whole.gradient_row_bytes, half.gradient_row_bytes)}, "
         f"each decoded picture {_size(whole.decoded_bytes)}"
     )

@@ -699,6 +699,7 @@ class ModelMemory(_message.Message):
     ROW_BYTES_FIELD_NUMBER: _builtins.int
     GRADIENT_ROW_BYTES_FIELD_NUMBER: _builtins.int
     DECODED_BYTES_FIELD_NUMBER: _builtins.int
+    TEXT_ENCODER_BYTES_FIELD_NUMBER: _builtins.int
     dtype: _builtins.str
     """As in "float32" or "bfloat16"."""
     weight_bytes: _builtins.int
@@ -709,6 +710,10 @@ class ModelMemory(_message.Message):
     """Each row in such a call that keeps what a gradient needs, as attacks do."""
     decoded_bytes: _builtins.int
     """Each picture in a call of the VAE."""
+    text_encoder_bytes: _builtins.int
+    """Of weight_bytes, those of the text encoders. Beside a GPU, ones of a billion parameters and more wait in main memory,
+    and are on the GPU while they encode.
+    """
     def __init__(
         self,
         *,
@@ -717,10 +722,11 @@ class ModelMemory(_message.Message):
         row_bytes: _builtins.int = ...,
         gradient_row_bytes: _builtins.int = ...,
         decoded_bytes: _builtins.int = ...,
+        text_encoder_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoded_bytes", b"decoded_bytes", "dtype", b"dtype", "gradient_row_bytes", b"gradient_row_bytes", "row_bytes", b"row_bytes", "weight_bytes", b"weight_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decoded_bytes", b"decoded_bytes", "dtype", b"dtype", "gradient_row_bytes", b"gradient_row_bytes", "row_bytes", b"row_bytes", "text_encoder_bytes", b"text_encoder_bytes", "weight_bytes", b"weight_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
