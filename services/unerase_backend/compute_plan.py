@@ -331,10 +331,12 @@ def _too_large(load: Load, dtype: str, room: str, given: float, models: int, row
 
 def _said(load: Load) -> str:
     size = load.size
-    said = (
-        f"the largest model is {load.model!r}, {size.denoiser_parameters / 1e6:.0f} million parameters in its denoiser"
-    )
-    return f"{said} and {sum(size.text_parameters) / 1e6:.0f} in its text encoders"
+    said = f"the largest model is {load.model!r}, {_millions(size.denoiser_parameters)} parameters in its denoiser"
+    return f"{said} and {_millions(sum(size.text_parameters))} in its text encoders"
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.{0 if parameters >= 1e7 else 1}f} million"
 
 
 def _settings(settings: ServeSettings) -> dict[str, str]:

@@ -44,6 +44,11 @@ def test_every_model_of_the_concept_is_audited() -> None:
     assert (concept, reference) == ("hourglass", "t/reference")
     assert models == ["t/again", "t/never", "t/reference", "t/uce"]
     assert chosen(MODELS, CONCEPTS, "hourglass", ["t/never", "t/reference"])[2] == ["t/never", "t/reference"]
+    # Another family's models beside them, whose reference is their own.
+    others = [*MODELS, Model(name="f/reference"), Model(name="f/uce", base="f/reference", erased=["hourglass"])]
+    assert chosen(others, CONCEPTS, "hourglass", ["f/reference", "f/uce"])[1] == "f/reference"
+    assert chosen(others, CONCEPTS, "hourglass", ["f/uce", "t/never"])[1] == reference
+    assert chosen(others, CONCEPTS, "hourglass", [])[2] == models
     # A model may tell of one of the concept's words.
     worded = [*MODELS, Model(name="t/never-2", base="t/reference", never_learned=["sandglass"])]
     concepts = [Concept(name="hourglass", names=["hourglass", "sandglass"], control="t/never")]

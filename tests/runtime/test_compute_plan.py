@@ -105,7 +105,7 @@ def test_a_large_text_encoder_visits_generation_and_stays_in_attack() -> None:
     kept = plan.shapes.models_kept * size.weight_bytes("bfloat16")
     assert kept + plan.shapes.gradient_rows * size.gradient_row_bytes("bfloat16") <= attack
     assert plan.shapes.models_kept * size.held_bytes("bfloat16") < attack - kept
-    with pytest.raises(ValueError, match=r"4885 in its text encoders; .* generation can have"):
+    with pytest.raises(ValueError, match=r"4885 million in its text encoders; .* generation can have"):
         plan_gpus(WITH_T5, "bfloat16", [Card("a card", 24 * GB)], given={"models_in_memory": 1, "models_kept": 1})
 
 

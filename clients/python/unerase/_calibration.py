@@ -32,7 +32,7 @@ def chosen(
     guards to another model: a calibration is of weights.
 
     Without a `concept`, it is the only one that some model never learned. The reference is the model that this one was
-    made from.
+    made from, or that all of `names` were made from, if that is one model.
 
     Raises:
         UneraseError: INVALID_ARGUMENT, there is no such concept, or more than one.
@@ -48,7 +48,8 @@ def chosen(
         raise _bad("concept", f"must be one that some model never learned, and {concept!r} is not")
     known = {each.name: each for each in models}
     bases = {each.name: each.base for each in known.values()}
-    reference = _root(controls[concept], bases)
+    roots = {_root(name, bases) for name in names}
+    reference = roots.pop() if len(roots) == 1 else _root(controls[concept], bases)
     words = {concept, *(word for each in concepts if each.name == concept for word in each.names)}
     digests = {each.digest for each in known.values()} - {""}
     concerned = {

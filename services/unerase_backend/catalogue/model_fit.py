@@ -23,6 +23,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "vae": {"latent_channels": 4, "block_out_channels": (64,), "scaling_factor": 0.18215},
     "text_encoder": {"hidden_size": 512, "max_position_embeddings": 77, "vocab_size": 49408},
 }
+SAME_MODEL = "take both parts from one model"
+"""What to do where parts do not fit each other."""
 Rule = tuple[tuple[str, ...], Callable[[Configs, int, Findings], None]]
 """The parts that a rule looks at, and what finds its problems by configurations and the resolution."""
 _EXTRA_CONDITIONING = ("addition_embed_type", "class_embed_type", "time_cond_proj_dim")
@@ -84,7 +86,7 @@ def _widths(configs: Configs, _: int, findings: Findings) -> None:
     written = value(configs, "text_encoder", "hidden_size")
     if read != written:
         what = f"the UNet reads another width ({read}) than the text encoder writes ({written})"
-        findings.problem("unet", UNSUPPORTED, what, remedy="take both parts from one model")
+        findings.problem("unet", UNSUPPORTED, what, remedy=SAME_MODEL)
 
 
 def find_long_prompts(configs: Configs, _: int, findings: Findings) -> None:
@@ -105,7 +107,7 @@ def find_channel_misfit(taken: int, given: int, latents: int, findings: Findings
         what = (
             f"the transformer takes {counted(taken, 'channel')} and gives {given}, and the VAE's latents have {latents}"
         )
-        findings.problem("transformer", UNSUPPORTED, what, remedy="take both parts from one model")
+        findings.problem("transformer", UNSUPPORTED, what, remedy=SAME_MODEL)
 
 
 def find_bad_scale(configs: Configs, _: int, findings: Findings) -> None:
@@ -144,7 +146,6 @@ OF_UNETS: tuple[Rule, ...] = (
     (("unet", "vae"), _resolution),
 )
 """The rules of all families with a UNet."""
-SAME_MODEL = "take both parts from one model"
 
 
 def find_other_width(configs: Configs, read: tuple[str, str], written: tuple[int, str], findings: Findings) -> None:

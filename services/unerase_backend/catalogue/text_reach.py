@@ -21,6 +21,8 @@ _IMPORTING = threading.Lock()
 # The start and the end of a prompt, which CLIP reads beside its words; other encoders have an end alone.
 _FRAME, _END = 2, 1
 CLIP = "CLIPTokenizer"
+CLIP_TOKENS = 77
+"""What CLIP reads of a prompt with start and end, unless its configuration says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _tokenizer_class(kind: str) -> Any:
 def _positions(config: Path) -> int:
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
-        found = content.get("text_config", content).get("max_position_embeddings", 77)
+        found = content.get("text_config", content).get("max_position_embeddings", CLIP_TOKENS)
     except (OSError, ValueError, AttributeError, RecursionError):
         message = f"{config.parent.name}/{config.name} is missing or is not JSON"
         raise UnsafeModelError(message, reason="MODEL_INCOMPLETE") from None

@@ -17,6 +17,7 @@ from unerase_backend.catalogue import Catalogue, JudgeEntry, hub
 from unerase_backend.catalogue.digests import judge_paths
 from unerase_backend.catalogue.file_findings import Finding
 from unerase_backend.catalogue.judge_files import DETECTOR
+from unerase_backend.catalogue.text_reach import CLIP_TOKENS
 from unerase_backend.classification.asked import guard_findings, labels_asked
 from unerase_backend.classification.detector_check import detector_findings
 from unerase_backend.classification.labels import label_problem, label_table
@@ -24,7 +25,6 @@ from unerase_backend.classification.options import GROUP
 from unerase_backend.classification.weights import checked_weights
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
 
-_CLIP_TOKENS = 77
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -107,8 +107,8 @@ def _clip_findings(catalogue: Catalogue, name: str, folder: Path) -> Iterator[Fi
     config = _json(folder, "config.json")
     _check_processor(folder)
     text = config.get("text_config")
-    given = text.get("max_position_embeddings", _CLIP_TOKENS) if isinstance(text, dict) else _CLIP_TOKENS
-    length = given if isinstance(given, int) else _CLIP_TOKENS
+    given = text.get("max_position_embeddings", CLIP_TOKENS) if isinstance(text, dict) else CLIP_TOKENS
+    length = given if isinstance(given, int) else CLIP_TOKENS
     tokenizer = _tokenizer(folder)
     for place, texts in labels_asked(catalogue, name):
         for text in texts:

@@ -222,5 +222,5 @@ def _prepare_tokenizer(
         embedded = model_fit.value(source.configs, encoder, "vocab_size")
         if isinstance(embedded, int) and highest >= embedded:
             what = f"the {part} has the token {highest}, and the {encoder.replace('_', ' ')} embeds {embedded} tokens"
-            findings.problem(part, UNSUPPORTED, what, remedy="take both parts from one model")
+            findings.problem(part, UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
     return tokenizer

@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unerase_backend.catalogue.text_reach import CLIP_TOKENS
+
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """The dtypes of a computation, each with the bytes of one value."""
 
 _CROSS_ATTENTION = 0.1
 """Of a token of text that is read by cross-attention: it costs keys and values, and no other layer."""
-_CLIP_TOKENS = 77
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def row_memory(kind: str, config: Mapping[str, Any], side: int, sequence_length:
         return _unet(config, side)
     known = _TRANSFORMERS.get(kind, _OTHER)
     patch = int(config["patch_size"]) * known.packed
-    text = (sequence_length + _CLIP_TOKENS * known.clip) * known.text
+    text = (sequence_length + CLIP_TOKENS * known.clip) * known.text
     layers = int(config["num_layers"]) + int(config.get("num_single_layers") or 0)
     dual = len(config.get("dual_attention_layers") or ()) * _DUAL_LAYER
     layer = known.normed if known.normed is not None and config.get("qk_norm") else known.layer

@@ -48,7 +48,6 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "text_encoder_2": {"d_model": 512},
 }
-_SAME = "take both parts from one model"
 
 
 @backbone("flux")
@@ -176,7 +175,7 @@ def _latents(configs: Configs, _: int, findings: Findings) -> None:
         what = (
             f"the transformer takes {counted(taken, 'channel')}, and the VAE's latents have 4 x {latents} once packed"
         )
-        findings.problem("transformer", UNSUPPORTED, what, remedy=_SAME)
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
 
 
 def _states(configs: Configs, _: int, findings: Findings) -> None:
@@ -184,7 +183,7 @@ def _states(configs: Configs, _: int, findings: Findings) -> None:
     written = _value(configs, "text_encoder_2", "d_model")
     if read != written:
         what = f"the transformer reads another width ({read}, joint_attention_dim) than T5 writes ({written}, d_model)"
-        findings.problem("transformer", UNSUPPORTED, what, remedy=_SAME)
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
 
 
 def _pooled(configs: Configs, _: int, findings: Findings) -> None:
@@ -195,7 +194,7 @@ def _pooled(configs: Configs, _: int, findings: Findings) -> None:
             f"the transformer reads another width ({read}, pooled_projection_dim) than CLIP writes "
             f"({written}, hidden_size)"
         )
-        findings.problem("transformer", UNSUPPORTED, what, remedy=_SAME)
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
 
 
 def _resolution(configs: Configs, resolution: int, findings: Findings) -> None:

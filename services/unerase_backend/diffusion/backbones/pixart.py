@@ -43,7 +43,6 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     },
     "text_encoder": {"d_model": 512},
 }
-_SAME = "take both parts from one model"
 
 
 @backbone("pixart")
@@ -126,7 +125,7 @@ def _states(configs: Configs, _: int, findings: Findings) -> None:
     written = _value(configs, "text_encoder", "d_model")
     if read != written:
         what = f"the transformer reads another width ({read}, caption_channels) than T5 writes ({written}, d_model)"
-        findings.problem("transformer", UNSUPPORTED, what, remedy=_SAME)
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
 
 
 def _attention(configs: Configs, _: int, findings: Findings) -> None:

@@ -48,7 +48,6 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "scaling_factor": 1.0,
     },
 }
-_SAME = "take both parts from one model"
 
 
 @backbone("sana")
@@ -155,7 +154,7 @@ def _states(configs: Configs, _: int, findings: Findings) -> None:
         what = (
             f"the transformer reads another width ({read}, caption_channels) than Gemma writes ({written}, hidden_size)"
         )
-        findings.problem("transformer", UNSUPPORTED, what, remedy=_SAME)
+        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
 
 
 def _attention(configs: Configs, _: int, findings: Findings) -> None:
