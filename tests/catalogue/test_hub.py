@@ -1,6 +1,7 @@
 """Folders of the hub: what is fetched of a pipeline at its revision, and when nothing is."""
 
 import fnmatch
+import json
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,23 @@ def test_one_set_of_weights_is_fetched(
     for asked in repository.asked:
         assert (asked["hub_id"], asked["revision"]) == ("org/name", REVISION)
         assert all(str(pattern).endswith((".json", ".safetensors", ".txt")) for pattern in asked["allow_patterns"])
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+@pytest.mark.parametrize("shard", ["model.{}-00001-of-00001.safetensors", "model-00001-of-00001.{}.safetensors"])
+def test_shards_of_a_variant_come_with_their_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str, shard: str
+) -> None:
+    """As the large text encoder of a half-precision repository has them."""
+    weights, index = f"text_encoder/{shard.format(variant)}", f"text_encoder/model.safetensors.index.{variant}.json"
+    others = [name for name in PLAIN if not name.startswith("text_encoder")]
+    repository = Repository(tmp_path, [*others, weights])
+    (repository.source / index).write_text(json.dumps({"weight_map": {"a": Path(weights).name}}))
+    monkeypatch.setattr(hub, "snapshot_download", repository.download)
+    described = catalogue(tmp_path).describe_model("hub")
+    assert repository.fetched() == {*others, weights}
+    assert (repository.local / index).is_file()
+    assert len(described.files) == 3
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,14 @@ def pipeline_folder(hub_id: str, revision: str) -> Path:
     vocabularies = [f"{part}/*.model" for part, known in parts.items() if known.sentencepiece]
     plain = [f"{part}/{stem_of(part)}{ending}" for part in weighing for ending in (SUFFIX, f"-*-of-*{SUFFIX}")]
     folder = _snapshot(hub_id, revision, ["model_index.json", *texts, *vocabularies, *plain], _VARIANTS)
-    for ending in (f".fp16*{SUFFIX}", f".bf16*{SUFFIX}", f"*{SUFFIX}"):
+    for variant in ("fp16", "bf16", ""):
         without = [part for part in weighing if part_weights(part, folder / part, None, Findings(hub_id)) is None]
+        endings = (f".{variant}*{SUFFIX}", f"{SUFFIX}.index.{variant}.json")
+        if not variant:
+            endings = (f"*{SUFFIX}", f"{SUFFIX}.index*.json")
         if without:
-            folder = _snapshot(hub_id, revision, [f"{part}/{stem_of(part)}{ending}" for part in without], [])
+            names = [f"{part}/{stem_of(part)}{ending}" for part in without for ending in endings]
+            folder = _snapshot(hub_id, revision, names, [])
     return folder
 
 
