@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unerase_backend.catalogue import configs, families, guard_files, lora, model_fit
-from unerase_backend.catalogue.backbone_kinds import BackboneKind, Configs, Parts, Role, of_role
+from unerase_backend.catalogue.backbone_kinds import BackboneKind, Configs, Parts, Role, of_role, tokenizer_of
 from unerase_backend.catalogue.catalogue import Catalogue
 from unerase_backend.catalogue.embeddings import PART as EMBEDDING
 from unerase_backend.catalogue.embeddings import StoredWord, named, placed, stored_word
@@ -155,6 +155,7 @@ def _examine_folder(folder: Path, root: Path | None, guards: Set[str], findings:
     source = ModelSource("", folder, 0, kind, index)
     parts = present(kind, index)
     _check_classes(index, parts, guards, findings)
+    _check_absent(kind, index, parts, findings)
     configs.find_code(folder, findings)
     for part in (name for name, known in parts.items() if known.weighs):
         _examine_part(part, source, root, findings)
@@ -321,6 +322,19 @@ def _check_classes(index: Mapping[str, Any], parts: Parts, guards: Set[str], fin
     for name in index:
         if not name.startswith("_") and name not in (*_UNMENTIONED, *parts) and (kind := _component(index, name)):
             findings.note(f"{name} ({kind}) is not used")
+
+
+def _check_absent(kind: type[BackboneKind], index: Mapping[str, Any], parts: Parts, findings: Findings) -> None:
+    """Find what a folder only seems to lack, and text encoders without the tokenizer that they read by."""
+    for part, known in kind.parts.items():
+        named = index.get(part)
+        if part not in parts and named not in (None, [None, None]):
+            what = f"the {part} must be a {known.kind} or [null, null], and model_index.json has {named!r:.40}"
+            findings.problem(part, UNSUPPORTED, what, found="model_index.json")
+    for part in of_role(parts, Role.TEXT_ENCODER):
+        if (tokenizer := tokenizer_of(part)) not in parts:
+            what = f"the {part} is there without its {tokenizer}, which model_index.json must name as well"
+            findings.problem(tokenizer, UNSUPPORTED, what, found="model_index.json")
 
 
 def _component(index: Mapping[str, Any], name: str) -> str:

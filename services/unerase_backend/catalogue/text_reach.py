@@ -15,6 +15,7 @@ from typing import Any
 from unerase_backend.catalogue import configs, families
 from unerase_backend.catalogue.backbone_kinds import Role, encoder_of, of_role
 from unerase_backend.catalogue.embeddings import LearnedWord, add_words
+from unerase_backend.catalogue.model_files import present
 from unerase_backend.runtime.errors import UnsafeModelError
 
 _IMPORTING = threading.Lock()
@@ -79,10 +80,12 @@ def model_reaches(
         UnsafeModelError: a tokenizer, or an encoder's configuration, cannot be read, or a word cannot be added.
     """
     family = families.family_of_folder(folder)
-    parts = [part for part in of_role(family.parts, Role.TOKENIZER) if (folder / part).is_dir()]
+    index = configs.parse(folder / "model_index.json")
+    # A folder may hold a text encoder that its index leaves out, which then reads nothing.
+    there = present(family, index)
+    parts = [part for part in of_role(there, Role.TOKENIZER) if encoder_of(part) in there and (folder / part).is_dir()]
     if not parts:
         raise UnsafeModelError("tokenizer is missing", reason="MODEL_INCOMPLETE")
-    index = configs.parse(folder / "model_index.json")
     of_family = family.sequence_length_of(index if isinstance(index, Mapping) else {})
     length = of_family if max_sequence_length is None else max_sequence_length
     found = []

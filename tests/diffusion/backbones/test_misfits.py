@@ -1,6 +1,7 @@
 """Parts that do not belong together are found by their configurations, before anything is loaded."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from support.tiny_models import CPU, TinyModel, saved
 from unerase_backend.catalogue.model_check import check_model as check_files
+from unerase_backend.catalogue.text_reach import model_reaches
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model_check import check_model
 from unerase_backend.runtime.errors import PreconditionError
@@ -46,6 +48,35 @@ def test_a_part_of_another_model_is_found(tmp_path: Path, name: str, part: str, 
         assert any(said in f"{problem.what}; {problem.remedy}" for problem in found), found
     with pytest.raises(PreconditionError):
         load_model(catalogue, "base", CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tokenizer_3": [None, None]}, "text_encoder_3 is there without its tokenizer_3"),
+        ({"tokenizer_3": [[]]}, "text_encoder_3 is there without its tokenizer_3"),
+        ({"text_encoder_3": "T5EncoderModel"}, "must be a T5EncoderModel or [null, null]"),
+        ({"text_encoder_3": [None, None], "tokenizer_3": [None, None]}, ""),
+        ({"text_encoder_3": [None, None]}, ""),
+    ],
+)
+def test_an_encoder_that_may_be_absent_is_there_with_its_tokenizer(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    model = saved(WITH_T5, tmp_path)
+    file = tmp_path / "pipeline" / "model_index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    catalogue = model.catalogue()
+    if said:
+        for check in (check_files, check_model):
+            assert any(said in problem.what for problem in check(catalogue, "base").problems)
+        with pytest.raises(PreconditionError, match=re.escape(said)):
+            load_model(catalogue, "base", CPU, torch.float32)
+    else:
+        loaded = load_model(catalogue, "base", CPU, torch.float32)
+        # The folders of both are still there.
+        limits = [each.limit for each in model_reaches(tmp_path / "pipeline")]
+        assert limits == [each.framing.room for each in loaded.backbone.readers]
 
 
 def test_what_fits_has_no_misfits(tiny_model: TinyModel) -> None:
