@@ -73,6 +73,8 @@ class BackboneKind(Protocol):
     """The parts of its folder."""
     default_sequence_length: ClassVar[int]
     """Tokens of a prompt in a text encoder without a length of its own, as the pipeline has it."""
+    lower_case: ClassVar[bool]
+    """Whether such an encoder reads prompts in lower case, without spaces at their ends."""
 
     @classmethod
     def index_problem(cls, index: Mapping[str, Any]) -> str:

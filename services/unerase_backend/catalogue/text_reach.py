@@ -51,13 +51,16 @@ class TextReach:
     limit: int
     words: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """The ids of each learned word's rows, by the first of them."""
+    lower_case: bool = False
+    """Whether a text is read in lower case, without spaces at its ends."""
 
     def read(self, text: str) -> Reading:
         """Return what is read of a text; safe to call from several threads."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        given, places = self._given(text)
+        encoding = self.tokenizer.encode(given, add_special_tokens=False)
         # All rows of a learned word stand where the word does.
         begins = [
-            begin
+            places[begin]
             for token, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True)
             for _ in self.words.get(token, (token,))
         ]
@@ -65,6 +68,20 @@ class TextReach:
         # Characters that follow one another may share a token's place in the text, or stand in none.
         unread = min(begins[self.limit :], default=len(text))
         return Reading(tokens, self.limit, unread if tokens > self.limit else len(text))
+
+    def _given(self, text: str) -> tuple[str, list[int]]:
+        """Return what the tokenizer is given of a text, and the place in the text of each character and of the end."""
+        if not self.lower_case:
+            return text, list(range(len(text) + 1))
+        # A letter may have several in lower case.
+        places = [place for place, letter in enumerate(text) for _ in letter.lower()]
+        given = text.lower()
+        before = len(given) - len(given.lstrip())
+        given = given.strip()
+        for token in self.words:
+            word = self.tokenizer.id_to_token(token)
+            given = given.replace(word.lower(), word)
+        return given, [*places[before : before + len(given)], len(text)]
 
 
 @lru_cache(maxsize=64)
@@ -95,7 +112,7 @@ def model_reaches(
             found.append(_reach(folder / part, _positions(folder / encoder_of(part) / "config.json"), words))
         else:
             tokenizer = _loaded(folder / part, kind).backend_tokenizer
-            found.append(TextReach(tokenizer, max(length - _END, 0), add_words(tokenizer, words)))
+            found.append(TextReach(tokenizer, max(length - _END, 0), add_words(tokenizer, words), family.lower_case))
     return tuple(found)
 
 

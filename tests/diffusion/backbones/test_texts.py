@@ -1,5 +1,6 @@
 """What every family must keep of prompts: token ids, learned words in each text encoder, gradients, distances."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedProm
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept
 from unerase_backend.attack.attacks import ring_a_bell
 from unerase_backend.attack.prompts import gradients, vocabulary
+from unerase_backend.catalogue.text_reach import TextReach, model_reaches
 from unerase_backend.diffusion.conditioning import (
     encode,
     encode_tokens,
@@ -28,6 +30,7 @@ from unerase_backend.diffusion.conditioning import (
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.tensors import to_message
+from unerase_backend.diffusion.text_reader import TextReader
 from unerase_backend.runtime.errors import InvalidRequestError
 
 KNOWN = "hourglass"
@@ -239,3 +242,21 @@ def test_what_is_cut_is_known(tiny_model: TinyModel) -> None:
     assert not tokenise(model, PROMPTS[0]).truncated
     assert tokenise(model, " ".join(["toy"] * 400)).truncated
     assert tokenise(model, "").empty
+
+
+@pytest.mark.parametrize(
+    "text", ["A Picture of a HEART", "  the ring ", "a red heart " * 6, "THE RING " * 9, "\u0130 heart"]
+)
+def test_planning_knows_how_much_is_read(tiny_model: TinyModel, text: str) -> None:
+    entry = tiny_model.tiny.entry
+    reaches = model_reaches(tiny_model.folder / "pipeline", (), entry.get("max_sequence_length"))
+    for place, reader in enumerate(tiny_model.model.backbone.readers):
+        frame, read = tokenise(tiny_model.model, text).frames[place], reaches_of(reader, reaches).read(text)
+        assert (read.tokens, read.cut) == (len(reader.tokens_of(text)), frame.truncated)
+        part = text[: read.end] if read.cut else text
+        assert len(reader.tokens_of(part)) >= frame.words
+
+
+def reaches_of(reader: TextReader, reaches: Sequence[TextReach]) -> TextReach:
+    """The reach of a text encoder; reaches are in the order of the folder's tokenizers."""
+    return next(each for each in reaches if each.tokenizer.get_vocab() == reader.tokenizer.get_vocab())

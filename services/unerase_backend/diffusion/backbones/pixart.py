@@ -52,6 +52,7 @@ class PixArt(Backbone):
     title = "PixArt"
     pipelines = (_ALPHA, "PixArtSigmaPipeline")
     default_sequence_length = 300
+    lower_case = True
     parts: ClassVar[Mapping[str, Part]] = {
         # The first releases of alpha name a class that diffusers reads as this one.
         "transformer": Part("PixArtTransformer2DModel", Role.DENOISER, others=("Transformer2DModel",)),

@@ -57,6 +57,7 @@ class Sana(Backbone):
     title = "Sana"
     pipelines = ("SanaPipeline",)
     default_sequence_length = 300
+    lower_case = True
     parts: ClassVar[Mapping[str, Part]] = {
         "transformer": Part("SanaTransformer2DModel", Role.DENOISER),
         "vae": Part("AutoencoderDC", Role.AUTOENCODER),
