@@ -85,6 +85,10 @@ class BackboneKind(Protocol):
         """Return the tokens of a prompt in a text encoder without a length of its own, by model_index.json."""
 
     @classmethod
+    def index_settings(cls, index: Mapping[str, Any]) -> Mapping[str, object]:
+        """Return what model_index.json sets beside the parts, where that is not as the family mostly has it."""
+
+    @classmethod
     def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
         """Find what keeps the parts of a folder from working together, by their configurations alone."""
 

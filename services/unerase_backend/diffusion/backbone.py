@@ -92,6 +92,14 @@ class Backbone:
         return cls.default_sequence_length
 
     @classmethod
+    def index_settings(cls, index: Mapping[str, Any]) -> Mapping[str, object]:
+        """Return what model_index.json sets beside the parts, where that is not as the family mostly has it.
+
+        It becomes part of the model's digest, by which results are kept.
+        """
+        return {}
+
+    @classmethod
     def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
         """Find what keeps the parts of a folder from working together, by their configurations alone.
 

@@ -1,8 +1,10 @@
 """What every family must keep of prompts: token ids, learned words in each text encoder, gradients, distances."""
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from diffusers.models.transformers import transformer_flux
 from torch import Tensor
 
-from support.tiny_models import PROMPTS, TinyModel
+from support.tiny_models import PROMPTS, TinyModel, saved
 from support.tiny_pipelines import WORDS
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, TokenIds
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept
@@ -255,6 +257,31 @@ def test_planning_knows_how_much_is_read(tiny_model: TinyModel, text: str) -> No
         assert (read.tokens, read.cut) == (len(reader.tokens_of(text)), frame.truncated)
         part = text[: read.end] if read.cut else text
         assert len(reader.tokens_of(part)) >= frame.words
+
+
+def test_other_models_of_the_same_files_have_other_digests(tiny_model: TinyModel) -> None:
+    whole = {"pipeline": "pipeline", "resolution": tiny_model.tiny.resolution, **tiny_model.tiny.entry}
+    others = {
+        "same": whole,
+        "longer": {**whole, "max_sequence_length": 13},
+        "larger": {**whole, "resolution": 2 * tiny_model.tiny.resolution},
+    }
+    catalogue = tiny_model.catalogue(**others)
+    base, same, longer, larger = (catalogue.describe_model(name).digest for name in ("base", *others))
+    assert same == base != larger
+    assert (longer != base) == bool(tiny_model.model.backbone.default_sequence_length)
+
+
+def test_what_an_index_sets_is_part_of_the_digest(tmp_path: Path) -> None:
+    model = saved("stable-diffusion-xl", tmp_path)
+    file = tmp_path / "pipeline" / "model_index.json"
+    index, digests = json.loads(file.read_text()), []
+    for zeros in (True, False):
+        file.write_text(json.dumps({**index, "force_zeros_for_empty_prompt": zeros}))
+        digests.append(model.catalogue().describe_model("base").digest)
+    del index["force_zeros_for_empty_prompt"]
+    file.write_text(json.dumps(index))
+    assert model.catalogue().describe_model("base").digest == digests[0] != digests[1]
 
 
 def reaches_of(reader: TextReader, reaches: Sequence[TextReach]) -> TextReach:

@@ -51,6 +51,11 @@ class StableDiffusionXL(Backbone):
         )
 
     @classmethod
+    def index_settings(cls, index: Mapping[str, Any]) -> Mapping[str, object]:
+        """Return whether the empty prompt is read as any other."""
+        return {} if _zeros_for_empty(index) else {"force_zeros_for_empty_prompt": False}
+
+    @classmethod
     def find_misfits(cls, configs: Configs, resolution: int, findings: Findings) -> None:
         """Find conditioning that is not SDXL's, and widths, channels and lengths that differ between parts."""
         model_fit.find_by_rules(_RULES, configs, resolution, findings)
@@ -68,7 +73,7 @@ class StableDiffusionXL(Backbone):
         read = [self.read(place, prompts, learned, output_hidden_states=True) for place in range(2)]
         states = torch.cat([each.hidden_states[-2] for each in read], dim=-1)
         encoding = Encoding({STATES: states, POOLED: read[1][0]})
-        if not self.index.get("force_zeros_for_empty_prompt", True):
+        if not _zeros_for_empty(self.index):
             return encoding
         empty = torch.tensor([prompt.empty for prompt in prompts], device=states.device)
         return encoding.each(lambda tensor: tensor.masked_fill(empty.view(-1, *[1] * (tensor.dim() - 1)), 0.0))
@@ -85,6 +90,10 @@ class StableDiffusionXL(Backbone):
             return_dict=False,
         )[0]
         return output
+
+
+def _zeros_for_empty(index: Mapping[str, Any]) -> bool:
+    return bool(index.get("force_zeros_for_empty_prompt", True))
 
 
 def _conditioning(configs: Configs, _: int, findings: Findings) -> None:
