@@ -129,6 +129,8 @@ def examine(
     _examine_changes(source, findings, shared)
     find_misfits = partial(source.kind.find_misfits, base.configs, resolution)
     shared.examined(("misfits", folder, resolution), findings, find_misfits)
+    known = present(source.kind, source.index)
+    model_fit.find_length(source.kind, known, parts.max_sequence_length, findings)
     _examine_words(parts.embeddings, source, findings)
     _examine_guards(catalogue, name, fetch, findings)
     return source

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from unerase_backend.catalogue.backbone_kinds import Configs
+from unerase_backend.catalogue.backbone_kinds import BackboneKind, Configs, Parts, Role, of_role
 from unerase_backend.catalogue.families import audited, family_of_channels
 from unerase_backend.catalogue.findings import UNSUPPORTED, Findings
 from unerase_backend.runtime.counting import counted
@@ -47,6 +47,19 @@ def find_misfits(configs: Configs, resolution: int, findings: Findings) -> None:
     `configs` holds the configurations of `unet`, `vae`, `text_encoder` and `tokenizer` as far as they could be read.
     """
     find_by_rules(_RULES, configs, resolution, findings)
+
+
+def find_length(kind: type[BackboneKind], parts: Parts, given: int | None, findings: Findings) -> None:
+    """Find a length of prompts in a catalogue that a model's text encoders, among `parts`, cannot or do not read."""
+    if given is None:
+        return
+    if not kind.default_sequence_length:
+        findings.note(f"max_sequence_length is not used: the text encoders of {kind.title} have lengths of their own")
+    encoders = of_role(parts, Role.TEXT_ENCODER)
+    without = [part for part in encoders if not parts[part].kind.startswith("CLIP")]
+    if given == 0 and without:
+        what = f"max_sequence_length is 0, and the {without[0]} reads at least the end of a prompt"
+        findings.problem("", UNSUPPORTED, what, remedy="give a number above 0 in the catalogue")
 
 
 def find_by_rules(rules: Iterable[Rule], configs: Configs, resolution: int, findings: Findings) -> None:

@@ -19,6 +19,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedProm
 from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept
 from unerase_backend.attack.attacks import ring_a_bell
 from unerase_backend.attack.prompts import gradients, vocabulary
+from unerase_backend.catalogue.model_check import check_model
 from unerase_backend.catalogue.text_reach import TextReach, model_reaches
 from unerase_backend.diffusion.conditioning import (
     encode,
@@ -257,6 +258,17 @@ def test_planning_knows_how_much_is_read(tiny_model: TinyModel, text: str) -> No
         assert (read.tokens, read.cut) == (len(reader.tokens_of(text)), frame.truncated)
         part = text[: read.end] if read.cut else text
         assert len(reader.tokens_of(part)) >= frame.words
+
+
+def test_a_length_without_room_for_the_end_is_refused(tiny_model: TinyModel) -> None:
+    whole = {"pipeline": "pipeline", "resolution": tiny_model.tiny.resolution, "max_sequence_length": 0}
+    catalogue, backbone = tiny_model.catalogue(short=whole), tiny_model.model.backbone
+    found = check_model(catalogue, "short")
+    assert any("is not used" in note for note in found.notes) == (not backbone.default_sequence_length)
+    if all(backbone.parts[reader.part].kind.startswith("CLIP") for reader in backbone.readers):
+        assert not found.problems
+    else:
+        assert [problem.what for problem in found.problems if "max_sequence_length is 0" in problem.what]
 
 
 def test_other_models_of_the_same_files_have_other_digests(tiny_model: TinyModel) -> None:
