@@ -7,7 +7,7 @@ from typing import Any
 from unerase_backend.catalogue import hub
 from unerase_backend.catalogue.configs import shown
 from unerase_backend.catalogue.findings import Findings
-from unerase_backend.catalogue.guard_kinds import KINDS, GuardEntry
+from unerase_backend.catalogue.guard_kinds import KINDS, GuardEntry, needs_family
 from unerase_backend.catalogue.model_files import SUFFIX
 from unerase_backend.catalogue.tensors import UNREADABLE, read_header
 from unerase_backend.runtime.errors import PreconditionError, UnsafeModelError
@@ -39,10 +39,21 @@ def find_problems(entries: Iterable[GuardEntry], pipeline: Path, findings: Findi
             findings.problem(PART, error.reason, f"the guard {entry.kind}: {error.message}")
 
 
-def find_misfits(entries: Iterable[GuardEntry], unet: Any, findings: Findings) -> None:
-    """Find which guards do not fit a UNet, which may be without memory; those whose files are wrong are left out."""
+def find_strangers(entries: Iterable[GuardEntry], family: str, findings: Findings) -> None:
+    """Find which guards are for other families of models."""
+    for entry in entries:
+        if problem := needs_family(entry.kind, KINDS.all()[entry.kind].families, family):
+            findings.problem(PART, "GUARD_UNFIT", problem)
+
+
+def find_misfits(entries: Iterable[GuardEntry], unet: Any, family: str, findings: Findings) -> None:
+    """Find which guards do not fit a UNet, which may be without memory; those whose files are wrong, or that are for
+    other families, are left out.
+    """
     for entry in entries:
         kind = KINDS.all()[entry.kind]
+        if needs_family(entry.kind, kind.families, family):
+            continue
         try:
             kind.check_unet(entry.parameters, unet)
         except PreconditionError as error:

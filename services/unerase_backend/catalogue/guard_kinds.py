@@ -43,6 +43,8 @@ class GuardKind(Protocol):
     """Rows that it adds to each guided step."""
     needs_classifier_free: ClassVar[bool]
     """Whether it fits only models with classifier-free guidance."""
+    families: ClassVar[tuple[str, ...]]
+    """The families of models that it is for, as in "stable-diffusion"; none of them stands for all."""
     needs_unet: ClassVar[bool]
     """Whether `check_unet` looks at anything."""
 
@@ -64,6 +66,13 @@ class GuardKind(Protocol):
 
 
 KINDS = Components[type[GuardKind]]("kind of guard", "unerase_backend.diffusion.guards", "unerase.guards")
+
+
+def needs_family(kind: str, families: Sequence[str], family: str) -> str:
+    """Return why a guard does not fit the models of a family that it is not for; empty if it does."""
+    if not families or family in families:
+        return ""
+    return f"the guard {kind} does not fit the model: it is for {' and '.join(families)}, not for {family}"
 
 
 def needs_rows(kind: str, family: str) -> str:

@@ -177,6 +177,7 @@ def _examine_guards(catalogue: Catalogue, name: str, fetch: bool, findings: Find
         what = f"what the guard {guard.kind} reads of {root.hub}"
         findings.note(f"{what} is fetched when it is first used, and was not checked")
     guard_files.find_problems([guard for guard in guards if guard not in later], folder, findings)
+    guard_files.find_strangers(guards, families.family_of_folder(folder).family, findings)
     family = family_of_folder(folder)
     for guard in guards:
         if family.guidance is not Guidance.CLASSIFIER_FREE and KINDS.all()[guard.kind].needs_classifier_free:

@@ -27,7 +27,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakSet
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, Trajectory
-from unerase_backend.catalogue.guard_kinds import KINDS, GuardEntry, GuardParameters, named_files, needs_rows
+from unerase_backend.catalogue.guard_kinds import (
+    KINDS,
+    GuardEntry,
+    GuardParameters,
+    named_files,
+    needs_family,
+    needs_rows,
+)
 from unerase_backend.runtime.components import RegistrationError
 from unerase_backend.runtime.errors import PreconditionError
 
@@ -77,6 +84,8 @@ class Guard:
     """Rows of the UNet that it adds to each guided step."""
     needs_classifier_free: ClassVar[bool] = False
     """Whether it acts where classifier-free guidance has several rows (2 and 4), and so fits no model without it."""
+    families: ClassVar[tuple[str, ...]] = ()
+    """The families of models that it is for, as in "stable-diffusion"; none of them stands for all."""
     needs_unet: ClassVar[bool] = False
     """Whether `check_unet` looks at anything, so that it is worth building a UNet without memory for it."""
     kind: ClassVar[str] = ""
@@ -218,6 +227,8 @@ class Guards:
             for each in self.guards:
                 if each.needs_classifier_free and not model.backbone.classifier_free:
                     raise PreconditionError(needs_rows(each.kind, model.backbone.title), reason="GUARD_UNFIT")
+                if problem := needs_family(each.kind, each.families, model.backbone.family):
+                    raise PreconditionError(problem, reason="GUARD_UNFIT")
                 each.check(model)
             self._checked.add(model)
 

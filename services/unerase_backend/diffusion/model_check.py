@@ -86,7 +86,8 @@ def _prepare(catalogue: Catalogue, name: str, findings: Findings, fetch: bool, m
             read = partial(_prepare_tokenizer, part, made.tokenizer, source)
             prepared.tokenizers[part] = made.shared.examined(("tokenizer", part, source.folder), findings, read)
     if (denoiser := denoiser_of(source.kind.parts)) in prepared.modules:
-        guard_files.find_misfits(catalogue.guards(name), prepared.modules[denoiser], findings)
+        family = source.kind.family
+        guard_files.find_misfits(catalogue.guards(name), prepared.modules[denoiser], family, findings)
     for word in source.words:
         try:
             for part in word.tensors:

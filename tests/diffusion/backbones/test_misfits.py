@@ -79,5 +79,21 @@ def test_an_encoder_that_may_be_absent_is_there_with_its_tokenizer(
         assert limits == [each.framing.room for each in loaded.backbone.readers]
 
 
+def test_a_guard_for_other_families_is_refused_by_a_check(tiny_model: TinyModel) -> None:
+    direction = tiny_model.put({"direction": torch.ones(16)})
+    guards = [
+        {"kind": "steering", "module": "mid_block", "direction": direction},
+        {"kind": "safree", "concepts": ["heart"]},
+    ]
+    catalogue = tiny_model.catalogue({"guards": guards})
+    for check in (check_files, check_model):
+        found = [problem.what for problem in check(catalogue, "changed").problems]
+        fits = tiny_model.tiny.family == "stable-diffusion"
+        said = [
+            f"the guard {guard['kind']} does not fit the model: it is for stable-diffusion, not" for guard in guards
+        ]
+        assert [what.startswith(start) for what, start in zip(found, said, strict=not fits)] == [True] * len(found)
+
+
 def test_what_fits_has_no_misfits(tiny_model: TinyModel) -> None:
     assert check_files(tiny_model.catalogue(), "base").problems == ()

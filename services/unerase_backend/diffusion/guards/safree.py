@@ -25,7 +25,6 @@ from pydantic import Field
 
 from unerase_backend.catalogue.guard_kinds import GuardParameters
 from unerase_backend.diffusion.guarding import Guard, guard
-from unerase_backend.runtime.errors import PreconditionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,16 +53,12 @@ class Safree(Guard):
 
     Parameters = SafreeParameters
     single = True
+    # The method is given for the last hidden states of one CLIP.
+    families = ("stable-diffusion",)
 
     def __init__(self, parameters: SafreeParameters, pipeline: Path, device: Any) -> None:
         super().__init__(parameters, pipeline, device)
         self._outside: WeakKeyDictionary[DiffusionModel, Tensor] = WeakKeyDictionary()
-
-    def check(self, model: DiffusionModel) -> None:
-        """Check that the model reads the last hidden states of one CLIP, for which the method is given."""
-        if (family := model.backbone.family) != "stable-diffusion":
-            message = f"the guard safree does not fit the model: it is for stable-diffusion, not for {family}"
-            raise PreconditionError(message, reason="GUARD_UNFIT")
 
     def project(self, model: DiffusionModel, prompt: Prompt, learned: Tensor | None, encoding: Encoding) -> Encoding:
         """Return the encoding with its trigger tokens projected."""

@@ -52,6 +52,8 @@ class Steering(Guard):
 
     Parameters = SteeringParameters
     needs_unet = True
+    # `check_unet` calls the UNet as these are called.
+    families = ("stable-diffusion",)
 
     def __init__(self, parameters: SteeringParameters, pipeline: Path, device: torch.device) -> None:
         import torch
