@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from unerase.internal.v1alpha1.generation_pb2 import Interpolation, ModelChange
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import kept_encodings
-from unerase_backend.diffusion.conditioning import encode
+from unerase_backend.diffusion.conditioning import encode, tokenise
 from unerase_backend.diffusion.kept_encodings import KeptPrompts
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
@@ -77,6 +79,27 @@ def test_a_text_encoder_that_waits_says_the_same_and_leaves_the_device(model: Di
     ours, theirs = (encode(replace(model, backbone=each), PROMPTS) for each in (apart, model.backbone))
     assert all(torch.equal(one.states, other.states) for one, other in zip(ours, theirs, strict=True))
     assert [tensor.data_ptr() for tensor in reader.encoder.parameters()] == places
+
+
+def test_weights_that_do_not_all_fit_on_the_device_wait_again(model: DiffusionModel) -> None:
+    (reader,) = model.backbone.readers
+    apart = replace(reader, visits=torch.device("cpu"))
+    last = [*reader.encoder.parameters()][-1]
+    places = [tensor.data_ptr() for tensor in reader.encoder.parameters()]
+
+    class Full(TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function is torch.Tensor.to:
+                if args[0].data_ptr() == last.data_ptr():
+                    raise torch.OutOfMemoryError("full")
+                return args[0].clone()
+            return function(*args, **(kwargs or {}))
+
+    frame = tokenise(model, "a red heart").frames[0]
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), Full(), pytest.raises(torch.OutOfMemoryError):
+            apart.read([frame], [None])
+        assert [tensor.data_ptr() for tensor in reader.encoder.parameters()] == places
 
 
 def test_a_tokenizers_files_are_part_of_the_digest(tiny: Path, load_tiny: object) -> None:

@@ -209,14 +209,16 @@ class TextReader:
         """Have the weights on the device of the computation; they stay there if gradients will ask for them."""
         tensors = [*self.encoder.parameters(), *self.encoder.buffers()] if self.visits is not None else []
         waiting = [tensor.data for tensor in tensors]
-        # What is copied in inference mode could not be the data of a parameter.
-        with torch.inference_mode(False):
-            for tensor in tensors:
-                tensor.data = tensor.data.to(self.visits)
+        arrived = False
         try:
+            # What is copied in inference mode could not be the data of a parameter.
+            with torch.inference_mode(False):
+                for tensor in tensors:
+                    tensor.data = tensor.data.to(self.visits)
+            arrived = True
             yield
         finally:
-            if not torch.is_grad_enabled():
+            if not (arrived and torch.is_grad_enabled()):
                 # Weights that models share are still the same memory.
                 for tensor, data in zip(tensors, waiting, strict=True):
                     tensor.data = data
