@@ -29,13 +29,14 @@ from unerase_backend.diffusion import adapters, embeddings
 from unerase_backend.diffusion.libraries import library_class
 from unerase_backend.diffusion.outline import MOST_COMPUTED, computed, fillable, outline, weights_of
 from unerase_backend.diffusion.schedule import Schedule
-from unerase_backend.runtime.errors import UneraseError, UnsafeModelError
+from unerase_backend.runtime.errors import PreconditionError, UneraseError, UnsafeModelError
 
 # No text-to-image model comes near; a check must end soon whatever a configuration says.
 _MOST_BLOCKS = 100
 _MOST_LAYERS = 200
 _LISTS = ("_types", "_channels", "_multiscales")
 _LAYERS = ("layers", "layers_per_block")
+_BAD_VALUES = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError)
 
 
 @dataclass
@@ -51,7 +52,12 @@ class Prepared:
     def to_fill(self, part: str) -> Any:
         """Return a part's module as weights fill it, if nothing is wrong with the model."""
         make = partial(self.source.kind.build, part, self.source.configs[part])
-        return fillable(self.modules[part], make)
+        try:
+            return fillable(self.modules[part], make)
+        except _BAD_VALUES as error:
+            # What is only drawn where there is memory may need values that an outline does not look at.
+            message = f"the model {self.source.name!r} cannot be loaded: {_makes_none(part, self.source)}"
+            raise PreconditionError(message, reason=UNSUPPORTED) from error
 
 
 def check_model(
@@ -160,8 +166,7 @@ def _built(
     try:
         module = build(source.kind, part, json.dumps(source.configs[part]))
     except Exception:
-        what = f"the configuration of {part} makes no {source.kind.parts[part].kind}"
-        findings.problem(part, UNSUPPORTED, what, found=f"{part}/config.json")
+        findings.problem(part, UNSUPPORTED, _makes_none(part, source), found=f"{part}/config.json")
         return None
     if (count := sum(tensor.numel() for tensor in computed(module).values())) > MOST_COMPUTED:
         what = f"the {part} computes {count} numbers that no file holds; at most {MOST_COMPUTED} are computed"
@@ -171,6 +176,10 @@ def _built(
     if part in source.tensors:
         compare_tensors(part, source.tensors[part], shapes, findings, whole=True)
     return _Built(module, shapes)
+
+
+def _makes_none(part: str, source: ModelSource) -> str:
+    return f"the configuration of {part} makes no {source.kind.parts[part].kind}"
 
 
 def _check_size(config: Mapping[str, Any]) -> None:

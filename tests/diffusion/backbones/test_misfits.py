@@ -50,6 +50,14 @@ def test_a_part_of_another_model_is_found(tmp_path: Path, name: str, part: str, 
         load_model(catalogue, "base", CPU, torch.float32)
 
 
+def test_a_value_that_only_loading_looks_at_is_refused_by_its_part(tmp_path: Path) -> None:
+    model = saved(THREE, tmp_path)
+    file = tmp_path / "pipeline" / "text_encoder" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"initializer_factor": None}))
+    with pytest.raises(PreconditionError, match="'base' cannot be loaded: the configuration of text_encoder makes no"):
+        load_model(model.catalogue(), "base", CPU, torch.float32)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
