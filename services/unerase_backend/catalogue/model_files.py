@@ -19,7 +19,7 @@ from pathlib import Path
 
 from unerase_backend.catalogue.backbone_kinds import BackboneKind, Part
 from unerase_backend.catalogue.configs import parse, shown
-from unerase_backend.catalogue.families import check_family
+from unerase_backend.catalogue.families import DEFAULT_FAMILY, check_family, family_of_folder
 from unerase_backend.catalogue.findings import Findings
 from unerase_backend.catalogue.layouts import PICKLES, UNSAFE, ImportKind, import_command
 
@@ -67,7 +67,8 @@ def part_weights(
     `root` is the folder that no link may lead out of; None for a snapshot of the hub, whose files are links.
     `of_pipeline` says that the folder is a part of a pipeline's, which is imported as a whole.
     """
-    return _weights(part, stem_of(part), folder, root, findings, folder.parent.name if of_pipeline else "")
+    whole = folder.parent if of_pipeline else None
+    return _weights(part, stem_of(part), folder, root, findings, whole)
 
 
 def judge_weights(folder: Path, root: Path | None, findings: Findings) -> WeightFiles | None:
@@ -81,7 +82,7 @@ def checker_weights(folder: Path, findings: Findings) -> WeightFiles | None:
 
 
 def _weights(
-    part: str, stem: str, folder: Path, root: Path | None, findings: Findings, pipeline: str = ""
+    part: str, stem: str, folder: Path, root: Path | None, findings: Findings, pipeline: Path | None = None
 ) -> WeightFiles | None:
     if not _is_folder(part, folder, root, findings):
         return None
@@ -258,8 +259,8 @@ def choose(stem: str, names: Sequence[str]) -> tuple[str, str] | None:
     return min(found)[1:] if found else None
 
 
-def _find_what_is_there(part: str, plain: str, names: Sequence[str], pipeline: str, findings: Findings) -> None:
-    """Find why none of the files with these names is read; `pipeline` is the name of the folder that is imported."""
+def _find_what_is_there(part: str, plain: str, names: Sequence[str], pipeline: Path | None, findings: Findings) -> None:
+    """Find why none of the files with these names is read; `pipeline` is the folder that is imported."""
     unsafe = [name for name in names if name.endswith(UNSAFE)]
     shards = [name for name in names if _SHARD.fullmatch(name)]
     others = [name for name in names if name.endswith(SUFFIX)]
@@ -279,11 +280,12 @@ def _find_what_is_there(part: str, plain: str, names: Sequence[str], pipeline: s
     findings.problem(part, reason, what, remedy=remedy, looked_for=looked_for, found=_listed(part, found))
 
 
-def _unsafe_remedy(part: str, file: str, pipeline: str) -> str:
-    if not file.endswith(PICKLES) or part == "safety_checker":
+def _unsafe_remedy(part: str, file: str, pipeline: Path | None) -> str:
+    imported = (*_KINDS, "vae") if pipeline is None or family_of_folder(pipeline).family == DEFAULT_FAMILY else ()
+    if not file.endswith(PICKLES) or part not in imported:
         return "convert it to safetensors"
-    command = import_command(shown(pipeline), "model") if pipeline else import_command(shown(file), _KINDS.get(part))
-    return f"import it: {command}"
+    named = (file, _KINDS.get(part)) if pipeline is None else (pipeline.name, "model")
+    return f"import it: {import_command(shown(named[0]), named[1])}"
 
 
 def _listed(part: str, names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ Part = Literal["unet", "vae", "text_encoder"]
 
 # Older checkpoints store these tensors, which today's code computes.
 BUFFERS = ("position_ids",)
+_PROJECTING = "CLIPTextModelWithProjection"
 
 
 @dataclass
@@ -33,6 +34,12 @@ class Architecture:
             message = f"{why}: give the model that the file changes, by --base or --config"
             raise UnsafeModelError(message, reason="MODEL_INCOMPLETE")
         return self.configurations[part]
+
+    @property
+    def projects(self) -> bool:
+        """Whether the model is known to read its text encoder's projection, as that of Stable Diffusion 3 does."""
+        named = self.configurations.get("text_encoder", {}).get("architectures")
+        return isinstance(named, list) and _PROJECTING in named
 
     def shapes(self, part: str) -> dict[str, torch.Size] | None:
         """Return the shape of every tensor of a part; None without its configuration.

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unerase_backend.catalogue.backbone_kinds import BACKBONES, backbone_of
+from unerase_backend.catalogue.families import DEFAULT_FAMILY
+
 PARTS = {"unet": "unet", "vae": "vae", "text_encoder": "text-encoder"}
 """The parts with weights, and the kind by which each is imported."""
 _PART = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae", "CLIPTextModel": "text_encoder"}
@@ -36,7 +39,9 @@ def architecture_of(folder: Path) -> dict[str, Any]:
         ValueError: there is none, or one is not a JSON object.
     """
     found = {part: _json(folder / part / "config.json") for part in PARTS if (folder / part / "config.json").is_file()}
-    if not found and (folder / "config.json").is_file():
+    if found or (folder / "model_index.json").is_file():
+        return {part: content for part, content in found.items() if _is_known(part, content)}
+    if (folder / "config.json").is_file():
         content = _json(folder / "config.json")
         kind = content.get("_class_name") or next(iter(content.get("architectures") or [""]), "")
         if kind in _PART:
@@ -44,6 +49,14 @@ def architecture_of(folder: Path) -> dict[str, Any]:
     if not found:
         raise ValueError(f"{folder.name}: is no folder of a pipeline or of a part, with its config.json")
     return found
+
+
+def _is_known(part: str, content: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is of a class whose tensors are known here: of other families not all are."""
+    if part == "text_encoder":
+        return str(content.get("model_type", "clip")).startswith("clip")
+    named = content.get("_class_name")
+    return named is None or _PART.get(str(named)) == part
 
 
 def jobs_of(folder: Path, kind: str) -> list[Job]:
@@ -56,6 +69,11 @@ def jobs_of(folder: Path, kind: str) -> list[Job]:
         raise ValueError(f"a folder is imported --as model, not --as {kind}")
     if not (folder / "model_index.json").is_file():
         raise ValueError(f"{folder.name}: is no pipeline's folder, which has a model_index.json")
+    named = _json(folder / "model_index.json").get("_class_name")
+    if (family := backbone_of(named) if isinstance(named, str) else None) and family.family != DEFAULT_FAMILY:
+        known = BACKBONES.all()[DEFAULT_FAMILY].title
+        what = f"{folder.name}: is a pipeline of {family.title}, and only those of {known} are imported whole"
+        raise ValueError(f"{what}; write it again as safetensors by diffusers' save_pretrained")
     architecture = architecture_of(folder)
     jobs = []
     for part, each in PARTS.items():

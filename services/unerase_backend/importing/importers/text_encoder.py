@@ -2,15 +2,21 @@
 
 from torch import Tensor
 
+from unerase_backend.catalogue.findings import UNSUPPORTED
 from unerase_backend.catalogue.layouts import COMPVIS_MODEL, COMPVIS_TEXT_ENCODER
 from unerase_backend.catalogue.tensor_names import UNUSED
 from unerase_backend.importing import compvis
 from unerase_backend.importing.registry import Imported, Source, importer
+from unerase_backend.runtime.errors import UnsafeModelError
 
 
 @importer("text-encoder")
 def import_text_encoder(source: Source) -> Imported:
     """Return the text encoder's tensors by transformers' names, checked against the model's where that is known."""
+    if source.architecture.projects:
+        # Without it the base's projection would stand behind the imported weights.
+        message = f"the model reads its text encoder's {UNUSED}, which is not imported"
+        raise UnsafeModelError(f"{message}; save the encoder by transformers' save_pretrained", reason=UNSUPPORTED)
     tensors = convert(source)
     source.architecture.check("text_encoder", tensors, complete=source.complete)
     return Imported({"text_encoder": tensors}, unused(source))
@@ -19,7 +25,7 @@ def import_text_encoder(source: Source) -> Imported:
 def unused(source: Source) -> list[str]:
     """Return a note on the projection beside a text encoder."""
     if any(name.endswith(UNUSED) for name in source.tensors):
-        return [f"left out {UNUSED}, which no picture depends on"]
+        return [f"left out {UNUSED}, which no picture of Stable Diffusion 1 and 2 or of FLUX depends on"]
     return []
 
 
