@@ -124,12 +124,12 @@ def examine(
         return None
     source = ModelSource(name, folder, resolution, base.kind, base.index, base.configs, base.weights, base.tensors)
     source.max_sequence_length = parts.max_sequence_length
-    source.changes = {part: parts.changes.get(part, ()) for part in of_role(source.kind.parts, *CHANGING)}
+    known = present(source.kind, source.index)
+    source.changes = {part: parts.changes.get(part, ()) for part in of_role(known, *CHANGING)}
     _find_strange(source, parts, findings)
     _examine_changes(source, findings, shared)
     find_misfits = partial(source.kind.find_misfits, base.configs, resolution)
     shared.examined(("misfits", folder, resolution), findings, find_misfits)
-    known = present(source.kind, source.index)
     model_fit.find_length(source.kind, known, parts.max_sequence_length, findings)
     _examine_words(parts.embeddings, source, findings)
     _examine_guards(catalogue, name, fetch, findings)
@@ -137,11 +137,11 @@ def examine(
 
 
 def _find_strange(source: ModelSource, parts: ModelParts, findings: Findings) -> None:
-    """Find what an entry replaces of a part that its family does not have."""
+    """Find what an entry replaces of a part that its family, or the folder, does not have."""
     for part, changes in parts.changes.items():
         if part not in source.changes and any(isinstance(change, Path) for change in changes):
             known = ", ".join(source.changes)
-            what = f"it replaces the {part}, which {source.kind.title} does not have; it has {known}"
+            what = f"it replaces the {part}, which this {source.kind.title} does not have; it has {known}"
             findings.problem(part, UNSUPPORTED, what)
 
 

@@ -87,6 +87,16 @@ def test_an_encoder_that_may_be_absent_is_there_with_its_tokenizer(
         assert limits == [each.framing.room for each in loaded.backbone.readers]
 
 
+def test_an_encoder_that_the_folder_lacks_cannot_be_replaced(tmp_path: Path) -> None:
+    model = saved(THREE, tmp_path)
+    catalogue = model.catalogue({"text_encoder_3": model.put({"shared.weight": torch.zeros(4, 4)})})
+    for check in (check_files, check_model):
+        (problem,) = check(catalogue, "changed").problems
+        assert "replaces the text_encoder_3, which this Stable Diffusion 3 does not have" in problem.what
+    with pytest.raises(PreconditionError):
+        load_model(catalogue, "changed", CPU, torch.float32)
+
+
 def test_a_guard_for_other_families_is_refused_by_a_check(tiny_model: TinyModel) -> None:
     direction = tiny_model.put({"direction": torch.ones(16)})
     guards = [
