@@ -197,6 +197,9 @@ def _examine_words(entries: Iterable[EmbeddingEntry], source: ModelSource, findi
                     encoder = part.replace("_", " ")
                     what = f"{file} has {tensor.shape[-1]} numbers for a token, and the {encoder} {width}"
                     raise UnsafeModelError(what, reason="WEIGHTS_WRONG_SHAPE")
+            if source.kind.lower_case and found.word.lower() in (word.word.lower() for word in source.words):
+                what = f"two embeddings have the token {found.word.lower()!r}, as prompts are read in lower case"
+                raise UnsafeModelError(what, reason="EMBEDDING_TOKEN_TWICE")
             if "tokenizer" in source.configs:
                 model_reaches(source.folder, tuple(word.learned for word in (*source.words, found)))
             source.words.append(found)

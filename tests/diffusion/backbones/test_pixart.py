@@ -81,6 +81,14 @@ def test_a_learned_word_with_capitals_is_read_in_lower_case_text(sigma: TinyMode
     assert reader.tokens_of(f"A Red {written}") == [*reader.tokens_of("a red"), *ids]
 
 
+def test_two_words_that_are_one_in_lower_case_are_refused(sigma: TinyModel) -> None:
+    width = sigma.model.backbone.readers[0].width
+    words = [{"file": sigma.put({"a": torch.ones(width)}), "token": token} for token in ("<Toy>", "<toy>")]
+    (problem,) = check_model(sigma.catalogue({"embedding": words}), "changed").problems
+    assert problem.reason == "EMBEDDING_TOKEN_TWICE"
+    assert "two embeddings have the token '<toy>', as prompts are read in lower case" in problem.what
+
+
 def test_padding_does_not_show(sigma: TinyModel) -> None:
     """What T5 says of padding is masked: any numbers may stand there."""
     encoding = sigma.encoded(PROMPTS)
