@@ -15,9 +15,7 @@ The schedule is not shifted (shift 1). A shift spends more steps on the noisy le
 since noise hides them less (equation 23 there). By that rule latents of 8 x 8 need none, and shifts of 0.5, 2 and 3
 made no difference to the judges (240 pictures of an early model, ten steps).
 
-AdamW (0.9, 0.99), weight decay 0.01, 1.5e-3 after 100 steps of warm-up, then cosine; batches of 64; exponential moving
-average 0.998 of the weights. One caption in ten is empty, which is what classifier-free guidance (Ho and Salimans 2022)
-needs; three in ten have filler words, so that pictures stay intact when a prompt holds meaningless tokens.
+Trained as `averaged` says: 1.5e-3 after the warm-up, batches of 64.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,22 +24,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
-from unerase_backend.testbed import clip, language
+from unerase_backend.testbed import clip
+from unerase_backend.testbed.averaged import Training, train_averaged
 from unerase_backend.testbed.flow.recipe import SECOND_TEXT_WIDTH
-from unerase_backend.testbed.schedule import warm_cosine
 from unerase_backend.testbed.world import Subject
 
 STEPS = 4000
 BATCH = 64
 RATE = 1.5e-3
-WARM_UP = 100
-AVERAGE = 0.998
-EMPTY_SHARE = 0.1
-FILLER_SHARE = 0.3
 TIMESTEPS = 1000
 SHIFT = 1.0
 
@@ -144,31 +139,10 @@ def train(
 ) -> SD3Transformer2DModel:
     """Train on scaled latents (N, 4, 8, 8) and return the averaged weights; every step draws new captions."""
     transformer = untrained(seed)
-    averaged = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
-    rng = np.random.default_rng(seed)
     draws = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(transformer.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
-    schedule = warm_cosine(optimizer, WARM_UP, steps)
-    transformer.train()
-    running = 0.0
-    for step in range(steps):
-        chosen = rng.integers(len(latents), size=BATCH)
-        captions = [
-            "" if rng.random() < EMPTY_SHARE else language.caption(subjects[i], rng, bool(rng.random() < FILLER_SHARE))
-            for i in chosen
-        ]
-        loss = velocity_error(transformer, latents[chosen], encode_prompts(encoders, tokenizer, captions), draws)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        decay = min(AVERAGE, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, tensor in transformer.state_dict().items():
-                averaged[name].lerp_(tensor, 1 - decay)
-        running = 0.98 * running + 0.02 * loss.item() if step else loss.item()
-        if step % 200 == 0 or step == steps - 1:
-            report(f"transformer {step:5d}: loss {running:.4f}")
-    transformer.load_state_dict(averaged)
+
+    def loss_of(chosen: NDArray[np.int64], captions: list[str]) -> Tensor:
+        return velocity_error(transformer, latents[chosen], encode_prompts(encoders, tokenizer, captions), draws)
+
+    train_averaged(transformer, subjects, loss_of, Training("transformer", steps, BATCH, RATE, seed), report)
     return transformer.eval().requires_grad_(False)
