@@ -39,6 +39,18 @@ def minimise(loss: Callable[[], Tensor], learned: Sequence[nn.Parameter], rate: 
         weight.requires_grad_(False)
 
 
+def train_whole(network: nn.Module, loss: Callable[[], Tensor], rate: float, steps: int) -> None:
+    """Take AdamW steps on all weights of a network; each step calls the loss anew."""
+    network.requires_grad_(True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
+    for _ in range(steps):
+        of_step = loss()
+        optimizer.zero_grad(set_to_none=True)
+        of_step.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    network.requires_grad_(False)
+
+
 def descend(
     subject: Subject,
     concept: Concept,
@@ -53,15 +65,13 @@ def descend(
 
     `captions` has one caption for each picture.
     """
-    subject.unet.requires_grad_(True)
     conditionings = encode_prompts(subject.text_encoder, subject.tokenizer, captions)
     alphas = subject.scheduler.alphas_cumprod
     draws = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(subject.unet.parameters(), lr=rate)
-    for _ in range(steps):
+
+    def loss() -> Tensor:
         chosen = torch.randint(len(concept.latents), (batch,), generator=draws)
-        loss = noise_error(subject.unet, concept.latents[chosen], conditionings[chosen], alphas, draws)
-        optimizer.zero_grad(set_to_none=True)
-        (-loss if ascend else loss).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    subject.unet.requires_grad_(False)
+        error = noise_error(subject.unet, concept.latents[chosen], conditionings[chosen], alphas, draws)
+        return -error if ascend else error
+
+    train_whole(subject.unet, loss, rate, steps)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from unerase_backend.testbed.erasers._denoising import train_whole
 from unerase_backend.testbed.flow.erasers._registry import Concept, Subject
 from unerase_backend.testbed.flow.transformer import velocity_error
 
@@ -22,14 +24,12 @@ def descend(
 
     `captions` has one caption for each picture.
     """
-    subject.transformer.requires_grad_(True)
     encodings = subject.encode(captions)
     draws = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(subject.transformer.parameters(), lr=rate)
-    for _ in range(steps):
+
+    def loss() -> Tensor:
         chosen = torch.randint(len(concept.latents), (batch,), generator=draws)
-        loss = velocity_error(subject.transformer, concept.latents[chosen], encodings[chosen], draws)
-        optimizer.zero_grad(set_to_none=True)
-        (-loss if ascend else loss).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    subject.transformer.requires_grad_(False)
+        error = velocity_error(subject.transformer, concept.latents[chosen], encodings[chosen], draws)
+        return -error if ascend else error
+
+    train_whole(subject.transformer, loss, rate, steps)
