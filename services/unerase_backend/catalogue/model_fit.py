@@ -161,6 +161,16 @@ OF_UNETS: tuple[Rule, ...] = (
 """The rules of all families with a UNet."""
 
 
+def find_transformer_width(read: Any, key: str, written: Any, writes: tuple[str, str], findings: Findings) -> None:
+    """Find a transformer that reads another width, at `key`, than is written; `writes` says who does, and at which key,
+    as in ("T5 writes", "d_model").
+    """
+    if read != written:
+        who, where = writes
+        what = f"the transformer reads another width ({read}, {key}) than {who} ({written}, {where})"
+        findings.problem("transformer", UNSUPPORTED, what, remedy=SAME_MODEL)
+
+
 def find_other_width(configs: Configs, read: tuple[str, str], written: tuple[int, str], findings: Findings) -> None:
     """Find a denoiser that reads another width than text encoders write.
 

@@ -181,20 +181,13 @@ def _latents(configs: Configs, _: int, findings: Findings) -> None:
 def _states(configs: Configs, _: int, findings: Findings) -> None:
     read = _value(configs, "transformer", "joint_attention_dim")
     written = _value(configs, "text_encoder_2", "d_model")
-    if read != written:
-        what = f"the transformer reads another width ({read}, joint_attention_dim) than T5 writes ({written}, d_model)"
-        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+    model_fit.find_transformer_width(read, "joint_attention_dim", written, ("T5 writes", "d_model"), findings)
 
 
 def _pooled(configs: Configs, _: int, findings: Findings) -> None:
     read = _value(configs, "transformer", "pooled_projection_dim")
     written = model_fit.value(configs, "text_encoder", "hidden_size")
-    if read != written:
-        what = (
-            f"the transformer reads another width ({read}, pooled_projection_dim) than CLIP writes "
-            f"({written}, hidden_size)"
-        )
-        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+    model_fit.find_transformer_width(read, "pooled_projection_dim", written, ("CLIP writes", "hidden_size"), findings)
 
 
 def _resolution(configs: Configs, resolution: int, findings: Findings) -> None:

@@ -124,9 +124,7 @@ def _latents(configs: Configs, _: int, findings: Findings) -> None:
 def _states(configs: Configs, _: int, findings: Findings) -> None:
     read = _value(configs, "transformer", "caption_channels")
     written = _value(configs, "text_encoder", "d_model")
-    if read != written:
-        what = f"the transformer reads another width ({read}, caption_channels) than T5 writes ({written}, d_model)"
-        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+    model_fit.find_transformer_width(read, "caption_channels", written, ("T5 writes", "d_model"), findings)
 
 
 def _attention(configs: Configs, _: int, findings: Findings) -> None:

@@ -151,11 +151,7 @@ def _latents(configs: Configs, _: int, findings: Findings) -> None:
 def _states(configs: Configs, _: int, findings: Findings) -> None:
     read = _value(configs, "transformer", "caption_channels")
     written = _value(configs, "text_encoder", "hidden_size")
-    if read != written:
-        what = (
-            f"the transformer reads another width ({read}, caption_channels) than Gemma writes ({written}, hidden_size)"
-        )
-        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+    model_fit.find_transformer_width(read, "caption_channels", written, ("Gemma writes", "hidden_size"), findings)
 
 
 def _attention(configs: Configs, _: int, findings: Findings) -> None:

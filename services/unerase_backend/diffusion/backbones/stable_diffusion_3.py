@@ -136,20 +136,15 @@ def _states(configs: Configs, _: int, findings: Findings) -> None:
 
 def _third(configs: Configs, _: int, findings: Findings) -> None:
     read, written = _value(configs, "transformer", "joint_attention_dim"), _value(configs, "text_encoder_3", "d_model")
-    if read != written:
-        what = f"the transformer reads another width ({read}, joint_attention_dim) than T5 writes ({written}, d_model)"
-        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+    model_fit.find_transformer_width(read, "joint_attention_dim", written, ("T5 writes", "d_model"), findings)
 
 
 def _pooled(configs: Configs, _: int, findings: Findings) -> None:
     read = _value(configs, "transformer", "pooled_projection_dim")
     written = sum(_value(configs, part, "projection_dim") for part in ("text_encoder", "text_encoder_2"))
-    if read != written:
-        what = (
-            f"the transformer reads another width ({read}, pooled_projection_dim) than both CLIPs write "
-            f"({written}, projection_dim)"
-        )
-        findings.problem("transformer", UNSUPPORTED, what, remedy=model_fit.SAME_MODEL)
+    model_fit.find_transformer_width(
+        read, "pooled_projection_dim", written, ("both CLIPs write", "projection_dim"), findings
+    )
 
 
 def _resolution(configs: Configs, resolution: int, findings: Findings) -> None:
