@@ -96,7 +96,8 @@ def train(
         timesteps = torch.randint(1000, (BATCH,), generator=draws)
         noisy = add_noise(clean, noise, timesteps, alphas).contiguous(memory_format=torch.channels_last)
         error = (unet(noisy, timesteps, conditioning).sample - noise).square().mean((1, 2, 3))
-        return (weight[timesteps] * error).mean()
+        loss: Tensor = (weight[timesteps] * error).mean()
+        return loss
 
     unet.to(memory_format=torch.channels_last)
     train_averaged(unet, subjects, loss_of, Training("unet", steps, BATCH, RATE, seed), report)
