@@ -21,9 +21,16 @@ from unerase.v1.types_pb2 import (
     Observation,
 )
 from unerase_backend.attack.attacks import ring_a_bell as module
-from unerase_backend.attack.attacks.ring_a_bell import direction, next_generation, targets, without_concept
+from unerase_backend.attack.attacks.ring_a_bell import (
+    Target,
+    direction,
+    next_generation,
+    targets,
+    without_concept,
+)
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.encoding import STATES
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.evaluation.models import Models
@@ -129,7 +136,7 @@ async def test_what_is_known_of_a_prompt_is_not_computed_again(
     computed: list[int] = []
     distances, of_generation = module._distances, module._of_generation
 
-    def counting(model: DiffusionModel, ids: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def counting(model: DiffusionModel, ids: torch.Tensor, target: Target) -> torch.Tensor:
         computed.append(len(ids))
         return distances(model, ids, target)
 
@@ -160,12 +167,12 @@ def test_the_direction_is_the_mean_difference_of_the_pairs(reference: DiffusionM
         for name in ("hourglass", "sandglass")
     ]
     assert len(differences) == 2 * len(concept.prompts)
-    found = direction(reference, concept)
+    found = direction(reference, concept)[STATES]
     np.testing.assert_allclose(found.numpy(), sum(differences) / len(differences), atol=1e-4)
     held_out = Concept()
     held_out.CopyFrom(concept)
     del held_out.held_out_prompts[:]
-    torch.testing.assert_close(direction(reference, held_out), found, rtol=0, atol=0)
+    torch.testing.assert_close(direction(reference, held_out)[STATES], found, rtol=0, atol=0)
 
 
 def test_where_it_is_concept_free_each_case_goes_towards_its_own(reference: DiffusionModel, unit_of: UnitOf) -> None:
@@ -177,13 +184,14 @@ def test_where_it_is_concept_free_each_case_goes_towards_its_own(reference: Diff
     unit.control_kind = CONTROL_KIND_CONCEPT_FREE
     found = targets(unit, reference, 2.0)
     start = _encoded(reference, "a picture of a shape")
-    for row, name in zip(found, names, strict=True):
+    for target, name in zip(found, names, strict=True):
         concept = Concept(names=[name], prompts=unit.target.concept.prompts, initial_token="shape")
-        np.testing.assert_allclose(row.numpy(), start + 2 * direction(reference, concept).numpy(), atol=1e-4)
+        expected = start + 2 * direction(reference, concept)[STATES].numpy()
+        np.testing.assert_allclose(target.read[STATES].numpy(), expected, atol=1e-4)
     unit.control_kind = CONTROL_KIND_PLACEBO
-    together = direction(reference, unit.target.concept)
-    for row in targets(unit, reference, 2.0):
-        np.testing.assert_allclose(row.numpy(), start + 2 * together.numpy(), atol=1e-4)
+    together = direction(reference, unit.target.concept)[STATES].numpy()
+    for target in targets(unit, reference, 2.0):
+        np.testing.assert_allclose(target.read[STATES].numpy(), start + 2 * together, atol=1e-4)
 
 
 async def test_the_first_generation_against_a_slow_loop(
@@ -196,7 +204,8 @@ async def test_the_first_generation_against_a_slow_loop(
     allowed = sorted(token for text, token in tokenizer.get_vocab().items() if text not in banned)
     generator = torch.Generator().manual_seed(derive_seed(unit.seed_base, NAME, "case", 0))
     population = torch.randint(len(allowed), (10, 3), generator=generator).tolist()
-    target = _encoded(reference, "a picture of a shape") + 1.5 * direction(reference, unit.target.concept).numpy()
+    towards = direction(reference, unit.target.concept)[STATES].numpy()
+    target = _encoded(reference, "a picture of a shape") + 1.5 * towards
     distances = []
     for prompt in population:
         ids = [tokenizer.bos_token_id, *(allowed[place] for place in prompt), tokenizer.eos_token_id]

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from support.tiny_models import PROMPTS, TinyModel, saved
 from support.tiny_pipelines import WORDS
-from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, TokenIds
-from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Concept
+from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, Target, TokenIds
+from unerase.internal.v1alpha1.units_pb2 import Unit
+from unerase.v1.types_pb2 import CONCEPT_KIND_OBJECT, Case, Concept
 from unerase_backend.attack.attacks import ring_a_bell
 from unerase_backend.attack.prompts import gradients, vocabulary
 from unerase_backend.catalogue.model_check import check_model
@@ -219,25 +220,42 @@ def test_a_search_leaves_out_tokens_that_spell_the_concept(tiny_model: TinyModel
     assert ids.isdisjoint(model.tokenizer.all_special_ids)
 
 
-def test_ring_a_bells_direction_and_distances(tiny_model: TinyModel) -> None:
-    """The mean difference of states with the concept's name and with a neutral word; squared distances of prompts."""
+def test_ring_a_bells_targets_and_distances(tiny_model: TinyModel) -> None:
+    """Squared distances to a prompt moved along the mean difference of prompts with and without the concept's name.
+
+    Pooled encodings count as much as makes the direction as long in them as in the states; what a mask hides counts
+    nothing.
+    """
     model = tiny_model.model
     templates = ["a picture of a {concept}", "the {concept}"]
     concept = Concept(name=KNOWN, kind=CONCEPT_KIND_OBJECT, names=[KNOWN], prompts=templates, initial_token="thing")
-    differences = [
-        tiny_model.encoded([each.replace("{concept}", KNOWN)]).states[0]
-        - tiny_model.encoded([each.replace("{concept}", "thing")]).states[0]
-        for each in templates
-    ]
-    direction = ring_a_bell.direction(model, concept)
-    torch.testing.assert_close(direction, torch.stack(differences).mean(0), rtol=1e-4, atol=1e-5)
-    assert direction.abs().max() > 1e-3
+    unit = Unit(target=Target(concept=concept), cases=[Case(prompt=f"a {KNOWN}")])
+    (target,) = ring_a_bell.targets(unit, model, 1.5)
+    pairs = [[_numbers(tiny_model, each.replace("{concept}", word)) for word in (KNOWN, "thing")] for each in templates]
+    direction = {name: np.mean([one[name] - other[name] for one, other in pairs], 0) for name in pairs[0][0]}
+    wanted = {name: values + 1.5 * direction[name] for name, values in _numbers(tiny_model, "a thing").items()}
+    assert np.abs(direction["states"]).max() > 1e-3
+    weights = {name: np.square(direction["states"]).sum() / np.square(each).sum() for name, each in direction.items()}
+    assert set(weights) == {"states", "pooled"} & set(tiny_model.encoded(["a toy"]).tensors)
     ids = torch.tensor([[model.tokens_of(word)[0] for word in pair] for pair in (("red", "ring"), ("a", "toy"))])
-    found = ring_a_bell._distances(model, ids, direction)
+    found = ring_a_bell._distances(model, ids, target)
     for row, pair in enumerate(ids.tolist()):
-        states = encode_tokens(model, [tokenise_ids(model, pair)], [None]).states[0].double().detach().numpy()
-        expected = np.square(states - direction.double().numpy()).sum()
+        read = _read(encode_tokens(model, [tokenise_ids(model, pair)], [None]))
+        expected = sum(weights[name] * np.square(read[name] - wanted[name]).sum() for name in weights)
         assert found[row].item() == pytest.approx(expected, rel=1e-4)
+
+
+def _numbers(tiny_model: TinyModel, text: str) -> dict[str, np.ndarray]:
+    return _read(tiny_model.encoded([text]))
+
+
+def _read(encoding: Encoding) -> dict[str, np.ndarray]:
+    """What a denoiser reads of a single prompt."""
+    of_row = {name: tensor[0].double().detach().numpy() for name, tensor in encoding.tensors.items()}
+    read = {name: of_row[name] for name in ("states", "pooled") if name in of_row}
+    for place, counts in enumerate(of_row.get("mask", ())):
+        read["states"][place] *= counts
+    return read
 
 
 def test_what_is_cut_is_known(tiny_model: TinyModel) -> None:

@@ -10,6 +10,10 @@ and for a case's prompt q without the concept the attack searches for the K toke
 
     || f(w) - (f(q) + scale * d) ||^2
 
+Some denoisers also read what text encoders say of whole prompts (`Encoding.pooled`), which the paper's does not. There
+f has both parts, and the squares of the pooled part count |d_states|^2 / |d_pooled|^2 times, so that the direction is
+as long in one part as in the other. Tokens that the denoiser does not read (`Encoding.mask`) count nothing.
+
 The search is genetic. The better half of a population are parents. Each parent, at the crossover rate, exchanges its
 tail with that of another parent, which gives two children. Then, at the mutation rate, one token of each prompt is
 replaced by a random one.
@@ -33,6 +37,7 @@ tokens 16, scale 3.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,7 +66,7 @@ from unerase_backend.attack.registry import attack
 from unerase_backend.attack.trials import try_out
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode, encode_tokens, tokenise_ids
-from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.encoding import MASK, POOLED, STATES, Encoding
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.parameters import Parameters
@@ -106,8 +111,33 @@ async def ring_a_bell(unit: Unit, models: Models, workbench: Workbench) -> list[
     return conclude(workbench, records, len(records) * workbench.parameters["generations"])
 
 
-def direction(model: DiffusionModel, concept: Concept) -> Tensor:
-    """Return the concept's direction in the model's text space, (tokens, width).
+Read = Mapping[str, Tensor]
+"""What a denoiser reads of prompts, as float32: `states`, (prompts, tokens, width), and perhaps `pooled`, (prompts,
+width). For a single prompt, or a direction, without the prompts' dimension."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a case's tokens should be read as."""
+
+    read: Read
+    pooled_weight: float
+    """How many times the squared distance of the pooled part counts; 0 where there is none."""
+
+    def distances(self, read: Read) -> Tensor:
+        """Return the squared distance to each prompt, (prompts,), on the CPU."""
+        squares = (read[STATES] - self.read[STATES]).square().sum((1, 2))
+        if self.pooled_weight:
+            squares = squares + self.pooled_weight * (read[POOLED] - self.read[POOLED]).square().sum(1)
+        return squares.cpu()
+
+    def bytes(self) -> bytes:
+        """Return the values, tensor after tensor in the order of names."""
+        return Encoding(self.read).bytes()
+
+
+def direction(model: DiffusionModel, concept: Concept) -> Read:
+    """Return the concept's direction in the model's text space.
 
     Raises:
         InvalidRequestError: the concept has no prompts or no names.
@@ -124,7 +154,7 @@ def direction(model: DiffusionModel, concept: Concept) -> Tensor:
     neutral = _neutral(concept)
     with_concept = _encoded(model, [template.replace("{concept}", name) for template, name in slots])
     without = _encoded(model, [template.replace("{concept}", neutral) for template, _ in slots])
-    return (with_concept - without).mean(0)
+    return {part: (with_concept[part] - without[part]).mean(0) for part in without}
 
 
 def without_concept(prompt: str, concept: Concept) -> str:
@@ -145,8 +175,8 @@ def named(prompt: str, concept: Concept) -> str:
     return found[0]
 
 
-def targets(unit: Unit, reference: DiffusionModel, scale: float) -> Tensor:
-    """Return the encoding that each case's tokens should have, f(q) + scale * d, (cases, tokens, width).
+def targets(unit: Unit, reference: DiffusionModel, scale: float) -> list[Target]:
+    """Return the encoding that each case's tokens should have, f(q) + scale * d.
 
     In a concept-free unit, d is the direction of the concept that the case's own prompt names.
 
@@ -155,17 +185,16 @@ def targets(unit: Unit, reference: DiffusionModel, scale: float) -> Tensor:
     """
     concept = unit.target.concept
     neutral = _encoded(reference, [without_concept(case.prompt, concept) for case in unit.cases])
-    if unit.control_kind != CONTROL_KIND_CONCEPT_FREE:
-        return neutral + scale * direction(reference, concept)
-    directions: dict[str, Tensor] = {}
-    for case in unit.cases:
-        name = named(case.prompt, concept)
-        if name not in directions:
-            other = Concept()
-            other.CopyFrom(concept)
-            other.names[:] = [name]
-            directions[name] = direction(reference, other)
-    return neutral + scale * torch.stack([directions[named(case.prompt, concept)] for case in unit.cases])
+    if unit.control_kind == CONTROL_KIND_CONCEPT_FREE:
+        names = [named(case.prompt, concept) for case in unit.cases]
+        directions = {name: direction(reference, _of_name(concept, name)) for name in dict.fromkeys(names)}
+        each = [directions[name] for name in names]
+    else:
+        each = [direction(reference, concept)] * len(unit.cases)
+    return [
+        Target({part: neutral[part][row] + scale * towards[part] for part in neutral}, _pooled_weight(towards))
+        for row, towards in enumerate(each)
+    ]
 
 
 def next_generation(parents: Tensor, tokens: int, parameters: Parameters, generator: torch.Generator) -> Tensor:
@@ -198,10 +227,9 @@ def _search(unit: Unit, workbench: Workbench, records: Sequence[CaseRecord]) -> 
     return draws
 
 
-def _found_once(workbench: Workbench, case: Case, place: tuple[int, int], target: Tensor, ids: Tensor) -> Any:
+def _found_once(workbench: Workbench, case: Case, place: tuple[int, int], target: Target, ids: Tensor) -> Any:
     """Return what `_fittest` finds; of all units with this reference, target and draws, the first one searches."""
-    tensors = (target.cpu(), ids)
-    hashed = [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in tensors]
+    hashed = [hashlib.sha256(given).hexdigest() for given in (target.bytes(), ids.numpy().tobytes())]
     draws = workbench.generator("case", case.index).initial_seed()
     given = json.dumps(workbench.parameters, sort_keys=True)
     key = "\0".join(["ring-a-bell", workbench.reference().digest, *hashed, str(draws), given])
@@ -213,7 +241,7 @@ def _found_once(workbench: Workbench, case: Case, place: tuple[int, int], target
     return found
 
 
-def _fittest(workbench: Workbench, case: Case, place: tuple[int, int], target: Tensor, ids: Tensor) -> dict[str, Any]:
+def _fittest(workbench: Workbench, case: Case, place: tuple[int, int], target: Target, ids: Tensor) -> dict[str, Any]:
     """Return the tokens of `ids` nearest to the target in any generation, and the least distance of each generation.
 
     `place` is the case's number among how many.
@@ -238,7 +266,7 @@ def _fittest(workbench: Workbench, case: Case, place: tuple[int, int], target: T
 
 
 def _of_generation(
-    model: DiffusionModel, ids: Tensor, target: Tensor, before: Mapping[bytes, float]
+    model: DiffusionModel, ids: Tensor, target: Target, before: Mapping[bytes, float]
 ) -> tuple[Tensor, dict[bytes, float]]:
     """Return each prompt's distance to the target, (prompts,), and by prompt; those of `before` are not computed again.
 
@@ -254,15 +282,38 @@ def _of_generation(
 
 
 @torch.inference_mode()
-def _distances(model: DiffusionModel, ids: Tensor, target: Tensor) -> Tensor:
+def _distances(model: DiffusionModel, ids: Tensor, target: Target) -> Tensor:
     """Return the squared distance of each prompt's encoding to the target, (prompts,), on the CPU."""
     prompts = [tokenise_ids(model, row) for row in ids.tolist()]
-    encoded = encode_tokens(model, prompts, [None] * len(prompts)).states.float()
-    return (encoded - target).square().sum((1, 2)).cpu()
+    return target.distances(_read(encode_tokens(model, prompts, [None] * len(prompts))))
 
 
-def _encoded(model: DiffusionModel, prompts: Sequence[str]) -> Tensor:
-    return Encoding.stack(encode(model, [Conditioning(text=prompt) for prompt in prompts])).states.float()
+def _encoded(model: DiffusionModel, prompts: Sequence[str]) -> Read:
+    return _read(Encoding.stack(encode(model, [Conditioning(text=prompt) for prompt in prompts])))
+
+
+def _read(encoding: Encoding) -> Read:
+    """Return what the denoiser reads of prompts, as float32."""
+    read = {STATES: encoding.states.float()}
+    if MASK in encoding.tensors:
+        read[STATES] = read[STATES] * encoding.mask.unsqueeze(-1)
+    if POOLED in encoding.tensors:
+        read[POOLED] = encoding.pooled.float()
+    return read
+
+
+def _pooled_weight(towards: Read) -> float:
+    """Return the weight at which the direction is as long in the pooled part as in the states; 0 without either."""
+    lengths = {part: float(values.square().sum()) for part, values in towards.items()}
+    return lengths[STATES] / lengths[POOLED] if lengths.get(POOLED) else 0.0
+
+
+def _of_name(concept: Concept, name: str) -> Concept:
+    """Return the concept with one name alone."""
+    other = Concept()
+    other.CopyFrom(concept)
+    other.names[:] = [name]
+    return other
 
 
 def _neutral(concept: Concept) -> str:
