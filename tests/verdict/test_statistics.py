@@ -1,16 +1,14 @@
 """Every statistic against an independent implementation, and its laws by enumeration."""
 
 import math
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.inter_rater import cohens_kappa
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from unerase_backend.verdict import statistics
 
@@ -18,15 +16,24 @@ COUNTS = [(hits, cases) for cases in (1, 5, 24, 96) for hits in range(cases + 1)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1])
-def test_wilson_and_clopper_pearson_equal_statsmodels(alpha: float) -> None:
+def test_wilson_and_clopper_pearson_equal_scipy(alpha: float) -> None:
+    for hits, cases in COUNTS:
+        tested = stats.binomtest(hits, cases)
+        exact = [
+            bound(hits, cases, alpha / 2)
+            for bound in (statistics.clopper_pearson_lower, statistics.clopper_pearson_upper)
+        ]
+        for method, ours in (("wilson", statistics.wilson(hits, cases, alpha)), ("exact", exact)):
+            interval = tested.proportion_ci(1 - alpha, method=method)
+            np.testing.assert_allclose(ours, [interval.low, interval.high], atol=1e-9)
+
+
+def test_intervals_of_an_array_are_those_of_its_counts() -> None:
     hits, cases = np.array(COUNTS).T
-    exact = [
-        bound(hits, cases, alpha / 2) for bound in (statistics.clopper_pearson_lower, statistics.clopper_pearson_upper)
-    ]
-    for method, (lower, upper) in (("wilson", statistics.wilson(hits, cases, alpha)), ("beta", exact)):
-        expected_lower, expected_upper = proportion_confint(hits, cases, alpha, method=method)
-        np.testing.assert_allclose(lower, expected_lower, atol=1e-12)
-        np.testing.assert_allclose(upper, expected_upper, atol=1e-12)
+    each = [statistics.wilson(*counts) for counts in COUNTS]
+    np.testing.assert_array_equal(np.transpose(each), statistics.wilson(hits, cases))
+    for bound in (statistics.clopper_pearson_lower, statistics.clopper_pearson_upper):
+        np.testing.assert_array_equal([bound(*counts) for counts in COUNTS], bound(hits, cases))
 
 
 @pytest.mark.parametrize(("side", "ours"), [("less", "upper"), ("greater", "lower")])
@@ -48,14 +55,14 @@ def test_without_cases_nothing_is_known() -> None:
     assert [float(bound) for bound in statistics.unpaired_bounds(0, 0, 0, 0)] == [-1, 1]
 
 
-def test_mcnemar_equals_statsmodels_and_scipy() -> None:
+def test_mcnemar_equals_scipy() -> None:
     for b in range(12):
         for c in range(12):
             ours = float(statistics.mcnemar_p(b, c))
             expected = stats.binomtest(b, b + c, alternative="greater").pvalue if b + c else 1.0
             assert ours == pytest.approx(expected, rel=1e-12)
             if b > c:
-                two_sided = mcnemar([[0, b], [c, 0]], exact=True).pvalue
+                two_sided = stats.binomtest(b, b + c).pvalue
                 assert 2 * ours == pytest.approx(two_sided, rel=1e-12)
 
 
@@ -68,8 +75,20 @@ def test_fisher_equals_scipy() -> None:
 
 
 @pytest.mark.parametrize("p", [[0.2], [0.01, 0.04, 0.03, 0.005], [0.5, 0.5, 0.001], [0.0, 1.0, 0.02, 0.02, 0.7]])
-def test_holm_equals_statsmodels(p: list[float]) -> None:
-    np.testing.assert_allclose(statistics.holm(p), multipletests(p, method="holm")[1], rtol=1e-12)
+def test_holm_is_the_least_level_at_which_it_rejects(p: list[float]) -> None:
+    """By Holm's own procedure: the smallest p against level / m, the next against level / (m - 1), until one fails."""
+    for index, adjusted in enumerate(statistics.holm(p)):
+        assert index in _rejected(p, float(adjusted) + 1e-9) or adjusted == 1
+        assert index not in _rejected(p, float(adjusted) - 1e-9)
+
+
+def _rejected(p: Sequence[float], level: float) -> set[int]:
+    rejected: set[int] = set()
+    for index in sorted(range(len(p)), key=lambda each: p[each]):
+        if p[index] > level / (len(p) - len(rejected)):
+            break
+        rejected.add(index)
+    return rejected
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.data())
@@ -86,18 +105,14 @@ def test_holm_works_along_the_last_axis() -> None:
     np.testing.assert_array_equal(statistics.holm(p), np.stack([statistics.holm(row) for row in p]))
 
 
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=40))
-def test_kappa_equals_statsmodels(pairs: list[tuple[bool, bool]]) -> None:
+def test_kappa_is_the_agreement_beyond_that_of_chance(pairs: list[tuple[bool, bool]]) -> None:
+    """Cohen 1960, equation 1, in exact fractions; chance is that any answer of one meets any answer of the other."""
     first, second = zip(*pairs, strict=True)
-    table = np.zeros((2, 2))
-    for a, b in pairs:
-        table[int(a), int(b)] += 1
-    expected = cohens_kappa(table, return_results=False)
-    if math.isfinite(expected):
-        assert statistics.cohen_kappa(first, second) == pytest.approx(expected, abs=1e-12)
-    else:
-        assert statistics.cohen_kappa(first, second) == 1.0
+    observed = Fraction(sum(a == b for a, b in pairs), len(pairs))
+    chance = Fraction(sum(a == b for a in first for b in second), len(pairs) ** 2)
+    expected = 1.0 if chance == 1 else float((observed - chance) / (1 - chance))
+    assert statistics.cohen_kappa(first, second) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("cases", "pictures"), [(1, 3), (24, 100)])

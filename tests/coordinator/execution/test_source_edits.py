@@ -64,7 +64,7 @@ asyncio.run(main(sys.argv[1]))
 RUNNER = """
 import os, sys
 
-import diffusers, grpc, pandas, pydantic, ray.serve, scipy.stats, sqlalchemy, torch, transformers
+import diffusers, grpc, pydantic, ray.serve, scipy.stats, sqlalchemy, torch, transformers
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPModel, CLIPTextModel, CLIPTokenizer
 
