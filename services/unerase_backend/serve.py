@@ -12,8 +12,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,16 +92,17 @@ def start(settings: ServeSettings) -> Backend:
     metrics_port = _free_port(host) if settings.metrics_port == 0 else settings.metrics_port or 0
     rooms_metrics_port = settings.rooms_metrics_port or _free_port(host)
     targets = _targets(settings, plan, port, metrics_port, serve.RunTarget)
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        # Ray starts so many workers at once and in advance; beside that the number has no effect here.
-        num_cpus=_OTHER_WORKERS + plan.generation_replicas,
-        log_to_driver=False,
-        logging_level="WARNING",
-        object_store_memory=settings.object_store_mb * 1024 * 1024,
-        _metrics_export_port=rooms_metrics_port,
-    )
+    with _fewer_processes():
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            # Ray starts so many workers at once and in advance; beside that the number has no effect here.
+            num_cpus=_OTHER_WORKERS + plan.generation_replicas,
+            log_to_driver=False,
+            logging_level="WARNING",
+            object_store_memory=settings.object_store_mb * 1024 * 1024,
+            _metrics_export_port=rooms_metrics_port,
+        )
 
     def stop() -> None:
         serve.shutdown()
@@ -125,6 +128,23 @@ def start(settings: ServeSettings) -> Backend:
     scheme = "https" if settings.tls_certificate else "http"
     metrics_url = f"{scheme}://{shown}:{metrics_port}/metrics" if metrics_port else ""
     return Backend(f"{shown}:{port}", metrics_url, f"http://127.0.0.1:{rooms_metrics_port}/metrics", plan, stop)
+
+
+@contextmanager
+def _fewer_processes() -> Iterator[None]:
+    """Meanwhile Ray starts without the two processes that scale a cluster and that copy the workers' output.
+
+    Nothing scales here, and nothing is copied. `ray start` has options for both (`--no-monitor`,
+    `--include-log-monitor`), and `ray.init` has not.
+    """
+    from ray._private import parameter
+
+    whole = parameter.RayParams
+    parameter.RayParams = partial(whole, no_monitor=True, include_log_monitor=False)
+    try:
+        yield
+    finally:
+        parameter.RayParams = whole
 
 
 def _wait(status: Callable[[], Any], count: int) -> None:
