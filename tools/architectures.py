@@ -6,7 +6,7 @@ writes them: MODEL.json of the UNets, flow-MODEL.json of the flow transformers.
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +51,37 @@ def verdicts(pairs: Pairs) -> list[str]:
     return lines
 
 
-def evaluations(pairs: Pairs) -> list[str]:
-    """Return the table of evaluations: cases brought back in both worlds, and the difference with its interval."""
-    lines = head("evaluation", "model", "UNet", "flow transformer", "difference")
-    for at, evaluation in enumerate(next(iter(pairs.values()))[0]["verdict"]["evaluations"]):
-        for name, reports in pairs.items():
-            found = [content["verdict"]["evaluations"][at] for content in reports]
-            if any(each["name"] != evaluation["name"] for each in found):
-                raise ValueError(f"the reports of {name} hold other evaluations, or in another order")
-            lines.append(row(evaluation["title"], name, *(_counted(each) for each in found), _apart(*found)))
+def side_by_side(pairs: Pairs) -> list[str]:
+    """Return the table of evaluations and models: cases brought back in both worlds, the UNet's first."""
+    lines = head("evaluation", *pairs)
+    for title, found in _results(pairs):
+        lines.append(row(title, *(" / ".join(_marked(each, "{hits}") for each in both) for both in found.values())))
     return lines
 
 
-def _counted(result: dict[str, Any]) -> str:
-    of_subject = result["subject"]
-    return MARKS[words(result["outcome"], "OUTCOME_")].format(f"{of_subject['hits']} of {of_subject['cases']}")
+def differences(pairs: Pairs) -> list[str]:
+    """Return the table of evaluations of each model: hits in both worlds, and the difference with its interval."""
+    lines = head("evaluation", "model", "UNet", "flow transformer", "difference")
+    for title, found in _results(pairs):
+        for name, both in found.items():
+            lines.append(row(title, name, *(_marked(each, "{hits} of {cases}") for each in both), _apart(*both)))
+    return lines
+
+
+def _results(pairs: Pairs) -> Iterator[tuple[str, dict[str, list[dict[str, Any]]]]]:
+    """Yield each evaluation's title, and its results on both models of each name."""
+    for at, evaluation in enumerate(next(iter(pairs.values()))[0]["verdict"]["evaluations"]):
+        found = {
+            name: [content["verdict"]["evaluations"][at] for content in reports] for name, reports in pairs.items()
+        }
+        for name, both in found.items():
+            if any(each["name"] != evaluation["name"] for each in both):
+                raise ValueError(f"the reports of {name} hold other evaluations, or in another order")
+        yield evaluation["title"], found
+
+
+def _marked(result: dict[str, Any], form: str) -> str:
+    return MARKS[words(result["outcome"], "OUTCOME_")].format(form.format(**result["subject"]))
 
 
 def _apart(unet: dict[str, Any], flow: dict[str, Any]) -> str:
@@ -87,7 +103,7 @@ def main() -> None:
         name: (_content(arguments.unets / f"{name}.json"), _content(arguments.flows / f"{FLOW}{name}.json"))
         for name in arguments.models
     }
-    for table in (verdicts, evaluations):
+    for table in (verdicts, side_by_side, differences):
         print("\n".join(table(pairs)), end="\n\n")
 
 

@@ -57,4 +57,5 @@ def test_both_worlds_stand_beside_each_other(
     architectures.main()
     said = capsys.readouterr().out
     assert "| uce | **avoided** | **inconclusive** | 0.50 (0.25 to 0.75) | 0.50 (0.25 to 0.75) |" in said
+    assert "| A title | **24** / **6** |" in said
     assert "| A title | uce | **24 of 24** | **6 of 24** | -0.75 (-0.88 to -0.51) |" in said
