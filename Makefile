@@ -11,7 +11,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev audit test check check-pages check-deploy faults chaos bench bench-gpu integrations testbed protos docs clean
+.PHONY: help install install-dev compiled audit test check check-pages check-deploy faults chaos bench bench-gpu integrations testbed protos docs clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -31,12 +31,16 @@ install: $(VENV)/.server ## Install the backend and its client.
 
 install-dev: $(VENV)/.dev ## Install the backend, its client and what the tests need.
 
-audit: $(VENV)/.server ## Start the backend, audit an erased model, write build/audit.html, .json, .parquet.
+# Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process of a backend would compile it again.
+compiled: $(VENV)/.server
+	@$(BIN)/python -m compileall -q services clients/python
+
+audit: compiled ## Start the backend, audit an erased model, write build/audit.html, .json, .parquet.
 	@mkdir -p build
 	$(BIN)/unerase audit testbed/uce --concept hourglass --battery quick --local \
 		--html build/audit.html --json-file build/audit.json --parquet build/audit.parquet
 
-test: $(VENV)/.dev ## Run the tests, in two processes of one thread each.
+test: $(VENV)/.dev compiled ## Run the tests, in two processes of one thread each.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/.dev ## Format, lint, types, import rules, contracts, docs.
@@ -59,13 +63,13 @@ check-pages: $(VENV)/.dev ## Use and print the pages of reports in a real browse
 docs: $(VENV)/.dev ## Build the documentation into build/docs; a broken link is an error.
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
 
-faults: $(VENV)/.dev ## Run the tests that start, stop and crowd backends of their own, one after the other.
+faults: $(VENV)/.dev compiled ## Run the tests that start, stop and crowd backends of their own, one after the other.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m backends
 
-chaos: $(VENV)/.dev ## Kill processes for ten minutes, on SQLite and on PostgreSQL; print kills, audits, what was lost.
+chaos: $(VENV)/.dev compiled ## Kill processes for ten minutes, on SQLite and on PostgreSQL; print kills, audits, what was lost.
 	PYTHONPATH=tests $(BIN)/python -W ignore -m chaos
 
-bench: $(VENV)/.dev ## Measure speed and memory, compare with bench/bench.json; writes build/bench.json.
+bench: $(VENV)/.dev compiled ## Measure speed and memory, compare with bench/bench.json; writes build/bench.json.
 	PYTHONPATH=tests $(BIN)/python -m bench
 
 bench-gpu: $(VENV)/.dev ## Measure Stable Diffusion 1.4's size on one GPU, in eight minutes; writes build/bench-gpu.json.
