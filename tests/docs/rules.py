@@ -172,7 +172,7 @@ RULES: tuple[Rule, ...] = (
     Rule("docs/real-models.md", "mkdir -p imported", How.READ, OWN_FILES),
     Rule("docs/real-models.md", "unerase audit sd/esd-church", How.READ, OWN_FILES),
     Rule("docs/architectures.md", "unerase serve", How.READ, HOURS),
-    Rule("docs/architectures.md", "unerase calibrate --concept", How.READ, HOURS),
+    Rule("docs/results.md", "python -m tools.results build/unets", How.READ, HOURS),
     Rule("docs/results.md", "unerase calibrate --battery full", How.READ, HOURS),
     Rule("docs/results.md", "unerase calibrate --concept", How.READ, HOURS),
     Rule("docs/results.md", "unerase serve", How.READ, HOURS),
