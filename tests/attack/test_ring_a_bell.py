@@ -194,6 +194,12 @@ def test_where_it_is_concept_free_each_case_goes_towards_its_own(reference: Diff
         np.testing.assert_allclose(target.read[STATES].numpy(), start + 2 * together, atol=1e-4)
 
 
+def test_a_target_with_another_weight_is_another_search() -> None:
+    """The weight follows from the concept's direction, which the target does not show where the scale is 0."""
+    read = {STATES: torch.zeros(2, 3)}
+    assert Target(read, 1.0).bytes() != Target(read, 2.0).bytes()
+
+
 async def test_the_first_generation_against_a_slow_loop(
     engine: AttackEngine, unit_of: UnitOf, reference: DiffusionModel
 ) -> None:

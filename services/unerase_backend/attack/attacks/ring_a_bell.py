@@ -132,8 +132,8 @@ class Target:
         return squares.cpu()
 
     def bytes(self) -> bytes:
-        """Return the values, tensor after tensor in the order of names."""
-        return Encoding(self.read).bytes()
+        """Return what the distances follow from: the values, and the weight."""
+        return Encoding(self.read).bytes() + repr(self.pooled_weight).encode()
 
 
 def direction(model: DiffusionModel, concept: Concept) -> Read:
