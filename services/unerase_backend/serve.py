@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
 # Ray would run its workers at niceness 15, so that anything else on the machine would slow an audit down.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Each worker imports it while Ray and Serve's controller still start.
+# Where workers import for themselves, they do this while Ray and Serve's controller still start.
 os.environ.setdefault("RAY_preload_python_modules", "ray.serve")
 # What Ray does all the time though nothing has changed, less often (docs/performance.md).
 os.environ.setdefault("RAY_SERVE_CONTROL_LOOP_INTERVAL_S", "0.25")
@@ -46,6 +46,7 @@ from unerase_backend.coordinator.settings import ServiceSettings
 from unerase_backend.runtime.settings import SharedSettings
 from unerase_backend.serve_errors import all_running, definite_errors, deployment_errors, has_failed
 from unerase_backend.serve_settings import ServeSettings, read_settings
+from unerase_backend.workers.starting import ENTRY, Template
 
 _POLLING_SECONDS = 0.2
 # Of an audit's work pictures can wait most easily: an attack searches one step after another on one thread, and is the
@@ -79,72 +80,83 @@ def start(settings: ServeSettings) -> Backend:
         ValueError: the device is not there, or the largest model does not fit.
         DeploymentError: an application could not be deployed, for example because the port is taken.
     """
-    plan = plan_of(settings)
     os.environ["RAY_AUTH_MODE"] = settings.ray_auth
     if settings.ray_auth == "token":
         # Otherwise Ray writes a token into the home folder, where every user of the machine can read it.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    import ray
-    from ray import serve
+    with ExitStack() as running:
+        # What has begun to work with a GPU cannot be copied, and libraries may ask for one when they are imported.
+        template = running.enter_context(Template()) if settings.device == "cpu" else None
+        plan = plan_of(settings)
+        import ray
+        from ray import serve
 
-    host = settings.host
-    port = settings.port or _free_port(host)
-    metrics_port = _free_port(host) if settings.metrics_port == 0 else settings.metrics_port or 0
-    rooms_metrics_port = settings.rooms_metrics_port or _free_port(host)
-    targets = _targets(settings, plan, port, metrics_port, serve.RunTarget)
-    with _fewer_processes():
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            # Ray starts so many workers at once and in advance; beside that the number has no effect here.
-            num_cpus=_OTHER_WORKERS + plan.generation_replicas,
-            log_to_driver=False,
-            logging_level="WARNING",
-            object_store_memory=settings.object_store_mb * 1024 * 1024,
-            _metrics_export_port=rooms_metrics_port,
-        )
+        host = settings.host
+        port = settings.port or _free_port(host)
+        metrics_port = _free_port(host) if settings.metrics_port == 0 else settings.metrics_port or 0
+        rooms_metrics_port = settings.rooms_metrics_port or _free_port(host)
+        targets = _targets(settings, plan, port, metrics_port, serve.RunTarget)
+        with _processes(template):
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                # Ray starts so many workers in advance; beside that the number has no effect here.
+                num_cpus=_OTHER_WORKERS + plan.generation_replicas if template is None else 1,
+                log_to_driver=False,
+                logging_level="WARNING",
+                object_store_memory=settings.object_store_mb * 1024 * 1024,
+                _metrics_export_port=rooms_metrics_port,
+            )
+        running.callback(ray.shutdown)
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        running.callback(serve.shutdown)
+        _deploy(serve, targets, settings)
+        shown = f"[{host}]" if ":" in host else host
+        scheme = "https" if settings.tls_certificate else "http"
+        metrics_url = f"{scheme}://{shown}:{metrics_port}/metrics" if metrics_port else ""
+        rooms_metrics_url = f"http://127.0.0.1:{rooms_metrics_port}/metrics"
+        return Backend(f"{shown}:{port}", metrics_url, rooms_metrics_url, plan, running.pop_all().close)
 
-    def stop() -> None:
-        serve.shutdown()
-        ray.shutdown()
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+def _deploy(serve: Any, targets: Sequence[Any], settings: ServeSettings) -> None:
+    """Start Serve and the applications, and wait until they run.
+
+    Raises:
+        DeploymentError: an application could not be deployed.
+    """
     try:
         # No Serve proxy, because clients use the coordinator's own server.
         serve.start(proxy_location="Disabled", logging_config=_serves_own_logs(settings))
         serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         _wait(serve.status, len(targets))
     except DeploymentError:
-        stop()
         raise
     except RuntimeError as error:
-        reasons = deployment_errors(serve.status())
-        stop()
-        raise DeploymentError("\n".join(reasons) or str(error)) from error
-    except BaseException:
-        stop()
-        raise
-    shown = f"[{host}]" if ":" in host else host
-    scheme = "https" if settings.tls_certificate else "http"
-    metrics_url = f"{scheme}://{shown}:{metrics_port}/metrics" if metrics_port else ""
-    return Backend(f"{shown}:{port}", metrics_url, f"http://127.0.0.1:{rooms_metrics_port}/metrics", plan, stop)
+        raise DeploymentError("\n".join(deployment_errors(serve.status())) or str(error)) from error
 
 
 @contextmanager
-def _fewer_processes() -> Iterator[None]:
-    """Meanwhile Ray starts without the two processes that scale a cluster and that copy the workers' output.
+def _processes(template: Template | None) -> Iterator[None]:
+    """Meanwhile Ray starts without what scales a cluster, copies the workers' output, and reports how Ray is used.
 
-    Nothing scales here, and nothing is copied. `ray start` has options for both (`--no-monitor`,
-    `--include-log-monitor`), and `ray.init` has not.
+    None of these processes has anything to do here. `ray start` has options for the first two (`--no-monitor`,
+    `--include-log-monitor`), and `ray.init` has not; the third is what is left of a dashboard that is not included.
+    Workers are copies of the template, if there is one.
     """
-    from ray._private import parameter
+    from ray._private import node, parameter
 
-    whole = parameter.RayParams
-    parameter.RayParams = partial(whole, no_monitor=True, include_log_monitor=False)
+    parameters, report = parameter.RayParams, node.Node.start_api_server
+    entry: dict[str, str] = {}
+    if template is not None:
+        os.environ.update(template.environment)
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
+        entry["worker_path"] = ENTRY
+    parameter.RayParams = partial(parameters, no_monitor=True, include_log_monitor=False, **entry)
+    node.Node.start_api_server = lambda *_, **__: None
     try:
         yield
     finally:
-        parameter.RayParams = whole
+        parameter.RayParams, node.Node.start_api_server = parameters, report
 
 
 def _wait(status: Callable[[], Any], count: int) -> None:

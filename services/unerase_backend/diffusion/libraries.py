@@ -6,6 +6,8 @@ starts. One thread imports at a time: modules that import each other in a circle
 
 import importlib
 import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 _LOCK = threading.Lock()
@@ -28,7 +30,13 @@ def library_class(library: str, name: str) -> Any:
         return getattr(importlib.import_module(library), name)
 
 
-def prepare_libraries() -> None:
-    """Import what most models need, before the first one comes."""
+def prepared_libraries() -> Iterator[Callable[[], object]]:
+    """Yield, step by step, what imports what most models need, before the first one comes."""
     for library, name in _USUAL:
-        library_class(library, name)
+        yield partial(library_class, library, name)
+
+
+def prepare_libraries() -> None:
+    """Import what most models need."""
+    for step in prepared_libraries():
+        step()
