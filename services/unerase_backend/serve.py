@@ -210,7 +210,9 @@ def run(*, explain: bool | None = None, **options: Any) -> None:
             print(f"metrics at {backend.metrics_url}", flush=True)
         print(f"the rooms' metrics at {backend.rooms_metrics_url}", flush=True)
         print("\n".join(backend.plan.lines()), flush=True)
-        ended.wait()
+        # A signal that the system gives to another thread of Ray's does not end a wait without a limit.
+        while not ended.wait(1):
+            pass
     finally:
         backend.stop()
         for number, handler in before.items():

@@ -2,8 +2,12 @@
 
 import hashlib
 import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import grpc
+import psutil
 import pytest
 
 from support.serving import Running
@@ -82,8 +86,34 @@ def test_a_stream_into_a_killed_replica_is_unavailable(backend: Running, channel
     assert (error.code, error.reason) == (grpc.StatusCode.UNAVAILABLE, "ROOM_UNAVAILABLE")
     assert error.metadata == {"room": "generation"}
     assert error.retry_after is not None
-    await_health(channel, "unerase.internal.v1alpha1.GenerationService", serving=False)
-    # And is back soon.
-    await_health(channel, "unerase.internal.v1alpha1.GenerationService", serving=True)
+    # And is back soon, in less time than until the coordinator asks again how the rooms are.
     request = GenerateRequest(model="testbed/reference", trajectories=[short], pictures=True)
     assert len(list(stub.Generate(request, timeout=60))) == 1
+
+
+def test_a_room_without_a_replica_does_not_serve(backend: Running, channel: grpc.Channel) -> None:
+    service = "unerase.internal.v1alpha1.ProbingService"
+    await_health(channel, service, serving=True)
+    with _kept_down(backend, "probing"):
+        await_health(channel, service, serving=False)
+    await_health(channel, service, serving=True)
+
+
+@contextmanager
+def _kept_down(backend: Running, room: str) -> Iterator[None]:
+    """Kill the room's replicas, and each that comes in their place."""
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.1):
+            for process in backend.replicas(room):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        killing.join()
