@@ -86,7 +86,8 @@ def start(settings: ServeSettings) -> Backend:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     with ExitStack() as running:
         # What has begun to work with a GPU cannot be copied, and libraries may ask for one when they are imported.
-        template = running.enter_context(Template()) if settings.device == "cpu" else None
+        copied = settings.device == "cpu" and sys.platform == "linux"
+        template = running.enter_context(Template()) if copied else None
         plan = plan_of(settings)
         import ray
         from ray import serve
