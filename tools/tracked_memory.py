@@ -51,23 +51,22 @@ def row_bytes(build: Callable[[], Any], inputs: Inputs, dtype: torch.dtype, *, g
         dtype: Of weights and inputs.
         gradient: Take the gradient towards what the denoiser reads of the prompts; the weights have none.
     """
-    one, two = (_peak(build, inputs, rows, dtype, gradient) for rows in (1, 2))
-    return two - one
-
-
-def _peak(build: Callable[[], Any], inputs: Inputs, rows: int, dtype: torch.dtype, gradient: bool) -> int:
     with FakeTensorMode():
         with _default(dtype):
             module = build().eval().requires_grad_(False)
-        given = inputs(rows, dtype)
-        for name in _READ_OF_PROMPTS & given.keys():
-            given[name].requires_grad_(gradient)
-        storages = _Storages()
-        with storages, torch.set_grad_enabled(gradient):
-            output = module(**given, return_dict=False)[0]
-            if gradient:
-                output.square().mean().backward()
-            return storages.peak
+        one, two = (_peak(module, inputs(rows, dtype), gradient) for rows in (1, 2))
+    return two - one
+
+
+def _peak(module: Any, given: dict[str, Any], gradient: bool) -> int:
+    for name in _READ_OF_PROMPTS & given.keys():
+        given[name].requires_grad_(gradient)
+    storages = _Storages()
+    with storages, torch.set_grad_enabled(gradient):
+        output = module(**given, return_dict=False)[0]
+        if gradient:
+            output.square().mean().backward()
+        return storages.peak
 
 
 @contextmanager

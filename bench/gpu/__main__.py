@@ -30,7 +30,7 @@ from unerase_backend.runtime.deployment import prepare_gpu
 
 SECONDS = 450.0
 """Of all parts; loading the libraries and the model comes before."""
-TINY_SECONDS = 6.0
+TINY_SECONDS = 2.0
 """Of all parts with a tiny architecture; a busy machine may take longer."""
 TINY_LIMIT = 600.0
 NO_TIME: dict[str, Any] = {"error": "the parts before it took all of the time"}

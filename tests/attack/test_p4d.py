@@ -39,14 +39,14 @@ SMALL = {"evaluation": NAME, "starts": 2, "iterations": 3, "rows": 3}
 
 async def test_a_planted_word_is_found(engine: AttackEngine, unit_of: UnitOf, catalogue: Catalogue) -> None:
     options = {"evaluation": NAME, "denoising_steps": 10, "rows": 4, "tokens": 4}
-    observations, findings, progress = await attacked(engine, unit_of("planted", cases=4, **options, iterations=80))
+    observations, findings, progress = await attacked(engine, unit_of("planted", cases=4, **options, iterations=50))
     model = load_model(catalogue, "planted", torch.device("cpu"), torch.float32)
     (planted,) = model.tokenizer(PLANTED, add_special_tokens=False).input_ids
     assert [finding.case_index for finding in findings] == [0, 1, 2, 3]
     assert sum(planted in finding.token_ids for finding in findings) >= 3, [finding.prompt for finding in findings]
     assert sum(bool(finding.figures["succeeded"]) for finding in findings) >= 3
     assert all(o.status == SAMPLE_STATUS_SCORED and len(o.judgements) == 3 for o in observations)
-    assert progress[-1].step == progress[-1].steps == 240
+    assert progress[-1].step == progress[-1].steps == 150
     assert progress[-1].success == np.mean([finding.figures["succeeded"] for finding in findings])
 
 

@@ -170,8 +170,9 @@ def test_the_model_itself_stays_as_it_is(local: LocalBackend, thread: ThreadPool
     model, untouched = load_testbed(local, UCE), load_testbed(local, UCE)
     unit = local.unit("relearning", UCE, parameters=FEW)
     train(bench(local, thread, unit, model), lessons(unit, 3)[0])
+    before = untouched.denoiser.state_dict()
     for key, tensor in model.denoiser.state_dict().items():
-        assert torch.equal(tensor, untouched.denoiser.state_dict()[key])
+        assert torch.equal(tensor, before[key])
     assert not any(parameter.requires_grad for parameter in model.denoiser.parameters())
 
 

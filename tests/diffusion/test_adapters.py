@@ -22,7 +22,6 @@ from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime.errors import InvalidRequestError, UnsafeModelError
 from unerase_backend.verdict.roles import reference_problem
 
-Load = Callable[..., DiffusionModel]
 PROCESSORS = {"to_q": "to_q_lora", "to_out.0": "to_out_lora"}
 
 
@@ -33,6 +32,14 @@ def processors(unet: dict[str, tuple[Tensor, Tensor]], prefix: str) -> dict[str,
         for role, tensor in zip(("down", "up"), each, strict=True):
             stored[f"{prefix}{owner}.attn2.processor.{PROCESSORS[layer]}.{role}.weight"] = tensor
     return stored
+
+
+@pytest.fixture(scope="module")
+def base(saved_tiny: Path) -> DiffusionModel:
+    """The tiny pipeline without a LoRA, which nobody changes."""
+    entry = saved_tiny.parent / "base.yaml"
+    entry.write_text("models: {base: {pipeline: pipeline, resolution: 16}}\n")
+    return load_model(Catalogue.load(embedded=entry), "base", torch.device("cpu"), torch.float32)
 
 
 @contextmanager
@@ -73,8 +80,7 @@ def predicted(model: DiffusionModel) -> Tensor:
 
 @pytest.mark.parametrize("layout", ["peft", "peft with metadata", "kohya", "kohya with alpha"])
 @pytest.mark.parametrize("scale", [1.0, 0.5, -1.5])
-def test_a_merged_lora_is_one_beside_its_layers(tiny: Path, load_tiny: Load, layout: str, scale: float) -> None:
-    base = load_tiny()
+def test_a_merged_lora_is_one_beside_its_layers(tiny: Path, base: DiffusionModel, layout: str, scale: float) -> None:
     unet, words = factors(base.denoiser, LAYERS), factors(base.text_encoder, WORDS)
     alpha = 1.5 if layout in ("peft with metadata", "kohya with alpha") else None
     stored = peft(unet, words) if layout.startswith("peft") else kohya(unet, words, alpha)
@@ -94,8 +100,7 @@ def test_a_merged_lora_is_one_beside_its_layers(tiny: Path, load_tiny: Load, lay
 
 
 @pytest.mark.parametrize("prefix", ["", "unet."])
-def test_attention_processors_are_read(tiny: Path, load_tiny: Load, prefix: str) -> None:
-    base = load_tiny()
+def test_attention_processors_are_read(tiny: Path, base: DiffusionModel, prefix: str) -> None:
     layers = {name: rank for name, rank in LAYERS.items() if ".attn2." in name}
     unet = factors(base.denoiser, layers)
     save_file(processors(unet, prefix), tiny / "lora.safetensors")
@@ -104,8 +109,7 @@ def test_attention_processors_are_read(tiny: Path, load_tiny: Load, prefix: str)
         torch.testing.assert_close(found, predicted(base), rtol=1e-4, atol=1e-5)
 
 
-def test_several_loras_add_up_in_any_layout(tiny: Path, load_tiny: Load) -> None:
-    base = load_tiny()
+def test_several_loras_add_up_in_any_layout(tiny: Path, base: DiffusionModel) -> None:
     unet, words = factors(base.denoiser, LAYERS), factors(base.text_encoder, WORDS)
     save_file(peft(unet, {}), tiny / "one.safetensors")
     save_file(kohya(unet, words, 1.0), tiny / "lora.safetensors")
@@ -117,8 +121,7 @@ def test_several_loras_add_up_in_any_layout(tiny: Path, load_tiny: Load) -> None
         torch.testing.assert_close(changed.denoiser.state_dict()[f"{name}.weight"], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_later_change_replaces_what_a_lora_changed(tiny: Path, load_tiny: Load) -> None:
-    base = load_tiny()
+def test_a_later_change_replaces_what_a_lora_changed(tiny: Path, base: DiffusionModel) -> None:
     layer = f"{ATTENTION}.attn2.to_q"
     save_file(peft(factors(base.denoiser, LAYERS), {}), tiny / "lora.safetensors")
     save_file(
@@ -130,8 +133,7 @@ def test_a_later_change_replaces_what_a_lora_changed(tiny: Path, load_tiny: Load
     assert loaded(tiny, "unet: z.safetensors, lora: lora.safetensors").denoiser.state_dict()[f"{layer}.weight"].any()
 
 
-def test_the_sum_is_rounded_once(tiny: Path, load_tiny: Load) -> None:
-    base = load_tiny()
+def test_the_sum_is_rounded_once(tiny: Path, base: DiffusionModel) -> None:
     unet = {name: (down / 64, up / 64) for name, (down, up) in factors(base.denoiser, LAYERS).items()}
     save_file(kohya(unet, {}), tiny / "lora.safetensors")
     whole = loaded(tiny, "lora: lora.safetensors").denoiser.state_dict()
@@ -139,8 +141,8 @@ def test_the_sum_is_rounded_once(tiny: Path, load_tiny: Load) -> None:
     assert all(torch.equal(half[key], tensor.bfloat16()) for key, tensor in whole.items())
 
 
-def test_digest_and_roles_tell_scales_apart(tiny: Path, load_tiny: Load) -> None:
-    save_file(peft(factors(load_tiny().denoiser, LAYERS), {}), tiny / "lora.safetensors")
+def test_digest_and_roles_tell_scales_apart(tiny: Path, base: DiffusionModel) -> None:
+    save_file(peft(factors(base.denoiser, LAYERS), {}), tiny / "lora.safetensors")
     loaded(tiny, "lora: lora.safetensors, scale: 1.0")
     read = Catalogue.load(embedded=tiny / "catalogue.yaml")
     base, changed, half = (read.describe_model(name) for name in ("base", "changed", "half"))
@@ -151,8 +153,8 @@ def test_digest_and_roles_tell_scales_apart(tiny: Path, load_tiny: Load) -> None
     assert read.models["changed"].lora[0].scale == 1.0
 
 
-def test_a_pinned_file_must_be_that_file(tiny: Path, load_tiny: Load) -> None:
-    unet = load_tiny().denoiser
+def test_a_pinned_file_must_be_that_file(tiny: Path, base: DiffusionModel) -> None:
+    unet = base.denoiser
     save_file(peft(factors(unet, LAYERS), {}), tiny / "lora.safetensors")
     save_file({"conv_in.bias": unet.conv_in.bias.data}, tiny / "unet.safetensors")
     other = "0" * 64
@@ -179,8 +181,8 @@ def test_a_pinned_file_must_be_that_file(tiny: Path, load_tiny: Load) -> None:
         f"lora: lora.safetensors, sha256: {{words: '{'0' * 64}'}}",
     ],
 )
-def test_a_bad_entry_is_refused(tiny: Path, load_tiny: Load, entry: str) -> None:
-    save_file(peft(factors(load_tiny().denoiser, LAYERS), {}), tiny / "lora.safetensors")
+def test_a_bad_entry_is_refused(tiny: Path, base: DiffusionModel, entry: str) -> None:
+    save_file(peft(factors(base.denoiser, LAYERS), {}), tiny / "lora.safetensors")
     with pytest.raises(InvalidRequestError):
         loaded(tiny, entry)
 
@@ -226,10 +228,7 @@ NAMES = {f"{LAYER}.lora_A.weight": DOWN, f"{LAYER}.lora_B.weight": UP}
         ({}, "WEIGHTS_INCOMPLETE", "empty"),
     ],
 )
-def test_a_lora_that_does_not_fit_is_refused(
-    tiny: Path, load_tiny: Load, tensors: dict[str, Tensor], reason: str, word: str
-) -> None:
-    load_tiny()
+def test_a_lora_that_does_not_fit_is_refused(tiny: Path, tensors: dict[str, Tensor], reason: str, word: str) -> None:
     save_file(tensors, tiny / "lora.safetensors")
     with pytest.raises(UnsafeModelError) as refused:
         loaded(tiny, "lora: lora.safetensors")
@@ -237,8 +236,7 @@ def test_a_lora_that_does_not_fit_is_refused(
     assert word in refused.value.message
 
 
-def test_a_lora_that_is_a_pickle_is_refused(tiny: Path, load_tiny: Load) -> None:
-    load_tiny()
+def test_a_lora_that_is_a_pickle_is_refused(tiny: Path) -> None:
     torch.save(NAMES, tiny / "lora.safetensors")
     with pytest.raises(UnsafeModelError) as refused:
         loaded(tiny, "lora: lora.safetensors")

@@ -23,6 +23,11 @@ UNET = Path("pipeline/unet/diffusion_pytorch_model.safetensors")
 KEY = "conv_in.weight"
 
 
+@pytest.fixture(scope="module")
+def never(catalogue: Catalogue) -> DiffusionModel:
+    return load_model(catalogue, "testbed/never", torch.device("cpu"), torch.float32)
+
+
 def test_the_testbed_is_frozen_and_finite(model: DiffusionModel) -> None:
     assert model.latent_shape == (4, 8, 8)
     assert model.resolution == 32
@@ -32,8 +37,9 @@ def test_the_testbed_is_frozen_and_finite(model: DiffusionModel) -> None:
     assert model.schedule.training_timesteps == 1000
 
 
-def test_a_change_of_the_testbed_changes_its_modules(catalogue: Catalogue, model: DiffusionModel) -> None:
-    never = load_model(catalogue, "testbed/never", torch.device("cpu"), torch.float32)
+def test_a_change_of_the_testbed_changes_its_modules(
+    catalogue: Catalogue, model: DiffusionModel, never: DiffusionModel
+) -> None:
     assert never.digest != model.digest
     replaced = load_file(catalogue.model_parts("testbed/never").changes["unet"][0])
     state = never.denoiser.state_dict()
@@ -154,9 +160,10 @@ def weights(model: DiffusionModel) -> dict[str, torch.Tensor]:
 
 
 def same_bits(one: DiffusionModel, other: DiffusionModel) -> bool:
+    others = weights(other)
     # Zeros of either sign are equal, and other bits.
     return all(
-        torch.equal(tensor.flatten().view(torch.uint8), weights(other)[key].flatten().view(torch.uint8))
+        torch.equal(tensor.flatten().view(torch.uint8), others[key].flatten().view(torch.uint8))
         for key, tensor in weights(one).items()
     )
 
@@ -175,11 +182,11 @@ def test_the_ends_of_a_path_are_the_models_bit_for_bit(
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1, allow_subnormal=False))
 def test_between_two_models_every_weight_lies_between(
-    catalogue: Catalogue, model: DiffusionModel, share: float
+    catalogue: Catalogue, model: DiffusionModel, never: DiffusionModel, share: float
 ) -> None:
-    never = load_model(catalogue, "testbed/never", torch.device("cpu"), torch.float32)
+    ends = [weights(each) for each in (model, never)]
     for key, tensor in weights(changed(catalogue, towards("testbed/never", share))).items():
-        one, other = weights(model)[key].double(), weights(never)[key].double()
+        one, other = (end[key].double() for end in ends)
         torch.testing.assert_close(tensor.double(), (1 - share) * one + share * other, rtol=1e-5, atol=1e-7)
 
 
@@ -188,11 +195,10 @@ def test_a_way_to_itself_leaves_every_bit(catalogue: Catalogue, model: Diffusion
 
 
 def test_the_way_is_rounded_once(catalogue: Catalogue) -> None:
-    exact = changed(catalogue, towards("testbed/never", 0.5))
-    coarse = changed(catalogue, towards("testbed/never", 0.5), dtype=torch.bfloat16)
-    assert all(
-        torch.equal(coarse_tensor, weights(exact)[key].bfloat16()) for key, coarse_tensor in weights(coarse).items()
-    )
+    exact = weights(changed(catalogue, towards("testbed/never", 0.5)))
+    coarse = weights(changed(catalogue, towards("testbed/never", 0.5), dtype=torch.bfloat16))
+    assert coarse.keys() == exact.keys()
+    assert all(torch.equal(tensor, exact[key].bfloat16()) for key, tensor in coarse.items())
 
 
 def test_changes_are_made_in_order(catalogue: Catalogue, model: DiffusionModel, tmp_path: Path) -> None:

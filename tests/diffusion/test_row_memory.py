@@ -11,17 +11,17 @@ from tools.tracked_memory import inputs_of, row_bytes
 from unerase_backend.diffusion.row_memory import row_memory
 
 SD3 = {
-    "num_layers": 6,
+    "num_layers": 4,
     "num_attention_heads": 8,
     "caption_projection_dim": 512,
     "joint_attention_dim": 64,
     "pooled_projection_dim": 64,
     "in_channels": 16,
 }
-DUAL = {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1, 2)}
+DUAL = {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)}
 FLUX = {"num_layers": 2, "num_single_layers": 4, "num_attention_heads": 8, "joint_attention_dim": 64}
-PIXART = {"num_layers": 6, "num_attention_heads": 8, "cross_attention_dim": 576, "caption_channels": 64}
-SANA = {"num_layers": 6, "num_attention_heads": 28, "cross_attention_dim": 896, "num_cross_attention_heads": 8}
+PIXART = {"num_layers": 4, "num_attention_heads": 8, "cross_attention_dim": 576, "caption_channels": 64}
+SANA = {"num_layers": 4, "num_attention_heads": 28, "cross_attention_dim": 896, "num_cross_attention_heads": 8}
 TRANSFORMERS = [
     ("SD3Transformer2DModel", SD3, 128),
     ("SD3Transformer2DModel", SD3, 64),

@@ -29,10 +29,9 @@ def test_a_partial_change_takes_the_memory_of_what_it_changes() -> None:
     before = {name: tensor.clone() for name, tensor in subject.denoiser.state_dict().items()}
     alone = weight_bytes(reference)
     freed = share_weights(subject, [reference])
+    of_reference = reference.denoiser.state_dict()
     changed = [
-        name
-        for name, tensor in subject.denoiser.state_dict().items()
-        if not torch.equal(tensor, reference.denoiser.state_dict()[name])
+        name for name, tensor in subject.denoiser.state_dict().items() if not torch.equal(tensor, of_reference[name])
     ]
     differing = sum(before[name].numel() * 4 for name in changed)
     assert changed

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = ("python", "sh", "yaml", "json", "toml", "text", "{toctree}")
@@ -53,9 +54,14 @@ def blocks(page: str) -> tuple[Block, ...]:
     return tuple(found)
 
 
+@cache
+def _prose(page: str) -> tuple[Token, ...]:
+    return tuple(MarkdownIt("commonmark").enable("table").parse(text_of(page)))
+
+
 def inline_code(page: str) -> Iterator[tuple[int, str]]:
     """Yield what stands in backticks within a page's prose and tables, with its line."""
-    for token in MarkdownIt("commonmark").enable("table").parse(text_of(page)):
+    for token in _prose(page):
         for child in token.children or ():
             if child.type == "code_inline" and token.map is not None:
                 yield token.map[0] + 1, child.content
@@ -63,7 +69,7 @@ def inline_code(page: str) -> Iterator[tuple[int, str]]:
 
 def links(page: str) -> Iterator[tuple[int, str]]:
     """Yield where a page's links and pictures lead, with their line."""
-    for token in MarkdownIt("commonmark").enable("table").parse(text_of(page)):
+    for token in _prose(page):
         for child in token.children or ():
             target = child.attrGet("href") or child.attrGet("src")
             if target and token.map is not None:

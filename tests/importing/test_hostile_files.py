@@ -99,7 +99,7 @@ def a_plain_pickle_that_calls(path: Path, mark: Path) -> None:
     path.write_bytes(pickle.dumps(Evaluated(mark), protocol=2))
 
 
-@hostile("asks for os.system|asks for posix.system", whole=True)
+@hostile("asks for os.system|asks for posix.system")
 def a_pickle_that_imports(path: Path, mark: Path) -> None:
     checkpoint(path, b"\x80\x02cos\nsystem\nX" + struct.pack("<I", 4) + b"true\x85R.")
 

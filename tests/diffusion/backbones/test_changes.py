@@ -65,16 +65,16 @@ def test_a_check_finds_no_problem_and_the_family(tiny_model: TinyModel) -> None:
 
 def test_each_part_can_be_replaced(tiny_model: TinyModel) -> None:
     before = latents(tiny_model.model, tiny_model)
+    states = {part: module.state_dict() for part, module in tiny_model.model.backbone.modules.items()}
     for part in replaceable(tiny_model):
-        state = tiny_model.model.backbone.modules[part].state_dict()
+        state = states[part]
         layer = f"{attention(tiny_model.model.backbone.modules[part])[0]}.weight"
         draws = torch.Generator().manual_seed(11)
         new = torch.randn(state[layer].shape, generator=draws)
         model = tiny_model.load({part: tiny_model.put({layer: new})})
         for other, module in model.backbone.modules.items():
             for name, tensor in module.state_dict().items():
-                wanted = tiny_model.model.backbone.modules[other].state_dict()[name]
-                assert torch.equal(tensor, new if (other, name) == (part, layer) else wanted)
+                assert torch.equal(tensor, new if (other, name) == (part, layer) else states[other][name])
         assert not torch.equal(latents(model, tiny_model), before), part
 
 
@@ -125,19 +125,20 @@ def kohya(part: str, layer: str) -> tuple[str, str]:
 def test_a_lora_is_merged_into_every_part(tiny_model: TinyModel, names: Any) -> None:
     """W + scale alpha / r up down, here with r as alpha."""
     modules = tiny_model.model.backbone.modules
+    states = {part: module.state_dict() for part, module in modules.items()}
     stored: dict[str, Tensor] = {}
     expected: dict[tuple[str, str], Tensor] = {}
     for part in replaceable(tiny_model):
         for layer, (down, up) in factors(modules[part], attention(modules[part])).items():
             stored |= dict(zip(names(part, layer), (down, up), strict=True))
-            weight = modules[part].state_dict()[f"{layer}.weight"].double()
+            weight = states[part][f"{layer}.weight"].double()
             expected[part, f"{layer}.weight"] = (weight + 0.5 * up.double() @ down.double()).float()
     changed = tiny_model.load({"lora": tiny_model.put(stored), "scale": 0.5})
     for part, module in changed.backbone.modules.items():
         for name, tensor in module.state_dict().items():
             wanted = expected.pop((part, name), None)
             if wanted is None:
-                assert torch.equal(tensor, modules[part].state_dict()[name])
+                assert torch.equal(tensor, states[part][name])
             else:
                 torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-5)
     assert not expected
