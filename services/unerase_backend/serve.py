@@ -5,6 +5,7 @@ running backend, which its caller stops.
 """
 
 import logging
+import math
 import os
 import secrets
 import signal
@@ -101,8 +102,7 @@ def start(settings: ServeSettings) -> Backend:
             ray.init(
                 address="local",
                 include_dashboard=False,
-                # Ray starts so many workers in advance; beside that the number has no effect here.
-                num_cpus=_OTHER_WORKERS + plan.generation_replicas if template is None else 1,
+                num_cpus=_ray_cpus(plan.generation_replicas, copied=template is not None),
                 log_to_driver=False,
                 logging_level="WARNING",
                 object_store_memory=settings.object_store_mb * 1024 * 1024,
@@ -117,6 +117,17 @@ def start(settings: ServeSettings) -> Backend:
         metrics_url = f"{scheme}://{shown}:{metrics_port}/metrics" if metrics_port else ""
         rooms_metrics_url = f"http://127.0.0.1:{rooms_metrics_port}/metrics"
         return Backend(f"{shown}:{port}", metrics_url, rooms_metrics_url, plan, running.pop_all().close)
+
+
+def _ray_cpus(generation_replicas: int, *, copied: bool) -> int:
+    """Return how many CPUs Ray may reserve, which is also how many workers it starts in advance.
+
+    A worker that is a copy starts in no time, so that only what the replicas reserve counts.
+    """
+    from unerase_backend.runtime.deployment import REPLICA_CPUS
+
+    workers = _OTHER_WORKERS + generation_replicas
+    return math.ceil(REPLICA_CPUS * workers) if copied else workers
 
 
 def _deploy(serve: Any, targets: Sequence[Any], settings: ServeSettings) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,11 +32,13 @@ beside = Thread(target=draw)
 beside.start()
 beside.join()
 drawn += [sys.modules["numpy"].random.random()] if "numpy" in sys.modules else []
+drawn += [sys.modules["torch"].rand(1).item()] if "torch" in sys.modules else []
 print(json.dumps({
     "drawn": drawn, "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
     "process": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "arguments": sys.argv[1:],
     "greeting": os.environ.get("GREETING"), "folder": os.getcwd(), "niceness": os.getpriority(os.PRIO_PROCESS, 0),
     "threads": threads, "main": __name__, "beside": sys.path[0],
+    "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
     "imported": [name for name in ("diffusers", "ray.serve", "torch", "transformers") if name in sys.modules],
 }))
@@ -78,6 +81,8 @@ def test_a_worker_is_a_copy_with_what_the_entry_had(environment: Mapping[str, st
     def prepare() -> None:
         os.nice(3)
         resource.setrlimit(resource.RLIMIT_NOFILE, (1000, most))
+        # As Ray does.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
     said = run(environment, "--name=a b", "c", cwd=tmp_path, preexec_fn=prepare)
     assert said["open_files"] == [1000, most]
@@ -88,15 +93,16 @@ def test_a_worker_is_a_copy_with_what_the_entry_had(environment: Mapping[str, st
     assert said["group"] == said["process"]
     assert said["threads"] == 1
     assert said["interrupt"]
+    assert said["blocked"] == [signal.SIGINT]
     assert said["imported"] == ["diffusers", "ray.serve", "torch", "transformers"]
 
 
 def test_copies_are_of_one_process_and_not_of_each_other(environment: Mapping[str, str]) -> None:
     first, second = run(environment), run(environment)
     assert first["process"] != second["process"]
-    # Of Ray's core, in two threads, and of NumPy.
-    assert len(first["drawn"]) == 5
-    assert len({*first["drawn"], *second["drawn"]}) == 10
+    # Of Ray's core, in two threads, of NumPy and of torch.
+    assert len(first["drawn"]) == 6
+    assert len({*first["drawn"], *second["drawn"]}) == 12
     parents = {each["parent"] for each in (first, second)}
     assert len(parents) == 1
     assert psutil.Process(parents.pop()).ppid() == os.getpid()
@@ -117,6 +123,41 @@ def test_without_a_template_the_entry_becomes_the_worker(
     said = run({**environment, **change}, "c")
     assert said["imported"] == []
     assert said["arguments"] == ["c"]
+
+
+def test_a_copy_that_cannot_take_over_says_so_by_saying_nothing(environment: dict[str, str]) -> None:
+    """The entry then becomes the worker."""
+    run(environment)
+    like = json.loads(entry.request()) | {"environment": environment, "folder": "/nowhere"}
+    with socket.socket(socket.AF_UNIX) as template, open(os.devnull) as nothing:
+        template.settimeout(60)
+        template.connect("\0" + environment[entry.SOCKET])
+        socket.send_fds(template, [b"w"], [nothing.fileno()])
+        template.sendall(json.dumps(like).encode())
+        template.shutdown(socket.SHUT_WR)
+        assert template.recv(1) == b""
+    run(environment)
+
+
+def test_another_user_s_template_is_told_nothing(environment: dict[str, str]) -> None:
+    """Whoever binds the name of a template that has ended."""
+    thief = """
+import os, socket, sys
+os.setuid(65534)
+listening = socket.socket(socket.AF_UNIX)
+listening.bind("\\0" + sys.argv[1])
+listening.listen()
+print("listens", flush=True)
+print(listening.accept()[0].recv(1 << 16))
+"""
+    if os.getuid():
+        pytest.skip("only the superuser can become another user")
+    name = "unerase-test-of-another-user"
+    with subprocess.Popen([sys.executable, "-c", thief, name], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "listens\n"
+        assert run({**environment, entry.SOCKET: name})["imported"] == []
+        assert other.stdout.readline() == "b''\n"
 
 
 def test_the_template_ends_with_the_process_that_started_it_and_its_copies_do_not(tmp_path: Path) -> None:

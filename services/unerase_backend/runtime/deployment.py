@@ -11,6 +11,8 @@ from unerase_backend.runtime.allocation import keep_freed_memory
 from unerase_backend.runtime.settings import ReplicatedRoomSettings, RoomSettings
 from unerase_backend.runtime.telemetry import configure_telemetry
 
+REPLICA_CPUS = 0.1
+"""The share of a CPU that Ray reserves for a replica: what a replica takes is for its settings to say, not for Ray."""
 HEALTH_CHECK_PERIOD_SECONDS = 3
 HEALTH_CHECK_TIMEOUT_SECONDS = 10
 """Serve replaces a replica that does not answer for this long three times.
@@ -24,7 +26,7 @@ _PREPARE_SECONDS = 6.0
 
 def application(room: type, settings: RoomSettings, **options: Any) -> serve.Application:
     """Return the application of a room, whose only deployment has the room's name; `options` are Serve's own."""
-    resources: dict[str, Any] = {"num_cpus": 0.1}
+    resources: dict[str, Any] = {"num_cpus": REPLICA_CPUS}
     if isinstance(settings, ReplicatedRoomSettings):
         options["num_replicas"] = settings.replicas
         if settings.gpu_share:

@@ -6,7 +6,9 @@ It stands alone, because it runs for every worker: it imports nothing of the bac
 import json
 import os
 import resource
+import signal
 import socket
+import struct
 import sys
 
 SOCKET = "UNERASE_WORKER_TEMPLATE"
@@ -27,8 +29,19 @@ def request() -> bytes:
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE),
         "oom_score": _oom_score(),
+        "blocked_signals": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     }
     return json.dumps(known).encode()
+
+
+def same_user(connection: socket.socket) -> bool:
+    """Whether the other side of a local connection is a process of the same user.
+
+    For the side that connects, the other one is whoever has begun to listen.
+    """
+    credentials = struct.Struct("3i")
+    _, user, _ = credentials.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
+    return bool(user == os.getuid())
 
 
 def _oom_score() -> str:
@@ -45,6 +58,8 @@ def main() -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as template:
             template.settimeout(_SECONDS)
             template.connect("\0" + os.environ[SOCKET])
+            if not same_user(template):
+                raise ConnectionRefusedError
             socket.send_fds(template, [b"w"], [0, 1, 2])
             template.sendall(request())
             template.shutdown(socket.SHUT_WR)

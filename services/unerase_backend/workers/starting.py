@@ -1,15 +1,19 @@
 """Starts and ends the template, and names the script that Ray runs for its workers then."""
 
+import logging
 import os
 import secrets
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from unerase_backend.workers import entry
+
+_logger = logging.getLogger(__name__)
 
 ENTRY = entry.__file__
 """The script for Ray to run for a worker."""
@@ -34,6 +38,8 @@ class Template:
                 pass_fds=[listening.fileno()],
                 env={**os.environ, **_at_import(os.environ)},
             )
+        self._ending = False
+        threading.Thread(target=self._await_end, daemon=True).start()
         self.environment: Mapping[str, str] = {entry.SOCKET: name, entry.WORKER: _ray_worker()}
         """What `entry` must find in its environment."""
 
@@ -43,10 +49,16 @@ class Template:
 
     def __exit__(self, *_: object) -> None:
         """End it. The workers that are copies of it go on."""
+        self._ending = True
         self._process.kill()
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+    def _await_end(self) -> None:
+        code = self._process.wait()
+        if not self._ending:
+            _logger.warning("the template of Ray's workers ended (%d); new workers import for themselves", code)
 
 
 def _at_import(given: Mapping[str, str]) -> dict[str, str]:

@@ -17,7 +17,6 @@ import runpy
 import select
 import signal
 import socket
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from unerase_backend.diffusion.libraries import prepared_libraries
-from unerase_backend.workers.entry import WORKER
+from unerase_backend.workers.entry import WORKER, same_user
 
 _COMPUTING = (
     "unerase_backend.attack.engine",
@@ -55,6 +54,8 @@ _THREADS = Path("/proc/self/task")
 class Asked:
     """What a copy shall be."""
 
+    connection: socket.socket
+    """To the `entry` that asked: it becomes the worker itself unless the copy says that it is."""
     like: dict[str, Any]
     """What `entry.request` says."""
     descriptors: list[int]
@@ -104,23 +105,18 @@ class Copier:
         connection, _ = self.listening.accept()
         connection.settimeout(_READ_SECONDS)
         descriptors: list[int] = []
-        with connection:
-            try:
-                if not _own(connection):
-                    return None
+        try:
+            if same_user(connection):
                 _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
                 like: dict[str, Any] = json.loads(b"".join(iter(lambda: connection.recv(1 << 16), b"")))
                 self._import_ray(like["environment"][_OF_RAYLET])
-                # Who has gone meanwhile is the worker itself by now.
-                connection.sendall(b"w")
                 copy = os.fork()
-            except (OSError, ValueError, KeyError) as error:
-                _say(f"{type(error).__name__}: {error}")
-                copy = -1
-        if not copy:
-            return Asked(like, descriptors)
-        if copy > 0:
-            self.copies.add(copy)
+                if not copy:
+                    return Asked(connection, like, descriptors)
+                self.copies.add(copy)
+        except (OSError, ValueError, KeyError) as error:
+            _say(f"{type(error).__name__}: {error}")
+        connection.close()
         for descriptor in descriptors:
             os.close(descriptor)
         return None
@@ -196,19 +192,27 @@ def _untouched_generator() -> Iterator[None]:
         actor.ActorClassID = class_id
 
 
-def _own(connection: socket.socket) -> bool:
-    """Whether the other side is a process of the same user."""
-    credentials = struct.Struct("3i")
-    _, user, _ = credentials.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size))
-    return bool(user == os.getuid())
-
-
 def _say(why: str) -> None:
     print(f"a worker of Ray imports for itself, because it cannot be a copy: {why}", file=sys.stderr, flush=True)
 
 
 def _become(asked: Asked) -> None:
-    """Become the worker that was asked for."""
+    """Become the worker that was asked for; end where that fails or who asked has gone."""
+    try:
+        _take_over(asked)
+        with asked.connection as connection:
+            connection.sendall(b"w")
+    except (OSError, ValueError) as error:
+        _say(f"{type(error).__name__}: {error}")
+        os._exit(1)
+    script = os.environ[WORKER]
+    sys.path.insert(0, str(Path(script).parent))
+    sys.argv = [script, *asked.like["arguments"]]
+    runpy.run_path(script, run_name="__main__")
+
+
+def _take_over(asked: Asked) -> None:
+    """Take over what a process has of the one that starts it, and draw random numbers of its own."""
     for place, descriptor in enumerate(asked.descriptors):
         os.dup2(descriptor, place)
         os.close(descriptor)
@@ -216,6 +220,7 @@ def _become(asked: Asked) -> None:
     os.setpgid(0, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, asked.like["blocked_signals"])
     os.chdir(asked.like["folder"])
     os.environ.clear()
     os.environ.update(asked.like["environment"])
@@ -224,12 +229,11 @@ def _become(asked: Asked) -> None:
     if asked.like["oom_score"]:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(asked.like["oom_score"])
+    # Python's own generator is seeded anew by every fork.
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-    script = os.environ[WORKER]
-    sys.path.insert(0, str(Path(script).parent))
-    sys.argv = [script, *asked.like["arguments"]]
-    runpy.run_path(script, run_name="__main__")
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.seed()
 
 
 if __name__ == "__main__":
