@@ -19,7 +19,7 @@ from unerase_backend.workers.starting import ENTRY, Template
 
 # In place of Ray's own worker.
 WORKER = """
-import json, os, resource, signal, sys
+import gc, json, os, resource, signal, sys
 from threading import Thread
 threads = len(os.listdir("/proc/self/task"))
 drawn = []
@@ -38,6 +38,7 @@ print(json.dumps({
     "process": os.getpid(), "parent": os.getppid(), "group": os.getpgid(0), "arguments": sys.argv[1:],
     "greeting": os.environ.get("GREETING"), "folder": os.getcwd(), "niceness": os.getpriority(os.PRIO_PROCESS, 0),
     "threads": threads, "main": __name__, "beside": sys.path[0],
+    "garbage": gc.isenabled(),
     "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
     "imported": [name for name in ("diffusers", "ray.serve", "torch", "transformers") if name in sys.modules],
@@ -93,6 +94,7 @@ def test_a_worker_is_a_copy_with_what_the_entry_had(environment: Mapping[str, st
     assert said["group"] == said["process"]
     assert said["threads"] == 1
     assert said["interrupt"]
+    assert said["garbage"]
     assert said["blocked"] == [signal.SIGINT]
     assert said["imported"] == ["diffusers", "ray.serve", "torch", "transformers"]
 

@@ -110,6 +110,8 @@ class Copier:
                 _, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
                 like: dict[str, Any] = json.loads(b"".join(iter(lambda: connection.recv(1 << 16), b"")))
                 self._import_ray(like["environment"][_OF_RAYLET])
+                # What is there now is not looked at for garbage, which would make it the copy's own memory.
+                gc.freeze()
                 copy = os.fork()
                 if not copy:
                     return Asked(connection, like, descriptors)
@@ -143,6 +145,8 @@ class Copier:
 
 def main() -> None:
     """Copy this process for whoever asks, until its own input ends."""
+    # An eighth of the imports' time would be the search for garbage, and next to nothing is.
+    gc.disable()
     copier = Copier(socket.socket(fileno=int(sys.argv[1])))
     # Of the terminal's whole group; the process that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -159,9 +163,6 @@ def _imports() -> Iterator[Callable[[], object]]:
         yield partial(importlib.import_module, name)
     yield _hide_progress
     yield from prepared_libraries()
-    # What is there now is no garbage, and is not looked at, which would make it a copy's own memory.
-    yield gc.collect
-    yield gc.freeze
 
 
 def _hide_progress() -> None:
@@ -229,6 +230,7 @@ def _take_over(asked: Asked) -> None:
     if asked.like["oom_score"]:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text(asked.like["oom_score"])
+    gc.enable()
     # Python's own generator is seeded anew by every fork.
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
