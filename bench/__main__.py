@@ -10,11 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import audit, campaigns, clone, hostile, sampler, serving, suite
+from bench import audit, campaigns, clone, hostile, sampler, serving, start, suite
 from bench.figures import held, table
 
 OUT = Path("build/bench.json")
 BENCHES = {
+    "start": start.measure,
     "audit": audit.measure,
     "sampler": sampler.measure,
     "serving": serving.measure,

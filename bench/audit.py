@@ -13,7 +13,6 @@ cost (`bench.published_counts`). Published code has no store, so a second subjec
     quick             the quick battery with 12 cases from an empty store, from the request to the verdict
 """
 
-import statistics
 import sys
 import tempfile
 import time
@@ -56,20 +55,17 @@ class Audited:
 
 
 def measure() -> list[dict[str, Any]]:
-    """Return the figures whose names begin with `audit.`, and `serve.start_seconds`."""
+    """Return the figures whose names begin with `audit.`."""
     cores = sorted(sched_getaffinity(0))[:CORES]
     if len(cores) < CORES:
         raise RuntimeError(f"this bench needs {CORES} cores, and this process may use {len(cores)}")
     before = loop_seconds(cores)
-    starts: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         with backend(Path(folder) / "two", cores=cores) as running:
-            starts.append(running.start_seconds)
             first = _audited(running, FIRST, "standard")
             rooms = _settled(running.rooms_metrics_url)
             second = _audited(running, SECOND, "standard")
         with backend(Path(folder) / "quick", cores=cores) as running:
-            starts.append(running.start_seconds)
             quick = _audited(running, FIRST, "quick")
         with backend(Path(folder) / "one", cores=cores[:1]) as running:
             alone = _audited(running, FIRST, "standard")
@@ -81,7 +77,6 @@ def measure() -> list[dict[str, Any]]:
         figure("audit.batch_fill", round(_of(rooms, "rows") / _of(rooms, "places"), 3)),
         figure("audit.unet_share_of_cpu", round(_unet_share(rooms, first.cpu), 3)),
         figure("audit.quick_seconds", round(quick.seconds, 1), cpu=_rounded(quick.cpu)),
-        figure("serve.start_seconds", round(statistics.median(starts), 1), spread=[round(each, 1) for each in starts]),
     ]
 
 
