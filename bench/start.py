@@ -1,4 +1,4 @@
-"""How long a backend takes until it listens, and what it holds then, with no model loaded: the median of five starts."""
+"""How long a backend takes until it listens, and what it holds then without a model: the median of five starts."""
 
 import statistics
 import tempfile
