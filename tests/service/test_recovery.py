@@ -35,6 +35,26 @@ def _observations(backend: Running, audit_id: str) -> list[bytes]:
         return [row[0] for row in rows]
 
 
+@contextmanager
+def _kept_down(backend: Running, room: str) -> Iterator[None]:
+    """Kill the room's replicas, and each that comes in their place."""
+    ended = threading.Event()
+
+    def kill() -> None:
+        while not ended.wait(0.1):
+            for process in backend.replicas(room):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        killing.join()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(backend: Running, client: Client) -> tuple[bytes, list[bytes], int]:
     backend.forget()
@@ -97,23 +117,3 @@ def test_a_room_without_a_replica_does_not_serve(backend: Running, channel: grpc
     with _kept_down(backend, "probing"):
         await_health(channel, service, serving=False)
     await_health(channel, service, serving=True)
-
-
-@contextmanager
-def _kept_down(backend: Running, room: str) -> Iterator[None]:
-    """Kill the room's replicas, and each that comes in their place."""
-    ended = threading.Event()
-
-    def kill() -> None:
-        while not ended.wait(0.1):
-            for process in backend.replicas(room):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-
-    killing = threading.Thread(target=kill)
-    killing.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        killing.join()
