@@ -23,14 +23,12 @@ from unerase_backend.generation_workers import Workers, large_model_workers, sma
 from unerase_backend.machine import Card, Cores, cores, free_memory
 from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import UneraseError
+from unerase_backend.runtime.onnx_runtime import LARGE
 from unerase_backend.serve_settings import ServeSettings
 
 ROWS = (BATCH_ROWS, 64, 48, 32, 24, 16, 12, 8, 6, 4, 2)
 DECODES = (DECODE_BATCH, 4, 2, 1)
 GRADIENT_CHOICES = (GRADIENT_ROWS, 16, 12, 8, 6, 4, 2, 1)
-LARGE = 100_000_000
-"""Parameters of a UNet or transformer from which a CPU gets few rows."""
-
 # Subject, reference, control and a derived model; two are enough to compare.
 _MODELS = (4, 3, 2)
 _FEW_ROWS = 8
@@ -258,7 +256,8 @@ def replica_bytes(load: Load | None, dtype: str, shapes: Shapes) -> int:
         return _PROCESS
     size = load.size
     computing = shapes.batch_rows * size.row_bytes(dtype) + shapes.decode_batch * size.decoded_bytes()
-    return _PROCESS + shapes.models_in_memory * size.weight_bytes(dtype) + computing
+    models = shapes.models_in_memory * (size.weight_bytes(dtype) + size.graph_bytes(dtype))
+    return _PROCESS + models + computing
 
 
 def other_bytes(load: Load | None, dtype: str, shapes: Shapes) -> int:

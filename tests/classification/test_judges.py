@@ -49,7 +49,7 @@ def test_clip_equals_transformers(folders: dict[str, Path], pictures: np.ndarray
     cosines = (output.image_embeds @ output.text_embeds.T).numpy()
 
     np.testing.assert_allclose([a.score for a in answers], probabilities[:, :2].sum(1), atol=1e-5)
-    np.testing.assert_allclose([a.similarity for a in answers], cosines[:, :2].max(1), atol=1e-6)
+    np.testing.assert_allclose([a.similarity for a in answers], cosines[:, :2].max(1), atol=5e-6)
     np.testing.assert_allclose([a.label_score for a in answers], probabilities.max(1), atol=1e-5)
     assert [a.detected for a in answers] == [best < 2 for best in probabilities.argmax(1)]
     assert [a.label for a in answers] == [[*HOURGLASS, *OTHERS][best] for best in probabilities.argmax(1)]

@@ -22,6 +22,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import (
     Trajectory,
 )
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
+from unerase_backend.diffusion.denoiser_graph import with_graph
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.tensors import from_message
@@ -39,7 +40,7 @@ SHAPE = (4, 8, 8)
 async def test_samples_are_the_samplers(bench: Any, catalogue: Any, trajectory_of: TrajectoryOf) -> None:
     trajectories = [trajectory_of(latent_seed=seed, eta=seed % 2) for seed in range(5)]
     samples = await bench.generate(trajectories, questions=[QUESTION])
-    model = load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32)
+    model = with_graph(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
     direct = Sampler(model, batch_rows=6, decode_batch=2).run(trajectories)
     for sample, finished in zip(samples, direct, strict=True):
         assert sample.status == SAMPLE_STATUS_SCORED
@@ -113,14 +114,17 @@ async def test_what_ends_or_is_found_together_is_judged_together(
 async def test_every_row_of_a_call_is_counted(bench: Any, trajectory_of: TrajectoryOf) -> None:
     """A guided trajectory of 3 steps takes 6 rows, also in its last; 4 errors take 4 in one call."""
     await bench.generate([trajectory_of()])
-    assert (bench.metrics.rows, bench.metrics.places) == (3 * 2, 3 * 6)
+    # In calls of six, or of two if their bits are the same.
+    assert bench.metrics.rows == 3 * 2
+    before = bench.metrics.places
+    assert before in (3 * 2, 3 * 6)
     picture = bench.store.put(encode_picture(np.zeros((32, 32, 3), np.uint8)))
     await bench.engine.MeasureDenoising(
         MeasureDenoisingRequest(model=REFERENCE, picture_digests=[picture], prompts=["", "a"], timesteps=[100, 500])
     )
     assert bench.metrics.rows == 3 * 2 + 4
     # Four rows in a call of six, or in one of four if their bits are the same.
-    assert bench.metrics.places - 3 * 6 in (4, 6)
+    assert bench.metrics.places - before in (4, 6)
 
 
 async def test_callers_share_a_batch(bench: Any, trajectory_of: TrajectoryOf) -> None:

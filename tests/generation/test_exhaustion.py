@@ -1,18 +1,20 @@
 """A device with too little memory: smaller shapes, or a refusal; never the same failure again and again.
 
-The shortage is planted in the models' own calls: a UNet that cannot take more than so many rows.
+The shortage is planted in the calls of models' graphs: one that cannot take more than so many rows.
 """
 
 import asyncio
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, EncodeRequest
+from unerase_backend.diffusion.denoiser_graph import with_graph
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.generation import engine as engine_module
 from unerase_backend.generation.shaped_work import Shapes
@@ -26,16 +28,21 @@ def most_rows(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Gives the device memory for so many rows of a UNet's call."""
 
     def limit(rows: int) -> None:
-        def refuse(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
-            if len(inputs[0]) > rows:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+        class Small:
+            def __init__(self, graph: Any) -> None:
+                self.timed, self.takes, self._graph = graph.timed, graph.takes, graph
 
-        def load(*arguments: Any, **named: Any) -> Any:
-            model = load_model(*arguments, **named)
-            model.denoiser.register_forward_pre_hook(refuse)
-            return model
+            def __call__(self, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
+                if len(latents) > rows:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                output: torch.Tensor = self._graph(latents, *rest)
+                return output
 
-        monkeypatch.setattr(engine_module, "load_model", load)
+        def graph_of(*arguments: Any) -> Any:
+            model = with_graph(*arguments)
+            return replace(model, graph=Small(model.graph))
+
+        monkeypatch.setattr(engine_module, "with_graph", graph_of)
 
     return limit
 

@@ -170,7 +170,7 @@ def _key(unit: Unit, workbench: Workbench, recipe: Recipe, concepts: Sequence[Co
     model = workbench.model
     digest = hashlib.sha256()
     profile = numerics_profile(
-        model.device, model.dtype, torch.get_num_threads(), recipe.batch_size, workbench.calls.encode_batch
+        model.device, model.dtype, torch.get_num_threads(), recipe.batch_size, workbench.calls.encode_batch, "none"
     )
     pictures = [list(concept.picture_digests) for concept in concepts]
     digest.update(repr((recipe, _seed(unit, "weights"), profile, model.backbone.latent_scale, pictures)).encode())

@@ -26,7 +26,6 @@ from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED, T
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.classification.gathering import Asked, Gathering, Seen, Shown
 from unerase_backend.classification.metrics import ClassificationMetrics
-from unerase_backend.classification.onnx_file import runtime_version
 from unerase_backend.classification.registry import Embeds, Judge, kinds, load_judge
 from unerase_backend.classification.settings import ClassificationSettings
 from unerase_backend.diffusion.profile import computing_profile
@@ -39,6 +38,7 @@ from unerase_backend.runtime.errors import (
     InvalidRequestError,
     NotFoundError,
 )
+from unerase_backend.runtime.onnx_runtime import runtime_version
 from unerase_backend.runtime.pictures import UnreadablePictureError, crop_square, decode_picture, grey_square
 
 MAX_PICTURES = most_items(ClassifyRequest, "picture_digests")

@@ -9,7 +9,6 @@ beside onnxruntime has. The messages of the format are declared here as far as t
 import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
 from unerase_backend.runtime.errors import UnsafeModelError
+from unerase_backend.runtime.onnx_runtime import session_options
 
 INSTALL = "install it with: pip install 'unerase[server,onnx]'"
 MAX_BYTES = 2**31 - 1
@@ -82,14 +82,7 @@ def open_session(name: str, content: bytes, threads: int, *, cuda: bool = False)
         import onnxruntime
     except ImportError:
         raise UnsafeModelError(f"a detector needs onnxruntime; {INSTALL}", reason="ONNXRUNTIME_MISSING") from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.use_deterministic_compute = True
-    # Errors are raised; warnings about a file's age are for its author.
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options = session_options(threads)
     providers: list[Any] = ["CPUExecutionProvider"]
     if cuda and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         fixed = {"cudnn_conv_algo_search": "DEFAULT", "use_tf32": "0"}
@@ -100,19 +93,6 @@ def open_session(name: str, content: bytes, threads: int, *, cuda: bool = False)
         # onnxruntime's errors have no common base of their own.
         why = str(error).partition("\n")[0][:300]
         raise UnsafeModelError(f"{name} is not loaded by onnxruntime: {why}", reason="WEIGHTS_UNREADABLE") from error
-
-
-def runtime_version() -> str:
-    """Return onnxruntime's version, which fixes the bits of a detector's answers; empty if it is not installed."""
-    return installed("onnxruntime") or installed("onnxruntime-gpu")
-
-
-def installed(distribution: str) -> str:
-    """Return an installed distribution's version; empty if it is not installed."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return ""
 
 
 def named_classes(custom_metadata: Mapping[str, str]) -> tuple[str, ...]:

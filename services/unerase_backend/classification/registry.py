@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
 from unerase_backend.catalogue.entries import JudgeEntry
-from unerase_backend.classification import onnx_file
 from unerase_backend.classification.options import GROUP, BadOptionsError, JudgeOptions, read_options
 from unerase_backend.runtime.components import Components
 from unerase_backend.runtime.errors import PreconditionError, UneraseError
+from unerase_backend.runtime.onnx_runtime import installed
 
 Picture = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -75,7 +75,7 @@ class Kind:
         for entry_point in metadata.entry_points(group=GROUP):
             if entry_point.dist is not None and self.module == entry_point.module:
                 first = (entry_point.dist.name, entry_point.dist.version)
-        versions = [first, *((name, onnx_file.installed(name)) for name in self.libraries)]
+        versions = [first, *((name, installed(name)) for name in self.libraries)]
         return ", ".join(f"{name} {version}" for name, version in versions if version)
 
 

@@ -60,7 +60,7 @@ def measure_denoising(
         noised = level.noised(clean, noise)
         target = training_target(model.prediction, clean, noise, level)
         with torch.inference_mode():
-            predicted = model.predict(
+            predicted = model.infer(
                 noised.to(model.device, model.dtype),
                 model.schedule.times_at(at).to(model.device),
                 prompts[[j for _, j, _ in filled]],

@@ -2,12 +2,15 @@
 
 import torch
 
+# Of torch, and of onnxruntime, whose error is no RuntimeError of Python's.
+_WORDS = ("can't allocate memory", "bad_alloc", "Failed to allocate memory")
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether a computation failed because the device, or the machine, has no more memory."""
-    # Torch's allocator for a CPU raises a plain RuntimeError.
+    # The allocators of a CPU have no error of their own.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        type(error).__name__.startswith("Runtime") and any(words in str(error) for words in _WORDS)
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.runtime.graphs import rows_alike
 
 PARTS = 6
 """A smaller call has so many equal parts of a full one, or fewer."""
@@ -23,8 +24,9 @@ PARTS = 6
 LEAST = 2
 """A smaller call has at least so many rows: the sum over a single large row is divided among threads."""
 
-# By architecture, device, number type, latents' and prompts' shapes, and the rows of the full and of the smaller call.
-_ALIKE: dict[tuple[str, torch.device, torch.dtype, tuple[int, ...], tuple[int, ...], int, int], bool] = {}
+# By architecture, whether there is a graph, device, number type, latents' and prompts' shapes, and the rows of the full
+# and of the smaller call.
+_ALIKE: dict[tuple[object, ...], bool] = {}
 
 
 def call_denoiser(
@@ -48,9 +50,9 @@ def call_denoiser(
     full = len(latents)
     rows = full if in_full else fewest_rows(model, len(used), full, prompts)
     if rows == full:
-        return model.predict(latents, times, prompts).float(), full
+        return model.infer(latents, times, prompts).float(), full
     called = torch.tensor([*used, *[used[0]] * (rows - len(used))], device=model.device)
-    of_called = model.predict(latents[called], times[called], prompts[called]).float()
+    of_called = model.infer(latents[called], times[called], prompts[called]).float()
     output = torch.zeros((full, *of_called.shape[1:]), device=model.device)
     output[called] = of_called
     return output, rows
@@ -65,7 +67,8 @@ def fewest_rows(model: DiffusionModel, needed: int, full: int, prompts: Encoding
     rows = min(-(-needed // part) * part, full)
     if rows == full:
         return full
-    key = (model.architecture, model.device, model.dtype, model.latent_shape, _tokens(prompts), full, rows)
+    kind = (model.architecture, model.graph is not None, model.device, model.dtype)
+    key = (*kind, model.latent_shape, _tokens(prompts), full, rows)
     if key not in _ALIKE:
         _ALIKE[key] = _alike(model, full, rows, prompts)
     return rows if _ALIKE[key] else full
@@ -79,13 +82,7 @@ def _alike(model: DiffusionModel, full: int, rows: int, like: Encoding) -> bool:
     times = model.schedule.times_at(torch.randint(model.schedule.training_timesteps, (rows,), generator=draw))
     times = times.to(model.device)
     prompts = like[[row % len(like) for row in range(rows)]].each(partial(_random, draw))
-    places = torch.arange(rows, device=model.device)
-    repeated = torch.arange(full, device=model.device) % rows
-    few, moved, many = (
-        model.predict(latents[order], times[order], prompts[order]).float()
-        for order in (places, places.roll(1), repeated)
-    )
-    return torch.equal(moved, few.roll(1, 0)) and torch.equal(many, few[repeated])
+    return rows_alike(lambda order: model.infer(latents[order], times[order], prompts[order]).float(), rows, full)
 
 
 def _random(draw: torch.Generator, tensor: Tensor) -> Tensor:

@@ -213,6 +213,11 @@ class Guards:
         return cls(tuple(kinds[entry.kind](entry.parameters, pipeline, device) for entry in entries))
 
     @property
+    def steers(self) -> bool:
+        """Whether a guard changes the output of a module of the denoiser."""
+        return any(each.module for each in self.guards)
+
+    @property
     def questions(self) -> list[tuple[Guard, Question]]:
         """The guards that have a judge look at a picture, each with its question."""
         return [(each, each.question) for each in self.guards if each.question is not None]

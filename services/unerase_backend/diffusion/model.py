@@ -1,11 +1,11 @@
 """A text-to-image latent diffusion model as it is held in memory."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,21 @@ from unerase_backend.diffusion.prediction import Prediction
 from unerase_backend.diffusion.schedule import Schedule
 
 _NUMBERS = count()
+
+
+class Graph(Protocol):
+    """A denoiser as another library computes it, without gradients (`denoiser_graph`)."""
+
+    timed: Callable[[float], object]
+    """Called with the seconds of each call."""
+
+    def takes(self, latents: Tensor, times: Tensor, encoding: Encoding) -> bool:
+        """Return whether it computes rows of these shapes and number types."""
+        ...
+
+    def __call__(self, latents: Tensor, times: Tensor, encoding: Encoding) -> Tensor:
+        """Return the denoiser's output; see `Backbone.predict`."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +51,8 @@ class DiffusionModel:
     """Of the denoiser and the text encoders; the autoencoder computes in float32."""
     text_digest: str = ""
     """What models with the same text encoders, tokenizers and length of prompts have in common; by default none has."""
+    graph: Graph | None = None
+    """What computes the denoiser in `infer`; the denoiser's own modules if it is None."""
 
     def __post_init__(self) -> None:
         """Tell a model from all others if nothing is said of what it has in common with them."""
@@ -98,6 +115,12 @@ class DiffusionModel:
     def predict(self, latents: Tensor, times: Tensor, encoding: Encoding, denoiser: Any = None) -> Tensor:
         """Return the output of the denoiser, or of a trained copy of it; see `Backbone.predict`."""
         return self.backbone.predict(denoiser or self.denoiser, latents, times, encoding)
+
+    def infer(self, latents: Tensor, times: Tensor, encoding: Encoding) -> Tensor:
+        """Return the output of the denoiser without gradients, which the model's graph computes if it has one."""
+        if self.graph is not None and self.graph.takes(latents, times, encoding):
+            return self.graph(latents, times, encoding)
+        return self.predict(latents, times, encoding)
 
     @cached_property
     def architecture(self) -> str:

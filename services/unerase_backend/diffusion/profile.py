@@ -17,10 +17,12 @@ _SOURCE_DIGITS = 16
 _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors", "numpy", "pillow")
 
 
-def numerics_profile(device: torch.device, dtype: torch.dtype, threads: int, batch_rows: int, decode_batch: int) -> str:
-    """Return the profile of a worker that makes pictures, one line."""
+def numerics_profile(
+    device: torch.device, dtype: torch.dtype, threads: int, batch_rows: int, decode_batch: int, denoiser: str
+) -> str:
+    """Return the profile of a worker that makes pictures, one line; `denoiser` names what computes small denoisers."""
     computing = computing_profile(device, dtype, threads, unet=batch_rows, vae=decode_batch, text=TEXT_ROWS)
-    return f"source={source.PICTURES[:_SOURCE_DIGITS]} {computing}"
+    return f"source={source.PICTURES[:_SOURCE_DIGITS]} {computing} denoiser={denoiser}"
 
 
 def computing_profile(device: torch.device, dtype: torch.dtype, threads: int, **batches: int) -> str:

@@ -284,17 +284,7 @@ class Sampler:
         for flight in self._flights.values():
             if flight.noise is not None:
                 torch.randn(model.latent_shape, generator=flight.noise, out=self._noise[flight.slot])
-        guarded = [(each.given.guards, each.rows) for each in self._flights.values() if each.given.guards.guards]
-        with steered(model, guarded, self.batch_rows):
-            of_rows, self.rows_called = call_denoiser(
-                model,
-                self._latents[self._slot_of_row].to(model.dtype),
-                times[self._slot_of_row],
-                self._prompts,
-                [row for flight in self._flights.values() for row in flight.rows],
-                # Guards steer the rows of a full call.
-                in_full=self._in_full or bool(guarded),
-            )
+        of_rows = self._predict(times[self._slot_of_row])
         empty = of_rows[self._empty_row]
         predicted = empty + self._guidance * (of_rows[self._conditioned_row] - empty)
         for flight in (each for each in self._flights.values() if each.given.guards.guards):
@@ -311,6 +301,25 @@ class Sampler:
             around = of_picture * self._around + of_noise * self._initial
             self._latents = torch.where(self._painted, self._latents, around)
         self._step += 1
+
+    def _predict(self, times: Tensor) -> Tensor:
+        """Return the denoiser's output at each row's time; rows that guards steer have a full call of their own."""
+        latents = self._latents[self._slot_of_row].to(self.model.dtype)
+        free = [row for flight in self._flights.values() if not flight.given.guards.steers for row in flight.rows]
+        held = [(each.given.guards, each.rows) for each in self._flights.values() if each.given.guards.steers]
+        self.rows_called = 0
+        output = torch.zeros_like(latents, dtype=torch.float32)
+        if free:
+            output, self.rows_called = call_denoiser(
+                self.model, latents, times, self._prompts, free, in_full=self._in_full
+            )
+        if held:
+            with steered(self.model, held, self.batch_rows):
+                changed = self.model.predict(latents, times, self._prompts).float()
+            steered_rows = [row for _, rows in held for row in rows]
+            output[steered_rows] = changed[steered_rows]
+            self.rows_called += self.batch_rows
+        return output
 
     def _guide_by_classifiers(self, predicted: Tensor, step: Tensor) -> None:
         """Subtract each guided slot's scaled classifier gradient from its noise; `predicted` is changed in place."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from unerase_backend.diffusion import profile
+from unerase_backend.diffusion import denoiser_graph, profile
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.generation.metrics import GenerationMetrics
@@ -61,7 +61,12 @@ class ShapedWork:
         device, dtype = torch.device(settings.device), getattr(torch, settings.precision)
         self.shapes = shapes
         self.profile = profile.numerics_profile(
-            device, dtype, settings.torch_threads, shapes.batch_rows, shapes.decode_batch
+            device,
+            dtype,
+            settings.torch_threads,
+            shapes.batch_rows,
+            shapes.decode_batch,
+            denoiser_graph.runtime_of(device, dtype),
         )
         self.worker = Worker(
             load,

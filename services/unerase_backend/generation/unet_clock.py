@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from unerase_backend.diffusion.model import DiffusionModel
+
 
 class UNetClock:
     """Adds up the time of the calls of UNets.
@@ -17,9 +19,12 @@ class UNetClock:
         self._seconds = 0.0
         self._running: list[tuple[Any, Any]] = []
 
-    def attach(self, unet: Any) -> None:
-        """Measure the calls of this UNet from now on."""
-        on_gpu = next(unet.parameters()).is_cuda
+    def attach(self, model: DiffusionModel) -> None:
+        """Measure the calls of this model's UNet from now on."""
+        if model.graph is not None:
+            model.graph.timed = self._add
+        unet = model.denoiser
+        on_gpu = model.device.type == "cuda"
         begun: list[Any] = []
 
         def now() -> Any:
@@ -36,10 +41,13 @@ class UNetClock:
             if on_gpu:
                 self._running.append((begun[0], now()))
             else:
-                self._seconds += now() - begun[0]
+                self._add(now() - begun[0])
 
         unet.register_forward_pre_hook(begin)
         unet.register_forward_hook(end)
+
+    def _add(self, seconds: float) -> None:
+        self._seconds += seconds
 
     def take(self) -> float:
         """Return the seconds since the clock was last read."""

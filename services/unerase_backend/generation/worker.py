@@ -264,7 +264,7 @@ class Worker:
                 held = [other.sampler.model for other in self._lanes.values() if other.sampler is not None]
             share_weights(model, held)
             sampler = Sampler(model, batch_rows=self._batch_rows, decode_batch=self._decode_batch)
-            self._clock.attach(model.denoiser)
+            self._clock.attach(model)
         except Exception as error:
             self._metrics.loaded(time.perf_counter() - begin, failed=True)
             if is_out_of_memory(error):

@@ -11,6 +11,7 @@ The model's configuration says which question it was trained to answer:
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from transformers import AutoModelForImageClassification
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
+from unerase_backend.classification.batches import Batches
 from unerase_backend.classification.labels import label_problem, label_table
-from unerase_backend.classification.pretrained import in_fixed_batches, load_image_processor, load_model
+from unerase_backend.classification.pretrained import load_image_processor, load_model
 from unerase_backend.classification.records import MULTI_LABEL_THRESHOLD
 from unerase_backend.classification.registry import Features, Picture, judge
 
@@ -31,13 +33,13 @@ class Classifier:
     """An image classifier in the layout of microsoft/resnet-50."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype, batch_size: int) -> None:
-        self._model = load_model(AutoModelForImageClassification, folder, device, dtype)
+        model = load_model(AutoModelForImageClassification, folder, device, dtype)
+        self._logits = Batches(_Logits(model), device, dtype, batch_size)
         self._process = load_image_processor(folder)
-        config = self._model.config
+        config = model.config
         self._multi_label: bool = config.problem_type == "multi_label_classification"
         self._labels = [config.id2label[index] for index in range(config.num_labels)]
         self._table = label_table(self._labels)
-        self._device, self._dtype, self._batch_size = device, dtype, batch_size
 
     def problems(self, question: Question) -> list[tuple[str, str]]:
         """Check that each label is one of the model's and means one class, and that there are no alternatives."""
@@ -53,11 +55,7 @@ class Classifier:
     def look(self, pictures: Sequence[Picture]) -> Features:
         """Return logits, (pictures, labels)."""
 
-        def logits(values: Tensor) -> Tensor:
-            answer: Tensor = self._model(pixel_values=values.to(self._device, self._dtype)).logits
-            return answer.float().cpu()
-
-        return in_fixed_batches(logits, [self._process(picture) for picture in pictures], self._batch_size).numpy()
+        return self._logits([self._process(picture) for picture in pictures]).numpy()
 
     def answer(self, seen: Features, question: Question) -> Judgement:
         """Answer from one row of logits."""
@@ -73,6 +71,16 @@ class Classifier:
             label=self._labels[best],
             label_score=float(probabilities[best]),
         )
+
+
+class _Logits(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        logits: Tensor = self.model(pixel_values=pixel_values).logits
+        return logits
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

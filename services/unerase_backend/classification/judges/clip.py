@@ -17,7 +17,8 @@ from transformers import AutoTokenizer, CLIPModel
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Question
 from unerase.v1.types_pb2 import Judgement
-from unerase_backend.classification.pretrained import in_fixed_batches, load_image_processor, load_model
+from unerase_backend.classification.batches import Batches
+from unerase_backend.classification.pretrained import load_image_processor, load_model
 from unerase_backend.classification.registry import Features, Picture, judge
 
 
@@ -31,7 +32,8 @@ class ClipJudge:
         self._process = load_image_processor(folder)
         self._length: int = self._model.config.text_config.max_position_embeddings
         self._scale = float(self._model.logit_scale.double().exp())
-        self._device, self._dtype, self._batch_size = device, dtype, batch_size
+        self._embeddings = Batches(_Embeds(self._model), device, dtype, batch_size)
+        self._device = device
         self._texts: dict[str, Features] = {}
 
     def problems(self, question: Question) -> list[tuple[str, str]]:
@@ -52,10 +54,7 @@ class ClipJudge:
     def look(self, pictures: Sequence[Picture]) -> Features:
         """Return image embeddings of length 1, (pictures, projection)."""
 
-        def embed(values: Tensor) -> Tensor:
-            return _normalised(self._model.get_image_features(values.to(self._device, self._dtype)).pooler_output)
-
-        return in_fixed_batches(embed, [self._process(picture) for picture in pictures], self._batch_size).numpy()
+        return _normalised(self._embeddings([self._process(picture) for picture in pictures])).numpy()
 
     def embedding(self, seen: Features) -> Features:
         """Return the image embedding as it is."""
@@ -86,6 +85,16 @@ class ClipJudge:
             features = self._model.get_text_features(**tokens.to(self._device)).pooler_output
             self._texts[text] = _normalised(features)[0].numpy()
         return self._texts[text]
+
+
+class _Embeds(torch.nn.Module):
+    def __init__(self, model: CLIPModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        embeddings: Tensor = self.model.get_image_features(pixel_values).pooler_output
+        return embeddings
 
 
 def _normalised(embeddings: Tensor) -> Tensor:

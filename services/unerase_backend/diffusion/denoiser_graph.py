@@ -1,0 +1,121 @@
+"""The denoiser as a graph (`runtime.graphs`), for calls without gradients on a CPU in float32.
+
+It is traced once for each architecture, and every model's own weights are put into it. What comes out is compared with
+what the modules say; a denoiser that cannot be traced, or whose graph says something else, is computed by its modules.
+That depends on its architecture and on the versions in the numerics profile alone.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from unerase_backend.diffusion.backbone import Backbone
+from unerase_backend.diffusion.conditioning import empty_encoding
+from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.exhaustion import is_out_of_memory
+from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.runtime import graphs
+from unerase_backend.runtime.graphs import Graph
+from unerase_backend.runtime.onnx_runtime import runtime_version
+
+_LOG = logging.getLogger(__name__)
+_TRACED_ROWS = 2
+
+# The traced graph, or None if there is none, by architecture and the inputs of a row.
+_TRACED: dict[tuple[object, ...], bytes | None] = {}
+
+
+class DenoiserGraph:
+    """One model's denoiser in onnxruntime."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Take the graph of a `_Called`."""
+        self._graph = graph
+        self.timed: Callable[[float], object] = _ignore
+        """Called with the seconds of each call."""
+
+    def takes(self, latents: Tensor, times: Tensor, encoding: Encoding) -> bool:
+        """Return whether rows of these shapes and number types are those that the graph was traced for."""
+        return self._graph.takes(_given(latents, times, encoding))
+
+    def __call__(self, latents: Tensor, times: Tensor, encoding: Encoding) -> Tensor:
+        """Return the denoiser's output; see `Backbone.predict`."""
+        begin = time.perf_counter()
+        output = self._graph(_given(latents, times, encoding))
+        self.timed(time.perf_counter() - begin)
+        return output
+
+
+def runtime_of(device: torch.device, dtype: torch.dtype) -> str:
+    """Return what computes small denoisers without gradients, for the numerics profile."""
+    return f"onnxruntime-{runtime_version()}" if graphs.computes(device, dtype) else "torch"
+
+
+def with_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
+    """Return a model with a graph of its denoiser; the model itself where that is computed by its modules."""
+    if not (graphs.computes(model.device, model.dtype) and graphs.is_small(model.denoiser)):
+        return model
+    given = _given(*_example(model, _TRACED_ROWS))
+    called = _Called(model.backbone, tuple(given)[2:])
+    key = (model.architecture, type(model.backbone), *((name, *each.shape) for name, each in given.items()))
+    if key not in _TRACED:
+        _TRACED[key] = _traced(model.name, called, given)
+    traced = _TRACED[key]
+    if traced is None:
+        return model
+    graph = DenoiserGraph(graphs.open_graph(traced, called, given, threads))
+    if difference := _difference(model, graph):
+        _LOG.warning("torch computes the denoiser of %s, as its graph is %s", model.name, difference)
+        return model
+    return replace(model, graph=graph)
+
+
+class _Called(torch.nn.Module):
+    """The call of a denoiser, with tensors alone for its inputs."""
+
+    def __init__(self, backbone: Backbone, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.denoiser, self._predict, self._names = backbone.denoiser, backbone.predict, names
+
+    def forward(self, latents: Tensor, times: Tensor, *encoded: Tensor) -> Tensor:
+        return self._predict(self.denoiser, latents, times, Encoding(dict(zip(self._names, encoded, strict=True))))
+
+
+def _traced(name: str, called: _Called, given: dict[str, Tensor]) -> bytes | None:
+    try:
+        return graphs.trace(called, given)
+    except Exception as error:
+        # What a denoiser may do, and which errors torch raises if it cannot be traced, have no bounds.
+        if is_out_of_memory(error):
+            raise
+        why = str(error).partition("\n")[0]
+        _LOG.warning("torch computes denoisers like that of %s, which cannot be traced: %s", name, why)
+        return None
+
+
+@torch.inference_mode()
+def _difference(model: DiffusionModel, graph: DenoiserGraph) -> str:
+    # With another number of rows, in case the traced one is in the graph.
+    like = _example(model, _TRACED_ROWS + 1)
+    return graphs.difference(graph(*like), model.predict(*like))
+
+
+def _given(latents: Tensor, times: Tensor, encoding: Encoding) -> dict[str, Tensor]:
+    return {"latents": latents, "times": times, **encoding.tensors}
+
+
+@torch.no_grad()
+def _example(model: DiffusionModel, rows: int) -> tuple[Tensor, Tensor, Encoding]:
+    """Return random rows of a call."""
+    draw = torch.Generator().manual_seed(0)
+    latents = torch.randn((rows, *model.latent_shape), generator=draw)
+    times = model.schedule.times_at(torch.randint(model.schedule.training_timesteps, (rows,), generator=draw))
+    return latents, times, Encoding.stack([empty_encoding(model)] * rows).clone()
+
+
+def _ignore(seconds: float) -> None:
+    del seconds

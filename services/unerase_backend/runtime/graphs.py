@@ -1,0 +1,135 @@
+"""Modules of torch as graphs that onnxruntime computes, for calls without gradients on a CPU in float32.
+
+A graph is the same function: the operations of the module, in another order of sums. onnxruntime fuses them, lays
+channels out in blocks and packs the weights, so that a call takes less time, and a row in a call of few hardly more
+than one in a call of many. The bits are other ones than those of torch, and numerics profiles say which were made.
+
+What is traced holds no weights, so that every model of one architecture can put its own in. A graph holds a copy of
+them, so that modules with `LARGE` parameters and more have none.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unerase_backend.runtime.onnx_runtime import LARGE, runtime_version, session_options
+
+AGREEMENT = 1e-4
+"""How far a graph's output may be from its module's, as a share of the output's standard deviation."""
+
+_OPSET = 18
+
+
+class Graph:
+    """A traced module with weights; every input and the output have a row for each row of a call."""
+
+    def __init__(self, session: Any, given: Mapping[str, Tensor]) -> None:
+        """Take a session, and the inputs that were traced."""
+        self._session = session
+        # What does not change the output is no input of the graph.
+        self._read = tuple(each.name for each in session.get_inputs())
+        self._rows = _rows_like(given)
+
+    def takes(self, given: Mapping[str, Tensor]) -> bool:
+        """Return whether inputs have the names, shapes of a row and number types of those that were traced."""
+        return _rows_like(given) == self._rows
+
+    def __call__(self, given: Mapping[str, Tensor]) -> Tensor:
+        """Return the output, (rows, ...)."""
+        named = {name: given[name].contiguous().numpy() for name in self._read}
+        return torch.from_numpy(self._session.run(None, named)[0])
+
+
+def computes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether small modules are computed by graphs."""
+    return device.type == "cpu" and dtype == torch.float32 and bool(runtime_version())
+
+
+def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
+    """Return the graph of a module's call with named inputs in their order, at least two rows each.
+
+    Its weights bear their names in the module and hold nothing.
+
+    Raises:
+        Exception: of any class, if the module cannot be traced.
+    """
+    import onnx
+
+    with torch.no_grad(), warnings.catch_warnings(), TemporaryDirectory() as folder:
+        # The exporter that follows this one takes ten times as long.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            tuple(given.values()),
+            Path(folder, "graph.onnx"),
+            dynamo=False,
+            input_names=list(given),
+            opset_version=_OPSET,
+            dynamic_axes={name: {0: "rows"} for name in given},
+            # Weights stay as they are, and equal ones apart: another model's take their places.
+            do_constant_folding=False,
+            keep_initializers_as_inputs=True,
+            # Otherwise convolutions would take in the norms after them, weights and all.
+            training=torch.onnx.TrainingMode.PRESERVE,
+        )
+        graph = onnx.load_model(Path(folder, "graph.onnx"))
+    weights = module.state_dict()
+    for each in graph.graph.initializer:
+        if each.name in weights:
+            each.ClearField("raw_data")
+    # Weights that were inputs as well could be other ones in each call, and would not be packed.
+    inputs = [each for each in graph.graph.input if each.name in given]
+    del graph.graph.input[:]
+    graph.graph.input.extend(inputs)
+    traced: bytes = graph.SerializeToString()
+    return traced
+
+
+def open_graph(traced: bytes, module: torch.nn.Module, given: Mapping[str, Tensor], threads: int) -> Graph:
+    """Return a traced graph with a module's weights; `given` are inputs like those of all calls."""
+    import onnx
+    import onnxruntime
+
+    weights = module.state_dict()
+    graph = onnx.load_from_string(traced)
+    for each in graph.graph.initializer:
+        if (weight := weights.get(each.name)) is not None:
+            each.raw_data = weight.detach().contiguous().numpy().tobytes()
+    options = session_options(threads)
+    # The process keeps freed memory itself, and the arena would keep the most that any call took.
+    options.enable_cpu_mem_arena = False
+    return Graph(onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"]), given)
+
+
+@torch.inference_mode()
+def difference(made: Tensor, expected: Tensor) -> str:
+    """Return how the output of a graph is unlike that of its module; empty if both agree."""
+    if made.shape != expected.shape:
+        return f"of the shape {tuple(made.shape)}, not {tuple(expected.shape)}"
+    far = float((made - expected).abs().max() / expected.std().clamp(min=1e-12))
+    return "" if far <= AGREEMENT else f"off by {far:.2g} standard deviations"
+
+
+def rows_alike(call: Callable[[Tensor], Tensor], rows: int, full: int) -> bool:
+    """Return whether a row has the same bits in every place of a call of `rows` and of one of `full` rows.
+
+    `call` computes some of `rows` different rows, in any order.
+    """
+    places = torch.arange(rows)
+    repeated = torch.arange(full) % rows
+    few, moved, many = call(places), call(places.roll(1)), call(repeated)
+    return torch.equal(moved, few.roll(1, 0)) and torch.equal(many, few[repeated])
+
+
+def is_small(module: torch.nn.Module) -> bool:
+    """Return whether a module may have a graph."""
+    return sum(each.numel() for each in module.parameters()) < LARGE
+
+
+def _rows_like(given: Mapping[str, Tensor]) -> tuple[tuple[object, ...], ...]:
+    return tuple((name, each.dtype, *each.shape[1:]) for name, each in given.items())
