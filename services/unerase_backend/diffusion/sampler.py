@@ -69,6 +69,16 @@ class Finished:
     """A guard refused the prompt, so that there are no latents, or withheld the picture."""
 
 
+@dataclass(frozen=True)
+class _Walk:
+    # What trajectories of so many steps have in common, by step.
+    times: Tensor
+    level: Level
+    reached: Level
+    rounded: Tensor
+    kept: Tensor
+
+
 @dataclass
 class _Flight:
     key: str
@@ -103,6 +113,7 @@ class Sampler:
         self.batch_rows = batch_rows
         self._decode_batch, self._in_full = decode_batch, in_full
         self._kept = KeptEncodings(model, decode_batch)
+        self._walks: dict[int, _Walk] = {}
         self._waiting: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
         self._undecoded: list[tuple[_Flight, Tensor]] = []
@@ -160,7 +171,7 @@ class Sampler:
                 model; fields are relative to the trajectory.
             PreconditionError: a guard does not fit the model, or needs more rows than the batch has.
         """
-        self.model.schedule.times(trajectory.steps)
+        self._walk(trajectory.steps)
         start = None
         if trajectory.HasField("resumption") and not trajectory.resumption.picture_digest:
             start = from_message(trajectory.resumption.latents, "resumption.latents", self.model.latent_shape)
@@ -244,18 +255,19 @@ class Sampler:
         encodings[0] = flight.given.guards.project(self.model, flight.prompts[0], encodings[0])
         self._prompts[list(flight.rows)] = Encoding.stack(encodings).guided(trajectory.guidance_scale)
         steps = trajectory.steps
-        level, reached = self.model.schedule.levels(steps)
+        walk = self._walk(steps)
+        level, kept = walk.level, walk.kept
         eta = torch.full_like(level.signal, trajectory.eta)
         scale = torch.full_like(eta, trajectory.variance_scale)
-        self._times[slot, :steps] = self.model.schedule.times(steps)
-        self._levels[slot, :steps] = self.model.schedule.rounded_levels(steps).stacked()
-        self._coefficients[slot, :steps] = step_coefficients(level, reached, eta, scale, self.model.prediction).float()
+        self._times[slot, :steps] = walk.times
+        self._levels[slot, :steps] = walk.rounded
+        coefficients = step_coefficients(level, walk.reached, eta, scale, self.model.prediction)
+        self._coefficients[slot, :steps] = coefficients.float()
         done = trajectory.resumption.step
         self._step[slot] = done
         self._end[slot] = end = trajectory.stop_step or steps
         shape = self.model.latent_shape
         initial = torch.randn(shape, generator=torch.Generator().manual_seed(trajectory.latent_seed))
-        kept = self.model.schedule.kept_coefficients(steps).float()
         start = initial if flight.start is None else flight.start
         if trajectory.resumption.picture_digest:
             of_picture, of_noise = kept[done - 1]
@@ -275,6 +287,14 @@ class Sampler:
             flight.noise = torch.Generator().manual_seed(trajectory.noise_seed)
             for _ in range(done):
                 torch.randn(shape, generator=flight.noise)
+
+    def _walk(self, steps: int) -> _Walk:
+        if steps not in self._walks:
+            schedule = self.model.schedule
+            level, reached = schedule.levels(steps)
+            rounded, kept = schedule.rounded_levels(steps).stacked(), schedule.kept_coefficients(steps).float()
+            self._walks[steps] = _Walk(schedule.times(steps), level, reached, rounded, kept)
+        return self._walks[steps]
 
     def _advance(self) -> None:
         model = self.model
