@@ -19,6 +19,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.backbone_kinds import Role, of_role
 from unerase_backend.diffusion.conditioning import encode
+from unerase_backend.diffusion.denoiser_graph import with_graph
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
@@ -76,6 +77,11 @@ class TinyModel:
     def sampler(self) -> Sampler:
         """A sampler of few rows."""
         return Sampler(self.model, batch_rows=ROWS, decode_batch=2)
+
+    @cached_property
+    def graph_sampler(self) -> Sampler:
+        """The same with the denoiser's graph, where the family has one."""
+        return Sampler(with_graph(self.model, 1), batch_rows=ROWS, decode_batch=2)
 
     @property
     def encoders(self) -> list[str]:

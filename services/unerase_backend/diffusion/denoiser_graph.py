@@ -2,7 +2,8 @@
 
 It is traced once for each architecture, and every model's own weights are put into it. What comes out is compared with
 what the modules say; a denoiser that cannot be traced, or whose graph says something else, is computed by its modules.
-That depends on its architecture and on the versions in the numerics profile alone.
+So are all of families without `Backbone.has_graph`. That depends on the model and on the versions in the numerics
+profile alone.
 """
 
 import logging
@@ -25,8 +26,8 @@ from unerase_backend.runtime.onnx_runtime import runtime_version
 _LOG = logging.getLogger(__name__)
 _TRACED_ROWS = 2
 
-# The traced graph, or None if there is none, by architecture and the inputs of a row.
-_TRACED: dict[tuple[object, ...], bytes | None] = {}
+# By architecture and the inputs of a row.
+_TRACED: dict[tuple[object, ...], bytes] = {}
 
 
 class DenoiserGraph:
@@ -57,19 +58,21 @@ def runtime_of(device: torch.device, dtype: torch.dtype) -> str:
 
 def with_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     """Return a model with a graph of its denoiser; the model itself where that is computed by its modules."""
-    if not (graphs.computes(model.device, model.dtype) and graphs.is_small(model.denoiser)):
+    traces = model.backbone.has_graph and graphs.computes(model.device, model.dtype)
+    if not (traces and graphs.is_small(model.denoiser)):
         return model
     given = _given(*_example(model, _TRACED_ROWS))
     called = _Called(model.backbone, tuple(given)[2:])
-    key = (model.architecture, type(model.backbone), *((name, *each.shape) for name, each in given.items()))
-    if key not in _TRACED:
-        _TRACED[key] = _traced(model.name, called, given)
-    traced = _TRACED[key]
-    if traced is None:
-        return model
-    graph = DenoiserGraph(graphs.open_graph(traced, called, given, threads))
-    if difference := _difference(model, graph):
-        _LOG.warning("torch computes the denoiser of %s, as its graph is %s", model.name, difference)
+    try:
+        graph = DenoiserGraph(graphs.open_graph(_traced(model, called, given), called, given, threads))
+        difference = _difference(model, graph)
+    except Exception as error:
+        # What a denoiser may do, and which errors torch and onnxruntime raise then, have no bounds.
+        if is_out_of_memory(error):
+            raise
+        difference = str(error).partition("\n")[0]
+    if difference:
+        _LOG.warning("torch computes the denoiser of %s, which has no graph: %s", model.name, difference)
         return model
     return replace(model, graph=graph)
 
@@ -85,16 +88,11 @@ class _Called(torch.nn.Module):
         return self._predict(self.denoiser, latents, times, Encoding(dict(zip(self._names, encoded, strict=True))))
 
 
-def _traced(name: str, called: _Called, given: dict[str, Tensor]) -> bytes | None:
-    try:
-        return graphs.trace(called, given)
-    except Exception as error:
-        # What a denoiser may do, and which errors torch raises if it cannot be traced, have no bounds.
-        if is_out_of_memory(error):
-            raise
-        why = str(error).partition("\n")[0]
-        _LOG.warning("torch computes denoisers like that of %s, which cannot be traced: %s", name, why)
-        return None
+def _traced(model: DiffusionModel, called: _Called, given: dict[str, Tensor]) -> bytes:
+    key = (model.architecture, type(model.backbone), *((name, *each.shape) for name, each in given.items()))
+    if key not in _TRACED:
+        _TRACED[key] = graphs.trace(called, given)
+    return _TRACED[key]
 
 
 @torch.inference_mode()

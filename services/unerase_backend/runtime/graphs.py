@@ -8,8 +8,10 @@ What is traced holds no weights, so that every model of one architecture can put
 them, so that modules with `LARGE` parameters and more have none.
 """
 
+import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +25,8 @@ AGREEMENT = 1e-4
 """How far a graph's output may be from its module's, as a share of the output's standard deviation."""
 
 _OPSET = 18
+# The exporter's settings are those of the process.
+_EXPORTER = threading.Lock()
 
 
 class Graph:
@@ -60,7 +64,7 @@ def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
     """
     import onnx
 
-    with torch.no_grad(), warnings.catch_warnings(), TemporaryDirectory() as folder:
+    with _EXPORTER, _silent(), torch.no_grad(), warnings.catch_warnings(), TemporaryDirectory() as folder:
         # The exporter that follows this one takes ten times as long.
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -104,6 +108,17 @@ def open_graph(traced: bytes, module: torch.nn.Module, given: Mapping[str, Tenso
     # The process keeps freed memory itself, and the arena would keep the most that any call took.
     options.enable_cpu_mem_arena = False
     return Graph(onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"]), given)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the exporter from printing the whole graph of a module that cannot be traced."""
+    prints = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = prints
 
 
 @torch.inference_mode()

@@ -97,6 +97,16 @@ def test_neighbours_change_no_bit(tiny_model: TinyModel) -> None:
     assert not any(torch.equal(one.latents, two.latents) for i, one in enumerate(alone) for two in alone[:i])
 
 
+def test_its_graph_says_what_its_modules_say_and_neighbours_change_no_bit(tiny_model: TinyModel) -> None:
+    sampler = tiny_model.graph_sampler
+    assert (sampler.model.graph is not None) == tiny_model.model.backbone.has_graph
+    asked = [tiny_model.trajectory(text, latent_seed=seed, eta=seed % 2) for seed, text in enumerate(PROMPTS)]
+    together, by_modules = sampler.run(asked), tiny_model.sampler.run(asked)
+    for place, (ours, theirs) in enumerate(zip(together, by_modules, strict=True)):
+        torch.testing.assert_close(ours.latents, theirs.latents, rtol=1e-4, atol=1e-4)
+        assert same(ours, sampler.run([asked[place]])[0])
+
+
 def test_fewer_rows_give_the_same_bits(tiny_model: TinyModel) -> None:
     model = tiny_model.model
     given = [tiny_model.trajectory(latent_seed=7), tiny_model.trajectory(PROMPTS[1], guidance_scale=1.0)]

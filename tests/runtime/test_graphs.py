@@ -1,0 +1,158 @@
+"""Graphs against the modules that they were traced from."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from unerase_backend.runtime import graphs
+from unerase_backend.runtime.graphs import Graph
+from unerase_backend.runtime.onnx_runtime import LARGE
+
+CPU = torch.device("cpu")
+
+
+class Network(nn.Module):
+    """Convolutions with norms of both kinds, attention, and weights that are equal where they begin."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.batch, self.group = nn.BatchNorm2d(8), nn.GroupNorm(2, 8)
+        self.second = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.norm, self.linear = nn.LayerNorm(8), nn.Linear(8, 8)
+        for each in (self.batch.running_mean, self.batch.weight, self.group.bias):
+            assert each is not None
+            nn.init.normal_(each)
+
+    def forward(self, pixels: Tensor, shift: Tensor) -> Tensor:
+        shown = nn.functional.silu(self.group(self.batch(self.first(pixels))))
+        tokens = self.norm(self.second(shown).flatten(2).transpose(1, 2) + shift[:, None, None])
+        features: Tensor = self.linear(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens))
+        return features
+
+
+def network(seed: int) -> Network:
+    return Network(seed).eval().requires_grad_(False)
+
+
+def inputs(rows: int, seed: int = 0) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return {"pixels": torch.randn((rows, 3, 8, 8), generator=draw), "shift": torch.randn(rows, generator=draw)}
+
+
+def graph_of(module: Network, traced: bytes | None = None, threads: int = 1) -> Graph:
+    example = inputs(2)
+    return graphs.open_graph(traced or graphs.trace(module, example), module, example, threads)
+
+
+@pytest.fixture(scope="module")
+def traced() -> bytes:
+    return graphs.trace(network(1), inputs(2))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_graph_says_what_its_module_says(traced: bytes, rows: int, threads: int) -> None:
+    module, given = network(1), inputs(rows, seed=rows)
+    torch.testing.assert_close(graph_of(module, traced, threads)(given), module(*given.values()), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_of_one_module_takes_the_weights_of_another(traced: bytes) -> None:
+    other, given = network(2), inputs(3)
+    torch.testing.assert_close(graph_of(other, traced)(given), other(*given.values()), rtol=1e-5, atol=1e-5)
+    assert (graph_of(network(1), traced)(given) - other(*given.values())).abs().max() > 0.1
+
+
+def test_weights_that_are_equal_in_the_traced_module_are_apart_in_another() -> None:
+    even = network(1)
+    for each in even.parameters():
+        each.fill_(1.0)
+    other, given = network(2), inputs(3)
+    traced = graphs.trace(even, inputs(2))
+    torch.testing.assert_close(graph_of(other, traced)(given), other(*given.values()), rtol=1e-5, atol=1e-5)
+
+
+def test_tracing_changes_nothing() -> None:
+    module = network(1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    expected = module(*inputs(2).values())
+    graphs.trace(module, inputs(2))
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert not any(each.training for each in module.modules())
+    assert torch.equal(module(*inputs(2).values()), expected)
+
+
+def test_a_row_has_the_same_bits_whatever_shares_its_call(traced: bytes) -> None:
+    graph, many = graph_of(network(1), traced), inputs(12)
+    expected = graph(many)
+
+    @given(order=st.lists(st.integers(0, 11), min_size=1, max_size=12))
+    @settings(max_examples=30, deadline=None)
+    def law(order: list[int]) -> None:
+        found = graph({name: each[order] for name, each in many.items()})
+        assert torch.equal(found, expected[order])
+
+    law()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda given: {**given, "shift": given["shift"].double()},
+        lambda given: {**given, "pixels": given["pixels"][:, :, :4]},
+        lambda given: {"pixels": given["pixels"]},
+        lambda given: {**given, "more": given["shift"]},
+    ],
+)
+def test_a_graph_takes_only_inputs_like_the_traced_ones(
+    traced: bytes, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> None:
+    graph = graph_of(network(1), traced)
+    assert graph.takes(inputs(5))
+    assert not graph.takes(change(inputs(5)))
+
+
+def test_what_cannot_be_traced_says_so_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    class Odd(nn.Module):
+        def forward(self, pixels: Tensor, shift: Tensor) -> Tensor:
+            return torch.cartesian_prod(shift, shift)
+
+    with pytest.raises(Exception, match=r"cartesian_prod.*not supported"):
+        graphs.trace(Odd(), inputs(2))
+    assert capfd.readouterr().out.count("\n") <= 1
+
+
+def test_what_does_not_agree_is_found() -> None:
+    values = torch.randn(4, 5)
+    assert graphs.difference(values + 1e-6, values) == ""
+    assert "standard deviations" in graphs.difference(values + 1e-2, values)
+    assert "of the shape (3, 5), not (4, 5)" in graphs.difference(values[:3], values)
+    assert graphs.difference(values * torch.nan, values)
+
+
+def test_only_small_modules_on_a_cpu_in_float32_have_graphs() -> None:
+    assert graphs.computes(CPU, torch.float32)
+    assert not graphs.computes(CPU, torch.bfloat16)
+    assert not graphs.computes(torch.device("cuda"), torch.float32)
+    with torch.device("meta"):
+        large = nn.Linear(LARGE, 1, bias=False)
+    assert not graphs.is_small(large)
+    assert graphs.is_small(network(1))
+
+
+@pytest.mark.parametrize(
+    ("depends", "alike"),
+    [
+        (lambda order: torch.zeros(len(order)), True),
+        (lambda order: torch.full((len(order),), len(order) * 1e-7), False),
+        (lambda order: torch.arange(len(order)) * 1e-7, False),
+    ],
+)
+def test_rows_are_alike_if_neither_place_nor_number_shows(depends: Callable[[Tensor], Tensor], alike: bool) -> None:
+    values = torch.rand(4)
+    assert graphs.rows_alike(lambda order: values[order] + depends(order), 4, 12) is alike
