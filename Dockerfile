@@ -19,7 +19,7 @@ COPY clients clients
 COPY services services
 # Versions are bounded in pyproject.toml; the artefact store on S3 is fsspec's.
 # hadolint ignore=DL3013
-RUN pip install '.[server,s3,onnx]'
+RUN pip install '.[server,s3]'
 
 FROM python:${PYTHON}-slim
 # KubeRay's probes call bash and wget; tini hands signals on and reaps what Ray leaves behind.

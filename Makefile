@@ -95,7 +95,7 @@ protos: $(PROTOS_VENV)/.tools $(VENV)/.dev ## Generate the Python code of the co
 # Every Eval Ever asks for a newer Python, for what is not used here: its schema and its checks of records are.
 integrations: ## Run what works with packages of others: NudeNet (AGPL), PEFT, Inspect, PyRIT, in-toto and others.
 	test -x build/integrations/bin/python || $(PYTHON) -m venv build/integrations
-	build/integrations/bin/python -m pip install --quiet --editable '.[server,onnx]' --requirement tests/integrations/requirements.txt
+	build/integrations/bin/python -m pip install --quiet --editable '.[server]' --requirement tests/integrations/requirements.txt
 	build/integrations/bin/python -m pip install --quiet --no-deps --ignore-requires-python every-eval-ever==0.3.0
 	OMP_NUM_THREADS=1 build/integrations/bin/python -m pytest -q -m integrations --confcutdir tests/integrations tests/integrations
 

@@ -17,6 +17,7 @@ from bench.figures import figure
 from support.diffusers_pipeline import diffusers_pipeline
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
+from unerase_backend.diffusion.denoiser_graph import with_graph
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.runtime.allocation import keep_freed_memory
@@ -39,8 +40,12 @@ def measure() -> list[dict[str, Any]]:
     transformers.logging.disable_progress_bar()
     catalogue = Catalogue.load()
     entry = catalogue.model(MODEL)
-    sampler = Sampler(load_model(catalogue, MODEL, torch.device("cpu"), torch.float32))
-    clock = _clock(sampler.model.denoiser)
+    # As generation's process has it.
+    model = with_graph(load_model(catalogue, MODEL, torch.device("cpu"), torch.float32), THREADS)
+    if model.graph is None:
+        raise RuntimeError("the denoiser has no graph, whose calls are timed")
+    sampler, clock = Sampler(model), list[float]()
+    model.graph.timed = clock.append
     pipeline = diffusers_pipeline(catalogue.model_parts(MODEL).folder)
     trajectories = [
         Trajectory(
@@ -88,15 +93,6 @@ def _loop(pipeline: Any, trajectories: list[Trajectory]) -> float:
             generator=torch.Generator().manual_seed(trajectory.latent_seed),
         )
     return time.perf_counter() - begun
-
-
-def _clock(unet: Any) -> list[float]:
-    """Return a list to which every call of the UNet adds its seconds."""
-    seconds: list[float] = []
-    begun = [0.0]
-    unet.register_forward_pre_hook(lambda *_: begun.__setitem__(0, time.perf_counter()))
-    unet.register_forward_hook(lambda *_: seconds.append(time.perf_counter() - begun[0]))
-    return seconds
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ def _constants(file: Path) -> dict[str, str]:
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id.lstrip("_")
-            if name.isupper():
-                found[name] = ast.unparse(node.value)
+            # What has the module's own name is another value in each.
+            if name.isupper() and "__name__" not in (value := ast.unparse(node.value)):
+                found[name] = value
     return found
 
 

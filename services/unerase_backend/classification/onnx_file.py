@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from unerase_backend.runtime.errors import UnsafeModelError
 from unerase_backend.runtime.onnx_runtime import session_options
 
-INSTALL = "install it with: pip install 'unerase[server,onnx]'"
+INSTALL = "install it with: pip install onnxruntime"
 MAX_BYTES = 2**31 - 1
 """A protobuf message, which an ONNX file is, cannot be larger."""
 # The operators that onnxruntime itself brings.
