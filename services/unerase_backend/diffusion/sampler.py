@@ -88,6 +88,7 @@ class _Flight:
     given: Given
     # What its rows of the UNet read, in order.
     prompts: list[Conditioning]
+    steered: bool
     slot: int = -1
     rows: tuple[int, ...] = ()
     noise: torch.Generator | None = None
@@ -190,7 +191,7 @@ class Sampler:
         if len(prompts) > self.batch_rows:
             message = f"the model's guards need {len(prompts)} rows for a trajectory, the batch has {self.batch_rows}"
             raise PreconditionError(message, reason="BATCH_TOO_SMALL")
-        self._waiting.append(_Flight(key, trajectory, picture, start, given, prompts))
+        self._waiting.append(_Flight(key, trajectory, picture, start, given, prompts, given.guards.steers))
 
     @torch.inference_mode()
     def cancel(self, key: str) -> None:
@@ -325,8 +326,8 @@ class Sampler:
     def _predict(self, times: Tensor) -> Tensor:
         """Return the denoiser's output at each row's time; rows that guards steer have a full call of their own."""
         latents = self._latents[self._slot_of_row].to(self.model.dtype)
-        free = [row for flight in self._flights.values() if not flight.given.guards.steers for row in flight.rows]
-        held = [(each.given.guards, each.rows) for each in self._flights.values() if each.given.guards.steers]
+        free = [row for flight in self._flights.values() if not flight.steered for row in flight.rows]
+        held = [(each.given.guards, each.rows) for each in self._flights.values() if each.steered]
         self.rows_called = 0
         output = torch.zeros_like(latents, dtype=torch.float32)
         if free:
