@@ -32,6 +32,17 @@ class Untraceable(Network):
         return super().forward(pixels) * float(len(pixels))
 
 
+class Reshaped(Network):
+    def forward(self, pixels: Tensor) -> Tensor:
+        return super().forward(pixels).reshape(int(pixels.shape[0]), -1)
+
+
+class Branching(Network):
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = super().forward(pixels)
+        return features if pixels.abs().max() < 10 else features * 2
+
+
 @pytest.fixture
 def network() -> Network:
     return Network().eval().requires_grad_(False)
@@ -73,8 +84,47 @@ def test_where_the_graph_says_something_else_the_network_is_called(caplog: pytes
     batches, shown = Batches(network, CPU, torch.float32, BATCH), pictures(BATCH)
     with caplog.at_level(logging.WARNING):
         found = batches(shown)
-    assert "torch computes a judge, as its graph is off by" in caplog.text
+    assert "torch computes a judge, which has no graph: off by" in caplog.text
     assert torch.equal(found, network(torch.stack(shown)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, BATCH])
+@pytest.mark.parametrize("kind", [Reshaped, Branching])
+def test_a_network_whose_graph_fails_is_called_itself(kind: type[Network], batch: int) -> None:
+    """The traced rows, or what was done with noise, would be in the graph."""
+    network = kind().eval().requires_grad_(False)
+    batches = Batches(network, CPU, torch.float32, batch)
+    for scale in (1, 100):
+        shown = [each * scale for each in pictures(batch)]
+        assert torch.equal(batches(shown), network(torch.stack(shown)))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 33])
+def test_any_size_of_a_batch_will_do(network: Network, batch: int) -> None:
+    batches, shown = Batches(network, CPU, torch.float32, batch), pictures(7)
+    expected = network(torch.stack(shown))
+    torch.testing.assert_close(batches(shown), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(torch.cat([batches([each]) for each in shown]), batches(shown))
+
+
+def test_what_is_not_the_networks_fault_is_raised(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bytes:
+        raise OSError("no space left on the device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(graphs, "trace", fail)
+        batches = Batches(network, CPU, torch.float32, BATCH)
+        with pytest.raises(OSError, match="no space"):
+            batches(pictures(1))
+    assert len(batches(pictures(1))) == 1
+    assert network.calls[-1] == 1, "only the comparison called the network itself"
+
+
+def test_pixel_values_that_are_not_square_have_no_graph(network: Network) -> None:
+    shown = [torch.rand(3, 8, 12)] * 3
+    assert torch.equal(
+        Batches(network, CPU, torch.float32, BATCH)(shown)[0], network(torch.stack(shown * 6)[:BATCH])[0]
+    )
 
 
 def test_where_rows_are_not_alike_calls_are_full(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,14 @@ def same(one: Finished, other: Finished) -> bool:
     return torch.equal(one.latents, other.latents) and np.array_equal(one.picture, other.picture)
 
 
+def steering(model: DiffusionModel, folder: Path) -> Guards:
+    channels = model.denoiser.config.block_out_channels[-1]
+    save_file({"direction": torch.ones(channels)}, folder / "direction.safetensors")
+    entry = {"kind": "steering", "module": "mid_block", "direction": "direction.safetensors"}
+    catalogue = catalogue_of(folder, entry)
+    return Guards.load(catalogue.guards("own/guarded"), catalogue.model_parts("own/guarded").folder, CPU)
+
+
 def test_the_pictures_are_those_of_the_modules(
     model: DiffusionModel, with_its_graph: DiffusionModel, trajectory_of: TrajectoryOf
 ) -> None:
@@ -83,11 +91,7 @@ def test_neighbours_that_are_steered_change_no_bit(
     with_its_graph: DiffusionModel, trajectory_of: TrajectoryOf, tmp_path: Path
 ) -> None:
     """Steered rows are computed by the modules, and all others by the graph."""
-    channels = with_its_graph.denoiser.config.block_out_channels[-1]
-    save_file({"direction": torch.ones(channels)}, tmp_path / "direction.safetensors")
-    entry = {"kind": "steering", "module": "mid_block", "direction": "direction.safetensors"}
-    catalogue = catalogue_of(tmp_path, entry)
-    guards = Guards.load(catalogue.guards("own/guarded"), catalogue.model_parts("own/guarded").folder, CPU)
+    guards = steering(with_its_graph, tmp_path)
     asked = [(trajectory_of(latent_seed=seed), Given(guards=guards) if seed % 2 else Given()) for seed in range(4)]
     sampler = Sampler(with_its_graph, batch_rows=8)
     alone = [sampler.run([trajectory], given=[given])[0] for trajectory, given in asked]
@@ -95,6 +99,16 @@ def test_neighbours_that_are_steered_change_no_bit(
     assert all(same(one, other) for one, other in zip(alone, together, strict=True))
     (unsteered,) = sampler.run([trajectory_of(latent_seed=1)])
     assert (unsteered.latents - alone[1].latents).abs().max() > 1e-3
+
+
+def test_without_a_graph_one_call_computes_steered_rows_and_all_others(
+    model: DiffusionModel, trajectory_of: TrajectoryOf, tmp_path: Path
+) -> None:
+    sampler = Sampler(model, batch_rows=8)
+    for seed, guards in enumerate((Guards(), steering(model, tmp_path))):
+        sampler.admit(str(seed), trajectory_of(latent_seed=seed), given=Given(guards=guards))
+    sampler.tick()
+    assert (sampler.rows_computed, sampler.rows_called) == (4, 8)
 
 
 def test_every_call_is_timed(with_its_graph: DiffusionModel, trajectory_of: TrajectoryOf) -> None:

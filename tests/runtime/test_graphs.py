@@ -130,9 +130,26 @@ def test_what_cannot_be_traced_says_so_in_one_line(capfd: pytest.CaptureFixture[
 def test_what_does_not_agree_is_found() -> None:
     values = torch.randn(4, 5)
     assert graphs.difference(values + 1e-6, values) == ""
-    assert "standard deviations" in graphs.difference(values + 1e-2, values)
+    assert "off by" in graphs.difference(values + 1e-2, values)
     assert "of the shape (3, 5), not (4, 5)" in graphs.difference(values[:3], values)
     assert graphs.difference(values * torch.nan, values)
+
+
+def test_a_graph_that_fails_or_differs_is_none_and_other_errors_are_raised() -> None:
+    module, given = network(1), inputs(3)
+    assert isinstance(graphs.checked(lambda: graph_of(module), module, given), Graph)
+    assert graphs.checked(lambda: graph_of(network(2)), module, given).startswith("off by")  # type: ignore[union-attr]
+
+    def fails(error: Exception) -> Callable[[], Graph]:
+        def build() -> Graph:
+            raise error
+
+        return build
+
+    assert graphs.checked(fails(ValueError("no such operation\nwith details")), module, given) == "no such operation"
+    for error in (MemoryError("full"), OSError("full"), ImportError("onnx"), RuntimeError("can't allocate memory")):
+        with pytest.raises(type(error), match=str(error)):
+            graphs.checked(fails(error), module, given)
 
 
 def test_only_small_modules_on_a_cpu_in_float32_have_graphs() -> None:

@@ -27,7 +27,6 @@ from unerase_backend.attack.settings import AttackSettings
 from unerase_backend.attack.workbench import Calls, Workbench
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.stepping import schedule_of
-from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.profile import computing_profile
@@ -36,6 +35,7 @@ from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.units import HEARTBEAT_SECONDS, resolve_unit
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import OUT_OF_MEMORY, ExhaustedError, PreconditionError, UneraseError
+from unerase_backend.runtime.exhaustion import is_out_of_memory, release_memory
 
 
 class AttackEngine:

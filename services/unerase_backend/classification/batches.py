@@ -1,8 +1,8 @@
 """Calls a judge's network with pictures, several at a time; a row's bits do not depend on what shares its batch.
 
-A small network on a CPU is a graph (`runtime.graphs`), traced when it first sees pixel values of a shape. Its calls
-have as many rows as they need, in parts of a full call, where every bit of a row is as in a full call; that is found
-out with random pixel values when so many rows are first needed. All other networks are called in one fixed shape.
+A small network on a CPU is a graph (`runtime.graphs`), traced when it first sees square pixel values of a size. Its
+calls have as many rows as they need, in parts of a full call, where every bit of a row is as in a full call; that is
+found out with random pixel values when so many rows are first needed. All other networks are called in one shape.
 """
 
 import logging
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from unerase_backend.diffusion.exhaustion import is_out_of_memory
 from unerase_backend.runtime import graphs
 from unerase_backend.runtime.graphs import Graph
 
@@ -20,6 +19,8 @@ _PIXELS = "pixel_values"
 
 PARTS = 8
 """A call of a graph has so many equal parts of a full one, or fewer."""
+# How much brighter than noise a picture is that is compared, too.
+_BRIGHT = 10
 
 
 class Batches:
@@ -54,29 +55,29 @@ class Batches:
 
     def _graph(self, value: Tensor) -> Graph | None:
         if value.shape not in self._graphs:
-            small = graphs.computes(self._device, self._dtype) and graphs.is_small(self._network)
+            # Where the processor keeps the sides' ratio there would be a graph for each.
+            traces = value.shape[-1] == value.shape[-2] and graphs.computes(self._device, self._dtype)
+            small = traces and graphs.is_small(self._network)
             self._graphs[value.shape] = self._traced(value.shape) if small else None
         return self._graphs[value.shape]
 
     def _traced(self, shape: torch.Size) -> Graph | None:
-        pixels = _random(shape, self._batch_size)
-        given = {_PIXELS: pixels[:2]}
-        try:
-            graph = graphs.open_graph(graphs.trace(self._network, given), self._network, given, torch.get_num_threads())
-        except Exception as error:
-            # What a network may do, and which errors torch raises if it cannot be traced, have no bounds.
-            if is_out_of_memory(error):
-                raise
-            _LOG.warning("torch computes a judge, which cannot be traced: %s", str(error).partition("\n")[0])
-            return None
-        if difference := graphs.difference(graph({_PIXELS: pixels}), self._called(pixels)):
-            _LOG.warning("torch computes a judge, as its graph is %s", difference)
+        some, full, one = ({_PIXELS: _random(shape, rows)} for rows in (graphs.TRACED_ROWS, self._batch_size, 1))
+        bright = {_PIXELS: one[_PIXELS] * _BRIGHT}
+        threads = torch.get_num_threads()
+
+        def build() -> Graph:
+            return graphs.open_graph(graphs.trace(self._network, some), self._network, some, threads)
+
+        graph = graphs.checked(build, self._network, full, one, bright)
+        if isinstance(graph, str):
+            _LOG.warning("torch computes a judge, which has no graph: %s", graph)
             return None
         return graph
 
     def _rows(self, graph: Graph, chunk: Sequence[Tensor]) -> int:
         part = -(-self._batch_size // PARTS)
-        rows = min(-(-len(chunk) // part) * part, self._batch_size)
+        rows = min(max(-(-len(chunk) // part) * part, graphs.LEAST), self._batch_size)
         if rows == self._batch_size:
             return rows
         key = chunk[0].shape, rows

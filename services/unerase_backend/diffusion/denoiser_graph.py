@@ -2,8 +2,7 @@
 
 It is traced once for each architecture, and every model's own weights are put into it. What comes out is compared with
 what the modules say; a denoiser that cannot be traced, or whose graph says something else, is computed by its modules.
-So are all of families without `Backbone.has_graph`. That depends on the model and on the versions in the numerics
-profile alone.
+So are all of families without `Backbone.has_graph`.
 """
 
 import logging
@@ -17,14 +16,12 @@ from torch import Tensor
 from unerase_backend.diffusion.backbone import Backbone
 from unerase_backend.diffusion.conditioning import empty_encoding
 from unerase_backend.diffusion.encoding import Encoding
-from unerase_backend.diffusion.exhaustion import is_out_of_memory
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime import graphs
 from unerase_backend.runtime.graphs import Graph
 from unerase_backend.runtime.onnx_runtime import runtime_version
 
 _LOG = logging.getLogger(__name__)
-_TRACED_ROWS = 2
 
 # By architecture and the inputs of a row.
 _TRACED: dict[tuple[object, ...], bytes] = {}
@@ -61,20 +58,20 @@ def with_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     traces = model.backbone.has_graph and graphs.computes(model.device, model.dtype)
     if not (traces and graphs.is_small(model.denoiser)):
         return model
-    given = _given(*_example(model, _TRACED_ROWS))
+    given, other = (_given(*_example(model, rows)) for rows in (graphs.TRACED_ROWS, graphs.TRACED_ROWS + 1))
     called = _Called(model.backbone, tuple(given)[2:])
-    try:
-        graph = DenoiserGraph(graphs.open_graph(_traced(model, called, given), called, given, threads))
-        difference = _difference(model, graph)
-    except Exception as error:
-        # What a denoiser may do, and which errors torch and onnxruntime raise then, have no bounds.
-        if is_out_of_memory(error):
-            raise
-        difference = str(error).partition("\n")[0]
-    if difference:
-        _LOG.warning("torch computes the denoiser of %s, which has no graph: %s", model.name, difference)
+    key = (model.architecture, type(model.backbone), graphs.rows_like(given))
+
+    def build() -> Graph:
+        if key not in _TRACED:
+            _TRACED[key] = graphs.trace(called, given)
+        return graphs.open_graph(_TRACED[key], called, given, threads)
+
+    graph = graphs.checked(build, called, other)
+    if isinstance(graph, str):
+        _LOG.warning("torch computes the denoiser of %s, which has no graph: %s", model.name, graph)
         return model
-    return replace(model, graph=graph)
+    return replace(model, graph=DenoiserGraph(graph))
 
 
 class _Called(torch.nn.Module):
@@ -86,20 +83,6 @@ class _Called(torch.nn.Module):
 
     def forward(self, latents: Tensor, times: Tensor, *encoded: Tensor) -> Tensor:
         return self._predict(self.denoiser, latents, times, Encoding(dict(zip(self._names, encoded, strict=True))))
-
-
-def _traced(model: DiffusionModel, called: _Called, given: dict[str, Tensor]) -> bytes:
-    key = (model.architecture, type(model.backbone), *((name, *each.shape) for name, each in given.items()))
-    if key not in _TRACED:
-        _TRACED[key] = graphs.trace(called, given)
-    return _TRACED[key]
-
-
-@torch.inference_mode()
-def _difference(model: DiffusionModel, graph: DenoiserGraph) -> str:
-    # With another number of rows, in case the traced one is in the graph.
-    like = _example(model, _TRACED_ROWS + 1)
-    return graphs.difference(graph(*like), model.predict(*like))
 
 
 def _given(latents: Tensor, times: Tensor, encoding: Encoding) -> dict[str, Tensor]:

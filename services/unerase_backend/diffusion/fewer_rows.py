@@ -16,13 +16,10 @@ from torch import Tensor
 
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.model import DiffusionModel
-from unerase_backend.runtime.graphs import rows_alike
+from unerase_backend.runtime import graphs
 
 PARTS = 6
 """A smaller call has so many equal parts of a full one, or fewer."""
-
-LEAST = 2
-"""A smaller call has at least so many rows: the sum over a single large row is divided among threads."""
 
 # By architecture, whether there is a graph, device, number type, latents' and prompts' shapes, and the rows of the full
 # and of the smaller call.
@@ -63,7 +60,7 @@ def fewest_rows(model: DiffusionModel, needed: int, full: int, prompts: Encoding
 
     `prompts` are encoded prompts like those of the call.
     """
-    part = max(-(-full // PARTS), LEAST)
+    part = max(-(-full // PARTS), graphs.LEAST)
     rows = min(-(-needed // part) * part, full)
     if rows == full:
         return full
@@ -82,7 +79,9 @@ def _alike(model: DiffusionModel, full: int, rows: int, like: Encoding) -> bool:
     times = model.schedule.times_at(torch.randint(model.schedule.training_timesteps, (rows,), generator=draw))
     times = times.to(model.device)
     prompts = like[[row % len(like) for row in range(rows)]].each(partial(_random, draw))
-    return rows_alike(lambda order: model.infer(latents[order], times[order], prompts[order]).float(), rows, full)
+    return graphs.rows_alike(
+        lambda order: model.infer(latents[order], times[order], prompts[order]).float(), rows, full
+    )
 
 
 def _random(draw: torch.Generator, tensor: Tensor) -> Tensor:

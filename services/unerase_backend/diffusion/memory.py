@@ -19,7 +19,7 @@ from unerase_backend.catalogue.families import DEFAULT
 from unerase_backend.catalogue.model_files import present
 from unerase_backend.catalogue.tensors import UNREADABLE, read_header
 from unerase_backend.diffusion.row_memory import DTYPE_BYTES, RowMemory, row_memory
-from unerase_backend.runtime.onnx_runtime import LARGE
+from unerase_backend.runtime.onnx_runtime import COPIES, LARGE
 
 DECODED = 22.7
 """Bytes of a decoded picture for each pixel and unit of width, in float32; measured on a CPU with AutoencoderKL."""
@@ -61,9 +61,9 @@ class ModelSize:
         return max(self._large, default=0) * DTYPE_BYTES[dtype]
 
     def graph_bytes(self, dtype: str) -> int:
-        """Return the bytes of the weights that a denoiser's graph on a CPU holds (`denoiser_graph`); 0 without one."""
+        """Return the bytes that a denoiser's graph on a CPU holds (`denoiser_graph`); 0 without one."""
         small = dtype == "float32" and self.denoiser_parameters < LARGE
-        return self.denoiser_parameters * DTYPE_BYTES[dtype] if small else 0
+        return COPIES * self.denoiser_parameters * DTYPE_BYTES[dtype] if small else 0
 
     def row_bytes(self, dtype: str) -> int:
         """Return the bytes of one more row in a call of the denoiser without gradients."""

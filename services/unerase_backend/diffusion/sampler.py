@@ -324,21 +324,20 @@ class Sampler:
         self._step += 1
 
     def _predict(self, times: Tensor) -> Tensor:
-        """Return the denoiser's output at each row's time; rows that guards steer have a full call of their own."""
-        latents = self._latents[self._slot_of_row].to(self.model.dtype)
-        free = [row for flight in self._flights.values() if not flight.steered for row in flight.rows]
+        """Return the denoiser's output at each row's time; what guards steer, the denoiser's modules compute."""
+        model, latents = self.model, self._latents[self._slot_of_row].to(self.model.dtype)
         held = [(each.given.guards, each.rows) for each in self._flights.values() if each.steered]
-        self.rows_called = 0
-        output = torch.zeros_like(latents, dtype=torch.float32)
+        # Where there is no graph, one call of the modules computes all rows.
+        together = bool(held) and model.graph is None
+        free = [row for each in self._flights.values() if not (each.steered or together) for row in each.rows]
+        output, self.rows_called = torch.zeros_like(latents, dtype=torch.float32), 0
         if free:
-            output, self.rows_called = call_denoiser(
-                self.model, latents, times, self._prompts, free, in_full=self._in_full
-            )
+            output, self.rows_called = call_denoiser(model, latents, times, self._prompts, free, in_full=self._in_full)
         if held:
-            with steered(self.model, held, self.batch_rows):
-                changed = self.model.predict(latents, times, self._prompts).float()
-            steered_rows = [row for _, rows in held for row in rows]
-            output[steered_rows] = changed[steered_rows]
+            with steered(model, held, self.batch_rows):
+                of_modules = model.predict(latents, times, self._prompts).float()
+            rows = slice(None) if together else [row for _, rows in held for row in rows]
+            output[rows] = of_modules[rows]
             self.rows_called += self.batch_rows
         return output
 

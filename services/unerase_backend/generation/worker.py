@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
-from unerase_backend.diffusion.exhaustion import is_out_of_memory, release_memory
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.sampler import Finished, Sampler
@@ -30,6 +29,7 @@ from unerase_backend.generation.metrics import GenerationMetrics
 from unerase_backend.generation.model_request import RequestedModel
 from unerase_backend.generation.unet_clock import UNetClock
 from unerase_backend.runtime.errors import UneraseError
+from unerase_backend.runtime.exhaustion import is_out_of_memory, release_memory
 
 _LOG = logging.getLogger(__name__)
 

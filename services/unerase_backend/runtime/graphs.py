@@ -4,25 +4,36 @@ A graph is the same function: the operations of the module, in another order of 
 channels out in blocks and packs the weights, so that a call takes less time, and a row in a call of few hardly more
 than one in a call of many. The bits are other ones than those of torch, and numerics profiles say which were made.
 
-What is traced holds no weights, so that every model of one architecture can put its own in. A graph holds a copy of
-them, so that modules with `LARGE` parameters and more have none.
+What is traced holds no weights, so that every model of one architecture can put its own in. A graph holds them `COPIES`
+times, so that modules with `LARGE` parameters and more have none.
+
+What comes out is compared with what the module says. A module that cannot be traced, or whose graph says something
+else, has none; that depends on the module and on the versions in the numerics profile alone. So whatever else goes
+wrong, such as too little memory, is raised. onnxruntime's maximum of a window leaves NaN out, so that a graph may be
+finite where numbers in the middle of the module have overflowed.
 """
 
+import io
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unerase_backend.runtime.onnx_runtime import LARGE, runtime_version, session_options
+from unerase_backend.runtime.exhaustion import is_out_of_memory
+from unerase_backend.runtime.onnx_runtime import LARGE, installed, runtime_version, session_options
 
 AGREEMENT = 1e-4
-"""How far a graph's output may be from its module's, as a share of the output's standard deviation."""
+"""How far a graph's output may be from its module's, as a share of the greatest value of the output."""
+
+TRACED_ROWS = 2
+"""Rows of the inputs that a module is traced with."""
+LEAST = 2
+"""The fewest rows of a call whose bits are compared with those of a full one: a single row often has bits of its own,
+and the sum over a large one is divided among threads."""
 
 _OPSET = 18
 # The exporter's settings are those of the process.
@@ -37,11 +48,11 @@ class Graph:
         self._session = session
         # What does not change the output is no input of the graph.
         self._read = tuple(each.name for each in session.get_inputs())
-        self._rows = _rows_like(given)
+        self._rows = rows_like(given)
 
     def takes(self, given: Mapping[str, Tensor]) -> bool:
         """Return whether inputs have the names, shapes of a row and number types of those that were traced."""
-        return _rows_like(given) == self._rows
+        return rows_like(given) == self._rows
 
     def __call__(self, given: Mapping[str, Tensor]) -> Tensor:
         """Return the output, (rows, ...)."""
@@ -51,7 +62,7 @@ class Graph:
 
 def computes(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether small modules are computed by graphs."""
-    return device.type == "cpu" and dtype == torch.float32 and bool(runtime_version())
+    return device.type == "cpu" and dtype == torch.float32 and bool(runtime_version() and installed("onnx"))
 
 
 def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
@@ -64,13 +75,14 @@ def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
     """
     import onnx
 
-    with _EXPORTER, _silent(), torch.no_grad(), warnings.catch_warnings(), TemporaryDirectory() as folder:
+    content = io.BytesIO()
+    with _EXPORTER, _silent(), torch.no_grad(), warnings.catch_warnings():
         # The exporter that follows this one takes ten times as long.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
             tuple(given.values()),
-            Path(folder, "graph.onnx"),
+            content,  # type: ignore[arg-type] # as the exporter of this kind takes it
             dynamo=False,
             input_names=list(given),
             opset_version=_OPSET,
@@ -81,7 +93,7 @@ def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
             # Otherwise convolutions would take in the norms after them, weights and all.
             training=torch.onnx.TrainingMode.PRESERVE,
         )
-        graph = onnx.load_model(Path(folder, "graph.onnx"))
+    graph = onnx.load_from_string(content.getvalue())
     weights = module.state_dict()
     for each in graph.graph.initializer:
         if each.name in weights:
@@ -90,8 +102,7 @@ def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
     inputs = [each for each in graph.graph.input if each.name in given]
     del graph.graph.input[:]
     graph.graph.input.extend(inputs)
-    traced: bytes = graph.SerializeToString()
-    return traced
+    return _serialized(graph)
 
 
 def open_graph(traced: bytes, module: torch.nn.Module, given: Mapping[str, Tensor], threads: int) -> Graph:
@@ -107,7 +118,38 @@ def open_graph(traced: bytes, module: torch.nn.Module, given: Mapping[str, Tenso
     options = session_options(threads)
     # The process keeps freed memory itself, and the arena would keep the most that any call took.
     options.enable_cpu_mem_arena = False
-    return Graph(onnxruntime.InferenceSession(graph.SerializeToString(), options, ["CPUExecutionProvider"]), given)
+    content = _serialized(graph)
+    del graph
+    return Graph(onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"]), given)
+
+
+def checked(build: Callable[[], Graph], module: torch.nn.Module, *others: Mapping[str, Tensor]) -> Graph | str:
+    """Return the graph that `build` traces and opens, or why the module has none.
+
+    Graph and module are compared on `others`, which should have other numbers of rows than the traced inputs.
+
+    Raises:
+        MemoryError, OSError, ImportError and what `is_out_of_memory` knows: not for the module's sake.
+    """
+    try:
+        graph = build()
+        with torch.inference_mode():
+            return next(filter(None, (difference(graph(each), module(*each.values())) for each in others)), graph)
+    except Exception as error:
+        # What a module may do, and which errors torch and onnxruntime raise then, have no bounds.
+        if is_out_of_memory(error) or isinstance(error, OSError | ImportError):
+            raise
+        return str(error).partition("\n")[0]
+
+
+def _serialized(graph: Any) -> bytes:
+    from google.protobuf.message import EncodeError
+
+    try:
+        content: bytes = graph.SerializeToString()
+    except EncodeError as error:
+        raise MemoryError("a graph cannot be written down") from error
+    return content
 
 
 @contextmanager
@@ -126,8 +168,8 @@ def difference(made: Tensor, expected: Tensor) -> str:
     """Return how the output of a graph is unlike that of its module; empty if both agree."""
     if made.shape != expected.shape:
         return f"of the shape {tuple(made.shape)}, not {tuple(expected.shape)}"
-    far = float((made - expected).abs().max() / expected.std().clamp(min=1e-12))
-    return "" if far <= AGREEMENT else f"off by {far:.2g} standard deviations"
+    far = float((made - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    return "" if far <= AGREEMENT else f"off by {far:.2g} of the output"
 
 
 def rows_alike(call: Callable[[Tensor], Tensor], rows: int, full: int) -> bool:
@@ -146,5 +188,6 @@ def is_small(module: torch.nn.Module) -> bool:
     return sum(each.numel() for each in module.parameters()) < LARGE
 
 
-def _rows_like(given: Mapping[str, Tensor]) -> tuple[tuple[object, ...], ...]:
+def rows_like(given: Mapping[str, Tensor]) -> tuple[tuple[object, ...], ...]:
+    """Return the names, number types and shapes of a row of inputs."""
     return tuple((name, each.dtype, *each.shape[1:]) for name, each in given.items())

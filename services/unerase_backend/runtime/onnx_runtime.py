@@ -5,6 +5,8 @@ from typing import Any
 
 LARGE = 100_000_000
 """Parameters from which a module has no graph (`graphs`), and a CPU gets few rows."""
+COPIES = 2
+"""How many copies of a module's weights its graph holds: as they are, and packed."""
 
 
 def session_options(threads: int) -> Any:

@@ -10,7 +10,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether a computation failed because the device, or the machine, has no more memory."""
     # The allocators of a CPU have no error of their own.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        type(error).__name__.startswith("Runtime") and any(words in str(error) for words in _WORDS)
+        (isinstance(error, RuntimeError) or type(error).__name__ == "RuntimeException")
+        and any(words in str(error) for words in _WORDS)
     )
 
 
