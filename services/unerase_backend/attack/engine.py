@@ -33,6 +33,7 @@ from unerase_backend.diffusion.profile import computing_profile
 from unerase_backend.diffusion.sharing import share_weights
 from unerase_backend.evaluation.models import Models
 from unerase_backend.evaluation.units import HEARTBEAT_SECONDS, resolve_unit
+from unerase_backend.runtime import graphs
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.errors import OUT_OF_MEMORY, ExhaustedError, PreconditionError, UneraseError
 from unerase_backend.runtime.exhaustion import is_out_of_memory, release_memory
@@ -105,7 +106,8 @@ class AttackEngine:
                 yield AttackResponse(event=event, numerics_profile=profile)
             for observation in run.result():
                 yield AttackResponse(event=UnitEvent(observation=observation), numerics_profile=profile)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
+            # That of onnxruntime is no RuntimeError of Python's.
             if not is_out_of_memory(error):
                 raise
             raise self._shrink(calls) from error
@@ -129,7 +131,8 @@ class AttackEngine:
         settings = self._settings
         device, dtype = torch.device(settings.device), getattr(torch, settings.precision)
         batches = {"gradients": calls.gradient_rows, "encode": calls.encode_batch}
-        return computing_profile(device, dtype, settings.torch_threads, **batches)
+        profile = computing_profile(device, dtype, settings.torch_threads, **batches)
+        return f"{profile} small={graphs.runtime_of(device, dtype)}"
 
     def _shrink(self, calls: Calls) -> UneraseError:
         """Go on with smaller calls, and return the error of the unit that did not fit."""

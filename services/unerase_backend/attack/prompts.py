@@ -22,8 +22,10 @@ from unerase.v1.types_pb2 import (
     Finding,
     Observation,
 )
+from unerase_backend.attack.denoising_loss import losses_and_gradient
 from unerase_backend.attack.workbench import Workbench
 from unerase_backend.diffusion.conditioning import encode_tokens
+from unerase_backend.diffusion.gradient_graph import GradientGraph
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.prompt import Prompt
 from unerase_backend.evaluation.known_pictures import learnable
@@ -135,19 +137,18 @@ def gradients(
     noisy: Tensor,
     times: Tensor,
     wanted: Tensor,
+    graph: GradientGraph | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return each row's loss, (rows,), and its gradient at the row's embeddings, (rows, tokens, width), on the CPU.
 
     The loss is the mean over the row's elements of (wanted - output(noisy, time, c))^2, with c the encoding of the
-    row's prompt, in which the row's embeddings stand at `learned_at`. `noisy` and `wanted` have the latents' shape.
+    row's prompt, in which the row's embeddings stand at `learned_at`. `noisy` and `wanted` have the latents' shape. See
+    `denoising_loss` for the graph.
     """
     learned = embeddings.detach().to(model.device).requires_grad_()
     encoded = encode_tokens(model, prompts, list(learned))
-    predicted = model.predict(noisy.to(model.device, model.dtype), times.to(model.device), encoded)
-    losses = (wanted.to(model.device) - predicted.float()).square().mean((1, 2, 3))
-    # Rows are independent, so the gradient of the sum is each row's own.
-    (gradient,) = torch.autograd.grad(losses.sum(), [learned])
-    return losses.detach().cpu(), gradient.cpu()
+    losses, gradient = losses_and_gradient(model, graph, learned, encoded, (noisy, times, wanted))
+    return losses.cpu(), gradient.cpu()
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _EXPORTER = threading.Lock()
 
 
 class Graph:
-    """A traced module with weights; every input and the output have a row for each row of a call."""
+    """A traced module with weights; inputs and outputs have a row for each row of a call."""
 
     def __init__(self, session: Any, given: Mapping[str, Tensor]) -> None:
         """Take a session, and the inputs that were traced."""
@@ -55,14 +55,23 @@ class Graph:
         return rows_like(given) == self._rows
 
     def __call__(self, given: Mapping[str, Tensor]) -> Tensor:
-        """Return the output, (rows, ...)."""
+        """Return the first output, (rows, ...)."""
+        return self.outputs(given)[0]
+
+    def outputs(self, given: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return all outputs, each (rows, ...)."""
         named = {name: given[name].contiguous().numpy() for name in self._read}
-        return torch.from_numpy(self._session.run(None, named)[0])
+        return list(map(torch.from_numpy, self._session.run(None, named)))
 
 
 def computes(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether small modules are computed by graphs."""
     return device.type == "cpu" and dtype == torch.float32 and bool(runtime_version() and installed("onnx"))
+
+
+def runtime_of(device: torch.device, dtype: torch.dtype) -> str:
+    """Return what computes small modules, for a numerics profile."""
+    return f"onnxruntime-{runtime_version()}" if computes(device, dtype) else "torch"
 
 
 def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:

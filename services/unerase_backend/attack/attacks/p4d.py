@@ -45,6 +45,7 @@ from unerase.v1.types_pb2 import (
     MODEL_CAPABILITY_TOKEN_IDS,
     Observation,
 )
+from unerase_backend.attack.denoising_loss import graph_for
 from unerase_backend.attack.prompts import (
     CaseRecord,
     Draw,
@@ -231,7 +232,8 @@ def _descend(
         output = reference.predict(shown.to(model.device, model.dtype), seen_at, encoded)
     wanted = training_target(model.prediction, *parts(reference.prediction, output.float().cpu(), shown, seen), level)
     prompts, times = [search.prompt for search in searches], model.schedule.times_at(timesteps)
-    return gradients(model, prompts, torch.stack(embeddings), noisy, times, wanted)
+    graph = graph_for(model, workbench.parameters["starts"] * workbench.parameters["iterations"])
+    return gradients(model, prompts, torch.stack(embeddings), noisy, times, wanted, graph)
 
 
 def _move(optimiser: torch.optim.Optimizer, searches: Sequence[Search], gradients: Sequence[Tensor]) -> None:

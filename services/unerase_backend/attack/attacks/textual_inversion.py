@@ -30,7 +30,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, LearnedPrompt, Sample, Trajectory
 from unerase.internal.v1alpha1.units_pb2 import Unit
@@ -51,6 +50,7 @@ from unerase.v1.types_pb2 import (
     Finding,
     Observation,
 )
+from unerase_backend.attack.denoising_loss import graph_for, losses_and_gradient
 from unerase_backend.attack.registry import attack
 from unerase_backend.attack.search_once import search_once
 from unerase_backend.attack.workbench import Workbench
@@ -194,6 +194,7 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
     latents = workbench.latents(learnable(concept)).to(model.device)
     prompts = _training_prompts(model, concept, tokens)
     training = model.schedule.training_timesteps
+    graph = graph_for(model, steps)
     embedding = _initial_embedding(model, concept).repeat(tokens, 1).requires_grad_()
     optimiser = torch.optim.Adam([embedding], parameters["learning_rate"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -216,11 +217,10 @@ def learn(unit: Unit, workbench: Workbench) -> Learned:
             used = sorted(set(chosen[part]))
             encoded = encode_tokens(model, [prompts[index] for index in used], [embedding] * len(used))
             encoded = encoded[[used.index(index) for index in chosen[part]]]
-            predicted = model.predict(noisy[part], times[part], encoded)
-            share = len(chosen[part]) / batch_size
-            loss = functional.mse_loss(predicted.float(), target[part]) * share
-            gradient += torch.autograd.grad(loss, [embedding])[0]
-            mean += loss.item()
+            rows = noisy[part], times[part], target[part]
+            of_rows, of_part = losses_and_gradient(model, graph, embedding, encoded, rows)
+            gradient += of_part / batch_size
+            mean += of_rows.sum().item() / batch_size
         embedding.grad = gradient
         if not bool(torch.isfinite(gradient).all()):
             return Learned(embedding.detach(), losses, f"the gradient was not finite at step {step + 1} of {steps}")

@@ -44,6 +44,7 @@ from unerase.v1.types_pb2 import (
     MODEL_CAPABILITY_TOKEN_IDS,
     Observation,
 )
+from unerase_backend.attack.denoising_loss import graph_for
 from unerase_backend.attack.prompts import (
     CaseRecord,
     Draw,
@@ -206,7 +207,9 @@ def _descend(
     noisy = level.noised(latents, noise)
     target = training_target(model.prediction, latents, noise, level)
     times = model.schedule.times_at(timesteps)
-    return gradients(model, [search.prompt for search in searches], embeddings, noisy, times, target)
+    prompts = [search.prompt for search in searches]
+    graph = graph_for(model, workbench.parameters["timesteps"] * workbench.parameters["iterations"])
+    return gradients(model, prompts, embeddings, noisy, times, target, graph)
 
 
 @torch.no_grad()

@@ -1,0 +1,227 @@
+"""Writes a graph of onnxruntime while torch computes: every operation of torch becomes operations of the graph.
+
+Torch computes once with real tensors. `Recorder` sees each operation below autograd, so those of a backward pass as
+well, and has a rule write the same for the tensors that follow from inputs and weights. All others are constants.
+
+The graph takes any number of rows. The recorded call has `ROWS` of them, a number that networks do not have among
+their sizes: whatever is a multiple of it counts as rows. Where that is wrong, or where a rule writes something else
+than torch computes, the graph's outputs for another number of rows show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+ROWS = 13
+"""Rows of a recorded call."""
+
+OPSET = 18
+
+
+class UnknownOperationError(Exception):
+    """Torch computed what no rule can write."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor of the graph; with numbers and others it is calculated as tensors are."""
+
+    writer: GraphWriter
+    name: str
+    shape: tuple[int, ...] = ()
+    """The shape of the tensor that torch computed, with `ROWS` rows; empty for what only the graph has."""
+
+    def __add__(self, other: Value | float) -> Value:
+        return self.writer.op("Add", self, other)
+
+    def __sub__(self, other: Value | float) -> Value:
+        return self.writer.op("Sub", self, other)
+
+    def __rsub__(self, other: Value | float) -> Value:
+        return self.writer.op("Sub", other, self)
+
+    def __mul__(self, other: Value | float) -> Value:
+        return self.writer.op("Mul", self, other)
+
+    def __truediv__(self, other: Value | float) -> Value:
+        return self.writer.op("Div", self, other)
+
+    def __matmul__(self, other: Value) -> Value:
+        return self.writer.op("MatMul", self, other)
+
+
+Rule = Callable[..., Any]
+"""Takes a writer and an operation's arguments, and returns the value or values of its outputs, None for unknown ones.
+
+Tensors among the arguments are values. The writer's `shape` is that of the operation's first output.
+"""
+
+
+class GraphWriter:
+    """The nodes, weights and constants written so far."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.weights: dict[str, Tensor] = {}
+        self.constants: dict[str, np.ndarray[Any, Any]] = {}
+        self.shape: tuple[int, ...] = ()
+        self.kept: dict[str, Value] = {}
+        """What a rule of a forward operation keeps for that of the backward one, by the name of an output."""
+        self._numbers: dict[float, Value] = {}
+
+    def op(self, kind: str, *inputs: Value | float | Sequence[int], **attributes: Any) -> Value:
+        """Write a node, and return its output. Lists of integers are its constant inputs."""
+        return self.ops(kind, 1, *inputs, **attributes)[0]
+
+    def ops(
+        self, kind: str, outputs: int, *inputs: Value | float | Sequence[int], **attributes: Any
+    ) -> tuple[Value, ...]:
+        """Write a node, and return its outputs."""
+        from onnx import helper
+
+        names = [f"v{len(self.nodes)}.{place}" for place in range(outputs)]
+        self.nodes.append(helper.make_node(kind, [self._input(each).name for each in inputs], names, **attributes))
+        return tuple(Value(self, name) for name in names)
+
+    def constant(self, tensor: Tensor) -> Value:
+        """Return a constant; if it has equal rows, only one of them."""
+        for axis, size in enumerate(tensor.shape):
+            if size and size % ROWS == 0:
+                first = tensor.narrow(axis, 0, 1)
+                if not torch.equal(first.expand_as(tensor), tensor):
+                    raise UnknownOperationError("a constant has different rows")
+                tensor = first
+        name = f"c{len(self.constants)}"
+        self.constants[name] = tensor.detach().contiguous().numpy().copy()
+        return Value(self, name, tuple(tensor.shape))
+
+    def reshaped(self, value: Value, sizes: Sequence[int]) -> Value:
+        """Return a value with other sizes, one of which at most has to do with rows."""
+        open_sizes = [-1 if size and size % ROWS == 0 else size for size in sizes]
+        if open_sizes.count(-1) > 1:
+            raise UnknownOperationError(f"the sizes {tuple(sizes)} do not tell which is that of rows")
+        return self.op("Reshape", value, open_sizes)
+
+    def _input(self, given: Value | float | Sequence[int]) -> Value:
+        if isinstance(given, Value):
+            return given
+        if isinstance(given, int | float):
+            if given not in self._numbers:
+                self._numbers[given] = self.constant(torch.tensor(float(given)))
+            return self._numbers[given]
+        name = f"c{len(self.constants)}"
+        self.constants[name] = np.array(given, np.int64)
+        return Value(self, name)
+
+    def model(self, inputs: Mapping[str, Tensor], outputs: Mapping[str, Value]) -> bytes:
+        """Return the graph from inputs to outputs, by name, all with a row for each row of a call.
+
+        The weights bear their names and hold nothing.
+        """
+        from onnx import TensorProto, helper, numpy_helper
+
+        identities = [helper.make_node("Identity", [value.name], [name]) for name, value in outputs.items()]
+        nodes, read = _leading_to(identities, self.nodes)
+        initializers = [numpy_helper.from_array(array, name) for name, array in self.constants.items() if name in read]
+        for name, weight in self.weights.items():
+            if name in read:
+                initializers.append(TensorProto(name=name, dims=weight.shape, data_type=_number_type(weight.dtype)))
+        graph = helper.make_graph(
+            nodes,
+            "graph",
+            [
+                helper.make_tensor_value_info(name, _number_type(each.dtype), ["rows", *each.shape[1:]])
+                for name, each in inputs.items()
+                if name in read
+            ],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+            initializers,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+        written: bytes = model.SerializeToString()
+        return written
+
+
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, every operation on tensors of the graph is written."""
+
+    def __init__(
+        self,
+        rules: Mapping[Any, Rule],
+        constant: frozenset[Any],
+        inputs: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+    ) -> None:
+        """Take rules by operation, the operations whose outputs do not follow from any values, and named tensors."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.writer = GraphWriter()
+        self._rules, self._constant = rules, constant
+        # Tensors are known by identity, so they have to live on.
+        self._known: dict[int, tuple[Tensor, Value]] = {}
+        self._weights = {id(weight): (name, weight) for name, weight in weights.items()}
+        for name, tensor in inputs.items():
+            self._keep(tensor, Value(self.writer, name))
+
+    def value_of(self, tensor: Tensor) -> Value:
+        """Return the value that a tensor has in the graph; a constant if it does not follow from any."""
+        if id(tensor) in self._known:
+            return self._known[id(tensor)][1]
+        if id(tensor) in self._weights:
+            name, weight = self._weights[id(tensor)]
+            self.writer.weights[name] = weight
+            return self._keep(weight, Value(self.writer, name))
+        return self.writer.constant(tensor)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Compute an operation, and write it if it takes a tensor of the graph."""
+        given = kwargs or {}
+        computed = func(*args, **given)
+        used: list[Tensor] = []
+        tree_map(lambda each: used.append(each) if isinstance(each, Tensor) else None, (args, given))
+        if func in self._constant or not any(id(each) in self._known or id(each) in self._weights for each in used):
+            return computed
+        if func not in self._rules or func._schema.is_mutable:
+            raise UnknownOperationError(f"no rule writes {func}")
+        outputs = [computed] if isinstance(computed, Tensor) else computed
+        self.writer.shape = tuple(outputs[0].shape)
+        values = self._rules[func](self.writer, *tree_map(self._argument, args), **tree_map(self._argument, given))
+        for tensor, value in zip(outputs, [values] if isinstance(values, Value) else values, strict=True):
+            if tensor is not None:
+                self._keep(tensor, value or Value(self.writer, "unknown"))
+        return computed
+
+    def _argument(self, given: Any) -> Any:
+        return self.value_of(given) if isinstance(given, Tensor) else given
+
+    def _keep(self, tensor: Tensor, value: Value) -> Value:
+        kept = Value(self.writer, value.name, tuple(tensor.shape))
+        self._known[id(tensor)] = tensor, kept
+        return kept
+
+
+def _leading_to(last: Sequence[Any], nodes: Sequence[Any]) -> tuple[list[Any], set[str]]:
+    """Return the nodes that the last ones need, and they themselves, and the names that all of these read."""
+    needed = list(last)[::-1]
+    read = {name for node in last for name in node.input}
+    for node in reversed(nodes):
+        if not read.isdisjoint(node.output):
+            needed.append(node)
+            read.update(node.input)
+    return needed[::-1], read
+
+
+def _number_type(dtype: torch.dtype) -> int:
+    from onnx import helper
+
+    found: int = helper.np_dtype_to_tensor_dtype(torch.empty(0, dtype=dtype).numpy().dtype)
+    return found
