@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import aclosing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,7 @@ async def test_attacks_are_listed(engine: AttackEngine) -> None:
     answer = await engine.ListAttacks(ListAttacksRequest())
     assert "dtype=float32 device=cpu/" in answer.numerics_profile
     assert " threads=1 " in answer.numerics_profile
+    assert f" small=onnxruntime-{version('onnxruntime')}" in answer.numerics_profile
     attacks = {item.name: item for item in answer.attacks}
     inversion = attacks["textual-inversion"]
     assert inversion.attack

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from unerase.v1.types_pb2 import (
 )
 from unerase_backend.attack import workbench
 from unerase_backend.attack.attacks import textual_inversion as ti
+from unerase_backend.attack.denoising_loss import losses_and_gradient
 from unerase_backend.attack.engine import AttackEngine
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.conditioning import encode_tokens, tokenise, tokenise_learned
@@ -181,9 +183,13 @@ async def test_a_long_run_is_told_in_few_words(
 async def test_a_model_that_answers_nan_is_unscored(
     engine: AttackEngine, unit_of: UnitOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = functional.mse_loss
     calls = iter(range(100))
-    monkeypatch.setattr(ti.functional, "mse_loss", lambda a, b: forward(a, b) * (math.nan if next(calls) == 2 else 1))
+
+    def diverging(*given: Any) -> tuple[torch.Tensor, ...]:
+        factor = math.nan if next(calls) == 2 else 1
+        return tuple(each * factor for each in losses_and_gradient(*given))
+
+    monkeypatch.setattr(ti, "losses_and_gradient", diverging)
     observations, (finding,), _ = await attacked(engine, unit_of("reference", cases=3, steps=5, batch_size=2))
     assert len(observations) == 3
     for observation in observations:

@@ -42,24 +42,19 @@ def _need(condition: bool, what: str) -> None:
 # Elements.
 
 
-@_rule(aten.mul.Tensor, aten.mul.Scalar)
-def _mul(writer: GraphWriter, x: Value, other: Value | float) -> Value:
-    return writer.op("Mul", x, other)
+def _of_two(kind: str, writer: GraphWriter, x: Value, other: Value | float) -> Value:
+    return writer.op(kind, x, other)
 
 
-@_rule(aten.div.Tensor, aten.div.Scalar)
-def _div(writer: GraphWriter, x: Value, other: Value | float) -> Value:
-    return writer.op("Div", x, other)
+def _of_one(kind: str, writer: GraphWriter, x: Value) -> Value:
+    return writer.op(kind, x)
 
 
-@_rule(aten.add.Tensor, aten.add.Scalar)
-def _add(writer: GraphWriter, x: Value, other: Value | float) -> Value:
-    return writer.op("Add", x, other)
-
-
-@_rule(aten.sub.Tensor, aten.sub.Scalar)
-def _sub(writer: GraphWriter, x: Value, other: Value | float) -> Value:
-    return writer.op("Sub", x, other)
+for _name in ("add", "sub", "mul", "div"):
+    RULES |= {getattr(aten, _name).Tensor: partial(_of_two, _name.capitalize())}
+    RULES |= {getattr(aten, _name).Scalar: partial(_of_two, _name.capitalize())}
+for _name in ("sin", "cos", "exp", "neg", "sigmoid"):
+    RULES |= {getattr(aten, _name).default: partial(_of_one, _name.capitalize())}
 
 
 @_rule(aten.rsub.Scalar)
@@ -72,14 +67,6 @@ def _pow(writer: GraphWriter, x: Value, exponent: float) -> Value:
     if exponent == 1:
         return x
     return x * x if exponent == 2 else writer.op("Pow", x, exponent)
-
-
-def _same_name(kind: str, writer: GraphWriter, x: Value) -> Value:
-    return writer.op(kind, x)
-
-
-for _kind in ("sin", "cos", "exp", "neg", "sigmoid"):
-    RULES[getattr(aten, _kind).default] = partial(_same_name, _kind.capitalize())
 
 
 @_rule(aten.silu.default)
