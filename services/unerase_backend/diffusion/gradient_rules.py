@@ -59,14 +59,12 @@ for _name in ("sin", "cos", "exp", "neg", "sigmoid"):
 
 @_rule(aten.rsub.Scalar)
 def _rsub(writer: GraphWriter, x: Value, other: float) -> Value:
-    return writer.op("Sub", other, x)
+    return other - x
 
 
 @_rule(aten.pow.Tensor_Scalar)
 def _pow(writer: GraphWriter, x: Value, exponent: float) -> Value:
-    if exponent == 1:
-        return x
-    return x * x if exponent == 2 else writer.op("Pow", x, exponent)
+    return x if exponent == 1 else writer.op("Pow", x, exponent)
 
 
 @_rule(aten.silu.default)
@@ -133,25 +131,16 @@ def _expand(writer: GraphWriter, x: Value, sizes: Sequence[int]) -> Value:
     return x if set(sizes) == {1} and not added else writer.op("Expand", x, sizes)
 
 
+@_rule(aten.permute.default)
 def _permuted(writer: GraphWriter, x: Value, order: Sequence[int]) -> Value:
     return writer.op("Transpose", x, perm=[axis % len(order) for axis in order])
 
 
-@_rule(aten.permute.default)
-def _permute(writer: GraphWriter, x: Value, order: Sequence[int]) -> Value:
-    return _permuted(writer, x, order)
-
-
-@_rule(aten.transpose.int)
-def _transpose(writer: GraphWriter, x: Value, one: int, other: int) -> Value:
+@_rule(aten.transpose.int, aten.t.default)
+def _transpose(writer: GraphWriter, x: Value, one: int = 0, other: int = 1) -> Value:
     order = list(range(len(x.shape)))
     order[one], order[other] = order[other], order[one]
-    return _permuted(writer, x, order)
-
-
-@_rule(aten.t.default)
-def _t(writer: GraphWriter, x: Value) -> Value:
-    return _permuted(writer, x, [1, 0])
+    return writer.op("Transpose", x, perm=order)
 
 
 @_rule(aten.cat.default)
@@ -204,14 +193,11 @@ def _factors(size: Sequence[int], original: Sequence[int]) -> list[int]:
 # Sums and products.
 
 
-@_rule(aten.mean.dim)
-def _mean(writer: GraphWriter, x: Value, axes: Sequence[int], keep: bool = False) -> Value:
-    return writer.op("ReduceMean", x, axes, keepdims=int(keep))
+def _reduced(kind: str, writer: GraphWriter, x: Value, axes: Sequence[int], keep: bool = False) -> Value:
+    return writer.op(kind, x, axes, keepdims=int(keep))
 
 
-@_rule(aten.sum.dim_IntList)
-def _sum(writer: GraphWriter, x: Value, axes: Sequence[int], keep: bool = False) -> Value:
-    return writer.op("ReduceSum", x, axes, keepdims=int(keep))
+RULES |= {aten.mean.dim: partial(_reduced, "ReduceMean"), aten.sum.dim_IntList: partial(_reduced, "ReduceSum")}
 
 
 @_rule(aten.mm.default, aten.bmm.default)
@@ -262,7 +248,7 @@ def _convolution_backward(
     if all(step == 1 for step in stride):
         # A convolution with the mirrored kernel, its channels exchanged; onnxruntime computes that once.
         axes = [axis for axis in range(2, len(weight.shape)) if weight.shape[axis] > 1]
-        turned = _permuted(writer, weight, [1, 0, *range(2, len(weight.shape))])
+        turned = writer.op("Transpose", weight, perm=[1, 0, *range(2, len(weight.shape))])
         if axes:
             turned = writer.op("Slice", turned, [-1] * len(axes), [-_LAST] * len(axes), axes, [-1] * len(axes))
         pads = [far - pad for far, pad in zip(reach, padding, strict=True)]
@@ -407,8 +393,7 @@ def _shares(writer: GraphWriter, query: Value, key: Value, scale: float | None) 
 
 
 def _scale(query: Value, scale: float | None) -> float:
-    size: int = query.shape[-1]
-    return size**-0.5 if scale is None else scale
+    return 1 / math.sqrt(query.shape[-1]) if scale is None else scale
 
 
 def _turned(writer: GraphWriter, x: Value) -> Value:
