@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from unerase_backend.runtime.graphs import OPSET
+
 ROWS = 13
 """Rows of a recorded call."""
-
-OPSET = 18
 
 
 class UnknownOperationError(Exception):

@@ -35,7 +35,7 @@ LEAST = 2
 """The fewest rows of a call whose bits are compared with those of a full one: a single row often has bits of its own,
 and the sum over a large one is divided among threads."""
 
-_OPSET = 18
+OPSET = 18
 # The exporter's settings are those of the process.
 _EXPORTER = threading.Lock()
 
@@ -94,7 +94,7 @@ def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
             content,  # type: ignore[arg-type] # as the exporter of this kind takes it
             dynamo=False,
             input_names=list(given),
-            opset_version=_OPSET,
+            opset_version=OPSET,
             dynamic_axes={name: {0: "rows"} for name in given},
             # Weights stay as they are, and equal ones apart: another model's take their places.
             do_constant_folding=False,
