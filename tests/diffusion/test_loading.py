@@ -251,10 +251,10 @@ def test_there_is_no_way_to_another_architecture(tiny: Path, load_tiny: Load) ->
 
 def test_a_profile_names_what_fixes_the_bits() -> None:
     def of(
-        threads: int = 1, rows: int = 48, batch: int = 8, dtype: torch.dtype = torch.float32, denoiser: str = "torch"
+        threads: int = 1, rows: int = 48, batch: int = 8, dtype: torch.dtype = torch.float32, small: str = "torch"
     ) -> str:
-        return numerics_profile(torch.device("cpu"), dtype, threads, rows, batch, denoiser)
+        return numerics_profile(torch.device("cpu"), dtype, threads, rows, batch, small)
 
     assert of() == of()
-    others = [of(threads=2), of(rows=32), of(batch=4), of(dtype=torch.bfloat16), of(denoiser="onnxruntime-1.32.0")]
+    others = [of(threads=2), of(rows=32), of(batch=4), of(dtype=torch.bfloat16), of(small="onnxruntime-1.32.0")]
     assert len({of(), *others}) == 6

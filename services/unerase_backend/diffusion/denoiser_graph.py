@@ -19,7 +19,6 @@ from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime import graphs
 from unerase_backend.runtime.graphs import Graph
-from unerase_backend.runtime.onnx_runtime import runtime_version
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,11 +45,6 @@ class DenoiserGraph:
         output = self._graph(_given(latents, times, encoding))
         self.timed(time.perf_counter() - begin)
         return output
-
-
-def runtime_of(device: torch.device, dtype: torch.dtype) -> str:
-    """Return what computes small denoisers without gradients, for the numerics profile."""
-    return f"onnxruntime-{runtime_version()}" if graphs.computes(device, dtype) else "torch"
 
 
 def with_graph(model: DiffusionModel, threads: int) -> DiffusionModel:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from unerase_backend.diffusion.conditioning import empty_encoding
 from unerase_backend.diffusion.encoding import GUIDANCE, MASK, Encoding
-from unerase_backend.diffusion.exhaustion import is_out_of_memory
 from unerase_backend.diffusion.gradient_rules import CONSTANT, RULES
 from unerase_backend.diffusion.graph_writer import ROWS, Recorder
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime import graphs
+from unerase_backend.runtime.exhaustion import is_out_of_memory
 from unerase_backend.runtime.graphs import Graph
 
 CELLS = 144
@@ -109,7 +109,7 @@ def _may_have_one(model: DiffusionModel) -> bool:
 
 def _made(model: DiffusionModel, threads: int) -> GradientGraph | None:
     rows = _example(model, ROWS)
-    key = (model.architecture, type(model.backbone), *((name, *each.shape) for name, each in rows.named.items()))
+    key = (model.architecture, type(model.backbone), graphs.rows_like(rows.named))
     if key not in _WRITTEN:
         _WRITTEN[key] = _written(model, rows)
     if (written := _WRITTEN[key]) is None:
@@ -119,7 +119,7 @@ def _made(model: DiffusionModel, threads: int) -> GradientGraph | None:
         difference = _difference(model, graph)
     except Exception as error:
         # The errors of onnxruntime have no class in common. Graphs with a wrong number of rows raise some.
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, graphs.PASSING):
             raise
         difference = str(error).partition("\n")[0]
     if difference:
@@ -138,7 +138,7 @@ def _written(model: DiffusionModel, rows: Rows) -> bytes | None:
         )
     except Exception as error:
         # What a denoiser may do has no bounds.
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or isinstance(error, graphs.PASSING):
             raise
         why = str(error).partition("\n")[0]
         _LOG.warning("torch computes the gradients of models like %s, which cannot be written: %s", model.name, why)

@@ -18,11 +18,11 @@ _LIBRARIES = ("torch", "diffusers", "transformers", "tokenizers", "safetensors",
 
 
 def numerics_profile(
-    device: torch.device, dtype: torch.dtype, threads: int, batch_rows: int, decode_batch: int, denoiser: str
+    device: torch.device, dtype: torch.dtype, threads: int, batch_rows: int, decode_batch: int, small: str
 ) -> str:
-    """Return the profile of a worker that makes pictures, one line; `denoiser` names what computes small denoisers."""
+    """Return the profile of a worker that makes pictures, one line; `small` names what computes small modules."""
     computing = computing_profile(device, dtype, threads, unet=batch_rows, vae=decode_batch, text=TEXT_ROWS)
-    return f"source={source.PICTURES[:_SOURCE_DIGITS]} {computing} denoiser={denoiser}"
+    return f"source={source.PICTURES[:_SOURCE_DIGITS]} {computing} small={small}"
 
 
 def computing_profile(device: torch.device, dtype: torch.dtype, threads: int, **batches: int) -> str:

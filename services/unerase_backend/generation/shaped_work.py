@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from unerase_backend.diffusion import denoiser_graph, profile
+from unerase_backend.diffusion import profile
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.generation.metrics import GenerationMetrics
@@ -17,6 +17,7 @@ from unerase_backend.generation.model_request import RequestedModel
 from unerase_backend.generation.settings import GenerationSettings
 from unerase_backend.generation.shared_trajectories import SharedTrajectories
 from unerase_backend.generation.worker import Worker
+from unerase_backend.runtime import graphs
 from unerase_backend.runtime.artifacts import ArtifactStore
 from unerase_backend.runtime.counting import counted
 from unerase_backend.runtime.errors import OUT_OF_MEMORY, ExhaustedError, PreconditionError, UneraseError
@@ -66,7 +67,7 @@ class ShapedWork:
             settings.torch_threads,
             shapes.batch_rows,
             shapes.decode_batch,
-            denoiser_graph.runtime_of(device, dtype),
+            graphs.runtime_of(device, dtype),
         )
         self.worker = Worker(
             load,

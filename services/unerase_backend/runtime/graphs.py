@@ -36,6 +36,8 @@ LEAST = 2
 and the sum over a large one is divided among threads."""
 
 OPSET = 18
+PASSING = (OSError, ImportError)
+"""Errors that say nothing of a module."""
 # The exporter's settings are those of the process.
 _EXPORTER = threading.Lock()
 
@@ -146,7 +148,7 @@ def checked(build: Callable[[], Graph], module: torch.nn.Module, *others: Mappin
             return next(filter(None, (difference(graph(each), module(*each.values())) for each in others)), graph)
     except Exception as error:
         # What a module may do, and which errors torch and onnxruntime raise then, have no bounds.
-        if is_out_of_memory(error) or isinstance(error, OSError | ImportError):
+        if is_out_of_memory(error) or isinstance(error, PASSING):
             raise
         return str(error).partition("\n")[0]
 
