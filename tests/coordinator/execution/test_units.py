@@ -156,13 +156,19 @@ async def test_units_that_share_a_search_run_one_after_the_other(
     units, database = await units_in(local, tmp_path)
     running: list[str] = []
     most: dict[str, int] = {}
+    both = asyncio.Event()
 
     async def attack(method: str, request: AttackRequest) -> AsyncIterator[AttackResponse]:
         running.append(request.unit.id)
         most[request.unit.evaluation] = max(most.get(request.unit.evaluation, 0), len(running))
-        # Long enough for the other unit to find nothing kept, which takes a few turns of a thread.
-        for _ in range(100):
-            await asyncio.to_thread(int)
+        if len(running) == 2:
+            both.set()
+        if request.unit.evaluation == "p4d":
+            await asyncio.wait_for(both.wait(), 60)
+        else:
+            # Long enough for the other unit to find nothing kept, which takes a few turns of a thread.
+            for _ in range(100):
+                await asyncio.to_thread(int)
         running.remove(request.unit.id)
         yield AttackResponse()
 
