@@ -265,7 +265,8 @@ def other_bytes(load: Load | None, dtype: str, shapes: Shapes) -> int:
     if load is None:
         return _OTHERS
     size = load.size
-    attack = shapes.models_kept * size.weight_bytes(dtype) + shapes.gradient_rows * size.gradient_row_bytes(dtype)
+    models = shapes.models_kept * (size.weight_bytes(dtype) + size.gradient_graph_bytes(dtype))
+    attack = models + shapes.gradient_rows * size.gradient_row_bytes(dtype)
     return _OTHERS + attack + int(load.judge_bytes * _JUDGE_MARGIN)
 
 

@@ -5,7 +5,7 @@ sum of all rows' losses; rows are independent, so each row's is its own.
 
 The graph is written once for each architecture, and every model's own weights are put into it. What comes out is
 compared with what autograd says; a denoiser whose graph cannot be written, or says something else, has none. That
-depends on its architecture, on the limits here and on the versions in the numerics profile alone.
+depends on the model, on the limits here and on the versions in the numerics profile alone.
 """
 
 import logging
@@ -121,7 +121,7 @@ def _made(model: DiffusionModel, threads: int) -> GradientGraph | None:
         # The errors of onnxruntime have no class in common. Graphs with a wrong number of rows raise some.
         if is_out_of_memory(error) or isinstance(error, graphs.PASSING):
             raise
-        difference = str(error).partition("\n")[0]
+        difference = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if difference:
         _LOG.warning("torch computes the gradients of %s, whose graph is wrong: %s", model.name, difference)
         return None
@@ -130,7 +130,7 @@ def _made(model: DiffusionModel, threads: int) -> GradientGraph | None:
 
 def _written(model: DiffusionModel, rows: Rows) -> bytes | None:
     try:
-        with Recorder(RULES, CONSTANT, rows.named, dict(model.denoiser.named_parameters())) as recorder:
+        with Recorder(RULES, CONSTANT, rows.named, model.denoiser.state_dict(keep_vars=True)) as recorder:
             losses, gradients = by_autograd(model, rows)
         outputs = {"losses": losses, **{f"gradient.{name}": each for name, each in gradients.tensors.items()}}
         written: bytes = recorder.writer.model(
@@ -171,5 +171,5 @@ def _example(model: DiffusionModel, rows: int) -> Rows:
     for name in made.sought:
         # The rows have to differ, so that a mistake in their order shows.
         tensor = made.encoding.tensors[name]
-        tensor += tensor.std() * torch.randn(tensor.shape, generator=draw)
+        tensor += (float(tensor.std()) or 1.0) * torch.randn(tensor.shape, generator=draw)
     return made

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from unerase_backend.runtime.graphs import OPSET
+from unerase_backend.runtime.graphs import OPSET, serialized
 
 ROWS = 13
 """Rows of a recorded call."""
@@ -70,7 +70,7 @@ class GraphWriter:
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
-        self.weights: dict[str, Tensor] = {}
+        self.weights: dict[str, tuple[torch.Size, torch.dtype]] = {}
         self.constants: dict[str, np.ndarray[Any, Any]] = {}
         self.shape: tuple[int, ...] = ()
         self.kept: dict[str, Value] = {}
@@ -131,9 +131,9 @@ class GraphWriter:
         identities = [helper.make_node("Identity", [value.name], [name]) for name, value in outputs.items()]
         nodes, read = _leading_to(identities, self.nodes)
         initializers = [numpy_helper.from_array(array, name) for name, array in self.constants.items() if name in read]
-        for name, weight in self.weights.items():
+        for name, (shape, dtype) in self.weights.items():
             if name in read:
-                initializers.append(TensorProto(name=name, dims=weight.shape, data_type=_number_type(weight.dtype)))
+                initializers.append(TensorProto(name=name, dims=shape, data_type=_number_type(dtype)))
         graph = helper.make_graph(
             nodes,
             "graph",
@@ -146,8 +146,7 @@ class GraphWriter:
             initializers,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-        written: bytes = model.SerializeToString()
-        return written
+        return serialized(model)
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -176,7 +175,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._known[id(tensor)][1]
         if id(tensor) in self._weights:
             name, weight = self._weights[id(tensor)]
-            self.writer.weights[name] = weight
+            self.writer.weights[name] = weight.shape, weight.dtype
             return self._keep(weight, Value(self.writer, name))
         return self.writer.constant(tensor)
 

@@ -19,7 +19,7 @@ from unerase_backend.catalogue.families import DEFAULT
 from unerase_backend.catalogue.model_files import present
 from unerase_backend.catalogue.tensors import UNREADABLE, read_header
 from unerase_backend.diffusion.row_memory import DTYPE_BYTES, RowMemory, row_memory
-from unerase_backend.runtime.onnx_runtime import COPIES, LARGE
+from unerase_backend.runtime.onnx_runtime import COPIES, GRADIENT_COPIES, LARGE
 
 DECODED = 22.7
 """Bytes of a decoded picture for each pixel and unit of width, in float32; measured on a CPU with AutoencoderKL."""
@@ -64,6 +64,10 @@ class ModelSize:
         """Return the bytes that a denoiser's graph on a CPU holds (`denoiser_graph`); 0 without one."""
         small = dtype == "float32" and self.denoiser_parameters < LARGE
         return COPIES * self.denoiser_parameters * DTYPE_BYTES[dtype] if small else 0
+
+    def gradient_graph_bytes(self, dtype: str) -> int:
+        """Return the most that a graph of the denoising loss and its gradient holds (`gradient_graph`)."""
+        return self.graph_bytes(dtype) * GRADIENT_COPIES // COPIES
 
     def row_bytes(self, dtype: str) -> int:
         """Return the bytes of one more row in a call of the denoiser without gradients."""

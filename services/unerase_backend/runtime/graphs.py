@@ -1,4 +1,4 @@
-"""Modules of torch as graphs that onnxruntime computes, for calls without gradients on a CPU in float32.
+"""Modules of torch as graphs that onnxruntime computes on a CPU in float32.
 
 A graph is the same function: the operations of the module, in another order of sums. onnxruntime fuses them, lays
 channels out in blocks and packs the weights, so that a call takes less time, and a row in a call of few hardly more
@@ -27,7 +27,7 @@ from unerase_backend.runtime.exhaustion import is_out_of_memory
 from unerase_backend.runtime.onnx_runtime import LARGE, installed, runtime_version, session_options
 
 AGREEMENT = 1e-4
-"""How far a graph's output may be from its module's, as a share of the greatest value of the output."""
+"""How far a graph's output may be from its module's, as a share of the greatest value of the output, or of its norm."""
 
 TRACED_ROWS = 2
 """Rows of the inputs that a module is traced with."""
@@ -113,7 +113,7 @@ def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
     inputs = [each for each in graph.graph.input if each.name in given]
     del graph.graph.input[:]
     graph.graph.input.extend(inputs)
-    return _serialized(graph)
+    return serialized(graph)
 
 
 def open_graph(traced: bytes, module: torch.nn.Module, given: Mapping[str, Tensor], threads: int) -> Graph:
@@ -129,7 +129,7 @@ def open_graph(traced: bytes, module: torch.nn.Module, given: Mapping[str, Tenso
     options = session_options(threads)
     # The process keeps freed memory itself, and the arena would keep the most that any call took.
     options.enable_cpu_mem_arena = False
-    content = _serialized(graph)
+    content = serialized(graph)
     del graph
     return Graph(onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"]), given)
 
@@ -153,7 +153,12 @@ def checked(build: Callable[[], Graph], module: torch.nn.Module, *others: Mappin
         return str(error).partition("\n")[0]
 
 
-def _serialized(graph: Any) -> bytes:
+def serialized(graph: Any) -> bytes:
+    """Return a graph's bytes.
+
+    Raises:
+        MemoryError: they do not fit into memory.
+    """
     from google.protobuf.message import EncodeError
 
     try:

@@ -7,6 +7,8 @@ LARGE = 100_000_000
 """Parameters from which a module has no graph (`graphs`), and a CPU gets few rows."""
 COPIES = 2
 """How many copies of a module's weights its graph holds: as they are, and packed."""
+GRADIENT_COPIES = 4
+"""The same of a gradient's graph, which has them mirrored as well."""
 
 
 def session_options(threads: int) -> Any:
