@@ -52,7 +52,7 @@ def with_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     traces = model.backbone.has_graph and graphs.computes(model.device, model.dtype)
     if not (traces and graphs.is_small(model.denoiser)):
         return model
-    given, other = (_given(*_example(model, rows)) for rows in (graphs.TRACED_ROWS, graphs.TRACED_ROWS + 1))
+    given, other = (_given(*random_rows(model, rows)) for rows in (graphs.TRACED_ROWS, graphs.TRACED_ROWS + 1))
     called = _Called(model.backbone, tuple(given)[2:])
     key = (model.architecture, type(model.backbone), graphs.rows_like(given))
 
@@ -68,6 +68,15 @@ def with_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     return replace(model, graph=DenoiserGraph(graph))
 
 
+@torch.no_grad()
+def random_rows(model: DiffusionModel, rows: int) -> tuple[Tensor, Tensor, Encoding]:
+    """Return latents and times of rows, random and the same each time, and as many encodings of the empty prompt."""
+    draw = torch.Generator().manual_seed(0)
+    latents = torch.randn((rows, *model.latent_shape), generator=draw)
+    times = model.schedule.times_at(torch.randint(model.schedule.training_timesteps, (rows,), generator=draw))
+    return latents, times, Encoding.stack([empty_encoding(model)] * rows).clone()
+
+
 class _Called(torch.nn.Module):
     """The call of a denoiser, with tensors alone for its inputs."""
 
@@ -81,15 +90,6 @@ class _Called(torch.nn.Module):
 
 def _given(latents: Tensor, times: Tensor, encoding: Encoding) -> dict[str, Tensor]:
     return {"latents": latents, "times": times, **encoding.tensors}
-
-
-@torch.no_grad()
-def _example(model: DiffusionModel, rows: int) -> tuple[Tensor, Tensor, Encoding]:
-    """Return random rows of a call."""
-    draw = torch.Generator().manual_seed(0)
-    latents = torch.randn((rows, *model.latent_shape), generator=draw)
-    times = model.schedule.times_at(torch.randint(model.schedule.training_timesteps, (rows,), generator=draw))
-    return latents, times, Encoding.stack([empty_encoding(model)] * rows).clone()
 
 
 def _ignore(seconds: float) -> None:

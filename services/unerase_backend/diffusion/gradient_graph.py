@@ -15,13 +15,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from unerase_backend.diffusion.conditioning import empty_encoding
+from unerase_backend.diffusion.denoiser_graph import random_rows
 from unerase_backend.diffusion.encoding import GUIDANCE, MASK, Encoding
 from unerase_backend.diffusion.gradient_rules import CONSTANT, RULES
 from unerase_backend.diffusion.graph_writer import ROWS, Recorder
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime import graphs
-from unerase_backend.runtime.exhaustion import is_out_of_memory
 from unerase_backend.runtime.graphs import Graph
 
 CELLS = 144
@@ -118,10 +117,8 @@ def _made(model: DiffusionModel, threads: int) -> GradientGraph | None:
         graph = GradientGraph(graphs.open_graph(written, model.denoiser, rows.named, threads), rows.sought)
         difference = _difference(model, graph)
     except Exception as error:
-        # The errors of onnxruntime have no class in common. Graphs with a wrong number of rows raise some.
-        if is_out_of_memory(error) or isinstance(error, graphs.PASSING):
-            raise
-        difference = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        # Graphs with a wrong number of rows raise some.
+        difference = graphs.reason(error)
     if difference:
         _LOG.warning("torch computes the gradients of %s, whose graph is wrong: %s", model.name, difference)
         return None
@@ -137,10 +134,7 @@ def _written(model: DiffusionModel, rows: Rows) -> bytes | None:
             rows.named, {name: recorder.value_of(each) for name, each in outputs.items()}
         )
     except Exception as error:
-        # What a denoiser may do has no bounds.
-        if is_out_of_memory(error) or isinstance(error, graphs.PASSING):
-            raise
-        why = str(error).partition("\n")[0]
+        why = graphs.reason(error)
         _LOG.warning("torch computes the gradients of models like %s, which cannot be written: %s", model.name, why)
         return None
     return written
@@ -164,10 +158,8 @@ def _difference(model: DiffusionModel, graph: GradientGraph) -> str:
 @torch.no_grad()
 def _example(model: DiffusionModel, rows: int) -> Rows:
     """Return random rows."""
-    draw = torch.Generator().manual_seed(0)
-    latents, wanted = torch.randn((2, rows, *model.latent_shape), generator=draw)
-    times = model.schedule.times_at(torch.randint(model.schedule.training_timesteps, (rows,), generator=draw))
-    made = Rows(latents, times, Encoding.stack([empty_encoding(model)] * rows).clone(), wanted)
+    draw = torch.Generator().manual_seed(1)
+    made = Rows(*random_rows(model, rows), torch.randn((rows, *model.latent_shape), generator=draw))
     for name in made.sought:
         # The rows have to differ, so that a mistake in their order shows.
         tensor = made.encoding.tensors[name]

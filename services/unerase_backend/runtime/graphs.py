@@ -36,8 +36,6 @@ LEAST = 2
 and the sum over a large one is divided among threads."""
 
 OPSET = 18
-PASSING = (OSError, ImportError)
-"""Errors that say nothing of a module."""
 # The exporter's settings are those of the process.
 _EXPORTER = threading.Lock()
 
@@ -140,17 +138,26 @@ def checked(build: Callable[[], Graph], module: torch.nn.Module, *others: Mappin
     Graph and module are compared on `others`, which should have other numbers of rows than the traced inputs.
 
     Raises:
-        MemoryError, OSError, ImportError and what `is_out_of_memory` knows: not for the module's sake.
+        Exception: what `reason` raises.
     """
     try:
         graph = build()
         with torch.inference_mode():
             return next(filter(None, (difference(graph(each), module(*each.values())) for each in others)), graph)
     except Exception as error:
-        # What a module may do, and which errors torch and onnxruntime raise then, have no bounds.
-        if is_out_of_memory(error) or isinstance(error, PASSING):
-            raise
-        return str(error).partition("\n")[0]
+        return reason(error)
+
+
+def reason(error: Exception) -> str:
+    """Return why a module has no graph, for an error of torch or onnxruntime, of whatever class.
+
+    Raises:
+        Exception: the error itself, if memory is short, a file is missing or cannot be written, or a library is not
+            installed: that says nothing of the module.
+    """
+    if is_out_of_memory(error) or isinstance(error, OSError | ImportError):
+        raise error
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def serialized(graph: Any) -> bytes:
