@@ -25,9 +25,7 @@ def session_options(threads: int) -> Any:
     options.use_deterministic_compute = True
     # Errors are raised; warnings about a file's age are for its author.
     options.log_severity_level = 4
-    # Threads that wait spin within a call, and sleep after it.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 
