@@ -16,14 +16,13 @@ import torch
 from unerase_backend.diffusion.graph_writer import ROWS, GraphWriter, Rule, UnknownOperationError, Value
 
 aten = torch.ops.aten
+_LAST = 2**63 - 1
 
 RULES: dict[Any, Rule] = {}
 """What writes an operation (`graph_writer.Rule`), by the operation."""
 
 CONSTANT = frozenset({aten.ones_like.default, aten.zeros_like.default, aten.full_like.default, aten.new_zeros.default})
 """The operations of which only the sizes of their arguments count."""
-
-_LAST = 2**63 - 1
 
 
 def _rule(*operations: Any) -> Callable[[Rule], Rule]:
@@ -344,7 +343,8 @@ def _group_norm_backward(
 
 
 def _each_channel(writer: GraphWriter, weight: Value, like: Value) -> Value:
-    return writer.op("Reshape", weight, [1, -1, *[1] * (len(like.shape) - 2)])
+    turned = writer.op("Reshape", weight, [1, -1, *[1] * (len(like.shape) - 2)])
+    return writer.op("Expand", turned, [1, *like.shape[1:]])
 
 
 # Attention.

@@ -23,13 +23,15 @@ class Graph(Protocol):
 
     timed: Callable[[float], object]
     """Called with the seconds of each call."""
+    prepared: Callable[[Encoding], Encoding]
+    """See `DiffusionModel.prepared`."""
 
     def takes(self, latents: Tensor, times: Tensor, encoding: Encoding) -> bool:
         """Return whether it computes rows of these shapes and number types."""
         ...
 
     def __call__(self, latents: Tensor, times: Tensor, encoding: Encoding) -> Tensor:
-        """Return the denoiser's output; see `Backbone.predict`."""
+        """Return the denoiser's output for a prepared encoding; see `Backbone.predict`."""
         ...
 
 
@@ -118,9 +120,14 @@ class DiffusionModel:
 
     def infer(self, latents: Tensor, times: Tensor, encoding: Encoding) -> Tensor:
         """Return the output of the denoiser without gradients, which the model's graph computes if it has one."""
-        if self.graph is not None and self.graph.takes(latents, times, encoding):
-            return self.graph(latents, times, encoding)
+        prepared = self.prepared(encoding)
+        if self.graph is not None and self.graph.takes(latents, times, prepared):
+            return self.graph(latents, times, prepared)
         return self.predict(latents, times, encoding)
+
+    def prepared(self, encoding: Encoding) -> Encoding:
+        """Return an encoding with what `infer` would make of it in each call."""
+        return encoding if self.graph is None else self.graph.prepared(encoding)
 
     @cached_property
     def architecture(self) -> str:

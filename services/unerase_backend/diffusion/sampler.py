@@ -138,7 +138,7 @@ class Sampler:
         self._conditioned_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
         self._empty_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
         self._slot_of_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
-        self._prompts = conditioning.empty_encoding(model).zeros(batch_rows)
+        self._prompts = model.prepared(Encoding.stack([conditioning.empty_encoding(model)]))[0].zeros(batch_rows)
         self._slots = torch.arange(batch_rows)
         # For inpainting: the cells that the model paints, the clean latents around them, the initial noise, and the
         # factors of both after each step.
@@ -254,7 +254,8 @@ class Sampler:
         self._guidance[slot] = trajectory.guidance_scale
         self._slot_of_row[list(flight.rows)] = slot
         encodings[0] = flight.given.guards.project(self.model, flight.prompts[0], encodings[0])
-        self._prompts[list(flight.rows)] = Encoding.stack(encodings).guided(trajectory.guidance_scale)
+        read = Encoding.stack(encodings).guided(trajectory.guidance_scale)
+        self._prompts[list(flight.rows)] = self.model.prepared(read)
         steps = trajectory.steps
         walk = self._walk(steps)
         level, kept = walk.level, walk.kept

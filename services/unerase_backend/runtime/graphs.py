@@ -25,6 +25,7 @@ from torch import Tensor
 
 from unerase_backend.runtime.exhaustion import is_out_of_memory
 from unerase_backend.runtime.onnx_runtime import LARGE, installed, runtime_version, session_options
+from unerase_backend.runtime.traced_operations import TracedOperations
 
 AGREEMENT = 1e-4
 """How far a graph's output may be from its module's, as a share of the greatest value of the output, or of its norm."""
@@ -85,7 +86,7 @@ def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
     import onnx
 
     content = io.BytesIO()
-    with _EXPORTER, _silent(), torch.no_grad(), warnings.catch_warnings():
+    with _EXPORTER, _silent(), TracedOperations(), torch.no_grad(), warnings.catch_warnings():
         # The exporter that follows this one takes ten times as long.
         warnings.simplefilter("ignore")
         torch.onnx.export(
