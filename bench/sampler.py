@@ -17,7 +17,7 @@ from bench.figures import figure
 from support.diffusers_pipeline import diffusers_pipeline
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.denoiser_graph import with_graph
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.runtime.allocation import keep_freed_memory
@@ -41,7 +41,7 @@ def measure() -> list[dict[str, Any]]:
     catalogue = Catalogue.load()
     entry = catalogue.model(MODEL)
     # As generation's process has it.
-    model = with_graph(load_model(catalogue, MODEL, torch.device("cpu"), torch.float32), THREADS)
+    model = with_graphs(load_model(catalogue, MODEL, torch.device("cpu"), torch.float32), THREADS)
     if model.graph is None:
         raise RuntimeError("the denoiser has no graph, whose calls are timed")
     sampler, clock = Sampler(model), list[float]()

@@ -15,7 +15,7 @@ from diffusion.guards.conftest import catalogue_of
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.conditioning import empty_encoding
-from unerase_backend.diffusion.denoiser_graph import with_graph
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.guarding import Guards
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def with_its_graph(model: DiffusionModel) -> DiffusionModel:
-    made = with_graph(model, 1)
+    made = with_graphs(model, 1)
     assert made.graph is not None
     return made
 
@@ -82,7 +82,7 @@ def test_a_second_model_of_the_architecture_has_its_own_weights(
 ) -> None:
     other = load_model(catalogue, "testbed/never", CPU, torch.float32)
     asked = [trajectory_of()]
-    (by_graph,), (by_modules,) = (Sampler(each, batch_rows=4).run(asked) for each in (with_graph(other, 1), other))
+    (by_graph,), (by_modules,) = (Sampler(each, batch_rows=4).run(asked) for each in (with_graphs(other, 1), other))
     torch.testing.assert_close(by_graph.latents, by_modules.latents, rtol=1e-3, atol=1e-3)
     (reference,) = Sampler(with_its_graph, batch_rows=4).run(asked)
     assert (by_graph.latents - reference.latents).abs().max() > 0.1
@@ -127,7 +127,7 @@ def test_a_profile_names_what_computes() -> None:
 
 
 def test_models_in_another_number_type_have_none(catalogue: Catalogue) -> None:
-    assert with_graph(load_model(catalogue, "testbed/never", CPU, torch.bfloat16), 1).graph is None
+    assert with_graphs(load_model(catalogue, "testbed/never", CPU, torch.bfloat16), 1).graph is None
 
 
 def test_a_denoiser_that_cannot_be_traced_is_computed_by_its_modules(
@@ -142,5 +142,5 @@ def test_a_denoiser_that_cannot_be_traced_is_computed_by_its_modules(
     odd.load_state_dict(model.denoiser.state_dict())
     changed = replace(model, backbone=model.backbone.with_modules({"unet": odd.eval().requires_grad_(False)}))
     with caplog.at_level(logging.WARNING):
-        assert with_graph(changed, 1).graph is None
+        assert with_graphs(changed, 1).graph is None
     assert "torch computes the denoiser of testbed/reference, which has no graph: off by" in caplog.text

@@ -7,7 +7,8 @@ import torch
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion.conditioning import encode
-from unerase_backend.diffusion.denoiser_graph import random_rows, with_graph
+from unerase_backend.diffusion.denoiser_graph import random_rows
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.projections import Projections
@@ -64,7 +65,7 @@ def test_an_encoding_is_prepared_once(model: DiffusionModel, projections: Projec
 
 def test_a_graph_computes_nothing_of_the_prompts_themselves(model: DiffusionModel) -> None:
     """Once they are prepared, their states no longer count."""
-    graph = with_graph(model, 1)
+    graph = with_graphs(model, 1)
     latents, times, _ = random_rows(model, ROWS)
     with torch.inference_mode():
         prepared = graph.prepared(prompts(model))
@@ -77,7 +78,7 @@ def test_a_graph_computes_nothing_of_the_prompts_themselves(model: DiffusionMode
 def test_the_sampler_prepares_each_prompt_when_its_trajectory_begins(
     model: DiffusionModel, trajectory_of: TrajectoryOf
 ) -> None:
-    graph = with_graph(model, 1)
+    graph = with_graphs(model, 1)
     sampler = Sampler(graph, batch_rows=4)
     assert graph.graph is not None
     prepare, given = graph.graph.prepared, []

@@ -19,7 +19,7 @@ from unerase.internal.v1alpha1.generation_pb2 import (
     ModelChange,
 )
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
-from unerase_backend.diffusion.denoiser_graph import with_graph
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.tensors import from_message
@@ -54,7 +54,7 @@ async def test_samples_are_those_of_the_changed_model(bench: Any, catalogue: Any
     for changes in ([towards(NEVER, 0.4)], [edit], [edit, towards(NEVER, 0.4)]):
         samples = await bench.generate(trajectories, changes=changes)
         model = load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32, changes=changes, store=bench.store)
-        model = with_graph(model, threads=1)
+        model = with_graphs(model, threads=1)
         direct = Sampler(model, batch_rows=6, decode_batch=2).run(trajectories)
         for sample, finished in zip(samples, direct, strict=True):
             assert torch.equal(from_message(sample.latents, "", SHAPE), finished.latents)

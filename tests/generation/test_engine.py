@@ -22,7 +22,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import (
     Trajectory,
 )
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
-from unerase_backend.diffusion.denoiser_graph import with_graph
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.tensors import from_message
@@ -40,7 +40,7 @@ SHAPE = (4, 8, 8)
 async def test_samples_are_the_samplers(bench: Any, catalogue: Any, trajectory_of: TrajectoryOf) -> None:
     trajectories = [trajectory_of(latent_seed=seed, eta=seed % 2) for seed in range(5)]
     samples = await bench.generate(trajectories, questions=[QUESTION])
-    model = with_graph(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
+    model = with_graphs(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
     direct = Sampler(model, batch_rows=6, decode_batch=2).run(trajectories)
     for sample, finished in zip(samples, direct, strict=True):
         assert sample.status == SAMPLE_STATUS_SCORED

@@ -23,7 +23,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import (
     Trajectory,
 )
 from unerase_backend.diffusion.classifier import ConvolutionalClassifier, save_classifier
-from unerase_backend.diffusion.denoiser_graph import with_graph
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.sampler import Sampler
@@ -197,7 +197,7 @@ async def test_an_inpainted_picture_is_kept_whole_and_its_square_judged(
     around = Inpainting(picture_digest=bench.store.put(encode_picture(chequered(32))), mask_share=0.5)
     trajectories = [trajectory_of(inpainting=around), trajectory_of(), trajectory_of("a heart", inpainting=around)]
     samples = await bench.generate(trajectories, questions=[QUESTION])
-    model = with_graph(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
+    model = with_graphs(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
     given = [Given(picture=chequered(32)), Given(), Given(picture=chequered(32))]
     direct = Sampler(model, batch_rows=6, decode_batch=2).run(trajectories, given=given)
     for sample, finished, square in zip(samples, direct, (True, False, True), strict=True):
@@ -232,7 +232,7 @@ async def test_a_picture_of_the_store_begins_a_trajectory(
         for estimate in (False, True)
     ]
     samples = await bench.generate(resumed, questions=[QUESTION])
-    model = with_graph(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
+    model = with_graphs(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
     given = [Given(beginning=chequered(32))] * 2
     direct = Sampler(model, batch_rows=6, decode_batch=2).run(resumed, given=given)
     for sample, finished in zip(samples, direct, strict=True):
@@ -265,7 +265,7 @@ async def test_a_classifier_comes_from_the_store(bench: Any, catalogue: Any, tra
     digest = bench.store.put(save_classifier(classifier))
     guided = trajectory_of(classifier_guidance=ClassifierGuidance(classifier_digest=digest, scale=50))
     plain, sample = await bench.generate([trajectory_of(), guided])
-    model = with_graph(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
+    model = with_graphs(load_model(catalogue, REFERENCE, torch.device("cpu"), torch.float32), threads=1)
     (direct,) = Sampler(model, batch_rows=6, decode_batch=2).run([guided], given=[Given(classifier=classifier)])
     assert torch.equal(from_message(sample.latents, "", SHAPE), direct.latents)
     assert sample.latents != plain.latents

@@ -15,7 +15,7 @@ import torch
 
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, EncodeRequest
 from unerase_backend.diffusion import fewer_rows
-from unerase_backend.diffusion.denoiser_graph import with_graph
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.generation import engine as engine_module
 from unerase_backend.generation.shaped_work import Shapes
@@ -40,10 +40,10 @@ def most_rows(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 return output
 
         def graph_of(*arguments: Any) -> Any:
-            model = with_graph(*arguments)
+            model = with_graphs(*arguments)
             return replace(model, graph=Small(model.graph))
 
-        monkeypatch.setattr(engine_module, "with_graph", graph_of)
+        monkeypatch.setattr(engine_module, "with_graphs", graph_of)
         # Whether calls may have fewer rows is found out by full ones.
         monkeypatch.setattr(fewer_rows, "_ALIKE", {})
 

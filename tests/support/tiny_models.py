@@ -19,7 +19,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.backbone_kinds import Role, of_role
 from unerase_backend.diffusion.conditioning import encode
-from unerase_backend.diffusion.denoiser_graph import with_graph
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
@@ -81,7 +81,7 @@ class TinyModel:
     @cached_property
     def graph_sampler(self) -> Sampler:
         """The same with the denoiser's graph, where the family has one."""
-        return Sampler(with_graph(self.model, 1), batch_rows=ROWS, decode_batch=2)
+        return Sampler(with_graphs(self.model, 1), batch_rows=ROWS, decode_batch=2)
 
     @property
     def encoders(self) -> list[str]:

@@ -52,7 +52,7 @@ class DenoiserGraph:
         return output
 
 
-def with_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
+def with_denoiser_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     """Return a model with a graph of its denoiser; the model itself where that is computed by its modules."""
     traces = model.backbone.has_graph and graphs.computes(model.device, model.dtype)
     if not (traces and graphs.is_small(model.denoiser)):

@@ -61,13 +61,13 @@ class ModelSize:
         return max(self._large, default=0) * DTYPE_BYTES[dtype]
 
     def graph_bytes(self, dtype: str) -> int:
-        """Return the bytes that a denoiser's graph on a CPU holds (`denoiser_graph`); 0 without one."""
-        small = dtype == "float32" and self.denoiser_parameters < LARGE
-        return COPIES * self.denoiser_parameters * DTYPE_BYTES[dtype] if small else 0
+        """Return the most that the graphs of a denoiser and a decoder on a CPU hold (`model_graphs`); 0 without."""
+        graphs = self.denoiser_parameters + self.autoencoder_parameters
+        return COPIES * graphs * DTYPE_BYTES[dtype] if self._is_small(dtype) else 0
 
     def gradient_graph_bytes(self, dtype: str) -> int:
         """Return the most that a graph of the denoising loss and its gradient holds (`gradient_graph`)."""
-        return self.graph_bytes(dtype) * GRADIENT_COPIES // COPIES
+        return GRADIENT_COPIES * self.denoiser_parameters * DTYPE_BYTES[dtype] if self._is_small(dtype) else 0
 
     def row_bytes(self, dtype: str) -> int:
         """Return the bytes of one more row in a call of the denoiser without gradients."""
@@ -80,6 +80,9 @@ class ModelSize:
     def decoded_bytes(self) -> int:
         """Return the bytes of one more picture in a call of the autoencoder, in float32."""
         return math.ceil(self.pixels * self.autoencoder_width * DECODED)
+
+    def _is_small(self, dtype: str) -> bool:
+        return dtype == "float32" and self.denoiser_parameters < LARGE
 
     @property
     def _large(self) -> list[int]:

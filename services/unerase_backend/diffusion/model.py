@@ -18,7 +18,7 @@ from unerase_backend.diffusion.schedule import Schedule
 _NUMBERS = count()
 
 
-class Graph(Protocol):
+class Denoiser(Protocol):
     """A denoiser as another library computes it, without gradients (`denoiser_graph`)."""
 
     timed: Callable[[float], object]
@@ -32,6 +32,18 @@ class Graph(Protocol):
 
     def __call__(self, latents: Tensor, times: Tensor, encoding: Encoding) -> Tensor:
         """Return the denoiser's output for a prepared encoding; see `Backbone.predict`."""
+        ...
+
+
+class Decoder(Protocol):
+    """A decoder as another library computes it (`decoder_graph`)."""
+
+    def takes(self, latents: Tensor) -> bool:
+        """Return whether it decodes latents of this shape and number type."""
+        ...
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """See `DiffusionModel.decode`."""
         ...
 
 
@@ -53,8 +65,10 @@ class DiffusionModel:
     """Of the denoiser and the text encoders; the autoencoder computes in float32."""
     text_digest: str = ""
     """What models with the same text encoders, tokenizers and length of prompts have in common; by default none has."""
-    graph: Graph | None = None
+    graph: Denoiser | None = None
     """What computes the denoiser in `infer`; the denoiser's own modules if it is None."""
+    decoder: Decoder | None = None
+    """What computes `decode`; the autoencoder's own modules if it is None."""
 
     def __post_init__(self) -> None:
         """Tell a model from all others if nothing is said of what it has in common with them."""
@@ -129,9 +143,21 @@ class DiffusionModel:
         """Return an encoding with what `infer` would make of it in each call."""
         return encoding if self.graph is None else self.graph.prepared(encoding)
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return pictures from -1 to 1, (n, 3, height, width), for the autoencoder's latents."""
+        if self.decoder is not None and self.decoder.takes(latents):
+            return self.decoder(latents)
+        pictures: Tensor = self.vae.decode(latents, return_dict=False)[0]
+        return pictures
+
     @cached_property
     def architecture(self) -> str:
-        """SHA-256 over the denoiser's configuration and the kinds and sizes of its modules, without their weights."""
-        # The modules do not show everything, for example not the number of heads.
-        configured = sorted((key, value) for key, value in self.denoiser.config.items() if not key.startswith("_"))
-        return hashlib.sha256(f"{configured}\n{self.denoiser!r}".encode()).hexdigest()
+        """`architecture_of` the denoiser."""
+        return architecture_of(self.denoiser)
+
+
+def architecture_of(module: Any) -> str:
+    """Return SHA-256 over a module's configuration and the kinds and sizes of its parts, without their weights."""
+    # The parts do not show everything, for example not the number of heads.
+    configured = sorted((key, value) for key, value in module.config.items() if not key.startswith("_"))
+    return hashlib.sha256(f"{configured}\n{module!r}".encode()).hexdigest()

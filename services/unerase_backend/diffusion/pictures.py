@@ -21,7 +21,7 @@ def decode(model: DiffusionModel, latents: Sequence[Tensor], batch: int) -> list
     pictures: list[Picture | None] = []
     for chunk, count in _filled(latents, batch):
         scaled = model.backbone.to_autoencoder(chunk.to(model.device, model.vae.dtype))
-        values = model.vae.decode(scaled, return_dict=False)[0]
+        values = model.decode(scaled)
         finite = torch.isfinite(values).flatten(1).all(1).tolist()
         shown = (values * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
         rounded = np.nan_to_num(shown * 255).round().astype(np.uint8)

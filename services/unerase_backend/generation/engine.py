@@ -29,7 +29,7 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, S
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_WITHHELD, SampleStatus
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import conditioning, profile
-from unerase_backend.diffusion.denoiser_graph import with_graph
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.guarding import Guards
@@ -250,7 +250,7 @@ class GenerationEngine:
             store=self._store,
             digest=model.digest,
         )
-        return with_graph(loaded, self._settings.torch_threads)
+        return with_graphs(loaded, self._settings.torch_threads)
 
     async def _responses(
         self, request: GenerateRequest, guards: Guards, arrived: Sequence[Arrival]

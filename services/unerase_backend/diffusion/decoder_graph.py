@@ -1,0 +1,71 @@
+"""The autoencoder's decoder as a graph (`runtime.graphs`), for models whose denoiser has one.
+
+As for denoisers: traced once for each architecture, with every model's own weights, and compared with the modules.
+"""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unerase_backend.diffusion.model import DiffusionModel, architecture_of
+from unerase_backend.runtime import graphs
+from unerase_backend.runtime.graphs import Graph
+
+_LOG = logging.getLogger(__name__)
+
+# By architecture and the inputs of a row.
+_TRACED: dict[tuple[object, ...], bytes] = {}
+
+
+class DecoderGraph:
+    """One model's decoder in onnxruntime."""
+
+    def __init__(self, graph: Graph) -> None:
+        """Take the graph of a `_Decoded`."""
+        self._graph = graph
+
+    def takes(self, latents: Tensor) -> bool:
+        """Return whether latents are of the shape that the graph was traced for."""
+        return self._graph.takes({"latents": latents})
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Return pictures from -1 to 1; see `DiffusionModel.decode`."""
+        return self._graph({"latents": latents})
+
+
+def with_decoder_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
+    """Return a model with a graph of its decoder; the model itself where that is computed by its modules."""
+    if model.graph is None or not graphs.is_small(model.vae):
+        return model
+    decoded = _Decoded(model.vae)
+    given, other = (_random(model, graphs.TRACED_ROWS + more) for more in range(2))
+    key = (architecture_of(model.vae), graphs.rows_like(given))
+
+    def build() -> Graph:
+        if key not in _TRACED:
+            _TRACED[key] = graphs.trace(decoded, given)
+        return graphs.open_graph(_TRACED[key], decoded, given, threads)
+
+    graph = graphs.checked(build, decoded, other)
+    if isinstance(graph, str):
+        _LOG.warning("torch computes the decoder of %s, which has no graph: %s", model.name, graph)
+        return model
+    return replace(model, decoder=DecoderGraph(graph))
+
+
+class _Decoded(torch.nn.Module):
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        pictures: Tensor = self.autoencoder.decode(latents, return_dict=False)[0]
+        return pictures
+
+
+def _random(model: DiffusionModel, rows: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return {"latents": model.backbone.to_autoencoder(torch.randn((rows, *model.latent_shape), generator=draw))}
