@@ -17,8 +17,8 @@ from bench.figures import figure
 from support.diffusers_pipeline import diffusers_pipeline
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
-from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.runtime.allocation import keep_freed_memory
 

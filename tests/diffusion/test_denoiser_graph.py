@@ -15,12 +15,12 @@ from diffusion.guards.conftest import catalogue_of
 from unerase.internal.v1alpha1.trajectories_pb2 import Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion.conditioning import empty_encoding
-from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.sampler import Finished, Sampler
 from unerase_backend.runtime.graphs import runtime_of
 from unerase_backend.runtime.onnx_runtime import runtime_version

@@ -8,9 +8,9 @@ import torch
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.diffusion.conditioning import encode
 from unerase_backend.diffusion.denoiser_graph import random_rows
-from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.projections import Projections
 from unerase_backend.diffusion.sampler import Sampler
 
@@ -33,18 +33,14 @@ def test_the_layers_are_keys_and_values_of_attention_to_prompts(
     model: DiffusionModel, projections: Projections
 ) -> None:
     expected = {
-        id(each.weight)
-        for name, each in model.denoiser.named_modules()
-        if name.endswith(("attn2.to_k", "attn2.to_v"))
+        id(each.weight) for name, each in model.denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))
     }
     assert {key for _, key in projections.layers} == expected
     assert {name for name, _ in projections.layers} == {"states"}
 
 
 @torch.inference_mode()
-def test_the_modules_say_the_same_with_what_was_computed_once(
-    model: DiffusionModel, projections: Projections
-) -> None:
+def test_the_modules_say_the_same_with_what_was_computed_once(model: DiffusionModel, projections: Projections) -> None:
     latents, times, _ = random_rows(model, ROWS)
     prepared = projections.prepared(prompts(model))
     expected = model.predict(latents, times, prepared)
@@ -89,4 +85,5 @@ def test_the_sampler_prepares_each_prompt_when_its_trajectory_begins(
 
     graph.graph.prepared = counted
     sampler.run([trajectory_of(latent_seed=seed, steps=5) for seed in range(3)])
-    assert given.count(False) == 3
+    # Two for each trajectory: the prompt and the empty one.
+    assert given.count(False) == 6

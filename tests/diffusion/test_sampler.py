@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Resumption, TokenIds, Trajectory
 from unerase_backend.diffusion.conditioning import empty_encoding
 from unerase_backend.diffusion.model import DiffusionModel
-from unerase_backend.diffusion.sampler import Finished, Sampler
+from unerase_backend.diffusion.sampler import Finished, Sampler, draws_at_once
 from unerase_backend.diffusion.tensors import to_message
 from unerase_backend.runtime.errors import InvalidRequestError
 
@@ -136,6 +137,19 @@ def test_resuming_is_never_having_stopped(
     (middle,) = sampler.run([trajectory_of(eta=eta, steps=5, resumption=resumption, stop_step=4)], picture=False)
     (direct,) = sampler.run([trajectory_of(eta=eta, steps=5, stop_step=4)], picture=False)
     assert torch.equal(middle.latents, direct.latents)
+
+
+@given(steps=st.integers(1, 20), begun=st.integers(0, 9), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_noise_drawn_in_portions_is_that_of_each_step(steps: int, begun: int, sizes: list[int]) -> None:
+    """As the sampler draws it, from some place of a portion on."""
+    portion = draws_at_once(sizes)
+    one_by_one, together = (torch.Generator().manual_seed(7) for _ in range(2))
+    expected = [torch.randn(sizes, generator=one_by_one) for _ in range(steps)]
+    made: list[Tensor] = []
+    while len(made) < steps:
+        made += torch.randn((portion - (0 if made else begun % portion), *sizes), generator=together)
+    assert torch.equal(torch.stack(made[:steps]), torch.stack(expected))
 
 
 def test_the_two_seeds_are_independent(sampler: Sampler, trajectory_of: TrajectoryOf) -> None:

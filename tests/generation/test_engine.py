@@ -22,8 +22,8 @@ from unerase.internal.v1alpha1.trajectories_pb2 import (
     Trajectory,
 )
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_UNSCORED
-from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.tensors import from_message
 from unerase_backend.generation import engine as engine_module

@@ -23,9 +23,9 @@ from unerase.internal.v1alpha1.trajectories_pb2 import (
     Trajectory,
 )
 from unerase_backend.diffusion.classifier import ConvolutionalClassifier, save_classifier
-from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.given import Given
 from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.sampler import Sampler
 from unerase_backend.diffusion.tensors import from_message, to_message
 from unerase_backend.runtime.errors import InvalidRequestError, NotFoundError, UneraseError, UnsafeModelError

@@ -15,8 +15,8 @@ import torch
 
 from unerase.internal.v1alpha1.generation_pb2 import DescribeGenerationRequest, EncodeRequest
 from unerase_backend.diffusion import fewer_rows
-from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.loading import load_model
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.generation import engine as engine_module
 from unerase_backend.generation.shaped_work import Shapes
 from unerase_backend.runtime.errors import ExhaustedError, PreconditionError

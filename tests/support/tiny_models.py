@@ -19,10 +19,10 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Trajectory
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.catalogue.backbone_kinds import Role, of_role
 from unerase_backend.diffusion.conditioning import encode
-from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.sampler import Sampler
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The autoencoder's decoder as a graph (`runtime.graphs`), for models whose denoiser has one.
+"""The decoder of an `AutoencoderKL` as a graph (`runtime.graphs`), for models whose denoiser has one.
 
 As for denoisers: traced once for each architecture, with every model's own weights, and compared with the modules.
 """
@@ -38,7 +38,9 @@ class DecoderGraph:
 
 def with_decoder_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     """Return a model with a graph of its decoder; the model itself where that is computed by its modules."""
-    if model.graph is None or not graphs.is_small(model.vae):
+    from diffusers import AutoencoderKL
+
+    if model.graph is None or not (isinstance(model.vae, AutoencoderKL) and graphs.is_small(model.vae)):
         return model
     decoded = _Decoded(model.vae)
     given, other = (_random(model, graphs.TRACED_ROWS + more) for more in range(2))

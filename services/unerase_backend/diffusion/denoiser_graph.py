@@ -35,7 +35,7 @@ class DenoiserGraph:
     def __init__(self, graph: Graph, projections: Projections) -> None:
         """Take the graph of a `_Called`, and what is not in it."""
         self._graph = graph
-        self.prepared = projections.prepared
+        self.prepared: Callable[[Encoding], Encoding] = projections.prepared
         """See `DiffusionModel.prepared`."""
         self.timed: Callable[[float], object] = _ignore
         """Called with the seconds of each call."""
@@ -99,7 +99,7 @@ class _Called(torch.nn.Module):
     def forward(self, latents: Tensor, times: Tensor, *encoded: Tensor) -> Tensor:
         encoding = Encoding(dict(zip(self._names, encoded, strict=True)))
         # The modules compute everything, so that they say whether the graph is right.
-        with self._projections.replaced(encoding) if torch.jit.is_tracing() else nullcontext():
+        with self._projections.replaced(encoding) if torch._C._get_tracing_state() else nullcontext():
             return self._predict(self.denoiser, latents, times, encoding)
 
 

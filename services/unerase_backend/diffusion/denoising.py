@@ -49,7 +49,7 @@ def measure_denoising(
     shape = (len(pictures), len(conditionings), len(timesteps))
     rows = [(i, j, k) for i in range(shape[0]) for k in range(shape[2]) for j in range(shape[1])]
     errors = np.full(shape, np.nan)
-    prompts = Encoding.stack(conditionings)
+    prompts = Encoding.stack([model.prepared(each) for each in conditionings])
     for start in range(0, len(rows), batch_rows):
         chunk = rows[start : start + batch_rows]
         called = fewest_rows(model, len(chunk), batch_rows, prompts)

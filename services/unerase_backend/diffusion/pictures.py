@@ -20,7 +20,7 @@ def decode(model: DiffusionModel, latents: Sequence[Tensor], batch: int) -> list
     """
     pictures: list[Picture | None] = []
     for chunk, count in _filled(latents, batch):
-        scaled = model.backbone.to_autoencoder(chunk.to(model.device, model.vae.dtype))
+        scaled = model.backbone.to_autoencoder(chunk.to(model.device))
         values = model.decode(scaled)
         finite = torch.isfinite(values).flatten(1).all(1).tolist()
         shown = (values * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).float().cpu().numpy()
@@ -37,7 +37,7 @@ def encode(model: DiffusionModel, pictures: Sequence[Picture], batch: int) -> Te
     """
     values = [torch.tensor(picture).permute(2, 0, 1).float() / 127.5 - 1 for picture in pictures]
     encoded = [
-        model.backbone.to_distribution(chunk.to(model.device, model.vae.dtype))[:count].float().cpu()
+        model.backbone.to_distribution(chunk.to(model.device))[:count].float().cpu()
         for chunk, count in _filled(values, batch)
     ]
     return model.backbone.to_latents(torch.cat(encoded))

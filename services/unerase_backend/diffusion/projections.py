@@ -5,8 +5,10 @@ It is the same in every call that reads a prompt, so that it is computed once, a
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -38,23 +40,51 @@ class Projections:
 
     def prepared(self, encoding: Encoding) -> Encoding:
         """Return an encoding with the layers' outputs as further tensors; the encoding itself if it has them."""
-        if f"projected.{len(self.layers) - 1}" in encoding.tensors:
+        if not self.layers or _name(0) in encoding.tensors:
             return encoding
-        outputs = {
-            f"projected.{number}": functional.linear(encoding.tensors[name], weight, bias)
-            for number, ((name, _), (weight, bias)) in enumerate(self.layers.items())
-        }
-        return Encoding({**encoding.tensors, **outputs})
+        outputs = dict(encoding.tensors)
+        for each in self._together:
+            whole = functional.linear(encoding.tensors[each.tensor], each.weight, each.bias)
+            outputs |= dict(zip(each.names, torch.split(whole, each.sizes, -1), strict=True))
+        return Encoding(outputs)
 
     def replaced(self, prepared: Encoding) -> TorchFunctionMode:
         """Return a context in which the layers' outputs are those of a prepared encoding."""
-        outputs = {key: prepared.tensors[f"projected.{number}"] for number, key in enumerate(self.layers)}
+        outputs = {key: prepared.tensors[_name(number)] for number, key in enumerate(self.layers)}
 
         def read(name: str, given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             found = outputs.get((name, id(weight)))
             return functional.linear(given, weight, bias) if found is None else found
 
         return _Instead(prepared, read)
+
+    @cached_property
+    def _together(self) -> list["_Layers"]:
+        """The layers of each tensor, with and without bias, as one."""
+        kinds: dict[tuple[str, bool], list[tuple[str, Tensor, Tensor | None]]] = {}
+        for number, ((tensor, _), (weight, bias)) in enumerate(self.layers.items()):
+            kinds.setdefault((tensor, bias is not None), []).append((_name(number), weight, bias))
+        found = []
+        for (tensor, _), layers in kinds.items():
+            names, weights, biases = zip(*layers, strict=True)
+            bias = None if biases[0] is None else torch.cat(biases)
+            found.append(_Layers(tensor, names, list(map(len, weights)), torch.cat(weights), bias))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """Layers of the same input, as one."""
+
+    tensor: str
+    names: tuple[str, ...]
+    sizes: list[int]
+    weight: Tensor
+    bias: Tensor | None
+
+
+def _name(number: int) -> str:
+    return f"projected.{number}"
 
 
 class _Instead(TorchFunctionMode):

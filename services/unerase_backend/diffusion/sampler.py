@@ -24,9 +24,11 @@ half as many rows. A trajectory's initial noise is drawn from its latent seed; t
 its noise seed. Each has its own CPU generator.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -44,14 +46,17 @@ from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.path import Level
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.prediction import of_noise_change
-from unerase_backend.diffusion.schedule import estimate_coefficients, noise_step, step_coefficients
+from unerase_backend.diffusion.schedule import noise_step
 from unerase_backend.diffusion.shapes import BATCH_ROWS, DECODE_BATCH
 from unerase_backend.diffusion.tensors import from_message
+from unerase_backend.diffusion.walk import Walk
 from unerase_backend.runtime.errors import InvalidRequestError, PreconditionError
 from unerase_backend.runtime.pictures import square_margin
 
 # Ticks that a finished trajectory may wait for others to share its decoding.
 DECODE_PATIENCE = 4
+# Steps whose noise is drawn in one call: it costs as much as the numbers.
+DRAWS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -67,16 +72,6 @@ class Finished:
     """Why it cannot be scored, or is withheld; empty otherwise."""
     withheld: bool = False
     """A guard refused the prompt, so that there are no latents, or withheld the picture."""
-
-
-@dataclass(frozen=True)
-class _Walk:
-    # What trajectories of so many steps have in common, by step.
-    times: Tensor
-    level: Level
-    reached: Level
-    rounded: Tensor
-    kept: Tensor
 
 
 @dataclass
@@ -114,7 +109,7 @@ class Sampler:
         self.batch_rows = batch_rows
         self._decode_batch, self._in_full = decode_batch, in_full
         self._kept = KeptEncodings(model, decode_batch)
-        self._walks: dict[int, _Walk] = {}
+        self._walk = cache(partial(Walk.of, model.schedule))
         self._waiting: deque[_Flight] = deque()
         self._flights: dict[str, _Flight] = {}
         self._undecoded: list[tuple[_Flight, Tensor]] = []
@@ -128,7 +123,9 @@ class Sampler:
         self._free_slots = list(reversed(range(batch_rows)))
         self._free_rows = list(reversed(range(batch_rows)))
         self._latents = torch.zeros((batch_rows, *model.latent_shape), device=device)
-        self._noise = torch.zeros((batch_rows, *model.latent_shape))
+        # The noise of some steps, of which the next takes the one at `_drawn`.
+        self._noise = torch.zeros((batch_rows, draws_at_once(model.latent_shape), *model.latent_shape))
+        self._drawn = 0
         self._step = torch.zeros(batch_rows, dtype=torch.long)
         self._end = torch.full((batch_rows,), -1, dtype=torch.long)
         self._times = torch.zeros((batch_rows, training), dtype=model.schedule.time_type)
@@ -138,7 +135,7 @@ class Sampler:
         self._conditioned_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
         self._empty_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
         self._slot_of_row = torch.zeros(batch_rows, dtype=torch.long, device=device)
-        self._prompts = model.prepared(Encoding.stack([conditioning.empty_encoding(model)]))[0].zeros(batch_rows)
+        self._prompts = model.prepared(conditioning.empty_encoding(model)).zeros(batch_rows)
         self._slots = torch.arange(batch_rows)
         # For inpainting: the cells that the model paints, the clean latents around them, the initial noise, and the
         # factors of both after each step.
@@ -254,17 +251,13 @@ class Sampler:
         self._guidance[slot] = trajectory.guidance_scale
         self._slot_of_row[list(flight.rows)] = slot
         encodings[0] = flight.given.guards.project(self.model, flight.prompts[0], encodings[0])
-        read = Encoding.stack(encodings).guided(trajectory.guidance_scale)
-        self._prompts[list(flight.rows)] = self.model.prepared(read)
+        for row, encoding in zip(flight.rows, encodings, strict=True):
+            self._prompts[row] = self.model.prepared(encoding.guided(trajectory.guidance_scale))
         steps = trajectory.steps
         walk = self._walk(steps)
-        level, kept = walk.level, walk.kept
-        eta = torch.full_like(level.signal, trajectory.eta)
-        scale = torch.full_like(eta, trajectory.variance_scale)
         self._times[slot, :steps] = walk.times
         self._levels[slot, :steps] = walk.rounded
-        coefficients = step_coefficients(level, walk.reached, eta, scale, self.model.prediction)
-        self._coefficients[slot, :steps] = coefficients.float()
+        self._coefficients[slot, :steps] = walk.coefficients(trajectory.eta, trajectory.variance_scale)
         done = trajectory.resumption.step
         self._step[slot] = done
         self._end[slot] = end = trajectory.stop_step or steps
@@ -272,7 +265,7 @@ class Sampler:
         initial = torch.randn(shape, generator=torch.Generator().manual_seed(trajectory.latent_seed))
         start = initial if flight.start is None else flight.start
         if trajectory.resumption.picture_digest:
-            of_picture, of_noise = kept[done - 1]
+            of_picture, of_noise = walk.kept[done - 1]
             start = of_picture * self._kept.pictures[trajectory.resumption.picture_digest] + of_noise * initial
         self._latents[slot] = start.to(self._latents)
         if trajectory.HasField("inpainting"):
@@ -281,34 +274,30 @@ class Sampler:
             self._painted[slot, :, margin : shape[1] - margin, margin : shape[2] - margin] = True
             self._around[slot] = self._kept.pictures[trajectory.inpainting.picture_digest].to(self._around)
             self._initial[slot] = initial.to(self._initial)
-            self._around_factors[slot, :steps] = kept
+            self._around_factors[slot, :steps] = walk.kept
         if trajectory.estimate:
-            self._coefficients[slot, end - 1] = estimate_coefficients(level[end - 1], self.model.prediction).float()
+            self._coefficients[slot, end - 1] = walk.estimate(end - 1)
             self._around_factors[slot, end - 1] = torch.tensor([1.0, 0.0])
         if trajectory.eta > 0:
             flight.noise = torch.Generator().manual_seed(trajectory.noise_seed)
             for _ in range(done):
                 torch.randn(shape, generator=flight.noise)
+            self._draw(flight)
 
-    def _walk(self, steps: int) -> _Walk:
-        if steps not in self._walks:
-            schedule = self.model.schedule
-            level, reached = schedule.levels(steps)
-            rounded, kept = schedule.rounded_levels(steps).stacked(), schedule.kept_coefficients(steps).float()
-            self._walks[steps] = _Walk(schedule.times(steps), level, reached, rounded, kept)
-        return self._walks[steps]
+    def _draw(self, flight: _Flight) -> None:
+        """Draw a trajectory's noise of this step and of those that are kept with it."""
+        if flight.noise is not None:
+            ahead = self._noise[flight.slot, self._drawn :]
+            torch.randn(ahead.shape, generator=flight.noise, out=ahead)
 
     def _advance(self) -> None:
         model = self.model
         step = self._step.clamp(max=self._times.shape[1] - 1)
         times = self._times[self._slots, step].to(model.device)
         coefficients = self._coefficients[self._slots, step].to(model.device)
-        for flight in self._flights.values():
-            if flight.noise is not None:
-                torch.randn(model.latent_shape, generator=flight.noise, out=self._noise[flight.slot])
         of_rows = self._predict(times[self._slot_of_row])
-        empty = of_rows[self._empty_row]
-        predicted = empty + self._guidance * (of_rows[self._conditioned_row] - empty)
+        empty = of_rows.index_select(0, self._empty_row)
+        predicted = empty + self._guidance * (of_rows.index_select(0, self._conditioned_row) - empty)
         for flight in (each for each in self._flights.values() if each.given.guards.guards):
             scale, place = flight.trajectory.guidance_scale, int(step[flight.slot])
             per_noise = float(of_noise_change(model.prediction, Level(*self._levels[flight.slot, place])))
@@ -316,24 +305,30 @@ class Sampler:
             if guided is not None:
                 predicted[flight.slot] = guided
         self._guide_by_classifiers(predicted, step)
-        self._latents = noise_step(self._latents, predicted, self._noise.to(model.device), coefficients)
+        noise = self._noise[:, self._drawn].to(model.device)
+        self._latents = noise_step(self._latents, predicted, noise, coefficients)
         if any(flight.trajectory.HasField("inpainting") for flight in self._flights.values()):
             factors = self._around_factors[self._slots, step].to(model.device)
             of_picture, of_noise = factors[:, :, None, None, None].unbind(1)
             around = of_picture * self._around + of_noise * self._initial
             self._latents = torch.where(self._painted, self._latents, around)
         self._step += 1
+        self._drawn = (self._drawn + 1) % self._noise.shape[1]
+        if self._drawn == 0:
+            for flight in self._flights.values():
+                self._draw(flight)
 
     def _predict(self, times: Tensor) -> Tensor:
         """Return the denoiser's output at each row's time; what guards steer, the denoiser's modules compute."""
-        model, latents = self.model, self._latents[self._slot_of_row].to(self.model.dtype)
+        model, latents = self.model, self._latents.index_select(0, self._slot_of_row).to(self.model.dtype)
         held = [(each.given.guards, each.rows) for each in self._flights.values() if each.steered]
         # Where there is no graph, one call of the modules computes all rows.
         together = bool(held) and model.graph is None
         free = [row for each in self._flights.values() if not (each.steered or together) for row in each.rows]
-        output, self.rows_called = torch.zeros_like(latents, dtype=torch.float32), 0
         if free:
             output, self.rows_called = call_denoiser(model, latents, times, self._prompts, free, in_full=self._in_full)
+        else:
+            output, self.rows_called = torch.zeros_like(latents, dtype=torch.float32), 0
         if held:
             with steered(model, held, self.batch_rows):
                 of_modules = model.predict(latents, times, self._prompts).float()
@@ -390,6 +385,11 @@ class Sampler:
         for each in (*steps, self._latents, self._noise, self._around, self._initial):
             each[slot] = 0
         self._slot_of_row[list(flight.rows)] = slot
+
+
+def draws_at_once(shape: Sequence[int]) -> int:
+    """Return how many draws of a shape one call makes: torch fills portions of 16 numbers, as in single draws."""
+    return 1 if math.prod(shape) % 16 else DRAWS_AT_ONCE
 
 
 def _shown(flight: _Flight, latents: Tensor, picture: Picture | None) -> Finished:

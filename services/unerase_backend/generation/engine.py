@@ -29,12 +29,12 @@ from unerase.internal.v1alpha1.trajectories_pb2 import Conditioning, Question, S
 from unerase.v1.types_pb2 import SAMPLE_STATUS_SCORED, SAMPLE_STATUS_WITHHELD, SampleStatus
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import conditioning, profile
-from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.denoising import measure_denoising
 from unerase_backend.diffusion.fields import within
 from unerase_backend.diffusion.guarding import Guards
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
+from unerase_backend.diffusion.model_graphs import with_graphs
 from unerase_backend.diffusion.pictures import Picture
 from unerase_backend.diffusion.shapes import TEXT_ROWS
 from unerase_backend.diffusion.tensors import to_message

@@ -40,7 +40,7 @@ class TracedOperations(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention:
             return _attention(*args, **named)
         if func is Tensor.chunk and self._linear is not None and args[0] is self._linear[0]:
-            return self._chunks(*args, **named)
+            return _chunks(self._linear, *args, **named)
         return func(*args, **named)
 
     def _of_linear(self, given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -50,13 +50,13 @@ class TracedOperations(TorchFunctionMode):
         self._linear = output, given, weight, bias
         return output
 
-    def _chunks(self, output: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-        assert self._linear is not None
-        _, given, weight, bias = self._linear
-        if dim not in (-1, output.dim() - 1) or len(weight) % chunks:
-            return output.chunk(chunks, dim)
-        parts = zip(weight.split(len(weight) // chunks), bias.split(len(bias) // chunks), strict=True)
-        return tuple(_flat_linear(given, *part) for part in parts)
+
+def _chunks(linear: tuple[Tensor, ...], output: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    _, given, weight, bias = linear
+    if dim not in (-1, output.dim() - 1) or len(weight) % chunks:
+        return output.chunk(chunks, dim)
+    parts = zip(weight.chunk(chunks), bias.chunk(chunks), strict=True)
+    return tuple(_flat_linear(given, *part) for part in parts)
 
 
 def _flat_linear(given: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
