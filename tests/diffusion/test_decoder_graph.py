@@ -83,7 +83,7 @@ def test_a_model_whose_denoiser_has_no_graph_has_none_of_its_decoder(model: Diff
     assert with_decoder_graph(model, 1).decoder is None
 
 
-def test_a_decoder_that_cannot_be_traced_is_computed_by_its_modules(
+def test_a_decoder_whose_graph_says_something_else_is_computed_by_its_modules(
     model: DiffusionModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Odd(type(model.vae)):  # type: ignore[misc]

@@ -130,7 +130,7 @@ def test_models_in_another_number_type_have_none(catalogue: Catalogue) -> None:
     assert with_graphs(load_model(catalogue, "testbed/never", CPU, torch.bfloat16), 1).graph is None
 
 
-def test_a_denoiser_that_cannot_be_traced_is_computed_by_its_modules(
+def test_a_denoiser_whose_graph_says_something_else_is_computed_by_its_modules(
     model: DiffusionModel, trajectory_of: TrajectoryOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Odd(type(model.denoiser)):  # type: ignore[misc]

@@ -31,7 +31,7 @@ def most_rows(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def limit(rows: int) -> None:
         class Small:
             def __init__(self, graph: Any) -> None:
-                self.timed, self.takes, self._graph = graph.timed, graph.takes, graph
+                self.timed, self.takes, self.prepared, self._graph = graph.timed, graph.takes, graph.prepared, graph
 
             def __call__(self, latents: torch.Tensor, *rest: Any) -> torch.Tensor:
                 if len(latents) > rows:

@@ -1,4 +1,4 @@
-"""Graphs against the modules that they were traced from."""
+"""Graphs against the modules that they were written from."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unerase_backend.runtime import graphs
+from unerase_backend.runtime.graph_writer import ROWS, UnknownOperationError
 from unerase_backend.runtime.graphs import Graph
 from unerase_backend.runtime.onnx_runtime import LARGE
 
@@ -45,50 +46,53 @@ def inputs(rows: int, seed: int = 0) -> dict[str, Tensor]:
     return {"pixels": torch.randn((rows, 3, 8, 8), generator=draw), "shift": torch.randn(rows, generator=draw)}
 
 
-def graph_of(module: Network, traced: bytes | None = None, threads: int = 1) -> Graph:
-    example = inputs(2)
-    return graphs.open_graph(traced or graphs.trace(module, example), module, example, threads)
+def written_of(module: nn.Module) -> bytes:
+    return graphs.written(module, module, inputs(ROWS))
+
+
+def graph_of(module: Network, content: bytes | None = None, threads: int = 1) -> Graph:
+    return graphs.open_graph(content or written_of(module), module, inputs(ROWS), threads)
 
 
 @pytest.fixture(scope="module")
-def traced() -> bytes:
-    return graphs.trace(network(1), inputs(2))
+def written() -> bytes:
+    return written_of(network(1))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_graph_says_what_its_module_says(traced: bytes, rows: int, threads: int) -> None:
+def test_a_graph_says_what_its_module_says(written: bytes, rows: int, threads: int) -> None:
     module, given = network(1), inputs(rows, seed=rows)
-    torch.testing.assert_close(graph_of(module, traced, threads)(given), module(*given.values()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(graph_of(module, written, threads)(given), module(*given.values()), rtol=1e-5, atol=1e-5)
 
 
-def test_a_graph_of_one_module_takes_the_weights_of_another(traced: bytes) -> None:
+def test_a_graph_of_one_module_takes_the_weights_of_another(written: bytes) -> None:
     other, given = network(2), inputs(3)
-    torch.testing.assert_close(graph_of(other, traced)(given), other(*given.values()), rtol=1e-5, atol=1e-5)
-    assert (graph_of(network(1), traced)(given) - other(*given.values())).abs().max() > 0.1
+    torch.testing.assert_close(graph_of(other, written)(given), other(*given.values()), rtol=1e-5, atol=1e-5)
+    assert (graph_of(network(1), written)(given) - other(*given.values())).abs().max() > 0.1
 
 
-def test_weights_that_are_equal_in_the_traced_module_are_apart_in_another() -> None:
+def test_weights_that_are_equal_in_the_written_module_are_apart_in_another() -> None:
     even = network(1)
     for each in even.parameters():
         each.fill_(1.0)
     other, given = network(2), inputs(3)
-    traced = graphs.trace(even, inputs(2))
-    torch.testing.assert_close(graph_of(other, traced)(given), other(*given.values()), rtol=1e-5, atol=1e-5)
+    written = written_of(even)
+    torch.testing.assert_close(graph_of(other, written)(given), other(*given.values()), rtol=1e-5, atol=1e-5)
 
 
-def test_tracing_changes_nothing() -> None:
+def test_writing_changes_nothing() -> None:
     module = network(1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     before = {key: value.clone() for key, value in module.state_dict().items()}
     expected = module(*inputs(2).values())
-    graphs.trace(module, inputs(2))
+    written_of(module)
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
     assert not any(each.training for each in module.modules())
     assert torch.equal(module(*inputs(2).values()), expected)
 
 
-def test_a_row_has_the_same_bits_whatever_shares_its_call(traced: bytes) -> None:
-    graph, many = graph_of(network(1), traced), inputs(12)
+def test_a_row_has_the_same_bits_whatever_shares_its_call(written: bytes) -> None:
+    graph, many = graph_of(network(1), written), inputs(12)
     expected = graph(many)
 
     @given(order=st.lists(st.integers(0, 11), min_size=1, max_size=12))
@@ -110,21 +114,25 @@ def test_a_row_has_the_same_bits_whatever_shares_its_call(traced: bytes) -> None
     ],
 )
 def test_a_graph_takes_only_inputs_like_the_traced_ones(
-    traced: bytes, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+    written: bytes, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
 ) -> None:
-    graph = graph_of(network(1), traced)
+    graph = graph_of(network(1), written)
     assert graph.takes(inputs(5))
     assert not graph.takes(change(inputs(5)))
 
 
-def test_what_cannot_be_traced_says_so_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_written_says_so() -> None:
     class Odd(nn.Module):
         def forward(self, pixels: Tensor, shift: Tensor) -> Tensor:
-            return torch.cartesian_prod(shift, shift)
+            return torch.linalg.pinv(pixels)
 
-    with pytest.raises(Exception, match=r"cartesian_prod.*not supported"):
-        graphs.trace(Odd(), inputs(2))
-    assert capfd.readouterr().out.count("\n") <= 1
+    class Branching(nn.Module):
+        def forward(self, pixels: Tensor, shift: Tensor) -> Tensor:
+            return pixels if shift.mean(0) else -pixels
+
+    for module, operation in ((Odd(), "linalg"), (Branching(), "_local_scalar_dense")):
+        with pytest.raises(UnknownOperationError, match=f"no rule writes aten.*{operation}"):
+            written_of(module)
 
 
 def test_what_does_not_agree_is_found() -> None:

@@ -1,6 +1,6 @@
 """Calls a judge's network with pictures, several at a time; a row's bits do not depend on what shares its batch.
 
-A small network on a CPU is a graph (`runtime.graphs`), traced when it first sees square pixel values of a size. Its
+A small network on a CPU is a graph (`runtime.graphs`), written when it first sees square pixel values of a size. Its
 calls have as many rows as they need, in parts of a full call, where every bit of a row is as in a full call; that is
 found out with random pixel values when so many rows are first needed. All other networks are called in one shape.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from unerase_backend.runtime import graphs
+from unerase_backend.runtime.graph_writer import ROWS
 from unerase_backend.runtime.graphs import Graph
 
 _LOG = logging.getLogger(__name__)
@@ -56,18 +57,19 @@ class Batches:
     def _graph(self, value: Tensor) -> Graph | None:
         if value.shape not in self._graphs:
             # Where the processor keeps the sides' ratio there would be a graph for each.
-            traces = value.shape[-1] == value.shape[-2] and graphs.computes(self._device, self._dtype)
-            small = traces and graphs.is_small(self._network)
-            self._graphs[value.shape] = self._traced(value.shape) if small else None
+            has_one = value.shape[-1] == value.shape[-2] and graphs.computes(self._device, self._dtype)
+            small = has_one and graphs.is_small(self._network)
+            self._graphs[value.shape] = self._written(value.shape) if small else None
         return self._graphs[value.shape]
 
-    def _traced(self, shape: torch.Size) -> Graph | None:
-        some, full, one = ({_PIXELS: _random(shape, rows)} for rows in (graphs.TRACED_ROWS, self._batch_size, 1))
+    def _written(self, shape: torch.Size) -> Graph | None:
+        some, full, one = ({_PIXELS: _random(shape, rows)} for rows in (ROWS, self._batch_size, 1))
         bright = {_PIXELS: one[_PIXELS] * _BRIGHT}
         threads = torch.get_num_threads()
 
         def build() -> Graph:
-            return graphs.open_graph(graphs.trace(self._network, some), self._network, some, threads)
+            written = graphs.written(self._network, self._network, some)
+            return graphs.open_graph(written, self._network, some, threads)
 
         graph = graphs.checked(build, self._network, full, one, bright)
         if isinstance(graph, str):

@@ -60,8 +60,6 @@ class Backbone:
     parts: ClassVar[Mapping[str, Part]]
     default_sequence_length: ClassVar[int] = 0
     """Tokens of a prompt in a text encoder without a length of its own, such as T5, as the pipeline has it."""
-    has_graph: ClassVar[bool] = False
-    """Whether onnxruntime computes small denoisers of the family on a CPU (`denoiser_graph`)."""
     lower_case: ClassVar[bool] = False
     """Whether such an encoder reads prompts in lower case, as `text_reader.lowered` has them."""
 

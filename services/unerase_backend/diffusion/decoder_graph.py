@@ -1,34 +1,34 @@
-"""The decoder of an `AutoencoderKL` as a graph (`runtime.graphs`), for models whose denoiser has one.
+"""An autoencoder's decoder as a graph (`runtime.graphs`), for models whose denoiser has one.
 
-As for denoisers: traced once for each architecture, with every model's own weights, and compared with the modules.
+As for denoisers: written once for each architecture, with every model's own weights, and compared with the modules.
 """
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from unerase_backend.diffusion.model import DiffusionModel, architecture_of
 from unerase_backend.runtime import graphs
+from unerase_backend.runtime.graph_writer import ROWS
 from unerase_backend.runtime.graphs import Graph
 
 _LOG = logging.getLogger(__name__)
 
 # By architecture and the inputs of a row.
-_TRACED: dict[tuple[object, ...], bytes] = {}
+_WRITTEN: dict[tuple[object, ...], bytes] = {}
 
 
 class DecoderGraph:
     """One model's decoder in onnxruntime."""
 
     def __init__(self, graph: Graph) -> None:
-        """Take the graph of a `_Decoded`."""
+        """Take the graph of the decoder's call."""
         self._graph = graph
 
     def takes(self, latents: Tensor) -> bool:
-        """Return whether latents are of the shape that the graph was traced for."""
+        """Return whether latents are of the shape that the graph was written for."""
         return self._graph.takes({"latents": latents})
 
     def __call__(self, latents: Tensor) -> Tensor:
@@ -38,34 +38,21 @@ class DecoderGraph:
 
 def with_decoder_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     """Return a model with a graph of its decoder; the model itself where that is computed by its modules."""
-    from diffusers import AutoencoderKL
-
-    if model.graph is None or not (isinstance(model.vae, AutoencoderKL) and graphs.is_small(model.vae)):
+    if model.graph is None or not graphs.is_small(model.vae):
         return model
-    decoded = _Decoded(model.vae)
-    given, other = (_random(model, graphs.TRACED_ROWS + more) for more in range(2))
+    given, other = (_random(model, rows) for rows in (ROWS, ROWS + 1))
     key = (architecture_of(model.vae), graphs.rows_like(given))
 
     def build() -> Graph:
-        if key not in _TRACED:
-            _TRACED[key] = graphs.trace(decoded, given)
-        return graphs.open_graph(_TRACED[key], decoded, given, threads)
+        if key not in _WRITTEN:
+            _WRITTEN[key] = graphs.written(model.decode, model.vae, given)
+        return graphs.open_graph(_WRITTEN[key], model.vae, given, threads)
 
-    graph = graphs.checked(build, decoded, other)
+    graph = graphs.checked(build, model.decode, other)
     if isinstance(graph, str):
         _LOG.warning("torch computes the decoder of %s, which has no graph: %s", model.name, graph)
         return model
     return replace(model, decoder=DecoderGraph(graph))
-
-
-class _Decoded(torch.nn.Module):
-    def __init__(self, autoencoder: Any) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, latents: Tensor) -> Tensor:
-        pictures: Tensor = self.autoencoder.decode(latents, return_dict=False)[0]
-        return pictures
 
 
 def _random(model: DiffusionModel, rows: int) -> dict[str, Tensor]:

@@ -1,39 +1,37 @@
 """The denoiser as a graph (`runtime.graphs`), for calls without gradients on a CPU in float32.
 
-It is traced once for each architecture, and every model's own weights are put into it. What comes out is compared with
-what the modules say; a denoiser that cannot be traced, or whose graph says something else, is computed by its modules.
-So are all of families without `Backbone.has_graph`. What layers make of encodings alone is no part of the graph
-(`projections`).
+It is written once for each architecture, and every model's own weights are put into it. What comes out is compared
+with what the modules say; a denoiser that cannot be written, or whose graph says something else, is computed by its
+modules. What layers make of encodings alone is no part of the graph (`projections`).
 """
 
 import logging
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from unerase_backend.diffusion.backbone import Backbone
 from unerase_backend.diffusion.conditioning import empty_encoding
 from unerase_backend.diffusion.encoding import Encoding
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.projections import Projections
 from unerase_backend.runtime import graphs
+from unerase_backend.runtime.graph_writer import ROWS
 from unerase_backend.runtime.graphs import Graph
 
 _LOG = logging.getLogger(__name__)
 
 # By architecture and the inputs of a row.
-_TRACED: dict[tuple[object, ...], bytes] = {}
+_WRITTEN: dict[tuple[object, ...], bytes] = {}
 
 
 class DenoiserGraph:
     """One model's denoiser in onnxruntime."""
 
     def __init__(self, graph: Graph, projections: Projections) -> None:
-        """Take the graph of a `_Called`, and what is not in it."""
+        """Take the graph of the denoiser's call, and what is not in it."""
         self._graph = graph
         self.prepared: Callable[[Encoding], Encoding] = projections.prepared
         """See `DiffusionModel.prepared`."""
@@ -41,7 +39,7 @@ class DenoiserGraph:
         """Called with the seconds of each call."""
 
     def takes(self, latents: Tensor, times: Tensor, encoding: Encoding) -> bool:
-        """Return whether rows of these shapes and number types are those that the graph was traced for."""
+        """Return whether rows of these shapes and number types are those that the graph was written for."""
         return self._graph.takes(_given(latents, times, encoding))
 
     def __call__(self, latents: Tensor, times: Tensor, encoding: Encoding) -> Tensor:
@@ -54,25 +52,28 @@ class DenoiserGraph:
 
 def with_denoiser_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     """Return a model with a graph of its denoiser; the model itself where that is computed by its modules."""
-    traces = model.backbone.has_graph and graphs.computes(model.device, model.dtype)
-    if not (traces and graphs.is_small(model.denoiser)):
+    if not (graphs.computes(model.device, model.dtype) and graphs.is_small(model.denoiser)):
         return model
-    latents, times, encoding = random_rows(model, graphs.TRACED_ROWS)
-    with torch.inference_mode():
-        projections = Projections.found(lambda: model.predict(latents, times, encoding), encoding)
+    projections = _projections(model)
     given, other = (
         _given(latents, times, projections.prepared(encoding))
-        for latents, times, encoding in (random_rows(model, graphs.TRACED_ROWS + more) for more in range(2))
+        for latents, times, encoding in (random_rows(model, rows) for rows in (ROWS, ROWS + 1))
     )
-    called = _Called(model.backbone, tuple(given)[2:], projections)
     key = (model.architecture, type(model.backbone), graphs.rows_like(given))
 
-    def build() -> Graph:
-        if key not in _TRACED:
-            _TRACED[key] = graphs.trace(called, given)
-        return graphs.open_graph(_TRACED[key], called, given, threads)
+    def call(latents: Tensor, times: Tensor, *encoded: Tensor) -> Tensor:
+        return model.predict(latents, times, Encoding(dict(zip(list(given)[2:], encoded, strict=True))))
 
-    graph = graphs.checked(build, called, other)
+    def recorded(latents: Tensor, times: Tensor, *encoded: Tensor) -> Tensor:
+        with projections.replaced(Encoding(dict(zip(list(given)[2:], encoded, strict=True)))):
+            return call(latents, times, *encoded)
+
+    def build() -> Graph:
+        if key not in _WRITTEN:
+            _WRITTEN[key] = graphs.written(recorded, model.denoiser, given)
+        return graphs.open_graph(_WRITTEN[key], model.denoiser, given, threads)
+
+    graph = graphs.checked(build, call, other)
     if isinstance(graph, str):
         _LOG.warning("torch computes the denoiser of %s, which has no graph: %s", model.name, graph)
         return model
@@ -88,19 +89,10 @@ def random_rows(model: DiffusionModel, rows: int) -> tuple[Tensor, Tensor, Encod
     return latents, times, Encoding.stack([empty_encoding(model)] * rows).clone()
 
 
-class _Called(torch.nn.Module):
-    """The call of a denoiser, with tensors alone for its inputs: latents, times, and those of a prepared encoding."""
-
-    def __init__(self, backbone: Backbone, names: tuple[str, ...], projections: Projections) -> None:
-        super().__init__()
-        self.denoiser, self._predict = backbone.denoiser, backbone.predict
-        self._names, self._projections = names, projections
-
-    def forward(self, latents: Tensor, times: Tensor, *encoded: Tensor) -> Tensor:
-        encoding = Encoding(dict(zip(self._names, encoded, strict=True)))
-        # The modules compute everything, so that they say whether the graph is right.
-        with self._projections.replaced(encoding) if torch._C._get_tracing_state() else nullcontext():
-            return self._predict(self.denoiser, latents, times, encoding)
+@torch.inference_mode()
+def _projections(model: DiffusionModel) -> Projections:
+    latents, times, encoding = random_rows(model, graphs.LEAST)
+    return Projections.found(lambda: model.predict(latents, times, encoding), encoding)
 
 
 def _given(latents: Tensor, times: Tensor, encoding: Encoding) -> dict[str, Tensor]:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from unerase_backend.diffusion.denoiser_graph import random_rows
 from unerase_backend.diffusion.encoding import GUIDANCE, MASK, Encoding
-from unerase_backend.diffusion.gradient_rules import CONSTANT, RULES
-from unerase_backend.diffusion.graph_writer import ROWS, Recorder
+from unerase_backend.diffusion.gradient_rules import RULES
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.runtime import graphs
+from unerase_backend.runtime.graph_rules import CONSTANT
+from unerase_backend.runtime.graph_writer import ROWS, Recorder
 from unerase_backend.runtime.graphs import Graph
 
 CELLS = 144

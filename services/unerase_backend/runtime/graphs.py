@@ -4,55 +4,46 @@ A graph is the same function: the operations of the module, in another order of 
 channels out in blocks and packs the weights, so that a call takes less time, and a row in a call of few hardly more
 than one in a call of many. The bits are other ones than those of torch, and numerics profiles say which were made.
 
-What is traced holds no weights, so that every model of one architecture can put its own in. A graph holds them `COPIES`
-times, so that modules with `LARGE` parameters and more have none.
+What is written (`graph_writer`) holds no weights, so that every model of one architecture can put its own in. A graph
+holds them `COPIES` times, so that modules with `LARGE` parameters and more have none.
 
-What comes out is compared with what the module says. A module that cannot be traced, or whose graph says something
+What comes out is compared with what the module says. A module that cannot be written, or whose graph says something
 else, has none; that depends on the module and on the versions in the numerics profile alone. So whatever else goes
 wrong, such as too little memory, is raised. onnxruntime's maximum of a window leaves NaN out, so that a graph may be
 finite where numbers in the middle of the module have overflowed.
 """
 
-import io
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from unerase_backend.runtime.exhaustion import is_out_of_memory
+from unerase_backend.runtime.graph_rules import CONSTANT, RULES
+from unerase_backend.runtime.graph_writer import Recorder, serialized
 from unerase_backend.runtime.onnx_runtime import LARGE, installed, runtime_version, session_options
-from unerase_backend.runtime.traced_operations import TracedOperations
 
 AGREEMENT = 1e-4
 """How far a graph's output may be from its module's, as a share of the greatest value of the output, or of its norm."""
 
-TRACED_ROWS = 2
-"""Rows of the inputs that a module is traced with."""
 LEAST = 2
 """The fewest rows of a call whose bits are compared with those of a full one: a single row often has bits of its own,
 and the sum over a large one is divided among threads."""
 
-OPSET = 18
-# The exporter's settings are those of the process.
-_EXPORTER = threading.Lock()
-
 
 class Graph:
-    """A traced module with weights; inputs and outputs have a row for each row of a call."""
+    """A written module with weights; inputs and outputs have a row for each row of a call."""
 
     def __init__(self, session: Any, given: Mapping[str, Tensor]) -> None:
-        """Take a session, and the inputs that were traced."""
+        """Take a session, and inputs like those of all calls."""
         self._session = session
         # What does not change the output is no input of the graph.
         self._read = tuple(each.name for each in session.get_inputs())
         self._rows = rows_like(given)
 
     def takes(self, given: Mapping[str, Tensor]) -> bool:
-        """Return whether inputs have the names, shapes of a row and number types of those that were traced."""
+        """Return whether inputs have the names, shapes of a row and number types of the first ones."""
         return rows_like(given) == self._rows
 
     def __call__(self, given: Mapping[str, Tensor]) -> Tensor:
@@ -75,53 +66,30 @@ def runtime_of(device: torch.device, dtype: torch.dtype) -> str:
     return f"onnxruntime-{runtime_version()}" if computes(device, dtype) else "torch"
 
 
-def trace(module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
-    """Return the graph of a module's call with named inputs in their order, at least two rows each.
+def written(call: Callable[..., Tensor], module: torch.nn.Module, given: Mapping[str, Tensor]) -> bytes:
+    """Return the graph of a call of a module with named inputs in their order, `graph_writer.ROWS` rows each.
 
     Its weights bear their names in the module and hold nothing.
 
     Raises:
-        Exception: of any class, if the module cannot be traced.
+        Exception: of any class, if the call cannot be written.
     """
-    import onnx
-
-    content = io.BytesIO()
-    with _EXPORTER, _silent(), TracedOperations(), torch.no_grad(), warnings.catch_warnings():
-        # The exporter that follows this one takes ten times as long.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            tuple(given.values()),
-            content,  # type: ignore[arg-type] # as the exporter of this kind takes it
-            dynamo=False,
-            input_names=list(given),
-            opset_version=OPSET,
-            dynamic_axes={name: {0: "rows"} for name in given},
-            # Weights stay as they are, and equal ones apart: another model's take their places.
-            do_constant_folding=False,
-            keep_initializers_as_inputs=True,
-            # Otherwise convolutions would take in the norms after them, weights and all.
-            training=torch.onnx.TrainingMode.PRESERVE,
-        )
-    graph = onnx.load_from_string(content.getvalue())
-    weights = module.state_dict()
-    for each in graph.graph.initializer:
-        if each.name in weights:
-            each.ClearField("raw_data")
-    # Weights that were inputs as well could be other ones in each call, and would not be packed.
-    inputs = [each for each in graph.graph.input if each.name in given]
-    del graph.graph.input[:]
-    graph.graph.input.extend(inputs)
-    return serialized(graph)
+    # In inference mode operations would not come apart.
+    with torch.inference_mode(False), torch.no_grad():
+        inputs = {name: each.clone() for name, each in given.items()}
+        with Recorder(RULES, CONSTANT, inputs, module.state_dict(keep_vars=True)) as recorder:
+            output = call(*inputs.values())
+    content: bytes = recorder.writer.model(inputs, {"output": recorder.value_of(output)})
+    return content
 
 
-def open_graph(traced: bytes, module: torch.nn.Module, given: Mapping[str, Tensor], threads: int) -> Graph:
-    """Return a traced graph with a module's weights; `given` are inputs like those of all calls."""
+def open_graph(content: bytes, module: torch.nn.Module, given: Mapping[str, Tensor], threads: int) -> Graph:
+    """Return a written graph with a module's weights; `given` are inputs like those of all calls."""
     import onnx
     import onnxruntime
 
     weights = module.state_dict()
-    graph = onnx.load_from_string(traced)
+    graph = onnx.load_from_string(content)
     for each in graph.graph.initializer:
         if (weight := weights.get(each.name)) is not None:
             each.raw_data = weight.detach().contiguous().numpy().tobytes()
@@ -133,10 +101,10 @@ def open_graph(traced: bytes, module: torch.nn.Module, given: Mapping[str, Tenso
     return Graph(onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"]), given)
 
 
-def checked(build: Callable[[], Graph], module: torch.nn.Module, *others: Mapping[str, Tensor]) -> Graph | str:
-    """Return the graph that `build` traces and opens, or why the module has none.
+def checked(build: Callable[[], Graph], call: Callable[..., Tensor], *others: Mapping[str, Tensor]) -> Graph | str:
+    """Return the graph that `build` writes and opens, or why the module has none.
 
-    Graph and module are compared on `others`, which should have other numbers of rows than the traced inputs.
+    Graph and module are compared on `others`, which should have other numbers of rows than the written inputs.
 
     Raises:
         Exception: what `reason` raises.
@@ -144,7 +112,7 @@ def checked(build: Callable[[], Graph], module: torch.nn.Module, *others: Mappin
     try:
         graph = build()
         with torch.inference_mode():
-            return next(filter(None, (difference(graph(each), module(*each.values())) for each in others)), graph)
+            return next(filter(None, (difference(graph(each), call(*each.values())) for each in others)), graph)
     except Exception as error:
         return reason(error)
 
@@ -159,32 +127,6 @@ def reason(error: Exception) -> str:
     if is_out_of_memory(error) or isinstance(error, OSError | ImportError):
         raise error
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def serialized(graph: Any) -> bytes:
-    """Return a graph's bytes.
-
-    Raises:
-        MemoryError: they do not fit into memory.
-    """
-    from google.protobuf.message import EncodeError
-
-    try:
-        content: bytes = graph.SerializeToString()
-    except EncodeError as error:
-        raise MemoryError("a graph cannot be written down") from error
-    return content
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep the exporter from printing the whole graph of a module that cannot be traced."""
-    prints = torch._C._jit_onnx_log
-    torch._C._jit_onnx_log = lambda *_: None
-    try:
-        yield
-    finally:
-        torch._C._jit_onnx_log = prints
 
 
 @torch.inference_mode()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
 
 from support.tiny_models import PROMPTS, ROWS, STEPS, TinyModel
@@ -100,9 +99,8 @@ def test_neighbours_change_no_bit(tiny_model: TinyModel) -> None:
 
 def test_its_graph_says_what_its_modules_say_and_neighbours_change_no_bit(tiny_model: TinyModel) -> None:
     sampler = tiny_model.graph_sampler
-    assert (sampler.model.graph is not None) == tiny_model.model.backbone.has_graph
-    decoded = sampler.model.graph is not None and isinstance(sampler.model.vae, AutoencoderKL)
-    assert (sampler.model.decoder is not None) == decoded
+    assert sampler.model.graph is not None
+    assert sampler.model.decoder is not None
     asked = [tiny_model.trajectory(text, latent_seed=seed, eta=seed % 2) for seed, text in enumerate(PROMPTS)]
     together, by_modules = sampler.run(asked), tiny_model.sampler.run(asked)
     for place, (ours, theirs) in enumerate(zip(together, by_modules, strict=True)):

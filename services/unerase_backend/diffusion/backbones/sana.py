@@ -56,7 +56,6 @@ class Sana(Backbone):
 
     title = "Sana"
     pipelines = ("SanaPipeline",)
-    has_graph = True
     default_sequence_length = 300
     lower_case = True
     parts: ClassVar[Mapping[str, Part]] = {

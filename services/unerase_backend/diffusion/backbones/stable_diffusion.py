@@ -28,7 +28,6 @@ class StableDiffusion(Backbone):
 
     title = "Stable Diffusion 1 and 2"
     pipelines = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
-    has_graph = True
     parts: ClassVar[Mapping[str, Part]] = {
         "unet": Part("UNet2DConditionModel", Role.DENOISER),
         "vae": Part("AutoencoderKL", Role.AUTOENCODER),

@@ -46,7 +46,6 @@ class StableDiffusion3(Backbone):
 
     title = "Stable Diffusion 3"
     pipelines = ("StableDiffusion3Pipeline",)
-    has_graph = True
     default_sequence_length = 256
     parts: ClassVar[Mapping[str, Part]] = {
         "transformer": Part("SD3Transformer2DModel", Role.DENOISER),

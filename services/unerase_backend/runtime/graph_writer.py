@@ -1,7 +1,8 @@
 """Writes a graph of onnxruntime while torch computes: every operation of torch becomes operations of the graph.
 
 Torch computes once with real tensors. `Recorder` sees each operation below autograd, so those of a backward pass as
-well, and has a rule write the same for the tensors that follow from inputs and weights. All others are constants.
+well, and has a rule write the same for the tensors that follow from inputs and weights. All others are constants. What
+a tensor is changed to in place is a new value; its views from before are not.
 
 The graph takes any number of rows. The recorded call has `ROWS` of them, a number that networks do not have among
 their sizes: whatever is a multiple of it counts as rows. Where that is wrong, or where a rule writes something else
@@ -11,7 +12,7 @@ than torch computes, the graph's outputs for another number of rows show it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from unerase_backend.runtime.graphs import OPSET, serialized
-
-ROWS = 13
-"""Rows of a recorded call."""
+ROWS = 19
+"""Rows of a recorded call. It divides no width of networks, and no number of tokens n * n or n * n + 1."""
+OPSET = 18
 
 
 class UnknownOperationError(Exception):
@@ -75,6 +75,12 @@ class GraphWriter:
         self.shape: tuple[int, ...] = ()
         self.kept: dict[str, Value] = {}
         """What a rule of a forward operation keeps for that of the backward one, by the name of an output."""
+        self.products: dict[str, tuple[Value, Value, Value]] = {}
+        """Of what is, in another shape, a product with a bias: the factors and the bias, by the name of the output."""
+        self.first = Value(self, "")
+        """The first input of the graph."""
+        self._fixed: set[str] = set()
+        self._rows: list[Value] = []
         self._numbers: dict[float, Value] = {}
 
     def op(self, kind: str, *inputs: Value | float | Sequence[int], **attributes: Any) -> Value:
@@ -88,15 +94,18 @@ class GraphWriter:
         from onnx import helper
 
         names = [f"v{len(self.nodes)}.{place}" for place in range(outputs)]
-        self.nodes.append(helper.make_node(kind, [self._input(each).name for each in inputs], names, **attributes))
+        read = [self._input(each) for each in inputs]
+        self.nodes.append(helper.make_node(kind, [each.name for each in read], names, **attributes))
+        if all(map(self.is_fixed, read)):
+            self._fixed.update(names)
         return tuple(Value(self, name) for name in names)
 
     def constant(self, tensor: Tensor) -> Value:
         """Return a constant; if it has equal rows, only one of them."""
         for axis, size in enumerate(tensor.shape):
             if size and size % ROWS == 0:
-                first = tensor.narrow(axis, 0, 1)
-                if not torch.equal(first.expand_as(tensor), tensor):
+                first = tensor.narrow(axis, 0, size // ROWS)
+                if not torch.equal(torch.cat([first] * ROWS, axis), tensor):
                     raise UnknownOperationError("a constant has different rows")
                 tensor = first
         name = f"c{len(self.constants)}"
@@ -104,11 +113,30 @@ class GraphWriter:
         return Value(self, name, tuple(tensor.shape))
 
     def reshaped(self, value: Value, sizes: Sequence[int]) -> Value:
-        """Return a value with other sizes, one of which at most has to do with rows."""
-        open_sizes = [-1 if size and size % ROWS == 0 else size for size in sizes]
+        """Return a value with other sizes, one of which at most has to do with rows and is not as before."""
+        # 0 stands for the size that the axis has, so that onnxruntime knows that it is the same.
+        before = (*value.shape, *[0] * len(sizes))
+        kept = [bool(size) and size % ROWS == 0 and size == before[axis] for axis, size in enumerate(sizes)]
+        open_sizes = [
+            0 if same else -1 if size and size % ROWS == 0 else size for size, same in zip(sizes, kept, strict=True)
+        ]
         if open_sizes.count(-1) > 1:
             raise UnknownOperationError(f"the sizes {tuple(sizes)} do not tell which is that of rows")
-        return self.op("Reshape", value, open_sizes)
+        return replace(self.op("Reshape", value, open_sizes), shape=tuple(sizes))
+
+    def is_fixed(self, value: Value) -> bool:
+        """Return whether a value follows from weights and constants alone, so that it may have one row for all."""
+        return value.name in self.constants or value.name in self.weights or value.name in self._fixed
+
+    def repeated(self, value: Value, shape: Sequence[int]) -> Value:
+        """Return a fixed value with as many rows as a call has, along the axis of a shape that has to do with rows."""
+        axes = [axis for axis, size in enumerate(shape) if size and size % ROWS == 0]
+        if len(axes) != 1 or shape[axes[0]] != ROWS:
+            return value
+        if not self._rows:
+            self._rows.append(self.op("Slice", self.op("Shape", self.first), [0], [1]))
+        ones = [1] * len(shape)
+        return self.op("Expand", value, self.op("Concat", ones[: axes[0]], *self._rows, ones[axes[0] + 1 :], axis=0))
 
     def _input(self, given: Value | float | Sequence[int]) -> Value:
         if isinstance(given, Value):
@@ -168,6 +196,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights = {id(weight): (name, weight) for name, weight in weights.items()}
         for name, tensor in inputs.items():
             self._keep(tensor, Value(self.writer, name))
+        self.writer.first = Value(self.writer, next(iter(inputs)))
 
     def value_of(self, tensor: Tensor) -> Value:
         """Return the value that a tensor has in the graph; a constant if it does not follow from any."""
@@ -189,11 +218,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tree_map(lambda each: used.append(each) if isinstance(each, Tensor) else None, (args, given))
         if func in self._constant or not any(id(each) in self._known or id(each) in self._weights for each in used):
             return computed
-        if func not in self._rules or func._schema.is_mutable:
+        rule = self._rules.get(func)
+        if func._schema.is_mutable:
+            # In place: the first argument is the output, and had to be known before.
+            rule = self._rules.get(_elsewhere(func)) if id(args[0]) in self._known else None
+        if rule is None:
             raise UnknownOperationError(f"no rule writes {func}")
         outputs = [computed] if isinstance(computed, Tensor) else computed
         self.writer.shape = tuple(outputs[0].shape)
-        values = self._rules[func](self.writer, *tree_map(self._argument, args), **tree_map(self._argument, given))
+        values = rule(self.writer, *tree_map(self._argument, args), **tree_map(self._argument, given))
         for tensor, value in zip(outputs, [values] if isinstance(values, Value) else values, strict=True):
             if tensor is not None:
                 self._keep(tensor, value or Value(self.writer, "unknown"))
@@ -206,6 +239,28 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kept = Value(self.writer, value.name, tuple(tensor.shape))
         self._known[id(tensor)] = tensor, kept
         return kept
+
+
+def serialized(graph: Any) -> bytes:
+    """Return a graph's bytes.
+
+    Raises:
+        MemoryError: they do not fit into memory.
+    """
+    from google.protobuf.message import EncodeError
+
+    try:
+        content: bytes = graph.SerializeToString()
+    except EncodeError as error:
+        raise MemoryError("a graph cannot be written down") from error
+    return content
+
+
+def _elsewhere(in_place: Any) -> Any:
+    """Return the operation that gives as a new tensor what one does in place; None if there is none."""
+    name, _, overload = str(in_place).removeprefix("aten.").partition(".")
+    plain = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    return getattr(plain, overload, None)
 
 
 def _leading_to(last: Sequence[Any], nodes: Sequence[Any]) -> tuple[list[Any], set[str]]:
