@@ -144,3 +144,21 @@ def test_a_denoiser_whose_graph_says_something_else_is_computed_by_its_modules(
     with caplog.at_level(logging.WARNING):
         assert with_graphs(changed, 1).graph is None
     assert "torch computes the denoiser of testbed/reference, which has no graph: off by" in caplog.text
+
+
+def test_a_denoiser_that_reads_prompts_unseen_has_no_graph(
+    model: DiffusionModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The prompts that it was written with would be in the graph."""
+
+    class Odd(type(model.denoiser)):  # type: ignore[misc]
+        def forward(self, *arguments: Any, encoder_hidden_states: Any, **named: Any) -> Any:
+            unseen = torch.from_numpy(encoder_hidden_states.numpy().copy())
+            return super().forward(*arguments, encoder_hidden_states=unseen, **named)
+
+    odd = Odd.from_config(model.denoiser.config)
+    odd.load_state_dict(model.denoiser.state_dict())
+    changed = replace(model, backbone=model.backbone.with_modules({"unet": odd.eval().requires_grad_(False)}))
+    with caplog.at_level(logging.WARNING):
+        assert with_graphs(changed, 1).graph is None
+    assert "which has no graph: a constant has different rows" in caplog.text

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unerase_backend.diffusion.conditioning import empty_encoding
-from unerase_backend.diffusion.encoding import Encoding
+from unerase_backend.diffusion.encoding import GUIDANCE, MASK, Encoding
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.projections import Projections
 from unerase_backend.runtime import graphs
@@ -82,11 +82,21 @@ def with_denoiser_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
 
 @torch.no_grad()
 def random_rows(model: DiffusionModel, rows: int) -> tuple[Tensor, Tensor, Encoding]:
-    """Return latents and times of rows, random and the same each time, and as many encodings of the empty prompt."""
-    draw = torch.Generator().manual_seed(0)
+    """Return latents, times and encodings of rows, all of them different, random and the same each time.
+
+    What is no input of a graph would be the same for all rows, so that it shows in the comparison.
+    """
+    draw = torch.Generator().manual_seed(rows)
     latents = torch.randn((rows, *model.latent_shape), generator=draw)
     times = model.schedule.times_at(torch.randint(model.schedule.training_timesteps, (rows,), generator=draw))
-    return latents, times, Encoding.stack([empty_encoding(model)] * rows).clone()
+    encoding = Encoding.stack([empty_encoding(model)] * rows).clone()
+    for name, tensor in encoding.tensors.items():
+        if name == MASK:
+            # The first token always counts.
+            tensor[:, 1:] = torch.randint(2, tensor[:, 1:].shape, generator=draw).to(tensor)
+        elif tensor.is_floating_point() and name != GUIDANCE:
+            tensor.add_((float(tensor.std()) or 1.0) * torch.randn(tensor.shape, generator=draw))
+    return latents, times, encoding
 
 
 @torch.inference_mode()
