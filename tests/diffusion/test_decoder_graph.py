@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import pictures
-from unerase_backend.diffusion.decoder_graph import with_decoder_graph
+from unerase_backend.diffusion.decoder_graph import LARGEST, with_decoder_graph
 from unerase_backend.diffusion.denoiser_graph import with_denoiser_graph
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
@@ -77,6 +77,11 @@ def test_a_second_model_of_the_architecture_has_its_own_weights(
     given = latents(model, 2)
     assert np.abs(shown(with_graphs(other, 1), given) - shown(other, given)).max() <= 1
     assert np.abs(shown(with_its_graph, given) - shown(other, given)).max() > 1
+
+
+def test_large_pictures_have_none(with_its_graph: DiffusionModel) -> None:
+    large = replace(with_its_graph, decoder=None, resolution=2 * LARGEST)
+    assert with_decoder_graph(large, 1).decoder is None
 
 
 def test_a_model_whose_denoiser_has_no_graph_has_none_of_its_decoder(model: DiffusionModel) -> None:

@@ -167,7 +167,7 @@ def test_a_graph_that_says_something_else_is_not_used(
 def test_short_memory_is_no_reason_to_compute_otherwise(
     model: DiffusionModel, forgotten: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def short(*given: Any) -> None:
+    def short(*given: Any, **named: Any) -> None:
         raise MemoryError
 
     for name in ("Recorder", "_difference"):

@@ -1,6 +1,8 @@
 """Graphs against the modules that they were written from."""
 
+import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -155,9 +157,52 @@ def test_a_graph_that_fails_or_differs_is_none_and_other_errors_are_raised() -> 
         return build
 
     assert graphs.checked(fails(ValueError("no such operation\nwith details")), module, given) == "no such operation"
-    for error in (MemoryError("full"), OSError("full"), ImportError("onnx"), RuntimeError("can't allocate memory")):
+    for error in (
+        MemoryError("full"),
+        OSError("full"),
+        ImportError("onnx"),
+        RuntimeError("can't allocate memory"),
+        RuntimeError("pthread_create failed, error code: 11"),
+    ):
         with pytest.raises(type(error), match=str(error)):
             graphs.checked(fails(error), module, given)
+
+
+def test_a_module_with_other_constants_has_a_graph_of_its_own() -> None:
+    """As it would alone, whatever was written before."""
+
+    class Shifted(Network):
+        constant = 0.0
+
+        def forward(self, pixels: Tensor, shift: Tensor) -> Tensor:
+            return super().forward(pixels, shift) + self.constant
+
+    kept: dict[object, bytes] = {}
+    for constant in (1.0, 1.0, 2.0):
+        module = Shifted(1).eval().requires_grad_(False)
+        module.constant = constant
+        opened = partial(graph_of, module)
+        graph = graphs.shared(kept, "key", partial(written_of, module), opened, module, inputs(3))
+        assert isinstance(graph, Graph)
+        torch.testing.assert_close(graph(inputs(4)), module(**inputs(4)), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_written_is_not_held() -> None:
+    """Writing takes the memory of a call, not that of all its tensors."""
+    living: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    class Deep(nn.Module):
+        def forward(self, pixels: Tensor, shift: Tensor) -> Tensor:
+            nonlocal most
+            for _ in range(20):
+                pixels = pixels * 1.5
+                living.append(weakref.ref(pixels))
+                most = max(most, sum(each() is not None for each in living))
+            return pixels
+
+    graphs.written(Deep(), Deep(), inputs(ROWS))
+    assert most <= 3
 
 
 def test_only_small_modules_on_a_cpu_in_float32_have_graphs() -> None:

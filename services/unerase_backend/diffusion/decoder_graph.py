@@ -1,4 +1,4 @@
-"""An autoencoder's decoder as a graph (`runtime.graphs`), for models whose denoiser has one.
+"""An autoencoder's decoder as a graph (`runtime.graphs`), for models of small pictures whose denoiser has one.
 
 As for denoisers: written once for each architecture, with every model's own weights, and compared with the modules.
 """
@@ -13,6 +13,9 @@ from unerase_backend.diffusion.model import DiffusionModel, architecture_of
 from unerase_backend.runtime import graphs
 from unerase_backend.runtime.graph_writer import ROWS
 from unerase_backend.runtime.graphs import Graph
+
+LARGEST = 64
+"""Pixels on a side of the largest pictures: writing a graph takes a call of `ROWS` rows."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,17 +41,18 @@ class DecoderGraph:
 
 def with_decoder_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     """Return a model with a graph of its decoder; the model itself where that is computed by its modules."""
-    if model.graph is None or not graphs.is_small(model.vae):
+    if model.graph is None or model.resolution > LARGEST or not graphs.is_small(model.vae):
         return model
     given, other = (_random(model, rows) for rows in (ROWS, ROWS + 1))
     key = (architecture_of(model.vae), graphs.rows_like(given))
 
-    def build() -> Graph:
-        if key not in _WRITTEN:
-            _WRITTEN[key] = graphs.written(model.decode, model.vae, given)
-        return graphs.open_graph(_WRITTEN[key], model.vae, given, threads)
+    def write() -> bytes:
+        return graphs.written(model.decode, model.vae, given)
 
-    graph = graphs.checked(build, model.decode, other)
+    def opened(content: bytes) -> Graph:
+        return graphs.open_graph(content, model.vae, given, threads)
+
+    graph = graphs.shared(_WRITTEN, key, write, opened, model.decode, other)
     if isinstance(graph, str):
         _LOG.warning("torch computes the decoder of %s, which has no graph: %s", model.name, graph)
         return model
@@ -56,5 +60,5 @@ def with_decoder_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
 
 
 def _random(model: DiffusionModel, rows: int) -> dict[str, Tensor]:
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(rows)
     return {"latents": model.backbone.to_autoencoder(torch.randn((rows, *model.latent_shape), generator=draw))}

@@ -59,7 +59,8 @@ def with_denoiser_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
         _given(latents, times, projections.prepared(encoding))
         for latents, times, encoding in (random_rows(model, rows) for rows in (ROWS, ROWS + 1))
     )
-    key = (model.architecture, type(model.backbone), graphs.rows_like(given))
+    # The resolution may be among the constants.
+    key = (model.architecture, model.resolution, type(model.backbone), graphs.rows_like(given))
 
     def call(latents: Tensor, times: Tensor, *encoded: Tensor) -> Tensor:
         return model.predict(latents, times, Encoding(dict(zip(list(given)[2:], encoded, strict=True))))
@@ -68,12 +69,13 @@ def with_denoiser_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
         with projections.replaced(Encoding(dict(zip(list(given)[2:], encoded, strict=True)))):
             return call(latents, times, *encoded)
 
-    def build() -> Graph:
-        if key not in _WRITTEN:
-            _WRITTEN[key] = graphs.written(recorded, model.denoiser, given)
-        return graphs.open_graph(_WRITTEN[key], model.denoiser, given, threads)
+    def write() -> bytes:
+        return graphs.written(recorded, model.denoiser, given)
 
-    graph = graphs.checked(build, call, other)
+    def opened(content: bytes) -> Graph:
+        return graphs.open_graph(content, model.denoiser, given, threads)
+
+    graph = graphs.shared(_WRITTEN, key, write, opened, call, other)
     if isinstance(graph, str):
         _LOG.warning("torch computes the denoiser of %s, which has no graph: %s", model.name, graph)
         return model

@@ -109,7 +109,7 @@ def _may_have_one(model: DiffusionModel) -> bool:
 
 def _made(model: DiffusionModel, threads: int) -> GradientGraph | None:
     rows = _example(model, ROWS)
-    key = (model.architecture, type(model.backbone), graphs.rows_like(rows.named))
+    key = (model.architecture, model.resolution, type(model.backbone), graphs.rows_like(rows.named))
     if key not in _WRITTEN:
         _WRITTEN[key] = _written(model, rows)
     if (written := _WRITTEN[key]) is None:
@@ -128,7 +128,8 @@ def _made(model: DiffusionModel, threads: int) -> GradientGraph | None:
 
 def _written(model: DiffusionModel, rows: Rows) -> bytes | None:
     try:
-        with Recorder(RULES, CONSTANT, rows.named, model.denoiser.state_dict(keep_vars=True)) as recorder:
+        weights = model.denoiser.state_dict(keep_vars=True)
+        with Recorder(RULES, CONSTANT, rows.named, weights, backwards=True) as recorder:
             losses, gradients = by_autograd(model, rows)
         outputs = {"losses": losses, **{f"gradient.{name}": each for name, each in gradients.tensors.items()}}
         written: bytes = recorder.writer.model(

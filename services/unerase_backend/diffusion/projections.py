@@ -30,9 +30,9 @@ class Projections:
         """Return the layers in a call of the denoiser with an encoding."""
         layers: dict[_Key, tuple[Tensor, Tensor | None]] = {}
 
-        def compute(name: str, given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        def compute(name: str, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             layers[name, id(weight)] = weight, bias
-            return functional.linear(given, weight, bias)
+            return functional.linear(input, weight, bias)
 
         with _Instead(encoding, compute):
             call()
@@ -52,9 +52,9 @@ class Projections:
         """Return a context in which the layers' outputs are those of a prepared encoding."""
         outputs = {key: prepared.tensors[_name(number)] for number, key in enumerate(self.layers)}
 
-        def read(name: str, given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        def read(name: str, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             found = outputs.get((name, id(weight)))
-            return functional.linear(given, weight, bias) if found is None else found
+            return functional.linear(input, weight, bias) if found is None else found
 
         return _Instead(prepared, read)
 
@@ -103,7 +103,8 @@ class _Instead(TorchFunctionMode):
     ) -> Any:
         del types
         if func is functional.linear:
+            named = dict(zip(("input", "weight", "bias"), args, strict=False)) | dict(kwargs or {})
             for name, tensor in self._encoding.tensors.items():
-                if args[0] is tensor:
-                    return self._of_layer(name, *args, **(kwargs or {}))
+                if named["input"] is tensor:
+                    return self._of_layer(name, **named)
         return func(*args, **(kwargs or {}))

@@ -11,6 +11,7 @@ than torch computes, the graph's outputs for another number of rows show it.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 ROWS = 19
-"""Rows of a recorded call. It divides no width of networks, and no number of tokens n * n or n * n + 1."""
+"""Rows of a recorded call. It divides few widths of networks, and no number of tokens 2 ** k or n * n + 1."""
 OPSET = 18
 
 
@@ -186,13 +187,19 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         constant: frozenset[Any],
         inputs: Mapping[str, Tensor],
         weights: Mapping[str, Tensor],
+        *,
+        backwards: bool,
     ) -> None:
-        """Take rules by operation, the operations whose outputs do not follow from any values, and named tensors."""
+        """Take rules by operation, the operations whose outputs do not follow from any values, and named tensors.
+
+        With `backwards` autograd computes, too, which needs tensors that nothing else holds; all live on then.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         self.writer = GraphWriter()
         self._rules, self._constant = rules, constant
-        # Tensors are known by identity, so they have to live on.
-        self._known: dict[int, tuple[Tensor, Value]] = {}
+        # Tensors are known by identity, by what gives each as long as it lives.
+        self._known: dict[int, tuple[Callable[[], Tensor | None], Value]] = {}
+        self._living: list[Tensor] | None = [] if backwards else None
         self._weights = {id(weight): (name, weight) for name, weight in weights.items()}
         for name, tensor in inputs.items():
             self._keep(tensor, Value(self.writer, name))
@@ -200,7 +207,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def value_of(self, tensor: Tensor) -> Value:
         """Return the value that a tensor has in the graph; a constant if it does not follow from any."""
-        if id(tensor) in self._known:
+        if self._knows(tensor):
             return self._known[id(tensor)][1]
         if id(tensor) in self._weights:
             name, weight = self._weights[id(tensor)]
@@ -216,12 +223,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         computed = func(*args, **given)
         used: list[Tensor] = []
         tree_map(lambda each: used.append(each) if isinstance(each, Tensor) else None, (args, given))
-        if func in self._constant or not any(id(each) in self._known or id(each) in self._weights for each in used):
+        if func in self._constant or not any(self._knows(each) or id(each) in self._weights for each in used):
             return computed
         rule = self._rules.get(func)
         if func._schema.is_mutable:
             # In place: the first argument is the output, and had to be known before.
-            rule = self._rules.get(_elsewhere(func)) if id(args[0]) in self._known else None
+            rule = self._rules.get(_elsewhere(func)) if self._knows(args[0]) else None
         if rule is None:
             raise UnknownOperationError(f"no rule writes {func}")
         outputs = [computed] if isinstance(computed, Tensor) else computed
@@ -237,8 +244,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _keep(self, tensor: Tensor, value: Value) -> Value:
         kept = Value(self.writer, value.name, tuple(tensor.shape))
-        self._known[id(tensor)] = tensor, kept
+        self._known[id(tensor)] = weakref.ref(tensor), kept
+        if self._living is not None:
+            self._living.append(tensor)
         return kept
+
+    def _knows(self, tensor: Tensor) -> bool:
+        # Another tensor may have taken the place of one that has ended.
+        return id(tensor) in self._known and self._known[id(tensor)][0]() is tensor
 
 
 def serialized(graph: Any) -> bytes:

@@ -77,7 +77,8 @@ def written(call: Callable[..., Tensor], module: torch.nn.Module, given: Mapping
     # In inference mode operations would not come apart.
     with torch.inference_mode(False), torch.no_grad():
         inputs = {name: each.clone() for name, each in given.items()}
-        with Recorder(RULES, CONSTANT, inputs, module.state_dict(keep_vars=True)) as recorder:
+        weights = module.state_dict(keep_vars=True)
+        with Recorder(RULES, CONSTANT, inputs, weights, backwards=False) as recorder:
             output = call(*inputs.values())
     content: bytes = recorder.writer.model(inputs, {"output": recorder.value_of(output)})
     return content
@@ -117,14 +118,42 @@ def checked(build: Callable[[], Graph], call: Callable[..., Tensor], *others: Ma
         return reason(error)
 
 
+def shared(
+    kept: dict[Any, bytes],
+    key: object,
+    write: Callable[[], bytes],
+    opened: Callable[[bytes], Graph],
+    call: Callable[..., Tensor],
+    *others: Mapping[str, Tensor],
+) -> Graph | str:
+    """Return a module's graph as `checked` does, from what `kept` has for modules like it.
+
+    Where that says something else than this module, for example because it has other constants, and where there is
+    none, it is written. So a module has the graph that it would have alone.
+    """
+    reused = key in kept
+
+    def build() -> Graph:
+        if key not in kept:
+            kept[key] = write()
+        return opened(kept[key])
+
+    graph = checked(build, call, *others)
+    if reused and isinstance(graph, str):
+        del kept[key]
+        graph = checked(build, call, *others)
+    return graph
+
+
 def reason(error: Exception) -> str:
     """Return why a module has no graph, for an error of torch or onnxruntime, of whatever class.
 
     Raises:
-        Exception: the error itself, if memory is short, a file is missing or cannot be written, or a library is not
-            installed: that says nothing of the module.
+        Exception: the error itself, if memory is short, a thread cannot be started, a file is missing or cannot be
+            written, or a library is not installed: that says nothing of the module.
     """
-    if is_out_of_memory(error) or isinstance(error, OSError | ImportError):
+    no_thread = "pthread_create failed" in str(error)
+    if no_thread or is_out_of_memory(error) or isinstance(error, OSError | ImportError):
         raise error
     return str(error).partition("\n")[0] or type(error).__name__
 

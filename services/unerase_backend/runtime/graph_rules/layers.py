@@ -19,6 +19,9 @@ from unerase_backend.runtime.graph_writer import GraphWriter, Rule, Value
 
 aten = torch.ops.aten
 
+FEW_CELLS = 64
+"""Of a channel. Where there are more, its weight is not held for each, and costs little to repeat."""
+
 RULES: dict[Any, Rule] = {}
 
 
@@ -152,9 +155,9 @@ def _group_norm(
 
 
 def each_channel(writer: GraphWriter, weight: Value, like: Value) -> Value:
-    """Return a weight of each channel in the shape of a row."""
+    """Return a weight of each channel for what has a shape; in that of a row where few cells would repeat it."""
     turned = writer.op("Reshape", weight, [1, -1, *[1] * (len(like.shape) - 2)])
-    return writer.op("Expand", turned, [1, *like.shape[1:]])
+    return writer.op("Expand", turned, [1, *like.shape[1:]]) if math.prod(like.shape[2:]) <= FEW_CELLS else turned
 
 
 @writes(RULES, aten._scaled_dot_product_flash_attention_for_cpu.default)
