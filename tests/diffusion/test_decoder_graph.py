@@ -12,11 +12,12 @@ from torch import Tensor
 
 from unerase_backend.catalogue import Catalogue
 from unerase_backend.diffusion import pictures
-from unerase_backend.diffusion.decoder_graph import LARGEST, with_decoder_graph
+from unerase_backend.diffusion.decoder_graph import with_decoder_graph
 from unerase_backend.diffusion.denoiser_graph import with_denoiser_graph
 from unerase_backend.diffusion.loading import load_model
 from unerase_backend.diffusion.model import DiffusionModel
 from unerase_backend.diffusion.model_graphs import with_graphs
+from unerase_backend.runtime.onnx_runtime import LARGEST_DECODED
 
 BATCH = 4
 
@@ -80,7 +81,7 @@ def test_a_second_model_of_the_architecture_has_its_own_weights(
 
 
 def test_large_pictures_have_none(with_its_graph: DiffusionModel) -> None:
-    large = replace(with_its_graph, decoder=None, resolution=2 * LARGEST)
+    large = replace(with_its_graph, decoder=None, resolution=2 * LARGEST_DECODED)
     assert with_decoder_graph(large, 1).decoder is None
 
 

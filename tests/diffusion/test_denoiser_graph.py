@@ -50,6 +50,13 @@ def steering(model: DiffusionModel, folder: Path) -> Guards:
     return Guards.load(catalogue.guards("own/guarded"), catalogue.model_parts("own/guarded").folder, CPU)
 
 
+def with_denoiser(model: DiffusionModel, kind: Any) -> DiffusionModel:
+    """The model with its weights in a denoiser of another class."""
+    denoiser = kind.from_config(model.denoiser.config)
+    denoiser.load_state_dict(model.denoiser.state_dict())
+    return replace(model, backbone=model.backbone.with_modules({"unet": denoiser.eval().requires_grad_(False)}))
+
+
 def test_the_pictures_are_those_of_the_modules(
     model: DiffusionModel, with_its_graph: DiffusionModel, trajectory_of: TrajectoryOf
 ) -> None:
@@ -138,11 +145,8 @@ def test_a_denoiser_whose_graph_says_something_else_is_computed_by_its_modules(
             (output,) = super().forward(*arguments, **named)
             return (output * len(output),)
 
-    odd = Odd.from_config(model.denoiser.config)
-    odd.load_state_dict(model.denoiser.state_dict())
-    changed = replace(model, backbone=model.backbone.with_modules({"unet": odd.eval().requires_grad_(False)}))
     with caplog.at_level(logging.WARNING):
-        assert with_graphs(changed, 1).graph is None
+        assert with_graphs(with_denoiser(model, Odd), 1).graph is None
     assert "torch computes the denoiser of testbed/reference, which has no graph: off by" in caplog.text
 
 
@@ -156,9 +160,6 @@ def test_a_denoiser_that_reads_prompts_unseen_has_no_graph(
             unseen = torch.from_numpy(encoder_hidden_states.numpy().copy())
             return super().forward(*arguments, encoder_hidden_states=unseen, **named)
 
-    odd = Odd.from_config(model.denoiser.config)
-    odd.load_state_dict(model.denoiser.state_dict())
-    changed = replace(model, backbone=model.backbone.with_modules({"unet": odd.eval().requires_grad_(False)}))
     with caplog.at_level(logging.WARNING):
-        assert with_graphs(changed, 1).graph is None
+        assert with_graphs(with_denoiser(model, Odd), 1).graph is None
     assert "which has no graph: a constant has different rows" in caplog.text

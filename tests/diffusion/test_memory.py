@@ -106,3 +106,11 @@ def test_a_damaged_header_names_its_file(content: bytes, tmp_path: Path) -> None
     (tmp_path / "bad.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.safetensors"):
         folder_parameters(tmp_path)
+
+
+def test_graphs_hold_small_models_on_a_cpu_and_decoders_of_small_pictures() -> None:
+    small = replace(SD_14, denoiser_parameters=1000, autoencoder_parameters=500)
+    of_side = {side: replace(small, pixels=side * side).graph_bytes("float32") for side in (64, 65)}
+    assert of_side == {64: 2 * 4 * 1500, 65: 2 * 4 * 1000}
+    assert small.gradient_graph_bytes("float32") == 4 * 4 * 1000
+    assert small.graph_bytes("bfloat16") == SD_14.graph_bytes("float32") == SD_14.gradient_graph_bytes("float32") == 0

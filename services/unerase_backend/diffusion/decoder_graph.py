@@ -13,9 +13,7 @@ from unerase_backend.diffusion.model import DiffusionModel, architecture_of
 from unerase_backend.runtime import graphs
 from unerase_backend.runtime.graph_writer import ROWS
 from unerase_backend.runtime.graphs import Graph
-
-LARGEST = 64
-"""Pixels on a side of the largest pictures: writing a graph takes a call of `ROWS` rows."""
+from unerase_backend.runtime.onnx_runtime import LARGEST_DECODED
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,7 +39,7 @@ class DecoderGraph:
 
 def with_decoder_graph(model: DiffusionModel, threads: int) -> DiffusionModel:
     """Return a model with a graph of its decoder; the model itself where that is computed by its modules."""
-    if model.graph is None or model.resolution > LARGEST or not graphs.is_small(model.vae):
+    if model.graph is None or model.resolution > LARGEST_DECODED or not graphs.is_small(model.vae):
         return model
     given, other = (_random(model, rows) for rows in (ROWS, ROWS + 1))
     key = (architecture_of(model.vae), graphs.rows_like(given))

@@ -16,6 +16,7 @@ from unerase_backend.runtime.graph_rules.basics import LAST, need, writes
 from unerase_backend.runtime.graph_rules.layers import (
     attention_scale,
     attention_shares,
+    by_channel,
     each_channel,
     last_turned,
 )
@@ -155,9 +156,7 @@ def _group_norm(
 ) -> tuple[Value, ...]:
     size = channels // groups * cells
     hat, mean, inverse = _normalised(writer, writer.reshaped(x, [rows, groups, size]), size, epsilon)
-    y = writer.reshaped(hat, x.shape)
-    y = y if weight is None else y * each_channel(writer, weight, x)
-    return y if bias is None else y + each_channel(writer, bias, x), mean, inverse
+    return by_channel(writer, hat, x, weight, bias), mean, inverse
 
 
 @writes(RULES, aten.native_group_norm_backward.default)

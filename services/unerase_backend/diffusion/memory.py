@@ -19,7 +19,7 @@ from unerase_backend.catalogue.families import DEFAULT
 from unerase_backend.catalogue.model_files import present
 from unerase_backend.catalogue.tensors import UNREADABLE, read_header
 from unerase_backend.diffusion.row_memory import DTYPE_BYTES, RowMemory, row_memory
-from unerase_backend.runtime.onnx_runtime import COPIES, GRADIENT_COPIES, LARGE
+from unerase_backend.runtime.onnx_runtime import COPIES, GRADIENT_COPIES, LARGE, LARGEST_DECODED
 
 DECODED = 22.7
 """Bytes of a decoded picture for each pixel and unit of width, in float32; measured on a CPU with AutoencoderKL."""
@@ -62,8 +62,8 @@ class ModelSize:
 
     def graph_bytes(self, dtype: str) -> int:
         """Return the most that the graphs of a denoiser and a decoder on a CPU hold (`model_graphs`); 0 without."""
-        graphs = self.denoiser_parameters + self.autoencoder_parameters
-        return COPIES * graphs * DTYPE_BYTES[dtype] if self._is_small(dtype) else 0
+        decoder = self.autoencoder_parameters if self.pixels <= LARGEST_DECODED**2 else 0
+        return COPIES * (self.denoiser_parameters + decoder) * DTYPE_BYTES[dtype] if self._is_small(dtype) else 0
 
     def gradient_graph_bytes(self, dtype: str) -> int:
         """Return the most that a graph of the denoising loss and its gradient holds (`gradient_graph`)."""

@@ -55,8 +55,8 @@ from unerase_backend.runtime.pictures import square_margin
 
 # Ticks that a finished trajectory may wait for others to share its decoding.
 DECODE_PATIENCE = 4
-# Steps whose noise is drawn in one call: it costs as much as the numbers.
-DRAWS_AT_ONCE = 8
+# Steps whose noise is drawn in one call, for latents of which a call costs more than the numbers.
+DRAWS_AT_ONCE, FEW_NUMBERS = 8, 4096
 
 
 @dataclass(frozen=True)
@@ -389,7 +389,7 @@ class Sampler:
 
 def draws_at_once(shape: Sequence[int]) -> int:
     """Return how many draws of a shape one call makes: torch fills portions of 16 numbers, as in single draws."""
-    return 1 if math.prod(shape) % 16 else DRAWS_AT_ONCE
+    return DRAWS_AT_ONCE if (numbers := math.prod(shape)) % 16 == 0 and numbers <= FEW_NUMBERS else 1
 
 
 def _shown(flight: _Flight, latents: Tensor, picture: Picture | None) -> Finished:

@@ -5,6 +5,8 @@ from typing import Any
 
 LARGE = 100_000_000
 """Parameters from which a module has no graph (`graphs`), and a CPU gets few rows."""
+LARGEST_DECODED = 64
+"""Pixels on a side of the largest pictures whose decoder has a graph: writing one takes a call of many pictures."""
 COPIES = 2
 """How many copies of a module's weights its graph holds: as they are, and packed."""
 GRADIENT_COPIES = 4

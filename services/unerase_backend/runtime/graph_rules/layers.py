@@ -149,9 +149,14 @@ def _group_norm(
     size = channels // groups * cells
     grouped = writer.reshaped(x, [rows, groups, size])
     normed = writer.op("LayerNormalization", grouped, writer.constant(torch.ones(size)), axis=-1, epsilon=epsilon)
-    y = writer.reshaped(replace(normed, shape=grouped.shape), x.shape)
-    y = y if weight is None else y * each_channel(writer, weight, x)
-    return y if bias is None else y + each_channel(writer, bias, x), None, None
+    return by_channel(writer, replace(normed, shape=grouped.shape), x, weight, bias), None, None
+
+
+def by_channel(writer: GraphWriter, normed: Value, like: Value, weight: Value | None, bias: Value | None) -> Value:
+    """Return normalised values in another shape, scaled and shifted by the weights of its channels."""
+    y = writer.reshaped(normed, like.shape)
+    y = y if weight is None else y * each_channel(writer, weight, like)
+    return y if bias is None else y + each_channel(writer, bias, like)
 
 
 def each_channel(writer: GraphWriter, weight: Value, like: Value) -> Value:

@@ -129,6 +129,7 @@ def _split(writer: GraphWriter, x: Value, size: int, axis: int = 0) -> tuple[Val
 def _split_with_sizes(writer: GraphWriter, x: Value, sizes: Sequence[int], axis: int = 0) -> tuple[Value, ...]:
     if x.name not in writer.products or axis % len(x.shape) != len(x.shape) - 1:
         return writer.ops("Split", len(sizes), x, list(sizes), axis=axis)
+    # As products of their own the parts need not be copied out of one.
     given, weight, bias = writer.products[x.name]
     weights, biases = (writer.ops("Split", len(sizes), each, list(sizes), axis=-1) for each in (weight, bias))
     parts = [writer.op("Gemm", given, *part) for part in zip(weights, biases, strict=True)]
