@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -157,3 +158,14 @@ def test_every_rule_is_compared_with_torch(monkeypatch: pytest.MonkeyPatch) -> N
     for operation in OPERATIONS.values():
         graphs.written(operation, MODULE, drawn(ROWS))
     assert " ".join(sorted(map(str, set(RULES) - used))) == ""
+
+
+def test_one_shape_after_another_is_written_once() -> None:
+    def operation(pixels: Tensor, tokens: Tensor) -> Tensor:
+        return tokens.flatten(0, 1).view(-1, 5, 8).flatten(1).view(-1, 4, 10) + 1
+
+    content = graphs.written(operation, MODULE, drawn(ROWS))
+    kinds = [node.op_type for node in onnx.load_from_string(content).graph.node]
+    assert kinds == ["Reshape", "Add", "Identity"]
+    graph = graphs.open_graph(content, MODULE, drawn(ROWS), 1)
+    assert torch.equal(graph(drawn(3)), operation(**drawn(3)))

@@ -6,6 +6,7 @@ points `unerase.judges`. A kind that needs more of a catalogue entry than a fold
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -68,7 +69,7 @@ class Kind:
     libraries: tuple[str, ...]
     module: str
 
-    @property
+    @cached_property
     def provider(self) -> str:
         """The distribution that brings the kind and the libraries that run it, with their versions."""
         first = ("unerase", metadata.version("unerase"))

@@ -81,6 +81,7 @@ class GraphWriter:
         self.first = Value(self, "")
         """The first input of the graph."""
         self._fixed: set[str] = set()
+        self._sources: dict[str, Value] = {}
         self._rows: list[Value] = []
         self._numbers: dict[float, Value] = {}
 
@@ -115,6 +116,16 @@ class GraphWriter:
 
     def reshaped(self, value: Value, sizes: Sequence[int]) -> Value:
         """Return a value with other sizes, one of which at most has to do with rows and is not as before."""
+        source = self._sources.get(value.name, value)
+        if source.shape == tuple(sizes):
+            return source
+        reshaped = replace(self.op("Reshape", source, self._open(source, sizes)), shape=tuple(sizes))
+        self._sources[reshaped.name] = source
+        return reshaped
+
+    @staticmethod
+    def _open(value: Value, sizes: Sequence[int]) -> list[int]:
+        """Return sizes as a graph for any number of rows has them."""
         # 0 stands for the size that the axis has, so that onnxruntime knows that it is the same.
         before = (*value.shape, *[0] * len(sizes))
         kept = [bool(size) and size % ROWS == 0 and size == before[axis] for axis, size in enumerate(sizes)]
@@ -123,7 +134,7 @@ class GraphWriter:
         ]
         if open_sizes.count(-1) > 1:
             raise UnknownOperationError(f"the sizes {tuple(sizes)} do not tell which is that of rows")
-        return replace(self.op("Reshape", value, open_sizes), shape=tuple(sizes))
+        return open_sizes
 
     def is_fixed(self, value: Value) -> bool:
         """Return whether a value follows from weights and constants alone, so that it may have one row for all."""

@@ -97,6 +97,8 @@ def open_graph(content: bytes, module: torch.nn.Module, given: Mapping[str, Tens
     options = session_options(threads)
     # The process keeps freed memory itself, and the arena would keep the most that any call took.
     options.enable_cpu_mem_arena = False
+    # What was freed last is nearer to the processor than what a plan made in advance would use again.
+    options.enable_mem_reuse = False
     content = serialized(graph)
     del graph
     return Graph(onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"]), given)
