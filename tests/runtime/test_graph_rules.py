@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from unerase_backend.runtime import graphs
 from unerase_backend.runtime.graph_rules import RULES
-from unerase_backend.runtime.graph_writer import ROWS, UnknownOperationError
+from unerase_backend.runtime.graph_writer import ROWS, GraphWriter, UnknownOperationError, Value
 
 aten = torch.ops.aten
 
@@ -169,3 +169,9 @@ def test_one_shape_after_another_is_written_once() -> None:
     assert kinds == ["Reshape", "Add", "Identity"]
     graph = graphs.open_graph(content, MODULE, drawn(ROWS), 1)
     assert torch.equal(graph(drawn(3)), operation(**drawn(3)))
+
+
+def test_what_has_unknown_sizes_is_brought_into_those_of_a_number() -> None:
+    writer = GraphWriter()
+    writer.reshaped(Value(writer, "of one element"), ())
+    assert [node.op_type for node in writer.nodes] == ["Reshape"]

@@ -117,7 +117,8 @@ class GraphWriter:
     def reshaped(self, value: Value, sizes: Sequence[int]) -> Value:
         """Return a value with other sizes, one of which at most has to do with rows and is not as before."""
         source = self._sources.get(value.name, value)
-        if source.shape == tuple(sizes):
+        # No sizes may be those of a single number, or unknown ones.
+        if sizes and source.shape == tuple(sizes):
             return source
         reshaped = replace(self.op("Reshape", source, self._open(source, sizes)), shape=tuple(sizes))
         self._sources[reshaped.name] = source
